@@ -1,0 +1,42 @@
+# make demo and make test do everything on a bare Debian 12 (root, or sudo).
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help system demo test lint golden samples bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+system: ## install the Debian packages that are missing (iptables, libpcap, iproute2, ...)
+	@tools/system-packages
+
+$(VENV)/installed: pyproject.toml | system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/installed | system ## record and show packets on a small Docker-like network
+	$(BIN)/iptrec demo
+
+test: lint ## ruff, mypy --strict and the whole test suite, live kernel tests included
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed | system ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+golden: $(VENV)/installed ## rewrite the golden files from what the views print now
+	$(BIN)/python -m pytest tests/views --update-golden
+
+samples: $(VENV)/installed | system ## record the samples again (then: make golden)
+	$(BIN)/python samples/record_all.py
+
+bench: $(VENV)/installed | system ## figures: recording and analysis
+	$(BIN)/python bench/run.py
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

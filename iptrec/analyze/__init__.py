@@ -1,0 +1,1 @@
+"""Values into answers: which events are one packet, which rules it met, what became of it."""

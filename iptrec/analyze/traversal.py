@@ -1,0 +1,77 @@
+"""What a view shows: one packet's way through one hook sequence, step by step.
+
+A traversal is one pass of a packet from its first traced rule (raw PREROUTING or raw OUTPUT) to its
+end. A looped-back packet makes two. These types are made only for packets that are shown; everything
+before works on columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+StepType = Literal["rule", "policy", "return"]
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlace:
+    """Where a decision was made. ``rule`` counts the user's rules from 1; None is the chain's end."""
+
+    table: str
+    chain: str
+    rule: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event of the kernel, resolved against the ruleset in force.
+
+    ``type`` is the truth, not the kernel's word (nf_log's TRACE reports an unconditional rule as
+    "policy" or "return"): "rule" is a rule that matched, "return" and "policy" are the end of a user
+    chain and of a built-in chain, where ``rule`` is None. ``target`` is the rule's target, the
+    policy's verdict, or "RETURN"; None where the ruleset does not know the rule.
+
+    ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
+    the step before, as (old, new).
+    """
+
+    time_ns: int
+    table: str
+    chain: str
+    type: StepType
+    rule: int | None
+    spec: str | None  # the rule as iptables-save prints it, without "-A CHAIN "
+    comment: str | None
+    target: str | None
+    target_args: str | None  # "--to-destination 172.23.0.2:1242"
+    mark: int
+    in_: str | None
+    out: str | None
+    physin: str | None
+    physout: str | None
+    header: dict[str, Any]  # the packet as it was at this rule; see decode.packet.header
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Traversal:
+    """One packet's way, whole or as far as it was seen.
+
+    ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, or UNKNOWN where the end was not seen.
+    ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
+    """
+
+    number: int  # of the traversal in the recording, from 1
+    time_ns: int
+    family: Literal["ipv4", "ipv6"]
+    netns: str | None
+    in_: str | None  # at the first step
+    out: str | None
+    header: dict[str, Any]  # at the first step
+    link: dict[str, Any] | None  # {"src", "dst", "type"} of the first step that has one
+    verdict: str
+    decided_by: RulePlace | None
+    complete: bool
+    ambiguous: bool
+    reason: str | None
+    steps: tuple[Step, ...]

@@ -1,0 +1,1 @@
+"""Raw bytes and text into values. Pure: no files, sockets or clocks."""

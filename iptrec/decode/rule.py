@@ -1,0 +1,39 @@
+"""The rules of one family at one moment, as values. `ruleset.parse` makes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule as iptables-save prints it.
+
+    ``spec`` is the text after ``-A CHAIN `` exactly as printed. ``target`` is the word after ``-j``
+    or ``-g`` (None for a rule without target), ``target_args`` the options after it (None if none),
+    ``comment`` the unquoted text of ``--comment``, ``conditional`` whether it has any match at all.
+    """
+
+    spec: str
+    target: str | None
+    target_args: str | None
+    goto: bool
+    comment: str | None
+    conditional: bool
+    counters: tuple[int, int] | None = None  # packets, bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain; ``policy`` is None for a user's chain, "ACCEPT" or "DROP" for a built-in one."""
+
+    name: str
+    policy: str | None
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """All tables that were loaded: table name -> chain name -> chain."""
+
+    tables: dict[str, dict[str, Chain]] = field(default_factory=dict)

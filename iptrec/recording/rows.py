@@ -1,0 +1,101 @@
+"""The rows of a recording, as the writer takes them and the reader gives them.
+
+Times are nanoseconds since the epoch (CLOCK_REALTIME) unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The one row about the recording itself."""
+
+    uuid: str
+    iptrec: str  # version of iptrec that recorded
+    kernel: str  # uname -srvm
+    host: str
+    command: tuple[str, ...]  # argv of `iptrec record`
+    filter: str | None  # pcap expression as the user wrote it
+    families: tuple[str, ...]  # "ipv4", "ipv6"
+    interfaces: tuple[str, ...]  # --iface, () for all
+    snaplen: int  # bytes of each packet that were asked for
+    started_ns: int
+    started_monotonic_ns: int  # CLOCK_MONOTONIC at started_ns
+    stopped_ns: int | None = None
+    stop_reason: str | None = None  # "SIGINT", "duration", "command", ... ; None when cut off
+    closed: bool = False  # the writer ended cleanly
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace that was recorded."""
+
+    id: int
+    name: str | None  # as the user named it; None for the one that iptrec was started in
+    inode: int  # of /proc/PID/ns/net
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A sequence of raw netlink datagrams out of one socket."""
+
+    id: int
+    namespace: int
+    kind: str  # "nflog"
+    detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Many datagrams of one stream, in order of arrival.
+
+    ``data`` is the datagrams back to back without padding; datagram i has ``lengths[i]`` bytes and
+    was received at ``received_ns[i]``.
+    """
+
+    id: int
+    stream: int
+    received_ns: npt.NDArray[np.int64]  # shape (n,)
+    lengths: npt.NDArray[np.uint32]  # shape (n,), bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a command printed, or a dump returned, and from when on it held.
+
+    ``kind``: "iptables-save" (legacy IPv4), "ip6tables-save" (legacy IPv6), "iptables-nft-save",
+    "ip6tables-nft-save", "links" (JSON list of {"index", "name", "kind", "mtu", "address",
+    "master"}), "addresses" (JSON list of {"index", "family", "address", "prefixlen"}), "sysctls"
+    (JSON object path -> text), "raw-table" (JSON; what --flush took out and will put back).
+    """
+
+    id: int
+    namespace: int
+    kind: str
+    time_ns: int
+    source: str  # the command line, or the name of the dump
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Events that the kernel sent and we did not get.
+
+    ``how``: "sequence" (a gap in NFULA_SEQ: ``events`` is exact), "enobufs" (the kernel said that
+    it dropped some; the gap that counts them follows, ``events`` is None), "truncated" (datagrams
+    longer than the slot, cut).
+    """
+
+    stream: int
+    first_ns: int  # the loss happened between these two times
+    last_ns: int
+    events: int | None
+    how: str

@@ -1,0 +1,1 @@
+"""Answers into bytes: one module an output. Nothing is decided here."""
