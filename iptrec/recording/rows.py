@@ -6,9 +6,11 @@ Times are nanoseconds since the epoch (CLOCK_REALTIME) unless a name says otherw
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -99,3 +101,29 @@ class Loss:
     last_ns: int
     events: int | None
     how: str
+
+
+class Recording(Protocol):
+    """What the analysis needs of a recording; `reader.Reader` is one."""
+
+    @property
+    def facts(self) -> Facts:
+        """The recording itself."""
+
+    @property
+    def namespaces(self) -> Sequence[Namespace]:
+        """All namespaces."""
+
+    @property
+    def streams(self) -> Sequence[Stream]:
+        """All streams."""
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """All losses, in order."""
+
+    def snapshots(self) -> Sequence[Snapshot]:
+        """All snapshots, in order."""
+
+    def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
+        """The chunks (of a stream), in order, whose id is greater than ``after``."""

@@ -1,0 +1,45 @@
+"""How fast a recording becomes traces: decoded and reconstructed, as `show --json` does, not printed.
+
+usage: python bench/analyze.py trace.db [RUNS]
+
+Prints events, seconds and events/s of each run, and what one core does in the same minute with plain
+decompression of the same chunks, so that the figure can be compared between machines.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from iptrec.analyze.window import windows
+from iptrec.recording.reader import Reader
+
+
+def main() -> None:
+    """Measure."""
+    path = sys.argv[1]
+    runs = int(sys.argv[2]) if len(sys.argv) > 2 else 3  # noqa: PLR2004
+    for _ in range(runs):
+        with Reader(path) as reader:
+            started = time.perf_counter()
+            read = sum(len(chunk.lengths) for chunk in reader.chunks())
+            reading = time.perf_counter() - started
+            started = time.perf_counter()
+            events = packets = incomplete = ambiguous = 0
+            for window in windows(reader):
+                decided = window.decided
+                complete = [one.complete for one in window.assembly.outcomes]
+                events += len(window.rows())
+                packets += decided
+                incomplete += sum(not complete[i] for i in window.assembly.outcome[:decided])
+                ambiguous += int(window.assembly.ambiguous[:decided].sum())
+            whole = time.perf_counter() - started
+        print(
+            f"analyze: {events} events of {read}, {packets} packets ({incomplete} incomplete,"
+            f" {ambiguous} ambiguous) in {whole:.2f} s: {events / whole:,.0f} events/s;"
+            f" reading alone {read / reading:,.0f} events/s"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""Events into packets.
+
+Events with equal keys (`identity`) are candidates for one packet. Almost always a key belongs to one
+packet at a time: then its events, cut where a trace can begin, are the ways of the packets, and the
+grammar confirms each distinct way once. Only where it does not (equal packets in flight together, or
+lost events) are the events of that key dealt out one by one to the packets that are under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.analyze.identity import packet_keys
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.analyze.rulebook import Rulebook
+    from iptrec.analyze.walk import Outcome, Walk, Walker
+    from iptrec.decode.nflog import NflogEvents
+
+    I64 = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+    U64 = npt.NDArray[np.uint64]
+
+_UNDER_WAY = 64  # equal packets in flight that are told apart; more are cut off as incomplete
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xD6E8FEB86659FD93)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The traversals of a batch, in order of their first event.
+
+    ``rows`` holds event numbers, traversal after traversal; traversal t has
+    ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``.
+    """
+
+    rows: I64
+    first: I64
+    count: I64
+    outcome: I64
+    outcomes: list[Outcome]
+    ambiguous: Mask
+
+    def __len__(self) -> int:
+        """How many traversals."""
+        return len(self.first)
+
+    def events(self, traversal: int) -> I64:
+        """The event numbers of one traversal."""
+        start = self.first[traversal]
+        return self.rows[start : start + self.count[traversal]]
+
+
+@dataclass(slots=True)
+class _Packet:
+    """A packet under way while the events of one key are dealt out."""
+
+    rows: list[int]
+    path: list[int]
+    walk: Walk
+    addresses: bytes
+    indev: int
+    ambiguous: bool = False
+
+
+@dataclass(slots=True)
+class _Outcomes:
+    """Numbers for equal outcomes."""
+
+    seen: dict[Outcome, int] = field(default_factory=dict)
+
+    def number(self, outcome: Outcome) -> int:
+        return self.seen.setdefault(outcome, len(self.seen))
+
+
+def assemble(
+    events: NflogEvents, place: npt.NDArray[np.int32], rulebook: Rulebook, walker: Walker
+) -> Assembly:
+    """Group the events of one stream into traversals.
+
+    ``place`` is `Rulebook.resolve` of the events; those with -1 are left out.
+    """
+    known = np.flatnonzero(place >= 0)
+    keys = packet_keys(events)[known]
+    order = np.argsort(keys, kind="stable")
+    rows, keys = known[order], keys[order]
+    way = place[rows]
+    if len(rows) == 0:
+        nothing = np.zeros(0, np.int64)
+        return Assembly(nothing, nothing, nothing, nothing, [], np.zeros(0, np.bool_))
+
+    new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
+    first = np.flatnonzero(new_key | _begins(way, rulebook))
+    count = np.diff(first, append=len(rows))
+    outcomes = _Outcomes()
+    outcome = _judge(way, first, count, walker, outcomes)
+    doubtful = _doubtful(new_key[first], outcome, outcomes)
+
+    clear = ~doubtful
+    event_clear = np.repeat(clear, count)
+    dealt: list[_Packet] = []
+    group = np.cumsum(new_key[first])
+    for start, stop in _runs(doubtful, group):
+        span = slice(first[start], first[stop - 1] + count[stop - 1])
+        dealt += _deal(events, rows[span].tolist(), way[span].tolist(), rulebook, walker)
+
+    counts = np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)])
+    return _in_order(
+        rows=np.concatenate(
+            [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
+        ),
+        count=counts,
+        outcome=np.concatenate(
+            [
+                outcome[clear],
+                np.array(
+                    [outcomes.number(walker.judge(p.walk, tuple(p.path))) for p in dealt], np.int64
+                ),
+            ]
+        ),
+        ambiguous=np.concatenate(
+            [np.zeros(int(clear.sum()), np.bool_), np.array([p.ambiguous for p in dealt], np.bool_)]
+        ),
+        outcomes=list(outcomes.seen),
+    )
+
+
+def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
+    """Where a trace begins: in a built-in raw chain, unless the event before leads on to it there."""
+    raw = np.array([place.table == "raw" for place in rulebook.places])
+    starts = np.array([place.starts for place in rulebook.places])
+    hook = np.array([place.hook for place in rulebook.places])
+    index = np.array([place.index for place in rulebook.places])
+    here, before = way[1:], way[:-1]
+    leads_on = (
+        raw[before]
+        & (hook[before] == hook[here])
+        & (~starts[before] | (index[before] < index[here]))
+    )
+    return np.concatenate([[True], starts[here] & ~leads_on])
+
+
+def _judge(
+    way: npt.NDArray[np.int32], first: I64, count: I64, walker: Walker, outcomes: _Outcomes
+) -> I64:
+    """The outcome's number of each candidate, -1 where no packet can have gone that way."""
+    position = np.arange(len(way)) - np.repeat(first, count)
+    mixed = (way.astype(np.uint64) + np.uint64(1)) * _ODD ^ position.astype(np.uint64) * _MIX
+    mixed ^= mixed >> np.uint64(31)
+    signature = np.add.reduceat(mixed * _MIX, first)
+    _, example, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    numbers = np.empty(len(example), np.int64)
+    for i, candidate in enumerate(example):
+        start = first[candidate]
+        found = walker.outcome(tuple(way[start : start + count[candidate]].tolist()))
+        numbers[i] = -1 if found is None else outcomes.number(found)
+    return numbers[inverse]
+
+
+def _doubtful(new_key: Mask, outcome: I64, outcomes: _Outcomes) -> Mask:
+    """Candidates whose key's events must be dealt out one by one.
+
+    A way that cannot be; or several candidates of a key of which one is cut short: its other events
+    may have gone to its neighbour.
+    """
+    complete = np.array([one.complete for one in outcomes.seen] + [False])
+    group = np.cumsum(new_key) - 1
+    groups = int(group[-1]) + 1
+    impossible = np.bincount(group, outcome < 0, groups) > 0
+    several = np.bincount(group, minlength=groups) > 1
+    cut = np.bincount(group, ~complete[outcome], groups) > 0
+    doubtful: Mask = impossible | (several & cut)
+    return doubtful[group]
+
+
+def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
+    """The doubtful candidates as (start, stop), one pair a key."""
+    chosen = np.flatnonzero(doubtful)
+    if len(chosen) == 0:
+        return []
+    edges = np.flatnonzero(np.diff(group[chosen])) + 1
+    starts = chosen[np.concatenate([[0], edges])]
+    stops = chosen[np.concatenate([edges - 1, [len(chosen) - 1]])] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _deal(
+    events: NflogEvents, rows: list[int], way: list[int], rulebook: Rulebook, walker: Walker
+) -> list[_Packet]:
+    """Give each event of a key to the packet under way that it can follow, or let it begin one."""
+    packets: list[_Packet] = []
+    under_way: list[_Packet] = []
+    for row, place in zip(rows, way, strict=True):
+        addresses = _addresses(events, row)
+        indev = int(events.indev[row])
+        chosen = _choose(under_way, place, addresses, indev, walker)
+        if chosen is None and not rulebook.places[place].starts:
+            chosen = _resume(under_way, place, addresses, walker)
+        if chosen is None:
+            packet = _Packet([row], [place], walker.begin(place), addresses, indev)
+            packets.append(packet)
+            under_way.append(packet)
+            del under_way[:-_UNDER_WAY]
+        else:
+            packet, packet.walk = chosen
+            packet.rows.append(row)
+            packet.path.append(place)
+            packet.addresses, packet.indev = addresses, indev
+        if packet.walk.state.status == "ended":
+            under_way.remove(packet)
+    return packets
+
+
+def _choose(
+    under_way: list[_Packet], place: int, addresses: bytes, indev: int, walker: Walker
+) -> tuple[_Packet, Walk] | None:
+    """The packet that the event follows: same addresses first, then the longest under way."""
+    fits = [(packet, walk) for packet in under_way if (walk := walker.step(packet.walk, place))]
+    if not fits:
+        return None
+    likeness = [2 * (packet.addresses == addresses) + (packet.indev == indev) for packet, _ in fits]
+    best = [fit for fit, score in zip(fits, likeness, strict=True) if score == max(likeness)]
+    if len(best) > 1:
+        for packet, _ in best:
+            packet.ambiguous = True
+    return best[0]
+
+
+def _resume(
+    under_way: list[_Packet], place: int, addresses: bytes, walker: Walker
+) -> tuple[_Packet, Walk] | None:
+    """The packet that the event continues after a hole, if its addresses say that it is the one."""
+    for packet in under_way:
+        if packet.addresses == addresses and (walk := walker.leap(packet.walk, place)):
+            return packet, walk
+    return None
+
+
+def _addresses(events: NflogEvents, row: int) -> bytes:
+    """Addresses and the first four bytes of the transport header (the ports)."""
+    start, length = int(events.payload[row]), int(events.payload_length[row])
+    packet = events.buffer[start : start + min(length, 64)].tobytes() if start >= 0 else b""
+    if packet[:1] and packet[0] >> 4 == 6:  # noqa: PLR2004 - IP version
+        return packet[8:44]
+    layer4 = (packet[0] & 0x0F) * 4 if packet else 20
+    return packet[12:20] + packet[layer4 : layer4 + 4]
+
+
+def _in_order(
+    *, rows: I64, count: I64, outcome: I64, ambiguous: Mask, outcomes: list[Outcome]
+) -> Assembly:
+    """Sort the traversals by their first event."""
+    first = np.concatenate([[0], np.cumsum(count)[:-1]])
+    order = np.argsort(rows[first], kind="stable")
+    count_ordered = count[order]
+    new_first = np.concatenate([[0], np.cumsum(count_ordered)[:-1]])
+    source = np.repeat(first[order] - new_first, count_ordered) + np.arange(len(rows))
+    return Assembly(
+        rows[source], new_first, count_ordered, outcome[order], outcomes, ambiguous[order]
+    )

@@ -1,0 +1,370 @@
+"""Which events can follow which: the walk of one packet through one ruleset, as a state machine.
+
+The kernel logs each rule that matches, each end of a chain, nothing else (net/ipv4/netfilter/
+ip_tables.c, ipt_do_table). Given the ruleset, what follows an event is known except for what the
+conditional rules decide: a jump goes to the head of its chain, a return to the rules after the call,
+a goto leaves no return, an unconditional rule cannot be passed over, a table that ends with ACCEPT
+hands over to the next table of the hook. `Place` is what one event names; `State` is where the walk
+stands after it; `Grammar.follow` is the transition.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from iptrec.decode.prefix import Prefix
+    from iptrec.decode.rule import Chain, Rule, Ruleset
+
+# include/uapi/linux/netfilter.h, enum nf_inet_hooks
+HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(5)
+
+# The tables of each hook in the order of their priorities (linux/netfilter_ipv4.h).
+_TABLES: Final = {
+    _PREROUTING: ("raw", "mangle", "nat"),
+    _INPUT: ("mangle", "filter", "security", "nat"),
+    _FORWARD: ("mangle", "filter", "security"),
+    _OUTPUT: ("raw", "mangle", "nat", "filter", "security"),
+    _POSTROUTING: ("mangle", "nat"),
+}
+_ROUTES: Final = tuple(
+    tuple((hook, table) for hook in route for table in _TABLES[hook])
+    for route in (
+        (_PREROUTING, _INPUT),
+        (_PREROUTING, _FORWARD, _POSTROUTING),
+        (_OUTPUT, _POSTROUTING),
+    )
+)
+
+_CONTINUE: Final = frozenset(
+    [
+        "AUDIT",
+        "CHECKSUM",
+        "CLASSIFY",
+        "CONNMARK",
+        "CONNSECMARK",
+        "CT",
+        "DNPT",
+        "DSCP",
+        "ECN",
+        "HL",
+        "HMARK",
+        "IDLETIMER",
+        "LED",
+        "LOG",
+        "MARK",
+        "NFLOG",
+        "NOTRACK",
+        "RATEEST",
+        "SECMARK",
+        "SET",
+        "SNPT",
+        "TCPMSS",
+        "TCPOPTSTRIP",
+        "TEE",
+        "TOS",
+        "TRACE",
+        "TTL",
+        "ULOG",
+    ]
+)
+_ACCEPT: Final = frozenset(
+    ["ACCEPT", "DNAT", "MASQUERADE", "NETMAP", "REDIRECT", "SAME", "SNAT", "TPROXY"]
+)
+_QUEUE: Final = frozenset({"QUEUE", "NFQUEUE"})
+_ENDS: Final = {"DROP": "DROP", "REJECT": "REJECT", "TARPIT": "DROP", "DELUDE": "REJECT"}
+
+EffectKind = Literal["continue", "jump", "goto", "return", "accept", "end", "queue", "unknown"]
+_COMMENTS_ONLY = re.compile(
+    r'(?:-m comment --comment (?:"(?:\\.|[^"\\])*"|[^"\s]\S*)(?: |$))*(?:-[jg] |$)'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one event names: a rule of a chain, or the chain's end.
+
+    ``index`` is the kernel's number, our own rules counted; ``number`` the user's, None at the end of
+    a chain and for our own rules. ``rule`` is None at the end and where the ruleset does not know it.
+    ``effect`` is what comes next: with ``argument`` the chain of a jump or goto, the verdict of an end.
+    """
+
+    hook: int
+    table: str
+    chain: str
+    index: int
+    number: int | None
+    end: bool
+    builtin: bool
+    own: bool
+    rule: Rule | None
+    effect: EffectKind
+    argument: str | None = None
+
+    @property
+    def target(self) -> str | None:
+        """The target as a reader expects it: the rule's, the policy, or RETURN."""
+        if self.rule is not None:
+            return self.rule.target
+        if self.effect == "return":
+            return "RETURN"
+        return self.argument if self.end else None
+
+    @property
+    def explained(self) -> bool:
+        """Whether the ruleset knows this place."""
+        return self.end or self.rule is not None
+
+    @property
+    def starts(self) -> bool:
+        """Whether a trace can begin here: TRACE works in the raw table only."""
+        return self.table == "raw" and self.builtin
+
+
+_Frame = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the walk stands after an event.
+
+    ``frames``: (chain, index of its last matched rule) of the current chain last, its callers before
+    it; None in front when the callers were not seen. ``status``: "walking" in a table, "passed" (the
+    table accepted), "queued", "ended" (``verdict`` says how), "open" (the target may have ended the
+    walk or not).
+    """
+
+    hook: int
+    table: str
+    frames: tuple[_Frame | None, ...]
+    status: Literal["walking", "passed", "queued", "ended", "open"]
+    verdict: str | None = None
+
+
+@dataclass(slots=True)
+class _ChainShape:
+    """What the walk needs of a chain: its length, our own rules in it, the rules that always match."""
+
+    size: int
+    own: frozenset[int]
+    certain: tuple[int, ...]
+
+    def barrier(self, index: int) -> int:
+        """The last index that can match next after ``index``."""
+        return next((rule for rule in self.certain if rule > index), self.size + 1)
+
+
+@dataclass(slots=True)
+class Grammar:
+    """One family's ruleset as a state machine. ``own_comment`` marks the recorder's own rules."""
+
+    ruleset: Ruleset
+    own_comment: str | None = None
+    _shapes: dict[tuple[str, str], _ChainShape | None] = field(default_factory=dict)
+
+    def place(self, prefix: Prefix, hook: int) -> Place:
+        """Resolve an event's prefix; the ruleset, not the kernel's word, tells rule from chain end."""
+        chain = self._chain(prefix.table, prefix.chain)
+        builtin = prefix.chain in HOOKS if chain is None else chain.policy is not None
+        if builtin and prefix.chain in HOOKS:
+            hook = HOOKS.index(prefix.chain)
+        if chain is None or prefix.rulenum > len(chain.rules) + 1:
+            return self._unknown_place(prefix, hook, builtin=builtin)
+        shape = self._shape(prefix.table, prefix.chain)
+        assert shape is not None  # noqa: S101 - the chain is known
+        if prefix.rulenum == shape.size + 1:
+            return Place(
+                hook, prefix.table, prefix.chain, prefix.rulenum, None, True, builtin, False, None,
+                *_policy_effect(chain),
+            )  # fmt: skip
+        rule = chain.rules[prefix.rulenum - 1]
+        own = prefix.rulenum in shape.own
+        number = prefix.rulenum - sum(index < prefix.rulenum for index in shape.own)
+        return Place(
+            hook, prefix.table, prefix.chain, prefix.rulenum, None if own else number, False, builtin,
+            own, rule, *self._rule_effect(prefix.table, rule),
+        )  # fmt: skip
+
+    def begin(self, place: Place) -> State:
+        """The state after a first event; where the walk came from is unknown inside a user's chain."""
+        here = (place.chain, place.index)
+        return self._after(place, (here,) if place.builtin else (None, here))
+
+    def follow(self, state: State, place: Place) -> State | None:
+        """The state after ``place``, or None where it cannot follow."""
+        if state.status in ("walking", "open") and (place.hook, place.table) == (
+            state.hook,
+            state.table,
+        ):
+            frames = self._reach(state.frames, place)
+            if frames is not None:
+                return self._after(place, frames)
+        if state.status in ("passed", "queued", "open") and place.builtin:
+            reached = self._next_table(state, place) and self._reachable_from(place, 0)
+            return self._after(place, ((place.chain, place.index),)) if reached else None
+        return None
+
+    def may_end(self, state: State) -> bool:
+        """Whether the kernel can have logged nothing more of the packet after this state."""
+        if state.status == "ended":
+            return True
+        return state.status == "passed" and any(
+            all(self._optional(table) for _, table in route[route.index(stage) + 1 :])
+            for route in _ROUTES
+            if (stage := (state.hook, state.table)) in route
+        )
+
+    def must_end(self, state: State) -> bool:
+        """Whether nothing can follow this state."""
+        if state.status == "ended":
+            return True
+        stage = (state.hook, state.table)
+        return state.status == "passed" and not any(
+            table in self.ruleset.tables
+            for route in _ROUTES
+            if stage in route
+            for _, table in route[route.index(stage) + 1 :]
+        )
+
+    def later(self, state: State, place: Place) -> bool:
+        """Whether ``place`` lies after ``state`` on some route, holes allowed: for lossy recordings."""
+        here, there = (state.hook, state.table), (place.hook, place.table)
+        if state.status == "ended":
+            return False
+        if here == there:
+            return state.status in ("walking", "open")
+        return any(
+            here in route and there in route and route.index(here) < route.index(there)
+            for route in _ROUTES
+        )
+
+    def _chain(self, table: str, chain: str) -> Chain | None:
+        return self.ruleset.tables.get(table, {}).get(chain)
+
+    def _shape(self, table: str, name: str) -> _ChainShape | None:
+        key = (table, name)
+        if key not in self._shapes:
+            chain = self._chain(*key)
+            self._shapes[key] = None if chain is None else self._measure(chain)
+        return self._shapes[key]
+
+    def _measure(self, chain: Chain) -> _ChainShape:
+        own = frozenset(
+            index
+            for index, rule in enumerate(chain.rules, 1)
+            if self.own_comment is not None
+            and rule.comment == self.own_comment
+            and rule.target == "TRACE"
+        )
+        certain = tuple(
+            index
+            for index, rule in enumerate(chain.rules, 1)
+            # Our rule's first match is not logged: it is what switches the log on.
+            if index not in own and rule.target != "TRACE" and always_matches(rule)
+        )
+        return _ChainShape(len(chain.rules), own, certain)
+
+    def _rule_effect(self, table: str, rule: Rule) -> tuple[EffectKind, str | None]:
+        target = rule.target
+        if target is None or target in _CONTINUE:
+            return "continue", None
+        if target in self.ruleset.tables.get(table, {}):
+            return ("goto" if rule.goto else "jump"), target
+        if target == "RETURN":
+            return "return", None
+        if target in _ACCEPT:
+            return "accept", None
+        if target in _QUEUE:
+            return "queue", None
+        if target in _ENDS:
+            return "end", _ENDS[target]
+        return "unknown", None
+
+    def _unknown_place(self, prefix: Prefix, hook: int, *, builtin: bool) -> Place:
+        returned = prefix.type == "return"
+        return Place(
+            hook, prefix.table, prefix.chain, prefix.rulenum,
+            prefix.rulenum if prefix.type == "rule" else None,
+            False, builtin, False, None, "return" if returned else "unknown",
+        )  # fmt: skip
+
+    def _after(self, place: Place, frames: tuple[_Frame | None, ...]) -> State:
+        hook, table = place.hook, place.table
+        match place.effect:
+            case "continue":
+                return State(hook, table, frames, "walking")
+            case "jump":
+                return State(hook, table, (*frames, (place.argument or "", 0)), "walking")
+            case "goto":
+                return State(hook, table, (*frames[:-1], (place.argument or "", 0)), "walking")
+            case "return":
+                return State(hook, table, self._unwound(place, frames[:-1]), "walking")
+            case "accept":
+                return State(hook, table, (), "passed")
+            case "queue":
+                return State(hook, table, (), "queued", "QUEUE")
+            case "end":
+                return State(hook, table, (), "ended", place.argument)
+            case "unknown":
+                return State(hook, table, frames, "open")
+
+    def _unwound(
+        self, place: Place, frames: tuple[_Frame | None, ...]
+    ) -> tuple[_Frame | None, ...]:
+        """Callers after a return; with none left the built-in chain's policy decides (underflow)."""
+        if frames:
+            return frames
+        base = HOOKS[place.hook] if 0 <= place.hook < len(HOOKS) else ""
+        shape = self._shape(place.table, base)
+        return ((base, shape.size if shape else 0),)
+
+    def _reach(
+        self, frames: tuple[_Frame | None, ...], place: Place
+    ) -> tuple[_Frame | None, ...] | None:
+        """The frames with ``place`` as the current chain's last match; None if it cannot be next."""
+        here = (place.chain, place.index)
+        if not frames or frames[-1] is None:  # the callers were not seen: anywhere in this table
+            return (here,) if place.builtin else (None, here)
+        chain, index = frames[-1]
+        if chain != place.chain or not self._reachable_from(place, index):
+            return None
+        return (*frames[:-1], here)
+
+    def _reachable_from(self, place: Place, index: int) -> bool:
+        shape = self._shape(place.table, place.chain)
+        return place.index > index and (shape is None or place.index <= shape.barrier(index))
+
+    def _next_table(self, state: State, place: Place) -> bool:
+        here, there = (state.hook, state.table), (place.hook, place.table)
+        return any(
+            here in route
+            and there in route
+            and route.index(here) < route.index(there)
+            and all(
+                self._optional(table)
+                for _, table in route[route.index(here) + 1 : route.index(there)]
+            )
+            for route in _ROUTES
+        )
+
+    def _optional(self, table: str) -> bool:
+        """A table never loaded logs nothing; nat sees only the first packet of a connection."""
+        return table == "nat" or table not in self.ruleset.tables
+
+
+def always_matches(rule: Rule) -> bool:
+    """Whether a rule matches every packet: no match at all, or nothing but comments."""
+    return not rule.conditional or _COMMENTS_ONLY.match(rule.spec) is not None
+
+
+def _policy_effect(chain: Chain) -> tuple[EffectKind, str | None]:
+    match chain.policy:
+        case None:
+            return "return", None
+        case "ACCEPT":
+            return "accept", "ACCEPT"
+        case policy:
+            return "end", policy

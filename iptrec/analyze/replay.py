@@ -1,0 +1,243 @@
+"""The packets of a recording as objects, those that were asked for, in order of their first event."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from iptrec.analyze.traversal import RulePlace, Step, StepType, Traversal
+from iptrec.analyze.window import Window, follow, windows
+from iptrec.decode import packet
+from iptrec.errors import RecordingError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from iptrec.analyze.grammar import Place
+    from iptrec.decode.pcapfilter import PacketFilter
+    from iptrec.recording.rows import Recording
+
+    I64 = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+
+_FAMILY_NUMBER: Final = {"ipv4": 2, "ipv6": 10}
+
+
+class Replay:
+    """The traversals of a recording that fit the given selection.
+
+    ``packet_filter``: any stage of the packet matches; ``interfaces``: any stage came in or went out
+    by one of them; ``verdicts``: upper case; ``number``: that traversal alone.
+    """
+
+    def __init__(
+        self,
+        reader: Recording,
+        *,
+        packet_filter: PacketFilter | None = None,
+        interfaces: Collection[str] = (),
+        verdicts: Collection[str] = (),
+        number: int | None = None,
+    ) -> None:
+        self._reader = reader
+        self._filter = packet_filter
+        self._interfaces = frozenset(interfaces)
+        self._verdicts = frozenset(verdicts)
+        self._number = number
+        self._names: dict[int, dict[int, str]] = {}
+
+    def __iter__(self) -> Iterator[Traversal]:
+        """All of the recording."""
+        return self._traversals(windows(self._reader))
+
+    def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
+        """The recording while it grows; see `window.follow`."""
+        return self._traversals(follow(self._reader, ticks))
+
+    def _traversals(self, source: Iterable[Window]) -> Iterator[Traversal]:
+        for window in source:
+            names = self._interface_names(window.stream.namespace)
+            build = _Builder(window, names, self._netns(window.stream.namespace))
+            for position in self._select(window, names).tolist():
+                yield build.traversal(position)
+            if self._number is not None and window.number + window.decided > self._number:
+                return
+
+    def _select(self, window: Window, names: dict[int, str]) -> I64:
+        """The positions of the decided traversals that fit."""
+        chosen = np.ones(window.decided, np.bool_)
+        assembly = window.assembly
+        if self._number is not None:
+            chosen &= np.arange(window.number, window.number + window.decided) == self._number
+        if self._verdicts:
+            fits = np.array([one.verdict in self._verdicts for one in assembly.outcomes], np.bool_)
+            chosen &= fits[assembly.outcome[: window.decided]]
+        if self._interfaces and chosen.any():
+            indexes = [index for index, name in names.items() if name in self._interfaces]
+            events = window.events
+            chosen &= _any_event(
+                window, lambda rows: np.isin(events.indev[rows], indexes)
+                | np.isin(events.outdev[rows], indexes)
+            )  # fmt: skip
+        if self._filter is not None and chosen.any():
+            matches = self._filter.match_many
+            chosen &= _any_event(
+                window,
+                lambda rows: matches(
+                    window.events.buffer,
+                    window.events.payload[rows],
+                    window.events.payload_length[rows],
+                ),
+            )
+        return np.flatnonzero(chosen)
+
+    def _interface_names(self, namespace: int) -> dict[int, str]:
+        if namespace not in self._names:
+            names: dict[int, str] = {}
+            for snapshot in self._reader.snapshots():
+                if snapshot.namespace == namespace and snapshot.kind == "links":
+                    names |= _links(snapshot.content)
+            self._names[namespace] = names
+        return self._names[namespace]
+
+    def _netns(self, namespace: int) -> str | None:
+        return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
+
+
+def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function over event numbers
+    """For each decided traversal whether ``test`` holds for any of its events."""
+    rows = window.rows()
+    if not len(rows):
+        return np.zeros(window.decided, np.bool_)
+    return np.logical_or.reduceat(test(rows), window.assembly.first[: window.decided])
+
+
+def _links(content: bytes) -> dict[int, str]:
+    try:
+        return {int(link["index"]): str(link["name"]) for link in json.loads(content)}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
+
+
+class _Builder:
+    """Makes the objects of one window's traversals."""
+
+    def __init__(self, window: Window, names: dict[int, str], netns: str | None) -> None:
+        self._window = window
+        self._events = window.events
+        self._names = names
+        self._netns = netns
+
+    def traversal(self, position: int) -> Traversal:
+        """The traversal at a position of the assembly."""
+        window = self._window
+        rows = window.assembly.events(position).tolist()
+        outcome = window.assembly.outcomes[window.assembly.outcome[position]]
+        ambiguous = bool(window.assembly.ambiguous[position])
+        shown = [row for row in rows if not self._place(row).own] or rows
+        steps = self._steps(shown)
+        decider = None if outcome.decider is None else self._place(rows[outcome.decider])
+        first = steps[0]
+        return Traversal(
+            number=window.number + position,
+            time_ns=first.time_ns,
+            family=window.rulebook.families[window.place[rows[0]]],
+            netns=self._netns,
+            in_=first.in_,
+            out=first.out,
+            header=first.header,
+            link=next((link for row in rows if (link := self._link(row))), None),
+            verdict=outcome.verdict,
+            decided_by=None
+            if decider is None
+            else RulePlace(decider.table, decider.chain, decider.number),
+            complete=outcome.complete,
+            ambiguous=ambiguous,
+            reason=outcome.reason
+            or ("equal packets were under way together" if ambiguous else None),
+            steps=tuple(steps),
+        )
+
+    def _place(self, row: int) -> Place:
+        return self._window.rulebook.places[self._window.place[row]]
+
+    def _steps(self, rows: list[int]) -> list[Step]:
+        steps: list[Step] = []
+        before: Step | None = None
+        last = b""
+        for row in rows:
+            payload = self._payload(row)
+            same = before is not None and payload == last
+            header = before.header if same and before else self._header(row, payload)
+            before = self._step(row, header, before)
+            last = payload
+            steps.append(before)
+        return steps
+
+    def _step(self, row: int, header: dict[str, Any], before: Step | None) -> Step:
+        events, place = self._events, self._place(row)
+        rule = place.rule
+        now: dict[str, Any] = {
+            "mark": int(events.mark[row]),
+            "in": self._interface(events.indev[row]),
+            "out": self._interface(events.outdev[row]),
+        }
+        changed: dict[str, tuple[Any, Any]] = {}
+        if before is not None:
+            then = {"mark": before.mark, "in": before.in_, "out": before.out}
+            if header is not before.header:
+                then |= before.header
+                now |= header
+            changed = {
+                name: (then.get(name), now.get(name))
+                for name in (then | now)
+                if then.get(name) != now.get(name)
+            }
+        return Step(
+            time_ns=int(events.stamp_ns[row] or events.received_ns[row]),
+            table=place.table,
+            chain=place.chain,
+            type=_type(place),
+            rule=place.number,
+            spec=rule.spec if rule else None,
+            comment=rule.comment if rule else None,
+            target=place.target,
+            target_args=rule.target_args if rule else None,
+            mark=now["mark"],
+            in_=now["in"],
+            out=now["out"],
+            physin=self._interface(events.physindev[row]),
+            physout=self._interface(events.physoutdev[row]),
+            header=header,
+            changed=changed,
+        )
+
+    def _payload(self, row: int) -> bytes:
+        start = int(self._events.payload[row])
+        if start < 0:
+            return b""
+        return self._events.buffer[start : start + int(self._events.payload_length[row])].tobytes()
+
+    def _header(self, row: int, payload: bytes) -> dict[str, Any]:
+        family = self._window.rulebook.families[self._window.place[row]]
+        return packet.header(payload, _FAMILY_NUMBER[family])
+
+    def _link(self, row: int) -> dict[str, Any] | None:
+        start = int(self._events.link[row])
+        if start < 0:
+            return None
+        end = start + int(self._events.link_length[row])
+        return packet.link(self._events.buffer[start:end].tobytes())
+
+    def _interface(self, index: np.uint32) -> str | None:
+        return self._names.get(int(index), f"if{index}") if index else None
+
+
+def _type(place: Place) -> StepType:
+    if place.end:
+        return "policy" if place.builtin else "return"
+    return "rule"

@@ -1,0 +1,190 @@
+"""A recording in windows of bounded size, each with its packets put together.
+
+A window ends with packets that are still under way: all that begins with the first of them is taken
+over into the next window, so that each packet is judged with all of its events, and packets come in
+the order of their first event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.analyze.assemble import Assembly, assemble
+from iptrec.analyze.rulebook import Rulebook
+from iptrec.analyze.walk import Walker
+from iptrec.decode import nflog
+from iptrec.recording.rows import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.recording.rows import Recording, Stream
+
+    I64 = npt.NDArray[np.int64]
+
+WINDOW_EVENTS: Final = 262_144
+# The kernel takes a packet from rule to rule in microseconds; a sender that is preempted on its way
+# through OUTPUT takes milliseconds; userspace behind NFQUEUE takes its time.
+UNDER_WAY_NS: Final = 100_000_000
+QUEUED_NS: Final = 2_000_000_000
+
+_NO_LENGTHS: Final = np.zeros(0, np.uint32)
+_NO_TIMES: Final = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Some events of one stream and the traversals that they make.
+
+    The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
+    others come again, with more events, in the next window. ``stray``: decided datagrams and events
+    that name no rule.
+    """
+
+    stream: Stream
+    rulebook: Rulebook
+    events: NflogEvents
+    place: npt.NDArray[np.int32]
+    assembly: Assembly
+    decided: int
+    number: int
+    stray: int
+
+    def rows(self) -> I64:
+        """The event numbers of the decided traversals, one after the other."""
+        assembly = self.assembly
+        end = assembly.first[self.decided] if self.decided < len(assembly) else len(assembly.rows)
+        return assembly.rows[:end]
+
+
+class Assembler:
+    """Puts the packets of one stream together, window by window."""
+
+    def __init__(self, stream: Stream, rulebook: Rulebook) -> None:
+        self._stream = stream
+        self._rulebook = rulebook
+        self._walker = Walker(rulebook)
+        self._chunks: list[Chunk] = []
+        self._waiting = 0
+        self._number = 1
+
+    @property
+    def full(self) -> bool:
+        """Whether enough datagrams wait for a window."""
+        return self._waiting >= WINDOW_EVENTS
+
+    @property
+    def empty(self) -> bool:
+        """Whether no datagram waits."""
+        return self._waiting == 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk of the stream; chunks come in order."""
+        self._chunks.append(chunk)
+        self._waiting += len(chunk.lengths)
+
+    def close(self, until_ns: int | None) -> Window:
+        """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on)."""
+        data = b"".join(chunk.data for chunk in self._chunks)
+        lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
+        received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
+        events = nflog.decode(data, lengths, received)
+        place = self._rulebook.resolve(events)
+        assembly = assemble(events, place, self._rulebook, self._walker)
+        decided = (
+            len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
+        )
+        window = Window(
+            self._stream,
+            self._rulebook,
+            events,
+            place,
+            assembly,
+            decided,
+            self._number,
+            int((place < 0).sum()) + len(events.undecoded),
+        )
+        self._number += decided
+        undecided = assembly.rows[len(window.rows()) :]
+        self._keep(data, lengths, received, np.unique(events.datagram[undecided]))
+        return window
+
+    def _keep(
+        self, data: bytes, lengths: npt.NDArray[np.uint32], received: I64, datagrams: I64
+    ) -> None:
+        """Let the given datagrams begin the next window."""
+        if len(datagrams) == len(lengths):
+            kept = data
+        else:
+            ends = np.cumsum(lengths, dtype=np.int64)
+            spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
+            kept = b"".join([data[start:end] for start, end in spans])
+        self._chunks = []
+        self._waiting = 0
+        if kept:
+            self.add(Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept))
+
+
+def windows(reader: Recording) -> Iterator[Window]:
+    """All of a recording."""
+    for assembler, stream in _assemblers(reader, {}):
+        for chunk in reader.chunks(stream.id):
+            assembler.add(chunk)
+            if assembler.full:
+                yield assembler.close(int(chunk.received_ns[-1]))
+        yield assembler.close(None)
+
+
+def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
+    """A recording while it grows: look for new chunks at each tick, which is the time (epoch, ns).
+
+    Ends, with all that is left, when the ticks end.
+    """
+    assemblers: dict[int, tuple[Assembler, Stream]] = {}
+    seen: dict[int, int] = {}
+    for now_ns in ticks:
+        for assembler, stream in _assemblers(reader, assemblers):
+            for chunk in reader.chunks(stream.id, after=seen.get(stream.id, 0)):
+                seen[stream.id] = chunk.id
+                assembler.add(chunk)
+            if not assembler.empty:
+                yield assembler.close(now_ns)
+    for assembler, stream in _assemblers(reader, assemblers):
+        for chunk in reader.chunks(stream.id, after=seen.get(stream.id, 0)):
+            assembler.add(chunk)
+        yield assembler.close(None)
+
+
+def _assemblers(
+    reader: Recording, known: dict[int, tuple[Assembler, Stream]]
+) -> Iterator[tuple[Assembler, Stream]]:
+    """An assembler for each nflog stream; the rulesets are read once its first chunk is there."""
+    for stream in reader.streams:
+        if stream.kind != "nflog":
+            continue
+        if stream.id not in known:
+            snapshots = [one for one in reader.snapshots() if one.namespace == stream.namespace]
+            book = Rulebook(snapshots, f"iptrec:{reader.facts.uuid}")
+            known[stream.id] = (Assembler(stream, book), stream)
+        yield known[stream.id]
+
+
+def _first_under_way(events: NflogEvents, assembly: Assembly, now_ns: int) -> int:
+    """The number of traversals, from the first, none of which can go on."""
+    if not len(assembly):
+        return 0
+    last = assembly.rows[assembly.first + assembly.count - 1]
+    patience = np.array(
+        [
+            0 if one.finished else QUEUED_NS if one.queued else UNDER_WAY_NS
+            for one in assembly.outcomes
+        ]
+    )[assembly.outcome]
+    waiting = (patience > 0) & (events.received_ns[last] + patience > now_ns)
+    return int(np.argmax(waiting)) if waiting.any() else len(assembly)

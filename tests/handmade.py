@@ -1,0 +1,96 @@
+"""Recordings made by hand: datagrams as nfnetlink_log builds them, packets as the wire has them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
+
+HOOK = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
+UUID = "00000000-0000-4000-8000-000000000001"
+
+
+def udp(payload=b"x", *, src="10.0.0.1", dst="10.0.0.2", sport=1000, dport=53, ident=7, ttl=64):
+    """An IPv4 UDP packet (checksums zero: nothing here reads them)."""
+    addresses = b"".join(bytes(map(int, host.split("."))) for host in (src, dst))
+    length = 28 + len(payload)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, length, ident, 0, ttl, 17, 0) + addresses
+    return header + struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+
+
+def udp6(payload=b"x", *, last=1):
+    """An IPv6 UDP packet: no id that could tell equal ones apart."""
+    addresses = bytes(15) + bytes([last]) + bytes(15) + b"\2"
+    header = struct.pack("!IHBB", 0x60000000, 8 + len(payload), 17, 64) + addresses
+    return header + struct.pack("!HHHH", 1000, 53, 8 + len(payload), 0) + payload
+
+
+def attribute(kind, value):
+    """A netlink attribute, padded."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0):
+    """One NFULNL_MSG_PACKET message."""
+    family = 10 if packet[0] >> 4 == 6 else 2
+    protocol = 0x86DD if family == 10 else 0x0800
+    body = attribute(1, struct.pack("!HBx", protocol, hook))
+    body += attribute(10, b"TRACE: " + prefix.encode() + b" \0")
+    for kind, value in ((4, indev), (5, outdev), (2, mark)):
+        if value:
+            body += attribute(kind, struct.pack("!I", value))
+    body += attribute(12, struct.pack("!I", seq)) + attribute(9, packet)
+    message = struct.pack("=BBH", family, 0, 0) + body
+    return struct.pack("=IHHII", 16 + len(message), 0x0400, 0, 0, 0) + message
+
+
+@dataclass
+class HandMade:
+    """A recording in memory with the interface that the analysis needs."""
+
+    snapshots_: list[Snapshot] = field(default_factory=list)
+    chunks_: list[Chunk] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    namespaces: list[Namespace] = field(default_factory=lambda: [Namespace(1, None, 1)])
+    streams: list[Stream] = field(default_factory=lambda: [Stream(1, 1, "nflog", {})])
+    facts: Facts = field(
+        default_factory=lambda: Facts(
+            uuid=UUID, iptrec="0", kernel="Linux", host="host", command=("iptrec",), filter=None,
+            families=("ipv4", "ipv6"), interfaces=(), snaplen=256, started_ns=0,
+            started_monotonic_ns=0, stopped_ns=1, stop_reason="test", closed=True,
+        )
+    )  # fmt: skip
+
+    def ruleset(self, text, kind="iptables-save", time_ns=0):
+        """Add what iptables-save printed."""
+        number = len(self.snapshots_) + 1
+        self.snapshots_.append(Snapshot(number, 1, kind, time_ns, kind, text.encode()))
+        return self
+
+    def events(self, events, *, start_ns=1_000, step_ns=1_000, per_chunk=1_000_000):
+        """Add events: (prefix, packet, keywords of `datagram`); the hook from the chain's name."""
+        for at in range(0, len(events), per_chunk):
+            part = events[at : at + per_chunk]
+            data = []
+            for prefix, packet, more in part:
+                chain = prefix.split(":")[1]
+                data.append(datagram(prefix, packet, **({"hook": HOOK.get(chain, 0)} | more)))
+            first = start_ns + step_ns * sum(len(chunk.lengths) for chunk in self.chunks_)
+            self.chunks_.append(
+                Chunk(
+                    len(self.chunks_) + 1, 1,
+                    first + step_ns * np.arange(len(data), dtype=np.int64),
+                    np.array([len(one) for one in data], np.uint32), b"".join(data),
+                )
+            )  # fmt: skip
+        return self
+
+    def snapshots(self):
+        return self.snapshots_
+
+    def chunks(self, stream=None, after=0):
+        return iter([chunk for chunk in self.chunks_ if chunk.id > after])
+
