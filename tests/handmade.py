@@ -75,9 +75,13 @@ class HandMade:
         for at in range(0, len(events), per_chunk):
             part = events[at : at + per_chunk]
             data = []
+            hook = 0
             for prefix, packet, more in part:
                 chain = prefix.split(":")[1]
-                data.append(datagram(prefix, packet, **({"hook": HOOK.get(chain, 0)} | more)))
+                hook = HOOK.get(
+                    chain, hook
+                )  # in a user's chain that of the chain it is called from
+                data.append(datagram(prefix, packet, **({"hook": hook} | more)))
             first = start_ns + step_ns * sum(len(chunk.lengths) for chunk in self.chunks_)
             self.chunks_.append(
                 Chunk(
@@ -93,4 +97,3 @@ class HandMade:
 
     def chunks(self, stream=None, after=0):
         return iter([chunk for chunk in self.chunks_ if chunk.id > after])
-

@@ -313,9 +313,7 @@ def _columns(
     }
 
 
-def _nanoseconds(
-    high_seconds: U32, seconds: U32, high_microseconds: U32, microseconds: U32
-) -> I64:
+def _nanoseconds(high_seconds: U32, seconds: U32, high_microseconds: U32, microseconds: U32) -> I64:
     """Join the two 64-bit numbers of NFULA_TIMESTAMP; 0 where one does not fit into its lower half."""
     time = seconds.astype(np.int64) * 1_000_000_000 + microseconds.astype(np.int64) * 1000
     time[(high_seconds | high_microseconds) != 0] = 0

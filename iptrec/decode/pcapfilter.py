@@ -1,55 +1,50 @@
 """Filters in tcpdump's language (man 7 pcap-filter), compiled by libpcap for bare IP packets.
 
-One expression has two uses: as classic BPF bytecode for ``-m bpf`` while recording, and on stored
-packets while showing. Both see a packet from its IP header on (DLT_RAW), so both mean the same.
+One expression has two uses: in the kernel, as the bytecode of ``-m bpf``, and offline, on stored
+packets. Both see a packet from its IP header on (DLT_RAW), so it means the same in both.
 
-libpcap is reached through the seven functions below. It resolves names by itself: a host name in an
-expression asks the DNS, "port http" reads /etc/services. Numeric expressions open no socket.
+libpcap resolves names by itself: a host name in an expression asks the DNS, "port http" reads
+/etc/services. A numeric expression opens no file and no socket.
 """
 
 from __future__ import annotations
 
 import ctypes
-import platform
-import weakref
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from iptrec.errors import HostError, RecordingError, UsageError
+from iptrec.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy.typing as npt
 
-    from iptrec.decode.nflog import NflogEvents
+    I64 = npt.NDArray[np.int64]
 
-# uapi/linux/netfilter/xt_bpf.h, XT_BPF_MAX_NUM_INSTR
-MOST_INSTRUCTIONS: Final = 64
+MOST_INSTRUCTIONS: Final = 64  # uapi/linux/netfilter/xt_bpf.h, XT_BPF_MAX_NUM_INSTR
 
 _DLT_RAW: Final = 12  # pcap/dlt.h, on Linux
-_SNAPLEN: Final = 0xFFFF
+_SNAPLEN: Final = 0xFFFF  # the longest IP packet, as nfbpf_compile(8) has it
 _OPTIMIZE: Final = 1
 _NETMASK_UNKNOWN: Final = 0xFFFFFFFF
-_REJECTS_ALL: Final = "expression rejects all packets"
+_REJECTS_ALL: Final = "expression rejects all packets"  # libpcap's words
 
 _FAMILIES: Final = {"ipv4": "ip", "ipv6": "ip6"}
 
-# linux/bpf_common.h
-_BPF_CLASS: Final = 0x07
-_BPF_MODE: Final = 0xE0
-_BPF_LOADS: Final = {0x00, 0x01}  # BPF_LD, BPF_LDX
-_BPF_PACKET_MODES: Final = {0x20, 0x40, 0xA0}  # BPF_ABS, BPF_IND, BPF_MSH
-_BPF_JA: Final = 0x05
-# linux/filter.h, SKF_LL_OFF: from here on Linux gives offsets a meaning outside the packet.
+# uapi/linux/bpf_common.h
+_CLASS: Final = 0x07
+_LOADS: Final = {0x00, 0x01}  # BPF_LD, BPF_LDX
+_MODE: Final = 0xE0
+_FROM_PACKET: Final = {0x20, 0x40, 0xA0}  # BPF_ABS, BPF_IND, BPF_MSH
+_JUMP_ALWAYS: Final = 0x05  # BPF_JMP | BPF_JA
+# uapi/linux/filter.h, SKF_LL_OFF: from here on, Linux gives offsets a meaning outside the packet.
 _OUTSIDE: Final = 0xFFE00000
 
-_LIBRARIES: Final = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's soname, everybody else's
-_WHEEL_FOLDERS: Final = {"i386": "x86", "i686": "x86"}  # others are called as uname does
+_IPV6_HEADER: Final = 40  # bytes, RFC 8200, section 3
+_LENGTH_READABLE: Final = 6  # bytes of an IP header of either version that hold its length
+
+_SONAMES: Final = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's and everybody else's
+_WHEEL_FOLDERS: Final = {"i386": "x86", "i686": "x86"}  # the others are named as by uname
 
 
 class _Instruction(ctypes.Structure):
@@ -69,32 +64,184 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.POINTER(_Instruction)))
 
 
-# struct pcap_pkthdr: the time stamp is a struct timeval, two longs; nothing here reads it.
-_PACKET_HEADER: Final = np.dtype(
-    [("stamp", np.int64 if ctypes.sizeof(ctypes.c_long) == 8 else np.int32, 2),  # noqa: PLR2004 - bytes
-     ("caplen", np.uint32), ("len", np.uint32)]
-)  # fmt: skip
+class _MatchesNothingError(UsageError):
+    """No packet can match."""
 
 
 def compile_for_kernel(expression: str, family: Literal["ipv4", "ipv6"]) -> str | None:
-    """Return the argument of ``-m bpf --bytecode`` for the part that this family can match.
+    """Return what ``-m bpf --bytecode`` takes, for the packets of one family that can match.
 
-    "N,code jt jf k,..." as nfbpf_compile(8) prints it; None if the expression can match no packet
-    of the family. Raises UsageError for an expression that libpcap refuses (with its message), that
-    matches nothing at all, or that the kernel would not take; HostError without libpcap.
+    That is "N,code jt jf k,code jt jf k,..." as nfbpf_compile(8) prints it, or None if the
+    expression can match no packet of the family. Raises UsageError for an expression that is empty,
+    that libpcap refuses (with its message), that can match nothing at all or that xt_bpf would
+    refuse; HostError without libpcap.
     """
-    # Alone first: then no parenthesis can reach out of the ones below, and complaints are about
-    # what the user wrote.
-    _freed_later(_compiled(expression))
-    program = _compile(f"{_FAMILIES[family]} and ({expression})")
-    if isinstance(program, str):
-        if program == _REJECTS_ALL:
-            return None
-        raise UsageError(f'filter "{expression}": {program}')
-    instructions = _listing(program)
-    _freed_later(program)
-    _refuse_what_xt_bpf_refuses(expression, instructions)
-    return ",".join(
-        [str(len(instructions))]
-        + [f"{code} {jump} {other} {k}" for code, jump, other, k in instructions]
-    )
+    # Alone first: complaints are about what the user wrote, and no parenthesis of it can close ours.
+    _compile(expression)
+    try:
+        program = _compile(f"{_FAMILIES[family]} and ({expression})", written=expression)
+    except _MatchesNothingError:
+        return None
+    count = len(program)
+    if count > MOST_INSTRUCTIONS:
+        raise UsageError(
+            f'filter "{expression}": {count} instructions of bytecode, the kernel takes '
+            f"at most {MOST_INSTRUCTIONS}; record with a simpler filter, then filter what you show"
+        )
+    if any(_jumps_back(one, count) for one in program):
+        raise UsageError(
+            f'filter "{expression}": protochain makes a loop, and the kernel takes none; '
+            "name the protocols without it"
+        )
+    return ",".join([str(count), *(f"{one.code} {one.jt} {one.jf} {one.k}" for one in program)])
+
+
+class PacketFilter:
+    """A filter for stored packets, given from their IP header on.
+
+    Raises UsageError for an expression that is empty, that libpcap refuses (with its message) or
+    that can match nothing; HostError without libpcap.
+
+    Stored packets may be cut: what a filter asks beyond the captured bytes does not match, but "len",
+    "less" and "greater" compare the length that the IP header gives.
+    """
+
+    def __init__(self, expression: str) -> None:
+        self._program = _compile(expression)
+
+    def matches(self, packet: bytes, length: int | None = None) -> bool:
+        """Tell whether one packet matches; ``length`` is its length on the wire, in bytes."""
+        buffer = np.frombuffer(packet, np.uint8)
+        captured = np.array([len(packet)], np.int64)
+        wire = None if length is None else np.array([length], np.int64)
+        return bool(self._run(buffer, np.zeros(1, np.int64), captured, wire)[0])
+
+    def match_many(
+        self,
+        buffer: npt.NDArray[np.uint8],
+        offsets: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int32],
+    ) -> npt.NDArray[np.bool_]:
+        """Tell for each packet whether it matches, shape (n,).
+
+        Packet i is ``buffer[offsets[i]:][:lengths[i]]``, both shape (n,), in bytes; a negative
+        offset stands for no packet, which never matches. Raises RecordingError when a packet leaves
+        the buffer.
+        """
+        present = np.flatnonzero(offsets >= 0)
+        start, captured = offsets[present], lengths[present].astype(np.int64)
+        if ((captured < 0) | (start > len(buffer) - captured)).any():
+            raise RecordingError(
+                "a packet lies outside of the recorded bytes; the recording is damaged, record again"
+            )
+        found = np.zeros(len(offsets), np.bool_)
+        found[present] = self._run(buffer, start, captured)
+        return found
+
+    def _run(
+        self, buffer: npt.NDArray[np.uint8], start: I64, captured: I64, wire: I64 | None = None
+    ) -> npt.NDArray[np.bool_]:
+        buffer = np.ascontiguousarray(buffer)
+        if wire is None:
+            wire = _wire_lengths(buffer, start, captured)
+        run, program = _libpcap().bpf_filter, self._program
+        columns = (start + buffer.ctypes.data).tolist(), wire.tolist(), captured.tolist()
+        results = [run(program, at, whole, cut) for at, whole, cut in zip(*columns, strict=True)]
+        return np.array(results, np.uint32) != 0
+
+
+def _wire_lengths(buffer: npt.NDArray[np.uint8], start: I64, captured: I64) -> I64:
+    """The lengths that the IP headers give, shape (n,); never less than what was captured."""
+    readable = np.flatnonzero(captured >= _LENGTH_READABLE)
+    at = start[readable]
+    ipv6 = buffer[at] >> 4 == 6  # noqa: PLR2004 - the version of IPv6
+    field = np.where(ipv6, at + 4, at + 2)
+    given = (buffer[field].astype(np.int64) << 8) + buffer[field + 1]
+    wire = captured.copy()
+    wire[readable] = np.maximum(wire[readable], given + np.where(ipv6, _IPV6_HEADER, 0))
+    return wire
+
+
+def _compile(expression: str, written: str | None = None) -> ctypes.Array[_Instruction]:
+    """Compile for DLT_RAW; ``written`` is what the user wrote, if that is not ``expression``."""
+    name = f'filter "{expression if written is None else written}"'
+    if not expression.strip():
+        raise UsageError(f"{name}: it is empty; leave it out to take every packet")
+    if "\0" in expression:
+        raise UsageError(f"{name}: it holds a NUL byte")
+    libpcap = _libpcap()
+    handle = libpcap.pcap_open_dead(_DLT_RAW, _SNAPLEN)
+    if not handle:
+        raise HostError("libpcap: out of memory")
+    try:
+        compiled = _Program()
+        text = expression.encode("utf-8", "surrogateescape")
+        if libpcap.pcap_compile(handle, compiled, text, _OPTIMIZE, _NETMASK_UNKNOWN):
+            message = libpcap.pcap_geterr(handle).decode("utf-8", "backslashreplace").strip()
+            error = _MatchesNothingError if message == _REJECTS_ALL else UsageError
+            raise error(f"{name}: {message}")
+        program = (_Instruction * compiled.length)(*compiled.instructions[: compiled.length])
+        libpcap.pcap_freecode(compiled)
+    finally:
+        libpcap.pcap_close(handle)
+    if any(_leaves_the_packet(one) for one in program):
+        raise UsageError(
+            f"{name}: it asks for something outside of the packet, as inbound, outbound, ifindex "
+            "and huge offsets do; for interfaces there is --iface"
+        )
+    return program
+
+
+def _leaves_the_packet(one: _Instruction) -> bool:
+    """Whether Linux would read something else than the packet's bytes (SKF_AD_OFF and so on)."""
+    from_packet = one.code & _CLASS in _LOADS and one.code & _MODE in _FROM_PACKET
+    return from_packet and one.k >= _OUTSIDE
+
+
+def _jumps_back(one: _Instruction, count: int) -> bool:
+    """Whether net/core/filter.c, bpf_check_classic, would refuse the jump; k is unsigned there."""
+    return one.code == _JUMP_ALWAYS and one.k >= count
+
+
+@cache
+def _libpcap() -> ctypes.CDLL:
+    """Load the system's libpcap, else the one in the wheel of the PyPI package libpcap."""
+    for candidate in _candidates():
+        try:
+            library = ctypes.CDLL(candidate)
+        except OSError:
+            continue
+        return _declare(library)
+    raise HostError("libpcap: not found; install it (Debian and Ubuntu: apt install libpcap0.8)")
+
+
+def _candidates() -> Iterator[str]:
+    yield from _SONAMES
+    package = find_spec("libpcap")
+    machine = platform.machine()
+    for place in (package and package.submodule_search_locations) or ():
+        folder = Path(place, "_platform", "linux", _WHEEL_FOLDERS.get(machine, machine))
+        yield str(folder / "tcpdump" / "libpcap.so")
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Give the functions that are used here their types (man 3 pcap; pcap/bpf.h)."""
+    program = ctypes.POINTER(_Program)
+    prototypes: dict[str, tuple[type | None, list[type]]] = {
+        "pcap_open_dead": (ctypes.c_void_p, [ctypes.c_int, ctypes.c_int]),
+        "pcap_compile": (
+            ctypes.c_int,
+            [ctypes.c_void_p, program, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint32],
+        ),
+        "pcap_geterr": (ctypes.c_char_p, [ctypes.c_void_p]),
+        "pcap_freecode": (None, [program]),
+        "pcap_close": (None, [ctypes.c_void_p]),
+        "bpf_filter": (
+            ctypes.c_uint,
+            [ctypes.POINTER(_Instruction), ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint],
+        ),
+    }
+    for name, (result, arguments) in prototypes.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

@@ -152,9 +152,7 @@ BROKEN = {
 def test_incomplete_trace_says_why(case):
     """A trace that was not seen from beginning to end is incomplete, with the reason."""
     prefixes, verdict, reason = BROKEN[case]
-    rules = filter_table(
-        "-A FORWARD -p udp -j LOG\n-A FORWARD -j LOG\n-A FORWARD -p udp -j DROP\n"
-    )
+    rules = filter_table("-A FORWARD -p udp -j LOG\n-A FORWARD -j LOG\n-A FORWARD -p udp -j DROP\n")
     recording = HandMade().ruleset(RAW + rules).events(through(*prefixes))
     (found,) = Replay(recording)
     assert (found.verdict, found.complete) == (verdict, False)

@@ -1,0 +1,233 @@
+"""The headers of one packet as plain values, in the order in which a reader expects them.
+
+dpkt names the fields of each header; the walk from header to header is ours, because what was captured
+may be cut off anywhere and dpkt refuses such packets as a whole.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import dpkt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Header = dict[str, Any]
+
+AF_INET6: Final = 10
+_ETHERNET: Final = 14
+_EXTENSIONS_WALKED: Final = 16
+
+# iana.org/assignments/protocol-numbers, with the names of /etc/protocols
+_PROTOCOLS: Final = {
+    1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 46: "rsvp",
+    47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 59: "ipv6-nonxt", 88: "eigrp", 89: "ospf",
+    103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
+}  # fmt: skip
+# RFC 8200: the headers between IPv6 and the transport
+_EXTENSIONS: Final = {0: "hopopt", 43: "routing", 44: "fragment", 51: "ah", 60: "dstopts"}
+
+_UNREACHABLE: Final = {
+    0: "net-unreachable", 1: "host-unreachable", 2: "protocol-unreachable", 3: "port-unreachable",
+    4: "fragmentation-needed", 5: "source-route-failed", 9: "net-prohibited", 10: "host-prohibited",
+    13: "admin-prohibited",
+}  # fmt: skip
+_ICMP: Final = {
+    0: "echo-reply", 3: "destination-unreachable", 4: "source-quench", 5: "redirect",
+    8: "echo-request", 9: "router-advertisement", 10: "router-solicitation", 11: "time-exceeded",
+    12: "parameter-problem", 13: "timestamp-request", 14: "timestamp-reply",
+}  # fmt: skip
+_UNREACHABLE6: Final = {
+    0: "no-route", 1: "admin-prohibited", 2: "beyond-scope", 3: "address-unreachable",
+    4: "port-unreachable", 5: "policy-fail", 6: "reject-route",
+}  # fmt: skip
+_ICMPV6: Final = {
+    1: "destination-unreachable", 2: "packet-too-big", 3: "time-exceeded", 4: "parameter-problem",
+    128: "echo-request", 129: "echo-reply", 130: "mld-query", 131: "mld-report", 132: "mld-done",
+    133: "router-solicitation", 134: "router-advertisement", 135: "neighbour-solicitation",
+    136: "neighbour-advertisement", 137: "redirect", 143: "mld2-report",
+}  # fmt: skip
+_TCP_FLAGS: Final = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+
+
+def header(payload: bytes, family: int) -> Header:
+    """The IP header and what it carries, as the "header" object of ``show --json``.
+
+    ``payload`` is the packet from its IP header on, as far as it was captured; ``family`` is AF_INET
+    (2) or AF_INET6 (10). Keys, where the packet has them: src, dst, proto, length (bytes, of the whole
+    packet), ttl or hop_limit, id, tos, flow_label, ext, frag (offset in bytes), mf, sport, dport, flags,
+    seq, ack, window, csum, type, code, name, icmp_id, icmp_seq, target, inner (the packet that an ICMP
+    error quotes). "truncated" is True where headers are cut off or senseless. Never raises.
+    """
+    return _packet(payload, family, quote=True)
+
+
+def link(data: bytes) -> Header | None:
+    """An Ethernet header (802.3, with 802.1Q): src, dst, type, vlan; None if it is none."""
+    if len(data) < _ETHERNET:
+        return None
+    result: Header = {"src": data[6:12].hex(":"), "dst": data[:6].hex(":")}
+    kind = int.from_bytes(data[12:14], "big")
+    if kind == dpkt.ethernet.ETH_TYPE_8021Q and len(data) >= _ETHERNET + 4:
+        result["vlan"] = int.from_bytes(data[14:16], "big") & 0x0FFF
+        kind = int.from_bytes(data[16:18], "big")
+    return result | {"type": f"0x{kind:04x}"}
+
+
+def _packet(data: bytes, family: int, *, quote: bool) -> Header:
+    try:
+        return _ipv6(data, quote) if family == AF_INET6 else _ipv4(data, quote)
+    except (struct.error, dpkt.UnpackError, IndexError, ValueError):
+        return {"src": None, "dst": None, "proto": None, "length": len(data), "truncated": True}
+
+
+def _ipv4(data: bytes, quote: bool) -> Header:
+    head, fields = _unpack(dpkt.ip.IP, data)
+    offset = fields["_flags_offset"]
+    size = (fields["_v_hl"] & 0x0F) * 4
+    result: Header = {
+        "src": str(ipaddress.IPv4Address(fields["src"])),
+        "dst": str(ipaddress.IPv4Address(fields["dst"])),
+        "proto": _protocol(fields["p"]),
+        "length": fields["len"],
+        "ttl": fields["ttl"],
+        "id": fields["id"],
+        "tos": fields["tos"],
+    }
+    fragment = (offset & 0x1FFF) * 8
+    if fragment or offset & 0x2000:
+        result |= {"frag": fragment, "mf": bool(offset & 0x2000)}
+    if size < head:
+        return result | {"truncated": True}
+    return _transport(result, fields["p"], data[size:], fragment, quote=quote)
+
+
+def _ipv6(data: bytes, quote: bool) -> Header:
+    head, fields = _unpack(dpkt.ip6.IP6, data)
+    first = int.from_bytes(data[:4], "big")
+    result: Header = {
+        "src": str(ipaddress.IPv6Address(fields["src"])),
+        "dst": str(ipaddress.IPv6Address(fields["dst"])),
+        "proto": None,
+        "length": head + fields["plen"],
+        "hop_limit": fields["hlim"],
+        "tos": first >> 20 & 0xFF,
+        "flow_label": first & 0xFFFFF,
+    }
+    protocol, data, fragment = fields["nxt"], data[head:], 0
+    extensions: list[str] = []
+    for _ in range(_EXTENSIONS_WALKED):
+        if protocol not in _EXTENSIONS or len(data) < 8:  # noqa: PLR2004 - the shortest extension
+            break
+        extensions.append(_EXTENSIONS[protocol])
+        size = 8 * (1 + data[1])
+        if protocol == dpkt.ip.IP_PROTO_FRAGMENT:
+            size = 8
+            position = int.from_bytes(data[2:4], "big")
+            fragment = position & 0xFFF8
+            result |= {
+                "frag": fragment,
+                "mf": bool(position & 1),
+                "id": int.from_bytes(data[4:8], "big"),
+            }
+        elif protocol == dpkt.ip.IP_PROTO_AH:
+            size = 4 * (2 + data[1])  # RFC 4302 counts in 4-byte units
+        protocol, data = data[0], data[size:]
+        if fragment:
+            break
+    result["proto"] = _protocol(protocol)
+    if extensions:
+        result["ext"] = extensions
+    return _transport(result, protocol, data, fragment, quote=quote)
+
+
+def _transport(result: Header, protocol: int, data: bytes, fragment: int, *, quote: bool) -> Header:
+    """Add what the transport header says; only the first fragment has one."""
+    read = _TRANSPORTS.get(protocol)
+    if fragment or read is None:
+        return result
+    try:
+        return result | read(data, quote)
+    except (struct.error, dpkt.UnpackError, IndexError, ValueError):
+        return result | _ports(protocol, data) | {"truncated": True}
+
+
+def _ports(protocol: int, data: bytes) -> Header:
+    """The ports alone, of a header that is cut off behind them (as ICMP errors quote them)."""
+    if protocol in (1, 58) or len(data) < 4:  # noqa: PLR2004
+        return {}
+    sport, dport = struct.unpack("!HH", data[:4])
+    return {"sport": sport, "dport": dport}
+
+
+def _tcp(data: bytes, _: bool) -> Header:
+    _, fields = _unpack(dpkt.tcp.TCP, data)
+    flags = data[13]
+    return {
+        "sport": fields["sport"],
+        "dport": fields["dport"],
+        "flags": ",".join(name for bit, name in enumerate(_TCP_FLAGS) if flags >> bit & 1),
+        "seq": fields["seq"],
+        "ack": fields["ack"],
+        "window": fields["win"],
+        "csum": fields["sum"],
+    }
+
+
+def _udp(data: bytes, _: bool) -> Header:
+    _, fields = _unpack(dpkt.udp.UDP, data)
+    return {"sport": fields["sport"], "dport": fields["dport"], "csum": fields["sum"]}
+
+
+def _sctp(data: bytes, _: bool) -> Header:
+    _, fields = _unpack(dpkt.sctp.SCTP, data)
+    return {"sport": fields["sport"], "dport": fields["dport"], "csum": fields["sum"]}
+
+
+def _icmp(data: bytes, quote: bool) -> Header:
+    _, fields = _unpack(dpkt.icmp.ICMP, data)
+    kind, code = fields["type"], fields["code"]
+    name = _ICMP.get(kind, f"type-{kind}")
+    if kind == dpkt.icmp.ICMP_UNREACH:
+        name += "/" + _UNREACHABLE.get(code, f"code-{code}")
+    result: Header = {"type": kind, "code": code, "name": name, "csum": fields["sum"]}
+    if kind in (dpkt.icmp.ICMP_ECHO, dpkt.icmp.ICMP_ECHOREPLY):
+        result["icmp_id"], result["icmp_seq"] = struct.unpack("!HH", data[4:8])
+    elif kind in (3, 4, 5, 11, 12) and quote and len(data) > 8:  # noqa: PLR2004
+        result["inner"] = _packet(data[8:], 2, quote=False)
+    return result
+
+
+def _icmpv6(data: bytes, quote: bool) -> Header:
+    _, fields = _unpack(dpkt.icmp6.ICMP6, data)
+    kind, code = fields["type"], fields["code"]
+    name = _ICMPV6.get(kind, f"type-{kind}")
+    if kind == dpkt.icmp6.ICMP6_DST_UNREACH:
+        name += "/" + _UNREACHABLE6.get(code, f"code-{code}")
+    result: Header = {"type": kind, "code": code, "name": name, "csum": fields["sum"]}
+    if kind in (dpkt.icmp6.ICMP6_ECHO_REQUEST, dpkt.icmp6.ICMP6_ECHO_REPLY):
+        result["icmp_id"], result["icmp_seq"] = struct.unpack("!HH", data[4:8])
+    elif kind in (135, 136, 137) and len(data) >= 24:  # noqa: PLR2004 - RFC 4861, section 4
+        result["target"] = str(ipaddress.IPv6Address(data[8:24]))
+    elif kind < 128 and quote and len(data) > 8:  # noqa: PLR2004 - RFC 4443: errors
+        result["inner"] = _packet(data[8:], AF_INET6, quote=False)
+    return result
+
+
+_TRANSPORTS: Final[dict[int, Callable[[bytes, bool], Header]]] = {
+    1: _icmp, 6: _tcp, 17: _udp, 33: _udp, 58: _icmpv6, 132: _sctp, 136: _udp,
+}  # fmt: skip
+
+
+def _unpack(kind: Any, data: bytes) -> tuple[int, Header]:  # noqa: ANN401 - dpkt is untyped
+    """The fixed fields of a dpkt header class, without its reading on into the payload."""
+    size = kind.__hdr_len__
+    values = struct.unpack(kind.__hdr_fmt__, data[:size])
+    return size, dict(zip(kind.__hdr_fields__, values, strict=True))
+
+
+def _protocol(number: int) -> str:
+    return _PROTOCOLS.get(number, str(number))
