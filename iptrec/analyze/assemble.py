@@ -142,7 +142,8 @@ def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
         & (hook[before] == hook[here])
         & (~starts[before] | (index[before] < index[here]))
     )
-    return np.concatenate([[True], starts[here] & ~leads_on])
+    begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
+    return begins
 
 
 def _judge(

@@ -152,7 +152,8 @@ class _Packets:
         mask = np.where(
             left > 0, np.uint64(0xFFFFFFFFFFFFFFFF) >> (shift & np.uint64(63)), np.uint64(0)
         )
-        return word & mask
+        cut: U64 = word & mask
+        return cut
 
     def _byte(self, at: I64) -> I64:
         inside = at < self._end

@@ -163,7 +163,7 @@ class _Builder:
         )
 
     def _place(self, row: int) -> Place:
-        return self._window.rulebook.places[self._window.place[row]]
+        return self._window.rulebook.places[int(self._window.place[row])]
 
     def _steps(self, rows: list[int]) -> list[Step]:
         steps: list[Step] = []

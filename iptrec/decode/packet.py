@@ -1,7 +1,7 @@
 """The headers of one packet as plain values, in the order in which a reader expects them.
 
 dpkt names the fields of each header; the walk from header to header is ours, because what was captured
-may be cut off anywhere and dpkt refuses such packets as a whole.
+may be cut off anywhere, and dpkt refuses such packets as a whole.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _ports(protocol: int, data: bytes) -> Header:
     return {"sport": sport, "dport": dport}
 
 
-def _tcp(data: bytes, _: bool) -> Header:
+def _tcp(data: bytes, _quote: bool) -> Header:
     _, fields = _unpack(dpkt.tcp.TCP, data)
     flags = data[13]
     return {
@@ -177,12 +177,12 @@ def _tcp(data: bytes, _: bool) -> Header:
     }
 
 
-def _udp(data: bytes, _: bool) -> Header:
+def _udp(data: bytes, _quote: bool) -> Header:
     _, fields = _unpack(dpkt.udp.UDP, data)
     return {"sport": fields["sport"], "dport": fields["dport"], "csum": fields["sum"]}
 
 
-def _sctp(data: bytes, _: bool) -> Header:
+def _sctp(data: bytes, _quote: bool) -> Header:
     _, fields = _unpack(dpkt.sctp.SCTP, data)
     return {"sport": fields["sport"], "dport": fields["dport"], "csum": fields["sum"]}
 

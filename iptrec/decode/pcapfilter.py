@@ -10,16 +10,23 @@ libpcap resolves names by itself: a host name in an expression asks the DNS, "po
 from __future__ import annotations
 
 import ctypes
+import platform
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from iptrec.errors import RecordingError, UsageError
+from iptrec.errors import HostError, RecordingError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     I64 = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
 
 MOST_INSTRUCTIONS: Final = 64  # uapi/linux/netfilter/xt_bpf.h, XT_BPF_MAX_NUM_INSTR
 
@@ -121,7 +128,7 @@ class PacketFilter:
         buffer: npt.NDArray[np.uint8],
         offsets: npt.NDArray[np.int64],
         lengths: npt.NDArray[np.int32],
-    ) -> npt.NDArray[np.bool_]:
+    ) -> Mask:
         """Tell for each packet whether it matches, shape (n,).
 
         Packet i is ``buffer[offsets[i]:][:lengths[i]]``, both shape (n,), in bytes; a negative
@@ -140,14 +147,14 @@ class PacketFilter:
 
     def _run(
         self, buffer: npt.NDArray[np.uint8], start: I64, captured: I64, wire: I64 | None = None
-    ) -> npt.NDArray[np.bool_]:
+    ) -> Mask:
         buffer = np.ascontiguousarray(buffer)
         if wire is None:
             wire = _wire_lengths(buffer, start, captured)
         run, program = _libpcap().bpf_filter, self._program
         columns = (start + buffer.ctypes.data).tolist(), wire.tolist(), captured.tolist()
-        results = [run(program, at, whole, cut) for at, whole, cut in zip(*columns, strict=True)]
-        return np.array(results, np.uint32) != 0
+        accepted = [run(program, at, whole, cut) for at, whole, cut in zip(*columns, strict=True)]
+        return np.array(accepted, np.bool_)
 
 
 def _wire_lengths(buffer: npt.NDArray[np.uint8], start: I64, captured: I64) -> I64:
@@ -180,7 +187,8 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[_Instr
             message = libpcap.pcap_geterr(handle).decode("utf-8", "backslashreplace").strip()
             error = _MatchesNothingError if message == _REJECTS_ALL else UsageError
             raise error(f"{name}: {message}")
-        program = (_Instruction * compiled.length)(*compiled.instructions[: compiled.length])
+        instructions = compiled.instructions[: compiled.length]
+        program: ctypes.Array[_Instruction] = (_Instruction * compiled.length)(*instructions)
         libpcap.pcap_freecode(compiled)
     finally:
         libpcap.pcap_close(handle)
@@ -194,13 +202,13 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[_Instr
 
 def _leaves_the_packet(one: _Instruction) -> bool:
     """Whether Linux would read something else than the packet's bytes (SKF_AD_OFF and so on)."""
-    from_packet = one.code & _CLASS in _LOADS and one.code & _MODE in _FROM_PACKET
-    return from_packet and one.k >= _OUTSIDE
+    load = one.code & _CLASS in _LOADS and one.code & _MODE in _FROM_PACKET
+    return bool(load and one.k >= _OUTSIDE)
 
 
 def _jumps_back(one: _Instruction, count: int) -> bool:
     """Whether net/core/filter.c, bpf_check_classic, would refuse the jump; k is unsigned there."""
-    return one.code == _JUMP_ALWAYS and one.k >= count
+    return bool(one.code == _JUMP_ALWAYS and one.k >= count)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What iptables-save printed, as values.
+r"""What iptables-save printed, as values.
 
 The grammar is that of iptables-save(8): ``*table``, ``:chain policy [packets:bytes]``,
 ``[packets:bytes] -A chain spec``, ``COMMIT``; arguments with blanks are quoted with ``"``, and ``"`` and

@@ -70,10 +70,10 @@ class Reader:
             " started_ns, started_monotonic_ns, stopped_ns, stop_reason, closed FROM recording"
         ):
             uuid, version, kernel, host = row[:4]
+            command, families, interfaces = map(self._texts, (row[4], row[6], row[7]))
+            numbers = row[8:13]
             return Facts(
-                uuid, version, kernel, host,
-                self._texts(row[4]), row[5], self._texts(row[6]), self._texts(row[7]),
-                *row[8:13], closed=bool(row[13]),
+                uuid, version, kernel, host, command, row[5], families, interfaces, *numbers, bool(row[13])
             )  # fmt: skip
         raise self._damaged("it has no row about the recording")
 
@@ -86,8 +86,10 @@ class Reader:
     def streams(self) -> list[Stream]:
         """The streams."""
         return [
-            Stream(*row[:3], self._json(row[3], dict))
-            for row in self._rows("SELECT id, namespace, kind, detail FROM stream")
+            Stream(number, namespace, kind, self._json(detail, dict))
+            for number, namespace, kind, detail in self._rows(
+                "SELECT id, namespace, kind, detail FROM stream"
+            )
         ]
 
     @property

@@ -1,0 +1,84 @@
+"""Network namespaces: found by name, path or process id, entered and left again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_NAMED: Final = Path("/run/netns")  # man 8 ip-netns
+_OWN: Final = Path("/proc/thread-self/ns/net")
+_NS_GET_NSTYPE: Final = 0xB703  # uapi/linux/nsfs.h
+_CLONE_NEWNET: Final = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def resolve(spec: str) -> Path:
+    """The file of a namespace: NAME of ``ip netns``, a path, or a process id.
+
+    Raises `UsageError` naming the namespaces that exist, or saying that the path is none.
+    """
+    if "/" in spec:
+        path = Path(spec)
+    elif (_NAMED / spec).exists():
+        path = _NAMED / spec
+    elif spec.isdigit():
+        path = Path("/proc", spec, "ns/net")
+    else:
+        path = _NAMED / spec
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        names = sorted(one.name for one in _NAMED.glob("*")) or ["none"]
+        raise UsageError(
+            f"no network namespace {spec!r} ({error.strerror}); named ones: {', '.join(names)}"
+        ) from None
+    try:
+        kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    finally:
+        os.close(descriptor)
+    if kind != _CLONE_NEWNET:
+        raise UsageError(
+            f"{path} is no network namespace; give a name, a /proc/PID/ns/net, or a pid"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def entered(path: Path | None) -> Iterator[int]:
+    """Be in a namespace (None: where we are); gives a descriptor of the one outside."""
+    outside = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if path is not None:
+            inside = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                enter(inside)
+            finally:
+                os.close(inside)
+        yield outside
+        if path is not None:
+            enter(outside)
+    finally:
+        os.close(outside)
+
+
+def enter(descriptor: int) -> None:
+    """setns(2) of the calling thread."""
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        fact = os.strerror(ctypes.get_errno())
+        raise HostError(f"cannot enter the network namespace: {fact}; it needs root of its owner")
+
+
+def inode() -> int:
+    """The number of the current namespace."""
+    return _OWN.stat().st_ino

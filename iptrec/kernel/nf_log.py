@@ -1,0 +1,57 @@
+"""Which logger TRACE goes to: net.netfilter.nf_log.2 (IPv4) and .10 (IPv6), one a namespace."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from iptrec.errors import HostError
+from iptrec.kernel import host
+
+_LOGGER: Final = "nfnetlink_log"
+_FILES: Final = {
+    "ipv4": Path("/proc/sys/net/netfilter/nf_log/2"),
+    "ipv6": Path("/proc/sys/net/netfilter/nf_log/10"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """A logger that was replaced, and by what it is put back."""
+
+    family: str
+    before: str
+
+    def undo(self) -> None:
+        """Put the old logger back, unless somebody has set another one meanwhile."""
+        path = _FILES[self.family]
+        if path.read_text().strip() == _LOGGER:
+            path.write_text(self.before)
+
+
+def switch(family: Literal["ipv4", "ipv6"], *, modprobe: bool) -> Switched | None:
+    """Let TRACE of the current namespace go to nfnetlink_log; None if it does already.
+
+    Raises `HostError` with what to set on the host: /proc/sys is read-only in most containers.
+    """
+    path = _FILES[family]
+    try:
+        before = path.read_text().strip()
+        if before == _LOGGER:
+            return None
+        try:
+            path.write_text(_LOGGER)
+        except OSError as error:
+            if error.errno != errno.ENOENT or not modprobe or not host.modprobe(_LOGGER):
+                raise
+            path.write_text(_LOGGER)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            advice = f"on the host, run: modprobe {_LOGGER}"
+        else:
+            name = f"net.netfilter.nf_log.{path.name}"
+            advice = f"on the host, in this namespace, run: sysctl {name}={_LOGGER}"
+        raise HostError(f"cannot write {path}: {error.strerror}; {advice}") from None
+    return Switched(family, before)

@@ -1,0 +1,170 @@
+"""Legacy iptables, through its own commands: rulesets out, our TRACE rules in and out again.
+
+Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock. Loading the
+raw table cannot be undone while the namespace lives (the kernel has no call for it but removing the
+module): where it was not loaded before, an empty raw table stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from iptrec.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Family = Literal["ipv4", "ipv6"]
+
+_COMMANDS: Final[dict[Family, str]] = {"ipv4": "iptables", "ipv6": "ip6tables"}
+_TABLES: Final = ("raw", "mangle", "nat", "filter", "security")
+_LOCK_WAIT_S: Final = 10
+_EXIT_LOCKED: Final = 4  # man 8 iptables: resource problem, here the lock
+_CHAINS: Final = ("PREROUTING", "OUTPUT")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRule:
+    """One of our rules; its comment says whose it is."""
+
+    family: Family
+    chain: str  # PREROUTING or OUTPUT
+    comment: str
+    interface: str | None = None
+    bytecode: str | None = None
+
+    @property
+    def spec(self) -> str:
+        """The rule as iptables-restore reads it."""
+        interface = ""
+        if self.interface is not None:
+            interface = f"-{'i' if self.chain == 'PREROUTING' else 'o'} {self.interface} "
+        bpf = f'-m bpf --bytecode "{self.bytecode}" ' if self.bytecode else ""
+        return f"{interface}{bpf}-m comment --comment {self.comment} -j TRACE"
+
+
+def require(family: Family) -> None:
+    """Raise `HostError` where legacy iptables is missing."""
+    for suffix in ("save", "restore"):
+        _command(family, suffix)
+
+
+def save(family: Family, *, table: str | None = None) -> tuple[str, bytes]:
+    """The command line and what it prints: all loaded tables (or one) with counters.
+
+    In a namespace that was made together with its user namespace the list of loaded tables cannot be
+    read (/proc/net/ip_tables_names belongs to the host's root): then every table is asked for, which
+    loads it.
+    """
+    command = [_command(family, "save"), "-c"]
+    if table is not None:
+        command += ["-t", table]
+    done = _run(command)
+    if done.returncode and table is None and b"Failed to list table names" in done.stderr:
+        return " ".join(command), b"".join(save(family, table=name)[1] for name in _TABLES)
+    _check(command, done)
+    return " ".join(command), done.stdout
+
+
+def nft_save(family: Family) -> tuple[str, bytes] | None:
+    """The same of iptables-nft; None where it is not installed or does not answer."""
+    found = shutil.which(f"{_COMMANDS[family]}-nft-save", path=_path())
+    if found is None:
+        return None
+    done = _run([found, "-c"])
+    return None if done.returncode else (f"{found} -c", done.stdout)
+
+
+def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
+    """Put the rules of one family at the top of their raw chains, after emptying these if asked."""
+    lines = [f"-F {chain}" for chain in _CHAINS] if flush else []
+    lines += [f"-I {rule.chain} 1 {rule.spec}" for rule in reversed(rules)]
+    _restore(rules[0].family, lines)
+
+
+def taken_out(family: Family) -> list[str]:
+    """The rules that ``insert(flush=True)`` will take out, with counters, as `put_back` wants them."""
+    _, text = save(family, table="raw")
+    heads = tuple(f"-A {chain} " for chain in _CHAINS)
+    lines = text.decode("utf-8", "surrogateescape").splitlines()
+    return [line for line in lines if line.partition("] ")[2].startswith(heads)]
+
+
+def remove(family: Family, comment: str, put_back: Iterable[str] = ()) -> None:
+    """Take out the rules with our comment, wherever they are by now, and put others back on top.
+
+    ``put_back``: lines of `taken_out`. Nothing happens where nothing is to be done.
+    """
+    _, text = save(family, table="raw")
+    mark = f'--comment "{comment}"', f"--comment {comment} "
+    lines = [
+        "-D " + line.partition("-A ")[2]
+        for line in text.decode("utf-8", "surrogateescape").splitlines()
+        if any(one in line for one in mark) and line.endswith("-j TRACE")
+    ]
+    positions: dict[str, int] = {}
+    for line in put_back:
+        counters, _, rule = line.partition(" -A ")
+        chain, _, spec = rule.partition(" ")
+        positions[chain] = positions.get(chain, 0) + 1
+        lines.append(f"{counters} -I {chain} {positions[chain]} {spec}")
+    if lines:
+        _restore(family, lines)
+
+
+def _restore(family: Family, lines: Iterable[str]) -> None:
+    command = [_command(family, "restore"), "--noflush", "-w", str(_LOCK_WAIT_S)]
+    text = "\n".join(["*raw", *lines, "COMMIT", ""]).encode("utf-8", "surrogateescape")
+    _check(command, _run(command, text))
+
+
+def _run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run in a session of its own: the user's Ctrl-C must not stop it half way."""
+    return subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+        env=os.environ | {"LC_ALL": "C"},
+    )
+
+
+def _check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
+    if done.returncode == 0:
+        return
+    said = " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
+    name = Path(command[0]).name
+    if done.returncode == _EXIT_LOCKED and "lock" in said:
+        raise HostError(
+            f"{name}: another program holds the xtables lock for more than {_LOCK_WAIT_S} s; "
+            "find it with: fuser /run/xtables.lock"
+        )
+    raise HostError(f"{name} failed: {said or done.returncode}{_advice(said)}")
+
+
+def _advice(said: str) -> str:
+    if "Permission denied" in said and "lock" in said:
+        return "; set XTABLES_LOCKFILE to a file that you can write"
+    if "table" in said and ("not exist" in said or "initialize" in said):
+        return "; the kernel needs the raw table (modules iptable_raw, ip6table_raw)"
+    if "No chain/target/match" in said or "load match" in said or "load target" in said:
+        return "; the kernel needs TRACE and bpf (modules xt_TRACE, xt_bpf, xt_comment)"
+    return ""
+
+
+def _command(family: Family, suffix: str) -> str:
+    name = f"{_COMMANDS[family]}-legacy-{suffix}"
+    found = shutil.which(name, path=_path())
+    if found is None:
+        raise HostError(f"{name} is not installed; on Debian: apt-get install iptables")
+    return found
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
