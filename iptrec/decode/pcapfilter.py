@@ -92,12 +92,12 @@ def compile_for_kernel(expression: str, family: Literal["ipv4", "ipv6"]) -> str 
     count = len(program)
     if count > MOST_INSTRUCTIONS:
         raise UsageError(
-            f'filter "{expression}": {count} instructions of bytecode, the kernel takes '
-            f"at most {MOST_INSTRUCTIONS}; record with a simpler filter, then filter what you show"
+            f"{_named(expression)}: {count} instructions of bytecode, the kernel takes at most "
+            f"{MOST_INSTRUCTIONS}; record with a simpler filter, then filter what you show"
         )
     if any(_jumps_back(one, count) for one in program):
         raise UsageError(
-            f'filter "{expression}": protochain makes a loop, and the kernel takes none; '
+            f"{_named(expression)}: protochain makes a loop, and the kernel takes none; "
             "name the protocols without it"
         )
     return ",".join([str(count), *(f"{one.code} {one.jt} {one.jf} {one.k}" for one in program)])
@@ -171,7 +171,7 @@ def _wire_lengths(buffer: npt.NDArray[np.uint8], start: I64, captured: I64) -> I
 
 def _compile(expression: str, written: str | None = None) -> ctypes.Array[_Instruction]:
     """Compile for DLT_RAW; ``written`` is what the user wrote, if that is not ``expression``."""
-    name = f'filter "{expression if written is None else written}"'
+    name = _named(expression if written is None else written)
     if not expression.strip():
         raise UsageError(f"{name}: it is empty; leave it out to take every packet")
     if "\0" in expression:
@@ -198,6 +198,11 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[_Instr
             "and huge offsets do; for interfaces there is --iface"
         )
     return program
+
+
+def _named(expression: str) -> str:
+    """The filter in an error message, which is one line."""
+    return f'filter "{expression if expression.isprintable() else ascii(expression)[1:-1]}"'
 
 
 def _leaves_the_packet(one: _Instruction) -> bool:

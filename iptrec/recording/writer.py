@@ -40,7 +40,7 @@ class Writer:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self.datagrams = 0
-        self.raw_bytes = 0
+        self.stored_bytes = 0
         self._connection = connection
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._pending: dict[int, _Pending] = {}
@@ -116,7 +116,6 @@ class Writer:
         pending = self._pending.setdefault(stream, _Pending())
         pending.add(received_ns, lengths, data)
         self.datagrams += len(lengths)
-        self.raw_bytes += len(data)
         if pending.bytes >= _CHUNK_BYTES:
             self.commit()
 
@@ -127,9 +126,10 @@ class Writer:
         with self._transaction():
             for stream, pending in self._pending.items():
                 if pending.bytes:
+                    row = pending.packed(self._compressor)
+                    self.stored_bytes += len(row[-1])
                     self._connection.execute(
-                        "INSERT INTO chunk VALUES (NULL, ?, ?, ?, ?, 'zstd', ?, ?)",
-                        (stream, *pending.packed(self._compressor)),
+                        "INSERT INTO chunk VALUES (NULL, ?, ?, ?, ?, 'zstd', ?, ?)", (stream, *row)
                     )
         self._pending.clear()
 

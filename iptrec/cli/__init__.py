@@ -1,0 +1,77 @@
+"""The command line: options, one call, nothing else. One file a command; heavy imports inside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from iptrec import __version__
+from iptrec.cli.demo import demo
+from iptrec.cli.info import info
+from iptrec.cli.record import record
+from iptrec.cli.show import show
+from iptrec.cli.trace import trace
+from iptrec.errors import EXIT_TROUBLE, IptrecError
+
+app = typer.Typer(
+    name="iptrec",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A flight recorder for netfilter: which rule ate my packet?",
+    epilog="Try: iptrec demo",
+)
+# FILTER is words up to "--"; what comes after it is a command of its own.
+_WORDS = {"ignore_unknown_options": False, "allow_interspersed_args": True}
+app.command(context_settings=_WORDS)(record)
+app.command(context_settings=_WORDS)(trace)
+app.command()(show)
+app.command()(info)
+app.command()(demo)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"iptrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script: errors become one line, exit status 2."""
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(EXIT_TROUBLE)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "iptrec"
+        _fail(f"{error.format_message().rstrip('.')}; see {command} --help", command)
+    except IptrecError as error:
+        _fail(str(error), exit_status=error.exit_status)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:  # as head closes it; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:
+    from iptrec.views.escape import printable
+
+    print(f"{command}: {printable(message)}", file=sys.stderr)
+    sys.exit(exit_status)

@@ -1,0 +1,208 @@
+"""``iptrec record``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from iptrec.errors import UsageError
+
+if TYPE_CHECKING:
+    from iptrec.recorder import Options, Progress
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILTER] [-- COMMAND...]",
+        help="Packets to trace, in tcpdump's language (man pcap-filter); all without it. After --, a"
+        " command to run: the recording ends with it and passes on its exit status. It runs in the"
+        " namespace that iptrec is started in.",
+    ),
+]
+Family = Annotated[str, typer.Option(help="ipv4, ipv6 or both.")]
+Interfaces = Annotated[
+    str,
+    typer.Option(
+        "--iface",
+        metavar="A,B",
+        help="Only packets that come in by one of these, or that this host sends out by one. A"
+        " forwarded packet is chosen by where it comes in.",
+    ),
+]
+Netns = Annotated[
+    str | None,
+    typer.Option(help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid."),
+]
+Flush = Annotated[
+    bool,
+    typer.Option(
+        "--flush", help="Empty the raw chains while recording; put back, counters included, after."
+    ),
+]
+SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
+Duration = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Stop after so long: 500ms, 30s, 5m, 1h.")
+]
+Packets = Annotated[int | None, typer.Option(min=1, help="Stop after about so many packets.")]
+Snaplen = Annotated[
+    int, typer.Option(min=64, max=65535, help="Bytes of each packet to keep at each rule.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
+
+
+def record(
+    words: Words = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path("trace.db"),
+    family: Family = "both",
+    interfaces: Interfaces = "",
+    netns: Netns = None,
+    flush: Flush = False,
+    skip_modprobe: SkipModprobe = False,
+    duration: Duration = None,
+    packets: Packets = None,
+    snaplen: Snaplen = 256,
+    force: Force = False,
+    log_level: Annotated[
+        str, typer.Option(help="error, warning, info or debug: what is said on stderr.")
+    ] = "info",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="As --log-level debug.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --log-level error.")] = False,
+) -> int:
+    """Trace packets through the rules of legacy iptables into a file.
+
+    Needs root (or CAP_NET_ADMIN). Nobody's rules are touched: two tagged TRACE rules a family are put on
+    top of the raw table and taken out again, the logger is switched and switched back.
+
+    Examples:
+
+      iptrec record tcp port 443 -o trace.db
+
+      iptrec record icmp or icmp6 --duration 30s
+
+      iptrec record --netns web -- curl -s http://10.0.0.5/
+    """
+    from iptrec.recorder import record as run
+
+    level = log_levels(log_level, verbose=verbose, quiet=quiet)
+    options = make_options(
+        words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
+        modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
+    )  # fmt: skip
+    live = _Live(str(output), level)
+    try:
+        outcome = run(options, live)
+    finally:
+        live.end()
+    live.report(outcome)
+    return outcome.exit_status
+
+
+def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
+    """The recorder's options out of the command line's; all that can be checked is checked here."""
+    from iptrec.decode.pcapfilter import compile_for_kernel
+    from iptrec.recorder import Options
+
+    expression, command = split_command(words or [])
+    if command and shutil.which(command[0]) is None:
+        raise UsageError(f"command {command[0]!r} is not found")
+    if family not in ("ipv4", "ipv6", "both"):
+        raise UsageError(f"--family {family!r} is none of ipv4, ipv6, both")
+    families = ("ipv4", "ipv6") if family == "both" else (family,)
+    bytecodes: dict[Any, str | None] = dict.fromkeys(families)
+    if expression:
+        compiled = {one: compile_for_kernel(expression, one) for one in families}  # type: ignore[arg-type]
+        bytecodes = {one: code for one, code in compiled.items() if code is not None}
+        if not bytecodes:
+            raise UsageError(f'filter "{expression}" can match no {family} packet')
+    duration = more.pop("duration")
+    return Options(
+        bytecodes=bytecodes,
+        filter=expression or None,
+        interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
+        duration_s=None if duration is None else seconds(duration),
+        command=command,
+        argv=sys.argv,
+        **more,
+    )
+
+
+def split_command(words: list[str]) -> tuple[str, list[str]]:
+    """FILTER and COMMAND: click drops the "--", so it is looked up in what was typed."""
+    if "--" not in sys.argv:
+        return " ".join(words), []
+    count = len(sys.argv) - sys.argv.index("--") - 1
+    if count == 0:
+        raise UsageError("there is no command after --")
+    return " ".join(words[: len(words) - count]), words[len(words) - count :]
+
+
+def seconds(text: str) -> float:
+    """A duration with its unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text)
+    if not found:
+        raise UsageError(f"--duration {text!r} is no time; write 500ms, 30s, 5m or 1h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:
+    """0 error, 1 warning, 2 info, 3 debug."""
+    names = ("error", "warning", "info", "debug")
+    if name not in names:
+        raise UsageError(f"--log-level {name!r} is none of {', '.join(names)}")
+    return 3 if verbose else 0 if quiet else names.index(name)
+
+
+class _Live:
+    """The live line of a terminal; off a terminal one line when recording begins."""
+
+    def __init__(self, output: str, level: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._output, self._level = output, level
+        self._console = Console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._begun = False
+
+    def __call__(self, progress: Progress) -> None:
+        if self._level < 2:  # noqa: PLR2004 - info
+            return
+        if not self._begun:
+            self._begun = True
+            if self._console.is_terminal:
+                self._live.start()
+            else:
+                print(f"recording to {self._output}; Ctrl-C to stop", file=sys.stderr, flush=True)
+        if self._console.is_terminal:
+            from rich.text import Text
+
+            rate = progress.events / max(progress.elapsed_ns, 1) * 1e9
+            self._live.update(
+                Text(
+                    f"{progress.events:,} events  {rate:,.0f}/s  {progress.file_bytes:,} bytes"
+                    f"  {progress.lost:,} lost  (Ctrl-C to stop)"
+                ),
+                refresh=True,
+            )
+
+    def end(self) -> None:
+        self._live.stop()
+
+    def report(self, outcome: Progress) -> None:
+        for note in outcome.notes:
+            if self._level >= 1:
+                print(f"iptrec record: {note}", file=sys.stderr)
+        if self._level >= 2:  # noqa: PLR2004 - info
+            lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
+            print(
+                f"recorded {outcome.events:,} events ({lost}), {outcome.file_bytes:,} bytes:"
+                f" {self._output}",
+                file=sys.stderr,
+            )
