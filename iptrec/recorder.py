@@ -312,7 +312,7 @@ class _Recording:
     def _start_command(self) -> subprocess.Popen[bytes] | None:
         if not self._options.command:
             return None
-        child = subprocess.Popen(  # noqa: S603 - the user's own command
+        child = subprocess.Popen(
             self._options.command,
             preexec_fn=lambda: netns.enter(self._outside),  # noqa: PLW1509 - no threads here
         )
@@ -357,7 +357,9 @@ class _Wake:
 def _signals() -> Iterator[_Wake]:
     """Stop signals (and the command's end) wake the loop; they interrupt nothing else."""
     wake = _Wake()
-    before = {number: signal.signal(number, lambda *_: None) for number in (*_STOPS, signal.SIGCHLD)}
+    before = {
+        number: signal.signal(number, lambda *_: None) for number in (*_STOPS, signal.SIGCHLD)
+    }
     descriptor = signal.set_wakeup_fd(wake.written, warn_on_full_buffer=False)
     try:
         yield wake

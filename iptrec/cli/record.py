@@ -38,7 +38,9 @@ Interfaces = Annotated[
 ]
 Netns = Annotated[
     str | None,
-    typer.Option(help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid."),
+    typer.Option(
+        help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid."
+    ),
 ]
 Flush = Annotated[
     bool,
@@ -59,7 +61,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the output file if
 
 def record(
     words: Words = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path("trace.db"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path(
+        "trace.db"
+    ),
     family: Family = "both",
     interfaces: Interfaces = "",
     netns: Netns = None,
@@ -81,7 +85,6 @@ def record(
     top of the raw table and taken out again, the logger is switched and switched back.
 
     Examples:
-
       iptrec record tcp port 443 -o trace.db
 
       iptrec record icmp or icmp6 --duration 30s

@@ -138,7 +138,7 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> NflogEvents:
             f"{len(data)} bytes do not belong together; the recording is damaged, record again"
         )
     buffer = np.frombuffer(_aligned(data, length) + _PADDING, np.uint8)
-    words = buffer.view("<u4")
+    words: U32 = buffer.view("<u4")
     start = np.zeros(len(length), np.int64)
     np.cumsum((length[:-1] + 3) >> 2, out=start[1:])
 
@@ -271,8 +271,8 @@ def _columns(
     buffer: npt.NDArray[np.uint8], message: I64, at: I64, prefixes: dict[bytes, int]
 ) -> dict[str, npt.NDArray[Any]]:
     """Read the fields of sound messages; new prefixes get the next numbers in ``prefixes``."""
-    words = buffer.view("<u4")
-    big_endian = buffer.view(">u4")
+    words: U32 = buffer.view("<u4")
+    big_endian: U32 = buffer.view(">u4")
     there = at != _absent(words)
 
     def number(kind: int, word: int = 1) -> U32:

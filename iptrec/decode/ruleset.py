@@ -15,9 +15,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from iptrec.decode.rule import Chain, Rule, Ruleset
-from iptrec.errors import RecordingError
-
 _QUOTED: Final = r'"(?:[^"\\]++|\\.)*+"(?![^ \n])'
 _WORD: Final = r'(?!")[^ \n]++'
 _NAME: Final = r"[^ \n]++"

@@ -118,7 +118,7 @@ def remove(family: Family, comment: str, put_back: Iterable[str] = ()) -> None:
 
 
 def _restore(family: Family, lines: Iterable[str]) -> None:
-    command = [_command(family, "restore"), "--noflush", "-w", str(_LOCK_WAIT_S)]
+    command = [_command(family, "restore"), "--noflush", "--counters", "-w", str(_LOCK_WAIT_S)]
     text = "\n".join(["*raw", *lines, "COMMIT", ""]).encode("utf-8", "surrogateescape")
     _check(command, _run(command, text))
 

@@ -65,7 +65,7 @@ def rows(events):
     ]
 
 
-class Unsound(Exception):
+class UnsoundError(Exception):
     """The reference decoder's way to give up on a message."""
 
 
@@ -83,11 +83,11 @@ def attributes(data, least):
     while at < len(data):
         count += 1
         if count > 64 or at + 4 > len(data):
-            raise Unsound
+            raise UnsoundError
         length, kind = struct.unpack_from("<HH", data, at)
         kind &= 0x3FFF
         if not max(4, 4 + least.get(kind, 0)) <= length <= len(data) - at:
-            raise Unsound
+            raise UnsoundError
         found[kind] = data[at + 4 : at + length]
         at += (length + 3) & ~3
     return found
@@ -98,7 +98,7 @@ def packet(data):
     least = dict.fromkeys((1, 2, 4, 5, 6, 7, 11, 12, 14), 4) | {3: 16}
     found = attributes(data[20:], least)
     if len(found.get(10, b"")) > 128:
-        raise Unsound
+        raise UnsoundError
     nested = attributes(found[18], {12: 4}) if 18 in found else {}
 
     def number(kind, missing, among=found):
@@ -144,7 +144,7 @@ def reference(datagram):
         if kind == 0x0400 and length >= 20:
             try:
                 result.events.append(packet(datagram[at : at + length]))
-            except Unsound:
+            except UnsoundError:
                 result.undecoded = True
         elif kind != 1:
             result.undecoded = True

@@ -1,0 +1,97 @@
+"""``iptrec trace``: a recording with ``show --follow`` beside it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iptrec.cli import record as recording
+from iptrec.cli import show as showing
+
+if TYPE_CHECKING:
+    from iptrec.recorder import Progress
+
+
+def trace(
+    words: recording.Words = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep the recording in this file.")
+    ] = None,
+    family: recording.Family = "both",
+    interfaces: recording.Interfaces = "",
+    netns: recording.Netns = None,
+    flush: recording.Flush = False,
+    skip_modprobe: recording.SkipModprobe = False,
+    duration: recording.Duration = None,
+    packets: recording.Packets = None,
+    snaplen: recording.Snaplen = 256,
+    force: recording.Force = False,
+    chains: showing.Chains = "",
+    verdicts: showing.Verdicts = "",
+    phys: showing.Phys = False,
+    rules: showing.Rules = True,
+    iface_changes: showing.IfaceChanges = True,
+    json: showing.Json = False,
+    color: showing.Colour = "auto",
+) -> int:
+    """Record and show live, until Ctrl-C, the duration or the command's end.
+
+    Examples:
+      iptrec trace tcp port 443
+
+      iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
+    """
+    from iptrec.recorder import record
+
+    with tempfile.TemporaryDirectory(prefix="iptrec-") as directory:
+        path = output or Path(directory, "trace.db")
+        options = recording.make_options(
+            words, output=path, family=family, interfaces=interfaces, netns=netns, flush=flush,
+            modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
+        )  # fmt: skip
+        viewer = _Viewer(
+            [
+                sys.executable, "-m", "iptrec", "show", "--follow", str(path),
+                "--chain", chains, "--verdict", verdicts, "--color", color,
+                "--phys" if phys else "--no-phys",
+                "--rules" if rules else "--no-rules",
+                "--iface-changes" if iface_changes else "--no-iface-changes",
+                *(["--json"] if json else []),
+            ]
+        )  # fmt: skip
+        try:
+            outcome = record(options, viewer)
+        finally:
+            viewer.wait()
+    for note in outcome.notes:
+        print(f"iptrec trace: {note}", file=sys.stderr)
+    if outcome.lost:
+        print(f"iptrec trace: {outcome.lost:,} events were lost", file=sys.stderr)
+    return outcome.exit_status
+
+
+class _Viewer:
+    """Starts ``show --follow`` when the recording has begun; it ends when that is closed."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __call__(self, _: Progress) -> None:
+        if self._child is None:
+            # Ctrl-C is the recorder's to answer: the viewer still shows what came before it.
+            self._child = subprocess.Popen(
+                self._command,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
+            )
+
+    def wait(self) -> None:
+        """Until all is shown."""
+        if self._child is not None:
+            self._child.wait()

@@ -1,0 +1,69 @@
+"""``show --json``: one line a traversal; schemas/show-v1.schema.json describes it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from iptrec.analyze.traversal import Step, Traversal
+
+FORMAT: Final = 1
+
+
+def line(traversal: Traversal) -> str:
+    """The traversal as a JSON object on one line, ASCII only."""
+    decided = traversal.decided_by
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "packet": traversal.number,
+            "time": iso_time(traversal.time_ns),
+            "time_ns": traversal.time_ns,
+            "family": traversal.family,
+            "netns": traversal.netns,
+            "in": traversal.in_,
+            "out": traversal.out,
+            "link": traversal.link,
+            "header": traversal.header,
+            "verdict": traversal.verdict,
+            "decided_by": None
+            if decided is None
+            else {"table": decided.table, "chain": decided.chain, "rule": decided.rule},
+            "complete": traversal.complete,
+            "ambiguous": traversal.ambiguous,
+            "reason": traversal.reason,
+            "steps": [_step(step) for step in traversal.steps],
+        },
+        separators=(",", ":"),
+    )
+
+
+def iso_time(time_ns: int) -> str:
+    """ISO 8601 in UTC with nanoseconds; the plain number where no calendar reaches."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    except (ValueError, OverflowError, OSError):
+        return str(time_ns)
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "time_ns": step.time_ns,
+        "table": step.table,
+        "chain": step.chain,
+        "type": step.type,
+        "rule": step.rule,
+        "spec": step.spec,
+        "comment": step.comment,
+        "target": step.target,
+        "target_args": step.target_args,
+        "mark": step.mark,
+        "in": step.in_,
+        "out": step.out,
+        "physin": step.physin,
+        "physout": step.physout,
+        "changed": {name: list(change) for name, change in step.changed.items()},
+    }

@@ -1,0 +1,152 @@
+"""``show``: packets as text, in the layout that users of iptables-tracer know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.views.escape import printable
+from iptrec.views.json import iso_time
+
+if TYPE_CHECKING:
+    from iptrec.analyze.traversal import RulePlace, Step, Traversal
+
+_STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
+_UNCERTAIN: Final = "33"
+_FAINT: Final = "2"
+
+# JSON names of the header's fields -> the LOG target's, in the order in which they are printed
+_FIELDS: Final = {
+    "src": "SRC", "dst": "DST", "length": "LEN", "tos": "TOS", "ttl": "TTL", "hop_limit": "HOPLIMIT",
+    "flow_label": "FLOWLBL", "id": "ID", "frag": "FRAG", "mf": "MF", "ext": "EXT", "proto": "PROTO",
+    "sport": "SPT", "dport": "DPT", "type": "TYPE", "code": "CODE", "name": "NAME", "icmp_id": "ICMPID",
+    "icmp_seq": "ICMPSEQ", "target": "TARGET", "flags": "FLAGS", "seq": "SEQ", "ack": "ACK",
+    "window": "WINDOW", "csum": "CSUM", "truncated": "TRUNCATED",
+}  # fmt: skip
+_ALSO_CHANGES: Final = {"mark", "in", "out"}  # which have places of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is printed of each packet. ``chains``: only steps in these (table, chain); all if empty."""
+
+    colour: bool = False
+    phys: bool = False
+    rules: bool = True
+    iface_changes: bool = True
+    chains: frozenset[tuple[str, str]] = frozenset()
+
+
+def render(traversal: Traversal, layout: Layout) -> str:
+    """One packet, several lines, each with its newline."""
+    lines = [_title(traversal, layout), _header_line(traversal)]
+    for step in traversal.steps:
+        if layout.chains and (step.table, step.chain) not in layout.chains:
+            continue
+        lines += _step_lines(step, layout)
+    return "\n".join(lines) + "\n"
+
+
+def _title(traversal: Traversal, layout: Layout) -> str:
+    certain = traversal.complete and not traversal.ambiguous
+    style = _STYLES.get(traversal.verdict, _UNCERTAIN) if certain else _UNCERTAIN
+    words = [
+        f"#{traversal.number}",
+        iso_time(traversal.time_ns),
+        traversal.family,
+        _styled(traversal.verdict, style, layout),
+    ]
+    if traversal.decided_by is not None:
+        words.append(f"by {_place(traversal.decided_by)}")
+    if traversal.netns is not None:
+        words.insert(3, f"netns={printable(traversal.netns)}")
+    if not certain:
+        what = " and ".join(
+            name
+            for name, holds in (
+                ("incomplete", not traversal.complete),
+                ("ambiguous", traversal.ambiguous),
+            )
+            if holds
+        )
+        words.append(_styled(f"({what}: {printable(traversal.reason or '')})", _UNCERTAIN, layout))
+    return " ".join(words)
+
+
+def _place(place: RulePlace) -> str:
+    where = f"{printable(place.table)}/{printable(place.chain)}"
+    return f"{where} policy" if place.rule is None else f"{where} rule {place.rule}"
+
+
+def _header_line(traversal: Traversal) -> str:
+    words = [f"IN={printable(traversal.in_ or '')}", f"OUT={printable(traversal.out or '')}"]
+    if traversal.link is not None:
+        words += [f"MACSRC={traversal.link['src']}", f"MACDST={traversal.link['dst']}"]
+    return " ".join([*words, *_fields(traversal.header)])
+
+
+def _fields(header: dict[str, Any]) -> list[str]:
+    words = [
+        f"{name}={_value(key, header[key])}"
+        for key, name in _FIELDS.items()
+        if header.get(key) is not None
+    ]
+    if "inner" in header:
+        words.append(f"[{' '.join(_fields(header['inner']))} ]")
+    return words
+
+
+def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
+    if key == "tos":
+        return f"{value:02x}"
+    if key == "csum":
+        return f"{value:04x}"
+    if key == "proto":
+        return printable(str(value)).upper()
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return printable(str(value))
+
+
+def _step_lines(step: Step, layout: Layout) -> list[str]:
+    words = [printable(step.table), printable(step.chain), f"NFMARK=0x{step.mark:x}"]
+    if layout.iface_changes and ("in" in step.changed or "out" in step.changed):
+        words += [f"IN={printable(step.in_ or '')}", f"OUT={printable(step.out or '')}"]
+    if layout.phys:
+        words += [
+            f"PHYSIN={printable(step.physin or '')}",
+            f"PHYSOUT={printable(step.physout or '')}",
+        ]
+    for key, name in _FIELDS.items():
+        if key in step.changed and key not in _ALSO_CHANGES:
+            old, new = step.changed[key]
+            words.append(f"{name}={_value(key, new)} (was {_value(key, old)})")
+    if "mark" in step.changed:
+        words.append(f"(mark was 0x{step.changed['mark'][0]:x})")
+    lines = ["\t" + " ".join(words)]
+    if step.type == "rule":
+        lines.append("\t\t" + _rule(step, layout))
+    elif step.type == "policy":
+        lines.append("\t\tDEFAULT POLICY")
+    lines.append("\t\t" + _target(step, layout))
+    return lines
+
+
+def _rule(step: Step, layout: Layout) -> str:
+    number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
+    if step.spec is None:
+        return f"{number}: (not in the recorded ruleset)"
+    if layout.rules:
+        return f"{number}: {printable(step.spec)}"
+    return number + (f" /* {printable(step.comment)} */" if step.comment else "")
+
+
+def _target(step: Step, layout: Layout) -> str:
+    if step.target is None:
+        return _styled("=> (goes on)" if step.spec is not None else "=> ?", _FAINT, layout)
+    arguments = f": {printable(step.target_args)}" if step.target_args else ""
+    return "=> " + _styled(printable(step.target), _STYLES.get(step.target, ""), layout) + arguments
+
+
+def _styled(text: str, style: str, layout: Layout) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if layout.colour and style else text
