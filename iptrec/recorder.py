@@ -1,7 +1,8 @@
 """Records: kernel sources into a file.
 
 Everything that is changed on the host is undone in reverse order, whatever goes wrong in between. The
-loop does as little as it can: it moves datagrams from the socket into the file and counts what is missing.
+loop does as little as it can: it moves datagrams from the socket into the file and counts what is
+missing.
 """
 
 from __future__ import annotations
@@ -381,7 +382,7 @@ def _status(child: subprocess.Popen[bytes], reason: str) -> int:
 
 def _rules_only(text: bytes) -> list[bytes]:
     """iptables-save without what changes by itself: counters, dates, our own rules."""
-    lines = []
+    lines: list[bytes] = []
     table = b""
     for line in text.splitlines():
         table = line if line.startswith(b"*") else table

@@ -95,5 +95,5 @@ class HandMade:
     def snapshots(self):
         return self.snapshots_
 
-    def chunks(self, stream=None, after=0):
+    def chunks(self, stream=None, after=0):  # noqa: ARG002 - there is one stream
         return iter([chunk for chunk in self.chunks_ if chunk.id > after])

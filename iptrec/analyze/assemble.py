@@ -175,8 +175,8 @@ def _doubtful(new_key: Mask, outcome: I64, outcomes: _Outcomes) -> Mask:
     impossible = np.bincount(group, outcome < 0, groups) > 0
     several = np.bincount(group, minlength=groups) > 1
     cut = np.bincount(group, ~complete[outcome], groups) > 0
-    doubtful: Mask = impossible | (several & cut)
-    return doubtful[group]
+    doubtful: Mask = (impossible | (several & cut))[group]
+    return doubtful
 
 
 def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:

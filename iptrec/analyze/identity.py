@@ -144,14 +144,14 @@ class _Packets:
     def _word(self, at: I64) -> U64:
         """Eight bytes at each offset, little endian; zero beyond the packet's captured end."""
         left = np.clip(self._end - at, 0, 8)
-        word = self._words[np.where(left > 0, at, 0)].view("<u8")[:, 0]
+        word: U64 = self._words[np.where(left > 0, at, 0)].view("<u8")[:, 0]
         shift = ((8 - left) * 8).astype(np.uint64)
         short = left < 8
         if not short.any():
             return word
         mask = np.where(
             left > 0, np.uint64(0xFFFFFFFFFFFFFFFF) >> (shift & np.uint64(63)), np.uint64(0)
-        )
+        ).astype(np.uint64)
         cut: U64 = word & mask
         return cut
 

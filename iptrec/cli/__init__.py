@@ -6,15 +6,10 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from iptrec import __version__
-from iptrec.cli.demo import demo
-from iptrec.cli.info import info
-from iptrec.cli.record import record
-from iptrec.cli.show import show
-from iptrec.cli.trace import trace
+from iptrec.cli import demo, info, record, show, trace
 from iptrec.errors import EXIT_TROUBLE, IptrecError
 
 app = typer.Typer(
@@ -26,13 +21,15 @@ app = typer.Typer(
     help="A flight recorder for netfilter: which rule ate my packet?",
     epilog="Try: iptrec demo",
 )
+# click's UsageError; newer versions of typer bring a click of their own along.
+_WrongUse = typer.BadParameter.__mro__[1]
 # FILTER is words up to "--"; what comes after it is a command of its own.
 _WORDS = {"ignore_unknown_options": False, "allow_interspersed_args": True}
-app.command(context_settings=_WORDS)(record)
-app.command(context_settings=_WORDS)(trace)
-app.command()(show)
-app.command()(info)
-app.command()(demo)
+app.command(context_settings=_WORDS)(record.record)
+app.command(context_settings=_WORDS)(trace.trace)
+app.command()(show.show)
+app.command()(info.info)
+app.command()(demo.demo)
 
 
 def _version(value: bool) -> None:
@@ -54,16 +51,16 @@ def main() -> None:
     """The console script: errors become one line, exit status 2."""
     try:
         sys.exit(app(standalone_mode=False) or 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(EXIT_TROUBLE)
-    except click.ClickException as error:
+    except _WrongUse as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "iptrec"
+        if not error.format_message():  # no arguments at all
+            print(context.get_help() if context else "")
+            sys.exit(EXIT_TROUBLE)
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", command)
     except IptrecError as error:
         _fail(str(error), exit_status=error.exit_status)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:  # as head closes it; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,8 +57,8 @@ def header(payload: bytes, family: int) -> Header:
     """The IP header and what it carries, as the "header" object of ``show --json``.
 
     ``payload`` is the packet from its IP header on, as far as it was captured; ``family`` is AF_INET
-    (2) or AF_INET6 (10). Keys, where the packet has them: src, dst, proto, length (bytes, of the whole
-    packet), ttl or hop_limit, id, tos, flow_label, ext, frag (offset in bytes), mf, sport, dport, flags,
+    (2) or AF_INET6 (10). Keys, where the packet has them: src, dst, proto, length (of the whole packet,
+    bytes), ttl or hop_limit, id, tos, flow_label, ext, frag (offset in bytes), mf, sport, dport, flags,
     seq, ack, window, csum, type, code, name, icmp_id, icmp_seq, target, inner (the packet that an ICMP
     error quotes). "truncated" is True where headers are cut off or senseless. Never raises.
     """

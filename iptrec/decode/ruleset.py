@@ -1,13 +1,8 @@
-r"""What iptables-save and ip6tables-save print, legacy and nft, read back into rules.
+r"""What iptables-save printed, as values.
 
-Most of a rule is words between blanks, interface and chain names among them, whatever odd characters
-they hold. Free text is printed as such a word too if it is only letters, digits, '-' and '_', else
-between double quotes, where '"', '\' and "'" have a '\' before them (libxtables/xtables.c,
-xtables_save_string) and blanks and even newlines stand for themselves. So a rule is not a line, and
-a "-j" may be a comment or an interface.
-
-One regular expression reads one entry wherever it ends. All its repetitions are possessive: there
-is one way to read a text, and hostile text costs no more time.
+The grammar is that of iptables-save(8): ``*table``, ``:chain policy [packets:bytes]``,
+``[packets:bytes] -A chain spec``, ``COMMIT``; arguments with blanks are quoted with ``"``, and ``"`` and
+``\\`` in them escaped with ``\\`` (xtables_save_string).
 """
 
 from __future__ import annotations
@@ -15,32 +10,96 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_QUOTED: Final = r'"(?:[^"\\]++|\\.)*+"(?![^ \n])'
-_WORD: Final = r'(?!")[^ \n]++'
-_NAME: Final = r"[^ \n]++"
-# iptables lets no chain start with '-' or '!' (iptables/xshared.c, assert_valid_chain_name): a "-j"
-# before "-j ACCEPT" is text.
-_TARGET_FLAG: Final = r"-[jg] ++[^ \n!-]"
-_COUNTERS: Final = r"\[(\d{1,20}):(\d{1,20})\]"
+from iptrec.decode.rule import Chain, Rule, Ruleset
+from iptrec.errors import RecordingError
 
-_ENTRY: Final = re.compile(
-    rf"""
-      (?: {_COUNTERS}[ ])?+ -A[ ] (?P<chain>{_NAME}) [ ]?+
-      (?P<spec>
-        (?P<matches>
-          (?: (?!{_TARGET_FLAG})
-              (?> -[io][ ]++{_NAME}
-                | --comment[ ]++ (?P<comment> {_QUOTED} | {_WORD} )
-                | {_QUOTED}
-                | {_WORD} )
-              [ ]*+ )*+ )
-        (?: -(?P<flag>[jg]) [ ]++ (?P<target>{_NAME}) [ ]*+
-            (?P<args> (?: (?> {_QUOTED} | {_WORD} ) [ ]*+ )*+ ) )?+
-      )
-    | : (?P<declared>{_NAME}) [ ] (?P<policy>{_NAME}) (?: [ ]{_COUNTERS} )?+ [ ]*+
-    | \* (?P<table>{_NAME}) [ ]*+
-    | (?P<commit>COMMIT) [ ]*+
-    | (?P<ignored> [#][^\n]*+ | [ \t\r]*+ )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
+_ESCAPED: Final = re.compile(r"\\(.)")
+_COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
+
+
+def parse(text: bytes) -> Ruleset:
+    """Read the output of ``iptables-save`` or ``ip6tables-save``, with or without counters.
+
+    Raises `RecordingError` with the number of the line that cannot be read.
+    """
+    tables: dict[str, dict[str, Chain]] = {}
+    policies: dict[str, str | None] = {}
+    rules: dict[str, list[Rule]] = {}
+    table: str | None = None
+    for number, line in enumerate(text.decode("utf-8", "backslashreplace").split("\n"), 1):
+        match line[:1]:
+            case "" | "#" | "\r":
+                continue
+            case "*":
+                table, policies, rules = line[1:].strip(), {}, {}
+            case ":" if table is not None:
+                chain, policy = _declaration(line, number)
+                policies[chain] = policy
+                rules[chain] = []
+            case "-" | "[" if table is not None:
+                chain, rule = _rule(line, number)
+                if chain not in rules:
+                    raise _unreadable(number, f"chain {chain} is not declared in table {table}")
+                rules[chain].append(rule)
+            case "C" if table is not None and line.strip() == "COMMIT":
+                tables[table] = {
+                    name: Chain(name, policy, tuple(rules[name]))
+                    for name, policy in policies.items()
+                }
+                table = None
+            case _:
+                raise _unreadable(number, f"{line[:60]!r} is no line of iptables-save")
+    if table is not None:
+        raise _unreadable(number, f"table {table} has no COMMIT")
+    return Ruleset(tables)
+
+
+def _declaration(line: str, number: int) -> tuple[str, str | None]:
+    words = line[1:].split()
+    if len(words) < 2:  # noqa: PLR2004 - name and policy
+        raise _unreadable(number, f"{line[:60]!r} declares no chain")
+    return words[0], None if words[1] == "-" else words[1]
+
+
+def _rule(line: str, number: int) -> tuple[str, Rule]:
+    counters = None
+    if line[0] == "[":
+        found = _COUNTERS.match(line)
+        if not found:
+            raise _unreadable(number, f"{line[:60]!r} has no counters that can be read")
+        counters = (int(found[1]), int(found[2]))
+        line = line[found.end() :]
+    if not line.startswith("-A "):
+        raise _unreadable(number, f"{line[:60]!r} is no rule")
+    chain, _, spec = line[3:].rstrip("\r").partition(" ")
+    return chain, _read_spec(spec, counters)
+
+
+def _read_spec(spec: str, counters: tuple[int, int] | None) -> Rule:
+    """Find target, arguments and comment; quoted words are never mistaken for options."""
+    words = _TOKEN.findall(spec) if '"' in spec else spec.split()
+    at = next((i for i, word in enumerate(words) if word in ("-j", "-g")), None)
+    comment = None
+    if "--comment" in words[:at]:
+        position = words.index("--comment") + 1
+        comment = _unquoted(words[position]) if position < len(words) else None
+    if at is None or at + 1 >= len(words):
+        return Rule(spec, None, None, False, comment, bool(words), counters)
+    return Rule(
+        spec=spec,
+        target=words[at + 1],
+        target_args=" ".join(words[at + 2 :]) or None,
+        goto=words[at] == "-g",
+        comment=comment,
+        conditional=at > 0,
+        counters=counters,
+    )
+
+
+def _unquoted(word: str) -> str:
+    return _ESCAPED.sub(r"\1", word[1:-1]) if word[:1] == '"' else word
+
+
+def _unreadable(number: int, fact: str) -> RecordingError:
+    return RecordingError(f"ruleset line {number}: {fact}")

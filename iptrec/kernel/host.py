@@ -94,7 +94,7 @@ def socket_owner(port: int) -> str | None:
         return None
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
-            if os.readlink(descriptor) == f"socket:[{inode}]":
+            if str(descriptor.readlink()) == f"socket:[{inode}]":
                 pid = descriptor.parts[2]
                 return f"{Path('/proc', pid, 'comm').read_text().strip()} (pid {pid})"
     return None

@@ -1,7 +1,7 @@
 """The socket that TRACE events come out of: nfnetlink_log, group 0.
 
-Messages as in include/uapi/linux/netfilter/nfnetlink_log.h. TRACE sets the queue threshold to 1, so each
-event is a datagram; `recvmmsg` fetches hundreds in one call.
+Messages as in include/uapi/linux/netfilter/nfnetlink_log.h. TRACE sets the queue threshold to 1, so
+each event is a datagram; `recvmmsg` fetches hundreds in one call.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class NflogSocket:
         self.receive_buffer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self._slot = -(-(snaplen + _ATTRIBUTES_ROOM) // 64) * 64
         self._buffer = np.zeros(SLOTS * self._slot, np.uint8)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(self._buffer.data)
         vectors = np.zeros((SLOTS, 2), "u8")
         vectors[:, 0] = self._buffer.ctypes.data + np.arange(SLOTS) * self._slot
         vectors[:, 1] = self._slot

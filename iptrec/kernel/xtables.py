@@ -1,7 +1,7 @@
 """Legacy iptables, through its own commands: rulesets out, our TRACE rules in and out again.
 
-Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock. Loading the
-raw table cannot be undone while the namespace lives (the kernel has no call for it but removing the
+Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock. Loading
+the raw table cannot be undone while the namespace lives (the kernel has no call for it but removing the
 module): where it was not loaded before, an empty raw table stays behind.
 """
 

@@ -71,9 +71,10 @@ class Reader:
         ):
             uuid, version, kernel, host = row[:4]
             command, families, interfaces = map(self._texts, (row[4], row[6], row[7]))
-            numbers = row[8:13]
+            snaplen, started, monotonic, stopped, reason, closed = row[8:]
             return Facts(
-                uuid, version, kernel, host, command, row[5], families, interfaces, *numbers, bool(row[13])
+                uuid, version, kernel, host, command, row[5], families, interfaces, snaplen, started,
+                monotonic, stopped, reason, bool(closed),
             )  # fmt: skip
         raise self._damaged("it has no row about the recording")
 

@@ -1,4 +1,4 @@
-"""``info``: what is in a recording, completeness first; schemas/info-v1.schema.json describes the JSON."""
+"""``info``: what is in a recording, completeness first; schemas/info-v1.schema.json has the JSON."""
 
 from __future__ import annotations
 
