@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     epilog="Try: iptrec demo",
 )
 # click's UsageError; newer versions of typer bring a click of their own along.
-_WrongUse = typer.BadParameter.__mro__[1]
+_WrongUse: type[Any] = typer.BadParameter.__mro__[1]
 # FILTER is words up to "--"; what comes after it is a command of its own.
 _WORDS = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 app.command(context_settings=_WORDS)(record.record)

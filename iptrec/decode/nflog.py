@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    I32 = npt.NDArray[np.int32]
     I64 = npt.NDArray[np.int64]
     U32 = npt.NDArray[np.uint32]
     Mask = npt.NDArray[np.bool_]
@@ -79,7 +80,7 @@ class NflogEvents:
     All columns but ``buffer``, ``prefixes`` and ``undecoded`` have shape (n,). Offsets count bytes
     of ``buffer``, and offset + length never exceeds it.
 
-    ``buffer`` is the chunk's bytes and some zeros; a datagram whose length is no multiple of 4 is
+    ``buffer`` is the chunk's bytes and 256 zeros (so wide reads near the end stay inside); a datagram whose length is no multiple of 4 is
     followed by zeros up to the next one.
     ``undecoded`` lists the datagrams (ascending) that held something else than well-formed packet
     messages, NLMSG_DONE and NLMSG_NOOP. What was well-formed in them is among the events.
@@ -93,7 +94,7 @@ class NflogEvents:
     family: npt.NDArray[np.uint8]  # nfgen_family: AF_INET 2, AF_BRIDGE 7, AF_INET6 10
     hook: npt.NDArray[np.uint8]  # enum nf_inet_hooks; 255: none
     protocol: npt.NDArray[np.uint16]  # ethertype; 0: none
-    prefix: npt.NDArray[np.int32]  # index into prefixes; -1: none
+    prefix: I32  # index into prefixes; -1: none
     prefixes: list[bytes]  # distinct, without the trailing NUL
     mark: U32
     indev: U32  # interface index; 0: none
@@ -101,9 +102,9 @@ class NflogEvents:
     physindev: U32
     physoutdev: U32
     payload: I64  # offset of the packet from its IP header on; -1: none
-    payload_length: npt.NDArray[np.int32]  # bytes captured
+    payload_length: I32  # bytes captured
     link: I64  # offset of the link-layer header; -1: none
-    link_length: npt.NDArray[np.int32]
+    link_length: I32
     uid: I64  # of the sending socket; -1: none
     gid: I64
     conntrack: I64  # CTA_ID; -1: none
@@ -276,7 +277,8 @@ def _columns(
     there = at != _absent(words)
 
     def number(kind: int, word: int = 1) -> U32:
-        return big_endian.take(at[kind] + word).astype(np.uint32)
+        value: U32 = big_endian.take(at[kind] + word).astype(np.uint32)
+        return value
 
     def or_none(kind: int, value: npt.NDArray[Any]) -> I64:
         return np.where(there[kind], value, np.int64(-1))
@@ -284,9 +286,9 @@ def _columns(
     def offset(kind: int) -> I64:
         return or_none(kind, (at[kind] + 1) << 2)
 
-    def length(kind: int) -> npt.NDArray[np.int32]:
-        size = (words.take(at[kind]) & _LENGTH_MASK).astype(np.int32)
-        return np.maximum(size, _ATTRIBUTE_HEADER) - np.int32(_ATTRIBUTE_HEADER)
+    def length(kind: int) -> I32:
+        size: I32 = (words.take(at[kind]) & _LENGTH_MASK).astype(np.int32)
+        return np.where(there[kind], size - np.int32(_ATTRIBUTE_HEADER), np.int32(0))
 
     header = number(_PACKET_HDR)
     prefix = np.full(len(message), -1, np.int32)
@@ -326,9 +328,9 @@ def _nanoseconds(high_seconds: U32, seconds: U32, high_microseconds: U32, micros
 def _intern(
     buffer: npt.NDArray[np.uint8],
     offset: I64,
-    length: npt.NDArray[np.int32],
+    length: I32,
     prefixes: dict[bytes, int],
-) -> npt.NDArray[np.int32]:
+) -> I32:
     """Number equal prefixes equally; only one of each becomes a Python object.
 
     Hashes propose which are equal, all bytes decide: whatever its hash wrongly put beside another

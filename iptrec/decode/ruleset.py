@@ -1,8 +1,8 @@
 r"""What iptables-save printed, as values.
 
 The grammar is that of iptables-save(8): ``*table``, ``:chain policy [packets:bytes]``,
-``[packets:bytes] -A chain spec``, ``COMMIT``; arguments with blanks are quoted with ``"``, and ``"`` and
-``\\`` in them escaped with ``\\`` (xtables_save_string).
+``[packets:bytes] -A chain spec``, ``COMMIT``; arguments with blanks are quoted with ``"``, in which
+``"`` and ``\\`` are escaped with ``\\`` (xtables_save_string).
 """
 
 from __future__ import annotations

@@ -146,6 +146,13 @@ def bomb(path):
     connection.close()
 
 
+def read_everything(path):
+    with Reader(path) as reader:
+        _ = reader.facts, reader.namespaces, reader.streams, reader.losses
+        reader.snapshots()
+        list(reader.chunks())
+
+
 HOSTILE = {
     "other_application": (edit("PRAGMA application_id = 1"), "is not an iptrec recording"),
     "newer_format": (edit("PRAGMA user_version = 2"), "recorded by a newer iptrec"),
@@ -172,10 +179,8 @@ def test_hostile_file_is_one_line(tmp_path, case):
     change, message = HOSTILE[case]
     path = write(tmp_path / "t.db")
     change(path)
-    with pytest.raises(RecordingError, match=message) as caught, Reader(path) as reader:
-        _ = reader.facts, reader.namespaces, reader.streams, reader.losses
-        reader.snapshots()
-        list(reader.chunks())
+    with pytest.raises(RecordingError, match=message) as caught:
+        read_everything(path)
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,24 @@
+"""Docker hairpin: a container asks for another network's published port and is dropped in isolation.
+
+The container 172.22.0.2 connects to 172.17.0.3:1242 (DNAT to 172.23.0.2:1242); the packet dies in
+DOCKER-ISOLATION-STAGE-2 rule 1.
+"""
+
+from recording import HERE
+
+from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
+from iptrec.kernel.lab import Lab
+
+
+def main() -> None:
+    """Record it."""
+    output = str(HERE / "docker_hairpin.db")
+    with Lab() as lab:
+        docker_hairpin(lab)
+        lab.run(
+            [TRAFFIC[2], "-m", "iptrec", "record", "--force", FILTER, "-o", output, "--", *TRAFFIC]
+        )
+
+
+if __name__ == "__main__":
+    main()

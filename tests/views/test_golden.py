@@ -1,0 +1,60 @@
+"""Each sample as text and as JSON lines, byte for byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from iptrec.analyze.replay import Replay
+from iptrec.analyze.summary import summarize
+from iptrec.recording.reader import Reader
+from iptrec.views import info, text
+from iptrec.views import json as as_json
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = sorted(path.stem for path in (ROOT / "samples").glob("*.db"))
+
+
+def views(sample):
+    """What `show` and `show --json` print."""
+    with Reader(ROOT / "samples" / f"{sample}.db") as reader:
+        packets = list(Replay(reader))
+    layout = text.Layout(phys=True)
+    return {
+        "txt": "\n".join(text.render(packet, layout) for packet in packets),
+        "jsonl": "".join(as_json.line(packet) + "\n" for packet in packets),
+    }
+
+
+def test_there_are_samples():
+    """At least the four that the project promises."""
+    assert {"docker_hairpin", "kubernetes", "ipv6", "loopback"} <= set(SAMPLES)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_sample_is_shown_as_before(sample, request):
+    """A changed output is either a mistake or a decision: make golden, then read the diff."""
+    for suffix, found in views(sample).items():
+        golden = ROOT / "tests" / "golden" / f"{sample}.{suffix}"
+        if request.config.getoption("--update-golden"):
+            golden.write_text(found)
+        assert golden.read_text() == found
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_machine_output_fits_its_schema(sample):
+    """Show --json and info --json are what schemas/ says."""
+    schema = json.loads((ROOT / "schemas" / "show-v1.schema.json").read_text())
+    lines = views(sample)["jsonl"].splitlines()
+    assert lines
+    for line in lines:
+        jsonschema.validate(json.loads(line), schema)
+    schema = json.loads((ROOT / "schemas" / "info-v1.schema.json").read_text())
+    with Reader(ROOT / "samples" / f"{sample}.db") as reader:
+        found = json.loads(info.as_json(reader, summarize(reader)))
+    jsonschema.validate(found, schema)
+    assert found["complete"]
+    assert found["lost"] == 0
