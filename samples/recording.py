@@ -34,7 +34,9 @@ def record(lab: Lab, name: str, expression: str, traffic: str) -> Path:
     script = traffic.replace("@", "nsenter --net=/run/netns/")
     script = script.replace("udp ", f"{sys.executable} -c '{UDP_CLIENT}' ")
     lab.run(
-        [sys.executable, "-m", "iptrec", "record", "--force", "--output", str(output)]
-        + [expression, "--", "sh", "-c", script]
+        [
+            *(sys.executable, "-m", "iptrec", "record", "--force", "--output", str(output)),
+            *(expression, "--", "sh", "-c", script),
+        ]
     )
     return output

@@ -80,8 +80,8 @@ class NflogEvents:
     All columns but ``buffer``, ``prefixes`` and ``undecoded`` have shape (n,). Offsets count bytes
     of ``buffer``, and offset + length never exceeds it.
 
-    ``buffer`` is the chunk's bytes and 256 zeros (so wide reads near the end stay inside); a datagram whose length is no multiple of 4 is
-    followed by zeros up to the next one.
+    ``buffer`` is the chunk's bytes and 256 zeros, so that wide reads near the end stay inside; a
+    datagram whose length is no multiple of 4 is followed by zeros up to the next one. Read-only.
     ``undecoded`` lists the datagrams (ascending) that held something else than well-formed packet
     messages, NLMSG_DONE and NLMSG_NOOP. What was well-formed in them is among the events.
     """

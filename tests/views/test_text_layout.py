@@ -86,8 +86,11 @@ def test_incomplete_says_why():
 )
 def test_nothing_from_the_file_reaches_the_terminal_raw(evil):
     """Escape sequences, bidi controls and newlines in names, rules and comments are made visible."""
-    one = step(spec=f"a{evil}", chain=f"c{evil}", table=f"t{evil}", target=f"T{evil}", target_args=evil,
-               comment=evil, in_=evil, out=evil, physin=evil, changed={"in": (None, evil), "dst": (evil, evil)})  # fmt: skip
+    one = step(
+        spec=f"a{evil}", chain=f"c{evil}", table=f"t{evil}", target=f"T{evil}", target_args=evil,
+        comment=evil, in_=evil, out=evil, physin=evil,
+        changed={"in": (None, evil), "dst": (evil, evil)},
+    )  # fmt: skip
     hostile = packet(
         one,
         in_=evil,

@@ -1,0 +1,338 @@
+"""`iptrec record` on the real kernel: what it writes, what it refuses, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from iptrec.analyze.replay import Replay
+from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+
+IPTREC = (sys.executable, "-m", "iptrec")
+RAW = """\
+*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:a:b - [0:0]
+[7:700] -A PREROUTING -s 192.0.2.1/32 -m comment --comment "say \\"no\\" -j DROP" -j NOTRACK
+[5:500] -A PREROUTING -p tcp -j a:b
+[3:300] -A OUTPUT -d 192.0.2.9/32 -j DROP
+[2:200] -A a:b -g a:b2
+[1:100] -A a:b2 -j RETURN
+COMMIT
+""".replace(":a:b - [0:0]\n", ":a:b - [0:0]\n:a:b2 - [0:0]\n")
+
+
+def state(lab):
+    """All that a recording may not change: rules with counters, and the loggers."""
+    parts = []
+    for command in ("iptables-legacy-save", "ip6tables-legacy-save"):
+        saved = lab.run([command, "-c"]).stdout
+        parts += [line for line in saved.splitlines() if not line.startswith("#")]
+    for family in (2, 10):
+        parts.append(lab.run(["cat", f"/proc/sys/net/netfilter/nf_log/{family}"]).stdout)
+    return parts
+
+
+@pytest.fixture
+def quiet_lab(lab):
+    """A namespace with rules of its own in the raw tables, and no traffic."""
+    lab.run(["iptables-legacy-restore", "-c"], stdin=RAW)
+    lab.run(["ip6tables-legacy-restore", "-c"], stdin="*raw\nCOMMIT\n")
+    return lab
+
+
+def record(lab, *arguments, check=True):
+    """Run `iptrec record` to its end."""
+    return lab.run([*IPTREC, "record", *map(str, arguments)], check=check)
+
+
+def start(lab, *arguments):
+    """Start `iptrec record` and wait until it records."""
+    child = lab.popen(
+        [*IPTREC, "record", *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    line = child.stderr.readline()
+    assert line.startswith("recording to"), line + child.stderr.read()
+    return child
+
+
+def packets(path):
+    """All traversals of a recording."""
+    with Reader(path) as reader:
+        return list(Replay(reader))
+
+
+def test_docker_hairpin_gives_exactly_these_steps(lab, tmp_path):
+    """The case that the project began with, step by step; the file alone is enough."""
+    docker_hairpin(lab)
+    record(lab, FILTER, "-o", tmp_path / "t.db", "--", *TRAFFIC)
+    moved = Path(shutil.move(tmp_path / "t.db", tmp_path / "elsewhere.db"))
+    lab.close()
+    (packet, *more) = packets(moved)
+    assert not more
+    steps = [(f"{s.table} {s.chain}", s.rule or s.type, s.target) for s in packet.steps]
+    assert steps == [
+        ("raw PREROUTING", "policy", "ACCEPT"),
+        ("nat PREROUTING", 1, "DOCKER"),
+        ("nat DOCKER", 1, "DNAT"),
+        ("filter FORWARD", 1, "DOCKER-USER"),
+        ("filter DOCKER-USER", 1, "RETURN"),
+        ("filter FORWARD", 2, "DOCKER-ISOLATION-STAGE-1"),
+        ("filter DOCKER-ISOLATION-STAGE-1", 2, "DOCKER-ISOLATION-STAGE-2"),
+        ("filter DOCKER-ISOLATION-STAGE-2", 1, "DROP"),
+    ]
+    assert packet.steps[2].target_args == "--to-destination 172.23.0.2:1242"
+    assert packet.steps[3].changed["dst"] == ("172.17.0.3", "172.23.0.2")
+    assert (packet.verdict, packet.complete, packet.ambiguous) == ("DROP", True, False)
+
+
+STOPS = {
+    "SIGINT": ((), signal.SIGINT, 0),
+    "SIGTERM": ((), signal.SIGTERM, 0),
+    "SIGHUP": ((), signal.SIGHUP, 0),
+    "duration": (("--duration", "100ms"), None, 0),
+    "command": (("--", "sh", "-c", "exit 3"), None, 3),
+    "killed_command": (("--", "sh", "-c", "kill -9 $$"), None, 137),
+}
+
+
+@pytest.mark.parametrize("flush", [False, True], ids=["", "flush"])
+@pytest.mark.parametrize("stop", STOPS)
+def test_every_stop_leaves_no_trace(quiet_lab, tmp_path, stop, flush):
+    """Rules, counters and loggers are byte for byte as before; one closed file says why it ended."""
+    more, number, status = STOPS[stop]
+    before = state(quiet_lab)
+    options = ("--flush",) if flush else ()
+    child = start(quiet_lab, "-o", tmp_path / "t.db", *options, *more)
+    if number is not None:
+        assert state(quiet_lab) != before
+        child.send_signal(number)
+    _, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stderr.count("\n")) == (status, 1), stderr
+    assert state(quiet_lab) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["t.db"]
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.closed
+        assert reader.facts.stop_reason == ("command" if "command" in stop else stop)
+
+
+def test_packets_stops_the_recording(lab, tmp_path):
+    """--packets N ends by itself, and the traced packets are in the file."""
+    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--packets", "2")
+    lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
+    child.communicate(timeout=30)
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.stop_reason == "packets"
+    assert len(packets(tmp_path / "t.db")) >= 2
+
+
+def test_full_disk_undoes_everything(quiet_lab, tmp_path):
+    """An error in the middle: one line, exit status 2, nothing left in the kernel, file readable."""
+    mount = "/run/small"
+    quiet_lab.run(["mkdir", mount])
+    quiet_lab.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", mount])
+    quiet_lab.ip(None, "link set lo up")
+    before = quiet_lab.run(["iptables-legacy-save", "-t", "raw"]).stdout.count("TRACE")
+    child = start(quiet_lab, "-o", f"{mount}/t.db", "icmp", "--snaplen", "1500")
+    noise = (
+        "import os,socket\ns=socket.socket(2,3,1)\n"
+        "while 1: s.sendto(b'\\x08\\0'+os.urandom(900),('127.0.0.1',0))"
+    )
+    flood = quiet_lab.popen([sys.executable, "-c", noise], stderr=subprocess.DEVNULL)
+    _, stderr = child.communicate(timeout=60)
+    flood.kill()
+    flood.wait()
+    assert child.returncode == 2
+    assert "cannot write" in stderr
+    assert "Traceback" not in stderr
+    after = quiet_lab.run(["iptables-legacy-save", "-t", "raw"]).stdout
+    assert after.count("TRACE") == before == 0
+    assert "nfnetlink_log" not in "".join(state(quiet_lab)[-2:])
+    kept = quiet_lab.run([*IPTREC, "info", f"{mount}/t.db", "--json"])
+    assert json.loads(kept.stdout)["closed"] is False
+
+
+REFUSALS = {
+    "bad filter": (["foo bar"], 'filter "foo bar": '),
+    "long filter": (
+        [" or ".join(f"host 10.0.0.{n}" for n in range(90))],
+        "the kernel takes at most 64",
+    ),
+    "family that cannot match": (["icmp6", "--family", "ipv4"], "can match no ipv4 packet"),
+    "interface": (["--iface", "nope0"], "no interface 'nope0' here; there are: lo"),
+    "netns": (["--netns", "nope"], "no network namespace 'nope'"),
+    "not a netns": (["--netns", "/etc/passwd"], "is no network namespace"),
+    "directory": (["-o", "/nope/t.db"], "cannot create /nope/t.db"),
+    "command": (["--", "no-such-command"], "command 'no-such-command' is not found"),
+    "duration": (["--duration", "soon"], "--duration 'soon' is no time"),
+    "family": (["--family", "ipx"], "--family 'ipx' is none of"),
+    "option": (["--nonsense"], "No such option: --nonsense"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusal_is_one_line_and_changes_nothing(quiet_lab, tmp_path, case):
+    """Exit status 2, one line that names the object; no file, no rule, no logger."""
+    arguments, message = REFUSALS[case]
+    before = state(quiet_lab)
+    if "-o" not in arguments:
+        arguments = ["-o", tmp_path / "t.db", *arguments]
+    done = record(quiet_lab, *arguments, check=False)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert state(quiet_lab) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_refused(quiet_lab, tmp_path):
+    """The file stays as it is without --force."""
+    (tmp_path / "t.db").write_text("mine")
+    done = record(quiet_lab, "-o", tmp_path / "t.db", check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (tmp_path / "t.db").read_text() == "mine"
+
+
+def test_taken_group_names_the_holder(quiet_lab, tmp_path):
+    """Only one program can listen to TRACE events: the other one is named."""
+    first = start(quiet_lab, "-o", tmp_path / "t.db")
+    before = state(quiet_lab)
+    done = record(quiet_lab, "-o", tmp_path / "u.db", check=False)
+    assert done.returncode == 2
+    assert f"is taken by python3 (pid {first.pid})" in done.stderr.replace("python (", "python3 (")
+    assert state(quiet_lab) == before
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)
+    assert first.returncode == 0
+
+
+def test_without_cap_net_admin(quiet_lab, tmp_path):
+    """No rights, one line."""
+    done = quiet_lab.run(
+        ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin",
+         *IPTREC, "record", "-o", str(tmp_path / "t.db")], check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "CAP_NET_ADMIN" in done.stderr
+
+
+def test_file_belongs_to_the_user_behind_sudo(quiet_lab, tmp_path):
+    """Mode 0600, owner from SUDO_UID; in a user namespace that user is root itself."""
+    uid = "0" if os.geteuid() else "1234"
+    os.chmod(tmp_path, 0o755)  # noqa: PTH101
+    quiet_lab.run(
+        ["env", f"SUDO_UID={uid}", f"SUDO_GID={uid}", *IPTREC, "record", "-o", str(tmp_path / "t.db"),
+         "--", "true"],
+    )  # fmt: skip
+    found = (tmp_path / "t.db").stat()
+    assert found.st_mode & 0o777 == 0o600
+    assert found.st_uid == (os.geteuid() or 1234)
+
+
+@pytest.mark.parametrize("how", ["name", "path", "pid"])
+def test_netns_by_name_path_and_pid(lab, tmp_path, how):
+    """--netns records in another namespace; COMMAND runs in the one that iptrec is started in."""
+    lab.host("other")
+    pinging = lab.popen(["ping", "-i0.05", "127.0.0.1"], "other", stdout=subprocess.DEVNULL)
+    spec = {"name": "other", "path": f"/proc/{pinging.pid}/ns/net", "pid": str(pinging.pid)}[how]
+    script = 'test "$(readlink /proc/self/ns/net)" = "$1" && sleep 0.3'
+    here = lab.run(["readlink", "/proc/self/ns/net"]).stdout.strip()
+    record(
+        lab, "icmp", "-o", tmp_path / "t.db", "--netns", spec, "--", "sh", "-c", script, "sh", here
+    )
+    pinging.kill()
+    pinging.wait()
+    found = packets(tmp_path / "t.db")
+    assert len(found) >= 4
+    assert {one.netns for one in found} == {spec}
+    assert "TRACE" not in lab.run(["iptables-legacy-save", "-t", "raw"], "other").stdout
+
+
+def test_iface_and_single_family_filters(lab, tmp_path):
+    """--iface takes in and out; a filter that can match one family only needs no --family."""
+    record(lab, "icmp6", "--iface", "lo", "-o", tmp_path / "t.db", "--", "ping", "-c1", "::1")
+    found = packets(tmp_path / "t.db")
+    assert {one.family for one in found} == {"ipv6"}
+    assert [(one.in_, one.out) for one in found] == [(None, "lo"), ("lo", None)] * 2
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.families == ("ipv6",)
+
+
+def test_rule_hits_equal_the_kernels_counters(lab, tmp_path):
+    """Ground truth: for each rule as many steps in the traces as the kernel counted packets."""
+    rules = (
+        "*mangle\n-A PREROUTING -p udp -j MARK --set-mark 1\nCOMMIT\n"
+        "*filter\n:odd:chain -\n-A INPUT -p udp -j odd:chain\n-A INPUT -p udp -m comment --comment x -j DROP\n"
+        "-A odd:chain -m statistic --mode nth --every 3 --packet 0 -j DROP\n"
+        "-A odd:chain -p udp -m udp --dport 7 -j RETURN\n-A odd:chain -p udp -j ACCEPT\nCOMMIT\n"
+    )
+    lab.restore(None, "ipv4", rules)
+    sender = (
+        "import socket,os\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
+        "for n in range(3000): s.sendto(b'%d'%n,('127.0.0.1',7+n%2))"
+    )
+    record(lab, "udp", "-o", tmp_path / "t.db", "--", sys.executable, "-c", sender)
+    hits = Counter()
+    found = packets(tmp_path / "t.db")
+    assert all(one.complete and not one.ambiguous for one in found)
+    for one in found:
+        hits.update((s.table, s.chain, s.rule) for s in one.steps if s.rule is not None)
+    saved = lab.run(["iptables-legacy-save", "-c"]).stdout
+    counted, numbers, table = {}, Counter(), ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("["):
+            counters, _, chain, *_ = line.split()
+            numbers[table, chain] += 1
+            counted[table, chain, numbers[table, chain]] = int(counters[1:].split(":")[0])
+    assert dict(hits) == {place: count for place, count in counted.items() if count}
+    assert counted["filter", "odd:chain", 1] == 1000
+
+
+def test_loss_is_counted_to_the_event(lab, tmp_path):
+    """With a tiny receive buffer: recorded plus lost is what the kernel sent."""
+    lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n")
+    sender = (
+        "import socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
+        "for n in range(20000): s.sendto(b'%d'%n,('127.0.0.1',7))\n"
+        "time.sleep(.3)\ns.sendto(b'last',('127.0.0.1',7))"
+    )
+    script = (
+        "import sys, pathlib\nfrom iptrec.recorder import Options, record\n"
+        "record(Options(output=pathlib.Path(sys.argv[1]), bytecodes={'ipv4': None}, receive_buffer=4096,"
+        " command=[sys.executable, '-c', sys.argv[2]]))"
+    )
+    lab.run([sys.executable, "-c", script, str(tmp_path / "t.db"), sender])
+    done = lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")])
+    found = json.loads(done.stdout)
+    # OUTPUT: raw, filter; PREROUTING: our own rule, raw; INPUT: the rule
+    assert found["events"] + found["lost"] == 20001 * 5
+    assert found["lost"] > 0
+    assert not found["complete"]
+
+
+def test_trace_shows_live_and_keeps_nothing(lab, tmp_path):
+    """`iptrec trace` prints the packets; with -o it keeps the file."""
+    done = lab.run([*IPTREC, "trace", "icmp", "--", "ping", "-c1", "127.0.0.1"])
+    assert done.stdout.count("MACSRC") == 2
+    assert "raw PREROUTING" in done.stdout
+    kept = tmp_path / "t.db"
+    done = lab.run(
+        [*IPTREC, "trace", "icmp", "--json", "-o", str(kept), "--", "ping", "-c1", "127.0.0.1"]
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["packet"] for line in lines] == [1, 2, 3, 4]
+    assert len(packets(kept)) == 4
