@@ -57,9 +57,8 @@ class _Packets:
         self._ipv6 = events.family == AF_INET6
         if (bridged := events.family == 7).any():  # AF_BRIDGE
             self._ipv6 |= bridged & (events.protocol == 0x86DD)  # ETH_P_IPV6
-        self._words = np.lib.stride_tricks.sliding_window_view(
-            np.concatenate([self._buffer, np.zeros(8, np.uint8)]), 8
-        )
+        # The decoder pads its buffer: a word may begin at any byte of a packet.
+        self._words = np.lib.stride_tricks.sliding_window_view(self._buffer, 8)
 
     def invariants(self) -> list[U64]:
         """The columns that survive rewriting, each shape (n,), uint64."""

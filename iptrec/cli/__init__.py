@@ -50,7 +50,7 @@ def _root(
 def main() -> None:
     """The console script: errors become one line, exit status 2."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="iptrec", standalone_mode=False) or 0)
     except _WrongUse as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "iptrec"

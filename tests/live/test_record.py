@@ -138,7 +138,7 @@ def test_packets_stops_the_recording(lab, tmp_path):
     assert len(packets(tmp_path / "t.db")) >= 2
 
 
-def test_full_disk_undoes_everything(quiet_lab, tmp_path):
+def test_full_disk_undoes_everything(quiet_lab):
     """An error in the middle: one line, exit status 2, nothing left in the kernel, file readable."""
     mount = "/run/small"
     quiet_lab.run(["mkdir", mount])
@@ -231,7 +231,7 @@ def test_without_cap_net_admin(quiet_lab, tmp_path):
 def test_file_belongs_to_the_user_behind_sudo(quiet_lab, tmp_path):
     """Mode 0600, owner from SUDO_UID; in a user namespace that user is root itself."""
     uid = "0" if os.geteuid() else "1234"
-    os.chmod(tmp_path, 0o755)  # noqa: PTH101
+    tmp_path.chmod(0o755)
     quiet_lab.run(
         ["env", f"SUDO_UID={uid}", f"SUDO_GID={uid}", *IPTREC, "record", "-o", str(tmp_path / "t.db"),
          "--", "true"],

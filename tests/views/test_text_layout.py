@@ -46,7 +46,9 @@ def test_layout():
 OPTIONS = {
     "phys": (step(), text.Layout(phys=True), "PHYSIN=eth0p PHYSOUT=\n"),
     "no_rules": (step(), text.Layout(rules=False), "MATCH RULE (#2) /* no udp */\n"),
-    "unknown_rule": (step(spec=None, target=None), text.Layout(), "(not in the recorded ruleset)\n\t\t=> ?"),
+    "unknown_rule": (
+        step(spec=None, target=None), text.Layout(), "(not in the recorded ruleset)\n\t\t=> ?",
+    ),
     "changed": (step(changed={"dst": ("a", "b")}), text.Layout(), "DST=b (was a)\n"),
     "iface": (step(changed={"in": (None, "eth0")}), text.Layout(), "IN=eth0 OUT=\n\t\tMATCH"),
     "mark": (step(mark=5, changed={"mark": (1, 5)}), text.Layout(), "NFMARK=0x5 (mark was 0x1)"),
