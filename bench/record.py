@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iptrec.kernel.lab import Lab
+
+if TYPE_CHECKING:
+    import resource
 
 RULES = """\
 *mangle

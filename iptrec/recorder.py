@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -180,6 +181,7 @@ class _Recording:
             snaplen=options.snaplen,
             started_ns=realtime,
             started_monotonic_ns=monotonic,
+            byte_order=sys.byteorder,
         )
 
     def _check_interfaces(self, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ CREATE TABLE recording (
   families TEXT NOT NULL,                 -- JSON list of "ipv4", "ipv6"
   interfaces TEXT NOT NULL,               -- JSON list; empty: all
   snaplen INTEGER NOT NULL,               -- bytes of each packet
+  byte_order TEXT NOT NULL,               -- of the netlink messages: "little" or "big"
   started_ns INTEGER NOT NULL,
   started_monotonic_ns INTEGER NOT NULL,  -- CLOCK_MONOTONIC at started_ns
   stopped_ns INTEGER,

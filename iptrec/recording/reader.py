@@ -67,14 +67,18 @@ class Reader:
         """The recording itself, as the file says it now."""
         for row in self._rows(
             "SELECT uuid, iptrec, kernel, host, command, filter, families, interfaces, snaplen,"
-            " started_ns, started_monotonic_ns, stopped_ns, stop_reason, closed FROM recording"
+            " started_ns, started_monotonic_ns, byte_order, stopped_ns, stop_reason, closed FROM recording"
         ):
             uuid, version, kernel, host = row[:4]
             command, families, interfaces = map(self._texts, (row[4], row[6], row[7]))
-            snaplen, started, monotonic, stopped, reason, closed = row[8:]
+            snaplen, started, monotonic, order, stopped, reason, closed = row[8:]
+            if order != "little":
+                raise RecordingError(
+                    f"{self.path} was recorded on a {order}-endian host, which cannot be read yet"
+                )
             return Facts(
                 uuid, version, kernel, host, command, row[5], families, interfaces, snaplen, started,
-                monotonic, stopped, reason, bool(closed),
+                monotonic, order, stopped, reason, bool(closed),
             )  # fmt: skip
         raise self._damaged("it has no row about the recording")
 

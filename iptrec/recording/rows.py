@@ -30,6 +30,7 @@ class Facts:
     snaplen: int  # bytes of each packet that were asked for
     started_ns: int
     started_monotonic_ns: int  # CLOCK_MONOTONIC at started_ns
+    byte_order: str = "little"  # of the host, and so of the netlink messages
     stopped_ns: int | None = None
     stop_reason: str | None = None  # "SIGINT", "duration", "command", ... ; None when cut off
     closed: bool = False  # the writer ended cleanly

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import zstandard
+from sqlite_utils import Database
 
 from iptrec.errors import RecordingError
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
@@ -42,6 +43,7 @@ class Writer:
         self.datagrams = 0
         self.stored_bytes = 0
         self._connection = connection
+        self._database = Database(connection, execute_plugins=False)
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._pending: dict[int, _Pending] = {}
 
@@ -142,7 +144,10 @@ class Writer:
                 (stopped_ns, reason),
             )
         with self._told():
-            self._connection.execute("PRAGMA journal_mode = DELETE")
+            # A reader that has the file open (show --follow) keeps the log until it goes; nothing is
+            # lost by that.
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
 
     def _set_up(self, facts: Facts) -> None:
@@ -158,13 +163,8 @@ class Writer:
         self._insert("recording", id=1, **row)
 
     def _insert(self, table: str, **row: object) -> int:
-        names, marks = ", ".join(row), ", ".join("?" * len(row))
         with self._told():
-            cursor = self._connection.execute(
-                f"INSERT INTO {table} ({names}) VALUES ({marks})",  # noqa: S608 - our own names
-                tuple(row.values()),
-            )
-        return int(cursor.lastrowid or 0)
+            return int(self._database[table].insert(row).last_rowid)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

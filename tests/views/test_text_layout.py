@@ -56,7 +56,8 @@ OPTIONS = {
     "implicit_return": (
         step(type="return", rule=None, spec=None, target="RETURN"), text.Layout(), "NFMARK=0x0\n\t\t=> RETURN\n",
     ),
-    "policy": (step(type="policy", rule=None, spec=None), text.Layout(), "\t\tDEFAULT POLICY\n\t\t=> DROP\n"),
+    "policy": (
+        step(type="policy", rule=None, spec=None), text.Layout(), "\t\tDEFAULT POLICY\n\t\t=> DROP\n"),
 }  # fmt: skip
 
 
