@@ -164,7 +164,7 @@ class Writer:
 
     def _insert(self, table: str, **row: object) -> int:
         with self._told():
-            return int(self._database[table].insert(row).last_rowid)
+            return self._database.table(table).insert(row).last_rowid or 0
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

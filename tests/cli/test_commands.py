@@ -24,7 +24,7 @@ ERRORS = {
     "missing": (["show", "/nope.db"], "iptrec: cannot open /nope.db: No such file or directory"),
     "no recording": (["show", "/etc/passwd"], "iptrec: /etc/passwd is not an iptrec recording"),
     "directory": (["info", "/"], "iptrec: cannot open /: Is a directory"),
-    "option": (["show", HAIRPIN, "--nonsense"], "iptrec show: No such option: --nonsense; see iptrec show --help"),
+    "option": (["show", "--zzz"], "iptrec show: No such option: --zzz; see iptrec show --help"),
     "command": (["nonsense"], "iptrec: No such command 'nonsense'; see iptrec --help"),
     "filter": (["show", HAIRPIN, "foo bar"], 'iptrec: filter "foo bar": '),
     "chain": (["show", HAIRPIN, "--chain", "FORWARD"], "iptrec: --chain 'FORWARD' is not TABLE/CHAIN"),

@@ -54,7 +54,8 @@ OPTIONS = {
     "mark": (step(mark=5, changed={"mark": (1, 5)}), text.Layout(), "NFMARK=0x5 (mark was 0x1)"),
     "colour": (step(), text.Layout(colour=True), "=> \x1b[31mDROP\x1b[0m"),
     "implicit_return": (
-        step(type="return", rule=None, spec=None, target="RETURN"), text.Layout(), "NFMARK=0x0\n\t\t=> RETURN\n",
+        step(type="return", rule=None, spec=None, target="RETURN"),
+        text.Layout(), "NFMARK=0x0\n\t\t=> RETURN\n",
     ),
     "policy": (
         step(type="policy", rule=None, spec=None), text.Layout(), "\t\tDEFAULT POLICY\n\t\t=> DROP\n"),
