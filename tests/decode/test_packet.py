@@ -29,7 +29,7 @@ PACKETS = {
     "later_fragment": ("4500001d0007200240110000" + IP4 + "ffffffff", 2, {"frag": 16, "mf": True}),
     "sctp": ("45000020000000004084ffff" + IP4 + "000100020000000300000004", 2,
              {"proto": "sctp", "sport": 1, "dport": 2}),
-    "gre": ("4500001800000000 02fffff".replace(" ", "") + IP4 + "00000800", 2, {"proto": "gre"}),
+    "gre": ("4500001800000000402fffff" + IP4 + "00000800", 2, {"proto": "gre"}),
     "esp": ("450000180000000040320000" + IP4 + "0000000100000002", 2, {"proto": "esp"}),
     "unknown": ("450000180000000040fd0000" + IP4 + "00000000", 2, {"proto": "253"}),
     "neighbour_solicitation": (

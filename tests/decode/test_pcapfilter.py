@@ -42,7 +42,7 @@ WRONG = {
     "tcp) or (udp": "syntax error",
     "tcp and udp": "rejects all packets",
     " or ".join(f"port {n}" for n in range(1, 400, 7)): "at most 64",
-    "": "",
+    "": "empty",
 }
 
 
