@@ -67,7 +67,10 @@ class Options:
 
 @dataclass(slots=True)
 class Progress:
-    """How far the recording is; ``notes`` are for the user to read in the end."""
+    """How far the recording is.
+
+    ``notes`` are for the user to read in the end, ``details`` for who asks for more (-v).
+    """
 
     events: int = 0
     lost: int = 0
@@ -77,6 +80,7 @@ class Progress:
     reason: str = ""
     exit_status: int = EXIT_DONE
     notes: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
 
 def record(options: Options, progress: Callable[[Progress], None] | None = None) -> Progress:
@@ -127,6 +131,7 @@ class _Recording:
 
     def _record(self, source: nflog.NflogSocket, writer: Writer, dumps: dict[str, bytes]) -> None:
         self._namespace = writer.add_namespace(self._options.netns, netns.inode())
+        self._progress.details.append(f"receive buffer: {source.receive_buffer:,} bytes")
         self._stream = writer.add_stream(
             self._namespace,
             "nflog",
@@ -143,6 +148,9 @@ class _Recording:
             for family in self._options.bytecodes:
                 switched = nf_log.switch(family, modprobe=self._options.modprobe)
                 if switched is not None:
+                    self._progress.details.append(
+                        f"nf_log of {family} switched from {switched.before}"
+                    )
                     undo.callback(self._attempt, switched.undo)
                 self._insert_rules(writer, family, undo)
             for family in self._options.bytecodes:
@@ -232,6 +240,7 @@ class _Recording:
             self._progress.notes.append(
                 f"the {family} rules changed while recording: traces are read with those at the start"
             )
+        self._progress.details.append(f"{family}: {rules.count(b' -A ')} rules in force")
         self._rulesets[family] = rules
 
     def _loop(self, source: nflog.NflogSocket, writer: Writer) -> None:
@@ -315,10 +324,12 @@ class _Recording:
     def _start_command(self) -> subprocess.Popen[bytes] | None:
         if not self._options.command:
             return None
-        child = subprocess.Popen(
-            self._options.command,
-            preexec_fn=lambda: netns.enter(self._outside),  # noqa: PLW1509 - no threads here
-        )
+        leave = None if self._options.netns is None else lambda: netns.enter(self._outside)
+        try:
+            # preexec_fn is safe: the recorder has no threads.
+            child = subprocess.Popen(self._options.command, preexec_fn=leave)  # noqa: PLW1509
+        except (OSError, subprocess.SubprocessError) as error:
+            raise UsageError(f"cannot run {self._options.command[0]}: {error}") from None
         self._wake.watch(child)
         return child
 

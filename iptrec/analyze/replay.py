@@ -119,7 +119,7 @@ def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function 
 def _links(content: bytes) -> dict[int, str]:
     try:
         return {int(link["index"]): str(link["name"]) for link in json.loads(content)}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from iptrec.analyze.rulebook import Rulebook
 
 
+_REMEMBERED = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a packet.
@@ -52,6 +55,9 @@ class Walker:
 
     def outcome(self, path: tuple[int, ...]) -> Outcome | None:
         """How the way ends; None if no packet can have taken it."""
+        if len(self._outcomes) > _REMEMBERED:  # real traffic takes few ways; a made-up file may not
+            self._outcomes.clear()
+            self._steps.clear()
         if path not in self._outcomes:
             walk: Walk | None = self.begin(path[0])
             for place in path[1:]:
@@ -81,7 +87,8 @@ class Walker:
         """As `step`, over events that are missing; None if ``place`` does not lie further on."""
         here = self._rulebook.places[place]
         grammar = self._rulebook.grammars[place]
-        if not grammar.later(walk.state, here):
+        same_family = self._rulebook.families[walk.last] == self._rulebook.families[place]
+        if not (same_family and grammar.later(walk.state, here)):
             return None
         return Walk(place, grammar.begin(here), walk.headless, holes=True)
 

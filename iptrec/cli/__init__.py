@@ -65,6 +65,8 @@ def main() -> None:
     except BrokenPipeError:  # as head closes it; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        _fail(str(error))
 
 
 def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:

@@ -199,9 +199,12 @@ class _Live:
         self._live.stop()
 
     def report(self, outcome: Progress) -> None:
-        for note in outcome.notes:
-            if self._level >= 1:
-                print(f"iptrec record: {note}", file=sys.stderr)
+        from iptrec.views.escape import printable
+
+        details = outcome.details if self._level > 2 else []  # noqa: PLR2004 - debug
+        notes = outcome.notes if self._level >= 1 else []
+        for note in (*details, *notes):
+            print(f"iptrec record: {printable(note)}", file=sys.stderr)
         if self._level >= 2:  # noqa: PLR2004 - info
             lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
             print(

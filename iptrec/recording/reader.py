@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MAX_CHUNK: Final = 64 << 20
 _MAX_BLOB: Final = 256 << 20
 _MAX_ROWS: Final = 100_000  # of the small tables
+_TYPES: Final = {"i": int, "t": str, "b": bytes}
 _HEADER: Final = b"SQLite format 3\0"
 
 
@@ -67,7 +68,8 @@ class Reader:
         """The recording itself, as the file says it now."""
         for row in self._rows(
             "SELECT uuid, iptrec, kernel, host, command, filter, families, interfaces, snaplen,"
-            " started_ns, started_monotonic_ns, byte_order, stopped_ns, stop_reason, closed FROM recording"
+            " started_ns, started_monotonic_ns, byte_order, stopped_ns, stop_reason, closed FROM recording",
+            "tttttTttiiitITi",
         ):
             uuid, version, kernel, host = row[:4]
             command, families, interfaces = map(self._texts, (row[4], row[6], row[7]))
@@ -85,7 +87,9 @@ class Reader:
     @property
     def namespaces(self) -> list[Namespace]:
         """The namespaces."""
-        return [Namespace(*row) for row in self._rows("SELECT id, name, inode FROM namespace")]
+        return [
+            Namespace(*row) for row in self._rows("SELECT id, name, inode FROM namespace", "iTi")
+        ]
 
     @property
     def streams(self) -> list[Stream]:
@@ -93,7 +97,7 @@ class Reader:
         return [
             Stream(number, namespace, kind, self._json(detail, dict))
             for number, namespace, kind, detail in self._rows(
-                "SELECT id, namespace, kind, detail FROM stream"
+                "SELECT id, namespace, kind, detail FROM stream", "iitt"
             )
         ]
 
@@ -103,7 +107,7 @@ class Reader:
         return [
             Loss(*row)
             for row in self._rows(
-                "SELECT stream, first_ns, last_ns, events, how FROM loss ORDER BY id"
+                "SELECT stream, first_ns, last_ns, events, how FROM loss ORDER BY id", "iiiIt"
             )
         ]
 
@@ -113,7 +117,7 @@ class Reader:
         total = 0
         result = []
         for number, namespace, kind, time_ns, source, digest in self._rows(
-            "SELECT id, namespace, kind, time_ns, source, blob FROM snapshot ORDER BY id"
+            "SELECT id, namespace, kind, time_ns, source, blob FROM snapshot ORDER BY id", "iititt"
         ):
             if digest not in contents:
                 contents[digest] = self._blob(digest)
@@ -138,6 +142,7 @@ class Reader:
                 row = cursor.fetchone()
             if row is None:
                 return
+            self._check_types(row, "iiiitib")
             yield self._chunk(*row)
 
     def _chunk(
@@ -152,7 +157,7 @@ class Reader:
     ) -> Chunk:
         name = f"chunk {number}"
         raw = self._unpacked(name, encoding, size, data, _MAX_CHUNK)
-        if not isinstance(count, int) or not 0 <= count * 12 <= len(raw):
+        if not 0 <= count * 12 <= len(raw):
             raise self._damaged(f"{name} cannot hold {count} datagrams")
         lengths = np.frombuffer(raw, "<u4", count)
         steps = np.frombuffer(raw, "<i8", count, count * 4)
@@ -163,7 +168,7 @@ class Reader:
 
     def _blob(self, digest: str) -> bytes:
         for encoding, size, data in self._rows(
-            "SELECT encoding, size, data FROM blob WHERE sha256 = ?", digest
+            "SELECT encoding, size, data FROM blob WHERE sha256 = ?", "tib", digest
         ):
             content = self._unpacked(f"blob {digest[:12]}", encoding, size, data, _MAX_BLOB)
             if hashlib.sha256(content).hexdigest() == digest:
@@ -171,7 +176,7 @@ class Reader:
         raise self._damaged(f"blob {digest[:12]} is missing or not what it was")
 
     def _unpacked(self, name: str, encoding: str, size: int, data: bytes, limit: int) -> bytes:
-        if encoding != "zstd" or not isinstance(size, int) or not 0 <= size <= limit:
+        if encoding != "zstd" or not 0 <= size <= limit:
             raise self._damaged(f"{name} has encoding {encoding!r} and size {size!r}")
         try:
             parameters = zstandard.get_frame_parameters(data)
@@ -218,12 +223,26 @@ class Reader:
         if found != expected:
             raise self._damaged("its tables are not those of a recording")
 
-    def _rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, types: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """All rows; ``types`` as `_check_types` has them."""
         with self._told():
             rows = self._connection.execute(query, parameters).fetchmany(_MAX_ROWS + 1)
         if len(rows) > _MAX_ROWS:
             raise self._damaged(f"it has more than {_MAX_ROWS} rows for {query!r}")
+        for row in rows:
+            self._check_types(row, types)
         return rows
+
+    def _check_types(self, row: tuple[Any, ...], types: str) -> None:
+        """One letter a column: i integer, t text, b blob; a capital one may be NULL.
+
+        STRICT tables promise as much, but somebody may have edited the file's pages.
+        """
+        for value, letter in zip(row, types, strict=True):
+            if not isinstance(value, _TYPES[letter.lower()]) and (
+                value is not None or letter.islower()
+            ):
+                raise self._damaged(f"{str(value)[:40]!r} stands where {letter} belongs")
 
     def _texts(self, text: str) -> tuple[str, ...]:
         return tuple(str(one) for one in self._json(text, list))
@@ -241,11 +260,12 @@ class Reader:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OverflowError) as error:
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, fact: str) -> RecordingError:
-        return RecordingError(f"recording {self.path} is damaged: {fact}")
+        # sqlite quotes the file in its messages
+        return RecordingError(f"recording {self.path} is damaged: {' '.join(fact.split())[:200]}")
 
 
 def _check_header(path: Path) -> None:
