@@ -107,6 +107,7 @@ class _Recording:
         self._outside = outside
         self._uuid = str(uuid.uuid4())
         self._progress = Progress()
+        self._begun = False
         self._rulesets: dict[xtables.Family, bytes] = {}
 
     def run(self) -> Progress:
@@ -125,7 +126,8 @@ class _Recording:
             try:
                 self._record(source, writer, dumps)
             except BaseException:
-                self._progress.reason = "error"
+                if not self._begun:
+                    writer.discard()
                 raise
         return self._progress
 
@@ -240,7 +242,8 @@ class _Recording:
             self._progress.notes.append(
                 f"the {family} rules changed while recording: traces are read with those at the start"
             )
-        self._progress.details.append(f"{family}: {rules.count(b' -A ')} rules in force")
+        if before is None:
+            self._progress.details.append(f"{family}: {rules.count(b' -A ')} rules in force")
         self._rulesets[family] = rules
 
     def _loop(self, source: nflog.NflogSocket, writer: Writer) -> None:
@@ -251,6 +254,7 @@ class _Recording:
         started = committed = told = time.monotonic_ns()
         deadline = None if options.duration_s is None else started + int(options.duration_s * 1e9)
         child = self._start_command()
+        self._begun = True
         self._tell(progress)
         while not progress.reason:
             poll.poll(self._timeout_ms(deadline))

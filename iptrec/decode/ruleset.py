@@ -1,155 +1,137 @@
-r"""What iptables-save and ip6tables-save print, legacy and nft, read back into rules.
+r"""What iptables-save printed, as values.
 
-A rule is words between blanks; interface and chain names stand there as they are, whatever odd
-characters they hold. Free text is a word too if it is only letters, digits, '-' and '_'. Else it
-stands between double quotes, where '"', '\' and "'" have a '\' before them and all else, newlines
-too, stands for itself (libxtables/xtables.c, xtables_save_string). So a rule may be several lines,
-and a "-j" may be a comment or the name of an interface.
-
-One regular expression reads one entry, however far it goes. Its repetitions are possessive: there
-is one way to read a text, and a hostile one costs no more time.
+The grammar is that of iptables-save(8): ``*table``, ``:chain policy [packets:bytes]``,
+``[packets:bytes] -A chain spec``, ``COMMIT``; arguments with blanks are quoted with ``"``, in which
+``"`` and ``\\`` are escaped with ``\\`` (xtables_save_string).
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rule import Chain, Rule, Ruleset
 from iptrec.errors import RecordingError
 
-_QUOTED: Final = r'"(?:[^"\\]++|\\.)*+"(?![^ \n])'
-_NAME: Final = r"[^ \n]++"  # also tried after _QUOTED: some extensions print odd names as they are
-# No chain's name starts with '-' or '!' (iptables/xshared.c, assert_valid_chain_name), and after a
-# name or a text comes an option, '!' or the end. So this cannot be a name or text "-j".
-_TARGET_FLAG: Final = r"-[jg][ ]++[^ \n!-]"
-_COUNTERS: Final = r"\[(\d{1,20}):(\d{1,20})\]"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-_RULE: Final = re.compile(
-    rf"""
-    (?: {_COUNTERS}[ ] )?+ -A[ ]({_NAME})
-    (?: [ ]
-      (                                                             # the specification
-        (                                                           # the matches
-          (?: (?! {_TARGET_FLAG} )
-              (?> -[io][ ]++ (?! {_TARGET_FLAG} ) {_NAME}
-                | --comment[ ]++ (?! {_TARGET_FLAG} ) ( {_QUOTED} | {_NAME} )
-                | {_QUOTED}
-                | {_NAME}
-              ) [ ]*+
-          )*+
-        )
-        (?: -([jg])[ ]++ ({_NAME}) [ ]*+                            # the target
-            ( (?: (?> {_QUOTED} | {_NAME} ) [ ]*+ )*+ )             # its options
-        )?+
-      )
-    )?+
-    (?= \n | \Z )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_CHAIN: Final = re.compile(rf":({_NAME}) ({_NAME})(?: {_COUNTERS})?+ *+(?=\n|\Z)")
-_TABLE: Final = re.compile(rf"\*({_NAME}) *+(?=\n|\Z)")
-_COMMIT: Final = re.compile(r"COMMIT *+(?=\n|\Z)")
-_NOTHING: Final = re.compile(r"(?:#[^\n]*+|[ \t\r]*+)(?=\n|\Z)")
-
-_ESCAPED: Final = re.compile(r"""\\(["'\\])""")
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+', re.DOTALL)
+_QUOTE: Final = re.compile(r'(?<!\\)(?:\\\\)*"')
+_TEXT_FOLLOWS: Final = ("--comment", "-i", "-o")
+_ESCAPED: Final = re.compile(r"\\(.)")
+_COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
 
 
 def parse(text: bytes) -> Ruleset:
-    r"""Read the output of iptables-save, with counters or without.
+    """Read the output of ``iptables-save`` or ``ip6tables-save``, with or without counters.
 
-    Comments and blank lines between the entries do not matter; bytes that are not UTF-8 become
-    ``\xNN``. `Rule.conditional` is true for any match at all, ``-m comment`` included, as the
-    kernel's own test has it (net/ipv4/netfilter/ip_tables.c, unconditional) but for a goto, which
-    the kernel always calls conditional. `Rule.comment` is the last one, if there are several.
-
-    Raises RecordingError with the line number for any other text, also one that ends in the middle.
+    Raises `RecordingError` with the number of the line that cannot be read.
     """
-    return _Reader(text.decode("utf-8", "backslashreplace")).ruleset()
+    tables: dict[str, dict[str, Chain]] = {}
+    policies: dict[str, str | None] = {}
+    rules: dict[str, list[Rule]] = {}
+    table: str | None = None
+    number = 0
+    for number, line in _lines(text.decode("utf-8", "backslashreplace")):
+        match line[:1]:
+            case "" | "#" | "\r":
+                continue
+            case "*":
+                table, policies, rules = line[1:].strip(), {}, {}
+            case ":" if table is not None:
+                chain, policy = _declaration(line, number)
+                policies[chain] = policy
+                rules[chain] = []
+            case "-" | "[" if table is not None:
+                chain, rule = _rule(line, number)
+                if chain not in rules:
+                    raise _unreadable(number, f"chain {chain} is not declared in table {table}")
+                rules[chain].append(rule)
+            case "C" if table is not None and line.strip() == "COMMIT":
+                tables[table] = {
+                    name: Chain(name, policy, tuple(rules[name]))
+                    for name, policy in policies.items()
+                }
+                table = None
+            case _:
+                raise _unreadable(number, f"{line[:60]!r} is no line of iptables-save")
+    if table is not None:
+        raise _unreadable(number, f"table {table} has no COMMIT")
+    return Ruleset(tables)
 
 
-class _Reader:
-    """Reads one text from the front to the end."""
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers; a quoted comment may go on over several."""
+    begun: list[str] = []
+    first = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        odd = '"' in line and not line.startswith("#") and len(_QUOTE.findall(line)) % 2 == 1
+        if not begun and not odd:
+            yield number, line
+            continue
+        first = first if begun else number
+        begun.append(line)
+        if odd and len(begun) > 1:
+            yield first, "\n".join(begun)
+            begun = []
+    if begun:
+        raise _unreadable(first, "a quote is not closed")
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-        self._tables: dict[str, dict[str, Chain]] = {}
-        self._table: str | None = None  # the one that is being read
-        self._policies: dict[str, str] = {}  # of its chains
-        self._rules: dict[str, list[Rule]] = {}
 
-    def ruleset(self) -> Ruleset:
-        entries = (
-            (_RULE, self._add_rule),
-            (_NOTHING, self._add_nothing),
-            (_CHAIN, self._add_chain),
-            (_TABLE, self._begin),
-            (_COMMIT, self._commit),
-        )
-        while self._at < len(self._text):
-            for pattern, add in entries:
-                if found := pattern.match(self._text, self._at):
-                    add(found)
-                    self._at = found.end() + 1
-                    break
-            else:
-                raise self._damaged("iptables-save prints nothing like this")
-        if self._table is not None:
-            raise self._damaged(f"table {self._table!a} ends without COMMIT")
-        return Ruleset(self._tables)
+def _declaration(line: str, number: int) -> tuple[str, str | None]:
+    words = line[1:].split()
+    if len(words) < 2:  # noqa: PLR2004 - name and policy
+        raise _unreadable(number, f"{line[:60]!r} declares no chain")
+    return words[0], None if words[1] == "-" else words[1]
 
-    def _add_rule(self, found: re.Match[str]) -> None:
-        packets, size, chain, spec, matches, comment, flag, target, options = found.groups()
-        if (rules := self._rules.get(chain)) is None:
-            raise self._damaged(f"the table declares no chain {chain!a}")
-        rules.append(
-            Rule(
-                spec=spec or "",
-                target=target,
-                target_args=(options and options.rstrip(" ")) or None,
-                goto=flag == "g",
-                comment=comment and _unquoted(comment),
-                conditional=bool(matches),
-                counters=None if packets is None else (int(packets), int(size)),
-            )
-        )
 
-    def _add_nothing(self, _: re.Match[str]) -> None:
-        pass
+def _rule(line: str, number: int) -> tuple[str, Rule]:
+    counters = None
+    if line[0] == "[":
+        found = _COUNTERS.match(line)
+        if not found:
+            raise _unreadable(number, f"{line[:60]!r} has no counters that can be read")
+        counters = (int(found[1]), int(found[2]))
+        line = line[found.end() :]
+    if not line.startswith("-A "):
+        raise _unreadable(number, f"{line[:60]!r} is no rule")
+    chain, _, spec = line[3:].rstrip("\r").partition(" ")
+    return chain, _read_spec(spec, counters)
 
-    def _add_chain(self, found: re.Match[str]) -> None:
-        name, policy = found[1], found[2]
-        if self._table is None or name in self._rules:
-            raise self._damaged(f"chain {name!a} is declared twice, or outside of a table")
-        self._policies[name] = policy
-        self._rules[name] = []
 
-    def _begin(self, found: re.Match[str]) -> None:
-        name = found[1]
-        if self._table is not None or name in self._tables:
-            raise self._damaged(f"table {name!a} is there twice, or inside of another")
-        self._table = name
-
-    def _commit(self, _: re.Match[str]) -> None:
-        if self._table is None:
-            raise self._damaged("COMMIT is outside of a table")
-        self._tables[self._table] = {
-            name: Chain(name, None if policy == "-" else policy, tuple(self._rules[name]))
-            for name, policy in self._policies.items()
-        }
-        self._table, self._policies, self._rules = None, {}, {}
-
-    def _damaged(self, fact: str) -> RecordingError:
-        line = self._text.count("\n", 0, self._at) + 1
-        return RecordingError(
-            f"ruleset, line {line}: {fact}; the recording is damaged, record again"
-        )
+def _read_spec(spec: str, counters: tuple[int, int] | None) -> Rule:
+    """Find target, arguments and comment; quoted words are never mistaken for options."""
+    words = _TOKEN.findall(spec) if '"' in spec else spec.split()
+    at = next(
+        (
+            i
+            for i, word in enumerate(words)
+            # A word of letters and '-' needs no quotes, not even as a comment.
+            if word in ("-j", "-g") and (i == 0 or words[i - 1] not in _TEXT_FOLLOWS)
+        ),
+        None,
+    )
+    comment = None
+    if "--comment" in words[:at]:
+        position = words.index("--comment") + 1
+        comment = _unquoted(words[position]) if position < len(words) else None
+    if at is None or at + 1 >= len(words):
+        return Rule(spec, None, None, False, comment, bool(words), counters)
+    return Rule(
+        spec=spec,
+        target=words[at + 1],
+        target_args=" ".join(words[at + 2 :]) or None,
+        goto=words[at] == "-g",
+        comment=comment,
+        conditional=at > 0,
+        counters=counters,
+    )
 
 
 def _unquoted(word: str) -> str:
-    """The text of a word, without the quotes it may stand in."""
-    if not word.startswith('"'):
-        return word
-    return _ESCAPED.sub(r"\1", word[1:-1]) if "\\" in word else word[1:-1]
+    return _ESCAPED.sub(r"\1", word[1:-1]) if word[:1] == '"' else word
+
+
+def _unreadable(number: int, fact: str) -> RecordingError:
+    return RecordingError(f"ruleset line {number}: {fact}")

@@ -150,6 +150,13 @@ class Writer:
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
 
+    def discard(self) -> None:
+        """Take the file away again: nothing was recorded."""
+        self._connection.close()
+        for companion in ("", *_COMPANIONS):
+            with contextlib.suppress(OSError):
+                os.unlink(f"{self.path}{companion}")  # noqa: PTH108 - a suffix, not a path
+
     def _set_up(self, facts: Facts) -> None:
         with self._told():
             self._connection.executescript(

@@ -27,6 +27,8 @@ SPECS = {
     '-m comment --comment "-j" -j LOG --log-prefix "[UFW -j ] "': (
         "LOG", '--log-prefix "[UFW -j ] "', False, "-j", True,
     ),
+    '-m comment --comment "two\nlines \\"" -j DROP': ("DROP", None, False, 'two\nlines "', True),
+    "-m comment --comment -j -j ACCEPT": ("ACCEPT", None, False, "-j", True),
     "! -i lo -o br-+ -j RETURN": ("RETURN", None, False, None, True),
 }  # fmt: skip
 
@@ -76,6 +78,7 @@ MALFORMED = {
     "no commit": (b"*filter\n:INPUT ACCEPT\n", "COMMIT"),
     "bad counters": (table("[1:x] -A c -j DROP"), "line 4"),
     "no rule": (table("-N c"), "line 4"),
+    "open quote": (table('-A c -m comment --comment "x -j DROP'), "line 4: a quote is not closed"),
     "declares nothing": (b"*raw\n:\nCOMMIT\n", "line 2"),
 }
 
