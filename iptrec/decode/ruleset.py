@@ -66,7 +66,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     begun: list[str] = []
     first = 0
     for number, line in enumerate(text.split("\n"), 1):
-        odd = '"' in line and not line.startswith("#") and len(_QUOTE.findall(line)) % 2 == 1
+        odd = not line.startswith("#") and _quotes(line) % 2 == 1
         if not begun and not odd:
             yield number, line
             continue
@@ -77,6 +77,11 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
             begun = []
     if begun:
         raise _unreadable(first, "a quote is not closed")
+
+
+def _quotes(line: str) -> int:
+    """How many quotes in the line are not escaped."""
+    return len(_QUOTE.findall(line)) if "\\" in line else line.count('"')
 
 
 def _declaration(line: str, number: int) -> tuple[str, str | None]:

@@ -208,14 +208,12 @@ def test_existing_output_is_refused(quiet_lab, tmp_path):
 def test_held_lock_is_waited_for_and_then_refused(quiet_lab, tmp_path):
     """Another program holds the xtables lock: a bounded wait, one line, no file, nothing changed."""
     quiet_lab.run(["touch", "/run/xtables.lock"])
-    holder = quiet_lab.popen(
-        ["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec sleep 60"],
-        stdout=subprocess.PIPE,
-    )
-    holder.stdout.readline()
-    before = state(quiet_lab)
-    done = record(quiet_lab, "-o", tmp_path / "t.db", check=False)
-    holder.kill()
+    command = ["flock", "/run/xtables.lock", "sh", "-c", "echo held; exec sleep 60"]
+    with quiet_lab.popen(command, stdout=subprocess.PIPE, start_new_session=True) as holder:
+        holder.stdout.readline()
+        before = state(quiet_lab)
+        done = record(quiet_lab, "-o", tmp_path / "t.db", check=False)
+        os.killpg(holder.pid, signal.SIGKILL)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "another program holds the xtables lock" in done.stderr
     assert state(quiet_lab) == before
