@@ -66,15 +66,17 @@ def header(payload: bytes, family: int) -> Header:
 
 
 def link(data: bytes) -> Header | None:
-    """An Ethernet header (802.3, with 802.1Q): src, dst, type, vlan; None if it is none."""
-    if len(data) < _ETHERNET:
+    """An Ethernet header (802.3, with 802.1Q): src, dst, type, vlan; None if it is none.
+
+    The kernel gives ``hard_header_len`` bytes: other lengths are headers of tunnels and the like.
+    """
+    tagged = data[12:14] == dpkt.ethernet.ETH_TYPE_8021Q.to_bytes(2, "big")
+    if len(data) != _ETHERNET + (4 if tagged else 0):
         return None
     result: Header = {"src": data[6:12].hex(":"), "dst": data[:6].hex(":")}
-    kind = int.from_bytes(data[12:14], "big")
-    if kind == dpkt.ethernet.ETH_TYPE_8021Q and len(data) >= _ETHERNET + 4:
+    if tagged:
         result["vlan"] = int.from_bytes(data[14:16], "big") & 0x0FFF
-        kind = int.from_bytes(data[16:18], "big")
-    return result | {"type": f"0x{kind:04x}"}
+    return result | {"type": f"0x{data[-2:].hex()}"}
 
 
 def _packet(data: bytes, family: int, *, quote: bool) -> Header:
@@ -86,6 +88,8 @@ def _packet(data: bytes, family: int, *, quote: bool) -> Header:
 
 def _ipv4(data: bytes, quote: bool) -> Header:
     head, fields = _unpack(dpkt.ip.IP, data)
+    if data[0] >> 4 != 4:  # noqa: PLR2004
+        raise ValueError("no IPv4")
     offset = fields["_flags_offset"]
     size = (fields["_v_hl"] & 0x0F) * 4
     result: Header = {
@@ -108,6 +112,8 @@ def _ipv4(data: bytes, quote: bool) -> Header:
 def _ipv6(data: bytes, quote: bool) -> Header:
     head, fields = _unpack(dpkt.ip6.IP6, data)
     first = int.from_bytes(data[:4], "big")
+    if first >> 28 != 6:  # noqa: PLR2004
+        raise ValueError("no IPv6")
     result: Header = {
         "src": str(ipaddress.IPv6Address(fields["src"])),
         "dst": str(ipaddress.IPv6Address(fields["dst"])),
@@ -138,6 +144,9 @@ def _ipv6(data: bytes, quote: bool) -> Header:
         protocol, data = data[0], data[size:]
         if fragment:
             break
+    if protocol in _EXTENSIONS and not fragment:  # cut off in it, or more than we walk
+        extensions.append(_EXTENSIONS[protocol])
+        return result | {"ext": extensions, "truncated": True}
     result["proto"] = _protocol(protocol)
     if extensions:
         result["ext"] = extensions
@@ -147,74 +156,68 @@ def _ipv6(data: bytes, quote: bool) -> Header:
 def _transport(result: Header, protocol: int, data: bytes, fragment: int, *, quote: bool) -> Header:
     """Add what the transport header says; only the first fragment has one."""
     read = _TRANSPORTS.get(protocol)
-    if fragment or read is None:
-        return result
-    try:
-        return result | read(data, quote)
-    except (struct.error, dpkt.UnpackError, IndexError, ValueError):
-        return result | _ports(protocol, data) | {"truncated": True}
-
-
-def _ports(protocol: int, data: bytes) -> Header:
-    """The ports alone, of a header that is cut off behind them (as ICMP errors quote them)."""
-    if protocol in (1, 58) or len(data) < 4:  # noqa: PLR2004
-        return {}
-    sport, dport = struct.unpack("!HH", data[:4])
-    return {"sport": sport, "dport": dport}
+    return result if fragment or read is None else result | read(data, quote)
 
 
 def _tcp(data: bytes, _quote: bool) -> Header:
-    _, fields = _unpack(dpkt.tcp.TCP, data)
-    flags = data[13]
-    return {
-        "sport": fields["sport"],
-        "dport": fields["dport"],
-        "flags": ",".join(name for bit, name in enumerate(_TCP_FLAGS) if flags >> bit & 1),
-        "seq": fields["seq"],
-        "ack": fields["ack"],
-        "window": fields["win"],
-        "csum": fields["sum"],
-    }
+    names = {
+        "sport": "sport", "dport": "dport", "flags": "_off_flags", "seq": "seq",
+        "ack": "ack", "window": "win", "csum": "sum",
+    }  # fmt: skip
+    result = _captured(dpkt.tcp.TCP, data, names)
+    if "flags" in result:
+        bits = result["flags"]
+        result["flags"] = ",".join(name for i, name in enumerate(_TCP_FLAGS) if bits >> i & 1)
+    return result
 
 
 def _udp(data: bytes, _quote: bool) -> Header:
-    _, fields = _unpack(dpkt.udp.UDP, data)
-    return {"sport": fields["sport"], "dport": fields["dport"], "csum": fields["sum"]}
+    return _captured(dpkt.udp.UDP, data, {"sport": "sport", "dport": "dport", "csum": "sum"})
 
 
 def _sctp(data: bytes, _quote: bool) -> Header:
-    _, fields = _unpack(dpkt.sctp.SCTP, data)
-    return {"sport": fields["sport"], "dport": fields["dport"], "csum": fields["sum"]}
+    return _captured(dpkt.sctp.SCTP, data, {"sport": "sport", "dport": "dport", "csum": "sum"})
 
 
 def _icmp(data: bytes, quote: bool) -> Header:
-    _, fields = _unpack(dpkt.icmp.ICMP, data)
-    kind, code = fields["type"], fields["code"]
+    result = _captured(dpkt.icmp.ICMP, data, {"type": "type", "code": "code"})
+    if "code" not in result:
+        return result
+    kind, code = result["type"], result["code"]
     name = _ICMP.get(kind, f"type-{kind}")
     if kind == dpkt.icmp.ICMP_UNREACH:
         name += "/" + _UNREACHABLE.get(code, f"code-{code}")
-    result: Header = {"type": kind, "code": code, "name": name, "csum": fields["sum"]}
+    result |= {"name": name} | _captured(dpkt.icmp.ICMP, data, {"csum": "sum"})
     if kind in (dpkt.icmp.ICMP_ECHO, dpkt.icmp.ICMP_ECHOREPLY):
-        result["icmp_id"], result["icmp_seq"] = struct.unpack("!HH", data[4:8])
-    elif kind in (3, 4, 5, 11, 12) and quote and len(data) > 8:  # noqa: PLR2004
-        result["inner"] = _packet(data[8:], 2, quote=False)
+        result |= _captured(dpkt.icmp.ICMP.Echo, data[4:], {"icmp_id": "id", "icmp_seq": "seq"})
+    elif kind in (3, 4, 5, 11, 12) and quote:
+        result |= _quoted(data, 2)
     return result
 
 
 def _icmpv6(data: bytes, quote: bool) -> Header:
-    _, fields = _unpack(dpkt.icmp6.ICMP6, data)
-    kind, code = fields["type"], fields["code"]
+    result = _captured(dpkt.icmp6.ICMP6, data, {"type": "type", "code": "code"})
+    if "code" not in result:
+        return result
+    kind, code = result["type"], result["code"]
     name = _ICMPV6.get(kind, f"type-{kind}")
     if kind == dpkt.icmp6.ICMP6_DST_UNREACH:
         name += "/" + _UNREACHABLE6.get(code, f"code-{code}")
-    result: Header = {"type": kind, "code": code, "name": name, "csum": fields["sum"]}
+    result |= {"name": name} | _captured(dpkt.icmp6.ICMP6, data, {"csum": "sum"})
     if kind in (dpkt.icmp6.ICMP6_ECHO_REQUEST, dpkt.icmp6.ICMP6_ECHO_REPLY):
-        result["icmp_id"], result["icmp_seq"] = struct.unpack("!HH", data[4:8])
-    elif kind in (135, 136, 137) and len(data) >= 24:  # noqa: PLR2004 - RFC 4861, section 4
-        result["target"] = str(ipaddress.IPv6Address(data[8:24]))
-    elif kind < 128 and quote and len(data) > 8:  # noqa: PLR2004 - RFC 4443: errors
-        result["inner"] = _packet(data[8:], AF_INET6, quote=False)
+        result |= _captured(dpkt.icmp.ICMP.Echo, data[4:], {"icmp_id": "id", "icmp_seq": "seq"})
+    elif kind in (135, 136, 137):  # RFC 4861, section 4
+        target = data[8:24]
+        whole = len(target) == 16  # noqa: PLR2004
+        result |= {"target": str(ipaddress.IPv6Address(target))} if whole else {"truncated": True}
+    elif kind < 128 and quote:  # noqa: PLR2004 - RFC 4443: errors
+        result |= _quoted(data, AF_INET6)
     return result
+
+
+def _quoted(data: bytes, family: int) -> Header:
+    """What an ICMP error quotes, 8 bytes behind its start."""
+    return {"inner": _packet(data[8:], family, quote=False)} if data[8:] else {"truncated": True}
 
 
 _TRANSPORTS: Final[dict[int, Callable[[bytes, bool], Header]]] = {
@@ -227,6 +230,23 @@ def _unpack(kind: Any, data: bytes) -> tuple[int, Header]:  # noqa: ANN401 - dpk
     size = kind.__hdr_len__
     values = struct.unpack(kind.__hdr_fmt__, data[:size])
     return size, dict(zip(kind.__hdr_fields__, values, strict=True))
+
+
+def _captured(kind: Any, data: bytes, names: dict[str, str]) -> Header:  # noqa: ANN401 - untyped
+    """The fields under our names that were captured whole; "truncated" if that is not all."""
+    result: Header = {}
+    at = {}
+    size = 0
+    for name, code, _ in kind.__hdr__:
+        at[name] = size, "!" + code
+        size += struct.calcsize("!" + code)
+    for ours, name in names.items():
+        start, code = at[name]
+        if start + struct.calcsize(code) <= len(data):
+            (result[ours],) = struct.unpack_from(code, data, start)
+        else:
+            result["truncated"] = True
+    return result
 
 
 def _protocol(number: int) -> str:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+', re.DOTALL)
-_QUOTE: Final = re.compile(r'(?<!\\)(?:\\\\)*"')
+_QUOTED: Final = re.compile(r'(?<= )"(?:[^"\\]|\\.)*"(?= |$)')
+_CLOSES: Final = re.compile(r'(?<!\\)(?:\\\\)*"(?= |$)')
 _TEXT_FOLLOWS: Final = ("--comment", "-i", "-o")
 _ESCAPED: Final = re.compile(r"\\(.)")
 _COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
@@ -66,22 +67,27 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
     begun: list[str] = []
     first = 0
     for number, line in enumerate(text.split("\n"), 1):
-        odd = not line.startswith("#") and _quotes(line) % 2 == 1
-        if not begun and not odd:
+        if not begun and '"' not in line:
             yield number, line
             continue
         first = first if begun else number
+        unfinished = not line.startswith("#") and _leaves_open(line, inside=bool(begun))
         begun.append(line)
-        if odd and len(begun) > 1:
+        if not unfinished:
             yield first, "\n".join(begun)
             begun = []
     if begun:
         raise _unreadable(first, "a quote is not closed")
 
 
-def _quotes(line: str) -> int:
-    """How many quotes in the line are not escaped."""
-    return len(_QUOTE.findall(line)) if "\\" in line else line.count('"')
+def _leaves_open(line: str, *, inside: bool) -> bool:
+    """Whether a quote is open at the line's end. A quote in a name opens nothing."""
+    if inside:
+        closing = _CLOSES.search(line)
+        if closing is None:
+            return True
+        line = line[closing.end() :]
+    return ' "' in _QUOTED.sub("", line)
 
 
 def _declaration(line: str, number: int) -> tuple[str, str | None]:

@@ -97,6 +97,8 @@ def _fields(header: dict[str, Any]) -> list[str]:
 
 
 def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
+    if value is None:
+        return "(none)"
     if key == "tos":
         return f"{value:02x}"
     if key == "csum":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dpkt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +48,17 @@ PACKETS = {
     ),
     "cut_tcp": ("4510003c0e04400040060000" + IP4 + TCP[:16], 2,
                 {"sport": 53920, "dport": 1242, "truncated": True}),
+    "cut_echo": ("45000020000000004001ffff" + IP4 + "0800f7ff00", 2,
+                 {"type": 8, "code": 0, "csum": 0xF7FF, "icmp_id": None, "truncated": True}),
+    "quoted_nothing": ("45000038000000004001ffff" + IP4 + "0303f7ff00000000", 2,
+                       {"name": "destination-unreachable/port-unreachable", "truncated": True}),
+    "eight_bytes_of_tcp": ("4510003c0e04400040060000" + IP4 + TCP[:16], 2,
+                           {"seq": 3081785168, "ack": None, "truncated": True}),
+    "cut_solicitation": ("6000000000183aff" + IP6 + "8700abcd00000000fe80", 10,
+                         {"name": "neighbour-solicitation", "target": None, "truncated": True}),
+    "cut_extension": ("6ab12345001c0040" + IP6 + "2b0001", 10,
+                      {"proto": None, "ext": ["hopopt"], "truncated": True}),
+    "other_version": ("6000000000183aff" + IP6, 2, {"src": None, "truncated": True}),
     "cut_ip": ("4510003c", 2, {"src": None, "truncated": True}),
     "senseless_ihl": ("4110003c0e04400040060000" + IP4 + TCP, 2, {"truncated": True}),
 }  # fmt: skip
@@ -75,6 +87,21 @@ def test_link():
     }  # fmt: skip
     assert packet.link(bytes(12) + b"\x81\x00\x00\x05\x86\xdd")["vlan"] == 5
     assert packet.link(b"short") is None
+    assert packet.link(bytes(24)) is None  # of a GRE tunnel
+
+
+@given(
+    st.integers(0, 65535), st.integers(0, 65535), st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1), st.integers(0, 255),
+)  # fmt: skip
+def test_tcp_as_dpkt_writes_it(sport, dport, seq, ack, flags):
+    """Every field comes back; the checksum is the one on the wire."""
+    segment = dpkt.tcp.TCP(sport=sport, dport=dport, seq=seq, ack=ack, flags=flags)
+    whole = bytes(dpkt.ip.IP(src=b"\n\0\0\1", dst=b"\n\0\0\2", p=6, data=segment, len=40))
+    found = packet.header(whole, 2)
+    assert (found["sport"], found["dport"], found["seq"], found["ack"]) == (sport, dport, seq, ack)
+    assert found["csum"] == int.from_bytes(whole[36:38], "big")
+    assert len([word for word in found["flags"].split(",") if word]) == flags.bit_count()
 
 
 @given(st.binary(max_size=200), st.sampled_from([2, 10]))

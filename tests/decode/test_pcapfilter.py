@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from handmade import udp, udp6
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iptrec.decode.pcapfilter import PacketFilter, compile_for_kernel
-from iptrec.errors import UsageError
+from iptrec.errors import RecordingError, UsageError
 
 # expression -> matches something of ipv4, of ipv6
 FAMILIES = {
@@ -37,20 +39,66 @@ def test_bytecode_is_what_xt_bpf_takes():
     assert instructions[-1].startswith("6 0 0 ")
 
 
+# As tcpdump -ddd -y RAW prints them, but for the 65535 bytes that a match returns.
+BYTECODE = {
+    ("icmp6", "ipv6"): "10,48 0 0 0,84 0 0 240,21 0 6 96,48 0 0 6,21 3 0 58,21 0 3 44,"
+    "48 0 0 40,21 0 1 58,6 0 0 65535,6 0 0 0",
+    ("host 1.2.3.4", "ipv4"): "9,48 0 0 0,84 0 0 240,21 0 5 64,32 0 0 12,21 2 0 16909060,"
+    "32 0 0 16,21 0 1 16909060,6 0 0 65535,6 0 0 0",
+    ("not tcp", "ipv4"): "7,48 0 0 0,84 0 0 240,21 0 3 64,48 0 0 9,21 1 0 6,6 0 0 65535,6 0 0 0",
+}
+
+
+@pytest.mark.parametrize(("expression", "family"), BYTECODE)
+def test_known_bytecode(expression, family):
+    """Instruction by instruction what tcpdump makes of it."""
+    assert compile_for_kernel(expression, family) == BYTECODE[expression, family]
+
+
+def ports(count):
+    """An expression that grows with count."""
+    return " or ".join(f"udp dst port {n}" for n in range(1, 2 * count, 2))
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("expression", [*FAMILIES, ports(20)])
+def test_kernel_takes_the_bytecode(lab, expression):
+    """What is compiled is loaded by legacy iptables, in each family that has any."""
+    for family, command in (("ipv4", "iptables-legacy"), ("ipv6", "ip6tables-legacy")):
+        code = compile_for_kernel(expression, family)
+        if code is not None:
+            lab.run([command, "-A", "INPUT", "-m", "bpf", "--bytecode", code])
+            assert f'--bytecode "{code}"' in lab.run([f"{command}-save"]).stdout
+
+
+@pytest.mark.live
+def test_kernel_refuses_loops(lab):
+    """A jump back, the reason to refuse protochain, is nothing that the kernel would take."""
+    rule = ["-m", "bpf", "--bytecode", "2,5 0 0 4294967295,6 0 0 0"]
+    assert lab.run(["iptables-legacy", "-A", "INPUT", *rule], check=False).returncode != 0
+
+
 WRONG = {
     "tcp prt 80": "syntax error",
     "tcp) or (udp": "syntax error",
     "tcp and udp": "rejects all packets",
     " or ".join(f"port {n}" for n in range(1, 400, 7)): "at most 64",
     "": "empty",
+    "tcp\0": "NUL",
+    "inbound": "outside of the packet",
+    "ip[4294963200] = 1": "outside of the packet",
+    "ip6 protochain 6": "loop",
+    "ip broadcast": "netmask not known",
+    "tcp\nport": "syntax error",
 }
 
 
 @pytest.mark.parametrize("expression", WRONG)
 def test_wrong_expression(expression):
     """A UsageError in libpcap's own words."""
-    with pytest.raises(UsageError, match=WRONG[expression]):
+    with pytest.raises(UsageError, match=WRONG[expression]) as caught:
         compile_for_kernel(expression, "ipv4")
+    assert str(caught.value).isprintable()
 
 
 def test_offline():
@@ -62,3 +110,33 @@ def test_offline():
     lengths = np.array([len(one) for one in packets] + [0], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths[:2]), [-1]]).astype(np.int64)
     assert wanted.match_many(buffer, offsets, lengths).tolist() == [True, False, True, False]
+
+
+def test_cut_packets_keep_their_length():
+    """What was not captured does not match, but the length is the IP header's."""
+    whole = udp(b"x" * 100)
+    assert PacketFilter("greater 128").matches(whole[:20])
+    assert not PacketFilter("greater 129").matches(whole[:20])
+    assert not PacketFilter("udp dst port 53").matches(whole[:20])
+    assert PacketFilter("greater 129").matches(whole[:20], length=129)
+    assert not PacketFilter("ip").matches(b"")
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 31), (30, 1), (5, 26), (0, -1), (2**62, 1)])
+def test_packet_outside_of_the_buffer(offset, length):
+    """No byte is read that is not the recording's."""
+    buffer = np.zeros(30, np.uint8)
+    with pytest.raises(RecordingError, match="outside"):
+        PacketFilter("ip").match_many(
+            buffer, np.array([offset], np.int64), np.array([length], np.int32)
+        )
+
+
+@given(st.lists(st.binary(max_size=60), max_size=20))
+def test_many_as_one_by_one(packets):
+    """match_many and matches agree on any bytes."""
+    wanted = PacketFilter("ip[0] & 1 = 0 or len > 30 or tcp")
+    lengths = np.array([len(one) for one in packets], np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])[: len(packets)].astype(np.int64)
+    found = wanted.match_many(np.frombuffer(b"".join(packets), np.uint8), offsets, lengths)
+    assert found.tolist() == [wanted.matches(one) for one in packets]

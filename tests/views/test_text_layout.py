@@ -50,6 +50,7 @@ OPTIONS = {
         step(spec=None, target=None), text.Layout(), "(not in the recorded ruleset)\n\t\t=> ?",
     ),
     "changed": (step(changed={"dst": ("a", "b")}), text.Layout(), "DST=b (was a)\n"),
+    "header_gone": (step(changed={"tos": (1, None)}), text.Layout(), "TOS=(none) (was 01)"),
     "iface": (step(changed={"in": (None, "eth0")}), text.Layout(), "IN=eth0 OUT=\n\t\tMATCH"),
     "mark": (step(mark=5, changed={"mark": (1, 5)}), text.Layout(), "NFMARK=0x5 (mark was 0x1)"),
     "colour": (step(), text.Layout(colour=True), "=> \x1b[31mDROP\x1b[0m"),
