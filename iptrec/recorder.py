@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-_COMMIT_NS: Final = 200_000_000
+_TICK_NS: Final = 100_000_000  # of the loop when nothing comes: what waits is committed in time
 _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
 _QUIET_MS: Final = 50  # the last events of a command are in the socket within microseconds
@@ -251,7 +251,7 @@ class _Recording:
         poll = select.poll()
         poll.register(source, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
-        started = committed = told = time.monotonic_ns()
+        started = told = time.monotonic_ns()
         deadline = None if options.duration_s is None else started + int(options.duration_s * 1e9)
         child = self._start_command()
         self._begun = True
@@ -263,9 +263,8 @@ class _Recording:
             if 0 < fetched < nflog.SLOTS:
                 time.sleep(_GATHER_S)
             now = time.monotonic_ns()
-            if now - committed >= _COMMIT_NS:
+            if writer.due:
                 writer.commit()
-                committed = now
             if now - told >= _PROGRESS_NS:
                 progress.elapsed_ns = now - started
                 progress.file_bytes = writer.stored_bytes
@@ -281,8 +280,8 @@ class _Recording:
             progress.exit_status = _status(child, progress.reason)
 
     def _timeout_ms(self, deadline: int | None) -> int:
-        """Until the next commit, or the end."""
-        wait = _COMMIT_NS
+        """Until the next look at the clock, or the end."""
+        wait = _TICK_NS
         if deadline is not None:
             wait = max(0, min(wait, deadline - time.monotonic_ns()))
         return wait // 1_000_000 + 1
@@ -334,7 +333,6 @@ class _Recording:
             child = subprocess.Popen(self._options.command, preexec_fn=leave)  # noqa: PLW1509
         except (OSError, subprocess.SubprocessError) as error:
             raise UsageError(f"cannot run {self._options.command[0]}: {error}") from None
-        self._wake.watch(child)
         return child
 
     _last_ns = 0
@@ -345,16 +343,11 @@ class _Wake:
 
     def __init__(self) -> None:
         self.descriptor, self._written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def written(self) -> int:
         """The end for `signal.set_wakeup_fd`."""
         return self._written
-
-    def watch(self, child: subprocess.Popen[bytes]) -> None:
-        """Its end is a reason to stop."""
-        self._child = child
 
     def stopped(self, child: subprocess.Popen[bytes] | None) -> str:
         """The reason to stop, "" if there is none."""

@@ -38,12 +38,13 @@ CREATE TABLE stream (
 
 -- Many datagrams of a stream, in order of arrival. The unpacked data is, little endian:
 -- u32 lengths[datagrams]; i64 steps[datagrams] (receive time, less that of the datagram before,
--- the first less first_ns); then the datagrams themselves, back to back.
+-- the first less first_ns: 0); then the datagrams themselves, back to back. Data that is "zstd" is
+-- one frame with its content size in its header.
 CREATE TABLE chunk (
   id INTEGER PRIMARY KEY,
   stream INTEGER NOT NULL REFERENCES stream (id),
-  first_ns INTEGER NOT NULL,
-  last_ns INTEGER NOT NULL,
+  first_ns INTEGER NOT NULL,              -- receive time of the first datagram
+  last_ns INTEGER NOT NULL,               -- and of the last
   datagrams INTEGER NOT NULL,
   encoding TEXT NOT NULL,                 -- "zstd"
   size INTEGER NOT NULL,                  -- bytes unpacked

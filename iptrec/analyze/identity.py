@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     I64 = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-AF_INET: Final = 2
 AF_INET6: Final = 10
 _TCP, _UDP, _ICMP, _ICMPV6, _SCTP, _UDPLITE = 6, 17, 1, 58, 132, 136
 # RFC 8200: hop-by-hop options, routing, fragment, destination options

@@ -54,10 +54,6 @@ class Rulebook:
                 self._times[family].append(0)
                 self._epochs[family].append(Grammar(Ruleset(), own_comment))
 
-    def rulesets(self, family: Family) -> int:
-        """How many rulesets of the family the recording holds."""
-        return len(self._epochs[family])
-
     def resolve(self, events: NflogEvents) -> npt.NDArray[np.int32]:
         """The place of each event, shape (n,); -1 where it carries no prefix of a trace."""
         v6 = (events.family == _AF_INET6) | (events.protocol == _ETH_P_IPV6)

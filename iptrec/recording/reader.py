@@ -1,206 +1,261 @@
 """Reads a recording, and nothing but reads: it may come from a stranger.
 
-The database is opened read-only with its schema distrusted; only plain tables of our own definition are
-accepted, every value's type and size is checked, and no more is unpacked than a chunk declares.
+The database is opened read-only with its schema distrusted; only our own plain tables are accepted,
+every value's type and size is checked, and no more is unpacked than a chunk declares. Memory stays
+bounded by the limits below.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
+import os
 import re
 import sqlite3
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
-import numpy as np
 import zstandard
 
 from iptrec.errors import RecordingError
+from iptrec.recording.packing import unpack
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
-from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
+from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
+from iptrec.recording.upgrade import Row, upgraded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_CHUNK: Final = 64 << 20
-_MAX_BLOB: Final = 256 << 20
-_MAX_ROWS: Final = 100_000  # of the small tables
-_TYPES: Final = {"i": int, "t": str, "b": bytes}
-_HEADER: Final = b"SQLite format 3\0"
+_MAX_CHUNK: Final = 64 << 20  # bytes unpacked
+_MAX_BLOBS: Final = 256 << 20  # bytes unpacked, all snapshots together
+_MAX_TEXT: Final = 64 << 20  # characters of all rows of a small table
+_MAX_ROWS: Final = 100_000  # of a small table
+_TYPES: Final = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
+_LIMITS: Final = {
+    sqlite3.SQLITE_LIMIT_LENGTH: _MAX_BLOBS + (1 << 20),
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1 << 16,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+_PRAGMAS: Final = ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1", "mmap_size = 0")
+_NO_WAL_INDEX: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 
 
 class Reader:
-    """An open recording; a context manager. Raises `RecordingError` for whatever is no recording."""
+    """An open recording; a context manager. Raises `RecordingError` for whatever is no recording.
+
+    A recording that is still being written can be read again and again: each look tells what is in it
+    now. In between, the file is let go, so that the writer can end it as one single file.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        _check_header(self.path)
-        try:
-            # Without a write-ahead log beside it nothing will change: no lock, no -shm is needed.
-            wal = Path(f"{self.path}-wal")
-            mode = "ro" if wal.exists() else "ro&immutable=1"
-            self._connection = sqlite3.connect(
-                f"file:{quote(str(self.path.absolute()))}?mode={mode}",
-                uri=True,
-                isolation_level=None,
-            )
-        except sqlite3.Error as error:
-            raise RecordingError(f"cannot open {self.path}: {error}") from None
-        try:
-            with self._told():
-                self._distrust()
-                self._check_schema()
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection: sqlite3.Connection | None = None
+        self._version = FORMAT
+        self._check_file()
+        with self._told():
+            self._connect()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._disconnect()
 
     @property
     def facts(self) -> Facts:
         """The recording itself, as the file says it now."""
-        for row in self._rows(
-            "SELECT uuid, iptrec, kernel, host, command, filter, families, interfaces, snaplen,"
-            " started_ns, started_monotonic_ns, byte_order, stopped_ns, stop_reason, closed FROM recording",
-            "tttttTttiiitITi",
-        ):
-            uuid, version, kernel, host = row[:4]
-            command, families, interfaces = map(self._texts, (row[4], row[6], row[7]))
-            snaplen, started, monotonic, order, stopped, reason, closed = row[8:]
-            if order != "little":
-                raise RecordingError(
-                    f"{self.path} was recorded on a {order}-endian host, which cannot be read yet"
-                )
-            return Facts(
-                uuid, version, kernel, host, command, row[5], families, interfaces, snaplen, started,
-                monotonic, order, stopped, reason, bool(closed),
-            )  # fmt: skip
-        raise self._damaged("it has no row about the recording")
+        rows = self._table("recording")
+        if not rows:
+            raise self._damaged("it has no row about the recording")
+        row = rows[0]
+        del row["id"]
+        for name in ("command", "families", "interfaces"):
+            row[name] = tuple(str(one) for one in self._json(row[name], list))
+        row["closed"] = bool(row["closed"])
+        return Facts(**row)
 
     @property
     def namespaces(self) -> list[Namespace]:
         """The namespaces."""
-        return [
-            Namespace(*row) for row in self._rows("SELECT id, name, inode FROM namespace", "iTi")
-        ]
+        return [Namespace(**row) for row in self._table("namespace")]
 
     @property
     def streams(self) -> list[Stream]:
-        """The streams."""
-        return [
-            Stream(number, namespace, kind, self._json(detail, dict))
-            for number, namespace, kind, detail in self._rows(
-                "SELECT id, namespace, kind, detail FROM stream", "iitt"
-            )
-        ]
+        """The streams; the namespace of each exists."""
+        known = {one.id for one in self.namespaces}
+        rows = self._table("stream")
+        for row in rows:
+            self._check_known("stream", row["id"], "namespace", row["namespace"], known)
+        return [Stream(**row | {"detail": self._json(row["detail"], dict)}) for row in rows]
 
     @property
     def losses(self) -> list[Loss]:
-        """The losses, in order."""
-        return [
-            Loss(*row)
-            for row in self._rows(
-                "SELECT stream, first_ns, last_ns, events, how FROM loss ORDER BY id", "iiiIt"
-            )
-        ]
+        """The losses, in order; the stream of each exists."""
+        known = {one.id for one in self.streams}
+        losses = []
+        for row in self._table("loss"):
+            self._check_known("loss", row.pop("id"), "stream", row["stream"], known)
+            losses.append(Loss(**row))
+        return losses
 
     def snapshots(self) -> list[Snapshot]:
-        """The snapshots with their contents, in order."""
+        """The snapshots with their contents, in order; the namespace of each exists."""
+        known = {one.id for one in self.namespaces}
+        rows = self._table("snapshot")
         contents: dict[str, bytes] = {}
-        total = 0
-        result = []
-        for number, namespace, kind, time_ns, source, digest in self._rows(
-            "SELECT id, namespace, kind, time_ns, source, blob FROM snapshot ORDER BY id", "iititt"
-        ):
+        room = _MAX_BLOBS
+        for row in rows:
+            self._check_known("snapshot", row["id"], "namespace", row["namespace"], known)
+            digest = row.pop("blob")
             if digest not in contents:
-                contents[digest] = self._blob(digest)
-                total += len(contents[digest])
-                if total > _MAX_BLOB:
-                    raise self._damaged(f"its snapshots are larger than {_MAX_BLOB >> 20} MiB")
-            result.append(Snapshot(number, namespace, kind, time_ns, source, contents[digest]))
-        return result
+                contents[digest] = self._blob(digest, room)
+                room -= len(contents[digest])
+            row["content"] = contents[digest]
+        self._let_go()
+        return [Snapshot(**row) for row in rows]
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
-        """The chunks (of a stream) with an id above ``after``, in order."""
-        query = (
-            "SELECT id, stream, first_ns, datagrams, encoding, size, data FROM chunk WHERE id > ?"
-        )
-        if stream is not None:
-            query += " AND stream = ?"
-        parameters = (after,) if stream is None else (after, stream)
-        with self._told():
-            cursor = self._connection.execute(query + " ORDER BY id", parameters)
-        while True:
-            with self._told():
-                row = cursor.fetchone()
-            if row is None:
-                return
-            self._check_types(row, "iiiitib")
-            yield self._chunk(*row)
+        """The chunks (of a stream) with an id above ``after``, in order; their stream exists."""
+        known = {one.id for one in self.streams}
+        only = "" if stream is None else "AND stream = :stream"
+        query = f"WHERE id > :after {only} ORDER BY id LIMIT 1"
+        # One query a chunk: no read transaction stays open that would keep the writer from reusing
+        # its write-ahead log.
+        while rows := list(self._select("chunk", query, {"after": after, "stream": stream})):
+            row = rows[0]
+            if row["stream"] not in known:  # it may have come after we looked
+                known = {one.id for one in self.streams}
+            self._check_known("chunk", row["id"], "stream", row["stream"], known)
+            yield self._chunk(row)
+            after = row["id"]
+        self._let_go()
 
-    def _chunk(
-        self,
-        number: int,
-        stream: int,
-        first_ns: int,
-        count: int,
-        encoding: str,
-        size: int,
-        data: bytes,
-    ) -> Chunk:
-        name = f"chunk {number}"
-        raw = self._unpacked(name, encoding, size, data, _MAX_CHUNK)
-        if not 0 <= count * 12 <= len(raw):
-            raise self._damaged(f"{name} cannot hold {count} datagrams")
-        lengths = np.frombuffer(raw, "<u4", count)
-        steps = np.frombuffer(raw, "<i8", count, count * 4)
-        body = raw[count * 12 :]
-        if int(lengths.sum(dtype=np.uint64)) != len(body):
-            raise self._damaged(f"the datagrams of {name} do not fill it")
-        return Chunk(number, stream, first_ns + np.cumsum(steps), lengths, body)
+    def _chunk(self, row: Row) -> Chunk:
+        name = f"chunk {row['id']}"
+        raw = self._unpacked(name, row, _MAX_CHUNK)
+        try:
+            received_ns, lengths, data = unpack(raw, row["datagrams"], row["first_ns"])
+        except ValueError as error:
+            raise self._damaged(f"{name}: {error}") from None
+        if (received_ns[0], received_ns[-1]) != (row["first_ns"], row["last_ns"]):
+            raise self._damaged(f"{name} has other receive times than it says")
+        return Chunk(row["id"], row["stream"], received_ns, lengths, data)
 
-    def _blob(self, digest: str) -> bytes:
-        for encoding, size, data in self._rows(
-            "SELECT encoding, size, data FROM blob WHERE sha256 = ?", "tib", digest
-        ):
-            content = self._unpacked(f"blob {digest[:12]}", encoding, size, data, _MAX_BLOB)
+    def _blob(self, digest: str, room: int) -> bytes:
+        name = f"blob {digest[:12]}"
+        for row in self._select("blob", "WHERE sha256 = :digest", {"digest": digest}):
+            content = self._unpacked(name, row, room)
             if hashlib.sha256(content).hexdigest() == digest:
                 return content
-        raise self._damaged(f"blob {digest[:12]} is missing or not what it was")
+        raise self._damaged(f"{name} is missing or not what it was")
 
-    def _unpacked(self, name: str, encoding: str, size: int, data: bytes, limit: int) -> bytes:
-        if encoding != "zstd" or not 0 <= size <= limit:
-            raise self._damaged(f"{name} has encoding {encoding!r} and size {size!r}")
+    def _unpacked(self, name: str, row: Row, room: int) -> bytes:
+        encoding, size, data = row["encoding"], row["size"], row["data"]
+        if encoding != "zstd":
+            raise self._damaged(f"{name} has an unknown encoding {encoding[:20]!r}")
+        if not 0 <= size <= room:
+            raise self._damaged(f"{name} cannot have {size} bytes")
         try:
-            parameters = zstandard.get_frame_parameters(data)
-            if parameters.content_size != size or parameters.window_size > limit:
+            if zstandard.get_frame_parameters(data).content_size != size:
                 raise self._damaged(f"{name} does not have the size that it declares")
-            return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
-        except (zstandard.ZstdError, TypeError, MemoryError) as error:
+            content: bytes = zstandard.ZstdDecompressor().decompress(
+                data, max_output_size=size, allow_extra_data=False
+            )
+        except (zstandard.ZstdError, MemoryError) as error:
             raise self._damaged(f"{name} cannot be unpacked ({error})") from None
+        return content
 
-    def _distrust(self) -> None:
-        self._connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BLOB + (1 << 20))
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        for pragma in (
-            "query_only = 1",
-            "trusted_schema = 0",
-            "cell_size_check = 1",
-            "mmap_size = 0",
-        ):
-            self._connection.execute(f"PRAGMA {pragma}")
+    def _table(self, table: str) -> list[Row]:
+        """All rows of a small table, in order."""
+        rows = []
+        room = _MAX_TEXT
+        for row in self._select(table, "ORDER BY id", {}):
+            rows.append(row)
+            room -= sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(rows) > _MAX_ROWS or room < 0:
+                raise self._damaged(f"there is too much in its table {table}")
+        self._let_go()
+        return rows
 
-    def _check_schema(self) -> None:
-        (application,) = self._connection.execute("PRAGMA application_id").fetchone()
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+    def _select(self, table: str, which: str, parameters: dict[str, Any]) -> Iterator[Row]:
+        """Rows in today's format, the type of each value as its table says."""
+        columns = _layout(self._version).columns.get(table)
+        if columns is None:
+            return  # the file is older than the table
+        names = ", ".join(column.name for column in columns)
+        with self._told():
+            connection = self._connection or self._connect()
+            for values in connection.execute(f"SELECT {names} FROM {table} {which}", parameters):  # noqa: S608 - our own words
+                for column, value in zip(columns, values, strict=True):
+                    if not (isinstance(value, column.type) or (value is None and column.nullable)):
+                        raise self._damaged(f"{table}.{column.name} holds a {type(value).__name__}")
+                yield upgraded(
+                    self._version,
+                    table,
+                    {column.name: value for column, value in zip(columns, values, strict=True)},
+                )
+
+    def _check_file(self) -> None:
+        # Never opened here: closing a descriptor of our own would drop the locks that SQLite holds on
+        # the same file in this process (fcntl(2)).
+        try:
+            mode = self.path.stat().st_mode
+        except OSError as error:
+            raise RecordingError(f"cannot open {self.path}: {error.strerror}") from None
+        if stat.S_ISDIR(mode):
+            raise RecordingError(f"cannot open {self.path}: {os.strerror(errno.EISDIR)}")
+        if not stat.S_ISREG(mode):
+            raise RecordingError(f"cannot open {self.path}: it is no regular file")
+        effective = os.access in os.supports_effective_ids
+        if not os.access(self.path, os.R_OK, effective_ids=effective):
+            raise RecordingError(
+                f"cannot open {self.path}: {os.strerror(errno.EACCES)}; ask its owner"
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file in the way that its neighbours on the disk allow."""
+        if not Path(f"{self.path}-wal").exists():
+            # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
+            return self._connect_as("immutable=1")
+        left_over = not Path(f"{self.path}-shm").exists()  # a writer always has one
+        try:
+            return self._connect_as("")
+        except sqlite3.OperationalError as error:
+            if not left_over or error.sqlite_errorcode & 0xFF not in _NO_WAL_INDEX:
+                raise
+        # No index of the -wal can be made (read-only directory, full disk). An exclusive connection
+        # keeps it in its own memory, but wants a lock that a read-only descriptor cannot have.
+        return self._connect_as("vfs=unix-none", "locking_mode = EXCLUSIVE")
+
+    def _connect_as(self, options: str, *pragmas: str) -> sqlite3.Connection:
+        name = quote(os.fsencode(self.path.absolute()))
+        connection = sqlite3.connect(
+            f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
+        )
+        try:
+            connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
+            for limit, value in _LIMITS.items():
+                connection.setlimit(limit, value)
+            for pragma in (*_PRAGMAS, *pragmas):
+                connection.execute(f"PRAGMA {pragma}")
+            self._check_schema(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION_ID:
             raise RecordingError(f"{self.path} is not an iptrec recording")
         if version > FORMAT:
@@ -208,78 +263,98 @@ class Reader:
                 f"{self.path} was recorded by a newer iptrec (format {version}, this one reads up to"
                 f" {FORMAT}): update iptrec"
             )
-        if version < FORMAT:
+        if version not in SCHEMAS:
             raise self._damaged(f"there is no format {version}")
-        expected = _definitions(SCHEMA)
-        found: dict[str, str] = {}
-        for kind, name, sql in self._connection.execute(
-            "SELECT type, name, sql FROM sqlite_schema"
-        ).fetchmany(_MAX_ROWS):
-            if kind == "index" and str(name).startswith("sqlite_autoindex_") and sql is None:
-                continue
-            if kind != "table" or not isinstance(sql, str):
-                raise self._damaged(f"it has a {kind} {name}, which no recording has")
-            found |= _definitions(sql + ";")
-        if found != expected:
-            raise self._damaged("its tables are not those of a recording")
+        self._version = version
+        expected = _layout(version).objects
+        found = set()
+        for kind, name, definition in _objects(connection):
+            if (kind, name, definition) not in expected:
+                raise self._damaged(f"it has a {kind} {name} that no recording has")
+            found.add((kind, name, definition))
+        if missing := expected - found:
+            raise self._damaged(f"it has no {' '.join(min(missing)[:2])}")
 
-    def _rows(self, query: str, types: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """All rows; ``types`` as `_check_types` has them."""
-        with self._told():
-            rows = self._connection.execute(query, parameters).fetchmany(_MAX_ROWS + 1)
-        if len(rows) > _MAX_ROWS:
-            raise self._damaged(f"it has more than {_MAX_ROWS} rows for {query!r}")
-        for row in rows:
-            self._check_types(row, types)
-        return rows
+    def _let_go(self) -> None:
+        """Disconnect from a file that may still be written."""
+        if Path(f"{self.path}-wal").exists():
+            self._disconnect()
 
-    def _check_types(self, row: tuple[Any, ...], types: str) -> None:
-        """One letter a column: i integer, t text, b blob; a capital one may be NULL.
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-        STRICT tables promise as much, but somebody may have edited the file's pages.
-        """
-        for value, letter in zip(row, types, strict=True):
-            if not isinstance(value, _TYPES[letter.lower()]) and (
-                value is not None or letter.islower()
-            ):
-                raise self._damaged(f"{str(value)[:40]!r} stands where {letter} belongs")
-
-    def _texts(self, text: str) -> tuple[str, ...]:
-        return tuple(str(one) for one in self._json(text, list))
+    def _check_known(
+        self, table: str, number: int, of: str, reference: int, known: set[int]
+    ) -> None:
+        if reference not in known:
+            raise self._damaged(f"{table} {number} belongs to a {of} {reference} that is not there")
 
     def _json(self, text: str, kind: type[Any]) -> Any:  # noqa: ANN401 - JSON
         try:
             value = json.loads(text)
-        except (ValueError, TypeError, RecursionError):
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no lone surrogates
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, kind):
-            raise self._damaged(f"{str(text)[:40]!r} is no JSON {kind.__name__}")
+            raise self._damaged(f"{text[:40]!r} is no JSON {kind.__name__}")
         return value
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        except sqlite3.OperationalError as error:
+            raise RecordingError(f"cannot read {self.path}: {_printable(error)}") from None
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise RecordingError(f"{self.path} is not an iptrec recording") from None
+            raise self._damaged(str(error)) from None
+        except (OverflowError, MemoryError, UnicodeDecodeError) as error:
+            # The last one: Python cannot decode SQLite's message about a schema that is no text.
             raise self._damaged(str(error)) from None
 
     def _damaged(self, fact: str) -> RecordingError:
-        # sqlite quotes the file in its messages
-        return RecordingError(f"recording {self.path} is damaged: {' '.join(fact.split())[:200]}")
+        return RecordingError(f"recording {self.path} is damaged: {_printable(fact)}")
 
 
-def _check_header(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            header = file.read(len(_HEADER))
-    except OSError as error:
-        raise RecordingError(f"cannot open {path}: {error.strerror}") from None
-    if header != _HEADER:
-        raise RecordingError(f"{path} is not an iptrec recording")
+class _Column(NamedTuple):
+    name: str
+    type: type
+    nullable: bool
 
 
-def _definitions(sql: str) -> dict[str, str]:
-    """Each table's definition without comments and blanks; STRICT tables hold their types."""
-    bare = re.sub(r"\s+", " ", re.sub(r"--[^\n]*", "", sql))
-    statements = [statement.strip() for statement in bare.split(";") if statement.strip()]
-    return {statement.split("(")[0]: statement for statement in statements}
+class _Layout(NamedTuple):
+    """What a format's tables are: as `_objects` gives them, and their columns."""
+
+    objects: frozenset[tuple[str, str, str]]
+    columns: dict[str, list[_Column]]
+
+
+@functools.cache
+def _layout(version: int) -> _Layout:
+    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(SCHEMAS[version])
+        objects = frozenset(_objects(empty))
+        columns = {
+            table: [
+                _Column(name, _TYPES[kind], not (not_null or key))
+                for _, name, kind, not_null, _, key in empty.execute(f"PRAGMA table_info({table})")
+            ]
+            for kind, table, _ in objects
+            if kind == "table"
+        }
+    return _Layout(objects, columns)
+
+
+def _objects(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
+    """Tables, indexes, views and triggers: type, name, definition without comments and layout."""
+    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
+        bare = re.sub(r"--[^\n]*", "", str(sql or ""))
+        yield str(kind), str(name), " ".join(bare.split())
+
+
+def _printable(fact: object) -> str:
+    """One line of a terminal, whatever a stranger put into the file."""
+    return ascii(str(fact)[:200])[1:-1]

@@ -1,0 +1,23 @@
+"""Old rows as today's: one pure function a step of the format.
+
+``STEPS[n]`` takes a table's name and a row of it (column name -> value) of format n and returns that
+row in format n + 1. Nothing is rewritten in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+Row = dict[str, Any]
+Step = Callable[[str, Row], Row]
+
+STEPS: Final[Mapping[int, Step]] = {}
+
+
+def upgraded(version: int, table: str, row: Row, steps: Mapping[int, Step] = STEPS) -> Row:
+    """A row of format ``version`` in the newest format."""
+    while version in steps:
+        row = steps[version](table, row)
+        version += 1
+    return row

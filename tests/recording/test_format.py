@@ -1,0 +1,67 @@
+"""The format: its frozen text, its packing, its way to the next version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iptrec.recording.packing import pack, unpack
+from iptrec.recording.schema import FORMAT, SCHEMA, SCHEMAS
+from iptrec.recording.upgrade import STEPS, upgraded
+
+FROZEN = Path(__file__).parents[2] / "schemas"
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_frozen_schema_is_the_one_in_use(version):
+    """schemas/recording-vN.sql is the text of format N for ever."""
+    assert (FROZEN / f"recording-v{version}.sql").read_text() == SCHEMAS[version]
+
+
+def test_every_old_format_has_its_way_to_the_newest():
+    """A schema for each format, a step from each but the newest."""
+    assert SCHEMAS[FORMAT] is SCHEMA
+    assert set(SCHEMAS) == set(range(1, FORMAT + 1))
+    assert set(STEPS) == set(range(1, FORMAT))
+
+
+def test_rows_go_up_step_by_step():
+    """Each step sees the row that the one before it made; a newest row stays as it is."""
+    steps = {
+        1: lambda table, row: row | {"seen": [table, 1]},
+        2: lambda _, row: row | {"seen": [*row["seen"], 2]},
+    }
+    assert upgraded(1, "loss", {"id": 7}, steps) == {"id": 7, "seen": ["loss", 1, 2]}
+    assert upgraded(3, "loss", {"id": 7}, steps) == {"id": 7}
+
+
+def test_packed_layout():
+    """Lengths u32, steps i64, datagrams; little endian on every machine."""
+    raw = pack(np.array([1000, 1258]), np.array([1, 2], np.uint32), [b"a", b"bc"])
+    assert raw == bytes.fromhex("01000000 02000000 0000000000000000 0201000000000000 616263")
+
+
+@given(
+    st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.binary(max_size=20)), min_size=1),
+)
+def test_unpack_undoes_pack(datagrams):
+    """Any times (a clock may step back) and any datagrams are restored exactly."""
+    received = np.array([time for time, _ in datagrams], np.int64)
+    lengths = np.array([len(data) for _, data in datagrams], np.uint32)
+    raw = pack(received, lengths, [data for _, data in datagrams])
+    found = unpack(raw, len(datagrams), int(received[0]))
+    assert found[0].tolist() == received.tolist()
+    assert found[1].tolist() == lengths.tolist()
+    assert found[2] == b"".join(data for _, data in datagrams)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 1, 3, 2**62])
+def test_wrong_count_is_refused(count):
+    """A number of datagrams that the bytes cannot be."""
+    raw = pack(np.array([5, 6]), np.array([1, 2], np.uint32), [b"abc"])
+    with pytest.raises(ValueError, match=r"cannot hold|do not add up"):
+        unpack(raw, count, 5)
