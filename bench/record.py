@@ -42,21 +42,20 @@ COMMIT
 -A two -p udp -j RETURN
 COMMIT
 """
-# A datagram each time, with a number in it; as fast as one core can (sendmmsg would be no faster: the
-# kernel's work for a traced packet outweighs the call), for a time, then one more after a pause so that
-# a loss at the end shows in the sequence.
+# As fast as one core can (sendmmsg would be no faster: the kernel's work for a traced packet outweighs
+# the call). The payload is noise, so that the file's size is that of traffic which does not compress;
+# only the events of one packet have it in common.
 FLOOD = """\
-import socket, sys, time
+import os, socket, sys, time
+noise = os.urandom(1 << 20)
 out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 out.connect(("127.0.0.1", 9))
 end = time.monotonic() + float(sys.argv[1])
-number = 0
+at = 0
 while time.monotonic() < end:
     for _ in range(100):
-        number += 1
-        out.send(b"%032d" % number)
-time.sleep(0.3)
-out.send(b"last")
+        at = (at + 191) % 1000003
+        out.send(noise[at : at + 100])
 """
 
 

@@ -1,8 +1,8 @@
 """Records: kernel sources into a file.
 
-Everything that is changed on the host is undone in reverse order, whatever goes wrong in between. The
-loop does as little as it can: it moves datagrams from the socket into the file and counts what is
-missing.
+Everything that is changed on the host is undone in reverse order, whatever goes wrong in between: each
+step is tried even if another one failed. The loop does as little as it can: it moves datagrams from the
+socket into the file and counts what is missing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from iptrec import __version__
-from iptrec.errors import EXIT_DONE, IptrecError, UsageError
+from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
 from iptrec.kernel import host, links, netns, nf_log, nflog, xtables
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Writer
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 _TICK_NS: Final = 100_000_000  # of the loop when nothing comes: what waits is committed in time
 _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
-_QUIET_MS: Final = 50  # the last events of a command are in the socket within microseconds
-_DRAIN_NS: Final = 2_000_000_000
+_QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
+_SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
@@ -46,7 +47,9 @@ class Options:
     """What to record, and where to.
 
     ``bytecodes``: for each family that is recorded the filter as `xtables.TraceRule.bytecode`, None for
-    all packets. ``duration_s``, ``events``: when to stop by itself.
+    all packets. ``duration_s``, ``packets``: when to stop by itself. ``packets`` counts traversals by
+    what they log in the raw table beside our own rule: exact while that table has no other rules that
+    match; otherwise the recording stops early rather than late.
     """
 
     output: Path
@@ -94,7 +97,11 @@ def record(options: Options, progress: Callable[[Progress], None] | None = None)
     for family in options.bytecodes:
         xtables.require(family)
     with _signals() as wake, netns.entered(path) as outside:
-        return _Recording(options, progress or (lambda _: None), wake, outside).run()
+        recording = _Recording(options, progress or (lambda _: None), wake, outside)
+        outcome = recording.run()
+    # Signals are as they were, and nothing is left to undo: a command that we stopped may take its time.
+    outcome.exit_status = recording.command_status()
+    return outcome
 
 
 class _Recording:
@@ -106,30 +113,51 @@ class _Recording:
         self._wake = wake
         self._outside = outside
         self._uuid = str(uuid.uuid4())
+        self._comment = f"iptrec:{self._uuid}"
         self._progress = Progress()
-        self._begun = False
         self._rulesets: dict[xtables.Family, bytes] = {}
+        self._child: subprocess.Popen[bytes] | None = None
+        self._begun = False
+        self._last_ns = time.time_ns()
+        self._not_undone: list[str] = []
 
     def run(self) -> Progress:
+        options = self._options
         dumps = links.dumps()
         self._check_interfaces(links.names(dumps["links"]))
-        with contextlib.ExitStack() as undo:
-            source = undo.enter_context(self._open_source())
-            writer = undo.enter_context(
-                Writer.create(
-                    self._options.output,
-                    self._facts(),
-                    force=self._options.force,
-                    owner=host.sudo_owner(),
+        try:
+            with nflog.NflogSocket(
+                snaplen=options.snaplen,
+                receive_buffer=options.receive_buffer,
+                modprobe=options.modprobe,
+            ) as source:
+                writer = Writer.create(
+                    options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
-            )
-            try:
-                self._record(source, writer, dumps)
-            except BaseException:
-                if not self._begun:
-                    writer.discard()
-                raise
+                try:
+                    with writer:
+                        self._record(source, writer, dumps)
+                except BaseException:
+                    if not self._begun:  # no file where nothing was recorded
+                        writer.discard()
+                    raise
+        except IptrecError as error:
+            if self._not_undone:
+                raise HostError(f"{error}; {self._left_behind()}") from None
+            raise
+        if self._not_undone:
+            raise HostError(f"recorded to {options.output}, but {self._left_behind()}")
+        self._progress.file_bytes = options.output.stat().st_size
         return self._progress
+
+    def command_status(self) -> int:
+        """The command's exit status as a shell gives it; 0 where it was we who stopped first."""
+        if self._child is None:
+            return EXIT_DONE
+        code = self._child.wait()
+        if self._progress.reason != "command":
+            return EXIT_DONE
+        return code if code >= 0 else 128 - code
 
     def _record(self, source: nflog.NflogSocket, writer: Writer, dumps: dict[str, bytes]) -> None:
         self._namespace = writer.add_namespace(self._options.netns, netns.inode())
@@ -146,35 +174,26 @@ class _Recording:
         for kind, content in dumps.items():
             self._snapshot(writer, kind, "rtnetlink", content)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as loggers:
             for family in self._options.bytecodes:
-                switched = nf_log.switch(family, modprobe=self._options.modprobe)
-                if switched is not None:
-                    self._progress.details.append(
-                        f"nf_log of {family} switched from {switched.before}"
-                    )
-                    undo.callback(self._attempt, switched.undo)
-                self._insert_rules(writer, family, undo)
-            for family in self._options.bytecodes:
-                self._snapshot_rules(writer, family)
-            self._loop(source, writer)
-            for family in self._options.bytecodes:
-                self._snapshot_rules(writer, family)
-        self._drain(source, writer, quiet_ms=0)
+                self._switch_logger(family, loggers)
+            with contextlib.ExitStack() as changes:
+                for family in self._options.bytecodes:
+                    self._insert_rules(writer, family, changes)
+                for family in self._options.bytecodes:
+                    self._snapshot_rules(writer, family)
+                self._start_command(changes)
+                self._loop(source, writer)
+                for family in self._options.bytecodes:
+                    self._snapshot_rules(writer, family)
+            self._finish(source, writer)
         writer.close(time.time_ns(), self._progress.reason)
-        self._progress.file_bytes = self._options.output.stat().st_size
 
-    def _open_source(self) -> nflog.NflogSocket:
-        try:
-            return nflog.NflogSocket(
-                snaplen=self._options.snaplen, receive_buffer=self._options.receive_buffer
-            )
-        except IptrecError:
-            if not (self._options.modprobe and host.modprobe("nfnetlink_log")):
-                raise
-            return nflog.NflogSocket(
-                snaplen=self._options.snaplen, receive_buffer=self._options.receive_buffer
-            )
+    def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> None:
+        switched = nf_log.switch(family, modprobe=self._options.modprobe)
+        if switched is not None:
+            self._progress.details.append(f"nf_log of {family} switched from {switched.before}")
+            undo.callback(self._attempt, switched.undo)
 
     def _facts(self) -> Facts:
         options = self._options
@@ -203,9 +222,10 @@ class _Recording:
     def _insert_rules(
         self, writer: Writer, family: xtables.Family, undo: contextlib.ExitStack
     ) -> None:
-        comment = f"iptrec:{self._uuid}"
         rules = [
-            xtables.TraceRule(family, chain, comment, interface, self._options.bytecodes[family])
+            xtables.TraceRule(
+                family, chain, self._comment, interface, self._options.bytecodes[family]
+            )
             for chain in ("PREROUTING", "OUTPUT")
             for interface in (self._options.interfaces or (None,))
         ]
@@ -216,7 +236,7 @@ class _Recording:
             )
             self._snapshot(writer, "raw-table", family, content.encode())
         # Registered first: an insertion that fails half way is looked for as well.
-        undo.callback(self._attempt, lambda: xtables.remove(family, comment, taken_out))
+        undo.callback(self._attempt, lambda: xtables.remove(family, self._comment, taken_out))
         xtables.insert(rules, flush=self._options.flush)
 
     def _attempt(self, step: Callable[[], None]) -> None:
@@ -224,7 +244,13 @@ class _Recording:
         try:
             step()
         except (IptrecError, OSError) as error:
-            self._progress.notes.append(f"could not undo everything: {error}")
+            self._not_undone.append(str(error))
+
+    def _left_behind(self) -> str:
+        return (
+            f"not everything could be undone ({'; '.join(self._not_undone)}): look for {self._comment} in"
+            " iptables-legacy-save -t raw, and at sysctl net.netfilter.nf_log"
+        )
 
     def _snapshot(self, writer: Writer, kind: str, source: str, content: bytes) -> None:
         writer.add_snapshot(self._namespace, kind, time.time_ns(), source, content)
@@ -232,7 +258,7 @@ class _Recording:
     def _snapshot_rules(self, writer: Writer, family: xtables.Family) -> None:
         """The rulesets as they are now, where their rules differ from the last time."""
         command, text = xtables.save(family)
-        rules = b"\n".join(sorted(_rules_only(text)))
+        rules = _rules_only(text)
         before = self._rulesets.get(family)
         if before != rules:
             self._snapshot(writer, _SNAPSHOT_KINDS[family], command, text)
@@ -243,99 +269,117 @@ class _Recording:
                 f"the {family} rules changed while recording: traces are read with those at the start"
             )
         if before is None:
-            self._progress.details.append(f"{family}: {rules.count(b' -A ')} rules in force")
+            count = rules.count(b"\n-A ")
+            self._progress.details.append(f"{family}: {count} rules in force, ours included")
         self._rulesets[family] = rules
 
     def _loop(self, source: nflog.NflogSocket, writer: Writer) -> None:
-        options, progress = self._options, self._progress
+        """Until there is a reason to stop."""
+        progress = self._progress
         poll = select.poll()
         poll.register(source, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
         started = told = time.monotonic_ns()
-        deadline = None if options.duration_s is None else started + int(options.duration_s * 1e9)
-        child = self._start_command()
         self._begun = True
         self._tell(progress)
         while not progress.reason:
-            poll.poll(self._timeout_ms(deadline))
-            progress.reason = self._wake.stopped(child)
+            poll.poll(self._timeout_ms(started))
             fetched = self._fetch(source, writer)
             if 0 < fetched < nflog.SLOTS:
                 time.sleep(_GATHER_S)
-            now = time.monotonic_ns()
             if writer.due:
                 writer.commit()
+            now = time.monotonic_ns()
+            progress.elapsed_ns = now - started
             if now - told >= _PROGRESS_NS:
-                progress.elapsed_ns = now - started
                 progress.file_bytes = writer.stored_bytes
                 self._tell(progress)
                 told = now
-            if deadline is not None and now >= deadline:
-                progress.reason = progress.reason or "duration"
-            if options.packets is not None and progress.packets >= options.packets:
-                progress.reason = progress.reason or "packets"
-        self._drain(source, writer, quiet_ms=_QUIET_MS)
-        progress.elapsed_ns = time.monotonic_ns() - started
-        if child is not None:
-            progress.exit_status = _status(child, progress.reason)
+            progress.reason = self._wake.stopped(self._child) or self._limit()
+        if progress.reason in ("command", "packets"):
+            self._settle(source, writer)
 
-    def _timeout_ms(self, deadline: int | None) -> int:
+    def _timeout_ms(self, started: int) -> int:
         """Until the next look at the clock, or the end."""
         wait = _TICK_NS
-        if deadline is not None:
-            wait = max(0, min(wait, deadline - time.monotonic_ns()))
+        if self._options.duration_s is not None:
+            left = self._options.duration_s * 1e9 - (time.monotonic_ns() - started)
+            wait = max(0, min(wait, int(left)))
         return wait // 1_000_000 + 1
+
+    def _limit(self) -> str:
+        """The limit of the options that is reached, "" if none is."""
+        options, progress = self._options, self._progress
+        if options.duration_s is not None and progress.elapsed_ns >= options.duration_s * 1e9:
+            return "duration"
+        if options.packets is not None and progress.packets >= options.packets:
+            return "packets"
+        return ""
 
     def _fetch(self, source: nflog.NflogSocket, writer: Writer) -> int:
         """Move what is there into the file; the number of datagrams."""
-        now = time.time_ns()
         try:
             batch = source.receive()
         except nflog.Overrun:
-            writer.add_loss(Loss(self._stream, now, now, None, "enobufs"))
+            writer.add_loss(Loss(self._stream, self._last_ns, time.time_ns(), None, "enobufs"))
             return nflog.SLOTS
         if batch is None:
             return 0
         writer.append(self._stream, batch.received_ns, batch.lengths, batch.data)
         self._progress.events += len(batch.lengths)
         if self._options.packets is not None:
-            # The first event of a traced packet is in a raw chain; with rules of the user's own in it
-            # there may be more than one, so that the recording rather stops early than late.
-            self._progress.packets += batch.data.count(b"TRACE: raw:")
+            self._progress.packets += self._traversals(batch.data)
+        between = self._stream, self._last_ns, batch.received_ns
         if batch.lost:
             self._progress.lost += batch.lost
-            writer.add_loss(
-                Loss(self._stream, self._last_ns, batch.received_ns, batch.lost, "sequence")
-            )
-        if batch.truncated:
-            writer.add_loss(
-                Loss(self._stream, now, batch.received_ns, batch.truncated, "truncated")
-            )
+            writer.add_loss(Loss(*between, batch.lost, "sequence"))
+        if batch.truncated:  # not missing, so not counted
+            writer.add_loss(Loss(*between, None, "truncated"))
         self._last_ns = batch.received_ns
         return len(batch.lengths)
 
-    def _drain(self, source: nflog.NflogSocket, writer: Writer, *, quiet_ms: int) -> None:
-        """Take what is still in the socket, until it has been quiet for a while."""
+    def _traversals(self, data: bytes) -> int:
+        """How many packets pass the raw table in these events; see `Options`."""
+        ours = sum(
+            data.count(b"TRACE: raw:%s:rule:%d " % (chain, number))
+            for chain in (b"PREROUTING", b"OUTPUT")
+            for number in range(1, max(len(self._options.interfaces), 1) + 1)
+        )
+        return data.count(b"TRACE: raw:") - ours
+
+    def _settle(self, source: nflog.NflogSocket, writer: Writer) -> None:
+        """Let the last packets come to their ends before our rules go."""
         poll = select.poll()
         poll.register(source, select.POLLIN)
-        end = time.monotonic_ns() + _DRAIN_NS
-        while time.monotonic_ns() < end and (
-            self._fetch(source, writer) or (quiet_ms and poll.poll(quiet_ms))
-        ):
-            pass
+        end = time.monotonic_ns() + _SETTLE_NS
+        while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
+            self._fetch(source, writer)
 
-    def _start_command(self) -> subprocess.Popen[bytes] | None:
+    def _finish(self, source: nflog.NflogSocket, writer: Writer) -> None:
+        """All that is still in the socket, and what did not find room in it at the very end."""
+        source.stop()
+        while self._fetch(source, writer):
+            pass
+        if unseen := source.unseen():
+            self._progress.lost += unseen
+            writer.add_loss(Loss(self._stream, self._last_ns, time.time_ns(), unseen, "enobufs"))
+        if self._progress.lost and source.receive_buffer < self._options.receive_buffer:
+            self._progress.notes.append(
+                f"events were lost with a receive buffer of {source.receive_buffer:,} bytes, all that this"
+                " user is granted: raise the host's net.core.rmem_max, or record as its root"
+            )
+
+    def _start_command(self, undo: contextlib.ExitStack) -> None:
         if not self._options.command:
-            return None
+            return
         leave = None if self._options.netns is None else lambda: netns.enter(self._outside)
         try:
             # preexec_fn is safe: the recorder has no threads.
             child = subprocess.Popen(self._options.command, preexec_fn=leave)  # noqa: PLW1509
         except (OSError, subprocess.SubprocessError) as error:
             raise UsageError(f"cannot run {self._options.command[0]}: {error}") from None
-        return child
-
-    _last_ns = 0
+        self._child = child
+        undo.callback(child.terminate)  # does nothing to one that has ended
 
 
 class _Wake:
@@ -368,9 +412,10 @@ class _Wake:
 def _signals() -> Iterator[_Wake]:
     """Stop signals (and the command's end) wake the loop; they interrupt nothing else."""
     wake = _Wake()
-    before = {
-        number: signal.signal(number, lambda *_: None) for number in (*_STOPS, signal.SIGCHLD)
-    }
+    ours = [*_STOPS, signal.SIGCHLD]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+        ours.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: None) for number in ours}
     descriptor = signal.set_wakeup_fd(wake.written, warn_on_full_buffer=False)
     try:
         yield wake
@@ -381,22 +426,6 @@ def _signals() -> Iterator[_Wake]:
         wake.close()
 
 
-def _status(child: subprocess.Popen[bytes], reason: str) -> int:
-    """The command's exit status as a shell gives it; 0 if it was we who stopped first."""
-    if child.poll() is None:
-        child.terminate()
-        child.wait()
-        return EXIT_DONE if reason else 1
-    return child.returncode if child.returncode >= 0 else 128 - child.returncode
-
-
-def _rules_only(text: bytes) -> list[bytes]:
-    """iptables-save without what changes by itself: counters, dates, our own rules."""
-    lines: list[bytes] = []
-    table = b""
-    for line in text.splitlines():
-        table = line if line.startswith(b"*") else table
-        if line.startswith((b"[", b":")):
-            rule = line.partition(b"] ")[2] if line.startswith(b"[") else line.partition(b" [")[0]
-            lines.append(b"%s %06d %s" % (table, len(lines), rule))
-    return lines
+def _rules_only(text: bytes) -> bytes:
+    """iptables-save without what changes by itself: counters and dates."""
+    return re.sub(rb"^\[\d+:\d+\] |^#.*\n| \[\d+:\d+\]$", b"", text, flags=re.MULTILINE)

@@ -19,74 +19,150 @@ MAY_IMPORT = {
     "recorder": {"kernel", "recording"},
     "analyze": {"analyze", "recording.rows", "decode"},
     "views": {"views", "analyze", "decode", "recording.rows"},
+    "cli": {"cli", "kernel", "recorder", "recording", "decode", "analyze", "views"},
+    "__init__": set(),
+    "__main__": {"cli"},
 }
 HOMES = {
     "pyroute2": {"kernel"},
     "sqlite3": {"recording"},
     "sqlite_utils": {"recording"},
+    "zstandard": {"recording"},
     "typer": {"cli"},
+    "click": {"cli"},
     "rich": {"cli", "views"},
     "dpkt": {"decode"},
+    "libpcap": {"decode"},
     "socket": {"kernel"},
     "subprocess": {"kernel", "recorder", "cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path):
-    """All names that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(nodes):
+    """All names that are imported, wherever in these nodes."""
+    for node in (found for top in nodes for found in ast.walk(top)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides where it goes"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def trespasses(home, nodes):
+    """The imports that a module of this package may not have."""
+    for name in imports(nodes):
+        first, _, rest = name.partition(".")
+        if first in HOMES and home not in HOMES[first]:
+            yield name
+        own = first == "iptrec" and not rest.startswith(("errors.", "__version__"))
+        if own and not any(f"{rest}.".startswith(f"{one}.") for one in MAY_IMPORT[home]):
+            yield name
+
+
+def home_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_follow_the_map(path):
     """A module imports only what its package may; each third party has one home."""
-    home = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    for name in imports(path):
-        first, _, rest = name.partition(".")
-        if first in HOMES:
-            assert home in HOMES[first], f"{name} does not belong in {home}"
-        if (
-            first != "iptrec"
-            or home not in MAY_IMPORT
-            or not rest
-            or rest.startswith(("errors", "__"))
-        ):
-            continue
-        allowed = MAY_IMPORT[home]
-        assert any(rest == one or rest.startswith(f"{one}.") for one in allowed) or any(
-            one.startswith(f"{rest}.") for one in allowed
-        ), f"{home} imports {name}"
+    assert list(trespasses(home_of(path), ast.parse(path.read_text()).body)) == []
+
+
+TRESPASSES = {
+    "import iptrec.kernel.nflog": "views",
+    "from iptrec import kernel": "analyze",
+    "from iptrec.recording.reader import Reader": "analyze",
+    "from iptrec.recording import reader": "views",
+    "from iptrec.cli import app": "recorder",
+    "def f():\n    import iptrec.recorder": "decode",
+    "import iptrec": "kernel",
+    "import socket": "recorder",
+    "from pyroute2.netlink import nlmsg": "decode",
+    "import sqlite3": "analyze",
+}
+
+
+@pytest.mark.parametrize("source", TRESPASSES)
+def test_the_map_refuses(source):
+    """The test above can fail: each of these crosses a line of the map."""
+    assert list(trespasses(TRESPASSES[source], ast.parse(source).body))
+
+
+@pytest.mark.parametrize("path", [one for one in MODULES if home_of(one) == "cli"], ids=str)
+def test_commands_import_inside_their_functions(path):
+    """At its top a command imports the command line alone (and types, which cost nothing)."""
+    tops = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    for name in imports(tops):
+        assert not name.startswith("iptrec.") or name.startswith(
+            ("iptrec.cli.", "iptrec.errors.", "iptrec.__version__")
+        ), name
 
 
 AUDIT = """\
 import sys
 def hook(event, args):
-    if event.startswith("socket.") and event not in ("socket.gethostname",):
-        raise SystemExit(f"socket: {event}")
+    if event.startswith(("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system")):
+        raise SystemExit(event)
+    if event == "open" and args[1] and set(args[1]) & set("wax+"):
+        raise SystemExit(f"{event}: {args}")
 sys.addaudithook(hook)
 from iptrec.cli import app
 app(sys.argv[1:], standalone_mode=False)
-found = {"pyroute2", "sqlite_utils", "iptrec.kernel"} & set(sys.modules)
+found = {"pyroute2", "sqlite_utils", "iptrec.kernel", "iptrec.recorder"} & set(sys.modules)
 sys.exit(f"imported: {found}" if found else 0)
 """
+SAMPLE = str(ROOT / "samples" / "docker_hairpin.db")
+SHOWN = "DOCKER-ISOLATION-STAGE-2"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json"], ["tcp port 1242"]])
-def test_show_opens_no_socket_and_imports_no_kernel(arguments):
-    """`iptrec show` works anywhere: no pyroute2, no sqlite-utils, no socket."""
-    sample = str(ROOT / "samples" / "docker_hairpin.db")
+def audited(*arguments):
+    """Run iptrec under an audit hook: (exit status, stderr, stdout)."""
+    # -B: compiled modules would be files, too
     done = subprocess.run(
-        [sys.executable, "-c", AUDIT, "show", sample, *arguments],
+        [sys.executable, "-B", "-c", AUDIT, *arguments],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "DOCKER-ISOLATION-STAGE-2" in done.stdout
+    return done.returncode, done.stderr, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (["show"], SHOWN),
+        (["show", "--json"], SHOWN),
+        (["show", "--follow"], SHOWN),
+        (["show", "--iface", "hairpin-8-2"], SHOWN),
+        (["show", "--verdict", "DROP", "--", "tcp port 1242"], SHOWN),  # loads libpcap
+        (["info"], "1 DROP"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_analysis_is_offline(options, shown):
+    """No socket, no process, no file written, no pyroute2, no sqlite-utils, no kernel code."""
+    command, *more = options
+    status, errors, output = audited(command, SAMPLE, *more)
+    assert (status, errors) == (0, "")
+    assert shown in output
+
+
+@pytest.mark.parametrize(
+    "deed",
+    ["import socket; socket.socket()", "import os; os.fork()", "open('/dev/null', 'w')"],
+)
+def test_the_audit_refuses(deed):
+    """The test above can fail: each of these ends the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", AUDIT.replace("from iptrec.cli import app", deed)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_help_is_light():

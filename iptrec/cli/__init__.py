@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 from typing import Annotated, Any
 
@@ -49,6 +49,9 @@ def _root(
 
 def main() -> None:
     """The console script: errors become one line, exit status 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A rule's comment need not fit the charset of the locale.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app(prog_name="iptrec", standalone_mode=False) or 0)
     except _WrongUse as error:
@@ -62,11 +65,8 @@ def main() -> None:
         _fail(str(error), exit_status=error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
-    except BrokenPipeError:  # as head closes it; nothing more can be said there
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as error:
-        _fail(str(error))
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:

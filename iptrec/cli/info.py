@@ -24,7 +24,7 @@ def info(
     from iptrec.recording.reader import Reader
     from iptrec.views.info import as_json, as_text
 
-    with Reader(recording) as reader, opened(output) as stream:
+    with Reader(recording) as reader, opened(output, recording) as stream:
         summary = summarize(reader)
         stream.write(as_json(reader, summary) + "\n" if json else as_text(reader, summary))
     return EXIT_DONE

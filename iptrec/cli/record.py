@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -148,7 +149,7 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
 
 def seconds(text: str) -> float:
     """A duration with its unit."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|)", text)
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
     if not found:
         raise UsageError(f"--duration {text!r} is no time; write 500ms, 30s, 5m or 1h")
     return float(found[1]) * _UNITS[found[2]]
@@ -182,7 +183,12 @@ class _Live:
             if self._console.is_terminal:
                 self._live.start()
             else:
-                print(f"recording to {self._output}; Ctrl-C to stop", file=sys.stderr, flush=True)
+                # One line that scripts can wait for.
+                print(
+                    f"recording to {self._output} (pid {os.getpid()}); Ctrl-C to stop",
+                    file=sys.stderr,
+                    flush=True,
+                )
         if self._console.is_terminal:
             from rich.text import Text
 

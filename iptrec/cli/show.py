@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
+    from iptrec.analyze.traversal import Traversal
     from iptrec.recording.reader import Reader
 
-_POLL_S = 0.1
+_POLL_S: Final = 0.1
+_VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "UNKNOWN")
 
 Chains = Annotated[
     str,
     typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Print only steps in these chains."),
 ]
 Verdicts = Annotated[
-    str, typer.Option("--verdict", metavar="V,...", help="ACCEPT, DROP, REJECT, QUEUE, UNKNOWN.")
+    str,
+    typer.Option(
+        "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
+    ),
 ]
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
 Rules = Annotated[
@@ -41,8 +47,9 @@ def show(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILTER]",
-            help="Packets to show, in tcpdump's language: any stage of the packet matches.",
+            metavar="FILTER",
+            help="Packets to show, in tcpdump's language (man pcap-filter). A packet fits as it came in,"
+            " as it went out, or as it was at any rule between.",
         ),
     ] = None,
     chains: Chains = "",
@@ -65,6 +72,9 @@ def show(
     ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
     color: Colour = "auto",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
+    ] = False,
 ) -> int:
     """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
 
@@ -84,46 +94,68 @@ def show(
     from iptrec.views import json as as_json
     from iptrec.views import text
 
+    layout = text.Layout(
+        colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
+    )
+    places = frozenset(_chain(one) for one in _list(chains))
+    wanted = frozenset(_verdict(one) for one in _list(verdicts))
     expression = " ".join(words or [])
-    selected = bool(expression or interfaces or verdicts or number)
+    packet_filter = PacketFilter(expression) if expression else None
     shown = 0
-    with Reader(recording) as reader:
+    with Reader(recording) as reader, opened(output, recording) as stream:
         replay = Replay(
             reader,
-            packet_filter=PacketFilter(expression) if expression else None,
+            packet_filter=packet_filter,
             interfaces=_list(interfaces),
-            verdicts=_list(verdicts.upper()),
+            verdicts=wanted,
             number=number,
         )
-        with opened(output) as stream:
-            layout = text.Layout(
-                colour=colours(color, stream),
-                phys=phys,
-                rules=rules,
-                iface_changes=iface_changes,
-                chains=frozenset(_chain(one) for one in _list(chains)),
-            )
-            for traversal in replay.follow(_ticks(reader)) if follow else replay:
-                if json:
-                    stream.write(as_json.line(traversal) + "\n")
-                else:
-                    stream.write(("\n" if shown else "") + text.render(traversal, layout))
-                shown += 1
-                if follow:
-                    stream.flush()
-        lost = sum(loss.events or 0 for loss in reader.losses)
-        if lost:
-            print(f"iptrec show: {lost:,} events were lost; see iptrec info", file=sys.stderr)
-        if not reader.facts.closed:
-            print("iptrec show: the recording was not closed: cut off or running", file=sys.stderr)
-    if selected and not shown:
-        print("iptrec show: no packet fits", file=sys.stderr)
-        return EXIT_NO
-    return EXIT_DONE
+        for traversal in replay.follow(_ticks(reader)) if follow else replay:
+            limited = _limited(traversal, places)
+            if json:
+                stream.write(as_json.line(limited) + "\n")
+            else:
+                stream.write(("\n" if shown else "") + text.render(limited, layout))
+            shown += 1
+            if follow:
+                stream.flush()
+        notes = _notes(reader)
+    nothing = not shown and bool(expression or interfaces or wanted or number)
+    if nothing:
+        notes.insert(0, "no packet fits")
+    if notes and not quiet:
+        print(f"iptrec show: {'; '.join(notes)}", file=sys.stderr)
+    return EXIT_NO if nothing else EXIT_DONE
+
+
+def _limited(traversal: Traversal, places: Collection[tuple[str, str]]) -> Traversal:
+    """The traversal with its steps in these (table, chain) alone, with all of them if there are none."""
+    if not places:
+        return traversal
+    steps = (step for step in traversal.steps if (step.table, step.chain) in places)
+    return replace(traversal, steps=tuple(steps))
+
+
+def _notes(reader: Reader) -> list[str]:
+    """What the reader of the packets must know about the recording."""
+    from iptrec.views.info import how_many
+
+    notes = []
+    if reader.losses:
+        notes.append(f"{how_many(reader.losses)}; see iptrec info")
+    if not reader.facts.closed:
+        notes.append("the recording was not closed: cut off or running")
+    return notes
 
 
 def _list(text: str) -> list[str]:
     return [one for one in text.split(",") if one]
+
+
+def _verdict(text: str) -> str:
+    if text.upper() not in _VERDICTS:
+        raise UsageError(f"--verdict {text!r} is none of {', '.join(_VERDICTS)}")
+    return text.upper()
 
 
 def _chain(text: str) -> tuple[str, str]:

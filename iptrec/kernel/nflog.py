@@ -1,7 +1,9 @@
 """The socket that TRACE events come out of: nfnetlink_log, group 0.
 
-Messages as in include/uapi/linux/netfilter/nfnetlink_log.h. TRACE sets the queue threshold to 1, so
-each event is a datagram; `recvmmsg` fetches hundreds in one call.
+Messages as in include/uapi/linux/netfilter/nfnetlink_log.h, behaviour as in
+net/netfilter/nfnetlink_log.c. TRACE sets the queue threshold to 1, so each event is a datagram;
+`recvmmsg` fetches hundreds in one call. ``-j NFLOG`` without --nflog-group logs to the same group: its
+events come too, and with our own threshold of 1 they are a datagram each as well.
 """
 
 from __future__ import annotations
@@ -29,14 +31,17 @@ _ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
 
 _NETLINK_NETFILTER: Final = 12
 _NFULNL_MSG_CONFIG: Final = 4 << 8 | 1
-_REQUEST_ACK: Final = 5
-_CFG_CMD, _CFG_MODE, _CFG_FLAGS = 1, 2, 6
-_CMD_BIND: Final = 1
+_NLMSG_ERROR: Final = 2  # also an acknowledgement, with errno 0
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_CFG_CMD, _CFG_MODE, _CFG_QTHRESH, _CFG_FLAGS = 1, 2, 5, 6
+_CMD_BIND, _CMD_UNBIND = 1, 2
 _COPY_PACKET: Final = 2
 _F_SEQ, _F_CONNTRACK = 1, 4
 _NFULA_SEQ: Final = 12
 _SO_RCVBUFFORCE: Final = 33
+_SO_MEMINFO: Final = 55  # nine u32 (linux/sock_diag.h); the last counts what found no room
 _MSG_TRUNC: Final = 0x20
+_ANSWER_S: Final = 5.0
 
 _MMSGHDR = np.dtype(
     {
@@ -65,15 +70,27 @@ class Overrun(Exception):  # noqa: N818 - not an error: a fact about the stream
 
 
 class NflogSocket:
-    """Bound to group 0 of the current network namespace; a context manager."""
+    """Bound to group 0 of the current network namespace; a context manager.
 
-    def __init__(self, *, snaplen: int, receive_buffer: int = RECEIVE_BUFFER) -> None:
-        self.conntrack = False
-        self._expected = 0
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+    ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
+    for); ``conntrack``: whether events carry NFULA_CT. Raises `HostError`: the group is taken (by
+    whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
+    """
+
+    def __init__(
+        self, *, snaplen: int, receive_buffer: int = RECEIVE_BUFFER, modprobe: bool = False
+    ) -> None:
+        self._expected = 0  # the next event's sequence number
+        self._gaps = 0
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        except OSError as error:
+            raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
         try:
             self._socket.bind((0, 0))
-            self._configure(snaplen, receive_buffer)
+            self._ask_for_room(receive_buffer)
+            self.conntrack = self._configure(snaplen, modprobe=modprobe)
+            self._drops_before = self._drops()
         except BaseException:
             self._socket.close()
             raise
@@ -119,6 +136,7 @@ class NflogSocket:
         lengths = self._messages["len"][:count].copy()
         ends = (np.arange(count) * self._slot + lengths).tolist()
         view, slot = self._view, self._slot
+        # Half the time of a numpy mask over the slots, which touches their unused bytes too.
         data = b"".join([view[i * slot : end] for i, end in enumerate(ends)])
         truncated = int(np.count_nonzero(self._messages["flags"][:count] & _MSG_TRUNC))
         last = _sequence(view[(count - 1) * slot : ends[-1]])
@@ -126,38 +144,88 @@ class NflogSocket:
         if last is not None:
             lost = (last + 1 - self._expected - count) % 2**32
             self._expected = (last + 1) % 2**32
+            self._gaps += lost
         return Batch(now, lengths, data, lost, truncated)
 
-    def _configure(self, snaplen: int, receive_buffer: int) -> None:
+    def stop(self) -> None:
+        """Let go of the group: what is in the socket can still be received, nothing follows."""
+        self._send([(_CFG_CMD, struct.pack("=B", _CMD_UNBIND))], flags=_NLM_F_REQUEST)
+
+    def unseen(self) -> int:
+        """Events that were dropped and that no gap has shown: nothing was received after them."""
+        return max(0, (self._drops() - self._drops_before) % 2**32 - self._gaps)
+
+    def _drops(self) -> int:
+        values = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+        return int(struct.unpack("=9I", values)[8])
+
+    def _ask_for_room(self, receive_buffer: int) -> None:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
-        except PermissionError:  # not root of the host: as much as rmem_max grants
+        except PermissionError:  # not root of the host: as much as net.core.rmem_max grants
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        code = self._request(_CFG_CMD, struct.pack("=B", _CMD_BIND))
+
+    def _configure(self, snaplen: int, *, modprobe: bool) -> bool:
+        """Bind and set everything in one message; whether conntrack's part is granted.
+
+        The kernel looks at the flags first: refused ones leave the group unbound.
+        """
+        code = self._bind(snaplen, _F_SEQ | _F_CONNTRACK)
+        if code == errno.EINVAL and modprobe and host.modprobe("nfnetlink_log"):
+            code = self._bind(snaplen, _F_SEQ | _F_CONNTRACK)  # EINVAL: nobody knew the message
+        conntrack = code != errno.EOPNOTSUPP
+        if not conntrack:
+            code = self._bind(snaplen, _F_SEQ)
         if code in (errno.EPERM, errno.EBUSY) and (holder := _holder()):
             raise HostError(
                 f"nflog group {GROUP}, which TRACE uses, is taken by {holder}: stop that program first"
             )
         if code == errno.EPERM:
             raise HostError("listening to nflog needs root or CAP_NET_ADMIN: run iptrec with sudo")
-        _require(code, "bind to nflog group 0 (is the module nfnetlink_log there?)")
-        _require(
-            self._request(_CFG_MODE, struct.pack("!IBx", snaplen, _COPY_PACKET)), "set the snaplen"
-        )
-        both = self._request(_CFG_FLAGS, struct.pack("!H", _F_SEQ | _F_CONNTRACK))
-        self.conntrack = both == 0
-        if both:
-            _require(self._request(_CFG_FLAGS, struct.pack("!H", _F_SEQ)), "number the events")
+        if code:
+            raise HostError(
+                f"cannot bind nflog group {GROUP}: {os.strerror(code)}; if the kernel lacks it, on the"
+                " host, run: modprobe nfnetlink_log"
+            )
+        return conntrack
 
-    def _request(self, kind: int, value: bytes) -> int:
-        """Send one configuration attribute; the errno of the answer."""
-        attribute = struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, GROUP) + attribute
-        self._socket.send(
-            struct.pack("=IHHII", 16 + len(body), _NFULNL_MSG_CONFIG, _REQUEST_ACK, kind, 0) + body
+    def _bind(self, snaplen: int, flags: int) -> int:
+        """Ask for the group; the errno of the answer."""
+        self._send(
+            [
+                (_CFG_CMD, struct.pack("=B", _CMD_BIND)),
+                (_CFG_MODE, struct.pack("!IBx", snaplen, _COPY_PACKET)),
+                (_CFG_QTHRESH, struct.pack("!I", 1)),
+                (_CFG_FLAGS, struct.pack("!H", flags)),
+            ],
+            flags=_NLM_F_REQUEST | _NLM_F_ACK,
         )
-        answer = self._socket.recv(4096)
-        return -int(struct.unpack_from("=i", answer, 16)[0])
+        self._socket.settimeout(_ANSWER_S)
+        while True:
+            try:
+                answer = self._socket.recv(65536)
+            except TimeoutError:
+                raise HostError(
+                    f"no answer from nfnetlink_log within {_ANSWER_S:g} s; try again"
+                ) from None
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue
+            if struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
+                return -int(struct.unpack_from("=i", answer, 16)[0])
+            # Somebody else's rule logs to this group; none of our rules is in place yet.
+            number = _sequence(memoryview(answer))
+            self._expected = 0 if number is None else (number + 1) % 2**32
+
+    def _send(self, attributes: list[tuple[int, bytes]], *, flags: int) -> None:
+        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, GROUP) + b"".join(
+            struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+            for kind, value in attributes
+        )
+        self._socket.send(
+            struct.pack("=IHHII", 16 + len(body), _NFULNL_MSG_CONFIG, flags, 0, 0) + body
+        )
 
 
 def _sequence(message: memoryview) -> int | None:
@@ -182,8 +250,3 @@ def _holder() -> str | None:
         if int(group) == GROUP:
             return host.socket_owner(int(port)) or f"netlink port {port}"
     return None
-
-
-def _require(code: int, purpose: str) -> None:
-    if code:
-        raise HostError(f"the kernel refuses to {purpose}: {os.strerror(code)}")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
-# C0 and C1 controls, line separators, bidirectional controls, zero-width characters, surrogates
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
-
 
 def printable(text: str) -> str:
-    r"""The text with all that is not to be printed in visible form: \x1b, \u202e."""
-    return _UNSAFE.sub(_visible, text) if _UNSAFE.search(text) else text
+    r"""The text on one line, with all that is not to be printed in visible form: \x1b, \u202e.
+
+    That is what Unicode calls other or separator (C0 and C1 controls, line ends, bidirectional and
+    zero-width controls, surrogates, tags, private and unassigned characters), but for the space.
+    """
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
-def _visible(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - one byte
+def _visible(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code < 0x100:  # noqa: PLR2004 - one byte
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"  # noqa: PLR2004 - two bytes

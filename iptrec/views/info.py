@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import shlex
+import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.json import iso_time
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iptrec.analyze.summary import Summary
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Loss, Recording
 
 FORMAT: Final = 1
+_WIDTH: Final = 80
+_INDENT: Final = 13
+_LINES: Final = 4  # of one value; a command can be as long as it likes
+_LOSSES: Final = 10
 
 
 def as_json(recording: Recording, summary: Summary) -> str:
     """One JSON object, ASCII only."""
-    facts = recording.facts
+    facts, losses = recording.facts, recording.losses
     return json.dumps(
         {
             "format": FORMAT,
@@ -26,7 +34,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
             "events": summary.events,
             "lost": summary.lost,
             "packets": summary.packets,
-            "complete": summary.complete and facts.closed,
+            "complete": not _flaws(summary, losses, closed=facts.closed),
             "closed": facts.closed,
             "incomplete": summary.incomplete,
             "ambiguous": summary.ambiguous,
@@ -34,7 +42,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
             "verdicts": summary.verdicts,
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
-            "losses": [asdict(one) for one in recording.losses],
+            "losses": [asdict(one) for one in losses],
             "snapshots": [
                 {
                     "id": one.id,
@@ -52,20 +60,19 @@ def as_json(recording: Recording, summary: Summary) -> str:
 
 
 def as_text(recording: Recording, summary: Summary) -> str:
-    """A few lines for a reader, each with its newline."""
-    facts = recording.facts
-    stopped = "cut off: the recorder did not end cleanly"
+    """A few lines for a reader, each with its newline and at most 80 columns wide."""
+    facts, losses = recording.facts, recording.losses
+    stopped = "cut off: the recorder did not end cleanly, or is still at work"
     if facts.closed and facts.stopped_ns is not None:
         seconds = (facts.stopped_ns - facts.started_ns) / 1e9
         stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
-    rows: list[tuple[str, Any]] = [
-        ("complete", _completeness(summary, closed=facts.closed)),
+    flaws = _flaws(summary, losses, closed=facts.closed)
+    verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
+    rows = [
+        ("complete", f"no: {', '.join(flaws)}" if flaws else "yes"),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}"),
-        (
-            "verdicts",
-            ", ".join(f"{n:,} {verdict}" for verdict, n in summary.verdicts.items()) or "-",
-        ),
+        ("verdicts", ", ".join(verdicts) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
         ("interfaces", ", ".join(facts.interfaces) or "all"),
@@ -74,29 +81,52 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("stopped", stopped),
         ("host", facts.host),
         ("kernel", facts.kernel),
-        ("recorded by", f"iptrec {facts.iptrec}: {' '.join(facts.command)}"),
+        ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
         ("snapshots", ", ".join(dict.fromkeys(one.kind for one in recording.snapshots()))),
     ]
-    lines = [f"{name + ':':<13}{printable(str(value))}" for name, value in rows]
-    for loss in recording.losses:
-        count = "some" if loss.events is None else f"{loss.events:,}"
-        lines.append(
-            f"{'lost:':<13}{count} events between {iso_time(loss.first_ns)} and"
-            f" {iso_time(loss.last_ns)} ({printable(loss.how)})"
+    rows += [("lost", _loss(loss)) for loss in losses[:_LOSSES]]
+    if len(losses) > _LOSSES:
+        rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
+    return "".join(_row(name, value) for name, value in rows)
+
+
+def how_many(losses: Sequence[Loss]) -> str:
+    """How many events were lost, in words; a loss without a count is not to look like none."""
+    counted = sum(loss.events or 0 for loss in losses)
+    return f"{counted:,} events lost" if counted else "events lost, not known how many"
+
+
+def _row(name: str, value: str) -> str:
+    """Aligned, and short where a value is as long as somebody liked: the JSON has all of it."""
+    return (
+        textwrap.fill(
+            printable(value),
+            _WIDTH,
+            initial_indent=f"{name + ':':<{_INDENT}}",
+            subsequent_indent=" " * _INDENT,
+            max_lines=_LINES,
+            placeholder=" ...",
+            break_on_hyphens=False,
         )
-    return "\n".join(lines) + "\n"
+        + "\n"
+    )
 
 
-def _completeness(summary: Summary, *, closed: bool) -> str:
-    flaws = [
+def _loss(loss: Loss) -> str:
+    count = "some" if loss.events is None else f"{loss.events:,}"
+    return f"{count} between {iso_time(loss.first_ns)} and {iso_time(loss.last_ns)} ({loss.how})"
+
+
+def _flaws(summary: Summary, losses: Sequence[Loss], *, closed: bool) -> list[str]:
+    """Why the recording does not tell everything; empty if it does."""
+    return [
         text
         for text, holds in (
             ("cut off", not closed),
-            (f"{summary.lost:,} events lost", summary.lost),
+            (how_many(losses), losses),
             (f"{summary.incomplete:,} traces incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
             (f"{summary.orphans:,} events name no rule", summary.orphans),
         )
         if holds
     ]
-    return f"no: {', '.join(flaws)}" if flaws else "yes"

@@ -23,26 +23,22 @@ _FIELDS: Final = {
     "icmp_seq": "ICMPSEQ", "target": "TARGET", "flags": "FLAGS", "seq": "SEQ", "ack": "ACK",
     "window": "WINDOW", "csum": "CSUM", "truncated": "TRUNCATED",
 }  # fmt: skip
-_ALSO_CHANGES: Final = {"mark", "in", "out"}  # which have places of their own
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What is printed of each packet. ``chains``: only steps in these (table, chain); all if empty."""
+    """What is printed of each packet."""
 
     colour: bool = False
     phys: bool = False
     rules: bool = True
     iface_changes: bool = True
-    chains: frozenset[tuple[str, str]] = frozenset()
 
 
 def render(traversal: Traversal, layout: Layout) -> str:
     """One packet, several lines, each with its newline."""
     lines = [_title(traversal, layout), _header_line(traversal)]
     for step in traversal.steps:
-        if layout.chains and (step.table, step.chain) not in layout.chains:
-            continue
         lines += _step_lines(step, layout)
     return "\n".join(lines) + "\n"
 
@@ -54,22 +50,23 @@ def _title(traversal: Traversal, layout: Layout) -> str:
         f"#{traversal.number}",
         iso_time(traversal.time_ns),
         traversal.family,
-        _styled(traversal.verdict, style, layout),
+        _styled(printable(traversal.verdict), style, layout),
     ]
     if traversal.decided_by is not None:
         words.append(f"by {_place(traversal.decided_by)}")
     if traversal.netns is not None:
         words.insert(3, f"netns={printable(traversal.netns)}")
-    if not certain:
-        what = " and ".join(
-            name
-            for name, holds in (
-                ("incomplete", not traversal.complete),
-                ("ambiguous", traversal.ambiguous),
-            )
-            if holds
+    flaws = " and ".join(
+        flaw
+        for flaw, holds in (
+            ("incomplete", not traversal.complete),
+            ("ambiguous", traversal.ambiguous),
         )
-        words.append(_styled(f"({what}: {printable(traversal.reason or '')})", _UNCERTAIN, layout))
+        if holds
+    )
+    doubts = [doubt for doubt in (flaws, printable(traversal.reason or "")) if doubt]
+    if doubts:
+        words.append(_styled(f"({': '.join(doubts)})", _UNCERTAIN, layout))
     return " ".join(words)
 
 
@@ -87,18 +84,42 @@ def _header_line(traversal: Traversal) -> str:
 
 def _fields(header: dict[str, Any]) -> list[str]:
     words = [
-        f"{name}={_value(key, header[key])}"
+        _field(key, name, header[key])
         for key, name in _FIELDS.items()
-        if header.get(key) is not None
+        if header.get(key) is not None and header[key] is not False
     ]
     if "inner" in header:
         words.append(f"[{' '.join(_fields(header['inner']))} ]")
     return words
 
 
+def _field(key: str, name: str, value: Any) -> str:  # noqa: ANN401 - JSON
+    if value is True:
+        return name  # as MF and DF in the LOG target
+    return f"({_value(key, value)})" if key == "name" else f"{name}={_value(key, value)}"
+
+
+def _changes(changed: dict[str, tuple[Any, Any]]) -> list[str]:
+    """What is new in the packet, and what was there before, in the order of the header line."""
+    words = [
+        f"{name}={_value(key, changed[key][1])} (was {_value(key, changed[key][0])})"
+        for key, name in _FIELDS.items()
+        if key in changed
+    ]
+    if "inner" in changed:
+        old, new = (inner or {} for inner in changed["inner"])
+        inner = {
+            key: (old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)
+        }
+        words.append(f"[{' '.join(_changes(inner))} ]")
+    return words
+
+
 def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
     if value is None:
         return "(none)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if key == "tos":
         return f"{value:02x}"
     if key == "csum":
@@ -106,7 +127,7 @@ def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
     if key == "proto":
         return printable(str(value)).upper()
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        return printable(",".join(map(str, value)))
     return printable(str(value))
 
 
@@ -119,10 +140,8 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
             f"PHYSIN={printable(step.physin or '')}",
             f"PHYSOUT={printable(step.physout or '')}",
         ]
-    for key, name in _FIELDS.items():
-        if key in step.changed and key not in _ALSO_CHANGES:
-            old, new = step.changed[key]
-            words.append(f"{name}={_value(key, new)} (was {_value(key, old)})")
+    if step.changed:
+        words += _changes(step.changed)
     if "mark" in step.changed:
         words.append(f"(mark was 0x{step.changed['mark'][0]:x})")
     lines = ["\t" + " ".join(words)]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -129,13 +130,113 @@ def test_every_stop_leaves_no_trace(quiet_lab, tmp_path, stop, flush):
 
 
 def test_packets_stops_the_recording(lab, tmp_path):
-    """--packets N ends by itself, and the traced packets are in the file."""
-    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--packets", "2")
-    lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
+    """--packets N ends by itself, neither early nor late, with the last packet whole."""
+    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--packets", "20")
+    lab.run(["ping", "-c5", "-i0.2", "127.0.0.1"])  # four traversals each
     child.communicate(timeout=30)
     with Reader(tmp_path / "t.db") as reader:
         assert reader.facts.stop_reason == "packets"
-    assert len(packets(tmp_path / "t.db")) >= 2
+    found = packets(tmp_path / "t.db")
+    assert len(found) == 20
+    assert all(one.complete for one in found)
+
+
+def test_more_signals_do_not_stop_the_undoing(quiet_lab, tmp_path):
+    """An impatient Ctrl-C is taken as one."""
+    before = state(quiet_lab)
+    child = start(quiet_lab, "-o", tmp_path / "t.db")
+    for _ in range(5):
+        child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert state(quiet_lab) == before
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.closed
+
+
+def test_nohup_is_respected(quiet_lab, tmp_path):
+    """A hangup that the user told us to ignore is ignored."""
+    child = quiet_lab.popen(
+        ["nohup", *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--packets", "4", "icmp"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not child.stderr.readline().startswith("recording to"):  # nohup says something too
+        assert child.poll() is None
+    child.send_signal(signal.SIGHUP)
+    quiet_lab.run(["ping", "-c1", "127.0.0.1"])
+    child.communicate(timeout=30)
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.stop_reason == "packets"
+
+
+def test_traffic_does_not_prolong_a_recording(lab, tmp_path):
+    """The rules go when the time is over, however much comes in; then the socket is emptied."""
+    flood = lab.popen(["ping", "-f", "-q", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    record(lab, "icmp", "-o", tmp_path / "t.db", "--duration", "200ms")
+    assert flood.poll() is None
+    with Reader(tmp_path / "t.db") as reader:
+        facts = reader.facts
+        assert sum(len(chunk.lengths) for chunk in reader.chunks()) > 100
+    assert facts.stopped_ns - facts.started_ns < 2e9
+
+
+def test_command_that_stays_does_not_hold_the_rules(quiet_lab, tmp_path):
+    """A command that ignores SIGTERM is waited for when everything is undone already."""
+    before = state(quiet_lab)
+    child = quiet_lab.popen(
+        [*IPTREC, "record", "-q", "-o", str(tmp_path / "t.db"), "--duration", "100ms",
+         "--", "sh", "-c", "trap '' TERM; echo begun; read _; exit 5"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == "begun\n"
+    deadline = time.monotonic() + 30
+    while state(quiet_lab) != before:
+        assert time.monotonic() < deadline
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.stop_reason == "duration"
+    assert child.poll() is None
+    child.communicate("\n", timeout=30)
+    assert child.returncode == 0
+
+
+READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+
+
+def test_read_only_sysctls_are_refused(quiet_lab, tmp_path):
+    """As in most containers: the sysctl is named, and what was begun is undone, file included."""
+    before = state(quiet_lab)
+    command = [*IPTREC, "record", "-o", str(tmp_path / "t.db")]
+    done = quiet_lab.run(
+        ["unshare", "-m", "sh", "-c", READ_ONLY + ' && exec "$@"', "sh", *command], check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "run: sysctl net.netfilter.nf_log.2=nfnetlink_log" in done.stderr
+    assert state(quiet_lab) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_undone_is_told(quiet_lab, tmp_path):
+    """One step fails: the others are done, exit status 2, and the line names what is left."""
+    before = state(quiet_lab)
+    done = record(
+        quiet_lab, "-q", "icmp", "-o", tmp_path / "t.db", "--", "sh", "-c", READ_ONLY, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "not everything could be undone" in done.stderr
+    assert "nf_log" in done.stderr
+    assert state(quiet_lab)[:-2] == before[:-2]  # the rules; not the loggers
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.closed
+
+
+def test_nflog_rules_of_the_user_do_not_disturb(lab, tmp_path):
+    """-j NFLOG logs to the same group: its events are in the file, and none is missed."""
+    lab.restore(None, "ipv4", "*filter\n-A INPUT -p icmp -j NFLOG\nCOMMIT\n")
+    record(lab, "icmp", "-o", tmp_path / "t.db", "--", "ping", "-c2", "-i0.2", "127.0.0.1")
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.losses == []
+        datagrams = sum(len(chunk.lengths) for chunk in reader.chunks())
+    steps = sum(len(one.steps) for one in packets(tmp_path / "t.db"))
+    assert datagrams > steps > 0
 
 
 def test_full_disk_undoes_everything(quiet_lab):
@@ -177,6 +278,7 @@ REFUSALS = {
     "directory": (["-o", "/nope/t.db"], "cannot create /nope/t.db"),
     "command": (["--", "no-such-command"], "command 'no-such-command' is not found"),
     "duration": (["--duration", "soon"], "--duration 'soon' is no time"),
+    "endless": (["--duration", "9" * 400 + "h"], "h' is no time"),
     "family": (["--family", "ipx"], "--family 'ipx' is none of"),
     "option": (["--nonsense"], "No such option: --nonsense"),
 }
@@ -321,9 +423,8 @@ def test_loss_is_counted_to_the_event(lab, tmp_path):
     """With a tiny receive buffer: recorded plus lost is what the kernel sent."""
     lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n")
     sender = (
-        "import socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
-        "for n in range(20000): s.sendto(b'%d'%n,('127.0.0.1',7))\n"
-        "time.sleep(.3)\ns.sendto(b'last',('127.0.0.1',7))"
+        "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
+        "for n in range(20000): s.sendto(b'%d'%n,('127.0.0.1',7))"
     )
     script = (
         "import sys, pathlib\nfrom iptrec.recorder import Options, record\n"
@@ -334,7 +435,7 @@ def test_loss_is_counted_to_the_event(lab, tmp_path):
     done = lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")])
     found = json.loads(done.stdout)
     # OUTPUT: raw, filter; PREROUTING: our own rule, raw; INPUT: the rule
-    assert found["events"] + found["lost"] == 20001 * 5
+    assert found["events"] + found["lost"] == 20000 * 5
     assert found["lost"] > 0
     assert not found["complete"]
 

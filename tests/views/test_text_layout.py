@@ -6,7 +6,6 @@ import pytest
 
 from iptrec.analyze.traversal import RulePlace, Step, Traversal
 from iptrec.views import text
-from iptrec.views.escape import printable
 
 HEADER = {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "udp", "length": 29, "csum": 255}
 
@@ -51,6 +50,11 @@ OPTIONS = {
     ),
     "changed": (step(changed={"dst": ("a", "b")}), text.Layout(), "DST=b (was a)\n"),
     "header_gone": (step(changed={"tos": (1, None)}), text.Layout(), "TOS=(none) (was 01)"),
+    "quoted": (
+        step(changed={"inner": ({"src": "a", "dst": "b"}, {"src": "a", "dst": "c"})}),
+        text.Layout(), "NFMARK=0x0 [DST=c (was b) ]\n",
+    ),
+    "cut": (step(changed={"truncated": (None, True)}), text.Layout(), "TRUNCATED=yes (was (none))"),
     "iface": (step(changed={"in": (None, "eth0")}), text.Layout(), "IN=eth0 OUT=\n\t\tMATCH"),
     "mark": (step(mark=5, changed={"mark": (1, 5)}), text.Layout(), "NFMARK=0x5 (mark was 0x1)"),
     "colour": (step(), text.Layout(colour=True), "=> \x1b[31mDROP\x1b[0m"),
@@ -70,14 +74,35 @@ def test_options(case):
     assert expected in text.render(packet(one), layout)
 
 
-def test_iface_changes_and_chains_can_be_left_out():
-    """--no-iface-changes and --chain."""
-    steps = step(changed={"in": (None, "eth0")}), step(chain="OTHER")
-    shown = text.render(
-        packet(*steps), text.Layout(iface_changes=False, chains=frozenset({("filter", "INPUT")}))
-    )
-    assert shown.count("IN=eth0") == 1  # the header's
-    assert "OTHER" not in shown
+def test_iface_changes_can_be_left_out():
+    """--no-iface-changes: the names stand in the header alone."""
+    one = step(changed={"in": (None, "eth0")})
+    assert text.render(packet(one), text.Layout(iface_changes=False)).count("IN=eth0") == 1
+
+
+HEADERS = {
+    "icmp": (
+        {"type": 8, "code": 0, "name": "echo-request", "icmp_id": 7, "icmp_seq": 1},
+        "TYPE=8 CODE=0 (echo-request) ICMPID=7 ICMPSEQ=1\n",
+    ),
+    "icmp_error": (
+        {"type": 3, "code": 3, "inner": {"src": "10.9.9.9", "proto": "udp"}},
+        "TYPE=3 CODE=3 [SRC=10.9.9.9 PROTO=UDP ]\n",
+    ),
+    "ipv6": (
+        {"hop_limit": 64, "flow_label": 5, "ext": ["hopopt", "fragment"], "frag": 0, "mf": True},
+        "HOPLIMIT=64 FLOWLBL=5 FRAG=0 MF EXT=hopopt,fragment\n",
+    ),
+    "last_fragment": ({"frag": 1480, "mf": False, "proto": "99"}, "FRAG=1480 PROTO=99\n"),
+    "cut_off": ({"src": None, "dst": None, "length": 3, "truncated": True}, "LEN=3 TRUNCATED\n"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_header_line(case):
+    """Names of the LOG target; what a packet does not have is not printed."""
+    header, expected = HEADERS[case]
+    assert text.render(packet(header=header), text.Layout()).endswith("\nIN=eth0 OUT= " + expected)
 
 
 def test_incomplete_says_why():
@@ -86,8 +111,17 @@ def test_incomplete_says_why():
     assert "(incomplete: because)" in shown
 
 
+def test_every_doubt_is_named():
+    """Ambiguous and incomplete together; an unknown verdict with its reason alone; else nothing."""
+    doubtful = packet(step(), complete=False, ambiguous=True, reason="because")
+    assert "(incomplete and ambiguous: because)\n" in text.render(doubtful, text.Layout())
+    unknown = packet(step(), verdict="UNKNOWN", decided_by=None, reason="because")
+    assert " UNKNOWN (because)\n" in text.render(unknown, text.Layout())
+    assert "(" not in text.render(packet(step()), text.Layout()).splitlines()[0]
+
+
 @pytest.mark.parametrize(
-    "evil", ["\x1b[2J", "\x07", "\u202e", "\n#9 fake", "\x9b1m", "\ud800", "\r"]
+    "evil", ["\x1b[2J", "\x07", "\u202e", "\n#9 fake", "\x9b1m", "\ud800", "\r", "\U000e0041"]
 )
 def test_nothing_from_the_file_reaches_the_terminal_raw(evil):
     """Escape sequences, bidi controls and newlines in names, rules and comments are made visible."""
@@ -101,6 +135,7 @@ def test_nothing_from_the_file_reaches_the_terminal_raw(evil):
         in_=evil,
         netns=evil,
         reason=evil,
+        verdict=f"V{evil}",
         complete=False,
         decided_by=RulePlace(evil, evil, None),
     )
@@ -108,4 +143,3 @@ def test_nothing_from_the_file_reaches_the_terminal_raw(evil):
         shown = text.render(hostile, layout)
         assert evil not in shown
         assert len(shown.splitlines()) == 5
-    assert printable(evil).isascii()

@@ -1,0 +1,72 @@
+"""`info`: completeness first, in a few short lines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from handmade import HandMade
+
+from iptrec.analyze.summary import Summary
+from iptrec.recording.rows import Loss
+from iptrec.views import info
+
+COUNTED = Loss(1, 10, 20, 5, "sequence")
+UNCOUNTED = Loss(1, 10, 20, None, "enobufs")
+
+
+def recording(*losses, **facts):
+    made = HandMade(losses=list(losses))
+    made.facts = replace(made.facts, **facts)
+    return made
+
+
+FLAWS = {
+    "none": (recording(), Summary(events=3), "yes"),
+    "cut_off": (recording(closed=False), Summary(), "no: cut off"),
+    "lost": (recording(COUNTED), Summary(lost=5), "no: 5 events lost"),
+    "lost_uncounted": (recording(UNCOUNTED), Summary(), "no: events lost, not known how many"),
+    "both": (recording(UNCOUNTED, COUNTED), Summary(lost=5), "no: 5 events lost"),
+    "incomplete": (recording(), Summary(incomplete=1), "no: 1 traces incomplete"),
+    "ambiguous": (recording(), Summary(ambiguous=1), "no: 1 ambiguous"),
+    "orphans": (recording(), Summary(orphans=2), "no: 2 events name no rule"),
+}
+
+
+@pytest.mark.parametrize("case", FLAWS)
+def test_completeness_is_first(case):
+    """The first line says whether the recording can be trusted; the JSON says the same."""
+    made, summary, expected = FLAWS[case]
+    assert info.as_text(made, summary).splitlines()[0] == f"complete:    {expected}"
+    assert json.loads(info.as_json(made, summary))["complete"] == (expected == "yes")
+
+
+def test_losses_are_listed_up_to_ten():
+    """Each with its time and how it is known; the rest is counted."""
+    lines = info.as_text(recording(*[COUNTED] * 13), Summary(lost=65)).splitlines()
+    shown = [line for line in lines if line.startswith("lost:")]
+    assert len(shown) == 11
+    assert shown[0].startswith("lost:        5 between 1970-01-01T00:00:00.000000010Z and")
+    assert shown[-1] == "lost:        and 3 times more; --json has all"
+    assert not [line for line in info.as_text(recording(*[COUNTED] * 10), Summary()).splitlines()
+                if "more" in line]  # fmt: skip
+
+
+def test_text_fits_a_terminal():
+    """80 columns and a bounded number of lines, however long and hostile a command is."""
+    made = recording(
+        COUNTED,
+        command=("iptrec", "x" * 500, *["word and-word"] * 500, "\x1b[2J\n"),
+        kernel="\x1b]0;title\x07" * 50,
+    )
+    shown = info.as_text(made, Summary(lost=5, verdicts=dict.fromkeys(map(str, range(999)), 1)))
+    assert max(map(len, shown.splitlines())) <= 80
+    assert len(shown.splitlines()) < 40
+    assert shown.replace("\n", "").isprintable()
+
+
+def test_command_can_be_typed_again():
+    """Words with spaces are quoted."""
+    shown = info.as_text(recording(command=("iptrec", "tcp port 1", "--", "ls")), Summary())
+    assert "recorded by: iptrec 0: iptrec 'tcp port 1' -- ls\n" in shown
