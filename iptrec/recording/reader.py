@@ -80,6 +80,11 @@ class Reader:
         for name in ("command", "families", "interfaces"):
             row[name] = tuple(str(one) for one in self._json(row[name], list))
         row["closed"] = bool(row["closed"])
+        if row["byte_order"] != "little":
+            raise RecordingError(
+                f"{self.path} was recorded on a {_printable(row['byte_order'])}-endian host;"
+                " this iptrec reads little-endian recordings only"
+            )
         return Facts(**row)
 
     @property
@@ -131,6 +136,8 @@ class Reader:
         # its write-ahead log.
         while rows := list(self._select("chunk", query, {"after": after, "stream": stream})):
             row = rows[0]
+            if row["id"] <= after:  # a damaged tree finds what was not asked for, for ever
+                raise self._damaged(f"chunk {row['id']} comes after chunk {after}")
             if row["stream"] not in known:  # it may have come after we looked
                 known = {one.id for one in self.streams}
             self._check_known("chunk", row["id"], "stream", row["stream"], known)

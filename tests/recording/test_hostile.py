@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -60,6 +61,29 @@ def loose(table, change):
 
 def frame(size, **options):
     return zstandard.ZstdCompressor(**options).compress(bytes(size))
+
+
+def go_back(path):
+    """A tree whose second leaf begins with chunk 1 again: asked for what follows 1, it would for ever."""
+    columns = "stream, first_ns, last_ns, datagrams, encoding, size, data"
+    copies = "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 120)"
+    edit(f"INSERT INTO chunk {copies} SELECT i, {columns} FROM n, chunk WHERE id = 1")(path)  # noqa: S608 - ours
+    # https://www.sqlite.org/fileformat2.html#b_tree_pages; all numbers here are varints of one byte
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (root,) = database.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'chunk'"
+        ).fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    raw = bytearray(path.read_bytes())
+    interior = memoryview(raw)[(root - 1) * size : root * size]
+    assert interior[0] == 5
+    last = int.from_bytes(interior[8:12])
+    leaf = memoryview(raw)[(last - 1) * size : last * size]
+    assert leaf[0] == 13
+    first = int.from_bytes(leaf[8:10])
+    assert leaf[first + 1] > 1
+    leaf[first + 1] = 1
+    path.write_bytes(raw)
 
 
 HOSTILE = {
@@ -142,6 +166,11 @@ HOSTILE = {
     "real_for_count": (loose("chunk", "datagrams = 2.5"), "chunk.datagrams holds a float"),
     "text_for_data": (loose("chunk", "data = 'abc'"), "chunk.data holds a str"),
     "blob_for_name": (loose("namespace", "name = x'00'"), "namespace.name holds a bytes"),
+    "big_endian": (
+        edit("UPDATE recording SET byte_order = 'big'"),
+        "was recorded on a big-endian host; this iptrec reads little-endian recordings only",
+    ),
+    "endless_tree": (go_back, "chunk 1 comes after chunk"),
     "empty": (lambda path: os.truncate(path, 0), "is not an iptrec recording$"),
     "text": (lambda path: shutil.copy("/etc/passwd", path), "is not an iptrec recording$"),
     "truncated": (lambda path: os.truncate(path, 5000), "damaged"),
