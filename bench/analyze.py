@@ -32,7 +32,8 @@ def main() -> None:
                 events += len(window.rows())
                 packets += decided
                 incomplete += sum(not complete[i] for i in window.assembly.outcome[:decided])
-                ambiguous += int(window.assembly.ambiguous[:decided].sum())
+                doubt = [one.doubt is not None for one in window.assembly.outcomes]
+                ambiguous += sum(doubt[i] for i in window.assembly.outcome[:decided])
             whole = time.perf_counter() - started
         print(
             f"analyze: {events} events of {read}, {packets} packets ({incomplete} incomplete,"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
-from iptrec.kernel import host, links, netns, nf_log, nflog, xtables
+from iptrec.kernel import host, links, netns, nf_log, nflog, stamps, xtables
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Writer
 
@@ -126,11 +126,14 @@ class _Recording:
         dumps = links.dumps()
         self._check_interfaces(links.names(dumps["links"]))
         try:
-            with nflog.NflogSocket(
-                snaplen=options.snaplen,
-                receive_buffer=options.receive_buffer,
-                modprobe=options.modprobe,
-            ) as source:
+            with (
+                stamps.stamping(),
+                nflog.NflogSocket(
+                    snaplen=options.snaplen,
+                    receive_buffer=options.receive_buffer,
+                    modprobe=options.modprobe,
+                ) as source,
+            ):
                 writer = Writer.create(
                     options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
@@ -169,6 +172,8 @@ class _Recording:
                 "group": nflog.GROUP,
                 "receive_buffer": source.receive_buffer,
                 "conntrack": source.conntrack,
+                "slots": nflog.SLOTS,
+                "stamps_ns": time.time_ns(),
             },
         )
         for kind, content in dumps.items():

@@ -2,23 +2,25 @@
 
 Events with equal keys (`identity`) are candidates for one packet. Almost always a key belongs to one
 packet at a time: then its events, cut where a trace can begin, are the ways of the packets, and the
-grammar confirms each distinct way once. Only where it does not (equal packets in flight together, or
-lost events) are the events of that key dealt out one by one to the packets that are under way.
+grammar confirms each distinct way once. Only where it does not, or where the arrival stamps differ
+(equal packets in flight together, or lost events), are the events of that key dealt out one by one to
+the packets that are under way. Where the ruleset changed meanwhile, `settle` has the last word.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.analyze.identity import packet_keys
+from iptrec.analyze.settle import settle
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from iptrec.analyze.rulebook import Rulebook
+    from iptrec.analyze.rulebook import Resolved, Rulebook
     from iptrec.analyze.walk import Outcome, Walk, Walker
     from iptrec.decode.nflog import NflogEvents
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
     U64 = npt.NDArray[np.uint64]
 
+_FORWARD: Final = 2  # enum nf_inet_hooks; later hooks have no arrival stamp
+_EQUAL: Final = "equal packets were under way together"
 _UNDER_WAY = 64  # equal packets in flight that are told apart; more are cut off as incomplete
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
@@ -44,7 +48,6 @@ class Assembly:
     count: I64
     outcome: I64
     outcomes: list[Outcome]
-    ambiguous: Mask
 
     def __len__(self) -> int:
         """How many traversals."""
@@ -58,33 +61,40 @@ class Assembly:
 
 @dataclass(slots=True)
 class _Packet:
-    """A packet under way while the events of one key are dealt out."""
+    """A packet under way while the events of one key are dealt out; ``stamp`` is 0 if none is known."""
 
     rows: list[int]
-    path: list[int]
     walk: Walk
     addresses: bytes
     indev: int
+    stamp: int
     ambiguous: bool = False
 
 
 @dataclass(slots=True)
-class _Outcomes:
-    """Numbers for equal outcomes."""
+class _Options:
+    """Numbers for equal sets of outcomes."""
 
-    seen: dict[Outcome, int] = field(default_factory=dict)
+    seen: dict[tuple[Outcome, ...], int] = field(default_factory=dict)
 
-    def number(self, outcome: Outcome) -> int:
-        return self.seen.setdefault(outcome, len(self.seen))
+    def number(self, outcomes: tuple[Outcome, ...]) -> int:
+        return self.seen.setdefault(outcomes, len(self.seen))
 
 
 def assemble(
-    events: NflogEvents, place: npt.NDArray[np.int32], rulebook: Rulebook, walker: Walker
+    events: NflogEvents,
+    resolved: Resolved,
+    rulebook: Rulebook,
+    walker: Walker,
+    arrival_ns: int | None,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
-    ``place`` is `Rulebook.resolve` of the events; those with -1 are left out.
+    ``resolved`` is `Rulebook.resolve` of the events; those without a place are left out. ``arrival_ns``:
+    since when (epoch) packets were stamped as they arrived, so that all stamped events of one have the
+    same stamp; None: never.
     """
+    place = resolved.place
     known = np.flatnonzero(place >= 0)
     keys = packet_keys(events)[known]
     order = np.argsort(keys, kind="stable")
@@ -92,14 +102,15 @@ def assemble(
     way = place[rows]
     if len(rows) == 0:
         nothing = np.zeros(0, np.int64)
-        return Assembly(nothing, nothing, nothing, nothing, [], np.zeros(0, np.bool_))
+        return Assembly(nothing, nothing, nothing, nothing, [])
 
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
     first = np.flatnonzero(new_key | _begins(way, rulebook))
     count = np.diff(first, append=len(rows))
-    outcomes = _Outcomes()
-    outcome = _judge(way, first, count, walker, outcomes)
-    doubtful = _doubtful(new_key[first], outcome, outcomes)
+    options = _Options()
+    option = _judge(way, first, count, walker, options)
+    stamp = _arrival_stamps(events, arrival_ns)
+    doubtful = _doubtful(new_key[first], option, options, _mixed(stamp[rows], first))
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -107,27 +118,24 @@ def assemble(
     group = np.cumsum(new_key[first])
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
-        dealt += _deal(events, rows[span].tolist(), way[span].tolist(), rulebook, walker)
+        dealt += _deal(events, stamp, rows[span].tolist(), way[span].tolist(), rulebook, walker)
 
-    counts = np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)])
-    return _in_order(
+    found = np.array(
+        [options.number(_dealt_outcomes(packet, walker)) for packet in dealt], np.int64
+    )
+    whole = _in_order(
         rows=np.concatenate(
             [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
         ),
-        count=counts,
-        outcome=np.concatenate(
-            [
-                outcome[clear],
-                np.array(
-                    [outcomes.number(walker.judge(p.walk, tuple(p.path))) for p in dealt], np.int64
-                ),
-            ]
-        ),
-        ambiguous=np.concatenate(
-            [np.zeros(int(clear.sum()), np.bool_), np.array([p.ambiguous for p in dealt], np.bool_)]
-        ),
-        outcomes=list(outcomes.seen),
+        count=np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)]),
+        option=np.concatenate([option[clear], found]),
     )
+    return Assembly(*whole[:3], *settle(events, resolved, rulebook, *whole, list(options.seen)))
+
+
+def _dealt_outcomes(packet: _Packet, walker: Walker) -> tuple[Outcome, ...]:
+    outcomes = walker.judge(packet.walk)
+    return tuple(replace(one, doubt=_EQUAL) for one in outcomes) if packet.ambiguous else outcomes
 
 
 def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
@@ -147,9 +155,9 @@ def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
 
 
 def _judge(
-    way: npt.NDArray[np.int32], first: I64, count: I64, walker: Walker, outcomes: _Outcomes
+    way: npt.NDArray[np.int32], first: I64, count: I64, walker: Walker, options: _Options
 ) -> I64:
-    """The outcome's number of each candidate, -1 where no packet can have gone that way."""
+    """The number of each candidate's possible outcomes, -1 where no packet can have gone that way."""
     position = np.arange(len(way)) - np.repeat(first, count)
     mixed = (way.astype(np.uint64) + np.uint64(1)) * _ODD ^ position.astype(np.uint64) * _MIX
     mixed ^= mixed >> np.uint64(31)
@@ -158,23 +166,39 @@ def _judge(
     numbers = np.empty(len(example), np.int64)
     for i, candidate in enumerate(example):
         start = first[candidate]
-        found = walker.outcome(tuple(way[start : start + count[candidate]].tolist()))
-        numbers[i] = -1 if found is None else outcomes.number(found)
+        found = walker.outcomes(tuple(way[start : start + count[candidate]].tolist()))
+        numbers[i] = options.number(found) if found else -1
     return numbers[inverse]
 
 
-def _doubtful(new_key: Mask, outcome: I64, outcomes: _Outcomes) -> Mask:
+def _arrival_stamps(events: NflogEvents, since_ns: int | None) -> I64:
+    """When the packet of each event arrived; 0 if not known."""
+    if since_ns is None:
+        return np.zeros(len(events), np.int64)
+    valid = (events.hook <= _FORWARD) & (events.received_ns > since_ns)
+    return np.where(valid, events.stamp_ns, 0)
+
+
+def _mixed(stamp: I64, first: I64) -> Mask:
+    """Which candidates have events of packets that arrived at different times."""
+    latest = np.maximum.reduceat(stamp, first)
+    earliest = np.minimum.reduceat(np.where(stamp > 0, stamp, np.iinfo(np.int64).max), first)
+    mixed: Mask = (latest > 0) & (earliest != latest)
+    return mixed
+
+
+def _doubtful(new_key: Mask, option: I64, options: _Options, mixed: Mask) -> Mask:
     """Candidates whose key's events must be dealt out one by one.
 
-    A way that cannot be; or several candidates of a key of which one is cut short: its other events
-    may have gone to its neighbour.
+    A way that cannot be, or of packets that arrived at different times; or several candidates of a key
+    of which one is cut short: its other events may have gone to its neighbour.
     """
-    complete = np.array([one.complete for one in outcomes.seen] + [False])
+    complete = np.array([all(one.complete for one in some) for some in options.seen] + [False])
     group = np.cumsum(new_key) - 1
     groups = int(group[-1]) + 1
-    impossible = np.bincount(group, outcome < 0, groups) > 0
+    impossible = np.bincount(group, (option < 0) | mixed, groups) > 0
     several = np.bincount(group, minlength=groups) > 1
-    cut = np.bincount(group, ~complete[outcome], groups) > 0
+    cut = np.bincount(group, ~complete[option], groups) > 0
     doubtful: Mask = (impossible | (several & cut))[group]
     return doubtful
 
@@ -191,40 +215,54 @@ def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
 
 
 def _deal(
-    events: NflogEvents, rows: list[int], way: list[int], rulebook: Rulebook, walker: Walker
+    events: NflogEvents,
+    stamps: I64,
+    rows: list[int],
+    way: list[int],
+    rulebook: Rulebook,
+    walker: Walker,
 ) -> list[_Packet]:
     """Give each event of a key to the packet under way that it can follow, or let it begin one."""
     packets: list[_Packet] = []
     under_way: list[_Packet] = []
     for row, place in zip(rows, way, strict=True):
-        addresses = _addresses(events, row)
-        indev = int(events.indev[row])
-        chosen = _choose(under_way, place, addresses, indev, walker)
+        event = _Packet(
+            rows=[row],
+            walk=walker.begin(place),
+            addresses=_addresses(events, row),
+            indev=int(events.indev[row]),
+            stamp=int(stamps[row]),
+        )
+        chosen = _choose(under_way, event, place, walker)
         if chosen is None and not rulebook.places[place].starts:
-            chosen = _resume(under_way, place, addresses, walker)
+            chosen = _resume(under_way, event, place, walker)
         if chosen is None:
-            packet = _Packet([row], [place], walker.begin(place), addresses, indev)
+            packet = event
             packets.append(packet)
             under_way.append(packet)
             del under_way[:-_UNDER_WAY]
         else:
             packet, packet.walk = chosen
             packet.rows.append(row)
-            packet.path.append(place)
-            packet.addresses, packet.indev = addresses, indev
-        if packet.walk.state.status == "ended":
+            packet.addresses, packet.indev = event.addresses, event.indev
+            packet.stamp = packet.stamp or event.stamp
+        if packet.walk.ended:
             under_way.remove(packet)
     return packets
 
 
 def _choose(
-    under_way: list[_Packet], place: int, addresses: bytes, indev: int, walker: Walker
+    under_way: list[_Packet], event: _Packet, place: int, walker: Walker
 ) -> tuple[_Packet, Walk] | None:
-    """The packet that the event follows: same addresses first, then the longest under way."""
-    fits = [(packet, walk) for packet in under_way if (walk := walker.step(packet.walk, place))]
+    """The packet that the event follows: same stamp and addresses first, then the longest under way."""
+    fits = [
+        (packet, walk)
+        for packet in under_way
+        if _may_be_one(packet, event) and (walk := walker.step(packet.walk, place))
+    ]
     if not fits:
         return None
-    likeness = [2 * (packet.addresses == addresses) + (packet.indev == indev) for packet, _ in fits]
+    likeness = [_likeness(packet, event) for packet, _ in fits]
     best = [fit for fit, score in zip(fits, likeness, strict=True) if score == max(likeness)]
     if len(best) > 1:
         for packet, _ in best:
@@ -232,12 +270,27 @@ def _choose(
     return best[0]
 
 
+def _may_be_one(packet: _Packet, event: _Packet) -> bool:
+    return not packet.stamp or not event.stamp or packet.stamp == event.stamp
+
+
+def _likeness(packet: _Packet, event: _Packet) -> int:
+    arrived_together = event.stamp != 0 and packet.stamp == event.stamp
+    return (
+        4 * arrived_together
+        + 2 * (packet.addresses == event.addresses)
+        + (packet.indev == event.indev)
+    )
+
+
 def _resume(
-    under_way: list[_Packet], place: int, addresses: bytes, walker: Walker
+    under_way: list[_Packet], event: _Packet, place: int, walker: Walker
 ) -> tuple[_Packet, Walk] | None:
-    """The packet that the event continues after a hole, if its addresses say that it is the one."""
+    """The packet that the event continues after a hole, if stamp or addresses say that it is the one."""
     for packet in under_way:
-        if packet.addresses == addresses and (walk := walker.leap(packet.walk, place)):
+        arrived_together = event.stamp != 0 and packet.stamp == event.stamp
+        alike = arrived_together or packet.addresses == event.addresses
+        if alike and _may_be_one(packet, event) and (walk := walker.leap(packet.walk, place)):
             return packet, walk
     return None
 
@@ -252,15 +305,11 @@ def _addresses(events: NflogEvents, row: int) -> bytes:
     return packet[12:20] + packet[layer4 : layer4 + 4]
 
 
-def _in_order(
-    *, rows: I64, count: I64, outcome: I64, ambiguous: Mask, outcomes: list[Outcome]
-) -> Assembly:
-    """Sort the traversals by their first event."""
+def _in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
+    """Sort the traversals by their first event: rows, first, count, option."""
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
     order = np.argsort(rows[first], kind="stable")
     count_ordered = count[order]
     new_first = np.concatenate([[0], np.cumsum(count_ordered)[:-1]])
     source = np.repeat(first[order] - new_first, count_ordered) + np.arange(len(rows))
-    return Assembly(
-        rows[source], new_first, count_ordered, outcome[order], outcomes, ambiguous[order]
-    )
+    return rows[source], new_first, count_ordered, option[order]

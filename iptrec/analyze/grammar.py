@@ -159,10 +159,15 @@ class _ChainShape:
 
 @dataclass(slots=True)
 class Grammar:
-    """One family's ruleset as a state machine. ``own_comment`` marks the recorder's own rules."""
+    """One family's ruleset as a state machine.
+
+    ``own_comment`` marks the recorder's own rules; ``late`` are the tables that were loaded while it
+    recorded, which log nothing before.
+    """
 
     ruleset: Ruleset
     own_comment: str | None = None
+    late: frozenset[str] = frozenset()
     _shapes: dict[tuple[str, str], _ChainShape | None] = field(default_factory=dict)
 
     def place(self, prefix: Prefix, hook: int) -> Place:
@@ -352,7 +357,7 @@ class Grammar:
 
     def _optional(self, table: str) -> bool:
         """A table never loaded logs nothing; nat sees only the first packet of a connection."""
-        return table == "nat" or table not in self.ruleset.tables
+        return table == "nat" or table in self.late or table not in self.ruleset.tables
 
 
 def always_matches(rule: Rule) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     I64 = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-_FAMILY_NUMBER: Final = {"ipv4": 2, "ipv6": 10}
+_AF_INET, _AF_INET6, _ETH_P_IPV6 = 2, 10, 0x86DD
 
 
 class Replay:
@@ -137,15 +137,15 @@ class _Builder:
         window = self._window
         rows = window.assembly.events(position).tolist()
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        ambiguous = bool(window.assembly.ambiguous[position])
-        shown = [row for row in rows if not self._place(row).own] or rows
-        steps = self._steps(shown)
-        decider = None if outcome.decider is None else self._place(rows[outcome.decider])
+        places = [window.rulebook.places[number] for number in outcome.way]
+        events = list(zip(rows, places, strict=True))
+        steps = self._steps([one for one in events if not one[1].own] or events)
+        decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
         return Traversal(
             number=window.number + position,
             time_ns=first.time_ns,
-            family=window.rulebook.families[window.place[rows[0]]],
+            family=window.rulebook.families[outcome.way[0]],
             netns=self._netns,
             in_=first.in_,
             out=first.out,
@@ -156,31 +156,26 @@ class _Builder:
             if decider is None
             else RulePlace(decider.table, decider.chain, decider.number),
             complete=outcome.complete,
-            ambiguous=ambiguous,
-            reason=outcome.reason
-            or ("equal packets were under way together" if ambiguous else None),
+            ambiguous=outcome.doubt is not None,
+            reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
             steps=tuple(steps),
         )
 
-    def _place(self, row: int) -> Place:
-        return self._window.rulebook.places[int(self._window.place[row])]
-
-    def _steps(self, rows: list[int]) -> list[Step]:
+    def _steps(self, events: list[tuple[int, Place]]) -> list[Step]:
         steps: list[Step] = []
         before: Step | None = None
         last = b""
-        for row in rows:
+        for row, place in events:
             payload = self._payload(row)
             same = before is not None and payload == last
             header = before.header if same and before else self._header(row, payload)
-            before = self._step(row, header, before)
+            before = self._step(row, place, header, before)
             last = payload
             steps.append(before)
         return steps
 
-    def _step(self, row: int, header: dict[str, Any], before: Step | None) -> Step:
-        events, place = self._events, self._place(row)
-        rule = place.rule
+    def _step(self, row: int, place: Place, header: dict[str, Any], before: Step | None) -> Step:
+        events, rule = self._events, place.rule
         now: dict[str, Any] = {
             "mark": int(events.mark[row]),
             "in": self._interface(events.indev[row]),
@@ -223,8 +218,8 @@ class _Builder:
         return self._events.buffer[start : start + int(self._events.payload_length[row])].tobytes()
 
     def _header(self, row: int, payload: bytes) -> dict[str, Any]:
-        family = self._window.rulebook.families[self._window.place[row]]
-        return packet.header(payload, _FAMILY_NUMBER[family])
+        v6 = self._events.family[row] == _AF_INET6 or self._events.protocol[row] == _ETH_P_IPV6
+        return packet.header(payload, _AF_INET6 if v6 else _AF_INET)
 
     def _link(self, row: int) -> dict[str, Any] | None:
         start = int(self._events.link[row])

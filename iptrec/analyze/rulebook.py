@@ -1,14 +1,15 @@
-"""The rulesets of a recording, and the place of each event in the one that was in force."""
+"""The place of each event in the ruleset that was in force, or in those that may have been."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.analyze.grammar import Grammar
+from iptrec.analyze.timeline import Timelines
 from iptrec.decode import prefix as prefixes
-from iptrec.decode import ruleset
 from iptrec.decode.rule import Ruleset
 
 if TYPE_CHECKING:
@@ -17,87 +18,162 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.analyze.grammar import Place
+    from iptrec.analyze.timeline import Family, TableState, Timeline
     from iptrec.decode.nflog import NflogEvents
     from iptrec.recording.rows import Snapshot
 
-    Family = Literal["ipv4", "ipv6"]
+    I32 = npt.NDArray[np.int32]
+    I64 = npt.NDArray[np.int64]
 
-_KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
-_HOOKS = 8  # places are coded densely; nflog's hook is 0..4
-_AF_INET6 = 10
-_ETH_P_IPV6 = 0x86DD
+_HOOKS: Final = 8  # hooks are coded densely; nflog's is 0..4
+_AF_INET6: Final = 10
+_ETH_P_IPV6: Final = 0x86DD
+_MOST_CANDIDATES: Final = 16  # rulesets tried for one event; of more only the latest
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where each event is: ``place`` numbers of a `Rulebook`, -1 where it carries no prefix of a trace.
+
+    ``first``, ``last``: the states of its table's `Timeline` that may have held, by index. All have
+    shape (n,).
+    """
+
+    place: I32
+    first: I32
+    last: I32
 
 
 class Rulebook:
     """Resolves events to `Place` numbers; equal places get the same number, over all batches.
 
-    ``places[i]`` is judged by ``grammars[i]``, whose family is ``families[i]``.
+    ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
+    table with the number ``states[i]``. Where several states may have held, the number stands for
+    ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
+    (i,).
     """
 
     def __init__(self, snapshots: Iterable[Snapshot], own_comment: str | None) -> None:
         self.places: list[Place] = []
         self.grammars: list[Grammar] = []
         self.families: list[Family] = []
-        self._known: dict[tuple[bytes, Family, int, int], int] = {}
-        self._interned: dict[tuple[int, Place], int] = {}
-        self._times: dict[Family, list[int]] = {"ipv4": [], "ipv6": []}
-        self._epochs: dict[Family, list[Grammar]] = {"ipv4": [], "ipv6": []}
-        ordered = sorted(snapshots, key=lambda snapshot: (snapshot.time_ns, snapshot.id))
-        for family, kind in _KINDS.items():
-            for snapshot in ordered:
-                if snapshot.kind == kind:
-                    self._times[family].append(snapshot.time_ns)
-                    self._epochs[family].append(
-                        Grammar(ruleset.parse(snapshot.content), own_comment)
-                    )
-            if not self._epochs[family]:
-                self._times[family].append(0)
-                self._epochs[family].append(Grammar(Ruleset(), own_comment))
+        self.states: list[int] = []
+        self.choices: list[tuple[int, ...]] = []
+        self.timelines = Timelines(snapshots)
+        self._own_comment = own_comment
+        self._known: dict[tuple[bytes, Family, int, int, int], int] = {}
+        self._interned: dict[tuple[Family, int, Place], int] = {}
+        self._chosen: dict[tuple[int, ...], int] = {}
+        self._judges: dict[tuple[Family, str, int], Grammar] = {}
 
-    def resolve(self, events: NflogEvents) -> npt.NDArray[np.int32]:
-        """The place of each event, shape (n,); -1 where it carries no prefix of a trace."""
+    def resolve(self, events: NflogEvents, earliest_ns: I64, latest_ns: I64) -> Resolved:
+        """Find the events' places; each was logged between the two times given for it."""
         v6 = (events.family == _AF_INET6) | (events.protocol == _ETH_P_IPV6)
-        epoch = np.where(v6, self._epoch("ipv6", events), self._epoch("ipv4", events))
+        first, last = self._candidates(events, v6, earliest_ns, latest_ns)
         hook = np.minimum(events.hook, _HOOKS - 1).astype(np.int64)
         code = ((events.prefix.astype(np.int64) + 1) * _HOOKS + hook) * 2 + v6
-        code = code * (max(len(times) for times in self._times.values()) + 1) + epoch
+        if last.any():
+            states = int(last.max()) + 1
+            code = (code * states + first) * states + last
         _, example, inverse = np.unique(code, return_index=True, return_inverse=True)
-        table = np.array(
+        numbers = np.array(
             [
                 self._number(
                     events.prefixes[int(events.prefix[row])] if events.prefix[row] >= 0 else b"",
                     "ipv6" if v6[row] else "ipv4",
                     int(hook[row]),
-                    int(epoch[row]),
+                    int(first[row]),
+                    int(last[row]),
                 )
                 for row in example
             ],
             np.int32,
         )
-        return table[inverse] if len(table) else np.zeros(0, np.int32)
+        return Resolved(numbers[inverse] if len(numbers) else np.zeros(0, np.int32), first, last)
 
-    def _epoch(self, family: Family, events: NflogEvents) -> npt.NDArray[np.int64]:
-        """Which ruleset was in force: the last taken before, the first for what precedes it."""
-        taken = np.searchsorted(np.array(self._times[family]), events.received_ns, side="right")
-        return np.maximum(taken - 1, 0).astype(np.int64)
+    def _candidates(
+        self, events: NflogEvents, v6: npt.NDArray[np.bool_], earliest_ns: I64, latest_ns: I64
+    ) -> tuple[I32, I32]:
+        """The range of table states that may have held at each event."""
+        first = np.zeros(len(events), np.int32)
+        last = np.zeros(len(events), np.int32)
+        tables = [prefixes.table(raw) for raw in events.prefixes]
+        changing = {
+            (family, name): timeline
+            for family in ("ipv4", "ipv6")
+            for name, timeline in self.timelines.loaded(family).items()
+            if len(timeline.states) > 1
+        }
+        for (family, name), timeline in changing.items():
+            named = np.array([*(table == name for table in tables), False])  # prefix -1: the last
+            rows = np.flatnonzero(named[events.prefix] & (v6 == (family == "ipv6")))
+            first[rows], last[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows])
+        return first, last
 
-    def _number(self, raw: bytes, family: Family, hook: int, epoch: int) -> int:
-        key = (raw, family, hook, epoch)
+    def _number(self, raw: bytes, family: Family, hook: int, first: int, last: int) -> int:
+        key = (raw, family, hook, first, last)
         if key not in self._known:
             parsed = prefixes.parse(raw)
-            self._known[key] = -1 if parsed is None else self._intern(parsed, family, hook, epoch)
+            self._known[key] = (
+                -1 if parsed is None else self._choice(parsed, family, hook, first, last)
+            )
         return self._known[key]
 
-    def _intern(self, parsed: prefixes.Prefix, family: Family, hook: int, epoch: int) -> int:
-        # A ruleset that was taken later may be the one that explains the event.
-        candidates = self._epochs[family][epoch:] or self._epochs[family][-1:]
-        grammar = next(
-            (one for one in candidates if one.place(parsed, hook).explained), candidates[0]
+    def _choice(
+        self, parsed: prefixes.Prefix, family: Family, hook: int, first: int, last: int
+    ) -> int:
+        timeline = self.timelines.table(family, parsed.table)
+        states: list[TableState | None] = [None]
+        if timeline is not None:
+            states = [*reversed(timeline.states[first : last + 1][-_MOST_CANDIDATES:])]
+        numbers = tuple(
+            dict.fromkeys(self._intern(parsed, family, hook, state) for state in states)
         )
+        # A state that does not have the rule cannot have been the one.
+        fitting = tuple(one for one in numbers if self.places[one].explained) or numbers[:1]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting not in self._chosen:
+            self._chosen[fitting] = self._add(
+                self.places[fitting[0]], self.grammars[fitting[0]], family, -1, fitting
+            )
+        return self._chosen[fitting]
+
+    def _intern(
+        self, parsed: prefixes.Prefix, family: Family, hook: int, state: TableState | None
+    ) -> int:
+        grammar = self._judge(family, parsed.table, state)
         place = grammar.place(parsed, hook)
-        number = self._interned.setdefault((id(grammar), place), len(self.places))
-        if number == len(self.places):
-            self.places.append(place)
-            self.grammars.append(grammar)
-            self.families.append(family)
+        number = -1 if state is None else state.number
+        key = (family, number, place)
+        if key not in self._interned:
+            self._interned[key] = self._add(place, grammar, family, number, ())
+        return self._interned[key]
+
+    def _add(
+        self, place: Place, grammar: Grammar, family: Family, state: int, choice: tuple[int, ...]
+    ) -> int:
+        number = len(self.places)
+        self.places.append(place)
+        self.grammars.append(grammar)
+        self.families.append(family)
+        self.states.append(state)
+        self.choices.append(choice or (number,))
         return number
+
+    def _judge(self, family: Family, table: str, state: TableState | None) -> Grammar:
+        """The grammar of a table's state, with the other tables as they first were."""
+        key = (family, table, -1 if state is None else state.number)
+        if key not in self._judges:
+            loaded = self.timelines.loaded(family)
+            tables = {name: one.states[0].chains or {} for name, one in loaded.items()}
+            if state is not None:
+                tables[table] = state.chains or {}
+            late = frozenset(name for name, one in loaded.items() if _late(one))
+            self._judges[key] = Grammar(Ruleset(tables), self._own_comment, late)
+        return self._judges[key]
+
+
+def _late(timeline: Timeline) -> bool:
+    """Whether the table was loaded while we recorded: it was silent before."""
+    return timeline.time_ns[0] != np.iinfo(np.int64).min

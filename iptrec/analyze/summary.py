@@ -46,10 +46,9 @@ def summarize(reader: Recording) -> Summary:
         outcome = assembly.outcome[:decided]
         for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
             verdicts[assembly.outcomes[number].verdict] += int(count)
-            if not assembly.outcomes[number].complete:
-                summary.incomplete += int(count)
+            summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
+            summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
         summary.packets += decided
-        summary.ambiguous += int(assembly.ambiguous[:decided].sum())
         summary.orphans += window.stray
         summary.events += len(window.rows()) + window.stray
     summary.verdicts = dict(verdicts.most_common())

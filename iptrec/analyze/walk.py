@@ -1,48 +1,67 @@
 """The way of one packet as a whole: is it possible, how did it end, who decided.
 
 Traffic takes few distinct ways. A way is a tuple of place numbers (`Rulebook`); each distinct one is
-walked once and its `Outcome` shared by all packets that took it.
+walked once and its outcomes shared by all packets that took it. Where more than one ruleset may have
+been in force, the walk goes on in branches, one for each that fits so far.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iptrec.analyze.grammar import HOOKS
 
 if TYPE_CHECKING:
     from iptrec.analyze.grammar import Place, State
     from iptrec.analyze.rulebook import Rulebook
+    from iptrec.analyze.timeline import Family
 
 
-_REMEMBERED = 100_000
+_REMEMBERED: Final = 100_000
+_MOST_BRANCHES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a packet.
 
-    ``decider`` is the position in the way of the event that decided, None if none did. ``finished``:
-    nothing can follow. ``complete``: seen from its first traced rule to its end.
+    ``way``: its place numbers. ``decider`` is the position in the way of the event that decided, None
+    if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
+    end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
+    is certain.
     """
 
+    way: tuple[int, ...]
     verdict: str
     decider: int | None
     complete: bool
     finished: bool
     queued: bool
     reason: str | None
+    doubt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One possible way, and where it stands."""
+
+    way: tuple[int, ...]
+    state: State
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Where a way stands. ``holes``: events that cannot follow directly were joined."""
+    """All ways that are possible so far. ``holes``: events that cannot follow directly were joined."""
 
-    last: int  # place number
-    state: State
+    branches: tuple[Branch, ...]
     headless: bool = False
     holes: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow, whichever way it was."""
+        return all(branch.state.status == "ended" for branch in self.branches)
 
 
 class Walker:
@@ -50,11 +69,11 @@ class Walker:
 
     def __init__(self, rulebook: Rulebook) -> None:
         self._rulebook = rulebook
-        self._steps: dict[tuple[State, int], State | None] = {}
-        self._outcomes: dict[tuple[int, ...], Outcome | None] = {}
+        self._steps: dict[tuple[State, Family, int, int], State | None] = {}
+        self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
 
-    def outcome(self, path: tuple[int, ...]) -> Outcome | None:
-        """How the way ends; None if no packet can have taken it."""
+    def outcomes(self, path: tuple[int, ...]) -> tuple[Outcome, ...]:
+        """How a packet that was seen at these places ended; empty if no packet can have been."""
         if len(self._outcomes) > _REMEMBERED:  # real traffic takes few ways; a made-up file may not
             self._outcomes.clear()
             self._steps.clear()
@@ -62,51 +81,98 @@ class Walker:
             walk: Walk | None = self.begin(path[0])
             for place in path[1:]:
                 walk = self.step(walk, place) if walk else None
-            self._outcomes[path] = self.judge(walk, path) if walk else None
+            self._outcomes[path] = self.judge(walk) if walk else ()
         return self._outcomes[path]
 
     def begin(self, place: int) -> Walk:
         """A way that begins here; headless unless TRACE can have been switched on just before."""
-        here = self._rulebook.places[place]
-        state = self._rulebook.grammars[place].begin(here)
-        return Walk(place, state, headless=not here.starts)
+        book = self._rulebook
+        return Walk(
+            tuple(
+                Branch((one,), book.grammars[one].begin(book.places[one]))
+                for one in book.choices[place]
+            ),
+            headless=not book.places[place].starts,
+        )
 
     def step(self, walk: Walk, place: int) -> Walk | None:
         """The way with one more event; None if it cannot follow."""
-        key = (walk.state, place)
-        if key not in self._steps:
-            same_family = self._rulebook.families[walk.last] == self._rulebook.families[place]
-            grammar = self._rulebook.grammars[place]
-            self._steps[key] = (
-                grammar.follow(walk.state, self._rulebook.places[place]) if same_family else None
-            )
-        state = self._steps[key]
-        return None if state is None else replace(walk, last=place, state=state)
+        branches = tuple(
+            Branch((*branch.way, one), state)
+            for branch in walk.branches
+            for one in self._rulebook.choices[place]
+            if (state := self._follow(branch, one)) is not None
+        )
+        return replace(walk, branches=branches[:_MOST_BRANCHES]) if branches else None
 
     def leap(self, walk: Walk, place: int) -> Walk | None:
         """As `step`, over events that are missing; None if ``place`` does not lie further on."""
-        here = self._rulebook.places[place]
-        grammar = self._rulebook.grammars[place]
-        same_family = self._rulebook.families[walk.last] == self._rulebook.families[place]
-        if not (same_family and grammar.later(walk.state, here)):
+        book = self._rulebook
+        branches = tuple(
+            Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
+            for branch in walk.branches
+            for one in book.choices[place]
+            if book.families[branch.way[-1]] == book.families[one]
+            and book.grammars[one].later(branch.state, book.places[one])
+        )
+        if not branches:
             return None
-        return Walk(place, grammar.begin(here), walk.headless, holes=True)
+        return Walk(branches[:_MOST_BRANCHES], walk.headless, holes=True)
 
-    def judge(self, walk: Walk, path: tuple[int, ...]) -> Outcome:
-        """What became of a packet that took this way and was not seen again."""
-        grammar = self._rulebook.grammars[walk.last]
-        state = walk.state
+    def judge(self, walk: Walk) -> tuple[Outcome, ...]:
+        """What became of a packet that went so and was not seen again: all that a reader could tell.
+
+        Ways that read the same are one; where one is complete, those that break off are left out.
+        """
+        found: dict[tuple[object, ...], Outcome] = {}
+        for branch in walk.branches:
+            found.setdefault(self._reading(branch.way), self._outcome(walk, branch))
+        complete = tuple(one for one in found.values() if one.complete)
+        return complete or tuple(found.values())
+
+    def _follow(self, branch: Branch, place: int) -> State | None:
+        book, last = self._rulebook, branch.way[-1]
+        key = (branch.state, book.families[last], book.states[last], place)
+        if key not in self._steps:
+            self._steps[key] = (
+                book.grammars[place].follow(branch.state, book.places[place])
+                if self._together(last, place)
+                else None
+            )
+        return self._steps[key]
+
+    def _together(self, last: int, place: int) -> bool:
+        """Whether both can be of one packet: a table is passed in one of its states."""
+        book = self._rulebook
+        here, there = book.places[last], book.places[place]
+        return book.families[last] == book.families[place] and (
+            (here.hook, here.table) != (there.hook, there.table)
+            or book.states[last] == book.states[place]
+        )
+
+    def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
+        """What a reader is told of a way."""
+        places = (self._rulebook.places[one] for one in way)
+        return tuple(
+            (one.table, one.chain, one.number, one.own, one.rule and one.rule.spec, one.target)
+            for one in places
+        )
+
+    def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
+        grammar = self._rulebook.grammars[branch.way[-1]]
+        state, way = branch.state, branch.way
         ended = grammar.may_end(state)
         verdict = "UNKNOWN"
         decider = None
         if state.status == "ended":
-            verdict, decider = state.verdict or "UNKNOWN", len(path) - 1
+            verdict, decider = state.verdict or "UNKNOWN", len(way) - 1
         elif state.status == "queued":
-            verdict, decider = "QUEUE", len(path) - 1
+            verdict, decider = "QUEUE", len(way) - 1
         elif ended:
-            verdict, decider = "ACCEPT", self._accepted_by(path)
-        reason = self._why_incomplete(walk, ended=ended)
+            verdict, decider = "ACCEPT", self._accepted_by(way)
+        reason = self._why_incomplete(walk, branch, ended=ended)
         return Outcome(
+            way=way,
             verdict=verdict,
             decider=decider,
             complete=reason is None,
@@ -115,29 +181,29 @@ class Walker:
             reason=reason,
         )
 
-    def _accepted_by(self, path: tuple[int, ...]) -> int:
+    def _accepted_by(self, way: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
-        places = [self._rulebook.places[place] for place in path]
+        places = [self._rulebook.places[place] for place in way]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
         filtered = [i for i in accepted if places[i].table == "filter"]
-        return (filtered or accepted or [len(path) - 1])[-1]
+        return (filtered or accepted or [len(way) - 1])[-1]
 
-    def _why_incomplete(self, walk: Walk, *, ended: bool) -> str | None:
-        last = self._rulebook.places[walk.last]
+    def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
+        last = self._rulebook.places[branch.way[-1]]
         if walk.headless:
             return "its beginning was not recorded"
         if walk.holes:
             return "events are missing in the middle"
         if ended:
             return None
-        if walk.state.status == "queued":
+        if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
-        if walk.state.status == "passed":
+        if branch.state.status == "passed":
             return (
                 f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
                 " outside of the rules (routing, rp_filter, TTL, socket), or the events were lost"
             )
-        if walk.state.status == "open" and last.target is not None:
+        if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"
         return f"the trace breaks off after {_where(last)}"
 

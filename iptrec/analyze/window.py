@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.analyze import clock
 from iptrec.analyze.assemble import Assembly, assemble
 from iptrec.analyze.rulebook import Rulebook
 from iptrec.analyze.walk import Walker
@@ -34,6 +35,9 @@ WINDOW_EVENTS: Final = 262_144
 UNDER_WAY_NS: Final = 100_000_000
 QUEUED_NS: Final = 2_000_000_000
 
+# The kernel begins to stamp packets a moment after it is asked to.
+_STAMPING_NS: Final = 100_000_000
+
 _NO_LENGTHS: Final = np.zeros(0, np.uint32)
 _NO_TIMES: Final = np.zeros(0, np.int64)
 
@@ -50,7 +54,6 @@ class Window:
     stream: Stream
     rulebook: Rulebook
     events: NflogEvents
-    place: npt.NDArray[np.int32]
     assembly: Assembly
     decided: int
     number: int
@@ -66,13 +69,19 @@ class Window:
 class Assembler:
     """Puts the packets of one stream together, window by window."""
 
-    def __init__(self, stream: Stream, rulebook: Rulebook) -> None:
+    def __init__(self, stream: Stream, rulebook: Rulebook, begun_ns: int) -> None:
         self._stream = stream
         self._rulebook = rulebook
+        self._slots = _number(stream.detail.get("slots"), 0)
+        self._arrival_ns = None
+        if "stamps_ns" in stream.detail:
+            self._arrival_ns = _number(stream.detail["stamps_ns"], 0) + _STAMPING_NS
         self._walker = Walker(rulebook)
         self._chunks: list[Chunk] = []
         self._waiting = 0
         self._number = 1
+        self._floors: list[I64] = []
+        self._floor = begun_ns
 
     @property
     def full(self) -> bool:
@@ -86,7 +95,14 @@ class Assembler:
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
+        floors = clock.floors(chunk.received_ns, self._floor, self._slots)
+        if len(floors):
+            self._floor = int(floors[-1])
+        self._take(chunk, floors)
+
+    def _take(self, chunk: Chunk, floors: I64) -> None:
         self._chunks.append(chunk)
+        self._floors.append(floors)
         self._waiting += len(chunk.lengths)
 
     def close(self, until_ns: int | None) -> Window:
@@ -95,8 +111,10 @@ class Assembler:
         lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
         received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
         events = nflog.decode(data, lengths, received)
-        place = self._rulebook.resolve(events)
-        assembly = assemble(events, place, self._rulebook, self._walker)
+        floors = np.concatenate([_NO_TIMES, *self._floors])
+        earliest, latest = clock.bounds(events, floors[events.datagram])
+        resolved = self._rulebook.resolve(events, earliest, latest)
+        assembly = assemble(events, resolved, self._rulebook, self._walker, self._arrival_ns)
         decided = (
             len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
         )
@@ -104,19 +122,23 @@ class Assembler:
             self._stream,
             self._rulebook,
             events,
-            place,
             assembly,
             decided,
             self._number,
-            int((place < 0).sum()) + len(events.undecoded),
+            int((resolved.place < 0).sum()) + len(events.undecoded),
         )
         self._number += decided
         undecided = assembly.rows[len(window.rows()) :]
-        self._keep(data, lengths, received, np.unique(events.datagram[undecided]))
+        self._keep(data, lengths, received, floors, np.unique(events.datagram[undecided]))
         return window
 
     def _keep(
-        self, data: bytes, lengths: npt.NDArray[np.uint32], received: I64, datagrams: I64
+        self,
+        data: bytes,
+        lengths: npt.NDArray[np.uint32],
+        received: I64,
+        floors: I64,
+        datagrams: I64,
     ) -> None:
         """Let the given datagrams begin the next window."""
         if len(datagrams) == len(lengths):
@@ -125,10 +147,11 @@ class Assembler:
             ends = np.cumsum(lengths, dtype=np.int64)
             spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
             kept = b"".join([data[start:end] for start, end in spans])
-        self._chunks = []
+        self._chunks, self._floors = [], []
         self._waiting = 0
         if kept:
-            self.add(Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept))
+            chunk = Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept)
+            self._take(chunk, floors[datagrams])
 
 
 def windows(reader: Recording) -> Iterator[Window]:
@@ -171,7 +194,7 @@ def _assemblers(
         if stream.id not in known:
             snapshots = [one for one in reader.snapshots() if one.namespace == stream.namespace]
             book = Rulebook(snapshots, f"iptrec:{reader.facts.uuid}")
-            known[stream.id] = (Assembler(stream, book), stream)
+            known[stream.id] = (Assembler(stream, book, reader.facts.started_ns), stream)
         yield known[stream.id]
 
 
@@ -188,3 +211,8 @@ def _first_under_way(events: NflogEvents, assembly: Assembly, now_ns: int) -> in
     )[assembly.outcome]
     waiting = (patience > 0) & (events.received_ns[last] + patience > now_ns)
     return int(np.argmax(waiting)) if waiting.any() else len(assembly)
+
+
+def _number(value: object, default: int) -> int:
+    """A number of a stream's detail, which anybody may have written."""
+    return value if isinstance(value, int) and 0 <= value < 2**62 else default

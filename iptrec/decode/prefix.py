@@ -46,3 +46,11 @@ def parse(prefix: bytes) -> Prefix | None:
         found[name].decode("utf-8", "backslashreplace") for name in ("table", "chain", "type")
     )
     return Prefix(table, chain, type_, rulenum)
+
+
+def table(prefix: bytes) -> str | None:
+    """The table alone, None for a prefix that does not begin like one of TRACE."""
+    start, colon, _ = prefix.removeprefix(b"TRACE: ").partition(b":")
+    if not (prefix.startswith(b"TRACE: ") and colon):
+        return None
+    return start.decode("utf-8", "backslashreplace")

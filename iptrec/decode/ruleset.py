@@ -24,11 +24,14 @@ _ESCAPED: Final = re.compile(r"\\(.)")
 _COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
 
 
-def parse(text: bytes) -> Ruleset:
+def parse(text: bytes, known: dict[str, tuple[str, Rule]] | None = None) -> Ruleset:
     """Read the output of ``iptables-save`` or ``ip6tables-save``, with or without counters.
 
-    Raises `RecordingError` with the number of the line that cannot be read.
+    ``known``: the rules of lines that were read before, so that rulesets which differ little are read
+    quickly and share their rules; it is added to. Raises `RecordingError` with the number of the line
+    that cannot be read.
     """
+    known = {} if known is None else known
     tables: dict[str, dict[str, Chain]] = {}
     policies: dict[str, str | None] = {}
     rules: dict[str, list[Rule]] = {}
@@ -45,7 +48,9 @@ def parse(text: bytes) -> Ruleset:
                 policies[chain] = policy
                 rules[chain] = []
             case "-" | "[" if table is not None:
-                chain, rule = _rule(line, number)
+                if line not in known:
+                    known[line] = _rule(line, number)
+                chain, rule = known[line]
                 if chain not in rules:
                     raise _unreadable(number, f"chain {chain} is not declared in table {table}")
                 rules[chain].append(rule)

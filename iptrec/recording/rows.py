@@ -86,6 +86,7 @@ class Snapshot:
     time_ns: int
     source: str  # the command line, or the name of the dump
     content: bytes
+    after_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
