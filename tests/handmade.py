@@ -33,7 +33,7 @@ def attribute(kind, value):
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0):
+def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0, stamp_ns=0):
     """One NFULNL_MSG_PACKET message."""
     family = 10 if packet[0] >> 4 == 6 else 2
     protocol = 0x86DD if family == 10 else 0x0800
@@ -42,6 +42,9 @@ def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0):
     for kind, value in ((4, indev), (5, outdev), (2, mark)):
         if value:
             body += attribute(kind, struct.pack("!I", value))
+    if stamp_ns:
+        seconds, rest = divmod(stamp_ns, 10**9)
+        body += attribute(3, struct.pack("!QQ", seconds, rest // 1000))
     body += attribute(12, struct.pack("!I", seq)) + attribute(9, packet)
     message = struct.pack("=BBH", family, 0, 0) + body
     return struct.pack("=IHHII", 16 + len(message), 0x0400, 0, 0, 0) + message
@@ -64,10 +67,12 @@ class HandMade:
         )
     )  # fmt: skip
 
-    def ruleset(self, text, kind="iptables-save", time_ns=0):
-        """Add what iptables-save printed."""
+    def ruleset(self, text, kind="iptables-save", time_ns=0, after_ns=None):
+        """Add what iptables-save printed, and when it came to be so."""
         number = len(self.snapshots_) + 1
-        self.snapshots_.append(Snapshot(number, 1, kind, time_ns, kind, text.encode()))
+        self.snapshots_.append(
+            Snapshot(number, 1, kind, time_ns, kind, text.encode(), after_ns=after_ns)
+        )
         return self
 
     def events(self, events, *, start_ns=1_000, step_ns=1_000, per_chunk=1_000_000):

@@ -75,6 +75,7 @@ _ACCEPT: Final = frozenset(
     ["ACCEPT", "DNAT", "MASQUERADE", "NETMAP", "REDIRECT", "SAME", "SNAT", "TPROXY"]
 )
 _QUEUE: Final = frozenset({"QUEUE", "NFQUEUE"})
+_VERDICTS: Final = frozenset({"ACCEPT", "DROP", "QUEUE", "RETURN"})  # "standard" targets
 _ENDS: Final = {"DROP": "DROP", "REJECT": "REJECT", "TARPIT": "DROP", "DELUDE": "REJECT"}
 
 EffectKind = Literal["continue", "jump", "goto", "return", "accept", "end", "queue", "unknown"]
@@ -176,7 +177,7 @@ class Grammar:
         builtin = prefix.chain in HOOKS if chain is None else chain.policy is not None
         if builtin and prefix.chain in HOOKS:
             hook = HOOKS.index(prefix.chain)
-        if chain is None or prefix.rulenum > len(chain.rules) + 1:
+        if chain is None or not _may_say(prefix, chain):
             return self._unknown_place(prefix, hook, builtin=builtin)
         shape = self._shape(prefix.table, prefix.chain)
         assert shape is not None  # noqa: S101 - the chain is known
@@ -358,6 +359,15 @@ class Grammar:
     def _optional(self, table: str) -> bool:
         """A table never loaded logs nothing; nat sees only the first packet of a connection."""
         return table == "nat" or table in self.late or table not in self.ruleset.tables
+
+
+def _may_say(prefix: Prefix, chain: Chain) -> bool:
+    """Whether the kernel can call this place of the chain so (ip_tables.c, get_chainname_rulenum)."""
+    if prefix.rulenum > len(chain.rules):
+        return prefix.rulenum == len(chain.rules) + 1 and prefix.type != "rule"
+    rule = chain.rules[prefix.rulenum - 1]
+    plain = not rule.conditional and rule.target in _VERDICTS
+    return plain == (prefix.type != "rule")
 
 
 def always_matches(rule: Rule) -> bool:

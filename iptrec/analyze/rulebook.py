@@ -50,7 +50,7 @@ class Rulebook:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,).
+    (i,). ``unseen`` are the numbers of states whose rules nobody saw.
     """
 
     def __init__(self, snapshots: Iterable[Snapshot], own_comment: str | None) -> None:
@@ -59,6 +59,7 @@ class Rulebook:
         self.families: list[Family] = []
         self.states: list[int] = []
         self.choices: list[tuple[int, ...]] = []
+        self.unseen: set[int] = set()
         self.timelines = Timelines(snapshots)
         self._own_comment = own_comment
         self._known: dict[tuple[bytes, Family, int, int, int], int] = {}
@@ -145,6 +146,8 @@ class Rulebook:
         grammar = self._judge(family, parsed.table, state)
         place = grammar.place(parsed, hook)
         number = -1 if state is None else state.number
+        if state is not None and state.chains is None:
+            self.unseen.add(number)
         key = (family, number, place)
         if key not in self._interned:
             self._interned[key] = self._add(place, grammar, family, number, ())

@@ -9,6 +9,7 @@ taken, and the doubt is said.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -121,8 +122,8 @@ class _Court:
                 continue
             heard, newest, oldest = self._ranges[table]
             at = int(np.searchsorted(heard, row))
-            seen_before = newest[at - 1] if at else 0
-            seen_after = oldest[at] if at < len(heard) else state
+            seen_before = int(newest[at - 1]) if at else 0
+            seen_after = int(oldest[at]) if at < len(heard) else sys.maxsize
             if seen_before <= seen_after and not seen_before <= state <= seen_after:
                 return False
         return True

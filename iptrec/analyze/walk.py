@@ -190,6 +190,8 @@ class Walker:
 
     def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
         last = self._rulebook.places[branch.way[-1]]
+        if unseen := self._unseen_table(branch.way):
+            return f"the rules of table {unseen} at that time are not known"
         if walk.headless:
             return "its beginning was not recorded"
         if walk.holes:
@@ -206,6 +208,13 @@ class Walker:
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"
         return f"the trace breaks off after {_where(last)}"
+
+    def _unseen_table(self, way: tuple[int, ...]) -> str | None:
+        """A table that was passed when nobody knew its rules."""
+        book = self._rulebook
+        return next(
+            (book.places[one].table for one in way if book.states[one] in book.unseen), None
+        )
 
 
 def _where(place: Place) -> str:
