@@ -1,4 +1,4 @@
-"""What stays of a packet whatever the rules do to it, as one 64-bit key an event.
+"""What stays of a packet whatever the rules do to it, as one 64-bit key an event; and of its flow.
 
 Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS and marks may
 change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length, the TCP
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 AF_INET6: Final = 10
 _TCP, _UDP, _ICMP, _ICMPV6, _SCTP, _UDPLITE = 6, 17, 1, 58, 132, 136
+_IPIP, _IPV6, _GRE = 4, 41, 47
+_WITH_PORTS: Final = (_TCP, _UDP, _SCTP, _UDPLITE)
+_ICMP_ERRORS: Final = (3, 4, 5, 11, 12)
+_VXLAN_PORTS: Final = (4789, 8472)  # IANA's, and the one that Linux began with
+_ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
 # RFC 8200: hop-by-hop options, routing, fragment, destination options
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 _EXTENSIONS_WALKED = 6
@@ -30,51 +35,142 @@ _PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-def packet_keys(events: NflogEvents) -> npt.NDArray[np.uint64]:
+def packet_keys(events: NflogEvents) -> U64:
     """Return one key an event, shape (n,). Events without a readable packet share few keys.
 
     The lengths and offsets of ``events`` are checked by the decoder; what a header says about itself
     is not believed beyond the captured bytes.
     """
-    packet = _Packets(events)
-    key = np.full(len(events), 0x243F6A8885A308D3, np.uint64)
-    for column in packet.invariants():
+    return _mixed(_of(events).invariants())
+
+
+def flow_keys(events: NflogEvents, *, back: bool = False) -> U64:
+    """Return one key an event for its addresses, ports and protocol, shape (n,).
+
+    The two directions of a flow have different keys; ``back`` gives those of the other direction.
+    """
+    return _mixed(_of(events).flow(back=back))
+
+
+def inner_keys(events: NflogEvents) -> tuple[U64, U64, Mask]:
+    """Keys of the packets inside of packets: `packet_keys` and `flow_keys`, shape (n,); 0 without one.
+
+    Inside are what a tunnel carries (IPIP, 6in4, GRE, VXLAN) and what an ICMP error quotes: the third
+    tells which are quotes.
+    """
+    outer = _of(events)
+    start, v6, quoted = outer.inner()
+    inner = _Packets(outer.buffer, np.maximum(start, 0), np.where(start >= 0, outer.end, 0), v6)
+    there = start >= 0
+    nothing = np.uint64(0)
+    return (
+        np.where(there, _mixed(inner.invariants()), nothing),
+        np.where(there, _mixed(inner.flow()), nothing),
+        quoted,
+    )
+
+
+def _mixed(columns: list[U64]) -> U64:
+    key = np.full(len(columns[0]), 0x243F6A8885A308D3, np.uint64)
+    for column in columns:
         key ^= column
         key *= _ODD
         key ^= key >> np.uint64(29)
     return key
 
 
-class _Packets:
-    """Gathers header fields of all packets of a batch; bytes beyond the capture read as zero."""
+def _of(events: NflogEvents) -> _Packets:
+    present = events.payload >= 0
+    v6 = events.family == AF_INET6
+    if (bridged := events.family == 7).any():  # AF_BRIDGE
+        v6 |= bridged & (events.protocol == _ETH_P_IPV6)
+    return _Packets(
+        events.buffer,
+        np.where(present, events.payload, 0),
+        np.where(present, events.payload + events.payload_length, 0),
+        v6,
+    )
 
-    def __init__(self, events: NflogEvents) -> None:
-        self._buffer = events.buffer
-        present = events.payload >= 0
-        self._start = np.where(present, events.payload, 0)
-        self._end = np.where(present, events.payload + events.payload_length, 0)
-        self._ipv6 = events.family == AF_INET6
-        if (bridged := events.family == 7).any():  # AF_BRIDGE
-            self._ipv6 |= bridged & (events.protocol == 0x86DD)  # ETH_P_IPV6
+
+class _Packets:
+    """Gathers header fields of packets that lie between ``start`` and ``end`` of a buffer.
+
+    Bytes beyond the capture read as zero.
+    """
+
+    def __init__(self, buffer: npt.NDArray[np.uint8], start: I64, end: I64, v6: Mask) -> None:
+        self.buffer = buffer
+        self.end = end
+        self._start = start
+        self._ipv6 = v6
         # The decoder pads its buffer: a word may begin at any byte of a packet.
-        self._words = np.lib.stride_tricks.sliding_window_view(self._buffer, 8)
+        self._words = np.lib.stride_tricks.sliding_window_view(buffer, 8)
+
+    def flow(self, *, back: bool = False) -> list[U64]:
+        """Protocol, then address and port of the source and of the destination; shape (n,), uint64."""
+        layer4, protocol, fragment = self._layer4()
+        ported = np.isin(protocol, _WITH_PORTS) & (fragment == 0)
+        ports = np.where(ported, self._word(layer4), np.uint64(0))
+        ends = []
+        for i in range(2):
+            low = self._word(
+                np.where(self._ipv6, self._start + 8 + 16 * i, self._start + 12 + 4 * i)
+            )
+            high = self._word(self._start + 16 + 16 * i)
+            ends.append(
+                [
+                    np.where(self._ipv6, low, low & np.uint64(0xFFFFFFFF)),
+                    np.where(self._ipv6, high, np.uint64(0)),
+                    (ports >> np.uint64(16 * i)) & np.uint64(0xFFFF),
+                ]
+            )
+        source, destination = reversed(ends) if back else ends
+        return [protocol.astype(np.uint64), *source, *destination]
+
+    def inner(self) -> tuple[I64, Mask, Mask]:
+        """Where the packet inside begins (-1: there is none), whether it is IPv6, and a quote."""
+        layer4, protocol, fragment = self._layer4()
+        first = self._word(layer4)
+        flags = (first & np.uint64(0xFF)).astype(
+            np.int64
+        )  # GRE: checksum, key, sequence (RFC 2890)
+        ethertype = _swap16(first >> np.uint64(16)).astype(np.int64)
+        gre = protocol == _GRE
+        body = layer4 + 4 + 4 * ((flags >> 7) + (flags >> 5 & 1) + (flags >> 4 & 1))
+        vxlan = (protocol == _UDP) & np.isin(_swap16(first >> np.uint64(16)), _VXLAN_PORTS)
+        framed = vxlan | (gre & (ethertype == _ETH_P_TEB))
+        frame = np.where(vxlan, layer4 + 16, body)
+        ethertype = np.where(framed, _swap16(self._word(frame + 12)).astype(np.int64), ethertype)
+        quoted = ((protocol == _ICMP) & np.isin(flags, _ICMP_ERRORS)) | (
+            (protocol == _ICMPV6) & (flags < 128)
+        )
+        start = np.full(len(layer4), -1, np.int64)
+        start = np.where((protocol == _IPIP) | (protocol == _IPV6), layer4, start)
+        known = (ethertype == _ETH_P_IP) | (ethertype == _ETH_P_IPV6)
+        start = np.where(gre & ~framed & known, body, start)
+        start = np.where(framed & known, frame + 14, start)
+        start = np.where(quoted, layer4 + 8, start)
+        start = np.where((fragment == 0) & (start < self.end), start, -1)
+        v6 = (protocol == _IPV6) | ((gre | framed) & (ethertype == _ETH_P_IPV6))
+        return start, v6 | (protocol == _ICMPV6), quoted & (start >= 0)
+
+    def _layer4(self) -> tuple[I64, I64, I64]:
+        """Where the transport header is, which protocol, and the fragment's offset."""
+        fixed = self._word(self._start)
+        header = ((fixed & np.uint64(0x0F)) << np.uint64(2)).astype(np.int64)
+        fragment = (_swap16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
+        found = self._start + header, self._byte(self._start + 9), fragment
+        return self._walk_extensions(*found) if self._ipv6.any() else found
 
     def invariants(self) -> list[U64]:
         """The columns that survive rewriting, each shape (n,), uint64."""
         v6 = self._ipv6
-        any_v6 = bool(v6.any())
         fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
-        version_ihl = fixed & np.uint64(0xFF)
         # IPv4: length, id, flags and offset; IPv6: flow label, payload length, next header
         identity = np.where(
             v6, fixed & np.uint64(0x00FFFFFFFFFF0F00), fixed & np.uint64(0xFFFFFFFFFFFF0000)
         )
-        header = ((version_ihl & np.uint64(0x0F)) << np.uint64(2)).astype(np.int64)
-        protocol = self._byte(self._start + 9)
-        fragment = (_swap16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
-        layer4 = self._start + header
-        if any_v6:
-            layer4, protocol, fragment = self._walk_extensions(layer4, protocol, fragment)
+        layer4, protocol, fragment = self._layer4()
         first = self._word(layer4)
         second = self._word(layer4 + 8)
         tcp = (protocol == _TCP) & (fragment == 0)
@@ -106,7 +202,7 @@ class _Packets:
         error = icmp & np.where(
             v6, kind < 128, (kind == 3) | (kind == 11) | (kind == 12) | (kind == 5)
         )
-        data[error] = self._end[error]
+        data[error] = self.end[error]
         data[~known] += 8
 
         columns = [identity, (protocol | (fragment << 8)).astype(np.uint64), body]
@@ -141,7 +237,7 @@ class _Packets:
 
     def _word(self, at: I64) -> U64:
         """Eight bytes at each offset, little endian; zero beyond the packet's captured end."""
-        left = np.clip(self._end - at, 0, 8)
+        left = np.clip(self.end - at, 0, 8)
         word: U64 = self._words[np.where(left > 0, at, 0)].view("<u8")[:, 0]
         shift = ((8 - left) * 8).astype(np.uint64)
         short = left < 8
@@ -154,8 +250,8 @@ class _Packets:
         return cut
 
     def _byte(self, at: I64) -> I64:
-        inside = at < self._end
-        return np.where(inside, self._buffer[np.where(inside, at, 0)], 0).astype(np.int64)
+        inside = at < self.end
+        return np.where(inside, self.buffer[np.where(inside, at, 0)], 0).astype(np.int64)
 
 
 def _swap16(word: U64) -> U64:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iptrec.analyze.relations import Relations
 from iptrec.analyze.traversal import RulePlace, Step, StepType, Traversal
 from iptrec.analyze.window import Window, follow, windows
 from iptrec.decode import packet
@@ -59,9 +60,12 @@ class Replay:
         return self._traversals(follow(self._reader, ticks))
 
     def _traversals(self, source: Iterable[Window]) -> Iterator[Traversal]:
+        relations: dict[int, Relations] = {}
         for window in source:
+            related = relations.setdefault(window.stream.id, Relations())
+            related.turn(window)
             names = self._interface_names(window.stream.namespace)
-            build = _Builder(window, names, self._netns(window.stream.namespace))
+            build = _Builder(window, related, names, self._netns(window.stream.namespace))
             for position in self._select(window, names).tolist():
                 yield build.traversal(position)
             if self._number is not None and window.number + window.decided > self._number:
@@ -126,8 +130,11 @@ def _links(content: bytes) -> dict[int, str]:
 class _Builder:
     """Makes the objects of one window's traversals."""
 
-    def __init__(self, window: Window, names: dict[int, str], netns: str | None) -> None:
+    def __init__(
+        self, window: Window, relations: Relations, names: dict[int, str], netns: str | None
+    ) -> None:
         self._window = window
+        self._relations = relations
         self._events = window.events
         self._names = names
         self._netns = netns
@@ -158,6 +165,7 @@ class _Builder:
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
+            related=self._relations.of(position, first.header),
             steps=tuple(steps),
         )
 

@@ -53,6 +53,24 @@ class Step:
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
 
+RelationKind = Literal[
+    "looped-back", "answer-of-reject", "copy", "error-about", "carries", "carried-by"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """A traversal's relation to an earlier one.
+
+    "looped-back": the same packet, which went out as that one. "answer-of-reject": made by the REJECT
+    that ended that one. "copy": made by TEE out of that one. "error-about": an ICMP error that quotes
+    that packet, or one of its flow. "carries", "carried-by": the packet inside, the tunnel's packet.
+    """
+
+    kind: RelationKind
+    packet: int  # its number
+
+
 @dataclass(frozen=True, slots=True)
 class Traversal:
     """One packet's way, whole or as far as it was seen.
@@ -75,3 +93,4 @@ class Traversal:
     ambiguous: bool
     reason: str | None
     steps: tuple[Step, ...]
+    related: tuple[Related, ...] = ()

@@ -34,6 +34,7 @@ def line(traversal: Traversal) -> str:
             "complete": traversal.complete,
             "ambiguous": traversal.ambiguous,
             "reason": traversal.reason,
+            "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
             "steps": [_step(step) for step in traversal.steps],
         },
         separators=(",", ":"),

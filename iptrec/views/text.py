@@ -9,7 +9,7 @@ from iptrec.views.escape import printable
 from iptrec.views.json import iso_time
 
 if TYPE_CHECKING:
-    from iptrec.analyze.traversal import RulePlace, Step, Traversal
+    from iptrec.analyze.traversal import RelationKind, RulePlace, Step, Traversal
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
 _UNCERTAIN: Final = "33"
@@ -23,6 +23,15 @@ _FIELDS: Final = {
     "icmp_seq": "ICMPSEQ", "target": "TARGET", "flags": "FLAGS", "seq": "SEQ", "ack": "ACK",
     "window": "WINDOW", "csum": "CSUM", "truncated": "TRUNCATED",
 }  # fmt: skip
+
+_RELATIONS: Final[dict[RelationKind, str]] = {
+    "looped-back": "the same packet as #{}, looped back",
+    "answer-of-reject": "made by the REJECT of #{}",
+    "copy": "a copy that TEE made of #{}",
+    "error-about": "an error about #{}",
+    "carries": "carries #{}",
+    "carried-by": "was carried by #{}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ def _title(traversal: Traversal, layout: Layout) -> str:
     doubts = [doubt for doubt in (flaws, printable(traversal.reason or "")) if doubt]
     if doubts:
         words.append(_styled(f"({': '.join(doubts)})", _UNCERTAIN, layout))
+    words += [f"({_RELATIONS[one.kind].format(one.packet)})" for one in traversal.related]
     return " ".join(words)
 
 
