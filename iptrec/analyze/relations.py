@@ -69,6 +69,14 @@ class Relations:
             if one is not None
         )
 
+    def decider_before(self, position: int, time_ns: int) -> int | None:
+        """The place that decided the last packet of the same flow that was seen before a time."""
+        column = self._column
+        this = self._before + position
+        early = int(np.searchsorted(column["time"], time_ns))
+        one = self._latest("flow", column["flow"][this], min(this, early))
+        return None if one is None or column["decider"][one] < 0 else int(column["decider"][one])
+
     def _looped(self, this: int) -> int | None:
         """The traversal with the same key that left by the interface that this one came in by."""
         column = self._column
@@ -142,10 +150,15 @@ def _page(window: Window) -> dict[str, _Column]:
     first, last = events.take(begun), events.take(ended)
     inner, inner_flow, quotes = inner_keys(last)
     outcome = assembly.outcome[:decided]
+    decider = np.array(
+        [-1 if one.decider is None else one.way[one.decider] for one in assembly.outcomes], np.int64
+    )
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     copied = np.array([_has_tee(window, one.way) for one in assembly.outcomes], np.bool_)
     return {
         "number": window.number + np.arange(decided),
+        "time": np.maximum.accumulate(first.received_ns) if decided else first.received_ns,
+        "decider": decider[outcome],
         "begun": begun,
         "ended": ended,
         "hook": first.hook.astype(np.int64),

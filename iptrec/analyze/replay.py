@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iptrec.analyze.fate import Fates
 from iptrec.analyze.relations import Relations
 from iptrec.analyze.traversal import RulePlace, Step, StepType, Traversal
 from iptrec.analyze.window import Window, follow, windows
@@ -60,12 +61,14 @@ class Replay:
         return self._traversals(follow(self._reader, ticks))
 
     def _traversals(self, source: Iterable[Window]) -> Iterator[Traversal]:
-        relations: dict[int, Relations] = {}
+        builders: dict[int, _Builder] = {}
         for window in source:
-            related = relations.setdefault(window.stream.id, Relations())
-            related.turn(window)
-            names = self._interface_names(window.stream.namespace)
-            build = _Builder(window, related, names, self._netns(window.stream.namespace))
+            stream = window.stream
+            names = self._interface_names(stream.namespace)
+            if stream.id not in builders:
+                builders[stream.id] = _Builder(names, self._netns(stream.namespace))
+            build = builders[stream.id]
+            build.turn(window)
             for position in self._select(window, names).tolist():
                 yield build.traversal(position)
             if self._number is not None and window.number + window.decided > self._number:
@@ -128,16 +131,19 @@ def _links(content: bytes) -> dict[int, str]:
 
 
 class _Builder:
-    """Makes the objects of one window's traversals."""
+    """Makes the objects of one stream's traversals, window by window."""
 
-    def __init__(
-        self, window: Window, relations: Relations, names: dict[int, str], netns: str | None
-    ) -> None:
-        self._window = window
-        self._relations = relations
-        self._events = window.events
+    def __init__(self, names: dict[int, str], netns: str | None) -> None:
         self._names = names
         self._netns = netns
+        self._relations = Relations()
+        self._fates = Fates(self._relations)
+
+    def turn(self, window: Window) -> None:
+        """Go on to the next window."""
+        self._window = window
+        self._events = window.events
+        self._relations.turn(window)
 
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
@@ -166,6 +172,7 @@ class _Builder:
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
             related=self._relations.of(position, first.header),
+            altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
         )
 

@@ -72,11 +72,28 @@ class Related:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the rules while we recorded: a rule "inserted" or "deleted", or a chain's "policy".
+
+    ``rule`` is its number among the user's where it was seen, None for a policy; ``spec`` its text, or
+    the policy's verdict. ``time_ns``: when the new rules were first seen.
+    """
+
+    kind: Literal["inserted", "deleted", "policy"]
+    table: str
+    chain: str
+    rule: int | None
+    spec: str | None
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Traversal:
     """One packet's way, whole or as far as it was seen.
 
     ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, or UNKNOWN where the end was not seen.
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
+    ``altered_by``: the change of the rules that made it end as it did.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -94,3 +111,4 @@ class Traversal:
     reason: str | None
     steps: tuple[Step, ...]
     related: tuple[Related, ...] = ()
+    altered_by: Change | None = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from iptrec.analyze import clock
 from iptrec.analyze.assemble import Assembly, assemble
-from iptrec.analyze.rulebook import Rulebook
+from iptrec.analyze.rulebook import Resolved, Rulebook
 from iptrec.analyze.walk import Walker
 from iptrec.decode import nflog
 from iptrec.recording.rows import Chunk
@@ -54,6 +54,7 @@ class Window:
     stream: Stream
     rulebook: Rulebook
     events: NflogEvents
+    resolved: Resolved
     assembly: Assembly
     decided: int
     number: int
@@ -122,6 +123,7 @@ class Assembler:
             self._stream,
             self._rulebook,
             events,
+            resolved,
             assembly,
             decided,
             self._number,

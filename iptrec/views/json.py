@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,7 @@ def line(traversal: Traversal) -> str:
             "ambiguous": traversal.ambiguous,
             "reason": traversal.reason,
             "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
+            "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
             "steps": [_step(step) for step in traversal.steps],
         },
         separators=(",", ":"),

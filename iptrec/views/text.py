@@ -9,7 +9,7 @@ from iptrec.views.escape import printable
 from iptrec.views.json import iso_time
 
 if TYPE_CHECKING:
-    from iptrec.analyze.traversal import RelationKind, RulePlace, Step, Traversal
+    from iptrec.analyze.traversal import Change, RelationKind, RulePlace, Step, Traversal
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
 _UNCERTAIN: Final = "33"
@@ -77,7 +77,17 @@ def _title(traversal: Traversal, layout: Layout) -> str:
     if doubts:
         words.append(_styled(f"({': '.join(doubts)})", _UNCERTAIN, layout))
     words += [f"({_RELATIONS[one.kind].format(one.packet)})" for one in traversal.related]
+    if traversal.altered_by is not None:
+        words.append(_styled(f"({_change(traversal.altered_by)})", _UNCERTAIN, layout))
     return " ".join(words)
+
+
+def _change(change: Change) -> str:
+    when = iso_time(change.time_ns).partition("T")[2].removesuffix("Z") or str(change.time_ns)
+    where = f"{printable(change.table)}/{printable(change.chain)}"
+    if change.kind == "policy":
+        return f"the policy of {where} changed at {when}"
+    return f"rule #{change.rule} of {where} {change.kind} at {when}"
 
 
 def _place(place: RulePlace) -> str:

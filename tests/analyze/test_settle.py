@@ -152,3 +152,49 @@ def test_rules_that_nobody_saw_are_not_made_up():
         False,
     )
     assert one.reason == "the rules of table filter at that time are not known"
+
+
+FATES = {
+    "inserted": (
+        [], ["INPUT -p udp -j DROP"], "filter:INPUT:policy:1", "filter:INPUT:rule:1",
+        ("inserted", 1, "-p udp -j DROP"),
+    ),
+    "deleted": (
+        ["INPUT -p udp -j DROP"], [], "filter:INPUT:rule:1", "filter:INPUT:policy:1",
+        ("deleted", 1, "-p udp -j DROP"),
+    ),
+    "elsewhere": (
+        [], ["FORWARD -p udp -j DROP"], "filter:INPUT:policy:1", "filter:INPUT:policy:1", None,
+    ),
+    "without_a_say": (
+        ["INPUT -p udp -j DROP"], ["INPUT -p udp -j LOG", "INPUT -p udp -j DROP"],
+        "filter:INPUT:rule:1", "filter:INPUT:rule:2", None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FATES)
+def test_change_that_altered_the_fate_is_told(case):
+    """A rule that came, or one that is gone and had decided the flow before; no other change."""
+    old, new, before, after, expected = FATES[case]
+    recording = changing(
+        packet(1, before) + packet(2, *(["filter:INPUT:rule:1"] if after.endswith("2") else []), after),
+        after_ns=2_500, time_ns=2_600, old=table(*old), new=table(*new),
+    )  # fmt: skip
+    recording.streams[0].detail["slots"] = 512
+    first, second = Replay(recording)
+    assert first.altered_by is None
+    told = second.altered_by
+    assert (told and (told.kind, told.rule, told.spec)) == expected
+    assert told is None or told.time_ns == 2_600
+
+
+def test_policy_that_altered_the_fate_is_told():
+    """The chain's policy was another one."""
+    new = table().replace(":INPUT ACCEPT", ":INPUT DROP")
+    events = packet(1, "filter:INPUT:policy:1") + packet(2, "filter:INPUT:policy:1")
+    recording = changing(events, after_ns=2_500, time_ns=2_600, old=table(), new=new)
+    recording.streams[0].detail["slots"] = 512
+    _, second = Replay(recording)
+    assert second.verdict == "DROP"
+    assert (second.altered_by.kind, second.altered_by.spec) == ("policy", "DROP")
