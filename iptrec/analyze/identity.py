@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     I64 = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
 
-AF_INET6: Final = 10
 _TCP, _UDP, _ICMP, _ICMPV6, _SCTP, _UDPLITE = 6, 17, 1, 58, 132, 136
 _IPIP, _IPV6, _GRE = 4, 41, 47
 _WITH_PORTS: Final = (_TCP, _UDP, _SCTP, _UDPLITE)
@@ -81,14 +80,11 @@ def _mixed(columns: list[U64]) -> U64:
 
 def _of(events: NflogEvents) -> _Packets:
     present = events.payload >= 0
-    v6 = events.family == AF_INET6
-    if (bridged := events.family == 7).any():  # AF_BRIDGE
-        v6 |= bridged & (events.protocol == _ETH_P_IPV6)
     return _Packets(
         events.buffer,
         np.where(present, events.payload, 0),
         np.where(present, events.payload + events.payload_length, 0),
-        v6,
+        events.ipv6,
     )
 
 

@@ -12,6 +12,7 @@ from iptrec.analyze.relations import Relations
 from iptrec.analyze.traversal import RulePlace, Step, StepType, Traversal
 from iptrec.analyze.window import Window, follow, windows
 from iptrec.decode import packet
+from iptrec.decode.nflog import AF_INET, AF_INET6
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     I64 = npt.NDArray[np.int64]
     Mask = npt.NDArray[np.bool_]
-
-_AF_INET, _AF_INET6, _ETH_P_IPV6 = 2, 10, 0x86DD
 
 
 class Replay:
@@ -152,13 +151,15 @@ class _Builder:
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         places = [window.rulebook.places[number] for number in outcome.way]
         events = list(zip(rows, places, strict=True))
-        steps = self._steps([one for one in events if not one[1].own] or events)
+        family = window.rulebook.families[outcome.way[0]]
+        shown = [one for one in events if not one[1].own] or events
+        steps = self._steps(shown, AF_INET6 if family == "ipv6" else AF_INET)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
         return Traversal(
             number=window.number + position,
             time_ns=first.time_ns,
-            family=window.rulebook.families[outcome.way[0]],
+            family=family,
             netns=self._netns,
             in_=first.in_,
             out=first.out,
@@ -176,14 +177,14 @@ class _Builder:
             steps=tuple(steps),
         )
 
-    def _steps(self, events: list[tuple[int, Place]]) -> list[Step]:
+    def _steps(self, events: list[tuple[int, Place]], family: int) -> list[Step]:
         steps: list[Step] = []
         before: Step | None = None
         last = b""
         for row, place in events:
-            payload = self._payload(row)
+            payload = self._events.packet(row)
             same = before is not None and payload == last
-            header = before.header if same and before else self._header(row, payload)
+            header = before.header if same and before else packet.header(payload, family)
             before = self._step(row, place, header, before)
             last = payload
             steps.append(before)
@@ -225,16 +226,6 @@ class _Builder:
             header=header,
             changed=changed,
         )
-
-    def _payload(self, row: int) -> bytes:
-        start = int(self._events.payload[row])
-        if start < 0:
-            return b""
-        return self._events.buffer[start : start + int(self._events.payload_length[row])].tobytes()
-
-    def _header(self, row: int, payload: bytes) -> dict[str, Any]:
-        v6 = self._events.family[row] == _AF_INET6 or self._events.protocol[row] == _ETH_P_IPV6
-        return packet.header(payload, _AF_INET6 if v6 else _AF_INET)
 
     def _link(self, row: int) -> dict[str, Any] | None:
         start = int(self._events.link[row])

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     I64 = npt.NDArray[np.int64]
 
 _HOOKS: Final = 8  # hooks are coded densely; nflog's is 0..4
-_AF_INET6: Final = 10
-_ETH_P_IPV6: Final = 0x86DD
 _MOST_CANDIDATES: Final = 16  # rulesets tried for one event; of more only the latest
 
 
@@ -69,7 +67,7 @@ class Rulebook:
 
     def resolve(self, events: NflogEvents, earliest_ns: I64, latest_ns: I64) -> Resolved:
         """Find the events' places; each was logged between the two times given for it."""
-        v6 = (events.family == _AF_INET6) | (events.protocol == _ETH_P_IPV6)
+        v6 = events.ipv6
         first, last = self._candidates(events, v6, earliest_ns, latest_ns)
         hook = np.minimum(events.hook, _HOOKS - 1).astype(np.int64)
         code = ((events.prefix.astype(np.int64) + 1) * _HOOKS + hook) * 2 + v6

@@ -49,7 +49,7 @@ def summarize(reader: Recording) -> Summary:
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
         summary.packets += decided
-        summary.orphans += window.stray
-        summary.events += len(window.rows()) + window.stray
+        summary.orphans += len(window.strays) + len(window.unread)
+        summary.events += len(window.rows()) + len(window.strays) + len(window.unread)
     summary.verdicts = dict(verdicts.most_common())
     return summary

@@ -47,8 +47,9 @@ class Window:
     """Some events of one stream and the traversals that they make.
 
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
-    others come again, with more events, in the next window. ``stray``: decided datagrams and events
-    that name no rule.
+    others come again, with more events, in the next window. ``strays``: events that
+    name no rule; ``unread``: receive times (epoch, ns) of datagrams that hold something else than
+    events. Both are of this window alone.
     """
 
     stream: Stream
@@ -58,7 +59,8 @@ class Window:
     assembly: Assembly
     decided: int
     number: int
-    stray: int
+    strays: I64
+    unread: I64
 
     def rows(self) -> I64:
         """The event numbers of the decided traversals, one after the other."""
@@ -119,19 +121,22 @@ class Assembler:
         decided = (
             len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
         )
+        decided_rows = int(assembly.count[:decided].sum())
+        again = np.zeros(len(lengths), np.bool_)
+        again[events.datagram[assembly.rows[decided_rows:]]] = True
         window = Window(
-            self._stream,
-            self._rulebook,
-            events,
-            resolved,
-            assembly,
-            decided,
-            self._number,
-            int((resolved.place < 0).sum()) + len(events.undecoded),
+            stream=self._stream,
+            rulebook=self._rulebook,
+            events=events,
+            resolved=resolved,
+            assembly=assembly,
+            decided=decided,
+            number=self._number,
+            strays=np.flatnonzero((resolved.place < 0) & ~again[events.datagram]),
+            unread=received[events.undecoded[~again[events.undecoded]]],
         )
         self._number += decided
-        undecided = assembly.rows[len(window.rows()) :]
-        self._keep(data, lengths, received, floors, np.unique(events.datagram[undecided]))
+        self._keep(data, lengths, received, floors, np.flatnonzero(again))
         return window
 
     def _keep(

@@ -67,6 +67,9 @@ def show(
     rules: Rules = True,
     iface_changes: IfaceChanges = True,
     json: Json = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Events that belong to no packet, instead of packets.")
+    ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
     ] = False,
@@ -100,6 +103,11 @@ def show(
     places = frozenset(_chain(one) for one in _list(chains))
     wanted = frozenset(_verdict(one) for one in _list(verdicts))
     expression = " ".join(words or [])
+    selected = bool(expression or interfaces or wanted or number)
+    if orphans:
+        if selected or places or follow:
+            raise UsageError("--orphans shows all events without a packet; leave the selection out")
+        return _show_orphans(recording, output, json=json)
     packet_filter = PacketFilter(expression) if expression else None
     shown = 0
     with Reader(recording) as reader, opened(output, recording) as stream:
@@ -120,12 +128,28 @@ def show(
             if follow:
                 stream.flush()
         notes = _notes(reader)
-    nothing = not shown and bool(expression or interfaces or wanted or number)
+    nothing = not shown and selected
     if nothing:
         notes.insert(0, "no packet fits")
     if notes and not quiet:
         print(f"iptrec show: {'; '.join(notes)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE
+
+
+def _show_orphans(recording: str, output: str, *, json: bool) -> int:
+    from iptrec.analyze.orphans import orphans
+    from iptrec.cli.output import opened
+    from iptrec.recording.reader import Reader
+    from iptrec.views.orphans import as_json, as_text
+
+    found = False
+    with Reader(recording) as reader, opened(output, recording) as stream:
+        for orphan in orphans(reader):
+            stream.write((as_json if json else as_text)(orphan) + "\n")
+            found = True
+    if not found:
+        print("iptrec show: every event belongs to a packet", file=sys.stderr)
+    return EXIT_DONE if found else EXIT_NO
 
 
 def _limited(traversal: Traversal, places: Collection[tuple[str, str]]) -> Traversal:

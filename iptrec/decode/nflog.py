@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
     Index = I64 | Mask | slice
 
+AF_INET: Final = 2
+AF_INET6: Final = 10
+_ETH_P_IPV6: Final = 0x86DD
 NLMSG_NOOP: Final = 1
 NLMSG_DONE: Final = 3
 NFULNL_MSG_PACKET: Final = 0x0400
@@ -113,6 +116,18 @@ class NflogEvents:
     def __len__(self) -> int:
         """Return the number of events."""
         return len(self.datagram)
+
+    @property
+    def ipv6(self) -> Mask:
+        """Which packets are IPv6, bridged ones included; shape (n,)."""
+        six: Mask = (self.family == AF_INET6) | (self.protocol == _ETH_P_IPV6)
+        return six
+
+    def packet(self, event: int) -> bytes:
+        """An event's packet from the IP header on, as far as it was captured."""
+        start = int(self.payload[event])
+        end = start + int(self.payload_length[event])
+        return self.buffer[start:end].tobytes() if start >= 0 else b""
 
     def take(self, index: Index) -> NflogEvents:
         """Return the events that ``index`` (numbers or mask) selects, sharing buffer and prefixes."""

@@ -99,17 +99,18 @@ def _header_line(traversal: Traversal) -> str:
     words = [f"IN={printable(traversal.in_ or '')}", f"OUT={printable(traversal.out or '')}"]
     if traversal.link is not None:
         words += [f"MACSRC={traversal.link['src']}", f"MACDST={traversal.link['dst']}"]
-    return " ".join([*words, *_fields(traversal.header)])
+    return " ".join([*words, *fields(traversal.header)])
 
 
-def _fields(header: dict[str, Any]) -> list[str]:
+def fields(header: dict[str, Any]) -> list[str]:
+    """A packet's header in the words of the LOG target."""
     words = [
         _field(key, name, header[key])
         for key, name in _FIELDS.items()
         if header.get(key) is not None and header[key] is not False
     ]
     if "inner" in header:
-        words.append(f"[{' '.join(_fields(header['inner']))} ]")
+        words.append(f"[{' '.join(fields(header['inner']))} ]")
     return words
 
 

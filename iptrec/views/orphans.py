@@ -1,0 +1,34 @@
+"""``show --orphans``: events that belong to no packet, a line each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+from iptrec.views.escape import printable
+from iptrec.views.json import iso_time
+from iptrec.views.text import fields
+
+if TYPE_CHECKING:
+    from iptrec.analyze.orphans import Orphan
+
+FORMAT: Final = 1
+
+
+def as_json(orphan: Orphan) -> str:
+    """One JSON object, ASCII only; schemas/orphans-v1.schema.json describes it."""
+    return json.dumps(
+        {"format": FORMAT, "time": iso_time(orphan.time_ns), **asdict(orphan)},
+        separators=(",", ":"),
+    )
+
+
+def as_text(orphan: Orphan) -> str:
+    """One line, without its newline."""
+    if orphan.header is None:
+        return f"{iso_time(orphan.time_ns)} (a datagram that holds no event)"
+    prefix = "(no prefix)" if orphan.prefix is None else f"'{printable(orphan.prefix)}'"
+    words = [iso_time(orphan.time_ns), orphan.hook or "(no hook)", prefix]
+    words += [f"NFMARK=0x{orphan.mark:x}", *fields(orphan.header)]
+    return " ".join(words)
