@@ -9,19 +9,21 @@ the packets that are under way. Where the ruleset changed meanwhile, `settle` ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.analyze.deal import Packet, deal
 from iptrec.analyze.identity import packet_keys
 from iptrec.analyze.settle import settle
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from iptrec.analyze.deal import Packet
     from iptrec.analyze.rulebook import Resolved, Rulebook
-    from iptrec.analyze.walk import Outcome, Walk, Walker
+    from iptrec.analyze.walk import Outcome, Walker
     from iptrec.decode.nflog import NflogEvents
 
     I64 = npt.NDArray[np.int64]
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     U64 = npt.NDArray[np.uint64]
 
 _FORWARD: Final = 2  # enum nf_inet_hooks; later hooks have no arrival stamp
-_EQUAL: Final = "equal packets were under way together"
-_UNDER_WAY = 64  # equal packets in flight that are told apart; more are cut off as incomplete
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 
@@ -57,18 +57,6 @@ class Assembly:
         """The event numbers of one traversal."""
         start = self.first[traversal]
         return self.rows[start : start + self.count[traversal]]
-
-
-@dataclass(slots=True)
-class _Packet:
-    """A packet under way while the events of one key are dealt out; ``stamp`` is 0 if none is known."""
-
-    rows: list[int]
-    walk: Walk
-    addresses: bytes
-    indev: int
-    stamp: int
-    ambiguous: bool = False
 
 
 @dataclass(slots=True)
@@ -114,15 +102,13 @@ def assemble(
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
-    dealt: list[_Packet] = []
+    dealt: list[Packet] = []
     group = np.cumsum(new_key[first])
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
-        dealt += _deal(events, stamp, rows[span].tolist(), way[span].tolist(), rulebook, walker)
+        dealt += deal(events, stamp, rows[span].tolist(), way[span].tolist(), walker)
 
-    found = np.array(
-        [options.number(_dealt_outcomes(packet, walker)) for packet in dealt], np.int64
-    )
+    found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
     whole = _in_order(
         rows=np.concatenate(
             [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
@@ -131,11 +117,6 @@ def assemble(
         option=np.concatenate([option[clear], found]),
     )
     return Assembly(*whole[:3], *settle(events, resolved, rulebook, *whole, list(options.seen)))
-
-
-def _dealt_outcomes(packet: _Packet, walker: Walker) -> tuple[Outcome, ...]:
-    outcomes = walker.judge(packet.walk)
-    return tuple(replace(one, doubt=_EQUAL) for one in outcomes) if packet.ambiguous else outcomes
 
 
 def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
@@ -168,7 +149,11 @@ def _judge(
         start = first[candidate]
         found = walker.outcomes(tuple(way[start : start + count[candidate]].tolist()))
         numbers[i] = options.number(found) if found else -1
-    return numbers[inverse]
+    # The hash proposes which ways are equal, the ways decide.
+    model = example[inverse]
+    equal = way[np.minimum(np.repeat(first[model], count) + position, len(way) - 1)] == way
+    same = (count[model] == count) & np.logical_and.reduceat(equal, first)
+    return np.where(same, numbers[inverse], -1)
 
 
 def _arrival_stamps(events: NflogEvents, since_ns: int | None) -> I64:
@@ -212,97 +197,6 @@ def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
     starts = chosen[np.concatenate([[0], edges])]
     stops = chosen[np.concatenate([edges - 1, [len(chosen) - 1]])] + 1
     return list(zip(starts.tolist(), stops.tolist(), strict=True))
-
-
-def _deal(
-    events: NflogEvents,
-    stamps: I64,
-    rows: list[int],
-    way: list[int],
-    rulebook: Rulebook,
-    walker: Walker,
-) -> list[_Packet]:
-    """Give each event of a key to the packet under way that it can follow, or let it begin one."""
-    packets: list[_Packet] = []
-    under_way: list[_Packet] = []
-    for row, place in zip(rows, way, strict=True):
-        event = _Packet(
-            rows=[row],
-            walk=walker.begin(place),
-            addresses=_addresses(events, row),
-            indev=int(events.indev[row]),
-            stamp=int(stamps[row]),
-        )
-        chosen = _choose(under_way, event, place, walker)
-        if chosen is None and not rulebook.places[place].starts:
-            chosen = _resume(under_way, event, place, walker)
-        if chosen is None:
-            packet = event
-            packets.append(packet)
-            under_way.append(packet)
-            del under_way[:-_UNDER_WAY]
-        else:
-            packet, packet.walk = chosen
-            packet.rows.append(row)
-            packet.addresses, packet.indev = event.addresses, event.indev
-            packet.stamp = packet.stamp or event.stamp
-        if packet.walk.ended:
-            under_way.remove(packet)
-    return packets
-
-
-def _choose(
-    under_way: list[_Packet], event: _Packet, place: int, walker: Walker
-) -> tuple[_Packet, Walk] | None:
-    """The packet that the event follows: same stamp and addresses first, then the longest under way."""
-    fits = [
-        (packet, walk)
-        for packet in under_way
-        if _may_be_one(packet, event) and (walk := walker.step(packet.walk, place))
-    ]
-    if not fits:
-        return None
-    likeness = [_likeness(packet, event) for packet, _ in fits]
-    best = [fit for fit, score in zip(fits, likeness, strict=True) if score == max(likeness)]
-    if len(best) > 1:
-        for packet, _ in best:
-            packet.ambiguous = True
-    return best[0]
-
-
-def _may_be_one(packet: _Packet, event: _Packet) -> bool:
-    return not packet.stamp or not event.stamp or packet.stamp == event.stamp
-
-
-def _likeness(packet: _Packet, event: _Packet) -> int:
-    arrived_together = event.stamp != 0 and packet.stamp == event.stamp
-    return (
-        4 * arrived_together
-        + 2 * (packet.addresses == event.addresses)
-        + (packet.indev == event.indev)
-    )
-
-
-def _resume(
-    under_way: list[_Packet], event: _Packet, place: int, walker: Walker
-) -> tuple[_Packet, Walk] | None:
-    """The packet that the event continues after a hole, if stamp or addresses say that it is the one."""
-    for packet in under_way:
-        arrived_together = event.stamp != 0 and packet.stamp == event.stamp
-        alike = arrived_together or packet.addresses == event.addresses
-        if alike and _may_be_one(packet, event) and (walk := walker.leap(packet.walk, place)):
-            return packet, walk
-    return None
-
-
-def _addresses(events: NflogEvents, row: int) -> bytes:
-    """Addresses and the first four bytes of the transport header (the ports)."""
-    start, length = int(events.payload[row]), int(events.payload_length[row])
-    packet = events.buffer[start : start + min(length, 64)].tobytes() if start >= 0 else b""
-    if packet[:1] and packet[0] >> 4 == 6:  # noqa: PLR2004 - IP version
-        return packet[8:44]
-    layer4 = (packet[0] & 0x0F) * 4 if packet else 20
-    return packet[12:20] + packet[layer4 : layer4 + 4]
 
 
 def _in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     _Column = npt.NDArray[Any]
 
 _REMEMBERED: Final = 3  # windows
-_OUTPUT: Final = HOOKS.index("OUTPUT")
+_OUTPUT, _POSTROUTING = HOOKS.index("OUTPUT"), HOOKS.index("POSTROUTING")
 
 
 class Relations:
@@ -53,12 +53,17 @@ class Relations:
         """
         this = self._before + position
         found: dict[RelationKind, int | None] = {}
-        if self._column["hook"][this] == _OUTPUT:
+        hook = self._column["hook"][this]
+        if hook == _OUTPUT:
             found["copy"] = self._copied(this)
             found["answer-of-reject"] = self._rejected(this, header)
+        elif hook == _POSTROUTING:
+            found["copy"] = self._latest("sent_key", self._column["key"][this], this)
         else:
             found["looped-back"] = self._looped(this)
-        if self._column["quotes"][this]:
+        if found.get("answer-of-reject") is not None:
+            pass  # that it quotes it goes without saying
+        elif self._column["quotes"][this]:
             found["error-about"] = self._quoted(this)
         elif self._column["inner"][this]:
             found["carries"] = self._latest("key", self._column["inner"][this], this)
@@ -103,8 +108,7 @@ class Relations:
             flow = column["back"][this]
         else:
             return None
-        one = self._latest("last_flow", flow, this)
-        return one if one is not None and column["rejected"][one] else None
+        return self._latest("rejected_flow", flow, this)
 
     def _quoted(self, this: int) -> int | None:
         """The packet itself, else the last one of its flow."""
@@ -149,6 +153,7 @@ def _page(window: Window) -> dict[str, _Column]:
     ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
     first, last = events.take(begun), events.take(ended)
     inner, inner_flow, quotes = inner_keys(last)
+    key, last_flow = packet_keys(first), flow_keys(last)
     outcome = assembly.outcome[:decided]
     decider = np.array(
         [-1 if one.decider is None else one.way[one.decider] for one in assembly.outcomes], np.int64
@@ -164,14 +169,15 @@ def _page(window: Window) -> dict[str, _Column]:
         "hook": first.hook.astype(np.int64),
         "indev": first.indev,
         "outdev": last.outdev,
-        "key": packet_keys(first),
+        "key": key,
+        "sent_key": np.where(last.hook == _POSTROUTING, key, np.uint64(0)),
         "flow": flow_keys(first),
-        "last_flow": flow_keys(last),
+        "last_flow": last_flow,
         "back": flow_keys(first, back=True),
         "inner": inner,
         "inner_flow": inner_flow,
         "quotes": quotes,
-        "rejected": rejected[outcome],
+        "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "copied": copied[outcome],
     }
 

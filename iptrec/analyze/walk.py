@@ -119,6 +119,14 @@ class Walker:
             return None
         return Walk(branches[:_MOST_BRANCHES], walk.headless, holes=True)
 
+    def hook(self, walk: Walk) -> int:
+        """The hook of the way's last event."""
+        return self._rulebook.places[walk.branches[0].way[-1]].hook
+
+    def stands_at(self, walk: Walk, target: str) -> bool:
+        """Whether the way's last event was a rule with this target."""
+        return self._rulebook.places[walk.branches[0].way[-1]].target == target
+
     def judge(self, walk: Walk) -> tuple[Outcome, ...]:
         """What became of a packet that went so and was not seen again: all that a reader could tell.
 

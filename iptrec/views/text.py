@@ -27,7 +27,7 @@ _FIELDS: Final = {
 _RELATIONS: Final[dict[RelationKind, str]] = {
     "looped-back": "the same packet as #{}, looped back",
     "answer-of-reject": "made by the REJECT of #{}",
-    "copy": "a copy that TEE made of #{}",
+    "copy": "a copy of #{}",
     "error-about": "an error about #{}",
     "carries": "carries #{}",
     "carried-by": "was carried by #{}",

@@ -1,0 +1,166 @@
+"""The events of equal packets, dealt out one by one to the packets that are under way.
+
+Each event goes to a packet that it can follow by the grammar. Of several the one that it resembles most
+has it: the same arrival stamp, addresses, interfaces. Where that does not tell either, the one that
+has waited longest has it,
+and both are called ambiguous.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from iptrec.analyze.grammar import HOOKS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from iptrec.analyze.walk import Outcome, Walk, Walker
+    from iptrec.decode.nflog import NflogEvents
+
+    I64 = npt.NDArray[np.int64]
+
+_UNDER_WAY: Final = (
+    64  # equal packets in flight that are told apart; more are cut off as incomplete
+)
+_EQUAL: Final = "equal packets were under way together"
+_POSTROUTING: Final = HOOKS.index("POSTROUTING")
+
+
+@dataclass(slots=True)
+class Packet:
+    """A packet under way; an event is a packet of one row.
+
+    ``addresses``: with ports. ``stamp``: of its arrival (epoch, ns), 0 if not known. ``nested``: TEE of
+    an equal packet sent it, and that one waits until it is through.
+    """
+
+    rows: list[int]
+    walk: Walk
+    addresses: bytes
+    indev: int
+    outdev: int
+    stamp: int
+    nested: bool = False
+    ambiguous: bool = False
+
+    def may_be(self, event: Packet) -> bool:
+        """Whether the stamps allow that the event is this packet's."""
+        return not (self.stamp and event.stamp) or self.stamp == event.stamp
+
+    def likeness(self, event: Packet) -> int:
+        """How much the event resembles the packet's last one."""
+        return (
+            8 * (event.stamp != 0 and self.stamp == event.stamp)
+            + 4 * (self.addresses == event.addresses)
+            + 2 * (self.indev == event.indev)
+            + (self.outdev == event.outdev)
+        )
+
+    def go_on(self, event: Packet, walk: Walk) -> None:
+        """Take an event."""
+        self.rows += event.rows
+        self.walk = walk
+        self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
+        self.stamp = self.stamp or event.stamp
+
+    def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
+        """What may have become of it."""
+        found = walker.judge(self.walk)
+        return tuple(replace(one, doubt=_EQUAL) for one in found) if self.ambiguous else found
+
+
+def deal(
+    events: NflogEvents, stamps: I64, rows: list[int], way: list[int], walker: Walker
+) -> list[Packet]:
+    """Give each event (numbers in ``rows``, places in ``way``) to a packet, or let it begin one.
+
+    ``stamps``: when each event's packet arrived, 0 if not known; shape (events,).
+    """
+    packets: list[Packet] = []
+    under_way: list[Packet] = []
+    for row, place in zip(rows, way, strict=True):
+        event = Packet(
+            rows=[row],
+            walk=walker.begin(place),
+            addresses=_addresses(events.packet(row)[:_HEADERS]),
+            indev=int(events.indev[row]),
+            outdev=int(events.outdev[row]),
+            stamp=int(stamps[row]),
+        )
+        followed = _followed(under_way, event, place, walker)
+        if followed is None and event.walk.headless:
+            followed = _resumed(under_way, event, place, walker)
+        if followed is None:
+            if event.walk.headless and _is_clone(packets, event, walker):
+                event.walk = replace(event.walk, headless=False)
+            event.nested = any(walker.stands_at(packet.walk, "TEE") for packet in under_way)
+            packets.append(event)
+            under_way.append(event)
+            del under_way[:-_UNDER_WAY]
+        else:
+            packet, walk = followed
+            packet.go_on(event, walk)
+            if walk.ended:
+                under_way[:] = [one for one in under_way if one is not packet]
+    return packets
+
+
+def _followed(
+    under_way: list[Packet], event: Packet, place: int, walker: Walker
+) -> tuple[Packet, Walk] | None:
+    """The packet that the event follows, and its walk with the event."""
+    fits = [
+        (packet, walk)
+        for packet in under_way
+        if packet.may_be(event) and (walk := walker.step(packet.walk, place))
+    ]
+    if not fits:
+        return None
+    most = max(packet.likeness(event) for packet, _ in fits)
+    best = [fit for fit in fits if fit[0].likeness(event) == most]
+    if len(best) > 1 and best[-1][0].nested:
+        return best[-1]
+    if len(best) > 1:
+        for packet, _ in best:
+            packet.ambiguous = True
+    return best[0]
+
+
+def _resumed(
+    under_way: list[Packet], event: Packet, place: int, walker: Walker
+) -> tuple[Packet, Walk] | None:
+    """The packet that the event continues after a hole, if stamp or addresses say that it is the one."""
+    for packet in under_way:
+        arrived_together = event.stamp != 0 and packet.stamp == event.stamp
+        alike = arrived_together or packet.addresses == event.addresses
+        if alike and packet.may_be(event) and (walk := walker.leap(packet.walk, place)):
+            return packet, walk
+    return None
+
+
+def _is_clone(packets: list[Packet], event: Packet, walker: Walker) -> bool:
+    """Whether an equal packet went through POSTROUTING before, by the same interface.
+
+    The kernel clones multicasts and broadcasts for the local host, and both pass POSTROUTING
+    (net/ipv4/ip_output.c, ip_mc_output; net/ipv6/ip6_output.c, ip6_finish_output2).
+    """
+    return walker.hook(event.walk) == _POSTROUTING and any(
+        walker.hook(packet.walk) == _POSTROUTING
+        and packet.outdev == event.outdev
+        and packet.addresses == event.addresses
+        for packet in packets
+    )
+
+
+_HEADERS: Final = 64  # bytes that hold addresses and ports
+
+
+def _addresses(packet: bytes) -> bytes:
+    """Addresses and the first four bytes of the transport header (the ports)."""
+    if packet[:1] and packet[0] >> 4 == 6:  # noqa: PLR2004 - IP version
+        return packet[8:44]
+    layer4 = (packet[0] & 0x0F) * 4 if packet else 20
+    return packet[12:20] + packet[layer4 : layer4 + 4]
