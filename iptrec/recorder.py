@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -23,12 +22,14 @@ from typing import TYPE_CHECKING, Final
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
 from iptrec.kernel import host, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
-from iptrec.recording.writer import Writer
+from iptrec.recording.writer import Blob, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+from queue import SimpleQueue
 
 _TICK_NS: Final = 100_000_000  # of the loop when nothing comes: what waits is committed in time
 _PROGRESS_NS: Final = 250_000_000
@@ -36,6 +37,10 @@ _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HOLES: Final = {
+    "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
+    "logger-switched": "somebody switched net.netfilter.nf_log of {}: put back; not traced meanwhile",
+}
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
     "ipv6": "ip6tables-save",
@@ -115,7 +120,16 @@ class _Recording:
         self._uuid = str(uuid.uuid4())
         self._comment = f"iptrec:{self._uuid}"
         self._progress = Progress()
-        self._rulesets: dict[xtables.Family, bytes] = {}
+        self._rules = {
+            family: [
+                xtables.TraceRule(family, chain, self._comment, interface, bytecode)
+                for chain in ("PREROUTING", "OUTPUT")
+                for interface in (options.interfaces or (None,))
+            ]
+            for family, bytecode in options.bytecodes.items()
+        }
+        self._findings: SimpleQueue[Hole | IptrecError | tuple[State, Blob | None]] = SimpleQueue()
+        self._found = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._child: subprocess.Popen[bytes] | None = None
         self._begun = False
         self._last_ns = time.time_ns()
@@ -179,26 +193,29 @@ class _Recording:
         for kind, content in dumps.items():
             self._snapshot(writer, kind, "rtnetlink", content)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
-        with contextlib.ExitStack() as loggers:
-            for family in self._options.bytecodes:
-                self._switch_logger(family, loggers)
+        with contextlib.ExitStack() as undo:
+            loggers = {
+                family: self._switch_logger(family, undo) for family in self._options.bytecodes
+            }
             with contextlib.ExitStack() as changes:
+                watch = Watch(self._rules, loggers, self._hand_over)
                 for family in self._options.bytecodes:
-                    self._insert_rules(writer, family, changes)
+                    self._insert_rules(writer, family, watch, changes)
+                changes.callback(watch.stop)
                 for family in self._options.bytecodes:
-                    self._snapshot_rules(writer, family)
+                    self._snapshot_rules(writer, family, watch)
                 self._start_command(changes)
-                self._loop(source, writer)
-                for family in self._options.bytecodes:
-                    self._snapshot_rules(writer, family)
+                self._loop(source, writer, watch)
+                watch.stop()
+                self._take_findings(writer)
             self._finish(source, writer)
         writer.close(time.time_ns(), self._progress.reason)
 
-    def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> None:
+    def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> nf_log.Switched:
         switched = nf_log.switch(family, modprobe=self._options.modprobe)
-        if switched is not None:
-            self._progress.details.append(f"nf_log of {family} switched from {switched.before}")
-            undo.callback(self._attempt, switched.undo)
+        undo.callback(self._attempt, switched.undo)
+        self._progress.details.append(f"nf_log of {family} was {switched.before}")
+        return switched
 
     def _facts(self) -> Facts:
         options = self._options
@@ -225,15 +242,8 @@ class _Recording:
                 raise UsageError(f"no interface {interface!r} here; there are: {', '.join(names)}")
 
     def _insert_rules(
-        self, writer: Writer, family: xtables.Family, undo: contextlib.ExitStack
+        self, writer: Writer, family: xtables.Family, watch: Watch, undo: contextlib.ExitStack
     ) -> None:
-        rules = [
-            xtables.TraceRule(
-                family, chain, self._comment, interface, self._options.bytecodes[family]
-            )
-            for chain in ("PREROUTING", "OUTPUT")
-            for interface in (self._options.interfaces or (None,))
-        ]
         taken_out = xtables.taken_out(family) if self._options.flush else []
         if self._options.flush:  # in the file before they are out of the kernel
             content = json.dumps(
@@ -241,8 +251,13 @@ class _Recording:
             )
             self._snapshot(writer, "raw-table", family, content.encode())
         # Registered first: an insertion that fails half way is looked for as well.
-        undo.callback(self._attempt, lambda: xtables.remove(family, self._comment, taken_out))
-        xtables.insert(rules, flush=self._options.flush)
+        undo.callback(self._attempt, lambda: self._remove_rules(family, watch, taken_out))
+        xtables.insert(self._rules[family], flush=self._options.flush)
+
+    def _remove_rules(self, family: xtables.Family, watch: Watch, taken_out: list[str]) -> None:
+        # What somebody else has put there meanwhile stands instead of what --flush took out.
+        put_back = [] if family in watch.replaced else taken_out
+        xtables.remove(family, self._comment, put_back)
 
     def _attempt(self, step: Callable[[], None]) -> None:
         """One step of undoing; the next ones are done even if it fails."""
@@ -260,36 +275,70 @@ class _Recording:
     def _snapshot(self, writer: Writer, kind: str, source: str, content: bytes) -> None:
         writer.add_snapshot(self._namespace, kind, time.time_ns(), source, content)
 
-    def _snapshot_rules(self, writer: Writer, family: xtables.Family) -> None:
-        """The rulesets as they are now, where their rules differ from the last time."""
+    def _snapshot_rules(self, writer: Writer, family: xtables.Family, watch: Watch) -> None:
+        """The rulesets as they are now, and what the watch compares with."""
+        tables = watch.loaded(family) or _tables(xtables.save(family)[1])
+        watch.baseline(family, tables)
         command, text = xtables.save(family)
-        rules = _rules_only(text)
-        before = self._rulesets.get(family)
-        if before != rules:
-            self._snapshot(writer, _SNAPSHOT_KINDS[family], command, text)
-        if before is None and (nft := xtables.nft_save(family)) is not None and nft[1].strip():
+        watch.baseline(family, tables)
+        self._snapshot(writer, _SNAPSHOT_KINDS[family], command, text)
+        if (nft := xtables.nft_save(family)) is not None and nft[1].strip():
             self._snapshot(writer, _SNAPSHOT_KINDS[family].replace("-", "-nft-"), *nft)
-        if before not in (None, rules):
-            self._progress.notes.append(
-                f"the {family} rules changed while recording: traces are read with those at the start"
-            )
-        if before is None:
-            count = rules.count(b"\n-A ")
-            self._progress.details.append(f"{family}: {count} rules in force, ours included")
-        self._rulesets[family] = rules
+        count = text.count(b"] -A ")
+        self._progress.details.append(f"{family}: {count} rules in force, ours included")
 
-    def _loop(self, source: nflog.NflogSocket, writer: Writer) -> None:
+    def _hand_over(self, finding: State | Hole | IptrecError) -> None:
+        """Called in the watch's thread: hashing and compressing do not hold up the loop."""
+        if isinstance(finding, State):
+            blob = None if finding.content is None else Blob.of(finding.content)
+            self._findings.put((finding, blob))
+        else:
+            self._findings.put(finding)
+        os.eventfd_write(self._found, 1)
+
+    def _take_findings(self, writer: Writer) -> None:
+        """What the watch has found: into the file, and where events are missing to the user as well."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._found)
+        while not self._findings.empty():
+            match self._findings.get():
+                case (State() as state, blob):
+                    kind = _SNAPSHOT_KINDS[state.family]
+                    if blob is None:
+                        kind = kind.replace("-save", "-unknown")
+                        blob = Blob.of(state.table.encode())
+                    writer.add_snapshot(
+                        self._namespace, kind, state.time_ns, state.source, blob, state.after_ns
+                    )
+                case Hole() as hole:
+                    writer.add_loss(
+                        Loss(self._stream, hole.first_ns, hole.last_ns, None, hole.what)
+                    )
+                    self._note(_HOLES[hole.what].format(hole.family))
+                case IptrecError() as error:
+                    self._note(str(error))
+
+    def _note(self, text: str) -> None:
+        """Tell the user at once; the same thing once only."""
+        if text not in self._progress.notes:
+            self._progress.notes.append(text)
+            self._tell(self._progress)
+
+    def _loop(self, source: nflog.NflogSocket, writer: Writer, watch: Watch) -> None:
         """Until there is a reason to stop."""
         progress = self._progress
         poll = select.poll()
         poll.register(source, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
+        poll.register(self._found, select.POLLIN)
         started = told = time.monotonic_ns()
         self._begun = True
         self._tell(progress)
+        watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
             poll.poll(self._timeout_ms(started))
             fetched = self._fetch(source, writer)
+            self._take_findings(writer)
             if 0 < fetched < nflog.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
@@ -379,7 +428,7 @@ class _Recording:
             return
         leave = None if self._options.netns is None else lambda: netns.enter(self._outside)
         try:
-            # preexec_fn is safe: the recorder has no threads.
+            # preexec_fn is safe: the recorder has no threads yet.
             child = subprocess.Popen(self._options.command, preexec_fn=leave)  # noqa: PLW1509
         except (OSError, subprocess.SubprocessError) as error:
             raise UsageError(f"cannot run {self._options.command[0]}: {error}") from None
@@ -431,6 +480,6 @@ def _signals() -> Iterator[_Wake]:
         wake.close()
 
 
-def _rules_only(text: bytes) -> bytes:
-    """iptables-save without what changes by itself: counters and dates."""
-    return re.sub(rb"^\[\d+:\d+\] |^#.*\n| \[\d+:\d+\]$", b"", text, flags=re.MULTILINE)
+def _tables(text: bytes) -> list[str]:
+    """The tables in what iptables-save printed."""
+    return [line[1:].decode() for line in text.splitlines() if line.startswith(b"*")]

@@ -174,8 +174,10 @@ class _Live:
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._begun = False
+        self._told = 0
 
     def __call__(self, progress: Progress) -> None:
+        self._tell_notes(progress)
         if self._level < 2:  # noqa: PLR2004 - info
             return
         if not self._begun:
@@ -201,16 +203,24 @@ class _Live:
                 refresh=True,
             )
 
+    def _tell_notes(self, progress: Progress) -> None:
+        """Those that are new; they scroll up above the live line."""
+        from iptrec.views.escape import printable
+
+        for note in progress.notes[self._told :] if self._level >= 1 else []:
+            line = f"iptrec record: {printable(note)}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._told = len(progress.notes)
+
     def end(self) -> None:
         self._live.stop()
 
     def report(self, outcome: Progress) -> None:
         from iptrec.views.escape import printable
 
-        details = outcome.details if self._level > 2 else []  # noqa: PLR2004 - debug
-        notes = outcome.notes if self._level >= 1 else []
-        for note in (*details, *notes):
-            print(f"iptrec record: {printable(note)}", file=sys.stderr)
+        for detail in outcome.details if self._level > 2 else []:  # noqa: PLR2004 - debug
+            print(f"iptrec record: {printable(detail)}", file=sys.stderr)
+        self._tell_notes(outcome)
         if self._level >= 2:  # noqa: PLR2004 - info
             lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
             print(

@@ -17,22 +17,32 @@ _FILES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Switched:
-    """A logger that was replaced, and by what it is put back."""
+    """A logger that is nfnetlink_log now; ``before`` is what somebody else set last."""
 
     family: str
     before: str
 
-    def undo(self) -> None:
-        """Put the old logger back, unless somebody has set another one meanwhile."""
+    def keep(self) -> bool:
+        """Switch again where somebody has set another logger meanwhile; whether that was so."""
         path = _FILES[self.family]
-        if path.read_text().strip() == _LOGGER:
+        now = path.read_text().strip()
+        if now == _LOGGER:
+            return False
+        self.before = now
+        path.write_text(_LOGGER)
+        return True
+
+    def undo(self) -> None:
+        """Put the other logger back, unless somebody has set yet another one meanwhile."""
+        path = _FILES[self.family]
+        if self.before != _LOGGER and path.read_text().strip() == _LOGGER:
             path.write_text(self.before)
 
 
-def switch(family: Literal["ipv4", "ipv6"], *, modprobe: bool) -> Switched | None:
-    """Let TRACE of the current namespace go to nfnetlink_log; None if it does already.
+def switch(family: Literal["ipv4", "ipv6"], *, modprobe: bool) -> Switched:
+    """Let TRACE of the current namespace go to nfnetlink_log.
 
     Raises `HostError` with what to set on the host: /proc/sys is read-only in most containers.
     """
@@ -40,7 +50,7 @@ def switch(family: Literal["ipv4", "ipv6"], *, modprobe: bool) -> Switched | Non
     try:
         before = path.read_text().strip()
         if before == _LOGGER:
-            return None
+            return Switched(family, before)
         try:
             path.write_text(_LOGGER)
         except OSError as error:

@@ -54,14 +54,14 @@ def require(family: Family) -> None:
         _command(family, suffix)
 
 
-def save(family: Family, *, table: str | None = None) -> tuple[str, bytes]:
-    """The command line and what it prints: all loaded tables (or one) with counters.
+def save(family: Family, *, table: str | None = None, counters: bool = True) -> tuple[str, bytes]:
+    """The command line and what it prints: all loaded tables (or one).
 
     In a namespace that was made together with its user namespace the list of loaded tables cannot be
     read (/proc/net/ip_tables_names belongs to the host's root): then every table is asked for, which
     loads it.
     """
-    command = [_command(family, "save"), "-c"]
+    command = [_command(family, "save"), *(["-c"] if counters else [])]
     if table is not None:
         command += ["-t", table]
     done = _run(command)

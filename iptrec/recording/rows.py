@@ -78,6 +78,10 @@ class Snapshot:
     "ip6tables-nft-save", "links" (JSON list of {"index", "name", "kind", "mtu", "address",
     "master"}), "addresses" (JSON list of {"index", "family", "address", "prefixlen"}), "sysctls"
     (JSON object path -> text), "raw-table" (JSON; what --flush took out and will put back).
+
+    Of rulesets the first one is whole. Each further one has a single table, without comments and with
+    its counters 0, and says that this table changed. "iptables-unknown", "ip6tables-unknown" have a
+    table's name: it changed to something that was gone again before it could be read.
     """
 
     id: int
@@ -86,7 +90,7 @@ class Snapshot:
     time_ns: int
     source: str  # the command line, or the name of the dump
     content: bytes
-    after_ns: int | None = None
+    after_ns: int | None = None  # it came to be so after this time and not after ``time_ns``
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,8 @@ class Loss:
 
     ``how``: "sequence" (a gap in NFULA_SEQ: ``events`` is exact), "enobufs" (the kernel said that
     it dropped some; the gap that counts them follows, ``events`` is None), "truncated" (datagrams
-    longer than the slot, cut).
+    longer than the slot, cut), "rules-gone", "logger-switched" (somebody removed our TRACE rules, or
+    switched the logger: nothing was traced until it was put back).
     """
 
     stream: int

@@ -76,12 +76,15 @@ CREATE TABLE blob (
   data BLOB NOT NULL
 ) STRICT;
 
--- What a command printed or a dump returned, and from when on it held.
+-- What a command printed or a dump returned, and from when on it held. Of rulesets the first one is whole;
+-- each further one has a single table, without counters and comments, and says that it changed. One of the
+-- kind "iptables-unknown" has a table's name: it changed to something that was gone before it was read.
 CREATE TABLE snapshot (
   id INTEGER PRIMARY KEY,
   namespace INTEGER NOT NULL REFERENCES namespace (id),
   kind TEXT NOT NULL,                     -- "iptables-save", "links", ...
-  time_ns INTEGER NOT NULL,
+  time_ns INTEGER NOT NULL,               -- it was seen so at this time
+  after_ns INTEGER,                       -- and came to be so after this one; NULL: not known
   source TEXT NOT NULL,                   -- command line or name of the dump
   blob TEXT NOT NULL REFERENCES blob (sha256)
 ) STRICT;

@@ -15,7 +15,7 @@ import stat
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
 import sqlite_utils
@@ -39,6 +39,21 @@ _COMMIT_NS: Final = 200_000_000
 _ZSTD_LEVEL: Final = 3
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")  # what SQLite may put beside the file
 _READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
+
+
+class Blob(NamedTuple):
+    """A content, ready to be written; made in any thread."""
+
+    sha256: str
+    encoding: str
+    size: int
+    data: bytes
+
+    @classmethod
+    def of(cls, content: bytes) -> Self:
+        """Hash and compress."""
+        data = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compress(content)
+        return cls(hashlib.sha256(content).hexdigest(), "zstd", len(content), data)
 
 
 class Writer:
@@ -106,19 +121,21 @@ class Writer:
             return self._insert("stream", namespace=namespace, kind=kind, detail=json.dumps(detail))
 
     def add_snapshot(
-        self, namespace: int, kind: str, time_ns: int, source: str, content: bytes
+        self,
+        namespace: int,
+        kind: str,
+        time_ns: int,
+        source: str,
+        content: bytes | Blob,
+        after_ns: int | None = None,
     ) -> int:
-        """Add a snapshot; a content that is there already is stored once."""
-        digest = hashlib.sha256(content).hexdigest()
-        data = self._compressor.compress(content)
+        """Add a snapshot, see `rows.Snapshot`; a content that is there already is stored once."""
+        blob = content if isinstance(content, Blob) else Blob.of(content)
         with self._transaction():
-            self._database.table("blob").insert(
-                {"sha256": digest, "encoding": "zstd", "size": len(content), "data": data},
-                pk="sha256",
-                ignore=True,
-            )
+            self._database.table("blob").insert(blob._asdict(), pk="sha256", ignore=True)
             return self._insert(
-                "snapshot", namespace=namespace, kind=kind, time_ns=time_ns, source=source, blob=digest
+                "snapshot", namespace=namespace, kind=kind, time_ns=time_ns, after_ns=after_ns,
+                source=source, blob=blob.sha256,
             )  # fmt: skip
 
     def add_loss(self, loss: Loss) -> None:

@@ -1,0 +1,307 @@
+"""Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
+
+Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
+which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
+compares what the kernel holds with what it held (`xt_tables`); only what differs is printed by
+``iptables-save``, and told as unknown where it changed meanwhile. Nothing is ever locked for looking.
+
+The watch is a thread of its own, in the network namespace of the one that starts it: what it finds is
+handed over, and the events go on being received meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import select
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from iptrec.errors import HostError, IptrecError
+from iptrec.kernel import nf_log, xtables
+from iptrec.kernel.xt_tables import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from iptrec.kernel.xt_tables import Family
+
+_LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
+_IN_OPEN, _IN_CLOSE, _IN_IGNORED = 0x20, 0x18, 0x8000  # include/uapi/linux/inotify.h
+_IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
+_POLL_NS: Final = 500_000_000
+_SHARE: Final = 20  # a look may cost one part in so many of the time
+_CHEAP_NS: Final = 3_000_000  # a table that is looked at in less is looked at each time
+_TRIES: Final = 3
+_REMEMBERED_BYTES: Final = 64 << 20
+_HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A table was found changed: it came to be so after ``after_ns`` and not after ``time_ns`` (epoch).
+
+    ``content``: what iptables-save prints of it, without comments, counters 0; None where the state
+    was gone again before it could be printed.
+    """
+
+    family: Family
+    table: str
+    after_ns: int
+    time_ns: int
+    source: str
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Nothing was traced between two times (epoch), because somebody removed what tracing needs.
+
+    ``what``: "rules-gone" (our TRACE rules) or "logger-switched" (net.netfilter.nf_log).
+    """
+
+    family: Family
+    what: Literal["rules-gone", "logger-switched"]
+    first_ns: int
+    last_ns: int
+
+
+@dataclass(slots=True)
+class _Table:
+    """What is known of a table: the digest that was last told, and until when it surely held."""
+
+    digest: bytes | None
+    until_ns: int
+    changed_ns: int = 0
+    cost_ns: int = 0
+    next_ns: int = 0
+
+
+class Watch:
+    """Started by `start`, ended by `stop`, which takes a last look.
+
+    ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
+    `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread.
+    ``replaced`` tells the families whose raw table somebody else emptied or replaced.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[Family, Sequence[xtables.TraceRule]],
+        loggers: Mapping[Family, nf_log.Switched],
+        found: Callable[[State | Hole | IptrecError], None],
+    ) -> None:
+        self.replaced: set[Family] = set()
+        self._rules = rules
+        self._loggers = loggers
+        self._found = found
+        self._in_place = dict.fromkeys(rules, time.time_ns())
+        self._switched = dict.fromkeys(rules, time.time_ns())
+        self._tables = {family: Tables(family) for family in rules}
+        self._known: dict[tuple[Family, str], _Table] = {}
+        self._contents: dict[tuple[Family, bytes], bytes] = {}
+        self._stopped = False
+        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
+        self._lock = _Lock()
+        self._thread = threading.Thread(target=self._run, name="iptrec-watch", daemon=True)
+
+    def loaded(self, family: Family) -> list[str]:
+        """The tables to look at."""
+        names = self._tables[family].loaded()
+        return [table for of, table in self._known if of == family] if names is None else names
+
+    def baseline(self, family: Family, tables: Sequence[str]) -> None:
+        """Note how the tables are; to be called before and after the first snapshot is taken.
+
+        A table that differs the second time is reported by the first look.
+        """
+        for table in tables:
+            begun = time.time_ns()
+            digest = self._tables[family].digest(table)
+            known = self._known.get((family, table))
+            if known is None:
+                self._known[family, table] = _Table(digest, begun)
+            elif known.digest != digest:
+                known.digest = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after a last look; again: nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._thread.is_alive():
+            os.write(self._stopping, b"x")
+            self._thread.join()
+        for tables in self._tables.values():
+            tables.__exit__()
+        self._lock.close()
+        for descriptor in (self._stop, self._stopping):
+            os.close(descriptor)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.register(self._lock.descriptor, select.POLLIN)
+        stopping = False
+        while not stopping:
+            ready = dict(poll.poll(self._timeout_ms()))
+            stopping = self._stop in ready
+            try:
+                closed = self._lock.descriptor in ready and self._touched()
+                self._look(last=stopping, closed=closed)
+            except IptrecError as error:
+                self._found(error)
+            except OSError as error:
+                self._found(HostError(f"cannot look at the rules: {error.strerror}"))
+
+    def _timeout_ms(self) -> int:
+        now = time.monotonic_ns()
+        due = min((known.next_ns for known in self._known.values()), default=now + _POLL_NS)
+        return max(1, (due - now) // 1_000_000)
+
+    def _touched(self) -> bool:
+        """Somebody opened or closed the lock: glance at all tables that are quickly seen.
+
+        When it is opened the change is still to come: the closer the look, the narrower the interval.
+        Whether it was closed.
+        """
+        touched, closed = self._lock.touched()
+        if touched:
+            for (family, table), known in sorted(
+                self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
+            ):
+                if known.cost_ns < _CHEAP_NS:
+                    self._look_at(family, table, known)
+        return closed
+
+    def _look(self, *, last: bool, closed: bool) -> None:
+        """Look at the tables whose turn it is, and whether all that is ours is in place."""
+        for family in self._rules:
+            if not last:
+                self._check_logger(family)
+            for table in self.loaded(family):
+                known = self._known.setdefault((family, table), _Table(None, time.time_ns()))
+                due = time.monotonic_ns() >= known.next_ns
+                if last or due or (closed and not self._tables[family].unchanged_in_size(table)):
+                    self._look_at(family, table, known)
+                if table == "raw":
+                    self._check_rules(family, known, last=last)
+
+    def _look_at(self, family: Family, table: str, known: _Table) -> None:
+        for _ in range(_TRIES):
+            begun, started = time.time_ns(), time.monotonic_ns()
+            digest = self._tables[family].digest(table)
+            seen = time.time_ns()
+            known.cost_ns = time.monotonic_ns() - started
+            if digest == known.digest:
+                break
+            told = self._tell(family, table, digest, known.until_ns, seen)
+            known.digest, known.until_ns, known.changed_ns = digest, begun, begun
+            if told:
+                break
+        known.until_ns = begun
+        known.next_ns = time.monotonic_ns() + max(_POLL_NS, _SHARE * known.cost_ns)
+
+    def _tell(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
+        """Hand a new state over; False where it was gone again before it could be printed."""
+        source = f"iptables-save -t {table}"
+        content = self._contents.get((family, digest))
+        if content is None:
+            source, printed = xtables.save(family, table=table, counters=False)
+            if self._tables[family].digest(table) == digest:
+                content = normal(printed)
+                self._remember(family, digest, content)
+        self._found(State(family, table, after, seen, source, content))
+        return content is not None
+
+    def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
+        """States often come back: a script that swaps two rulesets, say."""
+        self._contents[family, digest] = content
+        while (
+            sum(map(len, self._contents.values())) > _REMEMBERED_BYTES and len(self._contents) > 1
+        ):
+            del self._contents[next(iter(self._contents))]
+
+    def _check_rules(self, family: Family, raw: _Table, *, last: bool) -> None:
+        """Put our rules back where they are gone from the raw table; not in the end."""
+        content = self._contents.get((family, raw.digest or b""))
+        if content is None:  # still as it was in the beginning
+            self._in_place[family] = raw.until_ns
+            return
+        comment = self._rules[family][0].comment
+        if content.count(comment.encode()) >= len(self._rules[family]):
+            self._in_place[family] = raw.until_ns
+            return
+        self.replaced.add(family)
+        if not last:
+            xtables.remove(family, comment)  # where some of them are left
+            xtables.insert(self._rules[family])
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
+        if not last:
+            self._look_at(family, "raw", raw)
+            self._in_place[family] = raw.until_ns
+
+    def _check_logger(self, family: Family) -> None:
+        now = time.time_ns()
+        if self._loggers[family].keep():
+            self._found(Hole(family, "logger-switched", self._switched[family], time.time_ns()))
+        self._switched[family] = now
+
+
+def normal(printed: bytes) -> bytes:
+    """What iptables-save printed without what differs each time: comments (dates), counters of policies."""
+    end = printed.find(b"\n-A ")
+    heads = printed if end < 0 else printed[: end + 1]
+    return _HEADS.sub(lambda found: b"" if found[0][:1] == b"#" else b"0:0", heads) + _bare(
+        printed[len(heads) :]
+    )
+
+
+def _bare(rules: bytes) -> bytes:
+    """Rules and COMMIT without the comment behind."""
+    at = rules.rfind(b"\n# ")
+    return rules if at < 0 else rules[: at + 1]
+
+
+class _Lock:
+    """The xtables lock file under inotify (man 7 inotify)."""
+
+    def __init__(self) -> None:
+        self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
+        self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        self._watch()
+
+    def touched(self) -> tuple[bool, bool]:
+        """Take what was reported: whether the file was used at all, and whether it was closed."""
+        touched = closed = False
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.descriptor, 65536):
+                at = 0
+                while at < len(data):
+                    _, mask, _, length = struct.unpack_from("=iIII", data, at)
+                    at += 16 + length
+                    touched = True
+                    closed = closed or bool(mask & _IN_CLOSE)
+                    if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
+                        self._watch()
+        return touched, closed
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _watch(self) -> None:
+        """Where the file is not there yet polling finds the first change."""
+        _libc.inotify_add_watch(
+            self.descriptor, os.fsencode(self._path), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
+        )
