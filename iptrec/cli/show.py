@@ -118,15 +118,19 @@ def show(
             verdicts=wanted,
             number=number,
         )
+        holes = _Holes(reader)
         for traversal in replay.follow(_ticks(reader)) if follow else replay:
             limited = _limited(traversal, places)
             if json:
                 stream.write(as_json.line(limited) + "\n")
             else:
+                stream.write("".join(holes.until(traversal.time_ns, look=follow)))
                 stream.write(("\n" if shown else "") + text.render(limited, layout))
             shown += 1
             if follow:
                 stream.flush()
+        if not json:
+            stream.write("".join(holes.until(None, look=follow)))
         notes = _notes(reader)
     nothing = not shown and selected
     if nothing:
@@ -134,6 +138,30 @@ def show(
     if notes and not quiet:
         print(f"iptrec show: {'; '.join(notes)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE
+
+
+class _Holes:
+    """The times in which nothing was traced, each told once, at its place."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._losses = reader.losses
+        self._told = 0
+        self._looked = time.monotonic()
+
+    def until(self, time_ns: int | None, *, look: bool) -> Iterator[str]:
+        """Those that ended before a packet; None: all. ``look``: the file may have more by now."""
+        from iptrec.views import text
+
+        if look and time.monotonic() > self._looked + _POLL_S:
+            self._looked = time.monotonic()
+            self._losses = self._reader.losses
+        for loss in self._losses[self._told :]:
+            if time_ns is not None and loss.last_ns > time_ns:
+                return
+            self._told += 1
+            if line := text.hole(loss):
+                yield line
 
 
 def _show_orphans(recording: str, output: str, *, json: bool) -> int:

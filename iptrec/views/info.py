@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Loss, Recording
 
 FORMAT: Final = 1
+HOLES: Final = {
+    "rules-gone": "somebody removed our TRACE rules; they were put back",
+    "logger-switched": "somebody switched net.netfilter.nf_log; it was switched back",
+}
 _WIDTH: Final = 80
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value; a command can be as long as it likes
@@ -91,9 +95,16 @@ def as_text(recording: Recording, summary: Summary) -> str:
 
 
 def how_many(losses: Sequence[Loss]) -> str:
-    """How many events were lost, in words; a loss without a count is not to look like none."""
+    """What is missing, in words; a loss without a count is not to look like none."""
+    holes = [loss for loss in losses if loss.how in HOLES]
     counted = sum(loss.events or 0 for loss in losses)
-    return f"{counted:,} events lost" if counted else "events lost, not known how many"
+    words = [f"{counted:,} events lost"] if counted else []
+    if len(losses) > len(holes) and not counted:
+        words.append("events lost, not known how many")
+    if holes:
+        seconds = sum(loss.last_ns - loss.first_ns for loss in holes) / 1e9
+        words.append(f"not traced for {seconds:.1f} s")
+    return ", ".join(words)
 
 
 def _row(name: str, value: str) -> str:
@@ -114,7 +125,8 @@ def _row(name: str, value: str) -> str:
 
 def _loss(loss: Loss) -> str:
     count = "some" if loss.events is None else f"{loss.events:,}"
-    return f"{count} between {iso_time(loss.first_ns)} and {iso_time(loss.last_ns)} ({loss.how})"
+    how = HOLES.get(loss.how, loss.how)
+    return f"{count} between {iso_time(loss.first_ns)} and {iso_time(loss.last_ns)} ({how})"
 
 
 def _flaws(summary: Summary, losses: Sequence[Loss], *, closed: bool) -> list[str]:

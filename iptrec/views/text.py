@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
+from iptrec.views.info import HOLES
 from iptrec.views.json import iso_time
 
 if TYPE_CHECKING:
     from iptrec.analyze.traversal import Change, RelationKind, RulePlace, Step, Traversal
+    from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
 _UNCERTAIN: Final = "33"
@@ -50,6 +52,14 @@ def render(traversal: Traversal, layout: Layout) -> str:
     for step in traversal.steps:
         lines += _step_lines(step, layout)
     return "\n".join(lines) + "\n"
+
+
+def hole(loss: Loss) -> str:
+    """A line between packets for a time in which nothing was traced; "" for any other loss."""
+    if loss.how not in HOLES:
+        return ""
+    first, last = iso_time(loss.first_ns), iso_time(loss.last_ns)
+    return f"-- not traced from {first} to {last}: {HOLES[loss.how]} --\n"
 
 
 def _title(traversal: Traversal, layout: Layout) -> str:
