@@ -8,6 +8,7 @@ socket into the file and counts what is missing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -18,6 +19,8 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
@@ -137,10 +140,9 @@ class _Recording:
 
     def run(self) -> Progress:
         options = self._options
-        dumps = links.dumps()
-        self._check_interfaces(links.names(dumps["links"]))
         try:
             with (
+                links.LinkSocket() as changes,
                 stamps.stamping(),
                 nflog.NflogSocket(
                     snaplen=options.snaplen,
@@ -148,12 +150,14 @@ class _Recording:
                     modprobe=options.modprobe,
                 ) as source,
             ):
+                dumps = links.dumps()
+                self._check_interfaces(links.names(dumps["links"]))
                 writer = Writer.create(
                     options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
                 try:
                     with writer:
-                        self._record(source, writer, dumps)
+                        self._record(source, changes, writer, dumps)
                 except BaseException:
                     if not self._begun:  # no file where nothing was recorded
                         writer.discard()
@@ -176,7 +180,13 @@ class _Recording:
             return EXIT_DONE
         return code if code >= 0 else 128 - code
 
-    def _record(self, source: nflog.NflogSocket, writer: Writer, dumps: dict[str, bytes]) -> None:
+    def _record(
+        self,
+        source: nflog.NflogSocket,
+        changes: links.LinkSocket,
+        writer: Writer,
+        dumps: dict[str, bytes],
+    ) -> None:
         self._namespace = writer.add_namespace(self._options.netns, netns.inode())
         self._progress.details.append(f"receive buffer: {source.receive_buffer:,} bytes")
         self._stream = writer.add_stream(
@@ -190,6 +200,7 @@ class _Recording:
                 "stamps_ns": time.time_ns(),
             },
         )
+        self._links = writer.add_stream(self._namespace, "rtnetlink", {"groups": ["link"]})
         for kind, content in dumps.items():
             self._snapshot(writer, kind, "rtnetlink", content)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
@@ -197,17 +208,18 @@ class _Recording:
             loggers = {
                 family: self._switch_logger(family, undo) for family in self._options.bytecodes
             }
-            with contextlib.ExitStack() as changes:
+            with contextlib.ExitStack() as rules:
                 watch = Watch(self._rules, loggers, self._hand_over)
                 for family in self._options.bytecodes:
-                    self._insert_rules(writer, family, watch, changes)
-                changes.callback(watch.stop)
+                    self._insert_rules(writer, family, watch, rules)
+                rules.callback(watch.stop)
                 for family in self._options.bytecodes:
                     self._snapshot_rules(writer, family, watch)
-                self._start_command(changes)
-                self._loop(source, writer, watch)
+                self._start_command(rules)
+                self._loop(source, changes, writer, watch)
                 watch.stop()
                 self._take_findings(writer)
+            self._take_links(changes, writer)
             self._finish(source, writer)
         writer.close(time.time_ns(), self._progress.reason)
 
@@ -324,13 +336,16 @@ class _Recording:
             self._progress.notes.append(text)
             self._tell(self._progress)
 
-    def _loop(self, source: nflog.NflogSocket, writer: Writer, watch: Watch) -> None:
+    def _loop(
+        self, source: nflog.NflogSocket, changes: links.LinkSocket, writer: Writer, watch: Watch
+    ) -> None:
         """Until there is a reason to stop."""
         progress = self._progress
         poll = select.poll()
         poll.register(source, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
         poll.register(self._found, select.POLLIN)
+        poll.register(changes, select.POLLIN)
         started = told = time.monotonic_ns()
         self._begun = True
         self._tell(progress)
@@ -339,6 +354,7 @@ class _Recording:
             poll.poll(self._timeout_ms(started))
             fetched = self._fetch(source, writer)
             self._take_findings(writer)
+            self._take_links(changes, writer)
             if 0 < fetched < nflog.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
@@ -391,6 +407,18 @@ class _Recording:
             writer.add_loss(Loss(*between, None, "truncated"))
         self._last_ns = batch.received_ns
         return len(batch.lengths)
+
+    def _take_links(self, changes: links.LinkSocket, writer: Writer) -> None:
+        """What became of interfaces; where some of it was lost, how they all are now."""
+        now = time.time_ns()
+        try:
+            while (datagram := changes.receive()) is not None:
+                writer.append(self._links, now, np.array([len(datagram)], np.uint32), datagram)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise HostError(f"cannot read rtnetlink: {error.strerror}") from None
+            writer.add_loss(Loss(self._links, now, now, None, "enobufs"))
+            self._snapshot(writer, "links", "rtnetlink", links.dumps()["links"])
 
     def _traversals(self, data: bytes) -> int:
         """How many packets pass the raw table in these events; see `Options`."""

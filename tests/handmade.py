@@ -50,6 +50,13 @@ def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0, stamp_ns
     return struct.pack("=IHHII", 16 + len(message), 0x0400, 0, 0, 0) + message
 
 
+def link_message(kind, index, *attributes, claim=0):
+    """A message of rtnetlink about an interface, with attributes (type, value)."""
+    body = struct.pack("<BxHiII", 0, 1, index, 0, 0)
+    body += b"".join(attribute(number, value) for number, value in attributes)
+    return struct.pack("<IHHII", 16 + len(body) + claim, kind, 0, 0, 0) + body
+
+
 @dataclass
 class HandMade:
     """A recording in memory with the interface that the analysis needs."""

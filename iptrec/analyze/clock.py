@@ -8,7 +8,7 @@ found empty before.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -23,26 +23,55 @@ if TYPE_CHECKING:
 _SLACK_NS: Final = 20_000_000
 
 
-def floors(received_ns: I64, before_ns: int, slots: int) -> I64:
-    """For each datagram a time (epoch, ns) that it was logged after, from receive times alone.
+class Receipt(NamedTuple):
+    """What the receive times of datagrams alone tell; shape (n,) each, epoch, ns.
 
-    Datagrams of one call have the same receive time; a call that brought fewer than ``slots`` found the
-    socket empty. ``before_ns``: what is known of the datagram before the first one.
+    ``floor``: the datagram was logged after this time. ``guess``: when it was logged, most likely.
+    """
+
+    floor: I64
+    guess: I64
+
+    def take(self, index: I64) -> Receipt:
+        """Those of some datagrams."""
+        return Receipt(self.floor[index], self.guess[index])
+
+
+def receipt(received_ns: I64, before_ns: int, slots: int) -> Receipt:
+    """Judge datagrams by the calls that received them: those of one call have the same time.
+
+    A call that brought fewer than ``slots`` found the socket empty: what the next one brought was
+    logged after it, and woke it. ``before_ns``: the floor of the datagram before the first one.
     """
     if not len(received_ns):
-        return received_ns
+        return Receipt(received_ns, received_ns)
     starts = np.flatnonzero(np.diff(received_ns, prepend=received_ns[0] - 1))
     sizes = np.diff(starts, append=len(received_ns))
-    emptied = np.where(sizes < slots, received_ns[starts] - _SLACK_NS, before_ns)
-    floor = np.concatenate([[before_ns], emptied[:-1]])
-    return np.repeat(np.maximum.accumulate(floor), sizes)
+    emptied = np.concatenate([[True], sizes[:-1] < slots])
+    times = received_ns[starts]
+    after = np.where(sizes < slots, times - _SLACK_NS, before_ns)
+    floor = np.maximum.accumulate(np.concatenate([[before_ns], after[:-1]]))
+    guess = np.where(emptied, times, floor)
+    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes))
 
 
-def bounds(events: NflogEvents, floor_ns: I64) -> tuple[I64, I64]:
+def bounds(events: NflogEvents, receipt: Receipt) -> tuple[I64, I64]:
     """The earliest and the latest moment at which each event can have been logged, shape (n,).
 
-    ``floor_ns``: `floors` of the events' datagrams.
+    ``receipt``: of the events' datagrams.
     """
-    stamped = np.where(events.stamp_ns <= events.received_ns, events.stamp_ns, 0)
-    earliest = np.maximum(np.maximum.accumulate(stamped), floor_ns) if len(stamped) else stamped
+    earliest = np.maximum(_stamps_before(events), receipt.floor)
     return np.minimum(earliest, events.received_ns), events.received_ns
+
+
+def moments(events: NflogEvents, receipt: Receipt) -> I64:
+    """When each event was logged, as well as one can tell (epoch, ns), shape (n,)."""
+    guess = np.maximum(_stamps_before(events), receipt.guess)
+    stamped = (events.stamp_ns > 0) & (events.stamp_ns <= events.received_ns)
+    return np.where(stamped, events.stamp_ns, np.minimum(guess, events.received_ns))
+
+
+def _stamps_before(events: NflogEvents) -> I64:
+    """The latest stamp up to each event."""
+    stamped = np.where(events.stamp_ns <= events.received_ns, events.stamp_ns, 0)
+    return np.maximum.accumulate(stamped) if len(stamped) else stamped

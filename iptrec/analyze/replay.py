@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iptrec.analyze.fate import Fates
+from iptrec.analyze.interfaces import Interfaces
 from iptrec.analyze.relations import Relations
 from iptrec.analyze.traversal import RulePlace, Step, StepType, Traversal
 from iptrec.analyze.window import Window, follow, windows
 from iptrec.decode import packet
 from iptrec.decode.nflog import AF_INET, AF_INET6
-from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -49,7 +48,7 @@ class Replay:
         self._interfaces = frozenset(interfaces)
         self._verdicts = frozenset(verdicts)
         self._number = number
-        self._names: dict[int, dict[int, str]] = {}
+        self._known: dict[int, Interfaces] = {}
 
     def __iter__(self) -> Iterator[Traversal]:
         """All of the recording."""
@@ -63,17 +62,18 @@ class Replay:
         builders: dict[int, _Builder] = {}
         for window in source:
             stream = window.stream
-            names = self._interface_names(stream.namespace)
+            interfaces = self._interfaces_of(stream.namespace)
+            interfaces.update()
             if stream.id not in builders:
-                builders[stream.id] = _Builder(names, self._netns(stream.namespace))
+                builders[stream.id] = _Builder(interfaces, self._netns(stream.namespace))
             build = builders[stream.id]
             build.turn(window)
-            for position in self._select(window, names).tolist():
+            for position in self._select(window, interfaces).tolist():
                 yield build.traversal(position)
             if self._number is not None and window.number + window.decided > self._number:
                 return
 
-    def _select(self, window: Window, names: dict[int, str]) -> I64:
+    def _select(self, window: Window, interfaces: Interfaces) -> I64:
         """The positions of the decided traversals that fit."""
         chosen = np.ones(window.decided, np.bool_)
         assembly = window.assembly
@@ -83,12 +83,14 @@ class Replay:
             fits = np.array([one.verdict in self._verdicts for one in assembly.outcomes], np.bool_)
             chosen &= fits[assembly.outcome[: window.decided]]
         if self._interfaces and chosen.any():
-            indexes = [index for index, name in names.items() if name in self._interfaces]
-            events = window.events
+            events, times = window.events, window.moment_ns
             chosen &= _any_event(
-                window, lambda rows: np.isin(events.indev[rows], indexes)
-                | np.isin(events.outdev[rows], indexes)
-            )  # fmt: skip
+                window,
+                lambda rows: (
+                    interfaces.named(self._interfaces, events.indev[rows], times[rows])
+                    | interfaces.named(self._interfaces, events.outdev[rows], times[rows])
+                ),
+            )
         if self._filter is not None and chosen.any():
             matches = self._filter.match_many
             chosen &= _any_event(
@@ -101,14 +103,10 @@ class Replay:
             )
         return np.flatnonzero(chosen)
 
-    def _interface_names(self, namespace: int) -> dict[int, str]:
-        if namespace not in self._names:
-            names: dict[int, str] = {}
-            for snapshot in self._reader.snapshots():
-                if snapshot.namespace == namespace and snapshot.kind == "links":
-                    names |= _links(snapshot.content)
-            self._names[namespace] = names
-        return self._names[namespace]
+    def _interfaces_of(self, namespace: int) -> Interfaces:
+        if namespace not in self._known:
+            self._known[namespace] = Interfaces(self._reader, namespace)
+        return self._known[namespace]
 
     def _netns(self, namespace: int) -> str | None:
         return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
@@ -122,18 +120,11 @@ def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function 
     return np.logical_or.reduceat(test(rows), window.assembly.first[: window.decided])
 
 
-def _links(content: bytes) -> dict[int, str]:
-    try:
-        return {int(link["index"]): str(link["name"]) for link in json.loads(content)}
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
-
-
 class _Builder:
     """Makes the objects of one stream's traversals, window by window."""
 
-    def __init__(self, names: dict[int, str], netns: str | None) -> None:
-        self._names = names
+    def __init__(self, interfaces: Interfaces, netns: str | None) -> None:
+        self._interfaces = interfaces
         self._netns = netns
         self._relations = Relations()
         self._fates = Fates(self._relations)
@@ -192,10 +183,11 @@ class _Builder:
 
     def _step(self, row: int, place: Place, header: dict[str, Any], before: Step | None) -> Step:
         events, rule = self._events, place.rule
+        moment = int(self._window.moment_ns[row])
         now: dict[str, Any] = {
             "mark": int(events.mark[row]),
-            "in": self._interface(events.indev[row]),
-            "out": self._interface(events.outdev[row]),
+            "in": self._interface(events.indev[row], moment),
+            "out": self._interface(events.outdev[row], moment),
         }
         changed: dict[str, tuple[Any, Any]] = {}
         if before is not None:
@@ -221,8 +213,8 @@ class _Builder:
             mark=now["mark"],
             in_=now["in"],
             out=now["out"],
-            physin=self._interface(events.physindev[row]),
-            physout=self._interface(events.physoutdev[row]),
+            physin=self._interface(events.physindev[row], moment),
+            physout=self._interface(events.physoutdev[row], moment),
             header=header,
             changed=changed,
         )
@@ -234,8 +226,8 @@ class _Builder:
         end = start + int(self._events.link_length[row])
         return packet.link(self._events.buffer[start:end].tobytes())
 
-    def _interface(self, index: np.uint32) -> str | None:
-        return self._names.get(int(index), f"if{index}") if index else None
+    def _interface(self, index: np.uint32, time_ns: int) -> str | None:
+        return self._interfaces.name(int(index), time_ns) if index else None
 
 
 def _type(place: Place) -> StepType:

@@ -47,7 +47,8 @@ class Window:
     """Some events of one stream and the traversals that they make.
 
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
-    others come again, with more events, in the next window. ``strays``: events that
+    others come again, with more events, in the next window. ``moment_ns``: when each event was logged, as well
+    as one can tell (epoch). ``strays``: events that
     name no rule; ``unread``: receive times (epoch, ns) of datagrams that hold something else than
     events. Both are of this window alone.
     """
@@ -55,6 +56,7 @@ class Window:
     stream: Stream
     rulebook: Rulebook
     events: NflogEvents
+    moment_ns: I64
     resolved: Resolved
     assembly: Assembly
     decided: int
@@ -83,7 +85,7 @@ class Assembler:
         self._chunks: list[Chunk] = []
         self._waiting = 0
         self._number = 1
-        self._floors: list[I64] = []
+        self._receipts: list[clock.Receipt] = []
         self._floor = begun_ns
 
     @property
@@ -98,14 +100,14 @@ class Assembler:
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
-        floors = clock.floors(chunk.received_ns, self._floor, self._slots)
-        if len(floors):
-            self._floor = int(floors[-1])
-        self._take(chunk, floors)
+        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
+        if len(receipt.floor):
+            self._floor = int(receipt.floor[-1])
+        self._take(chunk, receipt)
 
-    def _take(self, chunk: Chunk, floors: I64) -> None:
+    def _take(self, chunk: Chunk, receipt: clock.Receipt) -> None:
         self._chunks.append(chunk)
-        self._floors.append(floors)
+        self._receipts.append(receipt)
         self._waiting += len(chunk.lengths)
 
     def close(self, until_ns: int | None) -> Window:
@@ -114,8 +116,12 @@ class Assembler:
         lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
         received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
         events = nflog.decode(data, lengths, received)
-        floors = np.concatenate([_NO_TIMES, *self._floors])
-        earliest, latest = clock.bounds(events, floors[events.datagram])
+        receipt = clock.Receipt(
+            np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
+            np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
+        )
+        of_events = receipt.take(events.datagram)
+        earliest, latest = clock.bounds(events, of_events)
         resolved = self._rulebook.resolve(events, earliest, latest)
         assembly = assemble(events, resolved, self._rulebook, self._walker, self._arrival_ns)
         decided = (
@@ -128,6 +134,7 @@ class Assembler:
             stream=self._stream,
             rulebook=self._rulebook,
             events=events,
+            moment_ns=clock.moments(events, of_events),
             resolved=resolved,
             assembly=assembly,
             decided=decided,
@@ -136,7 +143,7 @@ class Assembler:
             unread=received[events.undecoded[~again[events.undecoded]]],
         )
         self._number += decided
-        self._keep(data, lengths, received, floors, np.flatnonzero(again))
+        self._keep(data, lengths, received, receipt, np.flatnonzero(again))
         return window
 
     def _keep(
@@ -144,7 +151,7 @@ class Assembler:
         data: bytes,
         lengths: npt.NDArray[np.uint32],
         received: I64,
-        floors: I64,
+        receipt: clock.Receipt,
         datagrams: I64,
     ) -> None:
         """Let the given datagrams begin the next window."""
@@ -154,11 +161,11 @@ class Assembler:
             ends = np.cumsum(lengths, dtype=np.int64)
             spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
             kept = b"".join([data[start:end] for start, end in spans])
-        self._chunks, self._floors = [], []
+        self._chunks, self._receipts = [], []
         self._waiting = 0
         if kept:
             chunk = Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept)
-            self._take(chunk, floors[datagrams])
+            self._take(chunk, receipt.take(datagrams))
 
 
 def windows(reader: Recording) -> Iterator[Window]:

@@ -1,11 +1,47 @@
-"""Interfaces, addresses, routes and routing rules of the current namespace, as plain values."""
+"""Interfaces, addresses, routes and routing rules of the current namespace, and what becomes of them."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+import socket
+from typing import Any, Final, Self
 
 from pyroute2 import IPRoute
+
+_RTMGRP_LINK: Final = 1
+_LARGEST: Final = 65536
+
+
+class LinkSocket:
+    """Tells of interfaces that come, change and go: raw datagrams of the group RTNLGRP_LINK.
+
+    man 7 rtnetlink. Opened before `dumps` is called it misses nothing. A context manager.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            socket.NETLINK_ROUTE,
+        )
+        self._socket.bind((0, _RTMGRP_LINK))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._socket.fileno()
+
+    def receive(self) -> bytes | None:
+        """The next datagram; None if there is none. Raises OSError (ENOBUFS) where some were lost."""
+        try:
+            return self._socket.recv(_LARGEST)
+        except BlockingIOError:
+            return None
 
 
 def dumps() -> dict[str, bytes]:

@@ -1,0 +1,109 @@
+"""The names of interfaces over time: containers come and go, and the kernel gives an index again.
+
+An interface that is gone keeps its name until its index is given to another one: packets of its last
+moments are received later.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.decode.rtnetlink import link_changes
+from iptrec.errors import RecordingError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.recording.rows import Recording
+
+    I64 = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+
+_EVER: Final = np.iinfo(np.int64)
+_MOST: Final = 1_000_000  # names over time
+
+
+class Interfaces:
+    """The interfaces of one namespace of a recording, which may still grow."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._names: dict[int, list[str]] = {}
+        self._since: dict[int, list[int]] = {}
+        self._size = 0
+        self._seen: dict[int, int] = {}
+        for snapshot in recording.snapshots():
+            if snapshot.namespace == namespace and snapshot.kind == "links":
+                time_ns = snapshot.time_ns if self._names else _EVER.min
+                for index, name in _links(snapshot.content):
+                    self._add(index, name, time_ns)
+        self.update()
+
+    def update(self) -> None:
+        """Read on in the streams of changes."""
+        for stream in self._recording.streams:
+            if stream.kind != "rtnetlink" or stream.namespace != self._namespace:
+                continue
+            for chunk in self._recording.chunks(stream.id, after=self._seen.get(stream.id, 0)):
+                self._seen[stream.id] = chunk.id
+                ends = np.cumsum(chunk.lengths, dtype=np.int64)
+                starts = ends - chunk.lengths
+                for start, end, time_ns in zip(
+                    starts.tolist(), ends.tolist(), chunk.received_ns.tolist(), strict=True
+                ):
+                    for change in link_changes(chunk.data[start:end]):
+                        if not change.gone:
+                            self._add(change.index, change.name, time_ns)
+
+    def name(self, index: int, time_ns: int) -> str:
+        """The interface's name at a time (epoch); "if7" for an index that nobody named."""
+        if index not in self._names:
+            return f"if{index}"
+        at = bisect.bisect_right(self._since[index], time_ns) - 1
+        return self._names[index][max(at, 0)]
+
+    def named(self, names: frozenset[str], index: npt.NDArray[np.uint32], time_ns: I64) -> Mask:
+        """Which of many (index, time) had one of these names, shape (n,)."""
+        found = np.zeros(len(index), np.bool_)
+        for number in np.unique(index).tolist():
+            here = index == number
+            for i, (name, first) in enumerate(self._spans(number)):
+                if name in names:
+                    until = self._until(number, i)
+                    found |= here & ((time_ns >= first) | (i == 0)) & (time_ns < until)
+        return found
+
+    def _spans(self, index: int) -> list[tuple[str, int]]:
+        if not index:
+            return []
+        if index not in self._names:
+            return [(f"if{index}", _EVER.min)]
+        return list(zip(self._names[index], self._since[index], strict=True))
+
+    def _until(self, index: int, position: int) -> int:
+        since = self._since.get(index, [])
+        return since[position + 1] if position + 1 < len(since) else _EVER.max
+
+    def _add(self, index: int, name: str, time_ns: int) -> None:
+        names, since = self._names.setdefault(index, []), self._since.setdefault(index, [])
+        if names and names[-1] == name:
+            return
+        names.append(name)
+        since.append(max([time_ns, *since[-1:]]))
+        self._size += 1
+        if self._size > _MOST:
+            raise RecordingError(
+                f"the recording has more than {_MOST:,} names of interfaces; damaged?"
+            )
+
+
+def _links(content: bytes) -> list[tuple[int, str]]:
+    try:
+        return [(int(link["index"]), str(link["name"])) for link in json.loads(content)]
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
