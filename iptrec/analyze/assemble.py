@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.analyze.deal import Packet, deal
+from iptrec.analyze.fragments import reassemble
 from iptrec.analyze.identity import packet_keys
 from iptrec.analyze.settle import settle
 
@@ -79,8 +80,8 @@ def assemble(
     """Group the events of one stream into traversals.
 
     ``resolved`` is `Rulebook.resolve` of the events; those without a place are left out. ``arrival_ns``:
-    since when (epoch) packets were stamped as they arrived, so that all stamped events of one have the
-    same stamp; None: never.
+    since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
+    same stamp, mostly; None: never.
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
@@ -98,12 +99,12 @@ def assemble(
     options = _Options()
     option = _judge(way, first, count, walker, options)
     stamp = _arrival_stamps(events, arrival_ns)
-    doubtful = _doubtful(new_key[first], option, options, _mixed(stamp[rows], first))
+    group = np.cumsum(new_key[first]) - 1
+    doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
     dealt: list[Packet] = []
-    group = np.cumsum(new_key[first])
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
         dealt += deal(events, stamp, rows[span].tolist(), way[span].tolist(), walker)
@@ -116,7 +117,9 @@ def assemble(
         count=np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)]),
         option=np.concatenate([option[clear], found]),
     )
-    return Assembly(*whole[:3], *settle(events, resolved, rulebook, *whole, list(options.seen)))
+    settled = settle(events, resolved, rulebook, *whole, list(options.seen))
+    rows, first, count, _ = whole
+    return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
 
 
 def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
@@ -164,28 +167,32 @@ def _arrival_stamps(events: NflogEvents, since_ns: int | None) -> I64:
     return np.where(valid, events.stamp_ns, 0)
 
 
-def _mixed(stamp: I64, first: I64) -> Mask:
-    """Which candidates have events of packets that arrived at different times."""
-    latest = np.maximum.reduceat(stamp, first)
-    earliest = np.minimum.reduceat(np.where(stamp > 0, stamp, np.iinfo(np.int64).max), first)
-    mixed: Mask = (latest > 0) & (earliest != latest)
-    return mixed
-
-
-def _doubtful(new_key: Mask, option: I64, options: _Options, mixed: Mask) -> Mask:
+def _impossible_or_cut(group: I64, option: I64, options: _Options) -> Mask:
     """Candidates whose key's events must be dealt out one by one.
 
-    A way that cannot be, or of packets that arrived at different times; or several candidates of a key
-    of which one is cut short: its other events may have gone to its neighbour.
+    A way that cannot be; or several candidates of a key of which one is cut short: its other events may
+    have gone to its neighbour. ``group``: the key's number, for each candidate.
     """
     complete = np.array([all(one.complete for one in some) for some in options.seen] + [False])
-    group = np.cumsum(new_key) - 1
-    groups = int(group[-1]) + 1
-    impossible = np.bincount(group, (option < 0) | mixed, groups) > 0
-    several = np.bincount(group, minlength=groups) > 1
-    cut = np.bincount(group, ~complete[option], groups) > 0
+    impossible = np.bincount(group, option < 0) > 0
+    several = np.bincount(group) > 1
+    cut = np.bincount(group, ~complete[option]) > 0
     doubtful: Mask = (impossible | (several & cut))[group]
     return doubtful
+
+
+def _mixed(group: I64, stamp: I64, first: I64) -> Mask:
+    """The same for candidates with events of different stamps, if their key has more that are stamped.
+
+    Alone it may be a packet that a socket of this host sent: it keeps the time that it was to be sent
+    at, and its stamps are those of its events.
+    """
+    latest = np.maximum.reduceat(stamp, first)
+    earliest = np.minimum.reduceat(np.where(stamp > 0, stamp, np.iinfo(np.int64).max), first)
+    differ = np.bincount(group, (latest > 0) & (earliest != latest)) > 0
+    rivals = np.bincount(group, latest > 0) > 1
+    mixed: Mask = (differ & rivals)[group]
+    return mixed
 
 
 def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:

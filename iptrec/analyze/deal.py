@@ -33,8 +33,9 @@ _POSTROUTING: Final = HOOKS.index("POSTROUTING")
 class Packet:
     """A packet under way; an event is a packet of one row.
 
-    ``addresses``: with ports. ``stamp``: of its arrival (epoch, ns), 0 if not known. ``nested``: TEE of
-    an equal packet sent it, and that one waits until it is through.
+    ``addresses``: with ports. ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
+    arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
+    waits until it is through.
     """
 
     rows: list[int]
@@ -42,13 +43,15 @@ class Packet:
     addresses: bytes
     indev: int
     outdev: int
+    hook: int
     stamp: int
+    arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
 
     def may_be(self, event: Packet) -> bool:
         """Whether the stamps allow that the event is this packet's."""
-        return not (self.stamp and event.stamp) or self.stamp == event.stamp
+        return not (self.arrival and event.stamp) or self.stamp == event.stamp
 
     def likeness(self, event: Packet) -> int:
         """How much the event resembles the packet's last one."""
@@ -63,8 +66,9 @@ class Packet:
         """Take an event."""
         self.rows += event.rows
         self.walk = walk
+        self.arrival |= self.hook != event.hook and 0 != self.stamp == event.stamp
         self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
-        self.stamp = self.stamp or event.stamp
+        self.hook, self.stamp = event.hook, event.stamp or self.stamp
 
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
         """What may have become of it."""
@@ -88,6 +92,7 @@ def deal(
             addresses=_addresses(events.packet(row)[:_HEADERS]),
             indev=int(events.indev[row]),
             outdev=int(events.outdev[row]),
+            hook=int(events.hook[row]),
             stamp=int(stamps[row]),
         )
         followed = _followed(under_way, event, place, walker)

@@ -209,7 +209,12 @@ class Grammar:
             if frames is not None:
                 return self._after(place, frames)
         if state.status in ("passed", "queued", "open") and place.builtin:
-            reached = self._next_table(state, place) and self._reachable_from(place, 0)
+            # NF_REPEAT from userspace: the table is passed once more (net/netfilter/nf_queue.c).
+            again = state.status == "queued" and (place.hook, place.table) == (
+                state.hook,
+                state.table,
+            )
+            reached = (again or self._next_table(state, place)) and self._reachable_from(place, 0)
             return self._after(place, ((place.chain, place.index),)) if reached else None
         return None
 

@@ -51,6 +51,15 @@ def flow_keys(events: NflogEvents, *, back: bool = False) -> U64:
     return _mixed(_of(events).flow(back=back))
 
 
+def datagram_keys(events: NflogEvents) -> tuple[U64, Mask]:
+    """One key an event for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
+
+    Shape (n,). RFC 791: source, destination, protocol and identification; 0 for IPv6.
+    """
+    keys, fragment = _of(events).datagram()
+    return np.where(events.ipv6, np.uint64(0), _mixed(keys)), fragment & ~events.ipv6
+
+
 def inner_keys(events: NflogEvents) -> tuple[U64, U64, Mask]:
     """Keys of the packets inside of packets: `packet_keys` and `flow_keys`, shape (n,); 0 without one.
 
@@ -122,6 +131,15 @@ class _Packets:
             )
         source, destination = reversed(ends) if back else ends
         return [protocol.astype(np.uint64), *source, *destination]
+
+    def datagram(self) -> tuple[list[U64], Mask]:
+        """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
+        fixed = self._word(self._start)
+        place = _swap16(fixed >> np.uint64(48))  # more fragments, and the offset
+        fragment: Mask = (place & np.uint64(0x3FFF)) != 0
+        number = (fixed >> np.uint64(32)) & np.uint64(0xFFFF)
+        protocol = self._byte(self._start + 9).astype(np.uint64)
+        return [self._word(self._start + 12), protocol << np.uint64(16) | number], fragment
 
     def inner(self) -> tuple[I64, Mask, Mask]:
         """Where the packet inside begins (-1: there is none), whether it is IPv6, and a quote."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.analyze.grammar import HOOKS
-from iptrec.analyze.identity import flow_keys, inner_keys, packet_keys
+from iptrec.analyze.identity import datagram_keys, flow_keys, inner_keys, packet_keys
 from iptrec.analyze.traversal import Related
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     _Column = npt.NDArray[Any]
 
 _REMEMBERED: Final = 3  # windows
-_OUTPUT, _POSTROUTING = HOOKS.index("OUTPUT"), HOOKS.index("POSTROUTING")
+_INPUT, _OUTPUT, _POSTROUTING = map(HOOKS.index, ("INPUT", "OUTPUT", "POSTROUTING"))
+_MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
 
 
 class Relations:
@@ -68,9 +69,10 @@ class Relations:
         elif self._column["inner"][this]:
             found["carries"] = self._latest("key", self._column["inner"][this], this)
         found["carried-by"] = self._outside(this)
+        pieces = self._pieces(this) if hook == _INPUT else []
         return tuple(
             Related(kind, int(self._column["number"][one]))
-            for kind, one in found.items()
+            for kind, one in [*(("reassembled", piece) for piece in pieces), *found.items()]
             if one is not None
         )
 
@@ -81,6 +83,16 @@ class Relations:
         early = int(np.searchsorted(column["time"], time_ns))
         one = self._latest("flow", column["flow"][this], min(this, early))
         return None if one is None or column["decider"][one] < 0 else int(column["decider"][one])
+
+    def _pieces(self, this: int) -> list[int]:
+        """The fragments that the packet was put together from."""
+        found: list[int] = []
+        key = self._column["datagram"][this]
+        one = self._latest("piece_of", key, this) if key else None
+        while one is not None and len(found) < _MOST_PIECES:
+            found.append(one)
+            one = self._latest("piece_of", key, one)
+        return found[::-1]
 
     def _looped(self, this: int) -> int | None:
         """The traversal with the same key that left by the interface that this one came in by."""
@@ -153,6 +165,7 @@ def _page(window: Window) -> dict[str, _Column]:
     ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
     first, last = events.take(begun), events.take(ended)
     inner, inner_flow, quotes = inner_keys(last)
+    datagram, fragment = datagram_keys(first)
     key, last_flow = packet_keys(first), flow_keys(last)
     outcome = assembly.outcome[:decided]
     decider = np.array(
@@ -171,6 +184,8 @@ def _page(window: Window) -> dict[str, _Column]:
         "outdev": last.outdev,
         "key": key,
         "sent_key": np.where(last.hook == _POSTROUTING, key, np.uint64(0)),
+        "datagram": datagram,
+        "piece_of": np.where(fragment, datagram, np.uint64(0)),
         "flow": flow_keys(first),
         "last_flow": last_flow,
         "back": flow_keys(first, back=True),

@@ -54,7 +54,7 @@ class Step:
 
 
 RelationKind = Literal[
-    "looped-back", "answer-of-reject", "copy", "error-about", "carries", "carried-by"
+    "looped-back", "answer-of-reject", "copy", "error-about", "carries", "carried-by", "reassembled"
 ]
 
 
@@ -66,6 +66,7 @@ class Related:
     that ended that one. "copy": made out of that one, by TEE or
     for the local listeners of a multicast. "error-about": an ICMP error that quotes
     that packet, or one of its flow. "carries", "carried-by": the packet inside, the tunnel's packet.
+    "reassembled": put together from that fragment and others.
     """
 
     kind: RelationKind
@@ -92,7 +93,8 @@ class Change:
 class Traversal:
     """One packet's way, whole or as far as it was seen.
 
-    ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, or UNKNOWN where the end was not seen.
+    ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED (a fragment), or UNKNOWN where the end
+    was not seen.
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
     ``altered_by``: the change of the rules that made it end as it did.
     """

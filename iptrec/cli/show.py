@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.recording.reader import Reader
 
 _POLL_S: Final = 0.1
-_VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "UNKNOWN")
+_VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
 
 Chains = Annotated[
     str,

@@ -191,7 +191,8 @@ class Lab:
         if bridge is not None:
             self.ip(None, f"link set {peer} master {bridge}")
         self.ip(None, f"link set {peer} up")
-        self.ip(host, "".join(f"address add {address} dev {name}\n" for address in addresses))
+        for address in addresses:  # one batch cannot have both families
+            self.ip(host, f"address add {address} dev {name}")
         self.ip(host, f"link set {name} up")
 
     def sysctl(self, host: str | None, key: str, value: int) -> None:

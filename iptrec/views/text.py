@@ -33,6 +33,7 @@ _RELATIONS: Final[dict[RelationKind, str]] = {
     "error-about": "an error about #{}",
     "carries": "carries #{}",
     "carried-by": "was carried by #{}",
+    "reassembled": "put together from #{}",
 }
 
 

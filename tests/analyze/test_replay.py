@@ -339,3 +339,33 @@ def test_summary_counts_everything():
     assert (summary.events, summary.packets, summary.orphans) == (4, 2, 1)
     assert (summary.incomplete, summary.complete) == (1, False)
     assert summary.verdicts == {"DROP": 1, "ACCEPT": 1}
+
+
+def test_equal_packets_with_their_own_arrival_stamps_are_told_apart():
+    """Nothing but the stamp differs, and that tells: no doubt, each event with its packet."""
+    recording = HandMade().ruleset(
+        RAW + filter_table("-A FORWARD -p udp -j LOG\n"), kind="ip6tables-save"
+    )
+    recording.streams[0].detail["stamps_ns"] = 0
+    first, second = 10**12, 10**12 + 5_000
+    places = ("raw:PREROUTING:policy:2", "filter:FORWARD:rule:1", "filter:FORWARD:policy:2")
+    order = [(0, first), (0, second), (1, second), (1, first), (2, first), (2, second)]
+    recording.events(
+        [(places[at], udp6(), {"stamp_ns": stamp}) for at, stamp in order], start_ns=10**12 + 10**9
+    )
+    found = list(Replay(recording))
+    assert [(one.ambiguous, one.complete, [step.time_ns for step in one.steps]) for one in found] == [
+        (False, True, [first] * 3), (False, True, [second] * 3),
+    ]  # fmt: skip
+
+
+def test_packet_without_arrival_stamp_is_one_packet():
+    """What a socket of this host sent has another stamp at each rule; that does not tear it apart."""
+    recording = HandMade().ruleset(RAW + filter_table())
+    recording.streams[0].detail["stamps_ns"] = 0
+    events = [
+        (place, udp(), {"stamp_ns": 10**12 + 1_000 * at})
+        for at, place in enumerate(("raw:PREROUTING:policy:2", "filter:INPUT:policy:1"))
+    ]
+    recording.events(events, start_ns=10**12 + 10**9)
+    assert [one.complete for one in Replay(recording)] == [True]

@@ -1,0 +1,52 @@
+"""Fragments that the kernel put together: they end where the whole packet begins.
+
+Without connection tracking IPv4 reassembles only what is for this host, between PREROUTING and INPUT
+(net/ipv4/ip_input.c, ip_local_deliver): each fragment is traced in PREROUTING, the whole packet from
+INPUT on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.analyze.grammar import HOOKS
+from iptrec.analyze.identity import datagram_keys
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.analyze.walk import Outcome
+    from iptrec.decode.nflog import NflogEvents
+
+    I64 = npt.NDArray[np.int64]
+
+REASSEMBLED: Final = "REASSEMBLED"
+_PREROUTING, _INPUT = HOOKS.index("PREROUTING"), HOOKS.index("INPUT")
+
+
+def reassemble(
+    events: NflogEvents, begun: I64, outcome: I64, outcomes: list[Outcome]
+) -> tuple[I64, list[Outcome]]:
+    """The outcomes of traversals, knowing which fragments became which packets.
+
+    ``begun``: each traversal's first event; ``outcome`` indexes ``outcomes``.
+    """
+    first = events.take(begun)
+    keys, fragment = datagram_keys(first)
+    broken = np.array([not one.complete for one in outcomes], np.bool_)[outcome]
+    pieces = fragment & broken & (first.hook == _PREROUTING)
+    wholes = ~fragment & broken & (first.hook == _INPUT)
+    both = np.intersect1d(keys[pieces], keys[wholes])
+    if not len(both):
+        return outcome, outcomes
+    numbers = {one: number for number, one in enumerate(outcomes)}
+    changed = outcome.copy()
+    for position in np.flatnonzero((pieces | wholes) & np.isin(keys, both)).tolist():
+        one = outcomes[outcome[position]]
+        verdict = REASSEMBLED if pieces[position] else one.verdict
+        joined = replace(one, verdict=verdict, complete=True, reason=None)
+        changed[position] = numbers.setdefault(joined, len(numbers))
+    return changed, list(numbers)
