@@ -369,3 +369,22 @@ def test_packet_without_arrival_stamp_is_one_packet():
     ]
     recording.events(events, start_ns=10**12 + 10**9)
     assert [one.complete for one in Replay(recording)] == [True]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_equal_packets_are_right_or_said_to_be_unsure(data):
+    """However packets that nothing tells apart interleave: the same ways as theirs, or ambiguous."""
+    kinds = data.draw(st.lists(st.sampled_from(range(len(WAYS))), min_size=1, max_size=6))
+    queues = [through(*WAYS[kind], packet=udp(b"same", ident=7)) for kind in kinds]
+    order = data.draw(st.permutations([n for n, queue in enumerate(queues) for _ in queue]))
+    rules = RAW + filter_table("-A INPUT -p udp -j DROP\n")
+    mixed = HandMade().ruleset(rules).events([queues[number].pop(0) for number in order])
+    expected = []
+    for kind in kinds:
+        expected += [["OUTPUT", "OUTPUT"]] if kind == 2 else []
+        expected += [["PREROUTING", "FORWARD" if kind == 1 else "INPUT"]]
+    found = list(Replay(mixed))
+    assert sum(len(one.steps) for one in found) == sum(map(len, expected))
+    if not any(one.ambiguous for one in found):
+        assert sorted([step.chain for step in one.steps] for one in found) == sorted(expected)
