@@ -24,7 +24,7 @@ import numpy as np
 
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
-from iptrec.kernel import host, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel import conntrack, host, links, netns, nf_log, nflog, stamps, xtables
 from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
@@ -37,6 +37,7 @@ from queue import SimpleQueue
 _TICK_NS: Final = 100_000_000  # of the loop when nothing comes: what waits is committed in time
 _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
+_SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -67,6 +68,7 @@ class Options:
     netns: str | None = None
     force: bool = False
     flush: bool = False
+    conntrack: bool = False
     modprobe: bool = True
     duration_s: float | None = None
     packets: int | None = None
@@ -112,6 +114,14 @@ def record(options: Options, progress: Callable[[Progress], None] | None = None)
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A socket with few datagrams, and the stream that they go to."""
+
+    socket: links.LinkSocket | conntrack.ConntrackSocket
+    stream: int
+
+
 class _Recording:
     def __init__(
         self, options: Options, tell: Callable[[Progress], None], wake: _Wake, outside: int
@@ -143,6 +153,9 @@ class _Recording:
         try:
             with (
                 links.LinkSocket() as changes,
+                conntrack.ConntrackSocket()
+                if options.conntrack
+                else contextlib.nullcontext() as connections,
                 stamps.stamping(),
                 nflog.NflogSocket(
                     snaplen=options.snaplen,
@@ -157,7 +170,9 @@ class _Recording:
                 )
                 try:
                     with writer:
-                        self._record(source, changes, writer, dumps)
+                        self._namespace = writer.add_namespace(options.netns, netns.inode())
+                        self._sides = self._open_sides(writer, changes, connections)
+                        self._record(source, writer, dumps)
                 except BaseException:
                     if not self._begun:  # no file where nothing was recorded
                         writer.discard()
@@ -180,14 +195,26 @@ class _Recording:
             return EXIT_DONE
         return code if code >= 0 else 128 - code
 
-    def _record(
+    def _open_sides(
         self,
-        source: nflog.NflogSocket,
-        changes: links.LinkSocket,
         writer: Writer,
-        dumps: dict[str, bytes],
-    ) -> None:
-        self._namespace = writer.add_namespace(self._options.netns, netns.inode())
+        changes: links.LinkSocket,
+        connections: conntrack.ConntrackSocket | None,
+    ) -> list[_Side]:
+        """The streams beside the events."""
+        sides = [
+            _Side(changes, writer.add_stream(self._namespace, "rtnetlink", {"groups": ["link"]}))
+        ]
+        if connections is not None:
+            detail = {"groups": ["new", "destroy"]}
+            sides.append(
+                _Side(connections, writer.add_stream(self._namespace, "conntrack", detail))
+            )
+            for datagram in conntrack.dump():
+                self._append(writer, sides[-1].stream, datagram)
+        return sides
+
+    def _record(self, source: nflog.NflogSocket, writer: Writer, dumps: dict[str, bytes]) -> None:
         self._progress.details.append(f"receive buffer: {source.receive_buffer:,} bytes")
         self._stream = writer.add_stream(
             self._namespace,
@@ -200,7 +227,6 @@ class _Recording:
                 "stamps_ns": time.time_ns(),
             },
         )
-        self._links = writer.add_stream(self._namespace, "rtnetlink", {"groups": ["link"]})
         for kind, content in dumps.items():
             self._snapshot(writer, kind, "rtnetlink", content)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
@@ -216,10 +242,10 @@ class _Recording:
                 for family in self._options.bytecodes:
                     self._snapshot_rules(writer, family, watch)
                 self._start_command(rules)
-                self._loop(source, changes, writer, watch)
+                self._loop(source, writer, watch)
                 watch.stop()
                 self._take_findings(writer)
-            self._take_links(changes, writer)
+            self._take_sides(writer)
             self._finish(source, writer)
         writer.close(time.time_ns(), self._progress.reason)
 
@@ -336,16 +362,15 @@ class _Recording:
             self._progress.notes.append(text)
             self._tell(self._progress)
 
-    def _loop(
-        self, source: nflog.NflogSocket, changes: links.LinkSocket, writer: Writer, watch: Watch
-    ) -> None:
+    def _loop(self, source: nflog.NflogSocket, writer: Writer, watch: Watch) -> None:
         """Until there is a reason to stop."""
         progress = self._progress
         poll = select.poll()
         poll.register(source, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
         poll.register(self._found, select.POLLIN)
-        poll.register(changes, select.POLLIN)
+        for side in self._sides:
+            poll.register(side.socket, select.POLLIN)
         started = told = time.monotonic_ns()
         self._begun = True
         self._tell(progress)
@@ -354,7 +379,7 @@ class _Recording:
             poll.poll(self._timeout_ms(started))
             fetched = self._fetch(source, writer)
             self._take_findings(writer)
-            self._take_links(changes, writer)
+            self._take_sides(writer)
             if 0 < fetched < nflog.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
@@ -408,17 +433,24 @@ class _Recording:
         self._last_ns = batch.received_ns
         return len(batch.lengths)
 
-    def _take_links(self, changes: links.LinkSocket, writer: Writer) -> None:
-        """What became of interfaces; where some of it was lost, how they all are now."""
-        now = time.time_ns()
-        try:
-            while (datagram := changes.receive()) is not None:
-                writer.append(self._links, now, np.array([len(datagram)], np.uint32), datagram)
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise HostError(f"cannot read rtnetlink: {error.strerror}") from None
-            writer.add_loss(Loss(self._links, now, now, None, "enobufs"))
-            self._snapshot(writer, "links", "rtnetlink", links.dumps()["links"])
+    def _take_sides(self, writer: Writer) -> None:
+        """What the streams beside the events have; where interfaces are lost, how they all are now."""
+        for side in self._sides:
+            try:
+                for _ in range(_SIDE_DATAGRAMS):
+                    if (datagram := side.socket.receive()) is None:
+                        break
+                    self._append(writer, side.stream, datagram)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise HostError(f"cannot read netlink: {error.strerror}") from None
+                now = time.time_ns()
+                writer.add_loss(Loss(side.stream, now, now, None, "enobufs"))
+                if isinstance(side.socket, links.LinkSocket):
+                    self._snapshot(writer, "links", "rtnetlink", links.dumps()["links"])
+
+    def _append(self, writer: Writer, stream: int, datagram: bytes) -> None:
+        writer.append(stream, time.time_ns(), np.array([len(datagram)], np.uint32), datagram)
 
     def _traversals(self, data: bytes) -> int:
         """How many packets pass the raw table in these events; see `Options`."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iptrec.analyze.connections import Connections
 from iptrec.analyze.fate import Fates
 from iptrec.analyze.interfaces import Interfaces
 from iptrec.analyze.relations import Relations
@@ -65,7 +66,11 @@ class Replay:
             interfaces = self._interfaces_of(stream.namespace)
             interfaces.update()
             if stream.id not in builders:
-                builders[stream.id] = _Builder(interfaces, self._netns(stream.namespace))
+                builders[stream.id] = _Builder(
+                    interfaces,
+                    Connections(self._reader, stream.namespace),
+                    self._netns(stream.namespace),
+                )
             build = builders[stream.id]
             build.turn(window)
             for position in self._select(window, interfaces).tolist():
@@ -123,8 +128,9 @@ def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function 
 class _Builder:
     """Makes the objects of one stream's traversals, window by window."""
 
-    def __init__(self, interfaces: Interfaces, netns: str | None) -> None:
+    def __init__(self, interfaces: Interfaces, connections: Connections, netns: str | None) -> None:
         self._interfaces = interfaces
+        self._connections = connections
         self._netns = netns
         self._relations = Relations()
         self._fates = Fates(self._relations)
@@ -134,6 +140,8 @@ class _Builder:
         self._window = window
         self._events = window.events
         self._relations.turn(window)
+        if len(window.moment_ns):
+            self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
 
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
@@ -164,6 +172,7 @@ class _Builder:
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
             related=self._relations.of(position, first.header),
+            connection=self._connections.of(first.header, int(window.moment_ns[rows[0]])),
             altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
         )

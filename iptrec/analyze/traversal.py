@@ -8,7 +8,10 @@ before works on columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from iptrec.decode.conntrack import Connection
 
 StepType = Literal["rule", "policy", "return"]
 
@@ -96,7 +99,8 @@ class Traversal:
     ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED (a fragment), or UNKNOWN where the end
     was not seen.
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
-    ``altered_by``: the change of the rules that made it end as it did.
+    ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
+    tracking knew, where it was recorded.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -115,3 +119,4 @@ class Traversal:
     steps: tuple[Step, ...]
     related: tuple[Related, ...] = ()
     altered_by: Change | None = None
+    connection: Connection | None = None

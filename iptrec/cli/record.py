@@ -49,6 +49,12 @@ Flush = Annotated[
         "--flush", help="Empty the raw chains while recording; put back, counters included, after."
     ),
 ]
+Conntrack = Annotated[
+    bool,
+    typer.Option(
+        "--conntrack", help="Record connections as well: new ones, ended ones, their NAT."
+    ),
+]
 SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
 Duration = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop after so long: 500ms, 30s, 5m, 1h.")
@@ -69,6 +75,7 @@ def record(
     interfaces: Interfaces = "",
     netns: Netns = None,
     flush: Flush = False,
+    conntrack: Conntrack = False,
     skip_modprobe: SkipModprobe = False,
     duration: Duration = None,
     packets: Packets = None,
@@ -97,6 +104,7 @@ def record(
     level = log_levels(log_level, verbose=verbose, quiet=quiet)
     options = make_options(
         words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
+        conntrack=conntrack,
         modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
     )  # fmt: skip
     live = _Live(str(output), level)

@@ -27,6 +27,7 @@ def trace(
     interfaces: recording.Interfaces = "",
     netns: recording.Netns = None,
     flush: recording.Flush = False,
+    conntrack: recording.Conntrack = False,
     skip_modprobe: recording.SkipModprobe = False,
     duration: recording.Duration = None,
     packets: recording.Packets = None,
@@ -53,6 +54,7 @@ def trace(
         path = output or Path(directory, "trace.db")
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces, netns=netns, flush=flush,
+            conntrack=conntrack,
             modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
         )  # fmt: skip
         viewer = _Viewer(

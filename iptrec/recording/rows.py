@@ -51,7 +51,7 @@ class Stream:
 
     id: int
     namespace: int
-    kind: str  # "nflog", "rtnetlink" (links)
+    kind: str  # "nflog", "rtnetlink" (links), "conntrack"
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
 

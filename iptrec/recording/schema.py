@@ -49,7 +49,7 @@ CREATE TABLE namespace (
 CREATE TABLE stream (
   id INTEGER PRIMARY KEY,
   namespace INTEGER NOT NULL REFERENCES namespace (id),
-  kind TEXT NOT NULL,                     -- "nflog", "rtnetlink" (links)
+  kind TEXT NOT NULL,                     -- "nflog", "rtnetlink" (links), "conntrack"
   detail TEXT NOT NULL                    -- JSON object: group, receive_buffer, conntrack
 ) STRICT;
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from iptrec.analyze.traversal import Step, Traversal
+    from iptrec.decode.conntrack import Connection
 
 FORMAT: Final = 1
 
@@ -37,6 +38,7 @@ def line(traversal: Traversal) -> str:
             "reason": traversal.reason,
             "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
             "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
+            "connection": _connection(traversal.connection),
             "steps": [_step(step) for step in traversal.steps],
         },
         separators=(",", ":"),
@@ -50,6 +52,38 @@ def iso_time(time_ns: int) -> str:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
     except (ValueError, OverflowError, OSError):
         return str(time_ns)
+
+
+def _connection(connection: Connection | None) -> dict[str, Any] | None:
+    if connection is None:
+        return None
+    translation = nat(connection)
+    return {
+        "id": connection.id,
+        "orig": asdict(connection.orig),
+        "reply": asdict(connection.reply),
+        "nat": translation or None,
+        "mark": connection.mark,
+        "zone": connection.zone,
+    }
+
+
+def nat(connection: Connection) -> dict[str, str]:
+    """What NAT does to the connection: "dnat", "snat" -> the new address and port."""
+    orig, reply = connection.orig, connection.reply
+    found = {}
+    if (orig.dst, orig.dport) != (reply.src, reply.sport):
+        found["dnat"] = endpoint(reply.src, reply.sport)
+    if (orig.src, orig.sport) != (reply.dst, reply.dport):
+        found["snat"] = endpoint(reply.dst, reply.dport)
+    return found
+
+
+def endpoint(address: str, port: int) -> str:
+    """As iptables writes it."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _step(step: Step) -> dict[str, Any]:

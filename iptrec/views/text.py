@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
-from iptrec.views.json import iso_time
+from iptrec.views.json import endpoint, iso_time, nat
 
 if TYPE_CHECKING:
     from iptrec.analyze.traversal import Change, RelationKind, RulePlace, Step, Traversal
+    from iptrec.decode.conntrack import Connection
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
@@ -50,6 +51,8 @@ class Layout:
 def render(traversal: Traversal, layout: Layout) -> str:
     """One packet, several lines, each with its newline."""
     lines = [_title(traversal, layout), _header_line(traversal)]
+    if traversal.connection is not None:
+        lines.append(_connection(traversal.connection))
     for step in traversal.steps:
         lines += _step_lines(step, layout)
     return "\n".join(lines) + "\n"
@@ -111,6 +114,17 @@ def _header_line(traversal: Traversal) -> str:
     if traversal.link is not None:
         words += [f"MACSRC={traversal.link['src']}", f"MACDST={traversal.link['dst']}"]
     return " ".join([*words, *fields(traversal.header)])
+
+
+def _connection(connection: Connection) -> str:
+    """Both directions as /proc/net/nf_conntrack has them, and what NAT does."""
+    orig, reply = (
+        f"{endpoint(flow.src, flow.sport)} > {endpoint(flow.dst, flow.dport)}"
+        for flow in (connection.orig, connection.reply)
+    )
+    words = [f"CONNTRACK ID={connection.id} ORIG={orig} REPLY={reply}"]
+    words += [f"[{kind.upper()} {to}]" for kind, to in nat(connection).items()]
+    return " ".join(words)
 
 
 def fields(header: dict[str, Any]) -> list[str]:

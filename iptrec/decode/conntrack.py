@@ -1,0 +1,115 @@
+"""Connections out of ctnetlink's messages.
+
+Layout: include/uapi/linux/netfilter/nfnetlink_conntrack.h; headers are in the byte order of the host,
+little endian, values are big endian. Recordings come from strangers: what does not fit is left out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEADER: Final = struct.Struct("<IHHII")  # struct nlmsghdr
+_NFGEN: Final = 4
+_ATTRIBUTE: Final = struct.Struct("<HH")
+_TYPE_MASK: Final = 0x3FFF
+_NEW, _DELETE = 1 << 8, 1 << 8 | 2
+_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ID, _ZONE = 1, 2, 3, 8, 12, 18
+_TUPLE_IP, _TUPLE_PROTO = 1, 2
+_ADDRESSES: Final = {4: (1, 2), 16: (3, 4)}  # bytes -> CTA_IP_V4_SRC, _DST; CTA_IP_V6_SRC, _DST
+_NUMBER, _SOURCE_PORT, _DESTINATION_PORT, _ICMP_ID, _ICMPV6_ID = 1, 2, 3, 4, 7
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One direction of a connection; of ICMP both ports are the echo's id, 0 where there are none."""
+
+    protocol: int
+    src: str
+    dst: str
+    sport: int
+    dport: int
+
+    @property
+    def back(self) -> Flow:
+        """The other way round."""
+        return Flow(self.protocol, self.dst, self.src, self.dport, self.sport)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection as it was told; ``gone`` when it ended. ``status``: enum ip_conntrack_status."""
+
+    id: int
+    orig: Flow
+    reply: Flow
+    status: int
+    mark: int
+    zone: int
+    gone: bool
+
+
+def connections(datagram: bytes) -> Iterator[Connection]:
+    """The connections that one datagram tells of."""
+    at = 0
+    while at + _HEADER.size <= len(datagram):
+        size, kind, *_ = _HEADER.unpack_from(datagram, at)
+        if not _HEADER.size + _NFGEN <= size <= len(datagram) - at:
+            return
+        if kind in (_NEW, _DELETE):
+            found = _connection(datagram[at + _HEADER.size + _NFGEN : at + size], kind == _DELETE)
+            if found is not None:
+                yield found
+        at += size + 3 & ~3
+
+
+def _connection(body: bytes, gone: bool) -> Connection | None:
+    attributes = _attributes(body)
+    orig, reply = (_flow(attributes.get(one, b"")) for one in (_TUPLE_ORIG, _TUPLE_REPLY))
+    if orig is None or reply is None:
+        return None
+    numbers = (_number(attributes.get(one, b"")) for one in (_ID, _STATUS, _MARK, _ZONE))
+    identity, status, mark, zone = numbers
+    return Connection(identity, orig, reply, status, mark, zone, gone)
+
+
+def _flow(data: bytes) -> Flow | None:
+    parts = _attributes(data)
+    addresses, protocol = (_attributes(parts.get(one, b"")) for one in (_TUPLE_IP, _TUPLE_PROTO))
+    if len(protocol.get(_NUMBER, b"")) != 1:
+        return None
+    for size, (source, destination) in _ADDRESSES.items():
+        ends = addresses.get(source, b""), addresses.get(destination, b"")
+        if all(len(one) == size for one in ends):
+            src, dst = (str(ipaddress.ip_address(one)) for one in ends)
+            identity = _number(protocol.get(_ICMP_ID, protocol.get(_ICMPV6_ID, b"")))
+            return Flow(
+                protocol[_NUMBER][0],
+                src,
+                dst,
+                _number(protocol.get(_SOURCE_PORT, b"")) or identity,
+                _number(protocol.get(_DESTINATION_PORT, b"")) or identity,
+            )
+    return None
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value[:4], "big")
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    """Type -> value of the first of each."""
+    found: dict[int, bytes] = {}
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if not _ATTRIBUTE.size <= size <= len(data) - at:
+            break
+        found.setdefault(kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + size])
+        at += size + 3 & ~3
+    return found

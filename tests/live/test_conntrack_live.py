@@ -1,0 +1,113 @@
+"""Connections that are recorded beside the packets."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from iptrec.analyze.replay import Replay
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+
+IPTREC = (sys.executable, "-m", "iptrec")
+NAT = """\
+*nat
+-A PREROUTING -p udp --dport 5000 -j DNAT --to-destination 10.0.2.2:6000
+-A PREROUTING -p tcp --dport 80 -j DNAT --to-destination 10.0.2.2:8080
+-A POSTROUTING -o v2 -j MASQUERADE
+COMMIT
+"""
+TALK = """\
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+out = socket.socket(family, socket.SOCK_DGRAM)
+out.bind(("", 4000))
+for _ in range(2):
+    out.sendto(b"x", (sys.argv[1], 5000))
+out = socket.socket(family)
+out.settimeout(1)
+try: out.connect((sys.argv[1], 80))
+except OSError: pass
+"""
+
+
+@pytest.fixture
+def routed(lab):
+    """Hosts h1 and h2 on both sides of the lab, which translates."""
+    for net in (1, 2):
+        lab.host(f"h{net}")
+        lab.link(f"h{net}", "eth0", f"10.0.{net}.2/24", peer=f"v{net}")
+        lab.ip(None, f"address add 10.0.{net}.1/24 dev v{net}")
+        lab.ip(f"h{net}", f"route add default via 10.0.{net}.1")
+    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    lab.settle()
+    lab.restore(None, "ipv4", NAT)
+    return lab
+
+
+def connections(path):
+    """(protocol, in, the connection as JSON has it) of each packet."""
+    from iptrec.views import json as view
+
+    with Reader(path) as reader:
+        return [
+            (one.header["proto"], one.in_, json.loads(view.line(one))["connection"])
+            for one in Replay(reader)
+        ]
+
+
+def test_connections_show_their_translation(routed, tmp_path):
+    """DNAT and MASQUERADE, UDP, TCP and ICMP, both directions and errors about them."""
+    path = tmp_path / "t.db"
+    routed.run([*IPTREC, "record", "-q", "--conntrack", "-o", str(path), "--", "nsenter",
+                "--net=/run/netns/h1", sys.executable, "-c", TALK, "10.0.1.1"])  # fmt: skip
+    found = connections(path)
+    assert {proto for proto, _, _ in found} == {"udp", "icmp", "tcp"}
+    assert {side for _, side, _ in found} == {"v1", "v2"}
+    for proto, _, connection in found:
+        assert connection["orig"]["src"] == "10.0.1.2"
+        assert connection["orig"]["dst"] == "10.0.1.1"
+        to = "10.0.2.2:8080" if proto == "tcp" else "10.0.2.2:6000"
+        assert connection["nat"]["dnat"] == to
+        assert connection["nat"]["snat"].startswith("10.0.2.1:")
+        assert connection["orig"]["sport"] == 4000 or proto == "tcp"
+    shown = routed.run([*IPTREC, "show", str(path)]).stdout
+    assert "[DNAT 10.0.2.2:6000] [SNAT 10.0.2.1:4000]" in shown
+
+
+def test_connections_that_were_there_before(routed, tmp_path):
+    """The dump in the beginning knows them; without --conntrack nothing is said."""
+    talk = ["nsenter", "--net=/run/netns/h1", "ping", "-c1", "-e", "77", "10.0.2.2"]
+    routed.run(talk)
+    for options, expected in (["--conntrack"], "10.0.2.1:77"), ([], None):
+        path = tmp_path / f"{len(options)}.db"
+        routed.run([*IPTREC, "record", "-q", *options, "-o", str(path), "icmp", "--", *talk])
+        found = [one and one["nat"]["snat"] for *_, one in connections(path)]
+        assert found == [expected] * 2
+
+
+def test_ipv6(lab, tmp_path):
+    """An IPv6 connection, without NAT."""
+    lab.restore(None, "ipv6", "*filter\n-A INPUT -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n")
+    path = tmp_path / "t.db"
+    lab.run(
+        [
+            *IPTREC,
+            "record",
+            "-q",
+            "--conntrack",
+            "-o",
+            str(path),
+            "icmp6",
+            "--",
+            "ping",
+            "-c1",
+            "::1",
+        ]
+    )
+    found = connections(path)
+    assert len(found) == 4
+    assert all(one["orig"]["src"] == "::1" and one["nat"] is None for *_, one in found)
