@@ -33,7 +33,7 @@ def attribute(kind, value):
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0, stamp_ns=0):
+def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0, stamp_ns=0, conntrack=0):
     """One NFULNL_MSG_PACKET message."""
     family = 10 if packet[0] >> 4 == 6 else 2
     protocol = 0x86DD if family == 10 else 0x0800
@@ -42,6 +42,8 @@ def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0, stamp_ns
     for kind, value in ((4, indev), (5, outdev), (2, mark)):
         if value:
             body += attribute(kind, struct.pack("!I", value))
+    if conntrack:
+        body += attribute(0x8012, attribute(12, struct.pack("!I", conntrack)))
     if stamp_ns:
         seconds, rest = divmod(stamp_ns, 10**9)
         body += attribute(3, struct.pack("!QQ", seconds, rest // 1000))

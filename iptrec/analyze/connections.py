@@ -63,22 +63,19 @@ class Connections:
                 kept.append(lived)
         self._ended = kept
 
-    def of(self, header: dict[str, Any], time_ns: int) -> Connection | None:
+    def of(self, header: dict[str, Any], time_ns: int, identity: int = -1) -> Connection | None:
         """The connection of a packet, before or after NAT; for an ICMP error that of what it quotes.
 
-        ``header``: as `decode.packet.header` gives it.
+        ``header``: as `decode.packet.header` gives it. ``identity``: what the kernel said with the packet
+        (CTA_ID), -1 if it did not.
         """
         flow = _flow(header.get("inner", header))
-        if flow is None:
-            return None
-        return next(
-            (
-                lived.connection
-                for lived in self._by_flow.get(flow, ())
-                if lived.since_ns <= time_ns + _LATER_NS and time_ns <= lived.until_ns
-            ),
-            None,
-        )
+        found = [
+            lived.connection
+            for lived in (self._by_flow.get(flow, ()) if flow else ())
+            if lived.since_ns <= time_ns + _LATER_NS and time_ns <= lived.until_ns
+        ]
+        return next((one for one in found if identity in (-1, one.id)), None)
 
     def _look_ahead(self) -> tuple[int, Connection] | None:
         if self._ahead is None:

@@ -33,7 +33,8 @@ _POSTROUTING: Final = HOOKS.index("POSTROUTING")
 class Packet:
     """A packet under way; an event is a packet of one row.
 
-    ``addresses``: with ports. ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
+    ``addresses``: with ports. ``conntrack``: the connection's id, -1 if the kernel did not tell.
+    ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
     arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
     waits until it is through.
     """
@@ -43,6 +44,7 @@ class Packet:
     addresses: bytes
     indev: int
     outdev: int
+    conntrack: int
     hook: int
     stamp: int
     arrival: bool = False
@@ -50,8 +52,10 @@ class Packet:
     ambiguous: bool = False
 
     def may_be(self, event: Packet) -> bool:
-        """Whether the stamps allow that the event is this packet's."""
-        return not (self.arrival and event.stamp) or self.stamp == event.stamp
+        """Whether stamps and connection allow that the event is this packet's."""
+        if self.arrival and event.stamp and self.stamp != event.stamp:
+            return False
+        return -1 in (self.conntrack, event.conntrack) or self.conntrack == event.conntrack
 
     def likeness(self, event: Packet) -> int:
         """How much the event resembles the packet's last one."""
@@ -68,6 +72,7 @@ class Packet:
         self.walk = walk
         self.arrival |= self.hook != event.hook and 0 != self.stamp == event.stamp
         self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
+        self.conntrack = max(self.conntrack, event.conntrack)
         self.hook, self.stamp = event.hook, event.stamp or self.stamp
 
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
@@ -92,6 +97,7 @@ def deal(
             addresses=_addresses(events.packet(row)[:_HEADERS]),
             indev=int(events.indev[row]),
             outdev=int(events.outdev[row]),
+            conntrack=int(events.conntrack[row]),
             hook=int(events.hook[row]),
             stamp=int(stamps[row]),
         )

@@ -172,7 +172,11 @@ class _Builder:
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
             related=self._relations.of(position, first.header),
-            connection=self._connections.of(first.header, int(window.moment_ns[rows[0]])),
+            connection=self._connections.of(
+                first.header,
+                int(window.moment_ns[rows[0]]),
+                int(window.events.conntrack[rows].max()),
+            ),
             altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
         )

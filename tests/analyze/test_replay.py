@@ -388,3 +388,16 @@ def test_equal_packets_are_right_or_said_to_be_unsure(data):
     assert sum(len(one.steps) for one in found) == sum(map(len, expected))
     if not any(one.ambiguous for one in found):
         assert sorted([step.chain for step in one.steps] for one in found) == sorted(expected)
+
+
+def test_equal_packets_of_two_connections_are_told_apart():
+    """Where the kernel gives the connection's id with each event, it tells."""
+    recording = HandMade().ruleset(
+        RAW + filter_table("-A INPUT -p udp -j LOG\n"), kind="ip6tables-save"
+    )
+    raw, log, end = "raw:PREROUTING:policy:2", "filter:INPUT:rule:1", "filter:INPUT:policy:2"
+    order = [(raw, 1), (raw, 2), (log, 2), (log, 1), (end, 1), (end, 2)]
+    recording.events([(place, udp6(), {"mark": ct, "conntrack": ct}) for place, ct in order])
+    found = list(Replay(recording))
+    assert [{step.mark for step in one.steps} for one in found] == [{1}, {2}]
+    assert not any(one.ambiguous for one in found)
