@@ -380,6 +380,11 @@ def always_matches(rule: Rule) -> bool:
     return not rule.conditional or _COMMENTS_ONLY.match(rule.spec) is not None
 
 
+def ends_chain(rule: Rule) -> bool:
+    """Whether a packet that a rule matches meets no later rule of its chain."""
+    return rule.goto or rule.target in _ACCEPT | _QUEUE | set(_ENDS) | {"RETURN"}
+
+
 def _policy_effect(chain: Chain) -> tuple[EffectKind, str | None]:
     match chain.policy:
         case None:

@@ -51,6 +51,11 @@ def flow_keys(events: NflogEvents, *, back: bool = False) -> U64:
     return _mixed(_of(events).flow(back=back))
 
 
+def lengths(events: NflogEvents) -> I64:
+    """The length of each packet (bytes) as its IP header says it, shape (n,)."""
+    return _of(events).lengths()
+
+
 def datagram_keys(events: NflogEvents) -> tuple[U64, Mask]:
     """One key an event for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
 
@@ -131,6 +136,13 @@ class _Packets:
             )
         source, destination = reversed(ends) if back else ends
         return [protocol.astype(np.uint64), *source, *destination]
+
+    def lengths(self) -> I64:
+        """IPv4: total length; IPv6: payload length and the header."""
+        fixed = self._word(self._start)
+        four = _swap16(fixed >> np.uint64(16)).astype(np.int64)
+        six = _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40
+        return np.where(self._ipv6, six, four)
 
     def datagram(self) -> tuple[list[U64], Mask]:
         """Source and destination, protocol and id of IPv4; and whether it is a fragment."""

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from iptrec.analyze.connections import Connections
 from iptrec.analyze.fate import Fates
 from iptrec.analyze.interfaces import Interfaces
+from iptrec.analyze.paths import PathBook, step_type
 from iptrec.analyze.relations import Relations
-from iptrec.analyze.traversal import RulePlace, Step, StepType, Traversal
+from iptrec.analyze.selection import Selection
+from iptrec.analyze.traversal import RulePlace, Step, Traversal
 from iptrec.analyze.window import Window, follow, windows
 from iptrec.decode import packet
 from iptrec.decode.nflog import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
+    import numpy as np
     import numpy.typing as npt
 
     from iptrec.analyze.grammar import Place
-    from iptrec.decode.pcapfilter import PacketFilter
     from iptrec.recording.rows import Recording
 
     I64 = npt.NDArray[np.int64]
@@ -29,26 +29,12 @@ if TYPE_CHECKING:
 
 
 class Replay:
-    """The traversals of a recording that fit the given selection.
+    """The traversals of a recording that are selected. ``book``: the paths that were met so far."""
 
-    ``packet_filter``: any stage of the packet matches; ``interfaces``: any stage came in or went out
-    by one of them; ``verdicts``: upper case; ``number``: that traversal alone.
-    """
-
-    def __init__(
-        self,
-        reader: Recording,
-        *,
-        packet_filter: PacketFilter | None = None,
-        interfaces: Collection[str] = (),
-        verdicts: Collection[str] = (),
-        number: int | None = None,
-    ) -> None:
+    def __init__(self, reader: Recording, selection: Selection | None = None) -> None:
         self._reader = reader
-        self._filter = packet_filter
-        self._interfaces = frozenset(interfaces)
-        self._verdicts = frozenset(verdicts)
-        self._number = number
+        self._selection = selection or Selection()
+        self.book = PathBook()
         self._known: dict[int, Interfaces] = {}
 
     def __iter__(self) -> Iterator[Traversal]:
@@ -58,6 +44,19 @@ class Replay:
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
         return self._traversals(follow(self._reader, ticks))
+
+    def windows_with_paths(self) -> Iterator[tuple[Window, I64, I64]]:
+        """Each window with the positions that are selected, and the path of every decided traversal."""
+        for window in windows(self._reader):
+            namespace = window.stream.namespace
+            interfaces = self._interfaces_of(namespace)
+            interfaces.update()
+            netns = self._netns(namespace)
+            numbers = self.book.numbers(window, netns)
+            positions = self._selection.positions(window, interfaces, netns)
+            if self._selection.path is not None:
+                positions = positions[numbers[positions] == self._selection.path]
+            yield window, positions, numbers
 
     def _traversals(self, source: Iterable[Window]) -> Iterator[Traversal]:
         builders: dict[int, _Builder] = {}
@@ -73,40 +72,16 @@ class Replay:
                 )
             build = builders[stream.id]
             build.turn(window)
-            for position in self._select(window, interfaces).tolist():
+            netns = self._netns(stream.namespace)
+            positions = self._selection.positions(window, interfaces, netns)
+            if self._selection.path is not None:
+                numbers = self.book.numbers(window, netns)
+                positions = positions[numbers[positions] == self._selection.path]
+            for position in positions.tolist():
                 yield build.traversal(position)
-            if self._number is not None and window.number + window.decided > self._number:
+            last = self._selection.number
+            if last is not None and window.number + window.decided > last:
                 return
-
-    def _select(self, window: Window, interfaces: Interfaces) -> I64:
-        """The positions of the decided traversals that fit."""
-        chosen = np.ones(window.decided, np.bool_)
-        assembly = window.assembly
-        if self._number is not None:
-            chosen &= np.arange(window.number, window.number + window.decided) == self._number
-        if self._verdicts:
-            fits = np.array([one.verdict in self._verdicts for one in assembly.outcomes], np.bool_)
-            chosen &= fits[assembly.outcome[: window.decided]]
-        if self._interfaces and chosen.any():
-            events, times = window.events, window.moment_ns
-            chosen &= _any_event(
-                window,
-                lambda rows: (
-                    interfaces.named(self._interfaces, events.indev[rows], times[rows])
-                    | interfaces.named(self._interfaces, events.outdev[rows], times[rows])
-                ),
-            )
-        if self._filter is not None and chosen.any():
-            matches = self._filter.match_many
-            chosen &= _any_event(
-                window,
-                lambda rows: matches(
-                    window.events.buffer,
-                    window.events.payload[rows],
-                    window.events.payload_length[rows],
-                ),
-            )
-        return np.flatnonzero(chosen)
 
     def _interfaces_of(self, namespace: int) -> Interfaces:
         if namespace not in self._known:
@@ -115,14 +90,6 @@ class Replay:
 
     def _netns(self, namespace: int) -> str | None:
         return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
-
-
-def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function over event numbers
-    """For each decided traversal whether ``test`` holds for any of its events."""
-    rows = window.rows()
-    if not len(rows):
-        return np.zeros(window.decided, np.bool_)
-    return np.logical_or.reduceat(test(rows), window.assembly.first[: window.decided])
 
 
 class _Builder:
@@ -217,7 +184,7 @@ class _Builder:
             time_ns=int(events.stamp_ns[row] or events.received_ns[row]),
             table=place.table,
             chain=place.chain,
-            type=_type(place),
+            type=step_type(place),
             rule=place.number,
             spec=rule.spec if rule else None,
             comment=rule.comment if rule else None,
@@ -241,9 +208,3 @@ class _Builder:
 
     def _interface(self, index: np.uint32, time_ns: int) -> str | None:
         return self._interfaces.name(int(index), time_ns) if index else None
-
-
-def _type(place: Place) -> StepType:
-    if place.end:
-        return "policy" if place.builtin else "return"
-    return "rule"

@@ -59,7 +59,7 @@ class Rulebook:
         self.choices: list[tuple[int, ...]] = []
         self.unseen: set[int] = set()
         self.timelines = Timelines(snapshots)
-        self._own_comment = own_comment
+        self.own_comment = own_comment
         self._known: dict[tuple[bytes, Family, int, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
@@ -171,7 +171,7 @@ class Rulebook:
             if state is not None:
                 tables[table] = state.chains or {}
             late = frozenset(name for name, one in loaded.items() if _late(one))
-            self._judges[key] = Grammar(Ruleset(tables), self._own_comment, late)
+            self._judges[key] = Grammar(Ruleset(tables), self.own_comment, late)
         return self._judges[key]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
+from iptrec.cli import selection as which
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     from iptrec.recording.reader import Reader
 
 _POLL_S: Final = 0.1
-_VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
-
-Chains = Annotated[
-    str,
-    typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Print only steps in these chains."),
-]
-Verdicts = Annotated[
-    str,
-    typer.Option(
-        "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
-    ),
-]
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
 Rules = Annotated[
     bool, typer.Option("--rules/--no-rules", help="The text of the rules that matched.")
@@ -44,25 +33,25 @@ Colour = Annotated[str, typer.Option("--color", help="auto, always or never.")]
 
 def show(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="FILTER",
-            help="Packets to show, in tcpdump's language (man pcap-filter). A packet fits as it came in,"
-            " as it went out, or as it was at any rule between.",
-        ),
-    ] = None,
-    chains: Chains = "",
-    interfaces: Annotated[
+    words: which.Words = None,
+    chains: Annotated[
         str,
         typer.Option(
-            "--iface", metavar="A,B", help="Packets that come in or go out by one of these."
+            "--chain",
+            metavar="TABLE/CHAIN,...",
+            help="Packets that pass one of these, and only their steps there.",
         ),
     ] = "",
-    verdicts: Verdicts = "",
-    number: Annotated[
-        int | None, typer.Option("--packet", min=1, help="This packet alone.")
-    ] = None,
+    rule_numbers: which.RuleNumbers = "",
+    interfaces: which.Interfaces = "",
+    verdicts: which.Verdicts = "",
+    netns: which.Netns = "",
+    whole: which.Whole = None,
+    mark: which.Mark = "",
+    since: which.Since = "",
+    until: which.Until = "",
+    number: which.Number = None,
+    path: which.PathNumber = None,
     phys: Phys = False,
     rules: Rules = True,
     iface_changes: IfaceChanges = True,
@@ -92,7 +81,6 @@ def show(
     """
     from iptrec.analyze.replay import Replay
     from iptrec.cli.output import colours, opened
-    from iptrec.decode.pcapfilter import PacketFilter
     from iptrec.recording.reader import Reader
     from iptrec.views import json as as_json
     from iptrec.views import text
@@ -100,27 +88,21 @@ def show(
     layout = text.Layout(
         colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
     )
-    places = frozenset(_chain(one) for one in _list(chains))
-    wanted = frozenset(_verdict(one) for one in _list(verdicts))
-    expression = " ".join(words or [])
-    selected = bool(expression or interfaces or wanted or number)
-    if orphans:
-        if selected or places or follow:
-            raise UsageError("--orphans shows all events without a packet; leave the selection out")
-        return _show_orphans(recording, output, json=json)
-    packet_filter = PacketFilter(expression) if expression else None
     shown = 0
     with Reader(recording) as reader, opened(output, recording) as stream:
-        replay = Replay(
-            reader,
-            packet_filter=packet_filter,
-            interfaces=_list(interfaces),
-            verdicts=wanted,
-            number=number,
-        )
+        selection = which.make(
+            reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
+            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
+            number=number, path=path,
+        )  # fmt: skip
+        if orphans:
+            if follow or not selection.everything:
+                raise UsageError("--orphans shows all events without a packet; leave the rest out")
+            return _show_orphans(reader, stream, json=json)
+        replay = Replay(reader, selection)
         holes = _Holes(reader)
         for traversal in replay.follow(_ticks(reader)) if follow else replay:
-            limited = _limited(traversal, places)
+            limited = _limited(traversal, selection.chains)
             if json:
                 stream.write(as_json.line(limited) + "\n")
             else:
@@ -132,7 +114,7 @@ def show(
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
         notes = _notes(reader)
-    nothing = not shown and selected
+    nothing = not shown and not selection.everything
     if nothing:
         notes.insert(0, "no packet fits")
     if notes and not quiet:
@@ -164,17 +146,14 @@ class _Holes:
                 yield line
 
 
-def _show_orphans(recording: str, output: str, *, json: bool) -> int:
+def _show_orphans(reader: Reader, stream: TextIO, *, json: bool) -> int:
     from iptrec.analyze.orphans import orphans
-    from iptrec.cli.output import opened
-    from iptrec.recording.reader import Reader
     from iptrec.views.orphans import as_json, as_text
 
     found = False
-    with Reader(recording) as reader, opened(output, recording) as stream:
-        for orphan in orphans(reader):
-            stream.write((as_json if json else as_text)(orphan) + "\n")
-            found = True
+    for orphan in orphans(reader):
+        stream.write((as_json if json else as_text)(orphan) + "\n")
+        found = True
     if not found:
         print("iptrec show: every event belongs to a packet", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO
@@ -198,23 +177,6 @@ def _notes(reader: Reader) -> list[str]:
     if not reader.facts.closed:
         notes.append("the recording was not closed: cut off or running")
     return notes
-
-
-def _list(text: str) -> list[str]:
-    return [one for one in text.split(",") if one]
-
-
-def _verdict(text: str) -> str:
-    if text.upper() not in _VERDICTS:
-        raise UsageError(f"--verdict {text!r} is none of {', '.join(_VERDICTS)}")
-    return text.upper()
-
-
-def _chain(text: str) -> tuple[str, str]:
-    table, slash, chain = text.partition("/")
-    if not (table and slash and chain):
-        raise UsageError(f"--chain {text!r} is not TABLE/CHAIN, as in filter/FORWARD")
-    return table, chain
 
 
 def _ticks(reader: Reader) -> Iterator[int]:

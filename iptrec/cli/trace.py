@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iptrec.cli import record as recording
+from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def trace(
     packets: recording.Packets = None,
     snaplen: recording.Snaplen = 256,
     force: recording.Force = False,
-    chains: showing.Chains = "",
-    verdicts: showing.Verdicts = "",
+    chains: which.Chains = "",
+    verdicts: which.Verdicts = "",
     phys: showing.Phys = False,
     rules: showing.Rules = True,
     iface_changes: showing.IfaceChanges = True,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from iptrec.analyze import window
 from iptrec.analyze.replay import Replay
+from iptrec.analyze.selection import Selection
 from iptrec.analyze.summary import summarize
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
@@ -30,7 +31,7 @@ def ways(recording, **selection):
             one.complete,
             [(f"{s.table}/{s.chain}", s.rule or s.type, s.target) for s in one.steps],
         )
-        for one in Replay(recording, **selection)
+        for one in Replay(recording, Selection(**selection))
     ]
 
 
@@ -261,14 +262,14 @@ def test_selection():
         + through(*passed, packet=udp(ident=8), indev=2)
         + through(*dropped, packet=udp(ident=9), indev=3)
     )
-    numbers = lambda **selection: [one.number for one in Replay(recording, **selection)]  # noqa: E731
+    numbers = lambda **selection: [one.number for one in Replay(recording, Selection(**selection))]  # noqa: E731
     assert numbers() == [1, 2, 3]
-    assert numbers(verdicts={"DROP"}) == [1, 3]
+    assert numbers(verdicts=frozenset({"DROP"})) == [1, 3]
     assert numbers(number=2) == [2]
     recording.snapshots_.append(
         type(recording.snapshots_[0])(9, 1, "links", 0, "links", b'[{"index":3,"name":"eth3"}]')
     )
-    assert numbers(interfaces={"eth3"}) == [3]
+    assert numbers(interfaces=frozenset({"eth3"})) == [3]
 
 
 WAYS = [

@@ -27,7 +27,7 @@ ERRORS = {
     "option": (["show", "--zzz"], "iptrec show: No such option: --zzz; see iptrec show --help"),
     "command": (["nonsense"], "iptrec: No such command 'nonsense'; see iptrec --help"),
     "filter": (["show", HAIRPIN, "foo bar"], 'iptrec: filter "foo bar": '),
-    "chain": (["show", HAIRPIN, "--chain", "FORWARD"], "iptrec: --chain 'FORWARD' is not TABLE/CHAIN"),
+    "chain": (["show", HAIRPIN, "--chain", "FORWARD"], "iptrec: --chain 'FORWARD' is no TABLE/CHAIN"),
     "color": (["show", HAIRPIN, "--color", "pink"], "iptrec: --color 'pink' is none of"),
     "output": (["show", HAIRPIN, "-o", "/nope/x"], "iptrec: cannot write /nope/x"),
 }  # fmt: skip
@@ -81,7 +81,9 @@ def test_closed_pipe_is_quiet():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["", "record", "show", "info", "trace", "demo"])
+@pytest.mark.parametrize(
+    "command", ["", "record", "show", "paths", "rules", "info", "trace", "demo"]
+)
 def test_help(command):
     """Each command explains itself."""
     done = iptrec(*command.split(), "--help")
@@ -100,3 +102,90 @@ def test_no_arguments_is_help():
     done = iptrec()
     assert done.returncode == 2
     assert "Usage: iptrec" in done.stdout + done.stderr
+
+
+SELECTIONS = {  # on the loopback sample: the packets that are left
+    "everything": ([], 16),
+    "filter": (["icmp6"], 4),
+    "verdict": (["--verdict", "drop"], 2),
+    "verdicts": (["--verdict", "DROP,ACCEPT"], 16),
+    "chain": (["--chain", "filter/gone"], 4),
+    "chains": (["--chain", "filter/gone,filter/BYE"], 5),
+    "rule": (["--rule", "filter/INPUT/4"], 1),
+    "rules": (["--rule", "filter/INPUT/4,filter/BYE/1"], 2),
+    "rule_that_is_not_there": (["--rule", "filter/INPUT/9"], 0),
+    "iface": (["--iface", "lo"], 16),
+    "other_iface": (["--iface", "eth0"], 0),
+    "mark": (["--mark", "0"], 13),
+    "mark_with_mask": (["--mark", "0xa/0xf"], 6),
+    "complete": (["--complete"], 16),
+    "incomplete": (["--incomplete"], 0),
+    "since": (["--since", "0s"], 16),
+    "until": (["--until", "0s"], 0),
+    "before_the_end": (["--since", "-1h", "--until", "-0s"], 16),
+    "absolute": (["--since", "2020-01-01", "--until", "2020-01-02T00:00:00+01:00"], 0),
+    "netns": (["--netns", "web"], 0),
+    "all_at_once": (["--verdict", "DROP", "--chain", "filter/BYE", "--iface", "lo", "udp"], 1),
+}
+
+
+@pytest.mark.parametrize("case", SELECTIONS)
+def test_selections_are_the_same_everywhere(case):
+    """Show and paths count the same packets; none is exit status 1."""
+    options, expected = SELECTIONS[case]
+    shown = iptrec("show", "--json", LOOPBACK, *options)
+    counted = iptrec("paths", "--json", LOOPBACK, *options)
+    assert len(shown.stdout.splitlines()) == expected
+    assert sum(json.loads(line)["packets"] for line in counted.stdout.splitlines()) == expected
+    assert {shown.returncode, counted.returncode} == {0 if expected else 1}
+
+
+BAD_SELECTIONS = {
+    "rule": (["--rule", "filter/INPUT"], "--rule 'filter/INPUT' is no TABLE/CHAIN/N"),
+    "mark": (["--mark", "blue"], "--mark 'blue' is no VALUE[/MASK]"),
+    "big_mark": (["--mark", "0x100000000"], "--mark '0x100000000' is no VALUE[/MASK]"),
+    "time": (["--since", "yesterday"], "--since 'yesterday' is no time"),
+    "verdict": (["--verdict", "MAYBE"], "--verdict 'MAYBE' is none of ACCEPT"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SELECTIONS)
+@pytest.mark.parametrize("command", ["show", "paths"])
+def test_selection_that_cannot_be_meant(command, case):
+    """One line, exit status 2."""
+    options, message = BAD_SELECTIONS[case]
+    done = iptrec(command, LOOPBACK, *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+def test_path_lists_its_packets():
+    """What paths counts, show --path lists, whatever else is selected."""
+    for line in iptrec("paths", "--json", LOOPBACK).stdout.splitlines():
+        path = json.loads(line)
+        shown = iptrec("show", "--json", LOOPBACK, "--path", str(path["path"])).stdout.splitlines()
+        assert len(shown) == path["packets"]
+        packets = [json.loads(one) for one in shown]
+        assert packets[0]["packet"] == path["example"]
+        assert {one["verdict"] for one in packets} == {path["verdict"]}
+        fewer = iptrec("show", "--json", LOOPBACK, "--path", str(path["path"]), "icmp").stdout
+        assert set(fewer.splitlines()) <= set(shown)
+
+
+def test_rules_that_were_hit_or_not():
+    """--hit and --unused share the rules out between them."""
+    sides = [
+        {
+            (chain["table"], chain["chain"], rule["rule"])
+            for line in iptrec("rules", "--json", LOOPBACK, *options).stdout.splitlines()
+            for chain in [json.loads(line)]
+            for rule in chain["rules"]
+        }
+        for options in (["--hit"], ["--unused"], [])
+    ]
+    assert sides[0]
+    assert sides[1]
+    assert sides[0] | sides[1] == sides[2]
+    assert not sides[0] & sides[1]
+    assert iptrec("rules", LOOPBACK, "--table", "raw", "--hit").returncode == 1
+    assert "is none of raw" in iptrec("rules", LOOPBACK, "--table", "flter").stderr

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from iptrec.analyze.replay import Replay
+from iptrec.analyze.selection import Selection
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -47,6 +48,9 @@ def test_index_given_to_another_interface(lab, tmp_path):
     child.communicate(timeout=30)
     with Reader(path) as reader:
         names = {(one.header["length"] - 28, one.in_ or one.out) for one in Replay(reader)}
-        selected = [one.header["length"] - 28 for one in Replay(reader, interfaces=["second"])]
+        selected = [
+            one.header["length"] - 28
+            for one in Replay(reader, Selection(interfaces=frozenset({"second"})))
+        ]
     assert names == {(100, "first"), (101, "second"), (102, "third"), (103, "fourth")}
     assert selected == [101, 101]

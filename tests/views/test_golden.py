@@ -9,9 +9,12 @@ import jsonschema
 import pytest
 
 from iptrec.analyze.replay import Replay
+from iptrec.analyze.rules import count_rules
+from iptrec.analyze.selection import Selection
+from iptrec.analyze.statistics import count_paths
 from iptrec.analyze.summary import summarize
 from iptrec.recording.reader import Reader
-from iptrec.views import info, text
+from iptrec.views import info, paths, rules, text
 from iptrec.views import json as as_json
 
 ROOT = Path(__file__).parents[2]
@@ -19,11 +22,17 @@ SAMPLES = sorted(path.stem for path in (ROOT / "samples").glob("*.db"))
 
 
 def views(sample):
-    """What `show` and `show --json` print."""
+    """What `show`, `paths` and `rules` print, and their --json."""
     with Reader(ROOT / "samples" / f"{sample}.db") as reader:
         packets = list(Replay(reader))
+        found = count_paths(reader, Selection())
+        tables = count_rules(reader, Selection())
     layout = text.Layout(phys=True)
     return {
+        "paths.txt": "".join(paths.as_text(*one) for one in found),
+        "paths.jsonl": "".join(paths.as_json(*one) + "\n" for one in found),
+        "rules.txt": "".join(line + "\n" for table in tables for line in rules.as_text(table)),
+        "rules.jsonl": "".join(line + "\n" for table in tables for line in rules.as_json(table)),
         "txt": "\n".join(text.render(packet, layout) for packet in packets),
         "jsonl": "".join(as_json.line(packet) + "\n" for packet in packets),
     }
@@ -52,12 +61,13 @@ def test_sample_is_shown_as_before(sample, request):
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_machine_output_fits_its_schema(sample):
-    """Show --json and info --json are what schemas/ says."""
-    show = validator("show")
-    lines = views(sample)["jsonl"].splitlines()
-    assert lines
-    for line in lines:
-        show.validate(json.loads(line))
+    """What --json prints is what schemas/ says."""
+    printed = views(sample)
+    for schema, suffix in (("show", "jsonl"), ("paths", "paths.jsonl"), ("rules", "rules.jsonl")):
+        lines = printed[suffix].splitlines()
+        assert lines
+        for line in lines:
+            validator(schema).validate(json.loads(line))
     with Reader(ROOT / "samples" / f"{sample}.db") as reader:
         found = json.loads(info.as_json(reader, summarize(reader)))
     validator("info").validate(found)

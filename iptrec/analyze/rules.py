@@ -1,0 +1,133 @@
+"""The rules of a recording with what hit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.analyze.grammar import always_matches, ends_chain
+from iptrec.analyze.identity import lengths
+from iptrec.analyze.replay import Replay
+from iptrec.analyze.statistics import Count
+from iptrec.analyze.timeline import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from iptrec.analyze.grammar import Place
+    from iptrec.analyze.rulebook import Rulebook
+    from iptrec.analyze.selection import Selection
+    from iptrec.analyze.timeline import Family
+    from iptrec.analyze.window import Window
+    from iptrec.decode.rule import Chain, Rule
+    from iptrec.recording.rows import Recording
+
+    I64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCount:
+    """A rule, or with ``rule`` None a chain's policy, and what hit it.
+
+    ``number`` counts the user's rules from 1. ``unreachable``: the number of the earlier rule that ends
+    the chain for every packet.
+    """
+
+    chain: str
+    number: int | None
+    rule: Rule | None
+    count: Count
+    unreachable: int | None = None
+
+
+@dataclass(slots=True)
+class TableCount:
+    """A table as it last was; each chain with its policy (None: a user's) and its rules."""
+
+    family: Family
+    table: str
+    chains: dict[str, tuple[str | None, list[RuleCount]]] = field(default_factory=dict)
+    policies: dict[str, Count] = field(default_factory=dict)
+
+
+_Key = tuple["Family", str, str, "str | None", int]
+
+
+def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
+    """What the selected packets hit, for each table as it last was; rules that are gone are left out."""
+    replay = Replay(recording, selection)
+    hits: dict[_Key, Count] = {}
+    book: Rulebook | None = None
+    for window, positions, _ in replay.windows_with_paths():
+        book = window.rulebook
+        _count_window(window, positions, hits)
+    return [] if book is None else list(_tables(book, hits))
+
+
+def _tables(book: Rulebook, hits: dict[_Key, Count]) -> Iterator[TableCount]:
+    for family in KINDS:
+        for table, timeline in book.timelines.loaded(family).items():
+            yield _table(family, table, timeline.states[-1].chains or {}, hits, book.own_comment)
+
+
+def _count_window(window: Window, chosen: I64, hits: dict[_Key, Count]) -> None:
+    """Add the hits of the selected packets, place by place."""
+    assembly, events = window.assembly, window.events
+    outcome = assembly.outcome[chosen]
+    sizes, times = lengths(events), window.moment_ns
+    for number in np.unique(outcome).tolist():
+        way = assembly.outcomes[number].way
+        here = chosen[outcome == number]
+        starts = assembly.first[here]
+        for at, one in enumerate(way):
+            place = window.rulebook.places[one]
+            if place.own:
+                continue
+            rows = assembly.rows[starts + at]
+            hits.setdefault(_key(window, one, place), Count()).add(
+                len(rows),
+                int(sizes[rows].sum()),
+                int(times[rows].min()),
+                int(times[rows].max()),
+                window.number + int(here[0]),
+            )
+
+
+def _key(window: Window, number: int, place: Place) -> _Key:
+    """What stays of a rule when others come and go: its text, and which of equal ones it is."""
+    family = window.rulebook.families[number]
+    if place.rule is None:
+        return family, place.table, place.chain, None, 0
+    chain = window.rulebook.grammars[number].ruleset.tables[place.table][place.chain]
+    before = chain.rules[: place.index - 1]
+    return (
+        family, place.table, place.chain, place.rule.spec,
+        sum(rule.spec == place.rule.spec for rule in before),
+    )  # fmt: skip
+
+
+def _table(
+    family: Family, table: str, chains: dict[str, Chain], hits: dict[_Key, Count], own: str | None
+) -> TableCount:
+    found = TableCount(family, table)
+    for chain in chains.values():
+        rules: list[RuleCount] = []
+        seen: dict[str, int] = {}
+        ended: int | None = None
+        for rule in chain.rules:
+            ordinal = seen.get(rule.spec, 0)
+            seen[rule.spec] = ordinal + 1
+            if own is not None and rule.comment == own:
+                continue
+            number = len(rules) + 1
+            count = hits.get((family, table, chain.name, rule.spec, ordinal), Count())
+            rules.append(RuleCount(chain.name, number, rule, count, ended))
+            if ended is None and always_matches(rule) and ends_chain(rule):
+                ended = number
+        found.chains[chain.name] = chain.policy, rules
+        found.policies[chain.name] = hits.get((family, table, chain.name, None, 0), Count())
+    return found

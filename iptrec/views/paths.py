@@ -1,0 +1,82 @@
+"""``iptrec paths``: a table of the ways that packets took."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+from iptrec.views.escape import printable
+from iptrec.views.json import iso_time
+
+if TYPE_CHECKING:
+    from iptrec.analyze.paths import Path, PathStep
+    from iptrec.analyze.statistics import Count
+
+FORMAT: Final = 1
+_WIDTH: Final = 80
+
+
+def as_json(number: int, path: Path, count: Count) -> str:
+    """One JSON object, ASCII only; schemas/paths-v1.schema.json describes it."""
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "path": number,
+            "packets": count.packets,
+            "bytes": count.bytes,
+            "first": iso_time(count.first_ns),
+            "last": iso_time(count.last_ns),
+            "example": count.example,
+            **asdict(path),
+        },
+        separators=(",", ":"),
+    )
+
+
+def as_text(number: int, path: Path, count: Count) -> str:
+    """A few lines of at most 80 columns, each with its newline: who decided, how often, and the way."""
+    decided = ""
+    if path.decided_by is not None:
+        place = path.decided_by
+        rule = "policy" if place.rule is None else f"rule {place.rule}"
+        decided = f" by {printable(place.table)}/{printable(place.chain)} {rule}"
+    doubts = [
+        word
+        for word, holds in (("incomplete", not path.complete), ("ambiguous", path.ambiguous))
+        if holds
+    ]
+    unsure = f" ({' and '.join(doubts)})" if doubts else ""
+    netns = "" if path.netns is None else f" netns={printable(path.netns)}"
+    title = f"path {number}: {path.family}{netns} {printable(path.verdict)}{decided}{unsure}"
+    counts = (
+        f"{count.packets:,} packets, {count.bytes:,} bytes, {_clock(count.first_ns)} to"
+        f" {_clock(count.last_ns)}, first #{count.example}"
+    )
+    lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
+    return "\n".join(lines) + "\n"
+
+
+def _step(step: PathStep) -> str:
+    where = f"{printable(step.table)}/{printable(step.chain)}"
+    if step.type == "rule":
+        return f"{where} {'#' + str(step.rule) if step.rule else '(our own)'}"
+    return f"{where} {step.type}"
+
+
+def _wrapped(steps: list[str]) -> list[str]:
+    """Steps with arrows between them, never broken inside."""
+    lines: list[str] = []
+    for step in steps:
+        text = step if not lines else f"> {step}"
+        if lines and len(lines[-1]) + 1 + len(text) <= _WIDTH:
+            lines[-1] += f" {text}"
+        else:
+            lines.append(f"    {text}")
+    return lines
+
+
+def _clock(time_ns: int) -> str:
+    """The time of day, UTC, with milliseconds."""
+    text = iso_time(time_ns).partition("T")[2]
+    return text[:12] if text else str(time_ns)
