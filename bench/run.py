@@ -14,3 +14,4 @@ if __name__ == "__main__":
         subprocess.run([sys.executable, HERE / "analyze.py", output], check=True)
     subprocess.run([sys.executable, HERE / "exact.py"], check=True)
     subprocess.run([sys.executable, HERE / "watch.py"], check=True)
+    subprocess.run([sys.executable, HERE / "diff.py"], check=True)

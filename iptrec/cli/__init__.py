@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from iptrec import __version__
-from iptrec.cli import demo, info, paths, record, rules, show, trace
+from iptrec.cli import demo, diff, info, paths, record, rules, show, trace
 from iptrec.errors import EXIT_TROUBLE, IptrecError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command(context_settings=_WORDS)(trace.trace)
 app.command()(show.show)
 app.command()(paths.paths)
 app.command()(rules.rules)
+app.command()(diff.diff)
 app.command()(info.info)
 app.command()(demo.demo)
 

@@ -16,33 +16,35 @@ FORMAT: Final = 1
 
 def line(traversal: Traversal) -> str:
     """The traversal as a JSON object on one line, ASCII only."""
+    return json.dumps(as_object(traversal), separators=(",", ":"))
+
+
+def as_object(traversal: Traversal) -> dict[str, Any]:
+    """The traversal as values of JSON."""
     decided = traversal.decided_by
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "packet": traversal.number,
-            "time": iso_time(traversal.time_ns),
-            "time_ns": traversal.time_ns,
-            "family": traversal.family,
-            "netns": traversal.netns,
-            "in": traversal.in_,
-            "out": traversal.out,
-            "link": traversal.link,
-            "header": traversal.header,
-            "verdict": traversal.verdict,
-            "decided_by": None
-            if decided is None
-            else {"table": decided.table, "chain": decided.chain, "rule": decided.rule},
-            "complete": traversal.complete,
-            "ambiguous": traversal.ambiguous,
-            "reason": traversal.reason,
-            "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
-            "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
-            "connection": _connection(traversal.connection),
-            "steps": [_step(step) for step in traversal.steps],
-        },
-        separators=(",", ":"),
-    )
+    return {
+        "format": FORMAT,
+        "packet": traversal.number,
+        "time": iso_time(traversal.time_ns),
+        "time_ns": traversal.time_ns,
+        "family": traversal.family,
+        "netns": traversal.netns,
+        "in": traversal.in_,
+        "out": traversal.out,
+        "link": traversal.link,
+        "header": traversal.header,
+        "verdict": traversal.verdict,
+        "decided_by": None
+        if decided is None
+        else {"table": decided.table, "chain": decided.chain, "rule": decided.rule},
+        "complete": traversal.complete,
+        "ambiguous": traversal.ambiguous,
+        "reason": traversal.reason,
+        "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
+        "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
+        "connection": _connection(traversal.connection),
+        "steps": [_step(step) for step in traversal.steps],
+    }
 
 
 def iso_time(time_ns: int) -> str:

@@ -1,0 +1,99 @@
+"""``iptrec diff``: what changed between rulesets, paths or packets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.views.escape import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from iptrec.analyze.diff import Difference
+
+FORMAT: Final = 1
+_RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
+_SHOWN: Final = 20  # packets
+
+
+def as_json(differences: Sequence[Difference], hits: dict[int, list[int]] | None) -> str:
+    """One JSON object, ASCII only; ``hits``: the packets that hit each difference, by its index."""
+    changes = []
+    for number, one in enumerate(differences):
+        change: dict[str, Any] = asdict(one)
+        change["packets"] = None if hits is None else hits.get(number, [])
+        changes.append(change)
+    return json.dumps(
+        {"format": FORMAT, "summary": _counts(differences), "changes": changes},
+        separators=(",", ":"),
+    )
+
+
+def as_text(
+    differences: Sequence[Difference], hits: dict[int, list[int]] | None, *, colour: bool
+) -> Iterator[str]:
+    """Lines without their newlines: by chain, then one that sums up."""
+    numbered = enumerate(differences)
+    for (family, table, chain), group in itertools.groupby(
+        numbered, key=lambda one: (one[1].family, one[1].table, one[1].chain)
+    ):
+        where = f"{printable(table)}/{printable(chain)}" if chain else printable(table)
+        yield _styled(f"@@ {where} ({family}) @@", _BOLD, colour)
+        for number, one in group:
+            yield from _lines(one, colour=colour)
+            if hits and hits.get(number):
+                yield f"       hit by {_packets(hits[number])}"
+    yield summary(differences)
+
+
+def summary(differences: Sequence[Difference]) -> str:
+    """One line."""
+    counts = _counts(differences)
+    if not counts:
+        return "no difference"
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+
+
+def _lines(one: Difference, *, colour: bool) -> Iterator[str]:
+    old, new = printable(one.old or ""), printable(one.new or "")
+    match one.kind:
+        case "inserted":
+            yield _styled(f"+{_number(one.new_rule)} {new}", _GREEN, colour)
+        case "deleted":
+            yield _styled(f"-{_number(one.old_rule)} {old}", _RED, colour)
+        case "changed":
+            yield _styled(f"-{_number(one.old_rule)} {old}", _RED, colour)
+            yield _styled(f"+{_number(one.new_rule)} {new}", _GREEN, colour)
+        case "moved":
+            yield _styled(f"~{_number(one.old_rule)} > #{one.new_rule}  {new}", _YELLOW, colour)
+        case "policy":
+            yield _styled(f"-      policy {old or '-'}", _RED, colour)
+            yield _styled(f"+      policy {new or '-'}", _GREEN, colour)
+        case "chain renamed":
+            yield _styled(f"~      renamed to {new}", _YELLOW, colour)
+        case "chain created" | "table loaded":
+            yield _styled(f"+      {one.kind}", _GREEN, colour)
+        case _:
+            yield _styled(f"-      {one.kind}", _RED, colour)
+
+
+def _number(rule: int | None) -> str:
+    return f"{'#' + str(rule):>6}"
+
+
+def _packets(numbers: list[int]) -> str:
+    shown = ", ".join(f"#{number}" for number in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN:,} more" if len(numbers) > _SHOWN else ""
+    return f"{len(numbers):,} packets: {shown}{more}"
+
+
+def _counts(differences: Sequence[Difference]) -> dict[str, int]:
+    return dict(Counter(one.kind for one in differences))
+
+
+def _styled(text: str, style: str, colour: bool) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if colour else text
