@@ -39,11 +39,16 @@ class Replay:
 
     def __iter__(self) -> Iterator[Traversal]:
         """All of the recording."""
+        return (traversal for *_, traversal in self.in_windows())
+
+    def in_windows(self) -> Iterator[tuple[Window, int, Traversal]]:
+        """The same, each with its window and its position there."""
         return self._traversals(windows(self._reader))
 
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
-        return self._traversals(follow(self._reader, ticks))
+        found = self._traversals(follow(self._reader, ticks))
+        return (traversal for *_, traversal in found)
 
     def windows_with_paths(self) -> Iterator[tuple[Window, I64, I64]]:
         """Each window with the positions that are selected, and the path of every decided traversal."""
@@ -58,7 +63,7 @@ class Replay:
                 positions = positions[numbers[positions] == self._selection.path]
             yield window, positions, numbers
 
-    def _traversals(self, source: Iterable[Window]) -> Iterator[Traversal]:
+    def _traversals(self, source: Iterable[Window]) -> Iterator[tuple[Window, int, Traversal]]:
         builders: dict[int, _Builder] = {}
         for window in source:
             stream = window.stream
@@ -78,7 +83,7 @@ class Replay:
                 numbers = self.book.numbers(window, netns)
                 positions = positions[numbers[positions] == self._selection.path]
             for position in positions.tolist():
-                yield build.traversal(position)
+                yield window, position, build.traversal(position)
             last = self._selection.number
             if last is not None and window.number + window.decided > last:
                 return

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from iptrec import __version__
-from iptrec.cli import demo, diff, info, paths, record, rules, show, trace
+from iptrec.cli import demo, diff, info, paths, record, rules, show, trace, why
 from iptrec.errors import EXIT_TROUBLE, IptrecError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ _WORDS = {"ignore_unknown_options": False, "allow_interspersed_args": True}
 app.command(context_settings=_WORDS)(record.record)
 app.command(context_settings=_WORDS)(trace.trace)
 app.command()(show.show)
+app.command()(why.why)
 app.command()(paths.paths)
 app.command()(rules.rules)
 app.command()(diff.diff)

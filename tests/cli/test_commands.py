@@ -82,7 +82,7 @@ def test_closed_pipe_is_quiet():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "record", "show", "paths", "rules", "info", "trace", "demo"]
+    "command", ["", "record", "show", "why", "paths", "rules", "diff", "info", "trace", "demo"]
 )
 def test_help(command):
     """Each command explains itself."""

@@ -13,8 +13,9 @@ from iptrec.analyze.rules import count_rules
 from iptrec.analyze.selection import Selection
 from iptrec.analyze.statistics import count_paths
 from iptrec.analyze.summary import summarize
+from iptrec.analyze.why import explain
 from iptrec.recording.reader import Reader
-from iptrec.views import info, paths, rules, text
+from iptrec.views import info, paths, rules, text, why
 from iptrec.views import json as as_json
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,13 @@ def views(sample):
         packets = list(Replay(reader))
         found = count_paths(reader, Selection())
         tables = count_rules(reader, Selection())
+        explained = list(explain(reader, Selection()))
     layout = text.Layout(phys=True)
     return {
+        "why.txt": "".join(
+            line + "\n" for one in explained for line in why.as_text(one, colour=False)
+        ),
+        "why.jsonl": "".join(why.as_json(one) + "\n" for one in explained),
         "paths.txt": "".join(paths.as_text(*one) for one in found),
         "paths.jsonl": "".join(paths.as_json(*one) + "\n" for one in found),
         "rules.txt": "".join(line + "\n" for table in tables for line in rules.as_text(table)),
@@ -63,7 +69,12 @@ def test_sample_is_shown_as_before(sample, request):
 def test_machine_output_fits_its_schema(sample):
     """What --json prints is what schemas/ says."""
     printed = views(sample)
-    for schema, suffix in (("show", "jsonl"), ("paths", "paths.jsonl"), ("rules", "rules.jsonl")):
+    for schema, suffix in (
+        ("show", "jsonl"),
+        ("paths", "paths.jsonl"),
+        ("rules", "rules.jsonl"),
+        ("why", "why.jsonl"),
+    ):
         lines = printed[suffix].splitlines()
         assert lines
         for line in lines:

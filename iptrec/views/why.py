@@ -1,0 +1,110 @@
+"""``iptrec why``: the decision in a sentence, then how it came to it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.views.escape import printable
+from iptrec.views.json import as_object, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.analyze.traversal import Step, Traversal
+    from iptrec.analyze.why import Explained, Passed
+
+FORMAT: Final = 1
+_VERBS: Final = {
+    "ACCEPT": "accepted", "DROP": "dropped", "REJECT": "rejected", "QUEUE": "handed to userspace",
+    "REASSEMBLED": "put together with other fragments",
+}  # fmt: skip
+_FAINT: Final = "2"
+
+
+def as_json(explained: Explained) -> str:
+    """One JSON object, ASCII only; schemas/why-v1.schema.json describes it."""
+    packet = as_object(explained.traversal)
+    for step, passed in zip(packet["steps"], explained.passed, strict=True):
+        step["passed"] = [_passed(one) for one in passed]
+    return json.dumps(
+        {"format": FORMAT, "decision": decision(explained.traversal), "packet": packet},
+        separators=(",", ":"),
+    )
+
+
+def as_text(explained: Explained, *, colour: bool) -> Iterator[str]:
+    """Lines without their newlines."""
+    traversal = explained.traversal
+    yield decision(traversal)
+    if traversal.reason:
+        yield f"({printable(traversal.reason)})"
+    before = ""
+    for step, passed in zip(traversal.steps, explained.passed, strict=True):
+        chain = f"{printable(step.table)}/{printable(step.chain)}"
+        if chain != before:
+            yield f"  {chain}"
+        before = chain
+        for one in passed:
+            yield _styled(f"    #{one.number:<4} {_no(one)}", _FAINT, colour)
+        yield f"    {_met(step)}"
+
+
+def decision(traversal: Traversal) -> str:
+    """What became of the packet, by whom: one plain sentence."""
+    header = traversal.header
+    ends = " > ".join(
+        endpoint(str(header.get(address)), header.get(port) or 0)
+        for address, port in (("src", "sport"), ("dst", "dport"))
+    )
+    packet = f"Packet #{traversal.number} ({traversal.family} {header.get('proto')} {ends})"
+    verb = _VERBS.get(traversal.verdict)
+    if verb is None:
+        return printable(f"{packet}: no rule is known to have decided what became of it.")
+    place = traversal.decided_by
+    if place is None:
+        return printable(f"{packet} was {verb}.")
+    where = f"{place.table}/{place.chain}"
+    if place.rule is None:
+        return printable(f"{packet} was {verb} by the policy of {where}.")
+    spec = next(
+        (
+            step.spec
+            for step in reversed(traversal.steps)
+            if (step.table, step.chain, step.rule) == (place.table, place.chain, place.rule)
+        ),
+        None,
+    )
+    return printable(f"{packet} was {verb} by {where} rule {place.rule}, `{spec}`.")
+
+
+def _no(one: Passed) -> str:
+    """Why a rule did not match."""
+    judgement = one.judgement
+    spec = printable(one.rule.spec)
+    if judgement.fits is False:
+        return f"{spec}  <- no: {printable(judgement.because or '')}"
+    if judgement.fits is None:
+        return f"{spec}  <- no: it depends on {printable(judgement.because or '')}"
+    return f"{spec}  <- no, though all that is known of the packet fits"
+
+
+def _met(step: Step) -> str:
+    target = printable(step.target or "goes on")
+    if step.type == "rule":
+        number = f"#{step.rule}" if step.rule is not None else "#-"
+        return f"{number:<5} {printable(step.spec or '?')}  => {target}"
+    return f"{step.type}  => {target}"
+
+
+def _passed(one: Passed) -> dict[str, Any]:
+    return {
+        "rule": one.number,
+        "spec": one.rule.spec,
+        "fits": one.judgement.fits,
+        "because": one.judgement.because,
+    }
+
+
+def _styled(text: str, style: str, colour: bool) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if colour else text
