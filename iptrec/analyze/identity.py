@@ -51,6 +51,16 @@ def flow_keys(events: NflogEvents, *, back: bool = False) -> U64:
     return _mixed(_of(events).flow(back=back))
 
 
+def protocols(events: NflogEvents) -> I64:
+    """The number of the transport protocol of each packet, shape (n,)."""
+    return _of(events).protocols()
+
+
+def pair_keys(events: NflogEvents) -> U64:
+    """One key an event for source and destination address, shape (n,)."""
+    return _mixed(_of(events).pair())
+
+
 def lengths(events: NflogEvents) -> I64:
     """The length of each packet (bytes) as its IP header says it, shape (n,)."""
     return _of(events).lengths()
@@ -136,6 +146,19 @@ class _Packets:
             )
         source, destination = reversed(ends) if back else ends
         return [protocol.astype(np.uint64), *source, *destination]
+
+    def protocols(self) -> I64:
+        """Behind the extension headers of IPv6."""
+        return self._layer4()[1]
+
+    def pair(self) -> list[U64]:
+        """Source and destination address, each shape (n,), uint64."""
+        four = np.where(self._ipv6, np.uint64(0), self._word(self._start + 12))
+        six = [
+            np.where(self._ipv6, self._word(self._start + 8 + 8 * i), np.uint64(0))
+            for i in range(4)
+        ]
+        return [four, *six]
 
     def lengths(self) -> I64:
         """IPv4: total length; IPv6: payload length and the header."""

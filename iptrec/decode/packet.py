@@ -95,7 +95,7 @@ def _ipv4(data: bytes, quote: bool) -> Header:
     result: Header = {
         "src": str(ipaddress.IPv4Address(fields["src"])),
         "dst": str(ipaddress.IPv4Address(fields["dst"])),
-        "proto": _protocol(fields["p"]),
+        "proto": protocol_name(fields["p"]),
         "length": fields["len"],
         "ttl": fields["ttl"],
         "id": fields["id"],
@@ -147,7 +147,7 @@ def _ipv6(data: bytes, quote: bool) -> Header:
     if protocol in _EXTENSIONS and not fragment:  # cut off in it, or more than we walk
         extensions.append(_EXTENSIONS[protocol])
         return result | {"ext": extensions, "truncated": True}
-    result["proto"] = _protocol(protocol)
+    result["proto"] = protocol_name(protocol)
     if extensions:
         result["ext"] = extensions
     return _transport(result, protocol, data, fragment, quote=quote)
@@ -249,5 +249,6 @@ def _captured(kind: Any, data: bytes, names: dict[str, str]) -> Header:  # noqa:
     return result
 
 
-def _protocol(number: int) -> str:
+def protocol_name(number: int) -> str:
+    """As /etc/protocols has it, else the number."""
     return _PROTOCOLS.get(number, str(number))

@@ -26,6 +26,7 @@ _WIDTH: Final = 80
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value; a command can be as long as it likes
 _LOSSES: Final = 10
+_TALKERS: Final = 4
 
 
 def as_json(recording: Recording, summary: Summary) -> str:
@@ -44,6 +45,13 @@ def as_json(recording: Recording, summary: Summary) -> str:
             "ambiguous": summary.ambiguous,
             "orphans": summary.orphans,
             "verdicts": summary.verdicts,
+            "protocols": summary.protocols,
+            "interfaces": [
+                {"in": inside, "out": outside, "packets": count}
+                for (inside, outside), count in summary.interfaces.items()
+            ],
+            "talkers": [asdict(one) for one in summary.talkers],
+            "talkers_exact": summary.talkers_exact,
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
             "losses": [asdict(one) for one in losses],
@@ -72,11 +80,21 @@ def as_text(recording: Recording, summary: Summary) -> str:
         stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
     flaws = _flaws(summary, losses, closed=facts.closed)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
+    ways = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
+    talkers = [
+        f"{one.packets:,} {one.src} > {one.dst} ({one.bytes:,} bytes)"
+        for one in summary.talkers[:_TALKERS]
+    ]
+    if not summary.talkers_exact:
+        talkers.append("about, there were too many")
     rows = [
         ("complete", f"no: {', '.join(flaws)}" if flaws else "yes"),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}"),
         ("verdicts", ", ".join(verdicts) or "-"),
+        ("protocols", _counted(summary.protocols)),
+        ("ways", _counted(ways)),
+        ("talkers", "; ".join(talkers) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
         ("interfaces", ", ".join(facts.interfaces) or "all"),
@@ -92,6 +110,10 @@ def as_text(recording: Recording, summary: Summary) -> str:
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
     return "".join(_row(name, value) for name, value in rows)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "-"
 
 
 def how_many(losses: Sequence[Loss]) -> str:
