@@ -4,6 +4,9 @@ The container 172.22.0.2 connects to 172.17.0.3:1242 (DNAT to 172.23.0.2:1242); 
 DOCKER-ISOLATION-STAGE-2 rule 1.
 """
 
+import os
+import sys
+
 from recording import HERE
 
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
@@ -12,11 +15,23 @@ from iptrec.kernel.lab import Lab
 
 def main() -> None:
     """Record it."""
-    output = str(HERE / "docker_hairpin.db")
+    output = os.path.relpath(HERE / "docker_hairpin.db")
+    traffic = ["python3" if word == sys.executable else word for word in TRAFFIC]
     with Lab() as lab:
         docker_hairpin(lab)
         lab.run(
-            [TRAFFIC[2], "-m", "iptrec", "record", "--force", FILTER, "-o", output, "--", *TRAFFIC]
+            [
+                sys.executable,
+                "-m",
+                "iptrec",
+                "record",
+                "--force",
+                FILTER,
+                "-o",
+                output,
+                "--",
+                *traffic,
+            ]
         )
 
 

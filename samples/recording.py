@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,10 +33,18 @@ def record(lab: Lab, name: str, expression: str, traffic: str) -> Path:
     """
     output = HERE / f"{name}.db"
     script = traffic.replace("@", "nsenter --net=/run/netns/")
-    script = script.replace("udp ", f"{sys.executable} -c '{UDP_CLIENT}' ")
+    script = script.replace("udp ", f"python3 -c '{UDP_CLIENT}' ")
     lab.run(
         [
-            *(sys.executable, "-m", "iptrec", "record", "--force", "--output", str(output)),
+            *(
+                sys.executable,
+                "-m",
+                "iptrec",
+                "record",
+                "--force",
+                "--output",
+                os.path.relpath(output),
+            ),
             *(expression, "--", "sh", "-c", script),
         ]
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from iptrec import __version__
-from iptrec.cli import demo, diff, info, paths, record, rules, show, trace, why
+from iptrec.cli import check, demo, diff, info, paths, record, rules, show, trace, why
 from iptrec.errors import EXIT_TROUBLE, IptrecError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command()(why.why)
 app.command()(paths.paths)
 app.command()(rules.rules)
 app.command()(diff.diff)
+app.command()(check.check)
 app.command()(info.info)
 app.command()(demo.demo)
 

@@ -140,7 +140,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
         duration_s=None if duration is None else seconds(duration),
         command=command,
-        argv=sys.argv,
+        argv=["iptrec", *sys.argv[1:]],
         **more,
     )
 

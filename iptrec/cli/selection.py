@@ -95,8 +95,8 @@ def make(
         packet_filter=PacketFilter(expression) if expression else None,
         interfaces=frozenset(_list(interfaces)),
         chains=frozenset(chain(one) for one in _list(chains)),
-        rules=frozenset(_rule(one) for one in _list(rules)),
-        verdicts=frozenset(_verdict(one) for one in _list(verdicts)),
+        rules=frozenset(rule(one) for one in _list(rules)),
+        verdicts=frozenset(verdict(one) for one in _list(verdicts)),
         netns=frozenset(_list(netns)),
         whole=whole,
         mark=_mark(mark) if mark else None,
@@ -145,13 +145,15 @@ def _list(text: str) -> list[str]:
     return [one for one in text.split(",") if one]
 
 
-def _verdict(text: str) -> str:
+def verdict(text: str) -> str:
+    """One of those that there are, upper case."""
     if text.upper() not in _VERDICTS:
         raise UsageError(f"--verdict {text!r} is none of {', '.join(_VERDICTS)}")
     return text.upper()
 
 
-def _rule(text: str) -> tuple[str, str, int]:
+def rule(text: str) -> tuple[str, str, int]:
+    """TABLE/CHAIN/N."""
     place, _, number = text.rpartition("/")
     table, slash, name = place.partition("/")
     if not (table and slash and name and number.isascii() and number.isdigit()):

@@ -1,0 +1,129 @@
+"""``iptrec check``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from iptrec.cli import selection as which
+from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
+
+if TYPE_CHECKING:
+    from iptrec.analyze.expectation import Expectation
+    from iptrec.recording.reader import Reader
+
+_SELECT: Final = {
+    "filter": str, "iface": str, "netns": str, "mark": str, "since": str, "until": str,
+}  # fmt: skip
+_REQUIRE: Final = {"verdict": str, "rule": str, "chain": str, "count": int, "min": int, "max": int}
+_KEYS: Final = {"name": str, **_SELECT, **_REQUIRE}
+_LARGEST: Final = 1 << 20
+
+
+def check(
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    expectations: Annotated[
+        str, typer.Argument(metavar="EXPECTATIONS.toml", help="What must be true of it.")
+    ],
+    junit: Annotated[
+        str, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML, too.")
+    ] = "",
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line (schemas/).")
+    ] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+) -> int:
+    """Check a recording against expectations: a firewall's regression test. Exit status 1 if one fails.
+
+    The file is TOML (schemas/expectations-v1.schema.json), a table for each expectation:
+
+      [[expect]]
+      name = "DNS is answered"
+      filter = "udp port 53"        # also iface, netns, mark, since, until: which packets
+      verdict = "ACCEPT"            # also rule = "filter/FORWARD/2", chain = "nat/DOCKER": of each of them
+      count = 2                     # or min (1 if nothing is said) and max: how many of them
+
+    Example:
+      iptrec check trace.db firewall.toml --junit results.xml
+    """
+    from iptrec.analyze.expectation import check as judge
+    from iptrec.cli.output import colours, opened
+    from iptrec.recording.reader import Reader
+    from iptrec.views.check import as_json, as_junit, as_text
+
+    colour = colours(color, output)
+    with Reader(recording) as reader, opened(output, recording) as stream:
+        results = []
+        for expectation in _read(reader, expectations):
+            results.append(judge(reader, expectation))
+            line = as_json(results[-1]) if json else as_text(results[-1], colour=colour)
+            stream.write(line + "\n")
+    if junit:
+        with opened(junit, recording) as stream:
+            stream.write(as_junit(results, recording))
+    return EXIT_NO if any(one.failure for one in results) else EXIT_DONE
+
+
+def _read(reader: Reader, path: str) -> list[Expectation]:
+    """The expectations of a file; errors name its line."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(_LARGEST).decode()
+        found = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot open {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    lines = [
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if re.match(r"\s*\[\[\s*expect\s*\]\]", line)
+    ]
+    tables = found.pop("expect", None)
+    if not isinstance(tables, list) or len(tables) != len(lines) or found:
+        raise UsageError(f"{path}: expectations are tables [[expect]], and nothing else")
+    return [
+        _expectation(reader, f"{path}:{line}", line, table)
+        for line, table in zip(lines, tables, strict=True)
+    ]
+
+
+def _expectation(reader: Reader, where: str, line: int, table: dict[str, Any]) -> Expectation:
+    from iptrec.analyze.expectation import Expectation
+
+    for key, value in table.items():
+        kind = _KEYS.get(key)
+        if kind is None:
+            raise UsageError(f"{where}: {key!r} is none of {', '.join(_KEYS)}")
+        number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if not (number if kind is int else isinstance(value, kind)):
+            raise UsageError(f"{where}: {key} must be {'a text' if kind is str else 'a number'}")
+    if "count" in table and ("min" in table or "max" in table):
+        raise UsageError(f"{where}: count is exact; leave min and max out")
+    count = table.get("count")
+    try:
+        return Expectation(
+            name=table.get("name", f"expectation at line {line}"),
+            line=line,
+            selection=which.make(
+                reader,
+                words=[table["filter"]] if "filter" in table else None,
+                interfaces=table.get("iface", ""),
+                netns=table.get("netns", ""),
+                mark=table.get("mark", ""),
+                since=table.get("since", ""),
+                until=table.get("until", ""),
+            ),
+            verdict=which.verdict(table["verdict"]) if "verdict" in table else None,
+            rule=which.rule(table["rule"]) if "rule" in table else None,
+            chain=which.chain(table["chain"]) if "chain" in table else None,
+            least=table.get("min", 1) if count is None else count,
+            most=table.get("max") if count is None else count,
+        )
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

@@ -1,0 +1,151 @@
+"""`iptrec check`: expectations of a recording."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOOPBACK = str(ROOT / "samples" / "loopback.db")
+FILE = """\
+[[expect]]
+name = "pings are answered"
+filter = "icmp[icmptype] == icmp-echoreply"
+verdict = "ACCEPT"
+chain = "filter/a:b:rule:1"
+count = 1
+
+[[expect]]
+name = "discard is dropped"
+filter = "udp dst port 9"
+verdict = "DROP"
+"""
+
+
+def iptrec(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "iptrec", "check", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def validator(name):
+    return jsonschema.Draft202012Validator(
+        json.loads((ROOT / "schemas" / f"{name}-v1.schema.json").read_text())
+    )
+
+
+@pytest.fixture
+def expect(tmp_path):
+    """Runs check with a file of expectations."""
+
+    def run(text, *options):
+        path = tmp_path / "expect.toml"
+        path.write_text(text)
+        return iptrec(LOOPBACK, str(path), *options)
+
+    return run
+
+
+def test_one_line_for_each(expect):
+    """What does not hold names the packet, who decided, and what was expected; exit status 1."""
+    done = expect(
+        FILE.replace(
+            '"icmp[icmptype] == icmp-echoreply"',
+            '"icmp[icmptype] == icmp-echoreply and dst host 127.0.0.1"',
+        )
+    )
+    validator("expectations").validate(tomllib.loads(FILE))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert [line[:4] for line in lines] == ["FAIL", "FAIL"]
+    assert lines[0] == "FAIL pings are answered: packet #3 does not pass filter/a:b:rule:1"
+    assert lines[1] == (
+        "FAIL discard is dropped: packet #9 is ACCEPT by filter/OUTPUT policy, expected DROP"
+    )
+
+
+HOLDS = {
+    "verdict": 'filter = "udp dst port 9"\niface = "lo"\nmin = 2',
+    "count": 'filter = "icmp6"\ncount = 4',
+    "max": 'filter = "icmp6"\nmax = 4',
+    "none": 'filter = "tcp"\ncount = 0',
+    "rule": 'filter = "udp dst port 9"\nmark = "0"\nsince = "0s"\nuntil = "1h"\nmin = 1',
+}
+
+
+@pytest.mark.parametrize("case", HOLDS)
+def test_what_holds(expect, case):
+    """Exit status 0."""
+    done = expect(f"[[expect]]\n{HOLDS[case]}\n")
+    assert (done.returncode, done.stdout[:5]) == (0, "ok   "), done
+    assert "expectation at line 1" in done.stdout
+
+
+FAILS = {
+    "count": ('filter = "icmp6"\ncount = 3', "4 packets, expected at most 3"),
+    "min": ('filter = "tcp"', "0 packets, expected at least 1"),
+    "rule": (
+        'filter = "icmp"\nrule = "filter/INPUT/9"',
+        "packet #1 is not matched by filter/INPUT/9",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILS)
+def test_what_fails(expect, case):
+    """Exit status 1, and why."""
+    text, message = FAILS[case]
+    done = expect(f"[[expect]]\n{text}\n")
+    assert (done.returncode, message in done.stdout) == (1, True), done
+
+
+def test_machine_output(expect, tmp_path):
+    """JSON lines as their schema says, and JUnit XML."""
+    junit = tmp_path / "junit.xml"
+    done = expect(FILE, "--json", "--junit", str(junit))
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for one in found:
+        validator("check").validate(one)
+    assert [(one["line"], one["ok"]) for one in found] == [(1, False), (8, False)]
+    suite = ET.parse(junit).getroot()  # noqa: S314 - ours
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "2")
+    assert [case.get("name") for case in suite] == ["pings are answered", "discard is dropped"]
+
+
+BAD = {
+    "no_toml": ("[[expect", "is no TOML: Expected"),
+    "other": ("[other]\n", "expectations are tables [[expect]]"),
+    "key": ("\n[[expect]]\nfliter = 'icmp'\n", ":2: 'fliter' is none of name, filter"),
+    "kind": ("[[expect]]\ncount = '3'\n", ":1: count must be a number"),
+    "filter": ("[[expect]]\nfilter = '(tcp'\n", ":1: filter"),
+    "verdict": ("[[expect]]\nverdict = 'MAYBE'\n", ":1: --verdict 'MAYBE' is none of"),
+    "exact": ("[[expect]]\ncount = 1\nmin = 1\n", ":1: count is exact"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_trouble_names_the_line(expect, case):
+    """One line, exit status 2."""
+    text, message = BAD[case]
+    done = expect(text)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+def test_missing_file():
+    """Named."""
+    done = iptrec(LOOPBACK, "/nope.toml")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "iptrec: cannot open /nope.toml: No such file or directory\n",
+    )
