@@ -24,7 +24,7 @@ import numpy as np
 
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
-from iptrec.kernel import conntrack, host, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel import conntrack, host, ipsets, links, netns, nf_log, nflog, stamps, xtables
 from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
@@ -230,6 +230,7 @@ class _Recording:
         for kind, content in dumps.items():
             self._snapshot(writer, kind, "rtnetlink", content)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
+        self._snapshot_sets(writer)
         with contextlib.ExitStack() as undo:
             loggers = {
                 family: self._switch_logger(family, undo) for family in self._options.bytecodes
@@ -247,7 +248,13 @@ class _Recording:
                 self._take_findings(writer)
             self._take_sides(writer)
             self._finish(source, writer)
+        self._snapshot_sets(writer)
         writer.close(time.time_ns(), self._progress.reason)
+
+    def _snapshot_sets(self, writer: Writer) -> None:
+        """In the beginning and in the end: what is in both was in them all the time, or came and went."""
+        if (sets := ipsets.dump()) is not None:
+            self._snapshot(writer, "ipsets", "ipset", sets)
 
     def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> nf_log.Switched:
         switched = nf_log.switch(family, modprobe=self._options.modprobe)

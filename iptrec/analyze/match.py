@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from iptrec.decode.rule import Rule
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _PROTOCOLS: Final = {
@@ -32,7 +33,8 @@ _NAMED_TYPES: Final = {  # as iptables-save may print them; numbers else
 class Facts:
     """What is known of a packet at a rule. ``header``: as `decode.packet.header` gives it.
 
-    ``local``: the host's addresses, None if they were not recorded.
+    ``local``: the host's addresses, None if they were not recorded. ``sets``: ipset -> its members each
+    time that they were recorded.
     """
 
     header: dict[str, Any]
@@ -43,6 +45,7 @@ class Facts:
     physout: str | None
     source_mac: str | None
     local: frozenset[Address] | None
+    sets: Mapping[str, Sequence[Collection[Network]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,20 @@ def _is_of_type(address: Address, kind: str, facts: Facts) -> bool | None:
     return None
 
 
+def _in_set(value: str, facts: Facts) -> bool | None:
+    """``--match-set NAME src``: known where the set had the address, or had not, whenever it was seen."""
+    name, _, direction = value.partition(" ")
+    address = facts.header.get({"src": "src", "dst": "dst"}.get(direction, ""))
+    if name not in facts.sets or address is None:
+        return None
+    own = ipaddress.ip_network(address)
+    found = {
+        any(own.supernet(new_prefix=length) in members for length in range(own.max_prefixlen + 1))
+        for members in facts.sets[name]
+    }
+    return found.pop() if len(found) == 1 else None
+
+
 def _mac(value: str, facts: Facts) -> bool | None:
     return None if facts.source_mac is None else facts.source_mac.lower() == value.lower()
 
@@ -299,6 +316,7 @@ _TESTS: Final[dict[str, Test]] = {
     "--mark": _mark,
     "--src-type": _address_type("src"),
     "--dst-type": _address_type("dst"),
+    "--match-set": _in_set,
     "--length": _range(lambda facts: facts.header.get("length")),
     "--ttl-eq": _compared("="),
     "--ttl-lt": _compared("<"),

@@ -45,7 +45,7 @@ class Explained:
 
 def explain(recording: Recording, selection: Selection) -> Iterator[Explained]:
     """Explain the selected packets."""
-    local = _local_addresses(recording)
+    local, sets = _local_addresses(recording), _sets(recording)
     for window, position, traversal in Replay(recording, selection).in_windows():
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         skipped = _skipped(window.rulebook, outcome.way)
@@ -58,7 +58,7 @@ def explain(recording: Recording, selection: Selection) -> Iterator[Explained]:
             traversal,
             tuple(
                 tuple(
-                    Passed(number, rule, judge(rule, _facts(traversal, step, local)))
+                    Passed(number, rule, judge(rule, facts_of(traversal, step, local, sets)))
                     for number, rule in rules
                 )
                 for step, rules in zip(traversal.steps, shown, strict=True)
@@ -96,7 +96,10 @@ def _between(
     return found
 
 
-def _facts(traversal: Traversal, step: Step, local: frozenset[Any] | None) -> Facts:
+def facts_of(
+    traversal: Traversal, step: Step, local: frozenset[Any] | None, sets: dict[str, list[Any]]
+) -> Facts:
+    """What is known of a packet at one of its steps."""
     return Facts(
         header=step.header,
         mark=step.mark,
@@ -106,6 +109,7 @@ def _facts(traversal: Traversal, step: Step, local: frozenset[Any] | None) -> Fa
         physout=step.physout,
         source_mac=None if traversal.link is None else traversal.link["src"],
         local=local,
+        sets=sets,
     )
 
 
@@ -125,3 +129,29 @@ def _local_addresses(recording: Recording) -> frozenset[Any] | None:
                     f"the recording's list of addresses is damaged: {error}"
                 ) from None
     return None
+
+
+def _sets(recording: Recording) -> dict[str, list[Any]]:
+    """The members of the ipsets, each time that they were recorded; those that are not known left out."""
+    found: dict[str, list[Any]] = {}
+    unknown: set[str] = set()
+    for snapshot in recording.snapshots():
+        if snapshot.kind != "ipsets":
+            continue
+        try:
+            for name, one in json.loads(snapshot.content).items():
+                if one["members"] is None:
+                    unknown.add(name)
+                else:
+                    networks = frozenset(ipaddress.ip_network(member) for member in one["members"])
+                    found.setdefault(name, []).append(networks)
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise RecordingError(f"the recording's list of ipsets is damaged: {error}") from None
+    return {name: members for name, members in found.items() if name not in unknown}

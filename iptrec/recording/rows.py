@@ -77,7 +77,8 @@ class Snapshot:
     ``kind``: "iptables-save" (legacy IPv4), "ip6tables-save" (legacy IPv6), "iptables-nft-save",
     "ip6tables-nft-save", "links" (JSON list of {"index", "name", "kind", "mtu", "address",
     "master"}), "addresses" (JSON list of {"index", "family", "address", "prefixlen"}), "sysctls"
-    (JSON object path -> text), "raw-table" (JSON; what --flush took out and will put back).
+    (JSON object path -> text), "ipsets" (JSON object name -> {"type", "members"}), "raw-table" (JSON;
+    what --flush took out and will put back).
 
     Of rulesets the first one is whole. Each further one has a single table, without comments and with
     its counters 0, and says that this table changed. "iptables-unknown", "ip6tables-unknown" have a

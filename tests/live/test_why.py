@@ -10,7 +10,7 @@ import pytest
 
 from iptrec.analyze.match import judge
 from iptrec.analyze.selection import Selection
-from iptrec.analyze.why import _facts, _local_addresses, explain
+from iptrec.analyze.why import _local_addresses, _sets, explain, facts_of
 from iptrec.decode import ruleset
 from iptrec.recording.reader import Reader
 
@@ -81,6 +81,11 @@ MATCHES = """\
 -m limit --limit 1/hour --limit-burst 1
 -m state --state NEW
 -m recent --name x --rcheck
+-m set --match-set good src
+-m set --match-set bad src
+-m set ! --match-set bad src
+-m set --match-set nets dst
+-m set --match-set pairs src,dst
 """.splitlines()
 PACKETS = {
     "udp": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('10.0.1.1', 5000))",
@@ -91,7 +96,18 @@ PACKETS = {
         "s.sendto(bytes.fromhex('0800f7ff00000000'), ('10.0.1.1', 0))"
     ),
 }
-UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent")
+SETS = """
+from pyroute2 import IPSet
+with IPSet() as sets:
+    for name in ("good", "bad"):
+        sets.create(name)
+    sets.add("good", "10.0.1.2")
+    sets.add("bad", "10.0.1.3")
+    sets.create("nets", stype="hash:net")
+    sets.add("nets", "10.0.0.0/16", etype="net")
+    sets.create("pairs", stype="hash:ip,port")
+"""
+UNKNOWABLE = ("pairs", "statistic", "limit", "state", "conntrack", "recent")
 
 
 @pytest.fixture
@@ -101,6 +117,9 @@ def host(lab):
     lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
     lab.ip(None, "address add 10.0.1.1/24 dev v1")
     lab.settle()
+    made = lab.run([sys.executable, "-c", SETS], check=False)
+    if made.returncode:
+        pytest.skip(f"no ipset here: {made.stderr.splitlines()[-1]}")
     rules = "".join(f"-A INPUT {match}\n" for match in MATCHES)
     lab.restore(
         None,
@@ -146,9 +165,9 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
             for one in explain(reader, Selection(chains=frozenset({("filter", "INPUT")})))
             if one.traversal.in_ == "v1"
         ]
-        local = _local_addresses(reader)
+        local, sets = _local_addresses(reader), _sets(reader)
     last = explained.traversal.steps[-1]
-    facts = _facts(explained.traversal, last, local)
+    facts = facts_of(explained.traversal, last, local, sets)
     said = Counter()
     for rule, count in zip(rules, matched, strict=True):
         judgement = judge(rule, facts)
