@@ -62,7 +62,7 @@ def connections(path):
 def test_connections_show_their_translation(routed, tmp_path):
     """DNAT and MASQUERADE, UDP, TCP and ICMP, both directions and errors about them."""
     path = tmp_path / "t.db"
-    routed.run([*IPTREC, "record", "-q", "--conntrack", "-o", str(path), "--", "nsenter",
+    routed.run([*IPTREC, "record", "-q", "--conntrack", "-o", str(path), "ip", "--", "nsenter",
                 "--net=/run/netns/h1", sys.executable, "-c", TALK, "10.0.1.1"])  # fmt: skip
     found = connections(path)
     assert {proto for proto, _, _ in found} == {"udp", "icmp", "tcp"}
