@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from iptrec.analyze.replay import Replay
 
 if TYPE_CHECKING:
+    from iptrec.analyze.paths import Path
     from iptrec.analyze.selection import Selection
-    from iptrec.analyze.traversal import Traversal
     from iptrec.recording.rows import Recording
 
 
@@ -45,12 +47,23 @@ class Result:
 
 
 def check(recording: Recording, expectation: Expectation) -> Result:
-    """Look at the packets that are selected."""
+    """Look at the packets that are selected; each path is judged once."""
+    replay = Replay(recording, expectation.selection)
     packets = 0
     failure: str | None = None
-    for traversal in Replay(recording, expectation.selection):
-        packets += 1
-        failure = failure or _failure(traversal, expectation)
+    for window, positions, numbers in replay.windows_with_paths():
+        packets += len(positions)
+        if failure is None and len(positions):
+            paths = list(replay.book.paths)
+            failures = {
+                one: why
+                for one in np.unique(numbers[positions]).tolist()
+                if (why := _failure(paths[one - 1], expectation))
+            }
+            failing = positions[np.isin(numbers[positions], list(failures))]
+            if len(failing):
+                packet = window.number + int(failing[0])
+                failure = f"packet #{packet} {failures[int(numbers[failing[0]])]}"
     if failure is None and packets < expectation.least:
         failure = f"{packets} packets, expected at least {expectation.least}"
     if failure is None and expectation.most is not None and packets > expectation.most:
@@ -58,20 +71,19 @@ def check(recording: Recording, expectation: Expectation) -> Result:
     return Result(expectation, packets, failure)
 
 
-def _failure(traversal: Traversal, expectation: Expectation) -> str | None:
-    """What a packet does not comply with."""
-    packet = f"packet #{traversal.number}"
-    if expectation.verdict is not None and traversal.verdict != expectation.verdict:
-        place = traversal.decided_by
+def _failure(path: Path, expectation: Expectation) -> str | None:
+    """What the packets of a path do not comply with."""
+    if expectation.verdict is not None and path.verdict != expectation.verdict:
+        place = path.decided_by
         by = ""
         if place is not None:
             rule = "policy" if place.rule is None else f"rule {place.rule}"
             by = f" by {place.table}/{place.chain} {rule}"
-        return f"{packet} is {traversal.verdict}{by}, expected {expectation.verdict}"
-    places = {(step.table, step.chain, step.rule) for step in traversal.steps}
+        return f"is {path.verdict}{by}, expected {expectation.verdict}"
+    places = {(step.table, step.chain, step.rule) for step in path.steps}
     if expectation.rule is not None and expectation.rule not in places:
-        return f"{packet} is not matched by {'/'.join(map(str, expectation.rule))}"
+        return f"is not matched by {'/'.join(map(str, expectation.rule))}"
     chains = {place[:2] for place in places}
     if expectation.chain is not None and expectation.chain not in chains:
-        return f"{packet} does not pass {'/'.join(expectation.chain)}"
+        return f"does not pass {'/'.join(expectation.chain)}"
     return None
