@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class RuleCount:
     """A rule, or with ``rule`` None a chain's policy, and what hit it.
 
-    ``number`` counts the user's rules from 1. ``unreachable``: the number of the earlier rule that ends
-    the chain for every packet.
+    ``number`` counts the user's rules from 1; None for a rule that was hit and is gone by the end.
+    ``unreachable``: the number of the earlier rule that ends the chain for every packet.
     """
 
     chain: str
@@ -46,7 +46,10 @@ class RuleCount:
 
 @dataclass(slots=True)
 class TableCount:
-    """A table as it last was; each chain with its policy (None: a user's) and its rules."""
+    """A table as it last was; each chain with its policy (None: a user's) and its rules.
+
+    Rules that are gone follow those that are there, in the order of their first hits.
+    """
 
     family: Family
     table: str
@@ -58,23 +61,46 @@ _Key = tuple["Family", str, str, "str | None", int]
 
 
 def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
-    """What the selected packets hit, for each table as it last was; rules that are gone are left out."""
+    """What the selected packets hit, for each table as it last was, and in rules that are gone."""
     replay = Replay(recording, selection)
     hits: dict[_Key, Count] = {}
+    rules: dict[_Key, Rule] = {}
     book: Rulebook | None = None
     for window, positions, _ in replay.windows_with_paths():
         book = window.rulebook
-        _count_window(window, positions, hits)
-    return [] if book is None else list(_tables(book, hits))
+        _count_window(window, positions, hits, rules)
+    return [] if book is None else list(_tables(book, hits, rules))
 
 
-def _tables(book: Rulebook, hits: dict[_Key, Count]) -> Iterator[TableCount]:
+def _tables(
+    book: Rulebook, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+) -> Iterator[TableCount]:
     for family in KINDS:
         for table, timeline in book.timelines.loaded(family).items():
-            yield _table(family, table, timeline.states[-1].chains or {}, hits, book.own_comment)
+            found = _table(family, table, timeline.states[-1].chains or {}, hits, book.own_comment)
+            _add_gone(found, hits, rules)
+            yield found
 
 
-def _count_window(window: Window, chosen: I64, hits: dict[_Key, Count]) -> None:
+def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> None:
+    there = {
+        id(one.count)
+        for _, present in table.chains.values()
+        for one in present
+        if one.count.packets
+    }
+    for key, rule in rules.items():
+        family, name, chain, *_ = key
+        if (family, name) == (table.family, table.table) and id(hits[key]) not in there:
+            table.chains.setdefault(chain, (None, []))[1].append(
+                RuleCount(chain, None, rule, hits[key])
+            )
+            table.policies.setdefault(chain, hits.get((family, name, chain, None, 0), Count()))
+
+
+def _count_window(
+    window: Window, chosen: I64, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+) -> None:
     """Add the hits of the selected packets, place by place."""
     assembly, events = window.assembly, window.events
     outcome = assembly.outcome[chosen]
@@ -88,7 +114,10 @@ def _count_window(window: Window, chosen: I64, hits: dict[_Key, Count]) -> None:
             if place.own:
                 continue
             rows = assembly.rows[starts + at]
-            hits.setdefault(_key(window, one, place), Count()).add(
+            key = _key(window, one, place)
+            if place.rule is not None:
+                rules.setdefault(key, place.rule)
+            hits.setdefault(key, Count()).add(
                 len(rows),
                 int(sizes[rows].sum()),
                 int(times[rows].min()),

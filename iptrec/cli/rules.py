@@ -42,7 +42,7 @@ def rules(
     """Print the rules as they last were, with the packets of the recording that hit them.
 
     Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
-    marked. Exit status 1 when no rule fits.
+    marked, and so are rules that were hit and are gone by the end. Exit status 1 when no rule fits.
 
     Examples:
       iptrec rules trace.db --hit

@@ -53,7 +53,8 @@ def _lines(one: RuleCount) -> list[str]:
     count = one.count
     counted = f"{count.packets:,}" if count.packets else "-"
     when = f"{_clock(count.first_ns)}" if count.packets else ""
-    head = f"{'#' + str(one.number):>5} {counted:>8} {when:<12}  "
+    number = "gone" if one.number is None else f"#{one.number}"
+    head = f"{number:>5} {counted:>8} {when:<12}  "
     text = printable(one.rule.spec)
     if count.packets:
         text += f"  (to {_clock(count.last_ns)}, {count.bytes:,} bytes)"

@@ -72,3 +72,21 @@ def test_counts_follow_a_rule_that_moves():
     assert (
         table(recording, "raw").chains["PREROUTING"][1] == []
     )  # our own rule is none of the user's
+
+
+def test_a_rule_that_is_gone_keeps_its_hits():
+    """It was hit, then it was deleted with its chain: it is told behind those that are there."""
+    recording = HandMade().ruleset(f"{RULES}-A INPUT -j a\n-A a -p udp -j DROP\nCOMMIT\n")
+    way = ("raw:PREROUTING:policy:2", "filter:INPUT:rule:1", "filter:a:rule:1")
+    recording.events([(place, udp(b"12", ident=1), {}) for place in way])
+    recording.ruleset(
+        RULES.replace(":a - [0:0]\n", "") + "COMMIT\n", after_ns=10**9, time_ns=10**9 + 1
+    )
+    found = table(recording)
+    gone = [
+        (name, one.number, one.rule.spec, one.count.packets)
+        for name, (_, rules) in found.chains.items()
+        for one in rules
+    ]
+    assert gone == [("INPUT", None, "-j a", 1), ("a", None, "-p udp -j DROP", 1)]
+    assert " gone        1 " in "\n".join(view.as_text(found))
