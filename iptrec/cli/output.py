@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, BinaryIO, Final, TextIO
 
 from iptrec.errors import RecordingError, UsageError
 
@@ -31,6 +33,75 @@ def opened(output: str, recording: str) -> Iterator[TextIO]:
             yield file
     except OSError as error:
         raise RecordingError(f"cannot write {output}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def exported(output: str, recording: str, *, force: bool) -> Iterator[BinaryIO]:
+    """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-"."""
+    if output == "-":
+        if sys.stdout.isatty():
+            raise UsageError("--output - would write bytes to the terminal; use a pipe or a file")
+        with _stdout():
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        return
+    with replaced(output, recording, force=force) as path, path.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def replaced(output: str, recording: str, *, force: bool) -> Iterator[Path]:
+    """A path in a new directory beside ``output``; what is made there takes its place in the end.
+
+    After an error or Ctrl-C nothing of it is left. A device or a pipe is written to directly. Raises
+    `UsageError` where something is there already (without ``force``) or is the recording itself.
+    """
+    target = Path(output)
+    try:
+        if target.exists() and target.samefile(recording):
+            raise UsageError(f"--output {output} is the recording itself; choose another file")
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            yield target
+            return
+        if os.path.lexists(target) and not force:
+            raise UsageError(f"{output} exists; use --force or another --output")
+        with tempfile.TemporaryDirectory(
+            dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
+        ) as directory:
+            made = Path(directory) / target.name
+            yield made
+            _put(made, target, Path(directory) / "old")
+    except OSError as error:
+        raise RecordingError(f"cannot write {output}: {error.strerror or error}") from None
+
+
+def _put(made: Path, target: Path, aside: Path) -> None:
+    """Into its place. A directory is replaced by another one alone, and only one of an export."""
+    if made.is_dir() != target.is_dir() and target.exists():
+        what = "a directory" if target.is_dir() else "no directory"
+        raise UsageError(f"{target} is {what}; choose another --output")
+    if target.is_dir():
+        foreign = next(
+            (
+                one
+                for one in target.rglob("*")
+                if one.is_symlink() or (one.suffix != ".parquet" and not one.is_dir())
+            ),
+            None,
+        )
+        if foreign is not None:
+            raise UsageError(f"{target} holds {foreign.name}, which no export made; it stays")
+        target.rename(aside)
+    made.replace(target)
+
+
+def copied(path: Path) -> None:
+    """A finished file to stdout, where that is no terminal."""
+    if sys.stdout.isatty():
+        raise UsageError("--output - would write bytes to the terminal; use a pipe or a file")
+    with _stdout(), path.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 @contextlib.contextmanager

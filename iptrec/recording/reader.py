@@ -111,6 +111,15 @@ class Reader:
             losses.append(Loss(**row))
         return losses
 
+    @property
+    def datagrams(self) -> int:
+        """How many datagrams the chunks say that they hold."""
+        with self._told():
+            connection = self._connection or self._connect()
+            (found,) = connection.execute("SELECT total(datagrams) FROM chunk").fetchone()
+        self._let_go()
+        return int(found)
+
     def snapshots(self) -> list[Snapshot]:
         """The snapshots with their contents, in order; the namespace of each exists."""
         known = {one.id for one in self.namespaces}

@@ -1,0 +1,85 @@
+"""``iptrec export``: the packets of a recording for other programs, one format a subcommand."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iptrec.cli import selection as which
+from iptrec.errors import EXIT_DONE, EXIT_NO
+
+if TYPE_CHECKING:
+    from iptrec.analyze.selection import Selection
+
+app = typer.Typer(
+    name="export",
+    no_args_is_help=True,
+    help="Write packets for other programs: Wireshark, SQL, data frames.",
+)
+
+Trace = Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")]
+Output = Annotated[
+    str, typer.Option("--output", "-o", metavar="OUT", help="The file to be made; - is stdout.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
+
+
+@app.command()
+def ndjson(
+    recording: Trace,
+    output: Output,
+    words: which.Words = None,
+    chains: which.Chains = "",
+    rules: which.RuleNumbers = "",
+    interfaces: which.Interfaces = "",
+    verdicts: which.Verdicts = "",
+    netns: which.Netns = "",
+    whole: which.Whole = None,
+    mark: which.Mark = "",
+    since: which.Since = "",
+    until: which.Until = "",
+    number: which.Number = None,
+    path: which.PathNumber = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write one JSON object a packet and line, as `iptrec show --json` prints it (schemas/).
+
+    Exit status 1 when nothing fits the selection; the file is then empty.
+
+    Example:
+      iptrec export ndjson trace.db -o packets.ndjson --verdict DROP
+    """
+    from iptrec.analyze.replay import Replay
+    from iptrec.cli.output import exported
+    from iptrec.cli.progress import watched
+    from iptrec.recording.reader import Reader
+    from iptrec.views.json import line
+
+    written = 0
+    with Reader(recording) as reader:
+        selection = which.make(
+            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
+            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
+            number=number, path=path,
+        )  # fmt: skip
+        with (
+            watched(reader, "packets", quiet=quiet) as source,
+            exported(output, recording, force=force) as stream,
+        ):
+            for traversal in Replay(source, selection):
+                stream.write(line(traversal).encode() + b"\n")
+                written += 1
+    return ending(written, selection, quiet=quiet)
+
+
+def ending(written: int, selection: Selection, *, quiet: bool) -> int:
+    """The exit status; a selection that fits no packet is told."""
+    if written or selection.everything:
+        return EXIT_DONE
+    if not quiet:
+        print("iptrec export: no packet fits", file=sys.stderr)
+    return EXIT_NO

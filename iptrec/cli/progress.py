@@ -1,0 +1,74 @@
+"""How far a command is through a recording: a bar on the terminal once it takes more than a second."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from iptrec.recording.reader import Reader
+    from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Recording, Snapshot, Stream
+
+_PATIENCE_S: Final = 1.0
+
+
+@contextlib.contextmanager
+def watched(reader: Reader, title: str, *, quiet: bool = False) -> Iterator[Recording]:
+    """The recording, with a bar on stderr that moves as its chunks are read; no bar in a pipe."""
+    if quiet or not sys.stderr.isatty():
+        yield reader
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    bar = Progress(
+        "{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    bar.add_task(title, total=reader.datagrams)
+    try:
+        yield _Watched(reader, bar)
+    finally:
+        bar.stop()
+
+
+class _Watched:
+    """A recording whose chunks are counted as they are read."""
+
+    def __init__(self, reader: Reader, bar: object) -> None:
+        from rich.progress import Progress
+
+        assert isinstance(bar, Progress)  # noqa: S101 - rich is imported only where it is shown
+        self._reader = reader
+        self._bar = bar
+        self._begun = time.monotonic()
+
+    @property
+    def facts(self) -> Facts:
+        return self._reader.facts
+
+    @property
+    def namespaces(self) -> Sequence[Namespace]:
+        return self._reader.namespaces
+
+    @property
+    def streams(self) -> Sequence[Stream]:
+        return self._reader.streams
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        return self._reader.losses
+
+    def snapshots(self) -> Sequence[Snapshot]:
+        return self._reader.snapshots()
+
+    def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
+        for chunk in self._reader.chunks(stream, after):
+            yield chunk
+            self._bar.advance(self._bar.task_ids[0], len(chunk.lengths))
+            if time.monotonic() > self._begun + _PATIENCE_S:
+                self._bar.start()
