@@ -5,13 +5,16 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help system demo test lint golden samples bench clean
+.PHONY: help system system-tests demo test lint golden samples bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 system: ## install the Debian packages that are missing (iptables, libpcap, iproute2, ...)
 	@tools/system-packages
+
+system-tests: ## and those that the tests compare iptrec with (tshark, tcpdump)
+	@tools/system-packages tests
 
 $(VENV)/installed: pyproject.toml | system
 	$(PYTHON) -m venv $(VENV)
@@ -21,7 +24,7 @@ $(VENV)/installed: pyproject.toml | system
 demo: $(VENV)/installed | system ## record and show packets on a small Docker-like network
 	$(BIN)/iptrec demo
 
-test: lint ## ruff, mypy --strict and the whole test suite, live kernel tests included
+test: system-tests lint ## ruff, mypy --strict and the whole test suite, live kernel tests included
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed | system ## ruff and mypy --strict

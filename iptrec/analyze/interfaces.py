@@ -67,6 +67,19 @@ class Interfaces:
         at = bisect.bisect_right(self._since[index], time_ns) - 1
         return self._names[index][max(at, 0)]
 
+    def names(self, index: npt.NDArray[np.uint32], time_ns: I64) -> tuple[list[str], I64]:
+        """The names of many (index, time): distinct ones, and the number of each one's, shape (n,)."""
+        known: dict[str, int] = {}
+        found = np.zeros(len(index), np.int64)
+        for number in np.unique(index).tolist():
+            here = index == number
+            spans = self._spans(number) or [("", _EVER.min)]
+            numbers = np.array([known.setdefault(name, len(known)) for name, _ in spans])
+            since = np.array([first for _, first in spans])
+            at = np.searchsorted(since, time_ns[here], side="right") - 1
+            found[here] = numbers[np.maximum(at, 0)]
+        return list(known), found
+
     def named(self, names: frozenset[str], index: npt.NDArray[np.uint32], time_ns: I64) -> Mask:
         """Which of many (index, time) had one of these names, shape (n,)."""
         found = np.zeros(len(index), np.bool_)

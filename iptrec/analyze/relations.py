@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _Column = npt.NDArray[Any]
 
-_REMEMBERED: Final = 3  # windows
+_REMEMBERED: Final = 12  # windows
 _INPUT, _OUTPUT, _POSTROUTING = map(HOOKS.index, ("INPUT", "OUTPUT", "POSTROUTING"))
 _MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
 

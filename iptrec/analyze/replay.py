@@ -54,9 +54,9 @@ class Replay:
         """Each window with the positions that are selected, and the path of every decided traversal."""
         for window in windows(self._reader):
             namespace = window.stream.namespace
-            interfaces = self._interfaces_of(namespace)
+            interfaces = self.interfaces_of(namespace)
             interfaces.update()
-            netns = self._netns(namespace)
+            netns = self.netns(namespace)
             numbers = self.book.numbers(window, netns)
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
@@ -67,17 +67,17 @@ class Replay:
         builders: dict[int, _Builder] = {}
         for window in source:
             stream = window.stream
-            interfaces = self._interfaces_of(stream.namespace)
+            interfaces = self.interfaces_of(stream.namespace)
             interfaces.update()
             if stream.id not in builders:
                 builders[stream.id] = _Builder(
                     interfaces,
                     Connections(self._reader, stream.namespace),
-                    self._netns(stream.namespace),
+                    self.netns(stream.namespace),
                 )
             build = builders[stream.id]
             build.turn(window)
-            netns = self._netns(stream.namespace)
+            netns = self.netns(stream.namespace)
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
                 numbers = self.book.numbers(window, netns)
@@ -88,12 +88,14 @@ class Replay:
             if last is not None and window.number + window.decided > last:
                 return
 
-    def _interfaces_of(self, namespace: int) -> Interfaces:
+    def interfaces_of(self, namespace: int) -> Interfaces:
+        """The names of a namespace's interfaces."""
         if namespace not in self._known:
             self._known[namespace] = Interfaces(self._reader, namespace)
         return self._known[namespace]
 
-    def _netns(self, namespace: int) -> str | None:
+    def netns(self, namespace: int) -> str | None:
+        """The name of a namespace."""
         return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
 
 

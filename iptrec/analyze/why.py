@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from iptrec.analyze.addresses import addresses
 from iptrec.analyze.match import Facts, Judgement, judge
 from iptrec.analyze.replay import Replay
 from iptrec.errors import RecordingError
@@ -45,7 +46,7 @@ class Explained:
 
 def explain(recording: Recording, selection: Selection) -> Iterator[Explained]:
     """Explain the selected packets."""
-    local, sets = _local_addresses(recording), _sets(recording)
+    local, sets = local_addresses(recording), _sets(recording)
     for window, position, traversal in Replay(recording, selection).in_windows():
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         skipped = _skipped(window.rulebook, outcome.way)
@@ -113,22 +114,10 @@ def facts_of(
     )
 
 
-def _local_addresses(recording: Recording) -> frozenset[Any] | None:
+def local_addresses(recording: Recording) -> frozenset[Any] | None:
     """The addresses of the host; None if there is no snapshot of them."""
-    for snapshot in recording.snapshots():
-        if snapshot.kind == "addresses":
-            try:
-                rows = json.loads(snapshot.content)
-                return frozenset(
-                    ipaddress.ip_address(row["address"])
-                    for row in rows
-                    if row["address"] is not None
-                )
-            except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-                raise RecordingError(
-                    f"the recording's list of addresses is damaged: {error}"
-                ) from None
-    return None
+    found = addresses(recording)
+    return None if found is None else frozenset(address for _, address in found)
 
 
 def _sets(recording: Recording) -> dict[str, list[Any]]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iptrec.cli import selection as which
-from iptrec.errors import EXIT_DONE, EXIT_NO
+from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
     from iptrec.analyze.selection import Selection
+    from iptrec.views.pcapng import Content
 
 app = typer.Typer(
     name="export",
@@ -74,6 +75,78 @@ def ndjson(
                 stream.write(line(traversal).encode() + b"\n")
                 written += 1
     return ending(written, selection, quiet=quiet)
+
+
+@app.command()
+def pcapng(
+    recording: Trace,
+    output: Output,
+    words: which.Words = None,
+    chains: which.Chains = "",
+    rules: which.RuleNumbers = "",
+    interfaces: which.Interfaces = "",
+    verdicts: which.Verdicts = "",
+    netns: which.Netns = "",
+    whole: which.Whole = None,
+    mark: which.Mark = "",
+    since: which.Since = "",
+    until: which.Until = "",
+    number: which.Number = None,
+    path: which.PathNumber = None,
+    stages: Annotated[
+        bool,
+        typer.Option("--stages", help="A packet again after each change: before and after NAT."),
+    ] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="The kernel's raw nflog events instead of packets.")
+    ] = False,
+    link: Annotated[
+        str,
+        typer.Option(
+            "--link",
+            help="auto: with the Ethernet header where one was recorded; raw: from the IP header on;"
+            " ethernet: always with a header, of zeros where none was recorded.",
+        ),
+    ] = "auto",
+    force: Force = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write packets for Wireshark, each as it first was, with its way through the rules as a comment.
+
+    In Wireshark: frame.comment contains "DROP" finds the dropped packets; frame.packet_id is the number of
+    iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing fits the selection.
+
+    Examples:
+      iptrec export pcapng trace.db -o trace.pcapng
+
+      iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
+    """
+    from iptrec.analyze.replay import Replay
+    from iptrec.cli.output import exported
+    from iptrec.cli.progress import watched
+    from iptrec.recording.reader import Reader
+    from iptrec.views.pcapng import Capture, section
+
+    if link not in ("auto", "raw", "ethernet"):
+        raise UsageError(f"--link {link!r} is none of auto, raw, ethernet")
+    if stages and events:
+        raise UsageError("--stages and --events are two different files; ask for one")
+    with Reader(recording) as reader:
+        selection = which.make(
+            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
+            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
+            number=number, path=path,
+        )  # fmt: skip
+        with (
+            watched(reader, "packets", quiet=quiet) as source,
+            exported(output, recording, force=force) as stream,
+        ):
+            capture = Capture(source.facts, link)
+            replay = Replay(source, selection)
+            what: Content = "stages" if stages else "events" if events else "packets"
+            for blocks in section(capture, source, replay, what):
+                stream.write(blocks)
+    return ending(capture.written, selection, quiet=quiet)
 
 
 def ending(written: int, selection: Selection, *, quiet: bool) -> int:

@@ -91,6 +91,7 @@ class NflogEvents:
 
     buffer: npt.NDArray[np.uint8]
     datagram: I64  # the index in the chunk of the datagram that brought the event
+    message: I64  # offset of the message's netlink header
     received_ns: I64  # of that datagram, as recorded
     stamp_ns: I64  # NFULA_TIMESTAMP since the epoch; 0: none, or after the year 2106
     seq: I64  # NFULA_SEQ; -1: none
@@ -312,6 +313,7 @@ def _columns(
         buffer, offset(_PREFIX)[prefixed], length(_PREFIX)[prefixed], prefixes
     )
     return {
+        "message": message << 2,
         "stamp_ns": _nanoseconds(*(number(_TIMESTAMP, word) for word in (1, 2, 3, 4))),
         "seq": or_none(_SEQ, number(_SEQ)),
         "family": buffer.take((message << 2) + _MESSAGE_HEADER),

@@ -10,7 +10,7 @@ import pytest
 
 from iptrec.analyze.match import judge
 from iptrec.analyze.selection import Selection
-from iptrec.analyze.why import _local_addresses, _sets, explain, facts_of
+from iptrec.analyze.why import _sets, explain, facts_of, local_addresses
 from iptrec.decode import ruleset
 from iptrec.recording.reader import Reader
 
@@ -165,7 +165,7 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
             for one in explain(reader, Selection(chains=frozenset({("filter", "INPUT")})))
             if one.traversal.in_ == "v1"
         ]
-        local, sets = _local_addresses(reader), _sets(reader)
+        local, sets = local_addresses(reader), _sets(reader)
     last = explained.traversal.steps[-1]
     facts = facts_of(explained.traversal, last, local, sets)
     said = Counter()

@@ -1,0 +1,428 @@
+"""``iptrec export pcapng``: packets for Wireshark, each with its way through the rules as a comment.
+
+A block is written as https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html has it, little
+endian. What is said of a packet depends on its way alone, so it is made once for each way.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import numpy as np
+
+from iptrec import __version__
+from iptrec.analyze.addresses import addresses
+from iptrec.analyze.identity import lengths
+from iptrec.analyze.stages import all_stages, events_of, first_stages
+from iptrec.views.escape import printable
+from iptrec.views.info import how_many
+from iptrec.views.json import iso_time
+
+if TYPE_CHECKING:
+    import ipaddress
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import numpy.typing as npt
+
+    from iptrec.analyze.interfaces import Interfaces
+    from iptrec.analyze.paths import Path, PathStep
+    from iptrec.analyze.replay import Replay
+    from iptrec.analyze.stages import Stages
+    from iptrec.analyze.window import Window
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.recording.rows import Facts, Loss, Recording
+
+    I64 = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
+    IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+Content = Literal["packets", "stages", "events"]
+
+# https://www.tcpdump.org/linktypes.html
+ETHERNET: Final = 1
+RAW: Final = 101
+NFLOG: Final = 239
+
+_SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 4, 5, 6
+_COMMENT = 1
+_OS, _APPLICATION = 3, 4  # of a section
+_NAME, _DESCRIPTION, _RESOLUTION, _FILTER = 2, 3, 9, 11  # of an interface
+_FLAGS, _PACKET_ID, _VERDICT = 2, 5, 7  # of a packet
+_FIRST, _LAST, _RECEIVED, _DROPPED = 2, 3, 4, 5  # of statistics
+_INBOUND, _OUTBOUND = 1, 2
+_VERDICT_OPAQUE = b"\0"  # "hardware": bytes that the standard gives no meaning
+_IPV4_NAME, _IPV6_NAME = 1, 2
+
+# An enhanced packet block is a head, the packet, options, and a tail: the total length again.
+_HEAD: Final = np.dtype(
+    [(name, "<u4") for name in ("type", "total", "interface", "high", "low", "captured", "length")]
+)
+_TAIL: Final = 4
+_ID: Final = np.dtype([("code", "<u2"), ("size", "<u2"), ("number", "<u8")])
+_ZEROS: Final = bytes(3)
+_NETLINK_HEADER: Final = 16
+_LONGEST: Final = 60_000  # bytes of a comment; an option has at most 65,535
+_MAC_HEADER: Final = 14
+_IPV4_BYTES: Final = 4
+_POSTROUTING, _OUTPUT = 4, 3  # enum nf_inet_hooks
+_NO_MACS: Final = bytes(12)
+
+
+class _Name(NamedTuple):
+    """What makes an interface one of its own."""
+
+    netns: str | None
+    name: str
+    link: int
+
+
+class Capture:
+    """A pcapng section that grows. Its methods return the bytes that come next."""
+
+    def __init__(self, facts: Facts, link: str) -> None:
+        """``link``: "auto", "raw" or "ethernet" (with zeros where no link header was recorded)."""
+        self._facts = facts
+        self._link = link
+        self.written = 0  # traversals
+        self._numbers: dict[_Name, int] = {}
+        self._seen: list[tuple[int, int, int]] = []  # per interface: packets, first and last ns
+
+    def begin(self, losses: Sequence[Loss], names: Iterable[tuple[IP, str]]) -> bytes:
+        """The section's header: who, where, what for, how complete; and the names of addresses."""
+        facts = self._facts
+        words = [
+            f"recorded by iptrec {facts.iptrec} on {facts.host} from {iso_time(facts.started_ns)}",
+            f"filter: {facts.filter or 'none'}",
+            f"{how_many(losses)} (see the statistics of nflog)" if losses else "no event was lost",
+            "closed cleanly" if facts.closed else "not closed: cut off or still running",
+        ]
+        body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(
+            (_OS, facts.kernel),
+            (_APPLICATION, f"iptrec {__version__}"),
+            (_COMMENT, "; ".join(words)),
+        )
+        return _block(_SECTION, body) + _names(names)
+
+    def packets(
+        self,
+        window: Window,
+        stages: Stages,
+        interfaces: Interfaces,
+        netns: str | None,
+        paths: Sequence[Path],
+        numbers: I64,
+    ) -> bytes:
+        """Stages of a window's packets. ``paths``, ``numbers``: of each traversal, from 1."""
+        events = window.events.take(stages.row)
+        outbound = (events.hook == _OUTPUT) | (events.hook == _POSTROUTING)
+        index = np.where(outbound, events.outdev, events.indev)
+        names, which = interfaces.names(index, window.moment_ns[stages.row])
+        framed = self._framed(events)
+        found: list[bytes] = []
+        interface = self._interfaces(names, which, framed, netns, found)
+        times = _times(events)
+        self._count(interface, times)
+        told, of = _told(window, stages, outbound, paths, numbers)
+        captured = events.payload_length + _MAC_HEADER * framed
+        length = np.maximum(lengths(events) + _MAC_HEADER * framed, captured)
+        sizes = np.array([len(options) for options in told], np.int64)[of]
+        total = _HEAD.itemsize + (captured + 3 & ~3) + _ID.itemsize + sizes + _TAIL
+        heads = _heads(total, interface, times, captured, length)
+        identities = np.zeros(len(events), _ID)
+        identities["code"], identities["size"] = _PACKET_ID, 8
+        identities["number"] = window.number + stages.position
+        tails = total.astype("<u4").tobytes()
+        for number, (head, frame, identity, option) in enumerate(
+            zip(
+                _split_up(heads.tobytes(), _HEAD.itemsize),
+                _frames(events, framed),
+                _split_up(identities.tobytes(), _ID.itemsize),
+                of.tolist(),
+                strict=True,
+            )
+        ):
+            tail = tails[number * _TAIL : (number + 1) * _TAIL]
+            found += (head, frame, _ZEROS[: -len(frame) % 4], identity, told[option], tail)
+        return b"".join(found)
+
+    def events(self, events: NflogEvents) -> bytes:
+        """Events as the kernel sent them, for Wireshark's NFLOG dissector."""
+        found: list[bytes] = []
+        interface = self._interface(_Name(None, "nflog:0", NFLOG), found)
+        times = _times(events)
+        number = np.full(len(events), interface)
+        self._count(number, times)
+        size = events.buffer.view("<u4").take(events.message >> 2).astype(np.int64)
+        captured = size - _NETLINK_HEADER
+        total = _HEAD.itemsize + (captured + 3 & ~3) + _TAIL
+        heads = _heads(total, number, times, captured, captured)
+        tails = total.astype("<u4").tobytes()
+        memory = events.buffer.data
+        spans = zip((events.message + _NETLINK_HEADER).tolist(), captured.tolist(), strict=True)
+        for at, (head, (start, length)) in enumerate(
+            zip(_split_up(heads.tobytes(), _HEAD.itemsize), spans, strict=True)
+        ):
+            tail = tails[at * _TAIL : (at + 1) * _TAIL]
+            found += (head, bytes(memory[start : start + length]), _ZEROS[: -length % 4], tail)
+        return b"".join(found)
+
+    def end(self, losses: Sequence[Loss]) -> bytes:
+        """The interfaces' statistics. What was lost has an interface of its own: nflog knows no other."""
+        found: list[bytes] = []
+        lost = None
+        if losses:
+            lost = self._interface(_Name(None, "nflog:0", NFLOG), found)
+        for number, (packets, first, last) in enumerate(self._seen):
+            options: list[tuple[int, str | bytes]] = [(_RECEIVED, struct.pack("<Q", packets))]
+            if packets:
+                options += [(_FIRST, _split(first)), (_LAST, _split(last))]
+            if number == lost:
+                dropped = sum(loss.events or 0 for loss in losses)
+                options.append((_DROPPED, struct.pack("<Q", dropped)))
+                spans = "; ".join(
+                    f"{iso_time(one.first_ns)} to {iso_time(one.last_ns)}: {one.how},"
+                    f" {'?' if one.events is None else one.events} events"
+                    for one in losses[:100]
+                )
+                options.append((_COMMENT, f"{how_many(losses)}: {spans}"))
+            moment = self._facts.stopped_ns or last
+            body = struct.pack("<I", number) + _split(moment) + _options(*options)
+            found.append(_block(_STATISTICS, body))
+        return b"".join(found)
+
+    def _framed(self, events: NflogEvents) -> Mask:
+        """Which packets are written with a link header."""
+        if self._link != "auto":
+            return np.full(len(events), self._link == "ethernet")
+        return _with_mac_header(events)
+
+    def _interfaces(
+        self,
+        names: list[str],
+        which: I64,
+        framed: Mask,
+        netns: str | None,
+        found: list[bytes],
+    ) -> I64:
+        """The number of each packet's interface; new ones are described in ``found``."""
+        pair = which * 2 + framed
+        present, of = np.unique(pair, return_inverse=True)
+        numbers = [
+            self._interface(_Name(netns, names[one >> 1], ETHERNET if one & 1 else RAW), found)
+            for one in present.tolist()
+        ]
+        return np.array(numbers, np.int64)[of]
+
+    def _interface(self, one: _Name, found: list[bytes]) -> int:
+        if one in self._numbers:
+            return self._numbers[one]
+        self._numbers[one] = number = len(self._numbers)
+        self._seen.append((0, 0, 0))
+        options: list[tuple[int, str | bytes]] = [(_NAME, one.name)]
+        if one.netns is not None:
+            options.append((_DESCRIPTION, f"network namespace {one.netns}"))
+        options.append((_RESOLUTION, b"\x09"))  # 10^-9 s
+        if self._facts.filter:
+            options.append((_FILTER, b"\0" + self._facts.filter.encode()))
+        found.append(_block(_INTERFACE, struct.pack("<HHI", one.link, 0, 0) + _options(*options)))
+        return number
+
+    def _count(self, number: I64, times: I64) -> None:
+        for one in np.unique(number).tolist():
+            here = times[number == one]
+            packets, first, last = self._seen[one]
+            low, high = int(here.min()), int(here.max())
+            self._seen[one] = (
+                packets + len(here),
+                min(first, low) if packets else low,
+                max(last, high),
+            )
+
+
+def _told(
+    window: Window, stages: Stages, outbound: Mask, paths: Sequence[Path], numbers: I64
+) -> tuple[list[bytes], I64]:
+    """The options of packets: distinct ones, and the number of each packet's, shape (n,)."""
+    last = np.append(stages.position[1:] != stages.position[:-1], np.ones(1, np.bool_))
+    outcome = window.assembly.outcome[stages.position]
+    key = np.stack([outcome, stages.until, last[: len(outcome)], outbound], axis=1)
+    distinct, first, of = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    found = []
+    for (number, until, end, out), at in zip(distinct.tolist(), first.tolist(), strict=True):
+        one = window.assembly.outcomes[number]
+        path = paths[numbers[stages.position[at]] - 1]
+        places = [window.rulebook.places[place] for place in one.way]
+        own = all(place.own for place in places)
+        steps = sum(own or not place.own for place in places[:until])
+        reason = "; ".join(filter(None, (one.reason, one.doubt)))
+        found.append(
+            _options(
+                (_FLAGS, struct.pack("<I", _OUTBOUND if out else _INBOUND)),
+                (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode()),
+                (_COMMENT, comment(path, reason, steps, last=bool(end))),
+            )
+        )
+    return found, of.reshape(-1)
+
+
+def _with_mac_header(events: NflogEvents) -> Mask:
+    """Which events bring an Ethernet header whose type is that of the packet."""
+    there: Mask = (events.link >= 0) & (events.link_length == _MAC_HEADER)
+    at = np.where(there, events.link + len(_NO_MACS), 0)
+    kind = events.buffer[at].astype(np.uint16) << 8 | events.buffer[at + 1]
+    there &= kind == events.protocol
+    return there
+
+
+def _frames(events: NflogEvents, framed: Mask) -> Iterator[bytes]:
+    """The packets, those that are framed with their link header, or with one of zeros."""
+    memory = events.buffer.data
+    own = _with_mac_header(events)
+    for start, size, link, frame, recorded, ipv6 in zip(
+        events.payload.tolist(), events.payload_length.tolist(), events.link.tolist(),
+        framed.tolist(), own.tolist(), events.ipv6.tolist(), strict=True,
+    ):  # fmt: skip
+        packet = bytes(memory[start : start + size]) if size else b""
+        if not frame:
+            yield packet
+        elif recorded:
+            yield bytes(memory[link : link + _MAC_HEADER]) + packet
+        else:
+            yield _NO_MACS + (b"\x86\xdd" if ipv6 else b"\x08\x00") + packet
+
+
+def _heads(
+    total: I64, interface: I64, times: I64, captured: I64, length: I64
+) -> npt.NDArray[np.void]:
+    heads = np.zeros(len(total), _HEAD)
+    heads["type"], heads["total"], heads["interface"] = _PACKET, total, interface
+    heads["high"], heads["low"] = times >> 32, times & 0xFFFFFFFF
+    heads["captured"], heads["length"] = captured, length
+    return heads
+
+
+def _times(events: NflogEvents) -> I64:
+    """When, as `show` says it (epoch, ns)."""
+    return np.where(events.stamp_ns > 0, events.stamp_ns, events.received_ns)
+
+
+def _split_up(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def section(
+    capture: Capture,
+    recording: Recording,
+    replay: Replay,
+    what: Content,
+) -> Iterator[bytes]:
+    """A whole section: the packets that are selected, or the kernel's events of them.
+
+    Of everything, the events are those that belong to no packet, too.
+    """
+    facts, known = recording.facts, addresses(recording) or ()
+    names = [
+        (address, f"{replay.interfaces_of(1).name(index, facts.started_ns)}.{facts.host}")
+        for index, address in known
+    ]
+    yield capture.begin(recording.losses, names)
+    for window, positions, numbers in replay.windows_with_paths():
+        namespace = window.stream.namespace
+        capture.written += len(positions)
+        if what == "events":
+            rows = events_of(window, positions)
+            if len(positions) == window.decided:
+                rows = np.sort(np.concatenate([rows, window.strays]))
+            yield capture.events(window.events.take(rows))
+            continue
+        yield capture.packets(
+            window,
+            (all_stages if what == "stages" else first_stages)(window, positions),
+            replay.interfaces_of(namespace),
+            replay.netns(namespace),
+            list(replay.book.paths),
+            numbers,
+        )
+    yield capture.end(recording.losses)
+
+
+def comment(path: Path, reason: str, steps: int, *, last: bool = True) -> str:
+    """The verdict in a sentence, then a line for each of the first ``steps`` steps."""
+    lines = [_sentence(path)]
+    if reason:
+        lines.append(f"({printable(reason)})")
+    size = 0
+    for number, step in enumerate(path.steps[:steps]):
+        line = _line(step)
+        size += len(line.encode()) + 1
+        if size > _LONGEST:
+            lines.append(f"... {steps - number:,} more steps")
+            break
+        lines.append(line)
+    if not last:
+        lines.append("(the packet changed here)")
+    return "\n".join(lines)
+
+
+def _sentence(path: Path) -> str:
+    decided = ""
+    if (place := path.decided_by) is not None:
+        rule = "policy" if place.rule is None else f"rule {place.rule}"
+        decided = f" by {printable(place.table)}/{printable(place.chain)} {rule}"
+    doubts = [
+        word
+        for word, holds in (("incomplete", not path.complete), ("ambiguous", path.ambiguous))
+        if holds
+    ]
+    unsure = f" ({' and '.join(doubts)})" if doubts else ""
+    return f"{printable(path.verdict)}{decided}{unsure}"
+
+
+def _line(step: PathStep) -> str:
+    where = f"{printable(step.table)} {printable(step.chain)}"
+    target = "" if step.target is None else f" → {printable(step.target)}"
+    if step.type != "rule":
+        return f"{where} {step.type}{target}"
+    number = "" if step.rule is None else f" #{step.rule}"
+    return (
+        f"{where}{number} {printable(step.spec or '(not in the recorded ruleset)')[:4000]}{target}"
+    )
+
+
+def _names(names: Iterable[tuple[IP, str]]) -> bytes:
+    records = [
+        _option(
+            _IPV4_NAME if len(address.packed) == _IPV4_BYTES else _IPV6_NAME,
+            address.packed + printable(name).encode() + b"\0",
+        )
+        for address, name in names
+    ]
+    return _block(_NAMES, b"".join([*records, bytes(4)])) if records else b""
+
+
+def _split(time_ns: int) -> bytes:
+    return struct.pack("<II", time_ns >> 32 & 0xFFFFFFFF, time_ns & 0xFFFFFFFF)
+
+
+def _options(*options: tuple[int, str | bytes]) -> bytes:
+    """Options and their end."""
+    return b"".join(
+        _option(code, printable_lines(value) if isinstance(value, str) else value)
+        for code, value in options
+    ) + bytes(4)  # fmt: skip
+
+
+def printable_lines(text: str) -> bytes:
+    """Lines that are safe on a terminal, as bytes of at most what an option takes."""
+    safe = "\n".join(printable(line) for line in text.split("\n")).encode()
+    return safe[:65_000].decode(errors="ignore").encode()
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
+
+
+def _block(kind: int, body: bytes) -> bytes:
+    size = len(body) + 12
+    return struct.pack("<II", kind, size) + body + struct.pack("<I", size)
