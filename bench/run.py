@@ -12,6 +12,7 @@ if __name__ == "__main__":
         output = f"{directory}/bench.db"
         subprocess.run([sys.executable, HERE / "record.py", "5", output], check=True)
         subprocess.run([sys.executable, HERE / "analyze.py", output], check=True)
+        subprocess.run([sys.executable, HERE / "export.py", output], check=True)
     subprocess.run([sys.executable, HERE / "exact.py"], check=True)
     subprocess.run([sys.executable, HERE / "watch.py"], check=True)
     subprocess.run([sys.executable, HERE / "diff.py"], check=True)
