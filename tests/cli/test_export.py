@@ -78,14 +78,14 @@ def test_force_replaces(tmp_path):
 def test_interrupted(tmp_path):
     """Ctrl-C in the middle: exit status 130, nothing is left."""
     script = (
-        "import iptrec.views.json as view, time\n"
+        "import iptrec.views.json as view, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's "&" ignores it
         "def line(_): print('begun', flush=True); time.sleep(60)\n"
         "view.line = line\nfrom iptrec.cli import main\nmain()\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, "export", "ndjson", LOOPBACK, "-o", str(tmp_path / "x")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's "&" ignores it
     )  # fmt: skip
     with child:
         assert child.stdout.readline() == "begun\n"
