@@ -25,6 +25,7 @@ import numpy as np
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
 from iptrec.kernel import conntrack, host, ipsets, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel.guardian import Guardian
 from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
@@ -149,6 +150,17 @@ class _Recording:
         self._not_undone: list[str] = []
 
     def run(self) -> Progress:
+        # First of all: a fork is best made while there is nothing that could be inherited.
+        self._guardian = Guardian(self._comment, netns.inode(), self._options.output)
+        try:
+            return self._run()
+        finally:
+            if self._not_undone:
+                self._guardian.charge()
+            else:
+                self._guardian.dismiss()
+
+    def _run(self) -> Progress:
         options = self._options
         try:
             with (
@@ -236,7 +248,7 @@ class _Recording:
                 family: self._switch_logger(family, undo) for family in self._options.bytecodes
             }
             with contextlib.ExitStack() as rules:
-                watch = Watch(self._rules, loggers, self._hand_over)
+                watch = Watch(self._rules, loggers, self._hand_over, self._guardian)
                 for family in self._options.bytecodes:
                     self._insert_rules(writer, family, watch, rules)
                 rules.callback(watch.stop)
@@ -257,7 +269,11 @@ class _Recording:
             self._snapshot(writer, "ipsets", "ipset", sets)
 
     def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> nf_log.Switched:
-        switched = nf_log.switch(family, modprobe=self._options.modprobe)
+        switched = nf_log.switch(
+            family,
+            modprobe=self._options.modprobe,
+            expect=lambda before: self._guardian.expect_logger(family, before),
+        )
         undo.callback(self._attempt, switched.undo)
         self._progress.details.append(f"nf_log of {family} was {switched.before}")
         return switched
@@ -297,6 +313,7 @@ class _Recording:
             self._snapshot(writer, "raw-table", family, content.encode())
         # Registered first: an insertion that fails half way is looked for as well.
         undo.callback(self._attempt, lambda: self._remove_rules(family, watch, taken_out))
+        self._guardian.expect_rules(family, taken_out)
         xtables.insert(self._rules[family], flush=self._options.flush)
 
     def _remove_rules(self, family: xtables.Family, watch: Watch, taken_out: list[str]) -> None:
@@ -313,8 +330,8 @@ class _Recording:
 
     def _left_behind(self) -> str:
         return (
-            f"not everything could be undone ({'; '.join(self._not_undone)}): look for {self._comment} in"
-            " iptables-legacy-save -t raw, and at sysctl net.netfilter.nf_log"
+            f"not everything could be undone ({'; '.join(self._not_undone)}): the guardian goes on trying;"
+            " iptrec cleanup finds what is left"
         )
 
     def _snapshot(self, writer: Writer, kind: str, source: str, content: bytes) -> None:

@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from iptrec import __version__
-from iptrec.cli import check, demo, diff, export, info, paths, record, rules, show, trace, why
+from iptrec.cli import (
+    check,
+    cleanup,
+    demo,
+    diff,
+    export,
+    info,
+    paths,
+    record,
+    rules,
+    show,
+    trace,
+    why,
+)
 from iptrec.errors import EXIT_TROUBLE, IptrecError
 
 app = typer.Typer(
@@ -35,6 +48,7 @@ app.command()(diff.diff)
 app.command()(check.check)
 app.command()(info.info)
 app.add_typer(export.app)
+app.command()(cleanup.cleanup)
 app.command()(demo.demo)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError
 from iptrec.kernel import host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LOGGER: Final = "nfnetlink_log"
 _FILES: Final = {
@@ -24,12 +27,16 @@ class Switched:
     family: str
     before: str
 
-    def keep(self) -> bool:
-        """Switch again where somebody has set another logger meanwhile; whether that was so."""
+    def keep(self, expect: Callable[[str], None]) -> bool:
+        """Switch again where somebody has set another logger meanwhile; whether that was so.
+
+        ``expect`` is told which one, before.
+        """
         path = _FILES[self.family]
         now = path.read_text().strip()
         if now == _LOGGER:
             return False
+        expect(now)
         self.before = now
         path.write_text(_LOGGER)
         return True
@@ -41,9 +48,12 @@ class Switched:
             path.write_text(self.before)
 
 
-def switch(family: Literal["ipv4", "ipv6"], *, modprobe: bool) -> Switched:
+def switch(
+    family: Literal["ipv4", "ipv6"], *, modprobe: bool, expect: Callable[[str], None]
+) -> Switched:
     """Let TRACE of the current namespace go to nfnetlink_log.
 
+    ``expect`` is told the logger that was set, before another one is.
     Raises `HostError` with what to set on the host: /proc/sys is read-only in most containers.
     """
     path = _FILES[family]
@@ -51,6 +61,7 @@ def switch(family: Literal["ipv4", "ipv6"], *, modprobe: bool) -> Switched:
         before = path.read_text().strip()
         if before == _LOGGER:
             return Switched(family, before)
+        expect(before)
         try:
             path.write_text(_LOGGER)
         except OSError as error:

@@ -176,9 +176,9 @@ class NflogSocket:
         conntrack = code != errno.EOPNOTSUPP
         if not conntrack:
             code = self._bind(snaplen, _F_SEQ)
-        if code in (errno.EPERM, errno.EBUSY) and (holder := _holder()):
+        if code in (errno.EPERM, errno.EBUSY) and (by := holder()):
             raise HostError(
-                f"nflog group {GROUP}, which TRACE uses, is taken by {holder}: stop that program first"
+                f"nflog group {GROUP}, which TRACE uses, is taken by {by}: stop that program first"
             )
         if code == errno.EPERM:
             raise HostError("listening to nflog needs root or CAP_NET_ADMIN: run iptrec with sudo")
@@ -239,7 +239,7 @@ def _sequence(message: memoryview) -> int | None:
     return None
 
 
-def _holder() -> str | None:
+def holder() -> str | None:
     """Who listens to the group: /proc/net/netfilter/nfnetlink_log names the netlink port."""
     try:
         lines = Path("/proc/thread-self/net/netfilter/nfnetlink_log").read_text().splitlines()

@@ -30,6 +30,7 @@ from iptrec.kernel.xt_tables import Tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from iptrec.kernel.guardian import Guardian
     from iptrec.kernel.xt_tables import Family
 
 _LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
@@ -88,7 +89,8 @@ class Watch:
     """Started by `start`, ended by `stop`, which takes a last look.
 
     ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
-    `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread.
+    `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. The
+    ``guardian`` learns of what it will have to undo.
     ``replaced`` tells the families whose raw table somebody else emptied or replaced.
     """
 
@@ -97,11 +99,13 @@ class Watch:
         rules: Mapping[Family, Sequence[xtables.TraceRule]],
         loggers: Mapping[Family, nf_log.Switched],
         found: Callable[[State | Hole | IptrecError], None],
+        guardian: Guardian,
     ) -> None:
         self.replaced: set[Family] = set()
         self._rules = rules
         self._loggers = loggers
         self._found = found
+        self._guardian = guardian
         self._in_place = dict.fromkeys(rules, time.time_ns())
         self._switched = dict.fromkeys(rules, time.time_ns())
         self._tables = {family: Tables(family) for family in rules}
@@ -245,6 +249,7 @@ class Watch:
             return
         self.replaced.add(family)
         if not last:
+            self._guardian.expect_rules(family, [])
             xtables.remove(family, comment)  # where some of them are left
             xtables.insert(self._rules[family])
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
@@ -254,7 +259,7 @@ class Watch:
 
     def _check_logger(self, family: Family) -> None:
         now = time.time_ns()
-        if self._loggers[family].keep():
+        if self._loggers[family].keep(lambda now: self._guardian.expect_logger(family, now)):
             self._found(Hole(family, "logger-switched", self._switched[family], time.time_ns()))
         self._switched[family] = now
 

@@ -59,6 +59,14 @@ _LAYOUTS: Final = {
 }
 
 
+def loaded(family: Family) -> list[str] | None:
+    """The tables that are loaded; None where that is not told (a namespace of the user's own)."""
+    try:
+        return _NAMES[family].read_text().split()
+    except OSError:
+        return None
+
+
 @dataclass(slots=True)
 class _Seen:
     """The last look at a table: its info, where its entries begin, and the digest."""
@@ -94,11 +102,8 @@ class Tables:
         self._socket.close()
 
     def loaded(self) -> list[str] | None:
-        """The tables that are loaded; None where that is not told (a namespace of the user's own)."""
-        try:
-            return _NAMES[self._family].read_text().split()
-        except OSError:
-            return None
+        """The tables that are loaded; see `loaded`."""
+        return loaded(self._family)
 
     def unchanged_in_size(self, table: str) -> bool:
         """Whether a table has the shape that it had at the last `digest`: cheap, but not proof."""

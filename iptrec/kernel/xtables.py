@@ -98,7 +98,8 @@ def taken_out(family: Family) -> list[str]:
 def remove(family: Family, comment: str, put_back: Iterable[str] = ()) -> None:
     """Take out the rules with our comment, wherever they are by now, and put others back on top.
 
-    ``put_back``: lines of `taken_out`. Nothing happens where nothing is to be done.
+    ``put_back``: lines of `taken_out`. They went when ours came, in one transaction: where ours are not
+    there nothing happens.
     """
     _, text = save(family, table="raw")
     mark = f'--comment "{comment}"', f"--comment {comment} "
@@ -107,14 +108,15 @@ def remove(family: Family, comment: str, put_back: Iterable[str] = ()) -> None:
         for line in text.decode("utf-8", "surrogateescape").splitlines()
         if any(one in line for one in mark) and line.endswith("-j TRACE")
     ]
+    if not lines:
+        return
     positions: dict[str, int] = {}
     for line in put_back:
         counters, _, rule = line.partition(" -A ")
         chain, _, spec = rule.partition(" ")
         positions[chain] = positions.get(chain, 0) + 1
         lines.append(f"{counters} -I {chain} {positions[chain]} {spec}")
-    if lines:
-        _restore(family, lines)
+    _restore(family, lines)
 
 
 def _restore(family: Family, lines: Iterable[str]) -> None:
@@ -124,13 +126,17 @@ def _restore(family: Family, lines: Iterable[str]) -> None:
 
 
 def _run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run in a session of its own: the user's Ctrl-C must not stop it half way."""
+    """Run in a session of its own: the user's Ctrl-C must not stop it half way.
+
+    What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
+    """
     return subprocess.run(
         command,
         input=text,
         capture_output=True,
         check=False,
         start_new_session=True,
+        close_fds=False,
         env=os.environ | {"LC_ALL": "C"},
     )
 

@@ -1,0 +1,125 @@
+"""What recorders have left behind that were killed together with their guardians, and how it goes away.
+
+Our rules say by their comment whose they are. A recorder, or its guardian, keeps its list of changes
+locked (`guardian`) and nflog group 0 of its namespace bound: what neither of them holds is left over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, get_args
+
+from iptrec.errors import HostError
+from iptrec.kernel import guardian, netns, nflog, xt_tables, xtables
+from iptrec.kernel.guardian import Changes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.kernel.xtables import Family
+
+_OURS: Final = re.compile(
+    rb'^-A (\S+) .*--comment "?(iptrec:[0-9a-f-]{36})"? .*-j TRACE$', re.MULTILINE
+)
+_NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net")
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Of one recorder in one namespace.
+
+    ``rules``: family -> how many of its rules are there. ``changes``: its list, if that is there.
+    ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace.
+    """
+
+    where: Path | None
+    comment: str
+    rules: dict[Family, int]
+    changes: Changes | None
+    in_use: str | None
+
+
+def namespaces() -> dict[int, Path]:
+    """The network namespaces that can be seen from here: inode -> a file of each."""
+    found: dict[int, Path] = {}
+    own = Path("/proc/self/ns/net")
+    for path in [own, *(one for pattern in _NAMESPACES for one in Path("/").glob(pattern[1:]))]:
+        with contextlib.suppress(OSError):
+            found.setdefault(path.stat().st_ino, path)
+    return found
+
+
+def find(where: Path | None = None) -> list[Leftover]:
+    """What is there of recorders, running ones included, in all namespaces or in one."""
+    seen = namespaces() if where is None else {where.stat().st_ino: where}
+    known: dict[str, tuple[Changes, bool]] = {}
+    for _, descriptor in guardian.lists():
+        if (changes := Changes.read(descriptor)) is not None:
+            known[changes.comment] = changes, guardian.held(descriptor)
+    found: list[Leftover] = []
+    for inode, path in seen.items():
+        with contextlib.suppress(HostError), _entered(path):
+            found += _in_namespace(inode, path, known)
+    told = {one.comment for one in found}
+    for comment, (changes, held) in known.items():
+        if comment not in told and where is None and not held:  # its namespace is gone
+            found.append(Leftover(None, comment, {}, changes, None))
+    return found
+
+
+def _in_namespace(
+    inode: int, path: Path, known: dict[str, tuple[Changes, bool]]
+) -> Iterator[Leftover]:
+    rules = _rules()
+    listening = nflog.holder()
+    for comment, counts in rules.items():
+        changes, held = known.get(comment, (None, listening is not None))
+        busy = (f"{listening} is recording" if listening else "it is recording") if held else None
+        yield Leftover(path, comment, counts, changes, busy)
+    for comment, (changes, held) in known.items():
+        if changes.netns == inode and comment not in rules:
+            yield Leftover(path, comment, {}, changes, "it is recording" if held else None)
+
+
+def _entered(path: Path) -> contextlib.AbstractContextManager[int]:
+    """Into a namespace; it takes no right to stay where we are."""
+    return netns.entered(None if path.stat().st_ino == netns.inode() else path)
+
+
+def remove(leftover: Leftover) -> None:
+    """Take it away: rules, what --flush took out, loggers unless somebody uses them by now, the list.
+
+    Raises `HostError`.
+    """
+    changes = leftover.changes
+    if leftover.where is not None:
+        with _entered(leftover.where):
+            if changes is None:
+                changes = Changes(leftover.comment, 0, "", {one: [] for one in leftover.rules})
+            elif nflog.holder() is not None:
+                changes.loggers.clear()
+            try:
+                changes.undo()
+            except OSError as error:
+                raise HostError(f"cannot undo {leftover.comment}: {error}") from None
+    with contextlib.suppress(OSError):
+        guardian.path_of(leftover.comment).unlink(missing_ok=True)
+        guardian.STATE.rmdir()
+
+
+def _rules() -> dict[str, dict[Family, int]]:
+    """Our rules in the current namespace: comment -> family -> how many. No table is loaded for it."""
+    found: dict[str, dict[Family, int]] = {}
+    family: Family
+    for family in get_args(xt_tables.Family):
+        tables = xt_tables.loaded(family)
+        if tables is not None and "raw" not in tables:
+            continue
+        _, text = xtables.save(family, table="raw", counters=False)
+        for _, comment in _OURS.findall(text):
+            rules = found.setdefault(comment.decode(), {})
+            rules[family] = rules.get(family, 0) + 1
+    return found
