@@ -295,11 +295,11 @@ class Grammar:
         return "unknown", None
 
     def _unknown_place(self, prefix: Prefix, hook: int, *, builtin: bool) -> Place:
+        # The kernel's number: of a rule, or of the end behind the last one. Only the ruleset would tell.
         returned = prefix.type == "return"
         return Place(
-            hook, prefix.table, prefix.chain, prefix.rulenum,
-            prefix.rulenum if prefix.type == "rule" else None,
-            False, builtin, False, None, "return" if returned else "unknown",
+            hook, prefix.table, prefix.chain, prefix.rulenum, prefix.rulenum, False, builtin, False, None,
+            "return" if returned else "unknown",
         )  # fmt: skip
 
     def _after(self, place: Place, frames: tuple[_Frame | None, ...]) -> State:

@@ -15,6 +15,7 @@ from iptrec.cli import (
     demo,
     diff,
     export,
+    import_,
     info,
     paths,
     record,
@@ -22,7 +23,7 @@ from iptrec.cli import (
     show,
     trace,
     why,
-)
+)  # fmt: skip
 from iptrec.errors import EXIT_TROUBLE, IptrecError
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command()(diff.diff)
 app.command()(check.check)
 app.command()(info.info)
 app.add_typer(export.app)
+app.command("import")(import_.import_)
 app.command()(cleanup.cleanup)
 app.command()(demo.demo)
 

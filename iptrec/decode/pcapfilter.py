@@ -9,19 +9,15 @@ libpcap resolves names by itself: a host name in an expression asks the DNS, "po
 
 from __future__ import annotations
 
-import ctypes
-import platform
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from iptrec.decode.libpcap import Instruction, Program, libpcap
 from iptrec.errors import HostError, RecordingError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ctypes
 
     import numpy.typing as npt
 
@@ -49,26 +45,6 @@ _OUTSIDE: Final = 0xFFE00000
 
 _IPV6_HEADER: Final = 40  # bytes, RFC 8200, section 3
 _LENGTH_READABLE: Final = 6  # bytes of an IP header of either version that hold its length
-
-_SONAMES: Final = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's and everybody else's
-_WHEEL_FOLDERS: Final = {"i386": "x86", "i686": "x86"}  # the others are named as by uname
-
-
-class _Instruction(ctypes.Structure):
-    """``struct bpf_insn``."""
-
-    _fields_ = (
-        ("code", ctypes.c_uint16),
-        ("jt", ctypes.c_uint8),
-        ("jf", ctypes.c_uint8),
-        ("k", ctypes.c_uint32),
-    )
-
-
-class _Program(ctypes.Structure):
-    """``struct bpf_program``."""
-
-    _fields_ = (("length", ctypes.c_uint), ("instructions", ctypes.POINTER(_Instruction)))
 
 
 class _MatchesNothingError(UsageError):
@@ -151,7 +127,7 @@ class PacketFilter:
         buffer = np.ascontiguousarray(buffer)
         if wire is None:
             wire = _wire_lengths(buffer, start, captured)
-        run, program = _libpcap().bpf_filter, self._program
+        run, program = libpcap().bpf_filter, self._program
         columns = (start + buffer.ctypes.data).tolist(), wire.tolist(), captured.tolist()
         accepted = [run(program, at, whole, cut) for at, whole, cut in zip(*columns, strict=True)]
         return np.array(accepted, np.bool_)
@@ -169,29 +145,29 @@ def _wire_lengths(buffer: npt.NDArray[np.uint8], start: I64, captured: I64) -> I
     return wire
 
 
-def _compile(expression: str, written: str | None = None) -> ctypes.Array[_Instruction]:
+def _compile(expression: str, written: str | None = None) -> ctypes.Array[Instruction]:
     """Compile for DLT_RAW; ``written`` is what the user wrote, if that is not ``expression``."""
     name = _named(expression if written is None else written)
     if not expression.strip():
         raise UsageError(f"{name}: it is empty; leave it out to take every packet")
     if "\0" in expression:
         raise UsageError(f"{name}: it holds a NUL byte")
-    libpcap = _libpcap()
-    handle = libpcap.pcap_open_dead(_DLT_RAW, _SNAPLEN)
+    library = libpcap()
+    handle = library.pcap_open_dead(_DLT_RAW, _SNAPLEN)
     if not handle:
         raise HostError("libpcap: out of memory")
     try:
-        compiled = _Program()
+        compiled = Program()
         text = expression.encode("utf-8", "surrogateescape")
-        if libpcap.pcap_compile(handle, compiled, text, _OPTIMIZE, _NETMASK_UNKNOWN):
-            message = libpcap.pcap_geterr(handle).decode("utf-8", "backslashreplace").strip()
+        if library.pcap_compile(handle, compiled, text, _OPTIMIZE, _NETMASK_UNKNOWN):
+            message = library.pcap_geterr(handle).decode("utf-8", "backslashreplace").strip()
             error = _MatchesNothingError if message == _REJECTS_ALL else UsageError
             raise error(f"{name}: {message}")
         instructions = compiled.instructions[: compiled.length]
-        program: ctypes.Array[_Instruction] = (_Instruction * compiled.length)(*instructions)
-        libpcap.pcap_freecode(compiled)
+        program: ctypes.Array[Instruction] = (Instruction * compiled.length)(*instructions)
+        library.pcap_freecode(compiled)
     finally:
-        libpcap.pcap_close(handle)
+        library.pcap_close(handle)
     if any(_leaves_the_packet(one) for one in program):
         raise UsageError(
             f"{name}: it asks for something outside of the packet, as inbound, outbound, ifindex "
@@ -205,56 +181,12 @@ def _named(expression: str) -> str:
     return f'filter "{expression if expression.isprintable() else ascii(expression)[1:-1]}"'
 
 
-def _leaves_the_packet(one: _Instruction) -> bool:
+def _leaves_the_packet(one: Instruction) -> bool:
     """Whether Linux would read something else than the packet's bytes (SKF_AD_OFF and so on)."""
     load = one.code & _CLASS in _LOADS and one.code & _MODE in _FROM_PACKET
     return bool(load and one.k >= _OUTSIDE)
 
 
-def _jumps_back(one: _Instruction, count: int) -> bool:
+def _jumps_back(one: Instruction, count: int) -> bool:
     """Whether net/core/filter.c, bpf_check_classic, would refuse the jump; k is unsigned there."""
     return bool(one.code == _JUMP_ALWAYS and one.k >= count)
-
-
-@cache
-def _libpcap() -> ctypes.CDLL:
-    """Load the system's libpcap, else the one in the wheel of the PyPI package libpcap."""
-    for candidate in _candidates():
-        try:
-            library = ctypes.CDLL(candidate)
-        except OSError:
-            continue
-        return _declare(library)
-    raise HostError("libpcap: not found; install it (Debian and Ubuntu: apt install libpcap0.8)")
-
-
-def _candidates() -> Iterator[str]:
-    yield from _SONAMES
-    package = find_spec("libpcap")
-    machine = platform.machine()
-    for place in (package and package.submodule_search_locations) or ():
-        folder = Path(place, "_platform", "linux", _WHEEL_FOLDERS.get(machine, machine))
-        yield str(folder / "tcpdump" / "libpcap.so")
-
-
-def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    """Give the functions that are used here their types (man 3 pcap; pcap/bpf.h)."""
-    program = ctypes.POINTER(_Program)
-    prototypes: dict[str, tuple[type | None, list[type]]] = {
-        "pcap_open_dead": (ctypes.c_void_p, [ctypes.c_int, ctypes.c_int]),
-        "pcap_compile": (
-            ctypes.c_int,
-            [ctypes.c_void_p, program, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint32],
-        ),
-        "pcap_geterr": (ctypes.c_char_p, [ctypes.c_void_p]),
-        "pcap_freecode": (None, [program]),
-        "pcap_close": (None, [ctypes.c_void_p]),
-        "bpf_filter": (
-            ctypes.c_uint,
-            [ctypes.POINTER(_Instruction), ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint],
-        ),
-    }
-    for name, (result, arguments) in prototypes.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library

@@ -39,7 +39,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
             "events": summary.events,
             "lost": summary.lost,
             "packets": summary.packets,
-            "complete": not _flaws(summary, losses, closed=facts.closed),
+            "complete": not _flaws(recording, summary),
             "closed": facts.closed,
             "incomplete": summary.incomplete,
             "ambiguous": summary.ambiguous,
@@ -78,7 +78,7 @@ def as_text(recording: Recording, summary: Summary) -> str:
     if facts.closed and facts.stopped_ns is not None:
         seconds = (facts.stopped_ns - facts.started_ns) / 1e9
         stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
-    flaws = _flaws(summary, losses, closed=facts.closed)
+    flaws = _flaws(recording, summary)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
     ways = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
     talkers = [
@@ -151,12 +151,18 @@ def _loss(loss: Loss) -> str:
     return f"{count} between {iso_time(loss.first_ns)} and {iso_time(loss.last_ns)} ({how})"
 
 
-def _flaws(summary: Summary, losses: Sequence[Loss], *, closed: bool) -> list[str]:
+def _flaws(recording: Recording, summary: Summary) -> list[str]:
     """Why the recording does not tell everything; empty if it does."""
+    losses = recording.losses
+    uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
     return [
         text
         for text, holds in (
-            ("cut off", not closed),
+            ("cut off", not recording.facts.closed),
+            (
+                "whether events are missing is not known (the capture has no sequence numbers)",
+                uncounted,
+            ),
             (how_many(losses), losses),
             (f"{summary.incomplete:,} traces incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),

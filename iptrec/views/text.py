@@ -202,7 +202,7 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
 def _rule(step: Step, layout: Layout) -> str:
     number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
     if step.spec is None:
-        return f"{number}: (not in the recorded ruleset)"
+        return f"{number}, OR THE END: (not in the recorded ruleset)"
     if layout.rules:
         return f"{number}: {printable(step.spec)}"
     return number + (f" /* {printable(step.comment)} */" if step.comment else "")
