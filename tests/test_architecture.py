@@ -25,8 +25,9 @@ MAY_IMPORT = {
 }
 HOMES = {
     "pyroute2": {"kernel"},
-    "sqlite3": {"recording"},
-    "sqlite_utils": {"recording"},
+    "sqlite3": {"recording", "views"},  # a database is a view, too: export sqlite
+    "sqlite_utils": {"recording", "views"},
+    "pyarrow": {"views"},
     "zstandard": {"recording"},
     "typer": {"cli"},
     "click": {"cli"},

@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 
 
 class Replay:
-    """The traversals of a recording that are selected. ``book``: the paths that were met so far."""
+    """The traversals of a recording that are selected.
+
+    ``book``: the paths that were met so far; ``count``: the traversals that were given out as objects.
+    """
 
     def __init__(self, reader: Recording, selection: Selection | None = None) -> None:
         self._reader = reader
         self._selection = selection or Selection()
         self.book = PathBook()
+        self.count = 0
         self._known: dict[int, Interfaces] = {}
+        self._numbered: Window | None = None
 
     def __iter__(self) -> Iterator[Traversal]:
         """All of the recording."""
@@ -63,6 +68,13 @@ class Replay:
                 positions = positions[numbers[positions] == self._selection.path]
             yield window, positions, numbers
 
+    def path(self, window: Window, position: int) -> int:
+        """The number of the path that a traversal of `in_windows` took."""
+        if self._numbered is not window:
+            self._numbered = window
+            self._numbers = self.book.numbers(window, self.netns(window.stream.namespace))
+        return int(self._numbers[position])
+
     def _traversals(self, source: Iterable[Window]) -> Iterator[tuple[Window, int, Traversal]]:
         builders: dict[int, _Builder] = {}
         for window in source:
@@ -83,6 +95,7 @@ class Replay:
                 numbers = self.book.numbers(window, netns)
                 positions = positions[numbers[positions] == self._selection.path]
             for position in positions.tolist():
+                self.count += 1
                 yield window, position, build.traversal(position)
             last = self._selection.number
             if last is not None and window.number + window.decided > last:

@@ -18,6 +18,7 @@ from iptrec.cli import (
     import_,
     info,
     paths,
+    query,
     record,
     rules,
     show,
@@ -49,6 +50,7 @@ app.command()(diff.diff)
 app.command()(check.check)
 app.command()(info.info)
 app.add_typer(export.app)
+app.command()(query.query)
 app.command("import")(import_.import_)
 app.command()(cleanup.cleanup)
 app.command()(demo.demo)

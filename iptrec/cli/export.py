@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +61,6 @@ def ndjson(
     from iptrec.recording.reader import Reader
     from iptrec.views.json import line
 
-    written = 0
     with Reader(recording) as reader:
         selection = which.make(
             reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
@@ -71,10 +71,10 @@ def ndjson(
             watched(reader, "packets", quiet=quiet) as source,
             exported(output, recording, force=force) as stream,
         ):
-            for traversal in Replay(source, selection):
+            replay = Replay(source, selection)
+            for traversal in replay:
                 stream.write(line(traversal).encode() + b"\n")
-                written += 1
-    return ending(written, selection, quiet=quiet)
+    return ending(replay.count, selection, quiet=quiet)
 
 
 @app.command()
@@ -147,6 +147,121 @@ def pcapng(
             for blocks in section(capture, source, replay, what):
                 stream.write(blocks)
     return ending(capture.written, selection, quiet=quiet)
+
+
+@app.command()
+def sqlite(
+    recording: Trace,
+    output: Output,
+    words: which.Words = None,
+    chains: which.Chains = "",
+    rules: which.RuleNumbers = "",
+    interfaces: which.Interfaces = "",
+    verdicts: which.Verdicts = "",
+    netns: which.Netns = "",
+    whole: which.Whole = None,
+    mark: which.Mark = "",
+    since: which.Since = "",
+    until: which.Until = "",
+    number: which.Number = None,
+    path: which.PathNumber = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write a SQLite database with packets, steps, rules, snapshots and losses as ordinary tables.
+
+    Each column says what it is (sqlite3 OUT .schema); iptrec query --tables lists them as well. Exit status
+    1 when nothing fits the selection.
+
+    Examples:
+      iptrec export sqlite trace.db -o tables.db
+
+      sqlite3 tables.db "SELECT src, count(*) FROM drops GROUP BY src"
+    """
+    import tempfile
+    from pathlib import Path
+
+    from iptrec.analyze.replay import Replay
+    from iptrec.cli.output import copied, replaced
+    from iptrec.cli.progress import watched
+    from iptrec.recording.reader import Reader
+    from iptrec.views.sqlite import database, fill
+    from iptrec.views.tables import TABLES, rows
+
+    with Reader(recording) as reader, contextlib.ExitStack() as stack:
+        selection = which.make(
+            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
+            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
+            number=number, path=path,
+        )  # fmt: skip
+        if output == "-":
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="iptrec-export-"))
+            made = Path(directory) / "tables.db"
+        else:
+            made = stack.enter_context(replaced(output, recording, force=force))
+        source = stack.enter_context(watched(reader, "packets", quiet=quiet))
+        replay = Replay(source, selection)
+        with database(made) as tables:
+            fill(tables, rows(source, replay, {table.name for table in TABLES}))
+        if output == "-":
+            copied(made)
+    return ending(replay.count, selection, quiet=quiet)
+
+
+@app.command()
+def parquet(
+    recording: Trace,
+    output: Output,
+    words: which.Words = None,
+    chains: which.Chains = "",
+    rules: which.RuleNumbers = "",
+    interfaces: which.Interfaces = "",
+    verdicts: which.Verdicts = "",
+    netns: which.Netns = "",
+    whole: which.Whole = None,
+    mark: which.Mark = "",
+    since: which.Since = "",
+    until: which.Until = "",
+    number: which.Number = None,
+    path: which.PathNumber = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write a directory of Parquet files, the same tables: OUT/packets/host=HOST/date=DAY/....parquet.
+
+    Several exports may be moved into one directory. Needs pyarrow (pip install 'iptrec[parquet]'). Exit
+    status 1 when nothing fits the selection.
+
+    Examples:
+      iptrec export parquet trace.db -o traces
+
+      duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
+    """
+    from iptrec.analyze.replay import Replay
+    from iptrec.cli.output import replaced
+    from iptrec.cli.progress import watched
+    from iptrec.recording.reader import Reader
+    from iptrec.views.parquet import Files, require
+    from iptrec.views.tables import TABLES, rows
+
+    require()
+    if output == "-":
+        raise UsageError("--output -: export parquet makes a directory; name one")
+    with Reader(recording) as reader:
+        selection = which.make(
+            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
+            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
+            number=number, path=path,
+        )  # fmt: skip
+        with (
+            watched(reader, "packets", quiet=quiet) as source,
+            replaced(output, recording, force=force) as made,
+            Files(made, source.facts) as files,
+        ):
+            made.mkdir()
+            replay = Replay(source, selection)
+            files.fill(rows(source, replay, {table.name for table in TABLES}))
+    return ending(replay.count, selection, quiet=quiet)
 
 
 def ending(written: int, selection: Selection, *, quiet: bool) -> int:

@@ -42,7 +42,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "reason": traversal.reason,
         "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
-        "connection": _connection(traversal.connection),
+        "connection": traversal.connection and as_connection(traversal.connection),
         "steps": [_step(step) for step in traversal.steps],
     }
 
@@ -56,9 +56,8 @@ def iso_time(time_ns: int) -> str:
         return str(time_ns)
 
 
-def _connection(connection: Connection | None) -> dict[str, Any] | None:
-    if connection is None:
-        return None
+def as_connection(connection: Connection) -> dict[str, Any]:
+    """A connection and what NAT makes of it."""
     translation = nat(connection)
     return {
         "id": connection.id,

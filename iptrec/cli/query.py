@@ -1,0 +1,113 @@
+"""``iptrec query``."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json as to_json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+_SAMPLE = 1000  # rows whose values tell the width of a column
+_WIDEST = 60
+
+
+def query(
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")] = "",
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="One SELECT, in SQLite's language.")
+    ] = "",
+    tables: Annotated[
+        bool, typer.Option("--tables", help="What tables, columns and views there are.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma separated values.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> int:
+    """Ask a recording in SQL, over the tables that iptrec export sqlite makes.
+
+    Only what the query reads is put together. Exit status 1 when there is no row.
+
+    Examples:
+      iptrec query --tables
+
+      iptrec query trace.db "SELECT src, count(*) FROM drops GROUP BY src ORDER BY 2 DESC LIMIT 10"
+
+      iptrec query trace.db "SELECT * FROM rule_hits WHERE packets = 0" --csv
+    """
+    from iptrec.analyze.replay import Replay
+    from iptrec.cli.output import opened
+    from iptrec.cli.progress import watched
+    from iptrec.recording.reader import Reader
+    from iptrec.views.sqlite import VIEWS, ask, database, fill, tables_of
+    from iptrec.views.tables import described, rows
+
+    if tables:
+        views = "".join(f"\n{name}: {about}" for name, (about, _) in VIEWS.items())
+        print(f"{described()}# Views\n{views}")
+        return EXIT_DONE
+    if not (recording and sql):
+        raise UsageError('query takes a recording and a query: iptrec query trace.db "SELECT ..."')
+    if as_csv and json:
+        raise UsageError("--csv and --json are two different outputs; ask for one")
+    wanted = tables_of(sql)
+    with (
+        tempfile.TemporaryDirectory(prefix="iptrec-query-") as directory,
+        Reader(recording) as reader,
+    ):
+        path = Path(directory) / "tables.db"
+        with watched(reader, "packets", quiet=quiet) as source, database(path) as made:
+            fill(made, rows(source, Replay(source), wanted))
+        with opened(output, recording) as stream:
+            found = ask(path, sql)
+            names = [str(name) for name in next(found)]
+            first = list(itertools.islice(found, 1))
+            write = _csv if as_csv else _json if json else _table
+            write(stream, names, itertools.chain(first, found))
+    return EXIT_DONE if first else EXIT_NO
+
+
+def _csv(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([_plain(value) for value in row] for row in rows)
+
+
+def _json(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
+    for row in rows:
+        values = map(_plain, row)
+        stream.write(to_json.dumps(dict(zip(names, values, strict=True))) + "\n")
+
+
+def _table(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
+    """Columns side by side; what is longer than its column pushes the others to the right."""
+    from iptrec.views.escape import printable
+
+    def cells(row: tuple[Any, ...]) -> list[str]:
+        return ["" if value is None else printable(str(_plain(value))) for value in row]
+
+    sample = [cells(row) for row in itertools.islice(rows, _SAMPLE)]
+    widths = [
+        min(_WIDEST, max(len(one) for one in column)) for column in zip(names, *sample, strict=True)
+    ]
+    head = [printable(name) for name in names]
+    for line in itertools.chain(
+        [head, ["-" * width for width in widths]], sample, map(cells, rows)
+    ):
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        stream.write("  ".join(padded).rstrip() + "\n")
+
+
+def _plain(value: object) -> object:
+    """A value as text has it."""
+    return value.hex() if isinstance(value, bytes) else value

@@ -1,0 +1,117 @@
+"""``iptrec export parquet``: the tables as files that DuckDB, Spark and ClickHouse read in place.
+
+OUT/TABLE/host=HOST/date=YYYY-MM-DD/NAME.parquet: many recordings can be gathered in one directory.
+Packets, their steps and relations are filed under the day of the packet, the rest under that of the
+recording's start (UTC).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+from iptrec.errors import UsageError
+from iptrec.views.json import iso_time
+from iptrec.views.tables import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from iptrec.recording.rows import Facts
+    from iptrec.views.tables import Row, Table
+
+_MOST_OPEN: Final = 32  # files; a day each, as a rule there is one or two
+_TABLES: Final = {table.name: table for table in TABLES}
+
+
+def require() -> None:
+    """Raise `UsageError` where pyarrow is missing."""
+    try:
+        import pyarrow.parquet  # noqa: F401, PLC0415
+    except ImportError:
+        raise UsageError("export parquet needs pyarrow: pip install 'iptrec[parquet]'") from None
+
+
+class Files:
+    """The files of one export, in a directory that is there; a context manager."""
+
+    def __init__(self, directory: Path, facts: Facts) -> None:
+        self._directory = directory
+        self._host = quote(facts.host or "unknown", safe="") or "unknown"
+        self._host = {".": "%2E", "..": "%2E%2E"}.get(self._host, self._host)[:200]
+        self._name = quote(facts.uuid, safe="")[:100]
+        self._date = _date(facts.started_ns)
+        self._dates: dict[int, str] = {}
+        self._writers: dict[tuple[str, str], Any] = {}
+        self._parts = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for writer in self._writers.values():
+            # What went wrong first is what is told; the files go.
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                writer.close()
+
+    def fill(self, rows: Iterable[tuple[str, list[Row]]]) -> None:
+        """Write the rows, and of tables without any an empty file that has their columns."""
+        empty = dict(_TABLES)
+        for name, batch in rows:
+            if batch:
+                empty.pop(name, None)
+            days: dict[str, list[Row]] = {}
+            for row in batch:
+                days.setdefault(self._day(name, row), []).append(row)
+            for day, part in days.items():
+                self._write(_TABLES[name], day, part)
+        for table in empty.values():
+            self._write(table, self._date, [])
+
+    def _day(self, name: str, row: Row) -> str:
+        if name == "packets":
+            self._dates[row[0]] = day = _date(row[1])
+            return day
+        if name in ("steps", "related"):
+            return self._dates.get(row[0], self._date)
+        return self._date
+
+    def _write(self, table: Table, day: str, rows: list[Row]) -> None:
+        import pyarrow as pa  # noqa: PLC0415 - optional
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        schema = _schema(table)
+        key = table.name, day
+        if key not in self._writers:
+            while len(self._writers) >= _MOST_OPEN:
+                self._writers.pop(next(iter(self._writers))).close()
+            folder = self._directory / table.name / f"host={self._host}" / f"date={day}"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._parts += 1
+            path = folder / f"{self._name}-{self._parts}.parquet"
+            self._writers[key] = pq.ParquetWriter(path, schema, compression="zstd")
+        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+        arrays = [
+            pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)
+        ]
+        self._writers[key].write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _schema(table: Table) -> Any:  # noqa: ANN401 - pyarrow is optional
+    import pyarrow as pa  # noqa: PLC0415
+
+    types = {"INTEGER": pa.int64(), "TEXT": pa.string()}
+    return pa.schema(
+        [
+            pa.field(one.name, types[one.type], not one.required, {"description": one.about})
+            for one in table.columns
+        ],
+        {"description": table.about},
+    )
+
+
+def _date(time_ns: int) -> str:
+    text = iso_time(time_ns)
+    return text[:10] if "T" in text else "unknown"

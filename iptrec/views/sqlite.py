@@ -1,0 +1,149 @@
+"""``iptrec export sqlite``: the tables as a database of their own, which explains itself."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import sqlite_utils
+
+from iptrec.errors import RecordingError, UsageError
+from iptrec.views.tables import TABLES, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from iptrec.views.tables import Row
+
+_READING: Final = {
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
+}  # fmt: skip
+_INSTRUCTIONS: Final = 1_000_000  # of SQLite's machine
+VIEWS: Final = {
+    "drops": (
+        "Packets that did not get through, with the rule that ended them.",
+        """SELECT packets.*, rules.spec AS decided_spec FROM packets LEFT JOIN rules
+           ON rules.namespace = packets.namespace AND rules.family = packets.family
+           AND rules.table_name = decided_table AND rules.chain = decided_chain AND rules.rule = decided_rule
+           AND rules.id IN (SELECT rule_id FROM steps WHERE steps.packet = packets.packet)
+           WHERE verdict IN ('DROP', 'REJECT')""",
+    ),
+    "rule_hits": (
+        "Rules with the number of packets that hit them, and when.",
+        """SELECT rules.*, count(steps.packet) AS packets, min(steps.time_ns) AS first_ns,
+           max(steps.time_ns) AS last_ns FROM rules LEFT JOIN steps ON steps.rule_id = rules.id
+           GROUP BY rules.id""",
+    ),
+    "paths": (
+        "The ways that packets took, with how many there were, and the first one.",
+        """SELECT path, family, verdict, decided_table, decided_chain, decided_rule,
+           count(*) AS packets, min(time_ns) AS first_ns, max(time_ns) AS last_ns,
+           min(packet) AS example FROM packets GROUP BY path""",
+    ),
+    "flows": (
+        "Packets by their addresses, ports and verdict.",
+        """SELECT family, proto, src, sport, dst, dport, verdict, count(*) AS packets,
+           sum(length) AS bytes FROM packets GROUP BY family, proto, src, sport, dst, dport, verdict""",
+    ),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def database(path: Path) -> Iterator[sqlite_utils.Database]:
+    """A new database with our tables, to be filled, and views. Raises `RecordingError` if it fails."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            made = sqlite_utils.Database(connection, execute_plugins=False)
+            # Nobody reads it before it is whole.
+            made.execute("PRAGMA journal_mode = OFF")
+            made.execute("PRAGMA synchronous = OFF")
+            made.execute("BEGIN")
+            for table in TABLES:
+                made.execute(definition(table))
+            for name, (about, query) in VIEWS.items():
+                made.execute(f"CREATE VIEW {name} AS -- {about}\n{query}")
+            yield made
+            for table in TABLES:
+                for columns in table.indexes:
+                    made.table(table.name).create_index(columns)
+            if connection.in_transaction:
+                made.execute("COMMIT")
+            made.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise RecordingError(f"cannot write {path}: {error}") from None
+
+
+def fill(made: sqlite_utils.Database, rows: Iterable[tuple[str, list[Row]]]) -> None:
+    """Insert the rows."""
+    connection: sqlite3.Connection = made.conn
+    places = {table.name: ", ".join("?" * len(table.columns)) for table in TABLES}
+    for name, batch in rows:
+        connection.executemany(f"INSERT INTO {name} VALUES ({places[name]})", batch)  # noqa: S608 - our own names
+
+
+def definition(table: Table) -> str:
+    """CREATE TABLE with a comment on each column."""
+    lines = []
+    for column in table.columns:
+        words = f"  {column.name} {column.type}{' NOT NULL' if column.required else ''}"
+        if column.references:
+            words += f" REFERENCES {column.references.replace('(', ' (')}"
+        lines.append((words, column.about))
+    lines.append((f"  PRIMARY KEY ({', '.join(table.key)})", ""))
+    body = ""
+    for number, (words, about) in enumerate(lines, 1):
+        comma = "," if number < len(lines) else ""
+        body += f"{words}{comma}{f' -- {about}' if about else ''}\n"
+    return f"CREATE TABLE {table.name} ( -- {table.about}\n{body}) STRICT"
+
+
+def tables_of(query: str) -> set[str]:
+    """The tables that a query reads, views looked through. Raises `UsageError` for what is no query."""
+    read: set[str] = set()
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+        for table in TABLES:
+            empty.execute(definition(table))
+        for name, (_, view) in VIEWS.items():
+            empty.execute(f"CREATE VIEW {name} AS {view}")
+        empty.set_authorizer(_reading(read))
+        with _refused(query):
+            empty.execute(f"EXPLAIN {query}")
+    return read & {table.name for table in TABLES}
+
+
+def ask(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
+    """The names of the columns, then the rows. Raises `UsageError` for what is no query."""
+    name = f"file:{quote(str(path))}?mode=ro"
+    with contextlib.closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
+        connection.execute("PRAGMA query_only = 1")
+        connection.set_authorizer(_reading(set()))
+        connection.set_progress_handler(lambda: 0, _INSTRUCTIONS)  # lets Ctrl-C come through
+        with _refused(query):
+            cursor = connection.execute(query)
+            yield tuple(column[0] for column in cursor.description or ())
+            yield from cursor
+
+
+def _reading(read: set[str]) -> Callable[..., int]:
+    """An authorizer that lets nothing but reading through, and notes what is read."""
+
+    def decide(action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action == sqlite3.SQLITE_READ and first is not None:
+            read.add(first)
+        allowed = action in _READING and second != "load_extension"
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+    return decide
+
+
+@contextlib.contextmanager
+def _refused(query: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        raise UsageError(
+            f"query {query[:60]!r}: {error}; iptrec query --tables tells what there is"
+        ) from None
