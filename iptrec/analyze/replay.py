@@ -126,6 +126,7 @@ class _Builder:
         """Go on to the next window."""
         self._window = window
         self._events = window.events
+        self._listed: _Columns | None = None
         self._relations.turn(window)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
@@ -172,36 +173,40 @@ class _Builder:
         steps: list[Step] = []
         before: Step | None = None
         last = b""
+        columns = self._columns
         for row, place in events:
-            payload = self._events.packet(row)
+            payload = columns.packet(row)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, family)
-            before = self._step(row, place, header, before)
+            before = self._step(columns, row, place, header, before)
             last = payload
             steps.append(before)
         return steps
 
-    def _step(self, row: int, place: Place, header: dict[str, Any], before: Step | None) -> Step:
-        events, rule = self._events, place.rule
-        moment = int(self._window.moment_ns[row])
-        now: dict[str, Any] = {
-            "mark": int(events.mark[row]),
-            "in": self._interface(events.indev[row], moment),
-            "out": self._interface(events.outdev[row], moment),
-        }
+    def _step(
+        self, columns: _Columns, row: int, place: Place, header: dict[str, Any], before: Step | None
+    ) -> Step:
+        rule = place.rule
+        moment = columns.moment_ns[row]
+        mark = columns.mark[row]
+        in_ = self._interface(columns.indev[row], moment)
+        out = self._interface(columns.outdev[row], moment)
         changed: dict[str, tuple[Any, Any]] = {}
         if before is not None:
-            then = {"mark": before.mark, "in": before.in_, "out": before.out}
+            if mark != before.mark:
+                changed["mark"] = before.mark, mark
+            if in_ != before.in_:
+                changed["in"] = before.in_, in_
+            if out != before.out:
+                changed["out"] = before.out, out
             if header is not before.header:
-                then |= before.header
-                now |= header
-            changed = {
-                name: (then.get(name), now.get(name))
-                for name in (then | now)
-                if then.get(name) != now.get(name)
-            }
+                changed |= {
+                    name: (before.header.get(name), header.get(name))
+                    for name in (before.header | header)
+                    if before.header.get(name) != header.get(name)
+                }
         return Step(
-            time_ns=int(events.stamp_ns[row] or events.received_ns[row]),
+            time_ns=columns.stamp_ns[row] or columns.received_ns[row],
             table=place.table,
             chain=place.chain,
             type=step_type(place),
@@ -210,11 +215,11 @@ class _Builder:
             comment=rule.comment if rule else None,
             target=place.target,
             target_args=rule.target_args if rule else None,
-            mark=now["mark"],
-            in_=now["in"],
-            out=now["out"],
-            physin=self._interface(events.physindev[row], moment),
-            physout=self._interface(events.physoutdev[row], moment),
+            mark=mark,
+            in_=in_,
+            out=out,
+            physin=self._interface(columns.physindev[row], moment),
+            physout=self._interface(columns.physoutdev[row], moment),
             header=header,
             changed=changed,
         )
@@ -226,5 +231,35 @@ class _Builder:
         end = start + int(self._events.link_length[row])
         return packet.link(self._events.buffer[start:end].tobytes())
 
-    def _interface(self, index: np.uint32, time_ns: int) -> str | None:
-        return self._interfaces.name(int(index), time_ns) if index else None
+    def _interface(self, index: int, time_ns: int) -> str | None:
+        return self._interfaces.name(index, time_ns) if index else None
+
+    @property
+    def _columns(self) -> _Columns:
+        """The columns of the window; only where one of its packets is shown."""
+        if self._listed is None:
+            self._listed = _Columns(self._window)
+        return self._listed
+
+
+class _Columns:
+    """What the steps of a window need, as lists: a value costs a third of what an array's costs."""
+
+    def __init__(self, window: Window) -> None:
+        events = window.events
+        self._memory = bytes(events.buffer.data)
+        self._start = events.payload.tolist()
+        self._size = events.payload_length.tolist()
+        self.moment_ns: list[int] = window.moment_ns.tolist()
+        self.stamp_ns: list[int] = events.stamp_ns.tolist()
+        self.received_ns: list[int] = events.received_ns.tolist()
+        self.mark: list[int] = events.mark.tolist()
+        self.indev: list[int] = events.indev.tolist()
+        self.outdev: list[int] = events.outdev.tolist()
+        self.physindev: list[int] = events.physindev.tolist()
+        self.physoutdev: list[int] = events.physoutdev.tolist()
+
+    def packet(self, row: int) -> bytes:
+        """As `NflogEvents.packet`."""
+        start = self._start[row]
+        return self._memory[start : start + self._size[row]] if start >= 0 else b""
