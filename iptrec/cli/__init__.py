@@ -14,6 +14,7 @@ from iptrec.cli import (
     cleanup,
     demo,
     diff,
+    doctor,
     export,
     import_,
     info,
@@ -52,6 +53,7 @@ app.command()(info.info)
 app.add_typer(export.app)
 app.command()(query.query)
 app.command("import")(import_.import_)
+app.command()(doctor.doctor)
 app.command()(cleanup.cleanup)
 app.command()(demo.demo)
 

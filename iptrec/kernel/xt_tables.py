@@ -30,6 +30,8 @@ Family = Literal["ipv4", "ipv6"]
 
 # include/uapi/linux/netfilter_ipv4/ip_tables.h and netfilter_ipv6/ip6_tables.h
 _GET_INFO, _GET_ENTRIES = 64, 65
+_GET_REVISION: Final = {"match": 66, "target": 67}
+_EXTENSION: Final = 29  # XT_EXTENSION_MAXNAMELEN, and u8 revision
 _NAME: Final = 32  # XT_TABLE_MAXNAMELEN
 _INFO: Final = (
     84  # struct ipt_getinfo: name, valid_hooks, hook_entry[5], underflow[5], num_entries, size
@@ -104,6 +106,18 @@ class Tables:
     def loaded(self) -> list[str] | None:
         """The tables that are loaded; see `loaded`."""
         return loaded(self._family)
+
+    def knows(self, kind: Literal["match", "target"], name: str) -> bool:
+        """Whether the kernel has a match or target, revision 0; it loads the module if it can."""
+        buffer = bytearray(_EXTENSION + 1)
+        buffer[: len(name)] = name.encode()
+        try:
+            self._get(_GET_REVISION[kind], buffer)
+        except OSError as error:
+            if error.errno in (errno.EPROTONOSUPPORT, errno.ENOENT):
+                return False
+            raise self._refused(name, error) from None
+        return True
 
     def unchanged_in_size(self, table: str) -> bool:
         """Whether a table has the shape that it had at the last `digest`: cheap, but not proof."""

@@ -1,0 +1,51 @@
+"""``iptrec doctor``."""
+
+from __future__ import annotations
+
+import json as to_json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iptrec.cli.record import Netns
+from iptrec.errors import EXIT_DONE, EXIT_NO
+
+_STYLES = {"ok": "32", "note": "2", "warning": "33", "failure": "31"}
+
+
+def doctor(
+    netns: Netns = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a finding and line (schemas/).")
+    ] = False,
+    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+) -> int:
+    """Look whether recording would work here, and say what to do where it would not.
+
+    Kernel, rights, commands, extensions, loggers, rules of others, what killed recorders left behind,
+    buffers, clock and disk. Nothing is changed. Exit status 1 when recording would fail.
+
+    Example:
+      iptrec doctor --netns web
+    """
+    from iptrec.cli.output import colours
+    from iptrec.kernel.inspection import inspect
+    from iptrec.kernel.netns import entered, resolve
+    from iptrec.views.escape import printable
+
+    colour = colours(color, "-")
+    fails = False
+    with entered(None if netns is None else resolve(netns)):
+        for one in inspect(Path.cwd()):
+            fails = fails or one.level == "failure"
+            if json:
+                print(to_json.dumps({"format": 1, **asdict(one)}))
+                continue
+            level = (
+                f"\x1b[{_STYLES[one.level]}m{one.level:<8}\x1b[0m" if colour else f"{one.level:<8}"
+            )
+            fix = f"; {one.fix}" if one.fix else ""
+            print(f"{level} {one.what}: {printable(one.fact + fix)}")
+    return EXIT_NO if fails else EXIT_DONE

@@ -1,0 +1,218 @@
+"""What recording needs of a host, looked at one by one: what is there, what is missing, how to mend it.
+
+Nothing is changed. Asking for an extension of iptables may make the kernel load its module, as recording
+would; no table is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from iptrec.errors import HostError
+from iptrec.kernel import host, leftovers, nflog, xt_tables, xtables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.kernel.xtables import Family
+
+Level = Literal["ok", "note", "warning", "failure"]
+
+_NEEDED: Final[tuple[tuple[Literal["match", "target"], str], ...]] = (
+    ("target", "TRACE"), ("match", "bpf"), ("match", "comment"),
+)  # fmt: skip
+_GOOD_BUFFER: Final = 32 << 20  # bytes: some hundred milliseconds of a flood
+_LITTLE_SPACE: Final = 1 << 30  # bytes
+_TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
+_TIMEX_BYTES: Final = 208  # struct timex on 64-bit Linux
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """``fact`` is what was seen of ``what``; a "failure" would keep recording from working."""
+
+    level: Level
+    what: str
+    fact: str
+    fix: str = ""
+
+
+def inspect(directory: Path) -> Iterator[Finding]:
+    """Look at the current network namespace, and at the directory for recordings."""
+    yield Finding("ok", "kernel", host.kernel())
+    yield from _rights()
+    for family in get_args(xt_tables.Family):
+        yield from _commands(family)
+        yield from _extensions(family)
+        yield from _logger(family)
+        yield from _rules(family)
+    yield from _backends()
+    yield from _group()
+    yield from _left_behind()
+    yield from _clock()
+    yield from _space(directory)
+
+
+def _rights() -> Iterator[Finding]:
+    try:
+        host.require_net_admin()
+    except HostError:
+        fix = "run iptrec with sudo, or give it CAP_NET_ADMIN and CAP_NET_RAW"
+        yield Finding("failure", "rights", "no CAP_NET_ADMIN", fix)
+    else:
+        yield Finding("ok", "rights", "CAP_NET_ADMIN")
+
+
+def _commands(family: Family) -> Iterator[Finding]:
+    try:
+        xtables.require(family)
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        yield Finding("failure", f"{family} commands", fact, fix)
+    else:
+        yield Finding("ok", f"{family} commands", "iptables-legacy is installed")
+
+
+def _extensions(family: Family) -> Iterator[Finding]:
+    try:
+        with xt_tables.Tables(family) as tables:
+            missing = [name for kind, name in _NEEDED if not tables.knows(kind, name)]
+    except HostError as error:
+        yield Finding("failure", f"{family} extensions", str(error))
+        return
+    if missing:
+        modules = " ".join(f"xt_{name}" for name in missing)
+        yield Finding(
+            "failure", f"{family} extensions", f"the kernel has no {', '.join(missing)}",
+            f"on the host, run: modprobe -a {modules}",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", f"{family} extensions", "TRACE, bpf, comment")
+
+
+def _logger(family: Family) -> Iterator[Finding]:
+    number = {"ipv4": 2, "ipv6": 10}[family]
+    path = Path(f"/proc/sys/net/netfilter/nf_log/{number}")
+    name = f"net.netfilter.nf_log.{number}"
+    try:
+        now = path.read_text().strip()
+    except OSError as error:
+        yield Finding(
+            "failure", f"{family} logger", f"{name}: {error.strerror}", "load nfnetlink_log"
+        )
+        return
+    if now != "nfnetlink_log" and not os.access(path, os.W_OK):
+        fix = f"on the host, in this namespace, run: sysctl {name}=nfnetlink_log"
+        yield Finding("failure", f"{family} logger", f"{name} is {now} and cannot be written", fix)
+    else:
+        yield Finding("ok", f"{family} logger", f"{name} is {now}")
+
+
+def _rules(family: Family) -> Iterator[Finding]:
+    """TRACE rules that are not ours: their events are recorded, too."""
+    if "raw" not in (xt_tables.loaded(family) or ()):
+        return
+    try:
+        _, text = xtables.save(family, table="raw", counters=False)
+    except HostError as error:
+        yield Finding("failure", f"{family} raw table", str(error))
+        return
+    foreign = [
+        line.decode("utf-8", "backslashreplace")
+        for line in text.splitlines()
+        if line.endswith(b"-j TRACE") and b"iptrec:" not in line
+    ]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        yield Finding(
+            "warning", f"{family} TRACE rules", f"{foreign[0]}{more}",
+            "somebody else traces: those packets will be in the recording, too",
+        )  # fmt: skip
+
+
+def _backends() -> Iterator[Finding]:
+    """Which of legacy and nf_tables have rules here."""
+    used = {}
+    legacy = [
+        table for family in get_args(xt_tables.Family) for table in xt_tables.loaded(family) or ()
+    ]
+    if legacy:
+        used["legacy"] = f"legacy iptables has tables ({', '.join(dict.fromkeys(legacy))})"
+    if (nft := _nft_tables()) is not None and nft:
+        used["nft"] = f"nf_tables has {nft} tables"
+    fact = "; ".join(used.values()) or "no rules yet"
+    if "nft" in used:
+        fix = "iptrec records legacy iptables; rules of nf_tables will not be in the recording"
+        yield Finding("warning", "backends", fact, fix)
+    else:
+        yield Finding("ok", "backends", fact)
+
+
+def _nft_tables() -> int | None:
+    """How many tables nf_tables has; None where nft is not installed or refuses."""
+    command = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if command is None:
+        return None
+    done = subprocess.run([command, "list", "tables"], capture_output=True, check=False)
+    return None if done.returncode else len(done.stdout.splitlines())
+
+
+def _group() -> Iterator[Finding]:
+    """Bind nflog group 0 for a moment, as recording does."""
+    if (holder := nflog.holder()) is not None:
+        yield Finding("failure", "nflog group 0", f"taken by {holder}", "stop that program first")
+        return
+    try:
+        with nflog.NflogSocket(snaplen=64) as source:
+            room, conntrack = source.receive_buffer, source.conntrack
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        yield Finding("failure", "nflog group 0", fact, fix)
+        return
+    yield Finding("ok", "nflog group 0", "free")
+    if room < _GOOD_BUFFER:
+        fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
+        yield Finding("warning", "receive buffer", f"{room:,} bytes are granted", fix)
+    else:
+        yield Finding("ok", "receive buffer", f"{room:,} bytes")
+    if not conntrack:
+        yield Finding("note", "conntrack ids", "this kernel does not put them into events")
+
+
+def _left_behind() -> Iterator[Finding]:
+    try:
+        found = leftovers.find(Path("/proc/thread-self/ns/net"))
+    except (HostError, OSError):
+        return
+    for one in found:
+        if one.in_use is None:
+            yield Finding(
+                "warning", "left behind", f"{one.comment} by a recorder that was killed",
+                "run: iptrec cleanup",
+            )  # fmt: skip
+
+
+def _clock() -> Iterator[Finding]:
+    state = _libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    if state == _TIME_ERROR:
+        yield Finding("note", "clock", "not synchronized: times are this host's own")
+    else:
+        yield Finding("ok", "clock", "synchronized")
+
+
+def _space(directory: Path) -> Iterator[Finding]:
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        yield Finding("failure", "space", f"{directory}: {error.strerror}", "use another directory")
+        return
+    level: Level = "warning" if free < _LITTLE_SPACE else "ok"
+    fix = "a flood writes some megabytes a second" if level == "warning" else ""
+    yield Finding(level, "space", f"{free:,} bytes free in {directory}", fix)

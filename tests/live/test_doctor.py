@@ -1,0 +1,84 @@
+"""`iptrec doctor`: what would keep recording from working is found, with its fix."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+pytestmark = pytest.mark.live
+
+IPTREC = (sys.executable, "-m", "iptrec")
+SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "doctor-v1.schema.json").read_text())
+READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+
+
+def findings(lab, *command):
+    """By what was looked at, and the exit status."""
+    done = lab.run([*command, *IPTREC, "doctor", "--json"], check=False)
+    assert done.stderr == ""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for one in found:
+        jsonschema.validate(one, SCHEMA)
+    return {one["what"]: one for one in found}, done.returncode
+
+
+def test_a_host_that_is_fit(lab):
+    """Nothing fails, nothing is changed: no table is loaded."""
+    found, status = findings(lab)
+    assert status == 0
+    assert not [one for one in found.values() if one["level"] == "failure"]
+    assert {"kernel", "rights", "ipv4 extensions", "nflog group 0", "space"} <= set(found)
+    assert lab.run(["cat", "/proc/net/ip_tables_names"]).stdout == ""
+    text = lab.run([*IPTREC, "doctor"]).stdout
+    assert text.count("\n") == len(found)
+
+
+CASES = {
+    "read-only": (["unshare", "-m", "sh", "-c", READ_ONLY, "sh"], "ipv4 logger", "sysctl net.netfilter"),
+    "rights": (["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"], "rights", "sudo"),
+    "iptables": (
+        ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /usr/sbin && exec "$@"', "sh"],
+        "ipv4 commands", "apt-get install iptables",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_missing_is_told_with_its_fix(lab, case):
+    """Exit status 1, and the finding says what to do."""
+    command, what, fix = CASES[case]
+    found, status = findings(lab, *command)
+    assert status == 1
+    assert found[what]["level"] == "failure"
+    assert fix in found[what]["fix"]
+
+
+def test_others(lab, tmp_path):
+    """Somebody's TRACE rule, a recorder at work."""
+    lab.run(["iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE"])
+    found, status = findings(lab)
+    assert (status, found["ipv4 TRACE rules"]["level"]) == (0, "warning")
+    child = lab.popen(
+        [*IPTREC, "record", "-o", str(tmp_path / "t.db")], stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr.readline().startswith("recording to")
+    found, status = findings(lab)
+    assert status == 1
+    assert f"(pid {child.pid})" in found["nflog group 0"]["fact"]
+    assert "left behind" not in found
+    child.terminate()
+    child.communicate(timeout=30)
+
+
+def test_another_namespace(lab):
+    """--netns looks there."""
+    lab.host("other")
+    lab.run(["iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-j", "TRACE"], "other")
+    done = lab.run([*IPTREC, "doctor", "--netns", "other"])
+    assert "ipv4 TRACE rules" in done.stdout
+    assert "ipv4 TRACE rules" not in lab.run([*IPTREC, "doctor"]).stdout
