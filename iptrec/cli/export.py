@@ -13,6 +13,7 @@ from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
     from iptrec.analyze.selection import Selection
+    from iptrec.recording.reader import Reader
     from iptrec.views.pcapng import Content
 
 app = typer.Typer(
@@ -74,7 +75,7 @@ def ndjson(
             replay = Replay(source, selection)
             for traversal in replay:
                 stream.write(line(traversal).encode() + b"\n")
-    return ending(replay.count, selection, quiet=quiet)
+        return ending(reader, replay.count, selection, quiet=quiet)
 
 
 @app.command()
@@ -146,7 +147,7 @@ def pcapng(
             what: Content = "stages" if stages else "events" if events else "packets"
             for blocks in section(capture, source, replay, what):
                 stream.write(blocks)
-    return ending(capture.written, selection, quiet=quiet)
+        return ending(reader, capture.written, selection, quiet=quiet)
 
 
 @app.command()
@@ -205,7 +206,7 @@ def sqlite(
             fill(tables, rows(source, replay, {table.name for table in TABLES}))
         if output == "-":
             copied(made)
-    return ending(replay.count, selection, quiet=quiet)
+        return ending(reader, replay.count, selection, quiet=quiet)
 
 
 @app.command()
@@ -261,13 +262,16 @@ def parquet(
             made.mkdir()
             replay = Replay(source, selection)
             files.fill(rows(source, replay, {table.name for table in TABLES}))
-    return ending(replay.count, selection, quiet=quiet)
+        return ending(reader, replay.count, selection, quiet=quiet)
 
 
-def ending(written: int, selection: Selection, *, quiet: bool) -> int:
-    """The exit status; a selection that fits no packet is told."""
-    if written or selection.everything:
-        return EXIT_DONE
-    if not quiet:
+def ending(reader: Reader, written: int, selection: Selection, *, quiet: bool) -> int:
+    """The exit status; a selection that fits no packet is told, and what the recording lacks."""
+    from iptrec.cli.output import tell_flaws
+
+    nothing = not written and not selection.everything
+    if nothing and not quiet:
         print("iptrec export: no packet fits", file=sys.stderr)
-    return EXIT_NO
+    if not quiet:
+        tell_flaws("export", reader)
+    return EXIT_NO if nothing else EXIT_DONE

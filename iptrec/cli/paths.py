@@ -38,7 +38,7 @@ def paths(
       iptrec paths trace.db --verdict DROP tcp port 443
     """
     from iptrec.analyze.statistics import count_paths
-    from iptrec.cli.output import opened
+    from iptrec.cli.output import opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.paths import as_json, as_text
 
@@ -52,6 +52,7 @@ def paths(
             stream.write(
                 as_json(number, path, count) + "\n" if json else as_text(number, path, count)
             )
+        tell_flaws("paths", reader)
     if not found:
         print("iptrec paths: no packet fits", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO

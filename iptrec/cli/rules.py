@@ -50,7 +50,7 @@ def rules(
       iptrec rules trace.db --table filter --unused
     """
     from iptrec.analyze.rules import count_rules
-    from iptrec.cli.output import opened
+    from iptrec.cli.output import opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.rules import as_json, as_text
 
@@ -71,6 +71,7 @@ def rules(
             for line in (as_json if json else as_text)(limited):
                 stream.write(line + "\n")
             shown = True
+        tell_flaws("rules", reader)
     if not shown:
         print("iptrec rules: no rule fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

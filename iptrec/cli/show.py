@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from dataclasses import replace
@@ -80,7 +81,7 @@ def show(
       iptrec show trace.db --chain filter/FORWARD,filter/DOCKER-USER --json
     """
     from iptrec.analyze.replay import Replay
-    from iptrec.cli.output import colours, opened
+    from iptrec.cli.output import colours, flaws, opened
     from iptrec.recording.reader import Reader
     from iptrec.views import json as as_json
     from iptrec.views import text
@@ -113,17 +114,17 @@ def show(
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
-        notes = _notes(reader)
+        remarks = flaws(reader)
     nothing = not shown and not selection.everything
     if nothing:
-        notes.insert(0, "no packet fits")
-    if notes and not quiet:
-        print(f"iptrec show: {'; '.join(notes)}", file=sys.stderr)
+        remarks.insert(0, "no packet fits")
+    if remarks and not quiet:
+        print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE
 
 
 class _Holes:
-    """The times in which nothing was traced, each told once, at its place."""
+    """What is missing between the packets, each told once, at its place."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -131,19 +132,20 @@ class _Holes:
         self._told = 0
         self._looked = time.monotonic()
 
-    def until(self, time_ns: int | None, *, look: bool) -> Iterator[str]:
+    def until(self, time_ns: int | None, *, look: bool) -> list[str]:
         """Those that ended before a packet; None: all. ``look``: the file may have more by now."""
         from iptrec.views import text
 
         if look and time.monotonic() > self._looked + _POLL_S:
             self._looked = time.monotonic()
             self._losses = self._reader.losses
-        for loss in self._losses[self._told :]:
-            if time_ns is not None and loss.last_ns > time_ns:
-                return
-            self._told += 1
-            if line := text.hole(loss):
-                yield line
+        ended = list(
+            itertools.takewhile(
+                lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._told :]
+            )
+        )
+        self._told += len(ended)
+        return text.holes(ended)
 
 
 def _show_orphans(reader: Reader, stream: TextIO, *, json: bool) -> int:
@@ -165,18 +167,6 @@ def _limited(traversal: Traversal, places: Collection[tuple[str, str]]) -> Trave
         return traversal
     steps = (step for step in traversal.steps if (step.table, step.chain) in places)
     return replace(traversal, steps=tuple(steps))
-
-
-def _notes(reader: Reader) -> list[str]:
-    """What the reader of the packets must know about the recording."""
-    from iptrec.views.info import how_many
-
-    notes = []
-    if reader.losses:
-        notes.append(f"{how_many(reader.losses)}; see iptrec info")
-    if not reader.facts.closed:
-        notes.append("the recording was not closed: cut off or running")
-    return notes
 
 
 def _ticks(reader: Reader) -> Iterator[int]:

@@ -42,7 +42,7 @@ def why(
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
     from iptrec.analyze.why import explain
-    from iptrec.cli.output import colours, opened
+    from iptrec.cli.output import colours, opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.why import as_json, as_text
 
@@ -62,6 +62,7 @@ def why(
                 for line in as_text(explained, colour=colour):
                     stream.write(line + "\n")
             shown += 1
+        tell_flaws("why", reader)
     if not shown:
         print("iptrec why: no packet fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

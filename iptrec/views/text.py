@@ -10,6 +10,8 @@ from iptrec.views.info import HOLES
 from iptrec.views.json import endpoint, iso_time, nat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iptrec.analyze.traversal import Change, RelationKind, RulePlace, Step, Traversal
     from iptrec.decode.conntrack import Connection
     from iptrec.recording.rows import Loss
@@ -58,12 +60,19 @@ def render(traversal: Traversal, layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hole(loss: Loss) -> str:
-    """A line between packets for a time in which nothing was traced; "" for any other loss."""
-    if loss.how not in HOLES:
-        return ""
-    first, last = iso_time(loss.first_ns), iso_time(loss.last_ns)
-    return f"-- not traced from {first} to {last}: {HOLES[loss.how]} --\n"
+def holes(losses: Sequence[Loss]) -> list[str]:
+    """Lines between packets for what is missing there: times without tracing, and lost events together."""
+    lines = []
+    for loss in losses:
+        if loss.how in HOLES:
+            first, last = iso_time(loss.first_ns), iso_time(loss.last_ns)
+            lines.append(f"-- not traced from {first} to {last}: {HOLES[loss.how]} --\n")
+    lost = [loss for loss in losses if loss.events]
+    if lost:
+        count = sum(loss.events or 0 for loss in lost)
+        first, last = iso_time(lost[0].first_ns), iso_time(lost[-1].last_ns)
+        lines.append(f"-- {count:,} events lost from {first} to {last} --\n")
+    return lines
 
 
 def _title(traversal: Traversal, layout: Layout) -> str:

@@ -438,6 +438,10 @@ def test_loss_is_counted_to_the_event(lab, tmp_path):
     assert found["events"] + found["lost"] == 20000 * 5
     assert found["lost"] > 0
     assert not found["complete"]
+    shown = lab.run([*IPTREC, "show", str(tmp_path / "t.db")]).stdout.splitlines()
+    told = [line.split()[1] for line in shown if line.startswith("-- ") and "events lost" in line]
+    assert sum(int(count.replace(",", "")) for count in told) == found["lost"]
+    assert "events lost" in lab.run([*IPTREC, "paths", str(tmp_path / "t.db")]).stderr
 
 
 def test_trace_shows_live_and_keeps_nothing(lab, tmp_path):
