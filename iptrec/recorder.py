@@ -57,9 +57,9 @@ class Options:
     """What to record, and where to.
 
     ``bytecodes``: for each family that is recorded the filter as `xtables.TraceRule.bytecode`, None for
-    all packets. ``duration_s``, ``packets``: when to stop by itself. ``packets`` counts traversals by
-    what they log in the raw table beside our own rule: exact while that table has no other rules that
-    match; otherwise the recording stops early rather than late.
+    all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
+    ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
+    table has no other rules that match; otherwise the recording stops early rather than late.
     """
 
     output: Path
@@ -73,6 +73,7 @@ class Options:
     modprobe: bool = True
     duration_s: float | None = None
     packets: int | None = None
+    max_bytes: int | None = None
     snaplen: int = 256
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
@@ -398,6 +399,7 @@ class _Recording:
         started = told = time.monotonic_ns()
         self._begun = True
         self._tell(progress)
+        host.drop_capabilities()
         watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
             poll.poll(self._timeout_ms(started))
@@ -414,7 +416,7 @@ class _Recording:
                 progress.file_bytes = writer.stored_bytes
                 self._tell(progress)
                 told = now
-            progress.reason = self._wake.stopped(self._child) or self._limit()
+            progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
             self._settle(source, writer)
 
@@ -426,13 +428,15 @@ class _Recording:
             wait = max(0, min(wait, int(left)))
         return wait // 1_000_000 + 1
 
-    def _limit(self) -> str:
+    def _limit(self, writer: Writer) -> str:
         """The limit of the options that is reached, "" if none is."""
         options, progress = self._options, self._progress
         if options.duration_s is not None and progress.elapsed_ns >= options.duration_s * 1e9:
             return "duration"
         if options.packets is not None and progress.packets >= options.packets:
             return "packets"
+        if options.max_bytes is not None and writer.file_bytes >= options.max_bytes:
+            return "max-size"
         return ""
 
     def _fetch(self, source: nflog.NflogSocket, writer: Writer) -> int:

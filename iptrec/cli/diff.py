@@ -206,8 +206,10 @@ def _path(operand: str) -> str:
 
 
 def _is_recording(path: str) -> bool:
+    from iptrec.recording.compressed import is_compressed
+
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        return file.read(len(_SQLITE)) == _SQLITE
+        return file.read(len(_SQLITE)) == _SQLITE or is_compressed(path)
     return False
 
 

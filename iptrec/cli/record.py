@@ -16,6 +16,7 @@ from iptrec.errors import UsageError
 if TYPE_CHECKING:
     from iptrec.recorder import Options, Progress
 
+_SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 Words = Annotated[
@@ -60,6 +61,10 @@ Duration = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop after so long: 500ms, 30s, 5m, 1h.")
 ]
 Packets = Annotated[int | None, typer.Option(min=1, help="Stop after about so many packets.")]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Stop when the file has about this size: 500k, 100M, 2G."),
+]
 Snaplen = Annotated[
     int, typer.Option(min=64, max=65535, help="Bytes of each packet to keep at each rule.")
 ]
@@ -79,6 +84,7 @@ def record(
     skip_modprobe: SkipModprobe = False,
     duration: Duration = None,
     packets: Packets = None,
+    max_size: MaxSize = None,
     snaplen: Snaplen = 256,
     force: Force = False,
     log_level: Annotated[
@@ -104,8 +110,8 @@ def record(
     level = log_levels(log_level, verbose=verbose, quiet=quiet)
     options = make_options(
         words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
-        conntrack=conntrack,
-        modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
+        conntrack=conntrack, modprobe=not skip_modprobe, duration=duration, packets=packets,
+        max_size=max_size, snaplen=snaplen, force=force,
     )  # fmt: skip
     live = _Live(str(output), level)
     try:
@@ -134,11 +140,13 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         if not bytecodes:
             raise UsageError(f'filter "{expression}" can match no {family} packet')
     duration = more.pop("duration")
+    max_size = more.pop("max_size", None)
     return Options(
         bytecodes=bytecodes,
         filter=expression or None,
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
         duration_s=None if duration is None else seconds(duration),
+        max_bytes=None if max_size is None else size(max_size),
         command=command,
         argv=["iptrec", *sys.argv[1:]],
         **more,
@@ -161,6 +169,14 @@ def seconds(text: str) -> float:
     if not found:
         raise UsageError(f"--duration {text!r} is no time; write 500ms, 30s, 5m or 1h")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def size(text: str) -> int:
+    """A size with its unit, in bytes."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kKmMgG]?)", text)
+    if not found:
+        raise UsageError(f"--max-size {text!r} is no size; write 500k, 100M or 2G")
+    return int(float(found[1]) * _SIZES[found[2].lower()])
 
 
 def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,7 +13,16 @@ from typing import Final
 
 from iptrec.errors import HostError
 
-_CAP_NET_ADMIN: Final = 12  # linux/capability.h
+# linux/capability.h
+_CAP_NET_ADMIN: Final = 12
+_KEPT: Final = {
+    0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER",  # the recording, in the directory of another user
+    5: "KILL",  # the command that is recorded, to end it
+    12: "NET_ADMIN", 13: "NET_RAW",  # to look at the rules, and to undo
+    21: "SYS_ADMIN",  # to come back from another network namespace, setns(2)
+}  # fmt: skip
+_CAPABILITY_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits a set
+_libc = ctypes.CDLL(None, use_errno=True)
 _SYSCTLS: Final = (
     "net/ipv4/ip_forward",
     "net/ipv4/conf/*/forwarding",
@@ -34,6 +44,22 @@ def require_net_admin() -> None:
         if line.startswith("CapEff:") and int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1:
             return
     raise HostError("recording needs root or CAP_NET_ADMIN: run it with sudo")
+
+
+def drop_capabilities() -> None:
+    """Give up, for this thread and those that it starts, every right but those that are needed from now on.
+
+    Programs that root executes have all rights again (man 7 capabilities).
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
+    if _libc.capget(header, sets):
+        return
+    kept = sum(1 << number for number in _KEPT)
+    for at in (0, 1):
+        sets[at] &= kept & 0xFFFFFFFF
+        sets[at + 3] &= kept >> 32
+    _libc.capset(header, sets)  # never more than we have: it cannot be refused
 
 
 def sudo_owner() -> tuple[int, int] | None:

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import zstandard
 
 from iptrec.errors import RecordingError
+from iptrec.recording.compressed import is_compressed, unpacked
 from iptrec.recording.packing import unpack
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
@@ -49,7 +50,7 @@ _NO_WAL_INDEX: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 
 
 class Reader:
-    """An open recording; a context manager. Raises `RecordingError` for whatever is no recording.
+    """An open recording, compressed or not; a context manager. Raises `RecordingError` for anything else.
 
     A recording that is still being written can be read again and again: each look tells what is in it
     now. In between, the file is let go, so that the writer can end it as one single file.
@@ -60,8 +61,13 @@ class Reader:
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
         self._check_file()
-        with self._told():
-            self._connect()
+        self._file = self.path
+        with contextlib.ExitStack() as stack:
+            if is_compressed(self.path):
+                # Its name goes as soon as it is open: nothing can stay behind.
+                self._file = stack.enter_context(unpacked(self.path))
+            with self._told():
+                self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -238,10 +244,10 @@ class Reader:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file in the way that its neighbours on the disk allow."""
-        if not Path(f"{self.path}-wal").exists():
+        if not Path(f"{self._file}-wal").exists():
             # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
             return self._connect_as("immutable=1")
-        left_over = not Path(f"{self.path}-shm").exists()  # a writer always has one
+        left_over = not Path(f"{self._file}-shm").exists()  # a writer always has one
         try:
             return self._connect_as("")
         except sqlite3.OperationalError as error:
@@ -252,7 +258,7 @@ class Reader:
         return self._connect_as("vfs=unix-none", "locking_mode = EXCLUSIVE")
 
     def _connect_as(self, options: str, *pragmas: str) -> sqlite3.Connection:
-        name = quote(os.fsencode(self.path.absolute()))
+        name = quote(os.fsencode(self._file.absolute()))
         connection = sqlite3.connect(
             f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
         )
@@ -293,7 +299,7 @@ class Reader:
 
     def _let_go(self) -> None:
         """Disconnect from a file that may still be written."""
-        if Path(f"{self.path}-wal").exists():
+        if Path(f"{self._file}-wal").exists():
             self._disconnect()
 
     def _disconnect(self) -> None:

@@ -63,7 +63,8 @@ class Writer:
     says of itself that it was cut off. All methods raise `RecordingError` when the file cannot be
     written (disk full, I/O); it stays readable, with everything that was committed before.
 
-    ``datagrams``, ``raw_bytes``: what was appended. ``stored_bytes``: of chunks in the file.
+    ``datagrams``, ``raw_bytes``: what was appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of
+    snapshots in the file.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -71,6 +72,7 @@ class Writer:
         self.datagrams = 0
         self.raw_bytes = 0
         self.stored_bytes = 0
+        self.snapshot_bytes = 0
         self._connection = connection
         self._database = sqlite_utils.Database(connection, execute_plugins=False)
         self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
@@ -133,6 +135,7 @@ class Writer:
         blob = content if isinstance(content, Blob) else Blob.of(content)
         with self._transaction():
             self._database.table("blob").insert(blob._asdict(), pk="sha256", ignore=True)
+            self.snapshot_bytes += len(blob.data)
             return self._insert(
                 "snapshot", namespace=namespace, kind=kind, time_ns=time_ns, after_ns=after_ns,
                 source=source, blob=blob.sha256,
@@ -167,6 +170,11 @@ class Writer:
         self._pending_bytes += len(data)
         if self._pending_bytes >= _CHUNK_BYTES:
             self.commit()
+
+    @property
+    def file_bytes(self) -> int:
+        """About the size that the file will have when it is closed: what waits is not in it yet."""
+        return self.stored_bytes + self.snapshot_bytes
 
     @property
     def due(self) -> bool:
