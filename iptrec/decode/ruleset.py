@@ -150,4 +150,5 @@ def _unquoted(word: str) -> str:
 
 
 def _unreadable(number: int, fact: str) -> RecordingError:
-    return RecordingError(f"ruleset line {number}: {fact}")
+    plain = fact if fact.isprintable() else ascii(fact)[1:-1]
+    return RecordingError(f"ruleset line {number}: {plain[:200]}")

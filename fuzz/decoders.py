@@ -1,0 +1,97 @@
+"""Coverage-guided fuzzing of everything that reads a stranger's bytes (atheris).
+
+usage: python fuzz/decoders.py TARGET [libFuzzer's options] [fuzz/corpus/TARGET]
+
+The targets' names are those of the functions below. A finding is a traceback and a file crash-...; put
+that file into the corpus with the fix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["iptrec"]):
+    import numpy as np
+
+    from iptrec.decode import conntrack, packet, prefix, rtnetlink, ruleset
+    from iptrec.decode import nflog as messages
+    from iptrec.errors import RecordingError
+    from iptrec.recording.reader import Reader
+
+
+def nflog(data: bytes) -> None:
+    """Datagrams of arbitrary lengths back to back: offsets never leave the buffer."""
+    provider = atheris.FuzzedDataProvider(data)
+    lengths = [provider.ConsumeIntInRange(0, 300) for _ in range(provider.ConsumeIntInRange(1, 4))]
+    rest = provider.ConsumeBytes(sum(lengths)).ljust(sum(lengths), b"\0")
+    count = len(lengths)
+    events = messages.decode(rest, np.array(lengths, np.uint32), np.zeros(count, np.int64))
+    for row in range(len(events)):
+        events.packet(row)
+        assert events.payload[row] + events.payload_length[row] <= len(events.buffer)  # noqa: S101
+        assert events.link[row] + events.link_length[row] <= len(events.buffer)  # noqa: S101
+
+
+def prefixes(data: bytes) -> None:
+    """A log prefix: a place, or none."""
+    found = prefix.parse(data)
+    assert found is None or found.rulenum >= 0  # noqa: S101
+    prefix.table(data)
+
+
+def headers(data: bytes) -> None:
+    """A packet from its IP header on, and a link header."""
+    for family in (2, 10):
+        packet.header(data, family)
+    packet.link(data)
+
+
+def rulesets(data: bytes) -> None:
+    """What iptables-save printed, or one line about what is wrong."""
+    try:
+        ruleset.parse(data)
+    except RecordingError as error:
+        assert "\n" not in str(error)  # noqa: S101, PT017
+
+
+def links(data: bytes) -> None:
+    """Messages of rtnetlink."""
+    list(rtnetlink.link_changes(data))
+
+
+def connections(data: bytes) -> None:
+    """Messages of ctnetlink."""
+    list(conntrack.connections(data))
+
+
+def recordings(data: bytes) -> None:
+    """A file: rows, or one line about what is wrong."""
+    with tempfile.NamedTemporaryFile(suffix=".db", dir=_MEMORY) as file:
+        file.write(data)
+        file.flush()
+        with contextlib.suppress(RecordingError), Reader(file.name) as reader:
+            _ = reader.facts, reader.losses, reader.snapshots(), list(reader.chunks())
+
+
+_MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
+TARGETS = (nflog, prefixes, headers, rulesets, links, connections, recordings)
+
+
+def main() -> None:
+    """Fuzz one target."""
+    named = {target.__name__: target for target in TARGETS}
+    if len(sys.argv) < 2 or sys.argv[1] not in named:  # noqa: PLR2004
+        sys.exit(f"usage: {Path(sys.argv[0]).name} {'|'.join(named)} [options] [corpus]")
+    target = named[sys.argv.pop(1)]
+    atheris.Setup(sys.argv, target)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
