@@ -41,6 +41,7 @@ _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
+_RING_NS: Final = 1_000_000_000  # how often the ring is trimmed
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
@@ -58,6 +59,8 @@ class Options:
 
     ``bytecodes``: for each family that is recorded the filter as `xtables.TraceRule.bytecode`, None for
     all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
+    ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
+    read from when it is time to stop, ``after_s`` later.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
     """
@@ -74,6 +77,10 @@ class Options:
     duration_s: float | None = None
     packets: int | None = None
     max_bytes: int | None = None
+    ring_bytes: int | None = None
+    ring_s: float | None = None
+    trigger: int | None = None
+    after_s: float = 0
     snaplen: int = 256
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
@@ -147,6 +154,8 @@ class _Recording:
         self._found = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._child: subprocess.Popen[bytes] | None = None
         self._begun = False
+        self._stop_ns: int | None = None
+        self._trim_ns = 0
         self._last_ns = time.time_ns()
         self._not_undone: list[str] = []
 
@@ -238,6 +247,7 @@ class _Recording:
                 "conntrack": source.conntrack,
                 "slots": nflog.SLOTS,
                 "stamps_ns": time.time_ns(),
+                **self._ring(),
             },
         )
         for kind, content in dumps.items():
@@ -263,6 +273,11 @@ class _Recording:
             self._finish(source, writer)
         self._snapshot_sets(writer)
         writer.close(time.time_ns(), self._progress.reason)
+
+    def _ring(self) -> dict[str, float]:
+        """What the stream says of itself: that older events were let go, as the user asked."""
+        kept = {"ring_bytes": self._options.ring_bytes, "ring_s": self._options.ring_s}
+        return {name: value for name, value in kept.items() if value is not None}
 
     def _snapshot_sets(self, writer: Writer) -> None:
         """In the beginning and in the end: what is in both was in them all the time, or came and went."""
@@ -394,6 +409,8 @@ class _Recording:
         poll.register(source, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
         poll.register(self._found, select.POLLIN)
+        if self._options.trigger is not None:
+            poll.register(self._options.trigger, select.POLLIN)
         for side in self._sides:
             poll.register(side.socket, select.POLLIN)
         started = told = time.monotonic_ns()
@@ -402,7 +419,9 @@ class _Recording:
         host.drop_capabilities()
         watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
-            poll.poll(self._timeout_ms(started))
+            ready = dict(poll.poll(self._timeout_ms(started)))
+            if self._options.trigger in ready:
+                self._pull_trigger(poll)
             fetched = self._fetch(source, writer)
             self._take_findings(writer)
             self._take_sides(writer)
@@ -411,6 +430,7 @@ class _Recording:
             if writer.due:
                 writer.commit()
             now = time.monotonic_ns()
+            self._tend(writer, now)
             progress.elapsed_ns = now - started
             if now - told >= _PROGRESS_NS:
                 progress.file_bytes = writer.stored_bytes
@@ -419,6 +439,41 @@ class _Recording:
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
             self._settle(source, writer)
+
+    def _pull_trigger(self, poll: select.poll) -> None:
+        """Once: what was waited for has been seen, or nobody looks for it any more."""
+        assert self._options.trigger is not None  # noqa: S101 - for the type checker
+        poll.unregister(self._options.trigger)
+        if os.read(self._options.trigger, 1):
+            self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
+        else:
+            self._note("nobody looks for what --stop-on asks any more: its process ended")
+
+    def _tend(self, writer: Writer, now: int) -> None:
+        """Keep what the ring holds; write it out where that was asked for."""
+        if self._wake.copies:
+            self._copy(writer)
+        if now < self._trim_ns:
+            return
+        self._trim_ns = now + _RING_NS
+        options = self._options
+        if options.ring_bytes is not None:
+            writer.trim(most_bytes=options.ring_bytes)
+        if options.ring_s is not None:
+            writer.trim(since_ns=time.time_ns() - int(options.ring_s * 1e9))
+
+    def _copy(self, writer: Writer) -> None:
+        """What there is by now, into a file of its own beside the recording (SIGUSR1)."""
+        self._wake.copies = 0
+        output = self._options.output
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = output.with_name(f"{output.stem}-{moment}{output.suffix}")
+        try:
+            writer.copy(path, time.time_ns(), "SIGUSR1", host.sudo_owner())
+        except IptrecError as error:
+            self._note(str(error))
+        else:
+            self._note(f"written: {path}")
 
     def _timeout_ms(self, started: int) -> int:
         """Until the next look at the clock, or the end."""
@@ -435,6 +490,8 @@ class _Recording:
             return "duration"
         if options.packets is not None and progress.packets >= options.packets:
             return "packets"
+        if self._stop_ns is not None and time.monotonic_ns() >= self._stop_ns:
+            return "stop-on"
         if options.max_bytes is not None and writer.file_bytes >= options.max_bytes:
             return "max-size"
         return ""
@@ -528,6 +585,7 @@ class _Wake:
     """Signals as something to poll: which stop was asked for, and whether the command has ended."""
 
     def __init__(self) -> None:
+        self.copies = 0  # that were asked for
         self.descriptor, self._written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     @property
@@ -539,6 +597,7 @@ class _Wake:
         """The reason to stop, "" if there is none."""
         with contextlib.suppress(BlockingIOError):
             for number in os.read(self.descriptor, 64):
+                self.copies += number == signal.SIGUSR1
                 # Ctrl-C reaches the command as well: its end decides.
                 if number in _STOPS and (child is None or number != signal.SIGINT):
                     return signal.Signals(number).name
@@ -554,7 +613,7 @@ class _Wake:
 def _signals() -> Iterator[_Wake]:
     """Stop signals (and the command's end) wake the loop; they interrupt nothing else."""
     wake = _Wake()
-    ours = [*_STOPS, signal.SIGCHLD]
+    ours = [*_STOPS, signal.SIGCHLD, signal.SIGUSR1]
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
         ours.remove(signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: None) for number in ours}

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,25 @@ MaxSize = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Stop when the file has about this size: 500k, 100M, 2G."),
 ]
+Ring = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE|TIME",
+        help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. SIGUSR1 writes"
+        " what there is into a file of its own, and recording goes on.",
+    ),
+]
+StopOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPR",
+        help="Stop when a packet fits: a verdict, a rule (TABLE/CHAIN/N), a filter, or several of them:"
+        ' "DROP dst port 443".',
+    ),
+]
+After = Annotated[
+    str, typer.Option(metavar="TIME", help="With --stop-on: go on for so long, then stop.")
+]
 Snaplen = Annotated[
     int, typer.Option(min=64, max=65535, help="Bytes of each packet to keep at each rule.")
 ]
@@ -85,6 +105,9 @@ def record(
     duration: Duration = None,
     packets: Packets = None,
     max_size: MaxSize = None,
+    ring: Ring = None,
+    stop_on: StopOn = None,
+    after: After = "0s",
     snaplen: Snaplen = 256,
     force: Force = False,
     log_level: Annotated[
@@ -104,20 +127,30 @@ def record(
       iptrec record icmp or icmp6 --duration 30s
 
       iptrec record --netns web -- curl -s http://10.0.0.5/
+
+      iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
     """
+    from iptrec.cli.stop_on import Lookout
     from iptrec.recorder import record as run
 
     level = log_levels(log_level, verbose=verbose, quiet=quiet)
     options = make_options(
         words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
         conntrack=conntrack, modprobe=not skip_modprobe, duration=duration, packets=packets,
-        max_size=max_size, snaplen=snaplen, force=force,
+        max_size=max_size, ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
     live = _Live(str(output), level)
-    try:
-        outcome = run(options, live)
-    finally:
-        live.end()
+    with Lookout(output, stop_on) as lookout:
+        options = replace(options, trigger=lookout.descriptor, after_s=seconds(after, "--after"))
+
+        def tell(progress: Progress) -> None:
+            lookout.start()
+            live(progress)
+
+        try:
+            outcome = run(options, tell)
+        finally:
+            live.end()
     live.report(outcome)
     return outcome.exit_status
 
@@ -141,12 +174,16 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
             raise UsageError(f'filter "{expression}" can match no {family} packet')
     duration = more.pop("duration")
     max_size = more.pop("max_size", None)
+    ring = more.pop("ring", None)
+    lasts = None if ring is None else re.fullmatch(r".*(ms|s|m|h)", ring)
     return Options(
         bytecodes=bytecodes,
         filter=expression or None,
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
         duration_s=None if duration is None else seconds(duration),
-        max_bytes=None if max_size is None else size(max_size),
+        max_bytes=None if max_size is None else size(max_size, "--max-size"),
+        ring_bytes=None if ring is None or lasts else size(ring, "--ring"),
+        ring_s=seconds(ring, "--ring") if ring is not None and lasts else None,
         command=command,
         argv=["iptrec", *sys.argv[1:]],
         **more,
@@ -163,19 +200,19 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
     return " ".join(words[: len(words) - count]), words[len(words) - count :]
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, option: str = "--duration") -> float:
     """A duration with its unit."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
     if not found:
-        raise UsageError(f"--duration {text!r} is no time; write 500ms, 30s, 5m or 1h")
+        raise UsageError(f"{option} {text!r} is no time; write 500ms, 30s, 5m or 1h")
     return float(found[1]) * _UNITS[found[2]]
 
 
-def size(text: str) -> int:
+def size(text: str, option: str) -> int:
     """A size with its unit, in bytes."""
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kKmMgG]?)", text)
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kKMG]?)", text)
     if not found:
-        raise UsageError(f"--max-size {text!r} is no size; write 500k, 100M or 2G")
+        raise UsageError(f"{option} {text!r} is no size; write 500k, 100M or 2G")
     return int(float(found[1]) * _SIZES[found[2].lower()])
 
 

@@ -38,6 +38,14 @@ _COMMIT_NS: Final = 200_000_000
 # it costs 0.07 us an event more.
 _ZSTD_LEVEL: Final = 3
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")  # what SQLite may put beside the file
+# What `Writer.trim` may take: names of interfaces are needed for whatever comes.
+_TRIMMED: Final = "stream IN (SELECT id FROM stream WHERE kind IN ('nflog', 'conntrack'))"
+# A state of a table that another state of the same table had followed before the time in question.
+_REPLACED: Final = """\
+DELETE FROM snapshot WHERE after_ns IS NOT NULL AND EXISTS (
+  SELECT 1 FROM snapshot AS later WHERE later.namespace = snapshot.namespace
+  AND later.source = snapshot.source AND substr(later.kind, 1, 9) = substr(snapshot.kind, 1, 9)
+  AND later.id > snapshot.id AND later.time_ns < ?)"""
 _READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
 
 
@@ -192,6 +200,55 @@ class Writer:
         self.stored_bytes += stored
         self._pending = {}
         self._pending_bytes = 0
+
+    def trim(self, *, most_bytes: int | None = None, since_ns: int | None = None) -> None:
+        """Let go of the oldest events: what is more than ``most_bytes``, or was received before a time.
+
+        The space is used again: the file does not grow. With the events go the losses of that time, and
+        states of tables that had been replaced by then. Changes of interfaces stay.
+        """
+        gone = self._oldest(most_bytes, since_ns)
+        if gone is None:
+            return
+        with self._transaction():
+            execute = self._connection.execute
+            for (size,) in execute(
+                f"SELECT length(data) FROM chunk WHERE id <= ? AND {_TRIMMED}",  # noqa: S608 - our own words
+                (gone,),
+            ):
+                self.stored_bytes -= size
+            execute(f"DELETE FROM chunk WHERE id <= ? AND {_TRIMMED}", (gone,))  # noqa: S608
+            (horizon,) = execute(f"SELECT min(first_ns) FROM chunk WHERE {_TRIMMED}").fetchone()  # noqa: S608
+            execute("DELETE FROM loss WHERE last_ns < ?", (horizon,))
+            execute(_REPLACED, (horizon,))
+            execute("DELETE FROM blob WHERE sha256 NOT IN (SELECT blob FROM snapshot)")
+
+    def _oldest(self, most_bytes: int | None, since_ns: int | None) -> int | None:
+        """The last chunk that is to go; the newest stays in any case."""
+        rows = self._connection.execute(
+            f"SELECT id, last_ns, length(data) FROM chunk WHERE {_TRIMMED} ORDER BY id DESC"  # noqa: S608
+        )
+        held = 0
+        for number, (chunk, last_ns, size) in enumerate(rows):
+            held += size
+            too_much = most_bytes is not None and held > most_bytes
+            too_old = since_ns is not None and last_ns < since_ns
+            if number and (too_much or too_old):
+                return int(chunk)
+        return None
+
+    def copy(self, path: Path, stopped_ns: int, reason: str, owner: tuple[int, int] | None) -> None:
+        """Everything so far as a recording of its own, closed; this one goes on."""
+        self.commit()
+        _make_file(path, force=False, owner=owner)
+        with self._told():
+            self._connection.execute("VACUUM INTO ?", (str(path.absolute()),))
+            with contextlib.closing(sqlite3.connect(path.absolute(), isolation_level=None)) as made:
+                made.execute(
+                    "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
+                    (stopped_ns, reason),
+                )
+                made.execute("PRAGMA journal_mode = DELETE")
 
     def close(self, stopped_ns: int, reason: str) -> None:
         """End the recording cleanly.

@@ -12,7 +12,7 @@ from iptrec.views.escape import printable
 from iptrec.views.json import iso_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from iptrec.analyze.summary import Summary
     from iptrec.recording.rows import Loss, Recording
@@ -106,10 +106,20 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
         ("snapshots", ", ".join(dict.fromkeys(one.kind for one in recording.snapshots()))),
     ]
+    rows += [("ring", text) for text in _rings(recording)]
     rows += [("lost", _loss(loss)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
     return "".join(_row(name, value) for name, value in rows)
+
+
+def _rings(recording: Recording) -> Iterator[str]:
+    """What was kept of streams whose older events were let go."""
+    for stream in recording.streams:
+        if "ring_bytes" in stream.detail:
+            yield f"the last {stream.detail['ring_bytes']} bytes were kept, as asked"
+        if "ring_s" in stream.detail:
+            yield f"the last {stream.detail['ring_s']} s were kept, as asked"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -1,0 +1,129 @@
+"""The flight recorder: the last events only, and a stop when something happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from iptrec.analyze.replay import Replay
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+
+IPTREC = (sys.executable, "-m", "iptrec")
+FLOOD = (
+    "import os,socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
+    "while 1:\n for _ in range(20): s.sendto(os.urandom(900),('127.0.0.1',9))\n time.sleep(0.002)"
+)
+
+
+def start(lab, *arguments):
+    child = lab.popen([*IPTREC, "record", *map(str, arguments)], stderr=subprocess.PIPE, text=True)
+    line = child.stderr.readline()
+    assert line.startswith("recording to"), line + child.stderr.read()
+    return child
+
+
+def until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def span(path):
+    """Ids of the first and the last chunk of events, and the bytes of all."""
+    with Reader(path) as reader:
+        chunks = [(one.id, len(one.data)) for one in reader.chunks()]
+    return chunks[0][0], chunks[-1][0], sum(size for _, size in chunks)
+
+
+@pytest.mark.parametrize("ring", ["1M", "1s"])
+def test_ring(lab, tmp_path, ring):
+    """A flood for much longer than the ring: the file stays small, the last events are whole."""
+    path = tmp_path / "t.db"
+    child = start(lab, "udp", "-o", path, "--ring", ring, "--snaplen", "1000")
+    flood = lab.popen([sys.executable, "-c", FLOOD])
+    until(lambda: path.exists() and span(path)[0] > 3 if has_chunks(path) else False)
+    flood.kill()
+    flood.wait()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode == 0
+    with Reader(path) as reader:
+        assert reader.losses == []
+        packets = list(Replay(reader))
+        detail = next(one.detail for one in reader.streams if one.kind == "nflog")
+    assert detail["ring_bytes" if ring == "1M" else "ring_s"] in (1 << 20, 1.0)
+    assert sum(one.complete for one in packets) > 0.9 * len(packets) > 90
+    told = lab.run([*IPTREC, "info", str(path)]).stdout
+    assert "were kept, as asked" in told
+
+
+def has_chunks(path):
+    with Reader(path) as reader:
+        return reader.datagrams > 0
+
+
+def test_sigusr1_writes_the_ring_out(lab, tmp_path):
+    """A closed recording of its own beside the one that goes on."""
+    path = tmp_path / "t.db"
+    child = start(lab, "icmp", "-o", path, "--ring", "1h")
+    lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
+    child.send_signal(signal.SIGUSR1)
+    line = child.stderr.readline()
+    assert "written: " in line
+    lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    (copy,) = tmp_path.glob("t-*.db")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    for file, count, reason in ((copy, 8, "SIGUSR1"), (path, 16, "SIGINT")):
+        with Reader(file) as reader:
+            assert (reader.facts.closed, reader.facts.stop_reason) == (True, reason)
+            assert len(list(Replay(reader))) == count
+    assert {one.name for one in tmp_path.iterdir()} == {"t.db", copy.name}
+
+
+@pytest.mark.parametrize(
+    "expression", ["DROP dst port 443", "filter/INPUT/1", "DROP filter/INPUT/1 udp", "dst port 443"]
+)
+def test_stop_on(lab, tmp_path, expression):
+    """Packets that do not fit go by; the first that does ends the recording, after a while."""
+    lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -m udp --dport 443 -j DROP\nCOMMIT\n")
+    path = tmp_path / "t.db"
+    child = start(lab, "udp", "-o", path, "--stop-on", expression, "--after", "200ms")
+    send = "import socket;socket.socket(2,2).sendto(b'x',('127.0.0.1',{}))"
+    for _ in range(3):
+        lab.run([sys.executable, "-c", send.format(80)])
+    assert child.poll() is None
+    lab.run([sys.executable, "-c", send.format(443)])
+    child.communicate(timeout=30)
+    assert child.returncode == 0
+    told = json.loads(lab.run([*IPTREC, "info", "--json", str(path)]).stdout)
+    assert told["recording"]["stop_reason"] == "stop-on"
+    assert told["verdicts"]["DROP"] == 1
+    assert told["packets"] == 8
+
+
+BAD = {
+    "--stop-on": ["", "DORP", "a/b/c/d", "no such filter"],
+    "--ring": ["much", "5x", "-1s"],
+    "--after": ["soon"],
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(o, v) for o, values in BAD.items() for v in values])
+def test_refusals(lab, tmp_path, option, value):
+    """One line, before anything is touched."""
+    done = lab.run(
+        [*IPTREC, "record", "-o", str(tmp_path / "t.db"), f"{option}={value}"], check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert list(tmp_path.iterdir()) == []
