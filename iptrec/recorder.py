@@ -453,10 +453,11 @@ class _Recording:
         """Keep what the ring holds; write it out where that was asked for."""
         if self._wake.copies:
             self._copy(writer)
-        if now < self._trim_ns:
+        options = self._options
+        crowded = options.ring_bytes is not None and writer.stored_bytes > 1.25 * options.ring_bytes
+        if now < self._trim_ns and not crowded:
             return
         self._trim_ns = now + _RING_NS
-        options = self._options
         if options.ring_bytes is not None:
             writer.trim(most_bytes=options.ring_bytes)
         if options.ring_s is not None:

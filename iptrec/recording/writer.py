@@ -335,6 +335,10 @@ class Writer:
         try:
             yield
         except sqlite3.Error as error:
+            if not self.path.exists():
+                raise RecordingError(
+                    f"cannot write {self.path}: somebody moved or deleted it while it was written"
+                ) from None
             raise RecordingError(
                 f"cannot write {self.path}: {error}; what was committed before is kept in it"
             ) from None

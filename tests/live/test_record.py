@@ -293,6 +293,39 @@ def test_full_disk_undoes_everything(quiet_lab):
     assert json.loads(kept.stdout)["closed"] is False
 
 
+@pytest.mark.parametrize("how", ["deleted", "moved"])
+def test_file_that_goes_away_undoes_everything(quiet_lab, tmp_path, how):
+    """It is noticed at the next commit: one line, exit status 2, nothing left in the kernel."""
+    before = state(quiet_lab)
+    child = start(quiet_lab, "-o", tmp_path / "t.db", "icmp")
+    quiet_lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
+    if how == "deleted":
+        (tmp_path / "t.db").unlink()
+    else:
+        (tmp_path / "t.db").rename(tmp_path / "u.db")
+    quiet_lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
+    _, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stderr.count("\n")) == (2, 1)
+    assert "somebody moved or deleted it" in stderr
+    after = state(quiet_lab)  # the counters of the user's rules went on
+    assert [line.partition("] ")[2] for line in after] == [
+        line.partition("] ")[2] for line in before
+    ]
+    assert after[-2:] == before[-2:]
+
+
+def test_namespace_that_goes_away(lab, tmp_path):
+    """Its name is deleted while it is recorded: the recording ends as it would have."""
+    lab.host("other")
+    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--netns", "other")
+    lab.run(["ping", "-c1", "127.0.0.1"], "other")
+    lab.run(["ip", "netns", "del", "other"])
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=30)
+    assert (child.returncode, stderr.count("\n")) == (0, 1)
+    assert len(packets(tmp_path / "t.db")) == 4
+
+
 REFUSALS = {
     "bad filter": (["foo bar"], 'filter "foo bar": '),
     "long filter": (
