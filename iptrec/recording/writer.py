@@ -77,6 +77,8 @@ class Writer:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
+        status = path.stat()
+        self._place = status.st_dev, status.st_ino
         self.datagrams = 0
         self.raw_bytes = 0
         self.stored_bytes = 0
@@ -193,6 +195,7 @@ class Writer:
         """Put all that was appended into the file."""
         if not self._pending:
             return
+        self._check_place()
         stored = 0
         with self._transaction():
             for stream, pending in self._pending.items():
@@ -319,6 +322,17 @@ class Writer:
             else:
                 return
 
+    def _check_place(self) -> None:
+        """SQLite would go on writing to a file that has no name any more, or another one."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._place:
+            raise RecordingError(
+                f"cannot write {self.path}: somebody moved or deleted it while it was written"
+            )
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._told():
@@ -335,10 +349,7 @@ class Writer:
         try:
             yield
         except sqlite3.Error as error:
-            if not self.path.exists():
-                raise RecordingError(
-                    f"cannot write {self.path}: somebody moved or deleted it while it was written"
-                ) from None
+            self._check_place()
             raise RecordingError(
                 f"cannot write {self.path}: {error}; what was committed before is kept in it"
             ) from None
