@@ -117,6 +117,11 @@ class Interfaces:
 
 def _links(content: bytes) -> list[tuple[int, str]]:
     try:
-        return [(int(link["index"]), str(link["name"])) for link in json.loads(content)]
+        return [(int(link["index"]), _text(link["name"])) for link in json.loads(content)]
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
+
+
+def _text(name: object) -> str:
+    r"""JSON can have half a character, which no file can: \ud800."""
+    return str(name).encode("utf-8", "backslashreplace").decode()

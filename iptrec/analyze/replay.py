@@ -90,9 +90,9 @@ class Replay:
             build = builders[stream.id]
             build.turn(window)
             netns = self.netns(stream.namespace)
+            numbers = self.book.numbers(window, netns)
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
-                numbers = self.book.numbers(window, netns)
                 positions = positions[numbers[positions] == self._selection.path]
             for position in positions.tolist():
                 self.count += 1

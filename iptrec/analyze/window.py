@@ -84,7 +84,6 @@ class Assembler:
         self._walker = Walker(rulebook)
         self._chunks: list[Chunk] = []
         self._waiting = 0
-        self._number = 1
         self._receipts: list[clock.Receipt] = []
         self._floor = begun_ns
 
@@ -110,8 +109,11 @@ class Assembler:
         self._receipts.append(receipt)
         self._waiting += len(chunk.lengths)
 
-    def close(self, until_ns: int | None) -> Window:
-        """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on)."""
+    def close(self, until_ns: int | None, number: int) -> Window:
+        """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
+
+        ``number``: of the first of them.
+        """
         data = b"".join(chunk.data for chunk in self._chunks)
         lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
         received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
@@ -138,11 +140,10 @@ class Assembler:
             resolved=resolved,
             assembly=assembly,
             decided=decided,
-            number=self._number,
+            number=number,
             strays=np.flatnonzero((resolved.place < 0) & ~again[events.datagram]),
             unread=received[events.undecoded[~again[events.undecoded]]],
         )
-        self._number += decided
         self._keep(data, lengths, received, receipt, np.flatnonzero(again))
         return window
 
@@ -170,12 +171,15 @@ class Assembler:
 
 def windows(reader: Recording) -> Iterator[Window]:
     """All of a recording."""
+    number = 1
     for assembler, stream in _assemblers(reader, {}):
         for chunk in reader.chunks(stream.id):
             assembler.add(chunk)
             if assembler.full:
-                yield assembler.close(int(chunk.received_ns[-1]))
-        yield assembler.close(None)
+                yield (window := assembler.close(int(chunk.received_ns[-1]), number))
+                number += window.decided
+        yield (window := assembler.close(None, number))
+        number += window.decided
 
 
 def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
@@ -185,17 +189,20 @@ def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
     """
     assemblers: dict[int, tuple[Assembler, Stream]] = {}
     seen: dict[int, int] = {}
+    number = 1
     for now_ns in ticks:
         for assembler, stream in _assemblers(reader, assemblers):
             for chunk in reader.chunks(stream.id, after=seen.get(stream.id, 0)):
                 seen[stream.id] = chunk.id
                 assembler.add(chunk)
             if not assembler.empty:
-                yield assembler.close(now_ns)
+                yield (window := assembler.close(now_ns, number))
+                number += window.decided
     for assembler, stream in _assemblers(reader, assemblers):
         for chunk in reader.chunks(stream.id, after=seen.get(stream.id, 0)):
             assembler.add(chunk)
-        yield assembler.close(None)
+        yield (window := assembler.close(None, number))
+        number += window.decided
 
 
 def _assemblers(

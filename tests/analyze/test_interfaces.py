@@ -76,3 +76,9 @@ def test_damaged_list_is_one_line(content):
     recording.snapshots_.append(Snapshot(1, 1, "links", 0, "links", content))
     with pytest.raises(RecordingError, match="list of interfaces is damaged"):
         Interfaces(recording, 1)
+
+
+def test_half_a_character_is_made_whole():
+    """JSON has lone surrogates; no view could write them."""
+    interfaces = Interfaces(recorded([], first=[(7, "a\ud800")]), 1)
+    assert interfaces.name(7, 0) == "a\\ud800"

@@ -11,6 +11,7 @@ from iptrec.analyze import window
 from iptrec.analyze.replay import Replay
 from iptrec.analyze.selection import Selection
 from iptrec.analyze.summary import summarize
+from iptrec.recording.rows import Stream
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RAW = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING {OWN}\n-A OUTPUT {OWN}\nCOMMIT\n"
@@ -402,3 +403,16 @@ def test_equal_packets_of_two_connections_are_told_apart():
     found = list(Replay(recording))
     assert [{step.mark for step in one.steps} for one in found] == [{1}, {2}]
     assert not any(one.ambiguous for one in found)
+
+
+def test_packets_of_several_streams_have_different_numbers():
+    """Numbers go on from stream to stream."""
+    recording = HandMade(streams=[Stream(1, 1, "nflog", {}), Stream(2, 1, "nflog", {})])
+    recording.ruleset(RAW + filter_table())
+    for ident in (1, 2):
+        recording.events(
+            through("raw:PREROUTING:policy:2", "filter:INPUT:policy:1", packet=udp(ident=ident))
+        )
+    assert [one.number for one in Replay(recording)] == [1, 2, 3, 4]
+    assert [one.number for one in Replay(recording).follow([10**15])] == [1, 2, 3, 4]
+    assert [one.number for one in Replay(recording, Selection(number=3))] == [3]
