@@ -27,11 +27,12 @@ with atheris.instrument_imports(include=["iptrec"]):
 
 def nflog(data: bytes) -> None:
     """Datagrams of arbitrary lengths back to back: offsets never leave the buffer."""
-    provider = atheris.FuzzedDataProvider(data)
-    lengths = [provider.ConsumeIntInRange(0, 300) for _ in range(provider.ConsumeIntInRange(1, 4))]
-    rest = provider.ConsumeBytes(sum(lengths)).ljust(sum(lengths), b"\0")
-    count = len(lengths)
-    events = messages.decode(rest, np.array(lengths, np.uint32), np.zeros(count, np.int64))
+    count = data[0] % 4 + 1 if data else 1
+    rest = data[1 + count :]
+    lengths = [min(one * 2, len(rest)) for one in data[1 : 1 + count]] or [0]
+    rest = rest[: sum(lengths)].ljust(sum(lengths), b"\0")
+    times = np.zeros(len(lengths), np.int64)
+    events = messages.decode(rest, np.array(lengths, np.uint32), times)
     for row in range(len(events)):
         events.packet(row)
         assert events.payload[row] + events.payload_length[row] <= len(events.buffer)  # noqa: S101
