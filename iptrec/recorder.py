@@ -415,8 +415,8 @@ class _Recording:
             poll.register(side.socket, select.POLLIN)
         started = told = time.monotonic_ns()
         self._begun = True
-        self._tell(progress)
         host.drop_capabilities()
+        self._tell(progress)
         watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
             ready = dict(poll.poll(self._timeout_ms(started)))
