@@ -1,7 +1,7 @@
 """Writes a recording: datagrams in compressed chunks, everything else in small rows.
 
-What was committed survives a crash of the recorder and of the host; `Writer.commit` is to be called at least every
-250 ms (`Writer.due` says when).
+What was committed survives a crash of the recorder and of the host; `Writer.commit` is to be called at
+least every 250 ms (`Writer.due` says when).
 """
 
 from __future__ import annotations
