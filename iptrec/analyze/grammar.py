@@ -264,11 +264,7 @@ class Grammar:
 
     def _measure(self, chain: Chain) -> _ChainShape:
         own = frozenset(
-            index
-            for index, rule in enumerate(chain.rules, 1)
-            if self.own_comment is not None
-            and rule.comment == self.own_comment
-            and rule.target == "TRACE"
+            index for index, rule in enumerate(chain.rules, 1) if is_own(rule, self.own_comment)
         )
         certain = tuple(
             index
@@ -373,6 +369,11 @@ def _may_say(prefix: Prefix, chain: Chain) -> bool:
     rule = chain.rules[prefix.rulenum - 1]
     plain = not rule.conditional and rule.target in _VERDICTS
     return plain == (prefix.type != "rule")
+
+
+def is_own(rule: Rule, comment: str | None) -> bool:
+    """Whether a rule is the recorder's, which has this comment."""
+    return comment is not None and rule.comment == comment and rule.target == "TRACE"
 
 
 def always_matches(rule: Rule) -> bool:

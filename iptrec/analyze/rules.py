@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.analyze.grammar import always_matches, ends_chain
+from iptrec.analyze.grammar import always_matches, ends_chain, is_own
 from iptrec.analyze.identity import lengths
 from iptrec.analyze.replay import Replay
 from iptrec.analyze.statistics import Count
@@ -150,7 +150,7 @@ def _table(
         for rule in chain.rules:
             ordinal = seen.get(rule.spec, 0)
             seen[rule.spec] = ordinal + 1
-            if own is not None and rule.comment == own:
+            if is_own(rule, own):
                 continue
             number = len(rules) + 1
             count = hits.get((family, table, chain.name, rule.spec, ordinal), Count())

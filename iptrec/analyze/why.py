@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from iptrec.analyze.addresses import addresses
+from iptrec.analyze.grammar import is_own
 from iptrec.analyze.match import Facts, Judgement, judge
 from iptrec.analyze.replay import Replay
 from iptrec.errors import RecordingError
@@ -90,7 +91,7 @@ def _between(
     found = []
     number = 0
     for index, rule in enumerate(known.rules if known else (), 1):
-        own = rule.comment == grammar.own_comment and rule.target == "TRACE"
+        own = is_own(rule, grammar.own_comment)
         number += not own
         if after < index < until and not own:
             found.append((number, rule))

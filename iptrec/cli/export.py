@@ -179,11 +179,8 @@ def sqlite(
 
       sqlite3 tables.db "SELECT src, count(*) FROM drops GROUP BY src"
     """
-    import tempfile
-    from pathlib import Path
-
     from iptrec.analyze.replay import Replay
-    from iptrec.cli.output import copied, replaced
+    from iptrec.cli.output import built
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
     from iptrec.views.sqlite import database, fill
@@ -195,17 +192,11 @@ def sqlite(
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
             number=number, path=path,
         )  # fmt: skip
-        if output == "-":
-            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="iptrec-export-"))
-            made = Path(directory) / "tables.db"
-        else:
-            made = stack.enter_context(replaced(output, recording, force=force))
+        made = stack.enter_context(built(output, recording, force=force))
         source = stack.enter_context(watched(reader, "packets", quiet=quiet))
         replay = Replay(source, selection)
         with database(made) as tables:
             fill(tables, rows(source, replay, {table.name for table in TABLES}))
-        if output == "-":
-            copied(made)
         return ending(reader, replay.count, selection, quiet=quiet)
 
 

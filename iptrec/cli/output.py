@@ -52,6 +52,23 @@ def exported(output: str, recording: str, *, force: bool) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
+def built(output: str, recording: str, *, force: bool) -> Iterator[Path]:
+    """As `exported`, for a file that cannot be written as a stream: a path where it is to be made."""
+    if output != "-" and (Path(output).is_file() or not Path(output).exists()):
+        with replaced(output, recording, force=force) as path:
+            yield path
+        return
+    with (
+        exported(output, recording, force=force) as stream,
+        tempfile.TemporaryDirectory(prefix="iptrec-", ignore_cleanup_errors=True) as directory,
+    ):
+        made = Path(directory) / "made"
+        yield made
+        with made.open("rb") as file:
+            shutil.copyfileobj(file, stream)
+
+
+@contextlib.contextmanager
 def replaced(output: str, recording: str, *, force: bool) -> Iterator[Path]:
     """A path in a new directory beside ``output``; what is made there takes its place in the end.
 
@@ -93,17 +110,15 @@ def _put(made: Path, target: Path, aside: Path) -> None:
         )
         if foreign is not None:
             raise UsageError(f"{target} holds {foreign.name}, which no export made; it stays")
-        target.rename(aside)
+        try:
+            target.rename(aside)
+            made.rename(target)
+        except BaseException:  # Ctrl-C in between: what was there is there again
+            if aside.exists() and not target.exists():
+                aside.rename(target)
+            raise
+        return
     made.replace(target)
-
-
-def copied(path: Path) -> None:
-    """A finished file to stdout, where that is no terminal."""
-    if sys.stdout.isatty():
-        raise UsageError("--output - would write bytes to the terminal; use a pipe or a file")
-    with _stdout(), path.open("rb") as file:
-        shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
 
 
 @contextlib.contextmanager

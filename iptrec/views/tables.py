@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from iptrec.analyze.grammar import is_own
 from iptrec.analyze.timeline import KINDS, Timelines
 from iptrec.views.json import as_connection, iso_time
 
@@ -311,7 +312,7 @@ def _rules(recording: Recording) -> Iterator[Row]:
             for table, timeline in timelines.loaded(family).items():
                 for state in timeline.states:
                     for chain in (state.chains or {}).values():
-                        users = (rule for rule in chain.rules if rule.comment != own)
+                        users = (rule for rule in chain.rules if not is_own(rule, own))
                         for number, rule in enumerate(users, 1):
                             key = (namespace.id, family, table, chain.name, number, rule.spec)
                             if key not in found:

@@ -129,11 +129,12 @@ def test_selection_and_exit_status(tmp_path):
 
 def test_stdout_and_refusals(tmp_path):
     """SQLite into a pipe; Parquet needs a directory; what is there stays, but for exports with --force."""
-    data = subprocess.run(
-        [sys.executable, "-m", "iptrec", "export", "sqlite", str(LOOPBACK), "-o", "-"],
-        capture_output=True, check=True,
-    ).stdout  # fmt: skip
-    (tmp_path / "t.db").write_bytes(data)
+    for output in ("/dev/stdout", "-"):
+        data = subprocess.run(
+            [sys.executable, "-m", "iptrec", "export", "sqlite", str(LOOPBACK), "-o", output],
+            capture_output=True, check=True,
+        ).stdout  # fmt: skip
+        (tmp_path / "t.db").write_bytes(data)
     connection = sqlite3.connect(tmp_path / "t.db")
     assert connection.execute("SELECT count(*) FROM packets").fetchone() == (16,)
     connection.close()
