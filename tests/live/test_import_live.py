@@ -84,14 +84,15 @@ def test_tcpdump_and_iptrec_see_the_same(lab, tmp_path):
         lab.run(["iptables-legacy", "-t", "raw", *rule])
     lab.run(["tee", "/proc/sys/net/netfilter/nf_log/2"], stdin="nfnetlink_log")
     capture = tmp_path / "capture.pcap"
-    listener = lab.popen(
-        ["tcpdump", "-i", "nflog:0", "-Z", "root", "-U", "-w", str(capture), "-c", str(events)],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while "listening on" not in (line := listener.stderr.readline()):
-        assert line, "tcpdump ended"
-    lab.run([sys.executable, "-c", SEND])
-    listener.communicate(timeout=30)
+    with capture.open("wb") as file:  # tcpdump gives its own file away, which not every root may
+        listener = lab.popen(
+            ["tcpdump", "-i", "nflog:0", "-Z", "root", "-U", "-w", "-", "-c", str(events)],
+            stdout=file, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        while "listening on" not in (line := listener.stderr.readline()):
+            assert line, "tcpdump ended"
+        lab.run([sys.executable, "-c", SEND])
+        listener.communicate(timeout=30)
     (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
     (tmp_path / "links").write_text(lab.run(["ip", "-json", "link"]).stdout)
     lab.run([*IPTREC, "import", str(capture), "--ruleset", str(tmp_path / "rules"), "--links",
