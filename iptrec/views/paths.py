@@ -36,9 +36,20 @@ def as_json(number: int, path: Path, count: Count) -> str:
 
 def as_text(number: int, path: Path, count: Count) -> str:
     """A few lines of at most 80 columns, each with its newline: who decided, how often, and the way."""
+    netns = "" if path.netns is None else f" netns={printable(path.netns)}"
+    title = f"path {number}: {path.family}{netns} {ending(path)}"
+    counts = (
+        f"{count.packets:,} packets, {count.bytes:,} bytes, {_clock(count.first_ns)} to"
+        f" {_clock(count.last_ns)}, first #{count.example}"
+    )
+    lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
+    return "\n".join(lines) + "\n"
+
+
+def ending(path: Path) -> str:
+    """How it ends, who decided, and how sure that is: DROP by filter/INPUT rule 2 (incomplete)."""
     decided = ""
-    if path.decided_by is not None:
-        place = path.decided_by
+    if (place := path.decided_by) is not None:
         rule = "policy" if place.rule is None else f"rule {place.rule}"
         decided = f" by {printable(place.table)}/{printable(place.chain)} {rule}"
     doubts = [
@@ -47,14 +58,7 @@ def as_text(number: int, path: Path, count: Count) -> str:
         if holds
     ]
     unsure = f" ({' and '.join(doubts)})" if doubts else ""
-    netns = "" if path.netns is None else f" netns={printable(path.netns)}"
-    title = f"path {number}: {path.family}{netns} {printable(path.verdict)}{decided}{unsure}"
-    counts = (
-        f"{count.packets:,} packets, {count.bytes:,} bytes, {_clock(count.first_ns)} to"
-        f" {_clock(count.last_ns)}, first #{count.example}"
-    )
-    lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
-    return "\n".join(lines) + "\n"
+    return f"{printable(path.verdict)}{decided}{unsure}"
 
 
 def _step(step: PathStep) -> str:

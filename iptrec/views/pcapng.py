@@ -18,6 +18,7 @@ from iptrec.analyze.stages import all_stages, events_of, first_stages
 from iptrec.views.escape import printable
 from iptrec.views.info import how_many
 from iptrec.views.json import iso_time
+from iptrec.views.paths import ending
 
 if TYPE_CHECKING:
     import ipaddress
@@ -349,7 +350,7 @@ def section(
 
 def comment(path: Path, reason: str, steps: int, *, last: bool = True) -> str:
     """The verdict in a sentence, then a line for each of the first ``steps`` steps."""
-    lines = [_sentence(path)]
+    lines = [ending(path)]
     if reason:
         lines.append(f"({printable(reason)})")
     size = 0
@@ -363,20 +364,6 @@ def comment(path: Path, reason: str, steps: int, *, last: bool = True) -> str:
     if not last:
         lines.append("(the packet changed here)")
     return "\n".join(lines)
-
-
-def _sentence(path: Path) -> str:
-    decided = ""
-    if (place := path.decided_by) is not None:
-        rule = "policy" if place.rule is None else f"rule {place.rule}"
-        decided = f" by {printable(place.table)}/{printable(place.chain)} {rule}"
-    doubts = [
-        word
-        for word, holds in (("incomplete", not path.complete), ("ambiguous", path.ambiguous))
-        if holds
-    ]
-    unsure = f" ({' and '.join(doubts)})" if doubts else ""
-    return f"{printable(path.verdict)}{decided}{unsure}"
 
 
 def _line(step: PathStep) -> str:
