@@ -38,7 +38,7 @@ golden: $(VENV)/installed ## rewrite the golden files from what the views print 
 samples: $(VENV)/installed | system ## record the samples again (then: make golden)
 	$(BIN)/python samples/record_all.py
 
-bench: $(VENV)/installed | system ## figures: recording and analysis
+bench: $(VENV)/installed | system-tests ## figures: recording and analysis
 	$(BIN)/python bench/run.py
 
 clean: ## remove the virtual environment and caches
