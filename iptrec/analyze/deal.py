@@ -90,6 +90,9 @@ def deal(
     """
     packets: list[Packet] = []
     under_way: list[Packet] = []
+    # The kernel clones multicasts and broadcasts for the local host, and both pass POSTROUTING by the
+    # same interface (net/ipv4/ip_output.c, ip_mc_output; net/ipv6/ip6_output.c, ip6_finish_output2).
+    sent: set[tuple[int, bytes]] = set()
     for row, place in zip(rows, way, strict=True):
         event = Packet(
             rows=[row],
@@ -101,13 +104,16 @@ def deal(
             hook=int(events.hook[row]),
             stamp=int(stamps[row]),
         )
+        way_out = None
+        if walker.hook(event.walk) == _POSTROUTING:
+            way_out = event.outdev, event.addresses
         followed = _followed(under_way, event, place, walker)
         if followed is None and event.walk.headless:
             followed = _resumed(under_way, event, place, walker)
         if followed is None:
-            if event.walk.headless and _is_clone(packets, event, walker):
+            if event.walk.headless and way_out in sent:
                 event.walk = replace(event.walk, headless=False)
-            event.nested = any(walker.stands_at(packet.walk, "TEE") for packet in under_way)
+            event.nested = any(walker.stands_at(walk, "TEE") for walk in _walks(under_way))
             packets.append(event)
             under_way.append(event)
             del under_way[:-_UNDER_WAY]
@@ -116,18 +122,28 @@ def deal(
             packet.go_on(event, walk)
             if walk.ended:
                 under_way[:] = [one for one in under_way if one is not packet]
+        if way_out is not None:
+            sent.add(way_out)
     return packets
+
+
+def _walks(under_way: list[Packet]) -> list[Walk]:
+    """The walks in which packets stand, each once."""
+    return list({id(packet.walk): packet.walk for packet in under_way}.values())
 
 
 def _followed(
     under_way: list[Packet], event: Packet, place: int, walker: Walker
 ) -> tuple[Packet, Walk] | None:
     """The packet that the event follows, and its walk with the event."""
-    fits = [
-        (packet, walk)
-        for packet in under_way
-        if packet.may_be(event) and (walk := walker.step(packet.walk, place))
-    ]
+    fits: list[tuple[Packet, Walk]] = []
+    stepped: dict[int, Walk | None] = {}  # equal packets in a row stand in the same walk
+    for packet in under_way:
+        if packet.may_be(event):
+            if id(packet.walk) not in stepped:
+                stepped[id(packet.walk)] = walker.step(packet.walk, place)
+            if (walk := stepped[id(packet.walk)]) is not None:
+                fits.append((packet, walk))
     if not fits:
         return None
     most = max(packet.likeness(event) for packet, _ in fits)
@@ -150,20 +166,6 @@ def _resumed(
         if alike and packet.may_be(event) and (walk := walker.leap(packet.walk, place)):
             return packet, walk
     return None
-
-
-def _is_clone(packets: list[Packet], event: Packet, walker: Walker) -> bool:
-    """Whether an equal packet went through POSTROUTING before, by the same interface.
-
-    The kernel clones multicasts and broadcasts for the local host, and both pass POSTROUTING
-    (net/ipv4/ip_output.c, ip_mc_output; net/ipv6/ip6_output.c, ip6_finish_output2).
-    """
-    return walker.hook(event.walk) == _POSTROUTING and any(
-        walker.hook(packet.walk) == _POSTROUTING
-        and packet.outdev == event.outdev
-        and packet.addresses == event.addresses
-        for packet in packets
-    )
 
 
 _HEADERS: Final = 64  # bytes that hold addresses and ports

@@ -126,6 +126,9 @@ class Place:
 
 
 _Frame = tuple[str, int]
+_DEEPEST: Final = (
+    256  # chains that call each other; the kernel refuses circles, a made-up file has them
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,8 @@ class Grammar:
 
     def follow(self, state: State, place: Place) -> State | None:
         """The state after ``place``, or None where it cannot follow."""
+        if len(state.frames) > _DEEPEST:
+            return None
         if state.status in ("walking", "open") and (place.hook, place.table) == (
             state.hook,
             state.table,

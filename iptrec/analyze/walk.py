@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
+MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,9 @@ class Walk:
     @property
     def ended(self) -> bool:
         """Whether nothing can follow, whichever way it was."""
-        return all(branch.state.status == "ended" for branch in self.branches)
+        return not _short_of_the_limit(self) or all(
+            branch.state.status == "ended" for branch in self.branches
+        )
 
 
 class Walker:
@@ -69,6 +72,7 @@ class Walker:
 
     def __init__(self, rulebook: Rulebook) -> None:
         self._rulebook = rulebook
+        self._begun: dict[int, Walk] = {}
         self._steps: dict[tuple[State, Family, int, int], State | None] = {}
         self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
 
@@ -76,7 +80,6 @@ class Walker:
         """How a packet that was seen at these places ended; empty if no packet can have been."""
         if len(self._outcomes) > _REMEMBERED:  # real traffic takes few ways; a made-up file may not
             self._outcomes.clear()
-            self._steps.clear()
         if path not in self._outcomes:
             walk: Walk | None = self.begin(path[0])
             for place in path[1:]:
@@ -85,21 +88,26 @@ class Walker:
         return self._outcomes[path]
 
     def begin(self, place: int) -> Walk:
-        """A way that begins here; headless unless TRACE can have been switched on just before."""
+        """A way that begins here; headless unless TRACE can have been switched on just before.
+
+        Always the same object for a place.
+        """
         book = self._rulebook
-        return Walk(
-            tuple(
-                Branch((one,), book.grammars[one].begin(book.places[one]))
-                for one in book.choices[place]
-            ),
-            headless=not book.places[place].starts,
-        )
+        if place not in self._begun:
+            self._begun[place] = Walk(
+                tuple(
+                    Branch((one,), book.grammars[one].begin(book.places[one]))
+                    for one in book.choices[place]
+                ),
+                headless=not book.places[place].starts,
+            )
+        return self._begun[place]
 
     def step(self, walk: Walk, place: int) -> Walk | None:
         """The way with one more event; None if it cannot follow."""
         branches = tuple(
             Branch((*branch.way, one), state)
-            for branch in walk.branches
+            for branch in _short_of_the_limit(walk)
             for one in self._rulebook.choices[place]
             if (state := self._follow(branch, one)) is not None
         )
@@ -110,7 +118,7 @@ class Walker:
         book = self._rulebook
         branches = tuple(
             Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
-            for branch in walk.branches
+            for branch in _short_of_the_limit(walk)
             for one in book.choices[place]
             if book.families[branch.way[-1]] == book.families[one]
             and book.grammars[one].later(branch.state, book.places[one])
@@ -142,6 +150,8 @@ class Walker:
         book, last = self._rulebook, branch.way[-1]
         key = (branch.state, book.families[last], book.states[last], place)
         if key not in self._steps:
+            if len(self._steps) > _REMEMBERED:
+                self._steps.clear()
             self._steps[key] = (
                 book.grammars[place].follow(branch.state, book.places[place])
                 if self._together(last, place)
@@ -206,6 +216,8 @@ class Walker:
             return "events are missing in the middle"
         if ended:
             return None
+        if len(branch.way) == MOST_STEPS:
+            return f"cut after {MOST_STEPS:,} steps: no more are put together"
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         if branch.state.status == "passed":
@@ -223,6 +235,11 @@ class Walker:
         return next(
             (book.places[one].table for one in way if book.states[one] in book.unseen), None
         )
+
+
+def _short_of_the_limit(walk: Walk) -> tuple[Branch, ...]:
+    """The branches that may go on; all have the same length."""
+    return walk.branches if len(walk.branches[0].way) < MOST_STEPS else ()
 
 
 def _where(place: Place) -> str:

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Stream
 
     I64 = npt.NDArray[np.int64]
+    Mask = npt.NDArray[np.bool_]
 
 WINDOW_EVENTS: Final = 65_536  # what fits into the caches is read faster
+_WINDOW_BYTES: Final = 32 << 20
+# What packets under way may hold back: some windows. More is decided without waiting for their ends.
+_MOST_WAITING: Final = 2 * WINDOW_EVENTS
+_MOST_WAITING_BYTES: Final = 2 * _WINDOW_BYTES
 # The kernel takes a packet from rule to rule in microseconds; a sender that is preempted on its way
 # through OUTPUT takes milliseconds; userspace behind NFQUEUE takes its time.
 UNDER_WAY_NS: Final = 100_000_000
@@ -83,31 +88,29 @@ class Assembler:
             self._arrival_ns = _number(stream.detail["stamps_ns"], 0) + _STAMPING_NS
         self._walker = Walker(rulebook)
         self._chunks: list[Chunk] = []
-        self._waiting = 0
+        self._new_events = self._new_bytes = 0
         self._receipts: list[clock.Receipt] = []
         self._floor = begun_ns
 
     @property
     def full(self) -> bool:
-        """Whether enough datagrams wait for a window."""
-        return self._waiting >= WINDOW_EVENTS
+        """Whether enough new datagrams wait for a window."""
+        return self._new_events >= WINDOW_EVENTS or self._new_bytes >= _WINDOW_BYTES
 
     @property
     def empty(self) -> bool:
         """Whether no datagram waits."""
-        return self._waiting == 0
+        return not self._chunks
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
         receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
         if len(receipt.floor):
             self._floor = int(receipt.floor[-1])
-        self._take(chunk, receipt)
-
-    def _take(self, chunk: Chunk, receipt: clock.Receipt) -> None:
         self._chunks.append(chunk)
         self._receipts.append(receipt)
-        self._waiting += len(chunk.lengths)
+        self._new_events += len(chunk.lengths)
+        self._new_bytes += len(chunk.data)
 
     def close(self, until_ns: int | None, number: int) -> Window:
         """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
@@ -129,9 +132,9 @@ class Assembler:
         decided = (
             len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
         )
-        decided_rows = int(assembly.count[:decided].sum())
-        again = np.zeros(len(lengths), np.bool_)
-        again[events.datagram[assembly.rows[decided_rows:]]] = True
+        again = _again(events, assembly, decided, len(lengths))
+        if lengths[again].sum() > _MOST_WAITING_BYTES:
+            decided, again = len(assembly), np.zeros(len(lengths), np.bool_)
         window = Window(
             stream=self._stream,
             rulebook=self._rulebook,
@@ -163,10 +166,12 @@ class Assembler:
             spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
             kept = b"".join([data[start:end] for start, end in spans])
         self._chunks, self._receipts = [], []
-        self._waiting = 0
+        self._new_events = self._new_bytes = 0
         if kept:
-            chunk = Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept)
-            self._take(chunk, receipt.take(datagrams))
+            self._chunks = [
+                Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept)
+            ]
+            self._receipts = [receipt.take(datagrams)]
 
 
 def windows(reader: Recording) -> Iterator[Window]:
@@ -231,7 +236,15 @@ def _first_under_way(events: NflogEvents, assembly: Assembly, now_ns: int) -> in
         ]
     )[assembly.outcome]
     waiting = (patience > 0) & (events.received_ns[last] + patience > now_ns)
-    return int(np.argmax(waiting)) if waiting.any() else len(assembly)
+    first = int(np.argmax(waiting)) if waiting.any() else len(assembly)
+    return max(first, int(np.searchsorted(assembly.first, len(assembly.rows) - _MOST_WAITING)))
+
+
+def _again(events: NflogEvents, assembly: Assembly, decided: int, datagrams: int) -> Mask:
+    """Which of all datagrams the traversals from ``decided`` on need once more; shape (datagrams,)."""
+    again = np.zeros(datagrams, np.bool_)
+    again[events.datagram[assembly.rows[assembly.count[:decided].sum() :]]] = True
+    return again
 
 
 def _number(value: object, default: int) -> int:
