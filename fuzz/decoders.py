@@ -77,7 +77,7 @@ def recordings(data: bytes) -> None:
         file.write(data)
         file.flush()
         with contextlib.suppress(RecordingError), Reader(file.name) as reader:
-            _ = reader.facts, reader.losses, reader.snapshots(), list(reader.chunks())
+            _ = reader.facts, reader.losses, list(reader.snapshots()), list(reader.chunks())
 
 
 _MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108

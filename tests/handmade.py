@@ -106,8 +106,9 @@ class HandMade:
             )  # fmt: skip
         return self
 
-    def snapshots(self):
-        return self.snapshots_
+    def snapshots(self, *kinds):
+        ordered = sorted(self.snapshots_, key=lambda one: (one.time_ns, one.id))
+        return iter([one for one in ordered if not kinds or one.kind in kinds])
 
     def chunks(self, stream=None, after=0):  # noqa: ARG002 - there is one stream
         return iter([chunk for chunk in self.chunks_ if chunk.id > after])

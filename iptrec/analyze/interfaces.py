@@ -37,8 +37,8 @@ class Interfaces:
         self._since: dict[int, list[int]] = {}
         self._size = 0
         self._seen: dict[int, int] = {}
-        for snapshot in recording.snapshots():
-            if snapshot.namespace == namespace and snapshot.kind == "links":
+        for snapshot in recording.snapshots("links"):
+            if snapshot.namespace == namespace:
                 time_ns = snapshot.time_ns if self._names else _EVER.min
                 for index, name in _links(snapshot.content):
                     self._add(index, name, time_ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iptrec.analyze.timeline import KINDS, Timelines
+from iptrec.analyze.timeline import KINDS, RULESETS, Timelines
 from iptrec.decode.rule import Ruleset
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[
 
     A table whose rules nobody saw then is left out.
     """
-    timelines = Timelines(one for one in recording.snapshots() if one.namespace == namespace)
+    snapshots = recording.snapshots(*RULESETS)
+    timelines = Timelines(one for one in snapshots if one.namespace == namespace)
     found: dict[Family, Ruleset] = {}
     for family in KINDS:
         tables = {}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.decode.rule import Chain, Rule
+    from iptrec.decode.rule import Chain
     from iptrec.recording.rows import Snapshot
 
     I64 = npt.NDArray[np.int64]
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Family = Literal["ipv4", "ipv6"]
 KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
 UNKNOWN_KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-unknown", "ipv6": "ip6tables-unknown"}
+RULESETS: Final = (*KINDS.values(), *UNKNOWN_KINDS.values())
 _EVER: Final = np.iinfo(np.int64)
 
 
@@ -63,16 +64,20 @@ class Timeline:
 
 
 class Timelines:
-    """All tables of one namespace. A family of which nothing was recorded has no table."""
+    """All tables of one namespace. A family of which nothing was recorded has no table.
+
+    ``snapshots`` come in order of time; others than those of `RULESETS` say nothing.
+    """
 
     def __init__(self, snapshots: Iterable[Snapshot]) -> None:
         self._tables: dict[tuple[Family, str], Timeline] = {}
         self._numbers: dict[Any, int] = {}
-        ordered = sorted(snapshots, key=lambda snapshot: (snapshot.time_ns, snapshot.id))
-        for family, kind in KINDS.items():
-            self._read(
-                family, [one for one in ordered if one.kind in (kind, UNKNOWN_KINDS[family])]
-            )
+        self._known = {family: ruleset.Known() for family in KINDS}
+        self._before = dict.fromkeys(KINDS, _EVER.min)
+        for snapshot in snapshots:
+            for family, kind in KINDS.items():
+                if snapshot.kind in (kind, UNKNOWN_KINDS[family]):
+                    self._read(family, snapshot)
 
     def table(self, family: Family, name: str) -> Timeline | None:
         """One table's states; None if it was never loaded."""
@@ -82,20 +87,19 @@ class Timelines:
         """All tables of a family that were ever loaded."""
         return {name: one for (of, name), one in self._tables.items() if of == family}
 
-    def _read(self, family: Family, snapshots: list[Snapshot]) -> None:
-        known: dict[str, tuple[str, Rule]] = {}
-        before = _EVER.min
-        for snapshot in snapshots:
-            first = before == _EVER.min
-            after = before if first or snapshot.after_ns is None else snapshot.after_ns
-            time = before if first else snapshot.time_ns
-            before = snapshot.time_ns
-            if snapshot.kind == UNKNOWN_KINDS[family]:
-                name = snapshot.content.decode("utf-8", "backslashreplace").strip()
-                self._add(family, name, None, after, time)
-                continue
-            for name, chains in ruleset.parse(snapshot.content, known).tables.items():
-                self._add(family, name, chains, after, time)
+    def _read(self, family: Family, snapshot: Snapshot) -> None:
+        before = self._before[family]
+        first = before == _EVER.min
+        after = before if first or snapshot.after_ns is None else snapshot.after_ns
+        time = before if first else snapshot.time_ns
+        self._before[family] = snapshot.time_ns
+        if snapshot.kind == UNKNOWN_KINDS[family]:
+            name = snapshot.content.decode("utf-8", "backslashreplace").strip()
+            self._add(family, name, None, after, time)
+            return
+        parsed = ruleset.parse(snapshot.content, self._known[family])
+        for name, chains in parsed.tables.items():
+            self._add(family, name, chains, after, time)
 
     def _add(
         self, family: Family, name: str, chains: dict[str, Chain] | None, after: int, time: int
@@ -106,7 +110,10 @@ class Timelines:
     def _number(self, family: Family, name: str, chains: dict[str, Chain] | None) -> int:
         """Equal rules get the same number, wherever they come again."""
         content = chains and tuple(
-            (chain.name, chain.policy, tuple(rule.spec for rule in chain.rules))
-            for chain in chains.values()
+            self._number_of((one.name, one.policy, tuple(rule.spec for rule in one.rules)))
+            for one in chains.values()
         )
-        return self._numbers.setdefault((family, name, content), len(self._numbers))
+        return self._number_of((family, name, content))
+
+    def _number_of(self, content: Any) -> int:  # noqa: ANN401 - what can be compared
+        return self._numbers.setdefault(content, len(self._numbers))

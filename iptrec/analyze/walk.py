@@ -210,14 +210,14 @@ class Walker:
         last = self._rulebook.places[branch.way[-1]]
         if unseen := self._unseen_table(branch.way):
             return f"the rules of table {unseen} at that time are not known"
+        if len(branch.way) == MOST_STEPS and not ended:
+            return f"cut after {MOST_STEPS:,} steps: no more are put together"
         if walk.headless:
             return "its beginning was not recorded"
         if walk.holes:
             return "events are missing in the middle"
         if ended:
             return None
-        if len(branch.way) == MOST_STEPS:
-            return f"cut after {MOST_STEPS:,} steps: no more are put together"
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         if branch.state.status == "passed":

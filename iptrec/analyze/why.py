@@ -125,9 +125,7 @@ def _sets(recording: Recording) -> dict[str, list[Any]]:
     """The members of the ipsets, each time that they were recorded; those that are not known left out."""
     found: dict[str, list[Any]] = {}
     unknown: set[str] = set()
-    for snapshot in recording.snapshots():
-        if snapshot.kind != "ipsets":
-            continue
+    for snapshot in recording.snapshots("ipsets"):
         try:
             for name, one in json.loads(snapshot.content).items():
                 if one["members"] is None:

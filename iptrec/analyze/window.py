@@ -15,6 +15,7 @@ import numpy as np
 from iptrec.analyze import clock
 from iptrec.analyze.assemble import Assembly, assemble
 from iptrec.analyze.rulebook import Resolved, Rulebook
+from iptrec.analyze.timeline import RULESETS
 from iptrec.analyze.walk import Walker
 from iptrec.decode import nflog
 from iptrec.recording.rows import Chunk
@@ -218,8 +219,11 @@ def _assemblers(
         if stream.kind != "nflog":
             continue
         if stream.id not in known:
-            snapshots = [one for one in reader.snapshots() if one.namespace == stream.namespace]
-            book = Rulebook(snapshots, f"iptrec:{reader.facts.uuid}")
+            snapshots = reader.snapshots(*RULESETS)
+            book = Rulebook(
+                (one for one in snapshots if one.namespace == stream.namespace),
+                f"iptrec:{reader.facts.uuid}",
+            )
             known[stream.id] = (Assembler(stream, book, reader.facts.started_ns), stream)
         yield known[stream.id]
 

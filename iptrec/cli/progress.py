@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.recording.reader import Reader
     from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Recording, Snapshot, Stream
@@ -63,8 +63,8 @@ class _Watched:
     def losses(self) -> Sequence[Loss]:
         return self._reader.losses
 
-    def snapshots(self) -> Sequence[Snapshot]:
-        return self._reader.snapshots()
+    def snapshots(self, *kinds: str) -> Iterable[Snapshot]:
+        return self._reader.snapshots(*kinds)
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         for chunk in self._reader.chunks(stream, after):

@@ -7,6 +7,7 @@ The grammar is that of iptables-save(8): ``*table``, ``:chain policy [packets:by
 
 from __future__ import annotations
 
+import io
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -22,22 +23,61 @@ _CLOSES: Final = re.compile(r'(?<!\\)(?:\\\\)*"(?= |$)')
 _TEXT_FOLLOWS: Final = ("--comment", "-i", "-o")
 _ESCAPED: Final = re.compile(r"\\(.)")
 _COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
+_MOST_RULES: Final = 1_000_000  # and chains of one ruleset
+_MOST_BYTES: Final = 200 << 20  # of all rules and chains of a family, about (sys.getsizeof)
+_RULE_BYTES, _CHAIN_BYTES, _ENTRY_BYTES = 400, 300, 64  # beside a rule's text
 
 
-def parse(text: bytes, known: dict[str, tuple[str, Rule]] | None = None) -> Ruleset:
+class Known:
+    """The rules of lines that were read before: rulesets which differ little are read quickly and share them.
+
+    Raises `RecordingError` when they are too many to be kept: whoever wrote the file chose their number.
+    """
+
+    def __init__(self) -> None:
+        self._rules: dict[str, tuple[str, Rule]] = {}
+        self._chains: dict[tuple[str, str], Chain] = {}
+        self._room = _MOST_BYTES
+
+    def rule(self, line: str, number: int) -> tuple[str, Rule]:
+        """The chain and the rule of a line."""
+        if line not in self._rules:
+            self._rules[line] = _rule(line, number)
+            self._take(_RULE_BYTES + 2 * len(line))
+        return self._rules[line]
+
+    def chain(self, table: str, name: str, policy: str | None, rules: list[Rule]) -> Chain:
+        """A chain; the one that was there before if it has not changed."""
+        chain = Chain(name, policy, tuple(rules))
+        before = self._chains.get((table, name))
+        if before == chain:
+            self._take(_ENTRY_BYTES)
+            return before
+        self._take(_CHAIN_BYTES + _ENTRY_BYTES * len(rules))
+        self._chains[table, name] = chain
+        return chain
+
+    def _take(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise RecordingError(
+                f"the rulesets take more than {_MOST_BYTES >> 20} MB of memory: this iptrec reads no more"
+            )
+
+
+def parse(text: bytes, known: Known | None = None) -> Ruleset:
     """Read the output of ``iptables-save`` or ``ip6tables-save``, with or without counters.
 
-    ``known``: the rules of lines that were read before, so that rulesets which differ little are read
-    quickly and share their rules; it is added to. Raises `RecordingError` with the number of the line
-    that cannot be read.
+    ``known`` is added to. Raises `RecordingError` with the number of the line that cannot be read, or for
+    what is too much.
     """
-    known = {} if known is None else known
+    known = known or Known()
     tables: dict[str, dict[str, Chain]] = {}
     policies: dict[str, str | None] = {}
     rules: dict[str, list[Rule]] = {}
     table: str | None = None
-    number = 0
-    for number, line in _lines(text.decode("utf-8", "backslashreplace")):
+    number = count = 0
+    for number, line in _lines(text):
         match line[:1]:
             case "" | "#" | "\r":
                 continue
@@ -47,31 +87,34 @@ def parse(text: bytes, known: dict[str, tuple[str, Rule]] | None = None) -> Rule
                 chain, policy = _declaration(line, number)
                 policies[chain] = policy
                 rules[chain] = []
+                count += 1
             case "-" | "[" if table is not None:
-                if line not in known:
-                    known[line] = _rule(line, number)
-                chain, rule = known[line]
+                chain, rule = known.rule(line, number)
                 if chain not in rules:
                     raise _unreadable(number, f"chain {chain} is not declared in table {table}")
+                count += 1
                 rules[chain].append(rule)
             case "C" if table is not None and line.strip() == "COMMIT":
                 tables[table] = {
-                    name: Chain(name, policy, tuple(rules[name]))
+                    name: known.chain(table, name, policy, rules[name])
                     for name, policy in policies.items()
                 }
                 table = None
             case _:
                 raise _unreadable(number, f"{line[:60]!r} is no line of iptables-save")
+        if count > _MOST_RULES:
+            raise _unreadable(number, f"more than {_MOST_RULES:,} chains and rules")
     if table is not None:
         raise _unreadable(number, f"table {table} has no COMMIT")
     return Ruleset(tables)
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
+def _lines(text: bytes) -> Iterator[tuple[int, str]]:
     """The lines with their numbers; a quoted comment may go on over several."""
     begun: list[str] = []
     first = 0
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, raw in enumerate(io.BytesIO(text), 1):  # line by line: a copy of all could be large
+        line = raw.decode("utf-8", "backslashreplace").rstrip("\n")
         if not begun and '"' not in line:
             yield number, line
             continue

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_CHUNK: Final = 64 << 20  # bytes unpacked
-_MAX_BLOBS: Final = 256 << 20  # bytes unpacked, all snapshots together
+_MAX_BLOB: Final = 64 << 20  # bytes unpacked
+_MAX_BLOBS: Final = 4 << 30  # bytes unpacked, all snapshots, one after the other
+_REMEMBERED_BLOBS: Final = 16 << 20  # bytes
 _MAX_TEXT: Final = 64 << 20  # characters of all rows of a small table
 _MAX_ROWS: Final = 100_000  # of a small table
 _TYPES: Final = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
 _LIMITS: Final = {
-    sqlite3.SQLITE_LIMIT_LENGTH: _MAX_BLOBS + (1 << 20),
+    sqlite3.SQLITE_LIMIT_LENGTH: _MAX_CHUNK + (1 << 20),
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1 << 16,
     sqlite3.SQLITE_LIMIT_COLUMN: 100,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
@@ -126,21 +128,25 @@ class Reader:
         self._let_go()
         return int(found)
 
-    def snapshots(self) -> list[Snapshot]:
-        """The snapshots with their contents, in order; the namespace of each exists."""
+    def snapshots(self, *kinds: str) -> Iterator[Snapshot]:
+        """The snapshots (of some kinds), in order of time; the namespace of each exists."""
         known = {one.id for one in self.namespaces}
-        rows = self._table("snapshot")
-        contents: dict[str, bytes] = {}
+        recent: dict[str, bytes] = {}  # states often come back
         room = _MAX_BLOBS
-        for row in rows:
+        for row in sorted(self._table("snapshot"), key=lambda row: (row["time_ns"], row["id"])):
             self._check_known("snapshot", row["id"], "namespace", row["namespace"], known)
+            if kinds and row["kind"] not in kinds:
+                continue
             digest = row.pop("blob")
-            if digest not in contents:
-                contents[digest] = self._blob(digest, room)
-                room -= len(contents[digest])
-            row["content"] = contents[digest]
-        self._let_go()
-        return [Snapshot(**row) for row in rows]
+            content = recent.pop(digest, None)
+            if content is None:
+                content = self._blob(digest, min(room, _MAX_BLOB))
+                self._let_go()
+                room -= len(content)
+            recent[digest] = content
+            while sum(map(len, recent.values())) > _REMEMBERED_BLOBS:
+                del recent[next(iter(recent))]
+            yield Snapshot(**row, content=content)
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream) with an id above ``after``, in order; their stream exists."""
@@ -183,8 +189,12 @@ class Reader:
         encoding, size, data = row["encoding"], row["size"], row["data"]
         if encoding != "zstd":
             raise self._damaged(f"{name} has an unknown encoding {encoding[:20]!r}")
-        if not 0 <= size <= room:
+        if size < 0:
             raise self._damaged(f"{name} cannot have {size} bytes")
+        if size > room:
+            raise RecordingError(
+                f"{self.path} holds more than can be read: {name} has {size:,} bytes, {room:,} are left"
+            )
         try:
             if zstandard.get_frame_parameters(data).content_size != size:
                 raise self._damaged(f"{name} does not have the size that it declares")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     import numpy.typing as npt
@@ -130,8 +130,8 @@ class Recording(Protocol):
     def losses(self) -> Sequence[Loss]:
         """All losses, in order."""
 
-    def snapshots(self) -> Sequence[Snapshot]:
-        """All snapshots, in order."""
+    def snapshots(self, *kinds: str) -> Iterable[Snapshot]:
+        """The snapshots (of some kinds), in order of time; read one by one, since all together may be large."""
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream), in order, whose id is greater than ``after``."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from iptrec.analyze.grammar import is_own
-from iptrec.analyze.timeline import KINDS, Timelines
+from iptrec.analyze.timeline import KINDS, RULESETS, Timelines
 from iptrec.views.json import as_connection, iso_time
 
 if TYPE_CHECKING:
@@ -305,8 +305,8 @@ def _rules(recording: Recording) -> Iterator[Row]:
     """Each distinct rule of all states, numbered."""
     own = f"iptrec:{recording.facts.uuid}"
     found: set[_Place] = set()
-    snapshots = recording.snapshots()
     for namespace in recording.namespaces:
+        snapshots = recording.snapshots(*RULESETS)
         timelines = Timelines(one for one in snapshots if one.namespace == namespace.id)
         for family in KINDS:
             for table, timeline in timelines.loaded(family).items():

@@ -37,7 +37,7 @@ PACKED = {
 def content(path):
     with Reader(path) as reader:
         return (
-            reader.facts, reader.streams, reader.snapshots(),
+            reader.facts, reader.streams, list(reader.snapshots()),
             [chunk.data for chunk in reader.chunks()], reader.datagrams,
         )  # fmt: skip
 

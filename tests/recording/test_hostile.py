@@ -24,7 +24,7 @@ def read_all(path):
     """Everything that a reader can say."""
     with Reader(path) as reader:
         return (
-            reader.facts, reader.namespaces, reader.streams, reader.losses, reader.snapshots(),
+            reader.facts, reader.namespaces, reader.streams, reader.losses, list(reader.snapshots()),
             [(one.received_ns.tolist(), one.lengths.tolist(), one.data) for one in reader.chunks()],
         )  # fmt: skip
 
@@ -118,7 +118,7 @@ HOSTILE = {
     "bomb": (edit("UPDATE chunk SET data = ?", data=(frame(100 << 20),)), "does not have the size"),
     "bomb_declared": (
         edit("UPDATE chunk SET size = 100 << 20, data = ?", data=(frame(100 << 20),)),
-        "cannot have 104857600 bytes",
+        "holds more than can be read: chunk 1 has 104,857,600 bytes",
     ),
     "bomb_unsized": (
         edit("UPDATE chunk SET data = ?", data=(frame(100 << 20, write_content_size=False),)),
@@ -126,7 +126,7 @@ HOSTILE = {
     ),
     "blob_bomb": (
         edit("UPDATE blob SET size = 300 << 20, data = ?", data=(frame(300 << 20),)),
-        "cannot have 314572800 bytes",
+        "holds more than can be read: blob .* has 314,572,800 bytes",
     ),
     "two_frames": (
         edit("UPDATE chunk SET data = CAST(data || data AS BLOB)"),
