@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -267,11 +268,34 @@ def test_nflog_rules_of_the_user_do_not_disturb(lab, tmp_path):
     assert datagrams > steps > 0
 
 
-def test_full_disk_undoes_everything(quiet_lab):
+def small_disk(lab, tmp_path, how, mount):
+    """A file system of which writing will fail."""
+    lab.run(["mkdir", mount])
+    if how != "read-only":
+        size = "160k" if how == "full" else "16M"
+        lab.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount])
+        return
+    if os.geteuid():
+        pytest.skip("a file system of one's own needs root")
+    image = tmp_path / "image"
+    lab.run(["truncate", "-s", "16M", str(image)])
+    lab.run(["mkfs.ext4", "-q", str(image)])
+    mounted = lab.run(["mount", "-o", "loop,errors=remount-ro", str(image), mount], check=False)
+    if mounted.returncode:
+        pytest.skip(f"no ext4 on a loop device here: {mounted.stderr.strip()}")
+
+
+def make_read_only(lab, mount):
+    """As the kernel does when it finds the file system damaged (errors=remount-ro)."""
+    device = Path(lab.run(["findmnt", "-no", "SOURCE", mount]).stdout.strip()).name
+    lab.run(["tee", f"/sys/fs/ext4/{device}/trigger_fs_error"], stdin="1")
+
+
+@pytest.mark.parametrize("how", ["full", "limit", "read-only"])
+def test_disk_that_takes_no_more_undoes_everything(quiet_lab, tmp_path, how):
     """An error in the middle: one line, exit status 2, nothing left in the kernel, file readable."""
     mount = "/run/small"
-    quiet_lab.run(["mkdir", mount])
-    quiet_lab.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", mount])
+    small_disk(quiet_lab, tmp_path, how, mount)
     quiet_lab.ip(None, "link set lo up")
     before = quiet_lab.run(["iptables-legacy-save", "-t", "raw"]).stdout.count("TRACE")
     child = start(quiet_lab, "-o", f"{mount}/t.db", "icmp", "--snaplen", "1500")
@@ -280,6 +304,10 @@ def test_full_disk_undoes_everything(quiet_lab):
         "while 1: s.sendto(b'\\x08\\0'+os.urandom(900),('127.0.0.1',0))"
     )
     flood = quiet_lab.popen([sys.executable, "-c", noise], stderr=subprocess.DEVNULL)
+    if how == "read-only":
+        make_read_only(quiet_lab, mount)
+    elif how == "limit":  # as a quota, which not every kernel has
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (160 << 10, 160 << 10))
     _, stderr = child.communicate(timeout=60)
     flood.kill()
     flood.wait()
