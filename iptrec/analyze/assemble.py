@@ -85,7 +85,7 @@ def assemble(
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
-    keys = packet_keys(events)[known]
+    keys = _keys(events)[known]
     order = np.argsort(keys, kind="stable")
     rows, keys = known[order], keys[order]
     way = place[rows]
@@ -122,18 +122,24 @@ def assemble(
     return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
 
 
+def _keys(events: NflogEvents) -> U64:
+    """What the events of a packet have in common: what rules cannot change, or the kernel's own id."""
+    traced = events.trace >= 0
+    if traced.all():
+        return events.trace.astype(np.uint64)
+    return np.where(traced, events.trace.astype(np.uint64), packet_keys(events))
+
+
 def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
-    """Where a trace begins: in a built-in raw chain, unless the event before leads on to it there."""
-    raw = np.array([place.table == "raw" for place in rulebook.places])
+    """Where a trace begins: in a chain where it can, unless the event before leads on to it there."""
     starts = np.array([place.starts for place in rulebook.places])
+    builtin = np.array([place.builtin for place in rulebook.places])
     hook = np.array([place.hook for place in rulebook.places])
+    rank = np.array([place.rank for place in rulebook.places])
     index = np.array([place.index for place in rulebook.places])
     here, before = way[1:], way[:-1]
-    leads_on = (
-        raw[before]
-        & (hook[before] == hook[here])
-        & (~starts[before] | (index[before] < index[here]))
-    )
+    ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
+    leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
     begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
     return begins
 

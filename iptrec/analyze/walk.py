@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.analyze.timeline import Family
 
 
+_FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
 MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
@@ -164,8 +165,7 @@ class Walker:
         book = self._rulebook
         here, there = book.places[last], book.places[place]
         return book.families[last] == book.families[place] and (
-            (here.hook, here.table) != (there.hook, there.table)
-            or book.states[last] == book.states[place]
+            here.stage != there.stage or book.states[last] == book.states[place]
         )
 
     def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
@@ -203,7 +203,9 @@ class Walker:
         """The filter table's decision if it took one, else the last one."""
         places = [self._rulebook.places[place] for place in way]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
-        filtered = [i for i in accepted if places[i].table == "filter"]
+        filtered = [i for i in accepted if places[i].table == "filter"] or [
+            i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
+        ]
         return (filtered or accepted or [len(way) - 1])[-1]
 
     def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:

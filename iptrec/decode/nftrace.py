@@ -39,6 +39,7 @@ POLICY: Final = 1  # enum nft_trace_types; 2 and 3 are rules and ends of chains
 # Verdicts: netfilter's own, and those of enum nft_verdicts
 ACCEPT, DROP, STOLEN, QUEUE, REPEAT = 1, 0, 2, 3, 4
 CONTINUE, BREAK, JUMP, GOTO, RETURN = -1, -2, -3, -4, -5
+_NEGATIVE: Final = 2**32 - 16
 _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
@@ -208,7 +209,7 @@ def _site(
 ) -> bytes:
     """One site, as `parse` reads it."""
     high, low, code, target, _ = rest
-    signed = code - 2**32 if code >= 2**31 else code & _VERDICT_MASK
+    signed = code - 2**32 if code >= _NEGATIVE else code & _VERDICT_MASK
     return json.dumps(
         [
             FAMILIES.get(family, str(family)),
