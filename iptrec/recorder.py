@@ -24,7 +24,18 @@ import numpy as np
 
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
-from iptrec.kernel import conntrack, host, ipsets, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel import (
+    conntrack,
+    host,
+    ipsets,
+    links,
+    netns,
+    nf_log,
+    nflog,
+    slots,
+    stamps,
+    xtables,
+)
 from iptrec.kernel.guardian import Guardian
 from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
@@ -84,7 +95,7 @@ class Options:
     snaplen: int = 256
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
-    receive_buffer: int = nflog.RECEIVE_BUFFER
+    receive_buffer: int = slots.RECEIVE_BUFFER
 
 
 @dataclass(slots=True)
@@ -245,7 +256,7 @@ class _Recording:
                 "group": nflog.GROUP,
                 "receive_buffer": source.receive_buffer,
                 "conntrack": source.conntrack,
-                "slots": nflog.SLOTS,
+                "slots": slots.SLOTS,
                 "stamps_ns": time.time_ns(),
                 **self._ring(),
             },
@@ -425,7 +436,7 @@ class _Recording:
             fetched = self._fetch(source, writer)
             self._take_findings(writer)
             self._take_sides(writer)
-            if 0 < fetched < nflog.SLOTS:
+            if 0 < fetched < slots.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
                 writer.commit()
@@ -501,9 +512,9 @@ class _Recording:
         """Move what is there into the file; the number of datagrams."""
         try:
             batch = source.receive()
-        except nflog.Overrun:
+        except slots.Overrun:
             writer.add_loss(Loss(self._stream, self._last_ns, time.time_ns(), None, "enobufs"))
-            return nflog.SLOTS
+            return slots.SLOTS
         if batch is None:
             return 0
         writer.append(self._stream, batch.received_ns, batch.lengths, batch.data)

@@ -1,0 +1,127 @@
+"""Room for the datagrams of one `recvmmsg`: hundreds in one call (recvmmsg(2)).
+
+The kernel traces every event in a datagram of its own: one call for each would cost a syscall an event.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.errors import HostError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+SLOTS: Final = 512
+RECEIVE_BUFFER: Final = 512 << 20
+
+_SO_RCVBUFFORCE: Final = 33
+_SO_MEMINFO: Final = 55  # nine u32 (linux/sock_diag.h); the last counts what found no room
+_MSG_TRUNC: Final = 0x20
+_MMSGHDR: Final = np.dtype(
+    {
+        "names": ["iov", "iovlen", "flags", "len"],
+        "formats": ["u8", "u8", "i4", "u4"],
+        "offsets": [16, 24, 48, 56],
+        "itemsize": 64,
+    }
+)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Datagrams of one call, back to back: received together at ``received_ns`` (epoch)."""
+
+    received_ns: int
+    lengths: npt.NDArray[np.uint32]
+    data: bytes
+    lost: int  # events missing before or among these, by their sequence numbers
+    truncated: int  # datagrams longer than a slot
+
+
+class Overrun(Exception):  # noqa: N818 - not an error: a fact about the stream
+    """ENOBUFS: the kernel dropped events; ``events``: how many, None where a later batch will say."""
+
+    def __init__(self, events: int | None = None) -> None:
+        super().__init__()
+        self.events = events
+
+
+class Slots:
+    """`SLOTS` slots of ``size`` bytes, for the datagrams of one socket; ``what``: its name for errors."""
+
+    def __init__(self, size: int, what: str) -> None:
+        self._what = what
+        self._size = -(-size // 64) * 64
+        self._buffer = np.zeros(SLOTS * self._size, np.uint8)
+        vectors = np.zeros((SLOTS, 2), "u8")
+        vectors[:, 0] = self._buffer.ctypes.data + np.arange(SLOTS) * self._size
+        vectors[:, 1] = self._size
+        self._vectors = vectors
+        self._messages = np.zeros(SLOTS, _MMSGHDR)
+        self._messages["iov"] = vectors.ctypes.data + np.arange(SLOTS) * 16
+        self._messages["iovlen"] = 1
+        self._pieces = vectors.copy()  # the same slots, as long as what is in them
+        self._gathered = os.memfd_create("iptrec-datagrams")
+
+    def close(self) -> None:
+        """Give the memory back."""
+        os.close(self._gathered)
+
+    def receive(self, descriptor: int) -> Batch | None:
+        """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
+        count = _libc.recvmmsg(
+            descriptor,
+            ctypes.c_void_p(self._messages.ctypes.data),
+            SLOTS,
+            socket.MSG_DONTWAIT,
+            None,
+        )
+        if count < 0:
+            number = ctypes.get_errno()
+            if number in (errno.EAGAIN, errno.EINTR):
+                return None
+            if number == errno.ENOBUFS:
+                raise Overrun
+            raise HostError(f"cannot read {self._what}: {os.strerror(number)}")
+        now = time.time_ns()
+        lengths = self._messages["len"][:count].copy()
+        truncated = int(np.count_nonzero(self._messages["flags"][:count] & _MSG_TRUNC))
+        return Batch(now, lengths, self._gather(lengths), 0, truncated)
+
+    def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
+        """The first slots' datagrams back to back.
+
+        The kernel does it in one call, in a fifth of the time that joining slices takes.
+        """
+        count, size = len(lengths), int(lengths.sum())
+        self._pieces[:count, 1] = lengths
+        pieces = ctypes.c_void_p(self._pieces.ctypes.data)
+        if _libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) != size:
+            raise HostError(f"no memory for {size:,} bytes: {os.strerror(ctypes.get_errno())}")
+        return os.pread(self._gathered, size, 0)
+
+
+def ask_for_room(opened: socket.socket, receive_buffer: int) -> int:
+    """Ask for a receive buffer; what was granted, in the kernel's own bookkeeping (twice what is asked)."""
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
+    except PermissionError:  # not root of the host: as much as net.core.rmem_max grants
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    return int(opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
+
+
+def drops(opened: socket.socket) -> int:
+    """How many datagrams found no room in a socket since it was opened, modulo 2^32."""
+    values = opened.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    return int(struct.unpack("=9I", values)[8])
