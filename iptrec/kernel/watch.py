@@ -72,6 +72,7 @@ class Hole:
     what: Literal["rules-gone", "logger-switched"]
     first_ns: int
     last_ns: int
+    backend: xtables.Backend = "legacy"
 
 
 @dataclass(slots=True)
