@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.analyze.deal import Packet
+    from iptrec.analyze.grammar import Stage
     from iptrec.analyze.rulebook import Resolved, Rulebook
     from iptrec.analyze.walk import Outcome, Walker
     from iptrec.decode.nflog import NflogEvents
@@ -85,7 +86,7 @@ def assemble(
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
-    keys = _keys(events)[known]
+    keys = packet_keys(events)[known]
     order = np.argsort(keys, kind="stable")
     rows, keys = known[order], keys[order]
     way = place[rows]
@@ -101,6 +102,7 @@ def assemble(
     stamp = _arrival_stamps(events, arrival_ns)
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
+    doubtful |= _of_several(group, events.trace[rows], way, first, rulebook)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -120,14 +122,6 @@ def assemble(
     settled = settle(events, resolved, rulebook, *whole, list(options.seen))
     rows, first, count, _ = whole
     return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
-
-
-def _keys(events: NflogEvents) -> U64:
-    """What the events of a packet have in common: what rules cannot change, or the kernel's own id."""
-    traced = events.trace >= 0
-    if traced.all():
-        return events.trace.astype(np.uint64)
-    return np.where(traced, events.trace.astype(np.uint64), packet_keys(events))
 
 
 def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
@@ -199,6 +193,25 @@ def _mixed(group: I64, stamp: I64, first: I64) -> Mask:
     rivals = np.bincount(group, latest > 0) > 1
     mixed: Mask = (differ & rivals)[group]
     return mixed
+
+
+def _of_several(
+    group: I64, trace: I64, way: npt.NDArray[np.int32], first: I64, rulebook: Rulebook
+) -> Mask:
+    """The same for candidates in which the kernel's id changes in the midst of a base chain.
+
+    From one base chain to the next it may, after NAT for one.
+    """
+    if len(trace) == 0 or trace.max() < 0:
+        return np.zeros(len(first), np.bool_)
+    numbers: dict[Stage, int] = {}
+    stages = [numbers.setdefault(place.stage, len(numbers)) for place in rulebook.places]
+    stage = np.array(stages, np.int64)[way]
+    changes = np.zeros(len(way), np.int64)
+    changes[1:] = (trace[1:] != trace[:-1]) & (stage[1:] == stage[:-1])
+    changes[first] = 0
+    several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
+    return several
 
 
 def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.analyze.grammar import HOOKS
 
 if TYPE_CHECKING:
-    from iptrec.analyze.grammar import Place, State
+    from iptrec.analyze.grammar import Place, Stage, State
     from iptrec.analyze.rulebook import Rulebook
     from iptrec.analyze.timeline import Family
 
@@ -131,6 +131,10 @@ class Walker:
     def hook(self, walk: Walk) -> int:
         """The hook of the way's last event."""
         return self._rulebook.places[walk.branches[0].way[-1]].hook
+
+    def stage(self, place: int) -> Stage:
+        """The stage that a place belongs to."""
+        return self._rulebook.places[place].stage
 
     def stands_at(self, walk: Walk, target: str) -> bool:
         """Whether the way's last event was a rule with this target."""

@@ -3,8 +3,9 @@
 nf_tables tells of each rule that matches, of each chain's end and of policies (net/netfilter/
 nf_tables_trace.c, include/uapi/linux/netfilter/nf_tables.h). The packet is in the first message of each
 base chain that it passes, the others carry its trace id alone: they are given the packet of that
-message. The id is a hash of the kernel's buffer, the flow and the interface: packets of a flow that come
-one after the other often have the same, packets that are under way together never.
+message. The id is a hash of the kernel's buffer, the flow and the interface: the same throughout a base
+chain, another one after NAT or on loopback; packets of a flow that come one after the other often have the
+same, packets that are under way together never.
 
 In the place of nflog's prefix stands a `Site`, as `parse` reads it. Hooks are not told; the ruleset knows
 them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together.
