@@ -416,15 +416,14 @@ class _Recording:
         started = told = time.monotonic_ns()
         self._begun = True
         host.drop_capabilities()
+        host.keep_freed_memory()
         self._tell(progress)
         watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
             ready = dict(poll.poll(self._timeout_ms(started)))
-            if self._options.trigger in ready:
-                self._pull_trigger(poll)
             fetched = self._fetch(source, writer)
-            self._take_findings(writer)
-            self._take_sides(writer)
+            if ready.keys() - {source.fileno()}:
+                self._take_the_rest(poll, ready, writer)
             if 0 < fetched < nflog.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
@@ -439,6 +438,13 @@ class _Recording:
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
             self._settle(source, writer)
+
+    def _take_the_rest(self, poll: select.poll, ready: Mapping[int, int], writer: Writer) -> None:
+        """What is ready beside the events."""
+        if self._options.trigger in ready:
+            self._pull_trigger(poll)
+        self._take_findings(writer)
+        self._take_sides(writer)
 
     def _pull_trigger(self, poll: select.poll) -> None:
         """Once: what was waited for has been seen, or nobody looks for it any more."""

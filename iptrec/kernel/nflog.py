@@ -102,6 +102,8 @@ class NflogSocket:
         vectors[:, 0] = self._buffer.ctypes.data + np.arange(SLOTS) * self._slot
         vectors[:, 1] = self._slot
         self._vectors = vectors
+        self._pieces = vectors.copy()  # the same slots, as long as what is in them
+        self._gathered = os.memfd_create("iptrec-datagrams")
         self._messages = np.zeros(SLOTS, _MMSGHDR)
         self._messages["iov"] = vectors.ctypes.data + np.arange(SLOTS) * 16
         self._messages["iovlen"] = 1
@@ -111,6 +113,7 @@ class NflogSocket:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+        os.close(self._gathered)
 
     def fileno(self) -> int:
         """For poll."""
@@ -134,18 +137,30 @@ class NflogSocket:
             raise HostError(f"cannot read nflog group {GROUP}: {os.strerror(number)}")
         now = time.time_ns()
         lengths = self._messages["len"][:count].copy()
-        ends = (np.arange(count) * self._slot + lengths).tolist()
-        view, slot = self._view, self._slot
-        # Half the time of a numpy mask over the slots, which touches their unused bytes too.
-        data = b"".join([view[i * slot : end] for i, end in enumerate(ends)])
+        data = self._gather(lengths)
         truncated = int(np.count_nonzero(self._messages["flags"][:count] & _MSG_TRUNC))
-        last = _sequence(view[(count - 1) * slot : ends[-1]])
+        last = _sequence(memoryview(data)[-int(lengths[-1]) :])
         lost = 0
         if last is not None:
             lost = (last + 1 - self._expected - count) % 2**32
             self._expected = (last + 1) % 2**32
             self._gaps += lost
         return Batch(now, lengths, data, lost, truncated)
+
+    def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
+        """The first slots' datagrams back to back.
+
+        The kernel does it in one call, in a fifth of the time that joining slices takes, unless
+        the limit of a file's size (RLIMIT_FSIZE, which counts for files in memory too) forbids it.
+        """
+        count, size = len(lengths), int(lengths.sum())
+        self._pieces[:count, 1] = lengths
+        pieces = ctypes.c_void_p(self._pieces.ctypes.data)
+        if _libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) == size:
+            return os.pread(self._gathered, size, 0)
+        starts = (np.arange(count) * self._slot).tolist()
+        view = self._view
+        return b"".join([view[at : at + n] for at, n in zip(starts, lengths.tolist(), strict=True)])
 
     def stop(self) -> None:
         """Let go of the group: what is in the socket can still be received, nothing follows."""
