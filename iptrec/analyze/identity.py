@@ -56,6 +56,11 @@ def protocols(events: NflogEvents) -> I64:
     return _of(events).protocols()
 
 
+def resets(events: NflogEvents) -> Mask:
+    """Which packets are TCP with the flag RST, shape (n,)."""
+    return _of(events).resets()
+
+
 def pair_keys(events: NflogEvents) -> U64:
     """One key an event for source and destination address, shape (n,)."""
     return _mixed(_of(events).pair())
@@ -150,6 +155,12 @@ class _Packets:
     def protocols(self) -> I64:
         """Behind the extension headers of IPv6."""
         return self._layer4()[1]
+
+    def resets(self) -> Mask:
+        """RFC 9293: the flags are the fourteenth byte."""
+        layer4, protocol, fragment = self._layer4()
+        reset: Mask = (protocol == _TCP) & (fragment == 0) & (self._byte(layer4 + 13) & 4 != 0)
+        return reset
 
     def pair(self) -> list[U64]:
         """Source and destination address, each shape (n,), uint64."""

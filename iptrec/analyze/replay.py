@@ -159,7 +159,7 @@ class _Builder:
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
-            related=self._relations.of(position, first.header),
+            related=self._relations.of(position),
             connection=self._connections.of(
                 first.header,
                 int(window.moment_ns[rows[0]]),
