@@ -50,7 +50,11 @@ _ICMPV6: Final = {
     133: "router-solicitation", 134: "router-advertisement", 135: "neighbour-solicitation",
     136: "neighbour-advertisement", 137: "redirect", 143: "mld2-report",
 }  # fmt: skip
-_TCP_FLAGS: Final = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+_TCP_FLAG: Final = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+# The names of all that are set, by the byte that they are bits of.
+TCP_FLAGS: Final = tuple(
+    ",".join(name for bit, name in enumerate(_TCP_FLAG) if flags >> bit & 1) for flags in range(256)
+)
 
 
 def header(payload: bytes, family: int) -> Header:
@@ -79,6 +83,13 @@ def link(data: bytes) -> Header | None:
     return result | {"type": f"0x{data[-2:].hex()}"}
 
 
+def address(packed: bytes) -> str:
+    """An IPv4 address of 4 bytes, or an IPv6 address of 16, as text."""
+    if len(packed) == 4:  # noqa: PLR2004
+        return ".".join(map(str, packed))
+    return str(ipaddress.IPv6Address(packed))
+
+
 def _packet(data: bytes, family: int, *, quote: bool) -> Header:
     try:
         return _ipv6(data, quote) if family == AF_INET6 else _ipv4(data, quote)
@@ -93,8 +104,8 @@ def _ipv4(data: bytes, quote: bool) -> Header:
     offset = fields["_flags_offset"]
     size = (fields["_v_hl"] & 0x0F) * 4
     result: Header = {
-        "src": str(ipaddress.IPv4Address(fields["src"])),
-        "dst": str(ipaddress.IPv4Address(fields["dst"])),
+        "src": address(fields["src"]),
+        "dst": address(fields["dst"]),
         "proto": protocol_name(fields["p"]),
         "length": fields["len"],
         "ttl": fields["ttl"],
@@ -115,8 +126,8 @@ def _ipv6(data: bytes, quote: bool) -> Header:
     if first >> 28 != 6:  # noqa: PLR2004
         raise ValueError("no IPv6")
     result: Header = {
-        "src": str(ipaddress.IPv6Address(fields["src"])),
-        "dst": str(ipaddress.IPv6Address(fields["dst"])),
+        "src": address(fields["src"]),
+        "dst": address(fields["dst"]),
         "proto": None,
         "length": head + fields["plen"],
         "hop_limit": fields["hlim"],
@@ -166,8 +177,7 @@ def _tcp(data: bytes, _quote: bool) -> Header:
     }  # fmt: skip
     result = _captured(dpkt.tcp.TCP, data, names)
     if "flags" in result:
-        bits = result["flags"]
-        result["flags"] = ",".join(name for i, name in enumerate(_TCP_FLAGS) if bits >> i & 1)
+        result["flags"] = TCP_FLAGS[result["flags"] & 0xFF]
     return result
 
 
@@ -209,7 +219,7 @@ def _icmpv6(data: bytes, quote: bool) -> Header:
     elif kind in (135, 136, 137):  # RFC 4861, section 4
         target = data[8:24]
         whole = len(target) == 16  # noqa: PLR2004
-        result |= {"target": str(ipaddress.IPv6Address(target))} if whole else {"truncated": True}
+        result |= {"target": address(target)} if whole else {"truncated": True}
     elif kind < 128 and quote:  # noqa: PLR2004 - RFC 4443: errors
         result |= _quoted(data, AF_INET6)
     return result
