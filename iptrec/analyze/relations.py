@@ -60,6 +60,12 @@ class Relations:
             self._told = {kind: self._numbers(rows) for kind, rows in self._related().items()}
         return self._told
 
+    def reassembled(self) -> Mask:
+        """Which decided traversals of the window have `pieces`, shape (decided,)."""
+        page = self._pages[-1]
+        whole = (page["hook"] == _INPUT) & (page["datagram"] != 0)
+        return self._where(whole, lambda at: self._before("piece_of", "datagram", at)) >= 0
+
     def pieces(self, position: int) -> list[int]:
         """The numbers of the fragments that the packet at this position was put together from."""
         page = self._pages[-1]

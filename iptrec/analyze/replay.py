@@ -10,6 +10,7 @@ from iptrec.analyze.interfaces import Interfaces
 from iptrec.analyze.paths import PathBook, step_type
 from iptrec.analyze.relations import Relations
 from iptrec.analyze.selection import Selection
+from iptrec.analyze.shapes import shapes
 from iptrec.analyze.traversal import RulePlace, Step, Traversal
 from iptrec.analyze.window import Window, follow, windows
 from iptrec.decode import packet
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.analyze.grammar import Place
+    from iptrec.analyze.shapes import Shape
     from iptrec.recording.rows import Recording
 
     I64 = npt.NDArray[np.int64]
@@ -75,28 +77,36 @@ class Replay:
             self._numbers = self.book.numbers(window, self.netns(window.stream.namespace))
         return int(self._numbers[position])
 
+    def in_batches(self) -> Iterator[Batch]:
+        """All of the recording, window by window, packets that read alike together."""
+        return self._batches(windows(self._reader))
+
     def _traversals(self, source: Iterable[Window]) -> Iterator[tuple[Window, int, Traversal]]:
+        for batch in self._batches(source):
+            self.count -= len(batch.positions)  # a caller may stop in between
+            for position in batch.positions.tolist():
+                self.count += 1
+                yield batch.window, position, batch.traversal(position)
+
+    def _batches(self, source: Iterable[Window]) -> Iterator[Batch]:
         builders: dict[int, _Builder] = {}
         for window in source:
             stream = window.stream
             interfaces = self.interfaces_of(stream.namespace)
             interfaces.update()
+            netns = self.netns(stream.namespace)
             if stream.id not in builders:
                 builders[stream.id] = _Builder(
-                    interfaces,
-                    Connections(self._reader, stream.namespace),
-                    self.netns(stream.namespace),
+                    interfaces, Connections(self._reader, stream.namespace), netns
                 )
             build = builders[stream.id]
             build.turn(window)
-            netns = self.netns(stream.namespace)
             numbers = self.book.numbers(window, netns)
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
-            for position in positions.tolist():
-                self.count += 1
-                yield window, position, build.traversal(position)
+            self.count += len(positions)
+            yield Batch(window, positions, build)
             last = self._selection.number
             if last is not None and window.number + window.decided > last:
                 return
@@ -110,6 +120,26 @@ class Replay:
     def netns(self, namespace: int) -> str | None:
         """The name of a namespace."""
         return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
+
+
+class Batch:
+    """The selected packets of one window; to be used before the next one comes.
+
+    ``positions``: theirs in the window's assembly, ascending.
+    """
+
+    def __init__(self, window: Window, positions: I64, build: _Builder) -> None:
+        self.window = window
+        self.positions = positions
+        self._build = build
+
+    def traversal(self, position: int) -> Traversal:
+        """One of the packets."""
+        return self._build.traversal(position)
+
+    def shapes(self) -> list[Shape]:
+        """Those that read alike; the rest is to be made one by one."""
+        return self._build.shapes(self.positions)
 
 
 class _Builder:
@@ -130,6 +160,12 @@ class _Builder:
         self._relations.turn(window)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
+
+    def shapes(self, positions: I64) -> list[Shape]:
+        """The traversals at some positions that read alike."""
+        if self._connections.known:  # each is of a flow of its own
+            return []
+        return shapes(self._window, positions, self._interfaces, self._relations, self._fates)
 
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
