@@ -60,7 +60,7 @@ def ndjson(
     from iptrec.cli.output import exported
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
-    from iptrec.views.json_lines import lines
+    from iptrec.views import json_lines
 
     with Reader(recording) as reader:
         selection = which.make(
@@ -74,7 +74,7 @@ def ndjson(
         ):
             replay = Replay(source, selection)
             for batch in replay.in_batches():
-                stream.writelines(f"{line}\n".encode() for line in lines(batch))
+                stream.write(json_lines.text(batch).encode())
         return ending(reader, replay.count, selection, quiet=quiet)
 
 

@@ -10,12 +10,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from iptrec.views import json as as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import numpy as np
     import numpy.typing as npt
 
     from iptrec.analyze.replay import Batch
@@ -25,24 +26,25 @@ if TYPE_CHECKING:
     I64 = npt.NDArray[np.int64]
     Place = tuple[str | int, ...]  # keys into the JSON object
 
+_SECOND: Final = 1_000_000_000
 # U+E000 is nobody's: a packet in whose line it stands for itself is rendered as any odd packet is.
 _MARK: Final = "\ue000"
 _MARKED: Final = re.compile(r'"\\ue000([0-9]+)\\ue000"')
 
 
-def lines(batch: Batch) -> list[str]:
-    """A line for each packet of a batch, in order, without its newline."""
-    at = {position: number for number, position in enumerate(batch.positions.tolist())}
-    found = [""] * len(at)
+def text(batch: Batch) -> str:
+    """The lines of a batch's packets, in order, each with its newline."""
+    found: list[str | None] = [None] * len(batch.positions)
     for shape in batch.shapes():
-        positions = shape.positions.tolist()
-        for position, line in zip(
-            positions, _filled(shape, batch.traversal(positions[0])), strict=False
-        ):
-            found[at.pop(position)] = line
-    for position, number in at.items():
-        found[number] = as_json.line(batch.traversal(position))
-    return found
+        at = np.searchsorted(batch.positions, shape.positions)
+        filled = _filled(shape, batch.traversal(int(shape.positions[0])))
+        for number, line in zip(at.tolist(), filled, strict=False):
+            found[number] = line
+    lines = (
+        as_json.line(batch.traversal(position)) if line is None else line
+        for position, line in zip(batch.positions.tolist(), found, strict=True)
+    )
+    return "\n".join([*lines, ""])
 
 
 def _filled(shape: Shape, model: Traversal) -> Iterable[str]:
@@ -52,31 +54,29 @@ def _filled(shape: Shape, model: Traversal) -> Iterable[str]:
         return ()
     marked = json.loads(line)
     columns: list[list[Any]] = []
-    texts: list[bool] = []
+    holes: list[str] = []
     for place, values in _columns(shape):
         here = marked
         for key in place[:-1]:
             here = here[key]
+        # Texts are addresses and the like, in which nothing is to be escaped, or digits of a number.
+        text = isinstance(values[0], str)
+        holes.append('"%s"' if isinstance(here[place[-1]], str) else "%s" if text else "%d")
         here[place[-1]] = f"{_MARK}{len(columns)}{_MARK}"
         columns.append(values)
-        texts.append(isinstance(values[0], str))
-    order: list[int] = []
-
-    def hole(mark: re.Match[str]) -> str:
-        order.append(number := int(mark[1]))
-        # Texts are addresses and the like: nothing in them is to be escaped.
-        return '"%s"' if texts[number] else "%s"
-
-    template = _MARKED.sub(hole, as_json.dumped(marked).replace("%", "%%"))
+    template = as_json.dumped(marked).replace("%", "%%")
+    order = [int(number) for number in _MARKED.findall(template)]
+    template = _MARKED.sub(lambda mark: holes[int(mark[1])], template)
     return map(template.__mod__, zip(*(columns[number] for number in order), strict=True))
 
 
 def _columns(shape: Shape) -> Iterator[tuple[Place, list[Any]]]:
     """Where a line has what differs between the packets of a shape, and what that is."""
-    first = shape.steps[0].time_ns
+    before = shape.steps[0].time_ns
+    digits, iso = _times(before)
     yield ("packet",), shape.number.tolist()
-    yield ("time",), _iso_times(first)
-    yield ("time_ns",), first.tolist()
+    yield ("time",), iso
+    yield ("time_ns",), digits
     for name, values in shape.link.items():
         yield ("link", name), values
     for name, values in shape.header.items():
@@ -84,12 +84,33 @@ def _columns(shape: Shape) -> Iterator[tuple[Place, list[Any]]]:
     for number, packets in enumerate(shape.related.values()):
         yield ("related", number, "packet"), packets.tolist()
     for number, step in enumerate(shape.steps):
-        yield ("steps", number, "time_ns"), step.time_ns.tolist()
-        for name, (before, now) in step.changed.items():
-            yield ("steps", number, "changed", name, 0), before
-            yield ("steps", number, "changed", name, 1), now
+        # Most steps have the time of the step before, which is text already.
+        differ = np.flatnonzero(step.time_ns != before)
+        if len(differ):
+            digits = list(digits)
+            for at, time_ns in zip(differ.tolist(), step.time_ns[differ].tolist(), strict=True):
+                digits[at] = str(time_ns)
+            before = step.time_ns
+        yield ("steps", number, "time_ns"), digits
+        for name, (old, new) in step.changed.items():
+            yield ("steps", number, "changed", name, 0), old
+            yield ("steps", number, "changed", name, 1), new
 
 
-def _iso_times(time_ns: I64) -> list[str]:
-    """As `json.iso_time`."""
-    return [as_json.iso_time(one) for one in time_ns.tolist()]
+def _times(time_ns: I64) -> tuple[list[str], list[str]]:
+    """Times as numbers and as `json.iso_time`; packets that were received together have the same."""
+    starts = np.flatnonzero(np.diff(time_ns, prepend=time_ns[0] - 1))
+    sizes = np.diff(starts, append=len(time_ns))
+    digits, iso = [], []
+    second, prefix = -1, ""
+    for one in time_ns[starts].tolist():
+        digits.append(str(one))
+        if one // _SECOND != second or not prefix:
+            second = one // _SECOND
+            prefix, point, _ = as_json.iso_time(second * _SECOND).partition(".")
+            prefix += point
+        iso.append(f"{prefix}{one % _SECOND:09d}Z" if prefix else as_json.iso_time(one))
+    return (
+        np.repeat(np.array(digits, object), sizes).tolist(),
+        np.repeat(np.array(iso, object), sizes).tolist(),
+    )

@@ -14,7 +14,7 @@ from iptrec.analyze.replay import Replay
 from iptrec.analyze.selection import Selection
 from iptrec.recording.reader import Reader
 from iptrec.views import json as as_json
-from iptrec.views.json_lines import lines
+from iptrec.views.json_lines import text
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.db"))
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
@@ -102,8 +102,8 @@ def recording(seed):
 def both(source, selection=None):
     """The lines of each packet alone, and of packets that read alike together."""
     alone = [as_json.line(one) for one in Replay(source, selection)]
-    together = [line for batch in Replay(source, selection).in_batches() for line in lines(batch)]
-    return alone, together
+    together = "".join(text(batch) for batch in Replay(source, selection).in_batches())
+    return "".join(f"{line}\n" for line in alone), together
 
 
 @pytest.fixture(params=[1, 4], ids=["alone", "four"])
