@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.analyze.grammar import HOOKS
-from iptrec.analyze.identity import datagram_keys, flow_keys, inner_keys, packet_keys, resets
+from iptrec.analyze.identity import Packets
 from iptrec.analyze.traversal import Related
 
 if TYPE_CHECKING:
@@ -271,10 +271,11 @@ def _page(window: Window) -> dict[str, _Column]:
     assembly, events, decided = window.assembly, window.events, window.decided
     begun = assembly.rows[assembly.first[:decided]]
     ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
-    first, last = events.take(begun), events.take(ended)
-    inner, inner_flow, quotes = inner_keys(last)
-    datagram, fragment = datagram_keys(first)
-    key, last_flow = packet_keys(first), flow_keys(last)
+    first, last = Packets.of(events, begun), Packets.of(events, ended)
+    inner, inner_flow, quotes = last.inner_keys()
+    datagram, fragment = first.datagram_keys()
+    key, last_flow = first.keys(), last.flow_keys()
+    received = events.received_ns[begun]
     outcome = assembly.outcome[:decided]
     decider = np.array(
         [-1 if one.decider is None else one.way[one.decider] for one in assembly.outcomes], np.int64
@@ -283,24 +284,24 @@ def _page(window: Window) -> dict[str, _Column]:
     copied = np.array([_has_tee(window, one.way) for one in assembly.outcomes], np.bool_)
     return {
         "number": window.number + np.arange(decided),
-        "time": np.maximum.accumulate(first.received_ns) if decided else first.received_ns,
+        "time": np.maximum.accumulate(received) if decided else received,
         "decider": decider[outcome],
         "begun": begun,
         "ended": ended,
-        "hook": first.hook.astype(np.int64),
-        "indev": first.indev,
-        "outdev": last.outdev,
+        "hook": events.hook[begun].astype(np.int64),
+        "indev": events.indev[begun],
+        "outdev": events.outdev[ended],
         "key": key,
-        "sent_key": np.where(last.hook == _POSTROUTING, key, np.uint64(0)),
+        "sent_key": np.where(events.hook[ended] == _POSTROUTING, key, np.uint64(0)),
         "datagram": datagram,
         "piece_of": np.where(fragment, datagram, np.uint64(0)),
-        "flow": flow_keys(first),
+        "flow": first.flow_keys(),
         "last_flow": last_flow,
-        "back": flow_keys(first, back=True),
+        "back": first.flow_keys(back=True),
         "inner": inner,
         "inner_flow": inner_flow,
         "quotes": quotes,
-        "reset": resets(first),
+        "reset": first.resets(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "copied": copied[outcome],
     }

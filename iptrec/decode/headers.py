@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from iptrec.decode.packet import TCP_FLAGS, address
 
@@ -114,8 +113,10 @@ class Headers:
 
     def __init__(self, buffer: U8, start: I64, length: npt.NDArray[Any], ipv6: Mask) -> None:
         present = start >= 0
-        windows = sliding_window_view(buffer, _WIDTH)
-        self._bytes: U8 = windows[np.where(present, start, 0)]
+        # A packet's first bytes as one value: to gather such is the fastest.
+        values = np.ndarray((len(buffer) - _WIDTH + 1,), f"V{_WIDTH}", buffer, strides=(1,))
+        gathered = values[np.where(present, start, 0)]
+        self._bytes: U8 = gathered.view(np.uint8).reshape(-1, _WIDTH)
         protocol = np.where(ipv6, self._bytes[:, 6], self._bytes[:, 9]).astype(np.int64)
         icmp = (protocol == _ICMP) | (protocol == _ICMPV6)
         sort, code = (
