@@ -60,11 +60,6 @@ def lengths(events: NflogEvents) -> I64:
     return Packets.of(events).lengths()
 
 
-def datagram_keys(events: NflogEvents) -> tuple[U64, Mask]:
-    """As `Packets.datagram_keys`, of each event."""
-    return Packets.of(events).datagram_keys()
-
-
 def _mixed(columns: list[U64]) -> U64:
     key = np.full(len(columns[0]), 0x243F6A8885A308D3, np.uint64)
     for column in columns:
