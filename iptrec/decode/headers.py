@@ -8,11 +8,12 @@ options or quote others have no layout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.decode.packet import TCP_FLAGS, address
+from iptrec.decode import packet
+from iptrec.decode.packet import Field
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,49 +23,19 @@ if TYPE_CHECKING:
     U64 = npt.NDArray[np.uint64]
     Mask = npt.NDArray[np.bool_]
 
-_IPV4: Final = 20  # bytes of a header without options
-_IPV6: Final = 40
 _WIDTH: Final = 64  # bytes of a packet that are looked at: those of the longest layout
 _KINDS: Final = 1 << 17  # protocol, type of ICMP, family
-_SHARED: Final = 4  # bytes of a word that holds several fields
+_LONGEST_NUMBER: Final = 4  # bytes
 _ICMP, _ICMPV6 = 1, 58
-_QUOTING: Final = (3, 4, 5, 11, 12)  # errors of ICMP hold a packet
-_LEAST_INFORMATION: Final = 128  # RFC 4443: types below are errors
-_TARGETED: Final = (135, 136, 137)  # RFC 4861: neighbours and redirects name an address
-_EXTENSIONS: Final = (0, 43, 44, 51, 60)  # RFC 8200: another header follows
-
-
-class Field(NamedTuple):
-    """A field's bytes in its header, which bits of that number it is, and what is added to it."""
-
-    start: int
-    size: int
-    shift: int = 0
-    mask: int = (1 << 62) - 1
-    plus: int = 0
-
-
-_FIELDS4: Final = {
-    "src": Field(12, 4), "dst": Field(16, 4), "length": Field(2, 2), "ttl": Field(8, 1),
-    "id": Field(4, 2), "tos": Field(1, 1),
-}  # fmt: skip
-_FIELDS6: Final = {
-    "src": Field(8, 16), "dst": Field(24, 16), "length": Field(4, 2, plus=_IPV6),
-    "hop_limit": Field(7, 1), "tos": Field(0, 4, 20, 0xFF), "flow_label": Field(0, 4, 0, 0xFFFFF),
-}  # fmt: skip
-_PORTS: Final = {"sport": Field(0, 2), "dport": Field(2, 2)}
-_CSUM: Final = {"csum": Field(2, 2)}
-_ECHO: Final = _CSUM | {"icmp_id": Field(4, 2), "icmp_seq": Field(6, 2)}
+_ADDRESSES4: Final = {"src": Field(12, 4), "dst": Field(16, 4)}
+_ADDRESSES6: Final = {"src": Field(8, 16), "dst": Field(24, 16)}
 _TRANSPORTS: Final = {
-    6: _PORTS | {
-        "flags": Field(13, 1), "seq": Field(4, 4), "ack": Field(8, 4), "window": Field(14, 2),
-        "csum": Field(16, 2),
-    },
-    17: _PORTS | {"csum": Field(6, 2)},
-    33: _PORTS | {"csum": Field(6, 2)},
-    132: _PORTS | {"csum": Field(8, 4)},
-    136: _PORTS | {"csum": Field(6, 2)},
-}  # fmt: skip
+    6: packet.TCP,
+    17: packet.UDP,
+    33: packet.UDP,
+    132: packet.SCTP,
+    136: packet.UDP,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +57,19 @@ class Layout:
 
 def _layout(protocol: int, kind: int, *, ipv6: bool) -> Layout | None:
     """The layout of packets of a protocol and type of ICMP; None: `decode.packet` reads them."""
-    base = _IPV6 if ipv6 else _IPV4
+    base = packet.IPV6_SIZE if ipv6 else packet.IPV4_SIZE
     own: dict[str, Field] = _TRANSPORTS.get(protocol, {})
     if protocol == _ICMP:
-        if kind in _QUOTING:
+        if kind in packet.ICMP_QUOTING:
             return None
-        own = _ECHO if kind in (0, 8) else _CSUM
+        own = packet.ICMP_CSUM | (packet.ICMP_ECHO if kind in packet.ICMP_ECHOES else {})
     elif protocol == _ICMPV6:
-        if kind < _LEAST_INFORMATION or kind in _TARGETED:
+        if kind < packet.ICMPV6_INFORMATION or kind in packet.ICMPV6_TARGETED:
             return None
-        own = _ECHO if kind in (128, 129) else _CSUM
-    elif ipv6 and protocol in _EXTENSIONS:
+        own = packet.ICMP_CSUM | (packet.ICMP_ECHO if kind in packet.ICMPV6_ECHOES else {})
+    elif ipv6 and protocol in packet.EXTENSIONS:
         return None
-    fields = dict(_FIELDS6 if ipv6 else _FIELDS4)
+    fields = _ADDRESSES6 | packet.IPV6 if ipv6 else _ADDRESSES4 | packet.IPV4
     fields |= {name: one._replace(start=base + one.start) for name, one in own.items()}
     return Layout(ipv6, fields, max(base, *(one.start + one.size for one in fields.values())))
 
@@ -120,7 +91,13 @@ class Headers:
         protocol = np.where(ipv6, self._bytes[:, 6], self._bytes[:, 9]).astype(np.int64)
         icmp = (protocol == _ICMP) | (protocol == _ICMPV6)
         sort, code = (
-            np.where(icmp, np.where(ipv6, self._bytes[:, _IPV6 + i], self._bytes[:, _IPV4 + i]), 0)
+            np.where(
+                icmp,
+                np.where(
+                    ipv6, self._bytes[:, packet.IPV6_SIZE + i], self._bytes[:, packet.IPV4_SIZE + i]
+                ),
+                0,
+            )
             for i in range(2)
         )
         kind = (protocol << 8 | sort) << 1 | ipv6
@@ -149,7 +126,7 @@ class Headers:
         if name in ("src", "dst"):
             return _addresses(self._field(layout.fields[name], rows))
         values = self._number(layout.fields[name], rows).tolist()
-        return [TCP_FLAGS[one] for one in values] if name == "flags" else values
+        return [packet.TCP_FLAGS[one] for one in values] if name == "flags" else values
 
     def changes(self) -> I64:
         """Which fields of each packet differ from those of the packet before, shape (n,).
@@ -171,9 +148,10 @@ class Headers:
         for number, layout in enumerate(self.layouts):
             rows = changed[self.which[changed] == number]
             for bit, field in enumerate(layout.fields.values()):
-                other = (self._field(field, rows) != self._field(field, rows - 1)).any(axis=1)
-                if field.size == _SHARED:
+                if field.size <= _LONGEST_NUMBER:
                     other = self._number(field, rows) != self._number(field, rows - 1)
+                else:
+                    other = (self._field(field, rows) != self._field(field, rows - 1)).any(axis=1)
                 found[rows] |= other.astype(np.int64) << bit
         return found
 
@@ -197,6 +175,6 @@ def _addresses(packed: U8) -> list[str]:
     for at in range(0, len(whole), size):
         one = whole[at : at + size]
         if one not in known:
-            known[one] = address(one)
+            known[one] = packet.address(one)
         found.append(known[one])
     return found
