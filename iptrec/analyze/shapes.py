@@ -170,15 +170,10 @@ class _Told:
         """The fields of link headers that begin there, as `decode.packet.link` gives them."""
         if start[0] < 0:
             return {}
-        found = []
-        known: dict[bytes, dict[str, str]] = {}
-        headers = sliding_window_view(self._events.buffer, _ETHERNET)[start].tobytes()
-        for at in range(0, len(headers), _ETHERNET):
-            data = headers[at : at + _ETHERNET]
-            if data not in known:
-                known[data] = packet.link(data) or {}
-            found.append(known[data])
-        return {name: [one[name] for one in found] for name in found[0]}
+        memory = self._events.buffer
+        whole = sliding_window_view(memory, _ETHERNET)[start].view(f"V{_ETHERNET}")[:, 0].tolist()
+        known = {one: packet.link(one) or {} for one in set(whole)}
+        return {name: [known[one][name] for one in whole] for name in known[whole[0]]}
 
     def header(self, members: I64) -> dict[str, list[Any]]:
         """The fields of the packets of some traversals of one shape, as they first were."""

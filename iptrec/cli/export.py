@@ -74,7 +74,7 @@ def ndjson(
         ):
             replay = Replay(source, selection)
             for batch in replay.in_batches():
-                stream.write(json_lines.text(batch).encode())
+                stream.writelines(text.encode() for text in json_lines.text(batch))
         return ending(reader, replay.count, selection, quiet=quiet)
 
 

@@ -105,7 +105,7 @@ def show(
         holes = _Holes(reader)
         if json and not (follow or selection.chains):  # many at once
             for batch in replay.in_batches():
-                stream.write(json_lines.text(batch))
+                stream.writelines(json_lines.text(batch))
                 shown += len(batch.positions)
             return _ending(shown, selection, flaws(reader), quiet=quiet)
         for traversal in replay.follow(_ticks(reader)) if follow else replay:

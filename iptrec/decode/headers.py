@@ -168,13 +168,6 @@ class Headers:
 
 def _addresses(packed: U8) -> list[str]:
     """As text, each distinct one made once."""
-    size = packed.shape[1]
-    whole = packed.tobytes()
-    known: dict[bytes, str] = {}
-    found = []
-    for at in range(0, len(whole), size):
-        one = whole[at : at + size]
-        if one not in known:
-            known[one] = packet.address(one)
-        found.append(known[one])
-    return found
+    whole = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}")[:, 0].tolist()
+    known = {one: packet.address(one) for one in set(whole)}
+    return [known[one] for one in whole]

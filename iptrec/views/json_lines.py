@@ -6,6 +6,7 @@ differs between the packets; the marked line is the template for all of them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -26,14 +27,15 @@ if TYPE_CHECKING:
     I64 = npt.NDArray[np.int64]
     Place = tuple[str | int, ...]  # keys into the JSON object
 
+_AT_ONCE: Final = 200  # lines: what stays in the processor's cache
 _SECOND: Final = 1_000_000_000
 # U+E000 is nobody's: a packet in whose line it stands for itself is rendered as any odd packet is.
 _MARK: Final = "\ue000"
 _MARKED: Final = re.compile(r'"\\ue000([0-9]+)\\ue000"')
 
 
-def text(batch: Batch) -> str:
-    """The lines of a batch's packets, in order, each with its newline."""
+def text(batch: Batch) -> Iterator[str]:
+    """The lines of a batch's packets, in order, each with its newline; some hundred at a time."""
     found: list[str | None] = [None] * len(batch.positions)
     for shape in batch.shapes():
         at = np.searchsorted(batch.positions, shape.positions)
@@ -44,7 +46,8 @@ def text(batch: Batch) -> str:
         as_json.line(batch.traversal(position)) if line is None else line
         for position, line in zip(batch.positions.tolist(), found, strict=True)
     )
-    return "\n".join([*lines, ""])
+    while some := list(itertools.islice(lines, _AT_ONCE)):
+        yield "\n".join([*some, ""])
 
 
 def _filled(shape: Shape, model: Traversal) -> Iterable[str]:

@@ -102,7 +102,9 @@ def recording(seed):
 def both(source, selection=None):
     """The lines of each packet alone, and of packets that read alike together."""
     alone = [as_json.line(one) for one in Replay(source, selection)]
-    together = "".join(text(batch) for batch in Replay(source, selection).in_batches())
+    together = "".join(
+        some for batch in Replay(source, selection).in_batches() for some in text(batch)
+    )
     return "".join(f"{line}\n" for line in alone), together
 
 
