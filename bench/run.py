@@ -1,18 +1,70 @@
-"""All benchmarks, one after the other: make bench."""
+"""All benchmarks, one after the other: make bench. Writes RESULTS.md beside this file.
 
+What a benchmark prints as rows of a table (| what | measured | target |) becomes one; its other lines
+stay lines. A new benchmark is a new line in `BENCHMARKS`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).parent
+# (title, script and its arguments); {} is a recording that the first one makes.
+BENCHMARKS = (
+    ("Recording", ("record.py", "5", "{}")),
+    ("Analysis", ("analyze.py", "{}")),
+    ("Ways out", ("views.py", "{}")),
+    ("Against tshark", ("export.py", "{}")),
+    ("How cost grows", ("scale.py",)),
+    ("Exactness", ("exact.py",)),
+    ("Watching rulesets", ("watch.py",)),
+    ("Comparing rulesets", ("diff.py",)),
+)
+HEAD = "| what | measured | target |\n|---|---|---|\n"
+
+
+def machine() -> str:
+    """The machine's facts."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{model}, {os.cpu_count()} processors, {memory:.0f} GiB; Linux {platform.release()};"
+        f" Python {platform.python_version()}; {datetime.now(UTC):%Y-%m-%d}"
+    )
+
+
+def section(title: str, lines: list[str]) -> str:
+    """A benchmark's output as Markdown."""
+    rows = [line for line in lines if line.startswith("|")]
+    rest = [f"- {line}" for line in lines if line and not line.startswith("|")]
+    table = HEAD + "\n".join(rows) + "\n" if rows else ""
+    return f"\n## {title}\n\n" + "\n".join([*rest, *([""] if rest and rows else []), table])
+
+
+def main() -> None:
+    """Run all."""
+    page = [
+        f"# Figures\n\nWhat `make bench` printed on {machine()}. Ratios travel, seconds do not.\n"
+    ]
+    with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
+        for title, (script, *arguments) in BENCHMARKS:
+            command = [sys.executable, str(HERE / script)]
+            command += [one.format(f"{directory}/bench.db") for one in arguments]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            print(done.stdout, end="", flush=True)
+            page.append(section(title, done.stdout.splitlines()))
+    page.append("\n![Cost against events](scale.svg)\n")
+    (HERE / "RESULTS.md").write_text("".join(page))
+
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
-        output = f"{directory}/bench.db"
-        subprocess.run([sys.executable, HERE / "record.py", "5", output], check=True)
-        subprocess.run([sys.executable, HERE / "analyze.py", output], check=True)
-        subprocess.run([sys.executable, HERE / "export.py", output], check=True)
-    subprocess.run([sys.executable, HERE / "exact.py"], check=True)
-    subprocess.run([sys.executable, HERE / "watch.py"], check=True)
-    subprocess.run([sys.executable, HERE / "diff.py"], check=True)
+    main()

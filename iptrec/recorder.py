@@ -558,19 +558,19 @@ class _Recording:
         """Until there is a reason to stop."""
         progress = self._progress
         poll = self._poll()
+        streams = {source.socket.fileno() for source in self._sources}
         started = told = time.monotonic_ns()
         self._begun = True
         host.drop_capabilities()
+        host.keep_freed_memory()
         self._tell(progress)
         for watch in watches:
             watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
             ready = dict(poll.poll(self._timeout_ms(started)))
-            if self._options.trigger in ready:
-                self._pull_trigger(poll)
             fetched = max(self._fetch(source, writer) for source in self._sources)
-            self._take_findings(writer)
-            self._take_sides(writer)
+            if ready.keys() - streams:
+                self._take_the_rest(poll, ready, writer)
             if 0 < fetched < slots.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
@@ -585,6 +585,13 @@ class _Recording:
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
             self._settle(writer)
+
+    def _take_the_rest(self, poll: select.poll, ready: Mapping[int, int], writer: Writer) -> None:
+        """What is ready beside the events."""
+        if self._options.trigger in ready:
+            self._pull_trigger(poll)
+        self._take_findings(writer)
+        self._take_sides(writer)
 
     def _pull_trigger(self, poll: select.poll) -> None:
         """Once: what was waited for has been seen, or nobody looks for it any more."""

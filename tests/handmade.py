@@ -33,15 +33,20 @@ def attribute(kind, value):
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def datagram(prefix, packet, *, hook, indev=0, outdev=0, mark=0, seq=0, stamp_ns=0, conntrack=0):
+def datagram(
+    prefix, packet, *, hook, indev=0, outdev=0, physin=0, physout=0, mark=0, seq=0, stamp_ns=0,
+    conntrack=0, link=b"",
+):  # fmt: skip
     """One NFULNL_MSG_PACKET message."""
     family = 10 if packet[0] >> 4 == 6 else 2
     protocol = 0x86DD if family == 10 else 0x0800
     body = attribute(1, struct.pack("!HBx", protocol, hook))
     body += attribute(10, b"TRACE: " + prefix.encode() + b" \0")
-    for kind, value in ((4, indev), (5, outdev), (2, mark)):
+    for kind, value in ((4, indev), (5, outdev), (6, physin), (7, physout), (2, mark)):
         if value:
             body += attribute(kind, struct.pack("!I", value))
+    if link:
+        body += attribute(16, link)
     if conntrack:
         body += attribute(0x8012, attribute(12, struct.pack("!I", conntrack)))
     if stamp_ns:

@@ -63,6 +63,11 @@ class Connections:
                 kept.append(lived)
         self._ended = kept
 
+    @property
+    def known(self) -> bool:
+        """Whether any connection is, at the times that were asked for last."""
+        return bool(self._by_flow)
+
     def of(self, header: dict[str, Any], time_ns: int, identity: int = -1) -> Connection | None:
         """The connection of a packet, before or after NAT; for an ICMP error that of what it quotes.
 

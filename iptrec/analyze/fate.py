@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from iptrec.analyze.traversal import Change
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from iptrec.analyze.grammar import Place
     from iptrec.analyze.relations import Relations
     from iptrec.analyze.timeline import Timeline
     from iptrec.analyze.walk import Outcome
     from iptrec.analyze.window import Window
+
+    I64 = npt.NDArray[np.int64]
 
 
 class Fates:
@@ -26,17 +32,26 @@ class Fates:
         self._came: dict[tuple[int, int], Change | None] = {}
         self._went: dict[tuple[int, int], Change | None] = {}
 
+    def numbers(self, window: Window, positions: I64) -> I64:
+        """Equal numbers for traversals that the same change altered, 0 for those that none did."""
+        outcome = window.assembly.outcome[positions]
+        may = np.array([_changing(window, one) is not None for one in window.assembly.outcomes])
+        found = np.zeros(len(positions), np.int64)
+        known: dict[Change | None, int] = {None: 0}
+        for at in np.flatnonzero(may[outcome]).tolist():
+            change = self.altered_by(window, int(positions[at]))
+            found[at] = known.setdefault(change, len(known))
+        return found
+
     def altered_by(self, window: Window, position: int) -> Change | None:
         """The change without which the traversal at this position would have ended otherwise."""
         assembly, book = window.assembly, window.rulebook
         outcome = assembly.outcomes[assembly.outcome[position]]
-        if outcome.decider is None:
+        timeline = _changing(window, outcome)
+        if timeline is None or outcome.decider is None:
             return None
         decided = outcome.way[outcome.decider]
         decider = book.places[decided]
-        timeline = book.timelines.table(book.families[decided], decider.table)
-        if timeline is None or len(timeline.states) == 1:
-            return None
         state = _state(window, position, outcome, timeline)
         for number in reversed(outcome.way[: outcome.decider + 1]):
             place = book.places[number]
@@ -54,6 +69,15 @@ class Fates:
         if key not in self._went:
             self._went[key] = _went(timeline, state, book.places[before])
         return self._went[key]
+
+
+def _changing(window: Window, outcome: Outcome) -> Timeline | None:
+    """The states of the table that decided, if there was more than one."""
+    if outcome.decider is None:
+        return None
+    book, decided = window.rulebook, outcome.way[outcome.decider]
+    timeline = book.timelines.table(book.families[decided], book.places[decided].table)
+    return timeline if timeline is not None and len(timeline.states) > 1 else None
 
 
 def _state(window: Window, position: int, outcome: Outcome, timeline: Timeline) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.analyze.grammar import HOOKS
-from iptrec.analyze.identity import datagram_keys
+from iptrec.analyze.identity import Packets
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -34,11 +34,13 @@ def reassemble(
 
     ``begun``: each traversal's first event; ``outcome`` indexes ``outcomes``.
     """
-    first = events.take(begun)
-    keys, fragment = datagram_keys(first)
     broken = np.array([not one.complete for one in outcomes], np.bool_)[outcome]
-    pieces = fragment & broken & (first.hook == _PREROUTING)
-    wholes = ~fragment & broken & (first.hook == _INPUT)
+    hook = events.hook[begun]
+    if not (broken & (hook == _PREROUTING)).any() or not (broken & (hook == _INPUT)).any():
+        return outcome, outcomes
+    keys, fragment = Packets.of(events, begun).datagram_keys()
+    pieces = fragment & broken & (hook == _PREROUTING)
+    wholes = ~fragment & broken & (hook == _INPUT)
     both = np.intersect1d(keys[pieces], keys[wholes])
     if not len(both):
         return outcome, outcomes

@@ -31,6 +31,8 @@ _ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 _EXTENSIONS_WALKED = 6
 _PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
+# _FIRST_BYTES[n] keeps the first n bytes of a word.
+_FIRST_BYTES: Final = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -40,57 +42,22 @@ def packet_keys(events: NflogEvents) -> U64:
     The lengths and offsets of ``events`` are checked by the decoder; what a header says about itself
     is not believed beyond the captured bytes.
     """
-    return _mixed(_of(events).invariants())
-
-
-def flow_keys(events: NflogEvents, *, back: bool = False) -> U64:
-    """Return one key an event for its addresses, ports and protocol, shape (n,).
-
-    The two directions of a flow have different keys; ``back`` gives those of the other direction.
-    """
-    return _mixed(_of(events).flow(back=back))
+    return Packets.of(events).keys()
 
 
 def protocols(events: NflogEvents) -> I64:
     """The number of the transport protocol of each packet, shape (n,)."""
-    return _of(events).protocols()
+    return Packets.of(events).protocols()
 
 
 def pair_keys(events: NflogEvents) -> U64:
     """One key an event for source and destination address, shape (n,)."""
-    return _mixed(_of(events).pair())
+    return Packets.of(events).pair_keys()
 
 
 def lengths(events: NflogEvents) -> I64:
     """The length of each packet (bytes) as its IP header says it, shape (n,)."""
-    return _of(events).lengths()
-
-
-def datagram_keys(events: NflogEvents) -> tuple[U64, Mask]:
-    """One key an event for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
-
-    Shape (n,). RFC 791: source, destination, protocol and identification; 0 for IPv6.
-    """
-    keys, fragment = _of(events).datagram()
-    return np.where(events.ipv6, np.uint64(0), _mixed(keys)), fragment & ~events.ipv6
-
-
-def inner_keys(events: NflogEvents) -> tuple[U64, U64, Mask]:
-    """Keys of the packets inside of packets: `packet_keys` and `flow_keys`, shape (n,); 0 without one.
-
-    Inside are what a tunnel carries (IPIP, 6in4, GRE, VXLAN) and what an ICMP error quotes: the third
-    tells which are quotes.
-    """
-    outer = _of(events)
-    start, v6, quoted = outer.inner()
-    inner = _Packets(outer.buffer, np.maximum(start, 0), np.where(start >= 0, outer.end, 0), v6)
-    there = start >= 0
-    nothing = np.uint64(0)
-    return (
-        np.where(there, _mixed(inner.invariants()), nothing),
-        np.where(there, _mixed(inner.flow()), nothing),
-        quoted,
-    )
+    return Packets.of(events).lengths()
 
 
 def _mixed(columns: list[U64]) -> U64:
@@ -102,31 +69,67 @@ def _mixed(columns: list[U64]) -> U64:
     return key
 
 
-def _of(events: NflogEvents) -> _Packets:
-    present = events.payload >= 0
-    return _Packets(
-        events.buffer,
-        np.where(present, events.payload, 0),
-        np.where(present, events.payload + events.payload_length, 0),
-        events.ipv6,
-    )
-
-
-class _Packets:
-    """Gathers header fields of packets that lie between ``start`` and ``end`` of a buffer.
+class Packets:
+    """The packets that lie between ``start`` and ``end`` of a buffer; all columns have shape (n,).
 
     Bytes beyond the capture read as zero.
     """
 
     def __init__(self, buffer: npt.NDArray[np.uint8], start: I64, end: I64, v6: Mask) -> None:
-        self.buffer = buffer
-        self.end = end
+        self._buffer = buffer
+        self._end = end
         self._start = start
         self._ipv6 = v6
         # The decoder pads its buffer: a word may begin at any byte of a packet.
-        self._words = np.lib.stride_tricks.sliding_window_view(buffer, 8)
+        self._words: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
+        self._transport: tuple[I64, I64, I64] | None = None
 
-    def flow(self, *, back: bool = False) -> list[U64]:
+    @classmethod
+    def of(cls, events: NflogEvents, rows: I64 | None = None) -> Packets:
+        """The packets of some events, or of all."""
+        every: I64 | slice = slice(None) if rows is None else rows
+        start, length = events.payload[every], events.payload_length[every]
+        v6 = events.ipv6[every]
+        return cls(events.buffer, np.maximum(start, 0), np.where(start >= 0, start + length, 0), v6)
+
+    def keys(self) -> U64:
+        """As `packet_keys`."""
+        return _mixed(self._invariants())
+
+    def flow_keys(self, *, back: bool = False) -> U64:
+        """One key a packet for its addresses, ports and protocol.
+
+        The two directions of a flow have different keys; ``back`` gives those of the other direction.
+        """
+        return _mixed(self._flow(back=back))
+
+    def pair_keys(self) -> U64:
+        """One key a packet for source and destination address."""
+        return _mixed(self._pair())
+
+    def datagram_keys(self) -> tuple[U64, Mask]:
+        """One key a packet for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
+
+        RFC 791: source, destination, protocol and identification; 0 for IPv6.
+        """
+        keys, fragment = self._datagram()
+        return np.where(self._ipv6, np.uint64(0), _mixed(keys)), fragment & ~self._ipv6
+
+    def inner_keys(self) -> tuple[U64, U64, Mask]:
+        """Keys of the packets inside of packets: `keys` and `flow_keys`; 0 without one.
+
+        Inside are what a tunnel carries (IPIP, 6in4, GRE, VXLAN) and what an ICMP error quotes: the third
+        tells which are quotes.
+        """
+        start, v6, quoted = self._inner()
+        there = np.flatnonzero(start >= 0)
+        key, flow = np.zeros(len(start), np.uint64), np.zeros(len(start), np.uint64)
+        if len(there):
+            inner = Packets(self._buffer, start[there], self._end[there], v6[there])
+            key[there], flow[there] = inner.keys(), inner.flow_keys()
+        return key, flow, quoted
+
+    def _flow(self, *, back: bool = False) -> list[U64]:
         """Protocol, then address and port of the source and of the destination; shape (n,), uint64."""
         layer4, protocol, fragment = self._layer4()
         ported = np.isin(protocol, _WITH_PORTS) & (fragment == 0)
@@ -151,7 +154,13 @@ class _Packets:
         """Behind the extension headers of IPv6."""
         return self._layer4()[1]
 
-    def pair(self) -> list[U64]:
+    def resets(self) -> Mask:
+        """RFC 9293: the flags are the fourteenth byte."""
+        layer4, protocol, fragment = self._layer4()
+        reset: Mask = (protocol == _TCP) & (fragment == 0) & (self._byte(layer4 + 13) & 4 != 0)
+        return reset
+
+    def _pair(self) -> list[U64]:
         """Source and destination address, each shape (n,), uint64."""
         four = np.where(self._ipv6, np.uint64(0), self._word(self._start + 12))
         six = [
@@ -167,7 +176,7 @@ class _Packets:
         six = _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40
         return np.where(self._ipv6, six, four)
 
-    def datagram(self) -> tuple[list[U64], Mask]:
+    def _datagram(self) -> tuple[list[U64], Mask]:
         """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
         fixed = self._word(self._start)
         place = _swap16(fixed >> np.uint64(48))  # more fragments, and the offset
@@ -176,7 +185,7 @@ class _Packets:
         protocol = self._byte(self._start + 9).astype(np.uint64)
         return [self._word(self._start + 12), protocol << np.uint64(16) | number], fragment
 
-    def inner(self) -> tuple[I64, Mask, Mask]:
+    def _inner(self) -> tuple[I64, Mask, Mask]:
         """Where the packet inside begins (-1: there is none), whether it is IPv6, and a quote."""
         layer4, protocol, fragment = self._layer4()
         first = self._word(layer4)
@@ -199,19 +208,22 @@ class _Packets:
         start = np.where(gre & ~framed & known, body, start)
         start = np.where(framed & known, frame + 14, start)
         start = np.where(quoted, layer4 + 8, start)
-        start = np.where((fragment == 0) & (start < self.end), start, -1)
+        start = np.where((fragment == 0) & (start < self._end), start, -1)
         v6 = (protocol == _IPV6) | ((gre | framed) & (ethertype == _ETH_P_IPV6))
         return start, v6 | (protocol == _ICMPV6), quoted & (start >= 0)
 
     def _layer4(self) -> tuple[I64, I64, I64]:
         """Where the transport header is, which protocol, and the fragment's offset."""
+        if self._transport is not None:
+            return self._transport
         fixed = self._word(self._start)
         header = ((fixed & np.uint64(0x0F)) << np.uint64(2)).astype(np.int64)
         fragment = (_swap16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
         found = self._start + header, self._byte(self._start + 9), fragment
-        return self._walk_extensions(*found) if self._ipv6.any() else found
+        self._transport = self._walk_extensions(*found) if self._ipv6.any() else found
+        return self._transport
 
-    def invariants(self) -> list[U64]:
+    def _invariants(self) -> list[U64]:
         """The columns that survive rewriting, each shape (n,), uint64."""
         v6 = self._ipv6
         fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
@@ -251,7 +263,7 @@ class _Packets:
         error = icmp & np.where(
             v6, kind < 128, (kind == 3) | (kind == 11) | (kind == 12) | (kind == 5)
         )
-        data[error] = self.end[error]
+        data[error] = self._end[error]
         data[~known] += 8
 
         columns = [identity, (protocol | (fragment << 8)).astype(np.uint64), body]
@@ -286,21 +298,16 @@ class _Packets:
 
     def _word(self, at: I64) -> U64:
         """Eight bytes at each offset, little endian; zero beyond the packet's captured end."""
-        left = np.clip(self.end - at, 0, 8)
-        word: U64 = self._words[np.where(left > 0, at, 0)].view("<u8")[:, 0]
-        shift = ((8 - left) * 8).astype(np.uint64)
-        short = left < 8
-        if not short.any():
-            return word
-        mask = np.where(
-            left > 0, np.uint64(0xFFFFFFFFFFFFFFFF) >> (shift & np.uint64(63)), np.uint64(0)
-        ).astype(np.uint64)
-        cut: U64 = word & mask
-        return cut
+        left = self._end - at
+        if not (left < 8).any():
+            return self._words[at]
+        left = np.clip(left, 0, 8)
+        word: U64 = self._words[np.where(left > 0, at, 0)] & _FIRST_BYTES[left]
+        return word
 
     def _byte(self, at: I64) -> I64:
-        inside = at < self.end
-        return np.where(inside, self.buffer[np.where(inside, at, 0)], 0).astype(np.int64)
+        inside = at < self._end
+        return np.where(inside, self._buffer[np.where(inside, at, 0)], 0).astype(np.int64)
 
 
 def _swap16(word: U64) -> U64:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Mask = npt.NDArray[np.bool_]
 
 _EVER: Final = np.iinfo(np.int64)
+_SMALL: Final = 1 << 16
 _MOST: Final = 1_000_000  # names over time
 
 
@@ -71,9 +72,12 @@ class Interfaces:
         """The names of many (index, time): distinct ones, and the number of each one's, shape (n,)."""
         known: dict[str, int] = {}
         found = np.zeros(len(index), np.int64)
-        for number in np.unique(index).tolist():
+        for number in _distinct(index):
             here = index == number
             spans = self._spans(number) or [("", _EVER.min)]
+            if len(spans) == 1:
+                found[here] = known.setdefault(spans[0][0], len(known))
+                continue
             numbers = np.array([known.setdefault(name, len(known)) for name, _ in spans])
             since = np.array([first for _, first in spans])
             at = np.searchsorted(since, time_ns[here], side="right") - 1
@@ -83,7 +87,7 @@ class Interfaces:
     def named(self, names: frozenset[str], index: npt.NDArray[np.uint32], time_ns: I64) -> Mask:
         """Which of many (index, time) had one of these names, shape (n,)."""
         found = np.zeros(len(index), np.bool_)
-        for number in np.unique(index).tolist():
+        for number in _distinct(index):
             here = index == number
             for i, (name, first) in enumerate(self._spans(number)):
                 if name in names:
@@ -113,6 +117,13 @@ class Interfaces:
             raise RecordingError(
                 f"the recording has more than {_MOST:,} names of interfaces; damaged?"
             )
+
+
+def _distinct(index: npt.NDArray[np.uint32]) -> list[int]:
+    """The different ones, ascending; most are small."""
+    small = len(index) and int(index.max()) < _SMALL
+    found: list[int] = (np.flatnonzero(np.bincount(index)) if small else np.unique(index)).tolist()
+    return found
 
 
 def _links(content: bytes) -> list[tuple[int, str]]:

@@ -10,6 +10,7 @@ from iptrec.analyze.interfaces import Interfaces
 from iptrec.analyze.paths import PathBook, step_type
 from iptrec.analyze.relations import Relations
 from iptrec.analyze.selection import Selection
+from iptrec.analyze.shapes import shapes
 from iptrec.analyze.traversal import RulePlace, Step, Traversal
 from iptrec.analyze.window import Window, follow, windows
 from iptrec.decode import packet
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.analyze.grammar import Place
+    from iptrec.analyze.shapes import Shape
     from iptrec.recording.rows import Recording
 
     I64 = npt.NDArray[np.int64]
@@ -75,28 +77,36 @@ class Replay:
             self._numbers = self.book.numbers(window, self.netns(window.stream.namespace))
         return int(self._numbers[position])
 
+    def in_batches(self) -> Iterator[Batch]:
+        """All of the recording, window by window, packets that read alike together."""
+        return self._batches(windows(self._reader))
+
     def _traversals(self, source: Iterable[Window]) -> Iterator[tuple[Window, int, Traversal]]:
+        for batch in self._batches(source):
+            self.count -= len(batch.positions)  # a caller may stop in between
+            for position in batch.positions.tolist():
+                self.count += 1
+                yield batch.window, position, batch.traversal(position)
+
+    def _batches(self, source: Iterable[Window]) -> Iterator[Batch]:
         builders: dict[int, _Builder] = {}
         for window in source:
             stream = window.stream
             interfaces = self.interfaces_of(stream.namespace)
             interfaces.update()
+            netns = self.netns(stream.namespace)
             if stream.id not in builders:
                 builders[stream.id] = _Builder(
-                    interfaces,
-                    Connections(self._reader, stream.namespace),
-                    self.netns(stream.namespace),
+                    interfaces, Connections(self._reader, stream.namespace), netns
                 )
             build = builders[stream.id]
             build.turn(window)
-            netns = self.netns(stream.namespace)
             numbers = self.book.numbers(window, netns)
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
-            for position in positions.tolist():
-                self.count += 1
-                yield window, position, build.traversal(position)
+            self.count += len(positions)
+            yield Batch(window, positions, build)
             last = self._selection.number
             if last is not None and window.number + window.decided > last:
                 return
@@ -110,6 +120,26 @@ class Replay:
     def netns(self, namespace: int) -> str | None:
         """The name of a namespace."""
         return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
+
+
+class Batch:
+    """The selected packets of one window; to be used before the next one comes.
+
+    ``positions``: theirs in the window's assembly, ascending.
+    """
+
+    def __init__(self, window: Window, positions: I64, build: _Builder) -> None:
+        self.window = window
+        self.positions = positions
+        self._build = build
+
+    def traversal(self, position: int) -> Traversal:
+        """One of the packets."""
+        return self._build.traversal(position)
+
+    def shapes(self) -> list[Shape]:
+        """Those that read alike; the rest is to be made one by one."""
+        return self._build.shapes(self.positions)
 
 
 class _Builder:
@@ -126,21 +156,24 @@ class _Builder:
         """Go on to the next window."""
         self._window = window
         self._events = window.events
-        self._listed: _Columns | None = None
         self._relations.turn(window)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
 
+    def shapes(self, positions: I64) -> list[Shape]:
+        """The traversals at some positions that read alike."""
+        if self._connections.known:  # each is of a flow of its own
+            return []
+        return shapes(self._window, positions, self._interfaces, self._relations, self._fates)
+
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
         window = self._window
-        rows = window.assembly.events(position).tolist()
+        rows = window.assembly.events(position)
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         places = [window.rulebook.places[number] for number in outcome.way]
-        events = list(zip(rows, places, strict=True))
         family = window.rulebook.families[outcome.way[0]]
-        shown = [one for one in events if not one[1].own] or events
-        steps = self._steps(shown, AF_INET6 if family == "ipv6" else AF_INET)
+        steps = self._steps(rows, places, AF_INET6 if family == "ipv6" else AF_INET)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
         return Traversal(
@@ -151,7 +184,7 @@ class _Builder:
             in_=first.in_,
             out=first.out,
             header=first.header,
-            link=next((link for row in rows if (link := self._link(row))), None),
+            link=next((link for row in rows.tolist() if (link := self._link(row))), None),
             verdict=outcome.verdict,
             decided_by=None
             if decider is None
@@ -159,7 +192,7 @@ class _Builder:
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
-            related=self._relations.of(position, first.header),
+            related=self._relations.of(position),
             connection=self._connections.of(
                 first.header,
                 int(window.moment_ns[rows[0]]),
@@ -169,28 +202,29 @@ class _Builder:
             steps=tuple(steps),
         )
 
-    def _steps(self, events: list[tuple[int, Place]], family: int) -> list[Step]:
+    def _steps(self, rows: I64, places: list[Place], family: int) -> list[Step]:
         steps: list[Step] = []
+        told = [at for at, place in enumerate(places) if not place.own] or range(len(places))
         before: Step | None = None
         last = b""
-        columns = self._columns
-        for row, place in events:
-            payload = columns.packet(row)
+        columns = _Columns(self._window, rows)
+        for at in told:
+            payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, family)
-            before = self._step(columns, row, place, header, before)
+            before = self._step(columns, at, places[at], header, before)
             last = payload
             steps.append(before)
         return steps
 
     def _step(
-        self, columns: _Columns, row: int, place: Place, header: dict[str, Any], before: Step | None
+        self, columns: _Columns, at: int, place: Place, header: dict[str, Any], before: Step | None
     ) -> Step:
         rule = place.rule
-        moment = columns.moment_ns[row]
-        mark = columns.mark[row]
-        in_ = self._interface(columns.indev[row], moment)
-        out = self._interface(columns.outdev[row], moment)
+        moment = columns.moment_ns[at]
+        mark = columns.mark[at]
+        in_ = self._interface(columns.indev[at], moment)
+        out = self._interface(columns.outdev[at], moment)
         changed: dict[str, tuple[Any, Any]] = {}
         if before is not None:
             if mark != before.mark:
@@ -206,7 +240,7 @@ class _Builder:
                     if before.header.get(name) != header.get(name)
                 }
         return Step(
-            time_ns=columns.stamp_ns[row] or columns.received_ns[row],
+            time_ns=columns.stamp_ns[at] or columns.received_ns[at],
             table=place.table,
             chain=place.chain,
             type=step_type(place),
@@ -218,8 +252,8 @@ class _Builder:
             mark=mark,
             in_=in_,
             out=out,
-            physin=self._interface(columns.physindev[row], moment),
-            physout=self._interface(columns.physoutdev[row], moment),
+            physin=self._interface(columns.physindev[at], moment),
+            physout=self._interface(columns.physoutdev[at], moment),
             header=header,
             changed=changed,
         )
@@ -234,32 +268,25 @@ class _Builder:
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self._interfaces.name(index, time_ns) if index else None
 
-    @property
-    def _columns(self) -> _Columns:
-        """The columns of the window; only where one of its packets is shown."""
-        if self._listed is None:
-            self._listed = _Columns(self._window)
-        return self._listed
-
 
 class _Columns:
-    """What the steps of a window need, as lists: a value costs a third of what an array's costs."""
+    """What the steps of one packet need, as lists; ``rows``: its events."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, rows: I64) -> None:
         events = window.events
-        self._memory = bytes(events.buffer.data)
-        self._start = events.payload.tolist()
-        self._size = events.payload_length.tolist()
-        self.moment_ns: list[int] = window.moment_ns.tolist()
-        self.stamp_ns: list[int] = events.stamp_ns.tolist()
-        self.received_ns: list[int] = events.received_ns.tolist()
-        self.mark: list[int] = events.mark.tolist()
-        self.indev: list[int] = events.indev.tolist()
-        self.outdev: list[int] = events.outdev.tolist()
-        self.physindev: list[int] = events.physindev.tolist()
-        self.physoutdev: list[int] = events.physoutdev.tolist()
+        self._memory = events.buffer.data
+        self._start = events.payload[rows].tolist()
+        self._size = events.payload_length[rows].tolist()
+        self.moment_ns: list[int] = window.moment_ns[rows].tolist()
+        self.stamp_ns: list[int] = events.stamp_ns[rows].tolist()
+        self.received_ns: list[int] = events.received_ns[rows].tolist()
+        self.mark: list[int] = events.mark[rows].tolist()
+        self.indev: list[int] = events.indev[rows].tolist()
+        self.outdev: list[int] = events.outdev[rows].tolist()
+        self.physindev: list[int] = events.physindev[rows].tolist()
+        self.physoutdev: list[int] = events.physoutdev[rows].tolist()
 
-    def packet(self, row: int) -> bytes:
+    def packet(self, at: int) -> bytes:
         """As `NflogEvents.packet`."""
-        start = self._start[row]
-        return self._memory[start : start + self._size[row]] if start >= 0 else b""
+        start = self._start[at]
+        return bytes(self._memory[start : start + self._size[at]]) if start >= 0 else b""

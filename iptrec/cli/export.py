@@ -60,7 +60,7 @@ def ndjson(
     from iptrec.cli.output import exported
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
-    from iptrec.views.json import line
+    from iptrec.views import json_lines
 
     with Reader(recording) as reader:
         selection = which.make(
@@ -73,8 +73,8 @@ def ndjson(
             exported(output, recording, force=force) as stream,
         ):
             replay = Replay(source, selection)
-            for traversal in replay:
-                stream.write(line(traversal).encode() + b"\n")
+            for batch in replay.in_batches():
+                stream.writelines(text.encode() for text in json_lines.text(batch))
         return ending(reader, replay.count, selection, quiet=quiet)
 
 

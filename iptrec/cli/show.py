@@ -16,6 +16,7 @@ from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from iptrec.analyze.selection import Selection
     from iptrec.analyze.traversal import Traversal
     from iptrec.recording.reader import Reader
 
@@ -84,7 +85,7 @@ def show(
     from iptrec.cli.output import colours, flaws, opened
     from iptrec.recording.reader import Reader
     from iptrec.views import json as as_json
-    from iptrec.views import text
+    from iptrec.views import json_lines, text
 
     layout = text.Layout(
         colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
@@ -102,6 +103,11 @@ def show(
             return _show_orphans(reader, stream, json=json)
         replay = Replay(reader, selection)
         holes = _Holes(reader)
+        if json and not (follow or selection.chains):  # many at once
+            for batch in replay.in_batches():
+                stream.writelines(json_lines.text(batch))
+                shown += len(batch.positions)
+            return _ending(shown, selection, flaws(reader), quiet=quiet)
         for traversal in replay.follow(_ticks(reader)) if follow else replay:
             limited = _limited(traversal, selection.chains)
             if json:
@@ -114,7 +120,11 @@ def show(
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
-        remarks = flaws(reader)
+        return _ending(shown, selection, flaws(reader), quiet=quiet)
+
+
+def _ending(shown: int, selection: Selection, remarks: list[str], *, quiet: bool) -> int:
+    """The exit status; a selection that fits no packet is told, and what the recording lacks."""
     nothing = not shown and not selection.everything
     if nothing:
         remarks.insert(0, "no packet fits")

@@ -1,16 +1,13 @@
 """The headers of one packet as plain values, in the order in which a reader expects them.
 
-dpkt names the fields of each header; the walk from header to header is ours, because what was captured
-may be cut off anywhere, and dpkt refuses such packets as a whole.
+What was captured may be cut off anywhere: what is there is told. The tables of fields serve `headers`, too,
+which reads many packets at once.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import struct
-from typing import TYPE_CHECKING, Any, Final
-
-import dpkt
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +16,8 @@ if TYPE_CHECKING:
 
 AF_INET6: Final = 10
 _ETHERNET: Final = 14
+_VLAN: Final = b"\x81\x00"  # ETH_P_8021Q
+_FRAGMENT, _AH = 44, 51
 _EXTENSIONS_WALKED: Final = 16
 
 # iana.org/assignments/protocol-numbers, with the names of /etc/protocols
@@ -28,7 +27,15 @@ _PROTOCOLS: Final = {
     103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
 }  # fmt: skip
 # RFC 8200: the headers between IPv6 and the transport
-_EXTENSIONS: Final = {0: "hopopt", 43: "routing", 44: "fragment", 51: "ah", 60: "dstopts"}
+EXTENSIONS: Final = {0: "hopopt", 43: "routing", 44: "fragment", 51: "ah", 60: "dstopts"}
+
+ICMP_UNREACHABLE: Final = 3
+ICMP_ECHOES: Final = (0, 8)
+ICMP_QUOTING: Final = (3, 4, 5, 11, 12)  # errors hold the packet that they are about
+ICMPV6_UNREACHABLE: Final = 1
+ICMPV6_ECHOES: Final = (128, 129)
+ICMPV6_TARGETED: Final = (135, 136, 137)  # RFC 4861, section 4: they name an address
+ICMPV6_INFORMATION: Final = 128  # RFC 4443: the types below are errors
 
 _UNREACHABLE: Final = {
     0: "net-unreachable", 1: "host-unreachable", 2: "protocol-unreachable", 3: "port-unreachable",
@@ -50,7 +57,43 @@ _ICMPV6: Final = {
     133: "router-solicitation", 134: "router-advertisement", 135: "neighbour-solicitation",
     136: "neighbour-advertisement", 137: "redirect", 143: "mld2-report",
 }  # fmt: skip
-_TCP_FLAGS: Final = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+
+
+class Field(NamedTuple):
+    """A number in a header: its bytes, which bits of them it is, and what is added to it."""
+
+    start: int
+    size: int
+    shift: int = 0
+    mask: int = (1 << 62) - 1
+    plus: int = 0
+
+
+IPV4_SIZE: Final = 20  # bytes without options
+IPV6_SIZE: Final = 40
+IPV4: Final = {
+    "length": Field(2, 2), "ttl": Field(8, 1), "id": Field(4, 2), "tos": Field(1, 1),
+}  # fmt: skip
+IPV6: Final = {
+    "length": Field(4, 2, plus=IPV6_SIZE), "hop_limit": Field(7, 1), "tos": Field(0, 4, 20, 0xFF),
+    "flow_label": Field(0, 4, 0, 0xFFFFF),
+}  # fmt: skip
+_PORTS: Final = {"sport": Field(0, 2), "dport": Field(2, 2)}
+TCP: Final = _PORTS | {
+    "flags": Field(12, 2, 0, 0xFF), "seq": Field(4, 4), "ack": Field(8, 4), "window": Field(14, 2),
+    "csum": Field(16, 2),
+}  # fmt: skip
+UDP: Final = _PORTS | {"csum": Field(6, 2)}
+SCTP: Final = _PORTS | {"csum": Field(8, 4)}
+_ICMP_KIND: Final = {"type": Field(0, 1), "code": Field(1, 1)}
+ICMP_CSUM: Final = {"csum": Field(2, 2)}
+ICMP_ECHO: Final = {"icmp_id": Field(4, 2), "icmp_seq": Field(6, 2)}
+
+_TCP_FLAG: Final = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+# The names of all that are set, by the byte that they are bits of.
+TCP_FLAGS: Final = tuple(
+    ",".join(name for bit, name in enumerate(_TCP_FLAG) if flags >> bit & 1) for flags in range(256)
+)
 
 
 def header(payload: bytes, family: int) -> Header:
@@ -70,7 +113,7 @@ def link(data: bytes) -> Header | None:
 
     The kernel gives ``hard_header_len`` bytes: other lengths are headers of tunnels and the like.
     """
-    tagged = data[12:14] == dpkt.ethernet.ETH_TYPE_8021Q.to_bytes(2, "big")
+    tagged = data[12:14] == _VLAN
     if len(data) != _ETHERNET + (4 if tagged else 0):
         return None
     result: Header = {"src": data[6:12].hex(":"), "dst": data[:6].hex(":")}
@@ -79,58 +122,54 @@ def link(data: bytes) -> Header | None:
     return result | {"type": f"0x{data[-2:].hex()}"}
 
 
+def address(packed: bytes) -> str:
+    """An IPv4 address of 4 bytes, or an IPv6 address of 16, as text."""
+    if len(packed) == 4:  # noqa: PLR2004
+        return ".".join(map(str, packed))
+    return str(ipaddress.IPv6Address(packed))
+
+
 def _packet(data: bytes, family: int, *, quote: bool) -> Header:
     try:
         return _ipv6(data, quote) if family == AF_INET6 else _ipv4(data, quote)
-    except (struct.error, dpkt.UnpackError, IndexError, ValueError):
+    except (IndexError, ValueError):
         return {"src": None, "dst": None, "proto": None, "length": len(data), "truncated": True}
 
 
 def _ipv4(data: bytes, quote: bool) -> Header:
-    head, fields = _unpack(dpkt.ip.IP, data)
-    if data[0] >> 4 != 4:  # noqa: PLR2004
+    if len(data) < IPV4_SIZE or data[0] >> 4 != 4:  # noqa: PLR2004
         raise ValueError("no IPv4")
-    offset = fields["_flags_offset"]
-    size = (fields["_v_hl"] & 0x0F) * 4
+    offset = int.from_bytes(data[6:8], "big")
+    size = (data[0] & 0x0F) * 4
     result: Header = {
-        "src": str(ipaddress.IPv4Address(fields["src"])),
-        "dst": str(ipaddress.IPv4Address(fields["dst"])),
-        "proto": protocol_name(fields["p"]),
-        "length": fields["len"],
-        "ttl": fields["ttl"],
-        "id": fields["id"],
-        "tos": fields["tos"],
-    }
+        "src": address(data[12:16]),
+        "dst": address(data[16:20]),
+        "proto": protocol_name(data[9]),
+    } | _captured(data, IPV4)
     fragment = (offset & 0x1FFF) * 8
     if fragment or offset & 0x2000:
         result |= {"frag": fragment, "mf": bool(offset & 0x2000)}
-    if size < head:
+    if size < IPV4_SIZE:
         return result | {"truncated": True}
-    return _transport(result, fields["p"], data[size:], fragment, quote=quote)
+    return _transport(result, data[9], data[size:], fragment, quote=quote)
 
 
 def _ipv6(data: bytes, quote: bool) -> Header:
-    head, fields = _unpack(dpkt.ip6.IP6, data)
-    first = int.from_bytes(data[:4], "big")
-    if first >> 28 != 6:  # noqa: PLR2004
+    if len(data) < IPV6_SIZE or data[0] >> 4 != 6:  # noqa: PLR2004
         raise ValueError("no IPv6")
     result: Header = {
-        "src": str(ipaddress.IPv6Address(fields["src"])),
-        "dst": str(ipaddress.IPv6Address(fields["dst"])),
+        "src": address(data[8:24]),
+        "dst": address(data[24:40]),
         "proto": None,
-        "length": head + fields["plen"],
-        "hop_limit": fields["hlim"],
-        "tos": first >> 20 & 0xFF,
-        "flow_label": first & 0xFFFFF,
-    }
-    protocol, data, fragment = fields["nxt"], data[head:], 0
+    } | _captured(data, IPV6)
+    protocol, data, fragment = data[6], data[IPV6_SIZE:], 0
     extensions: list[str] = []
     for _ in range(_EXTENSIONS_WALKED):
-        if protocol not in _EXTENSIONS or len(data) < 8:  # noqa: PLR2004 - the shortest extension
+        if protocol not in EXTENSIONS or len(data) < 8:  # noqa: PLR2004 - the shortest extension
             break
-        extensions.append(_EXTENSIONS[protocol])
+        extensions.append(EXTENSIONS[protocol])
         size = 8 * (1 + data[1])
-        if protocol == dpkt.ip.IP_PROTO_FRAGMENT:
+        if protocol == _FRAGMENT:
             size = 8
             position = int.from_bytes(data[2:4], "big")
             fragment = position & 0xFFF8
@@ -139,13 +178,13 @@ def _ipv6(data: bytes, quote: bool) -> Header:
                 "mf": bool(position & 1),
                 "id": int.from_bytes(data[4:8], "big"),
             }
-        elif protocol == dpkt.ip.IP_PROTO_AH:
+        elif protocol == _AH:
             size = 4 * (2 + data[1])  # RFC 4302 counts in 4-byte units
         protocol, data = data[0], data[size:]
         if fragment:
             break
-    if protocol in _EXTENSIONS and not fragment:  # cut off in it, or more than we walk
-        extensions.append(_EXTENSIONS[protocol])
+    if protocol in EXTENSIONS and not fragment:  # cut off in it, or more than we walk
+        extensions.append(EXTENSIONS[protocol])
         return result | {"ext": extensions, "truncated": True}
     result["proto"] = protocol_name(protocol)
     if extensions:
@@ -160,57 +199,52 @@ def _transport(result: Header, protocol: int, data: bytes, fragment: int, *, quo
 
 
 def _tcp(data: bytes, _quote: bool) -> Header:
-    names = {
-        "sport": "sport", "dport": "dport", "flags": "_off_flags", "seq": "seq",
-        "ack": "ack", "window": "win", "csum": "sum",
-    }  # fmt: skip
-    result = _captured(dpkt.tcp.TCP, data, names)
+    result = _captured(data, TCP)
     if "flags" in result:
-        bits = result["flags"]
-        result["flags"] = ",".join(name for i, name in enumerate(_TCP_FLAGS) if bits >> i & 1)
+        result["flags"] = TCP_FLAGS[result["flags"]]
     return result
 
 
 def _udp(data: bytes, _quote: bool) -> Header:
-    return _captured(dpkt.udp.UDP, data, {"sport": "sport", "dport": "dport", "csum": "sum"})
+    return _captured(data, UDP)
 
 
 def _sctp(data: bytes, _quote: bool) -> Header:
-    return _captured(dpkt.sctp.SCTP, data, {"sport": "sport", "dport": "dport", "csum": "sum"})
+    return _captured(data, SCTP)
 
 
 def _icmp(data: bytes, quote: bool) -> Header:
-    result = _captured(dpkt.icmp.ICMP, data, {"type": "type", "code": "code"})
+    result = _captured(data, _ICMP_KIND)
     if "code" not in result:
         return result
     kind, code = result["type"], result["code"]
     name = _ICMP.get(kind, f"type-{kind}")
-    if kind == dpkt.icmp.ICMP_UNREACH:
+    if kind == ICMP_UNREACHABLE:
         name += "/" + _UNREACHABLE.get(code, f"code-{code}")
-    result |= {"name": name} | _captured(dpkt.icmp.ICMP, data, {"csum": "sum"})
-    if kind in (dpkt.icmp.ICMP_ECHO, dpkt.icmp.ICMP_ECHOREPLY):
-        result |= _captured(dpkt.icmp.ICMP.Echo, data[4:], {"icmp_id": "id", "icmp_seq": "seq"})
-    elif kind in (3, 4, 5, 11, 12) and quote:
+    result |= {"name": name} | _captured(data, ICMP_CSUM)
+    if kind in ICMP_ECHOES:
+        result |= _captured(data, ICMP_ECHO)
+    elif kind in ICMP_QUOTING and quote:
         result |= _quoted(data, 2)
     return result
 
 
 def _icmpv6(data: bytes, quote: bool) -> Header:
-    result = _captured(dpkt.icmp6.ICMP6, data, {"type": "type", "code": "code"})
+    result = _captured(data, _ICMP_KIND)
     if "code" not in result:
         return result
     kind, code = result["type"], result["code"]
     name = _ICMPV6.get(kind, f"type-{kind}")
-    if kind == dpkt.icmp6.ICMP6_DST_UNREACH:
+    if kind == ICMPV6_UNREACHABLE:
         name += "/" + _UNREACHABLE6.get(code, f"code-{code}")
-    result |= {"name": name} | _captured(dpkt.icmp6.ICMP6, data, {"csum": "sum"})
-    if kind in (dpkt.icmp6.ICMP6_ECHO_REQUEST, dpkt.icmp6.ICMP6_ECHO_REPLY):
-        result |= _captured(dpkt.icmp.ICMP.Echo, data[4:], {"icmp_id": "id", "icmp_seq": "seq"})
-    elif kind in (135, 136, 137):  # RFC 4861, section 4
+    result |= {"name": name} | _captured(data, ICMP_CSUM)
+    if kind in ICMPV6_ECHOES:
+        result |= _captured(data, ICMP_ECHO)
+    elif kind in ICMPV6_TARGETED:
         target = data[8:24]
         whole = len(target) == 16  # noqa: PLR2004
-        result |= {"target": str(ipaddress.IPv6Address(target))} if whole else {"truncated": True}
-    elif kind < 128 and quote:  # noqa: PLR2004 - RFC 4443: errors
+        result |= {"target": address(target)} if whole else {"truncated": True}
+    elif kind < ICMPV6_INFORMATION and quote:
         result |= _quoted(data, AF_INET6)
     return result
 
@@ -225,25 +259,14 @@ _TRANSPORTS: Final[dict[int, Callable[[bytes, bool], Header]]] = {
 }  # fmt: skip
 
 
-def _unpack(kind: Any, data: bytes) -> tuple[int, Header]:  # noqa: ANN401 - dpkt is untyped
-    """The fixed fields of a dpkt header class, without its reading on into the payload."""
-    size = kind.__hdr_len__
-    values = struct.unpack(kind.__hdr_fmt__, data[:size])
-    return size, dict(zip(kind.__hdr_fields__, values, strict=True))
-
-
-def _captured(kind: Any, data: bytes, names: dict[str, str]) -> Header:  # noqa: ANN401 - untyped
-    """The fields under our names that were captured whole; "truncated" if that is not all."""
+def _captured(data: bytes, fields: dict[str, Field]) -> Header:
+    """The fields that were captured whole; "truncated" if that is not all."""
     result: Header = {}
-    at = {}
-    size = 0
-    for name, code, _ in kind.__hdr__:
-        at[name] = size, "!" + code
-        size += struct.calcsize("!" + code)
-    for ours, name in names.items():
-        start, code = at[name]
-        if start + struct.calcsize(code) <= len(data):
-            (result[ours],) = struct.unpack_from(code, data, start)
+    size = len(data)
+    for name, (start, length, shift, mask, plus) in fields.items():
+        if start + length <= size:
+            number = int.from_bytes(data[start : start + length], "big")
+            result[name] = (number >> shift & mask) + plus
         else:
             result["truncated"] = True
     return result

@@ -23,6 +23,7 @@ _KEPT: Final = {
 }  # fmt: skip
 _CAPABILITY_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits a set
 _libc = ctypes.CDLL(None, use_errno=True)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SYSCTLS: Final = (
     "net/ipv4/ip_forward",
     "net/ipv4/conf/*/forwarding",
@@ -44,6 +45,14 @@ def require_net_admin() -> None:
         if line.startswith("CapEff:") and int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1:
             return
     raise HostError("recording needs root or CAP_NET_ADMIN: run it with sudo")
+
+
+def keep_freed_memory() -> None:
+    """Let freed memory be used again (mallopt(3)): a fresh megabyte a time costs more than filling it."""
+    mallopt = getattr(_libc, "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def drop_capabilities() -> None:

@@ -102,14 +102,17 @@ class Slots:
     def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
         """The first slots' datagrams back to back.
 
-        The kernel does it in one call, in a fifth of the time that joining slices takes.
+        The kernel does it in one call, in a fifth of the time that joining slices takes, unless
+        the limit of a file's size (RLIMIT_FSIZE, which counts for files in memory too) forbids it.
         """
         count, size = len(lengths), int(lengths.sum())
         self._pieces[:count, 1] = lengths
         pieces = ctypes.c_void_p(self._pieces.ctypes.data)
-        if _libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) != size:
-            raise HostError(f"no memory for {size:,} bytes: {os.strerror(ctypes.get_errno())}")
-        return os.pread(self._gathered, size, 0)
+        if _libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) == size:
+            return os.pread(self._gathered, size, 0)
+        starts = (np.arange(count) * self._size).tolist()
+        view = memoryview(self._buffer.data)
+        return b"".join([view[at : at + n] for at, n in zip(starts, lengths.tolist(), strict=True)])
 
 
 def ask_for_room(opened: socket.socket, receive_buffer: int) -> int:

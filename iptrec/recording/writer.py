@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES: Final = 1 << 20
 _COMMIT_NS: Final = 200_000_000
-# On chunks of similar events level 3 costs what level 1 costs and saves a third; with random payload
-# it costs 0.07 us an event more.
+# Of 262 bytes an event with random payload level -1 leaves 14.4 in 0.16 us; level 3 leaves 14.2 in 0.21 us,
+# level -5 leaves 17.9 in 0.13 us.
+_CHUNK_LEVEL: Final = -1
 _ZSTD_LEVEL: Final = 3
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")  # what SQLite may put beside the file
 # What `Writer.trim` may take: names of interfaces are needed for whatever comes.
@@ -85,10 +86,10 @@ class Writer:
         self.snapshot_bytes = 0
         self._connection = connection
         self._database = sqlite_utils.Database(connection, execute_plugins=False)
-        self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True)
+        self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
         self._pending: dict[int, _Pending] = {}
         self._pending_bytes = 0
-        self._pending_since = 0
+        self._waiting_since: int | None = None  # the oldest that is not committed
 
     @classmethod
     def create(
@@ -169,8 +170,8 @@ class Writer:
         """
         if not len(lengths):
             return
-        if not self._pending:
-            self._pending_since = time.monotonic_ns()
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic_ns()
         pending = self._pending.setdefault(stream, _Pending())
         pending.received_ns.append(received_ns)
         pending.lengths.append(lengths.copy())
@@ -179,7 +180,9 @@ class Writer:
         self.raw_bytes += len(data)
         self._pending_bytes += len(data)
         if self._pending_bytes >= _CHUNK_BYTES:
-            self.commit()
+            self._store()
+            if self.due:
+                self.commit()
 
     @property
     def file_bytes(self) -> int:
@@ -189,18 +192,24 @@ class Writer:
     @property
     def due(self) -> bool:
         """Whether something has waited long enough for a `commit`."""
-        return bool(self._pending) and time.monotonic_ns() - self._pending_since >= _COMMIT_NS
+        since = self._waiting_since
+        return since is not None and time.monotonic_ns() - since >= _COMMIT_NS
 
     def commit(self) -> None:
         """Put all that was appended into the file."""
-        if not self._pending:
+        if self._waiting_since is None:
             return
         self._check_place()
-        stored = 0
         with self._transaction():
+            self._store()
+
+    def _store(self) -> None:
+        """Make chunks of what was appended. They are committed later: each commit waits for the disk."""
+        with self._told():
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
             for stream, pending in self._pending.items():
-                stored += self._add_chunk(stream, pending)
-        self.stored_bytes += stored
+                self.stored_bytes += self._add_chunk(stream, pending)
         self._pending = {}
         self._pending_bytes = 0
 
@@ -336,14 +345,18 @@ class Writer:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        """What is done in it is committed together with the chunks that were stored before."""
         with self._told():
-            self._connection.execute("BEGIN IMMEDIATE")
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
                 self._connection.execute("COMMIT")
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+        if not self._pending:
+            self._waiting_since = None
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

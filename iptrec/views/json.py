@@ -16,7 +16,12 @@ FORMAT: Final = 1
 
 def line(traversal: Traversal) -> str:
     """The traversal as a JSON object on one line, ASCII only."""
-    return json.dumps(as_object(traversal), separators=(",", ":"))
+    return dumped(as_object(traversal))
+
+
+def dumped(value: dict[str, Any]) -> str:
+    """A JSON object on one line."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def as_object(traversal: Traversal) -> dict[str, Any]:

@@ -146,16 +146,17 @@ def test_equal_contents_are_stored_once(tmp_path, write):
 
 
 def test_much_data_commits_itself(tmp_path, facts):
-    """A MiB is in the file without a commit; less waits, and is due in the end."""
+    """Each MiB is a chunk; what has waited for 200 ms is committed with the next one."""
     with Writer.create(tmp_path / "t.db", facts) as writer:
         stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
         writer.append(stream, 1, *one(b"a"))
         assert (writer.stored_bytes, writer.due) == (0, False)
-        writer._pending_since -= 200_000_000
+        writer._waiting_since -= 200_000_000
         assert writer.due
         writer.append(stream, 2, *one(bytes(1 << 20)))
         assert writer.stored_bytes > 0
         assert not writer.due
+        writer.append(stream, 2, *one(bytes(1 << 20)))
         with Reader(writer.path) as reader:
             assert [len(chunk.lengths) for chunk in reader.chunks()] == [2]
 
