@@ -110,7 +110,9 @@ class Timelines:
     def _number(self, family: Family, name: str, chains: dict[str, Chain] | None) -> int:
         """Equal rules get the same number, wherever they come again."""
         content = chains and tuple(
-            self._number_of((one.name, one.policy, tuple(rule.spec for rule in one.rules)))
+            self._number_of(
+                (one.name, one.policy, one.base, tuple((each.spec, each.handle) for each in one.rules))
+            )
             for one in chains.values()
         )
         return self._number_of((family, name, content))
