@@ -67,7 +67,7 @@ def told(packet):
         tuple(
             (one.table, one.chain, one.type, one.rule, one.spec, one.comment, one.target, one.target_args,
              one.mark, one.in_, one.out, one.header["src"], one.header["dst"], one.header["ttl"],
-             one.header["dport"], tuple(one.changed))
+             min(one.header["dport"], 40000), tuple(one.changed))
             for one in packet.steps
         ),
     )  # fmt: skip
@@ -90,7 +90,8 @@ def kubeadm(lab, path, backend):
     lab.settle()
     for number in (2, 3):
         server = lab.popen([sys.executable, "-c", SERVER], f"pod{number}", stdout=-1, text=True)
-        assert server.stdout.readline() == "ready\n"
+        with server.stdout as ready:
+            assert ready.readline() == "ready\n"
     command = ["nsenter", "--net=/run/netns/pod9", sys.executable, "-c", CLIENT]
     return packets(lab, path, "udp port 53", command, backend)
 
@@ -112,4 +113,6 @@ def test_the_same_as_with_legacy_iptables(lab_refusal, tmp_path, case):
     assert legacy
     assert len(legacy) == len(nft)
     assert all(one.complete and not one.ambiguous for one in found["nft"])
-    assert {*map(str, legacy)} == {*map(str, nft)}
+    assert [*dict.fromkeys(map(str, sorted(legacy, key=str)))] == [
+        *dict.fromkeys(map(str, sorted(nft, key=str)))
+    ]
