@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
+import nft_truth
 import pytest
 
 from iptrec.analyze.replay import Replay
@@ -116,3 +119,56 @@ def test_the_same_as_with_legacy_iptables(lab_refusal, tmp_path, case):
     assert [*dict.fromkeys(map(str, sorted(legacy, key=str)))] == [
         *dict.fromkeys(map(str, sorted(nft, key=str)))
     ]
+
+
+def test_a_native_ruleset_as_nft_monitor_tells_it(lab, tmp_path):
+    """1,000 mixed packets: the same rules in the same order, and as many hits as the kernel counted."""
+    nft_truth.route(lab)
+    lab.run(["nft", "-f", "-"], stdin=nft_truth.RULES)
+    heard = tmp_path / "monitor.txt"
+    recorder = nft_truth.start(lab, tmp_path / "t.db", "udp or tcp")
+    with heard.open("w") as stream:
+        monitor = lab.popen(["nft", "monitor", "trace"], stdout=stream)
+        listening(lab, 2)
+        nft_truth.traffic(lab, 1000)
+        counted = nft_truth.counters(lab)
+        nft_truth.stop(recorder)
+        written(heard)
+        monitor.terminate()
+        monitor.wait()
+    ours, found = nft_truth.told_by_us(tmp_path / "t.db")
+    assert len(ours) == 1000
+    assert ours == nft_truth.told_by_nft(heard.read_text().splitlines())
+    assert all(packet.complete and not packet.ambiguous for packet in found)
+    hits = Counter(step.comment for packet in found for step in packet.steps if step.comment)
+    assert {rule: hits[rule] for rule in counted} == counted
+    assert len(counted) > 15
+
+
+def listening(lab, count):
+    """Wait until so many listen to traces: bit 8 of the mask of groups of netfilter's netlink."""
+
+    def masks():
+        lines = lab.run(["cat", "/proc/net/netlink"]).stdout.splitlines()[1:]
+        fields = [line.split() for line in lines]
+        return [int(one[3], 16) for one in fields if one[1] == "12"]
+
+    until(lambda: sum(mask >> 8 & 1 for mask in masks()) >= count, masks)
+
+
+def written(path):
+    """Wait until nothing is added any more."""
+    sizes = []
+
+    def steady():
+        sizes.append(path.stat().st_size)
+        return len(sizes) > 20 and len(set(sizes[-20:])) == 1
+
+    until(steady, lambda: sizes[-5:])
+
+
+def until(condition, what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.01)
