@@ -51,7 +51,7 @@ LOCAL = [
     "10.0.1.2,5004",
     "10.0.2.2,80",
 ]
-LINE = re.compile(r"trace id (\w+) (\w+) (\S+) (\S+) (packet|rule|policy|verdict|unknown rule)(.*)")
+LINE = re.compile(r"trace id (\w+) (\w+) (\S+) (\S+) (packet|rule|policy)(.*)")
 
 
 def route(lab):
@@ -106,7 +106,7 @@ def told_by_nft(lines):
             ports[number] = next(
                 filter(_chosen, map(int, re.findall(r"[sd]port (\d+)", rest))), None
             )
-        elif (port := ports.get(number)) is not None and (what := _what(chain, kind, rest)):
+        elif (port := ports.get(number)) is not None and (what := _what(kind, rest)):
             found.setdefault(port, []).append((family, table, chain, what))
     return found
 
@@ -115,11 +115,9 @@ def _chosen(port):
     return FIRST <= port <= LAST
 
 
-def _what(chain, kind, rest):
+def _what(kind, rest):
     if kind == "policy":
         return rest.split()[0].upper()
-    if kind == "verdict":  # the end of a chain; in one with a policy that follows
-        return "RETURN" if chain in ("counted", "away") else None
     comment = re.search(r'comment "([^"]*)"', rest)
     return comment and not comment[1].startswith("iptrec:") and comment[1]
 
@@ -134,6 +132,8 @@ def told_by_us(path):
         first = packet.steps[0].header
         port = next(filter(_chosen, (first["sport"], first["dport"])))
         for step in packet.steps:
+            if step.type == "return":  # the kernel tells it, nft does not
+                continue
             family, _, table = step.table.rpartition(" ")
             what = step.comment if step.type == "rule" else step.target
             found.setdefault(port, []).append((family or packet.family, table, step.chain, what))
