@@ -25,6 +25,7 @@ import numpy as np
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
 from iptrec.kernel import conntrack, host, ipsets, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel.aside import Aside
 from iptrec.kernel.guardian import Guardian
 from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 from queue import SimpleQueue
 
-_TICK_NS: Final = 100_000_000  # of the loop when nothing comes: what waits is committed in time
+_TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
+_IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
@@ -47,6 +49,7 @@ _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
     "logger-switched": "somebody switched net.netfilter.nf_log of {}: put back; not traced meanwhile",
 }
+_SOURCES: Final = {"ipsets": "ipset"}
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
     "ipv6": "ip6tables-save",
@@ -184,9 +187,9 @@ class _Recording:
                     receive_buffer=options.receive_buffer,
                     modprobe=options.modprobe,
                 ) as source,
+                Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()}) as aside,
             ):
-                dumps = links.dumps()
-                self._check_interfaces(links.names(dumps["links"]))
+                self._check_interfaces(links.names())
                 writer = Writer.create(
                     options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
@@ -194,7 +197,7 @@ class _Recording:
                     with writer:
                         self._namespace = writer.add_namespace(options.netns, netns.inode())
                         self._sides = self._open_sides(writer, changes, connections)
-                        self._record(source, writer, dumps)
+                        self._record(source, writer, aside)
                 except BaseException:
                     if not self._begun:  # no file where nothing was recorded
                         writer.discard()
@@ -236,7 +239,7 @@ class _Recording:
                 self._append(writer, sides[-1].stream, datagram)
         return sides
 
-    def _record(self, source: nflog.NflogSocket, writer: Writer, dumps: dict[str, bytes]) -> None:
+    def _record(self, source: nflog.NflogSocket, writer: Writer, aside: Aside) -> None:
         self._progress.details.append(f"receive buffer: {source.receive_buffer:,} bytes")
         self._stream = writer.add_stream(
             self._namespace,
@@ -250,10 +253,7 @@ class _Recording:
                 **self._ring(),
             },
         )
-        for kind, content in dumps.items():
-            self._snapshot(writer, kind, "rtnetlink", content)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
-        self._snapshot_sets(writer)
         with contextlib.ExitStack() as undo:
             loggers = {
                 family: self._switch_logger(family, undo) for family in self._options.bytecodes
@@ -265,13 +265,16 @@ class _Recording:
                 rules.callback(watch.stop)
                 for family in self._options.bytecodes:
                     self._snapshot_rules(writer, family, watch)
+                self._snapshot_aside(writer, aside)
                 self._start_command(rules)
                 self._loop(source, writer, watch)
                 watch.stop()
                 self._take_findings(writer)
             self._take_sides(writer)
             self._finish(source, writer)
-        self._snapshot_sets(writer)
+        # In the beginning and in the end: what is in both was in them all the time, or came and went.
+        with Aside("the sets", ipsets.dumps) as sets:
+            self._snapshot_aside(writer, sets)
         writer.close(time.time_ns(), self._progress.reason)
 
     def _ring(self) -> dict[str, float]:
@@ -279,10 +282,9 @@ class _Recording:
         kept = {"ring_bytes": self._options.ring_bytes, "ring_s": self._options.ring_s}
         return {name: value for name, value in kept.items() if value is not None}
 
-    def _snapshot_sets(self, writer: Writer) -> None:
-        """In the beginning and in the end: what is in both was in them all the time, or came and went."""
-        if (sets := ipsets.dump()) is not None:
-            self._snapshot(writer, "ipsets", "ipset", sets)
+    def _snapshot_aside(self, writer: Writer, aside: Aside) -> None:
+        for kind, content in aside.result().items():
+            self._snapshot(writer, kind, _SOURCES.get(kind, "rtnetlink"), content)
 
     def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> nf_log.Switched:
         switched = nf_log.switch(
@@ -420,7 +422,7 @@ class _Recording:
         self._tell(progress)
         watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
-            ready = dict(poll.poll(self._timeout_ms(started)))
+            ready = dict(poll.poll(self._timeout_ms(writer, started)))
             fetched = self._fetch(source, writer)
             if ready.keys() - {source.fileno()}:
                 self._take_the_rest(poll, ready, writer)
@@ -482,13 +484,15 @@ class _Recording:
         else:
             self._note(f"written: {path}")
 
-    def _timeout_ms(self, started: int) -> int:
+    def _timeout_ms(self, writer: Writer, started: int) -> int:
         """Until the next look at the clock, or the end."""
-        wait = _TICK_NS
+        ends = [] if self._stop_ns is None else [self._stop_ns]
         if self._options.duration_s is not None:
-            left = self._options.duration_s * 1e9 - (time.monotonic_ns() - started)
-            wait = max(0, min(wait, int(left)))
-        return wait // 1_000_000 + 1
+            ends.append(started + int(self._options.duration_s * 1e9))
+        wait = _TICK_NS if writer.waits else _IDLE_NS
+        for end in ends:
+            wait = min(wait, end - time.monotonic_ns())
+        return max(0, wait) // 1_000_000 + 1
 
     def _limit(self, writer: Writer) -> str:
         """The limit of the options that is reached, "" if none is."""
