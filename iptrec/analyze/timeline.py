@@ -111,7 +111,12 @@ class Timelines:
         """Equal rules get the same number, wherever they come again."""
         content = chains and tuple(
             self._number_of(
-                (one.name, one.policy, one.base, tuple((each.spec, each.handle) for each in one.rules))
+                (
+                    one.name,
+                    one.policy,
+                    one.base,
+                    tuple((each.spec, each.handle) for each in one.rules),
+                )
             )
             for one in chains.values()
         )
