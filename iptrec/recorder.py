@@ -32,6 +32,7 @@ from iptrec.kernel import (
     netns,
     nf_log,
     nflog,
+    nft_table,
     nftables,
     nftrace,
     slots,
@@ -83,6 +84,7 @@ class Options:
     ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
     read from when it is time to stop, ``after_s`` later.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
     """
@@ -105,6 +107,7 @@ class Options:
     trigger: int | None = None
     after_s: float = 0
     snaplen: int = 256
+    matches: Callable[[str | None], Sequence[str]] = lambda _: ("",)
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
     receive_buffer: int = slots.RECEIVE_BUFFER
@@ -194,6 +197,7 @@ class _Recording:
         self._stop_ns: int | None = None
         self._trim_ns = 0
         self._sources: list[_Source] = []
+        self._table: str | None = None  # of our own, as nft reads it
         self._not_undone: list[str] = []
 
     def run(self) -> Progress:
@@ -260,9 +264,17 @@ class _Recording:
         if "legacy" in backends:
             for family in self._options.bytecodes:
                 xtables.require(family)
-        if "nft" in backends:
-            nftables.require(self._options.bytecodes)
+        if "nft" in backends and not nftables.iptables_speaks(self._options.bytecodes):
+            self._table = self._own_table()
         return backends
+
+    def _own_table(self) -> str:
+        """Our rules without iptables-nft. Raises `UsageError` where nft cannot say what was asked for."""
+        options = self._options
+        if options.flush:
+            raise UsageError("--flush needs iptables-nft; on Debian: apt-get install iptables")
+        found = options.matches(options.filter)
+        return nft_table.text(self._comment, found, options.bytecodes, options.interfaces)
 
     def _open(
         self, backends: Sequence[xtables.Backend], opened: contextlib.ExitStack
@@ -361,8 +373,12 @@ class _Recording:
     def _trace_nft(self, writer: Writer, undo: contextlib.ExitStack) -> NftWatch:
         """The same for nf_tables."""
         rules = self._trace_rules("nft")
-        watch = NftWatch(rules, self._hand_over, self._guardian)
-        for family, ours in rules.items():
+        watch = NftWatch(rules, self._hand_over, self._guardian, self._table)
+        if self._table is not None:
+            undo.callback(self._attempt, lambda: nft_table.remove(self._comment))
+            self._guardian.expect_table()
+            nft_table.insert(self._table)
+        for family, ours in rules.items() if self._table is None else ():
             made = nftables.made(family)
             taken_out: list[str] = []
             if self._options.flush and "" not in made:

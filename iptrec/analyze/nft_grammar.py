@@ -97,6 +97,7 @@ class NftGrammar(Grammar):
             argument,
             base=base,
         )
+        own = own or (self.own_comment is not None and table == own_table(self.own_comment))
         rank = self._ranks.get(place.stage, 1)
         traces = rule is not None and rule.target == "TRACE"
         starts = builtin and hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0)
@@ -127,6 +128,11 @@ class NftGrammar(Grammar):
 
     def _exists(self, _: Stage) -> bool:
         return True
+
+
+def own_table(comment: str) -> str:
+    """The table that a recorder makes where iptables-nft is missing, by the comment of its rules."""
+    return f"inet {comment.replace(':', '-')}"
 
 
 def _told(rule: Rule, site: Site) -> Rule:

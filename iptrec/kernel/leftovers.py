@@ -1,7 +1,8 @@
 """What recorders have left behind that were killed together with their guardians, and how it goes away.
 
 Our rules say by their comment whose they are. A recorder, or its guardian, keeps its list of changes
-locked (`guardian`) and nflog group 0 of its namespace bound: what neither of them holds is left over.
+locked (`guardian`), and nflog group 0 of its namespace bound or nf_tables' traces in its ears: what neither of
+them holds is left over.
 """
 
 from __future__ import annotations
@@ -13,13 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import guardian, netns, nflog, xt_tables, xtables
+from iptrec.kernel import (
+    guardian,
+    netns,
+    nflog,
+    nft_table,
+    nftables,
+    nftrace,
+    xt_tables,
+    xtables,
+)
 from iptrec.kernel.guardian import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.kernel.xtables import Family
+    from iptrec.kernel.xtables import Backend, Family
 
 _OURS: Final = re.compile(
     rb'^-A (\S+) .*--comment "?(iptrec:[0-9a-f-]{36})"? .*-j TRACE$', re.MULTILINE
@@ -31,15 +41,17 @@ _NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/ne
 class Leftover:
     """Of one recorder in one namespace.
 
-    ``rules``: family -> how many of its rules are there. ``changes``: its list, if that is there.
+    ``rules``: backend and family -> how many of its rules are there. ``table``: whether it has one of its own
+    in nf_tables. ``changes``: its list, if that is there.
     ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace.
     """
 
     where: Path | None
     comment: str
-    rules: dict[Family, int]
+    rules: dict[tuple[Backend, Family], int]
     changes: Changes | None
     in_use: str | None
+    table: bool = False
 
 
 def namespaces() -> dict[int, Path]:
@@ -74,13 +86,14 @@ def _in_namespace(
     inode: int, path: Path, known: dict[str, tuple[Changes, bool]]
 ) -> Iterator[Leftover]:
     rules = _rules()
-    listening = nflog.holder()
-    for comment, counts in rules.items():
+    tables = _tables()
+    listening = nflog.holder() or nftrace.listener()
+    for comment in dict.fromkeys([*rules, *tables]):
         changes, held = known.get(comment, (None, listening is not None))
         busy = (f"{listening} is recording" if listening else "it is recording") if held else None
-        yield Leftover(path, comment, counts, changes, busy)
+        yield Leftover(path, comment, rules.get(comment, {}), changes, busy, comment in tables)
     for comment, (changes, held) in known.items():
-        if changes.netns == inode and comment not in rules:
+        if changes.netns == inode and comment not in {*rules, *tables}:
             yield Leftover(path, comment, {}, changes, "it is recording" if held else None)
 
 
@@ -98,7 +111,9 @@ def remove(leftover: Leftover) -> None:
     if leftover.where is not None:
         with _entered(leftover.where):
             if changes is None:
-                changes = Changes(leftover.comment, 0, "", {one: [] for one in leftover.rules})
+                changes = Changes(leftover.comment, 0, "", nft_table=leftover.table)
+                for backend, family in leftover.rules:
+                    (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
             elif nflog.holder() is not None:
                 changes.loggers.clear()
             try:
@@ -110,16 +125,32 @@ def remove(leftover: Leftover) -> None:
         guardian.STATE.rmdir()
 
 
-def _rules() -> dict[str, dict[Family, int]]:
-    """Our rules in the current namespace: comment -> family -> how many. No table is loaded for it."""
-    found: dict[str, dict[Family, int]] = {}
+def _rules() -> dict[str, dict[tuple[Backend, Family], int]]:
+    """Our rules in the current namespace: comment -> how many of each kind. No table is loaded for it."""
+    found: dict[str, dict[tuple[Backend, Family], int]] = {}
+    for backend, family, text in _raw_tables():
+        for _, comment in _OURS.findall(text):
+            rules = found.setdefault(comment.decode(), {})
+            rules[backend, family] = rules.get((backend, family), 0) + 1
+    return found
+
+
+def _raw_tables() -> Iterator[tuple[Backend, Family, bytes]]:
+    """Those that there are; without the commands of a backend none of its."""
     family: Family
     for family in get_args(xt_tables.Family):
         tables = xt_tables.loaded(family)
-        if tables is not None and "raw" not in tables:
-            continue
-        _, text = xtables.save(family, table="raw", counters=False)
-        for _, comment in _OURS.findall(text):
-            rules = found.setdefault(comment.decode(), {})
-            rules[family] = rules.get(family, 0) + 1
-    return found
+        if tables is None or "raw" in tables:
+            yield "legacy", family, xtables.save(family, table="raw", counters=False)[1]
+        with contextlib.suppress(HostError):
+            if nftables.raw_table(family):
+                saved = xtables.save(family, table="raw", counters=False, backend="nft")
+                yield "nft", family, saved[1]
+
+
+def _tables() -> list[str]:
+    """The comments whose tables there are in nf_tables."""
+    try:
+        return nft_table.comments()
+    except HostError:
+        return []

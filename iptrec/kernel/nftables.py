@@ -34,6 +34,7 @@ _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RAW: Final = "raw"
+TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 _TRIES: Final = 5
 _ANSWER_S: Final = 5.0
@@ -47,17 +48,29 @@ class Part(NamedTuple):
     content: bytes
 
 
-def require(families: Iterable[Family]) -> None:
-    """Raise `HostError` where commands are missing."""
-    _nft()
-    for family in families:
-        xtables.require(family, "nft")
+def iptables_speaks(families: Iterable[Family]) -> bool:
+    """Whether iptables-nft is there; what else is needed is nft. Raises `HostError` without that."""
+    nft()
+    try:
+        for family in families:
+            xtables.require(family, "nft")
+    except HostError:
+        return False
+    return True
+
+
+def nft() -> str:
+    """The command. Raises `HostError` where it is missing."""
+    found = shutil.which("nft", path=xtables.search_path())
+    if found is None:
+        raise HostError("nft is not installed; on Debian: apt-get install nftables")
+    return found
 
 
 def used() -> bool:
     """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
     try:
-        command = [_nft(), "list", "tables"]
+        command = [nft(), "list", "tables"]
     except HostError:
         return False
     done = xtables.run(command)
@@ -95,9 +108,14 @@ def made(family: Family) -> list[str]:
         for chain in _CHAINS
         if not _there(_GET_CHAIN, number, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, chain)])
     ]
-    if not _there(_GET_TABLE, number, [(_TABLE_NAME, _RAW)]):
+    if not raw_table(family):
         missing.append("")
     return missing
+
+
+def raw_table(family: Family) -> bool:
+    """Whether there is iptables-nft's raw table."""
+    return _there(_GET_TABLE, _FAMILIES[family], [(_TABLE_NAME, _RAW)])
 
 
 def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
@@ -108,7 +126,7 @@ def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
 def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable[str]) -> None:
     """Take out our rules, put others back, and delete of `made` what is empty now."""
     number = _FAMILIES[family]
-    if _there(_GET_TABLE, number, [(_TABLE_NAME, _RAW)]):
+    if raw_table(family):
         xtables.remove(family, comment, put_back, "nft")
     for name in sorted(made, reverse=True):  # the table is the last
         if name:
@@ -123,19 +141,12 @@ def _listed(*, counters: bool) -> Iterator[Part]:
             source, content = xtables.save(family, counters=counters, backend="nft")
             yield Part(kind, source, content)
     # Without counters in the texts: a rule is the same rule however often it was hit.
-    text = [_nft(), "-a", "-s", "list", "ruleset"]
-    listing = [_nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
-    for kind, command in (("nft-text", text), ("nft", listing)):
+    text = [nft(), "-a", "-s", "list", "ruleset"]
+    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
+    for kind, command in ((TEXT, text), ("nft", listing)):
         done = xtables.run(command)
         xtables.check(command, done)
         yield Part(kind, " ".join(command), done.stdout)
-
-
-def _nft() -> str:
-    found = shutil.which("nft", path=xtables.search_path())
-    if found is None:
-        raise HostError("nft is not installed; on Debian: apt-get install nftables")
-    return found
 
 
 def _there(kind: int, family: int, names: list[tuple[int, str]]) -> bool:
