@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from iptrec.analyze.grammar import is_own
-from iptrec.analyze.timeline import KINDS, RULESETS, Timelines
+from iptrec.analyze.rulesets import timelines
+from iptrec.analyze.timeline import KINDS
 from iptrec.views.json import as_connection, iso_time
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ TABLES: Final = (
         (
             _number("id", "number"),
             _NAMESPACE,
-            _text("kind", "nflog, rtnetlink, conntrack"),
+            _text("kind", "nflog, nftrace, nftables, rtnetlink, conntrack"),
             _text("detail", "JSON object: receive buffer and the like"),
         ),
         ("id",),
@@ -306,10 +307,9 @@ def _rules(recording: Recording) -> Iterator[Row]:
     own = f"iptrec:{recording.facts.uuid}"
     found: set[_Place] = set()
     for namespace in recording.namespaces:
-        snapshots = recording.snapshots(*RULESETS)
-        timelines = Timelines(one for one in snapshots if one.namespace == namespace.id)
+        known = timelines(recording, namespace.id)
         for family in KINDS:
-            for table, timeline in timelines.loaded(family).items():
+            for table, timeline in (one for each in known for one in each.loaded(family).items()):
                 for state in timeline.states:
                     for chain in (state.chains or {}).values():
                         users = (rule for rule in chain.rules if not is_own(rule, own))
