@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,8 +31,18 @@ COMMIT
 """
 
 
+# What is named here is there already; OUTPUT of iptables-nft's raw table is not.
+NFT = """\
+*raw
+:PREROUTING ACCEPT [0:0]
+[7:700] -A PREROUTING -s 192.0.2.1/32 -j NOTRACK
+COMMIT
+"""
+NATIVE = (
+    "table inet fw { chain in { type filter hook input priority 0; tcp dport 9 counter drop; }; }"
+)
 STATE = (
-    "iptables-legacy-save -c; ip6tables-legacy-save -c;"
+    "iptables-legacy-save -c; ip6tables-legacy-save -c; nft list ruleset 2>/dev/null;"
     " cat /proc/sys/net/netfilter/nf_log/2 /proc/sys/net/netfilter/nf_log/10; ls -A /run"
 )
 
@@ -75,6 +86,24 @@ def quiet_lab(lab):
     return lab
 
 
+@pytest.fixture
+def nft_lab(quiet_lab):
+    """The same, with rules of iptables-nft and native ones."""
+    if shutil.which("nft", path="/usr/bin:/usr/sbin:/sbin") is None:
+        pytest.skip("nft is not installed")
+    quiet_lab.run(["mkdir", "/run/mount"])  # as mount(8) does
+    quiet_lab.run(["iptables-nft-restore", "-c"], stdin=NFT)
+    quiet_lab.run(["nft", "-f", "-"], stdin=NATIVE)
+    return quiet_lab
+
+
+# A shell that sees no iptables-nft, and runs its arguments.
+WITHOUT_IPTABLES_NFT = [
+    "unshare", "-m", "sh", "-c",
+    'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"', "sh",
+]  # fmt: skip
+
+
 def start(lab, path, *options):
     return lab.popen(
         [*IPTREC, "record", "-o", str(path), *options], stderr=subprocess.PIPE, text=True
@@ -112,6 +141,66 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
             done = quiet_lab.run([*IPTREC, "info", "--json", str(path)], check=False)
             assert done.returncode in {0, 2}
             assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("without", [[], WITHOUT_IPTABLES_NFT], ids=["iptables-nft", "nft-alone"])
+def test_killed_at_any_moment_with_nf_tables(nft_lab, tmp_path, without):
+    """The same for its tables, chains and rules, in one that we bring into being as well."""
+    before, alive = state(nft_lab), processes(nft_lab)
+    flush = [] if without else ["--flush"]
+    command = [
+        *without,
+        *IPTREC,
+        "record",
+        "tcp port 80",
+        "--backend",
+        "both" if flush else "nft",
+        *flush,
+    ]
+    started = time.monotonic()
+    path = str(tmp_path / "t.db")
+    child = nft_lab.popen([*command, "-o", path, "--duration", "50ms"])
+    assert child.wait(timeout=30) == 0
+    whole = time.monotonic() - started
+    assert state(nft_lab) == before
+    assert processes(nft_lab) == alive
+    for number in range(KILLS):
+        path = str(tmp_path / f"{number}.db")
+        child = nft_lab.popen(
+            [*command, "-o", path, "--duration", "50ms"], stderr=subprocess.DEVNULL
+        )
+        moment = random.uniform(0, 1.2 * whole)  # noqa: S311
+        time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
+        child.kill()
+        child.communicate()
+        what = f"killed after {moment:.3f} s"
+        until(lambda: processes(nft_lab) == alive, lambda what=what: what)
+        assert state(nft_lab) == before, what
+
+
+@pytest.mark.parametrize("without", [[], WITHOUT_IPTABLES_NFT], ids=["iptables-nft", "nft-alone"])
+@pytest.mark.parametrize("listed", [True, False], ids=["", "without-its-list"])
+def test_cleanup_of_nf_tables(nft_lab, tmp_path, without, listed):
+    """Guardian killed as well: rules, or our table, go; what a list does not name stays, empty."""
+    before = state(nft_lab)
+    child = nft_lab.popen(
+        [*without, *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--backend", "nft"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = child.stderr.readline()
+    assert line.startswith("recording to"), line
+    told = nft_lab.run([*IPTREC, "cleanup"]).stdout
+    assert told.count("kept") == 1
+    kill_both(nft_lab, child)
+    if not listed:
+        nft_lab.run(["sh", "-c", "rm /run/iptrec/*"])
+    assert "iptrec" in "".join(state(nft_lab))
+    assert "left behind" in nft_lab.run([*IPTREC, "doctor"]).stdout
+    assert nft_lab.run([*IPTREC, "cleanup"]).stdout.count("removed") == 1
+    if listed or without:
+        assert [one for one in state(nft_lab) if one != "iptrec"] == before
+    assert "iptrec:" not in "".join(state(nft_lab))
+    assert nft_lab.run([*IPTREC, "cleanup"]).stdout == "nothing is left behind\n"
 
 
 def test_what_was_recorded_is_kept(quiet_lab, tmp_path):

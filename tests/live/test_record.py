@@ -220,8 +220,12 @@ def test_command_that_stays_does_not_hold_the_rules(quiet_lab, tmp_path):
     deadline = time.monotonic() + 30
     while state(quiet_lab) != before:
         assert time.monotonic() < deadline
-    with Reader(tmp_path / "t.db") as reader:
-        assert reader.facts.stop_reason == "duration"
+    facts = None
+    while facts is None or facts.stop_reason is None:  # the file is closed last
+        assert time.monotonic() < deadline
+        with Reader(tmp_path / "t.db") as reader:
+            facts = reader.facts
+    assert facts.stop_reason == "duration"
     assert child.poll() is None
     child.communicate("\n", timeout=30)
     assert child.returncode == 0
