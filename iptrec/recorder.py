@@ -107,7 +107,7 @@ class Options:
     trigger: int | None = None
     after_s: float = 0
     snaplen: int = 256
-    matches: Callable[[str | None], Sequence[str]] = lambda _: ("",)
+    matches: Callable[[str | None, xtables.Family], Sequence[str]] = lambda *_: ("",)
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
     receive_buffer: int = slots.RECEIVE_BUFFER
@@ -273,8 +273,8 @@ class _Recording:
         options = self._options
         if options.flush:
             raise UsageError("--flush needs iptables-nft; on Debian: apt-get install iptables")
-        found = options.matches(options.filter)
-        return nft_table.text(self._comment, found, options.bytecodes, options.interfaces)
+        found = {one: options.matches(options.filter, one) for one in options.bytecodes}
+        return nft_table.text(self._comment, found, options.interfaces)
 
     def _open(
         self, backends: Sequence[xtables.Backend], opened: contextlib.ExitStack
@@ -816,7 +816,7 @@ def _tables(text: bytes) -> list[str]:
 
 def _used(families: Iterable[xtables.Family]) -> tuple[xtables.Backend, ...]:
     """The backends that have rules in the current namespace; if none has, one that is installed."""
-    nft = nftables.used()
+    nft = nftables.tables() > 0
     legacy = False
     for family in families:
         tables = xt_tables.loaded(family)

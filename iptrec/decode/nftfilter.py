@@ -6,47 +6,51 @@ nft can say protocols, addresses, networks and ports, joined by "and", and alter
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import itertools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_PROTOCOLS: Final = {
-    "ip": "meta nfproto ipv4", "ip6": "meta nfproto ipv6", "tcp": "meta l4proto tcp",
-    "udp": "meta l4proto udp", "sctp": "meta l4proto sctp", "esp": "meta l4proto esp",
-    "ah": "meta l4proto ah", "icmp": "meta nfproto ipv4 meta l4proto icmp",
-    "icmp6": "meta nfproto ipv6 meta l4proto icmpv6",
+Family = Literal["ipv4", "ipv6"]
+
+# What it is in nft's words, and the only family that has it
+_PROTOCOLS: Final[dict[str, tuple[str, Family | None]]] = {
+    "ip": ("", "ipv4"), "ip6": ("", "ipv6"), "tcp": ("meta l4proto tcp", None),
+    "udp": ("meta l4proto udp", None), "sctp": ("meta l4proto sctp", None),
+    "esp": ("meta l4proto esp", None), "ah": ("meta l4proto ah", None),
+    "icmp": ("meta l4proto icmp", "ipv4"), "icmp6": ("meta l4proto icmpv6", "ipv6"),
 }  # fmt: skip
 _WITH_PORTS: Final = "meta l4proto { tcp, udp, sctp }"
 _MOST: Final = 64  # rules
+_ADVICE: Final = (
+    "iptables-nft is missing, and without it a filter is made of protocols, host, net, port and portrange"
+    ' with "and" and "or" only; on Debian: apt-get install iptables'
+)
 
 
-def matches(expression: str | None) -> list[str]:
-    """A filter as matches of nft, one a rule; [""] for all packets.
+def matches(expression: str | None, family: Family) -> list[str]:
+    """A filter as matches of nft for the packets of one family, one a rule; [""] for all packets.
 
     Raises UsageError for what nft cannot say.
     """
     if not expression:
         return [""]
-    found = []
+    found: dict[str, None] = {}
     for alternative in _split(expression.split(), ("or", "||")):
         joined = [_primitive(words) for words in _split(alternative, ("and", "&&"))]
-        found += [" ".join(dict.fromkeys(one)) for one in itertools.product(*joined)]
+        for one in itertools.product(*joined):
+            if all(only in (None, family) for _, only in one):
+                found[" ".join(dict.fromkeys(match for match, _ in one if match))] = None
     if len(found) > _MOST:
         raise UsageError(
             f'filter "{expression}": {len(found)} rules of nft, the most are {_MOST}; {_ADVICE}'
         )
-    return found
-
-
-_ADVICE: Final = (
-    "iptables-nft is missing, and without it a filter is made of protocols, host, net, port and portrange"
-    ' with "and" and "or" only; on Debian: apt-get install iptables'
-)
+    return list(found)
 
 
 def _split(words: list[str], at: tuple[str, ...]) -> Iterator[list[str]]:
@@ -61,12 +65,12 @@ def _split(words: list[str], at: tuple[str, ...]) -> Iterator[list[str]]:
     yield part
 
 
-def _primitive(words: list[str]) -> list[str]:
-    """What one primitive can mean, such as ``tcp dst port 80``."""
+def _primitive(words: list[str]) -> list[tuple[str, Family | None]]:
+    """What one primitive can mean, such as ``tcp dst port 80``; with the only family that it can be of."""
     left = list(words)
-    protocol = _PROTOCOLS[left.pop(0)] + " " if left and left[0] in _PROTOCOLS else ""
-    if protocol and not left:
-        return [protocol.strip()]
+    protocol, only = _PROTOCOLS[left.pop(0)] if left and left[0] in _PROTOCOLS else ("", None)
+    if not left and words:
+        return [(protocol, only)]
     directions = ["src", "dst"]
     if left and left[0] in directions:
         directions = [left.pop(0)]
@@ -75,16 +79,18 @@ def _primitive(words: list[str]) -> list[str]:
             low, _, high = ports.partition("-")
             wanted = [low, high] if kind == "portrange" else [ports]
             if all(one.isdecimal() and int(one) < 65536 for one in wanted):  # noqa: PLR2004 - 16 bits
-                transport = protocol or _WITH_PORTS + " "
                 keys = {"src": "sport", "dst": "dport"}
-                return [f"{transport}th {keys[one]} {ports}" for one in directions]
-        case ["host" | "net", address] | [address] if len(words) > 1 or address not in _PROTOCOLS:
-            try:
+                transport = protocol or _WITH_PORTS
+                return [(f"{transport} th {keys[one]} {ports}", only) for one in directions]
+        case ["host" | "net", address] | [address]:
+            with contextlib.suppress(ValueError):
                 network = ipaddress.ip_network(address)
-            except ValueError:
-                pass
-            else:
-                key = "ip" if network.version == 4 else "ip6"  # noqa: PLR2004 - the IP version
-                ends = {"src": "saddr", "dst": "daddr"}
-                return [f"{protocol}{key} {ends[one]} {network}" for one in directions]
+                family: Family = "ipv4" if network.version == 4 else "ipv6"  # noqa: PLR2004
+                if only in (None, family):
+                    key = "ip" if family == "ipv4" else "ip6"
+                    ends = {"src": "saddr", "dst": "daddr"}
+                    return [
+                        (f"{protocol} {key} {ends[one]} {network}".strip(), family)
+                        for one in directions
+                    ]
     raise UsageError(f'filter: nft cannot say "{" ".join(words)}"; {_ADVICE}')

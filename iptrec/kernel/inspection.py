@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import host, leftovers, nflog, xt_tables, xtables
+from iptrec.kernel import host, leftovers, nflog, nftables, xt_tables, xtables
+from iptrec.kernel.nftrace import NftraceSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,7 @@ def inspect(directory: Path) -> Iterator[Finding]:
         yield from _logger(family)
         yield from _rules(family)
     yield from _backends()
+    yield from _nf_tables()
     yield from _group()
     yield from _left_behind()
     yield from _clock()
@@ -75,7 +76,8 @@ def _commands(family: Family) -> Iterator[Finding]:
         xtables.require(family)
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
-        yield Finding("failure", f"{family} commands", fact, fix)
+        level: Level = "warning" if nftables.installed() else "failure"
+        yield Finding(level, f"{family} commands", fact, fix)
     else:
         yield Finding("ok", f"{family} commands", "iptables-legacy is installed")
 
@@ -139,29 +141,34 @@ def _rules(family: Family) -> Iterator[Finding]:
 
 def _backends() -> Iterator[Finding]:
     """Which of legacy and nf_tables have rules here."""
-    used = {}
     legacy = [
         table for family in get_args(xt_tables.Family) for table in xt_tables.loaded(family) or ()
     ]
+    used = []
     if legacy:
-        used["legacy"] = f"legacy iptables has tables ({', '.join(dict.fromkeys(legacy))})"
-    if (nft := _nft_tables()) is not None and nft:
-        used["nft"] = f"nf_tables has {nft} tables"
-    fact = "; ".join(used.values()) or "no rules yet"
-    if "nft" in used:
-        fix = "iptrec records legacy iptables; rules of nf_tables will not be in the recording"
-        yield Finding("warning", "backends", fact, fix)
+        used.append(f"legacy iptables has tables ({', '.join(dict.fromkeys(legacy))})")
+    if nft := nftables.tables():
+        used.append(f"nf_tables has {nft} tables")
+    yield Finding("ok", "backends", "; ".join(used) or "no rules yet")
+
+
+def _nf_tables() -> Iterator[Finding]:
+    """What recording nf_tables needs."""
+    try:
+        iptables = nftables.iptables_speaks(get_args(xt_tables.Family))
+        NftraceSocket().__exit__()
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        level: Level = "warning" if nftables.tables() else "note"
+        yield Finding(level, "nf_tables", fact, fix or "needed for rules of nf_tables only")
+        return
+    if iptables:
+        yield Finding("ok", "nf_tables", "nft and iptables-nft are installed")
     else:
-        yield Finding("ok", "backends", fact)
-
-
-def _nft_tables() -> int | None:
-    """How many tables nf_tables has; None where nft is not installed or refuses."""
-    command = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if command is None:
-        return None
-    done = subprocess.run([command, "list", "tables"], capture_output=True, check=False)
-    return None if done.returncode else len(done.stdout.splitlines())
+        yield Finding(
+            "note", "nf_tables", "nft is installed, iptables-nft is not",
+            "filters of protocols, addresses and ports only; on Debian: apt-get install iptables",
+        )  # fmt: skip
 
 
 def _group() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.kernel import nftables, xtables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from iptrec.kernel.xtables import Family
 
@@ -27,18 +27,16 @@ def name(comment: str) -> str:
     return comment.replace(":", "-")
 
 
-def text(
-    comment: str, matches: Sequence[str], families: Iterable[Family], interfaces: Sequence[str]
-) -> str:
-    """The table as nft reads it: a rule for each of ``matches``, family and interface."""
+def text(comment: str, matches: Mapping[Family, Sequence[str]], interfaces: Sequence[str]) -> str:
+    """The table as nft reads it: a rule for each family's matches and each interface."""
     chains = []
     for hook, key in _HOOKS.items():
         devices = [f'{key} "{one.replace("+", "*")}" ' for one in interfaces] or [""]
         rules = [
             f'  {_FAMILIES[family]} {device}{match} meta nftrace set 1 comment "{comment}"\n'
-            for family in families
+            for family, alternatives in matches.items()
             for device in devices
-            for match in matches
+            for match in alternatives
         ]
         head = f"  type filter hook {hook} priority {_PRIORITY}; policy accept;\n"
         chains.append(f" chain {hook} {{\n{head}{''.join(rules)} }}\n")

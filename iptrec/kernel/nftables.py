@@ -67,14 +67,17 @@ def nft() -> str:
     return found
 
 
-def used() -> bool:
-    """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
-    try:
-        command = [nft(), "list", "tables"]
-    except HostError:
-        return False
-    done = xtables.run(command)
-    return done.returncode == 0 and bool(done.stdout.strip())
+def installed() -> bool:
+    """Whether the command is there."""
+    return shutil.which("nft", path=xtables.search_path()) is not None
+
+
+def tables() -> int:
+    """How many there are in the current namespace; 0 where nf_tables cannot be asked."""
+    if not installed():
+        return 0
+    done = xtables.run([nft(), "list", "tables"])
+    return 0 if done.returncode else len(done.stdout.splitlines())
 
 
 def generation() -> int:

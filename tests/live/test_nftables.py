@@ -172,3 +172,120 @@ def until(condition, what, seconds=20):
     while not condition():
         assert time.monotonic() < deadline, what()
         time.sleep(0.01)
+
+
+HIDDEN = 'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"'
+ALONE = ("unshare", "-m", "sh", "-c", HIDDEN, "sh")  # a shell that sees no iptables-nft
+SEND = """
+import socket
+for address, port in (("127.0.0.1", 5001), ("127.0.0.1", 5002), ("127.0.0.2", 5001), ("::1", 5001)):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    socket.socket(family, socket.SOCK_DGRAM).sendto(b"x", (address, port))
+"""
+LOCAL_RULES = """
+table inet fw {
+    chain input { type filter hook input priority 0; policy accept; udp dport 5001 counter drop; }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("udp dst port 5001", [("127.0.0.1", 5001), ("127.0.0.2", 5001), ("::1", 5001)]),
+        ("udp and dst host 127.0.0.2 or dst port 5002", [("127.0.0.1", 5002), ("127.0.0.2", 5001)]),
+        ("ip6 and udp", [("::1", 5001)]),
+    ],
+)
+def test_without_iptables_nft(lab, tmp_path, expression, expected):
+    """A table of our own chooses the same packets as the bytecode does, and is not told of."""
+    lab.run(["nft", "-f", "-"], stdin=LOCAL_RULES)
+    found = []
+    for enter in ((), ALONE):
+        path = tmp_path / f"{len(enter)}.db"
+        lab.run(
+            [
+                *enter,
+                *IPTREC,
+                "record",
+                "-q",
+                "-o",
+                str(path),
+                expression,
+                "--",
+                sys.executable,
+                "-c",
+                SEND,
+            ]
+        )
+        with Reader(path) as reader:
+            assert reader.losses == []
+            found.append([one for one in Replay(reader) if one.header["proto"] == "udp"])
+        assert "iptrec" not in lab.run(["nft", "list", "tables"]).stdout
+    bytecode, table = found
+    for one in found:
+        assert all(packet.complete and not packet.ambiguous for packet in one)
+        inward = [(each.header["dst"], each.header["dport"]) for each in one if each.in_ == "lo"]
+        assert inward == expected
+    assert [one.verdict for one in bytecode] == [one.verdict for one in table]
+    assert {step.table for one in table if one.in_ for step in one.steps} == {"inet fw"}
+
+
+@pytest.mark.parametrize("expression", ["tcp[13] = 2", "not udp", "host example.invalid or vlan"])
+def test_what_nft_cannot_say_is_refused(lab, tmp_path, expression):
+    """One line that says what to do; nothing is left."""
+    done = lab.run(
+        [*ALONE, *IPTREC, "record", "--backend", "nft", "-o", str(tmp_path / "t.db"), expression],
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert lab.run(["nft", "list", "tables"]).stdout == ""
+    assert not (tmp_path / "t.db").exists()
+
+
+def test_both_backends(lab, tmp_path):
+    """A packet that passes the rules of both is told of both, each step with whose it is."""
+    rules = "*filter\n-A INPUT -p udp --dport 5002 -j DROP\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n"
+    lab.restore(None, "ipv4", rules)
+    lab.restore(None, "ipv4", rules.replace("5002", "5001"), "nft")
+    path = tmp_path / "t.db"
+    command = ["udp and ip", "--", sys.executable, "-c", SEND]
+    done = lab.run([*IPTREC, "record", "--family", "ipv4", "-o", str(path), *command])
+    assert "both are recorded" in done.stderr
+    with Reader(path) as reader:
+        found = list(Replay(reader))
+    tables = {(step.backend, step.table) for one in found for step in one.steps}
+    assert tables >= {("legacy", "filter"), ("legacy", "raw"), ("nft", "ip filter")}
+    dropped = {
+        (one.steps[-1].backend, one.header["dport"]) for one in found if one.verdict == "DROP"
+    }
+    assert dropped == {("legacy", 5002), ("nft", 5001)}
+    shown = lab.run([*IPTREC, "show", str(path)]).stdout
+    assert "\tlegacy filter INPUT" in shown
+    assert "\tnft ip filter INPUT" in shown
+    told = lab.run([*IPTREC, "rules", str(path)]).stdout
+    assert "*filter (ipv4)" in told
+    assert "*ip filter (ipv4)" in told
+
+
+def test_rules_that_change(lab, tmp_path):
+    """A rule that is put before others while packets flow: each is judged by the rules that it met."""
+    lab.run(["nft", "-f", "-"], stdin=LOCAL_RULES)
+    path = tmp_path / "t.db"
+    script = (
+        f"{sys.executable} -c '{SEND}';"
+        " nft insert rule inet fw input udp dport 5002 counter drop comment new;"
+        f"{sys.executable} -c '{SEND}'; nft delete table inet fw; {sys.executable} -c '{SEND}'"
+    )
+    lab.run([*IPTREC, "record", "-q", "-o", str(path), "udp and ip", "--", "sh", "-c", script])
+    with Reader(path) as reader:
+        inward = [one for one in Replay(reader) if one.in_ == "lo"]
+    told = [
+        (one.header["dport"], one.verdict, one.decided_by and one.decided_by.rule) for one in inward
+    ]
+    first, second = (5001, "DROP", 1), (5001, "DROP", 2)
+    assert told[:3] == [first, (5002, "ACCEPT", None), first]
+    assert told[3:6] == [second, (5002, "DROP", 1), second]
+    assert [one[1] for one in told[6:]] == ["ACCEPT"] * 3
+    assert lab.run([*IPTREC, "diff", str(path)], check=False).returncode == 1
