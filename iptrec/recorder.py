@@ -197,6 +197,9 @@ class _Recording:
         self._stop_ns: int | None = None
         self._trim_ns = 0
         self._sources: list[_Source] = []
+        # Of nf_tables: when it was last seen unchanged; for each change that time, and when it was told.
+        self._unchanged_ns = time.time_ns()
+        self._changes: list[tuple[int, int]] = []
         self._table: str | None = None  # of our own, as nft reads it
         self._not_undone: list[str] = []
 
@@ -391,6 +394,8 @@ class _Recording:
         undo.callback(watch.stop)
         parts = watch.baseline()
         self._snapshot_nft(writer, parts, [Blob.of(one.content) for one in parts], time.time_ns())
+        self._take_sides(writer)
+        self._changes.clear()  # our own
         return watch
 
     def _nft_removal(
@@ -538,9 +543,8 @@ class _Recording:
                     )
                 case _NftFinding() as found:
                     state = found.state
-                    self._snapshot_nft(
-                        writer, state.parts, found.blobs, state.time_ns, state.after_ns
-                    )
+                    after = self._changed_after(state)
+                    self._snapshot_nft(writer, state.parts, found.blobs, state.time_ns, after)
                 case Hole() as hole:
                     stream = self._stream(hole.backend)
                     writer.add_loss(Loss(stream, hole.first_ns, hole.last_ns, None, hole.what))
@@ -589,6 +593,7 @@ class _Recording:
             fetched = max(self._fetch(source, writer) for source in self._sources)
             if ready.keys() - streams:
                 self._take_the_rest(poll, ready, writer)
+            self._look_for_changes()
             if 0 < fetched < slots.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
@@ -603,6 +608,23 @@ class _Recording:
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
             self._settle(writer)
+
+    def _look_for_changes(self) -> None:
+        """Note that nf_tables has told of none up to now: what was received met the rules as they were."""
+        now = time.time_ns()
+        changes = [one.socket for one in self._sides if isinstance(one.socket, ChangeSocket)]
+        if changes and not select.select(changes, [], [], 0)[0]:
+            self._unchanged_ns = now
+
+    def _changed_after(self, state: NftState) -> int:
+        """After which time the changes came that made a state of the ruleset."""
+        since = [
+            unchanged
+            for unchanged, received in self._changes
+            if state.after_ns < received and unchanged <= state.time_ns
+        ]
+        self._changes = [one for one in self._changes if one[0] > state.time_ns]
+        return max(state.after_ns, min(since, default=state.after_ns))
 
     def _take_the_rest(self, poll: select.poll, ready: Mapping[int, int], writer: Writer) -> None:
         """What is ready beside the events."""
@@ -702,6 +724,8 @@ class _Recording:
                     if (datagram := side.socket.receive()) is None:
                         break
                     self._append(writer, side.stream, datagram)
+                    if isinstance(side.socket, ChangeSocket):
+                        self._changes.append((self._unchanged_ns, time.time_ns()))
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise HostError(f"cannot read netlink: {error.strerror}") from None

@@ -83,6 +83,7 @@ class NftGrammar(Grammar):
         else:  # a base chain has no further rule: its policy is told next
             index, own, end = size if chain is not None else _UNKNOWN, True, False
         effect, argument = _effect(site, rule, end=end)
+        own = own or (self.own_comment is not None and table == own_table(self.own_comment))
         place = Place(
             hook,
             table,
@@ -97,7 +98,6 @@ class NftGrammar(Grammar):
             argument,
             base=base,
         )
-        own = own or (self.own_comment is not None and table == own_table(self.own_comment))
         rank = self._ranks.get(place.stage, 1)
         traces = rule is not None and rule.target == "TRACE"
         starts = builtin and hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
 _POLL_MS: Final = 100  # how exactly the moment of a change is known
 _QUIET_MS: Final = 20  # a script makes many changes in a row
+_TRIES: Final = 5
 _SHARE: Final = 10  # listing may cost one part in so many of the time
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 
@@ -121,10 +122,17 @@ class NftWatch:
                 seen = time.time_ns()
             elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
                 break
-        started = time.monotonic_ns()
-        listed = time.time_ns()
-        parts = nftables.ruleset(counters=False)
-        self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+        for _ in range(_TRIES):
+            started = time.monotonic_ns()
+            listed = time.time_ns()
+            parts = nftables.ruleset(counters=False)
+            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+            if not self._drain():
+                break
+            # It changed under our hands: what it was before nobody will know.
+            self._found(NftState(self._until, seen, [nftables.NOT_SEEN]))
+            self._until = seen
+            seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
         self._until = listed
         for family, rules in self._rules.items():

@@ -48,6 +48,9 @@ class Part(NamedTuple):
     content: bytes
 
 
+NOT_SEEN: Final = Part("nft-unknown", "nft", b"")  # a ruleset that was gone before it was listed
+
+
 def iptables_speaks(families: Iterable[Family]) -> bool:
     """Whether iptables-nft is there; what else is needed is nft. Raises `HostError` without that."""
     nft()

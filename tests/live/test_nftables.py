@@ -273,11 +273,9 @@ def test_rules_that_change(lab, tmp_path):
     """A rule that is put before others while packets flow: each is judged by the rules that it met."""
     lab.run(["nft", "-f", "-"], stdin=LOCAL_RULES)
     path = tmp_path / "t.db"
-    script = (
-        f"{sys.executable} -c '{SEND}';"
-        " nft insert rule inet fw input udp dport 5002 counter drop comment new;"
-        f"{sys.executable} -c '{SEND}'; nft delete table inet fw; {sys.executable} -c '{SEND}'"
-    )
+    send = f"{sys.executable} -c '{SEND}'; sleep 0.3"  # changes in a row are seen as one
+    insert = "nft insert rule inet fw input udp dport 5002 counter drop comment new"
+    script = f"{send}; {insert}; sleep 0.3; {send}; nft delete table inet fw; {send}"
     lab.run([*IPTREC, "record", "-q", "-o", str(path), "udp and ip", "--", "sh", "-c", script])
     with Reader(path) as reader:
         inward = [one for one in Replay(reader) if one.in_ == "lo"]
