@@ -56,7 +56,10 @@ from queue import SimpleQueue
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
-_GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
+_GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many;
+_NFT_GATHER_S: Final = (
+    0.004  # of nf_tables, whose rules are known by their handles, not by the time
+)
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
@@ -580,6 +583,8 @@ class _Recording:
         """Until there is a reason to stop."""
         progress = self._progress
         poll = self._poll()
+        legacy = any(isinstance(one.socket, nflog.NflogSocket) for one in self._sources)
+        gather_s = _GATHER_S if legacy else _NFT_GATHER_S
         streams = {source.socket.fileno() for source in self._sources}
         started = told = time.monotonic_ns()
         self._begun = True
@@ -595,7 +600,7 @@ class _Recording:
                 self._take_the_rest(poll, ready, writer)
             self._look_for_changes()
             if 0 < fetched < slots.SLOTS:
-                time.sleep(_GATHER_S)
+                time.sleep(gather_s)
             if writer.due:
                 writer.commit()
             now = time.monotonic_ns()
