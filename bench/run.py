@@ -23,7 +23,7 @@ BENCHMARKS = (
     ("Against tshark", ("export.py", "{}")),
     ("How cost grows", ("scale.py",)),
     ("Exactness", ("exact.py",)),
-    ("Watching rulesets", ("watch.py",)),
+    ("Rulesets", ("rulesets.py",)),
     ("Comparing rulesets", ("diff.py",)),
 )
 HEAD = "| what | measured | target |\n|---|---|---|\n"

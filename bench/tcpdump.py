@@ -79,12 +79,15 @@ class Result:
     cpu_s: float
     size: int
 
-    def __str__(self) -> str:
-        """A line of figures."""
-        return (
-            f"{self.events:,} events, {self.cpu_s / self.events * 1e6:.2f} us of CPU and"
-            f" {self.size / self.events:.0f} bytes an event"
-        )
+    @property
+    def cpu_us(self) -> float:
+        """An event's."""
+        return self.cpu_s / self.events * 1e6
+
+    @property
+    def bytes(self) -> float:
+        """An event's, on the disk."""
+        return self.size / self.events
 
 
 def main() -> None:
@@ -96,18 +99,28 @@ def main() -> None:
         for rate in RATES:
             ours = iptrec(lab, f"{directory}/bench.db", seconds, rate)
             theirs = tcpdump(lab, f"{directory}/bench.pcap", seconds, rate)
-            print(f"{rate or 'as many'} packets/s x {ours.events / ours.sent:.1f} events:")
-            print(f"  iptrec  {ours}")
-            print(f"  tcpdump {theirs}")
-            ratio = (ours.cpu_s / ours.events) / (theirs.cpu_s / theirs.events)
-            print(f"  iptrec takes {ratio:.2f} times the CPU of tcpdump, {missing(ours, theirs)}")
+            load = f"{rate:,}" if rate else "as many as can be"
+            events = ours.events / ours.sent
+            ratio = ours.cpu_us / theirs.cpu_us
+            print(
+                f"| {load} packets/s, {events:.0f} events each: lost by iptrec, by tcpdump", end=""
+            )
+            print(
+                f" | {', '.join(f'{one:.2%}' for one in missing(ours, theirs))} | 0 where tcpdump has 0 |"
+            )
+            print(
+                f"| CPU an event: iptrec, tcpdump | {ours.cpu_us:.2f}, {theirs.cpu_us:.2f} us | |"
+            )
+            print(f"| CPU an event against tcpdump | {ratio:.2f} | 1.0 |")
+            print(
+                f"| bytes an event: iptrec, tcpdump | {ours.bytes:.0f}, {theirs.bytes:.0f} | 32 |"
+            )
 
 
-def missing(ours: Result, theirs: Result) -> str:
-    """Events a packet are the same for both: who has fewer has lost some."""
-    share = {name: one.events / one.sent for name, one in (("iptrec", ours), ("tcpdump", theirs))}
-    most = round(max(share.values()))
-    return ", ".join(f"{name} lost {1 - has / most:.2%}" for name, has in share.items())
+def missing(ours: Result, theirs: Result) -> list[float]:
+    """Events a packet are the same for both: who has fewer has lost some. The share that is missing."""
+    events = [one.events / one.sent for one in (ours, theirs)]
+    return [1 - one / round(max(events)) for one in events]
 
 
 def iptrec(lab: Lab, output: str, seconds: float, rate: int) -> Result:
@@ -123,7 +136,6 @@ def iptrec(lab: Lab, output: str, seconds: float, rate: int) -> Result:
         [sys.executable, "-m", "iptrec", "info", "--json", output], capture_output=True, check=True
     )
     facts = json.loads(info.stdout)
-    print(f"  (iptrec says: {facts['lost']:,} lost)")
     return Result(sent, facts["events"], cpu, Path(output).stat().st_size)
 
 

@@ -39,6 +39,7 @@ from iptrec.kernel import (
     xt_tables,
     xtables,
 )
+from iptrec.kernel.aside import Aside
 from iptrec.kernel.guardian import Guardian
 from iptrec.kernel.nft_watch import NftState, NftWatch
 from iptrec.kernel.nftrace import CHANGES, ChangeSocket, NftraceSocket
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 from queue import SimpleQueue
 
-_TICK_NS: Final = 100_000_000  # of the loop when nothing comes: what waits is committed in time
+_TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
+_IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
@@ -65,6 +67,7 @@ _HOLES: Final = {
 }
 # In a message that tells a policy: the table raw, then what the policy is (`nftrace`).
 _RAW_POLICY: Final = b"\x08\0\x01\0raw\0\x08\0\x10\0"
+_SOURCES: Final = {"ipsets": "ipset"}
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
     "ipv6": "ip6tables-save",
@@ -210,8 +213,9 @@ class _Recording:
             backends = self._backends()
             with contextlib.ExitStack() as opened:
                 sockets = self._open(backends, opened)
-                dumps = links.dumps()
-                self._check_interfaces(links.names(dumps["links"]))
+                self._check_interfaces(links.names())
+                aside = Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
+                opened.enter_context(aside)
                 writer = Writer.create(
                     options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
@@ -219,7 +223,7 @@ class _Recording:
                     with writer:
                         self._namespace = writer.add_namespace(options.netns, netns.inode())
                         self._add_streams(writer, sockets)
-                        self._record(backends, writer, dumps)
+                        self._record(backends, writer, aside)
                 except BaseException:
                     if not self._begun:  # no file where nothing was recorded
                         writer.discard()
@@ -297,13 +301,8 @@ class _Recording:
                 for datagram in conntrack.dump():
                     self._append(writer, self._sides[-1].stream, datagram)
 
-    def _record(
-        self, backends: Sequence[xtables.Backend], writer: Writer, dumps: dict[str, bytes]
-    ) -> None:
-        for kind, content in dumps.items():
-            self._snapshot(writer, kind, "rtnetlink", content)
+    def _record(self, backends: Sequence[xtables.Backend], writer: Writer, aside: Aside) -> None:
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
-        self._snapshot_sets(writer)
         with contextlib.ExitStack() as undo:
             loggers = {
                 family: self._switch_logger(family, undo)
@@ -315,6 +314,7 @@ class _Recording:
                     watches.append(self._trace_legacy(writer, loggers, rules))
                 if "nft" in backends:
                     watches.append(self._trace_nft(writer, rules))
+                self._snapshot_aside(writer, aside)
                 self._start_command(rules)
                 self._loop(writer, watches)
                 for watch in watches:
@@ -323,7 +323,9 @@ class _Recording:
             self._take_sides(writer)
             for source in self._sources:
                 self._finish(source, writer)
-        self._snapshot_sets(writer)
+        # In the beginning and in the end: what is in both was in them all the time, or came and went.
+        with Aside("the sets", ipsets.dumps) as sets:
+            self._snapshot_aside(writer, sets)
         writer.close(time.time_ns(), self._progress.reason)
 
     def _trace_rules(
@@ -399,10 +401,9 @@ class _Recording:
         kept = {"ring_bytes": self._options.ring_bytes, "ring_s": self._options.ring_s}
         return {name: value for name, value in kept.items() if value is not None}
 
-    def _snapshot_sets(self, writer: Writer) -> None:
-        """In the beginning and in the end: what is in both was in them all the time, or came and went."""
-        if (sets := ipsets.dump()) is not None:
-            self._snapshot(writer, "ipsets", "ipset", sets)
+    def _snapshot_aside(self, writer: Writer, aside: Aside) -> None:
+        for kind, content in aside.result().items():
+            self._snapshot(writer, kind, _SOURCES.get(kind, "rtnetlink"), content)
 
     def _switch_logger(self, family: xtables.Family, undo: contextlib.ExitStack) -> nf_log.Switched:
         switched = nf_log.switch(
@@ -567,7 +568,7 @@ class _Recording:
         for watch in watches:
             watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
-            ready = dict(poll.poll(self._timeout_ms(started)))
+            ready = dict(poll.poll(self._timeout_ms(writer, started)))
             fetched = max(self._fetch(source, writer) for source in self._sources)
             if ready.keys() - streams:
                 self._take_the_rest(poll, ready, writer)
@@ -629,13 +630,15 @@ class _Recording:
         else:
             self._note(f"written: {path}")
 
-    def _timeout_ms(self, started: int) -> int:
+    def _timeout_ms(self, writer: Writer, started: int) -> int:
         """Until the next look at the clock, or the end."""
-        wait = _TICK_NS
+        ends = [] if self._stop_ns is None else [self._stop_ns]
         if self._options.duration_s is not None:
-            left = self._options.duration_s * 1e9 - (time.monotonic_ns() - started)
-            wait = max(0, min(wait, int(left)))
-        return wait // 1_000_000 + 1
+            ends.append(started + int(self._options.duration_s * 1e9))
+        wait = _TICK_NS if writer.waits else _IDLE_NS
+        for end in ends:
+            wait = min(wait, end - time.monotonic_ns())
+        return max(0, wait) // 1_000_000 + 1
 
     def _limit(self, writer: Writer) -> str:
         """The limit of the options that is reached, "" if none is."""

@@ -32,7 +32,7 @@ HOMES = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "views"},
-    "dpkt": set(),  # 30 ms at each start; the tests have it to compare with
+    "dpkt": {"decode"},
     "libpcap": {"decode"},
     "socket": {"kernel"},
     "subprocess": {"kernel", "recorder", "cli"},

@@ -2,7 +2,7 @@
 
 `decode.packet.header` reads any packet; what it says of a packet with one of these layouts is decided by
 the layout's few fields, each some bytes at a fixed place. Packets that are cut off, fragmented, have
-options or quote others have no layout.
+options, quote others or are of a rare protocol have no layout.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Layout:
 
 def _layout(protocol: int, kind: int, *, ipv6: bool) -> Layout | None:
     """The layout of packets of a protocol and type of ICMP; None: `decode.packet` reads them."""
+    if protocol in packet.RARE:
+        return None
     base = packet.IPV6_SIZE if ipv6 else packet.IPV4_SIZE
     own: dict[str, Field] = _TRANSPORTS.get(protocol, {})
     if protocol == _ICMP:

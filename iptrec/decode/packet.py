@@ -1,12 +1,15 @@
 """The headers of one packet as plain values, in the order in which a reader expects them.
 
-What was captured may be cut off anywhere: what is there is told. The tables of fields serve `headers`, too,
-which reads many packets at once.
+What was captured may be cut off anywhere: what is there is told, where dpkt would refuse the packet as a
+whole. The tables of fields serve `headers`, too, which reads many packets at once; those of rare protocols
+are dpkt's, which is loaded (30 ms) when such a packet comes.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import struct
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -89,6 +92,14 @@ _ICMP_KIND: Final = {"type": Field(0, 1), "code": Field(1, 1)}
 ICMP_CSUM: Final = {"csum": Field(2, 2)}
 ICMP_ECHO: Final = {"icmp_id": Field(4, 2), "icmp_seq": Field(6, 2)}
 
+# Protocol -> dpkt's class, and our names of its fields. ESP and AH as the LOG target tells them.
+RARE: Final = {
+    2: ("igmp.IGMP", {"type": "type", "group": "group", "csum": "sum"}),
+    50: ("esp.ESP", {"spi": "spi", "seq": "seq"}),
+    51: ("ah.AH", {"spi": "spi", "seq": "seq"}),
+    112: ("vrrp.VRRP", {"vrid": "vrid", "priority": "priority", "csum": "sum"}),
+}
+
 _TCP_FLAG: Final = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 # The names of all that are set, by the byte that they are bits of.
 TCP_FLAGS: Final = tuple(
@@ -102,8 +113,9 @@ def header(payload: bytes, family: int) -> Header:
     ``payload`` is the packet from its IP header on, as far as it was captured; ``family`` is AF_INET
     (2) or AF_INET6 (10). Keys, where the packet has them: src, dst, proto, length (of the whole packet,
     bytes), ttl or hop_limit, id, tos, flow_label, ext, frag (offset in bytes), mf, sport, dport, flags,
-    seq, ack, window, csum, type, code, name, icmp_id, icmp_seq, target, inner (the packet that an ICMP
-    error quotes). "truncated" is True where headers are cut off or senseless. Never raises.
+    seq, ack, window, csum, type, code, name, icmp_id, icmp_seq, target, group (of IGMP), spi (of ESP and
+    AH), vrid and priority (of VRRP), inner (the packet that an ICMP error quotes).
+    "truncated" is True where headers are cut off or senseless. Never raises.
     """
     return _packet(payload, family, quote=True)
 
@@ -194,8 +206,12 @@ def _ipv6(data: bytes, quote: bool) -> Header:
 
 def _transport(result: Header, protocol: int, data: bytes, fragment: int, *, quote: bool) -> Header:
     """Add what the transport header says; only the first fragment has one."""
+    if fragment:
+        return result
+    if protocol in RARE:
+        return result | _rare(protocol, data)
     read = _TRANSPORTS.get(protocol)
-    return result if fragment or read is None else result | read(data, quote)
+    return result if read is None else result | read(data, quote)
 
 
 def _tcp(data: bytes, _quote: bool) -> Header:
@@ -247,6 +263,26 @@ def _icmpv6(data: bytes, quote: bool) -> Header:
     elif kind < ICMPV6_INFORMATION and quote:
         result |= _quoted(data, AF_INET6)
     return result
+
+
+def _rare(protocol: int, data: bytes) -> Header:
+    import dpkt  # noqa: PLC0415 - takes 30 ms, and few recordings hold such packets
+
+    name, names = RARE[protocol]
+    result = _captured(data, _fields(attrgetter(name)(dpkt), names))
+    if "group" in result:
+        result["group"] = address(result["group"].to_bytes(4, "big"))
+    return result
+
+
+def _fields(kind: Any, names: dict[str, str]) -> dict[str, Field]:  # noqa: ANN401 - dpkt is untyped
+    """Some fields of a header as dpkt has them, under our names."""
+    found, start = {}, 0
+    for name, code, _ in kind.__hdr__:
+        size = struct.calcsize("!" + code)
+        found[name] = Field(start, size)
+        start += size
+    return {ours: found[name] for ours, name in names.items()}
 
 
 def _quoted(data: bytes, family: int) -> Header:

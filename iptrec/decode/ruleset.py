@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+', re.DOTALL)
 _QUOTED: Final = re.compile(r'(?<= )"(?:[^"\\]|\\.)*"(?= |$)')
+_ONE_QUOTED: Final = re.compile(r'[^"]* "[^"\\]*"(?: [^"]*)?')  # what most comments are
 _CLOSES: Final = re.compile(r'(?<!\\)(?:\\\\)*"(?= |$)')
 _TEXT_FOLLOWS: Final = ("--comment", "-i", "-o")
+_JUMPS: Final = ("-j", "-g")
 _ESCAPED: Final = re.compile(r"\\(.)")
 _COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
 _MOST_RULES: Final = 1_000_000  # and chains of one ruleset
@@ -115,7 +117,7 @@ def _lines(text: bytes) -> Iterator[tuple[int, str]]:
     first = 0
     for number, raw in enumerate(io.BytesIO(text), 1):  # line by line: a copy of all could be large
         line = raw.decode("utf-8", "backslashreplace").rstrip("\n")
-        if not begun and '"' not in line:
+        if not begun and ('"' not in line or _ONE_QUOTED.fullmatch(line)):
             yield number, line
             continue
         first = first if begun else number
@@ -162,15 +164,7 @@ def _rule(line: str, number: int) -> tuple[str, Rule]:
 def _read_spec(spec: str, counters: tuple[int, int] | None) -> Rule:
     """Find target, arguments and comment; quoted words are never mistaken for options."""
     words = _TOKEN.findall(spec) if '"' in spec else spec.split()
-    at = next(
-        (
-            i
-            for i, word in enumerate(words)
-            # A word of letters and '-' needs no quotes, not even as a comment.
-            if word in ("-j", "-g") and (i == 0 or words[i - 1] not in _TEXT_FOLLOWS)
-        ),
-        None,
-    )
+    at = _jump(words)
     comment = None
     if "--comment" in words[:at]:
         position = words.index("--comment") + 1
@@ -188,7 +182,19 @@ def _read_spec(spec: str, counters: tuple[int, int] | None) -> Rule:
     )
 
 
+def _jump(words: list[str]) -> int | None:
+    """Where -j or -g stands; a word of letters and '-' needs no quotes, not even as a comment."""
+    before = ""
+    for at, word in enumerate(words):
+        if word in _JUMPS and before not in _TEXT_FOLLOWS:
+            return at
+        before = word
+    return None
+
+
 def _unquoted(word: str) -> str:
+    if "\\" not in word:
+        return word[1:-1] if word[:1] == '"' else word
     return _ESCAPED.sub(r"\1", word[1:-1]) if word[:1] == '"' else word
 
 

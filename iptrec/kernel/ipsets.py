@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from pyroute2 import IPSet
-from pyroute2.netlink.exceptions import NetlinkError
-
 _PLAIN: Final = ("hash:ip", "hash:net")  # whose members are addresses or networks, nothing else
 _MOST: Final = 200_000
 
 
-def dump() -> bytes | None:
-    """JSON: name -> {"type", "members"}; None where there are no sets, or the kernel knows none.
+def dumps() -> dict[str, bytes]:
+    """The snapshot "ipsets", JSON: name -> {"type", "members"}; none where the kernel has no sets.
 
     Members are addresses and networks; null for sets of other things, with exceptions ("nomatch"), or
     too large to be kept.
     """
+    from pyroute2 import IPSet  # noqa: PLC0415 - large: see `aside`
+    from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
+
     sets: dict[str, dict[str, Any]] = {}
     try:
         with IPSet() as asked:
@@ -30,8 +30,8 @@ def dump() -> bytes | None:
                 if one["members"] is not None:
                     one["members"] = _added(one["members"], part.get_attr("IPSET_ATTR_ADT"))
     except (NetlinkError, OSError):
-        return None
-    return json.dumps(sets, sort_keys=True).encode() if sets else None
+        return {}
+    return {"ipsets": json.dumps(sets, sort_keys=True).encode()} if sets else {}
 
 
 def _added(members: list[str], entries: Any) -> list[str] | None:  # noqa: ANN401 - pyroute2 is untyped

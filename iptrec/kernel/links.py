@@ -6,8 +6,6 @@ import json
 import socket
 from typing import Any, Final, Self
 
-from pyroute2 import IPRoute
-
 _RTMGRP_LINK: Final = 1
 _LARGEST: Final = 65536
 
@@ -50,6 +48,8 @@ def dumps() -> dict[str, bytes]:
     Links are {"index", "name", "kind", "mtu", "address", "master"}, addresses {"index", "family",
     "address", "prefixlen"}; routes and rules are rtnetlink's attributes by their names.
     """
+    from pyroute2 import IPRoute  # noqa: PLC0415 - large: see `aside`
+
     with IPRoute() as route:
         return {
             "links": _json(
@@ -77,9 +77,9 @@ def dumps() -> dict[str, bytes]:
         }
 
 
-def names(links: bytes) -> list[str]:
-    """The interfaces' names of a "links" dump."""
-    return [link["name"] for link in json.loads(links)]
+def names() -> list[str]:
+    """The interfaces' names."""
+    return [name for _, name in socket.if_nameindex()]
 
 
 def _json(rows: Any) -> bytes:  # noqa: ANN401 - pyroute2 is untyped

@@ -3,7 +3,8 @@
 Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
 which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
 compares what the kernel holds with what it held (`xt_tables`); only what differs is printed by
-``iptables-save``, and told as unknown where it changed meanwhile. Nothing is ever locked for looking.
+``iptables-save``, and told as unknown where it changed meanwhile. Nothing is ever locked for looking. Where
+nobody touches the lock the looks become rare; a table's size, which costs nothing, is seen all the time.
 
 The watch is a thread of its own, in the network namespace of the one that starts it: what it finds is
 handed over, and the events go on being received meanwhile.
@@ -37,7 +38,9 @@ _LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
 _IN_OPEN, _IN_CLOSE, _IN_IGNORED = 0x20, 0x18, 0x8000  # include/uapi/linux/inotify.h
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _POLL_NS: Final = 500_000_000
-_SHARE: Final = 20  # a look may cost one part in so many of the time
+_SHARE: Final = 20  # a look may cost one part in so many of the time,
+_QUIET_SHARE: Final = 10_000  # and by and by only so much where nobody touches the lock,
+_LONGEST_NS: Final = 30_000_000_000  # but is never longer ago
 _CHEAP_NS: Final = 3_000_000  # a table that is looked at in less is looked at each time
 _TRIES: Final = 3
 _REMEMBERED_BYTES: Final = 64 << 20
@@ -83,7 +86,14 @@ class _Table:
     until_ns: int
     changed_ns: int = 0
     cost_ns: int = 0
-    next_ns: int = 0
+    looked_ns: int = 0
+    share: int = _SHARE
+
+    @property
+    def due_ns(self) -> int:
+        """When it is to be looked at again."""
+        rest = min(self.share * self.cost_ns, max(_SHARE * self.cost_ns, _LONGEST_NS))
+        return self.looked_ns + max(_POLL_NS, rest)
 
 
 class Watch:
@@ -163,8 +173,9 @@ class Watch:
             ready = dict(poll.poll(self._timeout_ms()))
             stopping = self._stop in ready
             try:
-                closed = self._lock.descriptor in ready and self._touched()
-                self._look(last=stopping, closed=closed)
+                if self._lock.descriptor in ready and self._lock.touched():
+                    self._glance()
+                self._look(last=stopping)
             except IptrecError as error:
                 self._found(error)
             except OSError as error:
@@ -172,33 +183,30 @@ class Watch:
 
     def _timeout_ms(self) -> int:
         now = time.monotonic_ns()
-        due = min((known.next_ns for known in self._known.values()), default=now + _POLL_NS)
-        return max(1, (due - now) // 1_000_000)
+        due = min((known.due_ns for known in self._known.values()), default=now + _POLL_NS)
+        return max(1, min(due - now, _POLL_NS) // 1_000_000)
 
-    def _touched(self) -> bool:
-        """Somebody opened or closed the lock: glance at all tables that are quickly seen.
+    def _glance(self) -> None:
+        """Somebody opened or closed the lock: look at all tables that are quickly seen, or not seen lately.
 
         When it is opened the change is still to come: the closer the look, the narrower the interval.
-        Whether it was closed.
         """
-        touched, closed = self._lock.touched()
-        if touched:
-            for (family, table), known in sorted(
-                self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
-            ):
-                if known.cost_ns < _CHEAP_NS:
-                    self._look_at(family, table, known)
-        return closed
+        for (family, table), known in sorted(
+            self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
+        ):
+            known.share = _SHARE
+            if known.cost_ns < _CHEAP_NS or time.monotonic_ns() >= known.due_ns:
+                self._look_at(family, table, known)
 
-    def _look(self, *, last: bool, closed: bool) -> None:
+    def _look(self, *, last: bool) -> None:
         """Look at the tables whose turn it is, and whether all that is ours is in place."""
         for family in self._rules:
             if not last:
                 self._check_logger(family)
             for table in self.loaded(family):
                 known = self._known.setdefault((family, table), _Table(None, time.time_ns()))
-                due = time.monotonic_ns() >= known.next_ns
-                if last or due or (closed and not self._tables[family].unchanged_in_size(table)):
+                due = last or time.monotonic_ns() >= known.due_ns
+                if due or not self._tables[family].unchanged_in_size(table):
                     self._look_at(family, table, known)
                 if table == "raw":
                     self._check_rules(family, known, last=last)
@@ -210,13 +218,15 @@ class Watch:
             seen = time.time_ns()
             known.cost_ns = time.monotonic_ns() - started
             if digest == known.digest:
+                known.share = min(2 * known.share, _QUIET_SHARE)
                 break
+            known.share = _SHARE
             told = self._tell(family, table, digest, known.until_ns, seen)
             known.digest, known.until_ns, known.changed_ns = digest, begun, begun
             if told:
                 break
         known.until_ns = begun
-        known.next_ns = time.monotonic_ns() + max(_POLL_NS, _SHARE * known.cost_ns)
+        known.looked_ns = time.monotonic_ns()
 
     def _tell(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
         """Hand a new state over; False where it was gone again before it could be printed."""
@@ -288,9 +298,9 @@ class _Lock:
         self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         self._watch()
 
-    def touched(self) -> tuple[bool, bool]:
-        """Take what was reported: whether the file was used at all, and whether it was closed."""
-        touched = closed = False
+    def touched(self) -> bool:
+        """Take what was reported: whether the file was used."""
+        touched = False
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.descriptor, 65536):
                 at = 0
@@ -298,10 +308,9 @@ class _Lock:
                     _, mask, _, length = struct.unpack_from("=iIII", data, at)
                     at += 16 + length
                     touched = True
-                    closed = closed or bool(mask & _IN_CLOSE)
                     if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
                         self._watch()
-        return touched, closed
+        return touched
 
     def close(self) -> None:
         os.close(self.descriptor)

@@ -190,6 +190,11 @@ class Writer:
         return self.stored_bytes + self.snapshot_bytes
 
     @property
+    def waits(self) -> bool:
+        """Whether something is to be committed."""
+        return self._waiting_since is not None
+
+    @property
     def due(self) -> bool:
         """Whether something has waited long enough for a `commit`."""
         since = self._waiting_since

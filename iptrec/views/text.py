@@ -25,7 +25,8 @@ _FIELDS: Final = {
     "src": "SRC", "dst": "DST", "length": "LEN", "tos": "TOS", "ttl": "TTL", "hop_limit": "HOPLIMIT",
     "flow_label": "FLOWLBL", "id": "ID", "frag": "FRAG", "mf": "MF", "ext": "EXT", "proto": "PROTO",
     "sport": "SPT", "dport": "DPT", "type": "TYPE", "code": "CODE", "name": "NAME", "icmp_id": "ICMPID",
-    "icmp_seq": "ICMPSEQ", "target": "TARGET", "flags": "FLAGS", "seq": "SEQ", "ack": "ACK",
+    "icmp_seq": "ICMPSEQ", "target": "TARGET", "group": "GROUP", "spi": "SPI", "vrid": "VRID",
+    "priority": "PRIORITY", "flags": "FLAGS", "seq": "SEQ", "ack": "ACK",
     "window": "WINDOW", "csum": "CSUM", "truncated": "TRUNCATED",
 }  # fmt: skip
 
@@ -179,6 +180,8 @@ def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
         return f"{value:02x}"
     if key == "csum":
         return f"{value:04x}"
+    if key == "spi":
+        return f"0x{value:x}"
     if key == "proto":
         return printable(str(value)).upper()
     if isinstance(value, list):

@@ -1,0 +1,129 @@
+"""What recording costs the host: forwarded packets that the filter does not match, and such that it does.
+
+usage: python bench/forward.py [ROUNDS]
+
+A host floods another one through a router, on which the recorder runs. The router's work is done in the
+sender's time (veth hands packets over in the same softirq), so the sender's processor time a packet is the
+measure: the least of some rounds with and without a recorder, taken in turn.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tcpdump import BUFFER_KIB, TRACE
+
+from iptrec.kernel.lab import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKETS = 200_000
+RULES = """\
+*raw
+:PREROUTING ACCEPT
+:OUTPUT ACCEPT
+COMMIT
+*mangle
+:PREROUTING ACCEPT
+:FORWARD ACCEPT
+:POSTROUTING ACCEPT
+COMMIT
+*filter
+:FORWARD DROP
+:one -
+-A FORWARD -p tcp -j one
+-A FORWARD -p udp -j ACCEPT
+COMMIT
+"""
+FLOOD = f"""\
+import socket, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.connect(("10.0.2.2", 9))
+payload = bytes(100)
+begun = time.process_time()
+for _ in range({PACKETS}):
+    out.send(payload)
+print(time.process_time() - begun)
+"""
+
+
+def router(lab: Lab) -> None:
+    """Two hosts, and the lab's own as the router between them."""
+    for net in (1, 2):
+        lab.host(f"h{net}")
+        lab.link(f"h{net}", "eth0", f"10.0.{net}.2/24", peer=f"v{net}")
+        lab.ip(None, f"address add 10.0.{net}.1/24 dev v{net}")
+        lab.ip(f"h{net}", f"route add default via 10.0.{net}.1")
+    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    lab.restore(None, "ipv4", RULES)
+    # Where packets arrive they are dropped at once: the receiver's work is none of the router's.
+    lab.restore("h2", "ipv4", "*raw\n:PREROUTING DROP\nCOMMIT\n")
+    lab.settle()
+
+
+def flood(lab: Lab) -> float:
+    """Processor time (us) a packet."""
+    done = lab.run([sys.executable, "-c", FLOOD], "h1", timeout=120)
+    return float(done.stdout) / PACKETS * 1e6
+
+
+@contextmanager
+def recording(lab: Lab, expression: str, directory: str) -> Iterator[None]:
+    """While iptrec records."""
+    command = [sys.executable, "-m", "iptrec", "record", expression, "--force"]
+    recorder = lab.popen([*command, "-o", f"{directory}/bench.db"], stderr=subprocess.PIPE)
+    recorder.stderr.readline()
+    try:
+        yield
+    finally:
+        recorder.terminate()
+        recorder.communicate()
+
+
+@contextmanager
+def capturing(lab: Lab, directory: str) -> Iterator[None]:
+    """While tcpdump captures the events of a TRACE rule that was made by hand."""
+    lab.run(["tee", "/proc/sys/net/netfilter/nf_log/2"], stdin="nfnetlink_log")
+    lab.run(["iptables-legacy-restore", "--noflush"], stdin=TRACE.format("PREROUTING"))
+    command = ["tcpdump", "-i", "nflog:0", "-B", str(BUFFER_KIB), "-s", "256"]
+    capture = lab.popen([*command, "-w", f"{directory}/bench.pcap"], stderr=subprocess.PIPE)
+    while b"listening" not in capture.stderr.readline():
+        pass
+    try:
+        yield
+    finally:
+        capture.terminate()
+        capture.communicate()
+        lab.run(["iptables-legacy", "-t", "raw", "-F", "PREROUTING"])
+        lab.run(["tee", "/proc/sys/net/netfilter/nf_log/2"], stdin="NONE")
+
+
+def main() -> None:
+    """Measure."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    costs: dict[str, list[float]] = {"alone": [], "not matched": [], "iptrec": [], "tcpdump": []}
+    with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory, Lab() as lab:
+        router(lab)
+        for _ in range(rounds):
+            costs["alone"].append(flood(lab))
+            with recording(lab, "tcp port 443 and host 192.0.2.1", directory):
+                costs["not matched"].append(flood(lab))
+            with recording(lab, "udp", directory):
+                costs["iptrec"].append(flood(lab))
+            with capturing(lab, directory):
+                costs["tcpdump"].append(flood(lab))
+    least = {name: min(one) for name, one in costs.items()}
+    print(f"| a forwarded packet, nobody records | {least['alone']:.2f} us | |")
+    ratio = least["not matched"] / least["alone"]
+    print(f"| not matched by the recorder's filter | {ratio:.3f} of it | 1.02 |")
+    ratio = least["iptrec"] / least["tcpdump"]
+    print(f"| matched, against tcpdump on nflog | {ratio:.2f} | 1.0 |")
+
+
+if __name__ == "__main__":
+    main()

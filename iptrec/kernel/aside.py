@@ -1,0 +1,66 @@
+"""A look at something in a process of its own: what it loads for that is gone with it.
+
+pyroute2 takes 16 MB and a tenth of a second. A recorder that waits for days in the background has no use
+for it after the first moment, and something else to do meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Self
+
+from iptrec.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Aside:
+    """Calls ``look`` in a child process from now on; a context manager.
+
+    ``look`` gives kinds of snapshots and their contents, which are JSON. ``what``: what it looks at.
+    To be made while the process has no threads of its own, as every fork.
+    """
+
+    def __init__(self, what: str, look: Callable[[], Mapping[str, bytes]]) -> None:
+        self._what = what
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        self._child = os.fork()
+        if self._child == 0:
+            _answer(writing, look)
+        os.close(writing)
+        self._answer = os.fdopen(reading, "rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answer.close()
+        if self._child:
+            os.waitpid(self._child, 0)
+
+    def result(self) -> dict[str, bytes]:
+        """What ``look`` gave. Raises `HostError` where it failed."""
+        answer = self._answer.read()
+        _, status = os.waitpid(self._child, 0)
+        self._child = 0
+        if status:
+            fact = answer.decode("utf-8", "backslashreplace") or f"status {status}"
+            raise HostError(f"cannot read {self._what}: {fact}")
+        return {kind: content.encode() for kind, content in json.loads(answer).items()}
+
+
+def _answer(writing: int, look: Callable[[], Mapping[str, bytes]]) -> None:
+    """The child's life; never returns."""
+    status = 1
+    try:
+        with os.fdopen(writing, "wb") as out:
+            try:
+                found = {kind: content.decode() for kind, content in look().items()}
+                out.write(json.dumps(found).encode())
+                status = 0
+            except Exception as error:  # noqa: BLE001 - whatever pyroute2 raises is told by the parent
+                out.write(" ".join(str(error).split()).encode("utf-8", "backslashreplace"))
+    finally:
+        os._exit(status)
