@@ -319,12 +319,12 @@ class _Recording:
                 self._loop(writer, watches)
                 for watch in watches:
                     watch.stop()
+                # Again: what is there in the beginning and in the end was, or came and went.
+                sets = undo.enter_context(Aside("the sets", ipsets.dumps))
                 self._take_findings(writer)
             self._take_sides(writer)
             for source in self._sources:
                 self._finish(source, writer)
-        # In the beginning and in the end: what is in both was in them all the time, or came and went.
-        with Aside("the sets", ipsets.dumps) as sets:
             self._snapshot_aside(writer, sets)
         writer.close(time.time_ns(), self._progress.reason)
 
