@@ -36,10 +36,10 @@ from iptrec.kernel import (
     nftrace,
     slots,
     stamps,
-    xt_tables,
     xtables,
 )
 from iptrec.kernel.aside import Aside
+from iptrec.kernel.backends import used
 from iptrec.kernel.guardian import Guardian
 from iptrec.kernel.nft_watch import NftState, NftWatch
 from iptrec.kernel.nftrace import CHANGES, ChangeSocket, NftraceSocket
@@ -48,7 +48,7 @@ from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 from queue import SimpleQueue
 
@@ -251,7 +251,7 @@ class _Recording:
         wanted = self._options.backend
         backends: tuple[xtables.Backend, ...] = ("legacy", "nft") if wanted == "both" else ()
         if wanted == "auto":
-            backends = _used(self._options.bytecodes)
+            backends = used(self._options.bytecodes)
             if len(backends) > 1:
                 self._note("legacy iptables and nf_tables both have rules here: both are recorded")
         elif wanted != "both":
@@ -795,27 +795,6 @@ def _signals() -> Iterator[_Wake]:
 def _tables(text: bytes) -> list[str]:
     """The tables in what iptables-save printed."""
     return [line[1:].decode() for line in text.splitlines() if line.startswith(b"*")]
-
-
-def _used(families: Iterable[xtables.Family]) -> tuple[xtables.Backend, ...]:
-    """The backends that have rules in the current namespace; if none has, one that is installed."""
-    nft = nftables.used()
-    legacy = False
-    for family in families:
-        tables = xt_tables.loaded(family)
-        if tables is None:
-            legacy = legacy or not nft
-        elif tables:
-            text = xtables.save(family)[1]
-            legacy = legacy or b"] -A " in text or b" DROP [" in text
-    if nft or legacy:
-        return (*(("legacy",) if legacy else ()), *(("nft",) if nft else ()))
-    try:
-        for family in families:
-            xtables.require(family)
-    except HostError:
-        return ("nft",)
-    return ("legacy",)
 
 
 def _described(socket: _Socket) -> tuple[str, dict[str, Any]]:

@@ -199,9 +199,7 @@ class Lab:
         """Set a kernel setting of a host, ``net/ipv4/ip_forward``."""
         self.run(["tee", f"/proc/sys/{key}"], host, stdin=str(value))
 
-    def restore(
-        self, host: str | None, family: str, ruleset: str, backend: str = "legacy"
-    ) -> None:
+    def restore(self, host: str | None, family: str, ruleset: str, backend: str = "legacy") -> None:
         """Load iptables-save text; ``family`` is "ipv4" or "ipv6", ``backend`` "legacy" or "nft"."""
         self.run([_RESTORE[family].format(backend), "-w", "10"], host, stdin=ruleset)
 

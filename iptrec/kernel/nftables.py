@@ -95,9 +95,14 @@ def made(family: Family) -> list[str]:
         for chain in _CHAINS
         if not _there(_GET_CHAIN, number, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, chain)])
     ]
-    if not _there(_GET_TABLE, number, [(_TABLE_NAME, _RAW)]):
+    if not has_raw(family):
         missing.append("")
     return missing
+
+
+def has_raw(family: Family) -> bool:
+    """Whether there is a table ip raw, or ip6 raw."""
+    return _there(_GET_TABLE, _FAMILIES[family], [(_TABLE_NAME, _RAW)])
 
 
 def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
@@ -108,7 +113,7 @@ def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
 def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable[str]) -> None:
     """Take out our rules, put others back, and delete of `made` what is empty now."""
     number = _FAMILIES[family]
-    if _there(_GET_TABLE, number, [(_TABLE_NAME, _RAW)]):
+    if has_raw(family):
         xtables.remove(family, comment, put_back, "nft")
     for name in sorted(made, reverse=True):  # the table is the last
         if name:

@@ -8,10 +8,11 @@ netlink_overrun): so losses are known to the event here, too.
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError
-from iptrec.kernel import slots
+from iptrec.kernel import host, slots
 from iptrec.kernel.slots import RECEIVE_BUFFER, Overrun
 
 if TYPE_CHECKING:
@@ -95,6 +96,19 @@ class ChangeSocket:
             return self._socket.recv(_LARGEST_CHANGE)
         except BlockingIOError:
             return None
+
+
+def listener() -> str | None:
+    """Somebody who listens to the traces of the current namespace (/proc/net/netlink: one socket a line)."""
+    try:
+        lines = Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]
+    except OSError:
+        return None
+    for line in lines:
+        _, protocol, port, groups, *_ = line.split()
+        if int(protocol) == _NETLINK_NETFILTER and int(groups, 16) >> (GROUP - 1) & 1:
+            return host.socket_owner(int(port)) or f"netlink port {port}"
+    return None
 
 
 def _listening(group: int) -> socket.socket:
