@@ -43,32 +43,46 @@ class Leftover:
     in_use: str | None
 
 
-def namespaces() -> dict[int, Path]:
-    """The network namespaces that can be seen from here: inode -> a file of each."""
-    found: dict[int, Path] = {}
+def namespaces() -> dict[int, list[Path]]:
+    """The network namespaces that can be seen from here: inode -> the files by which it is seen."""
+    found: dict[int, list[Path]] = {}
     own = Path("/proc/self/ns/net")
     for path in [own, *(one for pattern in _NAMESPACES for one in Path("/").glob(pattern[1:]))]:
         with contextlib.suppress(OSError):
-            found.setdefault(path.stat().st_ino, path)
+            found.setdefault(path.stat().st_ino, []).append(path)
     return found
 
 
 def find(where: Path | None = None) -> list[Leftover]:
     """What is there of recorders, running ones included, in all namespaces or in one."""
-    seen = namespaces() if where is None else {where.stat().st_ino: where}
+    seen = namespaces() if where is None else {where.stat().st_ino: [where]}
     known: dict[str, tuple[Changes, bool]] = {}
     for _, descriptor in guardian.lists():
         if (changes := Changes.read(descriptor)) is not None:
             known[changes.comment] = changes, guardian.held(descriptor)
     found: list[Leftover] = []
-    for inode, path in seen.items():
-        with contextlib.suppress(HostError), _entered(path):
-            found += _in_namespace(inode, path, known)
+    for inode, paths in seen.items():
+        found += _seen_by(inode, paths, known)
     told = {one.comment for one in found}
     for comment, (changes, held) in known.items():
         if comment not in told and where is None and not held:  # its namespace is gone
             found.append(Leftover(None, comment, {}, changes, None))
     return found
+
+
+def _seen_by(
+    inode: int, paths: list[Path], known: dict[str, tuple[Changes, bool]]
+) -> list[Leftover]:
+    """What is in a namespace; nothing if it cannot be entered."""
+    for path in paths:
+        try:
+            with _entered(path):
+                return list(_in_namespace(inode, path, known))
+        except HostError:
+            break
+        except FileNotFoundError:  # that process has ended, others may be there
+            continue
+    return []
 
 
 def _in_namespace(
