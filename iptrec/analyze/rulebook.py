@@ -129,8 +129,15 @@ class Rulebook:
         numbers = tuple(dict.fromkeys(one for one in found if one >= 0))
         if not numbers:
             return -1
-        # A state that does not have the rule cannot have been the one.
-        fitting = tuple(one for one in numbers if self.places[one].explained) or numbers[:1]
+        # A state that does not have the rule cannot have been the one; one that nobody saw can.
+        fitting = (
+            tuple(
+                one
+                for one in numbers
+                if self.places[one].explained or self.states[one] in self.unseen
+            )
+            or numbers[:1]
+        )
         if len(fitting) == 1:
             return fitting[0]
         if fitting not in self._chosen:
