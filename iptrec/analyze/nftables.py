@@ -1,7 +1,8 @@
 """nf_tables: its ruleset over time, and the place of each event of a trace in it.
 
 A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables that
-iptables-nft made are called as iptables calls them (filter), others by family and name (inet fw).
+iptables-nft made are called as iptables calls them (filter; where legacy iptables was recorded, too: nft
+filter), others by family and name (inet fw).
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ _NO_HOOK: Final = 255
 class NftTimelines(Timelines):
     """All tables of nf_tables of one namespace; those of the family inet are in both families."""
 
-    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+    def __init__(self, snapshots: Iterable[Snapshot], *, alone: bool = True) -> None:
         super().__init__(())
+        self._prefix = "" if alone else "nft "
         self.names: dict[TableName, str] = {}
         self._knowns = {family: ruleset.Known() for family in SAVED.values()}
         self._add_states(list(self._states(snapshots)))
@@ -72,7 +74,7 @@ class NftTimelines(Timelines):
         listings = [listing for listing, *_ in states if listing is not None]
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
             known = [one.of_iptables(table) for one in listings if table in one.chains]
-            self.names[table] = " ".join(table) if None in known else table[1]
+            self.names[table] = " ".join(table) if None in known else self._prefix + table[1]
             self._add_table(table, states)
 
     def _add_table(self, table: TableName, states: list[tuple[Listing | None, int, int]]) -> None:
@@ -86,7 +88,7 @@ class NftTimelines(Timelines):
                 if not there:
                     continue
                 chains = listing.chains.get(table, {})
-                if shown == table[1] and chains:
+                if shown == self._prefix + table[1] and chains:
                     chains = listing.of_iptables(table)
             for family in _FAMILIES.get(table[0], _BOTH):
                 self._add(family, shown, chains, after, time)
@@ -97,8 +99,10 @@ class NftRulebook(Rulebook):
 
     timelines: NftTimelines
 
-    def __init__(self, snapshots: Iterable[Snapshot], own_comment: str | None) -> None:
-        super().__init__(snapshots, own_comment)
+    def __init__(
+        self, snapshots: Iterable[Snapshot], own_comment: str | None, *, alone: bool = True
+    ) -> None:
+        super().__init__(snapshots, own_comment, alone=alone)
         self._sites: dict[bytes, nftrace.Site | None] = {}
         # Base chains: table, name, hook
         self._stages: list[tuple[tuple[str, str], str | None, int]] = [(("", ""), None, _NO_HOOK)]
@@ -118,7 +122,7 @@ class NftRulebook(Rulebook):
         return replace(events, hook=hooks[stage])
 
     def _read(self, snapshots: Iterable[Snapshot]) -> NftTimelines:
-        return NftTimelines(snapshots)
+        return NftTimelines(snapshots, alone=self.alone)
 
     def _where(self, events: NflogEvents) -> tuple[I64, int]:
         """The base chain that was being passed, by its number; 0: not known."""

@@ -48,10 +48,14 @@ class Rulebook:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,). ``unseen`` are the numbers of states whose rules nobody saw.
+    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``alone``: no other backend's rules
+    were recorded.
     """
 
-    def __init__(self, snapshots: Iterable[Snapshot], own_comment: str | None) -> None:
+    def __init__(
+        self, snapshots: Iterable[Snapshot], own_comment: str | None, *, alone: bool = True
+    ) -> None:
+        self.alone = alone
         self.places: list[Place] = []
         self.grammars: list[Grammar] = []
         self.families: list[Family] = []

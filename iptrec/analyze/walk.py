@@ -231,9 +231,12 @@ class Walker:
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         if branch.state.status == "passed":
+            elsewhere = "routing, rp_filter, TTL, socket" + (
+                "" if self._rulebook.alone else ", the other backend's rules"
+            )
             return (
                 f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
-                " outside of the rules (routing, rp_filter, TTL, socket), or the events were lost"
+                f" outside of the rules ({elsewhere}), or the events were lost"
             )
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"

@@ -238,6 +238,7 @@ def _assemblers(
             book = kind.rulebook(
                 (one for one in snapshots if one.namespace == stream.namespace),
                 f"iptrec:{reader.facts.uuid}",
+                alone=not {one.kind for one in reader.streams} >= set(_KINDS),
             )
             known[stream.id] = (Assembler(stream, book, reader.facts.started_ns), stream)
         yield known[stream.id]

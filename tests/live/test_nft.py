@@ -283,3 +283,97 @@ def until(condition, seconds=30):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+EXISTING = {
+    "nothing": "",
+    "native": NATIVE,
+    "half-a-raw-table": "table ip raw {\n chain OUTPUT { type filter hook output priority raw; }\n}",
+    "raw-with-rules": "*raw\n-A PREROUTING -s 192.0.2.7/32 -j NOTRACK\n-A OUTPUT -j ACCEPT\nCOMMIT\n",
+}
+
+
+def ruleset(lab):
+    return lab.run(["nft", "list", "ruleset"]).stdout
+
+
+def load(lab, text):
+    command = ["iptables-nft-restore"] if text.startswith("*") else ["nft", "-f", "-"]
+    lab.run(command, stdin=text)
+
+
+@pytest.mark.parametrize("case", EXISTING)
+@pytest.mark.parametrize("flush", [False, True], ids=["", "flush"])
+def test_leaves_no_trace(lab, tmp_path, case, flush):
+    """What only our rules brought into being is gone again, what was there is as it was."""
+    load(lab, EXISTING[case])
+    before = ruleset(lab)
+    child = start(lab, tmp_path / "t.db", "--backend", "nft", *(["--flush"] if flush else []))
+    assert "nftrace" in ruleset(lab)
+    stop(child)
+    assert ruleset(lab) == before
+
+
+def test_somebody_uses_our_chain(lab, tmp_path):
+    """A rule that somebody adds to a chain that we made keeps it there."""
+    child = start(lab, tmp_path / "t.db", "--backend", "nft", "--family", "ipv4")
+    lab.run(["iptables-nft", "-t", "raw", "-A", "OUTPUT", "-d", "192.0.2.9", "-j", "DROP"])
+    stop(child)
+    assert lab.run(["iptables-nft", "-t", "raw", "-S"]).stdout.splitlines() == [
+        "-P PREROUTING ACCEPT", "-P OUTPUT ACCEPT", "-A OUTPUT -d 192.0.2.9/32 -j DROP",
+    ]  # fmt: skip
+    assert "chain PREROUTING" not in ruleset(lab)
+
+
+def test_our_rules_are_put_back(lab, tmp_path):
+    """Somebody flushes the ruleset: a hole that is told, then traces again, and nothing is left."""
+    child = start(lab, tmp_path / "t.db", "icmp", "--backend", "nft")
+    lab.run(["nft", "flush", "ruleset"])
+    assert "put back" in child.stderr.readline()
+    lab.run(["ping", "-c1", "127.0.0.1"])
+    stop(child)
+    assert ruleset(lab) == ""
+    with Reader(tmp_path / "t.db") as reader:
+        assert "rules-gone" in [loss.how for loss in reader.losses]
+        assert len(list(Replay(reader))) == 4
+
+
+def test_each_packet_meets_the_rules_of_its_time(lab, tmp_path):
+    """A rule is put before another one between two packets: the same rule, another number, another text."""
+    inward = "chain inward { type filter hook input priority 0;\n icmp type echo-reply accept\n}"
+    load(lab, f"table inet fw {{\n{inward}\n}}")
+    child = start(lab, tmp_path / "t.db", "icmp[0] = 0", "--backend", "nft")
+    lab.run(["ping", "-c1", "127.0.0.1"])
+    time.sleep(0.5)  # nearer to the change it would be ambiguous which rules the packet met
+    lab.run(["nft", "insert", "rule", "inet", "fw", "inward", "icmp type echo-reply counter"])
+
+    def states():
+        with Reader(tmp_path / "t.db") as reader:
+            return len([one for one in reader.snapshots("nft") if one.after_ns is not None])
+
+    until(lambda: states() == 1)
+    lab.run(["ping", "-c1", "127.0.0.1"])
+    stop(child)
+    met = [
+        [(step.rule, step.spec) for step in packet.steps if step.chain == "inward" and step.rule]
+        for packet in packets(tmp_path / "t.db")
+        if packet.in_ == "lo"
+    ]
+    accept = "icmp type echo-reply accept"
+    assert [one[-1] for one in met] == [(1, accept), (2, accept)]
+    assert [len(one) for one in met] == [1, 2]
+
+
+def test_both_backends(lab, tmp_path):
+    """Rules in both: both are recorded, which is said, and each table says whose it is."""
+    rules = "*filter\n-A INPUT -p icmp -j ACCEPT\nCOMMIT\n"
+    lab.restore(None, "ipv4", rules)
+    lab.restore(None, "ipv4", rules, "nft")
+    done = lab.run(
+        [*IPTREC, "record", "icmp", "-o", str(tmp_path / "t.db"), "--", "ping", "-c1", "127.0.0.1"]
+    )
+    assert "both are recorded" in done.stderr
+    tables = {step.table for packet in packets(tmp_path / "t.db") for step in packet.steps}
+    assert {"filter", "nft filter"} <= tables
+    assert lab.run(["nft", "list", "tables"]).stdout == "table ip filter\n"
+    assert "TRACE" not in lab.run(["iptables-legacy-save"]).stdout
