@@ -55,7 +55,7 @@ from queue import SimpleQueue
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
-_GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
+_GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
