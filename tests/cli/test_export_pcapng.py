@@ -162,7 +162,9 @@ def test_events_are_read_by_their_dissector(sample, export):
         assert {name for *_, name in found} == {"nflog:0"}
     some = export(sample, "--events", "--packet", "1")
     steps = json.loads(iptrec("show", "--json", "--packet", "1", sample).stdout)["steps"]
-    assert len(tshark(some, "frame.number")) in (len(steps), len(steps) + 1)  # our own rule
+    # Our own rule, and of nf_tables base chains that go on into others.
+    more = 5 if "nft" in sample.stem else 1
+    assert len(steps) <= len(tshark(some, "frame.number")) <= len(steps) + more
 
 
 def test_names_and_facts(export):
