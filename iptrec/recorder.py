@@ -37,10 +37,10 @@ from iptrec.kernel import (
     nftrace,
     slots,
     stamps,
-    xt_tables,
     xtables,
 )
 from iptrec.kernel.aside import Aside
+from iptrec.kernel.backends import used
 from iptrec.kernel.guardian import Guardian
 from iptrec.kernel.nft_watch import NftState, NftWatch
 from iptrec.kernel.nftrace import CHANGES, ChangeSocket, NftraceSocket
@@ -49,17 +49,15 @@ from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 from queue import SimpleQueue
 
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
-_GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many;
-_NFT_GATHER_S: Final = (
-    0.004  # of nf_tables, whose rules are known by their handles, not by the time
-)
+_GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many;
+_NFT_GATHER_S: Final = 0.004  # of nf_tables, whose rules are known by their handles, not by time
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
@@ -223,10 +221,9 @@ class _Recording:
             backends = self._backends()
             with contextlib.ExitStack() as opened:
                 sockets = self._open(backends, opened)
-                aside = opened.enter_context(
-                    Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
-                )
                 self._check_interfaces(links.names())
+                aside = Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
+                opened.enter_context(aside)
                 writer = Writer.create(
                     options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
@@ -262,7 +259,7 @@ class _Recording:
         wanted = self._options.backend
         backends: tuple[xtables.Backend, ...] = ("legacy", "nft") if wanted == "both" else ()
         if wanted == "auto":
-            backends = _used(self._options.bytecodes)
+            backends = used(self._options.bytecodes)
             if len(backends) > 1:
                 self._note("legacy iptables and nf_tables both have rules here: both are recorded")
         elif wanted != "both":
@@ -338,12 +335,12 @@ class _Recording:
                 self._loop(writer, watches)
                 for watch in watches:
                     watch.stop()
+                # Again: what is there in the beginning and in the end was, or came and went.
+                sets = undo.enter_context(Aside("the sets", ipsets.dumps))
                 self._take_findings(writer)
             self._take_sides(writer)
             for source in self._sources:
                 self._finish(source, writer)
-        # In the beginning and in the end: what is in both was in them all the time, or came and went.
-        with Aside("the sets", ipsets.dumps) as sets:
             self._snapshot_aside(writer, sets)
         writer.close(time.time_ns(), self._progress.reason)
 
@@ -841,27 +838,6 @@ def _signals() -> Iterator[_Wake]:
 def _tables(text: bytes) -> list[str]:
     """The tables in what iptables-save printed."""
     return [line[1:].decode() for line in text.splitlines() if line.startswith(b"*")]
-
-
-def _used(families: Iterable[xtables.Family]) -> tuple[xtables.Backend, ...]:
-    """The backends that have rules in the current namespace; if none has, one that is installed."""
-    nft = nftables.tables() > 0
-    legacy = False
-    for family in families:
-        tables = xt_tables.loaded(family)
-        if tables is None:
-            legacy = legacy or not nft
-        elif tables:
-            text = xtables.save(family)[1]
-            legacy = legacy or b"] -A " in text or b" DROP [" in text
-    if nft or legacy:
-        return (*(("legacy",) if legacy else ()), *(("nft",) if nft else ()))
-    try:
-        for family in families:
-            xtables.require(family)
-    except HostError:
-        return ("nft",)
-    return ("legacy",)
 
 
 def _described(socket: _Socket) -> tuple[str, dict[str, Any]]:

@@ -4,10 +4,11 @@ import docker_hairpin
 import ipv6
 import kubernetes
 import loopback
-import nft_hairpin
-import nft_native
+import nftables
 
 if __name__ == "__main__":
-    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nft_hairpin, nft_native):
+    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables):
         sample.main()
         print(f"recorded samples/{sample.__name__}.db")
+    docker_hairpin.main("nft")
+    print("recorded samples/docker_hairpin_nft.db")

@@ -1,8 +1,8 @@
 """nf_tables: its ruleset over time, and the place of each event of a trace in it.
 
 A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables that
-iptables-nft made are called as iptables calls them (filter), others by family and name (inet fw); all are
-called so where legacy iptables was recorded as well.
+iptables-nft made are called as iptables calls them (filter; where legacy iptables was recorded, too: nft
+filter), others by family and name (inet fw).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class NftTimelines(Timelines):
 
     def __init__(self, snapshots: Iterable[Snapshot], *, alone: bool = True) -> None:
         super().__init__(())
-        self.names: dict[TableName, str] = {}
-        self._alone = alone
         self._known_rules: dict[Any, Any] = {}
+        self._prefix = "" if alone else "nft "
+        self.names: dict[TableName, str] = {}
         self._knowns = {family: ruleset.Known() for family in SAVED.values()}
         self._add_states(list(self._states(snapshots)))
 
@@ -77,13 +77,10 @@ class NftTimelines(Timelines):
         listings = [listing for listing, *_ in states if listing is not None]
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
             known = [one.of_iptables(table) for one in listings if table in one.chains]
-            iptables = None not in known
-            self.names[table] = table[1] if iptables and self._alone else " ".join(table)
-            self._add_table(table, states, iptables=iptables)
+            self.names[table] = " ".join(table) if None in known else self._prefix + table[1]
+            self._add_table(table, states)
 
-    def _add_table(
-        self, table: TableName, states: list[tuple[Listing | None, int, int]], *, iptables: bool
-    ) -> None:
+    def _add_table(self, table: TableName, states: list[tuple[Listing | None, int, int]]) -> None:
         """All states of a table from its first one on; one that is gone has no chains."""
         shown = self.names[table]
         there = False
@@ -94,7 +91,7 @@ class NftTimelines(Timelines):
                 if not there:
                     continue
                 chains = listing.chains.get(table, {})
-                if iptables and chains:
+                if shown == self._prefix + table[1] and chains:
                     chains = listing.of_iptables(table)
             for family in _FAMILIES.get(table[0], _BOTH):
                 self._add(family, shown, chains, after, time)
@@ -108,7 +105,6 @@ class NftRulebook(Rulebook):
     def __init__(
         self, snapshots: Iterable[Snapshot], own_comment: str | None, *, alone: bool = True
     ) -> None:
-        self.alone = alone
         super().__init__(snapshots, own_comment, alone=alone)
         self._sites: dict[bytes, nftrace.Site | None] = {}
         # Base chains: table, name, hook

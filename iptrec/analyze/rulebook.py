@@ -48,8 +48,8 @@ class Rulebook:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``alone``: whether the recording
-    holds no other backend's events.
+    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``alone``: no other backend's rules
+    were recorded.
     """
 
     def __init__(
@@ -133,8 +133,15 @@ class Rulebook:
         numbers = tuple(dict.fromkeys(one for one in found if one >= 0))
         if not numbers:
             return -1
-        # A state that does not have the rule cannot have been the one.
-        fitting = tuple(one for one in numbers if self.places[one].explained) or numbers[:1]
+        # A state that does not have the rule cannot have been the one; one that nobody saw can.
+        fitting = (
+            tuple(
+                one
+                for one in numbers
+                if self.places[one].explained or self.states[one] in self.unseen
+            )
+            or numbers[:1]
+        )
         if len(fitting) == 1:
             return fitting[0]
         if fitting not in self._chosen:

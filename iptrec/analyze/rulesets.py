@@ -1,4 +1,4 @@
-"""The rulesets of a recording: over time, and at a moment."""
+"""The rulesets of a recording at a moment."""
 
 from __future__ import annotations
 
@@ -14,18 +14,6 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
-def timelines(recording: Recording, namespace: int) -> list[Timelines]:
-    """Those of the backends that were recorded; no table of one is called as one of the other."""
-    legacy, nft = (
-        [one for one in recording.snapshots(*kinds) if one.namespace == namespace]
-        for kinds in (timeline.RULESETS, nftables.RULESETS)
-    )
-    return [
-        *([Timelines(legacy)] if legacy else []),
-        *([NftTimelines(nft, alone=not legacy)] if nft else []),
-    ]
-
-
 def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[Family, Ruleset]:
     """What was in force at a time (epoch), as far as it had been seen; None: in the end.
 
@@ -35,14 +23,30 @@ def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[
     known = timelines(recording, namespace)
     for family in KINDS:
         tables = {}
-        for name, line in (one for each in known for one in each.loaded(family).items()):
+        for name, one in (
+            (name, one) for each in known for name, one in each.loaded(family).items()
+        ):
             states = [
                 state
-                for state, since in zip(line.states, line.time_ns, strict=True)
+                for state, since in zip(one.states, one.time_ns, strict=True)
                 if time_ns is None or since <= time_ns
             ]
             if states and states[-1].chains is not None:
                 tables[name] = states[-1].chains
         if tables:
             found[family] = Ruleset(tables)
+    return found
+
+
+def timelines(recording: Recording, namespace: int) -> list[Timelines]:
+    """The tables over time: of legacy iptables, of nf_tables, or of both."""
+    kinds = {one.kind for one in recording.streams}
+    found = []
+    if "nftrace" not in kinds or "nflog" in kinds:
+        snapshots = recording.snapshots(*timeline.RULESETS)
+        found.append(Timelines(one for one in snapshots if one.namespace == namespace))
+    if "nftrace" in kinds:
+        snapshots = recording.snapshots(*nftables.RULESETS)
+        of_namespace = (one for one in snapshots if one.namespace == namespace)
+        found.append(NftTimelines(of_namespace, alone="nflog" not in kinds))
     return found

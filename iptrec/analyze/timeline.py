@@ -109,10 +109,9 @@ class Timelines:
 
     def _number(self, family: Family, name: str, chains: dict[str, Chain] | None) -> int:
         """Equal rules get the same number, wherever they come again."""
-        content = (
-            chains
-            if chains is None
-            else tuple(
+        content = None
+        if chains is not None:
+            content = tuple(
                 self._number_of(
                     (
                         one.name,
@@ -123,7 +122,6 @@ class Timelines:
                 )
                 for one in chains.values()
             )
-        )
         return self._number_of((family, name, content))
 
     def _number_of(self, content: Any) -> int:  # noqa: ANN401 - what can be compared

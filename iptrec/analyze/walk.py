@@ -143,13 +143,17 @@ class Walker:
     def judge(self, walk: Walk) -> tuple[Outcome, ...]:
         """What became of a packet that went so and was not seen again: all that a reader could tell.
 
-        Ways that read the same are one; where one is complete, those that break off are left out.
+        Ways that read the same are one; where one is complete, those that break off are left out, unless
+        that is because nobody saw the rules.
         """
         found: dict[tuple[object, ...], Outcome] = {}
         for branch in walk.branches:
             found.setdefault(self._reading(branch.way), self._outcome(walk, branch))
-        complete = tuple(one for one in found.values() if one.complete)
-        return complete or tuple(found.values())
+        if not any(one.complete for one in found.values()):
+            return tuple(found.values())
+        return tuple(
+            one for one in found.values() if one.complete or self._unseen_table(one.way) is not None
+        )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
         book, last = self._rulebook, branch.way[-1]
@@ -229,9 +233,12 @@ class Walker:
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         if branch.state.status == "passed":
+            elsewhere = "routing, rp_filter, TTL, socket" + (
+                "" if self._rulebook.alone else ", the other backend's rules"
+            )
             return (
                 f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
-                " outside of the rules (routing, rp_filter, TTL, socket), or the events were lost"
+                f" outside of the rules ({elsewhere}), or the events were lost"
             )
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"

@@ -21,9 +21,9 @@ def cleanup(
 ) -> int:
     """Remove what a recorder left behind that was killed together with its guardian.
 
-    That is: TRACE rules with the comment iptrec:UUID, nf_tables' table iptrec-UUID, rules that --flush took
-    out, loggers that were switched; in every network namespace that can be seen, or in one. What belongs to a
-    running recorder is never touched. Needs root (or CAP_NET_ADMIN).
+    That is: TRACE rules with the comment iptrec:UUID, rules that --flush took out, loggers that were
+    switched; in every network namespace that can be seen, or in one. What belongs to a running recorder
+    is never touched. Needs root (or CAP_NET_ADMIN).
 
     Examples:
       iptrec cleanup --dry-run
@@ -51,8 +51,8 @@ def _what(one: Leftover) -> str:
 
     where = "a namespace that is gone" if one.where is None else str(one.where)
     things = [
-        f"{count} {family} rules" + (" of iptables-nft" if backend == "nft" else "")
-        for (backend, family), count in one.rules.items()
+        f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
+        for (family, backend), count in one.rules.items()
     ]
     things += ["a table of nf_tables"] if one.table else []
     if one.changes is not None:

@@ -99,7 +99,7 @@ def pcapng(
         typer.Option("--stages", help="A packet again after each change: before and after NAT."),
     ] = False,
     events: Annotated[
-        bool, typer.Option("--events", help="The kernel's raw nflog events instead of packets.")
+        bool, typer.Option("--events", help="The kernel's raw events instead of packets.")
     ] = False,
     link: Annotated[
         str,
@@ -142,7 +142,7 @@ def pcapng(
             watched(reader, "packets", quiet=quiet) as source,
             exported(output, recording, force=force) as stream,
         ):
-            capture = Capture(source.facts, link)
+            capture = Capture(source.facts, link, {one.kind for one in source.streams})
             replay = Replay(source, selection)
             what: Content = "stages" if stages else "events" if events else "packets"
             for blocks in section(capture, source, replay, what):

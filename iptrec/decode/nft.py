@@ -145,7 +145,8 @@ def _base(chain: dict[str, Any]) -> tuple[str | None, Base | None]:
 def _rule(rule: dict[str, Any], handle: int, text: str | None) -> Rule:
     statements = [(name, value) for one in rule.get("expr", ()) for name, value in one.items()]
     comment = rule.get("comment")
-    target, arguments, goto = _target(statements)
+    target, statement, goto = _target(statements)
+    arguments = None if statement is None or text is None else _arguments(text, statement)
     if text is None:
         text = json.dumps(rule.get("expr", ()), separators=(",", ":"))
     return Rule(
@@ -160,28 +161,27 @@ def _rule(rule: dict[str, Any], handle: int, text: str | None) -> Rule:
 
 
 def _target(statements: list[tuple[str, Any]]) -> tuple[str | None, str | None, bool]:
-    """What a rule does with the packet: as iptables would call it; its arguments; whether it goes away."""
+    """What a rule does with the packet, as iptables would call it; the statement; whether it goes away."""
     found: str | None = None
-    arguments: str | None = None
+    statement: str | None = None
     for name, value in statements:
         if name in ("jump", "goto"):
             return _name(value["target"]), None, name == "goto"
         if name in _VERDICTS:
             return _VERDICTS[name], None, False
         if name in _STATEMENTS:
-            found = _STATEMENTS[name]
-            arguments = _arguments(value)
+            found, statement = _STATEMENTS[name], name
         elif name == "mangle" and value.get("key") == {"meta": {"key": "nftrace"}}:
             found = "TRACE"
-    return found, arguments, False
+    return found, statement, False
 
 
-def _arguments(value: Any) -> str | None:  # noqa: ANN401 - JSON
-    """A statement's own values, such as an address and a port, in their order."""
-    if not isinstance(value, dict):
+def _arguments(text: str, statement: str) -> str | None:
+    """What follows a statement, which is the rule's last."""
+    words = text.partition(" comment ")[0].split(" ")
+    if statement not in words:
         return None
-    plain = [f"{name} {one}" for name, one in value.items() if isinstance(one, str | int)]
-    return " ".join(plain) or None
+    return " ".join(words[words.index(statement) + 1 :]) or None
 
 
 def _texts(text: bytes) -> dict[tuple[str, str, int], str]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import host, leftovers, nflog, nftables, xt_tables, xtables
-from iptrec.kernel.nftrace import NftraceSocket
+from iptrec.kernel import host, leftovers, nflog, nftables, nftrace, xt_tables, xtables
+from iptrec.kernel.backends import used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.kernel.xtables import Family
+    from iptrec.kernel.xtables import Backend, Family
 
 Level = Literal["ok", "note", "warning", "failure"]
 
@@ -48,14 +48,24 @@ def inspect(directory: Path) -> Iterator[Finding]:
     """Look at the current network namespace, and at the directory for recordings."""
     yield Finding("ok", "kernel", host.kernel())
     yield from _rights()
+    try:
+        backends = used(get_args(xt_tables.Family))
+    except HostError as error:
+        yield Finding("failure", "backends", str(error))
+        backends = ("legacy",)
+    else:
+        yield _backends(backends)
     for family in get_args(xt_tables.Family):
-        yield from _commands(family)
-        yield from _extensions(family)
-        yield from _logger(family)
-        yield from _rules(family)
-    yield from _backends()
-    yield from _nf_tables()
-    yield from _group()
+        for backend in backends:
+            yield from _commands(family, backend)
+        if "legacy" in backends:
+            yield from _extensions(family)
+            yield from _logger(family)
+            yield from _rules(family)
+    if "legacy" in backends:
+        yield from _group()
+    if "nft" in backends:
+        yield from _traces()
     yield from _left_behind()
     yield from _clock()
     yield from _space(directory)
@@ -71,15 +81,24 @@ def _rights() -> Iterator[Finding]:
         yield Finding("ok", "rights", "CAP_NET_ADMIN")
 
 
-def _commands(family: Family) -> Iterator[Finding]:
+def _commands(family: Family, backend: Backend) -> Iterator[Finding]:
+    what, iptables = f"{family} commands", True
     try:
-        xtables.require(family)
+        if backend == "nft":
+            iptables = nftables.iptables_speaks((family,))
+        else:
+            xtables.require(family)
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
-        level: Level = "warning" if nftables.installed() else "failure"
-        yield Finding(level, f"{family} commands", fact, fix)
+        yield Finding("failure", what, fact, fix)
+        return
+    if iptables:
+        yield Finding("ok", what, f"iptables-{backend} is installed")
     else:
-        yield Finding("ok", f"{family} commands", "iptables-legacy is installed")
+        yield Finding(
+            "note", what, "nft is installed, iptables-nft is not",
+            "filters of protocols, addresses and ports only; on Debian: apt-get install iptables",
+        )  # fmt: skip
 
 
 def _extensions(family: Family) -> Iterator[Finding]:
@@ -139,36 +158,28 @@ def _rules(family: Family) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _backends() -> Iterator[Finding]:
+def _backends(backends: tuple[Backend, ...]) -> Finding:
     """Which of legacy and nf_tables have rules here."""
-    legacy = [
-        table for family in get_args(xt_tables.Family) for table in xt_tables.loaded(family) or ()
-    ]
-    used = []
-    if legacy:
-        used.append(f"legacy iptables has tables ({', '.join(dict.fromkeys(legacy))})")
-    if nft := nftables.tables():
-        used.append(f"nf_tables has {nft} tables")
-    yield Finding("ok", "backends", "; ".join(used) or "no rules yet")
+    if len(backends) > 1:
+        fact = "legacy iptables and nf_tables both have rules: packets pass both, and both are recorded"
+        return Finding(
+            "warning", "backends", fact, "iptables -V says which one your commands change"
+        )
+    names = {"legacy": "legacy iptables", "nft": "nf_tables"}
+    return Finding("ok", "backends", f"{names[backends[0]]} is recorded")
 
 
-def _nf_tables() -> Iterator[Finding]:
-    """What recording nf_tables needs."""
+def _traces() -> Iterator[Finding]:
+    """Listen to nf_tables' traces for a moment, as recording does."""
     try:
-        iptables = nftables.iptables_speaks(get_args(xt_tables.Family))
-        NftraceSocket().__exit__()
+        with nftrace.NftraceSocket() as source:
+            room = source.receive_buffer
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
-        level: Level = "warning" if nftables.tables() else "note"
-        yield Finding(level, "nf_tables", fact, fix or "needed for rules of nf_tables only")
+        yield Finding("failure", "nf_tables traces", fact, fix)
         return
-    if iptables:
-        yield Finding("ok", "nf_tables", "nft and iptables-nft are installed")
-    else:
-        yield Finding(
-            "note", "nf_tables", "nft is installed, iptables-nft is not",
-            "filters of protocols, addresses and ports only; on Debian: apt-get install iptables",
-        )  # fmt: skip
+    yield Finding("ok", "nf_tables traces", "can be listened to")
+    yield _room(room)
 
 
 def _group() -> Iterator[Finding]:
@@ -184,13 +195,16 @@ def _group() -> Iterator[Finding]:
         yield Finding("failure", "nflog group 0", fact, fix)
         return
     yield Finding("ok", "nflog group 0", "free")
-    if room < _GOOD_BUFFER:
-        fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
-        yield Finding("warning", "receive buffer", f"{room:,} bytes are granted", fix)
-    else:
-        yield Finding("ok", "receive buffer", f"{room:,} bytes")
+    yield _room(room)
     if not conntrack:
         yield Finding("note", "conntrack ids", "this kernel does not put them into events")
+
+
+def _room(size: int) -> Finding:
+    if size < _GOOD_BUFFER:
+        fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
+        return Finding("warning", "receive buffer", f"{size:,} bytes are granted", fix)
+    return Finding("ok", "receive buffer", f"{size:,} bytes")
 
 
 def _left_behind() -> Iterator[Finding]:

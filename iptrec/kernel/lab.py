@@ -31,7 +31,7 @@ _NEEDED = {  # command -> Debian's package
     "ip6tables-legacy-restore": "iptables",
 }
 
-_COMMANDS = {"ipv4": "iptables", "ipv6": "ip6tables"}
+_RESTORE = {"ipv4": "iptables-{}-restore", "ipv6": "ip6tables-{}-restore"}
 
 _AS_ROOT = "this root needs CAP_SYS_ADMIN and a writable /proc/sys (docker run --privileged)"
 _WITHOUT_ROOT = (
@@ -201,7 +201,7 @@ class Lab:
 
     def restore(self, host: str | None, family: str, ruleset: str, backend: str = "legacy") -> None:
         """Load iptables-save text; ``family`` is "ipv4" or "ipv6", ``backend`` "legacy" or "nft"."""
-        self.run([f"{_COMMANDS[family]}-{backend}-restore", "-w", "10"], host, stdin=ruleset)
+        self.run([_RESTORE[family].format(backend), "-w", "10"], host, stdin=ruleset)
 
     def settle(self, seconds: float = 10) -> None:
         """Wait until every interface that was set up carries and no address is tentative.

@@ -70,17 +70,14 @@ def nft() -> str:
     return found
 
 
-def installed() -> bool:
-    """Whether the command is there."""
-    return shutil.which("nft", path=xtables.search_path()) is not None
-
-
-def tables() -> int:
-    """How many there are in the current namespace; 0 where nf_tables cannot be asked."""
-    if not installed():
-        return 0
-    done = xtables.run([nft(), "list", "tables"])
-    return 0 if done.returncode else len(done.stdout.splitlines())
+def used() -> bool:
+    """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
+    try:
+        command = [nft(), "list", "tables"]
+    except HostError:
+        return False
+    done = xtables.run(command)
+    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def generation() -> int:
@@ -114,13 +111,13 @@ def made(family: Family) -> list[str]:
         for chain in _CHAINS
         if not _there(_GET_CHAIN, number, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, chain)])
     ]
-    if not raw_table(family):
+    if not has_raw(family):
         missing.append("")
     return missing
 
 
-def raw_table(family: Family) -> bool:
-    """Whether there is iptables-nft's raw table."""
+def has_raw(family: Family) -> bool:
+    """Whether there is a table ip raw, or ip6 raw."""
     return _there(_GET_TABLE, _FAMILIES[family], [(_TABLE_NAME, _RAW)])
 
 
@@ -132,7 +129,7 @@ def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
 def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable[str]) -> None:
     """Take out our rules, put others back, and delete of `made` what is empty now."""
     number = _FAMILIES[family]
-    if raw_table(family):
+    if has_raw(family):
         xtables.remove(family, comment, put_back, "nft")
     for name in sorted(made, reverse=True):  # the table is the last
         if name:

@@ -99,8 +99,12 @@ class ChangeSocket:
 
 
 def listener() -> str | None:
-    """Who listens to traces in the current namespace, if anybody does: /proc/net/netlink has the groups."""
-    for line in Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]:
+    """Somebody who listens to the traces of the current namespace (/proc/net/netlink: one socket a line)."""
+    try:
+        lines = Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]
+    except OSError:
+        return None
+    for line in lines:
         _, protocol, port, groups, *_ = line.split()
         if int(protocol) == _NETLINK_NETFILTER and int(groups, 16) >> (GROUP - 1) & 1:
             return host.socket_owner(int(port)) or f"netlink port {port}"

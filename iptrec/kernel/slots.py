@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 SLOTS: Final = 512
 RECEIVE_BUFFER: Final = 512 << 20
+PROMPT_NS: Final = 10_000_000
 
+_LARGEST_BATCH: Final = 16 * SLOTS
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55  # nine u32 (linux/sock_diag.h); the last counts what found no room
 _MSG_TRUNC: Final = 0x20
@@ -73,13 +75,35 @@ class Slots:
         self._messages["iovlen"] = 1
         self._pieces = vectors.copy()  # the same slots, as long as what is in them
         self._gathered = os.memfd_create("iptrec-datagrams")
+        self._untold = False  # an overrun after datagrams
 
     def close(self) -> None:
         """Give the memory back."""
         os.close(self._gathered)
 
     def receive(self, descriptor: int) -> Batch | None:
-        """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
+        """What is there now; None if nothing is. Raises `Overrun`.
+
+        Less than `SLOTS` datagrams say that nothing more was there at most `PROMPT_NS` before
+        ``received_ns``: a call after which the process had to wait for its processor is followed by another
+        one, and what both bring is one batch.
+        """
+        untold, self._untold = self._untold, False
+        if untold:
+            raise Overrun
+        batch, prompt, overrun = self._call(descriptor)
+        while not prompt and not overrun and len(batch.lengths) < _LARGEST_BATCH:
+            more, prompt, overrun = self._call(descriptor)
+            batch = _joined(batch, more)
+        if overrun and len(batch.lengths):
+            self._untold = overrun
+        elif overrun:
+            raise Overrun
+        return batch if len(batch.lengths) else None
+
+    def _call(self, descriptor: int) -> tuple[Batch, bool, bool]:
+        """One call, which may bring nothing; whether the clock was read at once, and events were dropped."""
+        begun = time.time_ns()
         count = _libc.recvmmsg(
             descriptor,
             ctypes.c_void_p(self._messages.ctypes.data),
@@ -87,17 +111,14 @@ class Slots:
             socket.MSG_DONTWAIT,
             None,
         )
-        if count < 0:
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.EINTR):
-                return None
-            if number == errno.ENOBUFS:
-                raise Overrun
-            raise HostError(f"cannot read {self._what}: {os.strerror(number)}")
+        number = ctypes.get_errno() if count < 0 else 0
         now = time.time_ns()
-        lengths = self._messages["len"][:count].copy()
-        truncated = int(np.count_nonzero(self._messages["flags"][:count] & _MSG_TRUNC))
-        return Batch(now, lengths, self._gather(lengths), 0, truncated)
+        if number not in (0, errno.EAGAIN, errno.EINTR, errno.ENOBUFS):
+            raise HostError(f"cannot read {self._what}: {os.strerror(number)}")
+        lengths = self._messages["len"][: max(count, 0)].copy()
+        truncated = int(np.count_nonzero(self._messages["flags"][: len(lengths)] & _MSG_TRUNC))
+        batch = Batch(now, lengths, self._gather(lengths), 0, truncated)
+        return batch, now - begun < PROMPT_NS, number == errno.ENOBUFS
 
     def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
         """The first slots' datagrams back to back.
@@ -113,6 +134,16 @@ class Slots:
         starts = (np.arange(count) * self._size).tolist()
         view = memoryview(self._buffer.data)
         return b"".join([view[at : at + n] for at, n in zip(starts, lengths.tolist(), strict=True)])
+
+
+def _joined(batch: Batch, more: Batch) -> Batch:
+    return Batch(
+        more.received_ns,
+        np.concatenate([batch.lengths, more.lengths]),
+        batch.data + more.data,
+        0,
+        batch.truncated + more.truncated,
+    )
 
 
 def ask_for_room(opened: socket.socket, receive_buffer: int) -> int:

@@ -5,6 +5,7 @@ One definition for all of them; schemas/tables-v1.md is made of it.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -105,7 +106,7 @@ TABLES: Final = (
         (
             _number("id", "number"),
             _NAMESPACE,
-            _text("kind", "nflog, nftrace, nftables, rtnetlink, conntrack"),
+            _text("kind", "nflog, rtnetlink, conntrack"),
             _text("detail", "JSON object: receive buffer and the like"),
         ),
         ("id",),
@@ -308,8 +309,8 @@ def _rules(recording: Recording) -> Iterator[Row]:
     found: set[_Place] = set()
     for namespace in recording.namespaces:
         known = timelines(recording, namespace.id)
-        for family in KINDS:
-            for table, timeline in (one for each in known for one in each.loaded(family).items()):
+        for family, each in itertools.product(KINDS, known):
+            for table, timeline in each.loaded(family).items():
                 for state in timeline.states:
                     for chain in (state.chains or {}).values():
                         users = (rule for rule in chain.rules if not is_own(rule, own))

@@ -119,7 +119,7 @@ def run(lab, path, count, backend="legacy"):
     lab.settle()
     lab.restore(None, "ipv4", RULES, backend)
     recorder = lab.popen(
-        [*IPTREC, "record", "udp", "--family", "ipv4", "--backend", backend, "--force", "-o", str(path)],
+        [*IPTREC, "record", "udp", "--family", "ipv4", "--force", "-o", str(path)],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert recorder.stderr.readline().startswith("recording to")

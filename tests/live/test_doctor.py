@@ -91,8 +91,8 @@ def test_nf_tables(lab):
         pytest.skip("nft is not installed")
     lab.run(["nft", "add", "table", "inet", "fw"])
     found, status = findings(lab)
-    assert (status, found["nf_tables"]["level"]) == (0, "ok")
-    assert found["backends"]["fact"] == "nf_tables has 1 tables"
+    assert (status, found["ipv4 commands"]["level"]) == (0, "ok")
     hidden = 'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"'
     found, status = findings(lab, "unshare", "-m", "sh", "-c", hidden, "sh")
-    assert (status, found["nf_tables"]["level"]) == (0, "note")
+    assert (status, found["ipv4 commands"]["level"]) == (0, "note")
+    assert found["ipv4 commands"]["fact"] == "nft is installed, iptables-nft is not"

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,20 +28,17 @@ RAW = """\
 [3:300] -A OUTPUT -d 192.0.2.9/32 -j DROP
 COMMIT
 """
-
-
-# What is named here is there already; OUTPUT of iptables-nft's raw table is not.
+# Of the raw table of iptables-nft half is there.
 NFT = """\
-*raw
-:PREROUTING ACCEPT [0:0]
-[7:700] -A PREROUTING -s 192.0.2.1/32 -j NOTRACK
-COMMIT
+table inet fw {
+	chain forwarded { type filter hook forward priority filter; policy accept; counter; }
+}
+table ip raw {
+	chain OUTPUT { type filter hook output priority raw; policy accept; ip daddr 192.0.2.9 counter drop; }
+}
 """
-NATIVE = (
-    "table inet fw { chain in { type filter hook input priority 0; tcp dport 9 counter drop; }; }"
-)
 STATE = (
-    "iptables-legacy-save -c; ip6tables-legacy-save -c; nft list ruleset 2>/dev/null;"
+    "iptables-legacy-save -c; ip6tables-legacy-save -c; nft list ruleset;"
     " cat /proc/sys/net/netfilter/nf_log/2 /proc/sys/net/netfilter/nf_log/10; ls -A /run"
 )
 
@@ -83,36 +79,18 @@ def quiet_lab(lab):
     lab.run(["iptables-legacy-restore", "-c"], stdin=RAW)
     ipv6 = RAW.replace("192.0.2.", "fd00::").replace("/32", "/128")
     lab.run(["ip6tables-legacy-restore", "-c"], stdin=ipv6)
+    lab.run(["nft", "-f", "-"], stdin=NFT)
     return lab
 
 
-@pytest.fixture
-def nft_lab(quiet_lab):
-    """The same, with rules of iptables-nft and native ones."""
-    if shutil.which("nft", path="/usr/bin:/usr/sbin:/sbin") is None:
-        pytest.skip("nft is not installed")
-    quiet_lab.run(["mkdir", "/run/mount"])  # as mount(8) does
-    quiet_lab.run(["iptables-nft-restore", "-c"], stdin=NFT)
-    quiet_lab.run(["nft", "-f", "-"], stdin=NATIVE)
-    return quiet_lab
+def start(lab, path, *options, backend="legacy"):
+    command = [*IPTREC, "record", "-o", str(path), "--backend", backend, *options]
+    return lab.popen(command, stderr=subprocess.PIPE, text=True)
 
 
-# A shell that sees no iptables-nft, and runs its arguments.
-WITHOUT_IPTABLES_NFT = [
-    "unshare", "-m", "sh", "-c",
-    'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"', "sh",
-]  # fmt: skip
-
-
-def start(lab, path, *options):
-    return lab.popen(
-        [*IPTREC, "record", "-o", str(path), *options], stderr=subprocess.PIPE, text=True
-    )
-
-
-def recording(lab, path, *options):
+def recording(lab, path, *options, backend="legacy"):
     """One that records."""
-    child = start(lab, path, *options)
+    child = start(lab, path, *options, backend=backend)
     line = child.stderr.readline()
     assert line.startswith("recording to"), line + child.stderr.read()
     return child
@@ -122,85 +100,29 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
     """SIGKILL in set-up, recording and clean-up: the rules, loggers and /run are as before, nobody is left."""
     before, alive = state(quiet_lab), processes(quiet_lab)
     started = time.monotonic()
-    child = recording(quiet_lab, tmp_path / "t.db", "--flush")
+    child = recording(quiet_lab, tmp_path / "t.db", "--flush", backend="both")
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert processes(quiet_lab) == alive
+    assert state(quiet_lab) == before
     whole = time.monotonic() - started
     for number in range(KILLS):
         options = random.choice(([], ["--flush"], ["--conntrack"]))  # noqa: S311
-        child = start(quiet_lab, tmp_path / f"{number}.db", "--duration", "50ms", *options)
+        backend = random.choice(("legacy", "nft", "both"))  # noqa: S311
+        child = start(
+            quiet_lab, tmp_path / f"{number}.db", "--duration", "50ms", *options, backend=backend
+        )
         moment = random.uniform(0, 1.3 * whole)  # noqa: S311
         time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
         child.kill()
         child.communicate()
-        what = f"{options} killed after {moment:.3f} s"
+        what = f"{backend} {options} killed after {moment:.3f} s"
         until(lambda: processes(quiet_lab) == alive, lambda what=what: what)
         assert state(quiet_lab) == before, what
         for path in tmp_path.glob(f"{number}.db"):
             done = quiet_lab.run([*IPTREC, "info", "--json", str(path)], check=False)
             assert done.returncode in {0, 2}
             assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("without", [[], WITHOUT_IPTABLES_NFT], ids=["iptables-nft", "nft-alone"])
-def test_killed_at_any_moment_with_nf_tables(nft_lab, tmp_path, without):
-    """The same for its tables, chains and rules, in one that we bring into being as well."""
-    before, alive = state(nft_lab), processes(nft_lab)
-    flush = [] if without else ["--flush"]
-    command = [
-        *without,
-        *IPTREC,
-        "record",
-        "tcp port 80",
-        "--backend",
-        "both" if flush else "nft",
-        *flush,
-    ]
-    started = time.monotonic()
-    path = str(tmp_path / "t.db")
-    child = nft_lab.popen([*command, "-o", path, "--duration", "50ms"])
-    assert child.wait(timeout=30) == 0
-    whole = time.monotonic() - started
-    assert state(nft_lab) == before
-    assert processes(nft_lab) == alive
-    for number in range(KILLS):
-        path = str(tmp_path / f"{number}.db")
-        child = nft_lab.popen(
-            [*command, "-o", path, "--duration", "50ms"], stderr=subprocess.DEVNULL
-        )
-        moment = random.uniform(0, 1.2 * whole)  # noqa: S311
-        time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
-        child.kill()
-        child.communicate()
-        what = f"killed after {moment:.3f} s"
-        until(lambda: processes(nft_lab) == alive, lambda what=what: what)
-        assert state(nft_lab) == before, what
-
-
-@pytest.mark.parametrize("without", [[], WITHOUT_IPTABLES_NFT], ids=["iptables-nft", "nft-alone"])
-@pytest.mark.parametrize("listed", [True, False], ids=["", "without-its-list"])
-def test_cleanup_of_nf_tables(nft_lab, tmp_path, without, listed):
-    """Guardian killed as well: rules, or our table, go; what a list does not name stays, empty."""
-    before = state(nft_lab)
-    child = nft_lab.popen(
-        [*without, *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--backend", "nft"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line
-    told = nft_lab.run([*IPTREC, "cleanup"]).stdout
-    assert told.count("kept") == 1
-    kill_both(nft_lab, child)
-    if not listed:
-        nft_lab.run(["sh", "-c", "rm /run/iptrec/*"])
-    assert "iptrec" in "".join(state(nft_lab))
-    assert "left behind" in nft_lab.run([*IPTREC, "doctor"]).stdout
-    assert nft_lab.run([*IPTREC, "cleanup"]).stdout.count("removed") == 1
-    if listed or without:
-        assert [one for one in state(nft_lab) if one != "iptrec"] == before
-    assert "iptrec:" not in "".join(state(nft_lab))
-    assert nft_lab.run([*IPTREC, "cleanup"]).stdout == "nothing is left behind\n"
 
 
 def test_what_was_recorded_is_kept(quiet_lab, tmp_path):
@@ -270,13 +192,15 @@ def kill_both(lab, child):
     child.communicate()
 
 
+@pytest.mark.parametrize("backend", ["legacy", "both"])
 @pytest.mark.parametrize("listed", [True, False], ids=["", "without-its-list"])
-def test_cleanup(quiet_lab, tmp_path, listed):
+def test_cleanup(quiet_lab, tmp_path, listed, backend):
     """Guardian killed as well: cleanup tells what is left, and takes that away, nobody else's."""
     quiet_lab.host("other")
     before = state(quiet_lab)
     other = recording(quiet_lab, tmp_path / "other.db", "--netns", "other")
-    kill_both(quiet_lab, recording(quiet_lab, tmp_path / "t.db", *(["--flush"] if listed else [])))
+    options = ["--flush"] if listed else []
+    kill_both(quiet_lab, recording(quiet_lab, tmp_path / "t.db", *options, backend=backend))
     if not listed:
         quiet_lab.run(["sh", "-c", "rm $(grep -l /t.db /run/iptrec/*)"])
     left = state(quiet_lab)
