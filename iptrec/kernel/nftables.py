@@ -66,7 +66,7 @@ def nft() -> str:
     """The command. Raises `HostError` where it is missing."""
     found = shutil.which("nft", path=xtables.search_path())
     if found is None:
-        raise HostError("nft is not installed; on Debian: apt-get install nftables")
+        raise HostError("nft is not installed; on Debian: apt-get install iptables nftables")
     return found
 
 
