@@ -151,8 +151,9 @@ class NftWatch:
             return
         self.replaced.add(family)
         if not last and self._table is not None:
-            nft_table.remove(comment)
-            nft_table.insert(self._table)
+            if family == next(iter(self._rules)):  # it has the rules of all families
+                nft_table.remove(comment)
+                nft_table.insert(self._table)
         elif not last:
             made = nftables.made(family)
             self.made[family] = [*{*self.made[family], *made}]
