@@ -51,7 +51,9 @@ def _what(one: Leftover) -> str:
 
     where = "a namespace that is gone" if one.where is None else str(one.where)
     things = [
-        f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
+        "a table of nf_tables"
+        if family == "inet"
+        else f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
         for (family, backend), count in one.rules.items()
     ]
     if one.changes is not None:

@@ -30,5 +30,6 @@ def used(families: Iterable[Family]) -> tuple[Backend, ...]:
         for family in families:
             xtables.require(family)
     except HostError:
-        return ("nft",)
+        if nftables.installed():
+            return ("nft",)
     return ("legacy",)

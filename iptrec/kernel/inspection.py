@@ -83,9 +83,14 @@ def _rights() -> Iterator[Finding]:
 
 def _commands(family: Family, backend: Backend) -> Iterator[Finding]:
     try:
-        xtables.require(family, backend)
-        if backend == "nft":
-            nftables.require(())
+        if backend == "legacy":
+            xtables.require(family)
+        elif not nftables.has_iptables([family]):
+            fact = "iptables-nft is not installed: filters of protocols, addresses and ports alone"
+            yield Finding(
+                "warning", f"{family} commands", fact, "on Debian: apt-get install iptables"
+            )
+            return
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
         yield Finding("failure", f"{family} commands", fact, fix)

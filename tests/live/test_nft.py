@@ -377,3 +377,59 @@ def test_both_backends(lab, tmp_path):
     assert {"filter", "nft filter"} <= tables
     assert lab.run(["nft", "list", "tables"]).stdout == "table ip filter\n"
     assert "TRACE" not in lab.run(["iptables-legacy-save"]).stdout
+
+
+WITHOUT = 'mount -t tmpfs tmpfs /usr/sbin && exec "$@"'
+
+
+@pytest.fixture
+def without_iptables(tmp_path):
+    """A command before others that run where there is nft, and no iptables."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nft").write_bytes(
+        Path(shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin")).read_bytes()
+    )
+    (tools / "nft").chmod(0o755)
+    return ["env", f"PATH={tools}:{Path(sys.executable).parent}:/usr/bin:/bin",
+            "unshare", "-m", "sh", "-c", WITHOUT, "sh"]  # fmt: skip
+
+
+def test_without_iptables_nft(lab, tmp_path, without_iptables):
+    """A table of our own traces as the rules of iptables-nft would, and goes; it is nobody's step."""
+    load(lab, NATIVE.replace("hook forward", "hook input"))
+    before = lab.run(["nft", "list", "tables"]).stdout
+    sender = "import socket; socket.socket(2, 2).sendto(b'x', ('127.0.0.1', {}))"
+    send = "; ".join(f'{sys.executable} -c "{sender.format(port)}"' for port in (53, 54, 59, 9))
+    command = ["record", "udp dst port 54 or udp dst port 53", "-o", str(tmp_path / "t.db")]
+    lab.run([*without_iptables, *IPTREC, *command, "--backend", "nft", "--", "sh", "-c", send])
+    assert lab.run(["nft", "list", "tables"]).stdout == before
+    found = [one for one in packets(tmp_path / "t.db") if one.in_ == "lo"]
+    assert [(one.header["dport"], one.verdict, one.complete) for one in found] == [
+        (53, "DROP", True), (54, "DROP", True),
+    ]  # fmt: skip
+    assert not [step for one in found for step in one.steps if "iptrec" in step.table]
+    done = lab.run(
+        [*without_iptables, *IPTREC, "record", "tcp[13] = 2", "--backend", "nft"], check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "without iptables-nft" in done.stderr
+
+
+def test_without_iptables_nft_killed(lab, tmp_path, without_iptables):
+    """SIGKILL: the guardian deletes the table; and when that is killed, too, cleanup does."""
+    command = [*without_iptables, *IPTREC, "record", "udp", "--backend", "nft", "-o"]
+    child = lab.popen([*command, str(tmp_path / "t.db")], stderr=subprocess.PIPE, text=True)
+    assert child.stderr.readline().startswith("recording to")
+    assert "table inet iptrec-" in ruleset(lab)
+    child.kill()
+    child.communicate()
+    until(lambda: ruleset(lab) == "")
+    child = lab.popen([*command, str(tmp_path / "u.db")], stderr=subprocess.PIPE, text=True)
+    assert child.stderr.readline().startswith("recording to")
+    lab.run(["pkill", "-KILL", "-f", str(tmp_path / "u.db")], check=False)
+    child.kill()
+    child.communicate()
+    if ruleset(lab):
+        assert "a table of nf_tables" in lab.run([*IPTREC, "cleanup"]).stdout
+    assert ruleset(lab) == ""
