@@ -18,6 +18,10 @@ HERE = Path(__file__).parent
 # (title, script and its arguments); {} is a recording that the first one makes.
 BENCHMARKS = (
     ("Recording", ("record.py", "5", "{}")),
+    ("Recording, against tcpdump", ("tcpdump.py",)),
+    ("Recording nf_tables, against nft monitor", ("nft.py",)),
+    ("Waiting", ("idle.py",)),
+    ("What the host feels", ("forward.py",)),
     ("Analysis", ("analyze.py", "{}")),
     ("Ways out", ("views.py", "{}")),
     ("Against tshark", ("export.py", "{}")),

@@ -85,15 +85,15 @@ class Options:
     ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
     read from when it is time to stop, ``after_s`` later.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace. ``nft_matches``: the
-    filter as matches of nft, for hosts without iptables-nft; raises `UsageError`.
+    filter as matches of nft, for hosts without iptables-nft (or raises `UsageError`); by default all packets.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
     """
 
     output: Path
     bytecodes: Mapping[xtables.Family, str | None]
-    nft_matches: Callable[[], Sequence[str]]
     filter: str | None = None
+    nft_matches: Callable[[], Sequence[str]] = lambda: [""]
     interfaces: Sequence[str] = ()
     netns: str | None = None
     force: bool = False
