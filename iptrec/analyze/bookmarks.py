@@ -24,10 +24,12 @@ _MOST_KEPT: Final = 10_000  # datagrams that a bookmark names
 
 
 class Bookmark(NamedTuple):
-    """A window. ``number``: of its first packet; ``packets``: how many are decided in it.
+    """A window.
 
-    ``start``: None where that would be too long to be noted: one begins at a window before. ``reach``: how many windows before it its packets' relations lead to. ``earliest_ns``, ``latest_ns``:
-    the times between which its packets began; both 0 if it has none.
+    ``start``: None where that is too long to be noted: one begins at a window before. ``number``: of its
+    first packet; ``packets``: how many are decided in it. ``reach``: how many windows before it its packets'
+    relations lead to. ``earliest_ns``, ``latest_ns``: the times between which its packets began; both 0 if
+    it has none.
     """
 
     stream: int

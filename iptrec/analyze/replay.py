@@ -38,7 +38,7 @@ class Replay:
 
     ``book``: the paths that were met so far; ``count``: the traversals that were given out as objects.
     ``bookmarks``: where they are known, only what the selection needs is read, and paths are numbered from
-    there; where not, they are noted. Not where connections were recorded: these are known from the beginning on.
+    there; where not, they are noted. Not for recordings with connections: these are known from the beginning.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Replay:
 
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
+        self._notes = None  # its windows are cut where the ticks fall
         found = self._traversals(follow(self._reader, ticks))
         return (traversal for *_, traversal in found)
 

@@ -54,14 +54,14 @@ class Start(NamedTuple):
     """All that a window takes over from what was read before it.
 
     It has the ``kept`` ones of the datagrams in the stream's chunks after chunk ``after`` up to chunk
-    ``through``, counted from 0, and goes on with the chunks after that one. ``floor_ns``: before these
-    datagrams, see `clock.receipt`.
+    ``through``, counted from 0, and goes on with the chunks after that one. ``floors_ns``: before each of
+    these chunks, and after the last one, see `clock.receipt`.
     """
 
     after: int
     through: int
     kept: I64
-    floor_ns: int
+    floors_ns: tuple[int, ...]
 
 
 class _Origin(NamedTuple):
@@ -120,7 +120,7 @@ class Assembler:
         self._last = self._seen = 0  # chunk; datagrams
         self._numbers: list[I64] = []  # of the datagrams, among all of the stream
         self._origins: list[_Origin] = []  # of the chunks that they are of
-        self._start = Start(0, 0, _NO_TIMES, begun_ns)
+        self._start = Start(0, 0, _NO_TIMES, (begun_ns,))
 
     @property
     def full(self) -> bool:
@@ -148,9 +148,11 @@ class Assembler:
 
     def resume(self, start: Start, chunks: Iterable[Chunk]) -> None:
         """Stand where a window begins, without the windows before. ``chunks``: as `Start` says."""
-        self._floor, self._last = start.floor_ns, start.after
-        for chunk in chunks:
+        self._last = start.after
+        for floor, chunk in zip(start.floors_ns, chunks, strict=False):
+            self._floor = floor
             self.add(chunk)
+        self._floor = start.floors_ns[-1]
         self._keep(*self._waiting(), start.kept)
 
     def close(self, until_ns: int | None, number: int) -> Window:
@@ -162,6 +164,8 @@ class Assembler:
         events = nflog.decode(data, lengths, received)
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
+        # What comes in the next window was logged after what is stamped in this one.
+        self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._rulebook.resolve(events, earliest, latest)
         assembly = assemble(events, resolved, self._rulebook, self._walker, self._arrival_ns)
         decided = (
@@ -223,12 +227,13 @@ class Assembler:
         self._numbers = [kept]
         if not len(kept):
             self._origins = []
-            self._start = Start(self._last, self._last, kept, self._floor)
+            self._start = Start(self._last, self._last, kept, (self._floor,))
             return
         needed = sum(one.datagrams <= kept[0] for one in self._origins) - 1
         del self._origins[:needed]
         first = self._origins[0]
-        self._start = Start(first.after, self._last, kept - first.datagrams, first.floor_ns)
+        floors = (*(one.floor_ns for one in self._origins), self._floor)
+        self._start = Start(first.after, self._last, kept - first.datagrams, floors)
 
 
 def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window]:
