@@ -75,6 +75,7 @@ class Replay:
 
     def windows_with_paths(self) -> Iterator[tuple[Window, I64, I64]]:
         """Each window with the positions that are selected, and the path of every decided traversal."""
+        related: dict[int, Relations] = {}
         for window in self._windows():
             namespace = window.stream.namespace
             interfaces = self.interfaces_of(namespace)
@@ -84,7 +85,12 @@ class Replay:
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
+            if self._notes is not None:
+                relations = related.setdefault(window.stream.id, Relations())
+                relations.turn(window)
+                self._notes.append(bookmark(window, relations))
             yield window, positions, numbers
+        self._learn(whole=True)
 
     def path(self, window: Window, position: int) -> int:
         """The number of the path that a traversal of `in_windows` took."""

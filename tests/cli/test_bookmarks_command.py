@@ -45,6 +45,24 @@ def test_made_and_used(sample, tmp_path, capsys):
     assert not sorted(sample.parent.glob("trace.db?*"))  # nothing beside the recording
 
 
+def test_paths_make_them_too(sample, tmp_path, capsys):
+    """The same ones as `show`; and numbers of paths never depend on them."""
+    from iptrec.cli import app
+
+    show(capsys, sample)
+    (kept,) = cached(tmp_path)
+    found = kept.read_bytes()
+    kept.unlink()
+    app(["paths", str(sample), "--verdict", "DROP"], standalone_mode=False)
+    without = capsys.readouterr().out
+    app(["paths", str(sample)], standalone_mode=False)
+    (kept,) = cached(tmp_path)
+    assert kept.read_bytes() == found
+    capsys.readouterr()
+    app(["paths", str(sample), "--verdict", "DROP"], standalone_mode=False)
+    assert capsys.readouterr().out == without
+
+
 def test_short_recordings_have_none(tmp_path, monkeypatch, capsys):
     """What is read in a moment leaves no trace."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
