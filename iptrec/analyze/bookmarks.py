@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from iptrec.analyze.selection import Selection
     from iptrec.analyze.window import Start, Window
 
-_MOST_KEPT: Final = 10_000  # datagrams that a bookmark names
+_MOST_KEPT: Final = (
+    2_000  # datagrams that a bookmark names: a long recording has thousands of bookmarks
+)
 
 
 class Bookmark(NamedTuple):

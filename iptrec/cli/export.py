@@ -147,8 +147,9 @@ def pcapng(
             exported(output, recording, force=force) as stream,
         ):
             capture = Capture(source.facts, link)
-            replay = Replay(source, selection, bookmarks)
             what: Content = "stages" if stages else "events" if events else "packets"
+            # Among the events may be some that belong to no packet, anywhere.
+            replay = Replay(source, selection, None if events else bookmarks)
             for blocks in section(capture, source, replay, what):
                 stream.write(blocks)
         return ending(reader, capture.written, selection, quiet=quiet)
