@@ -63,6 +63,32 @@ def test_paths_make_them_too(sample, tmp_path, capsys):
     assert capsys.readouterr().out == without
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show"],
+        ["why"],
+        ["export", "ndjson"],
+        ["export", "pcapng"],
+        ["export", "pcapng", "--stages"],
+        ["export", "pcapng", "--events"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("which", [["--packet", "13"], ["--since", "2ms"], ["--until", "9ms"]])
+def test_answers_are_the_same(sample, tmp_path, monkeypatch, capsys, command, which):
+    """Every command says of some packets what it says without bookmarks."""
+    from iptrec.analyze import window
+    from iptrec.cli import app
+
+    monkeypatch.setattr(window, "WINDOW_EVENTS", 20)
+    words = [*command, str(sample), *which, "-o"]
+    app([*words, str(tmp_path / "first")], standalone_mode=False)
+    show(capsys, sample)
+    app([*words, str(tmp_path / "second")], standalone_mode=False)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
 def test_short_recordings_have_none(tmp_path, monkeypatch, capsys):
     """What is read in a moment leaves no trace."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
