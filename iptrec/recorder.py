@@ -18,15 +18,31 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from iptrec import __version__
 from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
-from iptrec.kernel import conntrack, host, ipsets, links, netns, nf_log, nflog, stamps, xtables
+from iptrec.kernel import (
+    conntrack,
+    host,
+    ipsets,
+    links,
+    netns,
+    nf_log,
+    nflog,
+    nftables,
+    nftrace,
+    slots,
+    stamps,
+    xtables,
+)
 from iptrec.kernel.aside import Aside
+from iptrec.kernel.backends import used
 from iptrec.kernel.guardian import Guardian
+from iptrec.kernel.nft_watch import NftState, NftWatch
+from iptrec.kernel.nftrace import CHANGES, ChangeSocket, NftraceSocket
 from iptrec.kernel.watch import Hole, State, Watch
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
@@ -39,7 +55,7 @@ from queue import SimpleQueue
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
-_GATHER_S: Final = 0.001  # lets events come together, so that each call fetches many
+_GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
@@ -49,6 +65,8 @@ _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
     "logger-switched": "somebody switched net.netfilter.nf_log of {}: put back; not traced meanwhile",
 }
+# In a message that tells a policy: the table raw, then what the policy is (`nftrace`).
+_RAW_POLICY: Final = b"\x08\0\x01\0raw\0\x08\0\x10\0"
 _SOURCES: Final = {"ipsets": "ipset"}
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
@@ -64,6 +82,7 @@ class Options:
     all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
     ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
     read from when it is time to stop, ``after_s`` later.
+    ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
     """
@@ -76,6 +95,7 @@ class Options:
     force: bool = False
     flush: bool = False
     conntrack: bool = False
+    backend: Literal["auto", "legacy", "nft", "both"] = "auto"
     modprobe: bool = True
     duration_s: float | None = None
     packets: int | None = None
@@ -87,7 +107,7 @@ class Options:
     snaplen: int = 256
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
-    receive_buffer: int = nflog.RECEIVE_BUFFER
+    receive_buffer: int = slots.RECEIVE_BUFFER
 
 
 @dataclass(slots=True)
@@ -116,8 +136,6 @@ def record(options: Options, progress: Callable[[Progress], None] | None = None)
     """
     path = None if options.netns is None else netns.resolve(options.netns)
     host.require_net_admin()
-    for family in options.bytecodes:
-        xtables.require(family)
     with _signals() as wake, netns.entered(path) as outside:
         recording = _Recording(options, progress or (lambda _: None), wake, outside)
         outcome = recording.run()
@@ -126,12 +144,34 @@ def record(options: Options, progress: Callable[[Progress], None] | None = None)
     return outcome
 
 
+_Socket = (
+    links.LinkSocket | conntrack.ConntrackSocket | ChangeSocket | NftraceSocket | nflog.NflogSocket
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Side:
     """A socket with few datagrams, and the stream that they go to."""
 
-    socket: links.LinkSocket | conntrack.ConntrackSocket
+    socket: links.LinkSocket | conntrack.ConntrackSocket | ChangeSocket
     stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class _NftFinding:
+    """A state of nf_tables' ruleset, its parts hashed and compressed."""
+
+    state: NftState
+    blobs: list[Blob]
+
+
+@dataclass(slots=True)
+class _Source:
+    """A socket that events come out of, the stream that they go to, and when it was last read."""
+
+    socket: nflog.NflogSocket | NftraceSocket
+    stream: int
+    last_ns: int
 
 
 class _Recording:
@@ -145,21 +185,15 @@ class _Recording:
         self._uuid = str(uuid.uuid4())
         self._comment = f"iptrec:{self._uuid}"
         self._progress = Progress()
-        self._rules = {
-            family: [
-                xtables.TraceRule(family, chain, self._comment, interface, bytecode)
-                for chain in ("PREROUTING", "OUTPUT")
-                for interface in (options.interfaces or (None,))
-            ]
-            for family, bytecode in options.bytecodes.items()
-        }
-        self._findings: SimpleQueue[Hole | IptrecError | tuple[State, Blob | None]] = SimpleQueue()
+        self._findings: SimpleQueue[
+            Hole | IptrecError | tuple[State, Blob | None] | _NftFinding
+        ] = SimpleQueue()
         self._found = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._child: subprocess.Popen[bytes] | None = None
         self._begun = False
         self._stop_ns: int | None = None
         self._trim_ns = 0
-        self._last_ns = time.time_ns()
+        self._sources: list[_Source] = []
         self._not_undone: list[str] = []
 
     def run(self) -> Progress:
@@ -176,28 +210,20 @@ class _Recording:
     def _run(self) -> Progress:
         options = self._options
         try:
-            with (
-                links.LinkSocket() as changes,
-                conntrack.ConntrackSocket()
-                if options.conntrack
-                else contextlib.nullcontext() as connections,
-                stamps.stamping(),
-                nflog.NflogSocket(
-                    snaplen=options.snaplen,
-                    receive_buffer=options.receive_buffer,
-                    modprobe=options.modprobe,
-                ) as source,
-                Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()}) as aside,
-            ):
+            backends = self._backends()
+            with contextlib.ExitStack() as opened:
+                sockets = self._open(backends, opened)
                 self._check_interfaces(links.names())
+                aside = Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
+                opened.enter_context(aside)
                 writer = Writer.create(
                     options.output, self._facts(), force=options.force, owner=host.sudo_owner()
                 )
                 try:
                     with writer:
                         self._namespace = writer.add_namespace(options.netns, netns.inode())
-                        self._sides = self._open_sides(writer, changes, connections)
-                        self._record(source, writer, aside)
+                        self._add_streams(writer, sockets)
+                        self._record(backends, writer, aside)
                 except BaseException:
                     if not self._begun:  # no file where nothing was recorded
                         writer.discard()
@@ -220,62 +246,155 @@ class _Recording:
             return EXIT_DONE
         return code if code >= 0 else 128 - code
 
-    def _open_sides(
-        self,
-        writer: Writer,
-        changes: links.LinkSocket,
-        connections: conntrack.ConntrackSocket | None,
-    ) -> list[_Side]:
-        """The streams beside the events."""
-        sides = [
-            _Side(changes, writer.add_stream(self._namespace, "rtnetlink", {"groups": ["link"]}))
-        ]
-        if connections is not None:
-            detail = {"groups": ["new", "destroy"]}
-            sides.append(
-                _Side(connections, writer.add_stream(self._namespace, "conntrack", detail))
-            )
-            for datagram in conntrack.dump():
-                self._append(writer, sides[-1].stream, datagram)
-        return sides
+    def _backends(self) -> tuple[xtables.Backend, ...]:
+        """Which are recorded; what they need is there."""
+        wanted = self._options.backend
+        backends: tuple[xtables.Backend, ...] = ("legacy", "nft") if wanted == "both" else ()
+        if wanted == "auto":
+            backends = used(self._options.bytecodes)
+            if len(backends) > 1:
+                self._note("legacy iptables and nf_tables both have rules here: both are recorded")
+        elif wanted != "both":
+            backends = (wanted,)
+        if "legacy" in backends:
+            for family in self._options.bytecodes:
+                xtables.require(family)
+        if "nft" in backends:
+            nftables.require(self._options.bytecodes)
+        return backends
 
-    def _record(self, source: nflog.NflogSocket, writer: Writer, aside: Aside) -> None:
-        self._progress.details.append(f"receive buffer: {source.receive_buffer:,} bytes")
-        self._stream = writer.add_stream(
-            self._namespace,
-            "nflog",
-            {
-                "group": nflog.GROUP,
-                "receive_buffer": source.receive_buffer,
-                "conntrack": source.conntrack,
-                "slots": nflog.SLOTS,
-                "stamps_ns": time.time_ns(),
-                **self._ring(),
-            },
-        )
+    def _open(
+        self, backends: Sequence[xtables.Backend], opened: contextlib.ExitStack
+    ) -> list[_Socket]:
+        """All sockets, before anything is looked at: so nothing is missed."""
+        options = self._options
+        found: list[_Socket] = [opened.enter_context(links.LinkSocket())]
+        if options.conntrack:
+            found.append(opened.enter_context(conntrack.ConntrackSocket()))
+        opened.enter_context(stamps.stamping())
+        if "nft" in backends:
+            found.append(opened.enter_context(ChangeSocket()))
+            found.append(opened.enter_context(NftraceSocket(receive_buffer=options.receive_buffer)))
+        if "legacy" in backends:
+            events = nflog.NflogSocket(
+                snaplen=options.snaplen,
+                receive_buffer=options.receive_buffer,
+                modprobe=options.modprobe,
+            )
+            found.append(opened.enter_context(events))
+        return found
+
+    def _add_streams(self, writer: Writer, sockets: Sequence[_Socket]) -> None:
+        """The streams of events, and those beside them."""
+        self._sides: list[_Side] = []
+        for socket in sockets:
+            kind, detail = _described(socket)
+            if isinstance(socket, nflog.NflogSocket | NftraceSocket):
+                detail |= {"receive_buffer": socket.receive_buffer, "slots": slots.SLOTS}
+                detail |= self._ring()
+                stream = writer.add_stream(self._namespace, kind, detail)
+                self._sources.append(_Source(socket, stream, time.time_ns()))
+                self._progress.details.append(f"receive buffer: {socket.receive_buffer:,} bytes")
+                continue
+            self._sides.append(_Side(socket, writer.add_stream(self._namespace, kind, detail)))
+            if isinstance(socket, conntrack.ConntrackSocket):
+                for datagram in conntrack.dump():
+                    self._append(writer, self._sides[-1].stream, datagram)
+
+    def _record(self, backends: Sequence[xtables.Backend], writer: Writer, aside: Aside) -> None:
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
         with contextlib.ExitStack() as undo:
             loggers = {
-                family: self._switch_logger(family, undo) for family in self._options.bytecodes
+                family: self._switch_logger(family, undo)
+                for family in (self._options.bytecodes if "legacy" in backends else ())
             }
             with contextlib.ExitStack() as rules:
-                watch = Watch(self._rules, loggers, self._hand_over, self._guardian)
-                for family in self._options.bytecodes:
-                    self._insert_rules(writer, family, watch, rules)
-                rules.callback(watch.stop)
-                for family in self._options.bytecodes:
-                    self._snapshot_rules(writer, family, watch)
+                watches: list[Watch | NftWatch] = []
+                if "legacy" in backends:
+                    watches.append(self._trace_legacy(writer, loggers, rules))
+                if "nft" in backends:
+                    watches.append(self._trace_nft(writer, rules))
                 self._snapshot_aside(writer, aside)
                 self._start_command(rules)
-                self._loop(source, writer, watch)
-                watch.stop()
+                self._loop(writer, watches)
+                for watch in watches:
+                    watch.stop()
+                # Again: what is there in the beginning and in the end was, or came and went.
+                sets = undo.enter_context(Aside("the sets", ipsets.dumps))
                 self._take_findings(writer)
             self._take_sides(writer)
-            self._finish(source, writer)
-        # In the beginning and in the end: what is in both was in them all the time, or came and went.
-        with Aside("the sets", ipsets.dumps) as sets:
+            for source in self._sources:
+                self._finish(source, writer)
             self._snapshot_aside(writer, sets)
         writer.close(time.time_ns(), self._progress.reason)
+
+    def _trace_rules(
+        self, backend: xtables.Backend
+    ) -> dict[xtables.Family, list[xtables.TraceRule]]:
+        """Our rules of each family."""
+        return {
+            family: [
+                xtables.TraceRule(family, chain, self._comment, interface, bytecode, backend)
+                for chain in ("PREROUTING", "OUTPUT")
+                for interface in (self._options.interfaces or (None,))
+            ]
+            for family, bytecode in self._options.bytecodes.items()
+        }
+
+    def _trace_legacy(
+        self,
+        writer: Writer,
+        loggers: dict[xtables.Family, nf_log.Switched],
+        undo: contextlib.ExitStack,
+    ) -> Watch:
+        """Our rules into legacy iptables, its rulesets into the file."""
+        rules = self._trace_rules("legacy")
+        watch = Watch(rules, loggers, self._hand_over, self._guardian)
+        for family, ours in rules.items():
+            self._insert_rules(writer, family, ours, watch, undo)
+        undo.callback(watch.stop)
+        for family in rules:
+            self._snapshot_rules(writer, family, watch)
+        return watch
+
+    def _trace_nft(self, writer: Writer, undo: contextlib.ExitStack) -> NftWatch:
+        """The same for nf_tables."""
+        rules = self._trace_rules("nft")
+        watch = NftWatch(rules, self._hand_over, self._guardian)
+        for family, ours in rules.items():
+            made = nftables.made(family)
+            taken_out: list[str] = []
+            if self._options.flush and "" not in made:
+                taken_out = xtables.taken_out(family, "nft")
+                self._snapshot_taken_out(writer, family, taken_out)
+            undo.callback(self._attempt, self._nft_removal(family, watch, taken_out))
+            self._guardian.expect_nft(family, taken_out, made)
+            watch.made[family] = made
+            nftables.insert(ours, flush=self._options.flush)
+        undo.callback(watch.stop)
+        parts = watch.baseline()
+        self._snapshot_nft(writer, parts, [Blob.of(one.content) for one in parts], time.time_ns())
+        return watch
+
+    def _nft_removal(
+        self, family: xtables.Family, watch: NftWatch, taken_out: list[str]
+    ) -> Callable[[], None]:
+        def remove() -> None:
+            put_back = [] if family in watch.replaced else taken_out
+            nftables.remove(family, self._comment, put_back, watch.made[family])
+
+        return remove
+
+    def _snapshot_nft(
+        self,
+        writer: Writer,
+        parts: Sequence[nftables.Part],
+        blobs: Sequence[Blob],
+        time_ns: int,
+        after_ns: int | None = None,
+    ) -> None:
+        for part, blob in zip(parts, blobs, strict=True):
+            writer.add_snapshot(self._namespace, part.kind, time_ns, part.source, blob, after_ns)
 
     def _ring(self) -> dict[str, float]:
         """What the stream says of itself: that older events were let go, as the user asked."""
@@ -321,18 +440,27 @@ class _Recording:
                 raise UsageError(f"no interface {interface!r} here; there are: {', '.join(names)}")
 
     def _insert_rules(
-        self, writer: Writer, family: xtables.Family, watch: Watch, undo: contextlib.ExitStack
+        self,
+        writer: Writer,
+        family: xtables.Family,
+        rules: Sequence[xtables.TraceRule],
+        watch: Watch,
+        undo: contextlib.ExitStack,
     ) -> None:
         taken_out = xtables.taken_out(family) if self._options.flush else []
-        if self._options.flush:  # in the file before they are out of the kernel
-            content = json.dumps(
-                [line.encode("utf-8", "surrogateescape").decode("latin-1") for line in taken_out]
-            )
-            self._snapshot(writer, "raw-table", family, content.encode())
+        if self._options.flush:
+            self._snapshot_taken_out(writer, family, taken_out)
         # Registered first: an insertion that fails half way is looked for as well.
         undo.callback(self._attempt, lambda: self._remove_rules(family, watch, taken_out))
         self._guardian.expect_rules(family, taken_out)
-        xtables.insert(self._rules[family], flush=self._options.flush)
+        xtables.insert(rules, flush=self._options.flush)
+
+    def _snapshot_taken_out(
+        self, writer: Writer, family: xtables.Family, taken_out: Sequence[str]
+    ) -> None:
+        """What --flush takes out, in the file before it is out of the kernel."""
+        lines = [line.encode("utf-8", "surrogateescape").decode("latin-1") for line in taken_out]
+        self._snapshot(writer, "raw-table", family, json.dumps(lines).encode())
 
     def _remove_rules(self, family: xtables.Family, watch: Watch, taken_out: list[str]) -> None:
         # What somebody else has put there meanwhile stands instead of what --flush took out.
@@ -362,16 +490,17 @@ class _Recording:
         command, text = xtables.save(family)
         watch.baseline(family, tables)
         self._snapshot(writer, _SNAPSHOT_KINDS[family], command, text)
-        if (nft := xtables.nft_save(family)) is not None and nft[1].strip():
-            self._snapshot(writer, _SNAPSHOT_KINDS[family].replace("-", "-nft-"), *nft)
         count = text.count(b"] -A ")
         self._progress.details.append(f"{family}: {count} rules in force, ours included")
 
-    def _hand_over(self, finding: State | Hole | IptrecError) -> None:
+    def _hand_over(self, finding: State | NftState | Hole | IptrecError) -> None:
         """Called in the watch's thread: hashing and compressing do not hold up the loop."""
         if isinstance(finding, State):
             blob = None if finding.content is None else Blob.of(finding.content)
             self._findings.put((finding, blob))
+        elif isinstance(finding, NftState):
+            blobs = [Blob.of(one.content) for one in finding.parts]
+            self._findings.put(_NftFinding(finding, blobs))
         else:
             self._findings.put(finding)
         os.eventfd_write(self._found, 1)
@@ -382,18 +511,22 @@ class _Recording:
             os.eventfd_read(self._found)
         while not self._findings.empty():
             match self._findings.get():
-                case (State() as state, blob):
-                    kind = _SNAPSHOT_KINDS[state.family]
+                case (State() as table, blob):
+                    kind = _SNAPSHOT_KINDS[table.family]
                     if blob is None:
                         kind = kind.replace("-save", "-unknown")
-                        blob = Blob.of(state.table.encode())
+                        blob = Blob.of(table.table.encode())
                     writer.add_snapshot(
-                        self._namespace, kind, state.time_ns, state.source, blob, state.after_ns
+                        self._namespace, kind, table.time_ns, table.source, blob, table.after_ns
+                    )
+                case _NftFinding() as found:
+                    state = found.state
+                    self._snapshot_nft(
+                        writer, state.parts, found.blobs, state.time_ns, state.after_ns
                     )
                 case Hole() as hole:
-                    writer.add_loss(
-                        Loss(self._stream, hole.first_ns, hole.last_ns, None, hole.what)
-                    )
+                    stream = self._stream(hole.backend)
+                    writer.add_loss(Loss(stream, hole.first_ns, hole.last_ns, None, hole.what))
                     self._note(_HOLES[hole.what].format(hole.family))
                 case IptrecError() as error:
                     self._note(str(error))
@@ -404,29 +537,42 @@ class _Recording:
             self._progress.notes.append(text)
             self._tell(self._progress)
 
-    def _loop(self, source: nflog.NflogSocket, writer: Writer, watch: Watch) -> None:
-        """Until there is a reason to stop."""
-        progress = self._progress
+    def _stream(self, backend: xtables.Backend) -> int:
+        """The stream of a backend's events."""
+        kind = NftraceSocket if backend == "nft" else nflog.NflogSocket
+        return next(one.stream for one in self._sources if isinstance(one.socket, kind))
+
+    def _poll(self) -> select.poll:
+        """All that the loop waits for."""
         poll = select.poll()
-        poll.register(source, select.POLLIN)
+        for source in self._sources:
+            poll.register(source.socket, select.POLLIN)
         poll.register(self._wake.descriptor, select.POLLIN)
         poll.register(self._found, select.POLLIN)
         if self._options.trigger is not None:
             poll.register(self._options.trigger, select.POLLIN)
         for side in self._sides:
             poll.register(side.socket, select.POLLIN)
+        return poll
+
+    def _loop(self, writer: Writer, watches: Sequence[Watch | NftWatch]) -> None:
+        """Until there is a reason to stop."""
+        progress = self._progress
+        poll = self._poll()
+        streams = {source.socket.fileno() for source in self._sources}
         started = told = time.monotonic_ns()
         self._begun = True
         host.drop_capabilities()
         host.keep_freed_memory()
         self._tell(progress)
-        watch.start()  # last: what starts processes with preexec_fn is through
+        for watch in watches:
+            watch.start()  # last: what starts processes with preexec_fn is through
         while not progress.reason:
             ready = dict(poll.poll(self._timeout_ms(writer, started)))
-            fetched = self._fetch(source, writer)
-            if ready.keys() - {source.fileno()}:
+            fetched = max(self._fetch(source, writer) for source in self._sources)
+            if ready.keys() - streams:
                 self._take_the_rest(poll, ready, writer)
-            if 0 < fetched < nflog.SLOTS:
+            if 0 < fetched < slots.SLOTS:
                 time.sleep(_GATHER_S)
             if writer.due:
                 writer.commit()
@@ -439,7 +585,7 @@ class _Recording:
                 told = now
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
-            self._settle(source, writer)
+            self._settle(writer)
 
     def _take_the_rest(self, poll: select.poll, ready: Mapping[int, int], writer: Writer) -> None:
         """What is ready beside the events."""
@@ -507,26 +653,28 @@ class _Recording:
             return "max-size"
         return ""
 
-    def _fetch(self, source: nflog.NflogSocket, writer: Writer) -> int:
+    def _fetch(self, source: _Source, writer: Writer) -> int:
         """Move what is there into the file; the number of datagrams."""
         try:
-            batch = source.receive()
-        except nflog.Overrun:
-            writer.add_loss(Loss(self._stream, self._last_ns, time.time_ns(), None, "enobufs"))
-            return nflog.SLOTS
+            batch = source.socket.receive()
+        except slots.Overrun as overrun:
+            now = time.time_ns()
+            self._progress.lost += overrun.events or 0
+            writer.add_loss(Loss(source.stream, source.last_ns, now, overrun.events, "enobufs"))
+            return slots.SLOTS
         if batch is None:
             return 0
-        writer.append(self._stream, batch.received_ns, batch.lengths, batch.data)
+        writer.append(source.stream, batch.received_ns, batch.lengths, batch.data)
         self._progress.events += len(batch.lengths)
         if self._options.packets is not None:
-            self._progress.packets += self._traversals(batch.data)
-        between = self._stream, self._last_ns, batch.received_ns
+            self._progress.packets += self._traversals(source, batch.data)
+        between = source.stream, source.last_ns, batch.received_ns
         if batch.lost:
             self._progress.lost += batch.lost
             writer.add_loss(Loss(*between, batch.lost, "sequence"))
         if batch.truncated:  # not missing, so not counted
             writer.add_loss(Loss(*between, None, "truncated"))
-        self._last_ns = batch.received_ns
+        source.last_ns = batch.received_ns
         return len(batch.lengths)
 
     def _take_sides(self, writer: Writer) -> None:
@@ -548,8 +696,10 @@ class _Recording:
     def _append(self, writer: Writer, stream: int, datagram: bytes) -> None:
         writer.append(stream, time.time_ns(), np.array([len(datagram)], np.uint32), datagram)
 
-    def _traversals(self, data: bytes) -> int:
+    def _traversals(self, source: _Source, data: bytes) -> int:
         """How many packets pass the raw table in these events; see `Options`."""
+        if isinstance(source.socket, NftraceSocket):
+            return data.count(_RAW_POLICY) if len(self._sources) == 1 else 0
         ours = sum(
             data.count(b"TRACE: raw:%s:rule:%d " % (chain, number))
             for chain in (b"PREROUTING", b"OUTPUT")
@@ -557,25 +707,29 @@ class _Recording:
         )
         return data.count(b"TRACE: raw:") - ours
 
-    def _settle(self, source: nflog.NflogSocket, writer: Writer) -> None:
+    def _settle(self, writer: Writer) -> None:
         """Let the last packets come to their ends before our rules go."""
         poll = select.poll()
-        poll.register(source, select.POLLIN)
+        for source in self._sources:
+            poll.register(source.socket, select.POLLIN)
         end = time.monotonic_ns() + _SETTLE_NS
         while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
-            self._fetch(source, writer)
+            for source in self._sources:
+                self._fetch(source, writer)
 
-    def _finish(self, source: nflog.NflogSocket, writer: Writer) -> None:
+    def _finish(self, source: _Source, writer: Writer) -> None:
         """All that is still in the socket, and what did not find room in it at the very end."""
-        source.stop()
+        source.socket.stop()
         while self._fetch(source, writer):
             pass
-        if unseen := source.unseen():
+        if unseen := source.socket.unseen():
             self._progress.lost += unseen
-            writer.add_loss(Loss(self._stream, self._last_ns, time.time_ns(), unseen, "enobufs"))
-        if self._progress.lost and source.receive_buffer < self._options.receive_buffer:
-            self._progress.notes.append(
-                f"events were lost with a receive buffer of {source.receive_buffer:,} bytes, all that this"
+            now = time.time_ns()
+            writer.add_loss(Loss(source.stream, source.last_ns, now, unseen, "enobufs"))
+        granted = source.socket.receive_buffer
+        if self._progress.lost and granted < self._options.receive_buffer:
+            self._note(
+                f"events were lost with a receive buffer of {granted:,} bytes, all that this"
                 " user is granted: raise the host's net.core.rmem_max, or record as its root"
             )
 
@@ -641,3 +795,19 @@ def _signals() -> Iterator[_Wake]:
 def _tables(text: bytes) -> list[str]:
     """The tables in what iptables-save printed."""
     return [line[1:].decode() for line in text.splitlines() if line.startswith(b"*")]
+
+
+def _described(socket: _Socket) -> tuple[str, dict[str, Any]]:
+    """The kind of a socket's stream, and what it says of itself."""
+    match socket:
+        case nflog.NflogSocket():
+            detail = {"group": nflog.GROUP, "conntrack": socket.conntrack}
+            return "nflog", {**detail, "stamps_ns": time.time_ns()}
+        case NftraceSocket():
+            return "nftrace", {"group": nftrace.GROUP}
+        case ChangeSocket():
+            return "nftables", {"group": CHANGES}
+        case conntrack.ConntrackSocket():
+            return "conntrack", {"groups": ["new", "destroy"]}
+        case _:
+            return "rtnetlink", {"groups": ["link"]}

@@ -13,12 +13,13 @@ from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.kernel.lab import Lab
 
 
-def main() -> None:
+def main(backend: str = "legacy") -> None:
     """Record it."""
-    output = os.path.relpath(HERE / "docker_hairpin.db")
+    name = "docker_hairpin" if backend == "legacy" else f"docker_hairpin_{backend}"
+    output = os.path.relpath(HERE / f"{name}.db")
     traffic = ["python3" if word == sys.executable else word for word in TRAFFIC]
     with Lab() as lab:
-        docker_hairpin(lab)
+        docker_hairpin(lab, backend)
         lab.run(
             [
                 sys.executable,

@@ -4,8 +4,11 @@ import docker_hairpin
 import ipv6
 import kubernetes
 import loopback
+import nftables
 
 if __name__ == "__main__":
-    for sample in (docker_hairpin, kubernetes, ipv6, loopback):
+    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables):
         sample.main()
         print(f"recorded samples/{sample.__name__}.db")
+    docker_hairpin.main("nft")
+    print("recorded samples/docker_hairpin_nft.db")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.analyze.deal import Packet
+    from iptrec.analyze.grammar import Stage
     from iptrec.analyze.rulebook import Resolved, Rulebook
     from iptrec.analyze.walk import Outcome, Walker
     from iptrec.decode.nflog import NflogEvents
@@ -101,6 +102,7 @@ def assemble(
     stamp = _arrival_stamps(events, arrival_ns)
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
+    doubtful |= _of_several(group, events.trace[rows], way, first, rulebook)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -123,17 +125,15 @@ def assemble(
 
 
 def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
-    """Where a trace begins: in a built-in raw chain, unless the event before leads on to it there."""
-    raw = np.array([place.table == "raw" for place in rulebook.places])
+    """Where a trace begins: in a chain where it can, unless the event before leads on to it there."""
     starts = np.array([place.starts for place in rulebook.places])
+    builtin = np.array([place.builtin for place in rulebook.places])
     hook = np.array([place.hook for place in rulebook.places])
+    rank = np.array([place.rank for place in rulebook.places])
     index = np.array([place.index for place in rulebook.places])
     here, before = way[1:], way[:-1]
-    leads_on = (
-        raw[before]
-        & (hook[before] == hook[here])
-        & (~starts[before] | (index[before] < index[here]))
-    )
+    ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
+    leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
     begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
     return begins
 
@@ -193,6 +193,25 @@ def _mixed(group: I64, stamp: I64, first: I64) -> Mask:
     rivals = np.bincount(group, latest > 0) > 1
     mixed: Mask = (differ & rivals)[group]
     return mixed
+
+
+def _of_several(
+    group: I64, trace: I64, way: npt.NDArray[np.int32], first: I64, rulebook: Rulebook
+) -> Mask:
+    """The same for candidates in which the kernel's id changes in the midst of a base chain.
+
+    From one base chain to the next it may, after NAT for one.
+    """
+    if len(trace) == 0 or trace.max() < 0:
+        return np.zeros(len(first), np.bool_)
+    numbers: dict[Stage, int] = {}
+    stages = [numbers.setdefault(place.stage, len(numbers)) for place in rulebook.places]
+    stage = np.array(stages, np.int64)[way]
+    changes = np.zeros(len(way), np.int64)
+    changes[1:] = (trace[1:] != trace[:-1]) & (stage[1:] == stage[:-1])
+    changes[first] = 0
+    several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
+    return several
 
 
 def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:

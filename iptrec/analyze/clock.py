@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     I64 = npt.NDArray[np.int64]
 
-# The clock is read after the call; in between the recorder may have been off its processor.
+# The clock is read after the call; in between the recorder may have been off its processor, but for half
+# of this only (`kernel.slots`).
 _SLACK_NS: Final = 20_000_000
 
 

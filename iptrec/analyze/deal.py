@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from iptrec.analyze.grammar import Stage
     from iptrec.analyze.walk import Outcome, Walk, Walker
     from iptrec.decode.nflog import NflogEvents
 
@@ -34,6 +35,7 @@ class Packet:
     """A packet under way; an event is a packet of one row.
 
     ``addresses``: with ports. ``conntrack``: the connection's id, -1 if the kernel did not tell.
+    ``trace``: nf_tables' id of it in this base chain (``stage``), -1 in legacy iptables.
     ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
     arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
     waits until it is through.
@@ -47,6 +49,8 @@ class Packet:
     conntrack: int
     hook: int
     stamp: int
+    trace: int
+    stage: Stage
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
@@ -55,12 +59,15 @@ class Packet:
         """Whether stamps and connection allow that the event is this packet's."""
         if self.arrival and event.stamp and self.stamp != event.stamp:
             return False
+        if self.stage == event.stage and self.trace != event.trace:
+            return False
         return -1 in (self.conntrack, event.conntrack) or self.conntrack == event.conntrack
 
     def likeness(self, event: Packet) -> int:
         """How much the event resembles the packet's last one."""
         return (
-            8 * (event.stamp != 0 and self.stamp == event.stamp)
+            16 * (event.trace >= 0 and self.trace == event.trace)
+            + 8 * (event.stamp != 0 and self.stamp == event.stamp)
             + 4 * (self.addresses == event.addresses)
             + 2 * (self.indev == event.indev)
             + (self.outdev == event.outdev)
@@ -74,6 +81,7 @@ class Packet:
         self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
         self.conntrack = max(self.conntrack, event.conntrack)
         self.hook, self.stamp = event.hook, event.stamp or self.stamp
+        self.trace, self.stage = event.trace, event.stage
 
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
         """What may have become of it."""
@@ -103,6 +111,8 @@ def deal(
             conntrack=int(events.conntrack[row]),
             hook=int(events.hook[row]),
             stamp=int(stamps[row]),
+            trace=int(events.trace[row]),
+            stage=walker.stage(place),
         )
         way_out = None
         if walker.hook(event.walk) == _POSTROUTING:

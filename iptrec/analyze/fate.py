@@ -55,7 +55,7 @@ class Fates:
         state = _state(window, position, outcome, timeline)
         for number in reversed(outcome.way[: outcome.decider + 1]):
             place = book.places[number]
-            if (place.hook, place.table) != (decider.hook, decider.table):
+            if place.stage != decider.stage:
                 break
             key = (state, number)
             if key not in self._came:

@@ -30,13 +30,22 @@ _TABLES: Final = {
     _OUTPUT: ("raw", "mangle", "nat", "filter", "security"),
     _POSTROUTING: ("mangle", "nat"),
 }
-_ROUTES: Final = tuple(
-    tuple((hook, table) for hook in route for table in _TABLES[hook])
-    for route in (
-        (_PREROUTING, _INPUT),
-        (_PREROUTING, _FORWARD, _POSTROUTING),
-        (_OUTPUT, _POSTROUTING),
-    )
+ROUTES: Final = (
+    (_PREROUTING, _INPUT),
+    (_PREROUTING, _FORWARD, _POSTROUTING),
+    (_OUTPUT, _POSTROUTING),
+)
+_RAW: Final = "raw"  # where TRACE works, and so the first table that is traced
+
+Stage = tuple[int, str]  # a hook, and a table's pass there
+# The stages of each route with their order; nothing tells which of two with equal numbers comes first.
+Routes = tuple[dict[Stage, int], ...]
+_ROUTES: Final[Routes] = tuple(
+    {
+        stage: order
+        for order, stage in enumerate((hook, table) for hook in route for table in _TABLES[hook])
+    }
+    for route in ROUTES
 )
 
 _CONTINUE: Final = frozenset(
@@ -91,6 +100,8 @@ class Place:
     ``index`` is the kernel's number, our own rules counted; ``number`` the user's, None at the end of
     a chain and for our own rules. ``rule`` is None at the end and where the ruleset does not know it.
     ``effect`` is what comes next: with ``argument`` the chain of a jump or goto, the verdict of an end.
+    ``base``: in nf_tables, the base chain that is being passed; None in legacy iptables, where each hook has
+    one of a table. ``starts``: whether a trace can begin here. ``rank``: which stage of its hook it is.
     """
 
     hook: int
@@ -104,6 +115,14 @@ class Place:
     rule: Rule | None
     effect: EffectKind
     argument: str | None = None
+    starts: bool = False
+    rank: int = 0
+    base: str | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The pass through one table, or base chain of nf_tables, at one hook."""
+        return self.hook, self.table if self.base is None else f"{self.table}/{self.base}"
 
     @property
     def target(self) -> str | None:
@@ -118,11 +137,6 @@ class Place:
     def explained(self) -> bool:
         """Whether the ruleset knows this place."""
         return self.end or self.rule is not None
-
-    @property
-    def starts(self) -> bool:
-        """Whether a trace can begin here: TRACE works in the raw table only."""
-        return self.table == "raw" and self.builtin
 
 
 _Frame = tuple[str, int]
@@ -141,8 +155,7 @@ class State:
     walk or not).
     """
 
-    hook: int
-    table: str
+    stage: Stage
     frames: tuple[_Frame | None, ...]
     status: Literal["walking", "passed", "queued", "ended", "open"]
     verdict: str | None = None
@@ -172,6 +185,7 @@ class Grammar:
     ruleset: Ruleset
     own_comment: str | None = None
     late: frozenset[str] = frozenset()
+    routes: Routes = _ROUTES
     _shapes: dict[tuple[str, str], _ChainShape | None] = field(default_factory=dict)
 
     def place(self, prefix: Prefix, hook: int) -> Place:
@@ -187,14 +201,14 @@ class Grammar:
         if prefix.rulenum == shape.size + 1:
             return Place(
                 hook, prefix.table, prefix.chain, prefix.rulenum, None, True, builtin, False, None,
-                *_policy_effect(chain),
+                *_policy_effect(chain), *_beginning(prefix.table, builtin=builtin),
             )  # fmt: skip
         rule = chain.rules[prefix.rulenum - 1]
         own = prefix.rulenum in shape.own
         number = prefix.rulenum - sum(index < prefix.rulenum for index in shape.own)
         return Place(
             hook, prefix.table, prefix.chain, prefix.rulenum, None if own else number, False, builtin,
-            own, rule, *self._rule_effect(prefix.table, rule),
+            own, rule, *self._rule_effect(prefix.table, rule), *_beginning(prefix.table, builtin=builtin),
         )  # fmt: skip
 
     def begin(self, place: Place) -> State:
@@ -206,20 +220,14 @@ class Grammar:
         """The state after ``place``, or None where it cannot follow."""
         if len(state.frames) > _DEEPEST:
             return None
-        if state.status in ("walking", "open") and (place.hook, place.table) == (
-            state.hook,
-            state.table,
-        ):
+        if state.status in ("walking", "open") and place.stage == state.stage:
             frames = self._reach(state.frames, place)
             if frames is not None:
                 return self._after(place, frames)
         if state.status in ("passed", "queued", "open") and place.builtin:
             # NF_REPEAT from userspace: the table is passed once more (net/netfilter/nf_queue.c).
-            again = state.status == "queued" and (place.hook, place.table) == (
-                state.hook,
-                state.table,
-            )
-            reached = (again or self._next_table(state, place)) and self._reachable_from(place, 0)
+            again = state.status == "queued" and place.stage == state.stage
+            reached = (again or self._next(state, place)) and self._reachable_from(place, 0)
             return self._after(place, ((place.chain, place.index),)) if reached else None
         return None
 
@@ -228,33 +236,37 @@ class Grammar:
         if state.status == "ended":
             return True
         return state.status == "passed" and any(
-            all(self._optional(table) for _, table in route[route.index(stage) + 1 :])
-            for route in _ROUTES
-            if (stage := (state.hook, state.table)) in route
+            all(
+                self._optional(stage)
+                for stage, order in route.items()
+                if order > route[state.stage]
+            )
+            for route in self.routes
+            if state.stage in route
         )
 
     def must_end(self, state: State) -> bool:
         """Whether nothing can follow this state."""
         if state.status == "ended":
             return True
-        stage = (state.hook, state.table)
         return state.status == "passed" and not any(
-            table in self.ruleset.tables
-            for route in _ROUTES
-            if stage in route
-            for _, table in route[route.index(stage) + 1 :]
+            order > route[state.stage] and self._exists(stage)
+            for route in self.routes
+            if state.stage in route
+            for stage, order in route.items()
         )
 
     def later(self, state: State, place: Place) -> bool:
         """Whether ``place`` lies after ``state`` on some route, holes allowed: for lossy recordings."""
-        here, there = (state.hook, state.table), (place.hook, place.table)
         if state.status == "ended":
             return False
-        if here == there:
+        if state.stage == place.stage:
             return state.status in ("walking", "open")
         return any(
-            here in route and there in route and route.index(here) < route.index(there)
-            for route in _ROUTES
+            state.stage in route
+            and place.stage in route
+            and route[state.stage] <= route[place.stage]
+            for route in self.routes
         )
 
     def _chain(self, table: str, chain: str) -> Chain | None:
@@ -277,7 +289,11 @@ class Grammar:
             # Our rule's first match is not logged: it is what switches the log on.
             if index not in own and rule.target != "TRACE" and always_matches(rule)
         )
-        return _ChainShape(len(chain.rules), own, certain)
+        return _ChainShape(self._size(chain), own, certain)
+
+    def _size(self, chain: Chain) -> int:
+        """The highest number before the chain's end."""
+        return len(chain.rules)
 
     def _rule_effect(self, table: str, rule: Rule) -> tuple[EffectKind, str | None]:
         target = rule.target
@@ -300,28 +316,28 @@ class Grammar:
         returned = prefix.type == "return"
         return Place(
             hook, prefix.table, prefix.chain, prefix.rulenum, prefix.rulenum, False, builtin, False, None,
-            "return" if returned else "unknown",
+            "return" if returned else "unknown", None, *_beginning(prefix.table, builtin=builtin),
         )  # fmt: skip
 
     def _after(self, place: Place, frames: tuple[_Frame | None, ...]) -> State:
-        hook, table = place.hook, place.table
+        stage = place.stage
         match place.effect:
             case "continue":
-                return State(hook, table, frames, "walking")
+                return State(stage, frames, "walking")
             case "jump":
-                return State(hook, table, (*frames, (place.argument or "", 0)), "walking")
+                return State(stage, (*frames, (place.argument or "", 0)), "walking")
             case "goto":
-                return State(hook, table, (*frames[:-1], (place.argument or "", 0)), "walking")
+                return State(stage, (*frames[:-1], (place.argument or "", 0)), "walking")
             case "return":
-                return State(hook, table, self._unwound(place, frames[:-1]), "walking")
+                return State(stage, self._unwound(place, frames[:-1]), "walking")
             case "accept":
-                return State(hook, table, (), "passed")
+                return State(stage, (), "passed")
             case "queue":
-                return State(hook, table, (), "queued", "QUEUE")
+                return State(stage, (), "queued", "QUEUE")
             case "end":
-                return State(hook, table, (), "ended", place.argument)
+                return State(stage, (), "ended", place.argument)
             case "unknown":
-                return State(hook, table, frames, "open")
+                return State(stage, frames, "open")
 
     def _unwound(
         self, place: Place, frames: tuple[_Frame | None, ...]
@@ -329,7 +345,9 @@ class Grammar:
         """Callers after a return; with none left the built-in chain's policy decides (underflow)."""
         if frames:
             return frames
-        base = HOOKS[place.hook] if 0 <= place.hook < len(HOOKS) else ""
+        base = place.base
+        if base is None:
+            base = HOOKS[place.hook] if 0 <= place.hook < len(HOOKS) else ""
         shape = self._shape(place.table, base)
         return ((base, shape.size if shape else 0),)
 
@@ -349,22 +367,26 @@ class Grammar:
         shape = self._shape(place.table, place.chain)
         return place.index > index and (shape is None or place.index <= shape.barrier(index))
 
-    def _next_table(self, state: State, place: Place) -> bool:
-        here, there = (state.hook, state.table), (place.hook, place.table)
+    def _next(self, state: State, place: Place) -> bool:
+        """Whether a stage can be the next one that logs anything."""
         return any(
-            here in route
-            and there in route
-            and route.index(here) < route.index(there)
+            route[state.stage] <= route[place.stage]
             and all(
-                self._optional(table)
-                for _, table in route[route.index(here) + 1 : route.index(there)]
+                self._optional(stage)
+                for stage, order in route.items()
+                if route[state.stage] < order < route[place.stage]
             )
-            for route in _ROUTES
+            for route in self.routes
+            if state.stage in route and place.stage in route and place.stage != state.stage
         )
 
-    def _optional(self, table: str) -> bool:
+    def _optional(self, stage: Stage) -> bool:
         """A table never loaded logs nothing; nat sees only the first packet of a connection."""
+        _, table = stage
         return table == "nat" or table in self.late or table not in self.ruleset.tables
+
+    def _exists(self, stage: Stage) -> bool:
+        return stage[1] in self.ruleset.tables
 
 
 def _may_say(prefix: Prefix, chain: Chain) -> bool:
@@ -374,6 +396,11 @@ def _may_say(prefix: Prefix, chain: Chain) -> bool:
     rule = chain.rules[prefix.rulenum - 1]
     plain = not rule.conditional and rule.target in _VERDICTS
     return plain == (prefix.type != "rule")
+
+
+def _beginning(table: str, *, builtin: bool) -> tuple[bool, int]:
+    """Whether a trace can begin in a chain, and its table's rank."""
+    return builtin and table == _RAW, int(table != _RAW)
 
 
 def is_own(rule: Rule, comment: str | None) -> bool:

@@ -48,29 +48,37 @@ class Rulebook:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,). ``unseen`` are the numbers of states whose rules nobody saw.
+    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``alone``: no other backend's rules
+    were recorded.
     """
 
-    def __init__(self, snapshots: Iterable[Snapshot], own_comment: str | None) -> None:
+    def __init__(
+        self, snapshots: Iterable[Snapshot], own_comment: str | None, *, alone: bool = True
+    ) -> None:
+        self.alone = alone
         self.places: list[Place] = []
         self.grammars: list[Grammar] = []
         self.families: list[Family] = []
         self.states: list[int] = []
         self.choices: list[tuple[int, ...]] = []
         self.unseen: set[int] = set()
-        self.timelines = Timelines(snapshots)
+        self.timelines = self._read(snapshots)
         self.own_comment = own_comment
         self._known: dict[tuple[bytes, Family, int, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
         self._judges: dict[tuple[Family, str, int], Grammar] = {}
 
+    def hooked(self, events: NflogEvents) -> NflogEvents:
+        """The events with the hooks that they were logged at, where the kernel left that to the ruleset."""
+        return events
+
     def resolve(self, events: NflogEvents, earliest_ns: I64, latest_ns: I64) -> Resolved:
         """Find the events' places; each was logged between the two times given for it."""
         v6 = events.ipv6
         first, last = self._candidates(events, v6, earliest_ns, latest_ns)
-        hook = np.minimum(events.hook, _HOOKS - 1).astype(np.int64)
-        code = ((events.prefix.astype(np.int64) + 1) * _HOOKS + hook) * 2 + v6
+        where, size = self._where(events)
+        code = ((events.prefix.astype(np.int64) + 1) * size + where) * 2 + v6
         if last.any():
             states = int(last.max()) + 1
             code = (code * states + first) * states + last
@@ -80,7 +88,7 @@ class Rulebook:
                 self._number(
                     events.prefixes[int(events.prefix[row])] if events.prefix[row] >= 0 else b"",
                     "ipv6" if v6[row] else "ipv4",
-                    int(hook[row]),
+                    int(where[row]),
                     int(first[row]),
                     int(last[row]),
                 )
@@ -96,7 +104,7 @@ class Rulebook:
         """The range of table states that may have held at each event."""
         first = np.zeros(len(events), np.int32)
         last = np.zeros(len(events), np.int32)
-        tables = [prefixes.table(raw) for raw in events.prefixes]
+        tables = [self._table(raw) for raw in events.prefixes]
         changing = {
             (family, name): timeline
             for family in ("ipv4", "ipv6")
@@ -109,27 +117,31 @@ class Rulebook:
             first[rows], last[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows])
         return first, last
 
-    def _number(self, raw: bytes, family: Family, hook: int, first: int, last: int) -> int:
-        key = (raw, family, hook, first, last)
+    def _number(self, raw: bytes, family: Family, where: int, first: int, last: int) -> int:
+        key = (raw, family, where, first, last)
         if key not in self._known:
-            parsed = prefixes.parse(raw)
-            self._known[key] = (
-                -1 if parsed is None else self._choice(parsed, family, hook, first, last)
-            )
+            self._known[key] = self._choice(raw, family, where, first, last)
         return self._known[key]
 
-    def _choice(
-        self, parsed: prefixes.Prefix, family: Family, hook: int, first: int, last: int
-    ) -> int:
-        timeline = self.timelines.table(family, parsed.table)
+    def _choice(self, raw: bytes, family: Family, where: int, first: int, last: int) -> int:
+        table = self._table(raw)
+        timeline = None if table is None else self.timelines.table(family, table)
         states: list[TableState | None] = [None]
         if timeline is not None:
             states = [*reversed(timeline.states[first : last + 1][-_MOST_CANDIDATES:])]
-        numbers = tuple(
-            dict.fromkeys(self._intern(parsed, family, hook, state) for state in states)
+        found = [self._intern(raw, family, where, state) for state in states]
+        numbers = tuple(dict.fromkeys(one for one in found if one >= 0))
+        if not numbers:
+            return -1
+        # A state that does not have the rule cannot have been the one; one that nobody saw can.
+        fitting = (
+            tuple(
+                one
+                for one in numbers
+                if self.places[one].explained or self.states[one] in self.unseen
+            )
+            or numbers[:1]
         )
-        # A state that does not have the rule cannot have been the one.
-        fitting = tuple(one for one in numbers if self.places[one].explained) or numbers[:1]
         if len(fitting) == 1:
             return fitting[0]
         if fitting not in self._chosen:
@@ -138,11 +150,11 @@ class Rulebook:
             )
         return self._chosen[fitting]
 
-    def _intern(
-        self, parsed: prefixes.Prefix, family: Family, hook: int, state: TableState | None
-    ) -> int:
-        grammar = self._judge(family, parsed.table, state)
-        place = grammar.place(parsed, hook)
+    def _intern(self, raw: bytes, family: Family, where: int, state: TableState | None) -> int:
+        found = self._place(raw, family, where, state)
+        if found is None:
+            return -1
+        place, grammar = found
         number = -1 if state is None else state.number
         if state is not None and state.chains is None:
             self.unseen.add(number)
@@ -150,6 +162,27 @@ class Rulebook:
         if key not in self._interned:
             self._interned[key] = self._add(place, grammar, family, number, ())
         return self._interned[key]
+
+    def _read(self, snapshots: Iterable[Snapshot]) -> Timelines:
+        return Timelines(snapshots)
+
+    def _where(self, events: NflogEvents) -> tuple[I64, int]:
+        """What tells places of one prefix apart, and how many values it has: here the hook."""
+        return np.minimum(events.hook, _HOOKS - 1).astype(np.int64), _HOOKS
+
+    def _table(self, raw: bytes) -> str | None:
+        """The table that a prefix names, None if it names none."""
+        return prefixes.table(raw)
+
+    def _place(
+        self, raw: bytes, family: Family, where: int, state: TableState | None
+    ) -> tuple[Place, Grammar] | None:
+        """The place that a prefix names in a state of its table, and who judges it."""
+        parsed = prefixes.parse(raw)
+        if parsed is None:
+            return None
+        grammar = self._judge(family, parsed.table, state)
+        return grammar.place(parsed, where), grammar
 
     def _add(
         self, place: Place, grammar: Grammar, family: Family, state: int, choice: tuple[int, ...]
@@ -171,8 +204,11 @@ class Rulebook:
             if state is not None:
                 tables[table] = state.chains or {}
             late = frozenset(name for name, one in loaded.items() if _late(one))
-            self._judges[key] = Grammar(Ruleset(tables), self.own_comment, late)
+            self._judges[key] = self._grammar(family, Ruleset(tables), late)
         return self._judges[key]
+
+    def _grammar(self, _: Family, ruleset: Ruleset, late: frozenset[str]) -> Grammar:
+        return Grammar(ruleset, self.own_comment, late)
 
 
 def _late(timeline: Timeline) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iptrec.analyze.timeline import KINDS, RULESETS, Timelines
+from iptrec.analyze import nftables, timeline
+from iptrec.analyze.nftables import NftTimelines
+from iptrec.analyze.timeline import KINDS, Timelines
 from iptrec.decode.rule import Ruleset
 
 if TYPE_CHECKING:
@@ -17,19 +19,34 @@ def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[
 
     A table whose rules nobody saw then is left out.
     """
-    snapshots = recording.snapshots(*RULESETS)
-    timelines = Timelines(one for one in snapshots if one.namespace == namespace)
     found: dict[Family, Ruleset] = {}
+    known = timelines(recording, namespace)
     for family in KINDS:
         tables = {}
-        for name, timeline in timelines.loaded(family).items():
+        for name, one in (
+            (name, one) for each in known for name, one in each.loaded(family).items()
+        ):
             states = [
                 state
-                for state, since in zip(timeline.states, timeline.time_ns, strict=True)
+                for state, since in zip(one.states, one.time_ns, strict=True)
                 if time_ns is None or since <= time_ns
             ]
             if states and states[-1].chains is not None:
                 tables[name] = states[-1].chains
         if tables:
             found[family] = Ruleset(tables)
+    return found
+
+
+def timelines(recording: Recording, namespace: int) -> list[Timelines]:
+    """The tables over time: of legacy iptables, of nf_tables, or of both."""
+    kinds = {one.kind for one in recording.streams}
+    found = []
+    if "nftrace" not in kinds or "nflog" in kinds:
+        snapshots = recording.snapshots(*timeline.RULESETS)
+        found.append(Timelines(one for one in snapshots if one.namespace == namespace))
+    if "nftrace" in kinds:
+        snapshots = recording.snapshots(*nftables.RULESETS)
+        of_namespace = (one for one in snapshots if one.namespace == namespace)
+        found.append(NftTimelines(of_namespace, alone="nflog" not in kinds))
     return found

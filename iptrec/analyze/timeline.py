@@ -109,10 +109,12 @@ class Timelines:
 
     def _number(self, family: Family, name: str, chains: dict[str, Chain] | None) -> int:
         """Equal rules get the same number, wherever they come again."""
-        content = chains and tuple(
-            self._number_of((one.name, one.policy, tuple(rule.spec for rule in one.rules)))
-            for one in chains.values()
-        )
+        content = None
+        if chains is not None:
+            content = tuple(
+                self._number_of((one.name, one.policy, tuple(rule.spec for rule in one.rules)))
+                for one in chains.values()
+            )
         return self._number_of((family, name, content))
 
     def _number_of(self, content: Any) -> int:  # noqa: ANN401 - what can be compared

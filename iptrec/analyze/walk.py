@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 from iptrec.analyze.grammar import HOOKS
 
 if TYPE_CHECKING:
-    from iptrec.analyze.grammar import Place, State
+    from iptrec.analyze.grammar import Place, Stage, State
     from iptrec.analyze.rulebook import Rulebook
     from iptrec.analyze.timeline import Family
 
 
+_FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
 MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
@@ -131,6 +132,10 @@ class Walker:
         """The hook of the way's last event."""
         return self._rulebook.places[walk.branches[0].way[-1]].hook
 
+    def stage(self, place: int) -> Stage:
+        """The stage that a place belongs to."""
+        return self._rulebook.places[place].stage
+
     def stands_at(self, walk: Walk, target: str) -> bool:
         """Whether the way's last event was a rule with this target."""
         return self._rulebook.places[walk.branches[0].way[-1]].target == target
@@ -138,13 +143,17 @@ class Walker:
     def judge(self, walk: Walk) -> tuple[Outcome, ...]:
         """What became of a packet that went so and was not seen again: all that a reader could tell.
 
-        Ways that read the same are one; where one is complete, those that break off are left out.
+        Ways that read the same are one; where one is complete, those that break off are left out, unless
+        that is because nobody saw the rules.
         """
         found: dict[tuple[object, ...], Outcome] = {}
         for branch in walk.branches:
             found.setdefault(self._reading(branch.way), self._outcome(walk, branch))
-        complete = tuple(one for one in found.values() if one.complete)
-        return complete or tuple(found.values())
+        if not any(one.complete for one in found.values()):
+            return tuple(found.values())
+        return tuple(
+            one for one in found.values() if one.complete or self._unseen_table(one.way) is not None
+        )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
         book, last = self._rulebook, branch.way[-1]
@@ -164,8 +173,7 @@ class Walker:
         book = self._rulebook
         here, there = book.places[last], book.places[place]
         return book.families[last] == book.families[place] and (
-            (here.hook, here.table) != (there.hook, there.table)
-            or book.states[last] == book.states[place]
+            here.stage != there.stage or book.states[last] == book.states[place]
         )
 
     def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
@@ -203,7 +211,9 @@ class Walker:
         """The filter table's decision if it took one, else the last one."""
         places = [self._rulebook.places[place] for place in way]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
-        filtered = [i for i in accepted if places[i].table == "filter"]
+        filtered = [i for i in accepted if places[i].table == "filter"] or [
+            i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
+        ]
         return (filtered or accepted or [len(way) - 1])[-1]
 
     def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
@@ -221,9 +231,12 @@ class Walker:
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         if branch.state.status == "passed":
+            elsewhere = "routing, rp_filter, TTL, socket" + (
+                "" if self._rulebook.alone else ", the other backend's rules"
+            )
             return (
                 f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
-                " outside of the rules (routing, rp_filter, TTL, socket), or the events were lost"
+                f" outside of the rules ({elsewhere}), or the events were lost"
             )
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"

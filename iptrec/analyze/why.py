@@ -78,7 +78,7 @@ def _skipped(book: Rulebook, way: tuple[int, ...]) -> list[list[tuple[int, Rule]
     for one in way:
         place, grammar = book.places[one], book.grammars[one]
         before = 0
-        if state is not None and (state.hook, state.table) == (place.hook, place.table):
+        if state is not None and state.stage == place.stage:
             frame = state.frames[-1] if state.frames else None
             before = frame[1] if frame is not None and frame[0] == place.chain else 0
         found.append(_between(grammar, place.table, place.chain, before, place.index))

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.analyze import clock
+from iptrec.analyze import clock, nftables, timeline
 from iptrec.analyze.assemble import Assembly, assemble
+from iptrec.analyze.nftables import NftRulebook
 from iptrec.analyze.rulebook import Resolved, Rulebook
-from iptrec.analyze.timeline import RULESETS
 from iptrec.analyze.walk import Walker
-from iptrec.decode import nflog
+from iptrec.decode import nflog, nftrace
 from iptrec.recording.rows import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -48,6 +48,20 @@ _STAMPING_NS: Final = 100_000_000
 
 _NO_LENGTHS: Final = np.zeros(0, np.uint32)
 _NO_TIMES: Final = np.zeros(0, np.int64)
+
+
+class _Kind(NamedTuple):
+    """How a stream's events are decoded, and what resolves them: by which snapshots."""
+
+    decode: Callable[[bytes, npt.NDArray[np.uint32], I64], NflogEvents]
+    rulebook: type[Rulebook]
+    snapshots: tuple[str, ...]
+
+
+_KINDS: Final = {
+    "nflog": _Kind(nflog.decode, Rulebook, timeline.RULESETS),
+    "nftrace": _Kind(nftrace.decode, NftRulebook, nftables.RULESETS),
+}
 
 
 class Start(NamedTuple):
@@ -161,7 +175,7 @@ class Assembler:
         ``number``: of the first of them.
         """
         data, lengths, received, receipt = self._waiting()
-        events = nflog.decode(data, lengths, received)
+        events = self._rulebook.hooked(_KINDS[self._stream.kind].decode(data, lengths, received))
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
         # What comes in the next window was logged after what is stamped in this one.
@@ -291,15 +305,17 @@ def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
 def _assemblers(
     reader: Recording, known: dict[int, tuple[Assembler, Stream]]
 ) -> Iterator[tuple[Assembler, Stream]]:
-    """An assembler for each nflog stream; the rulesets are read once its first chunk is there."""
+    """An assembler for each stream of events; the rulesets are read once its first chunk is there."""
     for stream in reader.streams:
-        if stream.kind != "nflog":
+        if stream.kind not in _KINDS:
             continue
         if stream.id not in known:
-            snapshots = reader.snapshots(*RULESETS)
-            book = Rulebook(
+            kind = _KINDS[stream.kind]
+            snapshots = reader.snapshots(*kind.snapshots)
+            book = kind.rulebook(
                 (one for one in snapshots if one.namespace == stream.namespace),
                 f"iptrec:{reader.facts.uuid}",
+                alone=not {one.kind for one in reader.streams} >= set(_KINDS),
             )
             known[stream.id] = (Assembler(stream, book, reader.facts.started_ns), stream)
         yield known[stream.id]

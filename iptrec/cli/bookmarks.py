@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import iptrec
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -70,7 +68,7 @@ def _key(reader: Reader) -> str:
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(told).encode())
-    home = Path(iptrec.__file__).parent
+    home = Path(__file__).parents[1]
     for package in ("analyze", "decode", "recording"):
         for source in sorted((home / package).glob("*.py")):
             digest.update(source.read_bytes())

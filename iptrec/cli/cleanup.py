@@ -50,7 +50,10 @@ def _what(one: Leftover) -> str:
     from iptrec.views.escape import printable
 
     where = "a namespace that is gone" if one.where is None else str(one.where)
-    things = [f"{count} {family} rules" for family, count in one.rules.items()]
+    things = [
+        f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
+        for (family, backend), count in one.rules.items()
+    ]
     if one.changes is not None:
         things += [
             f"the {family} logger, before: {before}"

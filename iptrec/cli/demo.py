@@ -80,7 +80,7 @@ A Docker host, 172.17.0.3, in namespaces of its own. Container A (172.22.0.2) an
 """
 
 
-def docker_hairpin(lab: Lab) -> None:
+def docker_hairpin(lab: Lab, backend: str = "legacy") -> None:
     """A container connects to another network's published port, through the host's address.
 
     The lab's own host is the Docker host, with the bridges hairpin-8-1 and hairpin-8-2.
@@ -108,7 +108,7 @@ def docker_hairpin(lab: Lab) -> None:
     lab.ip(None, "address add 172.17.0.3/16 dev eth0")
 
     lab.sysctl(None, "net/ipv4/ip_forward", 1)
-    lab.restore(None, "ipv4", RULES)
+    lab.restore(None, "ipv4", RULES, backend)
     lab.settle()
 
 

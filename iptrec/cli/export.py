@@ -101,7 +101,7 @@ def pcapng(
         typer.Option("--stages", help="A packet again after each change: before and after NAT."),
     ] = False,
     events: Annotated[
-        bool, typer.Option("--events", help="The kernel's raw nflog events instead of packets.")
+        bool, typer.Option("--events", help="The kernel's raw events instead of packets.")
     ] = False,
     link: Annotated[
         str,
@@ -146,7 +146,7 @@ def pcapng(
             remembered(reader) as bookmarks,
             exported(output, recording, force=force) as stream,
         ):
-            capture = Capture(source.facts, link)
+            capture = Capture(source.facts, link, {one.kind for one in source.streams})
             what: Content = "stages" if stages else "events" if events else "packets"
             # Among the events may be some that belong to no packet, anywhere.
             replay = Replay(source, selection, None if events else bookmarks)

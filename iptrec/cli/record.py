@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.recorder import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_BACKENDS = ("auto", "legacy", "nft", "both")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 Words = Annotated[
@@ -55,6 +56,13 @@ Conntrack = Annotated[
     bool,
     typer.Option(
         "--conntrack", help="Record connections as well: new ones, ended ones, their NAT."
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="Whose rules: legacy (iptables-legacy), nft (iptables-nft and nft), both, or auto: what has"
+        " rules here."
     ),
 ]
 SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
@@ -101,6 +109,7 @@ def record(
     netns: Netns = None,
     flush: Flush = False,
     conntrack: Conntrack = False,
+    backend: Backend = "auto",
     skip_modprobe: SkipModprobe = False,
     duration: Duration = None,
     packets: Packets = None,
@@ -116,10 +125,10 @@ def record(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="As --log-level debug.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --log-level error.")] = False,
 ) -> int:
-    """Trace packets through the rules of legacy iptables into a file.
+    """Trace packets through the rules of iptables and nftables into a file.
 
     Needs root (or CAP_NET_ADMIN). Nobody's rules are touched: two tagged TRACE rules a family are put on
-    top of the raw table and taken out again, the logger is switched and switched back.
+    top of the raw table and taken out again; of legacy iptables the logger is switched and switched back.
 
     Examples:
       iptrec record tcp port 443 -o trace.db
@@ -136,7 +145,7 @@ def record(
     level = log_levels(log_level, verbose=verbose, quiet=quiet)
     options = make_options(
         words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
-        conntrack=conntrack, modprobe=not skip_modprobe, duration=duration, packets=packets,
+        conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration, packets=packets,
         max_size=max_size, ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
     live = _Live(str(output), level)
@@ -165,6 +174,8 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         raise UsageError(f"command {command[0]!r} is not found")
     if family not in ("ipv4", "ipv6", "both"):
         raise UsageError(f"--family {family!r} is none of ipv4, ipv6, both")
+    if more["backend"] not in _BACKENDS:
+        raise UsageError(f"--backend {more['backend']!r} is none of {', '.join(_BACKENDS)}")
     families = ("ipv4", "ipv6") if family == "both" else (family,)
     bytecodes: dict[Any, str | None] = dict.fromkeys(families)
     if expression:

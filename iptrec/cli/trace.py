@@ -29,6 +29,7 @@ def trace(
     netns: recording.Netns = None,
     flush: recording.Flush = False,
     conntrack: recording.Conntrack = False,
+    backend: recording.Backend = "auto",
     skip_modprobe: recording.SkipModprobe = False,
     duration: recording.Duration = None,
     packets: recording.Packets = None,
@@ -55,7 +56,7 @@ def trace(
         path = output or Path(directory, "trace.db")
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces, netns=netns, flush=flush,
-            conntrack=conntrack,
+            conntrack=conntrack, backend=backend,
             modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
         )  # fmt: skip
         viewer = _Viewer(

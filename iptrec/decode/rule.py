@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule as iptables-save prints it.
+    """One rule as iptables-save or, where it is none of iptables, nft prints it.
 
     ``spec`` is the text after ``-A CHAIN `` exactly as printed. ``target`` is the word after ``-j``
     or ``-g`` (None for a rule without target), ``target_args`` the options after it (None if none),
@@ -21,15 +21,33 @@ class Rule:
     comment: str | None
     conditional: bool
     counters: tuple[int, int] | None = None  # packets, bytes
+    handle: int | None = None  # nf_tables' own name for it, unique in its table
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """Where a base chain of nf_tables is attached: enum nf_inet_hooks, and which of several is first.
+
+    ``family``: the packets that pass it, as nft names them; ``type``: "filter", "nat" or "route".
+    """
+
+    family: str
+    hook: int
+    priority: int
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain; ``policy`` is None for a user's chain, "ACCEPT" or "DROP" for a built-in one."""
+    """A chain; ``policy`` is None for a user's chain, "ACCEPT" or "DROP" for a built-in one.
+
+    ``base``: of nf_tables' base chains.
+    """
 
     name: str
     policy: str | None
     rules: tuple[Rule, ...]
+    base: Base | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iptrec.errors import IptrecError
-from iptrec.kernel import nf_log, xtables
+from iptrec.kernel import nf_log, nftables, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,8 @@ class Changes:
 
     ``rules``: for each family whose raw table has our rules the lines that --flush took out of it, see
     `xtables.taken_out`. ``loggers``: family -> the logger that was set before. ``netns``: the inode of
-    the namespace; ``output``: the recording.
+    the namespace; ``output``: the recording. ``nft_rules``: as ``rules``, of iptables-nft; ``nft_made``: what
+    of its raw tables was not there before, see `nftables.made`.
     """
 
     comment: str
@@ -50,11 +51,15 @@ class Changes:
     output: str
     rules: dict[Family, list[str]] = field(default_factory=dict)
     loggers: dict[Family, str] = field(default_factory=dict)
+    nft_rules: dict[Family, list[str]] = field(default_factory=dict)
+    nft_made: dict[Family, list[str]] = field(default_factory=dict)
 
     def undo(self) -> None:
         """Undo what is still ours, in the current namespace. Raises `IptrecError` or OSError."""
         for family, taken_out in self.rules.items():
             xtables.remove(family, self.comment, taken_out)
+        for family, taken_out in self.nft_rules.items():
+            nftables.remove(family, self.comment, taken_out, self.nft_made.get(family, []))
         for family, before in self.loggers.items():
             nf_log.Switched(family, before).undo()
 
@@ -71,6 +76,10 @@ class Changes:
         return found if found is not None and found.plausible else None
 
     @property
+    def _lists(self) -> tuple[dict[Family, list[str]], ...]:
+        return self.rules, self.nft_rules, self.nft_made
+
+    @property
     def plausible(self) -> bool:
         """Whether the types are what they should be."""
         return (
@@ -78,10 +87,15 @@ class Changes:
             and self.comment.startswith("iptrec:")
             and isinstance(self.netns, int)
             and isinstance(self.output, str)
-            and isinstance(self.rules, dict)
             and isinstance(self.loggers, dict)
-            and {*self.rules, *self.loggers} <= {"ipv4", "ipv6"}
-            and all(isinstance(line, str) for lines in self.rules.values() for line in lines)
+            and all(isinstance(one, dict) for one in self._lists)
+            and {*self.loggers}.union(*self._lists) <= {"ipv4", "ipv6"}
+            and all(
+                isinstance(line, str)
+                for each in self._lists
+                for lines in each.values()
+                for line in lines
+            )
             and all(isinstance(name, str) for name in self.loggers.values())
         )
 
@@ -110,6 +124,13 @@ class Guardian:
     def expect_rules(self, family: Family, taken_out: list[str]) -> None:
         """Our rules will be in the raw table, and these are not."""
         self._changes.rules[family] = taken_out
+        self._write()
+
+    def expect_nft(self, family: Family, taken_out: list[str], made: list[str]) -> None:
+        """Our rules will be in iptables-nft's raw table; ``made``: chains that will be new."""
+        self._changes.nft_rules[family] = taken_out
+        known = self._changes.nft_made.get(family, [])
+        self._changes.nft_made[family] = [*known, *(one for one in made if one not in known)]
         self._write()
 
     def expect_logger(self, family: Family, before: str) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import host, leftovers, nflog, xt_tables, xtables
+from iptrec.kernel import host, leftovers, nflog, nftables, nftrace, xt_tables, xtables
+from iptrec.kernel.backends import used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.kernel.xtables import Family
+    from iptrec.kernel.xtables import Backend, Family
 
 Level = Literal["ok", "note", "warning", "failure"]
 
@@ -48,13 +48,24 @@ def inspect(directory: Path) -> Iterator[Finding]:
     """Look at the current network namespace, and at the directory for recordings."""
     yield Finding("ok", "kernel", host.kernel())
     yield from _rights()
+    try:
+        backends = used(get_args(xt_tables.Family))
+    except HostError as error:
+        yield Finding("failure", "backends", str(error))
+        backends = ("legacy",)
+    else:
+        yield _backends(backends)
     for family in get_args(xt_tables.Family):
-        yield from _commands(family)
-        yield from _extensions(family)
-        yield from _logger(family)
-        yield from _rules(family)
-    yield from _backends()
-    yield from _group()
+        for backend in backends:
+            yield from _commands(family, backend)
+        if "legacy" in backends:
+            yield from _extensions(family)
+            yield from _logger(family)
+            yield from _rules(family)
+    if "legacy" in backends:
+        yield from _group()
+    if "nft" in backends:
+        yield from _traces()
     yield from _left_behind()
     yield from _clock()
     yield from _space(directory)
@@ -70,14 +81,16 @@ def _rights() -> Iterator[Finding]:
         yield Finding("ok", "rights", "CAP_NET_ADMIN")
 
 
-def _commands(family: Family) -> Iterator[Finding]:
+def _commands(family: Family, backend: Backend) -> Iterator[Finding]:
     try:
-        xtables.require(family)
+        xtables.require(family, backend)
+        if backend == "nft":
+            nftables.require(())
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
         yield Finding("failure", f"{family} commands", fact, fix)
     else:
-        yield Finding("ok", f"{family} commands", "iptables-legacy is installed")
+        yield Finding("ok", f"{family} commands", f"iptables-{backend} is installed")
 
 
 def _extensions(family: Family) -> Iterator[Finding]:
@@ -137,31 +150,28 @@ def _rules(family: Family) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _backends() -> Iterator[Finding]:
+def _backends(backends: tuple[Backend, ...]) -> Finding:
     """Which of legacy and nf_tables have rules here."""
-    used = {}
-    legacy = [
-        table for family in get_args(xt_tables.Family) for table in xt_tables.loaded(family) or ()
-    ]
-    if legacy:
-        used["legacy"] = f"legacy iptables has tables ({', '.join(dict.fromkeys(legacy))})"
-    if (nft := _nft_tables()) is not None and nft:
-        used["nft"] = f"nf_tables has {nft} tables"
-    fact = "; ".join(used.values()) or "no rules yet"
-    if "nft" in used:
-        fix = "iptrec records legacy iptables; rules of nf_tables will not be in the recording"
-        yield Finding("warning", "backends", fact, fix)
-    else:
-        yield Finding("ok", "backends", fact)
+    if len(backends) > 1:
+        fact = "legacy iptables and nf_tables both have rules: packets pass both, and both are recorded"
+        return Finding(
+            "warning", "backends", fact, "iptables -V says which one your commands change"
+        )
+    names = {"legacy": "legacy iptables", "nft": "nf_tables"}
+    return Finding("ok", "backends", f"{names[backends[0]]} is recorded")
 
 
-def _nft_tables() -> int | None:
-    """How many tables nf_tables has; None where nft is not installed or refuses."""
-    command = shutil.which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if command is None:
-        return None
-    done = subprocess.run([command, "list", "tables"], capture_output=True, check=False)
-    return None if done.returncode else len(done.stdout.splitlines())
+def _traces() -> Iterator[Finding]:
+    """Listen to nf_tables' traces for a moment, as recording does."""
+    try:
+        with nftrace.NftraceSocket() as source:
+            room = source.receive_buffer
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        yield Finding("failure", "nf_tables traces", fact, fix)
+        return
+    yield Finding("ok", "nf_tables traces", "can be listened to")
+    yield _room(room)
 
 
 def _group() -> Iterator[Finding]:
@@ -177,13 +187,16 @@ def _group() -> Iterator[Finding]:
         yield Finding("failure", "nflog group 0", fact, fix)
         return
     yield Finding("ok", "nflog group 0", "free")
-    if room < _GOOD_BUFFER:
-        fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
-        yield Finding("warning", "receive buffer", f"{room:,} bytes are granted", fix)
-    else:
-        yield Finding("ok", "receive buffer", f"{room:,} bytes")
+    yield _room(room)
     if not conntrack:
         yield Finding("note", "conntrack ids", "this kernel does not put them into events")
+
+
+def _room(size: int) -> Finding:
+    if size < _GOOD_BUFFER:
+        fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
+        return Finding("warning", "receive buffer", f"{size:,} bytes are granted", fix)
+    return Finding("ok", "receive buffer", f"{size:,} bytes")
 
 
 def _left_behind() -> Iterator[Finding]:

@@ -31,7 +31,7 @@ _NEEDED = {  # command -> Debian's package
     "ip6tables-legacy-restore": "iptables",
 }
 
-_RESTORE = {"ipv4": "iptables-legacy-restore", "ipv6": "ip6tables-legacy-restore"}
+_RESTORE = {"ipv4": "iptables-{}-restore", "ipv6": "ip6tables-{}-restore"}
 
 _AS_ROOT = "this root needs CAP_SYS_ADMIN and a writable /proc/sys (docker run --privileged)"
 _WITHOUT_ROOT = (
@@ -199,9 +199,9 @@ class Lab:
         """Set a kernel setting of a host, ``net/ipv4/ip_forward``."""
         self.run(["tee", f"/proc/sys/{key}"], host, stdin=str(value))
 
-    def restore(self, host: str | None, family: str, ruleset: str) -> None:
-        """Load iptables-save text into legacy iptables; ``family`` is "ipv4" or "ipv6"."""
-        self.run([_RESTORE[family], "-w", "10"], host, stdin=ruleset)
+    def restore(self, host: str | None, family: str, ruleset: str, backend: str = "legacy") -> None:
+        """Load iptables-save text; ``family`` is "ipv4" or "ipv6", ``backend`` "legacy" or "nft"."""
+        self.run([_RESTORE[family].format(backend), "-w", "10"], host, stdin=ruleset)
 
     def settle(self, seconds: float = 10) -> None:
         """Wait until every interface that was set up carries and no address is tentative.

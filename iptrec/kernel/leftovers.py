@@ -1,7 +1,8 @@
 """What recorders have left behind that were killed together with their guardians, and how it goes away.
 
 Our rules say by their comment whose they are. A recorder, or its guardian, keeps its list of changes
-locked (`guardian`) and nflog group 0 of its namespace bound: what neither of them holds is left over.
+locked (`guardian`), and a recorder listens to the events of its namespace: what neither of them holds is
+left over.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import guardian, netns, nflog, xt_tables, xtables
+from iptrec.kernel import guardian, netns, nflog, nftables, nftrace, xt_tables, xtables
 from iptrec.kernel.guardian import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.kernel.xtables import Family
+    from iptrec.kernel.xtables import Backend, Family
 
 _OURS: Final = re.compile(
     rb'^-A (\S+) .*--comment "?(iptrec:[0-9a-f-]{36})"? .*-j TRACE$', re.MULTILINE
@@ -31,38 +32,37 @@ _NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/ne
 class Leftover:
     """Of one recorder in one namespace.
 
-    ``rules``: family -> how many of its rules are there. ``changes``: its list, if that is there.
+    ``rules``: (family, backend) -> how many of its rules are there. ``changes``: its list, if that is there.
     ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace.
     """
 
     where: Path | None
     comment: str
-    rules: dict[Family, int]
+    rules: dict[tuple[Family, Backend], int]
     changes: Changes | None
     in_use: str | None
 
 
-def namespaces() -> dict[int, Path]:
-    """The network namespaces that can be seen from here: inode -> a file of each."""
-    found: dict[int, Path] = {}
+def namespaces() -> dict[int, list[Path]]:
+    """The network namespaces that can be seen from here: inode -> the files by which it is seen."""
+    found: dict[int, list[Path]] = {}
     own = Path("/proc/self/ns/net")
     for path in [own, *(one for pattern in _NAMESPACES for one in Path("/").glob(pattern[1:]))]:
         with contextlib.suppress(OSError):
-            found.setdefault(path.stat().st_ino, path)
+            found.setdefault(path.stat().st_ino, []).append(path)
     return found
 
 
 def find(where: Path | None = None) -> list[Leftover]:
     """What is there of recorders, running ones included, in all namespaces or in one."""
-    seen = namespaces() if where is None else {where.stat().st_ino: where}
+    seen = namespaces() if where is None else {where.stat().st_ino: [where]}
     known: dict[str, tuple[Changes, bool]] = {}
     for _, descriptor in guardian.lists():
         if (changes := Changes.read(descriptor)) is not None:
             known[changes.comment] = changes, guardian.held(descriptor)
     found: list[Leftover] = []
-    for inode, path in seen.items():
-        with contextlib.suppress(HostError), _entered(path):
-            found += _in_namespace(inode, path, known)
+    for inode, paths in seen.items():
+        found += _seen_by(inode, paths, known)
     told = {one.comment for one in found}
     for comment, (changes, held) in known.items():
         if comment not in told and where is None and not held:  # its namespace is gone
@@ -70,18 +70,40 @@ def find(where: Path | None = None) -> list[Leftover]:
     return found
 
 
+def _seen_by(
+    inode: int, paths: list[Path], known: dict[str, tuple[Changes, bool]]
+) -> list[Leftover]:
+    """What is in a namespace; nothing if it cannot be entered."""
+    for path in paths:
+        try:
+            with _entered(path):
+                return list(_in_namespace(inode, path, known))
+        except HostError:
+            break
+        except FileNotFoundError:  # that process has ended, others may be there
+            continue
+    return []
+
+
 def _in_namespace(
     inode: int, path: Path, known: dict[str, tuple[Changes, bool]]
 ) -> Iterator[Leftover]:
     rules = _rules()
-    listening = nflog.holder()
     for comment, counts in rules.items():
+        listening = _listening({backend for _, backend in counts})
         changes, held = known.get(comment, (None, listening is not None))
         busy = (f"{listening} is recording" if listening else "it is recording") if held else None
         yield Leftover(path, comment, counts, changes, busy)
     for comment, (changes, held) in known.items():
         if changes.netns == inode and comment not in rules:
             yield Leftover(path, comment, {}, changes, "it is recording" if held else None)
+
+
+def _listening(backends: set[Backend]) -> str | None:
+    """Who listens to the events of one of these, in the current namespace."""
+    return (nflog.holder() if "legacy" in backends else None) or (
+        nftrace.listener() if "nft" in backends else None
+    )
 
 
 def _entered(path: Path) -> contextlib.AbstractContextManager[int]:
@@ -98,7 +120,9 @@ def remove(leftover: Leftover) -> None:
     if leftover.where is not None:
         with _entered(leftover.where):
             if changes is None:
-                changes = Changes(leftover.comment, 0, "", {one: [] for one in leftover.rules})
+                changes = Changes(leftover.comment, 0, "")
+                for family, backend in leftover.rules:
+                    (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
             elif nflog.holder() is not None:
                 changes.loggers.clear()
             try:
@@ -110,16 +134,28 @@ def remove(leftover: Leftover) -> None:
         guardian.STATE.rmdir()
 
 
-def _rules() -> dict[str, dict[Family, int]]:
-    """Our rules in the current namespace: comment -> family -> how many. No table is loaded for it."""
-    found: dict[str, dict[Family, int]] = {}
+def _rules() -> dict[str, dict[tuple[Family, Backend], int]]:
+    """Our rules in the current namespace, by their comments. No table is loaded for it."""
+    found: dict[str, dict[tuple[Family, Backend], int]] = {}
+    for family, backend, text in _raw_tables():
+        for _, comment in _OURS.findall(text):
+            rules = found.setdefault(comment.decode(), {})
+            rules[family, backend] = rules.get((family, backend), 0) + 1
+    return found
+
+
+def _raw_tables() -> Iterator[tuple[Family, Backend, bytes]]:
+    """What the raw tables hold that are there."""
     family: Family
     for family in get_args(xt_tables.Family):
         tables = xt_tables.loaded(family)
-        if tables is not None and "raw" not in tables:
-            continue
-        _, text = xtables.save(family, table="raw", counters=False)
-        for _, comment in _OURS.findall(text):
-            rules = found.setdefault(comment.decode(), {})
-            rules[family] = rules.get(family, 0) + 1
-    return found
+        if tables is None or "raw" in tables:
+            with contextlib.suppress(HostError):
+                yield family, "legacy", xtables.save(family, table="raw", counters=False)[1]
+        with contextlib.suppress(HostError):
+            if nftables.has_raw(family):
+                yield (
+                    family,
+                    "nft",
+                    xtables.save(family, table="raw", counters=False, backend="nft")[1],
+                )

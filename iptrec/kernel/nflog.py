@@ -8,25 +8,22 @@ events come too, and with our own threshold of 1 they are a datagram each as wel
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import socket
 import struct
-import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Self
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError
-from iptrec.kernel import host
+from iptrec.kernel import host, slots
+from iptrec.kernel.slots import RECEIVE_BUFFER
+
+if TYPE_CHECKING:
+    from iptrec.kernel.slots import Batch
 
 GROUP: Final = 0
-RECEIVE_BUFFER: Final = 512 << 20
-SLOTS: Final = 512
 _ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
 
 _NETLINK_NETFILTER: Final = 12
@@ -38,35 +35,7 @@ _CMD_BIND, _CMD_UNBIND = 1, 2
 _COPY_PACKET: Final = 2
 _F_SEQ, _F_CONNTRACK = 1, 4
 _NFULA_SEQ: Final = 12
-_SO_RCVBUFFORCE: Final = 33
-_SO_MEMINFO: Final = 55  # nine u32 (linux/sock_diag.h); the last counts what found no room
-_MSG_TRUNC: Final = 0x20
 _ANSWER_S: Final = 5.0
-
-_MMSGHDR = np.dtype(
-    {
-        "names": ["iov", "iovlen", "flags", "len"],
-        "formats": ["u8", "u8", "i4", "u4"],
-        "offsets": [16, 24, 48, 56],
-        "itemsize": 64,
-    }
-)
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Datagrams of one call: received together at ``received_ns`` (epoch)."""
-
-    received_ns: int
-    lengths: npt.NDArray[np.uint32]
-    data: bytes
-    lost: int  # events missing before or among these, by their sequence numbers
-    truncated: int  # datagrams longer than a slot
-
-
-class Overrun(Exception):  # noqa: N818 - not an error: a fact about the stream
-    """ENOBUFS: the kernel dropped events; the next batch says how many."""
 
 
 class NflogSocket:
@@ -88,32 +57,20 @@ class NflogSocket:
             raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
         try:
             self._socket.bind((0, 0))
-            self._ask_for_room(receive_buffer)
+            self.receive_buffer = slots.ask_for_room(self._socket, receive_buffer)
             self.conntrack = self._configure(snaplen, modprobe=modprobe)
-            self._drops_before = self._drops()
+            self._drops_before = slots.drops(self._socket)
+            self._slots = slots.Slots(snaplen + _ATTRIBUTES_ROOM, f"nflog group {GROUP}")
         except BaseException:
             self._socket.close()
             raise
-        self.receive_buffer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        self._slot = -(-(snaplen + _ATTRIBUTES_ROOM) // 64) * 64
-        self._buffer = np.zeros(SLOTS * self._slot, np.uint8)
-        self._view = memoryview(self._buffer.data)
-        vectors = np.zeros((SLOTS, 2), "u8")
-        vectors[:, 0] = self._buffer.ctypes.data + np.arange(SLOTS) * self._slot
-        vectors[:, 1] = self._slot
-        self._vectors = vectors
-        self._pieces = vectors.copy()  # the same slots, as long as what is in them
-        self._gathered = os.memfd_create("iptrec-datagrams")
-        self._messages = np.zeros(SLOTS, _MMSGHDR)
-        self._messages["iov"] = vectors.ctypes.data + np.arange(SLOTS) * 16
-        self._messages["iovlen"] = 1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-        os.close(self._gathered)
+        self._slots.close()
 
     def fileno(self) -> int:
         """For poll."""
@@ -121,46 +78,16 @@ class NflogSocket:
 
     def receive(self) -> Batch | None:
         """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
-        count = _libc.recvmmsg(
-            self.fileno(),
-            ctypes.c_void_p(self._messages.ctypes.data),
-            SLOTS,
-            socket.MSG_DONTWAIT,
-            None,
-        )
-        if count < 0:
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.EINTR):
-                return None
-            if number == errno.ENOBUFS:
-                raise Overrun
-            raise HostError(f"cannot read nflog group {GROUP}: {os.strerror(number)}")
-        now = time.time_ns()
-        lengths = self._messages["len"][:count].copy()
-        data = self._gather(lengths)
-        truncated = int(np.count_nonzero(self._messages["flags"][:count] & _MSG_TRUNC))
-        last = _sequence(memoryview(data)[-int(lengths[-1]) :])
-        lost = 0
-        if last is not None:
-            lost = (last + 1 - self._expected - count) % 2**32
-            self._expected = (last + 1) % 2**32
-            self._gaps += lost
-        return Batch(now, lengths, data, lost, truncated)
-
-    def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
-        """The first slots' datagrams back to back.
-
-        The kernel does it in one call, in a fifth of the time that joining slices takes, unless
-        the limit of a file's size (RLIMIT_FSIZE, which counts for files in memory too) forbids it.
-        """
-        count, size = len(lengths), int(lengths.sum())
-        self._pieces[:count, 1] = lengths
-        pieces = ctypes.c_void_p(self._pieces.ctypes.data)
-        if _libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) == size:
-            return os.pread(self._gathered, size, 0)
-        starts = (np.arange(count) * self._slot).tolist()
-        view = self._view
-        return b"".join([view[at : at + n] for at, n in zip(starts, lengths.tolist(), strict=True)])
+        batch = self._slots.receive(self.fileno())
+        if batch is None:
+            return None
+        last = _sequence(memoryview(batch.data)[-int(batch.lengths[-1]) :])
+        if last is None:
+            return batch
+        lost = (last + 1 - self._expected - len(batch.lengths)) % 2**32
+        self._expected = (last + 1) % 2**32
+        self._gaps += lost
+        return replace(batch, lost=lost)
 
     def stop(self) -> None:
         """Let go of the group: what is in the socket can still be received, nothing follows."""
@@ -168,17 +95,7 @@ class NflogSocket:
 
     def unseen(self) -> int:
         """Events that were dropped and that no gap has shown: nothing was received after them."""
-        return max(0, (self._drops() - self._drops_before) % 2**32 - self._gaps)
-
-    def _drops(self) -> int:
-        values = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
-        return int(struct.unpack("=9I", values)[8])
-
-    def _ask_for_room(self, receive_buffer: int) -> None:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
-        except PermissionError:  # not root of the host: as much as net.core.rmem_max grants
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        return max(0, (slots.drops(self._socket) - self._drops_before) % 2**32 - self._gaps)
 
     def _configure(self, snaplen: int, *, modprobe: bool) -> bool:
         """Bind and set everything in one message; whether conntrack's part is granted.

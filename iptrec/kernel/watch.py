@@ -3,7 +3,8 @@
 Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
 which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
 compares what the kernel holds with what it held (`xt_tables`); only what differs is printed by
-``iptables-save``, and told as unknown where it changed meanwhile. Nothing is ever locked for looking. Where
+``iptables-save``, and told as unknown where it changed meanwhile, or where several commands had the lock
+since the last look: what was there between them nobody saw. Nothing is ever locked for looking. Where
 nobody touches the lock the looks become rare; a table's size, which costs nothing, is seen all the time.
 
 The watch is a thread of its own, in the network namespace of the one that starts it: what it finds is
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from iptrec.kernel.xt_tables import Family
 
 _LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
-_IN_OPEN, _IN_CLOSE, _IN_IGNORED = 0x20, 0x18, 0x8000  # include/uapi/linux/inotify.h
+_IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _POLL_NS: Final = 500_000_000
 _SHARE: Final = 20  # a look may cost one part in so many of the time,
@@ -75,17 +76,22 @@ class Hole:
     what: Literal["rules-gone", "logger-switched"]
     first_ns: int
     last_ns: int
+    backend: xtables.Backend = "legacy"
 
 
 @dataclass(slots=True)
 class _Table:
-    """What is known of a table: the digest that was last told, and until when it surely held."""
+    """What is known of a table: the digest that was last told, and until when it surely held.
+
+    ``closes``: how often the lock had been closed then.
+    """
 
     digest: bytes | None
     until_ns: int
     changed_ns: int = 0
     cost_ns: int = 0
     looked_ns: int = 0
+    closes: int = 0
     share: int = _SHARE
 
     @property
@@ -167,12 +173,14 @@ class Watch:
         poll = select.poll()
         poll.register(self._stop, select.POLLIN)
         poll.register(self._lock.descriptor, select.POLLIN)
-        stopping = False
+        stopping, glanced = False, 0
         while not stopping:
-            ready = dict(poll.poll(self._timeout_ms()))
-            stopping = self._stop in ready
+            timeout = self._timeout_ms() if glanced == self._lock.uses else 0
+            stopping = self._stop in dict(poll.poll(timeout))
             try:
-                if self._lock.descriptor in ready and self._lock.touched():
+                self._lock.read()
+                if glanced != self._lock.uses:
+                    glanced = self._lock.uses
                     self._glance()
                 self._look(last=stopping)
             except IptrecError as error:
@@ -213,15 +221,21 @@ class Watch:
     def _look_at(self, family: Family, table: str, known: _Table) -> None:
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.monotonic_ns()
+            closes = self._lock.read()
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
             known.cost_ns = time.monotonic_ns() - started
             if digest == known.digest:
                 known.share = min(2 * known.share, _QUIET_SHARE)
+                known.closes = closes
                 break
+            if self._lock.read() - known.closes > 1:
+                source = f"iptables-save -t {table}"
+                self._found(State(family, table, known.until_ns, seen, source, None))
             known.share = _SHARE
             told = self._tell(family, table, digest, known.until_ns, seen)
             known.digest, known.until_ns, known.changed_ns = digest, begun, begun
+            known.closes = closes
             if told:
                 break
         known.until_ns = begun
@@ -290,26 +304,31 @@ def _bare(rules: bytes) -> bytes:
 
 
 class _Lock:
-    """The xtables lock file under inotify (man 7 inotify)."""
+    """The xtables lock file under inotify (man 7 inotify).
+
+    ``uses``: events that were reported; ``closes``: those of them that say that a command had ended.
+    """
 
     def __init__(self) -> None:
+        self.uses = 0
+        self.closes = 0
         self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
         self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         self._watch()
 
-    def touched(self) -> bool:
-        """Take what was reported: whether the file was used."""
-        touched = False
+    def read(self) -> int:
+        """Take what was reported; ``closes``."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self.descriptor, 65536):
                 at = 0
                 while at < len(data):
                     _, mask, _, length = struct.unpack_from("=iIII", data, at)
                     at += 16 + length
-                    touched = True
+                    self.uses += 1
+                    self.closes += 2 if mask & _IN_OVERFLOW else bool(mask & _IN_CLOSE)
                     if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
                         self._watch()
-        return touched
+        return self.closes
 
     def close(self) -> None:
         os.close(self.descriptor)

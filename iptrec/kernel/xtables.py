@@ -1,8 +1,9 @@
-"""Legacy iptables, through its own commands: rulesets out, our TRACE rules in and out again.
+"""iptables, through its own commands: rulesets out, our TRACE rules in and out again.
 
-Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock. Loading
-the raw table cannot be undone while the namespace lives (the kernel has no call for it but removing the
-module): where it was not loaded before, an empty raw table stays behind.
+Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock, or of
+``iptables-nft-restore``. Loading the raw table of legacy iptables cannot be undone while the namespace lives
+(the kernel has no call for it but removing the module): where it was not loaded before, an empty raw table
+stays behind. In nf_tables what we brought into being goes away again (`nftables`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 Family = Literal["ipv4", "ipv6"]
+Backend = Literal["legacy", "nft"]
 
 _COMMANDS: Final[dict[Family, str]] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _TABLES: Final = ("raw", "mangle", "nat", "filter", "security")
@@ -37,6 +39,7 @@ class TraceRule:
     comment: str
     interface: str | None = None
     bytecode: str | None = None
+    backend: Backend = "legacy"
 
     @property
     def spec(self) -> str:
@@ -48,60 +51,55 @@ class TraceRule:
         return f"{interface}{bpf}-m comment --comment {self.comment} -j TRACE"
 
 
-def require(family: Family) -> None:
-    """Raise `HostError` where legacy iptables is missing."""
+def require(family: Family, backend: Backend = "legacy") -> None:
+    """Raise `HostError` where the commands of iptables are missing."""
     for suffix in ("save", "restore"):
-        _command(family, suffix)
+        _command(family, suffix, backend)
 
 
-def save(family: Family, *, table: str | None = None, counters: bool = True) -> tuple[str, bytes]:
+def save(
+    family: Family, *, table: str | None = None, counters: bool = True, backend: Backend = "legacy"
+) -> tuple[str, bytes]:
     """The command line and what it prints: all loaded tables (or one).
 
     In a namespace that was made together with its user namespace the list of loaded tables cannot be
     read (/proc/net/ip_tables_names belongs to the host's root): then every table is asked for, which
     loads it.
     """
-    command = [_command(family, "save"), *(["-c"] if counters else [])]
+    command = [_command(family, "save", backend), *(["-c"] if counters else [])]
     if table is not None:
         command += ["-t", table]
-    done = _run(command)
+    done = run(command)
     if done.returncode and table is None and b"Failed to list table names" in done.stderr:
         return " ".join(command), b"".join(save(family, table=name)[1] for name in _TABLES)
-    _check(command, done)
+    check(command, done)
     return " ".join(command), done.stdout
-
-
-def nft_save(family: Family) -> tuple[str, bytes] | None:
-    """The same of iptables-nft; None where it is not installed or does not answer."""
-    found = shutil.which(f"{_COMMANDS[family]}-nft-save", path=_path())
-    if found is None:
-        return None
-    done = _run([found, "-c"])
-    return None if done.returncode else (f"{found} -c", done.stdout)
 
 
 def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
     """Put the rules of one family at the top of their raw chains, after emptying these if asked."""
     lines = [f"-F {chain}" for chain in _CHAINS] if flush else []
     lines += [f"-I {rule.chain} 1 {rule.spec}" for rule in reversed(rules)]
-    _restore(rules[0].family, lines)
+    _restore(rules[0].family, lines, rules[0].backend)
 
 
-def taken_out(family: Family) -> list[str]:
+def taken_out(family: Family, backend: Backend = "legacy") -> list[str]:
     """The rules that ``insert(flush=True)`` will take out, with counters, as `put_back` wants them."""
-    _, text = save(family, table="raw")
+    _, text = save(family, table="raw", backend=backend)
     heads = tuple(f"-A {chain} " for chain in _CHAINS)
     lines = text.decode("utf-8", "surrogateescape").splitlines()
     return [line for line in lines if line.partition("] ")[2].startswith(heads)]
 
 
-def remove(family: Family, comment: str, put_back: Iterable[str] = ()) -> None:
+def remove(
+    family: Family, comment: str, put_back: Iterable[str] = (), backend: Backend = "legacy"
+) -> None:
     """Take out the rules with our comment, wherever they are by now, and put others back on top.
 
     ``put_back``: lines of `taken_out`. They went when ours came, in one transaction: where ours are not
     there nothing happens.
     """
-    _, text = save(family, table="raw")
+    _, text = save(family, table="raw", backend=backend)
     mark = f'--comment "{comment}"', f"--comment {comment} "
     lines = [
         "-D " + line.partition("-A ")[2]
@@ -116,17 +114,23 @@ def remove(family: Family, comment: str, put_back: Iterable[str] = ()) -> None:
         chain, _, spec = rule.partition(" ")
         positions[chain] = positions.get(chain, 0) + 1
         lines.append(f"{counters} -I {chain} {positions[chain]} {spec}")
-    _restore(family, lines)
+    _restore(family, lines, backend)
 
 
-def _restore(family: Family, lines: Iterable[str]) -> None:
-    command = [_command(family, "restore"), "--noflush", "--counters", "-w", str(_LOCK_WAIT_S)]
+def _restore(family: Family, lines: Iterable[str], backend: Backend) -> None:
+    command = [
+        _command(family, "restore", backend),
+        "--noflush",
+        "--counters",
+        "-w",
+        str(_LOCK_WAIT_S),
+    ]
     text = "\n".join(["*raw", *lines, "COMMIT", ""]).encode("utf-8", "surrogateescape")
-    _check(command, _run(command, text))
+    check(command, run(command, text))
 
 
-def _run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run in a session of its own: the user's Ctrl-C must not stop it half way.
+def run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
 
     What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
     """
@@ -141,7 +145,8 @@ def _run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[b
     )
 
 
-def _check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
+def check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
+    """Raise `HostError` with what a program complained, and what to do."""
     if done.returncode == 0:
         return
     said = " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
@@ -164,13 +169,14 @@ def _advice(said: str) -> str:
     return ""
 
 
-def _command(family: Family, suffix: str) -> str:
-    name = f"{_COMMANDS[family]}-legacy-{suffix}"
-    found = shutil.which(name, path=_path())
+def _command(family: Family, suffix: str, backend: Backend) -> str:
+    name = f"{_COMMANDS[family]}-{backend}-{suffix}"
+    found = shutil.which(name, path=search_path())
     if found is None:
         raise HostError(f"{name} is not installed; on Debian: apt-get install iptables")
     return found
 
 
-def _path() -> str:
+def search_path() -> str:
+    """PATH with the administrator's directories."""
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

@@ -51,7 +51,7 @@ class Stream:
 
     id: int
     namespace: int
-    kind: str  # "nflog", "rtnetlink" (links), "conntrack"
+    kind: str  # "nflog", "nftrace", "nftables" (changes), "rtnetlink" (links), "conntrack"
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
 
@@ -74,8 +74,9 @@ class Chunk:
 class Snapshot:
     """What a command printed, or a dump returned, and from when on it held.
 
-    ``kind``: "iptables-save" (legacy IPv4), "ip6tables-save" (legacy IPv6), "iptables-nft-save",
-    "ip6tables-nft-save", "links" (JSON list of {"index", "name", "kind", "mtu", "address",
+    ``kind``: "iptables-save" (legacy IPv4), "ip6tables-save" (legacy IPv6), of nf_tables all of one
+    moment one after the other "iptables-nft-save", "ip6tables-nft-save", "nft-text" (nft -a list ruleset),
+    "nft" (the same with -j); "links" (JSON list of {"index", "name", "kind", "mtu", "address",
     "master"}), "addresses" (JSON list of {"index", "family", "address", "prefixlen"}), "sysctls"
     (JSON object path -> text), "ipsets" (JSON object name -> {"type", "members"}), "raw-table" (JSON;
     what --flush took out and will put back).

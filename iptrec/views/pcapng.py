@@ -22,7 +22,7 @@ from iptrec.views.paths import ending
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -44,6 +44,7 @@ Content = Literal["packets", "stages", "events"]
 ETHERNET: Final = 1
 RAW: Final = 101
 NFLOG: Final = 239
+NETLINK: Final = 253
 
 _SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 4, 5, 6
 _COMMENT = 1
@@ -63,6 +64,8 @@ _TAIL: Final = 4
 _ID: Final = np.dtype([("code", "<u2"), ("size", "<u2"), ("number", "<u8")])
 _ZEROS: Final = bytes(3)
 _NETLINK_HEADER: Final = 16
+# tcpdump.org/linktypes/LINKTYPE_NETLINK.html: sent to us, ARPHRD_NETLINK, NETLINK_NETFILTER
+_COOKED: Final = struct.pack(">HH10xH", 0, 824, 12)
 _LONGEST: Final = 60_000  # bytes of a comment; an option has at most 65,535
 _MAC_HEADER: Final = 14
 _IPV4_BYTES: Final = 4
@@ -78,12 +81,22 @@ class _Name(NamedTuple):
     link: int
 
 
+_SOURCES: Final = {
+    "nflog": _Name(None, "nflog:0", NFLOG),
+    "nftrace": _Name(None, "nftrace", NETLINK),
+}
+
+
 class Capture:
     """A pcapng section that grows. Its methods return the bytes that come next."""
 
-    def __init__(self, facts: Facts, link: str) -> None:
-        """``link``: "auto", "raw" or "ethernet" (with zeros where no link header was recorded)."""
+    def __init__(self, facts: Facts, link: str, kinds: Collection[str] = ("nflog",)) -> None:
+        """``link``: "auto", "raw" or "ethernet" (with zeros where no link header was recorded).
+
+        ``kinds``: of the recording's streams.
+        """
         self._facts = facts
+        self._lossy = _SOURCES["nflog" if "nflog" in kinds else "nftrace"]
         self._link = link
         self.written = 0  # traversals
         self._numbers: dict[_Name, int] = {}
@@ -95,7 +108,9 @@ class Capture:
         words = [
             f"recorded by iptrec {facts.iptrec} on {facts.host} from {iso_time(facts.started_ns)}",
             f"filter: {facts.filter or 'none'}",
-            f"{how_many(losses)} (see the statistics of nflog)" if losses else "no event was lost",
+            f"{how_many(losses)} (see the statistics of {self._lossy.name})"
+            if losses
+            else "no event was lost",
             "closed cleanly" if facts.closed else "not closed: cut off or still running",
         ]
         body = struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(
@@ -147,33 +162,36 @@ class Capture:
             found += (head, frame, _ZEROS[: -len(frame) % 4], identity, told[option], tail)
         return b"".join(found)
 
-    def events(self, events: NflogEvents) -> bytes:
-        """Events as the kernel sent them, for Wireshark's NFLOG dissector."""
+    def events(self, events: NflogEvents, kind: str) -> bytes:
+        """Events as the kernel sent them, for Wireshark's dissectors; ``kind``: of their stream."""
         found: list[bytes] = []
-        interface = self._interface(_Name(None, "nflog:0", NFLOG), found)
+        interface = self._interface(_SOURCES[kind], found)
+        cooked, skipped = (_COOKED, 0) if kind == "nftrace" else (b"", _NETLINK_HEADER)
         times = _times(events)
         number = np.full(len(events), interface)
         self._count(number, times)
         size = events.buffer.view("<u4").take(events.message >> 2).astype(np.int64)
-        captured = size - _NETLINK_HEADER
+        captured = size - skipped + len(cooked)
         total = _HEAD.itemsize + (captured + 3 & ~3) + _TAIL
         heads = _heads(total, number, times, captured, captured)
         tails = total.astype("<u4").tobytes()
         memory = events.buffer.data
-        spans = zip((events.message + _NETLINK_HEADER).tolist(), captured.tolist(), strict=True)
-        for at, (head, (start, length)) in enumerate(
+        starts, ends = events.message + skipped, events.message + size
+        spans = zip(starts.tolist(), ends.tolist(), strict=True)
+        for at, (head, (start, end)) in enumerate(
             zip(_split_up(heads.tobytes(), _HEAD.itemsize), spans, strict=True)
         ):
+            frame = cooked + bytes(memory[start:end])
             tail = tails[at * _TAIL : (at + 1) * _TAIL]
-            found += (head, bytes(memory[start : start + length]), _ZEROS[: -length % 4], tail)
+            found += (head, frame, _ZEROS[: -len(frame) % 4], tail)
         return b"".join(found)
 
     def end(self, losses: Sequence[Loss]) -> bytes:
-        """The interfaces' statistics. What was lost has an interface of its own: nflog knows no other."""
+        """The interfaces' statistics. What was lost has an interface of its own: its packets are not known."""
         found: list[bytes] = []
         lost = None
         if losses:
-            lost = self._interface(_Name(None, "nflog:0", NFLOG), found)
+            lost = self._interface(self._lossy, found)
         for number, (packets, first, last) in enumerate(self._seen):
             options: list[tuple[int, str | bytes]] = [(_RECEIVED, struct.pack("<Q", packets))]
             if packets:
@@ -335,7 +353,7 @@ def section(
             rows = events_of(window, positions)
             if len(positions) == window.decided:
                 rows = np.sort(np.concatenate([rows, window.strays]))
-            yield capture.events(window.events.take(rows))
+            yield capture.events(window.events.take(rows), window.stream.kind)
             continue
         yield capture.packets(
             window,

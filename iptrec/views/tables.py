@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from iptrec.analyze.grammar import is_own
-from iptrec.analyze.timeline import KINDS, RULESETS, Timelines
+from iptrec.analyze.rulesets import timelines
+from iptrec.analyze.timeline import KINDS
 from iptrec.views.json import as_connection, iso_time
 from iptrec.views.json_lines import filled, times
 
@@ -388,10 +389,9 @@ def _rules(recording: Recording) -> Iterator[Row]:
     own = f"iptrec:{recording.facts.uuid}"
     found: set[_Place] = set()
     for namespace in recording.namespaces:
-        snapshots = recording.snapshots(*RULESETS)
-        timelines = Timelines(one for one in snapshots if one.namespace == namespace.id)
-        for family in KINDS:
-            for table, timeline in timelines.loaded(family).items():
+        known = timelines(recording, namespace.id)
+        for family, each in itertools.product(KINDS, known):
+            for table, timeline in each.loaded(family).items():
                 for state in timeline.states:
                     for chain in (state.chains or {}).values():
                         users = (rule for rule in chain.rules if not is_own(rule, own))

@@ -64,6 +64,12 @@ def test_events_that_come_back(sample, tmp_path):
     """A recording's events, exported and imported with its rules and links: the same packets and steps."""
     events = tmp_path / "events.pcapng"
     assert iptrec("export", "pcapng", "--events", sample, "-o", events).returncode == 0
+    if "nft" in sample.stem:  # libpcap captures nflog alone
+        done = iptrec("import", events, "-o", tmp_path / "t.db")
+        assert done.returncode == 2
+        assert "NETLINK" in done.stderr
+        assert done.stderr.count("\n") == 1
+        return
     options = []
     from iptrec.recording.reader import Reader
 

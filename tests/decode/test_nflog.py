@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iptrec.decode import nflog
+from iptrec.decode import netlink, nflog
 from iptrec.errors import RecordingError
 
 # Datagrams of a 6.18 kernel and what each says, one a line.
@@ -311,7 +311,7 @@ def test_chunk_of_many_blocks():
 
 def test_equal_hashes_are_not_equal_prefixes(monkeypatch):
     """Prefixes are told apart by their bytes, however badly the hash does."""
-    monkeypatch.setattr(nflog, "_HASH_FACTORS", np.zeros_like(nflog._HASH_FACTORS))
+    monkeypatch.setattr(netlink, "_HASH_FACTORS", np.zeros_like(netlink._HASH_FACTORS))
     odd = [b"", b"\0\0", b"x", b"x\0\0", b"x\0\0\0", b"y" * 127, b"y" * 128]
     assert_as_reference([*REAL, *(message(attribute(10, prefix)) for prefix in odd), *REAL])
 

@@ -22,7 +22,7 @@ PER_PACKET = 2
 PRELUDE = """
 import json, socket, struct
 from iptrec.errors import HostError
-from iptrec.kernel import nflog
+from iptrec.kernel import nflog, slots
 
 out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -35,7 +35,7 @@ def drain(source):
     while True:
         try:
             batch = source.receive()
-        except nflog.Overrun:
+        except slots.Overrun:
             continue
         if batch is None:
             return batches

@@ -104,7 +104,7 @@ class Truth:
     differing: dict[tuple[str, str, str], tuple[int, int]]  # (kernel, traces) where they differ
 
 
-def run(lab, path, count):
+def run(lab, path, count, backend="legacy"):
     """Send ``count`` datagrams, half from each side; judge the recording."""
     for name, net in (("a", 1), ("b", 2)):
         lab.host(name)
@@ -117,7 +117,7 @@ def run(lab, path, count):
     for conf in ("all", "to-a", "to-b"):  # what is translated goes back where it came from
         lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
     lab.settle()
-    lab.restore(None, "ipv4", RULES)
+    lab.restore(None, "ipv4", RULES, backend)
     recorder = lab.popen(
         [*IPTREC, "record", "udp", "--family", "ipv4", "--force", "-o", str(path)],
         stderr=subprocess.PIPE, text=True,
@@ -128,7 +128,7 @@ def run(lab, path, count):
         for name, host, first, cpu in (("a", "10.0.2.2", 0, 0), ("b", "10.0.1.2", count, 1))
     ]
     assert [sender.wait(timeout=120) for sender in senders] == [0, 0]
-    counted = counters(lab.run(["iptables-legacy-save", "-c"]).stdout)
+    counted = counters(lab.run([f"iptables-{backend}-save", "-c"]).stdout)
     recorder.send_signal(signal.SIGINT)
     recorder.communicate(timeout=60)
     return judge(path, counted)

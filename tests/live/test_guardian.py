@@ -28,10 +28,17 @@ RAW = """\
 [3:300] -A OUTPUT -d 192.0.2.9/32 -j DROP
 COMMIT
 """
-
-
+# Of the raw table of iptables-nft half is there.
+NFT = """\
+table inet fw {
+	chain forwarded { type filter hook forward priority filter; policy accept; counter; }
+}
+table ip raw {
+	chain OUTPUT { type filter hook output priority raw; policy accept; ip daddr 192.0.2.9 counter drop; }
+}
+"""
 STATE = (
-    "iptables-legacy-save -c; ip6tables-legacy-save -c;"
+    "iptables-legacy-save -c; ip6tables-legacy-save -c; nft list ruleset;"
     " cat /proc/sys/net/netfilter/nf_log/2 /proc/sys/net/netfilter/nf_log/10; ls -A /run"
 )
 
@@ -72,18 +79,18 @@ def quiet_lab(lab):
     lab.run(["iptables-legacy-restore", "-c"], stdin=RAW)
     ipv6 = RAW.replace("192.0.2.", "fd00::").replace("/32", "/128")
     lab.run(["ip6tables-legacy-restore", "-c"], stdin=ipv6)
+    lab.run(["nft", "-f", "-"], stdin=NFT)
     return lab
 
 
-def start(lab, path, *options):
-    return lab.popen(
-        [*IPTREC, "record", "-o", str(path), *options], stderr=subprocess.PIPE, text=True
-    )
+def start(lab, path, *options, backend="legacy"):
+    command = [*IPTREC, "record", "-o", str(path), "--backend", backend, *options]
+    return lab.popen(command, stderr=subprocess.PIPE, text=True)
 
 
-def recording(lab, path, *options):
+def recording(lab, path, *options, backend="legacy"):
     """One that records."""
-    child = start(lab, path, *options)
+    child = start(lab, path, *options, backend=backend)
     line = child.stderr.readline()
     assert line.startswith("recording to"), line + child.stderr.read()
     return child
@@ -93,19 +100,23 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
     """SIGKILL in set-up, recording and clean-up: the rules, loggers and /run are as before, nobody is left."""
     before, alive = state(quiet_lab), processes(quiet_lab)
     started = time.monotonic()
-    child = recording(quiet_lab, tmp_path / "t.db", "--flush")
+    child = recording(quiet_lab, tmp_path / "t.db", "--flush", backend="both")
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert processes(quiet_lab) == alive
+    assert state(quiet_lab) == before
     whole = time.monotonic() - started
     for number in range(KILLS):
         options = random.choice(([], ["--flush"], ["--conntrack"]))  # noqa: S311
-        child = start(quiet_lab, tmp_path / f"{number}.db", "--duration", "50ms", *options)
+        backend = random.choice(("legacy", "nft", "both"))  # noqa: S311
+        child = start(
+            quiet_lab, tmp_path / f"{number}.db", "--duration", "50ms", *options, backend=backend
+        )
         moment = random.uniform(0, 1.3 * whole)  # noqa: S311
         time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
         child.kill()
         child.communicate()
-        what = f"{options} killed after {moment:.3f} s"
+        what = f"{backend} {options} killed after {moment:.3f} s"
         until(lambda: processes(quiet_lab) == alive, lambda what=what: what)
         assert state(quiet_lab) == before, what
         for path in tmp_path.glob(f"{number}.db"):
@@ -181,13 +192,15 @@ def kill_both(lab, child):
     child.communicate()
 
 
+@pytest.mark.parametrize("backend", ["legacy", "both"])
 @pytest.mark.parametrize("listed", [True, False], ids=["", "without-its-list"])
-def test_cleanup(quiet_lab, tmp_path, listed):
+def test_cleanup(quiet_lab, tmp_path, listed, backend):
     """Guardian killed as well: cleanup tells what is left, and takes that away, nobody else's."""
     quiet_lab.host("other")
     before = state(quiet_lab)
     other = recording(quiet_lab, tmp_path / "other.db", "--netns", "other")
-    kill_both(quiet_lab, recording(quiet_lab, tmp_path / "t.db", *(["--flush"] if listed else [])))
+    options = ["--flush"] if listed else []
+    kill_both(quiet_lab, recording(quiet_lab, tmp_path / "t.db", *options, backend=backend))
     if not listed:
         quiet_lab.run(["sh", "-c", "rm $(grep -l /t.db /run/iptrec/*)"])
     left = state(quiet_lab)

@@ -1,0 +1,104 @@
+"""Recording nf_tables' traces against `nft monitor trace > /dev/null`: the same namespace, rules and traffic.
+
+usage: python bench/nft.py [SECONDS]
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from tcpdump import RULES, cpu_of, finished, send
+
+from iptrec.kernel.lab import Lab
+
+RATES = (1_000, 5_000, 20_000)  # packets a second
+TRACE = "*raw\n-A {} -p udp -j TRACE\nCOMMIT\n"
+
+
+def iptrec(lab: Lab, output: str, seconds: float, rate: int) -> tuple[int, float, int]:
+    """Packets sent, CPU time (s), and events that were recorded."""
+    command = [
+        sys.executable,
+        "-m",
+        "iptrec",
+        "record",
+        "udp",
+        "--family",
+        "ipv4",
+        "--backend",
+        "nft",
+    ]
+    recorder = lab.popen([*command, "--force", "-o", output], stderr=subprocess.PIPE)
+    recorder.stderr.readline()
+    time.sleep(0.5)
+    before = cpu_of(recorder.pid)  # what the start takes is another figure
+    sent = send(lab, seconds, rate)
+    cpu = finished(recorder) - before
+    told = [sys.executable, "-m", "iptrec", "info", "--json", output]
+    facts = json.loads(subprocess.run(told, capture_output=True, check=True).stdout)
+    return sent, cpu, facts["events"]
+
+
+def monitor(lab: Lab, seconds: float, rate: int) -> tuple[int, float]:
+    """The same with nft, after the same set-up by hand."""
+    for chain in ("PREROUTING", "OUTPUT"):
+        lab.run(["iptables-nft-restore", "--noflush"], stdin=TRACE.format(chain))
+    watching = lab.popen(
+        ["nft", "monitor", "trace"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    time.sleep(0.5)
+    before = cpu_of(watching.pid)
+    sent = send(lab, seconds, rate)
+    cpu = finished(watching) - before
+    for chain in ("PREROUTING", "OUTPUT"):
+        lab.run(["iptables-nft", "-t", "raw", "-F", chain])
+    return sent, cpu
+
+
+def lost_by_monitor(lab: Lab, seconds: float, rate: int) -> float:
+    """The share of the events that nft does not print, counted by its own lines of "packet:" in raw OUTPUT."""
+    for chain in ("PREROUTING", "OUTPUT"):
+        lab.run(["iptables-nft-restore", "--noflush"], stdin=TRACE.format(chain))
+    script = "nft monitor trace | grep -c 'raw OUTPUT packet'"
+    counting = lab.popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    sent = send(lab, seconds, rate)
+    time.sleep(2)
+    lab.run(["pkill", "-INT", "-x", "nft"], check=False)
+    counted, _ = counting.communicate(timeout=120)
+    for chain in ("PREROUTING", "OUTPUT"):
+        lab.run(["iptables-nft", "-t", "raw", "-F", chain])
+    return 1 - int(counted or 0) / sent
+
+
+def main() -> None:
+    """Measure."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 4
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory, Lab() as lab:
+        lab.ip(None, "link set lo up")
+        lab.restore(None, "ipv4", RULES, "nft")
+        for rate in RATES:
+            sent, ours, events = iptrec(lab, f"{directory}/bench.db", seconds, rate)
+            others, theirs = monitor(lab, seconds, rate)
+            each = events / sent
+            lost = lost_by_monitor(lab, seconds, rate)
+            print(
+                f"| {rate:,} packets/s, {each:.1f} events each: nft monitor loses | {lost:.1%} | |"
+            )
+            print(f"| iptrec loses | {1 - each / round(each):.2%} | 0 where nft has 0 |")
+            own, other = ours / events, theirs / (others * each * (1 - lost))
+            ratio = own / other
+            print(
+                f"| CPU an event that is told: iptrec, nft | {own * 1e6:.2f}, {other * 1e6:.2f} us | |"
+            )
+            print(f"| CPU an event against nft monitor | {ratio:.2f} | 0.33 |")
+
+
+if __name__ == "__main__":
+    main()

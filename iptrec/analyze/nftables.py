@@ -1,0 +1,181 @@
+"""nf_tables: its ruleset over time, and the place of each event of a trace in it.
+
+A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables that
+iptables-nft made are called as iptables calls them (filter; where legacy iptables was recorded, too: nft
+filter), others by family and name (inet fw).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.analyze.nft_grammar import NftGrammar
+from iptrec.analyze.rulebook import Rulebook
+from iptrec.analyze.timeline import Timelines
+from iptrec.decode import nft, nftrace, ruleset
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from iptrec.analyze.grammar import Grammar, Place
+    from iptrec.analyze.timeline import Family, TableState
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.nft import Listing, TableName
+    from iptrec.decode.rule import Chain, Ruleset
+    from iptrec.recording.rows import Snapshot
+
+    I64 = npt.NDArray[np.int64]
+
+# Those of one moment come one after the other, the listing last.
+LISTING: Final = "nft"
+UNKNOWN: Final = "nft-unknown"
+TEXT: Final = "nft-text"
+SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
+RULESETS: Final = (*SAVED, TEXT, LISTING, UNKNOWN)
+_FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
+_BOTH: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
+_NO_HOOK: Final = 255
+
+
+class NftTimelines(Timelines):
+    """All tables of nf_tables of one namespace; those of the family inet are in both families."""
+
+    def __init__(self, snapshots: Iterable[Snapshot], *, alone: bool = True) -> None:
+        super().__init__(())
+        self._prefix = "" if alone else "nft "
+        self.names: dict[TableName, str] = {}
+        self._knowns = {family: ruleset.Known() for family in SAVED.values()}
+        self._add_states(list(self._states(snapshots)))
+
+    def _states(self, snapshots: Iterable[Snapshot]) -> Iterable[tuple[Listing | None, int, int]]:
+        """What each snapshot tells, after which time and not after which."""
+        text = b""
+        saved: dict[str, Ruleset] = {}
+        first = True
+        for one in snapshots:
+            if one.kind in SAVED:
+                family = SAVED[one.kind]
+                saved[family] = ruleset.parse(one.content, self._knowns[family])
+            elif one.kind == TEXT:
+                text = one.content
+            elif one.kind in (LISTING, UNKNOWN):
+                listing = nft.parse(one.content, text, saved) if one.kind == LISTING else None
+                ever = np.iinfo(np.int64).min
+                after = one.time_ns if one.after_ns is None else one.after_ns
+                yield listing, ever if first else after, ever if first else one.time_ns
+                first = False
+
+    def _add_states(self, states: list[tuple[Listing | None, int, int]]) -> None:
+        listings = [listing for listing, *_ in states if listing is not None]
+        for table in dict.fromkeys(name for listing in listings for name in listing.chains):
+            known = [one.of_iptables(table) for one in listings if table in one.chains]
+            self.names[table] = " ".join(table) if None in known else self._prefix + table[1]
+            self._add_table(table, states)
+
+    def _add_table(self, table: TableName, states: list[tuple[Listing | None, int, int]]) -> None:
+        """All states of a table from its first one on; one that is gone has no chains."""
+        shown = self.names[table]
+        there = False
+        for listing, after, time in states:
+            chains: dict[str, Chain] | None = None
+            if listing is not None:
+                there = there or table in listing.chains
+                if not there:
+                    continue
+                chains = listing.chains.get(table, {})
+                if shown == self._prefix + table[1] and chains:
+                    chains = listing.of_iptables(table)
+            for family in _FAMILIES.get(table[0], _BOTH):
+                self._add(family, shown, chains, after, time)
+
+
+class NftRulebook(Rulebook):
+    """Resolves events of nf_tables' traces; see `Rulebook`."""
+
+    timelines: NftTimelines
+
+    def __init__(
+        self, snapshots: Iterable[Snapshot], own_comment: str | None, *, alone: bool = True
+    ) -> None:
+        super().__init__(snapshots, own_comment, alone=alone)
+        self._sites: dict[bytes, nftrace.Site | None] = {}
+        # Base chains: table, name, hook
+        self._stages: list[tuple[tuple[str, str], str | None, int]] = [(("", ""), None, _NO_HOOK)]
+        self._stage_of: dict[tuple[str, str, str], int] = {}
+        for (family, name), shown in self.timelines.names.items():
+            for packets in _FAMILIES.get(family, _BOTH)[:1]:
+                timeline = self.timelines.table(packets, shown)
+                for state in timeline.states if timeline else ():
+                    for chain in (state.chains or {}).values():
+                        if chain.base is not None:
+                            self._add_stage((family, name, chain.name), chain.base.hook)
+
+    def hooked(self, events: NflogEvents) -> NflogEvents:
+        """The events with their hooks, each that of the base chain that was being passed."""
+        stage, _ = self._where(events)
+        hooks = np.array([hook for *_, hook in self._stages], np.uint8)
+        return replace(events, hook=hooks[stage])
+
+    def _read(self, snapshots: Iterable[Snapshot]) -> NftTimelines:
+        return NftTimelines(snapshots, alone=self.alone)
+
+    def _where(self, events: NflogEvents) -> tuple[I64, int]:
+        """The base chain that was being passed, by its number; 0: not known."""
+        of_prefix = np.array([*map(self._stage, events.prefixes), 0], np.int64)
+        here = of_prefix[events.prefix]
+        order = np.argsort(events.trace, kind="stable")
+        begins = np.ones(len(order), np.bool_)
+        begins[1:] = np.diff(events.trace[order]) != 0
+        position = np.arange(len(order))
+        last = np.maximum.accumulate(np.where(here[order] > 0, position, -1))
+        first = np.maximum.accumulate(np.where(begins, position, 0))
+        stage = np.zeros(len(order), np.int64)
+        stage[order] = np.where(last >= first, here[order][last], 0)
+        return stage, len(self._stages)
+
+    def _stage(self, raw: bytes) -> int:
+        """The number of a base chain, 0 for another chain."""
+        site = self._site(raw)
+        if site is None:
+            return 0
+        key = site.family, site.table, site.chain
+        if key not in self._stage_of and site.policy:
+            self._add_stage(key, _NO_HOOK)
+        return self._stage_of.get(key, 0)
+
+    def _add_stage(self, key: tuple[str, str, str], hook: int) -> None:
+        if key not in self._stage_of:
+            self._stage_of[key] = len(self._stages)
+            self._stages.append((key[:2], key[2], hook))
+
+    def _site(self, raw: bytes) -> nftrace.Site | None:
+        if raw not in self._sites:
+            self._sites[raw] = nftrace.parse(raw)
+        return self._sites[raw]
+
+    def _table(self, raw: bytes) -> str | None:
+        site = self._site(raw)
+        if site is None:
+            return None
+        return self.timelines.names.get((site.family, site.table), f"{site.family} {site.table}")
+
+    def _place(
+        self, raw: bytes, family: Family, where: int, state: TableState | None
+    ) -> tuple[Place, Grammar] | None:
+        site, table = self._site(raw), self._table(raw)
+        if site is None or table is None:
+            return None
+        grammar = self._judge(family, table, state)
+        assert isinstance(grammar, NftGrammar)  # noqa: S101 - `_grammar` made it
+        passed, base, hook = self._stages[where]
+        if passed != (site.family, site.table):  # what led there was not recorded
+            base, hook = None, _NO_HOOK
+        return grammar.site(site, table, base, hook), grammar
+
+    def _grammar(self, family: Family, ruleset: Ruleset, late: frozenset[str]) -> Grammar:
+        return NftGrammar.of(family, ruleset, self.own_comment, late)

@@ -1,0 +1,232 @@
+"""Netlink messages of a whole chunk walked at once: where each attribute lies, and which bytes are equal.
+
+A message is a chain of attributes, so one message cannot be read in parallel; but the k-th
+attributes of all messages can. Each round notes, for every message at once, where its next attribute
+lies; when all messages are through, every field is one gather.
+
+Layout: include/uapi/linux/netlink.h. Headers of messages and attributes are in the recording host's byte
+order (little endian), and everything starts at a multiple of 4 bytes; places are counted in words of 4.
+
+Recordings come from strangers: a length that lies costs its message and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from iptrec.errors import RecordingError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    I32 = npt.NDArray[np.int32]
+    I64 = npt.NDArray[np.int64]
+    U8 = npt.NDArray[np.uint8]
+    U32 = npt.NDArray[np.uint32]
+    Mask = npt.NDArray[np.bool_]
+
+NLMSG_NOOP: Final = 1
+NLMSG_DONE: Final = 3
+MESSAGE_HEADER: Final = 16  # struct nlmsghdr
+FAMILY_HEADER: Final = 20  # and struct nfgenmsg
+ATTRIBUTE_HEADER: Final = 4  # struct nlattr
+LENGTH_MASK: Final = 0xFFFF
+TYPE_MASK: Final = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+
+# Zeros behind the data: an absent attribute is looked up there, and wide gathers may end there.
+PADDING: Final = bytes(256)
+LONGEST_TEXT: Final = 256  # bytes that `intern` compares
+
+# _BYTES_BELOW[n] keeps the first n bytes of a row of words.
+_BYTES_BELOW: Final = (
+    np.where(np.arange(LONGEST_TEXT) < np.arange(LONGEST_TEXT + 1)[:, None], 0xFF, 0)
+    .astype(np.uint8)
+    .view("<u4")
+)
+# Powers of an odd number: a polynomial hash over pairs of words.
+_HASH_FACTORS: Final = np.cumprod(np.full(LONGEST_TEXT // 8 + 1, 0x9E3779B97F4A7C15, np.uint64))
+
+# The kernel sends about 12 attributes a message, and traces one message a datagram.
+_MOST_ATTRIBUTES: Final = 64
+_MOST_MESSAGES: Final = 256
+
+
+def aligned(data: bytes, lengths: U32, received_ns: I64) -> tuple[U8, I64, I64]:
+    """The datagrams that lie back to back in ``data``, each at a multiple of 4, as the kernel's own all are.
+
+    Returns a read-only buffer with `PADDING` behind them, and the first word and the length (bytes) of
+    each. Raises `RecordingError` when ``lengths`` and ``received_ns`` do not describe the data.
+    """
+    length = lengths.astype(np.int64)
+    if len(length) != len(received_ns) or int(length.sum()) != len(data):
+        raise RecordingError(
+            f"chunk of datagrams: {len(length)} lengths, {len(received_ns)} receive times and "
+            f"{len(data)} bytes do not belong together; the recording is damaged, record again"
+        )
+    if (length & 3).any():
+        ends = np.cumsum(length).tolist()
+        starts = [0, *ends[:-1]]
+        data = b"".join(
+            data[start:end] + bytes(start - end & 3)
+            for start, end in zip(starts, ends, strict=True)
+        )
+    start_word = np.zeros(len(length), np.int64)
+    np.cumsum((length[:-1] + 3) >> 2, out=start_word[1:])
+    return np.frombuffer(data + PADDING, np.uint8), start_word, length
+
+
+def messages(words: U32, start: I64, length: I64, kind: int) -> tuple[I64, I64, I64, Mask]:
+    """Find the messages of a kind in datagrams that start at words ``start`` and have ``length`` bytes.
+
+    Returns for each message its datagram, first word and size in bytes, and for each datagram
+    whether it holds anything unsound: what is neither of that kind nor NLMSG_DONE or NLMSG_NOOP.
+    """
+    datagram, word, left = np.arange(len(start)), start, length
+    broken = length == 0
+    found = []
+    for _ in range(_MOST_MESSAGES):
+        if not len(datagram):
+            break
+        size = words.take(word).astype(np.int64)
+        type_ = words.take(word + 1) & LENGTH_MASK
+        whole = (size >= MESSAGE_HEADER) & (size <= left)
+        wanted = whole & (type_ == kind) & (size >= FAMILY_HEADER)
+        done = type_ == NLMSG_DONE
+        broken[datagram[~(wanted | (whole & (done | (type_ == NLMSG_NOOP))))]] = True
+        found.append((datagram[wanted], word[wanted], size[wanted]))
+
+        more = whole & ~done & (left > (size + 3 & ~3))
+        step = (size[more] + 3) >> 2
+        datagram, word, left = datagram[more], word[more] + step, left[more] - (step << 2)
+    broken[datagram] = True
+    return *_in_order(found), broken
+
+
+def _in_order(rounds: list[tuple[I64, I64, I64]]) -> tuple[I64, I64, I64]:
+    """Merge the first, second, ... messages of all datagrams into order of arrival."""
+    if not rounds:
+        return (np.empty(0, np.int64),) * 3
+    if len(rounds) == 1:
+        return rounds[0]
+    datagram, word, size = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
+    order = np.argsort(word)
+    return datagram[order], word[order], size[order]
+
+
+def attributes(words: U32, word: I64, left: I64, least: I64) -> tuple[I64, Mask]:
+    """Walk the attributes in ``left`` bytes from each ``word``, all in lockstep.
+
+    Returns the word of the last attribute of each type, shape (len(least), n), and whether each
+    chain of attributes is sound: every length at least ``least`` and within what is left.
+    """
+    n = len(word)
+    at = np.full(len(least) * n, absent(words))
+    sound = np.ones(n, np.bool_)
+    row = np.arange(n)
+    for _ in range(_MOST_ATTRIBUTES):
+        more = left > 0
+        if not more.all():
+            row, word, left = row[more], word[more], left[more]
+        if not len(row):
+            break
+        header = words.take(word)
+        kind = np.minimum((header >> 16) & TYPE_MASK, len(least) - 1).astype(np.int64)
+        size = (header & LENGTH_MASK).astype(np.int64)
+        fits = (size >= least.take(kind)) & (size <= left)
+        if not fits.all():
+            sound[row[~fits]] = False
+            row, word, left, kind, size = (a[fits] for a in (row, word, left, kind, size))
+        at[kind * n + row] = word
+        step = (size + 3) >> 2
+        word = word + step
+        left = left - (step << 2)
+    sound[row[left > 0]] = False
+    return at.reshape(len(least), n), sound
+
+
+class Fields:
+    """What sound messages hold: ``at`` as `attributes` gives it."""
+
+    def __init__(self, buffer: U8, at: I64) -> None:
+        self._words: U32 = buffer.view("<u4")
+        self._big_endian: U32 = buffer.view(">u4")
+        self._at = at
+        self.there = at != absent(self._words)
+
+    def number(self, kind: int, word: int = 1) -> U32:
+        """The big-endian number that many words behind an attribute's header; 0 without it."""
+        value: U32 = self._big_endian.take(self._at[kind] + word).astype(np.uint32)
+        return value
+
+    def or_none(self, kind: int, value: npt.NDArray[np.generic]) -> I64:
+        """The value where the attribute is there, else -1."""
+        return np.where(self.there[kind], value.astype(np.int64), np.int64(-1))
+
+    def offset(self, kind: int) -> I64:
+        """Where in the buffer an attribute's content is, in bytes; -1 without it."""
+        return self.or_none(kind, (self._at[kind] + 1) << 2)
+
+    def length(self, kind: int) -> I32:
+        """How many bytes it has."""
+        size: I32 = (self._words.take(self._at[kind]) & LENGTH_MASK).astype(np.int32)
+        return np.where(self.there[kind], size - np.int32(ATTRIBUTE_HEADER), np.int32(0))
+
+    def texts(self, kind: int, buffer: U8, known: dict[bytes, int]) -> I32:
+        """An attribute's text as its number in ``known``; -1 without it."""
+        found = np.full(self._at.shape[1], -1, np.int32)
+        there = self.there[kind]
+        found[there] = intern(buffer, self.offset(kind)[there], self.length(kind)[there], known)
+        return found
+
+
+def absent(words: U32) -> int:
+    """Return the word that stands for an attribute that is not there: the first of the padding."""
+    return len(words) - len(PADDING) // 4
+
+
+def intern(buffer: U8, offset: I64, length: I32, texts: dict[bytes, int]) -> I32:
+    """Number equal texts equally; only one of each becomes a Python object.
+
+    A text is at most `LONGEST_TEXT` bytes, without the NUL that may end it; new ones get the next numbers
+    in ``texts``.
+    """
+    if not len(offset):
+        return np.empty(0, np.int32)
+    length = length - (buffer.take(offset + length - 1) == 0) * (length > 0)
+    width = (int(length.max()) + 3) >> 2
+    rows = np.zeros((len(offset), (width | 1) + 1), "<u4")  # the bytes, then the length
+    np.bitwise_and(
+        sliding_window_view(buffer.view("<u4"), width)[offset >> 2],
+        _BYTES_BELOW[:, :width].take(length, axis=0),
+        out=rows[:, :width],
+    )
+    rows[:, -1] = length
+    example, number = distinct(rows)
+    spans = zip(offset[example].tolist(), length[example].tolist(), strict=True)
+    numbers = [
+        texts.setdefault(buffer[start : start + size].tobytes(), len(texts))
+        for start, size in spans
+    ]
+    return np.array(numbers, np.int32)[number]
+
+
+def distinct(rows: U32) -> tuple[I64, I64]:
+    """Equal rows of an even number of words: one of each, and for every row the number of its equal.
+
+    Hashes propose which are equal, all bytes decide: what a hash wrongly put beside another row is sorted
+    out once more.
+    """
+    hashes = rows.view(np.uint64) @ _HASH_FACTORS[: rows.shape[1] // 2]
+    found, number = np.unique(hashes, return_inverse=True)
+    example = np.empty(len(found), np.int64)
+    example[number] = np.arange(len(rows))
+    whole = rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0]
+    wrong = np.flatnonzero(whole != whole[example[number]])
+    if len(wrong):
+        _, more, among = np.unique(rows[wrong], axis=0, return_index=True, return_inverse=True)
+        number[wrong] = len(example) + among.reshape(-1)
+        example = np.concatenate([example, wrong[more]])
+    return example, number

@@ -1,0 +1,275 @@
+"""Columns out of a whole chunk of NFT_MSG_TRACE messages: the columns that nflog's events have.
+
+nf_tables tells of each rule that matches, of each chain's end and of policies (net/netfilter/
+nf_tables_trace.c, include/uapi/linux/netfilter/nf_tables.h). The packet is in the first message of each
+base chain that it passes, the others carry its trace id alone: they are given the packet of that
+message. The id is a hash of the kernel's buffer, the flow and the interface: the same throughout a base
+chain, another one after NAT or on loopback; packets of a flow that come one after the other often have the
+same, packets that are under way together never.
+
+In the place of nflog's prefix stands a `Site`, as `parse` reads it. Hooks are not told; the ruleset knows
+them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.decode import netlink
+from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
+from iptrec.decode.nflog import AF_INET, AF_INET6, NflogEvents
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy.typing as npt
+
+    I32 = npt.NDArray[np.int32]
+    I64 = npt.NDArray[np.int64]
+    U8 = npt.NDArray[np.uint8]
+    U32 = npt.NDArray[np.uint32]
+    Mask = npt.NDArray[np.bool_]
+
+NFT_MSG_TRACE: Final = 0x0A11
+FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+POLICY: Final = 1  # enum nft_trace_types; 2 and 3 are rules and ends of chains
+# Verdicts: netfilter's own, and those of enum nft_verdicts
+ACCEPT, DROP, STOLEN, QUEUE, REPEAT = 1, 0, 2, 3, 4
+CONTINUE, BREAK, JUMP, GOTO, RETURN = -1, -2, -3, -4, -5
+_NEGATIVE: Final = 2**32 - 16
+_VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
+
+_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
+_IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID = 10, 12, 14, 15, 16, 18
+_CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
+_LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
+_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID]] = 8
+_LEAST[_HANDLE] = 12
+_LEAST[[_TABLE, _CHAIN]] = 5
+_LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
+_LEAST_VERDICT[_CODE] = 8
+_LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLEN is 256
+
+_NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # nf_tables_trace.c
+_PACKET_ROOM: Final = 64
+_ETHERNET: Final = 14
+_NO_FAMILY: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in a ruleset an event was, in the kernel's words.
+
+    ``family``: of the table, as nft names it. ``handle``: the rule's; None at the end of a chain.
+    ``verdict``: a number of netfilter or, negative, of nf_tables; of a policy its own. ``target``: the
+    chain of a jump or goto.
+    """
+
+    family: str
+    table: str
+    chain: str
+    policy: bool
+    handle: int | None
+    verdict: int
+    target: str | None
+
+
+def parse(prefix: bytes) -> Site | None:
+    """Read what `decode` gives in the place of a prefix; None if it is something else."""
+    try:
+        found = Site(*json.loads(prefix))
+    except (TypeError, ValueError):
+        return None
+    return found
+
+
+def decode(data: bytes, lengths: U32, received_ns: I64) -> NflogEvents:
+    """Decode datagrams that lie back to back in ``data``, as `nflog.decode` does.
+
+    ``hook`` is 255 throughout, there is no ``stamp_ns`` and no ``seq``. An event whose packet was not
+    recorded has no payload.
+    """
+    buffer, start, length = netlink.aligned(data, lengths, received_ns)
+    words: U32 = buffer.view("<u4")
+    datagram, message, size, undecoded = netlink.messages(words, start, length, NFT_MSG_TRACE)
+    at, sound = netlink.attributes(
+        words, message + FAMILY_HEADER // 4, size - FAMILY_HEADER, _LEAST
+    )
+    verdict, verdict_sound = _nested(words, at[_VERDICT])
+    sound &= verdict_sound
+    there = at != netlink.absent(words)
+    sound &= there[_TABLE] & there[_CHAIN] & there[_ID] & (there[_POLICY] | there[_VERDICT])
+    for names in (at[_TABLE], at[_CHAIN], verdict[_TARGET]):
+        sound &= (words.take(names) & LENGTH_MASK) <= _LONGEST_NAME
+    undecoded[datagram[~sound]] = True
+    datagram, message, at, verdict = (
+        datagram[sound],
+        message[sound],
+        at[:, sound],
+        verdict[:, sound],
+    )
+    return NflogEvents(
+        datagram=datagram,
+        received_ns=received_ns[datagram],
+        undecoded=np.flatnonzero(undecoded),
+        **_columns(buffer, message, at, verdict),
+    )
+
+
+def _nested(words: U32, outer: I64) -> tuple[I64, Mask]:
+    """The attributes inside of NFTA_TRACE_VERDICT; none where that is absent."""
+    there = outer != netlink.absent(words)
+    left = (words.take(outer) & LENGTH_MASK).astype(np.int64) - ATTRIBUTE_HEADER
+    return netlink.attributes(words, outer + 1, np.where(there, left, 0), _LEAST_VERDICT)
+
+
+def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
+    """All fields of sound messages but those of their datagrams."""
+    of = netlink.Fields(buffer, at)
+    n = len(message)
+    family = buffer.take((message << 2) + MESSAGE_HEADER)
+    packet_family = np.where(of.there[_NFPROTO], of.number(_NFPROTO), family)
+    prefix, prefixes, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
+    trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
+    source = _dumped(trace, table, of.there[_NETWORK])
+    buffer, payload, payload_length = _packets(buffer, of)
+
+    def carried(column: npt.NDArray[Any], without: int) -> npt.NDArray[Any]:
+        return np.where(source >= 0, column[source], np.asarray(without, column.dtype))
+
+    link, link_length = (
+        carried(of.offset(_LINK), -1),
+        carried(of.length(_LINK), 0),
+    )
+    nothing = np.zeros(n, np.int64)
+    none = np.full(n, -1, np.int64)
+    no_index = np.zeros(n, np.uint32)
+    return {
+        "buffer": buffer,
+        "message": message << 2,
+        "stamp_ns": nothing,
+        "seq": none,
+        "family": np.where(packet_family < _NO_FAMILY, packet_family, 0).astype(np.uint8),
+        "hook": np.full(n, 255, np.uint8),
+        "protocol": _protocol(buffer, packet_family, link, link_length),
+        "prefix": prefix,
+        "prefixes": prefixes,
+        "mark": of.number(_MARK),
+        "indev": carried(of.number(_IIF), 0),
+        "outdev": carried(of.number(_OIF), 0),
+        "physindev": no_index,
+        "physoutdev": no_index,
+        "payload": carried(payload, -1),
+        "payload_length": carried(payload_length, 0),
+        "link": link,
+        "link_length": link_length,
+        "uid": none,
+        "gid": none,
+        "conntrack": carried(of.or_none(_CT_ID, of.number(_CT_ID)), -1),
+        "trace": trace,
+    }
+
+
+def _sites(
+    buffer: U8, of: netlink.Fields, verdict: netlink.Fields, family: U8
+) -> tuple[I32, list[bytes], I64]:
+    """The number of each event's site, the sites, and a number for each event's table."""
+    names: dict[bytes, int] = {}
+    table = of.texts(_TABLE, buffer, names).astype(np.int64)
+    policy = of.number(_TYPE) == POLICY
+    code = np.where(policy, of.number(_POLICY), verdict.number(_CODE))
+    rows = np.stack(
+        [
+            family.astype(np.uint32),
+            table.astype(np.uint32),
+            of.texts(_CHAIN, buffer, names).astype(np.uint32),
+            policy.astype(np.uint32),
+            np.where(of.there[_HANDLE], np.uint32(1), np.uint32(0)),
+            of.number(_HANDLE, 1),
+            of.number(_HANDLE, 2),
+            np.where(policy | verdict.there[_CODE], code, np.uint32(2**32 + CONTINUE)),
+            verdict.texts(_TARGET, buffer, names).astype(np.uint32),
+            np.zeros(len(family), np.uint32),
+        ],
+        axis=1,
+    )
+    if not len(rows):
+        return np.zeros(0, np.int32), [], table
+    example, number = netlink.distinct(np.ascontiguousarray(rows, "<u4"))
+    known = [name.decode("utf-8", "backslashreplace") for name in names]
+    sites = [_site(known, *row) for row in rows[example].tolist()]
+    return number.astype(np.int32), sites, table << 8 | family
+
+
+def _site(
+    names: list[str], family: int, table: int, chain: int, policy: int, there: int, *rest: int
+) -> bytes:
+    """One site, as `parse` reads it."""
+    high, low, code, target, _ = rest
+    signed = code - 2**32 if code >= _NEGATIVE else code & _VERDICT_MASK
+    return json.dumps(
+        [
+            FAMILIES.get(family, str(family)),
+            names[table],
+            names[chain],
+            bool(policy),
+            high << 32 | low if there else None,
+            signed,
+            names[target] if target < len(names) else None,
+        ]
+    ).encode()
+
+
+def _dumped(trace: I64, table: I64, dumps: Mask) -> I64:
+    """For each event the one that brought its packet, -1 if that is not here.
+
+    That is the last one of the same id that brought any; another table's would be another packet, or the
+    same as it was before.
+    """
+    order = np.argsort(trace, kind="stable")
+    position = np.arange(len(order))
+    new = np.ones(len(order), np.bool_)
+    new[1:] = trace[order][1:] != trace[order][:-1]
+    latest = np.maximum.accumulate(np.where(dumps[order], position, -1))
+    first = np.maximum.accumulate(np.where(new, position, 0))
+    source = np.full(len(order), -1, np.int64)
+    source[order] = np.where(latest >= first, order[latest], -1)
+    source[(source >= 0) & (table[source] != table)] = -1
+    return source
+
+
+def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
+    """A buffer with packets made of both headers behind the messages; offset and length of each."""
+    there = np.flatnonzero(of.there[_NETWORK])
+    network = np.minimum(of.length(_NETWORK)[there], _NETWORK_ROOM)
+    transport = np.minimum(of.length(_TRANSPORT)[there], _TRANSPORT_ROOM)
+    packets = np.zeros((len(there), _PACKET_ROOM), np.uint8)
+    wide = np.lib.stride_tricks.sliding_window_view(buffer, _NETWORK_ROOM)
+    headers = wide[of.offset(_NETWORK)[there]]
+    bodies = wide[np.maximum(of.offset(_TRANSPORT)[there], 0)]
+    for size in np.unique(network).tolist():
+        rows = network == size
+        packets[rows, :size] = headers[rows, :size]
+        packets[rows, size : size + _TRANSPORT_ROOM] = bodies[rows, :_TRANSPORT_ROOM]
+    offset = np.full(of.there.shape[1], -1, np.int64)
+    offset[there] = len(buffer) - len(netlink.PADDING) + np.arange(len(there)) * _PACKET_ROOM
+    length = np.zeros(of.there.shape[1], np.int32)
+    length[there] = network + transport
+    pieces = [buffer[: -len(netlink.PADDING)], packets.reshape(-1)]
+    whole = np.concatenate([*pieces, np.frombuffer(netlink.PADDING, np.uint8)])
+    whole.flags.writeable = False
+    return whole, offset, length
+
+
+def _protocol(
+    buffer: U8, family: npt.NDArray[Any], link: I64, link_length: I32
+) -> npt.NDArray[np.uint16]:
+    """The ethertype of what is no IP packet's hook: bridges and devices."""
+    framed = (link_length >= _ETHERNET) & (family != AF_INET) & (family != AF_INET6)
+    at = np.where(framed, link + 12, 0)
+    type_ = buffer.take(at).astype(np.uint16) << 8 | buffer.take(at + 1)
+    return np.where(framed, type_, 0).astype(np.uint16)

@@ -1,0 +1,34 @@
+"""Which of legacy iptables and nf_tables has rules here: what `--backend auto` records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from iptrec.errors import HostError
+from iptrec.kernel import nftables, xt_tables, xtables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from iptrec.kernel.xtables import Backend, Family
+
+
+def used(families: Iterable[Family]) -> tuple[Backend, ...]:
+    """Those that have rules in the current namespace; if none has, one that is installed."""
+    nft = nftables.used()
+    legacy = False
+    for family in families:
+        tables = xt_tables.loaded(family)
+        if tables is None:  # nobody tells: what is not nf_tables' is thought to be legacy
+            legacy = legacy or not nft
+        elif tables:
+            text = xtables.save(family)[1]
+            legacy = legacy or b"] -A " in text or b" DROP [" in text
+    if nft or legacy:
+        return (*(("legacy",) if legacy else ()), *(("nft",) if nft else ()))
+    try:
+        for family in families:
+            xtables.require(family)
+    except HostError:
+        return ("nft",)
+    return ("legacy",)

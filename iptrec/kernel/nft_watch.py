@@ -1,0 +1,166 @@
+"""Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
+
+The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
+quiet. The watch is a thread of its own, as `watch` is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import HostError, IptrecError
+from iptrec.kernel import nftables
+from iptrec.kernel.nftrace import ChangeSocket
+from iptrec.kernel.watch import Hole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from iptrec.kernel.guardian import Guardian
+    from iptrec.kernel.nftables import Part
+    from iptrec.kernel.xtables import Family, TraceRule
+
+_NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
+_POLL_MS: Final = 100  # how exactly the moment of a change is known
+_QUIET_MS: Final = 20  # a script makes many changes in a row
+_SHARE: Final = 10  # listing may cost one part in so many of the time
+_SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
+
+
+@dataclass(frozen=True, slots=True)
+class NftState:
+    """The ruleset was found changed: it came to be so after ``after_ns``, not after ``time_ns`` (epoch)."""
+
+    after_ns: int
+    time_ns: int
+    parts: list[Part]
+
+
+class NftWatch:
+    """Started by `start`, ended by `stop`, which takes a last look.
+
+    ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
+    `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``replaced`` tells the
+    families whose raw table somebody else emptied; ``made``: what of it was not there before us.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[Family, Sequence[TraceRule]],
+        found: Callable[[NftState | Hole | IptrecError], None],
+        guardian: Guardian,
+    ) -> None:
+        self.replaced: set[Family] = set()
+        self.made: dict[Family, list[str]] = {family: [] for family in rules}
+        self._rules = rules
+        self._found = found
+        self._guardian = guardian
+        self._changes = ChangeSocket()
+        self._until = time.time_ns()
+        self._next = 0
+        self._in_place = dict.fromkeys(rules, self._until)
+        self._stopped = False
+        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="iptrec-nft-watch", daemon=True)
+
+    def baseline(self) -> list[Part]:
+        """The ruleset as it is when recording begins; changes from now on are told."""
+        self._drain()
+        self._until = time.time_ns()
+        return nftables.ruleset(counters=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after a last look; again: nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._thread.is_alive():
+            os.write(self._stopping, b"x")
+            self._thread.join()
+        self._changes.__exit__()
+        for descriptor in (self._stop, self._stopping):
+            os.close(descriptor)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.register(self._changes, select.POLLIN)
+        stopping = False
+        while not stopping:
+            before = time.time_ns()
+            stopping = self._stop in dict(poll.poll(_POLL_MS))
+            try:
+                if self._drain():
+                    self._look(poll, last=stopping)
+                else:
+                    self._until = before
+            except IptrecError as error:
+                self._found(error)
+            except OSError as error:
+                self._found(HostError(f"cannot look at nf_tables: {error.strerror}"))
+
+    def _look(self, poll: select.poll, *, last: bool) -> None:
+        """List the ruleset that came to be just now."""
+        seen = time.time_ns()
+        while not last and (poll.poll(_QUIET_MS) or time.monotonic_ns() < self._next):
+            if self._drain():
+                seen = time.time_ns()
+            elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
+                break
+        started = time.monotonic_ns()
+        listed = time.time_ns()
+        parts = nftables.ruleset(counters=False)
+        self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+        self._found(NftState(self._until, seen, parts))
+        self._until = listed
+        for family, rules in self._rules.items():
+            self._check_rules(family, rules, parts, last=last)
+
+    def _check_rules(
+        self, family: Family, rules: Sequence[TraceRule], parts: list[Part], *, last: bool
+    ) -> None:
+        """Put our rules back where they are gone; not in the end."""
+        comment = rules[0].comment
+        saved = next((one.content for one in parts if one.kind == _SAVES[family]), b"")
+        if saved.count(comment.encode()) >= len(rules):
+            self._in_place[family] = self._until
+            return
+        self.replaced.add(family)
+        if not last:
+            made = nftables.made(family)
+            self.made[family] = [*{*self.made[family], *made}]
+            self._guardian.expect_nft(family, [], made)
+            nftables.remove(family, comment, [], [])  # where some of them are left
+            nftables.insert(rules)
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
+        self._in_place[family] = time.time_ns()
+
+    def _drain(self) -> bool:
+        """Take what was told; whether the ruleset changed."""
+        changed = False
+        while True:
+            try:
+                datagram = self._changes.receive()
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed = True
+                continue
+            if datagram is None:
+                return changed
+            at = 0
+            while at + 16 <= len(datagram):
+                size, kind = struct.unpack_from("=IH", datagram, at)
+                changed = changed or kind == _NEW_GENERATION
+                at += max(size + 3 & ~3, 16)

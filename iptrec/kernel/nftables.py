@@ -1,0 +1,223 @@
+"""nf_tables: its ruleset out, our TRACE rules in and out again.
+
+Our rules come by iptables-nft (`xtables`). Tables and chains that were not there before are made by it, and
+deleted by us with NLM_F_NONREC: the kernel then refuses where anything is in them by now, or
+refers to them (net/netfilter/nf_tables_api.c). One rule traces tables of every family, since the trace
+bit belongs to the packet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.errors import HostError
+from iptrec.kernel import xtables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from iptrec.kernel.xtables import Family, TraceRule
+
+_NETLINK_NETFILTER: Final = 12
+_SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11
+_GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = 1, 2, 4, 5, 16
+_REQUEST, _ACK, _NONREC = 1, 4, 0x100
+_NLMSG_ERROR: Final = 2
+_TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
+_FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
+_SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
+_RAW: Final = "raw"
+_CHAINS: Final = ("PREROUTING", "OUTPUT")
+_TRIES: Final = 5
+_ANSWER_S: Final = 5.0
+
+
+class Part(NamedTuple):
+    """What one command printed of a ruleset; ``kind`` is that of the snapshot."""
+
+    kind: str
+    source: str
+    content: bytes
+
+
+def require(families: Iterable[Family]) -> None:
+    """Raise `HostError` where commands are missing."""
+    _nft()
+    for family in families:
+        xtables.require(family, "nft")
+
+
+def used() -> bool:
+    """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
+    try:
+        command = [_nft(), "list", "tables"]
+    except HostError:
+        return False
+    done = xtables.run(command)
+    return done.returncode == 0 and bool(done.stdout.strip())
+
+
+def generation() -> int:
+    """The number of the ruleset; each change counts it up. Raises `HostError`."""
+    answer = _ask(_GET_GENERATION, socket.AF_UNSPEC)
+    for kind, value in _attributes(answer[20:]):
+        if kind == _GENERATION_ID and len(value) == 4:  # noqa: PLR2004 - a u32
+            return int(struct.unpack("!I", value)[0])
+    raise HostError("nf_tables does not tell the generation of its ruleset; Linux 4.6 does")
+
+
+def ruleset(*, counters: bool) -> list[Part]:
+    """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
+
+    Raises `HostError`.
+    """
+    parts: list[Part] = []
+    for _ in range(_TRIES):
+        before = generation()
+        parts = list(_listed(counters=counters))
+        if generation() == before:
+            break
+    return parts
+
+
+def made(family: Family) -> list[str]:
+    """What inserting our rules will bring into being: chains of the raw table, "" for the table itself."""
+    number = _FAMILIES[family]
+    missing = [
+        chain
+        for chain in _CHAINS
+        if not _there(_GET_CHAIN, number, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, chain)])
+    ]
+    if not has_raw(family):
+        missing.append("")
+    return missing
+
+
+def has_raw(family: Family) -> bool:
+    """Whether there is a table ip raw, or ip6 raw."""
+    return _there(_GET_TABLE, _FAMILIES[family], [(_TABLE_NAME, _RAW)])
+
+
+def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
+    """See `xtables.insert`."""
+    xtables.insert(rules, flush=flush)
+
+
+def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable[str]) -> None:
+    """Take out our rules, put others back, and delete of `made` what is empty now."""
+    number = _FAMILIES[family]
+    if has_raw(family):
+        xtables.remove(family, comment, put_back, "nft")
+    for name in sorted(made, reverse=True):  # the table is the last
+        if name:
+            _delete(_DELETE_CHAIN, number, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, name)])
+        else:
+            _delete(_DELETE_TABLE, number, [(_TABLE_NAME, _RAW)])
+
+
+def _listed(*, counters: bool) -> Iterator[Part]:
+    for family, kind in _SAVES.items():
+        with contextlib.suppress(HostError):  # nobody's iptables: native rules alone
+            source, content = xtables.save(family, counters=counters, backend="nft")
+            yield Part(kind, source, content)
+    # Without counters in the texts: a rule is the same rule however often it was hit.
+    text = [_nft(), "-a", "-s", "list", "ruleset"]
+    listing = [_nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
+    for kind, command in (("nft-text", text), ("nft", listing)):
+        done = xtables.run(command)
+        xtables.check(command, done)
+        yield Part(kind, " ".join(command), done.stdout)
+
+
+def _nft() -> str:
+    found = shutil.which("nft", path=xtables.search_path())
+    if found is None:
+        raise HostError("nft is not installed; on Debian: apt-get install nftables")
+    return found
+
+
+def _there(kind: int, family: int, names: list[tuple[int, str]]) -> bool:
+    """Whether an object exists."""
+    try:
+        _ask(kind, family, names)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _ask(kind: int, family: int, names: Iterable[tuple[int, str]] = ()) -> bytes:
+    """One request and its answer. Raises FileNotFoundError where there is no such object."""
+    with _opened() as asking:
+        asking.send(_message(_SUBSYSTEM << 8 | kind, family, _REQUEST, names))
+        answer = _received(asking)
+    code = _error(answer)
+    if code == errno.ENOENT:
+        raise FileNotFoundError(code, os.strerror(code))
+    if code:
+        raise HostError(f"nf_tables does not answer: {os.strerror(code)}; it needs root")
+    return answer
+
+
+def _delete(kind: int, family: int, names: list[tuple[int, str]]) -> None:
+    """Delete what is empty; what is not, or not there, stays as it is."""
+    with _opened() as asking:
+        asking.send(
+            _message(_BATCH_BEGIN, socket.AF_UNSPEC, _REQUEST, (), _SUBSYSTEM)
+            + _message(_SUBSYSTEM << 8 | kind, family, _REQUEST | _ACK | _NONREC, names)
+            + _message(_BATCH_END, socket.AF_UNSPEC, _REQUEST, (), _SUBSYSTEM)
+        )
+        code = _error(_received(asking))
+    if code not in (0, errno.EBUSY, errno.ENOENT):
+        what = "/".join(name for _, name in names)
+        raise HostError(f"cannot delete {what} of nf_tables: {os.strerror(code)}; try again")
+
+
+def _opened() -> socket.socket:
+    try:
+        opened = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
+        )
+    except OSError as error:
+        raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
+    opened.bind((0, 0))
+    opened.settimeout(_ANSWER_S)
+    return opened
+
+
+def _received(asking: socket.socket) -> bytes:
+    try:
+        return asking.recv(65536)
+    except OSError as error:
+        raise HostError(f"nf_tables does not answer: {error.strerror or error}") from None
+
+
+def _error(answer: bytes) -> int:
+    """The errno of an answer; 0 for an acknowledgement and for what is no error."""
+    if struct.unpack_from("=H", answer, 4)[0] != _NLMSG_ERROR:
+        return 0
+    return -int(struct.unpack_from("=i", answer, 16)[0])
+
+
+def _message(
+    kind: int, family: int, flags: int, names: Iterable[tuple[int, str]], resource: int = 0
+) -> bytes:
+    body = struct.pack("!BBH", family, 0, resource)
+    for number, name in names:
+        value = name.encode() + b"\0"
+        body += struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
+
+
+def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + 4 <= len(body):
+        size, kind = struct.unpack_from("=HH", body, at)
+        yield kind & 0x3FFF, body[at + 4 : at + size]
+        at += max(size + 3 & ~3, 4)
