@@ -60,6 +60,7 @@ def main() -> None:
         f"# Figures\n\nWhat `make bench` printed on {machine()}. Ratios travel, seconds do not.\n"
     ]
     with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
+        os.environ["XDG_CACHE_HOME"] = directory
         for title, (script, *arguments) in BENCHMARKS:
             command = [sys.executable, str(HERE / script)]
             command += [one.format(f"{directory}/bench.db") for one in arguments]
