@@ -13,7 +13,6 @@ import json
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -33,7 +32,6 @@ from iptrec.kernel import (
     netns,
     nf_log,
     nflog,
-    nft_table,
     nftables,
     nftrace,
     slots,
@@ -67,8 +65,8 @@ _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
     "logger-switched": "somebody switched net.netfilter.nf_log of {}: put back; not traced meanwhile",
 }
-# In a message that tells a policy: the table, then what the policy is (NFTA_TRACE_TABLE, NFTA_TRACE_POLICY).
-_TABLE, _POLICY = 1, struct.pack("=HH", 8, 16)
+# In a message that tells a policy: the table raw, then what the policy is (`nftrace`).
+_RAW_POLICY: Final = b"\x08\0\x01\0raw\0\x08\0\x10\0"
 _SOURCES: Final = {"ipsets": "ipset"}
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
@@ -84,8 +82,7 @@ class Options:
     all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
     ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
     read from when it is time to stop, ``after_s`` later.
-    ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace. ``nft_matches``: the
-    filter as matches of nft, for hosts without iptables-nft (or raises `UsageError`); by default all packets.
+    ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
     """
@@ -195,7 +192,6 @@ class _Recording:
         self._found = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._child: subprocess.Popen[bytes] | None = None
         self._begun = False
-        self._table: str | None = None  # of our own, without iptables-nft
         self._stop_ns: int | None = None
         self._trim_ns = 0
         self._sources: list[_Source] = []
@@ -264,9 +260,8 @@ class _Recording:
         if "legacy" in backends:
             for family in self._options.bytecodes:
                 xtables.require(family)
-        if "nft" in backends and not nftables.has_iptables(self._options.bytecodes):
-            matches = self._options.nft_matches()
-            self._table = nft_table.script(self._comment, matches, self._options.interfaces)
+        if "nft" in backends:
+            nftables.require(self._options.bytecodes)
         return backends
 
     def _open(
@@ -366,12 +361,7 @@ class _Recording:
     def _trace_nft(self, writer: Writer, undo: contextlib.ExitStack) -> NftWatch:
         """The same for nf_tables."""
         rules = self._trace_rules("nft")
-        watch = NftWatch(rules, self._hand_over, self._guardian, self._table)
-        if self._table is not None:
-            undo.callback(self._attempt, lambda: nft_table.remove(self._comment))
-            self._guardian.expect_nft_table()
-            nft_table.insert(self._table)
-            rules.clear()
+        watch = NftWatch(rules, self._hand_over, self._guardian)
         for family, ours in rules.items():
             made = nftables.made(family)
             taken_out: list[str] = []
@@ -710,9 +700,7 @@ class _Recording:
     def _traversals(self, source: _Source, data: bytes) -> int:
         """How many packets pass the raw table in these events; see `Options`."""
         if isinstance(source.socket, NftraceSocket):
-            name = nft_table.name(self._comment) if self._table else "raw"
-            table = struct.pack("=HH", 5 + len(name), _TABLE) + name.encode() + b"\0"
-            return data.count(table + _POLICY) if len(self._sources) == 1 else 0
+            return data.count(_RAW_POLICY) if len(self._sources) == 1 else 0
         ours = sum(
             data.count(b"TRACE: raw:%s:rule:%d " % (chain, number))
             for chain in (b"PREROUTING", b"OUTPUT")

@@ -97,8 +97,6 @@ class NftGrammar(Grammar):
             argument,
             base=base,
         )
-        if self.own_comment is not None and table == f"inet {self.own_comment.replace(':', '-')}":
-            place = replace(place, own=True)  # a table of our own, without iptables-nft
         rank = self._ranks.get(place.stage, 1)
         traces = rule is not None and rule.target == "TRACE"
         starts = builtin and hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0)

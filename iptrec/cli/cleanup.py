@@ -51,9 +51,7 @@ def _what(one: Leftover) -> str:
 
     where = "a namespace that is gone" if one.where is None else str(one.where)
     things = [
-        "a table of nf_tables"
-        if family == "inet"
-        else f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
+        f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
         for (family, backend), count in one.rules.items()
     ]
     if one.changes is not None:

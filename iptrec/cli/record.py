@@ -166,7 +166,6 @@ def record(
 
 def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
     """The recorder's options out of the command line's; all that can be checked is checked here."""
-    from iptrec.decode.nft_filter import nft_matches
     from iptrec.decode.pcapfilter import compile_for_kernel
     from iptrec.recorder import Options
 
@@ -190,7 +189,6 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     lasts = None if ring is None else re.fullmatch(r".*(ms|s|m|h)", ring)
     return Options(
         bytecodes=bytecodes,
-        nft_matches=lambda: nft_matches(expression, bytecodes),
         filter=expression or None,
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
         duration_s=None if duration is None else seconds(duration),

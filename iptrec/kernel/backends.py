@@ -30,6 +30,5 @@ def used(families: Iterable[Family]) -> tuple[Backend, ...]:
         for family in families:
             xtables.require(family)
     except HostError:
-        if nftables.installed():
-            return ("nft",)
+        return ("nft",)
     return ("legacy",)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iptrec.errors import IptrecError
-from iptrec.kernel import nf_log, nft_table, nftables, xtables
+from iptrec.kernel import nf_log, nftables, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,7 @@ class Changes:
     ``rules``: for each family whose raw table has our rules the lines that --flush took out of it, see
     `xtables.taken_out`. ``loggers``: family -> the logger that was set before. ``netns``: the inode of
     the namespace; ``output``: the recording. ``nft_rules``: as ``rules``, of iptables-nft; ``nft_made``: what
-    of its raw tables was not there before, see `nftables.made`. ``nft_table``: there is a table of our own
-    in their place.
+    of its raw tables was not there before, see `nftables.made`.
     """
 
     comment: str
@@ -54,7 +53,6 @@ class Changes:
     loggers: dict[Family, str] = field(default_factory=dict)
     nft_rules: dict[Family, list[str]] = field(default_factory=dict)
     nft_made: dict[Family, list[str]] = field(default_factory=dict)
-    nft_table: bool = False
 
     def undo(self) -> None:
         """Undo what is still ours, in the current namespace. Raises `IptrecError` or OSError."""
@@ -62,8 +60,6 @@ class Changes:
             xtables.remove(family, self.comment, taken_out)
         for family, taken_out in self.nft_rules.items():
             nftables.remove(family, self.comment, taken_out, self.nft_made.get(family, []))
-        if self.nft_table:
-            nft_table.remove(self.comment)
         for family, before in self.loggers.items():
             nf_log.Switched(family, before).undo()
 
@@ -91,7 +87,6 @@ class Changes:
             and self.comment.startswith("iptrec:")
             and isinstance(self.netns, int)
             and isinstance(self.output, str)
-            and isinstance(self.nft_table, bool)
             and isinstance(self.loggers, dict)
             and all(isinstance(one, dict) for one in self._lists)
             and {*self.loggers}.union(*self._lists) <= {"ipv4", "ipv6"}
@@ -136,11 +131,6 @@ class Guardian:
         self._changes.nft_rules[family] = taken_out
         known = self._changes.nft_made.get(family, [])
         self._changes.nft_made[family] = [*known, *(one for one in made if one not in known)]
-        self._write()
-
-    def expect_nft_table(self) -> None:
-        """There will be a table of our own."""
-        self._changes.nft_table = True
         self._write()
 
     def expect_logger(self, family: Family, before: str) -> None:

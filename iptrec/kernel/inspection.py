@@ -83,14 +83,9 @@ def _rights() -> Iterator[Finding]:
 
 def _commands(family: Family, backend: Backend) -> Iterator[Finding]:
     try:
-        if backend == "legacy":
-            xtables.require(family)
-        elif not nftables.has_iptables([family]):
-            fact = "iptables-nft is not installed: filters of protocols, addresses and ports alone"
-            yield Finding(
-                "warning", f"{family} commands", fact, "on Debian: apt-get install iptables"
-            )
-            return
+        xtables.require(family, backend)
+        if backend == "nft":
+            nftables.require(())
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
         yield Finding("failure", f"{family} commands", fact, fix)

@@ -11,10 +11,10 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import guardian, netns, nflog, nft_table, nftables, nftrace, xt_tables, xtables
+from iptrec.kernel import guardian, netns, nflog, nftables, nftrace, xt_tables, xtables
 from iptrec.kernel.guardian import Changes
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from iptrec.kernel.xtables import Backend, Family
 
-Where = tuple[Literal["ipv4", "ipv6", "inet"], Literal["legacy", "nft"]]
 _OURS: Final = re.compile(
     rb'^-A (\S+) .*--comment "?(iptrec:[0-9a-f-]{36})"? .*-j TRACE$', re.MULTILINE
 )
@@ -33,14 +32,13 @@ _NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/ne
 class Leftover:
     """Of one recorder in one namespace.
 
-    ``rules``: (family, backend) -> how many of its rules are there; ("inet", "nft"): a table of its own.
-    ``changes``: its list, if that is there.
+    ``rules``: (family, backend) -> how many of its rules are there. ``changes``: its list, if that is there.
     ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace.
     """
 
     where: Path | None
     comment: str
-    rules: dict[Where, int]
+    rules: dict[tuple[Family, Backend], int]
     changes: Changes | None
     in_use: str | None
 
@@ -124,10 +122,7 @@ def remove(leftover: Leftover) -> None:
             if changes is None:
                 changes = Changes(leftover.comment, 0, "")
                 for family, backend in leftover.rules:
-                    if family == "inet":
-                        changes.nft_table = True
-                    else:
-                        (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
+                    (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
             elif nflog.holder() is not None:
                 changes.loggers.clear()
             try:
@@ -139,16 +134,13 @@ def remove(leftover: Leftover) -> None:
         guardian.STATE.rmdir()
 
 
-def _rules() -> dict[str, dict[Where, int]]:
+def _rules() -> dict[str, dict[tuple[Family, Backend], int]]:
     """Our rules in the current namespace, by their comments. No table is loaded for it."""
-    found: dict[str, dict[Where, int]] = {}
+    found: dict[str, dict[tuple[Family, Backend], int]] = {}
     for family, backend, text in _raw_tables():
         for _, comment in _OURS.findall(text):
             rules = found.setdefault(comment.decode(), {})
             rules[family, backend] = rules.get((family, backend), 0) + 1
-    with contextlib.suppress(HostError):
-        for one in nft_table.comments():
-            found.setdefault(one, {})["inet", "nft"] = 1
     return found
 
 

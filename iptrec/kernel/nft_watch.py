@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import nft_table, nftables
+from iptrec.kernel import nftables
 from iptrec.kernel.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole
 
@@ -49,7 +49,6 @@ class NftWatch:
     ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
     `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``replaced`` tells the
     families whose raw table somebody else emptied; ``made``: what of it was not there before us.
-    ``table``: the script of `nft_table`, where that is in the rules' place.
     """
 
     def __init__(
@@ -57,9 +56,7 @@ class NftWatch:
         rules: Mapping[Family, Sequence[TraceRule]],
         found: Callable[[NftState | Hole | IptrecError], None],
         guardian: Guardian,
-        table: str | None = None,
     ) -> None:
-        self._table = table
         self.replaced: set[Family] = set()
         self.made: dict[Family, list[str]] = {family: [] for family in rules}
         self._rules = rules
@@ -127,9 +124,6 @@ class NftWatch:
         self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
         self._found(NftState(self._until, seen, parts))
         self._until = listed
-        if self._table is not None:
-            self._check_table(self._table, parts, last=last)
-            return
         for family, rules in self._rules.items():
             self._check_rules(family, rules, parts, last=last)
 
@@ -149,18 +143,6 @@ class NftWatch:
             self._guardian.expect_nft(family, [], made)
             nftables.remove(family, comment, [], [])  # where some of them are left
             nftables.insert(rules)
-        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
-        self._in_place[family] = time.time_ns()
-
-    def _check_table(self, table: str, parts: list[Part], *, last: bool) -> None:
-        """The same for a table of our own."""
-        family = next(iter(self._in_place))
-        head = table.partition("\n")[0].encode()
-        if any(head in one.content for one in parts if one.kind == "nft-text"):
-            self._in_place[family] = self._until
-            return
-        if not last:
-            nft_table.insert(table)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
         self._in_place[family] = time.time_ns()
 

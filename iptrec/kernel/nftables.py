@@ -27,18 +27,10 @@ if TYPE_CHECKING:
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = (
-    0,
-    1,
-    2,
-    4,
-    5,
-    16,
-)
-_REQUEST, _ACK, _NONREC, _DUMP = 1, 4, 0x100, 0x300
+_GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = 1, 2, 4, 5, 16
+_REQUEST, _ACK, _NONREC = 1, 4, 0x100
 _NLMSG_ERROR: Final = 2
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
-_INET: Final = 1  # NFPROTO_INET
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RAW: Final = "raw"
@@ -55,28 +47,21 @@ class Part(NamedTuple):
     content: bytes
 
 
-def has_iptables(families: Iterable[Family]) -> bool:
-    """Whether iptables-nft is installed; else `nft_table` has to do. Raises `HostError` without nft."""
-    nft()
-    try:
-        for family in families:
-            xtables.require(family, "nft")
-    except HostError:
-        return False
-    return True
+def require(families: Iterable[Family]) -> None:
+    """Raise `HostError` where commands are missing."""
+    _nft()
+    for family in families:
+        xtables.require(family, "nft")
 
 
 def used() -> bool:
     """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
     try:
-        with _opened() as asking:
-            asking.send(
-                _message(_SUBSYSTEM << 8 | _GET_TABLE, socket.AF_UNSPEC, _REQUEST | _DUMP, ())
-            )
-            answer = _received(asking)
+        command = [_nft(), "list", "tables"]
     except HostError:
         return False
-    return bool(struct.unpack_from("=H", answer, 4)[0] == _SUBSYSTEM << 8 | _NEW_TABLE)
+    done = xtables.run(command)
+    return done.returncode == 0 and bool(done.stdout.strip())
 
 
 def generation() -> int:
@@ -137,32 +122,21 @@ def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable
             _delete(_DELETE_TABLE, number, [(_TABLE_NAME, _RAW)])
 
 
-def delete_table(name: str) -> None:
-    """Delete a table of the family inet with all that is in it, if it is there."""
-    _delete(_DELETE_TABLE, _INET, [(_TABLE_NAME, name)], 0)
-
-
 def _listed(*, counters: bool) -> Iterator[Part]:
     for family, kind in _SAVES.items():
         with contextlib.suppress(HostError):  # nobody's iptables: native rules alone
             source, content = xtables.save(family, counters=counters, backend="nft")
             yield Part(kind, source, content)
     # Without counters in the texts: a rule is the same rule however often it was hit.
-    text = [nft(), "-a", "-s", "list", "ruleset"]
-    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
+    text = [_nft(), "-a", "-s", "list", "ruleset"]
+    listing = [_nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
     for kind, command in (("nft-text", text), ("nft", listing)):
         done = xtables.run(command)
         xtables.check(command, done)
         yield Part(kind, " ".join(command), done.stdout)
 
 
-def installed() -> bool:
-    """Whether there is a command nft."""
-    return shutil.which("nft", path=xtables.search_path()) is not None
-
-
-def nft() -> str:
-    """The command. Raises `HostError`."""
+def _nft() -> str:
     found = shutil.which("nft", path=xtables.search_path())
     if found is None:
         raise HostError("nft is not installed; on Debian: apt-get install nftables")
@@ -191,12 +165,12 @@ def _ask(kind: int, family: int, names: Iterable[tuple[int, str]] = ()) -> bytes
     return answer
 
 
-def _delete(kind: int, family: int, names: list[tuple[int, str]], flags: int = _NONREC) -> None:
-    """Delete what is empty, or without flags all of it; what is not, or not there, stays as it is."""
+def _delete(kind: int, family: int, names: list[tuple[int, str]]) -> None:
+    """Delete what is empty; what is not, or not there, stays as it is."""
     with _opened() as asking:
         asking.send(
             _message(_BATCH_BEGIN, socket.AF_UNSPEC, _REQUEST, (), _SUBSYSTEM)
-            + _message(_SUBSYSTEM << 8 | kind, family, _REQUEST | _ACK | flags, names)
+            + _message(_SUBSYSTEM << 8 | kind, family, _REQUEST | _ACK | _NONREC, names)
             + _message(_BATCH_END, socket.AF_UNSPEC, _REQUEST, (), _SUBSYSTEM)
         )
         code = _error(_received(asking))
