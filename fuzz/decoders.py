@@ -13,13 +13,17 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import atheris
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 with atheris.instrument_imports(include=["iptrec"]):
     import numpy as np
 
-    from iptrec.decode import conntrack, packet, prefix, rtnetlink, ruleset
+    from iptrec.decode import conntrack, nft, nftrace, packet, prefix, rtnetlink, ruleset
     from iptrec.decode import nflog as messages
     from iptrec.errors import RecordingError
     from iptrec.recording.reader import Reader
@@ -27,16 +31,27 @@ with atheris.instrument_imports(include=["iptrec"]):
 
 def nflog(data: bytes) -> None:
     """Datagrams of arbitrary lengths back to back: offsets never leave the buffer."""
+    _events(data, messages.decode)
+
+
+def traces(data: bytes) -> None:
+    """The same of nf_tables' traces; each names a place."""
+    events = _events(data, nftrace.decode)
+    assert all(nftrace.parse(one) is not None for one in events.prefixes)  # noqa: S101
+
+
+def _events(data: bytes, decode: Callable[..., messages.NflogEvents]) -> messages.NflogEvents:
     count = data[0] % 4 + 1 if data else 1
     rest = data[1 + count :]
     lengths = [min(one * 2, len(rest)) for one in data[1 : 1 + count]] or [0]
     rest = rest[: sum(lengths)].ljust(sum(lengths), b"\0")
     times = np.zeros(len(lengths), np.int64)
-    events = messages.decode(rest, np.array(lengths, np.uint32), times)
+    events = decode(rest, np.array(lengths, np.uint32), times)
     for row in range(len(events)):
         events.packet(row)
         assert events.payload[row] + events.payload_length[row] <= len(events.buffer)  # noqa: S101
         assert events.link[row] + events.link_length[row] <= len(events.buffer)  # noqa: S101
+    return events
 
 
 def prefixes(data: bytes) -> None:
@@ -61,6 +76,15 @@ def rulesets(data: bytes) -> None:
         assert "\n" not in str(error)  # noqa: S101, PT017
 
 
+def listings(data: bytes) -> None:
+    """What nft printed as JSON and, behind a zero byte, as text."""
+    listing, _, text = data.partition(b"\0")
+    try:
+        nft.parse(listing, text)
+    except RecordingError as error:
+        assert "\n" not in str(error)  # noqa: S101, PT017
+
+
 def links(data: bytes) -> None:
     """Messages of rtnetlink."""
     list(rtnetlink.link_changes(data))
@@ -81,7 +105,7 @@ def recordings(data: bytes) -> None:
 
 
 _MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
-TARGETS = (nflog, prefixes, headers, rulesets, links, connections, recordings)
+TARGETS = (nflog, traces, prefixes, headers, rulesets, listings, links, connections, recordings)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from iptrec.kernel import (
     netns,
     nf_log,
     nflog,
+    nft_table,
     nftables,
     nftrace,
     slots,
@@ -55,7 +56,8 @@ from queue import SimpleQueue
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
-_GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many
+_GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many;
+_NFT_GATHER_S: Final = 0.004  # of nf_tables, whose rules are known by their handles, not by time
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
@@ -83,6 +85,7 @@ class Options:
     ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
     read from when it is time to stop, ``after_s`` later.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
     """
@@ -90,7 +93,6 @@ class Options:
     output: Path
     bytecodes: Mapping[xtables.Family, str | None]
     filter: str | None = None
-    nft_matches: Callable[[], Sequence[str]] = lambda: [""]
     interfaces: Sequence[str] = ()
     netns: str | None = None
     force: bool = False
@@ -106,6 +108,7 @@ class Options:
     trigger: int | None = None
     after_s: float = 0
     snaplen: int = 256
+    matches: Callable[[str | None, xtables.Family], Sequence[str]] = lambda *_: ("",)
     command: Sequence[str] = ()
     argv: Sequence[str] = ()
     receive_buffer: int = slots.RECEIVE_BUFFER
@@ -195,6 +198,10 @@ class _Recording:
         self._stop_ns: int | None = None
         self._trim_ns = 0
         self._sources: list[_Source] = []
+        # Of nf_tables: when it was last seen unchanged; for each change that time, and when it was told.
+        self._unchanged_ns = time.time_ns()
+        self._changes: list[tuple[int, int]] = []
+        self._table: str | None = None  # of our own, as nft reads it
         self._not_undone: list[str] = []
 
     def run(self) -> Progress:
@@ -260,9 +267,17 @@ class _Recording:
         if "legacy" in backends:
             for family in self._options.bytecodes:
                 xtables.require(family)
-        if "nft" in backends:
-            nftables.require(self._options.bytecodes)
+        if "nft" in backends and not nftables.iptables_speaks(self._options.bytecodes):
+            self._table = self._own_table()
         return backends
+
+    def _own_table(self) -> str:
+        """Our rules without iptables-nft. Raises `UsageError` where nft cannot say what was asked for."""
+        options = self._options
+        if options.flush:
+            raise UsageError("--flush needs iptables-nft; on Debian: apt-get install iptables")
+        found = {one: options.matches(options.filter, one) for one in options.bytecodes}
+        return nft_table.text(self._comment, found, options.interfaces)
 
     def _open(
         self, backends: Sequence[xtables.Backend], opened: contextlib.ExitStack
@@ -361,8 +376,12 @@ class _Recording:
     def _trace_nft(self, writer: Writer, undo: contextlib.ExitStack) -> NftWatch:
         """The same for nf_tables."""
         rules = self._trace_rules("nft")
-        watch = NftWatch(rules, self._hand_over, self._guardian)
-        for family, ours in rules.items():
+        watch = NftWatch(rules, self._hand_over, self._guardian, self._table)
+        if self._table is not None:
+            undo.callback(self._attempt, lambda: nft_table.remove(self._comment))
+            self._guardian.expect_table()
+            nft_table.insert(self._table)
+        for family, ours in rules.items() if self._table is None else ():
             made = nftables.made(family)
             taken_out: list[str] = []
             if self._options.flush and "" not in made:
@@ -375,6 +394,8 @@ class _Recording:
         undo.callback(watch.stop)
         parts = watch.baseline()
         self._snapshot_nft(writer, parts, [Blob.of(one.content) for one in parts], time.time_ns())
+        self._take_sides(writer)
+        self._changes.clear()  # our own
         return watch
 
     def _nft_removal(
@@ -522,9 +543,8 @@ class _Recording:
                     )
                 case _NftFinding() as found:
                     state = found.state
-                    self._snapshot_nft(
-                        writer, state.parts, found.blobs, state.time_ns, state.after_ns
-                    )
+                    after = self._changed_after(state)
+                    self._snapshot_nft(writer, state.parts, found.blobs, state.time_ns, after)
                 case Hole() as hole:
                     stream = self._stream(hole.backend)
                     writer.add_loss(Loss(stream, hole.first_ns, hole.last_ns, None, hole.what))
@@ -560,6 +580,8 @@ class _Recording:
         """Until there is a reason to stop."""
         progress = self._progress
         poll = self._poll()
+        legacy = any(isinstance(one.socket, nflog.NflogSocket) for one in self._sources)
+        gather_s = _GATHER_S if legacy else _NFT_GATHER_S
         streams = {source.socket.fileno() for source in self._sources}
         started = told = time.monotonic_ns()
         self._begun = True
@@ -573,8 +595,9 @@ class _Recording:
             fetched = max(self._fetch(source, writer) for source in self._sources)
             if ready.keys() - streams:
                 self._take_the_rest(poll, ready, writer)
+            self._look_for_changes()
             if 0 < fetched < slots.SLOTS:
-                time.sleep(_GATHER_S)
+                time.sleep(gather_s)
             if writer.due:
                 writer.commit()
             now = time.monotonic_ns()
@@ -587,6 +610,23 @@ class _Recording:
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
         if progress.reason in ("command", "packets"):
             self._settle(writer)
+
+    def _look_for_changes(self) -> None:
+        """Note that nf_tables has told of none up to now: what was received met the rules as they were."""
+        now = time.time_ns()
+        changes = [one.socket for one in self._sides if isinstance(one.socket, ChangeSocket)]
+        if changes and not select.select(changes, [], [], 0)[0]:
+            self._unchanged_ns = now
+
+    def _changed_after(self, state: NftState) -> int:
+        """After which time the changes came that made a state of the ruleset."""
+        since = [
+            unchanged
+            for unchanged, received in self._changes
+            if state.after_ns < received and unchanged <= state.time_ns
+        ]
+        self._changes = [one for one in self._changes if one[0] > state.time_ns]
+        return max(state.after_ns, min(since, default=state.after_ns))
 
     def _take_the_rest(self, poll: select.poll, ready: Mapping[int, int], writer: Writer) -> None:
         """What is ready beside the events."""
@@ -686,6 +726,8 @@ class _Recording:
                     if (datagram := side.socket.receive()) is None:
                         break
                     self._append(writer, side.stream, datagram)
+                    if isinstance(side.socket, ChangeSocket):
+                        self._changes.append((self._unchanged_ns, time.time_ns()))
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise HostError(f"cannot read netlink: {error.strerror}") from None

@@ -134,6 +134,11 @@ class Place:
         return self.argument if self.end else None
 
     @property
+    def nameless(self) -> bool:
+        """Whether it is a rule that has no number: of nf_tables, and not in the ruleset that was recorded."""
+        return not self.end and not self.own and self.number is None
+
+    @property
     def explained(self) -> bool:
         """Whether the ruleset knows this place."""
         return self.end or self.rule is not None

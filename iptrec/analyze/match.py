@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.analyze import nft_match
+
 if TYPE_CHECKING:
     from iptrec.decode.rule import Rule
 
@@ -58,6 +60,11 @@ class Judgement:
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate all matches of a rule: one that fails decides, one that is unknown leaves it open."""
+    if rule.handle is not None and not rule.spec.startswith(("-", "!")):
+        reason = nft_match.failing(rule.spec, facts)
+        if reason is None:
+            return Judgement(None, nft_match.depends(rule.spec))
+        return Judgement(False, reason)
     unknown: str | None = None
     for option, negated, value in _conditions(rule):
         fits = _tested(option, value, facts)

@@ -83,6 +83,7 @@ class NftGrammar(Grammar):
         else:  # a base chain has no further rule: its policy is told next
             index, own, end = size if chain is not None else _UNKNOWN, True, False
         effect, argument = _effect(site, rule, end=end)
+        own = own or (self.own_comment is not None and table == own_table(self.own_comment))
         place = Place(
             hook,
             table,
@@ -127,6 +128,11 @@ class NftGrammar(Grammar):
 
     def _exists(self, _: Stage) -> bool:
         return True
+
+
+def own_table(comment: str) -> str:
+    """The table that a recorder makes where iptables-nft is missing, by the comment of its rules."""
+    return f"inet {comment.replace(':', '-')}"
 
 
 def _told(rule: Rule, site: Site) -> Rule:

@@ -8,7 +8,7 @@ filter), others by family and name (inet fw).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class NftTimelines(Timelines):
 
     def __init__(self, snapshots: Iterable[Snapshot], *, alone: bool = True) -> None:
         super().__init__(())
+        self._known_rules: dict[Any, Any] = {}
         self._prefix = "" if alone else "nft "
         self.names: dict[TableName, str] = {}
         self._knowns = {family: ruleset.Known() for family in SAVED.values()}
@@ -64,7 +65,9 @@ class NftTimelines(Timelines):
             elif one.kind == TEXT:
                 text = one.content
             elif one.kind in (LISTING, UNKNOWN):
-                listing = nft.parse(one.content, text, saved) if one.kind == LISTING else None
+                listing = None
+                if one.kind == LISTING:
+                    listing = nft.parse(one.content, text, saved, self._known_rules)
                 ever = np.iinfo(np.int64).min
                 after = one.time_ns if one.after_ns is None else one.after_ns
                 yield listing, ever if first else after, ever if first else one.time_ns

@@ -14,7 +14,7 @@ from iptrec.analyze.relations import Relations
 from iptrec.analyze.selection import Selection
 from iptrec.analyze.shapes import shapes
 from iptrec.analyze.traversal import RulePlace, Step, Traversal
-from iptrec.analyze.window import Window, follow, windows
+from iptrec.analyze.window import Window, backend, follow, windows
 from iptrec.decode import packet
 from iptrec.decode.nflog import AF_INET, AF_INET6
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iptrec.analyze.bookmarks import Bookmark
     from iptrec.analyze.grammar import Place
     from iptrec.analyze.shapes import Shape
+    from iptrec.analyze.traversal import Backend
     from iptrec.recording.rows import Recording
 
     I64 = npt.NDArray[np.int64]
@@ -122,7 +123,10 @@ class Replay:
             netns = self.netns(stream.namespace)
             if stream.id not in builders:
                 builders[stream.id] = _Builder(
-                    interfaces, Connections(self._reader, stream.namespace), netns
+                    interfaces,
+                    Connections(self._reader, stream.namespace),
+                    netns,
+                    backend(self._reader, stream),
                 )
             build = builders[stream.id]
             build.turn(window)
@@ -180,7 +184,14 @@ class Batch:
 class _Builder:
     """Makes the objects of one stream's traversals, window by window."""
 
-    def __init__(self, interfaces: Interfaces, connections: Connections, netns: str | None) -> None:
+    def __init__(
+        self,
+        interfaces: Interfaces,
+        connections: Connections,
+        netns: str | None,
+        backend: Backend | None,
+    ) -> None:
+        self._backend = backend
         self._interfaces = interfaces
         self._connections = connections
         self._netns = netns
@@ -295,6 +306,7 @@ class _Builder:
             physout=self._interface(columns.physoutdev[at], moment),
             header=header,
             changed=changed,
+            backend=self._backend,
         )
 
     def _link(self, row: int) -> dict[str, Any] | None:

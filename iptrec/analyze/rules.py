@@ -9,6 +9,7 @@ import numpy as np
 
 from iptrec.analyze.grammar import always_matches, ends_chain, is_own
 from iptrec.analyze.identity import lengths
+from iptrec.analyze.nft_grammar import own_table
 from iptrec.analyze.replay import Replay
 from iptrec.analyze.statistics import Count
 from iptrec.analyze.timeline import KINDS
@@ -65,11 +66,11 @@ def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
     replay = Replay(recording, selection)
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
-    book: Rulebook | None = None
+    books: dict[int, Rulebook] = {}
     for window, positions, _ in replay.windows_with_paths():
-        book = window.rulebook
+        books[window.stream.id] = window.rulebook
         _count_window(window, positions, hits, rules)
-    return [] if book is None else list(_tables(book, hits, rules))
+    return [table for book in books.values() for table in _tables(book, hits, rules)]
 
 
 def _tables(
@@ -77,6 +78,8 @@ def _tables(
 ) -> Iterator[TableCount]:
     for family in KINDS:
         for table, timeline in book.timelines.loaded(family).items():
+            if book.own_comment is not None and table == own_table(book.own_comment):
+                continue
             found = _table(family, table, timeline.states[-1].chains or {}, hits, book.own_comment)
             _add_gone(found, hits, rules)
             yield found

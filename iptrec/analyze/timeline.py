@@ -112,7 +112,14 @@ class Timelines:
         content = None
         if chains is not None:
             content = tuple(
-                self._number_of((one.name, one.policy, tuple(rule.spec for rule in one.rules)))
+                self._number_of(
+                    (
+                        one.name,
+                        one.policy,
+                        one.base,
+                        tuple((each.spec, each.handle) for each in one.rules),
+                    )
+                )
                 for one in chains.values()
             )
         return self._number_of((family, name, content))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
 
+Backend = Literal["legacy", "nft"]
 StepType = Literal["rule", "policy", "return"]
 
 
@@ -35,7 +36,7 @@ class Step:
     policy's verdict, or "RETURN"; None where the ruleset does not know the rule.
 
     ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
-    the step before, as (old, new).
+    the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both.
     """
 
     time_ns: int
@@ -54,6 +55,7 @@ class Step:
     physout: str | None
     header: dict[str, Any]  # the packet as it was at this rule; see decode.packet.header
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    backend: Backend | None = None
 
 
 RelationKind = Literal[

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.analyze.bookmarks import Bookmark
+    from iptrec.analyze.traversal import Backend
     from iptrec.decode.nflog import NflogEvents
     from iptrec.recording.rows import Recording, Stream
 
@@ -53,14 +54,15 @@ _NO_TIMES: Final = np.zeros(0, np.int64)
 class _Kind(NamedTuple):
     """How a stream's events are decoded, and what resolves them: by which snapshots."""
 
+    backend: Backend
     decode: Callable[[bytes, npt.NDArray[np.uint32], I64], NflogEvents]
     rulebook: type[Rulebook]
     snapshots: tuple[str, ...]
 
 
 _KINDS: Final = {
-    "nflog": _Kind(nflog.decode, Rulebook, timeline.RULESETS),
-    "nftrace": _Kind(nftrace.decode, NftRulebook, nftables.RULESETS),
+    "nflog": _Kind("legacy", nflog.decode, Rulebook, timeline.RULESETS),
+    "nftrace": _Kind("nft", nftrace.decode, NftRulebook, nftables.RULESETS),
 }
 
 
@@ -315,10 +317,16 @@ def _assemblers(
             book = kind.rulebook(
                 (one for one in snapshots if one.namespace == stream.namespace),
                 f"iptrec:{reader.facts.uuid}",
-                alone=not {one.kind for one in reader.streams} >= set(_KINDS),
+                alone=backend(reader, stream) is None,
             )
             known[stream.id] = (Assembler(stream, book, reader.facts.started_ns), stream)
         yield known[stream.id]
+
+
+def backend(reader: Recording, stream: Stream) -> Backend | None:
+    """Whose rules the events of a stream tell of; None where the recording holds those of one backend only."""
+    kinds = {one.kind for one in reader.streams} & {*_KINDS}
+    return _KINDS[stream.kind].backend if len(kinds) > 1 else None
 
 
 def _first_under_way(events: NflogEvents, assembly: Assembly, now_ns: int) -> int:

@@ -54,6 +54,7 @@ def _what(one: Leftover) -> str:
         f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
         for (family, backend), count in one.rules.items()
     ]
+    things += ["a table of nf_tables"] if one.table else []
     if one.changes is not None:
         things += [
             f"the {family} logger, before: {before}"

@@ -166,6 +166,7 @@ def record(
 
 def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
     """The recorder's options out of the command line's; all that can be checked is checked here."""
+    from iptrec.decode.nftfilter import matches
     from iptrec.decode.pcapfilter import compile_for_kernel
     from iptrec.recorder import Options
 
@@ -190,6 +191,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     return Options(
         bytecodes=bytecodes,
         filter=expression or None,
+        matches=matches,
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
         duration_s=None if duration is None else seconds(duration),
         max_bytes=None if max_size is None else size(max_size, "--max-size"),

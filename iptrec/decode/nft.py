@@ -33,6 +33,7 @@ _STATEMENTS: Final = {
 }  # fmt: skip
 _PLAIN: Final = frozenset({*_VERDICTS, "counter", "jump", "goto", "log", "reject", "notrack"})
 _MOST_RULES: Final = 1_000_000
+_LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
 _TABLE_LINE: Final = re.compile(r"^table (\S+) (\S+) \{")
 _CHAIN_LINE: Final = re.compile(r"^\tchain (\S+) \{")
 _RULE_LINE: Final = re.compile(r"^\t\t(.+) # handle (\d{1,19})$")
@@ -70,17 +71,24 @@ class Listing:
 
 
 def parse(
-    listing: bytes, text: bytes = b"", iptables: Mapping[str, Ruleset] | None = None
+    listing: bytes,
+    text: bytes = b"",
+    iptables: Mapping[str, Ruleset] | None = None,
+    known: dict[Any, Any] | None = None,
 ) -> Listing:
     """Read what ``nft -j list ruleset`` printed, with the texts of ``nft -a list ruleset``.
 
+    ``known``: rules and chains that were read before; equal ones become the same objects.
     Raises `RecordingError` for what is no such listing.
     """
+    if len(listing) > _LARGEST or len(text) > _LARGEST:
+        raise RecordingError(f"an nft ruleset of more than {_LARGEST:,} bytes is not read")
+    known = {} if known is None else known
     try:
         objects = json.loads(listing)["nftables"]
         if not isinstance(objects, list):
             raise TypeError("nftables is no list")  # noqa: TRY301 - told below
-        return _read(objects, _texts(text), dict(iptables or {}))
+        return _read(objects, _texts(text), dict(iptables or {}), known)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         fact = f"{type(error).__name__}: {error}"[:200]
         raise RecordingError(
@@ -92,6 +100,7 @@ def _read(
     objects: list[dict[str, Any]],
     texts: dict[tuple[str, str, int], str],
     iptables: dict[str, Ruleset],
+    known: dict[Any, Any],
 ) -> Listing:
     bases: dict[TableName, dict[str, tuple[str | None, Base | None]]] = {}
     rules: dict[tuple[TableName, str], list[Rule]] = {}
@@ -107,17 +116,17 @@ def _read(
             key = _name(rule["family"]), _name(rule["table"])
             handle = _number(rule["handle"])
             spec = texts.get((*key, handle))
-            rules.setdefault((key, _name(rule["chain"])), []).append(_rule(rule, handle, spec))
-    return Listing(
-        {
-            key: {
-                name: Chain(name, policy, tuple(rules.get((key, name), ())), base)
-                for name, (policy, base) in chains.items()
-            }
-            for key, chains in bases.items()
-        },
-        iptables,
-    )
+            read = _rule(rule, handle, spec)
+            read = known.setdefault(read, read)
+            rules.setdefault((key, _name(rule["chain"])), []).append(read)
+    found: dict[TableName, dict[str, Chain]] = {}
+    for key, chains in bases.items():
+        found[key] = {}
+        for name, (policy, base) in chains.items():
+            whole = Chain(name, policy, tuple(rules.get((key, name), ())), base)
+            before = known.get((key, name))
+            found[key][name] = known[key, name] = before if before == whole else whole
+    return Listing(found, iptables)
 
 
 def _base(chain: dict[str, Any]) -> tuple[str | None, Base | None]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iptrec.errors import IptrecError
-from iptrec.kernel import nf_log, nftables, xtables
+from iptrec.kernel import nf_log, nft_table, nftables, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +53,7 @@ class Changes:
     loggers: dict[Family, str] = field(default_factory=dict)
     nft_rules: dict[Family, list[str]] = field(default_factory=dict)
     nft_made: dict[Family, list[str]] = field(default_factory=dict)
+    nft_table: bool = False
 
     def undo(self) -> None:
         """Undo what is still ours, in the current namespace. Raises `IptrecError` or OSError."""
@@ -60,6 +61,8 @@ class Changes:
             xtables.remove(family, self.comment, taken_out)
         for family, taken_out in self.nft_rules.items():
             nftables.remove(family, self.comment, taken_out, self.nft_made.get(family, []))
+        if self.nft_table:
+            nft_table.remove(self.comment)
         for family, before in self.loggers.items():
             nf_log.Switched(family, before).undo()
 
@@ -88,6 +91,7 @@ class Changes:
             and isinstance(self.netns, int)
             and isinstance(self.output, str)
             and isinstance(self.loggers, dict)
+            and isinstance(self.nft_table, bool)
             and all(isinstance(one, dict) for one in self._lists)
             and {*self.loggers}.union(*self._lists) <= {"ipv4", "ipv6"}
             and all(
@@ -131,6 +135,11 @@ class Guardian:
         self._changes.nft_rules[family] = taken_out
         known = self._changes.nft_made.get(family, [])
         self._changes.nft_made[family] = [*known, *(one for one in made if one not in known)]
+        self._write()
+
+    def expect_table(self) -> None:
+        """There will be a table of our own in nf_tables."""
+        self._changes.nft_table = True
         self._write()
 
     def expect_logger(self, family: Family, before: str) -> None:

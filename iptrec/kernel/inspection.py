@@ -82,15 +82,23 @@ def _rights() -> Iterator[Finding]:
 
 
 def _commands(family: Family, backend: Backend) -> Iterator[Finding]:
+    what, iptables = f"{family} commands", True
     try:
-        xtables.require(family, backend)
         if backend == "nft":
-            nftables.require(())
+            iptables = nftables.iptables_speaks((family,))
+        else:
+            xtables.require(family)
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
-        yield Finding("failure", f"{family} commands", fact, fix)
+        yield Finding("failure", what, fact, fix)
+        return
+    if iptables:
+        yield Finding("ok", what, f"iptables-{backend} is installed")
     else:
-        yield Finding("ok", f"{family} commands", f"iptables-{backend} is installed")
+        yield Finding(
+            "note", what, "nft is installed, iptables-nft is not",
+            "filters of protocols, addresses and ports only; on Debian: apt-get install iptables",
+        )  # fmt: skip
 
 
 def _extensions(family: Family) -> Iterator[Finding]:

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import guardian, netns, nflog, nftables, nftrace, xt_tables, xtables
+from iptrec.kernel import (
+    guardian,
+    netns,
+    nflog,
+    nft_table,
+    nftables,
+    nftrace,
+    xt_tables,
+    xtables,
+)
 from iptrec.kernel.guardian import Changes
 
 if TYPE_CHECKING:
@@ -32,7 +41,8 @@ _NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/ne
 class Leftover:
     """Of one recorder in one namespace.
 
-    ``rules``: (family, backend) -> how many of its rules are there. ``changes``: its list, if that is there.
+    ``rules``: (family, backend) -> how many of its rules are there. ``table``: whether it has one of its own
+    in nf_tables. ``changes``: its list, if that is there.
     ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace.
     """
 
@@ -41,6 +51,7 @@ class Leftover:
     rules: dict[tuple[Family, Backend], int]
     changes: Changes | None
     in_use: str | None
+    table: bool = False
 
 
 def namespaces() -> dict[int, list[Path]]:
@@ -89,13 +100,16 @@ def _in_namespace(
     inode: int, path: Path, known: dict[str, tuple[Changes, bool]]
 ) -> Iterator[Leftover]:
     rules = _rules()
-    for comment, counts in rules.items():
-        listening = _listening({backend for _, backend in counts})
+    tables = _tables()
+    for comment in dict.fromkeys([*rules, *tables]):
+        counts = rules.get(comment, {})
+        backends = {backend for _, backend in counts}
+        listening = _listening(backends | ({"nft"} if comment in tables else set()))
         changes, held = known.get(comment, (None, listening is not None))
         busy = (f"{listening} is recording" if listening else "it is recording") if held else None
-        yield Leftover(path, comment, counts, changes, busy)
+        yield Leftover(path, comment, counts, changes, busy, comment in tables)
     for comment, (changes, held) in known.items():
-        if changes.netns == inode and comment not in rules:
+        if changes.netns == inode and comment not in {*rules, *tables}:
             yield Leftover(path, comment, {}, changes, "it is recording" if held else None)
 
 
@@ -120,7 +134,7 @@ def remove(leftover: Leftover) -> None:
     if leftover.where is not None:
         with _entered(leftover.where):
             if changes is None:
-                changes = Changes(leftover.comment, 0, "")
+                changes = Changes(leftover.comment, 0, "", nft_table=leftover.table)
                 for family, backend in leftover.rules:
                     (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
             elif nflog.holder() is not None:
@@ -159,3 +173,11 @@ def _raw_tables() -> Iterator[tuple[Family, Backend, bytes]]:
                     "nft",
                     xtables.save(family, table="raw", counters=False, backend="nft")[1],
                 )
+
+
+def _tables() -> list[str]:
+    """The comments whose tables there are in nf_tables."""
+    try:
+        return nft_table.comments()
+    except HostError:
+        return []

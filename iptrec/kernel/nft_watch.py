@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import nftables
+from iptrec.kernel import nft_table, nftables
 from iptrec.kernel.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
 _POLL_MS: Final = 100  # how exactly the moment of a change is known
 _QUIET_MS: Final = 20  # a script makes many changes in a row
+_TRIES: Final = 5
 _SHARE: Final = 10  # listing may cost one part in so many of the time
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 
@@ -49,6 +50,7 @@ class NftWatch:
     ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
     `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``replaced`` tells the
     families whose raw table somebody else emptied; ``made``: what of it was not there before us.
+    ``table``: that of our own, which has our rules where iptables-nft is missing.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class NftWatch:
         rules: Mapping[Family, Sequence[TraceRule]],
         found: Callable[[NftState | Hole | IptrecError], None],
         guardian: Guardian,
+        table: str | None = None,
     ) -> None:
         self.replaced: set[Family] = set()
         self.made: dict[Family, list[str]] = {family: [] for family in rules}
         self._rules = rules
         self._found = found
         self._guardian = guardian
+        self._table = table
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
@@ -118,10 +122,17 @@ class NftWatch:
                 seen = time.time_ns()
             elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
                 break
-        started = time.monotonic_ns()
-        listed = time.time_ns()
-        parts = nftables.ruleset(counters=False)
-        self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+        for _ in range(_TRIES):
+            started = time.monotonic_ns()
+            listed = time.time_ns()
+            parts = nftables.ruleset(counters=False)
+            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+            if not self._drain():
+                break
+            # It changed under our hands: what it was before nobody will know.
+            self._found(NftState(self._until, seen, [nftables.NOT_SEEN]))
+            self._until = seen
+            seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
         self._until = listed
         for family, rules in self._rules.items():
@@ -132,12 +143,17 @@ class NftWatch:
     ) -> None:
         """Put our rules back where they are gone; not in the end."""
         comment = rules[0].comment
-        saved = next((one.content for one in parts if one.kind == _SAVES[family]), b"")
-        if saved.count(comment.encode()) >= len(rules):
+        kind = _SAVES[family] if self._table is None else nftables.TEXT
+        saved = next((one.content for one in parts if one.kind == kind), b"")
+        there = len(rules) if self._table is None else self._table.count(f'"{comment}"')
+        if saved.count(comment.encode()) >= there:
             self._in_place[family] = self._until
             return
         self.replaced.add(family)
-        if not last:
+        if not last and self._table is not None:
+            nft_table.remove(comment)
+            nft_table.insert(self._table)
+        elif not last:
             made = nftables.made(family)
             self.made[family] = [*{*self.made[family], *made}]
             self._guardian.expect_nft(family, [], made)

@@ -27,13 +27,21 @@ if TYPE_CHECKING:
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = 1, 2, 4, 5, 16
-_REQUEST, _ACK, _NONREC = 1, 4, 0x100
+_NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = (
+    0,
+    1,
+    2,
+    4,
+    5,
+    16,
+)
+_REQUEST, _ACK, _NONREC, _DUMP = 1, 4, 0x100, 0x300
 _NLMSG_ERROR: Final = 2
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RAW: Final = "raw"
+TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 _TRIES: Final = 5
 _ANSWER_S: Final = 5.0
@@ -47,21 +55,39 @@ class Part(NamedTuple):
     content: bytes
 
 
-def require(families: Iterable[Family]) -> None:
-    """Raise `HostError` where commands are missing."""
-    _nft()
-    for family in families:
-        xtables.require(family, "nft")
+NOT_SEEN: Final = Part("nft-unknown", "nft", b"")  # a ruleset that was gone before it was listed
+
+
+def iptables_speaks(families: Iterable[Family]) -> bool:
+    """Whether iptables-nft is there; what else is needed is nft. Raises `HostError` without that."""
+    nft()
+    try:
+        for family in families:
+            xtables.require(family, "nft")
+    except HostError:
+        return False
+    return True
+
+
+def nft() -> str:
+    """The command. Raises `HostError` where it is missing."""
+    found = shutil.which("nft", path=xtables.search_path())
+    if found is None:
+        raise HostError("nft is not installed; on Debian: apt-get install iptables nftables")
+    return found
 
 
 def used() -> bool:
     """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
     try:
-        command = [_nft(), "list", "tables"]
+        with _opened() as asking:
+            asking.send(
+                _message(_SUBSYSTEM << 8 | _GET_TABLE, socket.AF_UNSPEC, _REQUEST | _DUMP, ())
+            )
+            answer = _received(asking)
     except HostError:
         return False
-    done = xtables.run(command)
-    return done.returncode == 0 and bool(done.stdout.strip())
+    return bool(struct.unpack_from("=H", answer, 4)[0] == _SUBSYSTEM << 8 | _NEW_TABLE)
 
 
 def generation() -> int:
@@ -128,19 +154,12 @@ def _listed(*, counters: bool) -> Iterator[Part]:
             source, content = xtables.save(family, counters=counters, backend="nft")
             yield Part(kind, source, content)
     # Without counters in the texts: a rule is the same rule however often it was hit.
-    text = [_nft(), "-a", "-s", "list", "ruleset"]
-    listing = [_nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
-    for kind, command in (("nft-text", text), ("nft", listing)):
+    text = [nft(), "-a", "-s", "list", "ruleset"]
+    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
+    for kind, command in ((TEXT, text), ("nft", listing)):
         done = xtables.run(command)
         xtables.check(command, done)
         yield Part(kind, " ".join(command), done.stdout)
-
-
-def _nft() -> str:
-    found = shutil.which("nft", path=xtables.search_path())
-    if found is None:
-        raise HostError("nft is not installed; on Debian: apt-get install nftables")
-    return found
 
 
 def _there(kind: int, family: int, names: list[tuple[int, str]]) -> bool:

@@ -93,7 +93,9 @@ def endpoint(address: str, port: int) -> str:
 
 
 def _step(step: Step) -> dict[str, Any]:
+    backend = {} if step.backend is None else {"backend": step.backend}
     return {
+        **backend,
         "time_ns": step.time_ns,
         "table": step.table,
         "chain": step.chain,

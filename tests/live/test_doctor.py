@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,16 @@ def test_another_namespace(lab):
     done = lab.run([*IPTREC, "doctor", "--netns", "other"])
     assert "ipv4 TRACE rules" in done.stdout
     assert "ipv4 TRACE rules" not in lab.run([*IPTREC, "doctor"]).stdout
+
+
+def test_nf_tables(lab):
+    """Whether it has rules, and what recording it needs; without iptables-nft it works all the same."""
+    if shutil.which("nft", path="/usr/bin:/usr/sbin:/sbin") is None:
+        pytest.skip("nft is not installed")
+    lab.run(["nft", "add", "table", "inet", "fw"])
+    found, status = findings(lab)
+    assert (status, found["ipv4 commands"]["level"]) == (0, "ok")
+    hidden = 'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"'
+    found, status = findings(lab, "unshare", "-m", "sh", "-c", hidden, "sh")
+    assert (status, found["ipv4 commands"]["level"]) == (0, "note")
+    assert found["ipv4 commands"]["fact"] == "nft is installed, iptables-nft is not"
