@@ -18,6 +18,10 @@ HERE = Path(__file__).parent
 # (title, script and its arguments); {} is a recording that the first one makes.
 BENCHMARKS = (
     ("Recording", ("record.py", "5", "{}")),
+    ("Recording, against tcpdump", ("tcpdump.py",)),
+    ("Recording nf_tables, against nft monitor", ("nft.py",)),
+    ("Waiting", ("idle.py",)),
+    ("What the host feels", ("forward.py",)),
     ("Analysis", ("analyze.py", "{}")),
     ("Ways out", ("views.py", "{}")),
     ("Against tshark", ("export.py", "{}")),
@@ -57,6 +61,7 @@ def main() -> None:
         f"# Figures\n\nWhat `make bench` printed on {machine()}. Ratios travel, seconds do not.\n"
     ]
     with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
+        os.environ["XDG_CACHE_HOME"] = directory
         for title, (script, *arguments) in BENCHMARKS:
             command = [sys.executable, str(HERE / script)]
             command += [one.format(f"{directory}/bench.db") for one in arguments]

@@ -9,6 +9,7 @@ the command as a whole, and of the writing alone, which is what remains without 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def main() -> None:
     print(f"| file to finished traces | {each:,.0f} events/s | 1,000,000 |")
     print(f"| memory of paths, {events:,} events | {memory / 1e6:.0f} MB | 400 MB |")
     with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
+        os.environ["XDG_CACHE_HOME"] = directory
         for kind in ("ndjson", "pcapng", "sqlite", "parquet"):
             whole, memory = cheapest(
                 "export", kind, recording, "--force", "-o", f"{directory}/{kind}"

@@ -13,6 +13,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -67,8 +68,8 @@ _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
     "logger-switched": "somebody switched net.netfilter.nf_log of {}: put back; not traced meanwhile",
 }
-# In a message that tells a policy: the table raw, then what the policy is (`nftrace`).
-_RAW_POLICY: Final = b"\x08\0\x01\0raw\0\x08\0\x10\0"
+# In a message that tells a policy: the table, then what the policy is (NFTA_TRACE_TABLE, NFTA_TRACE_POLICY).
+_NFT_TABLE, _NFT_POLICY = 1, struct.pack("=HH", 8, 16)
 _SOURCES: Final = {"ipsets": "ipset"}
 _SNAPSHOT_KINDS: Final[dict[xtables.Family, str]] = {
     "ipv4": "iptables-save",
@@ -742,7 +743,9 @@ class _Recording:
     def _traversals(self, source: _Source, data: bytes) -> int:
         """How many packets pass the raw table in these events; see `Options`."""
         if isinstance(source.socket, NftraceSocket):
-            return data.count(_RAW_POLICY) if len(self._sources) == 1 else 0
+            name = "raw" if self._table is None else nft_table.name(self._comment)
+            table = struct.pack("=HH", 5 + len(name), _NFT_TABLE) + name.encode() + b"\0"
+            return data.count(table + _NFT_POLICY) if len(self._sources) == 1 else 0
         ours = sum(
             data.count(b"TRACE: raw:%s:rule:%d " % (chain, number))
             for chain in (b"PREROUTING", b"OUTPUT")

@@ -72,6 +72,11 @@ def moments(events: NflogEvents, receipt: Receipt) -> I64:
     return np.where(stamped, events.stamp_ns, np.minimum(guess, events.received_ns))
 
 
+def latest_stamp(events: NflogEvents) -> int:
+    """The latest stamp of all, 0 if none has one."""
+    return int(_stamps_before(events).max(initial=0))
+
+
 def _stamps_before(events: NflogEvents) -> I64:
     """The latest stamp up to each event."""
     stamped = np.where(events.stamp_ns <= events.received_ns, events.stamp_ns, 0)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     U64 = npt.NDArray[np.uint64]
     Mask = npt.NDArray[np.bool_]
 
-_REMEMBERED: Final = 12  # windows
+REMEMBERED: Final = 12  # windows
 _INPUT, _OUTPUT, _POSTROUTING = map(HOOKS.index, ("INPUT", "OUTPUT", "POSTROUTING"))
 _NOTHING: Final = np.uint64(0)
 _MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
@@ -39,9 +39,10 @@ class Relations:
     """Follows the windows of one stream, in order, and answers for the latest."""
 
     def __init__(self) -> None:
-        self._pages: deque[_Page] = deque(maxlen=_REMEMBERED)
+        self._pages: deque[_Page] = deque(maxlen=REMEMBERED)
         self._told: dict[RelationKind, I64] | None = None
         self._deciders: dict[int, I64] = {}
+        self._reach = 0
 
     def turn(self, window: Window) -> None:
         """Go on to the next window."""
@@ -49,6 +50,15 @@ class Relations:
         self._pages.append(_Page(start, _page(window)))
         self._told = None
         self._deciders = {}
+        self._reach = 0
+
+    @property
+    def reach(self) -> int:
+        """How many windows before this one are needed to tell all relations of its packets."""
+        if self.reassembled().any():
+            return REMEMBERED
+        self.columns()
+        return self._reach
 
     def columns(self) -> dict[RelationKind, I64]:
         """What the decided traversals of the window have to do with earlier ones, but for `pieces`.
@@ -178,7 +188,7 @@ class Relations:
         found = np.full(len(values), -1)
         order = np.argsort(values)  # neighbours are found together
         left = order[np.searchsorted(values[order], _NOTHING, side="right") :]
-        for page in reversed(self._pages):
+        for age, page in enumerate(reversed(self._pages)):
             index = page.index(name)
             if not len(left):
                 break
@@ -186,6 +196,8 @@ class Relations:
                 continue
             row = index.latest(values[left], before[left] - page.start)
             found[left] = np.where(row < 0, -1, row + page.start)
+            if (row >= 0).any():
+                self._reach = max(self._reach, age)
             left = left[row < 0]
         return found
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from iptrec.analyze.bookmarks import Bookmarks, Span, bookmark
 from iptrec.analyze.connections import Connections
 from iptrec.analyze.fate import Fates
 from iptrec.analyze.interfaces import Interfaces
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from iptrec.analyze.bookmarks import Bookmark
     from iptrec.analyze.grammar import Place
     from iptrec.analyze.shapes import Shape
     from iptrec.analyze.traversal import Backend
@@ -35,13 +38,25 @@ class Replay:
     """The traversals of a recording that are selected.
 
     ``book``: the paths that were met so far; ``count``: the traversals that were given out as objects.
+    ``bookmarks``: where they are known, only what the selection needs is read, and paths are numbered from
+    there; where not, they are noted. Not for recordings with connections: these are known from the beginning.
     """
 
-    def __init__(self, reader: Recording, selection: Selection | None = None) -> None:
+    def __init__(
+        self,
+        reader: Recording,
+        selection: Selection | None = None,
+        bookmarks: Bookmarks | None = None,
+    ) -> None:
         self._reader = reader
         self._selection = selection or Selection()
         self.book = PathBook()
         self.count = 0
+        self._bookmarks = bookmarks or Bookmarks()
+        self._span = self._bookmarks.span(self._selection)
+        self._notes: list[Bookmark] | None = None
+        if bookmarks is not None and self._span == Span(None, None):
+            self._notes = []
         self._known: dict[int, Interfaces] = {}
         self._numbered: Window | None = None
 
@@ -51,16 +66,18 @@ class Replay:
 
     def in_windows(self) -> Iterator[tuple[Window, int, Traversal]]:
         """The same, each with its window and its position there."""
-        return self._traversals(windows(self._reader))
+        return self._traversals(self._windows())
 
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
+        self._notes = None  # its windows are cut where the ticks fall
         found = self._traversals(follow(self._reader, ticks))
         return (traversal for *_, traversal in found)
 
     def windows_with_paths(self) -> Iterator[tuple[Window, I64, I64]]:
         """Each window with the positions that are selected, and the path of every decided traversal."""
-        for window in windows(self._reader):
+        related: dict[int, Relations] = {}
+        for window in self._windows():
             namespace = window.stream.namespace
             interfaces = self.interfaces_of(namespace)
             interfaces.update()
@@ -69,7 +86,12 @@ class Replay:
             positions = self._selection.positions(window, interfaces, netns)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
+            if self._notes is not None:
+                relations = related.setdefault(window.stream.id, Relations())
+                relations.turn(window)
+                self._notes.append(bookmark(window, relations))
             yield window, positions, numbers
+        self._learn(whole=True)
 
     def path(self, window: Window, position: int) -> int:
         """The number of the path that a traversal of `in_windows` took."""
@@ -80,7 +102,10 @@ class Replay:
 
     def in_batches(self) -> Iterator[Batch]:
         """All of the recording, window by window, packets that read alike together."""
-        return self._batches(windows(self._reader))
+        return self._batches(self._windows())
+
+    def _windows(self) -> Iterator[Window]:
+        return islice(windows(self._reader, self._span.since), self._span.windows)
 
     def _traversals(self, source: Iterable[Window]) -> Iterator[tuple[Window, int, Traversal]]:
         for batch in self._batches(source):
@@ -110,10 +135,20 @@ class Replay:
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
             self.count += len(positions)
+            if self._notes is not None:
+                self._notes.append(build.bookmark())
             yield Batch(window, positions, build)
             last = self._selection.number
             if last is not None and window.number + window.decided > last:
-                return
+                break
+        else:
+            self._learn(whole=True)
+            return
+        self._learn(whole=False)
+
+    def _learn(self, *, whole: bool) -> None:
+        if self._notes is not None:
+            self._bookmarks.learn(self._notes, whole=whole)
 
     def interfaces_of(self, namespace: int) -> Interfaces:
         """The names of a namespace's interfaces."""
@@ -170,6 +205,10 @@ class _Builder:
         self._relations.turn(window)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
+
+    def bookmark(self) -> Bookmark:
+        """Note the window."""
+        return bookmark(self._window, self._relations)
 
     def shapes(self, positions: I64) -> list[Shape]:
         """The traversals at some positions that read alike."""

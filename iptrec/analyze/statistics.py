@@ -11,6 +11,7 @@ from iptrec.analyze.identity import lengths
 from iptrec.analyze.replay import Replay
 
 if TYPE_CHECKING:
+    from iptrec.analyze.bookmarks import Bookmarks
     from iptrec.analyze.paths import Path
     from iptrec.analyze.selection import Selection
     from iptrec.recording.rows import Recording
@@ -36,9 +37,14 @@ class Count:
         self.last_ns = max(self.last_ns, last_ns)
 
 
-def count_paths(recording: Recording, selection: Selection) -> list[tuple[int, Path, Count]]:
-    """The paths of the selected packets with their numbers, the most taken first."""
-    replay = Replay(recording, selection)
+def count_paths(
+    recording: Recording, selection: Selection, bookmarks: Bookmarks | None = None
+) -> list[tuple[int, Path, Count]]:
+    """The paths of the selected packets with their numbers, the most taken first.
+
+    ``bookmarks`` are noted, if all packets are selected: paths are numbered from the first packet on.
+    """
+    replay = Replay(recording, selection, bookmarks if selection.everything else None)
     counts: dict[int, Count] = {}
     for window, positions, numbers in replay.windows_with_paths():
         assembly = window.assembly

@@ -20,6 +20,7 @@ from iptrec.errors import RecordingError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.analyze.bookmarks import Bookmarks
     from iptrec.analyze.grammar import Grammar, State
     from iptrec.analyze.rulebook import Rulebook
     from iptrec.analyze.selection import Selection
@@ -45,10 +46,12 @@ class Explained:
     passed: tuple[tuple[Passed, ...], ...]
 
 
-def explain(recording: Recording, selection: Selection) -> Iterator[Explained]:
+def explain(
+    recording: Recording, selection: Selection, bookmarks: Bookmarks | None = None
+) -> Iterator[Explained]:
     """Explain the selected packets."""
     local, sets = local_addresses(recording), _sets(recording)
-    for window, position, traversal in Replay(recording, selection).in_windows():
+    for window, position, traversal in Replay(recording, selection, bookmarks).in_windows():
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         skipped = _skipped(window.rulebook, outcome.way)
         shown = [

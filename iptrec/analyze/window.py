@@ -8,6 +8,7 @@ the order of their first event.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from iptrec.analyze.bookmarks import Bookmark
     from iptrec.analyze.traversal import Backend
     from iptrec.decode.nflog import NflogEvents
     from iptrec.recording.rows import Recording, Stream
@@ -64,6 +66,28 @@ _KINDS: Final = {
 }
 
 
+class Start(NamedTuple):
+    """All that a window takes over from what was read before it.
+
+    It has the ``kept`` ones of the datagrams in the stream's chunks after chunk ``after`` up to chunk
+    ``through``, counted from 0, and goes on with the chunks after that one. ``floors_ns``: before each of
+    these chunks, and after the last one, see `clock.receipt`.
+    """
+
+    after: int
+    through: int
+    kept: I64
+    floors_ns: tuple[int, ...]
+
+
+class _Origin(NamedTuple):
+    """What came before a chunk: the chunk before it, datagrams, and the floor."""
+
+    after: int
+    datagrams: int
+    floor_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Some events of one stream and the traversals that they make.
@@ -76,6 +100,7 @@ class Window:
     """
 
     stream: Stream
+    start: Start
     rulebook: Rulebook
     events: NflogEvents
     moment_ns: I64
@@ -108,6 +133,10 @@ class Assembler:
         self._new_events = self._new_bytes = 0
         self._receipts: list[clock.Receipt] = []
         self._floor = begun_ns
+        self._last = self._seen = 0  # chunk; datagrams
+        self._numbers: list[I64] = []  # of the datagrams, among all of the stream
+        self._origins: list[_Origin] = []  # of the chunks that they are of
+        self._start = Start(0, 0, _NO_TIMES, (begun_ns,))
 
     @property
     def full(self) -> bool:
@@ -121,29 +150,38 @@ class Assembler:
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
+        count = len(chunk.lengths)
+        self._origins.append(_Origin(self._last, self._seen, self._floor))
+        self._numbers.append(np.arange(self._seen, self._seen + count))
+        self._last, self._seen = chunk.id, self._seen + count
         receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
         if len(receipt.floor):
             self._floor = int(receipt.floor[-1])
         self._chunks.append(chunk)
         self._receipts.append(receipt)
-        self._new_events += len(chunk.lengths)
+        self._new_events += count
         self._new_bytes += len(chunk.data)
+
+    def resume(self, start: Start, chunks: Iterable[Chunk]) -> None:
+        """Stand where a window begins, without the windows before. ``chunks``: as `Start` says."""
+        self._last = start.after
+        for floor, chunk in zip(start.floors_ns, chunks, strict=False):
+            self._floor = floor
+            self.add(chunk)
+        self._floor = start.floors_ns[-1]
+        self._keep(*self._waiting(), start.kept)
 
     def close(self, until_ns: int | None, number: int) -> Window:
         """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
 
         ``number``: of the first of them.
         """
-        data = b"".join(chunk.data for chunk in self._chunks)
-        lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
-        received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
+        data, lengths, received, receipt = self._waiting()
         events = self._rulebook.hooked(_KINDS[self._stream.kind].decode(data, lengths, received))
-        receipt = clock.Receipt(
-            np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
-            np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
-        )
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
+        # What comes in the next window was logged after what is stamped in this one.
+        self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._rulebook.resolve(events, earliest, latest)
         assembly = assemble(events, resolved, self._rulebook, self._walker, self._arrival_ns)
         decided = (
@@ -154,6 +192,7 @@ class Assembler:
             decided, again = len(assembly), np.zeros(len(lengths), np.bool_)
         window = Window(
             stream=self._stream,
+            start=self._start,
             rulebook=self._rulebook,
             events=events,
             moment_ns=clock.moments(events, of_events),
@@ -167,6 +206,17 @@ class Assembler:
         self._keep(data, lengths, received, receipt, np.flatnonzero(again))
         return window
 
+    def _waiting(self) -> tuple[bytes, npt.NDArray[np.uint32], I64, clock.Receipt]:
+        """The datagrams that wait, their lengths, receive times, and what these tell."""
+        data = b"".join(chunk.data for chunk in self._chunks)
+        lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
+        received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
+        receipt = clock.Receipt(
+            np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
+            np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
+        )
+        return data, lengths, received, receipt
+
     def _keep(
         self,
         data: bytes,
@@ -177,31 +227,58 @@ class Assembler:
     ) -> None:
         """Let the given datagrams begin the next window."""
         if len(datagrams) == len(lengths):
-            kept = data
+            again = data
         else:
             ends = np.cumsum(lengths, dtype=np.int64)
             spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
-            kept = b"".join([data[start:end] for start, end in spans])
+            again = b"".join([data[start:end] for start, end in spans])
         self._chunks, self._receipts = [], []
         self._new_events = self._new_bytes = 0
-        if kept:
+        if again:
             self._chunks = [
-                Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], kept)
+                Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], again)
             ]
             self._receipts = [receipt.take(datagrams)]
+        kept = np.concatenate([_NO_TIMES, *self._numbers])[datagrams]
+        self._numbers = [kept]
+        if not len(kept):
+            self._origins = []
+            self._start = Start(self._last, self._last, kept, (self._floor,))
+            return
+        needed = sum(one.datagrams <= kept[0] for one in self._origins) - 1
+        del self._origins[:needed]
+        first = self._origins[0]
+        floors = (*(one.floor_ns for one in self._origins), self._floor)
+        self._start = Start(first.after, self._last, kept - first.datagrams, floors)
 
 
-def windows(reader: Recording) -> Iterator[Window]:
-    """All of a recording."""
+def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window]:
+    """All of a recording, or from a bookmark on."""
     number = 1
     for assembler, stream in _assemblers(reader, {}):
-        for chunk in reader.chunks(stream.id):
+        after = 0
+        if since is not None:
+            if stream.id != since.stream:
+                continue
+            assert since.start is not None  # noqa: S101 - one can begin there
+            assembler.resume(since.start, _chunks(reader, stream, since.start))
+            after, number = since.start.through, since.number
+            since = None
+        for chunk in reader.chunks(stream.id, after):
             assembler.add(chunk)
             if assembler.full:
                 yield (window := assembler.close(int(chunk.received_ns[-1]), number))
                 number += window.decided
         yield (window := assembler.close(None, number))
         number += window.decided
+
+
+def _chunks(reader: Recording, stream: Stream, start: Start) -> Iterator[Chunk]:
+    """Those of which a window keeps datagrams."""
+    if not len(start.kept):
+        return iter(())
+    chunks = reader.chunks(stream.id, start.after)
+    return takewhile(lambda chunk: chunk.id <= start.through, chunks)
 
 
 def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:

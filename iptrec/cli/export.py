@@ -57,6 +57,7 @@ def ndjson(
       iptrec export ndjson trace.db -o packets.ndjson --verdict DROP
     """
     from iptrec.analyze.replay import Replay
+    from iptrec.cli.bookmarks import remembered
     from iptrec.cli.output import exported
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
@@ -70,9 +71,10 @@ def ndjson(
         )  # fmt: skip
         with (
             watched(reader, "packets", quiet=quiet) as source,
+            remembered(reader) as bookmarks,
             exported(output, recording, force=force) as stream,
         ):
-            replay = Replay(source, selection)
+            replay = Replay(source, selection, bookmarks)
             for batch in replay.in_batches():
                 stream.writelines(text.encode() for text in json_lines.text(batch))
         return ending(reader, replay.count, selection, quiet=quiet)
@@ -123,6 +125,7 @@ def pcapng(
       iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
     """
     from iptrec.analyze.replay import Replay
+    from iptrec.cli.bookmarks import remembered
     from iptrec.cli.output import exported
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
@@ -140,11 +143,13 @@ def pcapng(
         )  # fmt: skip
         with (
             watched(reader, "packets", quiet=quiet) as source,
+            remembered(reader) as bookmarks,
             exported(output, recording, force=force) as stream,
         ):
             capture = Capture(source.facts, link, {one.kind for one in source.streams})
-            replay = Replay(source, selection)
             what: Content = "stages" if stages else "events" if events else "packets"
+            # Among the events may be some that belong to no packet, anywhere.
+            replay = Replay(source, selection, None if events else bookmarks)
             for blocks in section(capture, source, replay, what):
                 stream.write(blocks)
         return ending(reader, capture.written, selection, quiet=quiet)

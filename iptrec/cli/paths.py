@@ -38,16 +38,21 @@ def paths(
       iptrec paths trace.db --verdict DROP tcp port 443
     """
     from iptrec.analyze.statistics import count_paths
+    from iptrec.cli.bookmarks import remembered
     from iptrec.cli.output import opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.paths import as_json, as_text
 
-    with Reader(recording) as reader, opened(output, recording) as stream:
+    with (
+        Reader(recording) as reader,
+        opened(output, recording) as stream,
+        remembered(reader) as bookmarks,
+    ):
         selection = which.make(
             reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
         )  # fmt: skip
-        found = count_paths(reader, selection)
+        found = count_paths(reader, selection, bookmarks)
         for number, path, count in found:
             stream.write(
                 as_json(number, path, count) + "\n" if json else as_text(number, path, count)

@@ -82,6 +82,7 @@ def show(
       iptrec show trace.db --chain filter/FORWARD,filter/DOCKER-USER --json
     """
     from iptrec.analyze.replay import Replay
+    from iptrec.cli.bookmarks import remembered
     from iptrec.cli.output import colours, flaws, opened
     from iptrec.recording.reader import Reader
     from iptrec.views import json as as_json
@@ -91,7 +92,11 @@ def show(
         colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
     )
     shown = 0
-    with Reader(recording) as reader, opened(output, recording) as stream:
+    with (
+        Reader(recording) as reader,
+        opened(output, recording) as stream,
+        remembered(reader) as bookmarks,
+    ):
         selection = which.make(
             reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
@@ -101,7 +106,7 @@ def show(
             if follow or not selection.everything:
                 raise UsageError("--orphans shows all events without a packet; leave the rest out")
             return _show_orphans(reader, stream, json=json)
-        replay = Replay(reader, selection)
+        replay = Replay(reader, selection, bookmarks)
         holes = _Holes(reader)
         if json and not (follow or selection.chains):  # many at once
             for batch in replay.in_batches():

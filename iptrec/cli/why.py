@@ -42,19 +42,24 @@ def why(
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
     from iptrec.analyze.why import explain
+    from iptrec.cli.bookmarks import remembered
     from iptrec.cli.output import colours, opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.why import as_json, as_text
 
     shown = 0
     colour = colours(color, output)
-    with Reader(recording) as reader, opened(output, recording) as stream:
+    with (
+        Reader(recording) as reader,
+        opened(output, recording) as stream,
+        remembered(reader) as bookmarks,
+    ):
         selection = which.make(
             reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
             number=number, path=path,
         )  # fmt: skip
-        for explained in explain(reader, selection):
+        for explained in explain(reader, selection, bookmarks):
             if json:
                 stream.write(as_json(explained) + "\n")
             else:

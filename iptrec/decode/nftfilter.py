@@ -1,14 +1,13 @@
 """Filters in tcpdump's language as matches of nft, for where iptables-nft and its bytecode are missing.
 
-nft can say protocols, addresses, networks and ports, joined by "and", and alternatives of these, joined by
-"or". Each alternative is a rule of its own: a packet that two of them match is traced all the same.
+nft can say protocols, addresses, networks and ports, joined by "and" and "or". Each alternative is a rule of
+its own: a packet that two of them match is traced all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
-import itertools
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import UsageError
@@ -26,6 +25,7 @@ _PROTOCOLS: Final[dict[str, tuple[str, Family | None]]] = {
     "icmp": ("meta l4proto icmp", "ipv4"), "icmp6": ("meta l4proto icmpv6", "ipv6"),
 }  # fmt: skip
 _WITH_PORTS: Final = "meta l4proto { tcp, udp, sctp }"
+_JOINING: Final = {"and": "and", "&&": "and", "or": "or", "||": "or"}
 _MOST: Final = 64  # rules
 _ADVICE: Final = (
     "iptables-nft is missing, and without it a filter is made of protocols, host, net, port and portrange"
@@ -40,29 +40,36 @@ def matches(expression: str | None, family: Family) -> list[str]:
     """
     if not expression:
         return [""]
-    found: dict[str, None] = {}
-    for alternative in _split(expression.split(), ("or", "||")):
-        joined = [_primitive(words) for words in _split(alternative, ("and", "&&"))]
-        for one in itertools.product(*joined):
-            if all(only in (None, family) for _, only in one):
-                found[" ".join(dict.fromkeys(match for match, _ in one if match))] = None
-    if len(found) > _MOST:
-        raise UsageError(
-            f'filter "{expression}": {len(found)} rules of nft, the most are {_MOST}; {_ADVICE}'
+    alternatives: list[tuple[tuple[str, Family | None], ...]] = [()]
+    for joined, words in _terms(expression.split()):
+        primitives = _primitive(words)
+        if joined == "or":
+            alternatives += [(one,) for one in primitives]
+        else:
+            alternatives = [(*one, more) for one in alternatives for more in primitives]
+        if len(alternatives) > _MOST:
+            raise UsageError(
+                f'filter "{expression}" needs more than {_MOST} rules of nft; {_ADVICE}'
+            )
+    return list(
+        dict.fromkeys(
+            " ".join(dict.fromkeys(match for match, _ in one if match))
+            for one in alternatives
+            if all(only in (None, family) for _, only in one)
         )
-    return list(found)
+    )
 
 
-def _split(words: list[str], at: tuple[str, ...]) -> Iterator[list[str]]:
-    """The words between others."""
-    part: list[str] = []
+def _terms(words: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The primitives, each with the word that joins it to all before: both bind equally (pcap-filter)."""
+    joined, part = "and", list[str]()
     for word in words:
-        if word in at:
-            yield part
-            part = []
+        if word in _JOINING:
+            yield joined, part
+            joined, part = _JOINING[word], []
         else:
             part.append(word)
-    yield part
+    yield joined, part
 
 
 def _primitive(words: list[str]) -> list[tuple[str, Family | None]]:

@@ -27,8 +27,15 @@ if TYPE_CHECKING:
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = 1, 2, 4, 5, 16
-_REQUEST, _ACK, _NONREC = 1, 4, 0x100
+_NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = (
+    0,
+    1,
+    2,
+    4,
+    5,
+    16,
+)
+_REQUEST, _ACK, _NONREC, _DUMP = 1, 4, 0x100, 0x300
 _NLMSG_ERROR: Final = 2
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
@@ -73,11 +80,14 @@ def nft() -> str:
 def used() -> bool:
     """Whether there are tables in the current namespace; False where nf_tables cannot be asked."""
     try:
-        command = [nft(), "list", "tables"]
+        with _opened() as asking:
+            asking.send(
+                _message(_SUBSYSTEM << 8 | _GET_TABLE, socket.AF_UNSPEC, _REQUEST | _DUMP, ())
+            )
+            answer = _received(asking)
     except HostError:
         return False
-    done = xtables.run(command)
-    return done.returncode == 0 and bool(done.stdout.strip())
+    return bool(struct.unpack_from("=H", answer, 4)[0] == _SUBSYSTEM << 8 | _NEW_TABLE)
 
 
 def generation() -> int:

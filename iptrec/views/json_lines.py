@@ -16,7 +16,7 @@ import numpy as np
 from iptrec.views import json as as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -52,22 +52,31 @@ def text(batch: Batch) -> Iterator[str]:
 
 def _filled(shape: Shape, model: Traversal) -> Iterable[str]:
     """The lines of a shape's packets; none where its first packet will not do as a model."""
-    line = as_json.line(model)
+    return filled(as_json.as_object(model), _columns(shape), as_json.dumped)
+
+
+def filled(
+    model: dict[str, Any],
+    values: Iterable[tuple[Place, list[Any]]],
+    dumped: Callable[[dict[str, Any]], str],
+) -> Iterable[str]:
+    """A JSON object many times, with other values in some places; none where it has our mark in it."""
+    line = dumped(model)
     if _MARK.encode("unicode_escape").decode() in line:
         return ()
     marked = json.loads(line)
     columns: list[list[Any]] = []
     holes: list[str] = []
-    for place, values in _columns(shape):
+    for place, column in values:
         here = marked
         for key in place[:-1]:
             here = here[key]
         # Texts are addresses and the like, in which nothing is to be escaped, or digits of a number.
-        text = isinstance(values[0], str)
+        text = isinstance(column[0], str)
         holes.append('"%s"' if isinstance(here[place[-1]], str) else "%s" if text else "%d")
         here[place[-1]] = f"{_MARK}{len(columns)}{_MARK}"
-        columns.append(values)
-    template = as_json.dumped(marked).replace("%", "%%")
+        columns.append(column)
+    template = dumped(marked).replace("%", "%%")
     order = [int(number) for number in _MARKED.findall(template)]
     template = _MARKED.sub(lambda mark: holes[int(mark[1])], template)
     return map(template.__mod__, zip(*(columns[number] for number in order), strict=True))
@@ -76,7 +85,7 @@ def _filled(shape: Shape, model: Traversal) -> Iterable[str]:
 def _columns(shape: Shape) -> Iterator[tuple[Place, list[Any]]]:
     """Where a line has what differs between the packets of a shape, and what that is."""
     before = shape.steps[0].time_ns
-    digits, iso = _times(before)
+    digits, iso = times(before)
     yield ("packet",), shape.number.tolist()
     yield ("time",), iso
     yield ("time_ns",), digits
@@ -100,7 +109,7 @@ def _columns(shape: Shape) -> Iterator[tuple[Place, list[Any]]]:
             yield ("steps", number, "changed", name, 1), new
 
 
-def _times(time_ns: I64) -> tuple[list[str], list[str]]:
+def times(time_ns: I64) -> tuple[list[str], list[str]]:
     """Times as numbers and as `json.iso_time`; packets that were received together have the same."""
     starts = np.flatnonzero(np.diff(time_ns, prepend=time_ns[0] - 1))
     sizes = np.diff(starts, append=len(time_ns))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iptrec.views.tables import Row, Table
 
 _MOST_OPEN: Final = 32  # files; a day each, as a rule there is one or two
+_DAY_NS: Final = 24 * 3600 * 10**9
 _TABLES: Final = {table.name: table for table in TABLES}
 
 
@@ -43,7 +44,7 @@ class Files:
         self._host = {".": "%2E", "..": "%2E%2E"}.get(self._host, self._host)[:200]
         self._name = quote(facts.uuid, safe="")[:100]
         self._date = _date(facts.started_ns)
-        self._dates: dict[int, str] = {}
+        self._dates: dict[int, str] = {}  # of the packets at hand
         self._writers: dict[tuple[str, str], Any] = {}
         self._parts = 0
 
@@ -62,21 +63,27 @@ class Files:
         for name, batch in rows:
             if batch:
                 empty.pop(name, None)
-            days: dict[str, list[Row]] = {}
-            for row in batch:
-                days.setdefault(self._day(name, row), []).append(row)
-            for day, part in days.items():
+            for day, part in self._days(name, batch).items():
                 self._write(_TABLES[name], day, part)
         for table in empty.values():
             self._write(table, self._date, [])
 
-    def _day(self, name: str, row: Row) -> str:
+    def _days(self, name: str, batch: list[Row]) -> dict[str, list[Row]]:
+        """The rows by the day that they are filed under; packets come before what belongs to them."""
+        if not batch:
+            return {}
         if name == "packets":
-            self._dates[row[0]] = day = _date(row[1])
-            return day
-        if name in ("steps", "related"):
-            return self._dates.get(row[0], self._date)
-        return self._date
+            dates = {day: _date(day * _DAY_NS) for day in {row[1] // _DAY_NS for row in batch}}
+            self._dates = {row[0]: dates[row[1] // _DAY_NS] for row in batch}
+        elif name not in ("steps", "related"):
+            return {self._date: batch}
+        (day, *others) = set(self._dates.values())
+        if not others:
+            return {day: batch}
+        days: dict[str, list[Row]] = {}
+        for row in batch:
+            days.setdefault(self._dates[row[0]], []).append(row)
+        return days
 
     def _write(self, table: Table, day: str, rows: list[Row]) -> None:
         import pyarrow as pa  # noqa: PLC0415 - optional

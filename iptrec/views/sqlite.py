@@ -60,6 +60,8 @@ def database(path: Path) -> Iterator[sqlite_utils.Database]:
             # Nobody reads it before it is whole.
             made.execute("PRAGMA journal_mode = OFF")
             made.execute("PRAGMA synchronous = OFF")
+            made.execute("PRAGMA locking_mode = EXCLUSIVE")
+            made.execute("PRAGMA cache_size = -65536")  # KiB
             made.execute("BEGIN")
             for table in TABLES:
                 made.execute(definition(table))

@@ -10,22 +10,24 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+
 from iptrec.analyze.grammar import is_own
 from iptrec.analyze.rulesets import timelines
 from iptrec.analyze.timeline import KINDS
 from iptrec.views.json import as_connection, iso_time
+from iptrec.views.json_lines import filled, times
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-    from iptrec.analyze.replay import Replay
+    from iptrec.analyze.replay import Batch, Replay
+    from iptrec.analyze.shapes import Shape
     from iptrec.analyze.traversal import Traversal
     from iptrec.recording.rows import Recording
 
     Row = tuple[Any, ...]
     _Place = tuple[int, str, str, str, int, str]  # namespace, family, table, chain, number, spec
-
-_BATCH: Final = 10_000  # rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Table:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     indexes: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Where each column is in a row."""
+        return {column.name: place for place, column in enumerate(self.columns)}
 
 
 def _text(name: str, about: str, references: str | None = None, *, required: bool = True) -> Column:
@@ -224,7 +231,8 @@ TABLES: Final = (
         ("packet", "kind", "other"),
     ),
 )  # fmt: skip
-_OF_PACKETS: Final = frozenset({"packets", "steps", "related"})
+_OF_PACKETS: Final = ("packets", "steps", "related")
+_PACKETS, _STEPS = (next(one for one in TABLES if one.name == name) for name in _OF_PACKETS[:2])
 
 
 def rows(
@@ -240,30 +248,103 @@ def rows(
         ids = {row[1:7]: row[0] for row in rules}
         if "rules" in wanted:
             yield "rules", rules
-    if _OF_PACKETS.isdisjoint(wanted):
+    if not set(_OF_PACKETS) & set(wanted):
         return
-    batches: dict[str, list[Row]] = {name: [] for name in ("packets", "steps", "related")}
-    for window, position, traversal in replay.in_windows():
-        namespace = window.stream.namespace
-        path = replay.path(window, position)
-        batches["packets"].append(_packet(traversal, namespace, path))
+    for batch in replay.in_batches():
+        filed = zip(_OF_PACKETS, _of_packets(batch, replay, ids, wanted), strict=True)
+        yield from ((name, some) for name, some in filed if some and name in wanted)
+
+
+def _of_packets(
+    batch: Batch, replay: Replay, ids: dict[_Place, int], wanted: Collection[str]
+) -> tuple[list[Row], list[Row], list[Row]]:
+    """The rows of a batch's packets, of their steps and relations; packets that read alike together."""
+    window, namespace = batch.window, batch.window.stream.namespace
+    packets: list[Row | None] = [None] * len(batch.positions)
+    steps: list[Iterable[Row]] = [()] * len(batch.positions)
+    related: list[Iterable[Row]] = [()] * len(batch.positions)
+    for shape in batch.shapes():
+        model = batch.traversal(int(shape.positions[0]))
+        row = _packet(model, namespace, replay.path(window, int(shape.positions[0])))
+        at = np.searchsorted(batch.positions, shape.positions).tolist()
+        _put(packets, at, _packets_alike(shape, model, row))
         if "steps" in wanted:
-            batches["steps"] += _steps(traversal, namespace, ids)
-        batches["related"] += [
-            (traversal.number, one.kind, one.packet) for one in traversal.related
-        ]
-        if len(batches["packets"]) >= _BATCH:
-            yield from _emptied(batches, wanted)
-    yield from _emptied(batches, wanted)
+            _put(steps, at, _steps_alike(shape, model, list(_steps(model, namespace, ids))))
+        if shape.related:
+            _put(related, at, _related_alike(shape))
+    for at, position in enumerate(batch.positions.tolist()):
+        if packets[at] is None:
+            one = batch.traversal(position)
+            packets[at] = _packet(one, namespace, replay.path(window, position))
+            steps[at] = _steps(one, namespace, ids) if "steps" in wanted else ()
+            related[at] = [(one.number, other.kind, other.packet) for other in one.related]
+    return (
+        [row for row in packets if row is not None],
+        list(itertools.chain.from_iterable(steps)),
+        list(itertools.chain.from_iterable(related)),
+    )
 
 
-def _emptied(
-    batches: dict[str, list[Row]], wanted: Collection[str]
-) -> Iterator[tuple[str, list[Row]]]:
-    for name, batch in batches.items():
-        if batch and name in wanted:
-            yield name, batch
-        batches[name] = []
+def _put(rows: list[Any], places: list[int], values: Iterable[Any]) -> None:
+    for place, value in zip(places, values, strict=False):
+        rows[place] = value
+
+
+def _packets_alike(shape: Shape, model: Traversal, row: Row) -> Iterable[Row]:
+    """The rows of a shape's packets, of which one has this row; none where it will not do as a model."""
+    header = shape.header
+    told = [((name,), values) for name, values in header.items()]
+    _, iso = times(shape.steps[0].time_ns)
+    varying = {name: values for name, values in header.items() if name in _PACKETS.places}
+    varying |= {
+        "packet": shape.number.tolist(),
+        "time_ns": shape.steps[0].time_ns.tolist(),
+        "time": iso,
+        "header": list(filled(model.header, told, json.dumps)),
+    }
+    if "hop_limit" in header:
+        varying["ttl"] = header["hop_limit"]
+    return _varied(_PACKETS, row, varying) if varying["header"] else ()
+
+
+def _steps_alike(shape: Shape, model: Traversal, rows: list[Row]) -> Iterable[Iterable[Row]]:
+    """The same for the rows of their steps, packet by packet."""
+    columns = []
+    packet = shape.number.tolist()
+    for row, step, told in zip(rows, shape.steps, model.steps, strict=True):
+        varying = {"packet": packet, "time_ns": step.time_ns.tolist()}
+        if step.changed:
+            changes = [
+                ((name, side), values)
+                for name, change in step.changed.items()
+                for side, values in enumerate(change)
+            ]
+            varying["changed"] = list(filled(told.changed, changes, json.dumps))
+        columns.append(_varied(_STEPS, row, varying))
+    return zip(*columns, strict=True)
+
+
+def _related_alike(shape: Shape) -> Iterable[Iterable[Row]]:
+    number = shape.number.tolist()
+    return zip(
+        *(
+            zip(number, itertools.repeat(kind, len(number)), other.tolist(), strict=True)
+            for kind, other in shape.related.items()
+        ),
+        strict=True,
+    )
+
+
+def _varied(table: Table, row: Row, varying: dict[str, list[Any]]) -> Iterable[Row]:
+    """A row of a table many times, with other values in some columns."""
+    count = len(varying["packet"])
+    return zip(
+        *(
+            varying.get(column.name) or itertools.repeat(value, count)
+            for column, value in zip(table.columns, row, strict=True)
+        ),
+        strict=True,
+    )
 
 
 def _recording(recording: Recording) -> Iterator[Row]:
