@@ -26,7 +26,6 @@ BENCHMARKS = (
     ("Ways out", ("views.py", "{}")),
     ("Against tshark", ("export.py", "{}")),
     ("How cost grows", ("scale.py",)),
-    ("nf_tables", ("nft.py",)),
     ("Exactness", ("exact.py",)),
     ("Rulesets", ("rulesets.py",)),
     ("Comparing rulesets", ("diff.py",)),

@@ -49,6 +49,7 @@ def check(
       count = 2                     # or min (1 if nothing is said) and max: how many of them
 
     Example:
+
       iptrec check trace.db firewall.toml --junit results.xml
     """
     from iptrec.analyze.expectation import check as judge

@@ -26,6 +26,7 @@ def cleanup(
     is never touched. Needs root (or CAP_NET_ADMIN).
 
     Examples:
+
       iptrec cleanup --dry-run
 
       iptrec cleanup

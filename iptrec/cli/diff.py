@@ -51,6 +51,7 @@ def diff(
     same, 1: different.
 
     Examples:
+
       iptrec diff trace.db
 
       iptrec diff yesterday.rules trace.db@end

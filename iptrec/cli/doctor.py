@@ -28,6 +28,7 @@ def doctor(
     buffers, clock and disk. Nothing is changed. Exit status 1 when recording would fail.
 
     Example:
+
       iptrec doctor --netns web
     """
     from iptrec.cli.output import colours

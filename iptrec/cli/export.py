@@ -54,6 +54,7 @@ def ndjson(
     Exit status 1 when nothing fits the selection; the file is then empty.
 
     Example:
+
       iptrec export ndjson trace.db -o packets.ndjson --verdict DROP
     """
     from iptrec.analyze.replay import Replay
@@ -120,6 +121,7 @@ def pcapng(
     iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing fits the selection.
 
     Examples:
+
       iptrec export pcapng trace.db -o trace.pcapng
 
       iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
@@ -180,6 +182,7 @@ def sqlite(
     1 when nothing fits the selection.
 
     Examples:
+
       iptrec export sqlite trace.db -o tables.db
 
       sqlite3 tables.db "SELECT src, count(*) FROM drops GROUP BY src"
@@ -230,6 +233,7 @@ def parquet(
     status 1 when nothing fits the selection.
 
     Examples:
+
       iptrec export parquet trace.db -o traces
 
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"

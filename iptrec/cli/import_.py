@@ -59,6 +59,7 @@ def import_(
     so. Without rulesets the steps are there, but not the rules' texts.
 
     Example:
+
       iptrec import capture.pcap --ruleset v4.rules --ruleset v6.rules --links links.json -o trace.db
     """
     from iptrec.decode.capture import Capture

@@ -17,6 +17,7 @@ def info(
     """What is in a recording, how complete it is, and whether it was closed cleanly.
 
     Example:
+
       iptrec info trace.db
     """
     from iptrec.analyze.summary import summarize

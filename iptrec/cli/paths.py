@@ -33,6 +33,7 @@ def paths(
     iptrec show --path K lists the packets of path K. Exit status 1 when nothing fits the selection.
 
     Examples:
+
       iptrec paths trace.db
 
       iptrec paths trace.db --verdict DROP tcp port 443

@@ -39,6 +39,7 @@ def query(
     Only what the query reads is put together. Exit status 1 when there is no row.
 
     Examples:
+
       iptrec query --tables
 
       iptrec query trace.db "SELECT src, count(*) FROM drops GROUP BY src ORDER BY 2 DESC LIMIT 10"

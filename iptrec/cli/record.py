@@ -131,6 +131,7 @@ def record(
     top of the raw table and taken out again; of legacy iptables the logger is switched and switched back.
 
     Examples:
+
       iptrec record tcp port 443 -o trace.db
 
       iptrec record icmp or icmp6 --duration 30s

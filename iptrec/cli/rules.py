@@ -45,6 +45,7 @@ def rules(
     marked, and so are rules that were hit and are gone by the end. Exit status 1 when no rule fits.
 
     Examples:
+
       iptrec rules trace.db --hit
 
       iptrec rules trace.db --table filter --unused

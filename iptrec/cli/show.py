@@ -75,6 +75,7 @@ def show(
     Needs neither root nor netfilter. Exit status 1 when nothing fits the selection.
 
     Examples:
+
       iptrec show trace.db
 
       iptrec show trace.db --verdict DROP,REJECT tcp port 443

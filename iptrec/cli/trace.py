@@ -46,6 +46,7 @@ def trace(
     """Record and show live, until Ctrl-C, the duration or the command's end.
 
     Examples:
+
       iptrec trace tcp port 443
 
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1

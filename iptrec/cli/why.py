@@ -37,6 +37,7 @@ def why(
     depends on what only the kernel knew (connection tracking, limits, sets), it says so.
 
     Examples:
+
       iptrec why trace.db --packet 3
 
       iptrec why trace.db --verdict DROP host 10.0.0.5

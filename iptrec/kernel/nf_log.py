@@ -33,7 +33,7 @@ class Switched:
         ``expect`` is told which one, before.
         """
         path = _FILES[self.family]
-        now = path.read_text().strip()
+        now = host.read(path).strip()
         if now == _LOGGER:
             return False
         expect(now)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from iptrec.kernel.xtables import Family, TraceRule
 
 _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
-_POLL_MS: Final = 100  # how exactly the moment of a change is known
+_POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
 _SHARE: Final = 10  # listing may cost one part in so many of the time

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
 _IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
-_POLL_NS: Final = 500_000_000
+_POLL_NS: Final = 800_000_000  # what goes is to be noticed within a second
 _SHARE: Final = 20  # a look may cost one part in so many of the time,
 _QUIET_SHARE: Final = 10_000  # and by and by only so much where nobody touches the lock,
 _LONGEST_NS: Final = 30_000_000_000  # but is never longer ago

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 import numpy as np
 
 from iptrec.errors import HostError
+from iptrec.kernel import host
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,7 +65,7 @@ _LAYOUTS: Final = {
 def loaded(family: Family) -> list[str] | None:
     """The tables that are loaded; None where that is not told (a namespace of the user's own)."""
     try:
-        return _NAMES[family].read_text().split()
+        return host.read(_NAMES[family]).split()
     except OSError:
         return None
 
