@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -70,7 +71,7 @@ table ip plain {
 """
 # Each packet has a number of its own as source port or ICMP id.
 MIXED = """\
-import socket, struct
+import socket, struct, time
 def checksum(data):
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -80,6 +81,8 @@ raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
 ping = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 for number in range(20000, 21000):
     kind = number % 8
+    if number % 20 == 0:
+        time.sleep(0.002)  # nft monitor loses what comes faster
     if kind == 6:
         head = struct.pack("!HHIIBBHHH", number, 79 + number // 8 % 4, number, 0, 0x50, 2, 1000, 0, 0)
         pseudo = socket.inet_aton("10.0.1.2") + socket.inet_aton("10.0.2.2") + struct.pack("!HH", 6, 20)
@@ -218,6 +221,10 @@ def monitored(text):
 
 def test_native_rules_as_nft_monitors_them(lab, tmp_path):
     """1,000 mixed packets: the same rules in the same order as nft monitor trace tells."""
+    if os.geteuid():
+        pytest.skip(
+            "nft monitor loses events: the kernel grants this user a small receive buffer only"
+        )
     router(lab)
     lab.run(["nft", "-f", "-"], stdin=NATIVE)
     child = start(
