@@ -36,6 +36,7 @@ from iptrec.kernel import (
     nft_table,
     nftables,
     nftrace,
+    privileges,
     slots,
     stamps,
     xtables,
@@ -133,17 +134,30 @@ class Progress:
     details: list[str] = field(default_factory=list)
 
 
-def record(options: Options, progress: Callable[[Progress], None] | None = None) -> Progress:
+def record(
+    options: Options,
+    progress: Callable[[Progress], None] = lambda _: None,
+    begun: Callable[[int], None] = lambda _: None,
+) -> Progress:
     """Record until a signal, the duration, the number of packets or the command's end.
 
-    ``progress`` is called when recording begins and a few times a second from then on. Raises
-    `IptrecError` for what cannot be done; nothing is changed on the host then, or it is undone.
+    ``begun`` is called once, when events are recorded, with a descriptor of the file. ``progress`` is called
+    a few times a second from then on, when there is something to note, and when it is over: ``reason`` is
+    set then. Raises `IptrecError` for what cannot be done; nothing is changed on the host then, or it is
+    undone.
+
+    The process stays in the namespace that is recorded, and without the rights that recording does not
+    need (`privileges`): a process that has more to do records in another one.
     """
     path = None if options.netns is None else netns.resolve(options.netns)
-    host.require_net_admin()
-    with _signals() as wake, netns.entered(path) as outside:
-        recording = _Recording(options, progress or (lambda _: None), wake, outside)
-        outcome = recording.run()
+    privileges.require_net_admin()
+    outside = netns.moved(path)
+    try:
+        with _signals() as wake:
+            recording = _Recording(options, progress, begun, wake, outside)
+            outcome = recording.run()
+    finally:
+        os.close(outside)
     # Signals are as they were, and nothing is left to undo: a command that we stopped may take its time.
     outcome.exit_status = recording.command_status()
     return outcome
@@ -181,10 +195,16 @@ class _Source:
 
 class _Recording:
     def __init__(
-        self, options: Options, tell: Callable[[Progress], None], wake: _Wake, outside: int
+        self,
+        options: Options,
+        tell: Callable[[Progress], None],
+        tell_begun: Callable[[int], None],
+        wake: _Wake,
+        outside: int,
     ) -> None:
         self._options = options
         self._tell = tell
+        self._tell_begun = tell_begun
         self._wake = wake
         self._outside = outside
         self._uuid = str(uuid.uuid4())
@@ -586,7 +606,9 @@ class _Recording:
         streams = {source.socket.fileno() for source in self._sources}
         started = told = time.monotonic_ns()
         self._begun = True
-        host.drop_capabilities()
+        # Whoever reads along is started with all rights, and gives them up by itself.
+        self._tell_begun(writer.descriptor)
+        privileges.keep_for_recording(self._options.output.absolute().parent)
         host.keep_freed_memory()
         self._tell(progress)
         for watch in watches:
@@ -609,6 +631,7 @@ class _Recording:
                 self._tell(progress)
                 told = now
             progress.reason = self._wake.stopped(self._child) or self._limit(writer)
+        self._tell(progress)
         if progress.reason in ("command", "packets"):
             self._settle(writer)
 

@@ -31,10 +31,10 @@ def cleanup(
 
       iptrec cleanup
     """
-    from iptrec.kernel import host, leftovers
+    from iptrec.kernel import leftovers, privileges
     from iptrec.kernel.netns import resolve
 
-    host.require_net_admin()
+    privileges.require_net_admin()
     found = list(leftovers.find(None if netns is None else resolve(netns)))
     for one in found:
         if one.in_use is None and not dry_run:

@@ -71,7 +71,7 @@ except TimeoutError:
 """
 
 # The recording is made in the lab, where the client's namespace has a name.
-TRAFFIC = ("nsenter", "--net=/run/netns/container-a", sys.executable, "-c", CLIENT)
+TRAFFIC = ("nsenter", "--net=/run/netns/container-a", sys.executable, "-I", "-c", CLIENT)
 
 STORY = """\
 A Docker host, 172.17.0.3, in namespaces of its own. Container A (172.22.0.2) and container B
@@ -120,6 +120,7 @@ def demo(
 ) -> None:
     """Record and show a dropped packet on a small Docker-like network (no root needed)."""
     from iptrec.kernel.lab import Lab
+    from iptrec.kernel.process import iptrec
 
     # Without -o the recording lies on the lab's own /run, which vanishes with the lab.
     recording = "/run/demo.db" if output is None else str(output)
@@ -130,7 +131,7 @@ def demo(
             ("record", FILTER, "--output", recording, "--", *TRAFFIC),
             ("show", recording),
         ):
-            with lab.popen([sys.executable, "-m", "iptrec", *command]) as child:
+            with lab.popen(iptrec(*command)) as child:
                 status = child.wait()
             if status:
                 raise typer.Exit(status)

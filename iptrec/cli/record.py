@@ -153,12 +153,17 @@ def record(
     with Lookout(output, stop_on) as lookout:
         options = replace(options, trigger=lookout.descriptor, after_s=seconds(after, "--after"))
 
+        def begun(recording: int) -> None:
+            lookout.start(recording)
+            live.ready = True
+
         def tell(progress: Progress) -> None:
-            lookout.start()
             live(progress)
+            if progress.reason:
+                lookout.stop()
 
         try:
-            outcome = run(options, tell)
+            outcome = run(options, tell, begun)
         finally:
             live.end()
     live.report(outcome)
@@ -239,7 +244,10 @@ def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:
 
 
 class _Live:
-    """The live line of a terminal; off a terminal one line when recording begins."""
+    """The live line of a terminal; off a terminal one line when recording begins.
+
+    ``ready``: events are recorded.
+    """
 
     def __init__(self, output: str, level: int) -> None:
         from rich.console import Console
@@ -248,24 +256,28 @@ class _Live:
         self._output, self._level = output, level
         self._console = Console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self.ready = False
         self._begun = False
         self._told = 0
 
+    def _begin(self) -> None:
+        self._begun = True
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            # One line that scripts can wait for.
+            print(
+                f"recording to {self._output} (pid {os.getpid()}); Ctrl-C to stop",
+                file=sys.stderr,
+                flush=True,
+            )
+
     def __call__(self, progress: Progress) -> None:
         self._tell_notes(progress)
-        if self._level < 2:  # noqa: PLR2004 - info
+        if not self.ready or self._level < 2:  # noqa: PLR2004 - info
             return
         if not self._begun:
-            self._begun = True
-            if self._console.is_terminal:
-                self._live.start()
-            else:
-                # One line that scripts can wait for.
-                print(
-                    f"recording to {self._output} (pid {os.getpid()}); Ctrl-C to stop",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            self._begin()
         if self._console.is_terminal:
             from rich.text import Text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import time
@@ -69,6 +70,7 @@ def show(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
     ] = False,
+    held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
 ) -> int:
     """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
 
@@ -94,9 +96,9 @@ def show(
     )
     shown = 0
     with (
-        Reader(recording) as reader,
+        Reader(recording, held) as reader,
         opened(output, recording) as stream,
-        remembered(reader) as bookmarks,
+        contextlib.nullcontext() if follow else remembered(reader) as bookmarks,
     ):
         selection = which.make(
             reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
@@ -107,6 +109,8 @@ def show(
             if follow or not selection.everything:
                 raise UsageError("--orphans shows all events without a packet; leave the rest out")
             return _show_orphans(reader, stream, json=json)
+        if held is not None:
+            _give_up_rights()
         replay = Replay(reader, selection, bookmarks)
         holes = _Holes(reader)
         if json and not (follow or selection.chains):  # many at once
@@ -127,6 +131,20 @@ def show(
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
         return _ending(shown, selection, flaws(reader), quiet=quiet)
+
+
+def _give_up_rights() -> None:
+    """Decode what strangers sent as somebody who may do nothing: see `follower`.
+
+    All code is loaded by then: it may lie where nobody else can read it.
+    """
+    from iptrec.decode import packet
+    from iptrec.kernel import host, privileges, process
+    from iptrec.views import escape  # noqa: F401 - for errors
+
+    packet.load()
+    privileges.give_up(*host.nobody())
+    process.end_with_parent()
 
 
 def _ending(shown: int, selection: Selection, remarks: list[str], *, quiet: bool) -> int:

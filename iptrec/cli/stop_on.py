@@ -7,12 +7,10 @@ fits.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Self
 
 from iptrec.cli import selection as which
+from iptrec.cli.follower import Follower
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,43 +24,34 @@ class Lookout:
     """
 
     def __init__(self, output: Path, expression: str | None) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._writing = -1
+        self._follower: Follower | None = None
         self.descriptor: int | None = None
         if expression is not None:
             conditions, words = options(expression)
-            show = sys.executable, "-m", "iptrec", "show", "--follow", "--json", "--quiet"
-            self._command = [*show, *conditions, "--", str(output), *words]
-            self.descriptor, self._writing = os.pipe2(os.O_CLOEXEC)
+            arguments = ["--json", "--quiet", *conditions, "--", str(output), *words]
+            self._follower = Follower(arguments)
+            self.descriptor, writing = os.pipe2(os.O_CLOEXEC)
+            self._writing = os.fdopen(writing, "wb", buffering=0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._child is not None:
-            self._child.terminate()
-            self._child.wait()
-        for descriptor in (self._writing, self.descriptor):
-            if descriptor is not None and descriptor >= 0:
-                os.close(descriptor)
+        self.stop()
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self._writing.close()
 
-    def start(self) -> None:
-        """Begin to look, once; the file has to be there."""
-        if self._child is None and self.descriptor is not None:
-            self._child = subprocess.Popen(
-                self._command,
-                stdout=self._writing,
-                stderr=subprocess.DEVNULL,
-                preexec_fn=_in_background,  # noqa: PLW1509 - there are no threads yet
-            )
-            os.close(self._writing)
-            self._writing = -1
+    def start(self, recording: int) -> None:
+        """Begin to look at the recording with this descriptor."""
+        if self._follower is not None:
+            self._follower.start(recording, self._writing)
+            self._writing.close()
 
-
-def _in_background() -> None:
-    """Ctrl-C is the recorder's to answer, and the events come first."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(10)
+    def stop(self) -> None:
+        """Look no more."""
+        if self._follower is not None:
+            self._follower.stop()
 
 
 def options(expression: str) -> tuple[list[str], list[str]]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from iptrec.cli import record as recording
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
-
-if TYPE_CHECKING:
-    from iptrec.recorder import Progress
+from iptrec.cli.follower import Follower
 
 
 def trace(
@@ -60,10 +56,9 @@ def trace(
             conntrack=conntrack, backend=backend,
             modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
         )  # fmt: skip
-        viewer = _Viewer(
+        viewer = Follower(
             [
-                sys.executable, "-m", "iptrec", "show", "--follow", str(path),
-                "--chain", chains, "--verdict", verdicts, "--color", color,
+                str(path), "--chain", chains, "--verdict", verdicts, "--color", color,
                 "--phys" if phys else "--no-phys",
                 "--rules" if rules else "--no-rules",
                 "--iface-changes" if iface_changes else "--no-iface-changes",
@@ -71,7 +66,7 @@ def trace(
             ]
         )  # fmt: skip
         try:
-            outcome = record(options, viewer)
+            outcome = record(options, begun=viewer.start)
         finally:
             viewer.wait()
     for note in outcome.notes:
@@ -79,24 +74,3 @@ def trace(
     if outcome.lost:
         print(f"iptrec trace: {outcome.lost:,} events were lost", file=sys.stderr)
     return outcome.exit_status
-
-
-class _Viewer:
-    """Starts ``show --follow`` when the recording has begun; it ends when that is closed."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._command = command
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def __call__(self, _: Progress) -> None:
-        if self._child is None:
-            # Ctrl-C is the recorder's to answer: the viewer still shows what came before it.
-            self._child = subprocess.Popen(
-                self._command,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
-            )
-
-    def wait(self) -> None:
-        """Until all is shown."""
-        if self._child is not None:
-            self._child.wait()

@@ -265,6 +265,11 @@ def _icmpv6(data: bytes, quote: bool) -> Header:
     return result
 
 
+def load() -> None:
+    """Load what is loaded when it is needed, for a process that may not be able to read it later."""
+    import dpkt  # noqa: F401, PLC0415
+
+
 def _rare(protocol: int, data: bytes) -> Header:
     import dpkt  # noqa: PLC0415 - takes 30 ms, and few recordings hold such packets
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iptrec.errors import IptrecError
-from iptrec.kernel import nf_log, nft_table, nftables, xtables
+from iptrec.kernel import nf_log, nft_table, nftables, privileges, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,7 +234,7 @@ def _guard(reading: int, changes: int, path: Path) -> None:
 
 
 def _leave(*kept: int) -> None:
-    """Away from the recorder's terminal, signals, directory and files."""
+    """Away from the recorder's terminal, signals, directory, files, and most of its rights."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -252,3 +252,4 @@ def _leave(*kept: int) -> None:
         if descriptor > 2 and descriptor not in kept:  # noqa: PLR2004 - stderr
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+    privileges.keep(privileges.GUARDIAN)

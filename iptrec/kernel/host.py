@@ -1,27 +1,19 @@
-"""Facts about the host and the rights of this process."""
+"""Facts about the host."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import pwd
 import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import Final
 
-from iptrec.errors import HostError
+from iptrec.kernel import process
 
-# linux/capability.h
-_CAP_NET_ADMIN: Final = 12
-_KEPT: Final = {
-    0: "CHOWN", 1: "DAC_OVERRIDE", 3: "FOWNER",  # the recording, in the directory of another user
-    5: "KILL",  # the command that is recorded, to end it
-    12: "NET_ADMIN", 13: "NET_RAW",  # to look at the rules, and to undo
-    21: "SYS_ADMIN",  # to come back from another network namespace, setns(2)
-}  # fmt: skip
-_CAPABILITY_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits a set
 _libc = ctypes.CDLL(None, use_errno=True)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _SYSCTLS: Final = (
@@ -37,14 +29,7 @@ _SYSCTLS: Final = (
     "net/netfilter/nf_conntrack_max",
 )
 _MOST_SYSCTLS: Final = 10_000
-
-
-def require_net_admin() -> None:
-    """Raise `HostError` without CAP_NET_ADMIN (man 7 capabilities)."""
-    for line in Path("/proc/thread-self/status").read_text().splitlines():
-        if line.startswith("CapEff:") and int(line.split()[1], 16) >> _CAP_NET_ADMIN & 1:
-            return
-    raise HostError("recording needs root or CAP_NET_ADMIN: run it with sudo")
+_OVERFLOW_ID: Final = 65534  # /proc/sys/kernel/overflowuid
 
 
 def keep_freed_memory() -> None:
@@ -55,22 +40,6 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def drop_capabilities() -> None:
-    """Give up, for this thread and those that it starts, every right but those that are needed from now on.
-
-    Programs that root executes have all rights again (man 7 capabilities).
-    """
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice
-    if _libc.capget(header, sets):
-        return
-    kept = sum(1 << number for number in _KEPT)
-    for at in (0, 1):
-        sets[at] &= kept & 0xFFFFFFFF
-        sets[at + 3] &= kept >> 32
-    _libc.capset(header, sets)  # never more than we have: it cannot be refused
-
-
 def sudo_owner() -> tuple[int, int] | None:
     """Uid and gid of the user behind sudo."""
     if os.geteuid() != 0 or "SUDO_UID" not in os.environ:
@@ -79,6 +48,17 @@ def sudo_owner() -> tuple[int, int] | None:
         return int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1"))
     except ValueError:
         return None
+
+
+def nobody() -> tuple[int, int]:
+    """Uid and gid of somebody to be who needs no rights: the user behind sudo, or nobody."""
+    if (user := sudo_owner()) is not None:
+        return user
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        return _OVERFLOW_ID, _OVERFLOW_ID
+    return entry.pw_uid, entry.pw_gid
 
 
 def kernel() -> str:
@@ -99,10 +79,16 @@ def clock() -> tuple[int, int]:
 
 def modprobe(module: str) -> bool:
     """Try to load a kernel module."""
-    command = shutil.which("modprobe", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    command = shutil.which("modprobe", path=process.search_path())
     if command is None:
         return False
-    return subprocess.run([command, "-q", module], capture_output=True, check=False).returncode == 0
+    done = subprocess.run(
+        [command, "-q", module],
+        capture_output=True,
+        check=False,
+        env=process.environment(),
+    )
+    return done.returncode == 0
 
 
 def sysctls() -> dict[str, str]:

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from iptrec.errors import HostError
-from iptrec.kernel import host, leftovers, nflog, nftables, nftrace, xt_tables, xtables
+from iptrec.kernel import (
+    host,
+    leftovers,
+    nflog,
+    nftables,
+    nftrace,
+    privileges,
+    xt_tables,
+    xtables,
+)
 from iptrec.kernel.backends import used
 
 if TYPE_CHECKING:
@@ -73,7 +82,7 @@ def inspect(directory: Path) -> Iterator[Finding]:
 
 def _rights() -> Iterator[Finding]:
     try:
-        host.require_net_admin()
+        privileges.require_net_admin()
     except HostError:
         fix = "run iptrec with sudo, or give it CAP_NET_ADMIN and CAP_NET_RAW"
         yield Finding("failure", "rights", "no CAP_NET_ADMIN", fix)

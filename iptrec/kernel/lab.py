@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from iptrec.errors import HostError
+from iptrec.kernel import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +74,7 @@ class Lab:
     """
 
     def __init__(self) -> None:
-        self._environment = {**os.environ, "PATH": _search_path()}
+        self._environment = os.environ | {"PATH": process.search_path()}
         self._hosts: list[str | None] = [None]
         self._children: list[subprocess.Popen[Any]] = []
         for command, package in _NEEDED.items():
@@ -226,11 +227,6 @@ class Lab:
         user = ["--user", "--preserve-credentials"] if self._unprivileged else []
         net = "--net" if host is None else f"--net=/proc/{self.pid}/root/run/netns/{host}"
         return ["nsenter", f"--target={self.pid}", *user, "--mount", net]
-
-
-def _search_path() -> str:
-    """PATH with the administrator's directories, which Debian's users do not have in theirs."""
-    return os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def _name(host: str | None) -> str:

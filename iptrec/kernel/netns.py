@@ -54,17 +54,24 @@ def resolve(spec: str) -> Path:
     return path
 
 
+def moved(path: Path | None) -> int:
+    """Go into a namespace (None: where we are) for good: coming back would take CAP_SYS_ADMIN.
+
+    Returns a descriptor of the one outside.
+    """
+    outside = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    if path is not None:
+        _enter(path)
+    return outside
+
+
 @contextlib.contextmanager
 def entered(path: Path | None) -> Iterator[int]:
     """Be in a namespace (None: where we are); gives a descriptor of the one outside."""
     outside = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if path is not None:
-            inside = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                enter(inside)
-            finally:
-                os.close(inside)
+            _enter(path)
         yield outside
         if path is not None:
             enter(outside)
@@ -77,6 +84,14 @@ def enter(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
         fact = os.strerror(ctypes.get_errno())
         raise HostError(f"cannot enter the network namespace: {fact}; it needs root of its owner")
+
+
+def _enter(path: Path) -> None:
+    inside = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        enter(inside)
+    finally:
+        os.close(inside)
 
 
 def inode() -> int:

@@ -17,7 +17,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
-from iptrec.kernel import xtables
+from iptrec.kernel import process, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -71,7 +71,7 @@ def iptables_speaks(families: Iterable[Family]) -> bool:
 
 def nft() -> str:
     """The command. Raises `HostError` where it is missing."""
-    found = shutil.which("nft", path=xtables.search_path())
+    found = shutil.which("nft", path=process.search_path())
     if found is None:
         raise HostError("nft is not installed; on Debian: apt-get install iptables nftables")
     return found

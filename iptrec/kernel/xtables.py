@@ -8,7 +8,6 @@ stays behind. In nf_tables what we brought into being goes away again (`nftables
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError
+from iptrec.kernel import process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -141,7 +141,7 @@ def run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[by
         check=False,
         start_new_session=True,
         close_fds=False,
-        env=os.environ | {"LC_ALL": "C"},
+        env=process.environment(),
     )
 
 
@@ -171,12 +171,7 @@ def _advice(said: str) -> str:
 
 def _command(family: Family, suffix: str, backend: Backend) -> str:
     name = f"{_COMMANDS[family]}-{backend}-{suffix}"
-    found = shutil.which(name, path=search_path())
+    found = shutil.which(name, path=process.search_path())
     if found is None:
         raise HostError(f"{name} is not installed; on Debian: apt-get install iptables")
     return found
-
-
-def search_path() -> str:
-    """PATH with the administrator's directories."""
-    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

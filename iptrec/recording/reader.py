@@ -56,16 +56,20 @@ class Reader:
 
     A recording that is still being written can be read again and again: each look tells what is in it
     now. In between, the file is let go, so that the writer can end it as one single file.
+
+    ``held``: a descriptor of the recording, which stays open. The file is then opened once, for a process that
+    gives up its rights after that; it has to be that very file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, held: int | None = None) -> None:
         self.path = Path(path)
+        self._held = held
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
         self._check_file()
         self._file = self.path
         with contextlib.ExitStack() as stack:
-            if is_compressed(self.path):
+            if held is None and is_compressed(self.path):
                 # Its name goes as soon as it is open: nothing can stay behind.
                 self._file = stack.enter_context(unpacked(self.path))
             with self._told():
@@ -254,6 +258,8 @@ class Reader:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file in the way that its neighbours on the disk allow."""
+        if self._held is not None:  # its writer is at work; its -shm is not written either
+            return self._connect_as("readonly_shm=1")
         if not Path(f"{self._file}-wal").exists():
             # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
             return self._connect_as("immutable=1")
@@ -273,6 +279,7 @@ class Reader:
             f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
         )
         try:
+            self._check_held()
             connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
             for limit, value in _LIMITS.items():
                 connection.setlimit(limit, value)
@@ -284,6 +291,17 @@ class Reader:
             raise
         self._connection = connection
         return connection
+
+    def _check_held(self) -> None:
+        """SQLite opened the file by its name: is it the one that we hold?"""
+        if self._held is None:
+            return
+        held = os.fstat(self._held)
+        for one in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if one.name != str(self._held) and os.path.samestat(one.stat(), held):
+                    return
+        raise RecordingError(f"{self.path} is another file by now: somebody moved the recording")
 
     def _check_schema(self, connection: sqlite3.Connection) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -309,7 +327,7 @@ class Reader:
 
     def _let_go(self) -> None:
         """Disconnect from a file that may still be written."""
-        if Path(f"{self._file}-wal").exists():
+        if self._held is None and Path(f"{self._file}-wal").exists():
             self._disconnect()
 
     def _disconnect(self) -> None:

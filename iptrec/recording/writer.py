@@ -72,13 +72,15 @@ class Writer:
     says of itself that it was cut off. All methods raise `RecordingError` when the file cannot be
     written (disk full, I/O); it stays readable, with everything that was committed before.
 
-    ``datagrams``, ``raw_bytes``: what was appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of
-    snapshots in the file.
+    ``descriptor``: of the file, open as long as this process lives: closing it would take SQLite's
+    locks away (fcntl(2)). ``datagrams``, ``raw_bytes``: what was appended. ``stored_bytes``,
+    ``snapshot_bytes``: of chunks, of snapshots in the file.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
-        status = path.stat()
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        status = os.fstat(self.descriptor)
         self._place = status.st_dev, status.st_ino
         self.datagrams = 0
         self.raw_bytes = 0

@@ -1,0 +1,62 @@
+"""A process that shows a recording while it grows. It has no rights: what it decodes comes from strangers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import IO, TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_BEHIND_OTHERS: Final = 10  # nice(2)
+
+
+class Follower:
+    """``iptrec show --follow``; ``arguments``: the recording's path, options of `show`, a filter.
+
+    It inherits a descriptor of the recording, opens it, and becomes a user without rights before it reads what
+    was recorded. It has a session of its own: Ctrl-C is for the recorder to answer, and nothing can be typed
+    into the recorder's terminal (TIOCSTI).
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, descriptor: int, pipe: IO[bytes] | None = None) -> None:
+        """Begin to follow; ``descriptor`` is the recording's.
+
+        Into a ``pipe`` it writes behind everybody else's back: without a word on stderr, and only while
+        the processor has nothing else to do.
+        """
+        from iptrec.kernel.process import iptrec
+
+        show = iptrec("show", "--follow", f"--held={descriptor}", *self._arguments)
+        self._child = subprocess.Popen(
+            show,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=subprocess.DEVNULL if pipe else None,
+            pass_fds=(descriptor,),
+            start_new_session=True,
+        )
+        if pipe:
+            os.setpriority(os.PRIO_PROCESS, self._child.pid, _BEHIND_OTHERS)
+
+    def wait(self) -> None:
+        """Until all of a closed recording is shown; Ctrl-C ends it at once."""
+        if self._child is None:
+            return
+        try:
+            self._child.wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End it, whatever it has still to show."""
+        if self._child is not None:
+            self._child.terminate()
+            self._child.wait()

@@ -1,0 +1,119 @@
+"""Gives up rights: what a process cannot do, nobody can make it do.
+
+man 7 capabilities, man 2 prctl. Capabilities belong to a thread; threads and processes that it starts
+afterwards have no more. With no_new_privs this holds for programs as well, which root otherwise executes with
+every right of the bounding set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import HostError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+# linux/capability.h
+DAC_OVERRIDE: Final = 1
+KILL: Final = 5
+NET_ADMIN: Final = 12
+NET_RAW: Final = 13
+
+# What each is for while a recorder records, and while a guardian waits.
+RECORDER: Final = {
+    KILL: "end the command that is recorded, whoever it runs as by now",
+    NET_ADMIN: "look at rules, put ours back, undo; read netlink, sets and connections",
+    NET_RAW: "iptables-legacy, and looking at its tables, take a raw socket",
+}
+# Only where root records into a directory that is not root's to change: the files that SQLite keeps
+# beside a recording have to go in the end.
+FOREIGN_DIRECTORY: Final = {DAC_OVERRIDE: "remove -wal and -shm from somebody else's directory"}
+GUARDIAN: Final = {
+    NET_ADMIN: "take out our rules, put back loggers",
+    NET_RAW: "iptables-legacy takes a raw socket",
+}
+
+_CAPABILITY_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits a set
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # linux/prctl.h
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_MOST: Final = 64
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def require_net_admin() -> None:
+    """Raise `HostError` without CAP_NET_ADMIN."""
+    if not _sets()[0] >> NET_ADMIN & 1:
+        raise HostError("recording needs root or CAP_NET_ADMIN: run it with sudo")
+
+
+def keep(needed: Collection[int]) -> None:
+    """Give up, for this thread and all that it starts, every capability but these; programs gain none.
+
+    Raises `HostError` where the kernel refuses.
+    """
+    _bound(needed)
+    mask = _mask(needed)
+    _set(*(one & mask for one in _sets()))
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise HostError(f"cannot give up rights: {os.strerror(ctypes.get_errno())}")
+
+
+def keep_for_recording(directory: Path) -> None:
+    """Keep what a recorder needs that writes into ``directory``. Raises `HostError`."""
+    before = _sets()
+    _set(before[0] & _mask(RECORDER), *before[1:])
+    ours = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
+    _set(*before)
+    keep(RECORDER if ours else RECORDER | FOREIGN_DIRECTORY)
+
+
+def give_up(uid: int, gid: int) -> None:
+    """Become a user without any right at all. Raises `HostError` where capabilities cannot be given up.
+
+    Root that may not change its user (user_namespaces(7) that does not map this one, a container without
+    CAP_SETUID) stays who it is.
+    """
+    _bound(())
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+        with contextlib.suppress(OSError):
+            os.setresgid(gid, gid, gid)
+        with contextlib.suppress(OSError):
+            os.setresuid(uid, uid, uid)
+    keep(())
+
+
+def _mask(capabilities: Collection[int]) -> int:
+    return sum(1 << number for number in capabilities)
+
+
+def _bound(needed: Collection[int]) -> None:
+    """Limit the bounding set. Without CAP_SETPCAP it cannot be: then no_new_privs has to do."""
+    for number in range(_MOST):
+        if number not in needed and _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
+def _sets() -> tuple[int, int, int]:
+    """Effective, permitted and inheritable set of this thread."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    words = (ctypes.c_uint32 * 6)()
+    if _libc.capget(header, words):
+        raise HostError(f"cannot read capabilities: {os.strerror(ctypes.get_errno())}")
+    effective, permitted, inheritable = (words[at] | words[at + 3] << 32 for at in range(3))
+    return effective, permitted, inheritable
+
+
+def _set(effective: int, permitted: int, inheritable: int) -> None:
+    """Change this thread's sets (capset(2))."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    low = [one & 0xFFFFFFFF for one in (effective, permitted, inheritable)]
+    high = [one >> 32 for one in (effective, permitted, inheritable)]
+    if _libc.capset(header, (ctypes.c_uint32 * 6)(*low, *high)):
+        raise HostError(f"cannot give up rights: {os.strerror(ctypes.get_errno())}")

@@ -1,0 +1,57 @@
+"""Which program runs when we start one: never one that the current directory or a stranger's PATH offers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_libc = ctypes.CDLL(None)
+_SYSTEM: Final = (
+    "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
+)  # fmt: skip
+# The directory of the running package, where the isolated interpreter does not know it: an installation
+# that was found through PYTHONPATH, or in root's own site-packages.
+_START: Final = """\
+import sys
+home = sys.argv.pop(1)
+if home not in sys.path:
+    sys.path.insert(0, home)
+from iptrec.__main__ import main
+main()
+"""
+
+
+def end_with_parent() -> None:
+    """End when the process that started us does (prctl(2)). Becoming another user takes that back."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def search_path() -> str:
+    """The directories in which programs are looked for, as PATH.
+
+    Root finds the system's programs first. Relative directories, among them the empty one, are left out:
+    they would mean whatever directory we happen to be in.
+    """
+    own = [one for one in os.environ.get("PATH", "").split(":") if one.startswith("/")]
+    places = [*_SYSTEM, *own] if os.geteuid() == 0 else [*own, *_SYSTEM]
+    return ":".join(dict.fromkeys(places))
+
+
+def environment() -> dict[str, str]:
+    """What a program that we run gets: it finds what we would find, and speaks English."""
+    return os.environ | {"PATH": search_path(), "LC_ALL": "C"}
+
+
+def python(*arguments: str) -> list[str]:
+    """A new interpreter that imports nothing from the current directory or PYTHON* (python(1), -I)."""
+    return [sys.executable, "-I", *arguments]
+
+
+def iptrec(*arguments: str) -> list[str]:
+    """This very iptrec in a new process."""
+    return python("-c", _START, str(Path(__file__).parents[2]), *arguments)

@@ -1,0 +1,53 @@
+"""Which programs are run, and with what."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from iptrec.kernel import process
+
+PACKAGE = Path(process.__file__).parents[1]
+SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@pytest.mark.parametrize(
+    ("uid", "path", "expected"),
+    [
+        (0, "", SYSTEM),
+        (0, ".:/home/me/bin::bin:/usr/bin", f"{SYSTEM}:/home/me/bin"),
+        (1000, "", SYSTEM),
+        (1000, "/home/me/bin:.:", f"/home/me/bin:{SYSTEM}"),
+    ],
+)
+def test_where_programs_are_looked_for(monkeypatch, uid, path, expected):
+    """Root finds the system's programs first; nobody finds any in a directory without a name of its own."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setenv("PATH", path)
+    assert process.search_path() == expected
+    monkeypatch.delenv("PATH")
+    assert process.environment()["PATH"] == SYSTEM
+
+
+def test_a_program_of_the_current_directory_is_not_found(monkeypatch, tmp_path):
+    """As it was with an empty PATH."""
+    (tmp_path / "iptables-x").write_text("#!/bin/sh\n")
+    (tmp_path / "iptables-x").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert shutil.which("iptables-x", path=":/sbin") is not None
+    assert shutil.which("iptables-x", path=process.search_path()) is None
+
+
+def test_interpreters_are_isolated():
+    """Whoever starts Python does it by `process.python`, or gives -I beside the interpreter's name."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Tuple | ast.List):
+                words = [ast.unparse(one) for one in node.elts]
+                if "sys.executable" in words:
+                    assert words[words.index("sys.executable") + 1] == "'-I'", path

@@ -1,0 +1,345 @@
+"""What runs as root runs no code of strangers, and keeps no right that it does not need."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dpkt
+import pytest
+
+from iptrec.kernel import privileges, process
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+
+ROOT = os.geteuid() == 0
+ISOLATED = tuple(process.iptrec())
+HIDDEN = 'mount --bind /dev/null $(readlink -f /usr/sbin/iptables-nft-save) && exec "$@"'
+ALONE = ("unshare", "-m", "sh", "-c", HIDDEN, "sh")  # a shell that sees no iptables-nft
+PROGRAMS = (
+    *(f"{one}{kind}{suffix}" for one in ("iptables", "ip6tables") for kind in ("", "-legacy", "-nft")
+      for suffix in ("", "-save", "-restore")),
+    "nft", "modprobe", "ip", "sh", "env", "nsenter", "unshare", "mount", "tee", "kill", "python3", "gcc",
+    "cc", "ld", "objdump", "ldconfig", "true", "id", "sysctl", "conntrack", "ipset", "tcpdump",
+)  # fmt: skip
+MODULES = (
+    *sorted(sys.stdlib_module_names), "sitecustomize", "usercustomize",
+    "iptrec", "numpy", "zstandard", "typer", "click", "rich", "dpkt", "pyroute2", "sqlite_utils", "libpcap",
+    "pluggy", "shellingham", "pygments", "colorama",
+)  # fmt: skip
+COMMANDS = {
+    "record": ("record", "-o", "@t.db", "--backend", "legacy", "icmp", "--", "/bin/true"),
+    "record, nf_tables": ("record", "-o", "@t.db", "--backend", "nft", "icmp", "--", "/bin/true"),
+    "record, both": ("record", "-o", "@t.db", "--backend", "both", "icmp", "--", "/bin/true"),
+    "record, auto": ("record", "-o", "@t.db", "--duration", "100ms"),
+    "--stop-on": ("record", "-o", "@t.db", "--stop-on", "DROP", "--duration", "1s"),
+    "trace": ("trace", "icmp", "--", "/bin/ping", "-c1", "127.0.0.1"),
+    "demo": ("demo",),
+    "doctor": ("doctor",),
+    "cleanup": ("cleanup",),
+}
+
+
+@pytest.fixture(scope="module")
+def poison(tmp_path_factory):
+    """A directory with a module and a program of every name; each leaves a mark when it is run."""
+    directory = tmp_path_factory.mktemp("poison")
+    mark = f"open({str(directory / 'mark')!r}, 'a').write"
+    for name in MODULES:
+        text = f"import os, sys\n{mark}(f'module {name}, uid {{os.getuid()}}\\n')\n"
+        if name in {"os", "sys"}:
+            text = f"{mark}('module {name}\\n')\n"
+        (directory / f"{name}.py").write_text(text)
+    for name in PROGRAMS:
+        program = directory / name
+        program.write_text(f"#!/bin/sh\necho program {name} >>{directory}/mark\n")
+        program.chmod(0o755)
+    return directory
+
+
+def marks(poison):
+    with contextlib.suppress(FileNotFoundError):
+        return (poison / "mark").read_text()
+    return ""
+
+
+def status(pid):
+    """/proc/PID/status: name -> value."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def rights(pid, which):
+    """One of the capability sets of a process, as numbers."""
+    value = int(status(pid)[which], 16)
+    return {bit for bit in range(64) if value >> bit & 1}
+
+
+def children(pid):
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def named(pid, name):
+    """The child of a process that runs or is called something."""
+    for child in children(pid):
+        if (
+            name
+            in Path(f"/proc/{child}/cmdline").read_text() + Path(f"/proc/{child}/comm").read_text()
+        ):
+            return child
+    raise AssertionError(name)
+
+
+def start(lab, *arguments, env=()):
+    """Start a recorder, and wait until it records."""
+    child = lab.popen(
+        ["env", *env, *ISOLATED, "record", *map(str, arguments)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = child.stderr.readline()
+    assert line.startswith("recording to"), line + child.stderr.read()
+    return child
+
+
+def end(child):
+    child.send_signal(signal.SIGTERM)
+    out, err = child.communicate(timeout=30)
+    assert child.returncode == 0, err
+    return out, err
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def test_the_poison_works(poison):
+    """Python that is started as we do not start it, and a shell with such a PATH, run what is there."""
+    subprocess.run([sys.executable, "-c", "import tarfile"], cwd=poison, check=False)
+    subprocess.run(["env", f"PATH={poison}", "id"], check=True)
+    assert "module" in marks(poison)
+    assert "program id" in marks(poison)
+    (poison / "mark").unlink()
+
+
+@pytest.mark.parametrize("path", ["", ".", "@"], ids=["no PATH", "PATH is here", "PATH is poison"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_is_run_from_where_we_are(lab, monkeypatch, poison, tmp_path, command, path):
+    """Each command that starts processes, in a directory of a stranger, with a stranger's environment."""
+    monkeypatch.chdir(poison)
+    words = [one.replace("@", f"{tmp_path}/") for one in COMMANDS[command]]
+    environment = (
+        f"PATH={path.replace('@', str(poison))}", f"PYTHONPATH={poison}", f"PYTHONHOME={poison}",
+        "PYTHONSTARTUP=os.py", f"HOME={poison}",
+    )  # fmt: skip
+    done = lab.run(["env", *environment, *ISOLATED, *words], check=False)
+    assert marks(poison) == ""
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_is_run_without_iptables_nft(lab, monkeypatch, poison, tmp_path):
+    """The same where nft alone is there."""
+    monkeypatch.chdir(poison)
+    words = ("record", "-o", str(tmp_path / "t.db"), "--backend", "nft", "icmp", "--", "/bin/true")
+    done = lab.run([*ALONE, "env", "PATH=", *ISOLATED, *words], check=False)
+    assert marks(poison) == ""
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft", "both"])
+def test_the_recorder_keeps_what_it_needs(lab, tmp_path, backend):
+    """While it records: the rights of its table, and no program gets it any others. Its guardian likewise."""
+    child = start(lab, "-o", tmp_path / "t.db", "--backend", backend, "icmp")
+    guardian = named(child.pid, "guardian")
+    for pid, table in ((child.pid, privileges.RECORDER), (guardian, privileges.GUARDIAN)):
+        for which in ("CapEff", "CapPrm", "CapBnd"):
+            assert rights(pid, which) == {*table}, which
+        for which in ("CapInh", "CapAmb"):
+            assert rights(pid, which) == set(), which
+        assert status(pid)["NoNewPrivs"] == "1"
+    for thread in Path(f"/proc/{child.pid}/task").iterdir():
+        assert rights(f"{child.pid}/task/{thread.name}", "CapPrm") == {*privileges.RECORDER}
+    end(child)
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_what_is_left_is_enough(lab, tmp_path, backend):
+    """In another namespace: rules that somebody removes are put back, and everything is undone."""
+    lab.host("other")
+    save = [f"iptables-{backend}-save", "-t", "raw"]
+    child = start(lab, "-o", tmp_path / "t.db", "--netns", "other", "--backend", backend, "icmp")
+    lab.run([f"iptables-{backend}", "-t", "raw", "-F"], "other")
+    until(lambda: "iptrec:" in lab.run(save, "other").stdout)
+    end(child)
+    assert "iptrec:" not in lab.run(save, "other").stdout
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.closed
+        assert {one.how for one in reader.losses} == {"rules-gone"}
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: files of other users")
+def test_the_directory_of_somebody_else(lab, tmp_path):
+    """Root without sudo keeps what it takes to leave one file there, and nothing besides."""
+    tmp_path.chmod(0o755)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    os.chown(theirs, 1234, 1234)
+    child = start(lab, "-o", theirs / "t.db", "icmp", env=("-u", "SUDO_UID"))
+    kept = {*privileges.RECORDER, *privileges.FOREIGN_DIRECTORY}
+    assert rights(child.pid, "CapPrm") == kept
+    end(child)
+    assert [one.name for one in theirs.iterdir()] == ["t.db"]
+
+
+def test_the_command_keeps_the_rights_of_its_caller(lab, tmp_path):
+    """What comes after -- runs as it would without iptrec."""
+    child = start(lab, "-o", tmp_path / "t.db", "--", "sh", "-c", "cat /proc/self/status; read _")
+    mine = status(os.getpid()) if ROOT else None
+    told = {}
+    while "NoNewPrivs" not in told:
+        name, _, value = child.stdout.readline().partition(":")
+        told[name] = value.strip()
+    while "CapAmb" not in told or "CapBnd" not in told:
+        name, _, value = child.stdout.readline().partition(":")
+        told[name] = value.strip()
+    assert told["NoNewPrivs"] == "0"
+    assert told["CapEff"] == told["CapBnd"]
+    assert mine is None or told["CapEff"] == mine["CapEff"]
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=30)
+
+
+def powerless(pid, uid):
+    """A process has no right, and is somebody else."""
+    for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert rights(pid, which) == set(), which
+    found = status(pid)
+    assert found["NoNewPrivs"] == "1"
+    if ROOT:
+        assert {*found["Uid"].split(), *found["Gid"].split()} == {str(uid)}
+        assert found["Groups"] == ""
+    assert os.getsid(pid) == pid
+
+
+WHO = [((), 65534), (("SUDO_UID=1234", "SUDO_GID=1234"), 1234)]
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize(("env", "uid"), WHO, ids=["root", "sudo"])
+def test_what_shows_a_trace_has_no_rights(lab, tmp_path, env, uid, backend):
+    """`trace`, with the recording in a directory that its user cannot enter."""
+    (tmp_path / "closed").mkdir(mode=0o700)
+    output = tmp_path / "closed" / "t.db"
+    child = lab.popen(
+        ["env", *env, *ISOLATED, "trace", "--json", "-o", str(output), "--backend", backend, "icmp"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: output.exists() and [one for one in children(child.pid) if _shows(one)])
+    ping = lab.popen(["ping", "-q", "-i0.1", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    assert json.loads(child.stdout.readline())["verdict"] == "ACCEPT"
+    viewer = next(one for one in children(child.pid) if _shows(one))
+    powerless(viewer, uid)
+    held = {os.readlink(one) for one in Path(f"/proc/{viewer}/fd").iterdir()}  # noqa: PTH115
+    assert str(output) in held
+    ping.kill()
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert (child.returncode, err) == (0, "")
+    assert [one.name for one in output.parent.iterdir()] == ["t.db"]
+
+
+def _shows(pid):
+    with contextlib.suppress(OSError):
+        return "--held" in Path(f"/proc/{pid}/cmdline").read_text()
+    return False
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize(("env", "uid"), WHO, ids=["root", "sudo"])
+def test_what_stop_on_looks_with_has_no_rights(lab, tmp_path, env, uid, backend):
+    """It sees the packet all the same."""
+    child = start(
+        lab, "-o", tmp_path / "t.db", "--backend", backend, "--stop-on", "ACCEPT", "icmp", env=env
+    )
+    viewer = until(lambda: [one for one in children(child.pid) if _shows(one)])[0]
+    until(lambda: rights(viewer, "CapBnd") == set() and status(viewer)["NoNewPrivs"] == "1")
+    powerless(viewer, uid)
+    lab.run(["ping", "-c1", "127.0.0.1"])
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 0, err
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.stop_reason == "stop-on"
+
+
+ESP = """
+import socket, struct
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 50)
+raw.sendto(struct.pack("!II", 7, 1) + bytes(40), ("127.0.0.1", 0))
+"""
+
+
+def test_code_that_only_root_can_read(lab, tmp_path):
+    """What shows the trace has loaded everything before it gives up the right to read it."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(Path(process.__file__).parents[1], closed / "iptrec")
+    shutil.copytree(Path(dpkt.__file__).parent, closed / "dpkt")
+    trace = (*ISOLATED[:-1], str(closed), "trace", "--json", "ip proto 50")
+    done = lab.run([*trace, "--", sys.executable, "-c", ESP])
+    assert {json.loads(line)["header"].get("spi") for line in done.stdout.splitlines()} == {7}
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_a_killed_recorder_takes_its_viewer_along(lab, tmp_path, backend):
+    """Nobody goes on following a file that nobody writes."""
+    child = start(lab, "-o", tmp_path / "t.db", "--backend", backend, "--stop-on", "DROP", "icmp")
+    viewer = until(lambda: [one for one in children(child.pid) if _shows(one)])[0]
+    until(lambda: status(viewer)["NoNewPrivs"] == "1")
+    child.kill()
+    child.communicate()
+    until(lambda: not _shows(viewer))
+
+
+@pytest.mark.skipif(not ROOT, reason="needs root: moving a file that somebody else reads")
+def test_another_file_in_its_place_is_not_read(tmp_path):
+    """The file of the inherited descriptor, or none."""
+    first, second = tmp_path / "a.db", tmp_path / "b.db"
+    sample = Path(__file__).parents[2] / "samples" / "loopback.db"
+    for one in (first, second):
+        one.write_bytes(sample.read_bytes())
+    with first.open("rb") as held:
+        command = process.iptrec("show", "--follow", f"--held={held.fileno()}", str(second))
+        done = subprocess.run(
+            command, pass_fds=(held.fileno(),), capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "another file" in done.stderr
+        command[-1] = str(first)
+        done = subprocess.run(
+            command, pass_fds=(held.fileno(),), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0
+        assert done.stdout
+
+
+@pytest.mark.parametrize("moment", [0.02 * n for n in range(2, 16)])
+def test_ctrl_c_while_it_loads(tmp_path, moment):
+    """Whenever it comes, there is no traceback; the moment is what is tested, nothing is waited for."""
+    command = (str(Path(sys.executable).parent / "iptrec"), "info", str(tmp_path))
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(moment)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert "Traceback" not in err
+    assert child.returncode in {-signal.SIGINT, 130, 2}
