@@ -6,6 +6,8 @@ import os
 import subprocess
 from typing import IO, TYPE_CHECKING, Final
 
+from iptrec.errors import EXIT_DONE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,12 +47,12 @@ class Follower:
         if pipe:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, _BEHIND_OTHERS)
 
-    def wait(self) -> None:
-        """Until all of a closed recording is shown; Ctrl-C ends it at once."""
+    def wait(self) -> int:
+        """Until all of a closed recording is shown; Ctrl-C ends it at once. Returns the exit status."""
         if self._child is None:
-            return
+            return EXIT_DONE
         try:
-            self._child.wait()
+            return self._child.wait()
         except BaseException:
             self.stop()
             raise

@@ -27,7 +27,8 @@ Words = Annotated[
         metavar="[FILTER] [-- COMMAND...]",
         help="Packets to trace, in tcpdump's language (man pcap-filter); all without it. After --, a"
         " command to run: the recording ends with it and passes on its exit status. It runs in the"
-        " namespace that iptrec is started in.",
+        " namespace that iptrec is started in, and keeps all rights of whoever starts it: only the recorder"
+        " gives its own up.",
     ),
 ]
 Family = Annotated[str, typer.Option(help="ipv4, ipv6 or both.")]

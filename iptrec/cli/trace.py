@@ -13,6 +13,7 @@ from iptrec.cli import record as recording
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 from iptrec.cli.follower import Follower
+from iptrec.errors import EXIT_TROUBLE
 
 
 def trace(
@@ -67,10 +68,12 @@ def trace(
         )  # fmt: skip
         try:
             outcome = record(options, begun=viewer.start)
-        finally:
-            viewer.wait()
+        except BaseException:
+            viewer.stop()  # it would wait for the end of what nobody writes any more
+            raise
+        status = viewer.wait()
     for note in outcome.notes:
         print(f"iptrec trace: {note}", file=sys.stderr)
     if outcome.lost:
         print(f"iptrec trace: {outcome.lost:,} events were lost", file=sys.stderr)
-    return outcome.exit_status
+    return EXIT_TROUBLE if status == EXIT_TROUBLE else outcome.exit_status

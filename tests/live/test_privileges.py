@@ -52,11 +52,13 @@ COMMANDS = {
 def poison(tmp_path_factory):
     """A directory with a module and a program of every name; each leaves a mark when it is run."""
     directory = tmp_path_factory.mktemp("poison")
-    mark = f"open({str(directory / 'mark')!r}, 'a').write"
     for name in MODULES:
-        text = f"import os, sys\n{mark}(f'module {name}, uid {{os.getuid()}}\\n')\n"
-        if name in {"os", "sys"}:
-            text = f"{mark}('module {name}\\n')\n"
+        # Works as soon as Python does: the first module that it loads may be ours.
+        text = (
+            "import posix\n"
+            f"mark = posix.open({str(directory / 'mark')!r}, posix.O_CREAT | posix.O_APPEND | posix.O_WRONLY)\n"
+            f"posix.write(mark, b'module {name}\\n')\n"
+        )
         (directory / f"{name}.py").write_text(text)
     for name in PROGRAMS:
         program = directory / name
@@ -138,9 +140,10 @@ def test_the_poison_works(poison):
 def test_nothing_is_run_from_where_we_are(lab, monkeypatch, poison, tmp_path, command, path):
     """Each command that starts processes, in a directory of a stranger, with a stranger's environment."""
     monkeypatch.chdir(poison)
+    (poison / "mark").unlink(missing_ok=True)
     words = [one.replace("@", f"{tmp_path}/") for one in COMMANDS[command]]
     environment = (
-        f"PATH={path.replace('@', str(poison))}", f"PYTHONPATH={poison}", f"PYTHONHOME={poison}",
+        f"PATH={path.replace('@', str(poison))}", f"PYTHONPATH={poison}",
         "PYTHONSTARTUP=os.py", f"HOME={poison}",
     )  # fmt: skip
     done = lab.run(["env", *environment, *ISOLATED, *words], check=False)
@@ -309,6 +312,26 @@ def test_a_killed_recorder_takes_its_viewer_along(lab, tmp_path, backend):
     child.kill()
     child.communicate()
     until(lambda: not _shows(viewer))
+
+
+def test_a_trace_that_cannot_be_written_ends(lab, tmp_path):
+    """One line, and what shows it does not wait for more."""
+    flood = lab.popen(["ping", "-f", "-q", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    script = 'ulimit -f 2000; exec "$@"'
+    trace = (
+        *ISOLATED,
+        "trace",
+        "--json",
+        "-o",
+        str(tmp_path / "t.db"),
+        "--snaplen",
+        "1000",
+        "icmp",
+    )
+    done = lab.run(["sh", "-c", script, "sh", *trace], check=False)
+    assert flood.poll() is None
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "cannot write" in done.stderr
 
 
 @pytest.mark.skipif(not ROOT, reason="needs root: moving a file that somebody else reads")
