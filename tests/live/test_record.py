@@ -179,24 +179,6 @@ def test_max_size_stops_the_recording(lab, tmp_path):
     assert 250_000 < (tmp_path / "t.db").stat().st_size < 3_000_000
 
 
-def test_rights_that_are_not_needed_are_dropped(quiet_lab, tmp_path):
-    """While it records it may administrate the network and write its file; the command may do all."""
-    child = start(
-        quiet_lab, "-o", tmp_path / "t.db", "--", "sh", "-c", "cat /proc/self/status; read _"
-    )
-    status = Path(f"/proc/{child.pid}/status").read_text()
-    rights = {line.split(":")[0]: line.split()[-1] for line in status.splitlines() if "Cap" in line}
-    kept = {0, 1, 3, 5, 12, 13, 21}
-    for which in ("CapEff", "CapPrm"):
-        assert {bit for bit in range(64) if int(rights[which], 16) >> bit & 1} <= kept
-    mine = ""
-    while not mine.startswith("CapEff"):
-        mine = child.stdout.readline()
-    assert int(mine.split()[1], 16) == int(rights["CapBnd"], 16)
-    child.send_signal(signal.SIGTERM)
-    child.communicate(timeout=30)
-
-
 def test_traffic_does_not_prolong_a_recording(lab, tmp_path):
     """The rules go when the time is over, however much comes in; then the socket is emptied."""
     flood = lab.popen(["ping", "-f", "-q", "127.0.0.1"], stdout=subprocess.DEVNULL)
