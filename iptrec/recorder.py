@@ -608,7 +608,7 @@ class _Recording:
         self._begun = True
         # Whoever reads along is started with all rights, and gives them up by itself.
         self._tell_begun(writer.descriptor)
-        privileges.keep_for_recording(self._options.output.absolute().parent)
+        privileges.keep(privileges.RECORDER)
         host.keep_freed_memory()
         self._tell(progress)
         for watch in watches:

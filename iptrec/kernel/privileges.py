@@ -16,10 +16,8 @@ from iptrec.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
 # linux/capability.h
-DAC_OVERRIDE: Final = 1
 KILL: Final = 5
 NET_ADMIN: Final = 12
 NET_RAW: Final = 13
@@ -30,9 +28,6 @@ RECORDER: Final = {
     NET_ADMIN: "look at rules, put ours back, undo; read netlink, sets and connections",
     NET_RAW: "iptables-legacy, and looking at its tables, take a raw socket",
 }
-# Only where root records into a directory that is not root's to change: the files that SQLite keeps
-# beside a recording have to go in the end.
-FOREIGN_DIRECTORY: Final = {DAC_OVERRIDE: "remove -wal and -shm from somebody else's directory"}
 GUARDIAN: Final = {
     NET_ADMIN: "take out our rules, put back loggers",
     NET_RAW: "iptables-legacy takes a raw socket",
@@ -61,15 +56,6 @@ def keep(needed: Collection[int]) -> None:
     _set(*(one & mask for one in _sets()))
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise HostError(f"cannot give up rights: {os.strerror(ctypes.get_errno())}")
-
-
-def keep_for_recording(directory: Path) -> None:
-    """Keep what a recorder needs that writes into ``directory``. Raises `HostError`."""
-    before = _sets()
-    _set(before[0] & _mask(RECORDER), *before[1:])
-    ours = os.access(directory, os.W_OK | os.X_OK, effective_ids=True)
-    _set(*before)
-    keep(RECORDER if ours else RECORDER | FOREIGN_DIRECTORY)
 
 
 def give_up(uid: int, gid: int) -> None:

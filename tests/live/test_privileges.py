@@ -191,20 +191,6 @@ def test_what_is_left_is_enough(lab, tmp_path, backend):
         assert {one.how for one in reader.losses} == {"rules-gone"}
 
 
-@pytest.mark.skipif(not ROOT, reason="needs root: files of other users")
-def test_the_directory_of_somebody_else(lab, tmp_path):
-    """Root without sudo keeps what it takes to leave one file there, and nothing besides."""
-    tmp_path.chmod(0o755)
-    theirs = tmp_path / "theirs"
-    theirs.mkdir(mode=0o755)
-    os.chown(theirs, 1234, 1234)
-    child = start(lab, "-o", theirs / "t.db", "icmp", env=("-u", "SUDO_UID"))
-    kept = {*privileges.RECORDER, *privileges.FOREIGN_DIRECTORY}
-    assert rights(child.pid, "CapPrm") == kept
-    end(child)
-    assert [one.name for one in theirs.iterdir()] == ["t.db"]
-
-
 def test_the_command_keeps_the_rights_of_its_caller(lab, tmp_path):
     """What comes after -- runs as it would without iptrec."""
     child = start(lab, "-o", tmp_path / "t.db", "--", "sh", "-c", "cat /proc/self/status; read _")
