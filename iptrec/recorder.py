@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -63,6 +64,7 @@ _NFT_GATHER_S: Final = 0.004  # of nf_tables, whose rules are known by their han
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
+_UNGUARDED_NS: Final = 500_000_000  # before another guardian is started
 _RING_NS: Final = 1_000_000_000  # how often the ring is trimmed
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HOLES: Final = {
@@ -224,10 +226,11 @@ class _Recording:
         self._changes: list[tuple[int, int]] = []
         self._table: str | None = None  # of our own, as nft reads it
         self._not_undone: list[str] = []
+        self._unguarded_ns: int | None = None  # since when
 
     def run(self) -> Progress:
         # First of all: a fork is best made while there is nothing that could be inherited.
-        self._guardian = Guardian(self._comment, netns.inode(), self._options.output)
+        self._guardian = Guardian(self._comment, self._options.output)
         try:
             return self._run()
         finally:
@@ -258,10 +261,10 @@ class _Recording:
                         writer.discard()
                     raise
         except IptrecError as error:
-            if self._not_undone:
+            if self._not_undone or self._guardian.changes.out:
                 raise HostError(f"{error}; {self._left_behind()}") from None
             raise
-        if self._not_undone:
+        if self._not_undone or self._guardian.changes.out:
             raise HostError(f"recorded to {options.output}, but {self._left_behind()}")
         self._progress.file_bytes = options.output.stat().st_size
         return self._progress
@@ -388,7 +391,7 @@ class _Recording:
         rules = self._trace_rules("legacy")
         watch = Watch(rules, loggers, self._hand_over, self._guardian)
         for family, ours in rules.items():
-            self._insert_rules(writer, family, ours, watch, undo)
+            self._insert_rules(writer, family, ours, undo)
         undo.callback(watch.stop)
         for family in rules:
             self._snapshot_rules(writer, family, watch)
@@ -403,14 +406,12 @@ class _Recording:
             self._guardian.expect_table()
             nft_table.insert(self._table)
         for family, ours in rules.items() if self._table is None else ():
-            made = nftables.made(family)
             taken_out: list[str] = []
-            if self._options.flush and "" not in made:
-                taken_out = xtables.taken_out(family, "nft")
+            if self._options.flush:
+                taken_out = nftables.taken_out(family)
                 self._snapshot_taken_out(writer, family, taken_out)
-            undo.callback(self._attempt, self._nft_removal(family, watch, taken_out))
-            self._guardian.expect_nft(family, taken_out, made)
-            watch.made[family] = made
+            undo.callback(self._attempt, partial(self._guardian.undo_nft, family))
+            self._guardian.expect_nft(family, taken_out)
             nftables.insert(ours, flush=self._options.flush)
         undo.callback(watch.stop)
         parts = watch.baseline()
@@ -418,15 +419,6 @@ class _Recording:
         self._take_sides(writer)
         self._changes.clear()  # our own
         return watch
-
-    def _nft_removal(
-        self, family: xtables.Family, watch: NftWatch, taken_out: list[str]
-    ) -> Callable[[], None]:
-        def remove() -> None:
-            put_back = [] if family in watch.replaced else taken_out
-            nftables.remove(family, self._comment, put_back, watch.made[family])
-
-        return remove
 
     def _snapshot_nft(
         self,
@@ -487,14 +479,16 @@ class _Recording:
         writer: Writer,
         family: xtables.Family,
         rules: Sequence[xtables.TraceRule],
-        watch: Watch,
         undo: contextlib.ExitStack,
     ) -> None:
-        taken_out = xtables.taken_out(family) if self._options.flush else []
+        taken_out: list[str] = []
         if self._options.flush:
+            taken_out = xtables.taken_out(family)
             self._snapshot_taken_out(writer, family, taken_out)
+        else:
+            xtables.raw(family)  # what cannot be looked at could not be undone either
         # Registered first: an insertion that fails half way is looked for as well.
-        undo.callback(self._attempt, lambda: self._remove_rules(family, watch, taken_out))
+        undo.callback(self._attempt, partial(self._guardian.undo_rules, family))
         self._guardian.expect_rules(family, taken_out)
         xtables.insert(rules, flush=self._options.flush)
 
@@ -505,11 +499,6 @@ class _Recording:
         lines = [line.encode("utf-8", "surrogateescape").decode("latin-1") for line in taken_out]
         self._snapshot(writer, "raw-table", family, json.dumps(lines).encode())
 
-    def _remove_rules(self, family: xtables.Family, watch: Watch, taken_out: list[str]) -> None:
-        # What somebody else has put there meanwhile stands instead of what --flush took out.
-        put_back = [] if family in watch.replaced else taken_out
-        xtables.remove(family, self._comment, put_back)
-
     def _attempt(self, step: Callable[[], None]) -> None:
         """One step of undoing; the next ones are done even if it fails."""
         try:
@@ -518,10 +507,26 @@ class _Recording:
             self._not_undone.append(str(error))
 
     def _left_behind(self) -> str:
-        return (
-            f"not everything could be undone ({'; '.join(self._not_undone)}): the guardian goes on trying;"
-            " iptrec cleanup finds what is left"
-        )
+        """What is not as it was before, and what to do."""
+        found = []
+        if self._not_undone:
+            trying = "the guardian goes on trying; " if self._guardian.there else ""
+            found.append(
+                f"not everything could be undone ({'; '.join(self._not_undone)}): {trying}"
+                "iptrec cleanup finds what is left"
+            )
+        for family, backend, lines in self._guardian.changes.out:
+            table = f"{family} raw table{' of nf_tables' if backend == 'nft' else ''}"
+            found.append(
+                f"somebody replaced the {table} meanwhile, so what --flush took out of it was not put back"
+                f" ({len(lines)} rule{'s' if len(lines) > 1 else ''}): {self._way_back(lines)}"
+            )
+        return "; ".join(found)
+
+    def _way_back(self, lines: Sequence[str]) -> str:
+        if self._guardian.listed:
+            return "iptrec cleanup prints it, iptrec cleanup --restore appends it"
+        return ", ".join(lines)
 
     def _snapshot(self, writer: Writer, kind: str, source: str, content: bytes) -> None:
         writer.add_snapshot(self._namespace, kind, time.time_ns(), source, content)
@@ -624,6 +629,7 @@ class _Recording:
             if writer.due:
                 writer.commit()
             now = time.monotonic_ns()
+            self._keep_guarded(watches)
             self._tend(writer, now)
             progress.elapsed_ns = now - started
             if now - told >= _PROGRESS_NS:
@@ -634,6 +640,32 @@ class _Recording:
         self._tell(progress)
         if progress.reason in ("command", "packets"):
             self._settle(writer)
+
+    def _keep_guarded(self, watches: Sequence[Watch | NftWatch]) -> None:
+        """Start the guardian again where it was killed, as soon as no watch is at work: it is a fork.
+
+        Not at once: whoever kills both does so one after the other, and means both.
+        """
+        now = time.monotonic_ns()
+        if self._guardian.ended():
+            self._unguarded_ns = now
+        if self._unguarded_ns is None or now < self._unguarded_ns + _UNGUARDED_NS:
+            return
+        with contextlib.ExitStack() as resting:
+            for watch in watches:
+                if not watch.working.acquire(blocking=False):
+                    return
+                resting.callback(watch.working.release)
+            self._unguarded_ns = None
+            try:
+                self._guardian.renew()
+            except HostError as error:
+                self._note(
+                    f"the guardian ended and cannot be started again: {error}; if this process is killed as"
+                    " well, run iptrec cleanup"
+                )
+            else:
+                self._note("somebody killed the guardian: started again")
 
     def _look_for_changes(self) -> None:
         """Note that nf_tables has told of none up to now: what was received met the rules as they were."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from iptrec.cli.record import Netns
-from iptrec.errors import EXIT_DONE
+from iptrec.errors import EXIT_DONE, EXIT_NO
 
 if TYPE_CHECKING:
     from iptrec.kernel.leftovers import Leftover
+
+_StayedOut = Literal["keep", "restore", "discard"]
+_WAITING = (
+    "kept: somebody replaced what was there; --restore puts these behind it, --discard forgets them"
+)
 
 
 def cleanup(
@@ -18,6 +23,14 @@ def cleanup(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Only tell what would be removed.")
     ] = False,
+    restore: Annotated[
+        bool | None,
+        typer.Option(
+            "--restore/--discard",
+            help="Append rules that --flush took out of a raw chain that somebody has replaced since, or drop"
+            " them. Without it they are printed and kept.",
+        ),
+    ] = None,
 ) -> int:
     """Remove what a recorder left behind that was killed together with its guardian.
 
@@ -25,31 +38,56 @@ def cleanup(
     switched; in every network namespace that can be seen, or in one. What belongs to a running recorder
     is never touched. Needs root (or CAP_NET_ADMIN).
 
+    Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
+    printed, each as iptables-restore reads it, until --restore or --discard; the exit status is 1 then.
+
     Examples:
 
       iptrec cleanup --dry-run
 
       iptrec cleanup
+
+      iptrec cleanup --restore
     """
     from iptrec.kernel import leftovers, privileges
     from iptrec.kernel.netns import resolve
 
     privileges.require_net_admin()
+    stayed_out: _StayedOut = "keep" if restore is None else "restore" if restore else "discard"
     found = list(leftovers.find(None if netns is None else resolve(netns)))
-    for one in found:
-        if one.in_use is None and not dry_run:
-            leftovers.remove(one)
-        fate = f"kept: {one.in_use}" if one.in_use else "found" if dry_run else "removed"
-        print(f"{_what(one)}: {fate}")
+    kept = [_clean(one, stayed_out, dry_run=dry_run) for one in found]
     if not found:
         print("nothing is left behind")
-    return EXIT_DONE
+    return EXIT_NO if any(kept) else EXIT_DONE
+
+
+def _clean(one: Leftover, stayed_out: _StayedOut, *, dry_run: bool) -> bool:
+    """Remove a leftover and tell what became of it; whether rules of the user still wait."""
+    from iptrec.kernel import leftovers
+    from iptrec.views.escape import printable
+
+    what = _what(one)
+    if one.in_use is not None or dry_run:
+        print(f"{what}: {f'kept: {one.in_use}' if one.in_use else 'found'}")
+        out = one.changes.out if one.changes is not None and one.in_use is None else []
+    else:
+        rest = leftovers.remove(one, stayed_out)
+        out = [] if rest is None else rest.out
+        print(f"{what}: {_WAITING if out else 'removed'}")
+    for family, backend, lines in out:
+        for line in lines:
+            print(
+                f"    {family} raw{' of nf_tables' if backend == 'nft' else ''}: {printable(line)}"
+            )
+    return bool(out)
 
 
 def _what(one: Leftover) -> str:
     """A leftover on one line."""
     from iptrec.views.escape import printable
 
+    if one.where is None and one.changes is None:
+        return printable(f"{one.comment} (a list without changes)")
     where = "a namespace that is gone" if one.where is None else str(one.where)
     things = [
         f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"

@@ -4,34 +4,40 @@ Before each change the recorder writes down what will have to be undone. The lis
 which `iptrec cleanup` finds when the guardian is killed as well, or where that cannot be written an
 anonymous one. The guardian is a child of the recorder in a session of its own. It waits for the end of a
 pipe whose other end the recorder holds, and each iptables-restore that the recorder has started: so it
-acts only when nobody is still at work.
+acts only when nobody is still at work. Where it is killed alone the recorder starts another one.
+
+What --flush took out of a chain that somebody has replaced meanwhile is not put back (`xtables.remove`). It
+stays in the list, and the list in /run/iptrec, until `iptrec cleanup` is told what to do with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from iptrec.errors import IptrecError
-from iptrec.kernel import nf_log, nft_table, nftables, privileges, xtables
+from iptrec.errors import HostError, IptrecError
+from iptrec.kernel import netns, nf_log, nft_table, nftables, privileges, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.kernel.xtables import Family
+    from iptrec.kernel.xtables import Backend, Family
 
 STATE: Final = Path("/run/iptrec")
 _NAME: Final = b"iptrec-guardian"
 _PR_SET_NAME: Final = 15  # linux/prctl.h
 _TRIES: Final = 30  # one a second, where the xtables lock is held by others
+_LINK_TRIES: Final = 5
 _LARGEST: Final = 64 << 20  # bytes of a list that we believe
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,9 +47,10 @@ class Changes:
     """What a recorder has changed, or is about to change.
 
     ``rules``: for each family whose raw table has our rules the lines that --flush took out of it, see
-    `xtables.taken_out`. ``loggers``: family -> the logger that was set before. ``netns``: the inode of
-    the namespace; ``output``: the recording. ``nft_rules``: as ``rules``, of iptables-nft; ``nft_made``: what
-    of its raw tables was not there before, see `nftables.made`.
+    `xtables.taken_out`; ``kept``: those that are not to be put back, as somebody replaced their chains.
+    ``loggers``: family -> the logger that was set before. ``netns``, ``cookie``: see `netns.inode` and
+    `netns.cookie`; ``output``: the recording. ``nft_rules``, ``nft_kept``: as ``rules`` and ``kept``, of
+    iptables-nft; ``nft_made``: what of its raw tables recorders made, see `nftables.made`.
     """
 
     comment: str
@@ -54,17 +61,68 @@ class Changes:
     nft_rules: dict[Family, list[str]] = field(default_factory=dict)
     nft_made: dict[Family, list[str]] = field(default_factory=dict)
     nft_table: bool = False
+    kept: dict[Family, list[str]] = field(default_factory=dict)
+    nft_kept: dict[Family, list[str]] = field(default_factory=dict)
+    cookie: int = 0
 
     def undo(self) -> None:
         """Undo what is still ours, in the current namespace. Raises `IptrecError` or OSError."""
-        for family, taken_out in self.rules.items():
-            xtables.remove(family, self.comment, taken_out)
-        for family, taken_out in self.nft_rules.items():
-            nftables.remove(family, self.comment, taken_out, self.nft_made.get(family, []))
+        for family in list(self.rules):
+            self.undo_rules(family)
+        for family in list(self.nft_rules):
+            self.undo_nft(family)
         if self.nft_table:
             nft_table.remove(self.comment)
-        for family, before in self.loggers.items():
-            nf_log.Switched(family, before).undo()
+            self.nft_table = False
+        for family in list(self.loggers):
+            nf_log.Switched(family, self.loggers[family]).undo()
+            del self.loggers[family]
+
+    def undo_rules(self, family: Family) -> None:
+        """Take our rules out of a raw table, and put back what --flush took out; again: nothing."""
+        if family in self.rules:
+            kept = xtables.remove(family, self.comment, self.rules[family])
+            self._keep(self.kept, family, kept)
+            del self.rules[family]
+
+    def undo_nft(self, family: Family) -> None:
+        """The same in nf_tables."""
+        if family in self.nft_rules:
+            made = self.nft_made.get(family, [])
+            kept = nftables.remove(family, self.comment, self.nft_rules[family], made)
+            self._keep(self.nft_kept, family, kept)
+            del self.nft_rules[family]
+
+    def give_up(self, family: Family) -> None:
+        """Before our rules are inserted anew: what somebody replaced is not to be put back any more."""
+        kept = xtables.staying_out(family, self.comment, self.rules[family])
+        self._keep(self.kept, family, kept)
+        self.rules[family] = [one for one in self.rules[family] if one not in kept]
+
+    def give_up_nft(self, family: Family) -> None:
+        """The same in nf_tables."""
+        kept = nftables.staying_out(family, self.comment, self.nft_rules[family])
+        self._keep(self.nft_kept, family, kept)
+        self.nft_rules[family] = [one for one in self.nft_rules[family] if one not in kept]
+
+    def restore(self) -> None:
+        """Put what was kept behind the rules that are there now. Raises `HostError`."""
+        for family, backend, lines in self.out:
+            xtables.append(family, lines, backend)
+            del (self.kept if backend == "legacy" else self.nft_kept)[family]
+
+    @property
+    def out(self) -> list[tuple[Family, Backend, list[str]]]:
+        """The rules of the user that --flush took out and nobody put back."""
+        found: list[tuple[Family, Backend, list[str]]] = []
+        found += ((family, "legacy", lines) for family, lines in self.kept.items())
+        found += ((family, "nft", lines) for family, lines in self.nft_kept.items())
+        return found
+
+    @staticmethod
+    def _keep(into: dict[Family, list[str]], family: Family, lines: list[str]) -> None:
+        if lines:
+            into[family] = [*into.get(family, []), *lines]
 
     @classmethod
     def read(cls, descriptor: int) -> Self | None:
@@ -78,9 +136,29 @@ class Changes:
                 break
         return found if found is not None and found.plausible else None
 
+    def write(self, descriptor: int) -> None:
+        """Write it down as the last one, or raise `HostError` and leave what is written."""
+        text = (json.dumps(asdict(self)) + "\n").encode()
+        size = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, text) == len(text):
+                return
+            fact = os.strerror(errno.ENOSPC)
+        except OSError as error:
+            fact = str(error.strerror)
+        os.ftruncate(descriptor, size)
+        raise HostError(
+            f"cannot write down in {STATE} what has to be undone: {fact}; make room there"
+        )
+
     @property
     def _lists(self) -> tuple[dict[Family, list[str]], ...]:
-        return self.rules, self.nft_rules, self.nft_made
+        return self.rules, self.nft_rules, self.nft_made, self.kept, self.nft_kept
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The namespace."""
+        return self.netns, self.cookie
 
     @property
     def plausible(self) -> bool:
@@ -89,6 +167,7 @@ class Changes:
             isinstance(self.comment, str)
             and self.comment.startswith("iptrec:")
             and isinstance(self.netns, int)
+            and isinstance(self.cookie, int)
             and isinstance(self.output, str)
             and isinstance(self.loggers, dict)
             and isinstance(self.nft_table, bool)
@@ -107,51 +186,108 @@ class Changes:
 class Guardian:
     """A running guardian, which is told of changes before they are made.
 
-    To be started before the process has threads, in the network namespace that is recorded.
+    To be started before the process has threads, in the network namespace that is recorded. ``changes``:
+    what it would undo.
     """
 
-    def __init__(self, comment: str, netns: int, output: Path) -> None:
-        self._changes = Changes(comment, netns, str(output.absolute()))
-        path = path_of(comment)
+    def __init__(self, comment: str, output: Path) -> None:
+        self.changes = Changes(
+            comment, netns.inode(), str(output.absolute()), cookie=netns.cookie()
+        )
+        self._path = path_of(comment)
         self._list = _unnamed()
-        reading, self._alive = os.pipe2(os.O_CLOEXEC)
-        self._pid = os.fork()
-        if self._pid == 0:
-            _guard(reading, self._list, path)
-        os.close(reading)
+        self._pid: int | None = None
+        self._lock = threading.Lock()  # the watches change the list as well
+        self._fork()
         # From now on somebody tidies up.
-        _give_name(self._list, path)
-        self._write()
-        # Each command that xtables starts holds it, too; nothing else that we start does.
-        os.set_inheritable(self._alive, True)
+        _give_name(self._list, self._path)
+        self.changes.write(self._list)
+
+    def ended(self) -> bool:
+        """Whether it has ended before its time; told once."""
+        if self._pid is None:
+            return False
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        if pid:
+            self._pid, self._failed = None, not os.WIFSIGNALED(status)
+        return pid != 0
+
+    def renew(self) -> None:
+        """Start another one where somebody killed it. Raises `HostError` where it cannot be started.
+
+        To be called while other threads hold no lock, as every fork.
+        """
+        if self._failed:
+            raise HostError("it failed by itself")
+        os.close(self._alive)
+        try:
+            self._fork()
+        except OSError as error:
+            raise HostError(str(error.strerror)) from None
+
+    @property
+    def there(self) -> bool:
+        """Whether there is one."""
+        return not self.ended() and self._pid is not None
+
+    @property
+    def listed(self) -> bool:
+        """Whether `iptrec cleanup` can find the list."""
+        return os.fstat(self._list).st_nlink > 0
 
     def expect_rules(self, family: Family, taken_out: list[str]) -> None:
         """Our rules will be in the raw table, and these are not."""
-        self._changes.rules[family] = taken_out
-        self._write()
+        with self._writing() as changes:
+            changes.rules[family] = taken_out
 
-    def expect_nft(self, family: Family, taken_out: list[str], made: list[str]) -> None:
-        """Our rules will be in iptables-nft's raw table; ``made``: chains that will be new."""
-        self._changes.nft_rules[family] = taken_out
-        known = self._changes.nft_made.get(family, [])
-        self._changes.nft_made[family] = [*known, *(one for one in made if one not in known)]
-        self._write()
+    def expect_nft(self, family: Family, taken_out: list[str]) -> None:
+        """Our rules will be in iptables-nft's raw table; what of it is missing will be new."""
+        with self._writing() as changes:
+            changes.nft_rules[family] = taken_out
+            self._expect_made(family)
+
+    def expect_again(self, family: Family) -> None:
+        """Our rules will be inserted anew, after somebody removed them."""
+        with self._writing() as changes:
+            changes.give_up(family)
+
+    def expect_nft_again(self, family: Family) -> None:
+        """The same in nf_tables."""
+        with self._writing() as changes:
+            changes.give_up_nft(family)
+            self._expect_made(family)
 
     def expect_table(self) -> None:
         """There will be a table of our own in nf_tables."""
-        self._changes.nft_table = True
-        self._write()
+        with self._writing() as changes:
+            changes.nft_table = True
 
     def expect_logger(self, family: Family, before: str) -> None:
         """The logger will be another one."""
-        self._changes.loggers[family] = before
-        self._write()
+        with self._writing() as changes:
+            changes.loggers[family] = before
+
+    def undo_rules(self, family: Family) -> None:
+        """See `Changes.undo_rules`."""
+        with self._writing() as changes:
+            changes.undo_rules(family)
+
+    def undo_nft(self, family: Family) -> None:
+        """See `Changes.undo_nft`."""
+        with self._writing() as changes:
+            changes.undo_nft(family)
 
     def dismiss(self) -> None:
-        """Everything is undone: the guardian ends."""
-        os.ftruncate(self._list, 0)
+        """Everything is undone: the guardian ends. The list stays where rules of the user stayed out."""
+        if self.changes.out:
+            with self._writing() as changes:
+                changes.loggers, changes.nft_table = {}, False
+        else:
+            forget(self._path)
+            os.ftruncate(self._list, 0)
         os.close(self._alive)
-        os.waitpid(self._pid, 0)
+        if self._pid is not None:
+            os.waitpid(self._pid, 0)
         os.close(self._list)
 
     def charge(self) -> None:
@@ -159,14 +295,66 @@ class Guardian:
         os.close(self._alive)
         os.close(self._list)
 
-    def _write(self) -> None:
-        text = json.dumps(asdict(self._changes)) + "\n"
-        os.write(self._list, text.encode())
+    def _fork(self) -> None:
+        self._pid, self._failed = None, True  # until it is there
+        reading, self._alive = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._pid = os.fork()
+            if self._pid == 0:
+                _guard(reading, self._list, self._path)
+        finally:
+            os.close(reading)
+        # Each command that xtables starts holds it, too; nothing else that we start does.
+        os.set_inheritable(self._alive, True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Changes]:
+        """Lets one thread change the list, and writes it down."""
+        with self._lock:
+            yield self.changes
+            self.changes.write(self._list)
+
+    def _expect_made(self, family: Family) -> None:
+        """Note what of the raw table is missing, and what is there because of other recorders.
+
+        These are asked before and after: one may come or go meanwhile.
+        """
+        made = {*self._made_by_others(family), *nftables.made(family)}
+        made |= {*self._made_by_others(family), *self.changes.nft_made.get(family, [])}
+        self.changes.nft_made[family] = sorted(made)
+
+    def _made_by_others(self, family: Family) -> set[str]:
+        """What of the raw table other recorders of this namespace made: who goes last deletes it."""
+        others = (Changes.read(descriptor) for _, descriptor in lists())
+        return {
+            name
+            for other in others
+            if other is not None and other.place == self.changes.place
+            for name in other.nft_made.get(family, [])
+        }
 
 
 def path_of(comment: str) -> Path:
     """Where the list of a recorder is found."""
     return STATE / f"{comment.removeprefix('iptrec:')}.json"
+
+
+def forget(path: Path) -> None:
+    """Remove a list, and the directory with the last one."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
+
+
+def rewrite(changes: Changes) -> None:
+    """Write down in a list that nobody holds what is left of it; nothing where there is none."""
+    with contextlib.suppress(OSError):
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path_of(changes.comment), flags)
+        try:
+            changes.write(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def held(descriptor: int) -> bool:
@@ -203,34 +391,45 @@ def _unnamed() -> int:
 
 def _give_name(descriptor: int, path: Path) -> None:
     """Let others find the file, where that is possible (open(2), O_TMPFILE)."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            source = f"/proc/self/fd/{descriptor}"
-            os.link(source, path.name, dst_dir_fd=parent, follow_symlinks=True)
-        finally:
-            os.close(parent)
+    for _ in range(_LINK_TRIES):  # another recorder that ends may remove the directory
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                source = f"/proc/self/fd/{descriptor}"
+                os.link(source, path.name, dst_dir_fd=parent, follow_symlinks=True)
+            finally:
+                os.close(parent)
+            break
 
 
 def _guard(reading: int, changes: int, path: Path) -> None:
     """The guardian's life; never returns."""
+    status = 1
     try:
         _leave(reading, changes)
         os.read(reading, 1)  # returns at the end of the pipe only
         for _ in range(_TRIES):
             try:
-                if (found := Changes.read(changes)) is not None:
-                    found.undo()
+                _undo(changes, path)
             except (IptrecError, OSError):
                 time.sleep(1)
             else:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-                    path.parent.rmdir()  # the last one
+                status = 0
                 break
     finally:
-        os._exit(0)
+        os._exit(status)
+
+
+def _undo(descriptor: int, path: Path) -> None:
+    """Undo what the list says, and remove it unless rules of the user stayed out."""
+    found = Changes.read(descriptor)
+    if found is not None:
+        found.undo()
+    if found is not None and found.out:
+        found.write(descriptor)
+    else:
+        forget(path)
 
 
 def _leave(*kept: int) -> None:
@@ -242,14 +441,16 @@ def _leave(*kept: int) -> None:
     signal.set_wakeup_fd(-1)
     os.chdir("/")
     _libc.prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
+    for standard in {0, 1, 2}.difference(kept):  # first: no other descriptor may be free
+        with contextlib.suppress(OSError):
+            os.close(standard)
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - Path keeps a second one open
+        if int(entry) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(entry))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in {0, 1, 2}.difference(kept, (nowhere,)):
+        os.dup2(nowhere, standard)
     with contextlib.suppress(OSError):  # root's privilege: be the last that is killed for memory
         Path("/proc/self/oom_score_adj").write_text("-1000")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(nowhere, standard)
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        descriptor = int(entry.name)
-        if descriptor > 2 and descriptor not in kept:  # noqa: PLR2004 - stderr
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
     privileges.keep(privileges.GUARDIAN)

@@ -223,10 +223,13 @@ def _left_behind() -> Iterator[Finding]:
         return
     for one in found:
         if one.in_use is None:
-            yield Finding(
-                "warning", "left behind", f"{one.comment} by a recorder that was killed",
-                "run: iptrec cleanup",
-            )  # fmt: skip
+            waits = one.changes is not None and one.changes.out
+            fact = (
+                "it took out rules, and did not put them back"
+                if waits
+                else "its recorder was killed"
+            )
+            yield Finding("warning", "left behind", f"{one.comment}: {fact}", "run: iptrec cleanup")
 
 
 def _clock() -> Iterator[Finding]:

@@ -1,17 +1,18 @@
 """What recorders have left behind that were killed together with their guardians, and how it goes away.
 
-Our rules say by their comment whose they are. A recorder, or its guardian, keeps its list of changes
-locked (`guardian`), and a recorder listens to the events of its namespace: what neither of them holds is
-left over.
+Our rules say by their comment whose they are, and are looked for in what the kernel holds. A recorder, or its
+guardian, keeps its list of changes locked (`guardian`), and a recorder listens to the events of its namespace:
+what neither of them holds is left over.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from iptrec.errors import HostError
 from iptrec.kernel import (
@@ -22,7 +23,6 @@ from iptrec.kernel import (
     nftables,
     nftrace,
     xt_tables,
-    xtables,
 )
 from iptrec.kernel.guardian import Changes
 
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
     from iptrec.kernel.xtables import Backend, Family
 
-_OURS: Final = re.compile(
-    rb'^-A (\S+) .*--comment "?(iptrec:[0-9a-f-]{36})"? .*-j TRACE$', re.MULTILINE
-)
+_UUID: Final = re.compile(r"[0-9a-f-]{36}")
 _NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net")
 
 
@@ -42,8 +40,9 @@ class Leftover:
     """Of one recorder in one namespace.
 
     ``rules``: (family, backend) -> how many of its rules are there. ``table``: whether it has one of its own
-    in nf_tables. ``changes``: its list, if that is there.
-    ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace.
+    in nf_tables. ``changes``: its list, if that is there and can be read.
+    ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace, None if it is
+    gone, or nobody knows which it was.
     """
 
     where: Path | None
@@ -68,10 +67,13 @@ def find(where: Path | None = None) -> list[Leftover]:
     """What is there of recorders, running ones included, in all namespaces or in one."""
     seen = namespaces() if where is None else {where.stat().st_ino: [where]}
     known: dict[str, tuple[Changes, bool]] = {}
-    for _, descriptor in guardian.lists():
-        if (changes := Changes.read(descriptor)) is not None:
-            known[changes.comment] = changes, guardian.held(descriptor)
     found: list[Leftover] = []
+    for path, descriptor in guardian.lists():
+        held = guardian.held(descriptor)
+        if (changes := Changes.read(descriptor)) is not None:
+            known[changes.comment] = changes, held
+        elif not held and where is None and _UUID.fullmatch(path.stem):
+            found.append(_unreadable(path, descriptor))
     for inode, paths in seen.items():
         found += _seen_by(inode, paths, known)
     told = {one.comment for one in found}
@@ -79,6 +81,13 @@ def find(where: Path | None = None) -> list[Leftover]:
         if comment not in told and where is None and not held:  # its namespace is gone
             found.append(Leftover(None, comment, {}, changes, None))
     return found
+
+
+def _unreadable(path: Path, descriptor: int) -> Leftover:
+    """A list that says nothing: nothing had been changed yet, or another version wrote it."""
+    whole = b"\n" in os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    in_use = f"cannot read {path}; look into it, then remove it" if whole else None
+    return Leftover(None, f"iptrec:{path.stem}", {}, None, in_use)
 
 
 def _seen_by(
@@ -108,8 +117,9 @@ def _in_namespace(
         changes, held = known.get(comment, (None, listening is not None))
         busy = (f"{listening} is recording" if listening else "it is recording") if held else None
         yield Leftover(path, comment, counts, changes, busy, comment in tables)
+    here = inode, netns.cookie()
     for comment, (changes, held) in known.items():
-        if changes.netns == inode and comment not in {*rules, *tables}:
+        if changes.place == here and comment not in {*rules, *tables}:
             yield Leftover(path, comment, {}, changes, "it is recording" if held else None)
 
 
@@ -125,10 +135,14 @@ def _entered(path: Path) -> contextlib.AbstractContextManager[int]:
     return netns.entered(None if path.stat().st_ino == netns.inode() else path)
 
 
-def remove(leftover: Leftover) -> None:
+def remove(
+    leftover: Leftover, stayed_out: Literal["keep", "restore", "discard"] = "keep"
+) -> Changes | None:
     """Take it away: rules, what --flush took out, loggers unless somebody uses them by now, the list.
 
-    Raises `HostError`.
+    ``stayed_out``: what becomes of rules of the user that cannot go back to their place (`xtables.remove`).
+    They are kept in the list, put behind those that are there now, or discarded. Returned is what the list
+    still keeps. Raises `HostError`.
     """
     changes = leftover.changes
     if leftover.where is not None:
@@ -139,40 +153,44 @@ def remove(leftover: Leftover) -> None:
                     (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
             elif nflog.holder() is not None:
                 changes.loggers.clear()
-            try:
-                changes.undo()
-            except OSError as error:
-                raise HostError(f"cannot undo {leftover.comment}: {error}") from None
-    with contextlib.suppress(OSError):
-        guardian.path_of(leftover.comment).unlink(missing_ok=True)
-        guardian.STATE.rmdir()
+            _undo(changes, restore=stayed_out == "restore")
+        if changes.out and stayed_out != "discard":
+            return changes
+    guardian.forget(guardian.path_of(leftover.comment))
+    return None
+
+
+def _undo(changes: Changes, *, restore: bool) -> None:
+    try:
+        changes.undo()
+        if restore:
+            changes.restore()
+    except OSError as error:
+        raise HostError(f"cannot undo {changes.comment}: {error}") from None
+    finally:
+        guardian.rewrite(changes)  # whatever of it succeeded is not to be done twice
 
 
 def _rules() -> dict[str, dict[tuple[Family, Backend], int]]:
     """Our rules in the current namespace, by their comments. No table is loaded for it."""
     found: dict[str, dict[tuple[Family, Backend], int]] = {}
-    for family, backend, text in _raw_tables():
-        for _, comment in _OURS.findall(text):
-            rules = found.setdefault(comment.decode(), {})
+    for family, backend, comments in _in_raw_tables():
+        for comment in comments:
+            rules = found.setdefault(comment, {})
             rules[family, backend] = rules.get((family, backend), 0) + 1
     return found
 
 
-def _raw_tables() -> Iterator[tuple[Family, Backend, bytes]]:
-    """What the raw tables hold that are there."""
+def _in_raw_tables() -> Iterator[tuple[Family, Backend, list[str]]]:
+    """The comments of recorders' rules in the raw tables that are there."""
     family: Family
     for family in get_args(xt_tables.Family):
         tables = xt_tables.loaded(family)
         if tables is None or "raw" in tables:
-            with contextlib.suppress(HostError):
-                yield family, "legacy", xtables.save(family, table="raw", counters=False)[1]
+            with contextlib.suppress(HostError), xt_tables.Tables(family) as legacy:
+                yield family, "legacy", legacy.ours("raw")
         with contextlib.suppress(HostError):
-            if nftables.has_raw(family):
-                yield (
-                    family,
-                    "nft",
-                    xtables.save(family, table="raw", counters=False, backend="nft")[1],
-                )
+            yield family, "nft", nftables.ours(family)
 
 
 def _tables() -> list[str]:

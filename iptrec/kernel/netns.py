@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +20,7 @@ _NAMED: Final = Path("/run/netns")  # man 8 ip-netns
 _OWN: Final = Path("/proc/thread-self/ns/net")
 _NS_GET_NSTYPE: Final = 0xB703  # uapi/linux/nsfs.h
 _CLONE_NEWNET: Final = 0x40000000
+_SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -95,5 +98,16 @@ def _enter(path: Path) -> None:
 
 
 def inode() -> int:
-    """The number of the current namespace."""
+    """The number of the current namespace; another one may get it when this one is gone."""
     return _OWN.stat().st_ino
+
+
+def cookie() -> int:
+    """The number of the current namespace that no other one ever gets; 0 before Linux 5.14."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asking:
+        try:
+            return int.from_bytes(
+                asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder
+            )
+        except OSError:
+            return 0

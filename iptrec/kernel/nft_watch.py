@@ -32,7 +32,6 @@ _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
 _SHARE: Final = 10  # listing may cost one part in so many of the time
-_SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,8 @@ class NftWatch:
     """Started by `start`, ended by `stop`, which takes a last look.
 
     ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
-    `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``replaced`` tells the
-    families whose raw table somebody else emptied; ``made``: what of it was not there before us.
-    ``table``: that of our own, which has our rules where iptables-nft is missing.
+    `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
+    while it waits. ``table``: that of our own, which has our rules where iptables-nft is missing.
     """
 
     def __init__(
@@ -60,8 +58,7 @@ class NftWatch:
         guardian: Guardian,
         table: str | None = None,
     ) -> None:
-        self.replaced: set[Family] = set()
-        self.made: dict[Family, list[str]] = {family: [] for family in rules}
+        self.working = threading.Lock()
         self._rules = rules
         self._found = found
         self._guardian = guardian
@@ -104,15 +101,20 @@ class NftWatch:
         while not stopping:
             before = time.time_ns()
             stopping = self._stop in dict(poll.poll(_POLL_MS))
-            try:
-                if self._drain():
-                    self._look(poll, last=stopping)
-                else:
-                    self._until = before
-            except IptrecError as error:
-                self._found(error)
-            except OSError as error:
-                self._found(HostError(f"cannot look at nf_tables: {error.strerror}"))
+            with self.working:
+                self._work(poll, before, last=stopping)
+
+    def _work(self, poll: select.poll, before: int, *, last: bool) -> None:
+        """Look at what was told to have changed."""
+        try:
+            if self._drain():
+                self._look(poll, last=last)
+            else:
+                self._until = before
+        except IptrecError as error:
+            self._found(error)
+        except OSError as error:
+            self._found(HostError(f"cannot look at nf_tables: {error.strerror}"))
 
     def _look(self, poll: select.poll, *, last: bool) -> None:
         """List the ruleset that came to be just now."""
@@ -143,21 +145,20 @@ class NftWatch:
     ) -> None:
         """Put our rules back where they are gone; not in the end."""
         comment = rules[0].comment
-        kind = _SAVES[family] if self._table is None else nftables.TEXT
-        saved = next((one.content for one in parts if one.kind == kind), b"")
-        there = len(rules) if self._table is None else self._table.count(f'"{comment}"')
-        if saved.count(comment.encode()) >= there:
+        if self._table is None:
+            in_place = nftables.ours(family).count(comment) >= len(rules)
+        else:
+            text = next(one.content for one in parts if one.kind == nftables.TEXT)
+            in_place = text.count(comment.encode()) >= self._table.count(f'"{comment}"')
+        if in_place:
             self._in_place[family] = self._until
             return
-        self.replaced.add(family)
         if not last and self._table is not None:
             if family == next(iter(self._rules)):  # it has the rules of all families
                 nft_table.remove(comment)
                 nft_table.insert(self._table)
         elif not last:
-            made = nftables.made(family)
-            self.made[family] = [*{*self.made[family], *made}]
-            self._guardian.expect_nft(family, [], made)
+            self._guardian.expect_nft_again(family)
             nftables.remove(family, comment, [], [])  # where some of them are left
             nftables.insert(rules)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))

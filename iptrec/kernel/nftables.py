@@ -2,8 +2,9 @@
 
 Our rules come by iptables-nft (`xtables`). Tables and chains that were not there before are made by it, and
 deleted by us with NLM_F_NONREC: the kernel then refuses where anything is in them by now, or
-refers to them (net/netfilter/nf_tables_api.c). One rule traces tables of every family, since the trace
-bit belongs to the packet.
+refers to them (net/netfilter/nf_tables_api.c). Our rules are found and deleted by what the kernel holds:
+iptables-nft-save prints nothing of a raw table with a rule that it cannot say. One rule traces tables of every
+family, since the trace bit belongs to the packet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
 from iptrec.kernel import process, xtables
+from iptrec.kernel.xt_tables import COMMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,17 +29,15 @@ if TYPE_CHECKING:
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_NEW_TABLE, _GET_TABLE, _DELETE_TABLE, _GET_CHAIN, _DELETE_CHAIN, _GET_GENERATION = (
-    0,
-    1,
-    2,
-    4,
-    5,
-    16,
-)
-_REQUEST, _ACK, _NONREC, _DUMP = 1, 4, 0x100, 0x300
-_NLMSG_ERROR: Final = 2
+_NEW_TABLE, _GET_TABLE, _DELETE_TABLE = 0, 1, 2
+_GET_CHAIN, _DELETE_CHAIN = 4, 5
+_GET_RULE, _DELETE_RULE = 7, 8
+_GET_GENERATION = 16
+_REQUEST, _ACK, _INTERRUPTED, _NONREC, _DUMP = 1, 4, 0x10, 0x100, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
+_RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE = 1, 2, 3
+_LOOKUP: Final = b"lookup\0"  # an expression that iptables-nft-save leaves out without a word
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RAW: Final = "raw"
@@ -136,16 +136,53 @@ def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
     xtables.insert(rules, flush=flush)
 
 
-def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable[str]) -> None:
-    """Take out our rules, put others back, and delete of `made` what is empty now."""
+def taken_out(family: Family) -> list[str]:
+    """See `xtables.taken_out`. Raises `HostError` too for rules that iptables-nft cannot say."""
+    if not has_raw(family):
+        return []
+    chains = xtables.raw(family, "nft")
+    rules = _rules(family)
+    xtables.check_count(family, "nft", sum(map(len, chains.values())), len(rules))
+    if any(_LOOKUP in rule.content for rule in rules if rule.chain in _CHAINS):
+        raise HostError(
+            f"--flush cannot put back the nft rules of the {family} raw table that look into sets;"
+            " record without it"
+        )
+    return xtables.in_raw_chains(chains)
+
+
+def ours(family: Family) -> list[str]:
+    """The comments of recorders' rules in the raw table, one for each rule."""
+    found = (COMMENT.search(rule.content) for rule in _rules(family))
+    return [one[0].decode() for one in found if one]
+
+
+def remove(family: Family, comment: str, put_back: Sequence[str], made: Iterable[str]) -> list[str]:
+    """Take out our rules, put others back, and delete of `made` what is empty now.
+
+    As `xtables.remove`: the lines that stay out are returned.
+    """
+    kept = list(put_back)
+    if put_back and has_raw(family):
+        kept = xtables.remove(family, comment, put_back, "nft")
     number = _FAMILIES[family]
-    if has_raw(family):
-        xtables.remove(family, comment, put_back, "nft")
+    for rule in _rules(family):
+        if comment.encode() + b"\0" in rule.content:
+            names = [(_RULE_TABLE, _RAW), (_RULE_CHAIN, rule.chain)]
+            _delete(_DELETE_RULE, number, [*names, (_RULE_HANDLE, rule.handle)])
     for name in sorted(made, reverse=True):  # the table is the last
         if name:
             _delete(_DELETE_CHAIN, number, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, name)])
         else:
             _delete(_DELETE_TABLE, number, [(_TABLE_NAME, _RAW)])
+    return kept
+
+
+def staying_out(family: Family, comment: str, lines: Sequence[str]) -> list[str]:
+    """See `xtables.staying_out`."""
+    if not (lines and has_raw(family)):
+        return list(lines)
+    return xtables.staying_out(family, comment, lines, "nft")
 
 
 def _listed(*, counters: bool) -> Iterator[Part]:
@@ -184,7 +221,58 @@ def _ask(kind: int, family: int, names: Iterable[tuple[int, str]] = ()) -> bytes
     return answer
 
 
-def _delete(kind: int, family: int, names: list[tuple[int, str]]) -> None:
+class _Rule(NamedTuple):
+    chain: str
+    handle: bytes
+    content: bytes  # all its attributes
+
+
+def _rules(family: Family) -> list[_Rule]:
+    """The rules of the raw table as the kernel holds them."""
+    request = _message(
+        _SUBSYSTEM << 8 | _GET_RULE, _FAMILIES[family], _REQUEST | _DUMP, [(_RULE_TABLE, _RAW)]
+    )
+    for _ in range(_TRIES):
+        messages = _dumped(request)
+        if messages is not None:
+            found = (dict(_attributes(body)) | {0: body} for body in messages)
+            return [
+                _Rule(
+                    rule[_RULE_CHAIN].rstrip(b"\0").decode("utf-8", "surrogateescape"),
+                    rule[_RULE_HANDLE],
+                    rule[0],
+                )
+                for rule in found
+                if rule[_RULE_TABLE] == _RAW.encode() + b"\0"
+            ]
+    raise HostError("the ruleset of nf_tables changes all the time; try again later")
+
+
+def _dumped(request: bytes) -> list[bytes] | None:
+    """The attributes of each message that answers a dump; None where it changed meanwhile."""
+    found: list[bytes] = []
+    with _opened() as asking:
+        asking.send(request)
+        while True:
+            answer = _received(asking)
+            at = 0
+            while at + 16 <= len(answer):
+                size, kind, flags = struct.unpack_from("=IHH", answer, at)
+                if flags & _INTERRUPTED:
+                    return None
+                if kind == _NLMSG_DONE:
+                    return found
+                if code := _error(answer[at:]):
+                    if code == errno.ENOENT:  # no such table
+                        return found
+                    raise HostError(
+                        f"nf_tables does not answer: {os.strerror(code)}; it needs root"
+                    )
+                found.append(answer[at + 20 : at + size])
+                at += max(size + 3 & ~3, 16)
+
+
+def _delete(kind: int, family: int, names: Iterable[tuple[int, str | bytes]]) -> None:
     """Delete what is empty; what is not, or not there, stays as it is."""
     with _opened() as asking:
         asking.send(
@@ -194,7 +282,7 @@ def _delete(kind: int, family: int, names: list[tuple[int, str]]) -> None:
         )
         code = _error(_received(asking))
     if code not in (0, errno.EBUSY, errno.ENOENT):
-        what = "/".join(name for _, name in names)
+        what = "/".join(name for _, name in names if isinstance(name, str))
         raise HostError(f"cannot delete {what} of nf_tables: {os.strerror(code)}; try again")
 
 
@@ -225,11 +313,11 @@ def _error(answer: bytes) -> int:
 
 
 def _message(
-    kind: int, family: int, flags: int, names: Iterable[tuple[int, str]], resource: int = 0
+    kind: int, family: int, flags: int, names: Iterable[tuple[int, str | bytes]], resource: int = 0
 ) -> bytes:
     body = struct.pack("!BBH", family, 0, resource)
     for number, name in names:
-        value = name.encode() + b"\0"
+        value = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape") + b"\0"
         body += struct.pack("=HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
     return struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0) + body
 

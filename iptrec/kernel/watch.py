@@ -106,8 +106,7 @@ class Watch:
 
     ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
     `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. The
-    ``guardian`` learns of what it will have to undo.
-    ``replaced`` tells the families whose raw table somebody else emptied or replaced.
+    ``guardian`` learns of what it will have to undo. ``working`` is held but while it waits.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Watch:
         found: Callable[[State | Hole | IptrecError], None],
         guardian: Guardian,
     ) -> None:
-        self.replaced: set[Family] = set()
+        self.working = threading.Lock()
         self._rules = rules
         self._loggers = loggers
         self._found = found
@@ -177,16 +176,22 @@ class Watch:
         while not stopping:
             timeout = self._timeout_ms() if glanced == self._lock.uses else 0
             stopping = self._stop in dict(poll.poll(timeout))
-            try:
-                self._lock.read()
-                if glanced != self._lock.uses:
-                    glanced = self._lock.uses
-                    self._glance()
-                self._look(last=stopping)
-            except IptrecError as error:
-                self._found(error)
-            except OSError as error:
-                self._found(HostError(f"cannot look at the rules: {error.strerror}"))
+            with self.working:
+                glanced = self._work(glanced, last=stopping)
+
+    def _work(self, glanced: int, *, last: bool) -> int:
+        """Look at what may have changed; how often the lock had been used then."""
+        try:
+            self._lock.read()
+            if glanced != self._lock.uses:
+                glanced = self._lock.uses
+                self._glance()
+            self._look(last=last)
+        except IptrecError as error:
+            self._found(error)
+        except OSError as error:
+            self._found(HostError(f"cannot look at the rules: {error.strerror}"))
+        return glanced
 
     def _timeout_ms(self) -> int:
         now = time.monotonic_ns()
@@ -271,9 +276,8 @@ class Watch:
         if content.count(comment.encode()) >= len(self._rules[family]):
             self._in_place[family] = raw.until_ns
             return
-        self.replaced.add(family)
         if not last:
-            self._guardian.expect_rules(family, [])
+            self._guardian.expect_again(family)
             xtables.remove(family, comment)  # where some of them are left
             xtables.insert(self._rules[family])
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ _NAMES: Final = {
     "ipv4": Path("/proc/thread-self/net/ip_tables_names"),
     "ipv6": Path("/proc/thread-self/net/ip6_tables_names"),
 }
+COMMENT: Final = re.compile(rb"iptrec:[0-9a-f-]{36}(?=\0)")  # of our rules, as kernels hold it
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -127,6 +129,18 @@ class Tables:
 
     def digest(self, table: str) -> bytes:
         """A hash of the table's rules and policies, without counters. Asking for a table loads it."""
+        return self._remember(table, *self._entries(table))
+
+    def ours(self, table: str) -> list[str]:
+        """The comments of recorders' rules in the table, one for each rule (xt_comment keeps their text)."""
+        return [one.decode() for one in COMMENT.findall(self._entries(table)[1].tobytes())]
+
+    def entries(self, table: str) -> int:
+        """How many entries there are: a rule is one, and each chain and the table have some of their own."""
+        return int.from_bytes(self._info(table)[-8:-4], "little")
+
+    def _entries(self, table: str) -> tuple[bytes, U8]:
+        """The table's info, and its entries."""
         for _ in range(_TRIES):
             info = self._info(table)
             size = int.from_bytes(info[-4:], "little")
@@ -139,7 +153,7 @@ class Tables:
                 if error.errno == errno.EAGAIN:  # replaced by one of another size meanwhile
                     continue
                 raise self._refused(table, error) from None
-            return self._remember(table, info, np.frombuffer(buffer, np.uint8, offset=_HEAD))
+            return info, np.frombuffer(buffer, np.uint8, offset=_HEAD)
         raise HostError(f"the {self._family} table {table} changes all the time; try again later")
 
     def _remember(self, table: str, info: bytes, raw: U8) -> bytes:

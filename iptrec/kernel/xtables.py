@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError
 from iptrec.kernel import process
+from iptrec.kernel.xt_tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Family = Literal["ipv4", "ipv6"]
 Backend = Literal["legacy", "nft"]
@@ -26,8 +27,13 @@ Backend = Literal["legacy", "nft"]
 _COMMANDS: Final[dict[Family, str]] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _TABLES: Final = ("raw", "mangle", "nat", "filter", "security")
 _LOCK_WAIT_S: Final = 10
+_TRIES: Final = 3
 _EXIT_LOCKED: Final = 4  # man 8 iptables: resource problem, here the lock
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
+
+
+class LockHeldError(HostError):
+    """Another program has the xtables lock for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,38 +89,162 @@ def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
     _restore(rules[0].family, lines, rules[0].backend)
 
 
-def taken_out(family: Family, backend: Backend = "legacy") -> list[str]:
-    """The rules that ``insert(flush=True)`` will take out, with counters, as `put_back` wants them."""
-    _, text = save(family, table="raw", backend=backend)
-    heads = tuple(f"-A {chain} " for chain in _CHAINS)
-    lines = text.decode("utf-8", "surrogateescape").splitlines()
-    return [line for line in lines if line.partition("] ")[2].startswith(heads)]
+def taken_out(family: Family) -> list[str]:
+    """The rules that ``insert(flush=True)`` will take out, with counters, as `remove` puts them back.
+
+    Raises `HostError` where iptables-save does not print what the kernel holds.
+    """
+    chains = raw(family)
+    told = sum(map(len, chains.values()))
+    with Tables(family) as tables:
+        # A chain of the user's own has a head and an end, the built-in two have an end; the table has one.
+        count = tables.entries("raw") - 2 * len(chains) + 1
+    check_count(family, "legacy", told, count)
+    return in_raw_chains(chains)
+
+
+def in_raw_chains(chains: Mapping[str, Sequence[str]]) -> list[str]:
+    """The rules of `raw` that --flush is about."""
+    return [line for chain in _CHAINS for line in chains.get(chain, [])]
+
+
+def check_count(family: Family, backend: Backend, told: int, count: int) -> None:
+    """Raise `HostError` where iptables-save prints another number of rules than the kernel holds."""
+    if told != count:
+        raise HostError(
+            f"the {family} raw table has {count} rules, {_command(family, 'save', backend)} prints {told}:"
+            " --flush could not put them back; try again, or record without it"
+        )
 
 
 def remove(
-    family: Family, comment: str, put_back: Iterable[str] = (), backend: Backend = "legacy"
-) -> None:
-    """Take out the rules with our comment, wherever they are by now, and put others back on top.
+    family: Family, comment: str, put_back: Sequence[str] = (), backend: Backend = "legacy"
+) -> list[str]:
+    """Take out the rules with our comment, wherever they are by now, and put others back.
 
-    ``put_back``: lines of `taken_out`. They went when ours came, in one transaction: where ours are not
-    there nothing happens.
+    ``put_back``: lines of `taken_out`; those that stay out are returned. Each chain is judged by what is
+    in it now:
+
+    - All of them are there: they never went, or are back already. Nothing is done.
+    - One of ours is there: they take its place. What somebody put before or behind it stays there.
+    - Others' rules alone are there: somebody replaced the chain. What he made of it stands, and they stay
+      out.
+    - Nothing is there: they go back, unless somebody replaced the other chain, and so the table. Nobody can
+      tell whether he emptied this one or deleted our rule alone, and a rule too many is easier to mend
+      than one that is lost.
+
+    Where they cannot go back, as a chain that they jump to is gone, all of them stay out.
+
+    Raises `HostError` where rules of ours are still there afterwards.
     """
-    _, text = save(family, table="raw", backend=backend)
-    mark = f'--comment "{comment}"', f"--comment {comment} "
-    lines = [
-        "-D " + line.partition("-A ")[2]
-        for line in text.decode("utf-8", "surrogateescape").splitlines()
-        if any(one in line for one in mark) and line.endswith("-j TRACE")
-    ]
-    if not lines:
-        return
-    positions: dict[str, int] = {}
-    for line in put_back:
-        counters, _, rule = line.partition(" -A ")
-        chain, _, spec = rule.partition(" ")
-        positions[chain] = positions.get(chain, 0) + 1
-        lines.append(f"{counters} -I {chain} {positions[chain]} {spec}")
+    kept = _exchange(family, comment, put_back, backend)
+    if backend == "legacy":
+        with Tables(family) as tables:
+            left = comment in tables.ours("raw")
+        if left:
+            raise HostError(
+                f"our TRACE rules are in the {family} raw table, and"
+                f" {_command(family, 'save', backend)} does not print them: mend that, then run"
+                " iptrec cleanup"
+            )
+    return kept
+
+
+def _exchange(family: Family, comment: str, put_back: Sequence[str], backend: Backend) -> list[str]:
+    """Our rules for those that were there before, in one transaction; see `remove`."""
+    for _ in range(_TRIES):  # somebody may change the table between the look and the deed
+        chains = raw(family, backend)
+        ours = [
+            f"-D {line.partition('-A ')[2]}"
+            for rules in chains.values()
+            for line in rules
+            if _is_ours(line, comment)
+        ]
+        back, kept = _sorted(chains, comment, put_back)
+        try:
+            if ours or back:
+                _restore(family, [*ours, *back], backend)
+        except LockHeldError:
+            raise
+        except HostError as error:
+            failure = error
+        else:
+            return kept
+    if not back:
+        raise failure
+    _restore(family, ours, backend)
+    return list(put_back)
+
+
+def staying_out(
+    family: Family, comment: str, lines: Iterable[str], backend: Backend = "legacy"
+) -> list[str]:
+    """Those of `taken_out` that `remove` would leave out now."""
+    return _sorted(raw(family, backend), comment, lines)[1]
+
+
+def append(family: Family, lines: Iterable[str], backend: Backend = "legacy") -> None:
+    """Put lines of `taken_out` behind the rules that are there."""
     _restore(family, lines, backend)
+
+
+def raw(family: Family, backend: Backend = "legacy") -> dict[str, list[str]]:
+    """The raw table: chain -> its rules with counters, as iptables-save prints them.
+
+    Raises `HostError` where it prints none.
+    """
+    command, text = save(family, table="raw", backend=backend)
+    lines = text.decode("utf-8", "surrogateescape").splitlines()
+    if "*raw" not in lines or "COMMIT" not in lines:
+        said = next((line for line in lines if "incompatible" in line), "something else")
+        raise HostError(f"`{command}` prints no raw table but: {said.lstrip('# ')}")
+    heads = [line[1:].partition(" ")[0] for line in lines if line.startswith(":")]
+    chains: dict[str, list[str]] = {chain: [] for chain in (*_CHAINS, *heads)}
+    for chain, rules in _by_chain(line for line in lines if line.startswith("[")).items():
+        chains.setdefault(chain, []).extend(rules)
+    return chains
+
+
+def _sorted(
+    chains: Mapping[str, Sequence[str]], comment: str, put_back: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Commands that put lines back, and the lines that stay out; see `remove`."""
+    ours = {chain: [_is_ours(line, comment) for line in rules] for chain, rules in chains.items()}
+    replaced = any(ours[chain] and not any(ours[chain]) for chain in _CHAINS)
+    back: list[str] = []
+    kept: list[str] = []
+    for chain, lines in _by_chain(put_back).items():
+        there = chains[chain]
+        others = [one for one, our in zip(there, ours[chain], strict=True) if not our]
+        if _contains(others, lines):
+            continue
+        if len(others) == len(there) and (there or replaced):
+            kept += lines
+            continue
+        first = ours[chain].index(True) if there else 0
+        for position, line in enumerate(lines, first + 1):
+            counters, _, rule = line.partition(" -A ")
+            back.append(f"{counters} -I {chain} {position} {rule.partition(' ')[2]}")
+    return back, kept
+
+
+def _contains(there: Sequence[str], lines: Sequence[str]) -> bool:
+    """Whether rules are there in a row, whatever their counters."""
+    rules, run = ([line.partition(" -A ")[2] for line in each] for each in (there, lines))
+    return any(rules[at : at + len(run)] == run for at in range(len(rules) - len(run) + 1))
+
+
+def _by_chain(lines: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        chain = line.partition(" -A ")[2].partition(" ")[0]
+        found.setdefault(chain, []).append(line)
+    return found
+
+
+def _is_ours(line: str, comment: str) -> bool:
+    marks = f'--comment "{comment}"', f"--comment {comment} "
+    return line.endswith("-j TRACE") and any(mark in line for mark in marks)
 
 
 def _restore(family: Family, lines: Iterable[str], backend: Backend) -> None:
@@ -152,7 +282,7 @@ def check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
     said = " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
     name = Path(command[0]).name
     if done.returncode == _EXIT_LOCKED and "lock" in said:
-        raise HostError(
+        raise LockHeldError(
             f"{name}: another program holds the xtables lock for more than {_LOCK_WAIT_S} s; "
             "find it with: fuser /run/xtables.lock"
         )

@@ -1,4 +1,4 @@
-"""A recorder that is killed: its guardian undoes what it did, and nothing else."""
+"""Whatever ends a recorder: what it did is undone, by itself, its guardian or cleanup, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from iptrec.recording.reader import Reader
 pytestmark = pytest.mark.live
 
 IPTREC = (sys.executable, "-m", "iptrec")
-KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
+# It sees the namespaces of the lab alone: others on this machine may be at work in theirs.
+CLEANUP = ("unshare", "--pid", "--fork", "--mount-proc", *IPTREC, "cleanup")
+KILLS = int(os.environ.get("IPTREC_KILLS", "6"))  # for each backend
 RAW = """\
 *raw
 :PREROUTING ACCEPT [0:0]
@@ -28,13 +30,17 @@ RAW = """\
 [3:300] -A OUTPUT -d 192.0.2.9/32 -j DROP
 COMMIT
 """
-# Of the raw table of iptables-nft half is there.
+# Of the IPv4 raw table of iptables-nft half is there.
 NFT = """\
 table inet fw {
 	chain forwarded { type filter hook forward priority filter; policy accept; counter; }
 }
 table ip raw {
-	chain OUTPUT { type filter hook output priority raw; policy accept; ip daddr 192.0.2.9 counter drop; }
+	chain OUTPUT {
+		type filter hook output priority raw; policy accept;
+		ip daddr 192.0.2.9 counter packets 3 bytes 300 drop;
+		ip daddr 192.0.2.10 counter packets 4 bytes 400 drop;
+	}
 }
 """
 STATE = (
@@ -76,10 +82,11 @@ def until(condition, what, seconds=20):
 def quiet_lab(lab):
     """Rules of its own in the raw tables, and everything loaded that a recording loads."""
     lab.run(["touch", "/run/xtables.lock"])
-    lab.run(["iptables-legacy-restore", "-c"], stdin=RAW)
     ipv6 = RAW.replace("192.0.2.", "fd00::").replace("/32", "/128")
+    lab.run(["iptables-legacy-restore", "-c"], stdin=RAW)
     lab.run(["ip6tables-legacy-restore", "-c"], stdin=ipv6)
     lab.run(["nft", "-f", "-"], stdin=NFT)
+    lab.run(["ip6tables-nft-restore", "-c"], stdin=ipv6)
     return lab
 
 
@@ -96,33 +103,70 @@ def recording(lab, path, *options, backend="legacy"):
     return child
 
 
-def test_killed_at_any_moment(quiet_lab, tmp_path):
-    """SIGKILL in set-up, recording and clean-up: the rules, loggers and /run are as before, nobody is left."""
+def stopped(child, number=signal.SIGTERM):
+    """End a recorder; its exit status and what it said."""
+    child.send_signal(number)
+    _, stderr = child.communicate(timeout=60)
+    return child.returncode, stderr
+
+
+def guardians(lab):
+    """The guardians in the lab."""
+    found = []
+    for pid in processes(lab):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "iptrec-guardian\n":
+                found.append(pid)
+    return found
+
+
+def clean(lab):
+    """After the guardian's death: everything is undone, and a second look finds nothing."""
+    lab.run(CLEANUP)
+    again = lab.run([*CLEANUP])
+    assert again.stdout == "nothing is left behind\n"
+
+
+@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.parametrize("backend", ["legacy", "nft", "both"])
+def test_killed_at_any_moment(quiet_lab, tmp_path, backend):
+    """SIGKILL in set-up, recording and clean-up, in half of the rounds of the guardian as well.
+
+    Rules, counters, loggers and /run are as before, nobody is left, and cleanup finds nothing.
+    """
     before, alive = state(quiet_lab), processes(quiet_lab)
     started = time.monotonic()
-    child = recording(quiet_lab, tmp_path / "t.db", "--flush", backend="both")
+    child = recording(quiet_lab, tmp_path / "t.db", "--flush", backend=backend)
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert processes(quiet_lab) == alive
     assert state(quiet_lab) == before
     whole = time.monotonic() - started
     for number in range(KILLS):
-        options = random.choice(([], ["--flush"], ["--conntrack"]))  # noqa: S311
-        backend = random.choice(("legacy", "nft", "both"))  # noqa: S311
+        options = random.choice(([], ["--flush"], ["--conntrack"], ["--flush", "--conntrack"]))  # noqa: S311
         child = start(
             quiet_lab, tmp_path / f"{number}.db", "--duration", "50ms", *options, backend=backend
         )
         moment = random.uniform(0, 1.3 * whole)  # noqa: S311
         time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
+        if number % 2:
+            child.send_signal(signal.SIGSTOP)  # it would start another one
+        guardian = [pid for pid in guardians(quiet_lab) if number % 2]
+        for pid in guardian:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         child.kill()
         child.communicate()
-        what = f"{backend} {options} killed after {moment:.3f} s"
+        what = f"{backend} {options} killed after {moment:.3f} s, {len(guardian)} guardians with it"
         until(lambda: processes(quiet_lab) == alive, lambda what=what: what)
+        if guardian:
+            clean(quiet_lab)
         assert state(quiet_lab) == before, what
         for path in tmp_path.glob(f"{number}.db"):
             done = quiet_lab.run([*IPTREC, "info", "--json", str(path)], check=False)
             assert done.returncode in {0, 2}
             assert "Traceback" not in done.stderr
+    clean(quiet_lab)
 
 
 def test_what_was_recorded_is_kept(quiet_lab, tmp_path):
@@ -181,12 +225,9 @@ def test_nothing_is_put_back_that_somebody_replaced(quiet_lab, tmp_path):
 
 
 def kill_both(lab, child):
-    """The recorder and its guardian."""
-    (guardian,) = (
-        pid
-        for pid in processes(lab)
-        if Path(f"/proc/{pid}/comm").read_text() == "iptrec-guardian\n"
-    )
+    """The recorder and its guardian, which it would start again."""
+    child.send_signal(signal.SIGSTOP)
+    (guardian,) = guardians(lab)
     os.kill(guardian, signal.SIGKILL)
     child.kill()
     child.communicate()
@@ -205,11 +246,11 @@ def test_cleanup(quiet_lab, tmp_path, listed, backend):
         quiet_lab.run(["sh", "-c", "rm $(grep -l /t.db /run/iptrec/*)"])
     left = state(quiet_lab)
     assert left != before
-    told = quiet_lab.run([*IPTREC, "cleanup", "--dry-run"]).stdout.splitlines()
+    told = quiet_lab.run([*CLEANUP, "--dry-run"]).stdout.splitlines()
     fates = sorted(line.rpartition("): ")[2].split(":")[0] for line in told)
     assert fates == ["found", "kept"]
     assert state(quiet_lab) == left
-    done = quiet_lab.run([*IPTREC, "cleanup"]).stdout.splitlines()
+    done = quiet_lab.run(CLEANUP).stdout.splitlines()
     assert len([line for line in done if line.endswith("removed")]) == 1
     assert len([line for line in done if "kept" in line]) == 1
     raw = ["nsenter", "--net=/run/netns/other", "iptables-legacy-save", "-t", "raw"]
@@ -221,4 +262,340 @@ def test_cleanup(quiet_lab, tmp_path, listed, backend):
         assert state(quiet_lab) == before
     else:  # nobody knows any more which loggers there were
         assert rules(quiet_lab) == [line for line in before if "-A" in line]
-    assert quiet_lab.run([*IPTREC, "cleanup"]).stdout == "nothing is left behind\n"
+    assert quiet_lab.run(CLEANUP).stdout == "nothing is left behind\n"
+
+
+def command(family, backend):
+    return f"{'iptables' if family == 'ipv4' else 'ip6tables'}-{backend}"
+
+
+def chains(lab, backend, family="ipv4"):
+    """The raw table's rules with counters."""
+    saved = lab.run([f"{command(family, backend)}-save", "-c", "-t", "raw"]).stdout
+    return [line for line in saved.splitlines() if line.startswith("[")]
+
+
+def delete(lab, backend, family, gone):
+    """Our rule alone, which is the first one while --flush has taken the others out."""
+    lines = "".join(f"-D {chain} 1\n" for chain in gone)
+    restore = [f"{command(family, backend)}-restore", "-w", "10", "--noflush"]
+    lab.run(restore, stdin=f"*raw\n{lines}COMMIT\n")
+
+
+GONE = {
+    "one-chain": {"ipv4": ["OUTPUT"]},
+    "one-family": {"ipv6": ["OUTPUT", "PREROUTING"]},
+    "all": {"ipv4": ["OUTPUT", "PREROUTING"], "ipv6": ["PREROUTING", "OUTPUT"]},
+}
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize("end", ["TERM", "KILL", "cleanup"])
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [*((["--flush"], one) for one in GONE), ([], "all")],
+    ids=[*GONE, "no-flush"],
+)
+def test_our_rules_that_somebody_deletes_take_nothing_along(
+    raw_lab, tmp_path, backend, end, gone, options
+):
+    """Rules and counters of the user are as before, whether ours were put back in between or not."""
+    before, alive = state(raw_lab), processes(raw_lab)
+    for wait in (True, False):
+        child = recording(raw_lab, tmp_path / f"{wait}.db", *options, backend=backend)
+        for family, deleted in GONE[gone].items():
+            delete(raw_lab, backend, family, deleted)
+        for _ in GONE[gone] if wait else ():
+            assert "put back" in child.stderr.readline()
+        if wait:
+            until(lambda: len(ours(raw_lab, backend)) == 4, lambda: ours(raw_lab, backend))
+        if end == "TERM":
+            assert stopped(child)[0] == 0
+        elif end == "KILL":
+            child.kill()
+            child.communicate()
+            until(lambda: processes(raw_lab) == alive, lambda: processes(raw_lab))
+        else:
+            kill_both(raw_lab, child)
+            clean(raw_lab)
+        assert state(raw_lab) == before
+
+
+def ours(lab, backend):
+    return [
+        line
+        for family in ("ipv4", "ipv6")
+        for line in chains(lab, backend, family)
+        if line.endswith("-j TRACE")
+    ]
+
+
+@pytest.fixture
+def raw_lab(quiet_lab):
+    """The same raw table in both chains, families and backends."""
+    quiet_lab.run(["iptables-nft-restore", "-c"], stdin=RAW)
+    return quiet_lab
+
+
+OTHER = "*raw\n-A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n"
+TAKEN = [
+    "[7:700] -A PREROUTING -s 192.0.2.1/32 -j NOTRACK",
+    "[3:300] -A OUTPUT -d 192.0.2.9/32 -j DROP",
+]
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize("end", ["TERM", "KILL", "cleanup"])
+@pytest.mark.parametrize("choice", ["--restore", "--discard"])
+def test_what_cannot_be_put_back_is_kept_and_told(raw_lab, tmp_path, backend, end, choice):
+    """Somebody replaces the raw table under --flush: his stands, and cleanup has what was there before."""
+    alive = processes(raw_lab)
+    child = recording(raw_lab, tmp_path / "t.db", "--flush", "--family", "ipv4", backend=backend)
+    raw_lab.restore(None, "ipv4", OTHER, backend)
+    assert "put back" in child.stderr.readline()
+    if end == "TERM":
+        status, stderr = stopped(child)
+        assert (status, stderr.count("\n")) == (2, 1)
+        assert "was not put back (2 rules)" in stderr
+        assert "iptrec cleanup --restore" in stderr
+    elif end == "KILL":
+        child.kill()
+        child.communicate()
+        until(lambda: processes(raw_lab) == alive, lambda: processes(raw_lab))
+    else:
+        kill_both(raw_lab, child)
+    for _ in range(2):
+        told = raw_lab.run(CLEANUP, check=False)
+        assert told.returncode == 1
+        assert [line.partition(": ")[2] for line in told.stdout.splitlines()[1:]] == TAKEN
+        assert chains(raw_lab, backend) == ["[0:0] -A OUTPUT -p tcp -j ACCEPT"]
+    assert raw_lab.run([*CLEANUP, choice]).stdout.endswith(": removed\n")
+    back = TAKEN if choice == "--restore" else [None, None]
+    there = [back[0], "[0:0] -A OUTPUT -p tcp -j ACCEPT", back[1]]
+    assert chains(raw_lab, backend) == [line for line in there if line]
+    assert raw_lab.run(CLEANUP).stdout == "nothing is left behind\n"
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_a_chain_that_somebody_empties_is_filled_again(raw_lab, tmp_path, backend):
+    """Whether he emptied it or deleted our rule cannot be told apart: nothing is lost."""
+    before = state(raw_lab)
+    child = recording(raw_lab, tmp_path / "t.db", "--flush", backend=backend)
+    raw_lab.run([command("ipv4", backend), "-w", "-t", "raw", "-F", "OUTPUT"])
+    assert stopped(child)[0] == 0
+    assert state(raw_lab) == before
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_rules_that_somebody_adds_stay_where_he_put_them(raw_lab, tmp_path, backend):
+    """Under --flush: the first stays the first, the last the last, and ours were between them."""
+    child = recording(raw_lab, tmp_path / "t.db", "--flush", "--family", "ipv4", backend=backend)
+    add = [command("ipv4", backend), "-w", "-t", "raw"]
+    raw_lab.run([*add, "-I", "OUTPUT", "1", "-p", "tcp", "-j", "ACCEPT"])
+    raw_lab.run([*add, "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT"])
+    assert stopped(child)[0] == 0
+    first, last = (f"[0:0] -A OUTPUT -p {one} -j ACCEPT" for one in ("tcp", "udp"))
+    assert chains(raw_lab, backend) == [TAKEN[0], first, TAKEN[1], last]
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_rules_that_somebody_loads_again_do_not_come_twice(raw_lab, tmp_path, backend):
+    """Under --flush a firewall is reloaded: its rules are there, and nothing has to be told."""
+    child = recording(raw_lab, tmp_path / "t.db", "--flush", "--family", "ipv4", backend=backend)
+    raw_lab.restore(None, "ipv4", RAW, backend)
+    assert stopped(child)[0] == 0
+    assert [line.partition("] ")[2] for line in chains(raw_lab, backend)] == [
+        line.partition("] ")[2] for line in TAKEN
+    ]
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_rules_whose_chain_is_gone_stay_out(raw_lab, tmp_path, backend):
+    """Under --flush somebody deletes a chain that they jumped to: our rules go, theirs are told."""
+    rules = RAW.replace("COMMIT", "-A OUTPUT -j mine\nCOMMIT").replace("[7", ":mine - [0:0]\n[7")
+    raw_lab.restore(None, "ipv4", rules, backend)
+    child = recording(raw_lab, tmp_path / "t.db", "--flush", "--family", "ipv4", backend=backend)
+    raw_lab.run([command("ipv4", backend), "-w", "-t", "raw", "-X", "mine"])
+    status, stderr = stopped(child)
+    assert (status, "(3 rules)" in stderr) == (2, True)
+    assert chains(raw_lab, backend) == []
+    assert raw_lab.run(CLEANUP, check=False).stdout.count("-A OUTPUT") == 2
+
+
+def test_rules_that_iptables_nft_cannot_say(quiet_lab, tmp_path):
+    """Our rules are found beside them all the same; --flush, which could not put them back, is refused."""
+    native = "add rule ip raw OUTPUT oifname lo notrack"
+    sets = "add set ip raw bad { type ipv4_addr; }\nadd rule ip raw OUTPUT ip daddr @bad drop"
+    for rules, told in ((native, "incompatible"), (sets, "look into sets")):
+        quiet_lab.run(["nft", "flush", "chain", "ip", "raw", "OUTPUT"])
+        quiet_lab.run(["nft", "-f", "-"], stdin=rules)
+        before = state(quiet_lab)
+        child = recording(quiet_lab, tmp_path / f"{len(rules)}.db", backend="nft")
+        assert stopped(child)[0] == 0
+        assert state(quiet_lab) == before
+        child = recording(quiet_lab, tmp_path / f"k{len(rules)}.db", backend="nft")
+        kill_both(quiet_lab, child)
+        clean(quiet_lab)
+        assert state(quiet_lab) == before
+        child = start(quiet_lab, tmp_path / "f.db", "--flush", backend="nft")
+        _, stderr = child.communicate(timeout=30)
+        assert (child.returncode, stderr.count("\n"), told in stderr) == (2, 1, True), stderr
+        assert state(quiet_lab) == before
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("end", ["TERM", "KILL", "cleanup"])
+@pytest.mark.parametrize("there", [False, True], ids=["nothing-there", "raw-there"])
+def test_two_recorders_of_nf_tables(lab, tmp_path, first, end, there):
+    """Whoever ends first, and however: what recorders made of the raw tables goes, what was there stays."""
+    lab.run(["touch", "/run/xtables.lock"])
+    if there:
+        lab.run(["iptables-nft", "-t", "raw", "-S"])
+        lab.run(
+            ["nft", "-f", "-"],
+            stdin="table ip raw { chain OUTPUT { type filter hook output priority raw; }\n}",
+        )
+    before, alive = state(lab), processes(lab)
+    both = [recording(lab, tmp_path / f"{number}.db", backend="nft") for number in (1, 2)]
+    child = both.pop(first)
+    if end == "cleanup":
+        child.send_signal(signal.SIGSTOP)
+        (guardian,) = children(lab, child)
+        os.kill(guardian, signal.SIGKILL)
+    child.send_signal(signal.SIGTERM if end == "TERM" else signal.SIGKILL)
+    child.communicate(timeout=30)
+    if end == "KILL":
+        until(lambda: len(guardians(lab)) == 1, lambda: guardians(lab))
+    assert stopped(both[0])[0] == 0
+    if end == "cleanup":
+        clean(lab)
+    until(lambda: processes(lab) == alive, lambda: processes(lab))
+    assert state(lab) == before
+
+
+def children(lab, child):
+    """The guardian of one recorder."""
+    return [
+        pid
+        for pid in guardians(lab)
+        if f"PPid:\t{child.pid}\n" in Path(f"/proc/{pid}/status").read_text()
+    ]
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft", "both"])
+def test_a_guardian_that_is_killed_is_started_again(quiet_lab, tmp_path, backend):
+    """That is told, and the new one does what the old one would have done."""
+    before, alive = state(quiet_lab), processes(quiet_lab)
+    child = recording(quiet_lab, tmp_path / "t.db", "--flush", backend=backend)
+    (first,) = guardians(quiet_lab)
+    os.kill(first, signal.SIGKILL)
+    assert "somebody killed the guardian: started again" in child.stderr.readline()
+    (second,) = guardians(quiet_lab)
+    assert second != first
+    child.kill()
+    child.communicate()
+    until(lambda: processes(quiet_lab) == alive, lambda: processes(quiet_lab))
+    assert state(quiet_lab) == before
+
+
+def test_a_guardian_that_dies_at_the_end_leaves_no_list(quiet_lab, tmp_path):
+    """The recorder removes the list by itself."""
+    before = state(quiet_lab)
+    child = recording(quiet_lab, tmp_path / "t.db")
+    (guardian,) = guardians(quiet_lab)
+    child.send_signal(signal.SIGSTOP)
+    os.kill(guardian, signal.SIGKILL)
+    child.send_signal(signal.SIGTERM)
+    child.send_signal(signal.SIGCONT)
+    child.communicate(timeout=30)
+    assert child.returncode == 0
+    assert state(quiet_lab) == before
+
+
+@pytest.mark.parametrize("most", [9, 11, 12])
+def test_few_descriptors(quiet_lab, tmp_path, most):
+    """Refused, in a line; nothing is left, the guardian's list included."""
+    before, alive = state(quiet_lab), processes(quiet_lab)
+    record = [
+        *IPTREC,
+        "record",
+        "-o",
+        str(tmp_path / "t.db"),
+        "--backend",
+        "legacy",
+        "--duration",
+        "50ms",
+    ]
+    done = quiet_lab.run(["prlimit", f"--nofile={most}", *record], check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    until(lambda: processes(quiet_lab) == alive, lambda: processes(quiet_lab))
+    assert state(quiet_lab) == before
+
+
+BROKEN = {
+    "fails": "exit 1",
+    "prints something else": "echo hello",
+    "leaves our rules out": '"$REAL" "$@" | grep -v TRACE',
+}
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+@pytest.mark.parametrize("options", [["--flush"], []], ids=["flush", ""])
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_iptables_save_that_does_not_tell_the_truth(raw_lab, tmp_path, backend, options, broken):
+    """From the beginning: refused before anything is changed. Later: told, and the guardian goes on trying."""
+    text = BROKEN[broken]
+    names = [f"{command(family, backend)}-save" for family in ("ipv4", "ipv6")]
+    for name in names:
+        real = raw_lab.run(["sh", "-c", f"command -v {name}"]).stdout.strip()
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(
+            f'#!/bin/sh\nREAL={real}\n[ ! -e {tmp_path}/on ] && exec $REAL "$@"\n{text}\n'
+        )
+        path.chmod(0o755)
+    # Root looks there first; in the lab's mount namespace alone.
+    raw_lab.run(["mount", "--bind", str(tmp_path / "bin"), "/usr/local/sbin"])
+    before = state(raw_lab)
+    record = [*IPTREC, "record", "-q", "-o", str(tmp_path / "t.db"), "--backend", backend, *options]
+    on = ["touch", f"{tmp_path}/on"]
+    if "TRACE" not in text and (options or backend == "legacy"):
+        raw_lab.run(on)
+        done = raw_lab.run([*record, "--duration", "50ms"], check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        raw_lab.run(["rm", f"{tmp_path}/on"])
+        assert state(raw_lab) == before
+    done = raw_lab.run([*record, "--", *on], check=False)
+    raw_lab.run(["umount", "/usr/local/sbin"])
+    if backend == "legacy" or (options and "TRACE" not in text):
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "could be undone" in done.stderr
+        until(lambda: not guardians(raw_lab), lambda: guardians(raw_lab))  # it goes on trying
+    else:  # rules of nf_tables are found without it
+        assert done.returncode == 0
+    assert state(raw_lab) == before
+
+
+def test_lists_that_say_nothing(quiet_lab):
+    """Empty ones are removed, those of nobody knows whom are kept and named."""
+    empty, strange = (f"/run/iptrec/{digit * 8}-0000-0000-0000-000000000000.json" for digit in "ab")
+    quiet_lab.run(
+        ["sh", "-c", f"mkdir -m 700 /run/iptrec && : > {empty} && echo '{{}}' > {strange}"]
+    )
+    told = quiet_lab.run(CLEANUP).stdout
+    assert "(a list without changes): removed" in told
+    assert f"cannot read {strange}" in told
+    assert quiet_lab.run(["ls", "/run/iptrec"]).stdout.split() == [Path(strange).name]
+
+
+def test_a_list_of_another_namespace_is_not_undone_here(quiet_lab, tmp_path):
+    """A namespace may get the number of one that is gone: its rules are not those of that one."""
+    child = recording(quiet_lab, tmp_path / "t.db", "--flush")
+    kill_both(quiet_lab, child)
+    for name in ("iptables-legacy", "ip6tables-legacy"):
+        quiet_lab.run([name, "-t", "raw", "-F"])
+    before = rules(quiet_lab)
+    quiet_lab.run(["sh", "-c", "sed -i 's/\"cookie\": /&1/' /run/iptrec/*"])
+    assert "a namespace that is gone" in quiet_lab.run(CLEANUP).stdout
+    assert rules(quiet_lab) == before
+    assert quiet_lab.run(CLEANUP).stdout == "nothing is left behind\n"

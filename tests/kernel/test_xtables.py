@@ -1,0 +1,101 @@
+"""What goes back into the raw table, and what stays out, judged by what is there."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from iptrec.errors import HostError
+from iptrec.kernel import xtables
+
+COMMENT = "iptrec:00000000-0000-0000-0000-000000000000"
+OURS = f"-m comment --comment {COMMENT} -j TRACE"
+A, B, X = "-s 192.0.2.1/32 -j DROP", "-p udp -j NOTRACK", "-p tcp -j ACCEPT"
+IN, OUT = f"[7:700] -A PREROUTING {A}", f"[3:300] -A OUTPUT {B}"
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """A raw table; ``restored`` is what would be done to it."""
+
+    class Kernel:
+        printed = ""
+        restored: tuple[str, ...] = ()
+        refused: tuple[str, ...] = ()
+
+        def save(self, *_, **__):
+            return "iptables-save", self.printed.encode()
+
+        def restore(self, _family, lines, _backend):
+            if any(refused in line for refused in self.refused for line in lines):
+                raise HostError("no")
+            self.restored = tuple(lines)
+
+    found = Kernel()
+    monkeypatch.setattr(xtables, "save", found.save)
+    monkeypatch.setattr(xtables, "_restore", found.restore)
+    return found
+
+
+def table(*rules):
+    lines = [
+        ":PREROUTING ACCEPT [0:0]",
+        ":OUTPUT ACCEPT [0:0]",
+        *(f"[0:0] -A {one}" for one in rules),
+    ]
+    return "\n".join(["# Generated", "*raw", *lines, "COMMIT", ""])
+
+
+TRACED = f"PREROUTING {OURS}", f"OUTPUT {OURS}"
+GONE = tuple(f"-D {one}" for one in TRACED)
+BACK = f"[7:700] -I PREROUTING 1 {A}", f"[3:300] -I OUTPUT 1 {B}"
+CASES = {
+    "ours in place": (TRACED, (*GONE, *BACK), []),
+    "one of ours deleted": ((TRACED[0],), (GONE[0], *BACK), []),
+    "all of ours deleted": ((), BACK, []),
+    "never taken out": ((f"PREROUTING {A}", f"OUTPUT {B}"), (), []),
+    "loaded again beside ours": ((TRACED[0], f"PREROUTING {A}", TRACED[1]), (*GONE, BACK[1]), []),
+    "somebody's before and behind": (
+        (f"PREROUTING {X}", *TRACED, f"OUTPUT {X}"),
+        (*GONE, f"[7:700] -I PREROUTING 2 {A}", BACK[1]), [],
+    ),
+    "one chain replaced": ((f"PREROUTING {X}", TRACED[1]), (GONE[1], BACK[1]), [IN]),
+    "the table replaced": ((f"PREROUTING {X}",), (), [IN, OUT]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_chain_is_judged_by_what_is_there(kernel, case):
+    """Nothing is lost, nothing comes twice, nobody's rules change places."""
+    rules, restored, kept = CASES[case]
+    kernel.printed = table(*rules)
+    assert xtables.remove("ipv4", COMMENT, [IN, OUT], "nft") == kept
+    assert kernel.restored == restored
+    assert xtables.staying_out("ipv4", COMMENT, [IN, OUT], "nft") == kept
+
+
+def test_what_the_kernel_refuses_stays_out(kernel):
+    """A chain that a rule jumps to is gone: ours go all the same."""
+    kernel.printed, kernel.refused = table(*TRACED), ("NOTRACK",)
+    assert xtables.remove("ipv4", COMMENT, [IN, OUT], "nft") == [IN, OUT]
+    assert kernel.restored == GONE
+
+
+def test_a_held_lock_is_no_refusal(kernel, monkeypatch):
+    """Nothing is given up because somebody else is at work."""
+    said = subprocess.CompletedProcess(
+        [], 4, b"", b"Another app is currently holding the xtables lock"
+    )
+    kernel.printed = table(*TRACED)
+    monkeypatch.setattr(xtables, "_restore", lambda *_: xtables.check(["iptables-restore"], said))
+    with pytest.raises(xtables.LockHeldError):
+        xtables.remove("ipv4", COMMENT, [IN, OUT], "nft")
+
+
+@pytest.mark.parametrize("printed", ["", "hello\n", "*raw\n:PREROUTING ACCEPT [0:0]\n"])
+def test_what_is_not_the_raw_table_is_refused(kernel, printed):
+    """Whatever the exit status."""
+    kernel.printed = printed
+    with pytest.raises(HostError, match="prints no raw table"):
+        xtables.remove("ipv4", COMMENT, [IN, OUT], "nft")
