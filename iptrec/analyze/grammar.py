@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from iptrec.decode.nft import TAG
+
 if TYPE_CHECKING:
     from iptrec.decode.prefix import Prefix
     from iptrec.decode.rule import Chain, Rule, Ruleset
@@ -136,12 +138,16 @@ class Place:
 
     @property
     def target(self) -> str | None:
-        """The target as a reader expects it: the rule's, the policy, or RETURN."""
+        """The target as a reader expects it: the rule's, the policy, RETURN, or what the kernel told."""
         if self.rule is not None:
             return self.rule.target
-        if self.effect == "return":
-            return "RETURN"
-        return self.argument if self.end else None
+        match self.effect:
+            case "end" | "jump" | "goto":
+                return self.argument
+            case "return" | "accept" | "queue":
+                return self.effect.upper()
+            case _:
+                return None
 
     @property
     def nameless(self) -> bool:
@@ -419,8 +425,8 @@ def _beginning(table: str, *, builtin: bool) -> tuple[bool, int]:
 
 
 def is_own(rule: Rule, comment: str | None) -> bool:
-    """Whether a rule is the recorder's, which has this comment."""
-    return comment is not None and rule.comment == comment and rule.target == "TRACE"
+    """Whether a rule is the recorder's, which has this comment, or one that cannot be read."""
+    return comment is not None and rule.comment in (comment, TAG) and rule.target == "TRACE"
 
 
 def always_matches(rule: Rule) -> bool:

@@ -36,10 +36,11 @@ _STATEMENTS: Final = {
     "redirect": "REDIRECT", "tproxy": "TPROXY", "notrack": "NOTRACK", "log": "LOG", "dup": "TEE",
     "fwd": "FWD", "synproxy": "SYNPROXY",
 }  # fmt: skip
-# What every packet passes that comes to it. A reject of one protocol's kind is a condition, which nft does
-# not print: packets of other protocols go by.
 _PLAIN: Final = frozenset({*_VERDICTS, "counter", "jump", "goto", "log", "reject", "notrack"})
+# A reject of another kind is a condition, which nft does not print: packets of other protocols go by.
 _EVERY: Final = {"ip": "icmp", "ip6": "icmpv6", "inet": "icmpx", "bridge": "icmpx"}
+# The comment of a recorder's TRACE rule, of which nft does not print the rest: it is one of x_tables.
+TAG: Final = "iptrec:"
 _UNKNOWN: Final = ""  # in the place of a statement's name: it is none that is understood
 _MOST_RULES: Final = 1_000_000
 _LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
@@ -184,7 +185,7 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
         tuple(map(_statement, printed)) if isinstance(printed, list) else ((_UNKNOWN, printed),)
     )
     text = None if handle is None else texts.get((*table, handle))
-    comment = rule.get("comment")
+    comment = TAG if table[1] == "raw" and _traces(statements) else rule.get("comment")
     target, statement, goto = _target(statements)
     whole = Rule(
         spec=json.dumps(printed, separators=(",", ":")) if text is None else text,
@@ -196,6 +197,22 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
         handle=handle,
     )
     return _Read(whole, statements)
+
+
+def _traces(statements: tuple[Statement, ...]) -> bool:
+    """Whether it looks like a recorder's rule: an interface, a filter and a comment, then TRACE."""
+    match statements:
+        case [
+            *matches,
+            ("xt", {"type": "match", "name": "comment"}),
+            ("counter", _),
+            ("mangle", {"key": {"meta": {"key": "nftrace"}}, "value": 1}),
+        ]:
+            return all(
+                value == {"type": "match", "name": "bpf"} if name == "xt" else name == "match"
+                for name, value in matches
+            )
+    return False
 
 
 def _statement(printed: Any) -> Statement:  # noqa: ANN401 - JSON
@@ -216,9 +233,17 @@ def _statement(printed: Any) -> Statement:  # noqa: ANN401 - JSON
 
 
 def _certain(name: str, value: Any, family: str) -> bool:  # noqa: ANN401 - JSON
-    """Whether a statement lets every packet pass, or ends the chain for every packet."""
-    if name == "reject" and isinstance(value, dict):
-        return value.get("type") == _EVERY.get(family)
+    """Whether a statement lets every packet pass, or ends the chain for every packet.
+
+    One that takes its argument from a map does neither for what the map does not have.
+    """
+    match name, value:
+        case "reject", {"type": str(kind)}:
+            return kind == _EVERY.get(family)
+        case "counter", {**parts}:
+            return parts.keys() <= {"packets", "bytes"}
+        case "queue", {"num": number}:
+            return not isinstance(number, dict) or "range" in number
     return name in _PLAIN
 
 
@@ -279,7 +304,7 @@ def _lines(text: bytes) -> Iterator[tuple[TableName, int, str | None]]:
                 if last:
                     yield table, int(last[2]), None
                 continue
-            if last and (whole := _RULE_LINE.match("\n".join(begun))):
+            if last and (whole := _RULE_LINE.match(_joined(begun))):
                 sound = not any(map(_RULE_LINE.match, begun[:-1]))
                 yield table, int(last[2]), whole[1].strip() if sound else None
             begun = []
@@ -287,6 +312,14 @@ def _lines(text: bytes) -> Iterator[tuple[TableName, int, str | None]]:
             table, in_chain = (found[1], found[2]), False
         else:
             in_chain = _CHAIN_LINE.match(line) is not None
+
+
+def _joined(begun: list[str]) -> str:
+    """The lines of a rule as one, with an anonymous chain as nft reads it: jump { counter; return; }."""
+    if not begun[0].endswith("{"):
+        return "\n".join(begun)
+    inner = "".join(f" {line.strip()};" for line in begun[1:-1])
+    return f"{begun[0]}{inner} {begun[-1].strip()}"
 
 
 def _goes_on(begun: list[str]) -> bool:
