@@ -141,6 +141,7 @@ def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_
                 bases.setdefault(key, {})[_shown(name)] = _base(one["chain"])
             case {"rule": {"family": str(family), "table": str(table), "chain": str(name)}}:
                 key = _shown(family), _shown(table)
+                bases.setdefault(key, {}).setdefault(_shown(name), (None, None))
                 read = _rule(one["rule"], key, texts)
                 rules.setdefault((key, _shown(name)), []).append(read)
     return bases, rules
