@@ -255,7 +255,7 @@ def test_every_statement(recorded):
     for packet in packets(path):
         number = packet.header.get("sport", packet.header.get("icmp_id"))
         if number is not None and 20000 <= number < 21000 and packet.in_ == "to-a":
-            assert not packet.ambiguous, number
+            assert (packet.complete, packet.ambiguous) == (True, False), number
             # A SYN and, where SYNPROXY answered it, the RST
             met.setdefault(number, []).extend(
                 one for one in told(packet, handles) if one[1] != "raw"
