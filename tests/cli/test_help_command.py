@@ -10,7 +10,7 @@ COMMANDS = ["show", "record", "import", "help", "export", "export pcapng"]
 
 @pytest.mark.parametrize("group", ["", "export"])
 def test_without_a_command(group):
-    """What everybody types first: the help, in lines, on stdout; nothing was done, which a script should see."""
+    """What everybody types first: the help, in lines, on stdout; the status says that nothing was done."""
     done = iptrec(*group.split())
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout == iptrec(*group.split(), "--help").stdout
