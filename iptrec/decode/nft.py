@@ -56,7 +56,7 @@ class Listing:
     """A ruleset; chains have their rules in order.
 
     ``iptables``: the chains of those tables that iptables knows as well, each rule in its words where they
-    say all that nft says.
+    say all that nft says; of a table that nft alone may have made none is.
     """
 
     chains: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
@@ -101,14 +101,31 @@ def parse(
             f"the recording's nft ruleset is damaged: {fact if fact.isprintable() else ascii(fact)}"
         ) from None
     found = Listing({key: _chains(key, chains, rules, known) for key, chains in bases.items()})
-    for (family, table), chains in found.chains.items():
+    for key, chains in found.chains.items():
+        family, table = key
         saved = (iptables or {}).get(family, Ruleset()).tables.get(table, {})
-        if all(_alike(saved.get(name), chain) for name, chain in chains.items()) and saved:
-            found.iptables[family, table] = {
-                name: _told(saved[name], chain, rules.get(((family, table), name), []), known)
-                for name, chain in chains.items()
-            }
+        if saved and all(_alike(saved.get(name), chain) for name, chain in chains.items()):
+            read = {name: rules.get((key, name), []) for name in chains}
+            found.iptables[key] = _in_words(saved, chains, read, known)
     return found
+
+
+def _in_words(
+    saved: dict[str, Chain],
+    chains: dict[str, Chain],
+    read: dict[str, list[_Read]],
+    known: dict[Any, Any],
+) -> dict[str, Chain]:
+    """A table's chains in iptables' words where they are true; in nft's where nft alone may have made it."""
+    told = {name: _told(saved[name], chain, read[name], known) for name, chain in chains.items()}
+    mixed = any(
+        one == printed
+        for name, chain in told.items()
+        for one, printed in zip(chain.rules, chains[name].rules, strict=True)
+    )
+    if mixed and not any(_by_iptables(one) for some in read.values() for one in some):
+        return chains
+    return told
 
 
 def _alike(saved: Chain | None, chain: Chain) -> bool:
@@ -125,6 +142,11 @@ def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any])
             known[key] = replace(ours, handle=one.rule.handle) if agree else one.rule
         told.append(known[key])
     return replace(chain, rules=tuple(told))
+
+
+def _by_iptables(one: _Read) -> bool:
+    """Whether a rule is certainly none of nft's own: only iptables makes one with x_tables."""
+    return one.rule.comment != TAG and any(name == "xt" for name, _ in one.statements)
 
 
 def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_Bases, _Rules]:

@@ -299,6 +299,23 @@ def test_a_dropped_condition_is_no_barrier():
     assert not always_matches(told)
 
 
+@pytest.mark.parametrize(
+    ("first", "by_iptables"), [(xt("conntrack"), True), (match(ip("saddr"), "10.0.0.1"), False)]
+)
+def test_a_mixed_table(first, by_iptables):
+    """A native rule among iptables' is told in nft's words; a table that may be all native is so as a whole."""
+    chain = "-m conntrack --ctstate NEW" if by_iptables else "-s 10.0.0.1/32"
+    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {chain}\n-A INPUT\nCOMMIT\n"
+    lookup = match(ip("saddr"), "@good")
+    printed = listing(
+        [first, COUNTER], [lookup, COUNTER], family="ip", table="filter", chain="INPUT"
+    )
+    found = nft.parse(printed, b"", {"ip": ruleset.parse(text.encode())})
+    one, other = found.iptables["ip", "filter"]["INPUT"].rules
+    assert (one.spec == chain) == by_iptables
+    assert "@good" in other.spec
+
+
 def snapshots(*parts):
     return [
         Snapshot(number, 1, kind, time_ns, kind, content, None if time_ns == 1 else time_ns - 1)
