@@ -138,7 +138,8 @@ def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any])
     for ours, one in zip(saved.rules, rules, strict=True):
         key = one.rule, ours  # they were compared before
         if key not in known:
-            agree = nft_iptables.agree(ours, one.statements, one.rule.comment)
+            comment = None if one.rule.comment == TAG else one.rule.comment
+            agree = nft_iptables.agree(ours, one.statements, comment)
             known[key] = replace(ours, handle=one.rule.handle) if agree else one.rule
         told.append(known[key])
     return replace(chain, rules=tuple(told))
@@ -319,11 +320,13 @@ def _lines(text: bytes) -> Iterator[tuple[TableName, int, str | None]]:
     table: TableName | None = None
     in_chain = False
     begun: list[str] = []
+    quoted = False
     for line in text.decode("utf-8", "backslashreplace").split("\n"):
         if table is not None and in_chain and (begun or line.startswith("\t\t")):
             begun.append(line)
+            quoted ^= line.count('"') % 2 == 1
             last = _RULE_LINE.match(line)
-            if _goes_on(begun):
+            if quoted or _is_inside(begun[0], line):
                 if last:
                     yield table, int(last[2]), None
                 continue
@@ -345,11 +348,9 @@ def _joined(begun: list[str]) -> str:
     return f"{begun[0]}{inner} {begun[-1].strip()}"
 
 
-def _goes_on(begun: list[str]) -> bool:
-    """Whether more lines of a rule follow: of a quoted text, or of an anonymous chain up to its brace."""
-    if sum(line.count('"') for line in begun) % 2:
-        return True
-    return begun[0].endswith("{") and not begun[-1].startswith("\t\t}")
+def _is_inside(first: str, line: str) -> bool:
+    """Whether a line is in the anonymous chain that a rule's first line begins."""
+    return first.endswith("{") and not line.startswith("\t\t}")
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 - JSON

@@ -206,6 +206,16 @@ table inet fw { # handle 1
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "line", ['\t\t"', "\t\t{", "\t\t\tcounter # handle 5", "table ip x {", "\tchain x {"]
+)
+@pytest.mark.parametrize("first", ['\t\tcounter comment "a', "\t\tjump {"])
+def test_a_text_that_never_ends(first, line):
+    """Read once, however long it is: 0.2 s, where each line looking back at all would take hours."""
+    text = f"table inet fw {{\n\tchain c {{\n{first}\n" + f"{line}\n" * 200_000
+    assert rules([], text=text.encode())[0].spec == "[]"
+
+
 def match(left, right, op="=="):
     return {"match": {"op": op, "left": left, "right": right}}
 
@@ -372,3 +382,19 @@ def test_our_own_rule_without_its_comment(statements, table, own):
     (rule,) = rules(statements, family="ip", table=table)
     assert is_own(rule, "iptrec:00000000-0000-4000-8000-000000000001") == own
     assert not is_own(rule, None)
+
+
+def test_our_own_rule_makes_no_table_native():
+    """The rules of iptables beside it are told in its words."""
+    trace = [xt("comment"), COUNTER, {"mangle": {"key": meta("nftrace"), "value": 1}}]
+    text = (
+        '*raw\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -m comment --comment "iptrec:1" -j TRACE\n'
+        "-A OUTPUT -s 10.0.0.9/32\nCOMMIT\n"
+    )
+    printed = listing(
+        trace, [match(ip("saddr"), "10.0.0.9"), COUNTER], family="ip", table="raw", chain="OUTPUT"
+    )
+    found = nft.parse(printed, b"", {"ip": ruleset.parse(text.encode())})
+    own, user = found.iptables["ip", "raw"]["OUTPUT"].rules
+    assert (own.comment, user.spec) == ("iptrec:1", "-s 10.0.0.9/32")
+    assert is_own(own, "iptrec:1")
