@@ -157,16 +157,16 @@ def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_
         raise RecordingError(f"an nft ruleset of more than {_MOST_RULES:,} objects is not read")
     for one in objects:
         match one:
-            case {"table": {"family": str(family), "name": str(name)}}:
-                bases.setdefault((_shown(family), _shown(name)), {})
-            case {"chain": {"family": str(family), "table": str(table), "name": str(name)}}:
-                key = _shown(family), _shown(table)
-                bases.setdefault(key, {})[_shown(name)] = _base(one["chain"])
             case {"rule": {"family": str(family), "table": str(table), "chain": str(name)}}:
                 key = _shown(family), _shown(table)
                 bases.setdefault(key, {}).setdefault(_shown(name), (None, None))
                 read = _rule(one["rule"], key, texts)
                 rules.setdefault((key, _shown(name)), []).append(read)
+            case {"chain": {"family": str(family), "table": str(table), "name": str(name)}}:
+                key = _shown(family), _shown(table)
+                bases.setdefault(key, {})[_shown(name)] = _base(one["chain"])
+            case {"table": {"family": str(family), "name": str(name)}}:
+                bases.setdefault((_shown(family), _shown(name)), {})
     return bases, rules
 
 
@@ -241,19 +241,15 @@ def _traces(statements: tuple[Statement, ...]) -> bool:
 
 def _statement(printed: Any) -> Statement:  # noqa: ANN401 - JSON
     """Name and value of a statement, which is an object of one key; others are not understood."""
-    match printed:
-        case {"jump": {"target": str()}} | {"goto": {"target": str()}}:
-            understood = True
-        case {"jump": _} | {"goto": _}:
-            understood = False
-        case {"accept": value} | {"drop": value} | {"return": value}:
-            understood = value is None
-        case _:
-            understood = isinstance(printed, dict)
-    if not understood or len(printed) != 1:
-        return _UNKNOWN, printed
-    ((name, value),) = printed.items()
-    return name, value
+    if isinstance(printed, dict) and len(printed) == 1:
+        ((name, value),) = printed.items()
+        if name in ("jump", "goto"):
+            understood = isinstance(value, dict) and isinstance(value.get("target"), str)
+        else:
+            understood = value is None or name not in ("accept", "drop", "return")
+        if understood:
+            return name, value
+    return _UNKNOWN, printed
 
 
 def _certain(name: str, value: Any, family: str) -> bool:  # noqa: ANN401 - JSON
@@ -261,14 +257,16 @@ def _certain(name: str, value: Any, family: str) -> bool:  # noqa: ANN401 - JSON
 
     One that takes its argument from a map does neither for what the map does not have.
     """
+    if name not in _PLAIN or not isinstance(value, dict):
+        return name in _PLAIN
     match name, value:
         case "reject", {"type": str(kind)}:
             return kind == _EVERY.get(family)
-        case "counter", {**parts}:
-            return parts.keys() <= {"packets", "bytes"}
-        case "queue", {"num": number}:
-            return not isinstance(number, dict) or "range" in number
-    return name in _PLAIN
+        case "counter", _:
+            return value.keys() <= {"packets", "bytes"}
+        case "queue", {"num": dict(number)}:
+            return "range" in number
+    return True
 
 
 def _target(statements: tuple[Statement, ...]) -> tuple[str | None, str | None, bool]:
@@ -357,4 +355,4 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - JSON
     """A name as text that can be written anywhere; "" for what is none."""
     if not isinstance(value, str):
         return ""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
