@@ -77,10 +77,10 @@ def rulesets(data: bytes) -> None:
 
 
 def listings(data: bytes) -> None:
-    """What nft printed as JSON and, behind a zero byte, as text."""
-    listing, _, text = data.partition(b"\0")
+    """What nft printed as JSON and, behind zero bytes, as text, and what iptables-nft-save printed."""
+    listing, text, saved, *_ = (*data.split(b"\0", 2), b"", b"")
     try:
-        nft.parse(listing, text)
+        nft.parse(listing, text, {"ip": ruleset.parse(saved)})
     except RecordingError as error:
         assert "\n" not in str(error)  # noqa: S101, PT017
 

@@ -24,15 +24,15 @@ class Expectation:
     """Of the selected packets there are at least ``least`` and at most ``most``, and each complies.
 
     ``verdict``: how it ends; ``rule``: (table, chain, number) that matches; ``chain``: (table, chain) that it
-    passes; None: whatever.
+    passes, both one of these: names with slashes can be read in several ways; None: whatever.
     """
 
     name: str
     line: int  # in the file
     selection: Selection
     verdict: str | None = None
-    rule: tuple[str, str, int] | None = None
-    chain: tuple[str, str] | None = None
+    rule: frozenset[tuple[str, str, int]] | None = None
+    chain: frozenset[tuple[str, str]] | None = None
     least: int = 1
     most: int | None = None
 
@@ -81,9 +81,9 @@ def _failure(path: Path, expectation: Expectation) -> str | None:
             by = f" by {place.table}/{place.chain} {rule}"
         return f"is {path.verdict}{by}, expected {expectation.verdict}"
     places = {(step.table, step.chain, step.rule) for step in path.steps}
-    if expectation.rule is not None and expectation.rule not in places:
-        return f"is not matched by {'/'.join(map(str, expectation.rule))}"
+    if expectation.rule is not None and not expectation.rule & places:
+        return f"is not matched by {'/'.join(map(str, min(expectation.rule)))}"
     chains = {place[:2] for place in places}
-    if expectation.chain is not None and expectation.chain not in chains:
-        return f"does not pass {'/'.join(expectation.chain)}"
+    if expectation.chain is not None and not expectation.chain & chains:
+        return f"does not pass {'/'.join(min(expectation.chain))}"
     return None

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from iptrec.decode.nft import TAG
 
 if TYPE_CHECKING:
     from iptrec.decode.prefix import Prefix
@@ -37,18 +39,28 @@ ROUTES: Final = (
 )
 _RAW: Final = "raw"  # where TRACE works, and so the first table that is traced
 
-Stage = tuple[int, str]  # a hook, and a table's pass there
+
+class Stage(NamedTuple):
+    """The pass through a table at a hook; in nf_tables through one of its base chains."""
+
+    hook: int
+    table: str
+    base: str | None = None
+
+
 # The stages of each route with their order; nothing tells which of two with equal numbers comes first.
 Routes = tuple[dict[Stage, int], ...]
 _ROUTES: Final[Routes] = tuple(
     {
         stage: order
-        for order, stage in enumerate((hook, table) for hook in route for table in _TABLES[hook])
+        for order, stage in enumerate(
+            Stage(hook, table) for hook in route for table in _TABLES[hook]
+        )
     }
     for route in ROUTES
 )
 
-_CONTINUE: Final = frozenset(
+PASSING: Final = frozenset(
     [
         "AUDIT",
         "CHECKSUM",
@@ -122,16 +134,20 @@ class Place:
     @property
     def stage(self) -> Stage:
         """The pass through one table, or base chain of nf_tables, at one hook."""
-        return self.hook, self.table if self.base is None else f"{self.table}/{self.base}"
+        return Stage(self.hook, self.table, self.base)
 
     @property
     def target(self) -> str | None:
-        """The target as a reader expects it: the rule's, the policy, or RETURN."""
+        """The target as a reader expects it: the rule's, the policy, RETURN, or what the kernel told."""
         if self.rule is not None:
             return self.rule.target
-        if self.effect == "return":
-            return "RETURN"
-        return self.argument if self.end else None
+        match self.effect:
+            case "end" | "jump" | "goto":
+                return self.argument
+            case "return" | "accept" | "queue":
+                return self.effect.upper()
+            case _:
+                return None
 
     @property
     def nameless(self) -> bool:
@@ -302,7 +318,7 @@ class Grammar:
 
     def _rule_effect(self, table: str, rule: Rule) -> tuple[EffectKind, str | None]:
         target = rule.target
-        if target is None or target in _CONTINUE:
+        if target is None or target in PASSING:
             return "continue", None
         if target in self.ruleset.tables.get(table, {}):
             return ("goto" if rule.goto else "jump"), target
@@ -387,11 +403,11 @@ class Grammar:
 
     def _optional(self, stage: Stage) -> bool:
         """A table never loaded logs nothing; nat sees only the first packet of a connection."""
-        _, table = stage
+        table = stage.table
         return table == "nat" or table in self.late or table not in self.ruleset.tables
 
     def _exists(self, stage: Stage) -> bool:
-        return stage[1] in self.ruleset.tables
+        return stage.table in self.ruleset.tables
 
 
 def _may_say(prefix: Prefix, chain: Chain) -> bool:
@@ -409,8 +425,8 @@ def _beginning(table: str, *, builtin: bool) -> tuple[bool, int]:
 
 
 def is_own(rule: Rule, comment: str | None) -> bool:
-    """Whether a rule is the recorder's, which has this comment."""
-    return comment is not None and rule.comment == comment and rule.target == "TRACE"
+    """Whether a rule is the recorder's, which has this comment, or one that cannot be read."""
+    return comment is not None and rule.comment in (comment, TAG) and rule.target == "TRACE"
 
 
 def always_matches(rule: Rule) -> bool:

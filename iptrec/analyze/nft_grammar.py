@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from iptrec.analyze.grammar import HOOKS, ROUTES, Grammar, Place, Stage
+from iptrec.analyze.grammar import HOOKS, PASSING, ROUTES, Grammar, Place, Stage
 from iptrec.decode import nftrace
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
 }
 _AROUND: Final = ("netdev", "bridge")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
+_ALWAYS: Final = (
+    "filter",
+    "route",
+)  # types of chains that every packet passes; nat sees the first of a flow
 _BRIDGED: Final = (_PREROUTING, _FORWARD, _POSTROUTING)
 _UNKNOWN: Final = -1  # the place of a rule that the ruleset does not have
 _ENDS: Final = {nftrace.DROP: "DROP", nftrace.STOLEN: "STOLEN"}
@@ -59,7 +63,7 @@ class NftGrammar(Grammar):
             optional=frozenset(
                 stage
                 for stage, base in bases
-                if base.type == "nat" or base.family not in _OWN[family]
+                if base.type not in _ALWAYS or base.family not in _OWN[family]
             ),
             _ranks=_ranks(bases),
         )
@@ -124,7 +128,7 @@ class NftGrammar(Grammar):
         return super(NftGrammar, self)._reachable_from(place, index)
 
     def _optional(self, stage: Stage) -> bool:
-        return stage in self.optional or stage[1].rpartition("/")[0] in self.late
+        return stage in self.optional or stage.table in self.late
 
     def _exists(self, _: Stage) -> bool:
         return True
@@ -136,12 +140,12 @@ def own_table(comment: str) -> str:
 
 
 def _told(rule: Rule, site: Site) -> Rule:
-    """A rule with what it said of this packet, where its text leaves that to a map."""
-    if rule.target is not None:
+    """A rule with what it said of this packet, where its text leaves that to a map or an anonymous chain."""
+    if rule.target is not None and rule.target not in PASSING:
         return rule
     goto = site.verdict == nftrace.GOTO
     said = site.target if site.target is not None else _SAID.get(site.verdict)
-    return rule if said is None else replace(rule, target=said, goto=goto)
+    return rule if said is None else replace(rule, target=said, target_args=None, goto=goto)
 
 
 def _effect(site: Site, rule: Rule | None, *, end: bool) -> tuple[EffectKind, str | None]:
@@ -171,7 +175,7 @@ def _bases(ruleset: Ruleset) -> Iterator[tuple[Stage, Base]]:
     for table, chains in ruleset.tables.items():
         for chain in chains.values():
             if chain.base is not None:
-                yield (chain.base.hook, f"{table}/{chain.name}"), chain.base
+                yield Stage(chain.base.hook, table, chain.name), chain.base
 
 
 def _parts(own: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]]:
@@ -206,7 +210,7 @@ def _route(
 def _ranks(bases: list[tuple[Stage, Base]]) -> dict[Stage, int]:
     """Which stage of its hook each one is."""
     order = {"netdev": 0, "bridge": 1}
-    keys = {stage: (stage[0], order.get(base.family, 2), base.priority) for stage, base in bases}
+    keys = {stage: (stage.hook, order.get(base.family, 2), base.priority) for stage, base in bases}
     distinct = sorted(set(keys.values()))
     return {
         stage: distinct.index(key) - next(i for i, one in enumerate(distinct) if one[0] == key[0])

@@ -21,6 +21,7 @@ _CONDITION: Final = re.compile(
     r' (?P<not>!= )?(?P<value>"[^"]*"|[0-9a-z][0-9a-zA-Z.:/-]*)(?! \.)(?!\S)'
 )
 _COMMENT: Final = re.compile(r' comment "[^"]*"$')
+_ANONYMOUS: Final = re.compile(r" (?:jump|goto) \{.*", re.DOTALL)  # its conditions are other rules'
 _ACTIONS: Final = frozenset({"set", "vmap", "map"})
 _HEADER: Final = {"saddr": "src", "daddr": "dst", "sport": "sport", "dport": "dport"}
 _SAME: Final = {"ipv6-icmp": "icmp6", "icmpv6": "icmp6"}
@@ -44,7 +45,7 @@ def depends(spec: str) -> str:
 
 def _conditions(spec: str) -> Iterator[tuple[str, str, bool, str]]:
     """(text, key, negated, value) of each."""
-    for found in _CONDITION.finditer(_COMMENT.sub("", spec)):
+    for found in _CONDITION.finditer(_ANONYMOUS.sub("", _COMMENT.sub("", spec))):
         if found["value"] not in _ACTIONS:
             yield found[0], found["key"], found["not"] is not None, found["value"].strip('"')
 

@@ -7,6 +7,7 @@ filter), others by family and name (inet fw).
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from iptrec.analyze.nft_grammar import NftGrammar
 from iptrec.analyze.rulebook import Rulebook
 from iptrec.analyze.timeline import Timelines
 from iptrec.decode import nft, nftrace, ruleset
+from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,29 +57,33 @@ class NftTimelines(Timelines):
 
     def _states(self, snapshots: Iterable[Snapshot]) -> Iterable[tuple[Listing | None, int, int]]:
         """What each snapshot tells, after which time and not after which."""
-        text = b""
-        saved: dict[str, Ruleset] = {}
+        parts: dict[str, bytes] = {}
+        time: int | None = None
         first = True
         for one in snapshots:
-            if one.kind in SAVED:
-                family = SAVED[one.kind]
-                saved[family] = ruleset.parse(one.content, self._knowns[family])
-            elif one.kind == TEXT:
-                text = one.content
-            elif one.kind in (LISTING, UNKNOWN):
-                listing = None
-                if one.kind == LISTING:
-                    listing = nft.parse(one.content, text, saved, self._known_rules)
+            if one.time_ns != time:  # of another moment: it tells other rules
+                parts, time = {}, one.time_ns
+            parts[one.kind] = one.content
+            if one.kind in (LISTING, UNKNOWN):
+                listing = self._listing(parts) if one.kind == LISTING else None
                 ever = np.iinfo(np.int64).min
                 after = one.time_ns if one.after_ns is None else one.after_ns
                 yield listing, ever if first else after, ever if first else one.time_ns
                 first = False
 
+    def _listing(self, parts: dict[str, bytes]) -> Listing:
+        """The ruleset of one moment. What iptables says of it is an addition: one can do without."""
+        saved = {}
+        for kind, family in SAVED.items():
+            with contextlib.suppress(RecordingError):
+                saved[family] = ruleset.parse(parts.get(kind, b""), self._knowns[family])
+        return nft.parse(parts[LISTING], parts.get(TEXT, b""), saved, self._known_rules)
+
     def _add_states(self, states: list[tuple[Listing | None, int, int]]) -> None:
         listings = [listing for listing, *_ in states if listing is not None]
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
-            known = [one.of_iptables(table) for one in listings if table in one.chains]
-            self.names[table] = " ".join(table) if None in known else self._prefix + table[1]
+            known = all(table in one.iptables for one in listings if table in one.chains)
+            self.names[table] = self._prefix + table[1] if known else " ".join(table)
             self._add_table(table, states)
 
     def _add_table(self, table: TableName, states: list[tuple[Listing | None, int, int]]) -> None:
@@ -91,8 +97,8 @@ class NftTimelines(Timelines):
                 if not there:
                     continue
                 chains = listing.chains.get(table, {})
-                if shown == self._prefix + table[1] and chains:
-                    chains = listing.of_iptables(table)
+                if shown == self._prefix + table[1]:
+                    chains = listing.iptables.get(table, chains)
             for family in _FAMILIES.get(table[0], _BOTH):
                 self._add(family, shown, chains, after, time)
 

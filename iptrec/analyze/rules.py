@@ -114,7 +114,7 @@ def _count_window(
         starts = assembly.first[here]
         for at, one in enumerate(way):
             place = window.rulebook.places[one]
-            if place.own:
+            if place.own or place.nameless:  # which rule it was nobody knows
                 continue
             rows = assembly.rows[starts + at]
             key = _key(window, one, place)

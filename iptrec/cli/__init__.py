@@ -16,6 +16,7 @@ from iptrec.cli import (
     diff,
     doctor,
     export,
+    help_,
     import_,
     info,
     paths,
@@ -31,7 +32,6 @@ from iptrec.errors import EXIT_TROUBLE, IptrecError
 app = typer.Typer(
     name="iptrec",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -57,6 +57,7 @@ app.command("import")(import_.import_)
 app.command()(doctor.doctor)
 app.command()(cleanup.cleanup)
 app.command()(demo.demo)
+app.command("help")(help_.help_)
 
 
 def _version(value: bool) -> None:
@@ -65,13 +66,14 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    help_.unless_commanded(context)
 
 
 def main() -> None:
@@ -84,9 +86,6 @@ def main() -> None:
     except _WrongUse as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "iptrec"
-        if not error.format_message():  # no arguments at all
-            print(context.get_help() if context else "")
-            sys.exit(EXIT_TROUBLE)
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", command)
     except IptrecError as error:
         _fail(str(error), exit_status=error.exit_status)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.help_ import unless_commanded
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="export",
-    no_args_is_help=True,
+    callback=unless_commanded,
+    invoke_without_command=True,
     help="Write packets for other programs: Wireshark, SQL, data frames.",
 )
 

@@ -49,23 +49,25 @@ def rules(
       iptrec rules trace.db --hit
 
       iptrec rules trace.db --table filter --unused
+
+      iptrec rules trace.db --table "inet fw"
     """
     from iptrec.analyze.rules import count_rules
     from iptrec.cli.output import opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.rules import as_json, as_text
 
-    places = frozenset(which.chain(one) for one in chains.split(",") if one)
+    places = which.places(chains)
     tables = frozenset(one for one in table.split(",") if one)
-    if unknown := tables - {"raw", "mangle", "nat", "filter", "security"}:
-        raise UsageError(f"--table {min(unknown)!r} is none of raw, mangle, nat, filter, security")
     shown = False
     with Reader(recording) as reader, opened(output, recording) as stream:
         selection = which.make(
             reader, words=words, interfaces=interfaces, verdicts=verdicts, netns=netns, whole=whole,
             mark=mark, since=since, until=until,
         )  # fmt: skip
-        for one in count_rules(reader, selection):
+        counted = count_rules(reader, selection)
+        _check(tables, {one.table for one in counted})
+        for one in counted:
             limited = _limited(one, tables, places, hit)
             if not limited.chains:
                 continue
@@ -76,6 +78,12 @@ def rules(
     if not shown:
         print("iptrec rules: no rule fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO
+
+
+def _check(asked: frozenset[str], there: set[str]) -> None:
+    if unknown := asked - there:
+        names = ", ".join(map(repr, sorted(there))) or "none"
+        raise UsageError(f"--table {min(unknown)!r}: the tables of this recording are {names}")
 
 
 def _limited(

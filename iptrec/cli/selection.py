@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from iptrec.recording.reader import Reader
 
 _VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
+_LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
 _UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 Words = Annotated[
@@ -94,8 +95,8 @@ def make(
     return Selection(
         packet_filter=PacketFilter(expression) if expression else None,
         interfaces=frozenset(_list(interfaces)),
-        chains=frozenset(chain(one) for one in _list(chains)),
-        rules=frozenset(rule(one) for one in _list(rules)),
+        chains=places(chains),
+        rules=frozenset(place for one in _list(rules) for place in rule(one)),
         verdicts=frozenset(verdict(one) for one in _list(verdicts)),
         netns=frozenset(_list(netns)),
         whole=whole,
@@ -107,12 +108,19 @@ def make(
     )
 
 
-def chain(text: str) -> tuple[str, str]:
-    """TABLE/CHAIN."""
-    table, slash, name = text.partition("/")
-    if not (table and slash and name):
+def places(text: str) -> frozenset[tuple[str, str]]:
+    """TABLE/CHAIN,..."""
+    return frozenset(place for one in _list(text) for place in chain(one))
+
+
+def chain(text: str) -> frozenset[tuple[str, str]]:
+    """TABLE/CHAIN: the two names, once for each slash, as nft allows slashes in both."""
+    parts = text.split("/") if len(text) <= _LONGEST else []
+    splits = (("/".join(parts[:at]), "/".join(parts[at:])) for at in range(1, len(parts)))
+    found = frozenset(names for names in splits if all(names))
+    if not found:
         raise UsageError(f"--chain {text!r} is no TABLE/CHAIN, such as filter/FORWARD")
-    return table, name
+    return found
 
 
 def moment(reader: Reader, option: str, text: str) -> int:
@@ -152,13 +160,13 @@ def verdict(text: str) -> str:
     return text.upper()
 
 
-def rule(text: str) -> tuple[str, str, int]:
-    """TABLE/CHAIN/N."""
+def rule(text: str) -> frozenset[tuple[str, str, int]]:
+    """TABLE/CHAIN/N, as `chain`."""
     place, _, number = text.rpartition("/")
-    table, slash, name = place.partition("/")
-    if not (table and slash and name and number.isascii() and number.isdigit()):
+    known = number.isascii() and number.isdigit() and len(text) <= _LONGEST
+    if not (known and all(place.partition("/"))):
         raise UsageError(f"--rule {text!r} is no TABLE/CHAIN/N, such as filter/FORWARD/2")
-    return table, name, int(number)
+    return frozenset((*names, int(number)) for names in chain(place))
 
 
 def _mark(text: str) -> tuple[int, int]:

@@ -1,8 +1,12 @@
 """What nft printed of its ruleset, as values: tables, chains with their hooks, rules with their handles.
 
 ``nft -j`` tells what is there (man 5 libnftables-json), ``nft -a`` how a reader knows it, and
-``iptables-nft-save`` what iptables calls those tables that are its own: there the n-th rule of a chain is
-the n-th rule of nft's.
+``iptables-nft-save`` what iptables calls a rule of its own: there the n-th rule of a chain is the n-th rule of
+nft's. It leaves out what it cannot say, so its words are taken only for a rule of which they say all that
+nft's JSON says (`nft_iptables`).
+
+nft gains statements with each version, and prints some as plain text. What is not understood here is kept as
+text, and is taken for a condition: nobody knows whether it holds.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.decode import nft_iptables
 from iptrec.decode.rule import Base, Chain, Rule, Ruleset
 from iptrec.errors import RecordingError
 
@@ -32,42 +37,42 @@ _STATEMENTS: Final = {
     "fwd": "FWD", "synproxy": "SYNPROXY",
 }  # fmt: skip
 _PLAIN: Final = frozenset({*_VERDICTS, "counter", "jump", "goto", "log", "reject", "notrack"})
+# A reject of another kind is a condition, which nft does not print: packets of other protocols go by.
+_EVERY: Final = {"ip": "icmp", "ip6": "icmpv6", "inet": "icmpx", "bridge": "icmpx"}
+# The comment of a recorder's TRACE rule, of which nft does not print the rest: it is one of x_tables.
+TAG: Final = "iptrec:"
+_UNKNOWN: Final = ""  # in the place of a statement's name: it is none that is understood
 _MOST_RULES: Final = 1_000_000
 _LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
-_TABLE_LINE: Final = re.compile(r"^table (\S+) (\S+) \{")
-_CHAIN_LINE: Final = re.compile(r"^\tchain (\S+) \{")
-_RULE_LINE: Final = re.compile(r"^\t\t(.+) # handle (\d{1,19})$")
+_TABLE_LINE: Final = re.compile(r"^table (\S+) (.+) \{(?: # handle \d+)?$")
+_CHAIN_LINE: Final = re.compile(r"^\tchain (.+) \{(?: # handle \d+)?$")
+_RULE_LINE: Final = re.compile(r"^(.+) # handle (\d{1,19})$", re.DOTALL)
+
+Statement = tuple[str, Any]  # name, value
 
 
 @dataclass(slots=True)
 class Listing:
-    """A ruleset; ``rules`` of a table are by their handles, ``chains`` have them in order.
+    """A ruleset; chains have their rules in order.
 
-    ``iptables``: the rulesets of ``iptables-nft-save``, by nft's family.
+    ``iptables``: the chains of those tables that iptables knows as well, each rule in its words where they
+    say all that nft says; of a table that nft alone may have made none is.
     """
 
     chains: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
-    iptables: dict[str, Ruleset] = field(default_factory=dict)
+    iptables: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
 
-    def of_iptables(self, table: TableName) -> dict[str, Chain] | None:
-        """A table's chains with their rules as iptables prints them; None if it does not know them."""
-        family, name = table
-        saved = self.iptables.get(family, Ruleset()).tables.get(name)
-        if saved is None:
-            return None
-        found = {}
-        for chain in self.chains[table].values():
-            known = saved.get(chain.name)
-            if known is None or len(known.rules) != len(chain.rules):
-                return None
-            found[chain.name] = replace(
-                chain,
-                rules=tuple(
-                    replace(rule, handle=one.handle)
-                    for rule, one in zip(known.rules, chain.rules, strict=True)
-                ),
-            )
-        return found
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A rule, and what it is made of."""
+
+    rule: Rule
+    statements: tuple[Statement, ...]
+
+
+_Rules = dict[tuple[TableName, str], list[_Read]]
+_Bases = dict[TableName, dict[str, tuple[str | None, Base | None]]]
 
 
 def parse(
@@ -78,8 +83,9 @@ def parse(
 ) -> Listing:
     """Read what ``nft -j list ruleset`` printed, with the texts of ``nft -a list ruleset``.
 
-    ``known``: rules and chains that were read before; equal ones become the same objects.
-    Raises `RecordingError` for what is no such listing.
+    ``iptables``: what ``iptables-nft-save`` printed, by nft's family. ``known``: rules and chains that were
+    read before; equal ones become the same objects. Raises `RecordingError` for what is no such listing; an
+    object in it that has no name, or is of an unknown kind, is left out.
     """
     if len(listing) > _LARGEST or len(text) > _LARGEST:
         raise RecordingError(f"an nft ruleset of more than {_LARGEST:,} bytes is not read")
@@ -88,91 +94,202 @@ def parse(
         objects = json.loads(listing)["nftables"]
         if not isinstance(objects, list):
             raise TypeError("nftables is no list")  # noqa: TRY301 - told below
-        return _read(objects, _texts(text), dict(iptables or {}), known)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        bases, rules = _read(objects, _texts(text))
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         fact = f"{type(error).__name__}: {error}"[:200]
         raise RecordingError(
             f"the recording's nft ruleset is damaged: {fact if fact.isprintable() else ascii(fact)}"
         ) from None
+    found = Listing({key: _chains(key, chains, rules, known) for key, chains in bases.items()})
+    for key, chains in found.chains.items():
+        family, table = key
+        saved = (iptables or {}).get(family, Ruleset()).tables.get(table, {})
+        if saved and all(_alike(saved.get(name), chain) for name, chain in chains.items()):
+            read = {name: rules.get((key, name), []) for name in chains}
+            found.iptables[key] = _in_words(saved, chains, read, known)
+    return found
 
 
-def _read(
-    objects: list[dict[str, Any]],
-    texts: dict[tuple[str, str, int], str],
-    iptables: dict[str, Ruleset],
+def _in_words(
+    saved: dict[str, Chain],
+    chains: dict[str, Chain],
+    read: dict[str, list[_Read]],
     known: dict[Any, Any],
-) -> Listing:
-    bases: dict[TableName, dict[str, tuple[str | None, Base | None]]] = {}
-    rules: dict[tuple[TableName, str], list[Rule]] = {}
-    for count, one in enumerate(objects):
-        if count > _MOST_RULES:
-            raise RecordingError(f"an nft ruleset of more than {_MOST_RULES:,} objects is not read")
-        if (table := one.get("table")) is not None:
-            bases.setdefault((_name(table["family"]), _name(table["name"])), {})
-        elif (chain := one.get("chain")) is not None:
-            key = _name(chain["family"]), _name(chain["table"])
-            bases.setdefault(key, {})[_name(chain["name"])] = _base(chain)
-        elif (rule := one.get("rule")) is not None:
-            key = _name(rule["family"]), _name(rule["table"])
-            handle = _number(rule["handle"])
-            spec = texts.get((*key, handle))
-            read = _rule(rule, handle, spec)
-            read = known.setdefault(read, read)
-            rules.setdefault((key, _name(rule["chain"])), []).append(read)
-    found: dict[TableName, dict[str, Chain]] = {}
-    for key, chains in bases.items():
-        found[key] = {}
-        for name, (policy, base) in chains.items():
-            whole = Chain(name, policy, tuple(rules.get((key, name), ())), base)
-            before = known.get((key, name))
-            found[key][name] = known[key, name] = before if before == whole else whole
-    return Listing(found, iptables)
+) -> dict[str, Chain]:
+    """A table's chains in iptables' words where they are true; in nft's where nft alone may have made it."""
+    told = {name: _told(saved[name], chain, read[name], known) for name, chain in chains.items()}
+    mixed = any(
+        one == printed
+        for name, chain in told.items()
+        for one, printed in zip(chain.rules, chains[name].rules, strict=True)
+    )
+    if mixed and not any(_by_iptables(one) for some in read.values() for one in some):
+        return chains
+    return told
+
+
+def _alike(saved: Chain | None, chain: Chain) -> bool:
+    return saved is not None and len(saved.rules) == len(chain.rules)
+
+
+def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any]) -> Chain:
+    """A chain with iptables' words where they are true."""
+    told = []
+    for ours, one in zip(saved.rules, rules, strict=True):
+        key = one.rule, ours  # they were compared before
+        if key not in known:
+            comment = None if one.rule.comment == TAG else one.rule.comment
+            agree = nft_iptables.agree(ours, one.statements, comment)
+            known[key] = replace(ours, handle=one.rule.handle) if agree else one.rule
+        told.append(known[key])
+    return replace(chain, rules=tuple(told))
+
+
+def _by_iptables(one: _Read) -> bool:
+    """Whether a rule is certainly none of nft's own: only iptables makes one with x_tables."""
+    return one.rule.comment != TAG and any(name == "xt" for name, _ in one.statements)
+
+
+def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_Bases, _Rules]:
+    bases: _Bases = {}
+    rules: _Rules = {}
+    if len(objects) > _MOST_RULES:
+        raise RecordingError(f"an nft ruleset of more than {_MOST_RULES:,} objects is not read")
+    for one in objects:
+        match one:
+            case {"rule": {"family": str(family), "table": str(table), "chain": str(name)}}:
+                key = _shown(family), _shown(table)
+                bases.setdefault(key, {}).setdefault(_shown(name), (None, None))
+                read = _rule(one["rule"], key, texts)
+                rules.setdefault((key, _shown(name)), []).append(read)
+            case {"chain": {"family": str(family), "table": str(table), "name": str(name)}}:
+                key = _shown(family), _shown(table)
+                bases.setdefault(key, {})[_shown(name)] = _base(one["chain"])
+            case {"table": {"family": str(family), "name": str(name)}}:
+                bases.setdefault((_shown(family), _shown(name)), {})
+    return bases, rules
+
+
+def _chains(
+    key: TableName,
+    chains: dict[str, tuple[str | None, Base | None]],
+    rules: _Rules,
+    known: dict[Any, Any],
+) -> dict[str, Chain]:
+    found = {}
+    for name, (policy, base) in chains.items():
+        read = [known.setdefault(one.rule, one.rule) for one in rules.get((key, name), ())]
+        whole = Chain(name, policy, tuple(read), base)
+        before = known.get((key, name))
+        found[name] = known[key, name] = before if before == whole else whole
+    return found
 
 
 def _base(chain: dict[str, Any]) -> tuple[str | None, Base | None]:
-    """Policy and hook; None for a chain that is only jumped to."""
-    if "hook" not in chain:
-        return None, None
-    hook = _HOOKS[chain["hook"]]
-    type_ = _name(chain["type"])
-    priority = _number(chain["prio"])
-    if type_ == "nat":
-        priority = _NAT_PRIORITIES.get(hook, priority)
-    family = "netdev" if chain["hook"] in ("ingress", "egress") else _name(chain["family"])
-    return _name(chain.get("policy", "accept")).upper(), Base(family, hook, priority, type_)
+    """Policy and hook; None for a chain that is only jumped to, or of which nobody knows where it is."""
+    match chain:
+        case {"hook": str(name), "prio": int(priority)} if name in _HOOKS:
+            hook = _HOOKS[name]
+            type_ = _shown(chain.get("type"))
+            if type_ == "nat":
+                priority = _NAT_PRIORITIES.get(hook, priority)
+            family = "netdev" if name in ("ingress", "egress") else _shown(chain["family"])
+            policy = _shown(chain.get("policy", "accept")).upper()
+            return policy, Base(family, hook, priority, type_)
+    return None, None
 
 
-def _rule(rule: dict[str, Any], handle: int, text: str | None) -> Rule:
-    statements = [(name, value) for one in rule.get("expr", ()) for name, value in one.items()]
-    comment = rule.get("comment")
+def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, int], str]) -> _Read:
+    """A rule. One without a handle keeps its place in its chain, and no event is its."""
+    handle = rule.get("handle")
+    if not (isinstance(handle, int) and 0 <= handle < 2**64):
+        handle = None
+    printed = rule.get("expr")
+    statements = (
+        tuple(map(_statement, printed)) if isinstance(printed, list) else ((_UNKNOWN, printed),)
+    )
+    text = None if handle is None else texts.get((*table, handle))
+    comment = TAG if table[1] == "raw" and _traces(statements) else rule.get("comment")
     target, statement, goto = _target(statements)
-    arguments = None if statement is None or text is None else _arguments(text, statement)
-    if text is None:
-        text = json.dumps(rule.get("expr", ()), separators=(",", ":"))
-    return Rule(
-        spec=text,
+    whole = Rule(
+        spec=json.dumps(printed, separators=(",", ":")) if text is None else text,
         target=target,
-        target_args=arguments,
+        target_args=None if statement is None or text is None else _arguments(text, statement),
         goto=goto,
-        comment=None if comment is None else _name(comment),
-        conditional=any(name not in _PLAIN for name, _ in statements),
+        comment=_shown(comment) if isinstance(comment, str) else None,
+        conditional=not all(_certain(*one, table[0]) for one in statements),
         handle=handle,
     )
+    return _Read(whole, statements)
 
 
-def _target(statements: list[tuple[str, Any]]) -> tuple[str | None, str | None, bool]:
-    """What a rule does with the packet, as iptables would call it; the statement; whether it goes away."""
+def _traces(statements: tuple[Statement, ...]) -> bool:
+    """Whether it looks like a recorder's rule: an interface, a filter and a comment, then TRACE."""
+    match statements:
+        case [
+            *matches,
+            ("xt", {"type": "match", "name": "comment"}),
+            ("counter", _),
+            ("mangle", {"key": {"meta": {"key": "nftrace"}}, "value": 1}),
+        ]:
+            return all(
+                value == {"type": "match", "name": "bpf"} if name == "xt" else name == "match"
+                for name, value in matches
+            )
+    return False
+
+
+def _statement(printed: Any) -> Statement:  # noqa: ANN401 - JSON
+    """Name and value of a statement, which is an object of one key; others are not understood."""
+    if isinstance(printed, dict) and len(printed) == 1:
+        ((name, value),) = printed.items()
+        if name in ("jump", "goto"):
+            understood = isinstance(value, dict) and isinstance(value.get("target"), str)
+        else:
+            understood = value is None or name not in ("accept", "drop", "return")
+        if understood:
+            return name, value
+    return _UNKNOWN, printed
+
+
+def _certain(name: str, value: Any, family: str) -> bool:  # noqa: ANN401 - JSON
+    """Whether a statement lets every packet pass, or ends the chain for every packet.
+
+    One that takes its argument from a map does neither for what the map does not have.
+    """
+    if name not in _PLAIN or not isinstance(value, dict):
+        return name in _PLAIN
+    match name, value:
+        case "reject", {"type": str(kind)}:
+            return kind == _EVERY.get(family)
+        case "counter", _:
+            return value.keys() <= {"packets", "bytes"}
+        case "queue", {"num": dict(number)}:
+            return "range" in number
+    return True
+
+
+def _target(statements: tuple[Statement, ...]) -> tuple[str | None, str | None, bool]:
+    """What a rule does with the packet, as iptables would call it; the statement; whether it goes away.
+
+    None where that is not known: a statement that is not understood may do anything.
+    """
     found: str | None = None
     statement: str | None = None
     for name, value in statements:
-        if name in ("jump", "goto"):
-            return _name(value["target"]), None, name == "goto"
-        if name in _VERDICTS:
-            return _VERDICTS[name], None, False
-        if name in _STATEMENTS:
-            found, statement = _STATEMENTS[name], name
-        elif name == "mangle" and value.get("key") == {"meta": {"key": "nftrace"}}:
-            found = "TRACE"
+        match name, value:
+            case "jump" | "goto", {"target": target}:
+                return _shown(target), None, name == "goto"
+            case "xt", {"type": "target", "name": str(target)}:
+                found, statement = _shown(target), None
+            case "mangle", {"key": {"meta": {"key": "nftrace"}}, "value": 1}:
+                found = "TRACE"
+            case "", _:  # _UNKNOWN
+                found, statement = None, None
+            case _ if name in _VERDICTS:
+                return _VERDICTS[name], None, False
+            case _ if name in _STATEMENTS:
+                found, statement = _STATEMENTS[name], name
     return found, statement, False
 
 
@@ -185,31 +302,57 @@ def _arguments(text: str, statement: str) -> str | None:
 
 
 def _texts(text: bytes) -> dict[tuple[str, str, int], str]:
-    """The rules' texts by family, table and handle."""
-    return {(*table, handle): spec for table, handle, spec in _lines(text)}
+    """The rules' texts by family, table and handle; what stands there twice is not known.
+
+    A comment may hold line feeds and quotes, and so look like rules.
+    """
+    found: dict[tuple[str, str, int], str | None] = {}
+    for table, handle, spec in _lines(text):
+        key = (*table, handle)
+        found[key] = None if key in found else spec
+    return {key: spec for key, spec in found.items() if spec is not None}
 
 
-def _lines(text: bytes) -> Iterator[tuple[TableName, int, str]]:
+def _lines(text: bytes) -> Iterator[tuple[TableName, int, str | None]]:
+    """Table, handle and text of each rule; the text is None where it cannot be told from what is around it."""
     table: TableName | None = None
     in_chain = False
+    begun: list[str] = []
+    quoted = False
     for line in text.decode("utf-8", "backslashreplace").split("\n"):
-        if found := _TABLE_LINE.match(line):
+        if table is not None and in_chain and (begun or line.startswith("\t\t")):
+            begun.append(line)
+            quoted ^= line.count('"') % 2 == 1
+            last = _RULE_LINE.match(line)
+            if quoted or _is_inside(begun[0], line):
+                if last:
+                    yield table, int(last[2]), None
+                continue
+            if last and (whole := _RULE_LINE.match(_joined(begun))):
+                sound = not any(map(_RULE_LINE.match, begun[:-1]))
+                yield table, int(last[2]), whole[1].strip() if sound else None
+            begun = []
+        elif found := _TABLE_LINE.match(line):
             table, in_chain = (found[1], found[2]), False
-        elif _CHAIN_LINE.match(line):
-            in_chain = True
-        elif line == "\t}":
-            in_chain = False
-        elif table is not None and in_chain and (found := _RULE_LINE.match(line)):
-            yield table, int(found[2]), found[1].strip()
+        else:
+            in_chain = _CHAIN_LINE.match(line) is not None
 
 
-def _name(value: Any) -> str:  # noqa: ANN401 - JSON
+def _joined(begun: list[str]) -> str:
+    """The lines of a rule as one, with an anonymous chain as nft reads it: jump { counter; return; }."""
+    if not begun[0].endswith("{"):
+        return "\n".join(begun)
+    inner = "".join(f" {line.strip()};" for line in begun[1:-1])
+    return f"{begun[0]}{inner} {begun[-1].strip()}"
+
+
+def _is_inside(first: str, line: str) -> bool:
+    """Whether a line is in the anonymous chain that a rule's first line begins."""
+    return first.endswith("{") and not line.startswith("\t\t}")
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - JSON
+    """A name as text that can be written anywhere; "" for what is none."""
     if not isinstance(value, str):
-        raise TypeError(f"{str(value)[:60]!r} is no name")
-    return value
-
-
-def _number(value: Any) -> int:  # noqa: ANN401 - JSON
-    if not isinstance(value, int) or not -(2**63) <= value < 2**64:
-        raise TypeError(f"{str(value)[:60]!r} is no number")
-    return value
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()

@@ -39,8 +39,9 @@ _COMMIT_NS: Final = 200_000_000
 _CHUNK_LEVEL: Final = -1
 _ZSTD_LEVEL: Final = 3
 _COMPANIONS: Final = ("-wal", "-shm", "-journal")  # what SQLite may put beside the file
-# What `Writer.trim` may take: names of interfaces are needed for whatever comes.
-_TRIMMED: Final = "stream IN (SELECT id FROM stream WHERE kind IN ('nflog', 'conntrack'))"
+# `Writer.trim` lets go of all streams but this one: names of interfaces are needed for whatever comes.
+_LASTING: Final = "rtnetlink"
+_TRIMMED: Final = f"stream IN (SELECT id FROM stream WHERE kind <> '{_LASTING}')"  # noqa: S608
 # A state of a table that another state of the same table had followed before the time in question.
 _REPLACED: Final = """\
 DELETE FROM snapshot WHERE after_ns IS NOT NULL AND EXISTS (

@@ -64,7 +64,8 @@ def ending(path: Path) -> str:
 def _step(step: PathStep) -> str:
     where = f"{printable(step.table)}/{printable(step.chain)}"
     if step.type == "rule":
-        return f"{where} {'#' + str(step.rule) if step.rule else '(our own)'}"
+        unnumbered = "(our own)" if step.spec else "(not in the recorded ruleset)"
+        return f"{where} {f'#{step.rule}' if step.rule else unnumbered}"
     return f"{where} {step.type}"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,3 +135,68 @@ def test_refusals(lab, tmp_path, option, value):
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+CHANGES = {
+    "legacy": (
+        ["iptables-legacy-restore", "--noflush"],
+        "*filter\n-F INPUT\n-A INPUT -p udp -m comment --comment n{}\nCOMMIT\n",
+    ),
+    "nft": (
+        ["nft", "-f", "-"],
+        'flush chain inet fw in\nadd rule inet fw in meta l4proto udp counter comment "n{}"\n',
+    ),
+}
+COMMANDS = ("show", "why", "rules", "paths", "info", "diff")
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_rules_that_change_all_the_time(lab, tmp_path, backend):
+    """Neither states nor changes of rules fill a ring; the last packets met the rules of their time."""
+    path = tmp_path / "t.db"
+    command, text = CHANGES[backend]
+    if backend == "nft":
+        chain = "chain in { type filter hook input priority 0;\n }"
+        lab.run(["nft", "-f", "-"], stdin=f"table inet fw {{\n {chain}\n }}\n")
+    child = start(lab, "udp", "-o", path, "--ring", "1s", "--backend", backend)
+    flood = lab.popen([sys.executable, "-c", FLOOD.replace("900", "9").replace("0.002", "0.02")])
+    numbers = itertools.count()
+
+    def change_until_seen(number):
+        while newest(path) < number:
+            lab.run(command, stdin=text.format(next(numbers)))
+
+    change_until_seen(3)
+    first = states(path)
+    change_until_seen(newest(path) + 10)
+    held = states(path)
+    time.sleep(1)  # for packets of rules that do not change any more
+    flood.kill()
+    flood.wait()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert held <= first + 8 * 5  # a second's worth, each of up to five parts
+    with Reader(path) as reader:
+        packets = [one for one in Replay(reader) if one.in_ == "lo"]
+        changes = {one.id for one in reader.streams if one.kind == "nftables"}
+        last = max(one.id for one in reader.chunks())
+        assert all(one.id > last // 2 for one in reader.chunks() if one.stream in changes)
+    met = [step.comment for step in packets[-1].steps if step.comment]
+    assert met == [f"n{newest(path)}"]
+    for name in COMMANDS:
+        done = lab.run([*IPTREC, name, str(path)], check=False)
+        assert (done.returncode in (0, 1), "Traceback" in done.stderr) == (True, False), done.stderr
+
+
+def states(path):
+    """How many states of rulesets are in the file."""
+    with Reader(path) as reader:
+        return sum(one.after_ns is not None for one in reader.snapshots())
+
+
+def newest(path):
+    """The number that the rule has in the last state that was recorded."""
+    with Reader(path) as reader:
+        contents = b"".join(one.content for one in reader.snapshots("iptables-save", "nft"))
+    found = re.findall(rb"\bn(\d+)\b", contents)
+    return max(map(int, found), default=-1)

@@ -1,0 +1,59 @@
+"""What differs in nf_tables: base chains of any name, types and families."""
+
+from __future__ import annotations
+
+import pytest
+
+from iptrec.analyze.grammar import Stage
+from iptrec.analyze.nft_grammar import NftGrammar
+from iptrec.decode import nftrace
+from iptrec.decode.nftrace import Site
+from iptrec.decode.rule import Base, Chain, Rule, Ruleset
+
+FORWARD = 2
+
+
+def grammar(table, chain, *, late=(), type_="filter", rules=()):
+    base = Base("inet", FORWARD, 0, type_)
+    chains = {chain: Chain(chain, "ACCEPT", tuple(rules), base)}
+    return NftGrammar.of("ipv4", Ruleset({table: chains}), None, frozenset(late))
+
+
+@pytest.mark.parametrize("table", ["inet fw", "inet a/b"])
+@pytest.mark.parametrize("chain", ["c", "c/d", "c/d/e"])
+def test_a_table_that_came_late_need_not_log(table, chain):
+    """Whatever its name and that of its chains."""
+    assert grammar(table, chain, late=[table])._optional(Stage(FORWARD, table, chain))
+    assert not grammar(table, chain)._optional(Stage(FORWARD, table, chain))
+
+
+@pytest.mark.parametrize(("type_", "optional"), [("filter", False), ("nat", True), ("new", True)])
+def test_chains_that_need_not_log(type_, optional):
+    """Those of NAT see the first packet of a flow, and of an unknown type nobody knows."""
+    assert (
+        grammar("inet fw", "c", type_=type_)._optional(Stage(FORWARD, "inet fw", "c")) == optional
+    )
+
+
+def site(verdict, target=None, handle=1):
+    return Site("inet", "fw", "c", policy=False, handle=handle, verdict=verdict, target=target)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "target"),
+    [
+        (nftrace.DROP, "DROP"), (nftrace.ACCEPT, "ACCEPT"), (nftrace.JUMP, "__chain7"),
+        (nftrace.RETURN, "RETURN"), (nftrace.CONTINUE, None), (nftrace.QUEUE, "QUEUE"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("handle", [1, 99])
+def test_the_kernels_verdict_is_told(verdict, target, handle):
+    """Of a rule whose text leaves it open, and of one that is not in the ruleset."""
+    rule = Rule(
+        "log jump { drop; }", "LOG", None, goto=False, comment=None, conditional=True, handle=1
+    )
+    known = grammar("inet fw", "c", rules=[rule])
+    said = "__chain7" if verdict == nftrace.JUMP else None
+    place = known.site(site(verdict, said, handle), "inet fw", "c", FORWARD)
+    assert place.nameless == (handle == 99)
+    assert place.target == (target or (None if handle == 99 else "LOG"))

@@ -1,0 +1,54 @@
+"""Tables and chains of nf_tables, whose names may hold blanks and slashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_commands import HAIRPIN, iptrec
+
+from iptrec.cli import selection
+from iptrec.errors import UsageError
+
+NFT = str(Path(HAIRPIN).with_name("nftables.db"))
+
+
+def test_rules_of_a_table():
+    """Any table that the recording has."""
+    done = iptrec("rules", NFT, "--table", "inet fw")
+    assert done.returncode == 0
+    assert {line for line in done.stdout.splitlines() if line.startswith("*")} == {
+        "*inet fw (ipv4)", "*inet fw (ipv6)",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recording", "table", "there"),
+    [(NFT, "inet nope", "'inet fw'"), (HAIRPIN, "raw,security", "'filter', 'nat', 'raw'")],
+)
+def test_unknown_table(recording, table, there):
+    """One line that names those that there are."""
+    done = iptrec("rules", recording, "--table", table)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"iptrec: --table {table.split(',')[-1]!r}: the tables of this")
+    assert there in done.stderr
+
+
+def test_slashes():
+    """A name can be read once for each slash; the number is behind the last one."""
+    assert selection.chain("filter/FORWARD") == {("filter", "FORWARD")}
+    assert selection.chain("inet fw/a/b") == {("inet fw", "a/b"), ("inet fw/a", "b")}
+    assert selection.rule("inet fw/a/b/7") == {("inet fw", "a/b", 7), ("inet fw/a", "b", 7)}
+    assert selection.rule("filter/own//2") == {("filter", "own/", 2), ("filter/own", "/", 2)} - {
+        ("filter/own", "/", 2)
+    }
+
+
+@pytest.mark.parametrize("text", ["", "/", "a", "a/", "/a", "a/b" * 10**5, "/" * 10**5])
+def test_no_names(text):
+    with pytest.raises(UsageError, match="TABLE/CHAIN"):
+        selection.chain(text)
+    with pytest.raises(UsageError, match="TABLE/CHAIN/N"):
+        selection.rule(f"{text}/5")
+    with pytest.raises(UsageError, match="TABLE/CHAIN/N"):
+        selection.rule("a/b/" + "9" * 5000)
