@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def ndjson(
     number: which.Number = None,
     path: which.PathNumber = None,
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write one JSON object a packet and line, as `iptrec show --json` prints it (schemas/).
@@ -73,7 +75,7 @@ def ndjson(
         with (
             watched(reader, "packets", quiet=quiet) as source,
             remembered(reader) as bookmarks,
-            exported(output, recording, force=force) as stream,
+            exported(output, recording, force=force, mode=mode) as stream,
         ):
             replay = Replay(source, selection, bookmarks)
             for batch in replay.in_batches():
@@ -113,6 +115,7 @@ def pcapng(
         ),
     ] = "auto",
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write packets for Wireshark, each as it first was, with its way through the rules as a comment.
@@ -146,7 +149,7 @@ def pcapng(
         with (
             watched(reader, "packets", quiet=quiet) as source,
             remembered(reader) as bookmarks,
-            exported(output, recording, force=force) as stream,
+            exported(output, recording, force=force, mode=mode) as stream,
         ):
             capture = Capture(source.facts, link, {one.kind for one in source.streams})
             what: Content = "stages" if stages else "events" if events else "packets"
@@ -174,6 +177,7 @@ def sqlite(
     number: which.Number = None,
     path: which.PathNumber = None,
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write a SQLite database with packets, steps, rules, snapshots and losses as ordinary tables.
@@ -200,7 +204,7 @@ def sqlite(
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
             number=number, path=path,
         )  # fmt: skip
-        made = stack.enter_context(built(output, recording, force=force))
+        made = stack.enter_context(built(output, recording, force=force, mode=mode))
         source = stack.enter_context(watched(reader, "packets", quiet=quiet))
         replay = Replay(source, selection)
         with database(made) as tables:
@@ -225,6 +229,7 @@ def parquet(
     number: which.Number = None,
     path: which.PathNumber = None,
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write a directory of Parquet files, the same tables: OUT/packets/host=HOST/date=DAY/....parquet.
@@ -239,7 +244,7 @@ def parquet(
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
     """
     from iptrec.analyze.replay import Replay
-    from iptrec.cli.output import replaced
+    from iptrec.cli.output import directory
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
     from iptrec.views.parquet import Files, require
@@ -256,10 +261,9 @@ def parquet(
         )  # fmt: skip
         with (
             watched(reader, "packets", quiet=quiet) as source,
-            replaced(output, recording, force=force) as made,
+            directory(output, recording, force=force, mode=mode) as made,
             Files(made, source.facts) as files,
         ):
-            made.mkdir()
             replay = Replay(source, selection)
             files.fill(rows(source, replay, {table.name for table in TABLES}))
         return ending(reader, replay.count, selection, quiet=quiet)

@@ -1,0 +1,166 @@
+"""A stranger who owns the directory, and swaps whatever root makes there, wins nothing.
+
+Won is: something was made in, or written to, what is root's; or what the recording holds can be read by the
+stranger. A command that refuses in one line has not lost. `IPTREC_RACES=500 pytest tests/test_race.py` for
+more rounds.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from attacker import STRATEGIES
+from handmade import datagram, udp
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = str(ROOT / "samples" / "docker_hairpin.db")
+STRANGER = 65534
+KNOWN = {"c.pcap", "precious.db", "own.db"}
+ROUNDS = int(os.environ.get("IPTREC_RACES", "72"))
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has more rights than others")
+
+
+def capture():
+    """A pcap file of one event."""
+    event = datagram("filter:INPUT:policy:1", udp(), hook=1, indev=7)[16:]
+    head = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 239)
+    return head + struct.pack("<IIII", 1, 0, len(event), len(event)) + event
+
+
+class Arena:
+    """Directories of root's and of the stranger's, the stranger, and the one whom he attacks."""
+
+    def __init__(self, home, stack):
+        self.home = home
+        home.chmod(0o755)
+        self.theirs = home / "theirs" / "dir"
+        self.theirs.mkdir(parents=True)
+        for one in (self.theirs, self.theirs.parent):
+            os.chown(one, STRANGER, STRANGER)
+        self.private = home / "private"
+        self.private.mkdir(mode=0o700)
+        self.kept = home / "kept"
+        self.kept.mkdir(mode=0o700)
+        (self.kept / "c.pcap").write_bytes(capture())
+        with sqlite3.connect(self.kept / "precious.db") as precious:
+            precious.execute("CREATE TABLE precious (a)")
+        precious.close()
+        (self.kept / "precious.db").chmod(0o600)
+        self.precious = (self.kept / "precious.db").read_bytes()
+        words = [str(Path(__file__).with_name("attacker.py")), str(self.theirs), str(STRANGER)]
+        self.attacker = stack(words)
+        self.victim = stack([str(Path(__file__).with_name("victim.py"))])
+
+    def round(self, strategy, aim, order):
+        """One command while the stranger is at it; how it ended, and what he has won."""
+        self.tell(f"{strategy} {aim}", "ready")
+        self.victim.stdin.write(json.dumps(order) + "\n")
+        self.victim.stdin.flush()
+        ended = json.loads(self.victim.stdout.readline())
+        self.tell("rest", "rested")
+        won = list(self.won(order["sudo"]))
+        self.tidy()
+        return ended, won
+
+    def tell(self, words, answer):
+        self.attacker.stdin.write(words + "\n")
+        self.attacker.stdin.flush()
+        assert self.attacker.stdout.readline() == answer + "\n"
+
+    def won(self, sudo):
+        for one in self.private.iterdir():
+            yield f"made {one.name} in root's directory"
+        if (self.kept / "precious.db").read_bytes() != self.precious:
+            yield "wrote into root's database"
+        for one in self.kept.iterdir():
+            if one.name not in KNOWN:
+                yield f"made {one.name} beside root's database"
+        if sudo is not None:
+            return  # the stranger is the user: what he may read is his
+        for path in self.theirs.parent.rglob("*"):
+            status = path.lstat()
+            readable = status.st_uid == STRANGER or status.st_mode & stat.S_IROTH
+            if stat.S_ISREG(status.st_mode) and readable and status.st_size:
+                yield f"reads {path.name}"
+
+    def tidy(self):
+        aside = self.theirs.with_name(f"{self.theirs.name}-aside")
+        if self.theirs.is_symlink():
+            self.theirs.unlink()
+            aside.rename(self.theirs)
+        for directory in (self.theirs, self.private):
+            for one in directory.iterdir():
+                if one.is_dir() and not one.is_symlink():
+                    shutil.rmtree(one)
+                else:
+                    one.unlink()
+        for one in self.kept.iterdir():
+            if one.name != "c.pcap":
+                one.unlink()
+        (self.kept / "precious.db").write_bytes(self.precious)
+        (self.kept / "precious.db").chmod(0o600)
+
+
+@pytest.fixture(scope="module")
+def arena():
+    running = []
+
+    def start(words):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        child = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment,
+        )  # fmt: skip
+        running.append(child)
+        return child
+
+    with tempfile.TemporaryDirectory(prefix="iptrec-race-") as home:
+        try:
+            yield Arena(Path(home), start)
+        finally:
+            for child in running:
+                child.stdin.close()
+                child.wait()
+                child.stdout.close()
+
+
+ORDERS = {
+    "import": ["import", "{kept}/c.pcap", "-q", "-o", "{theirs}/x.db"],
+    "copy": ["copy", "{kept}/own.db", "{theirs}/x.db"],
+    "sqlite": ["export", "sqlite", SAMPLE, "-q", "-o", "{theirs}/x.db"],
+    "pcapng": ["export", "pcapng", SAMPLE, "-q", "-o", "{theirs}/x"],
+    "ndjson": ["export", "ndjson", SAMPLE, "-q", "-o", "{theirs}/x"],
+    "parquet": ["export", "parquet", SAMPLE, "-q", "-o", "{theirs}/x"],
+    "show": ["show", SAMPLE, "-o", "{theirs}/x"],
+}
+
+
+@pytest.mark.parametrize("sudo", [None, STRANGER], ids=["root", "sudo"])
+@pytest.mark.parametrize("what", ORDERS)
+def test_nothing_is_won(arena, what, sudo):
+    """Each command, as root and by the stranger's sudo, against each strategy."""
+    argv = [one.format(kept=arena.kept, theirs=arena.theirs) for one in ORDERS[what]]
+    plans = [(one, aim) for one in STRATEGIES for aim in ("private/new", "kept/precious.db")]
+    ends = collections.Counter()
+    won = []
+    rounds = max(len(plans) // 2, ROUNDS // (2 * len(ORDERS)))
+    for number in range(rounds):
+        strategy, aim = plans[(number * 3) % len(plans)]
+        ended, gain = arena.round(strategy, arena.home / aim, {"argv": argv, "sudo": sudo})
+        won += [f"{strategy}: {one}" for one in gain]
+        ends[ended["status"]] += 1
+        assert ended["status"] in (0, 2), ended
+        assert ended["errors"].count("\n") == (ended["status"] == 2), ended
+    print(f"{what} {'sudo' if sudo else 'root'}: {rounds} rounds, ended {dict(ends)}, won {len(won)}")
+    assert won == []
