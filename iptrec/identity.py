@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import pwd
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -118,7 +119,7 @@ def only_root_changes(directory: int, *, sticky: bool = False) -> bool:
 
 def _id(variable: str) -> int:
     text = os.environ.get(variable, "")
-    if text.isascii() and text.isdecimal() and int(text[:12]) < _NONE:
+    if re.fullmatch("[0-9]{1,10}", text) and int(text) < _NONE:
         return int(text)
     raise UsageError(
         f"{variable} is {text[:20]!r}, not a user's or group's id: unset SUDO_UID, or run iptrec by sudo"

@@ -162,5 +162,7 @@ def test_nothing_is_won(arena, what, sudo):
         ends[ended["status"]] += 1
         assert ended["status"] in (0, 2), ended
         assert ended["errors"].count("\n") == (ended["status"] == 2), ended
-    print(f"{what} {'sudo' if sudo else 'root'}: {rounds} rounds, ended {dict(ends)}, won {len(won)}")
+    sys.stdout.write(
+        f"{what} {'sudo' if sudo else 'root'}: {rounds} rounds, ended {dict(ends)}, won {len(won)}\n"
+    )
     assert won == []

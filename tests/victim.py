@@ -69,4 +69,5 @@ def round_of(order):
 
 
 for line in sys.stdin:
-    print(json.dumps(round_of(json.loads(line))), flush=True)
+    sys.stdout.write(json.dumps(round_of(json.loads(line))) + "\n")
+    sys.stdout.flush()

@@ -310,6 +310,7 @@ class Writer:
         """Let go of the file; one that was moved meanwhile gets what is only in the log."""
         with self._home.acting(), contextlib.suppress(sqlite3.Error):
             if not self._home.in_place:
+                self._connection.rollback()
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with self._home.acting():
             self._connection.close()
