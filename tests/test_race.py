@@ -8,9 +8,12 @@ more rounds.
 from __future__ import annotations
 
 import collections
+import functools
+import itertools
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import struct
@@ -62,16 +65,22 @@ class Arena:
         self.attacker = stack(words)
         self.victim = stack([str(Path(__file__).with_name("victim.py"))])
 
-    def round(self, strategy, aim, order):
-        """One command while the stranger is at it; how it ended, and what he has won."""
-        self.tell(f"{strategy} {aim}", "ready")
-        self.victim.stdin.write(json.dumps(order) + "\n")
-        self.victim.stdin.flush()
-        ended = json.loads(self.victim.stdout.readline())
+    def round(self, number, sudo, command):
+        """A command while the stranger is at it, by one of his plans; its result, and what he has won."""
+        plans = list(itertools.product(STRATEGIES, ("private/new", "kept/precious.db")))
+        strategy, aim = plans[number * 3 % len(plans)]
+        self.tell(f"{strategy} {self.home / aim}", "ready")
+        ended = command()
         self.tell("rest", "rested")
-        won = list(self.won(order["sudo"]))
+        won = [f"{strategy}: {one}" for one in self.won(sudo)]
         self.tidy()
         return ended, won
+
+    def order(self, argv, sudo):
+        """Let the victim do something."""
+        self.victim.stdin.write(json.dumps({"argv": argv, "sudo": sudo}) + "\n")
+        self.victim.stdin.flush()
+        return json.loads(self.victim.stdout.readline())
 
     def tell(self, words, answer):
         self.attacker.stdin.write(words + "\n")
@@ -151,18 +160,45 @@ ORDERS = {
 def test_nothing_is_won(arena, what, sudo):
     """Each command, as root and by the stranger's sudo, against each strategy."""
     argv = [one.format(kept=arena.kept, theirs=arena.theirs) for one in ORDERS[what]]
-    plans = [(one, aim) for one in STRATEGIES for aim in ("private/new", "kept/precious.db")]
+    rounds = max(5, ROUNDS // (2 * len(ORDERS)))
+    check(arena, what, sudo, rounds, lambda _: arena.order(argv, sudo))
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("sudo", [None, STRANGER], ids=["root", "sudo"])
+def test_nothing_is_won_from_a_recorder(arena, lab, sudo):
+    """A recording, and a copy of it while it goes on (SIGUSR1), of both backends."""
+    user = [] if sudo is None else [f"SUDO_UID={sudo}", f"SUDO_GID={sudo}"]
+
+    def record(number):
+        backend = ("legacy", "nft")[number % 2]
+        child = lab.popen(
+            ["env", *user, sys.executable, "-m", "iptrec", "record", "--backend", backend,
+             "--duration", "300ms", "-o", str(arena.theirs / "x.db")],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        first = child.stderr.readline()
+        if first.startswith("recording to"):
+            child.send_signal(signal.SIGUSR1)
+        rest = child.communicate(timeout=60)[1]
+        return {
+            "status": child.returncode,
+            "errors": "" if child.returncode == 0 else first or rest,
+        }
+
+    check(arena, "record", sudo, max(2, ROUNDS // 40), record)
+
+
+def check(arena, what, sudo, rounds, command):
+    """Nothing is won in so many rounds, in each of which the command is done or refuses in a line."""
     ends = collections.Counter()
     won = []
-    rounds = max(len(plans) // 2, ROUNDS // (2 * len(ORDERS)))
     for number in range(rounds):
-        strategy, aim = plans[(number * 3) % len(plans)]
-        ended, gain = arena.round(strategy, arena.home / aim, {"argv": argv, "sudo": sudo})
-        won += [f"{strategy}: {one}" for one in gain]
+        ended, gain = arena.round(number, sudo, functools.partial(command, number))
+        won += gain
         ends[ended["status"]] += 1
         assert ended["status"] in (0, 2), ended
-        assert ended["errors"].count("\n") == (ended["status"] == 2), ended
-    sys.stdout.write(
-        f"{what} {'sudo' if sudo else 'root'}: {rounds} rounds, ended {dict(ends)}, won {len(won)}\n"
-    )
+        assert what == "record" or ended["errors"].count("\n") == (ended["status"] == 2), ended
+    who = "sudo" if sudo else "root"
+    sys.stdout.write(f"{what} {who}: {rounds} rounds, ended {dict(ends)}, won {len(won)}\n")
     assert won == []
