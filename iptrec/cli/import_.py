@@ -68,7 +68,7 @@ def import_(
     from iptrec.recording.writer import Writer
 
     sources = [capture, links, *(_named(one)[1] for one in rulesets or ())]
-    _check_output(output, [one for one in sources if one not in ("", "-")])
+    _check_output(output, ["/dev/stdin" if one == "-" else one for one in sources if one])
     snapshots = dict(_ruleset(one) for one in rulesets or ())
     if len(snapshots) < len(rulesets or ()):
         raise UsageError("two rulesets of one family: give the one that was in force")
