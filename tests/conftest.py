@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from rights import IS_ROOT
 
 
 def pytest_addoption(parser):
@@ -42,7 +43,7 @@ def behind_sudo(monkeypatch):
         monkeypatch.setenv("SUDO_GID", str(uid if gid is None else gid))
 
     yield say
-    if os.geteuid() == 0:
+    if IS_ROOT:
         os.setresuid(-1, -1, 0)
         os.setresgid(-1, -1, 0)
         os.setgroups(groups)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rights
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
@@ -114,7 +115,7 @@ def test_mode_that_is_none(tmp_path, mode):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@rights.ROOT
 @pytest.mark.parametrize("what", DERIVED)
 def test_what_is_derived_belongs_to_the_user_behind_sudo(what, tmp_path):
     """As the recording does."""

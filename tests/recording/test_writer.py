@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rights import ROOT
 
 from iptrec.errors import RecordingError, UsageError
 from iptrec.recording.reader import Reader
@@ -318,7 +319,7 @@ def test_impossible_output_is_one_line(tmp_path, facts, output, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@ROOT
 def test_all_files_belong_to_the_owner(tmp_path, facts, behind_sudo):
     """The file, and what SQLite has beside it, are the owner's alone while recording and after."""
     behind_sudo(NOBODY)
@@ -573,7 +574,7 @@ def test_filesystem_without_unnamed_files(tmp_path, write, monkeypatch):
     assert names(tmp_path) == ["a.db", "b.db"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is misled by sudo")
+@ROOT
 @pytest.mark.parametrize("uid", ["99999999999", "-5", "4294967295", "x", "", "0" * 12 + "9" * 5000])
 def test_nonsense_behind_sudo_is_one_line(tmp_path, facts, behind_sudo, uid):
     """SUDO_UID that is no id: refused before anything is made."""
