@@ -56,13 +56,12 @@ def behind_sudo() -> User | None:
     return User(uid, gid, tuple(os.getgrouplist(known.pw_name, gid)))
 
 
-def prepare() -> None:
+def prepare(user: User | None) -> None:
     """Make `acting_as` possible for the rest of the process, without CAP_SETUID and CAP_SETGID as well.
 
-    The saved ids become the user's: to take on one of those needs no capability. To be called before there
-    are threads. Raises `HostError`.
+    The saved ids become the user's: to take on one of those needs no capability. To be called (or `acting_as`)
+    before there are threads. That user may then send signals to this process. Raises `HostError`.
     """
-    user = behind_sudo()
     if user is None or os.getresuid()[2] == user.uid:
         return
     try:
@@ -82,7 +81,7 @@ def acting_as(user: User | None) -> Iterator[None]:
     if user is None:
         yield
         return
-    prepare()
+    prepare(user)
     before = _libc.setfsgid(user.gid), _libc.setfsuid(user.uid)
     try:
         if (_libc.setfsgid(_NONE), _libc.setfsuid(_NONE)) != (user.gid, user.uid):

@@ -80,7 +80,7 @@ def test_acting_needs_no_capability_once_prepared(home, behind_sudo):
     if child == 0:
         found = 9
         with contextlib.suppress(BaseException):
-            identity.prepare()
+            identity.prepare(identity.behind_sudo())
             host.drop_capabilities()
             with identity.acting_as(identity.behind_sudo()):
                 found = 1 if os.access("/proc/self/fd", os.R_OK) else 2
