@@ -72,7 +72,7 @@ def test_acting_as_somebody_is_for_a_moment(home, behind_sudo):
 @ROOT
 def test_acting_needs_no_capability_once_prepared(home, behind_sudo):
     """After CAP_SETUID and CAP_SETGID are given up, as the recorder does, it goes on."""
-    from iptrec.kernel import host
+    from iptrec.kernel import privileges
 
     behind_sudo(STRANGER)
     (home / "secret").touch(mode=0o600)
@@ -81,7 +81,7 @@ def test_acting_needs_no_capability_once_prepared(home, behind_sudo):
         found = 9
         with contextlib.suppress(BaseException):
             identity.prepare(identity.behind_sudo())
-            host.drop_capabilities()
+            privileges.keep(privileges.RECORDER)
             with identity.acting_as(identity.behind_sudo()):
                 found = 1 if os.access("/proc/self/fd", os.R_OK) else 2
                 with contextlib.suppress(PermissionError):

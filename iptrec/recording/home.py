@@ -85,7 +85,7 @@ class Home:
         return connection
 
     def open_to_read(self) -> int:
-        """Another descriptor of the recording; it stays open as long as this: closing it takes SQLite's locks."""
+        """Another descriptor of the recording, closed with the rest: that takes away SQLite's locks."""
         with self.acting():
             found = os.open(f"/proc/self/fd/{self._draft.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         self._open.callback(os.close, found)

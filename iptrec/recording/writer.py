@@ -75,8 +75,9 @@ class Writer:
     raise `RecordingError` when the file cannot be written (disk full, I/O); it stays readable, with
     everything that was committed before.
 
-    ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of
-    snapshots in the file. ``size``: of the file, bytes, once it is closed.
+    ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
+    appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the
+    file, bytes, once it is closed.
     """
 
     def __init__(self, home: Home) -> None:
