@@ -265,8 +265,12 @@ class DraftDirectory:
             raise RecordingError(f"cannot write {place.path}: somebody put something else there")
 
     def _swap(self) -> None:
-        """What was there goes; after an error or Ctrl-C in between it is there again."""
+        """What was there goes; after an error or Ctrl-C in between it is there again.
+
+        What goes must be what was there: others could have put a directory of root's under the name.
+        """
         place, old = self.place, _temporary_name()
+        place.require_safe()
         place.rename(place.name, old)
         try:
             place.rename(self._temporary, place.name)

@@ -261,6 +261,18 @@ def test_sqlite_gets_this_file_or_none(tmp_path, other):
     assert (tmp_path / "precious").read_bytes() == b""
 
 
+@ROOT
+def test_directory_of_others_is_not_cleared(theirs):
+    """Root would take away whatever has the name by then."""
+    (theirs / "out").mkdir()
+    with (
+        DraftDirectory(theirs / "out") as made,
+        pytest.raises(RecordingError, match="others than root"),
+    ):
+        made.publish(replace=True)
+    assert [one.name for one in theirs.iterdir()] == ["out"]
+
+
 def test_replaced_directory_is_put_back_on_error(tmp_path, monkeypatch):
     """When the new one cannot take its place the old one is there again."""
     (tmp_path / "out").mkdir()

@@ -140,6 +140,8 @@ def _writing(
 def _check_target(target: Path, recording: str, *, force: bool, directory: bool) -> None:
     if os.path.lexists(target) and not force and not _is_device(target):
         raise UsageError(f"{target} exists; use --force or another --output")
+    if target.is_symlink() and not _is_device(target):
+        raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
     if not target.exists():
         return
     if target.samefile(recording):
@@ -147,8 +149,6 @@ def _check_target(target: Path, recording: str, *, force: bool, directory: bool)
     if target.is_dir() != directory:
         what = "not a directory" if directory else "a directory"
         raise UsageError(f"{target} is {what}; choose another --output")
-    if target.is_symlink() and not _is_device(target):
-        raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
 
 
 def _check_export(target: Path) -> None:

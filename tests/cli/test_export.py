@@ -132,13 +132,15 @@ def test_view_goes_into_no_link(tmp_path):
     """A link is neither followed nor replaced; a file is, by a new one that can be read while it grows."""
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "link").symlink_to("precious")
-    done = iptrec("show", LOOPBACK, "-o", tmp_path / "link")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "is a symbolic link; name what it leads to" in done.stderr
+    (tmp_path / "nowhere").symlink_to("missing")
+    for command, name in ((["show"], "link"), (["export", "parquet", "--force"], "nowhere")):
+        done = iptrec(*command, LOOPBACK, "-o", tmp_path / name)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "is a symbolic link; name what it leads to" in done.stderr
     assert (tmp_path / "precious").read_text() == "mine"
     assert iptrec("show", LOOPBACK, "-o", tmp_path / "precious").returncode == 0
     assert (tmp_path / "precious").read_text().startswith("#1 ")
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "precious"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "nowhere", "precious"]
 
 
 def test_interrupted(tmp_path):
