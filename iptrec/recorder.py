@@ -217,7 +217,6 @@ class _Recording:
         ] = SimpleQueue()
         self._found = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._child: subprocess.Popen[bytes] | None = None
-        self._begun = False
         self._stop_ns: int | None = None
         self._trim_ns = 0
         self._sources: list[_Source] = []
@@ -248,25 +247,18 @@ class _Recording:
                 self._check_interfaces(links.names())
                 aside = Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
                 opened.enter_context(aside)
-                writer = Writer.create(
-                    options.output, self._facts(), force=options.force, owner=host.sudo_owner()
-                )
-                try:
-                    with writer:
-                        self._namespace = writer.add_namespace(options.netns, netns.inode())
-                        self._add_streams(writer, sockets)
-                        self._record(backends, writer, aside)
-                except BaseException:
-                    if not self._begun:  # no file where nothing was recorded
-                        writer.discard()
-                    raise
+                with Writer.create(options.output, self._facts(), force=options.force) as writer:
+                    writer.keeps = False  # no file where nothing was recorded
+                    self._namespace = writer.add_namespace(options.netns, netns.inode())
+                    self._add_streams(writer, sockets)
+                    self._record(backends, writer, aside)
         except IptrecError as error:
             if self._not_undone or self._guardian.changes.out:
                 raise HostError(f"{error}; {self._left_behind()}") from None
             raise
         if self._not_undone or self._guardian.changes.out:
             raise HostError(f"recorded to {options.output}, but {self._left_behind()}")
-        self._progress.file_bytes = options.output.stat().st_size
+        self._progress.file_bytes = writer.size
         return self._progress
 
     def command_status(self) -> int:
@@ -610,7 +602,7 @@ class _Recording:
         gather_s = _GATHER_S if legacy else _NFT_GATHER_S
         streams = {source.socket.fileno() for source in self._sources}
         started = told = time.monotonic_ns()
-        self._begun = True
+        writer.keeps = True
         # Whoever reads along is started with all rights, and gives them up by itself.
         self._tell_begun(writer.descriptor)
         privileges.keep(privileges.RECORDER)
@@ -721,7 +713,7 @@ class _Recording:
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = output.with_name(f"{output.stem}-{moment}{output.suffix}")
         try:
-            writer.copy(path, time.time_ns(), "SIGUSR1", host.sudo_owner())
+            writer.copy(path, time.time_ns(), "SIGUSR1")
         except IptrecError as error:
             self._note(str(error))
         else:

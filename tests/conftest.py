@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from rights import IS_ROOT
 
 
 def pytest_addoption(parser):
@@ -28,3 +31,19 @@ def lab(lab_refusal):
     with Lab() as network:
         network.ip(None, "link set lo up")
         yield network
+
+
+@pytest.fixture
+def behind_sudo(monkeypatch):
+    """A function that says who ran sudo; the process is what it was afterwards."""
+    groups = os.getgroups()
+
+    def say(uid, gid=None):
+        monkeypatch.setenv("SUDO_UID", str(uid))
+        monkeypatch.setenv("SUDO_GID", str(uid if gid is None else gid))
+
+    yield say
+    if IS_ROOT:
+        os.setresuid(-1, -1, 0)
+        os.setresgid(-1, -1, 0)
+        os.setgroups(groups)

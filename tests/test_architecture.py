@@ -13,19 +13,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "iptrec"
 MAY_IMPORT = {
     "errors": set(),
-    "kernel": {"kernel"},
-    "recording": {"recording"},
+    "identity": set(),
+    "files": {"identity"},
+    "kernel": {"kernel", "identity"},
+    "recording": {"recording", "files"},
     "decode": {"decode"},
     "recorder": {"kernel", "recording"},
     "analyze": {"analyze", "recording.rows", "decode"},
-    "views": {"views", "analyze", "decode", "recording.rows"},
-    "cli": {"cli", "kernel", "recorder", "recording", "decode", "analyze", "views"},
+    "views": {"views", "analyze", "decode", "recording.rows", "files"},
+    "cli": {"cli", "kernel", "recorder", "recording", "decode", "analyze", "views", "files"},
     "__init__": set(),
     "__main__": {"cli"},
 }
 HOMES = {
     "pyroute2": {"kernel"},
-    "sqlite3": {"recording", "views"},  # a database is a view, too: export sqlite
+    "sqlite3": {"recording", "files", "views"},  # a database is a view, too: export sqlite
     "sqlite_utils": {"recording", "views"},
     "pyarrow": {"views"},
     "zstandard": {"recording"},

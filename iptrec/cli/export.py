@@ -10,6 +10,7 @@ import typer
 
 from iptrec.cli import selection as which
 from iptrec.cli.help_ import unless_commanded
+from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def ndjson(
     number: which.Number = None,
     path: which.PathNumber = None,
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write one JSON object a packet and line, as `iptrec show --json` prints it (schemas/).
@@ -75,7 +77,7 @@ def ndjson(
         with (
             watched(reader, "packets", quiet=quiet) as source,
             remembered(reader) as bookmarks,
-            exported(output, recording, force=force) as stream,
+            exported(output, recording, force=force, mode=mode) as stream,
         ):
             replay = Replay(source, selection, bookmarks)
             for batch in replay.in_batches():
@@ -115,6 +117,7 @@ def pcapng(
         ),
     ] = "auto",
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write packets for Wireshark, each as it first was, with its way through the rules as a comment.
@@ -148,7 +151,7 @@ def pcapng(
         with (
             watched(reader, "packets", quiet=quiet) as source,
             remembered(reader) as bookmarks,
-            exported(output, recording, force=force) as stream,
+            exported(output, recording, force=force, mode=mode) as stream,
         ):
             capture = Capture(source.facts, link, {one.kind for one in source.streams})
             what: Content = "stages" if stages else "events" if events else "packets"
@@ -176,6 +179,7 @@ def sqlite(
     number: which.Number = None,
     path: which.PathNumber = None,
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write a SQLite database with packets, steps, rules, snapshots and losses as ordinary tables.
@@ -202,7 +206,7 @@ def sqlite(
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
             number=number, path=path,
         )  # fmt: skip
-        made = stack.enter_context(built(output, recording, force=force))
+        made = stack.enter_context(built(output, recording, force=force, mode=mode))
         source = stack.enter_context(watched(reader, "packets", quiet=quiet))
         replay = Replay(source, selection)
         with database(made) as tables:
@@ -227,6 +231,7 @@ def parquet(
     number: which.Number = None,
     path: which.PathNumber = None,
     force: Force = False,
+    mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
     """Write a directory of Parquet files, the same tables: OUT/packets/host=HOST/date=DAY/....parquet.
@@ -241,7 +246,7 @@ def parquet(
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
     """
     from iptrec.analyze.replay import Replay
-    from iptrec.cli.output import replaced
+    from iptrec.cli.output import directory
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
     from iptrec.views.parquet import Files, require
@@ -258,10 +263,9 @@ def parquet(
         )  # fmt: skip
         with (
             watched(reader, "packets", quiet=quiet) as source,
-            replaced(output, recording, force=force) as made,
+            directory(output, recording, force=force, mode=mode) as made,
             Files(made, source.facts) as files,
         ):
-            made.mkdir()
             replay = Replay(source, selection)
             files.fill(rows(source, replay, {table.name for table in TABLES}))
         return ending(reader, replay.count, selection, quiet=quiet)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import sys
 import uuid
@@ -65,6 +67,8 @@ def import_(
     from iptrec.decode.capture import Capture
     from iptrec.recording.writer import Writer
 
+    sources = [capture, links, *(_named(one)[1] for one in rulesets or ())]
+    _check_output(output, ["/dev/stdin" if one == "-" else one for one in sources if one])
     snapshots = dict(_ruleset(one) for one in rulesets or ())
     if len(snapshots) < len(rulesets or ()):
         raise UsageError("two rulesets of one family: give the one that was in force")
@@ -97,8 +101,6 @@ def _copy(
     writer: Writer, namespace: int, first: Captured, others: Iterator[Captured]
 ) -> tuple[int, int, int]:
     """All datagrams; how many, the last one's time, and how many of them are cut."""
-    import itertools
-
     import numpy as np
 
     from iptrec.recording.rows import Loss
@@ -136,13 +138,28 @@ def _facts(started_ns: int, snaplen: int) -> Facts:
     )
 
 
+def _check_output(output: Path, sources: list[str]) -> None:
+    """What is read is evidence, and never replaced: not with --force, nor by another name."""
+    from iptrec.recording.home import COMPANIONS
+
+    names = [Path(f"{output}{suffix}") for suffix in ("", *COMPANIONS)]
+    for source, name in itertools.product(sources, names):
+        with contextlib.suppress(OSError):  # what cannot be looked at is told when it is read
+            if name.samefile(source):
+                raise UsageError(f"--output {output}: {source} is read; use another -o")
+
+
+def _named(given: str) -> tuple[str, str]:
+    """The family of --ruleset, "" where the file has to say it, and the file."""
+    family, colon, path = given.partition(":")
+    return (family, path) if colon and family in _KINDS else ("", given)
+
+
 def _ruleset(given: str) -> tuple[str, tuple[str, bytes]]:
     """The kind of snapshot, the file's name and its text."""
     from iptrec.decode import ruleset
 
-    family, colon, path = given.partition(":")
-    if not colon or family not in _KINDS:
-        family, path = "", given
+    family, path = _named(given)
     text = _read(path)
     try:
         ruleset.parse(text)

@@ -3,43 +3,67 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, TextIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
+
+import typer
 
 from iptrec.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.files import Draft, DraftDirectory
     from iptrec.recording.reader import Reader
 
 _EXIT_PIPE: Final = 141  # what a shell says of a program that SIGPIPE (13) ended: 128 + 13
 
 
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="Permissions of what is made, as of chmod: 640. Without: 600.",
+    ),
+]
+
+
 @contextlib.contextmanager
-def opened(output: str, recording: str) -> Iterator[TextIO]:
-    """The file, or stdout for "-"; never the recording itself, which is evidence."""
+def opened(output: str, recording: str, mode: str = "") -> Iterator[TextIO]:
+    """The file, or stdout for "-"; never the recording itself, which is evidence.
+
+    What was there is replaced at once, and the new file can be read while it grows.
+    """
+    from iptrec.files import Draft
+
     if output == "-":
         with _stdout():
             yield sys.stdout
             sys.stdout.flush()
         return
-    try:
-        if Path(output).exists() and Path(output).samefile(recording):
-            raise UsageError(f"--output {output} is the recording itself; choose another file")
-        with open(output, "w", encoding="utf-8") as file:  # noqa: PTH123 - a name from the user
-            yield file
-    except OSError as error:
-        raise RecordingError(f"cannot write {output}: {error.strerror}") from None
+    target = Path(output)
+    with _writing(target, recording), contextlib.ExitStack() as stack:
+        if _is_device(target):
+            raw = stack.enter_context(_device(target))
+        else:
+            draft = stack.enter_context(Draft(target, mode=_mode(mode)))
+            draft.publish(replace=True)
+            raw = stack.enter_context(draft.stream())
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8"))
 
 
 @contextlib.contextmanager
-def exported(output: str, recording: str, *, force: bool) -> Iterator[BinaryIO]:
+def exported(output: str, recording: str, *, force: bool, mode: str = "") -> Iterator[BinaryIO]:
     """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-"."""
+    from iptrec.files import Draft
+
     if output == "-":
         if sys.stdout.isatty():
             raise UsageError("--output - would write bytes to the terminal; use a pipe or a file")
@@ -47,78 +71,130 @@ def exported(output: str, recording: str, *, force: bool) -> Iterator[BinaryIO]:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         return
-    with replaced(output, recording, force=force) as path, path.open("wb") as file:
-        yield file
+    target = Path(output)
+    with _writing(target, recording, force=force):
+        if _is_device(target):
+            with _device(target) as file:
+                yield file
+            return
+        with Draft(target, mode=_mode(mode)) as draft:
+            with draft.stream() as file:
+                yield file
+            draft.publish(replace=force)
 
 
 @contextlib.contextmanager
-def built(output: str, recording: str, *, force: bool) -> Iterator[Path]:
-    """As `exported`, for a file that cannot be written as a stream: a path where it is to be made."""
-    if output != "-" and (Path(output).is_file() or not Path(output).exists()):
-        with replaced(output, recording, force=force) as path:
-            yield path
-        return
-    with (
-        exported(output, recording, force=force) as stream,
-        tempfile.TemporaryDirectory(prefix="iptrec-", ignore_cleanup_errors=True) as directory,
-    ):
-        made = Path(directory) / "made"
-        yield made
-        with made.open("rb") as file:
+def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterator[Draft]:
+    """As `exported`, for a file that SQLite makes."""
+    from iptrec.files import Draft
+
+    target = Path(output)
+    with contextlib.ExitStack() as stack:
+        if output != "-":
+            stack.enter_context(_writing(target, recording, force=force))
+            if not _is_device(target) and _is_safe(target):
+                draft = stack.enter_context(Draft(target, named=True, mode=_mode(mode)))
+                yield draft
+                draft.publish(replace=force)
+                return
+        stream = stack.enter_context(exported(output, recording, force=force, mode=mode))
+        made = tempfile.TemporaryDirectory(prefix="iptrec-", ignore_cleanup_errors=True)
+        aside = Path(stack.enter_context(made), "made")
+        draft = stack.enter_context(Draft(aside, named=True))
+        yield draft
+        with open(draft.descriptor, "rb", closefd=False) as file:
+            file.seek(0)
             shutil.copyfileobj(file, stream)
 
 
 @contextlib.contextmanager
-def replaced(output: str, recording: str, *, force: bool) -> Iterator[Path]:
-    """A path in a new directory beside ``output``; what is made there takes its place in the end.
+def directory(
+    output: str, recording: str, *, force: bool, mode: str = ""
+) -> Iterator[DraftDirectory]:
+    """A directory of files, which is there whole or not at all; it replaces only one of an export."""
+    from iptrec.files import DraftDirectory
 
-    After an error or Ctrl-C nothing of it is left. A device or a pipe is written to directly. Raises
-    `UsageError` where something is there already (without ``force``) or is the recording itself.
-    """
     target = Path(output)
+    with _writing(target, recording, force=force, directory=True):
+        if target.is_dir():
+            _check_export(target)
+        with DraftDirectory(target, mode=_mode(mode)) as draft:
+            yield draft
+            draft.publish(replace=force)
+
+
+@contextlib.contextmanager
+def _writing(
+    target: Path, recording: str, *, force: bool = True, directory: bool = False
+) -> Iterator[None]:
+    """Errors as one line; what may not be replaced is refused before anything is made."""
     try:
-        if target.exists() and target.samefile(recording):
-            raise UsageError(f"--output {output} is the recording itself; choose another file")
-        if target.exists() and not (target.is_file() or target.is_dir()):
-            yield target
-            return
-        if os.path.lexists(target) and not force:
-            raise UsageError(f"{output} exists; use --force or another --output")
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
-        ) as directory:
-            made = Path(directory) / target.name
-            yield made
-            _put(made, target, Path(directory) / "old")
+        _check_target(target, recording, force=force, directory=directory)
+        yield
+    except FileExistsError:
+        raise UsageError(f"{target} exists; use --force or another --output") from None
     except OSError as error:
-        raise RecordingError(f"cannot write {output}: {error.strerror or error}") from None
+        raise RecordingError(f"cannot write {target}: {error.strerror or error}") from None
 
 
-def _put(made: Path, target: Path, aside: Path) -> None:
-    """Into its place. A directory is replaced by another one alone, and only one of an export."""
-    if made.is_dir() != target.is_dir() and target.exists():
-        what = "a directory" if target.is_dir() else "no directory"
-        raise UsageError(f"{target} is {what}; choose another --output")
-    if target.is_dir():
-        foreign = next(
-            (
-                one
-                for one in target.rglob("*")
-                if one.is_symlink() or (one.suffix != ".parquet" and not one.is_dir())
-            ),
-            None,
-        )
-        if foreign is not None:
-            raise UsageError(f"{target} holds {foreign.name}, which no export made; it stays")
-        try:
-            target.rename(aside)
-            made.rename(target)
-        except BaseException:  # Ctrl-C in between: what was there is there again
-            if aside.exists() and not target.exists():
-                aside.rename(target)
-            raise
+def _check_target(target: Path, recording: str, *, force: bool, directory: bool) -> None:
+    if os.path.lexists(target) and not force and not _is_device(target):
+        raise UsageError(f"{target} exists; use --force or another --output")
+    if target.is_symlink() and not _is_device(target):
+        raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
+    if not target.exists():
         return
-    made.replace(target)
+    if target.samefile(recording):
+        raise UsageError(f"--output {target} is the recording itself; choose another file")
+    if target.is_dir() != directory:
+        what = "not a directory" if directory else "a directory"
+        raise UsageError(f"{target} is {what}; choose another --output")
+
+
+def _check_export(target: Path) -> None:
+    for one in target.rglob("*"):
+        if one.is_symlink() or (one.suffix != ".parquet" and not one.is_dir()):
+            raise UsageError(f"{target} holds {one.name}, which no export made; it stays")
+
+
+def _is_device(target: Path) -> bool:
+    """A device or a pipe, which is written to, not replaced."""
+    return target.exists() and not (target.is_file() or target.is_dir())
+
+
+@contextlib.contextmanager
+def _device(target: Path) -> Iterator[BinaryIO]:
+    """Opened to be written to; root follows nobody else's names there."""
+    from iptrec.files import Place
+
+    with contextlib.closing(Place(target)) as place:
+        if not place.ours:
+            raise UsageError(
+                f"{target} is a device or a pipe where others than root can put one; use - and a pipe"
+            )
+        with place.acting():
+            descriptor = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - no name
+        yield file
+
+
+def _is_safe(target: Path) -> bool:
+    """Whether SQLite may be let in there."""
+    from iptrec.files import Place
+
+    with contextlib.closing(Place(target)) as place:
+        return place.safe
+
+
+def _mode(text: str) -> int | None:
+    """--mode; None without it."""
+    if not text:
+        return None
+    if not re.fullmatch("0?[0246]{3}", text):
+        raise UsageError(
+            f"--mode {text!r}: expected three octal digits out of 0, 2, 4, 6, e.g. 640"
+        )
+    return int(text, 8)
 
 
 @contextlib.contextmanager

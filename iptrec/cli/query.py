@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def query(
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma separated values.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    mode: Mode = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> int:
     """Ask a recording in SQL, over the tables that iptrec export sqlite makes.
@@ -49,6 +51,7 @@ def query(
     from iptrec.analyze.replay import Replay
     from iptrec.cli.output import opened
     from iptrec.cli.progress import watched
+    from iptrec.files import Draft
     from iptrec.recording.reader import Reader
     from iptrec.views.sqlite import VIEWS, ask, database, fill, tables_of
     from iptrec.views.tables import described, rows
@@ -64,13 +67,13 @@ def query(
     wanted = tables_of(sql)
     with (
         tempfile.TemporaryDirectory(prefix="iptrec-query-") as directory,
+        Draft(Path(directory, "tables.db"), named=True) as draft,
         Reader(recording) as reader,
     ):
-        path = Path(directory) / "tables.db"
-        with watched(reader, "packets", quiet=quiet) as source, database(path) as made:
+        with watched(reader, "packets", quiet=quiet) as source, database(draft) as made:
             fill(made, rows(source, Replay(source), wanted))
-        with opened(output, recording) as stream:
-            found = ask(path, sql)
+        with opened(output, recording, mode) as stream:
+            found = ask(draft.path, sql)
             names = [str(name) for name in next(found)]
             first = list(itertools.islice(found, 1))
             write = _csv if as_csv else _json if json else _table

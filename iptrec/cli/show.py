@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def show(
         bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
     ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    mode: Mode = "",
     color: Colour = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
@@ -97,7 +99,7 @@ def show(
     shown = 0
     with (
         Reader(recording, held) as reader,
-        opened(output, recording) as stream,
+        opened(output, recording, mode) as stream,
         contextlib.nullcontext() if follow else remembered(reader) as bookmarks,
     ):
         selection = which.make(

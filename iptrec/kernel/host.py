@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from iptrec.identity import behind_sudo
 from iptrec.kernel import process
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,20 +41,10 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def sudo_owner() -> tuple[int, int] | None:
-    """Uid and gid of the user behind sudo."""
-    if os.geteuid() != 0 or "SUDO_UID" not in os.environ:
-        return None
-    try:
-        return int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", "-1"))
-    except ValueError:
-        return None
-
-
 def nobody() -> tuple[int, int]:
     """Uid and gid of somebody to be who needs no rights: the user behind sudo, or nobody."""
-    if (user := sudo_owner()) is not None:
-        return user
+    if (user := behind_sudo()) is not None:
+        return user.uid, user.gid
     try:
         entry = pwd.getpwnam("nobody")
     except KeyError:

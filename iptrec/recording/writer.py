@@ -9,12 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
-import stat
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -22,11 +19,14 @@ import sqlite_utils
 import zstandard
 
 from iptrec.errors import RecordingError
+from iptrec.files import Draft
+from iptrec.recording.home import Home, creating
 from iptrec.recording.packing import pack
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import numpy.typing as npt
 
@@ -38,7 +38,9 @@ _COMMIT_NS: Final = 200_000_000
 # level -5 leaves 17.9 in 0.13 us.
 _CHUNK_LEVEL: Final = -1
 _ZSTD_LEVEL: Final = 3
-_COMPANIONS: Final = ("-wal", "-shm", "-journal")  # what SQLite may put beside the file
+_HEAD: Final = (
+    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
+)
 # `Writer.trim` lets go of all streams but this one: names of interfaces are needed for whatever comes.
 _LASTING: Final = "rtnetlink"
 _TRIMMED: Final = f"stream IN (SELECT id FROM stream WHERE kind <> '{_LASTING}')"  # noqa: S608
@@ -70,61 +72,64 @@ class Writer:
     """An open recording; `create` makes one.
 
     As a context manager that is left without `close` it keeps what was appended, and the recording
-    says of itself that it was cut off. All methods raise `RecordingError` when the file cannot be
-    written (disk full, I/O); it stays readable, with everything that was committed before.
+    says of itself that it was cut off; where it is not to stay (``keeps``) an error takes it away. All methods
+    raise `RecordingError` when the file cannot be written (disk full, I/O); it stays readable, with
+    everything that was committed before.
 
-    ``descriptor``: of the file, open as long as this process lives: closing it would take SQLite's
-    locks away (fcntl(2)). ``datagrams``, ``raw_bytes``: what was appended. ``stored_bytes``,
-    ``snapshot_bytes``: of chunks, of snapshots in the file.
+    ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
+    appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the
+    file, bytes, once it is closed.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        status = os.fstat(self.descriptor)
-        self._place = status.st_dev, status.st_ino
+    def __init__(self, home: Home) -> None:
+        self.path = home.path
+        self.keeps = True
         self.datagrams = 0
         self.raw_bytes = 0
         self.stored_bytes = 0
         self.snapshot_bytes = 0
-        self._connection = connection
-        self._database = sqlite_utils.Database(connection, execute_plugins=False)
+        self.size = 0
+        self._home = home
+        self._ended = False
+        self._connection = home.connect()
+        self.descriptor = home.open_to_read()
+        # A commit outlives a power loss, too. Five a second cost nothing that can be measured.
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._database = sqlite_utils.Database(self._connection, execute_plugins=False)
         self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
         self._pending: dict[int, _Pending] = {}
         self._pending_bytes = 0
         self._waiting_since: int | None = None  # the oldest that is not committed
 
     @classmethod
-    def create(
-        cls, path: Path, facts: Facts, *, force: bool = False, owner: tuple[int, int] | None = None
-    ) -> Self:
-        """Make the file, mode 0600, owned by ``owner`` (uid, gid).
+    def create(cls, path: Path, facts: Facts, *, force: bool = False) -> Self:
+        """Make the file, mode 0600, owned by the user behind sudo.
 
-        Raises `RecordingError`: it exists (without ``force``) or is no regular file, the directory is
-        missing or not writable, the disk is full. Nothing is left behind then.
+        Raises `RecordingError`: it exists (without ``force``) or is no regular file, the directory is missing
+        or not writable, others could put another file in its place, the disk is full. Nothing is left
+        behind then.
         """
-        _make_file(path, force=force, owner=owner)
-        with contextlib.ExitStack() as undo:
-            undo.callback(_remove, path)
-            try:
-                # Absolute: ":memory:" and "file:..." would mean something else. Transactions begin and
-                # end where this module says so.
-                connection = sqlite3.connect(path.absolute(), isolation_level=None)
-                undo.callback(connection.close)
-                writer = cls(path, connection)
-                writer._set_up(facts)
-            except sqlite3.Error as error:
-                raise RecordingError(f"cannot write {path}: {error}") from None
-            undo.pop_all()
-        return writer
+        home = Home(path, _content(facts), force=force)
+        try:
+            with creating(path):
+                return cls(home)
+        except BaseException:
+            home.remove()
+            home.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(RecordingError):
-            self.commit()
-        self._connection.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._ended:
+            return
+        if kind is None or self.keeps:
+            with contextlib.suppress(RecordingError):
+                self.commit()
+        else:
+            self._home.remove()
+        self._end()
 
     def add_namespace(self, name: str | None, inode: int) -> int:
         """Add a namespace; returns its id."""
@@ -257,18 +262,34 @@ class Writer:
                 return int(chunk)
         return None
 
-    def copy(self, path: Path, stopped_ns: int, reason: str, owner: tuple[int, int] | None) -> None:
+    def copy(self, path: Path, stopped_ns: int, reason: str) -> None:
         """Everything so far as a recording of its own, closed; this one goes on."""
         self.commit()
-        _make_file(path, force=False, owner=owner)
-        with self._told():
-            self._connection.execute("VACUUM INTO ?", (str(path.absolute()),))
-            with contextlib.closing(sqlite3.connect(path.absolute(), isolation_level=None)) as made:
-                made.execute(
-                    "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
-                    (stopped_ns, reason),
-                )
-                made.execute("PRAGMA journal_mode = DELETE")
+        with (
+            self._told(),
+            creating(path),
+            Draft(path, named=True) as draft,
+            contextlib.closing(draft.connect()) as made,
+        ):
+            # Nobody reads it before it is whole.
+            for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
+                made.execute(f"PRAGMA {statement}")
+            made.executescript(_HEAD)
+            self._copy_rows(made)
+            made.execute(
+                "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
+                (stopped_ns, reason),
+            )
+            made.execute("COMMIT")
+            draft.publish(replace=False)
+
+    def _copy_rows(self, made: sqlite3.Connection) -> None:
+        for (table,) in made.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table'"
+        ).fetchall():
+            rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
+            places = ", ".join("?" * len(rows.description))
+            made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
 
     def close(self, stopped_ns: int, reason: str) -> None:
         """End the recording cleanly.
@@ -276,6 +297,7 @@ class Writer:
         One single file is left, unless somebody keeps reading it: then that file is whole by itself,
         and the -wal beside it is empty.
         """
+        self._check_place()
         self.commit()
         with self._transaction():
             self._database.table("recording").update(
@@ -284,32 +306,22 @@ class Writer:
         with self._told():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._leave_wal()
+        self._end()
+
+    def _end(self) -> None:
+        """Let go of the file; one that was moved meanwhile gets what is only in the log."""
+        with self._home.acting(), contextlib.suppress(sqlite3.Error):
+            if not self._home.in_place:
+                self._connection.rollback()
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._home.acting():
             self._connection.close()
-
-    def discard(self) -> None:
-        """Take the file away again: nothing was recorded."""
-        self._connection.close()
-        with contextlib.suppress(OSError):
-            _remove(self.path)
-
-    def _set_up(self, facts: Facts) -> None:
-        row: dict[str, Any] = asdict(facts)
-        for name in ("command", "families", "interfaces"):
-            row[name] = json.dumps([_text(one) for one in row[name]])
-        # One transaction, before the write-ahead log: the file by itself always says what it is.
-        self._connection.executescript(
-            f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT};"
-            f"{SCHEMA}"
-        )
-        self._insert("recording", id=1, **row)
-        # FULL: a commit outlives a power loss, too. Five a second cost nothing that can be measured.
-        for statement in ("COMMIT", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
-            self._connection.execute(statement)
+        self.size = self._home.size
+        self._home.close()
+        self._ended = True
 
     def _insert(self, table: str, **row: object) -> int:
-        values = {name: _text(one) if isinstance(one, str) else one for name, one in row.items()}
-        number: Any = self._database.table(table).insert(values, pk="id").last_pk
-        return int(number)
+        return _insert(self._database, table, row)
 
     def _add_chunk(self, stream: int, pending: _Pending) -> int:
         """Write one chunk; returns its compressed size in bytes."""
@@ -330,7 +342,7 @@ class Writer:
         give_up = time.monotonic() + _READER_GONE_S
         while True:
             try:
-                self._connection.execute("PRAGMA journal_mode = DELETE")
+                self._connection.execute("PRAGMA journal_mode = MEMORY")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                     raise
@@ -342,11 +354,7 @@ class Writer:
 
     def _check_place(self) -> None:
         """SQLite would go on writing to a file that has no name any more, or another one."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            found = None
-        if found is None or (found.st_dev, found.st_ino) != self._place:
+        if not self._home.in_place:
             raise RecordingError(
                 f"cannot write {self.path}: somebody moved or deleted it while it was written"
             )
@@ -369,12 +377,12 @@ class Writer:
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
-            yield
+            with self._home.acting():
+                yield
         except sqlite3.Error as error:
             self._check_place()
-            raise RecordingError(
-                f"cannot write {self.path}: {error}; what was committed before is kept in it"
-            ) from None
+            kept = "what was committed before is kept in it" if self.keeps else "no file is left"
+            raise RecordingError(f"cannot write {self.path}: {error}; {kept}") from None
 
 
 @dataclass(slots=True)
@@ -386,46 +394,22 @@ class _Pending:
     data: list[bytes] = field(default_factory=list)
 
 
-def _make_file(path: Path, *, force: bool, owner: tuple[int, int] | None) -> None:
-    """An empty file of ours, mode 0600 from its first moment; never through a symbolic link."""
-    try:
-        for old in _files(path):
-            _check_replaceable(old, force=force)
-        if force:
-            _remove(path)
-        # SQLite gives -wal and -shm the owner and mode of the file.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            if owner is not None:
-                os.fchown(descriptor, *owner)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        raise RecordingError(
-            f"cannot create {path}: there is no directory {path.parent}; make it or use another -o"
-        ) from None
-    except OSError as error:
-        raise RecordingError(f"cannot create {path}: {error.strerror}; use another -o") from None
+def _content(facts: Facts) -> bytes:
+    """A recording of nothing, made in memory: what has a name on the disk always says what it is."""
+    row: dict[str, Any] = asdict(facts)
+    for name in ("command", "families", "interfaces"):
+        row[name] = json.dumps([_text(one) for one in row[name]])
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
+        memory.executescript(_HEAD)
+        _insert(sqlite_utils.Database(memory, execute_plugins=False), "recording", {"id": 1, **row})
+        memory.execute("COMMIT")
+        return memory.serialize()
 
 
-def _check_replaceable(old: Path, *, force: bool) -> None:
-    try:
-        mode = old.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        raise RecordingError(f"{old} exists and is no regular file; use another -o")
-    if not force:
-        raise RecordingError(f"{old} exists; use --force or another -o")
-
-
-def _remove(path: Path) -> None:
-    for old in _files(path):
-        old.unlink(missing_ok=True)
-
-
-def _files(path: Path) -> list[Path]:
-    return [path, *(Path(f"{path}{companion}") for companion in _COMPANIONS)]
+def _insert(database: sqlite_utils.Database, table: str, row: dict[str, Any]) -> int:
+    values = {name: _text(one) if isinstance(one, str) else one for name, one in row.items()}
+    number: Any = database.table(table).insert(values, pk="id").last_pk
+    return int(number)
 
 
 def _text(value: str) -> str:

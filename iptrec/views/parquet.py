@@ -17,8 +17,8 @@ from iptrec.views.tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
+    from iptrec.files import DraftDirectory
     from iptrec.recording.rows import Facts
     from iptrec.views.tables import Row, Table
 
@@ -36,9 +36,9 @@ def require() -> None:
 
 
 class Files:
-    """The files of one export, in a directory that is there; a context manager."""
+    """The files of one export; a context manager."""
 
-    def __init__(self, directory: Path, facts: Facts) -> None:
+    def __init__(self, directory: DraftDirectory, facts: Facts) -> None:
         self._directory = directory
         self._host = quote(facts.host or "unknown", safe="") or "unknown"
         self._host = {".": "%2E", "..": "%2E%2E"}.get(self._host, self._host)[:200]
@@ -94,11 +94,12 @@ class Files:
         if key not in self._writers:
             while len(self._writers) >= _MOST_OPEN:
                 self._writers.pop(next(iter(self._writers))).close()
-            folder = self._directory / table.name / f"host={self._host}" / f"date={day}"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = self._directory.path / table.name / f"host={self._host}" / f"date={day}"
             self._parts += 1
             path = folder / f"{self._name}-{self._parts}.parquet"
-            self._writers[key] = pq.ParquetWriter(path, schema, compression="zstd")
+            with self._directory.acting():
+                folder.mkdir(parents=True, exist_ok=True)
+                self._writers[key] = pq.ParquetWriter(path, schema, compression="zstd")
         columns = list(zip(*rows, strict=True)) or [()] * len(schema)
         arrays = [
             pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)

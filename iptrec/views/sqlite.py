@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from iptrec.files import Draft
     from iptrec.views.tables import Row
 
 _READING: Final = {
@@ -52,10 +53,10 @@ VIEWS: Final = {
 
 
 @contextlib.contextmanager
-def database(path: Path) -> Iterator[sqlite_utils.Database]:
+def database(draft: Draft) -> Iterator[sqlite_utils.Database]:
     """A new database with our tables, to be filled, and views. Raises `RecordingError` if it fails."""
     try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with contextlib.closing(draft.connect()) as connection:
             made = sqlite_utils.Database(connection, execute_plugins=False)
             # Nobody reads it before it is whole.
             made.execute("PRAGMA journal_mode = OFF")
@@ -73,9 +74,8 @@ def database(path: Path) -> Iterator[sqlite_utils.Database]:
                     made.table(table.name).create_index(columns)
             if connection.in_transaction:
                 made.execute("COMMIT")
-            made.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
-        raise RecordingError(f"cannot write {path}: {error}") from None
+        raise RecordingError(f"cannot write {draft.place.path}: {error}") from None
 
 
 def fill(made: sqlite_utils.Database, rows: Iterable[tuple[str, list[Row]]]) -> None:

@@ -179,6 +179,33 @@ def test_an_existing_recording_stays(tmp_path):
     assert (tmp_path / "t.db").read_text() == "mine"
 
 
+@pytest.mark.parametrize("output", ["c", "v4.rules", "links", "hard", "link", "stdin", "c-wal"])
+def test_what_is_read_is_not_replaced(tmp_path, output):
+    """Not the capture, a ruleset or the links, by whatever name, and not by what SQLite has beside it."""
+    (tmp_path / "c").write_bytes(pcap([(1, 0, message())]))
+    (tmp_path / "v4.rules").write_text(RULES)
+    (tmp_path / "links").write_text("[]")
+    (tmp_path / "hard").hardlink_to(tmp_path / "c")
+    (tmp_path / "link").symlink_to("c")
+    (tmp_path / "c-wal").hardlink_to(tmp_path / "v4.rules")
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+    source, target = tmp_path / "c", tmp_path / output
+    if output == "stdin":
+        source, target = "-", tmp_path / "c"
+    elif output == "c-wal":
+        source, target = tmp_path / "hard", tmp_path / "c"
+        (tmp_path / "hard").unlink()
+        (tmp_path / "hard").write_bytes(before["c"])
+    with (tmp_path / "c").open("rb") as stdin:
+        done = iptrec(
+            "import", source, "--ruleset", f"ipv4:{tmp_path}/v4.rules", "--links", tmp_path / "links",
+            "-o", target, "--force", stdin=stdin,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is read; use another -o" in done.stderr
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
 def test_stdin(tmp_path):
     """- is stdin."""
     data = pcap([(1, 0, message())])

@@ -9,11 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from rights import ROOT
 
 from iptrec.analyze.replay import Replay
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
@@ -431,6 +433,49 @@ def test_file_belongs_to_the_user_behind_sudo(quiet_lab, tmp_path):
     found = (tmp_path / "t.db").stat()
     assert found.st_mode & 0o777 == 0o600
     assert found.st_uid == (os.geteuid() or 1234)
+
+
+@ROOT
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_users_directory_is_written_with_the_users_rights(lab, backend):
+    """The recording, its companions and a copy (SIGUSR1) are the user's, who is not helped by root's rights."""
+    with tempfile.TemporaryDirectory(prefix="iptrec-sudo-") as name:
+        home = Path(name, "home")
+        home.mkdir(mode=0o700)
+        Path(name).chmod(0o755)
+        os.chown(home, 1234, 1234)
+        child = lab.popen(
+            ["env", "SUDO_UID=1234", "SUDO_GID=1234", *IPTREC, "record", "--backend", backend, "icmp",
+             "-o", str(home / "t.db")],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert child.stderr.readline().startswith("recording to")
+        lab.run(["ping", "-c1", "127.0.0.1"])
+        child.send_signal(signal.SIGUSR1)
+        assert "written: " in child.stderr.readline()
+        assert {one.stat().st_uid for one in home.iterdir()} == {1234}
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=30)
+        assert child.returncode == 0
+        found = sorted(home.iterdir())
+        assert len(found) == 2
+        for one in found:
+            assert (one.stat().st_uid, one.stat().st_mode & 0o777) == (1234, 0o600)
+            assert packets(one)
+        assert "TRACE" not in lab.run([f"iptables-{backend}-save", "-t", "raw"]).stdout
+
+
+@ROOT
+def test_directory_of_others_is_refused(quiet_lab):
+    """Root without sudo, where somebody else could put another file under the name: nothing is changed."""
+    before = state(quiet_lab)
+    with tempfile.TemporaryDirectory(prefix="iptrec-other-") as name:
+        os.chown(name, 1234, 1234)
+        done = record(quiet_lab, "-o", f"{name}/t.db", check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "others than root can change the directory" in done.stderr
+        assert os.listdir(name) == []  # noqa: PTH208
+    assert state(quiet_lab) == before
 
 
 @pytest.mark.parametrize("how", ["name", "path", "pid"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rights import ROOT
 
-from iptrec.errors import RecordingError
+from iptrec.errors import RecordingError, UsageError
 from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Loss
 from iptrec.recording.writer import Writer
@@ -317,17 +319,18 @@ def test_impossible_output_is_one_line(tmp_path, facts, output, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_all_files_belong_to_the_owner(tmp_path, facts):
-    """The file, and the -wal and -shm beside it, are the owner's alone while recording and after."""
-    with Writer.create(tmp_path / "t.db", facts, owner=(NOBODY, NOBODY)) as writer:
+@ROOT
+def test_all_files_belong_to_the_owner(tmp_path, facts, behind_sudo):
+    """The file, and what SQLite has beside it, are the owner's alone while recording and after."""
+    behind_sudo(NOBODY)
+    with Writer.create(tmp_path / "t.db", facts) as writer:
         writer.add_namespace(None, 1)
         found = {
             one.name: (one.stat().st_uid, one.stat().st_gid, oct(one.stat().st_mode & 0o777))
             for one in tmp_path.iterdir()
         }
         owned = (NOBODY, NOBODY, "0o600")
-        assert found == {"t.db": owned, "t.db-wal": owned, "t.db-shm": owned}
+        assert found == dict.fromkeys(["t.db", "t.db-wal", "t.db-shm", "t.db-journal"], owned)
         writer.close(1, "x")
     assert (tmp_path / "t.db").stat().st_uid == NOBODY
 
@@ -376,10 +379,11 @@ def test_disk_too_full_to_begin(tmp_path, small_disk, size):
         tmp_path / "t.db",
         before=small_disk(f"mount -t tmpfs -o size={size} tmpfs {tmp_path}"),
     )
-    assert (done.stderr, done.stdout) == (
-        "",
-        f"cannot write {tmp_path}/t.db: database or disk is full []\n",
+    assert done.stderr == ""
+    told = (
+        rf"cannot create {tmp_path}/t\.db: (No space left on device|.* full); use another -o \[\]\n"
     )
+    assert re.fullmatch(told, done.stdout)
 
 
 @pytest.mark.live
@@ -408,3 +412,173 @@ def test_cut_off_recording_in_a_read_only_directory(tmp_path, small_disk, withou
     )
     assert (done.stdout, done.stderr) == ("[b'kept']\n", "")
     assert names(tmp_path) == before
+
+
+def follow(writer, batches=1):
+    """A stream, and batches of one datagram that are committed."""
+    stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
+    for number in range(batches):
+        writer.append(stream, number, *one(b"kept"))
+        writer.commit()
+    return stream
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced", "moved in a transaction"])
+def test_nothing_stays_beside_a_file_that_is_gone(tmp_path, facts, how):
+    """Somebody deletes or moves the recording: one line; what was moved is whole, no log stays behind."""
+
+    def write():
+        with Writer.create(tmp_path / "t.db", facts) as writer:
+            stream = follow(writer)
+            if how == "deleted":
+                (tmp_path / "t.db").unlink()
+            else:
+                (tmp_path / "t.db").rename(tmp_path / "moved.db")
+            if how == "replaced":
+                (tmp_path / "t.db").write_text("mine")
+            if how == "moved in a transaction":
+                writer.append(stream, 2, *one(bytes(1 << 20)))
+            writer.append(stream, 3, *one(b"more"))
+            writer.close(1, "x")
+
+    with pytest.raises(RecordingError, match=r"t\.db: somebody moved or deleted it while it was"):
+        write()
+    left = {"deleted": [], "replaced": ["moved.db", "t.db"]}.get(how, ["moved.db"])
+    assert names(tmp_path) == left
+    if how == "replaced":
+        assert (tmp_path / "t.db").read_text() == "mine"
+    if how != "deleted":
+        with Reader(tmp_path / "moved.db") as reader:
+            assert datagrams(reader) == [(0, b"kept")]
+            assert not reader.facts.closed
+
+
+def test_moved_directory_is_followed(tmp_path, facts):
+    """The directory gets another name meanwhile: the recording goes on, and one single file is left."""
+    (tmp_path / "old").mkdir()
+    with Writer.create(tmp_path / "old" / "t.db", facts) as writer:
+        stream = follow(writer)
+        (tmp_path / "old").rename(tmp_path / "new")
+        writer.append(stream, 7, *one(b"more"))
+        writer.commit()
+        with Reader(tmp_path / "new" / "t.db") as reader:
+            assert len(datagrams(reader)) == 2
+        writer.close(1, "x")
+    assert names(tmp_path / "new") == ["t.db"]
+    with Reader(tmp_path / "new" / "t.db") as reader:
+        assert (len(datagrams(reader)), reader.facts.closed) == (2, True)
+
+
+LIMITED = """
+    import resource
+    kept = 0
+    try:
+        with Writer.create(path, facts) as writer:
+            writer.keeps = sys.argv[2] == "kept"
+            stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 10, 256 << 10))
+            while True:
+                writer.append(stream, 1, np.array([30_000], np.uint32), os.urandom(30_000))
+                writer.commit()
+                kept += 1
+    except RecordingError as error:
+        print(error)
+    if path.exists():
+        with Reader(path) as reader:
+            print(kept, sum(1 for _ in reader.chunks()))
+    else:
+        print(os.listdir(path.parent))
+"""
+
+
+@pytest.mark.parametrize("stays", ["kept", "taken away"])
+def test_limit_of_file_size_is_told_as_it_is(tmp_path, stays):
+    """With ulimit -f: what was committed is kept, or no file is left; the message says which."""
+    done = python(LIMITED, tmp_path / "t.db", stays)
+    assert done.stderr == ""
+    told, found = done.stdout.splitlines()
+    assert re.fullmatch(rf"cannot write {tmp_path}/t\.db: [^;]*; .*", told)
+    if stays == "kept":
+        assert told.endswith("; what was committed before is kept in it")
+        kept, stored = map(int, found.split())
+        assert kept == stored > 0
+    else:
+        assert told.endswith("; no file is left")
+        assert found == "[]"
+
+
+def test_copy_is_closed_and_whole(tmp_path, facts):
+    """What there is so far as a recording of its own, with nothing beside it; never over another file."""
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        follow(writer, 3)
+        writer.copy(tmp_path / "copy.db", 5, "SIGUSR1")
+        with pytest.raises(RecordingError, match=r"copy\.db exists"):
+            writer.copy(tmp_path / "copy.db", 5, "SIGUSR1")
+        assert [one for one in names(tmp_path) if not one.startswith("t.db")] == ["copy.db"]
+        assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+        follow(writer)
+        writer.close(9, "x")
+    with Reader(tmp_path / "copy.db") as reader:
+        assert datagrams(reader) == [(number, b"kept") for number in range(3)]
+        assert (reader.facts.closed, reader.facts.stop_reason) == (True, "SIGUSR1")
+    with Reader(tmp_path / "t.db") as reader:
+        assert len(datagrams(reader)) == 4
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_planted_companion_is_refused(tmp_path, facts, monkeypatch, suffix):
+    """A file that appears beside the recording just after that was made is not taken for SQLite's."""
+    from iptrec.files import Draft
+
+    publish = Draft.publish
+
+    def and_plant(draft, *, replace):
+        publish(draft, replace=replace)
+        (tmp_path / f"t.db{suffix}").write_text("mine")
+
+    monkeypatch.setattr(Draft, "publish", and_plant)
+    with pytest.raises(RecordingError, match="exists"):
+        Writer.create(tmp_path / "t.db", facts)
+    assert names(tmp_path) == [f"t.db{suffix}"]
+    assert (tmp_path / f"t.db{suffix}").read_text() == "mine"
+
+
+def test_swapped_log_is_refused(tmp_path, facts, monkeypatch):
+    """Somebody else's file in the place of the -wal: nothing goes into it."""
+    from iptrec.recording.home import Home
+
+    connect = Home.connect
+
+    def swapped(home):
+        (tmp_path / "t.db-wal").unlink()
+        (tmp_path / "t.db-wal").touch()
+        return connect(home)
+
+    monkeypatch.setattr(Home, "connect", swapped)
+    with pytest.raises(RecordingError, match="somebody put another file beside it"):
+        Writer.create(tmp_path / "t.db", facts)
+    assert [one.stat().st_size for one in tmp_path.iterdir()] in ([], [0])
+
+
+def test_filesystem_without_unnamed_files(tmp_path, write, monkeypatch):
+    """Where O_TMPFILE and links are missing (vfat) a file has a name of its own until it is whole."""
+    from iptrec.files import Place
+
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(Place, "make_unnamed", lambda _: None)
+    write(tmp_path / "a.db")
+    monkeypatch.setattr(Place, "link", refused)
+    write(tmp_path / "b.db")
+    assert names(tmp_path) == ["a.db", "b.db"]
+
+
+@ROOT
+@pytest.mark.parametrize("uid", ["99999999999", "-5", "4294967295", "x", "", "0" * 12 + "9" * 5000])
+def test_nonsense_behind_sudo_is_one_line(tmp_path, facts, behind_sudo, uid):
+    """SUDO_UID that is no id: refused before anything is made."""
+    behind_sudo(uid)
+    with pytest.raises(UsageError, match=r"^SUDO_UID is '.{0,20}', not a user's"):
+        Writer.create(tmp_path / "t.db", facts)
+    assert names(tmp_path) == []

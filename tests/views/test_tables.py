@@ -9,6 +9,7 @@ from test_json_lines import recording
 
 from iptrec.analyze import shapes
 from iptrec.analyze.replay import Replay
+from iptrec.files import DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views.parquet import Files
 from iptrec.views.tables import TABLES, rows
@@ -61,8 +62,10 @@ def test_days(tmp_path):
         else (name, some)
         for name, some in every
     ]
-    with Files(tmp_path, source.facts) as files:
-        files.fill(later)
+    with DraftDirectory(tmp_path / "out") as made:
+        with Files(made, source.facts) as files:
+            files.fill(later)
+        made.publish(replace=False)
     for name in ("packets", "steps"):
-        found = {path.parent.name for path in (tmp_path / name).rglob("*.parquet")}
+        found = {path.parent.name for path in (tmp_path / "out" / name).rglob("*.parquet")}
         assert found == {"date=1970-01-01", "date=1970-01-02"}

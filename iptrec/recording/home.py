@@ -1,0 +1,157 @@
+"""The files of a recording that is being written: its own, and those that SQLite keeps beside it.
+
+All are made here before SQLite opens them, and stay open: so none of a stranger's can be taken for one of
+them, and all can be found again when somebody has moved the recording meanwhile. The recording has its name
+from the moment on when it is one: whoever is killed leaves a recording, or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import RecordingError
+from iptrec.files import Draft, connect, held_twice, is_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from iptrec.files import Place
+
+_TO_LOG: Final = ("PRAGMA journal_mode = MEMORY", "PRAGMA journal_mode = WAL")
+_LOG: Final = ("-wal", "-shm")
+# An empty -journal is none: while it is there nobody can have one of his own be taken for ours.
+COMPANIONS: Final = (*_LOG, "-journal")
+
+
+class Home:
+    """A recording's file, made of its first content, and its companions, empty.
+
+    Raises `RecordingError`, nothing is left then: something is there (without ``force``) or not a regular file,
+    the directory is missing or not writable or others can change it, the disk is full.
+    """
+
+    def __init__(self, path: Path, content: bytes, *, force: bool) -> None:
+        self.path = path
+        self._companions: dict[str, int] = {}
+        self._open = contextlib.ExitStack()
+        with creating(path), contextlib.ExitStack() as undo:
+            undo.callback(self._open.close)
+            self._draft = self._open.enter_context(Draft(path))
+            self._draft.place.require_safe()
+            with self._draft.stream() as file:
+                file.write(content)
+            os.fsync(self._draft.descriptor)
+            _make_room(self._draft.place, force=force)
+            undo.callback(self.remove)
+            self._draft.publish(replace=False)
+            for suffix in COMPANIONS:
+                descriptor = self._draft.place.make(f"{path.name}{suffix}")
+                self._open.callback(os.close, descriptor)
+                self._companions[f"{path.name}{suffix}"] = descriptor
+            undo.pop_all()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the recording still has its name, in the directory that it was made in."""
+        return self._draft.in_place
+
+    @property
+    def size(self) -> int:
+        """Of the recording, in bytes."""
+        return os.fstat(self._draft.descriptor).st_size
+
+    def acting(self) -> AbstractContextManager[None]:
+        """With the rights that its files are to be handled with."""
+        return self._draft.place.acting()
+
+    def connect(self) -> sqlite3.Connection:
+        """SQLite on these very files, with a write-ahead log. Raises sqlite3.Error or `RecordingError`."""
+        with self.acting():
+            connection = connect(self.path, self._draft.descriptor)
+            try:
+                # To the log without a journal on the disk; one page changes. Then a look at it opens it.
+                for statement in (*_TO_LOG, "BEGIN IMMEDIATE", "ROLLBACK"):
+                    connection.execute(statement)
+                self._check_log()
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+    def open_to_read(self) -> int:
+        """Another descriptor of the recording, closed with the rest: that takes away SQLite's locks."""
+        with self.acting():
+            found = os.open(f"/proc/self/fd/{self._draft.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        self._open.callback(os.close, found)
+        return found
+
+    def _check_log(self) -> None:
+        """Nothing was appended yet: it would go into somebody else's file."""
+        if not all(held_twice(self._companions[f"{self.path.name}{one}"]) for one in _LOG):
+            raise RecordingError(f"cannot write {self.path}: somebody put another file beside it")
+
+    def remove(self) -> None:
+        """Take all files away that are still ours."""
+        own = {self.path.name: self._draft.descriptor, **self._companions}
+        for name, descriptor in own.items():
+            self._remove(name, descriptor)
+
+    def close(self) -> None:
+        """Let go of the files, after SQLite has; what it could not take away by name is taken away now."""
+        left_over = bool(self._companions) and self._log_is_left_over()
+        for name, descriptor in self._companions.items():
+            if name.endswith("-journal") or left_over:
+                self._remove(name, descriptor)
+        self._companions = {}
+        self._open.close()
+
+    def _log_is_left_over(self) -> bool:
+        """Whether the log belongs to nothing: the recording was moved away from it, or is whole."""
+        if not self.in_place:
+            return True
+        with self.acting(), contextlib.suppress(OSError):
+            if is_file(self.path.lstat(), self._draft.descriptor):
+                return False
+        return os.fstat(self._companions[f"{self.path.name}-wal"]).st_size == 0
+
+    def _remove(self, name: str, descriptor: int) -> None:
+        with contextlib.suppress(OSError):
+            if is_file(self._draft.place.status(name), descriptor):
+                self._draft.place.unlink(name)
+
+
+@contextlib.contextmanager
+def creating(path: Path) -> Iterator[None]:
+    """Errors about a file that is to be made, as one line."""
+    try:
+        yield
+    except FileExistsError:
+        raise RecordingError(f"{path} exists; use --force or another -o") from None
+    except FileNotFoundError:
+        raise RecordingError(
+            f"cannot create {path}: there is no directory {path.parent}; make it or use another -o"
+        ) from None
+    except OSError as error:
+        raise RecordingError(f"cannot create {path}: {error.strerror}; use another -o") from None
+    except sqlite3.Error as error:
+        raise RecordingError(f"cannot create {path}: {error}; use another -o") from None
+
+
+def _make_room(place: Place, *, force: bool) -> None:
+    """What has our names goes (``force``), or is refused; never what is not a regular file."""
+    names = [f"{place.name}{suffix}" for suffix in ("", *COMPANIONS)]
+    found = {name: status for name in names if (status := place.status(name)) is not None}
+    for name, status in found.items():
+        old = place.path.with_name(name)
+        if not stat.S_ISREG(status.st_mode):
+            raise RecordingError(f"{old} exists and is no regular file; use another -o")
+        if not force:
+            raise RecordingError(f"{old} exists; use --force or another -o")
+    for name in found:
+        place.unlink(name)
