@@ -89,7 +89,6 @@ def show(
     from iptrec.analyze.replay import Replay
     from iptrec.cli.bookmarks import remembered
     from iptrec.cli.output import colours, flaws, opened
-    from iptrec.recording.reader import Reader
     from iptrec.views import json as as_json
     from iptrec.views import json_lines, text
 
@@ -98,7 +97,7 @@ def show(
     )
     shown = 0
     with (
-        Reader(recording, held) as reader,
+        _opened(recording, held) as reader,
         opened(output, recording, mode) as stream,
         contextlib.nullcontext() if follow else remembered(reader) as bookmarks,
     ):
@@ -107,12 +106,11 @@ def show(
             verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
             number=number, path=path,
         )  # fmt: skip
+        _give_up_rights(held)
         if orphans:
             if follow or not selection.everything:
                 raise UsageError("--orphans shows all events without a packet; leave the rest out")
             return _show_orphans(reader, stream, json=json)
-        if held is not None:
-            _give_up_rights()
         replay = Replay(reader, selection, bookmarks)
         holes = _Holes(reader)
         if json and not (follow or selection.chains):  # many at once
@@ -135,18 +133,30 @@ def show(
         return _ending(shown, selection, flaws(reader), quiet=quiet)
 
 
-def _give_up_rights() -> None:
-    """Decode what strangers sent as somebody who may do nothing: see `follower`.
+def _opened(recording: str, held: int | None) -> Reader:
+    """The recording; beside a recorder that is root (`follower`) as somebody who can write no file."""
+    from iptrec.recording.reader import Reader
 
-    All code is loaded by then: it may lie where nobody else can read it.
+    if held is not None:
+        from iptrec.kernel import host, privileges
+
+        privileges.look_as(*host.nobody())
+    return Reader(recording, held)
+
+
+def _give_up_rights(held: int | None) -> None:
+    """Beside a recorder: what comes next are strangers' packets.
+
+    All code is loaded before: it may lie where only root can read it.
     """
-    from iptrec.decode import packet
-    from iptrec.kernel import host, privileges, process
-    from iptrec.views import escape  # noqa: F401 - for errors
+    if held is not None:
+        from iptrec.decode import packet
+        from iptrec.kernel import privileges, process
+        from iptrec.views import escape  # noqa: F401 - for errors
 
-    packet.load()
-    privileges.give_up(*host.nobody())
-    process.end_with_parent()
+        packet.load()
+        privileges.give_up()
+        process.end_with_parent()
 
 
 def _ending(shown: int, selection: Selection, remarks: list[str], *, quiet: bool) -> int:

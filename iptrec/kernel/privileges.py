@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 # linux/capability.h
+DAC_READ_SEARCH: Final = 2
 KILL: Final = 5
 NET_ADMIN: Final = 12
 NET_RAW: Final = 13
@@ -58,11 +59,11 @@ def keep(needed: Collection[int]) -> None:
         raise HostError(f"cannot give up rights: {os.strerror(ctypes.get_errno())}")
 
 
-def give_up(uid: int, gid: int) -> None:
-    """Become a user without any right at all. Raises `HostError` where capabilities cannot be given up.
+def look_as(uid: int, gid: int) -> None:
+    """Act as a user, with the right to read any file, until `give_up`. Raises `HostError`.
 
-    Root that may not change its user (user_namespaces(7) that does not map this one, a container without
-    CAP_SETUID) stays who it is.
+    Root stays root by its real uid: SQLite asks access(2) for files that it cannot write, which asks with the
+    rights of that one.
     """
     _bound(())
     if os.geteuid() == 0:
@@ -71,7 +72,19 @@ def give_up(uid: int, gid: int) -> None:
         with contextlib.suppress(OSError):
             os.setresgid(gid, gid, gid)
         with contextlib.suppress(OSError):
-            os.setresuid(uid, uid, uid)
+            os.setresuid(-1, uid, uid)
+        _, permitted, inheritable = _sets()
+        _set(permitted, permitted, inheritable)
+    keep((DAC_READ_SEARCH,))
+
+
+def give_up() -> None:
+    """Be nobody else than whom we act as, without any right. Raises `HostError`.
+
+    Root that could not change its user (user_namespaces(7) that does not map it, a container without
+    CAP_SETUID) stays who it is.
+    """
+    os.setresuid(*[os.geteuid()] * 3)
     keep(())
 
 

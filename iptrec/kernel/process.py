@@ -29,6 +29,8 @@ main()
 def end_with_parent() -> None:
     """End when the process that started us does (prctl(2)). Becoming another user takes that back."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() == 1:  # it has ended meanwhile
+        sys.exit(0)
 
 
 def search_path() -> str:
