@@ -63,7 +63,8 @@ _NFT_GATHER_S: Final = 0.004  # of nf_tables, whose rules are known by their han
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
-_RING_NS: Final = 1_000_000_000  # how often the ring is trimmed
+_RING_NS: Final = 1_000_000_000  # how often the ring is trimmed, at most,
+_RING_SHARE: Final = 100  # and how much of its time it may be late
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
@@ -672,15 +673,17 @@ class _Recording:
         """Keep what the ring holds; write it out where that was asked for."""
         if self._wake.copies:
             self._copy(writer)
+        if self._ring():
+            self._trim(writer, now)
+
+    def _trim(self, writer: Writer, now: int) -> None:
+        """Let go of what is too much or too old: now and then, and at once where much comes."""
         options = self._options
-        crowded = options.ring_bytes is not None and writer.stored_bytes > 1.25 * options.ring_bytes
-        if now < self._trim_ns and not crowded:
-            return
-        self._trim_ns = now + _RING_NS
-        if options.ring_bytes is not None:
-            writer.trim(most_bytes=options.ring_bytes)
-        if options.ring_s is not None:
-            writer.trim(since_ns=time.time_ns() - int(options.ring_s * 1e9))
+        most_bytes, lasts_ns = options.ring_bytes, int((options.ring_s or 0) * 1e9)
+        crowded = most_bytes is not None and writer.event_bytes > 1.25 * most_bytes
+        if now >= self._trim_ns or crowded:
+            self._trim_ns = now + max(_RING_NS, lasts_ns // _RING_SHARE)
+            writer.trim(most_bytes=most_bytes, lasts_ns=lasts_ns or None)
 
     def _copy(self, writer: Writer) -> None:
         """What there is by now, into a file of its own beside the recording (SIGUSR1)."""
