@@ -61,6 +61,9 @@ _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many;
 _NFT_GATHER_S: Final = 0.004  # of nf_tables, whose rules are known by their handles, not by time
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
+_MOST_CHANGES: Final = (
+    1000  # of nf_tables that wait for the ruleset to be listed; then they are taken together
+)
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 _RING_NS: Final = 1_000_000_000  # how often the ring is trimmed, at most,
@@ -643,6 +646,14 @@ class _Recording:
         if changes and not select.select(changes, [], [], 0)[0]:
             self._unchanged_ns = now
 
+    def _note_change(self, received_ns: int) -> None:
+        """One of nf_tables that was received: with the one before where no time was seen between them."""
+        since = self._unchanged_ns
+        together = len(self._changes) >= _MOST_CHANGES
+        if self._changes and (together or self._changes[-1][0] == since):
+            since, _ = self._changes.pop()
+        self._changes.append((since, received_ns))
+
     def _changed_after(self, state: NftState) -> int:
         """After which time the changes came that made a state of the ruleset."""
         since = [
@@ -754,7 +765,7 @@ class _Recording:
                         break
                     self._append(writer, side.stream, datagram)
                     if isinstance(side.socket, ChangeSocket):
-                        self._changes.append((self._unchanged_ns, time.time_ns()))
+                        self._note_change(time.time_ns())
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise HostError(f"cannot read netlink: {error.strerror}") from None

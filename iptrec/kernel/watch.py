@@ -44,7 +44,8 @@ _QUIET_SHARE: Final = 10_000  # and by and by only so much where nobody touches 
 _LONGEST_NS: Final = 30_000_000_000  # but is never longer ago
 _CHEAP_NS: Final = 3_000_000  # a table that is looked at in less is looked at each time
 _TRIES: Final = 3
-_REMEMBERED_BYTES: Final = 64 << 20
+_REMEMBERED: Final = 64  # states, more than one look at all tables can find,
+_REMEMBERED_BYTES: Final = 64 << 20  # and so much of them
 _HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -256,8 +257,9 @@ class Watch:
     def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
         """States often come back: a script that swaps two rulesets, say."""
         self._contents[family, digest] = content
-        while (
-            sum(map(len, self._contents.values())) > _REMEMBERED_BYTES and len(self._contents) > 1
+        while len(self._contents) > 1 and (
+            len(self._contents) > _REMEMBERED
+            or sum(map(len, self._contents.values())) > _REMEMBERED_BYTES
         ):
             del self._contents[next(iter(self._contents))]
 
