@@ -69,9 +69,9 @@ class Changes:
     @classmethod
     def read(cls, descriptor: int) -> Self | None:
         """The last list that was written whole; None if there is none, or none of ours."""
-        size = min(os.fstat(descriptor).st_size, _LARGEST)
+        begin = max(0, os.fstat(descriptor).st_size - _LARGEST)
         found: Any = None
-        for line in reversed(os.pread(descriptor, size, 0).splitlines(keepends=True)):
+        for line in reversed(os.pread(descriptor, _LARGEST, begin).splitlines(keepends=True)):
             if line.endswith(b"\n"):
                 with contextlib.suppress(ValueError, TypeError):
                     found = cls(**json.loads(line))
@@ -114,6 +114,7 @@ class Guardian:
         self._changes = Changes(comment, netns, str(output.absolute()))
         path = path_of(comment)
         self._list = _unnamed()
+        self._written = b""
         reading, self._alive = os.pipe2(os.O_CLOEXEC)
         self._pid = os.fork()
         if self._pid == 0:
@@ -160,8 +161,10 @@ class Guardian:
         os.close(self._list)
 
     def _write(self) -> None:
-        text = json.dumps(asdict(self._changes)) + "\n"
-        os.write(self._list, text.encode())
+        text = (json.dumps(asdict(self._changes)) + "\n").encode()
+        if text != self._written:  # somebody may undo the same thing each second
+            os.write(self._list, text)
+            self._written = text
 
 
 def path_of(comment: str) -> Path:
