@@ -69,6 +69,7 @@ class NftWatch:
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
+        self._untold = False  # a change that could not be listed
         self._in_place = dict.fromkeys(rules, self._until)
         self._stopped = False
         self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
@@ -105,7 +106,7 @@ class NftWatch:
             before = time.time_ns()
             stopping = self._stop in dict(poll.poll(_POLL_MS))
             try:
-                if self._drain():
+                if self._drain() or self._untold:
                     self._look(poll, last=stopping)
                 else:
                     self._until = before
@@ -115,7 +116,8 @@ class NftWatch:
                 self._found(HostError(f"cannot look at nf_tables: {error.strerror}"))
 
     def _look(self, poll: select.poll, *, last: bool) -> None:
-        """List the ruleset that came to be just now."""
+        """List the ruleset that came to be just now; where that fails, the next time."""
+        self._untold = True
         seen = time.time_ns()
         while not last and (poll.poll(_QUIET_MS) or time.monotonic_ns() < self._next):
             if self._drain():
@@ -123,10 +125,8 @@ class NftWatch:
             elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
                 break
         for _ in range(_TRIES):
-            started = time.monotonic_ns()
             listed = time.time_ns()
-            parts = nftables.ruleset(counters=False)
-            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+            parts = self._list()
             if not self._drain():
                 break
             # It changed under our hands: what it was before nobody will know.
@@ -134,9 +134,17 @@ class NftWatch:
             self._until = seen
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
-        self._until = listed
+        self._until, self._untold = listed, False
         for family, rules in self._rules.items():
             self._check_rules(family, rules, parts, last=last)
+
+    def _list(self) -> list[Part]:
+        """The ruleset; the next time it may be listed depends on how long that takes."""
+        started = time.monotonic_ns()
+        try:
+            return nftables.ruleset(counters=False)
+        finally:
+            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
 
     def _check_rules(
         self, family: Family, rules: Sequence[TraceRule], parts: list[Part], *, last: bool

@@ -1,0 +1,71 @@
+"""The watch of nf_tables, offline: what it does where the ruleset cannot be listed."""
+
+from __future__ import annotations
+
+import os
+import struct
+from queue import Queue
+
+import pytest
+
+from iptrec.errors import HostError
+from iptrec.kernel import nft_watch, nftables
+from iptrec.kernel.nft_watch import NftState, NftWatch
+
+NEW_GENERATION = struct.pack("=IHHII", 16, 0x0A0F, 0, 0, 0)
+
+
+class Changes:
+    """What the kernel tells, by hand."""
+
+    def __init__(self):
+        self.told = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def fileno(self):
+        return self.told
+
+    def tell(self):
+        os.eventfd_write(self.told, 1)
+
+    def receive(self):
+        try:
+            os.eventfd_read(self.told)
+        except BlockingIOError:
+            return None
+        return NEW_GENERATION
+
+    def __exit__(self, *_):
+        os.close(self.told)
+
+
+@pytest.fixture
+def changes(monkeypatch):
+    made = Changes()
+    monkeypatch.setattr(nft_watch, "ChangeSocket", lambda: made)
+    return made
+
+
+def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch):
+    """One failure of nft must not leave the old rules in force for all that comes."""
+    parts = [nftables.Part("nft", "nft", b"{}")]
+    answers = [HostError("nft failed: Killed"), parts]
+
+    def ruleset(**_):
+        answer = answers.pop(0)
+        if isinstance(answer, HostError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(nftables, "ruleset", ruleset)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    watch.start()
+    began = watch._until
+    changes.tell()
+    assert isinstance(found.get(timeout=10), HostError)
+    state = found.get(timeout=10)
+    watch.stop()
+    assert isinstance(state, NftState)
+    assert state.parts == parts
+    assert state.after_ns >= began
+    assert found.empty()
