@@ -31,6 +31,8 @@ _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
+_WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever;
+_LAST_S: Final = 10.0  # in the end somebody waits for it
 _SHARE: Final = 10  # listing may cost one part in so many of the time
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 
@@ -111,22 +113,28 @@ class NftWatch:
                 else:
                     self._until = before
             except IptrecError as error:
-                self._found(error)
+                self._fail(error)
             except OSError as error:
-                self._found(HostError(f"cannot look at nf_tables: {error.strerror}"))
+                self._fail(HostError(f"cannot look at nf_tables: {error.strerror}"))
+
+    def _fail(self, error: IptrecError) -> None:
+        """What the ruleset is now nobody knows, until it can be listed."""
+        self._found(error)
+        if not self._untold:
+            self._untold = True
+            self._found(NftState(self._until, time.time_ns(), [nftables.NOT_SEEN]))
 
     def _look(self, poll: select.poll, *, last: bool) -> None:
-        """List the ruleset that came to be just now; where that fails, the next time."""
-        self._untold = True
+        """List the ruleset that came to be just now."""
         seen = time.time_ns()
         while not last and (poll.poll(_QUIET_MS) or time.monotonic_ns() < self._next):
             if self._drain():
                 seen = time.time_ns()
             elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
                 break
-        for _ in range(_TRIES):
+        for _ in range(1 if last else _TRIES):
             listed = time.time_ns()
-            parts = self._list()
+            parts = self._list(last=last)
             if not self._drain():
                 break
             # It changed under our hands: what it was before nobody will know.
@@ -138,11 +146,11 @@ class NftWatch:
         for family, rules in self._rules.items():
             self._check_rules(family, rules, parts, last=last)
 
-    def _list(self) -> list[Part]:
+    def _list(self, *, last: bool) -> list[Part]:
         """The ruleset; the next time it may be listed depends on how long that takes."""
         started = time.monotonic_ns()
         try:
-            return nftables.ruleset(counters=False)
+            return nftables.ruleset(counters=False, within_s=_LAST_S if last else _WITHIN_S)
         finally:
             self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
 

@@ -62,10 +62,29 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch)
     watch.start()
     began = watch._until
     changes.tell()
-    assert isinstance(found.get(timeout=10), HostError)
-    state = found.get(timeout=10)
+    error, unknown, state = (found.get(timeout=10) for _ in range(3))
     watch.stop()
-    assert isinstance(state, NftState)
-    assert state.parts == parts
-    assert state.after_ns >= began
+    assert isinstance(error, HostError)
+    assert (unknown.parts, state.parts) == ([nftables.NOT_SEEN], parts)
+    assert began <= unknown.after_ns < unknown.time_ns < state.time_ns
     assert found.empty()
+
+
+def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
+    """A ruleset that changes all the time: the recorder ends, and does not say that the old rules held."""
+    given = []
+
+    def ruleset(*, within_s, **_):
+        given.append(within_s)
+        changes.tell()
+        raise HostError("nft does not come to an end")
+
+    monkeypatch.setattr(nftables, "ruleset", ruleset)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    changes.tell()
+    os.write(watch._stopping, b"x")
+    watch._run()
+    assert [type(found.get_nowait()) for _ in range(2)] == [HostError, NftState]
+    assert given[-1] <= 10
+    watch.stop()
