@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import select
 import signal
 import struct
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 from queue import SimpleQueue
 
+# man 8 iptables, -i: the beginning of a name (net/core/dev.c, dev_valid_name), without quotes.
+_WILDCARD: Final = re.compile(r"[^\s/:\"\\]{0,14}\+")
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
@@ -482,7 +485,7 @@ class _Recording:
 
     def _check_interfaces(self, names: Sequence[str]) -> None:
         for interface in self._options.interfaces:
-            wildcard = interface.endswith("+")  # man 8 iptables, -i
+            wildcard = _WILDCARD.fullmatch(interface)
             if not wildcard and interface not in names:
                 raise UsageError(f"no interface {interface!r} here; there are: {', '.join(names)}")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iptrec.errors import UsageError
 from iptrec.kernel.nft_watch import NftState
 from iptrec.recorder import Options, _Recording
 
@@ -50,3 +52,34 @@ def test_changes_that_nobody_lists_have_an_end():
     assert one._changed_after(NftState(99_000, 100_001, [])) <= 99_001
     note(one, [(200_000, 200_000 + number) for number in range(100_000)])
     assert len(one._changes) <= 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "eth0+ -j ACCEPT\n-A OUTPUT+",
+        "a b+",
+        'a"+',
+        "a\\+",
+        "/+",
+        "sixteen-letters-+",
+        "nope",
+        "lo\n",
+    ],
+)
+def test_interfaces_that_there_cannot_be(name):
+    """A name goes into the text that iptables-restore reads: it is a name, and nothing else."""
+    one = _Recording(
+        Options(output=Path("t.db"), bytecodes={}, interfaces=(name,)), lambda _: None, None, -1
+    )
+    with pytest.raises(UsageError, match="no interface"):
+        one._check_interfaces(["lo"])
+
+
+@pytest.mark.parametrize("name", ["lo", "eth+", "+", "br-0.1+"])
+def test_interfaces_that_there_may_be(name):
+    """One that is there, or a beginning of names."""
+    one = _Recording(
+        Options(output=Path("t.db"), bytecodes={}, interfaces=(name,)), lambda _: None, None, -1
+    )
+    one._check_interfaces(["lo"])
