@@ -209,6 +209,7 @@ def _opened() -> socket.socket:
     except OSError as error:
         raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
     opened.bind((0, 0))
+    opened.connect((0, 0))  # to the kernel: nobody else can send to it
     opened.settimeout(_ANSWER_S)
     return opened
 
