@@ -13,8 +13,9 @@ from iptrec.kernel.nft_watch import NftState
 from iptrec.recorder import Options, _Recording
 
 
-def recording():
-    return _Recording(Options(output=Path("t.db"), bytecodes={}), lambda _: None, None, -1)
+def recording(**options):
+    options = Options(output=Path("t.db"), bytecodes={}, **options)
+    return _Recording(options, lambda _: None, lambda _: None, None, -1)
 
 
 def note(one, changes):
@@ -69,9 +70,7 @@ def test_changes_that_nobody_lists_have_an_end():
 )
 def test_interfaces_that_there_cannot_be(name):
     """A name goes into the text that iptables-restore reads: it is a name, and nothing else."""
-    one = _Recording(
-        Options(output=Path("t.db"), bytecodes={}, interfaces=(name,)), lambda _: None, None, -1
-    )
+    one = recording(interfaces=(name,))
     with pytest.raises(UsageError, match="no interface"):
         one._check_interfaces(["lo"])
 
@@ -79,7 +78,5 @@ def test_interfaces_that_there_cannot_be(name):
 @pytest.mark.parametrize("name", ["lo", "eth+", "+", "br-0.1+"])
 def test_interfaces_that_there_may_be(name):
     """One that is there, or a beginning of names."""
-    one = _Recording(
-        Options(output=Path("t.db"), bytecodes={}, interfaces=(name,)), lambda _: None, None, -1
-    )
+    one = recording(interfaces=(name,))
     one._check_interfaces(["lo"])
