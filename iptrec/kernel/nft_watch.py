@@ -116,6 +116,8 @@ class NftWatch:
                 self._fail(error)
             except OSError as error:
                 self._fail(HostError(f"cannot look at nf_tables: {error.strerror}"))
+            except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
+                self._fail(HostError(f"cannot look at nf_tables: {error!r}"))
 
     def _fail(self, error: IptrecError) -> None:
         """What the ruleset is now nobody knows, until it can be listed."""

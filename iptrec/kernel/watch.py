@@ -194,6 +194,8 @@ class Watch:
                 self._found(error)
             except OSError as error:
                 self._found(HostError(f"cannot look at the rules: {error.strerror}"))
+            except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
+                self._found(HostError(f"cannot look at the rules: {error!r}"))
 
     def _timeout_ms(self) -> int:
         now = time.monotonic_ns()

@@ -45,14 +45,17 @@ def changes(monkeypatch):
     return made
 
 
-def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch):
+@pytest.mark.parametrize(
+    "failure", [HostError("nft failed: Killed"), OSError(24, "x"), MemoryError()]
+)
+def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch, failure):
     """One failure of nft must not leave the old rules in force for all that comes."""
     parts = [nftables.Part("nft", "nft", b"{}")]
-    answers = [HostError("nft failed: Killed"), parts]
+    answers = [failure, parts]
 
     def ruleset(**_):
         answer = answers.pop(0)
-        if isinstance(answer, HostError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 

@@ -44,3 +44,23 @@ def test_watch_without_inotify_looks_now_and_then(monkeypatch):
         found.get(timeout=10)
     )
     assert found.empty()
+
+
+def test_watch_goes_on_after_any_error(monkeypatch):
+    """Without it a recording would say that no rule changed: the thread's end is nobody's to see."""
+    found = Queue()
+    made = Watch({}, {}, found.put, None)
+    errors = [MemoryError(), IndexError("7")]
+
+    def look(**_):
+        if errors:
+            raise errors.pop(0)
+
+    monkeypatch.setattr(made, "_look", look)
+    made.start()
+    told = [str(found.get(timeout=10)) for _ in range(2)]
+    made.stop()
+    assert told == [
+        "cannot look at the rules: MemoryError()",
+        "cannot look at the rules: IndexError('7')",
+    ]
