@@ -71,6 +71,7 @@ _QUIET_MS: Final = 50  # the last packets' events are in the socket within micro
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 _RING_NS: Final = 1_000_000_000  # how often the ring is trimmed, at most,
 _RING_SHARE: Final = 100  # and how much of its time it may be late
+_GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
@@ -225,6 +226,7 @@ class _Recording:
         self._begun = False
         self._stop_ns: int | None = None
         self._trim_ns = 0
+        self._give_back_ns = 0
         self._sources: list[_Source] = []
         # Of nf_tables: when it was last seen unchanged; for each change that time, and when it was told.
         self._unchanged_ns = time.time_ns()
@@ -684,11 +686,14 @@ class _Recording:
             self._note("nobody looks for what --stop-on asks any more: its process ended")
 
     def _tend(self, writer: Writer, now: int) -> None:
-        """Keep what the ring holds; write it out where that was asked for."""
+        """Keep what the ring holds; write it out where that was asked for; give free memory back."""
         if self._wake.copies:
             self._copy(writer)
         if self._ring():
             self._trim(writer, now)
+        if now >= self._give_back_ns:
+            self._give_back_ns = now + _GIVE_BACK_NS
+            host.give_back_memory()
 
     def _trim(self, writer: Writer, now: int) -> None:
         """Let go of what is too much or too old: now and then, and at once where much comes."""
