@@ -1,4 +1,4 @@
-"""The commands that are run, offline."""
+"""Commands that only look, and that may not end by themselves."""
 
 from __future__ import annotations
 
