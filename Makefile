@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint golden samples bench clean
+.PHONY: help system system-tests demo test lint golden samples bench soak clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ samples: $(VENV)/installed | system ## record the samples again (then: make gold
 
 bench: $(VENV)/installed | system-tests ## figures: recording and analysis
 	$(BIN)/python bench/run.py
+
+soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
+	$(BIN)/python bench/soak.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

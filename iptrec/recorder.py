@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import select
 import signal
 import struct
@@ -56,16 +57,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 from queue import SimpleQueue
 
+# man 8 iptables, -i: the beginning of a name (net/core/dev.c, dev_valid_name), without quotes.
+_WILDCARD: Final = re.compile(r"[^\s/:\"\\]{0,14}\+")
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
 _GATHER_S: Final = 0.002  # lets events come together, so that each call fetches many;
 _NFT_GATHER_S: Final = 0.004  # of nf_tables, whose rules are known by their handles, not by time
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
+_MOST_CHANGES: Final = (
+    1000  # of nf_tables that wait for the ruleset to be listed; then they are taken together
+)
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 _UNGUARDED_NS: Final = 500_000_000  # before another guardian is started
-_RING_NS: Final = 1_000_000_000  # how often the ring is trimmed
+_RING_NS: Final = 1_000_000_000  # how often the ring is trimmed, at most,
+_RING_SHARE: Final = 100  # and how much of its time it may be late
+_GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HOLES: Final = {
     "rules-gone": "somebody removed our {} TRACE rules from the raw table: put back; not traced meanwhile",
@@ -219,6 +227,7 @@ class _Recording:
         self._child: subprocess.Popen[bytes] | None = None
         self._stop_ns: int | None = None
         self._trim_ns = 0
+        self._give_back_ns = 0
         self._sources: list[_Source] = []
         # Of nf_tables: when it was last seen unchanged; for each change that time, and when it was told.
         self._unchanged_ns = time.time_ns()
@@ -462,7 +471,7 @@ class _Recording:
 
     def _check_interfaces(self, names: Sequence[str]) -> None:
         for interface in self._options.interfaces:
-            wildcard = interface.endswith("+")  # man 8 iptables, -i
+            wildcard = _WILDCARD.fullmatch(interface)
             if not wildcard and interface not in names:
                 raise UsageError(f"no interface {interface!r} here; there are: {', '.join(names)}")
 
@@ -666,6 +675,14 @@ class _Recording:
         if changes and not select.select(changes, [], [], 0)[0]:
             self._unchanged_ns = now
 
+    def _note_change(self, received_ns: int) -> None:
+        """One of nf_tables that was received: with the one before where no time was seen between them."""
+        since = self._unchanged_ns
+        together = len(self._changes) >= _MOST_CHANGES
+        if self._changes and (together or self._changes[-1][0] == since):
+            since, _ = self._changes.pop()
+        self._changes.append((since, received_ns))
+
     def _changed_after(self, state: NftState) -> int:
         """After which time the changes came that made a state of the ruleset."""
         since = [
@@ -693,18 +710,23 @@ class _Recording:
             self._note("nobody looks for what --stop-on asks any more: its process ended")
 
     def _tend(self, writer: Writer, now: int) -> None:
-        """Keep what the ring holds; write it out where that was asked for."""
+        """Keep what the ring holds; write it out where that was asked for; give free memory back."""
         if self._wake.copies:
             self._copy(writer)
+        if self._ring():
+            self._trim(writer, now)
+        if now >= self._give_back_ns:
+            self._give_back_ns = now + _GIVE_BACK_NS
+            host.give_back_memory()
+
+    def _trim(self, writer: Writer, now: int) -> None:
+        """Let go of what is too much or too old: now and then, and at once where much comes."""
         options = self._options
-        crowded = options.ring_bytes is not None and writer.stored_bytes > 1.25 * options.ring_bytes
-        if now < self._trim_ns and not crowded:
-            return
-        self._trim_ns = now + _RING_NS
-        if options.ring_bytes is not None:
-            writer.trim(most_bytes=options.ring_bytes)
-        if options.ring_s is not None:
-            writer.trim(since_ns=time.time_ns() - int(options.ring_s * 1e9))
+        most_bytes, lasts_ns = options.ring_bytes, int((options.ring_s or 0) * 1e9)
+        crowded = most_bytes is not None and writer.event_bytes > 1.25 * most_bytes
+        if now >= self._trim_ns or crowded:
+            self._trim_ns = now + max(_RING_NS, lasts_ns // _RING_SHARE)
+            writer.trim(most_bytes=most_bytes, lasts_ns=lasts_ns or None)
 
     def _copy(self, writer: Writer) -> None:
         """What there is by now, into a file of its own beside the recording (SIGUSR1)."""
@@ -775,7 +797,7 @@ class _Recording:
                         break
                     self._append(writer, side.stream, datagram)
                     if isinstance(side.socket, ChangeSocket):
-                        self._changes.append((self._unchanged_ns, time.time_ns()))
+                        self._note_change(time.time_ns())
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise HostError(f"cannot read netlink: {error.strerror}") from None

@@ -79,8 +79,9 @@ Ring = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE|TIME",
-        help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. SIGUSR1 writes"
-        " what there is into a file of its own, and recording goes on.",
+        help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. Rulesets that"
+        " were replaced meanwhile take as much again, at most. SIGUSR1 writes what there is into a file of its"
+        " own, and recording goes on.",
     ),
 ]
 StopOn = Annotated[

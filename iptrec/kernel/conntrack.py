@@ -82,4 +82,5 @@ def _open() -> socket.socket:
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
     )
     opened.bind((0, 0))  # without a port of its own a socket is not sent what others cause
+    opened.connect((0, 0))  # to the kernel: nobody else can send to it
     return opened

@@ -127,9 +127,9 @@ class Changes:
     @classmethod
     def read(cls, descriptor: int) -> Self | None:
         """The last list that was written whole; None if there is none, or none of ours."""
-        size = min(os.fstat(descriptor).st_size, _LARGEST)
+        begin = max(0, os.fstat(descriptor).st_size - _LARGEST)
         found: Any = None
-        for line in reversed(os.pread(descriptor, size, 0).splitlines(keepends=True)):
+        for line in reversed(os.pread(descriptor, _LARGEST, begin).splitlines(keepends=True)):
             if line.endswith(b"\n"):
                 with contextlib.suppress(ValueError, TypeError):
                     found = cls(**json.loads(line))
@@ -196,6 +196,7 @@ class Guardian:
         )
         self._path = path_of(comment)
         self._list = _unnamed()
+        self._written: dict[str, Any] = {}
         self._pid: int | None = None
         self._lock = threading.Lock()  # the watches change the list as well
         self._fork()
@@ -312,7 +313,10 @@ class Guardian:
         """Lets one thread change the list, and writes it down."""
         with self._lock:
             yield self.changes
-            self.changes.write(self._list)
+            now = asdict(self.changes)
+            if now != self._written:  # somebody may undo the same thing each second
+                self.changes.write(self._list)
+                self._written = now
 
     def _expect_made(self, family: Family) -> None:
         """Note what of the raw table is missing, and what is there because of other recorders.

@@ -41,6 +41,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
+def give_back_memory() -> None:
+    """Return what is free to the kernel (malloc_trim(3)): kept for hours it spreads over more pages."""
+    malloc_trim = getattr(_libc, "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def nobody() -> tuple[int, int]:
     """Uid and gid of somebody to be who needs no rights: the user behind sudo, or nobody."""
     if (user := behind_sudo()) is not None:

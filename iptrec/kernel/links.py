@@ -23,6 +23,7 @@ class LinkSocket:
             socket.NETLINK_ROUTE,
         )
         self._socket.bind((0, _RTMGRP_LINK))
+        self._socket.connect((0, 0))  # to the kernel: nobody else can send to it
 
     def __enter__(self) -> Self:
         return self

@@ -57,6 +57,7 @@ class NflogSocket:
             raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
         try:
             self._socket.bind((0, 0))
+            self._socket.connect((0, 0))  # to the kernel: nobody else can send to it
             self.receive_buffer = slots.ask_for_room(self._socket, receive_buffer)
             self.conntrack = self._configure(snaplen, modprobe=modprobe)
             self._drops_before = slots.drops(self._socket)

@@ -31,6 +31,8 @@ _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
+_WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever;
+_LAST_S: Final = 10.0  # in the end somebody waits for it
 _SHARE: Final = 10  # listing may cost one part in so many of the time
 
 
@@ -66,6 +68,7 @@ class NftWatch:
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
+        self._untold = False  # a change that could not be listed
         self._in_place = dict.fromkeys(rules, self._until)
         self._stopped = False
         self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
@@ -107,14 +110,23 @@ class NftWatch:
     def _work(self, poll: select.poll, before: int, *, last: bool) -> None:
         """Look at what was told to have changed."""
         try:
-            if self._drain():
+            if self._drain() or self._untold:
                 self._look(poll, last=last)
             else:
                 self._until = before
         except IptrecError as error:
-            self._found(error)
+            self._fail(error)
         except OSError as error:
-            self._found(HostError(f"cannot look at nf_tables: {error.strerror}"))
+            self._fail(HostError(f"cannot look at nf_tables: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
+            self._fail(HostError(f"cannot look at nf_tables: {error!r}"))
+
+    def _fail(self, error: IptrecError) -> None:
+        """What the ruleset is now nobody knows, until it can be listed."""
+        self._found(error)
+        if not self._untold:
+            self._untold = True
+            self._found(NftState(self._until, time.time_ns(), [nftables.NOT_SEEN]))
 
     def _look(self, poll: select.poll, *, last: bool) -> None:
         """List the ruleset that came to be just now."""
@@ -124,11 +136,9 @@ class NftWatch:
                 seen = time.time_ns()
             elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
                 break
-        for _ in range(_TRIES):
-            started = time.monotonic_ns()
+        for _ in range(1 if last else _TRIES):
             listed = time.time_ns()
-            parts = nftables.ruleset(counters=False)
-            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+            parts = self._list(last=last)
             if not self._drain():
                 break
             # It changed under our hands: what it was before nobody will know.
@@ -136,9 +146,17 @@ class NftWatch:
             self._until = seen
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
-        self._until = listed
+        self._until, self._untold = listed, False
         for family, rules in self._rules.items():
             self._check_rules(family, rules, parts, last=last)
+
+    def _list(self, *, last: bool) -> list[Part]:
+        """The ruleset; the next time it may be listed depends on how long that takes."""
+        started = time.monotonic_ns()
+        try:
+            return nftables.ruleset(counters=False, within_s=_LAST_S if last else _WITHIN_S)
+        finally:
+            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
 
     def _check_rules(
         self, family: Family, rules: Sequence[TraceRule], parts: list[Part], *, last: bool

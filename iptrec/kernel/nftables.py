@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
@@ -45,6 +46,7 @@ TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft print
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 _TRIES: Final = 5
 _ANSWER_S: Final = 5.0
+_LISTING_S: Final = 300.0  # the first time, for the largest rulesets
 
 
 class Part(NamedTuple):
@@ -99,15 +101,16 @@ def generation() -> int:
     raise HostError("nf_tables does not tell the generation of its ruleset; Linux 4.6 does")
 
 
-def ruleset(*, counters: bool) -> list[Part]:
+def ruleset(*, counters: bool, within_s: float = _LISTING_S) -> list[Part]:
     """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
 
-    Raises `HostError`.
+    Raises `HostError`, also where that takes longer than ``within_s``.
     """
     parts: list[Part] = []
+    until = time.monotonic() + within_s
     for _ in range(_TRIES):
         before = generation()
-        parts = list(_listed(counters=counters))
+        parts = list(_listed(until, counters=counters))
         if generation() == before:
             break
     return parts
@@ -185,16 +188,16 @@ def staying_out(family: Family, comment: str, lines: Sequence[str]) -> list[str]
     return xtables.staying_out(family, comment, lines, "nft")
 
 
-def _listed(*, counters: bool) -> Iterator[Part]:
+def _listed(until: float, *, counters: bool) -> Iterator[Part]:
     for family, kind in _SAVES.items():
         with contextlib.suppress(HostError):  # nobody's iptables: native rules alone
-            source, content = xtables.save(family, counters=counters, backend="nft")
+            source, content = xtables.save(family, counters=counters, backend="nft", until=until)
             yield Part(kind, source, content)
     # Without counters in the texts: a rule is the same rule however often it was hit.
     text = [nft(), "-a", "-s", "list", "ruleset"]
     listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
     for kind, command in ((TEXT, text), ("nft", listing)):
-        done = xtables.run(command)
+        done = xtables.run(command, until=until)
         xtables.check(command, done)
         yield Part(kind, " ".join(command), done.stdout)
 
@@ -294,6 +297,7 @@ def _opened() -> socket.socket:
     except OSError as error:
         raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
     opened.bind((0, 0))
+    opened.connect((0, 0))  # to the kernel: nobody else can send to it
     opened.settimeout(_ANSWER_S)
     return opened
 

@@ -120,6 +120,7 @@ def _listening(group: int) -> socket.socket:
         raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
     try:
         opened.bind((0, 0))
+        opened.connect((0, 0))  # to the kernel: nobody else can send to it
         opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
     except OSError as error:
         opened.close()

@@ -44,7 +44,12 @@ _QUIET_SHARE: Final = 10_000  # and by and by only so much where nobody touches 
 _LONGEST_NS: Final = 30_000_000_000  # but is never longer ago
 _CHEAP_NS: Final = 3_000_000  # a table that is looked at in less is looked at each time
 _TRIES: Final = 3
-_REMEMBERED_BYTES: Final = 64 << 20
+_REMEMBERED: Final = 64  # states, more than one look at all tables can find,
+_REMEMBERED_BYTES: Final = 64 << 20  # and so much of them
+_BLIND: Final = (
+    "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
+    " fs.inotify.max_user_instances"
+)
 _HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -173,6 +178,8 @@ class Watch:
         poll.register(self._stop, select.POLLIN)
         poll.register(self._lock.descriptor, select.POLLIN)
         stopping, glanced = False, 0
+        if self._lock.refused:
+            self._found(HostError(_BLIND.format(self._lock.refused)))
         while not stopping:
             timeout = self._timeout_ms() if glanced == self._lock.uses else 0
             stopping = self._stop in dict(poll.poll(timeout))
@@ -191,6 +198,8 @@ class Watch:
             self._found(error)
         except OSError as error:
             self._found(HostError(f"cannot look at the rules: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
+            self._found(HostError(f"cannot look at the rules: {error!r}"))
         return glanced
 
     def _timeout_ms(self) -> int:
@@ -261,8 +270,9 @@ class Watch:
     def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
         """States often come back: a script that swaps two rulesets, say."""
         self._contents[family, digest] = content
-        while (
-            sum(map(len, self._contents.values())) > _REMEMBERED_BYTES and len(self._contents) > 1
+        while len(self._contents) > 1 and (
+            len(self._contents) > _REMEMBERED
+            or sum(map(len, self._contents.values())) > _REMEMBERED_BYTES
         ):
             del self._contents[next(iter(self._contents))]
 
@@ -311,14 +321,21 @@ class _Lock:
     """The xtables lock file under inotify (man 7 inotify).
 
     ``uses``: events that were reported; ``closes``: those of them that say that a command had ended.
+    ``refused``: why nothing is reported, "" if it is. A user may have so many instances on the whole host
+    (fs.inotify.max_user_instances), and containers run as root, too.
     """
 
     def __init__(self) -> None:
         self.uses = 0
         self.closes = 0
+        self.refused = ""
         self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
         self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        self._watch()
+        if self.descriptor >= 0:
+            self._watch()
+        else:
+            self.refused = os.strerror(ctypes.get_errno())
+            self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never ready
 
     def read(self) -> int:
         """Take what was reported; ``closes``."""

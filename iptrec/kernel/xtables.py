@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -64,9 +65,14 @@ def require(family: Family, backend: Backend = "legacy") -> None:
 
 
 def save(
-    family: Family, *, table: str | None = None, counters: bool = True, backend: Backend = "legacy"
+    family: Family,
+    *,
+    table: str | None = None,
+    counters: bool = True,
+    backend: Backend = "legacy",
+    until: float | None = None,
 ) -> tuple[str, bytes]:
-    """The command line and what it prints: all loaded tables (or one).
+    """The command line and what it prints: all loaded tables (or one); ``until``: see `run`.
 
     In a namespace that was made together with its user namespace the list of loaded tables cannot be
     read (/proc/net/ip_tables_names belongs to the host's root): then every table is asked for, which
@@ -75,7 +81,7 @@ def save(
     command = [_command(family, "save", backend), *(["-c"] if counters else [])]
     if table is not None:
         command += ["-t", table]
-    done = run(command)
+    done = run(command, until=until)
     if done.returncode and table is None and b"Failed to list table names" in done.stderr:
         return " ".join(command), b"".join(save(family, table=name)[1] for name in _TABLES)
     check(command, done)
@@ -259,20 +265,30 @@ def _restore(family: Family, lines: Iterable[str], backend: Backend) -> None:
     check(command, run(command, text))
 
 
-def run(command: list[str], text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def run(
+    command: list[str], text: bytes = b"", *, until: float | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
 
     What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
+    ``until``: when one that changes nothing is killed (time.monotonic). Raises `HostError` then.
     """
-    return subprocess.run(
-        command,
-        input=text,
-        capture_output=True,
-        check=False,
-        start_new_session=True,
-        close_fds=False,
-        env=process.environment(),
-    )
+    left = None if until is None else max(0.0, until - time.monotonic())
+    try:
+        return subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            check=False,
+            start_new_session=True,
+            close_fds=False,
+            env=process.environment(),
+            timeout=left,
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(
+            f"{Path(command[0]).name} does not come to an end: the rules are too many, or change all the time"
+        ) from None
 
 
 def check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:

@@ -44,12 +44,20 @@ _HEAD: Final = (
 # `Writer.trim` lets go of all streams but this one: names of interfaces are needed for whatever comes.
 _LASTING: Final = "rtnetlink"
 _TRIMMED: Final = f"stream IN (SELECT id FROM stream WHERE kind <> '{_LASTING}')"  # noqa: S608
-# A state of a table that another state of the same table had followed before the time in question.
+# More streams than there are: chunks that are stored together overlap in time.
+_TOGETHER: Final = 16
+# States of tables that other states of the same tables had followed before the time in question.
 _REPLACED: Final = """\
-DELETE FROM snapshot WHERE after_ns IS NOT NULL AND EXISTS (
+DELETE FROM snapshot WHERE after_ns IS NOT NULL AND time_ns < :since AND EXISTS (
   SELECT 1 FROM snapshot AS later WHERE later.namespace = snapshot.namespace
   AND later.source = snapshot.source AND substr(later.kind, 1, 9) = substr(snapshot.kind, 1, 9)
-  AND later.id > snapshot.id AND later.time_ns < ?)"""
+  AND later.id > snapshot.id AND later.time_ns < :since)"""
+_UNUSED: Final = "FROM blob WHERE sha256 NOT IN (SELECT blob FROM snapshot)"
+_WORTH: Final = 16  # one part in so many is too much before it is let go
+_STATE_BYTES: Final = 150  # of a state beside its content, about
+# A -wal that grew longer while somebody read is cut when it is used again.
+_WAL_BYTES: Final = 8 << 20
+_EVER_NS: Final = 2**63 - 1
 _READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
 
 
@@ -77,8 +85,8 @@ class Writer:
     everything that was committed before.
 
     ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
-    appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the
-    file, bytes, once it is closed.
+    appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file; ``event_bytes``,
+    ``state_bytes``: what of these `trim` may take. ``size``: of the file, bytes, once it is closed.
     """
 
     def __init__(self, home: Home) -> None:
@@ -88,13 +96,18 @@ class Writer:
         self.raw_bytes = 0
         self.stored_bytes = 0
         self.snapshot_bytes = 0
+        self.event_bytes = 0
+        self.state_bytes = 0
         self.size = 0
+        self._lasting: set[int] = set()  # streams
+        self._newest = 0  # chunk of what is not lasting
         self._home = home
         self._ended = False
         self._connection = home.connect()
         self.descriptor = home.open_to_read()
         # A commit outlives a power loss, too. Five a second cost nothing that can be measured.
-        self._connection.execute("PRAGMA synchronous = FULL")
+        for statement in ("synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
+            self._connection.execute(f"PRAGMA {statement}")
         self._database = sqlite_utils.Database(self._connection, execute_plugins=False)
         self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
         self._pending: dict[int, _Pending] = {}
@@ -139,7 +152,12 @@ class Writer:
     def add_stream(self, namespace: int, kind: str, detail: dict[str, Any]) -> int:
         """Add a stream; returns its id."""
         with self._transaction():
-            return self._insert("stream", namespace=namespace, kind=kind, detail=json.dumps(detail))
+            stream = self._insert(
+                "stream", namespace=namespace, kind=kind, detail=json.dumps(detail)
+            )
+        if kind == _LASTING:
+            self._lasting.add(stream)
+        return stream
 
     def add_snapshot(
         self,
@@ -153,8 +171,13 @@ class Writer:
         """Add a snapshot, see `rows.Snapshot`; a content that is there already is stored once."""
         blob = content if isinstance(content, Blob) else Blob.of(content)
         with self._transaction():
-            self._database.table("blob").insert(blob._asdict(), pk="sha256", ignore=True)
-            self.snapshot_bytes += len(blob.data)
+            added = self._connection.execute(
+                "INSERT OR IGNORE INTO blob VALUES (:sha256, :encoding, :size, :data)",
+                blob._asdict(),
+            ).rowcount
+            self.snapshot_bytes += added * len(blob.data)
+            if after_ns is not None:
+                self.state_bytes += added * len(blob.data) + _STATE_BYTES
             return self._insert(
                 "snapshot", namespace=namespace, kind=kind, time_ns=time_ns, after_ns=after_ns,
                 source=source, blob=blob.sha256,
@@ -222,45 +245,75 @@ class Writer:
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             for stream, pending in self._pending.items():
-                self.stored_bytes += self._add_chunk(stream, pending)
+                self._add_chunk(stream, pending)
         self._pending = {}
         self._pending_bytes = 0
 
-    def trim(self, *, most_bytes: int | None = None, since_ns: int | None = None) -> None:
-        """Let go of the oldest events: what is more than ``most_bytes``, or was received before a time.
+    def trim(self, *, most_bytes: int | None = None, lasts_ns: int | None = None) -> None:
+        """Let go of the oldest events: what is more than ``most_bytes``, or was received longer ago.
 
         The space is used again: the file does not grow. With the events go the losses of that time, and
-        states of tables that had been replaced by then. Changes of interfaces stay.
-        """
-        gone = self._oldest(most_bytes, since_ns)
-        if gone is None:
-            return
-        with self._transaction():
-            execute = self._connection.execute
-            for (size,) in execute(
-                f"SELECT length(data) FROM chunk WHERE id <= ? AND {_TRIMMED}",  # noqa: S608 - our own words
-                (gone,),
-            ):
-                self.stored_bytes -= size
-            execute(f"DELETE FROM chunk WHERE id <= ? AND {_TRIMMED}", (gone,))  # noqa: S608
-            (horizon,) = execute(f"SELECT min(first_ns) FROM chunk WHERE {_TRIMMED}").fetchone()  # noqa: S608
-            execute("DELETE FROM loss WHERE last_ns < ?", (horizon,))
-            execute(_REPLACED, (horizon,))
-            execute("DELETE FROM blob WHERE sha256 NOT IN (SELECT blob FROM snapshot)")
+        states of tables that had been replaced by then. Where the states are more than ``most_bytes`` the
+        oldest go, together with the events of their time. Changes of interfaces stay.
 
-    def _oldest(self, most_bytes: int | None, since_ns: int | None) -> int | None:
-        """The last chunk that is to go; the newest stays in any case."""
-        rows = self._connection.execute(
-            f"SELECT id, last_ns, length(data) FROM chunk WHERE {_TRIMMED} ORDER BY id DESC"  # noqa: S608
-        )
-        held = 0
-        for number, (chunk, last_ns, size) in enumerate(rows):
-            held += size
-            too_much = most_bytes is not None and held > most_bytes
-            too_old = since_ns is not None and last_ns < since_ns
-            if number and (too_much or too_old):
-                return int(chunk)
-        return None
+        Nothing goes before it is worth while: so this may be called each second, however much stays.
+        """
+        excess, since_ns, until_ns = 0, 0, _EVER_NS
+        if most_bytes is not None:
+            excess = _excess(self.event_bytes, most_bytes)
+            since_ns = self._states_since(_excess(self.state_bytes, most_bytes))
+        if lasts_ns is not None:
+            until_ns = time.time_ns()  # what is later was received before the clock was set back
+            since_ns = until_ns - lasts_ns
+        gone = self._oldest(excess, since_ns, until_ns)
+        if gone or since_ns:
+            with self._transaction():
+                self._let_go(gone, since_ns)
+
+    def _states_since(self, excess: int) -> int:
+        """From which time on the states of tables stay where so many bytes of them go; 0: they all do."""
+        since_ns = 0
+        for time_ns, size in self._connection.execute(
+            "SELECT time_ns, length(data) FROM snapshot JOIN blob ON sha256 = blob"
+            " WHERE after_ns IS NOT NULL ORDER BY id"
+        ):
+            if excess <= 0:
+                break
+            since_ns, excess = time_ns, excess - size - _STATE_BYTES
+        return since_ns
+
+    def _oldest(self, excess: int, since_ns: int, until_ns: int) -> int:
+        """The last chunk that is to go, 0 if none is: the newest one stays, unless its time is over."""
+        gone = 0
+        for chunk, last_ns, size in self._connection.execute(
+            f"SELECT id, last_ns, length(data) FROM chunk WHERE {_TRIMMED} ORDER BY id"  # noqa: S608 - our own words
+        ):
+            enough = excess <= 0 or chunk == self._newest
+            if enough and since_ns <= last_ns <= until_ns:
+                break
+            gone, excess = chunk, excess - size
+        return gone
+
+    def _let_go(self, gone: int, since_ns: int) -> None:
+        """Delete the chunks up to one, and what no other one needs."""
+        execute = self._connection.execute
+        rows = f"FROM chunk WHERE id <= ? AND {_TRIMMED}"
+        (size,) = execute(f"SELECT total(length(data)) {rows}", (gone,)).fetchone()
+        self.stored_bytes -= int(size)
+        self.event_bytes -= int(size)
+        execute(f"DELETE {rows}", (gone,))
+        (first_ns,) = execute(
+            f"SELECT min(first_ns) FROM (SELECT first_ns FROM chunk WHERE {_TRIMMED}"  # noqa: S608
+            f" ORDER BY id LIMIT {_TOGETHER})"
+        ).fetchone()
+        horizon = since_ns if first_ns is None else first_ns
+        execute("DELETE FROM loss WHERE last_ns < ?", (horizon,))
+        replaced = execute(_REPLACED, {"since": horizon}).rowcount
+        if replaced:
+            (size,) = execute(f"SELECT total(length(data)) {_UNUSED}").fetchone()
+            self.snapshot_bytes -= int(size)
+            self.state_bytes -= int(size) + replaced * _STATE_BYTES
+            execute(f"DELETE {_UNUSED}")
 
     def copy(self, path: Path, stopped_ns: int, reason: str) -> None:
         """Everything so far as a recording of its own, closed; this one goes on."""
@@ -323,19 +376,22 @@ class Writer:
     def _insert(self, table: str, **row: object) -> int:
         return _insert(self._database, table, row)
 
-    def _add_chunk(self, stream: int, pending: _Pending) -> int:
-        """Write one chunk; returns its compressed size in bytes."""
+    def _add_chunk(self, stream: int, pending: _Pending) -> None:
+        """Write one chunk."""
         received_ns = np.repeat(
             np.array(pending.received_ns, np.int64), [len(one) for one in pending.lengths]
         )
         raw = pack(received_ns, np.concatenate(pending.lengths), pending.data)
         data = self._compressor.compress(raw)
-        self._connection.execute(
+        chunk = self._connection.execute(
             "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, encoding, size, data)"
             " VALUES (?, ?, ?, ?, 'zstd', ?, ?)",
             (stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns), len(raw), data),
-        )
-        return len(data)
+        ).lastrowid
+        self.stored_bytes += len(data)
+        if stream not in self._lasting:
+            self.event_bytes += len(data)
+            self._newest = chunk or 0
 
     def _leave_wal(self) -> None:
         """Back to a single file; SQLite refuses at once while a reader is connected."""
@@ -404,6 +460,11 @@ def _content(facts: Facts) -> bytes:
         _insert(sqlite_utils.Database(memory, execute_plugins=False), "recording", {"id": 1, **row})
         memory.execute("COMMIT")
         return memory.serialize()
+
+
+def _excess(held: int, most: int) -> int:
+    """What is to go, 0 while that is little."""
+    return held - most if held - most > most // _WORTH else 0
 
 
 def _insert(database: sqlite_utils.Database, table: str, row: dict[str, Any]) -> int:

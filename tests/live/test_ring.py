@@ -19,6 +19,7 @@ from iptrec.recording.reader import Reader
 pytestmark = pytest.mark.live
 
 IPTREC = (sys.executable, "-m", "iptrec")
+EVENTS = ("nflog", "nftrace")
 FLOOD = (
     "import os,socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
     "while 1:\n for _ in range(20): s.sendto(os.urandom(900),('127.0.0.1',9))\n time.sleep(0.002)"
@@ -47,11 +48,12 @@ def span(path):
     return chunks[0][0], chunks[-1][0], sum(size for _, size in chunks)
 
 
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
 @pytest.mark.parametrize("ring", ["1M", "1s"])
-def test_ring(lab, tmp_path, ring):
+def test_ring(lab, tmp_path, ring, backend):
     """A flood for much longer than the ring: the file stays small, the last events are whole."""
     path = tmp_path / "t.db"
-    child = start(lab, "udp", "-o", path, "--ring", ring, "--snaplen", "1000")
+    child = start(lab, "udp", "-o", path, "--ring", ring, "--snaplen", "1000", "--backend", backend)
     flood = lab.popen([sys.executable, "-c", FLOOD])
     until(lambda: path.exists() and span(path)[0] > 3 if has_chunks(path) else False)
     flood.kill()
@@ -62,7 +64,7 @@ def test_ring(lab, tmp_path, ring):
     with Reader(path) as reader:
         lost = bool(reader.losses)
         packets = list(Replay(reader))
-        detail = next(one.detail for one in reader.streams if one.kind == "nflog")
+        detail = next(one.detail for one in reader.streams if one.kind in EVENTS)
     assert detail["ring_bytes" if ring == "1M" else "ring_s"] in (1 << 20, 1.0)
     assert len(packets) > 100
     if not lost or os.geteuid() == 0:  # others are granted a small receive buffer only

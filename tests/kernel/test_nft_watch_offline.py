@@ -1,0 +1,93 @@
+"""The watch of nf_tables, offline: what it does where the ruleset cannot be listed."""
+
+from __future__ import annotations
+
+import os
+import struct
+from queue import Queue
+
+import pytest
+
+from iptrec.errors import HostError
+from iptrec.kernel import nft_watch, nftables
+from iptrec.kernel.nft_watch import NftState, NftWatch
+
+NEW_GENERATION = struct.pack("=IHHII", 16, 0x0A0F, 0, 0, 0)
+
+
+class Changes:
+    """What the kernel tells, by hand."""
+
+    def __init__(self):
+        self.told = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def fileno(self):
+        return self.told
+
+    def tell(self):
+        os.eventfd_write(self.told, 1)
+
+    def receive(self):
+        try:
+            os.eventfd_read(self.told)
+        except BlockingIOError:
+            return None
+        return NEW_GENERATION
+
+    def __exit__(self, *_):
+        os.close(self.told)
+
+
+@pytest.fixture
+def changes(monkeypatch):
+    made = Changes()
+    monkeypatch.setattr(nft_watch, "ChangeSocket", lambda: made)
+    return made
+
+
+@pytest.mark.parametrize(
+    "failure", [HostError("nft failed: Killed"), OSError(24, "x"), MemoryError()]
+)
+def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch, failure):
+    """One failure of nft must not leave the old rules in force for all that comes."""
+    parts = [nftables.Part("nft", "nft", b"{}")]
+    answers = [failure, parts]
+
+    def ruleset(**_):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(nftables, "ruleset", ruleset)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    watch.start()
+    began = watch._until
+    changes.tell()
+    error, unknown, state = (found.get(timeout=10) for _ in range(3))
+    watch.stop()
+    assert isinstance(error, HostError)
+    assert (unknown.parts, state.parts) == ([nftables.NOT_SEEN], parts)
+    assert began <= unknown.after_ns < unknown.time_ns < state.time_ns
+    assert found.empty()
+
+
+def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
+    """A ruleset that changes all the time: the recorder ends, and does not say that the old rules held."""
+    given = []
+
+    def ruleset(*, within_s, **_):
+        given.append(within_s)
+        changes.tell()
+        raise HostError("nft does not come to an end")
+
+    monkeypatch.setattr(nftables, "ruleset", ruleset)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    changes.tell()
+    os.write(watch._stopping, b"x")
+    watch._run()
+    assert [type(found.get_nowait()) for _ in range(2)] == [HostError, NftState]
+    assert given[-1] <= 10
+    watch.stop()

@@ -1,0 +1,66 @@
+"""What a watch keeps in mind, and what it does without."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import threading
+from queue import Queue
+
+from iptrec.kernel import watch
+from iptrec.kernel.watch import Watch
+
+
+def test_watch_remembers_the_last_states():
+    """Rules that are new each second would otherwise take 100 MB a day, small as they are."""
+    made = Watch({}, {}, lambda _: None, None)
+    for number in range(5000):
+        made._remember("ipv4", b"%d" % number, b"rules %d" % number)
+    assert len(made._contents) < 100
+    assert made._contents["ipv4", b"4999"] == b"rules 4999"
+    made.stop()
+
+
+class NoInotify:
+    """The C library where a user has no inotify instance left."""
+
+    @staticmethod
+    def inotify_init1(_):
+        ctypes.set_errno(errno.EMFILE)
+        return -1
+
+
+def test_watch_without_inotify_looks_now_and_then(monkeypatch):
+    """Somebody else's programs may have them all; that is said, and tables are looked at all the same."""
+    monkeypatch.setattr(watch, "_libc", NoInotify)
+    found = Queue()
+    looked = threading.Event()
+    blind = Watch({}, {}, found.put, None)
+    monkeypatch.setattr(blind, "_look", lambda **_: looked.set())
+    blind.start()
+    assert looked.wait(10)
+    blind.stop()
+    assert "Too many open files; changes of rules are seen up to a second late" in str(
+        found.get(timeout=10)
+    )
+    assert found.empty()
+
+
+def test_watch_goes_on_after_any_error(monkeypatch):
+    """Without it a recording would say that no rule changed: the thread's end is nobody's to see."""
+    found = Queue()
+    made = Watch({}, {}, found.put, None)
+    errors = [MemoryError(), IndexError("7")]
+
+    def look(**_):
+        if errors:
+            raise errors.pop(0)
+
+    monkeypatch.setattr(made, "_look", look)
+    made.start()
+    told = [str(found.get(timeout=10)) for _ in range(2)]
+    made.stop()
+    assert told == [
+        "cannot look at the rules: MemoryError()",
+        "cannot look at the rules: IndexError('7')",
+    ]

@@ -1,0 +1,47 @@
+"""A recorder may work for weeks: what it takes does not grow with what it has recorded."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.live
+
+IPTREC = (sys.executable, "-m", "iptrec")
+RULES = "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n"
+SEND = """\
+import socket, sys, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(int(sys.argv[1])):
+    out.sendto(number.to_bytes(8) * 8, ("127.0.0.1", 9))
+    if number % 50 == 0:
+        time.sleep(0.004)
+"""
+
+
+def taken(pid):
+    """Memory of the process's own (kB), and its descriptors."""
+    (own,) = re.findall(r"RssAnon:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(own), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_memory_does_not_grow_with_events(lab, tmp_path, backend):
+    """After the first hundred thousand: an object kept of each event would be 10 MB."""
+    lab.restore(None, "ipv4", RULES, backend)
+    command = [*IPTREC, "record", "udp", "--ring", "1M", "--backend", backend]
+    child = lab.popen([*command, "-o", str(tmp_path / "t.db")], stderr=subprocess.PIPE, text=True)
+    child.stderr.readline()
+    lab.run([sys.executable, "-c", SEND, "15000"])
+    before, descriptors = taken(child.pid)
+    lab.run([sys.executable, "-c", SEND, "50000"])
+    after, still = taken(child.pid)
+    child.terminate()
+    _, said = child.communicate(timeout=30)
+    assert int(re.search(r"recorded ([\d,]+) events", said)[1].replace(",", "")) > 300_000
+    assert after - before < 5000
+    assert still == descriptors
