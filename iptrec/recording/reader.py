@@ -115,11 +115,14 @@ class Reader:
 
     @property
     def losses(self) -> list[Loss]:
-        """The losses, in order; the stream of each exists."""
+        """The losses, in order; the stream of each exists, and none has less than no events."""
         known = {one.id for one in self.streams}
         losses = []
         for row in self._table("loss"):
-            self._check_known("loss", row.pop("id"), "stream", row["stream"], known)
+            number = row.pop("id")
+            self._check_known("loss", number, "stream", row["stream"], known)
+            if row["events"] is not None and row["events"] < 0:
+                raise self._damaged(f"loss {number} cannot have {row['events']} events")
             losses.append(Loss(**row))
         return losses
 
