@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import atheris
+import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,9 @@ def recordings(data: bytes) -> None:
 
 
 _MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
-TARGETS = (nflog, traces, prefixes, headers, rulesets, listings, links, connections, recordings)
+TARGETS = (
+    nflog, traces, prefixes, headers, rulesets, listings, links, connections, recordings, *files.TARGETS,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -114,7 +117,7 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in named:  # noqa: PLR2004
         sys.exit(f"usage: {Path(sys.argv[0]).name} {'|'.join(named)} [options] [corpus]")
     target = named[sys.argv.pop(1)]
-    atheris.Setup(sys.argv, target)
+    atheris.Setup([sys.argv[0], *files.BOUNDS, *sys.argv[1:]], target)
     atheris.Fuzz()
 
 

@@ -14,9 +14,16 @@ import numpy as np
 from iptrec.analyze.replay import Replay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import numpy.typing as npt
+
     from iptrec.analyze.paths import Path
     from iptrec.analyze.selection import Selection
+    from iptrec.analyze.window import Window
     from iptrec.recording.rows import Recording
+
+    I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +53,52 @@ class Result:
     failure: str | None
 
 
-def check(recording: Recording, expectation: Expectation) -> Result:
-    """Look at the packets that are selected; each path is judged once."""
-    replay = Replay(recording, expectation.selection)
-    packets = 0
-    failure: str | None = None
-    for window, positions, numbers in replay.windows_with_paths():
-        packets += len(positions)
-        if failure is None and len(positions):
-            paths = list(replay.book.paths)
-            failures = {
-                one: why
-                for one in np.unique(numbers[positions]).tolist()
-                if (why := _failure(paths[one - 1], expectation))
-            }
-            failing = positions[np.isin(numbers[positions], list(failures))]
-            if len(failing):
-                packet = window.number + int(failing[0])
-                failure = f"packet #{packet} {failures[int(numbers[failing[0]])]}"
-    if failure is None and packets < expectation.least:
-        failure = f"{packets} packets, expected at least {expectation.least}"
-    if failure is None and expectation.most is not None and packets > expectation.most:
-        failure = f"{packets} packets, expected at most {expectation.most}"
-    return Result(expectation, packets, failure)
+def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Result]:
+    """Look at the packets that each selects, in one pass over the recording; each path is judged once."""
+    replay = Replay(recording)
+    tallies = [_Tally(one) for one in expectations]
+    for window, _, numbers in replay.windows_with_paths():
+        namespace = window.stream.namespace
+        interfaces, netns = replay.interfaces_of(namespace), replay.netns(namespace)
+        paths = list(replay.book.paths)
+        for one in tallies:
+            positions = one.expectation.selection.positions(window, interfaces, netns)
+            one.add(window, positions, numbers, paths)
+    return [one.result() for one in tallies]
+
+
+class _Tally:
+    """What is known of an expectation so far."""
+
+    def __init__(self, expectation: Expectation) -> None:
+        self.expectation = expectation
+        self._packets = 0
+        self._failure: str | None = None
+
+    def add(self, window: Window, positions: I64, numbers: I64, paths: Sequence[Path]) -> None:
+        """Count the selected packets of a window; ``numbers``: the path of each, from 1."""
+        self._packets += len(positions)
+        if self._failure is not None or not len(positions):
+            return
+        failures = {
+            one: why
+            for one in np.unique(numbers[positions]).tolist()
+            if (why := _failure(paths[one - 1], self.expectation))
+        }
+        failing = positions[np.isin(numbers[positions], list(failures))]
+        if len(failing):
+            packet = window.number + int(failing[0])
+            self._failure = f"packet #{packet} {failures[int(numbers[failing[0]])]}"
+
+    def result(self) -> Result:
+        """The judgement, once all packets were seen."""
+        least, most, packets = self.expectation.least, self.expectation.most, self._packets
+        failure = self._failure
+        if failure is None and packets < least:
+            failure = f"{packets} packets, expected at least {least}"
+        if failure is None and most is not None and packets > most:
+            failure = f"{packets} packets, expected at most {most}"
+        return Result(self.expectation, packets, failure)
 
 
 def _failure(path: Path, expectation: Expectation) -> str | None:

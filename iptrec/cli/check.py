@@ -21,7 +21,10 @@ _SELECT: Final = {
 }  # fmt: skip
 _REQUIRE: Final = {"verdict": str, "rule": str, "chain": str, "count": int, "min": int, "max": int}
 _KEYS: Final = {"name": str, **_SELECT, **_REQUIRE}
-_LARGEST: Final = 1 << 20
+# Somebody else may have written the file. Python takes dotted keys apart in the square of their length.
+_LARGEST: Final = 256 << 10  # bytes
+_LONGEST_LINE: Final = 4 << 10  # characters
+_MOST: Final = 1_000  # expectations
 
 
 def check(
@@ -48,6 +51,8 @@ def check(
       verdict = "ACCEPT"            # also rule = "filter/FORWARD/2", chain = "nat/DOCKER": of each of them
       count = 2                     # or min (1 if nothing is said) and max: how many of them
 
+    At most 1,000 of them in 256 kB; the recording is read once for all.
+
     Example:
 
       iptrec check trace.db firewall.toml --junit results.xml
@@ -59,10 +64,9 @@ def check(
 
     colour = colours(color, output)
     with Reader(recording) as reader, opened(output, recording) as stream:
-        results = []
-        for expectation in _read(reader, expectations):
-            results.append(judge(reader, expectation))
-            line = as_json(results[-1]) if json else as_text(results[-1], colour=colour)
+        results = judge(reader, _read(reader, expectations))
+        for one in results:
+            line = as_json(one) if json else as_text(one, colour=colour)
             stream.write(line + "\n")
     if junit:
         with opened(junit, recording) as stream:
@@ -72,19 +76,20 @@ def check(
 
 def _read(reader: Reader, path: str) -> list[Expectation]:
     """The expectations of a file; errors name its line."""
-    try:
-        with Path(path).open("rb") as file:
-            text = file.read(_LARGEST).decode()
-        found = tomllib.loads(text)
-    except OSError as error:
-        raise UsageError(f"cannot open {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+    text = _text(path)
     lines = [
         number
-        for number, line in enumerate(text.splitlines(), 1)
+        for number, line in enumerate(text.split("\n"), 1)
         if re.match(r"\s*\[\[\s*expect\s*\]\]", line)
     ]
+    if len(lines) > _MOST:
+        raise UsageError(
+            f"{path}: {len(lines):,} expectations, {_MOST:,} is the most; split the file"
+        )
+    try:
+        found = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
     tables = found.pop("expect", None)
     if not isinstance(tables, list) or len(tables) != len(lines) or found:
         raise UsageError(f"{path}: expectations are tables [[expect]], and nothing else")
@@ -92,6 +97,29 @@ def _read(reader: Reader, path: str) -> list[Expectation]:
         _expectation(reader, f"{path}:{line}", line, table)
         for line, table in zip(lines, tables, strict=True)
     ]
+
+
+def _text(path: str) -> str:
+    """What is in a file of expectations, if it is as small as one written by hand."""
+    from iptrec.recording.private import opened
+
+    try:
+        with opened(Path(path), follow=True) as file:
+            raw = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise UsageError(f"cannot open {path}: {error.strerror}") from None
+    if len(raw) > _LARGEST:
+        raise UsageError(f"{path} is larger than {_LARGEST >> 10} kB; split the file")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > _LONGEST_LINE:
+            raise UsageError(
+                f"{path}:{number}: the line has more than {_LONGEST_LINE:,} characters; break it"
+            )
+    return text
 
 
 def _expectation(reader: Reader, where: str, line: int, table: dict[str, Any]) -> Expectation:

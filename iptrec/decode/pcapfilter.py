@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 MOST_INSTRUCTIONS: Final = 64  # uapi/linux/netfilter/xt_bpf.h, XT_BPF_MAX_NUM_INSTR
 
+# Bytes. libpcap's optimizer takes time and memory by the square of it and more: "port 1 or 2 or 3 ..." of this
+# length 40 MB and 3 seconds, of twice the length 140 MB and 20 seconds.
+_LONGEST: Final = 2048
+_SHOWN: Final = 200  # characters of it in an error message
 _DLT_RAW: Final = 12  # pcap/dlt.h, on Linux
 _SNAPLEN: Final = 0xFFFF  # the longest IP packet, as nfbpf_compile(8) has it
 _OPTIMIZE: Final = 1
@@ -152,13 +156,18 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[Instru
         raise UsageError(f"{name}: it is empty; leave it out to take every packet")
     if "\0" in expression:
         raise UsageError(f"{name}: it holds a NUL byte")
+    text = expression.encode("utf-8", "surrogateescape")
+    if written is None and len(text) > _LONGEST:
+        raise UsageError(
+            f"{name}: it has {len(text):,} bytes, and {_LONGEST:,} is the most that is compiled; "
+            "split it, or use net and portrange"
+        )
     library = libpcap()
     handle = library.pcap_open_dead(_DLT_RAW, _SNAPLEN)
     if not handle:
         raise HostError("libpcap: out of memory")
     try:
         compiled = Program()
-        text = expression.encode("utf-8", "surrogateescape")
         if library.pcap_compile(handle, compiled, text, _OPTIMIZE, _NETMASK_UNKNOWN):
             message = library.pcap_geterr(handle).decode("utf-8", "backslashreplace").strip()
             error = _MatchesNothingError if message == _REJECTS_ALL else UsageError
@@ -177,8 +186,9 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[Instru
 
 
 def _named(expression: str) -> str:
-    """The filter in an error message, which is one line."""
-    return f'filter "{expression if expression.isprintable() else ascii(expression)[1:-1]}"'
+    """The filter in an error message, which is one line, and not a long one."""
+    shown = expression if len(expression) <= _SHOWN else f"{expression[:_SHOWN]}..."
+    return f'filter "{shown if shown.isprintable() else ascii(shown)[1:-1]}"'
 
 
 def _leaves_the_packet(one: Instruction) -> bool:

@@ -1,14 +1,16 @@
 """Recordings as they come out of a bug tracker: .gz, .zst, .zip with one recording inside.
 
 They are told by their first bytes, not by their names. What is unpacked has to be a recording from its
-first page on, and is never more than that page says the file has: a bomb is noticed at once.
+first page on. The size that this page declares is a stranger's word: it must be possible for what was
+packed by so little (`_most`), and half of what is free in the directory for temporary files must hold it;
+else nothing is unpacked. What turns out longer than declared is refused there.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import struct
-import tempfile
 import zipfile
 import zlib
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Final
 import zstandard
 
 from iptrec.errors import RecordingError
+from iptrec.recording import private
 from iptrec.recording.schema import APPLICATION_ID
 
 if TYPE_CHECKING:
@@ -26,7 +29,11 @@ if TYPE_CHECKING:
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 _PIECE: Final = 1 << 20
 _WINDOW: Final = 128 << 20  # bytes of memory that a zstd frame may ask for
-_LARGEST: Final = 16 << 30
+_LARGEST: Final = 16 << 30  # bytes unpacked
+# Recordings hold chunks that are compressed already: zstd -19 leaves a sixth of the samples, nearly all of a
+# recording of a million packets, and a hundredth of it where these are all equal.
+_SMALL: Final = 64 << 20  # bytes unpacked that any file may have
+_RATIO: Final = 128  # bytes unpacked for a byte beyond that
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER: Final = 100  # bytes, https://www.sqlite.org/fileformat.html#the_database_header
 
@@ -40,18 +47,29 @@ def is_compressed(path: str | Path) -> bool:
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
     """The recording inside, in a file that is gone afterwards. Raises `RecordingError` if there is none."""
-    with tempfile.TemporaryDirectory(prefix="iptrec-") as directory:
-        target = Path(directory) / "recording.db"
+    with private.directory() as place:
+        target = place / "recording.db"
         try:
-            with _opened(path) as source, target.open("xb") as file:
-                _copy(path, source, file)
-        except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, EOFError) as error:
+            with _opened(path) as source:
+                _copy(path, source, target)
+        except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, EOFError, ValueError) as error:
+            # The last one: a name of a zip's member that is no text, a place before its beginning.
             raise RecordingError(f"{path} cannot be unpacked: {error}") from None
         except (NotImplementedError, RuntimeError) as error:  # zip: a method, a password
             raise RecordingError(f"{path} cannot be unpacked: {error}; unpack it first") from None
         except OSError as error:
             raise RecordingError(f"cannot unpack {path}: {error.strerror or error}") from None
         yield target
+
+
+class _InPieces(io.FileIO):
+    """A file that gives no more than a piece at a time: zipfile takes the list of members as a whole."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As many bytes, or all. Raises `BadZipFile` where that is too much."""
+        if size is not None and size > _PIECE:
+            raise zipfile.BadZipFile("its list of files is too long")
+        return super().read(-1 if size is None else size)
 
 
 @contextmanager
@@ -63,20 +81,31 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             with gzip.open(file) as inside:
                 yield inside  # type: ignore[misc]  # all that is needed of an IO it has
         elif head.startswith(_ZSTD):
-            with zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(file) as inside:
+            unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+            with unpacker.stream_reader(file, read_across_frames=True) as inside:
                 yield inside
         else:
-            with zipfile.ZipFile(file) as archive:
-                members = [one for one in archive.infolist() if not one.is_dir()]
-                if len(members) != 1:
-                    raise RecordingError(
-                        f"{path} holds {len(members)} files: unpack it and give the recording"
-                    )
-                with archive.open(members[0]) as inside:
-                    yield inside
+            with _InPieces(path) as pieces, _member(path, pieces) as inside:
+                yield inside
 
 
-def _copy(path: Path, source: IO[bytes], target: IO[bytes]) -> None:
+@contextmanager
+def _member(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The only file of a zip."""
+    with zipfile.ZipFile(file) as archive:
+        # is_dir() fails for a member without a name.
+        members = [one for one in archive.infolist() if not one.filename.endswith("/")]
+        if len(members) != 1:
+            raise RecordingError(
+                f"{path} holds {len(members)} files: unpack it and give the recording"
+            )
+        if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError("a rare method of compression")  # lzma takes 4 GB if told so
+        with archive.open(members[0]) as inside:
+            yield inside
+
+
+def _copy(path: Path, source: IO[bytes], target: Path) -> None:
     head = b""
     while len(head) < _HEADER and (piece := source.read(_HEADER - len(head))):
         head += piece
@@ -87,10 +116,23 @@ def _copy(path: Path, source: IO[bytes], target: IO[bytes]) -> None:
     (pages,) = struct.unpack_from(">I", head, 28)
     if application != APPLICATION_ID:
         raise RecordingError(f"{path} holds no iptrec recording")
-    room = min((65536 if page == 1 else page) * pages, _LARGEST) - len(head)
-    target.write(head)
-    while piece := source.read(min(_PIECE, room + 1)):
-        room -= len(piece)
-        if room < 0:
-            raise RecordingError(f"{path} holds more than a recording: unpack it first")
-        target.write(piece)
+    size = (65536 if page == 1 else page) * pages
+    _check_size(path, size)
+    private.check_room(path, size, target.parent)
+    room = size - len(head)
+    with target.open("xb") as file:
+        file.write(head)
+        while piece := source.read(min(_PIECE, room + 1)):
+            room -= len(piece)
+            if room < 0:
+                raise RecordingError(f"{path} holds more than a recording: unpack it first")
+            file.write(piece)
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Whether a recording of ``size`` bytes may be in ``path``."""
+    packed = path.stat().st_size
+    if size > min(_LARGEST, _SMALL + _RATIO * packed):
+        raise RecordingError(
+            f"{path} has {packed:,} bytes and says that it holds a recording of {size:,}: unpack it first"
+        )

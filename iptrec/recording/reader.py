@@ -16,6 +16,7 @@ import os
 import re
 import sqlite3
 import stat
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from urllib.parse import quote
 import zstandard
 
 from iptrec.errors import RecordingError
+from iptrec.recording import private
 from iptrec.recording.compressed import is_compressed, unpacked
 from iptrec.recording.packing import unpack
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
@@ -48,7 +50,11 @@ _LIMITS: Final = {
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
 _PRAGMAS: Final = ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1", "mmap_size = 0")
-_NO_WAL_INDEX: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+_WAL_MAGIC: Final = 0x377F0682
+_PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
+_USELESS_SHM: Final = (
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
+)  # fmt: skip
 
 
 class Reader:
@@ -67,7 +73,7 @@ class Reader:
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
         self._check_file()
-        self._file = self.path
+        self._file = self.path.resolve()  # SQLite, too, looks for its neighbours there
         with contextlib.ExitStack() as stack:
             if held is None and is_compressed(self.path):
                 # Its name goes as soon as it is open: nothing can stay behind.
@@ -115,11 +121,14 @@ class Reader:
 
     @property
     def losses(self) -> list[Loss]:
-        """The losses, in order; the stream of each exists."""
+        """The losses, in order; the stream of each exists, and none has less than no events."""
         known = {one.id for one in self.streams}
         losses = []
         for row in self._table("loss"):
-            self._check_known("loss", row.pop("id"), "stream", row["stream"], known)
+            number = row.pop("id")
+            self._check_known("loss", number, "stream", row["stream"], known)
+            if row["events"] is not None and row["events"] < 0:
+                raise self._damaged(f"loss {number} cannot have {row['events']} events")
             losses.append(Loss(**row))
         return losses
 
@@ -257,23 +266,28 @@ class Reader:
             )
 
     def _connect(self) -> sqlite3.Connection:
-        """Open the file in the way that its neighbours on the disk allow."""
-        if self._held is not None:  # its writer is at work; its -shm is not written either
+        """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""
+        if self._held is not None:  # its writer is at work
             return self._connect_as("readonly_shm=1")
-        if not Path(f"{self._file}-wal").exists():
+        wal, shm = (Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm"))
+        if not wal.exists():
             # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
             return self._connect_as("immutable=1")
-        left_over = not Path(f"{self._file}-shm").exists()  # a writer always has one
+        # What the recorder shares with us; where it was killed, SQLite reads the -wal by itself.
+        if _are_of_one(self._file, wal, shm) and _begins_well(wal):
+            try:
+                return self._connect_as("readonly_shm=1")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _USELESS_SHM:
+                    raise
+        # SQLite would make a -shm, and might remove the -wal. The copy's names go as soon as it is open.
         try:
-            return self._connect_as("")
-        except sqlite3.OperationalError as error:
-            if not left_over or error.sqlite_errorcode & 0xFF not in _NO_WAL_INDEX:
-                raise
-        # No index of the -wal can be made (read-only directory, full disk). An exclusive connection
-        # keeps it in its own memory, but wants a lock that a read-only descriptor cannot have.
-        return self._connect_as("vfs=unix-none", "locking_mode = EXCLUSIVE")
+            with private.copied(self._file, wal) as self._file:
+                return self._connect_as("")
+        except FileNotFoundError:  # the recorder has just ended it as one single file
+            return self._connect_as("immutable=1")
 
-    def _connect_as(self, options: str, *pragmas: str) -> sqlite3.Connection:
+    def _connect_as(self, options: str) -> sqlite3.Connection:
         name = quote(os.fsencode(self._file.absolute()))
         connection = sqlite3.connect(
             f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
@@ -283,7 +297,7 @@ class Reader:
             connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
             for limit, value in _LIMITS.items():
                 connection.setlimit(limit, value)
-            for pragma in (*_PRAGMAS, *pragmas):
+            for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
             self._check_schema(connection)
         except BaseException:
@@ -361,6 +375,10 @@ class Reader:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
                 raise RecordingError(f"{self.path} is not an iptrec recording") from None
             raise self._damaged(str(error)) from None
+        except OSError as error:
+            raise RecordingError(
+                f"cannot read {error.filename or self.path}: {error.strerror}"
+            ) from None
         except (OverflowError, MemoryError, UnicodeDecodeError) as error:
             # The last one: Python cannot decode SQLite's message about a schema that is no text.
             raise self._damaged(str(error)) from None
@@ -403,6 +421,26 @@ def _objects(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
         bare = re.sub(r"--[^\n]*", "", str(sql or ""))
         yield str(kind), str(name), " ".join(bare.split())
+
+
+def _are_of_one(*files: Path) -> bool:
+    """Whether they are files of one owner; to that of the recording root's SQLite gives the others away."""
+    try:
+        found = [one.lstat() for one in files]
+    except OSError:  # one is missing
+        return False
+    owners = {(one.st_uid, one.st_gid) for one in found}
+    return len(owners) == 1 and all(stat.S_ISREG(one.st_mode) for one in found)
+
+
+def _begins_well(wal: Path) -> bool:
+    """Whether it is empty or begins as SQLite writes it (fileformat2.html#walformat); else that waits 10 s."""
+    with private.opened(wal) as file:
+        head = file.read(12)
+    if len(head) < 12:  # noqa: PLR2004
+        return not head
+    magic, _, page = struct.unpack(">III", head)
+    return magic & ~1 == _WAL_MAGIC and page in _PAGE_SIZES
 
 
 def _printable(fact: object) -> str:

@@ -52,6 +52,7 @@ _OS, _APPLICATION = 3, 4  # of a section
 _NAME, _DESCRIPTION, _RESOLUTION, _FILTER = 2, 3, 9, 11  # of an interface
 _FLAGS, _PACKET_ID, _VERDICT = 2, 5, 7  # of a packet
 _FIRST, _LAST, _RECEIVED, _DROPPED = 2, 3, 4, 5  # of statistics
+_MOST_DROPPED: Final = 2**64 - 1  # what the field holds; the comment has the true sum
 _INBOUND, _OUTBOUND = 1, 2
 _VERDICT_OPAQUE = b"\0"  # "hardware": bytes that the standard gives no meaning
 _IPV4_NAME, _IPV6_NAME = 1, 2
@@ -198,7 +199,7 @@ class Capture:
                 options += [(_FIRST, _split(first)), (_LAST, _split(last))]
             if number == lost:
                 dropped = sum(loss.events or 0 for loss in losses)
-                options.append((_DROPPED, struct.pack("<Q", dropped)))
+                options.append((_DROPPED, struct.pack("<Q", min(dropped, _MOST_DROPPED))))
                 spans = "; ".join(
                     f"{iso_time(one.first_ns)} to {iso_time(one.last_ns)}: {one.how},"
                     f" {'?' if one.events is None else one.events} events"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -130,6 +131,11 @@ BAD = {
     "filter": ("[[expect]]\nfilter = '(tcp'\n", ":1: filter"),
     "verdict": ("[[expect]]\nverdict = 'MAYBE'\n", ":1: --verdict 'MAYBE' is none of"),
     "exact": ("[[expect]]\ncount = 1\nmin = 1\n", ":1: count is exact"),
+    "long filter": (f"[[expect]]\nfilter = '{'tcp and ' * 300}tcp'\n", ":1: filter"),
+    "longest line": (f"\n[[expect]]\n{'a.' * 3000}a = 1\n", ":3: the line has more than 4,096"),
+    "many": ("[[expect]]\n" * 1001, "1,001 expectations, 1,000 is the most"),
+    "large": ("#\n" * 140_000, "is larger than 256 kB"),
+    "deep": ("a = [" + "[\n" * 100_000, "is no TOML: maximum recursion"),
 }
 
 
@@ -149,3 +155,38 @@ def test_missing_file():
         2,
         "iptrec: cannot open /nope.toml: No such file or directory\n",
     )
+
+
+def test_what_is_no_file(tmp_path):
+    """A pipe that nobody writes to is not waited for."""
+    path = tmp_path / "expect.toml"
+    os.mkfifo(path)
+    done = iptrec(LOOPBACK, str(path))
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"iptrec: cannot open {path}: it is not a regular file\n",
+    )
+
+
+def test_the_recording_is_read_once(tmp_path, monkeypatch, capsys):
+    """However many expectations there are; the results are in their order."""
+    from iptrec.cli import app
+    from iptrec.recording.reader import Reader
+
+    asked = []
+    chunks = Reader.chunks
+    monkeypatch.setattr(
+        Reader, "chunks", lambda *words, **more: asked.append(words) or chunks(*words, **more)
+    )
+    path = tmp_path / "expect.toml"
+    path.write_text("[[expect]]\n")
+    app(["check", LOOPBACK, str(path)], standalone_mode=False)
+    once = len(asked)
+    path.write_text("".join(f"[[expect]]\nname = '{number}'\n" for number in range(1000)))
+    capsys.readouterr()
+    app(["check", LOOPBACK, str(path)], standalone_mode=False)
+    assert len(asked) == 2 * once
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1].rstrip(":") for line in lines] == [
+        str(number) for number in range(1000)
+    ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from handmade import udp, udp6
@@ -140,3 +143,43 @@ def test_many_as_one_by_one(packets):
     offsets = np.concatenate([[0], np.cumsum(lengths)])[: len(packets)].astype(np.int64)
     found = wanted.match_many(np.frombuffer(b"".join(packets), np.uint8), offsets, lengths)
     assert found.tolist() == [wanted.matches(one) for one in packets]
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from iptrec.decode.pcapfilter import PacketFilter
+peak = lambda: int(re.search(r"VmHWM:\\s*([0-9]+)", Path("/proc/self/status").read_text())[1]) >> 10
+PacketFilter("tcp")
+before = peak()
+PacketFilter(sys.argv[1])
+print(peak() - before)
+"""
+LONG = {
+    "ports": "port " + " or ".join(map(str, range(1, 1000))),
+    "ranges": "portrange " + " or ".join(f"{one}-{one + 1}" for one in range(1, 2000, 3)),
+    "and": " and ".join(["tcp"] * 1000),
+    "not": " and ".join(f"not port {one}" for one in range(1000)),
+    "parentheses": "(" * 1022 + "tcp" + ")" * 1022,
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_memory_is_bounded(case):
+    """The longest filters that are compiled take less than 100 MB."""
+    text = LONG[case][:2048] if case == "parentheses" else LONG[case][:2040].rpartition(" ")[0]
+    text = text.removesuffix(" or").removesuffix(" and").removesuffix(" not").removesuffix(" and")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, text], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 100
+
+
+@pytest.mark.parametrize("compiled", [PacketFilter, lambda text: compile_for_kernel(text, "ipv4")])
+def test_longest(compiled):
+    """2,048 bytes; one more is refused in one short line, for the kernel as for stored packets."""
+    text = "tcp and " * 255 + "tcp     "
+    compiled(text)
+    with pytest.raises(UsageError, match="2,049 bytes, and 2,048 is the most") as caught:
+        compiled(text + " ")
+    assert len(str(caught.value)) < 400

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import resource
 import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 import zstandard
 
 from iptrec.errors import RecordingError
+from iptrec.recording import compressed
 from iptrec.recording.reader import Reader
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "loopback.db"
@@ -89,17 +92,180 @@ def test_refused(case, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_bomb_is_noticed_early(tmp_path):
-    """A recording's first page and then zeros without end: refused at the size that the page tells."""
+def bomb(**changes):
+    """A recording's first page and then a GiB of zeros."""
     compressor = zstandard.ZstdCompressor(level=19).compressobj()
-    data = compressor.compress(header())
+    data = compressor.compress(header(**changes))
     zeros = bytes(1 << 24)
-    for _ in range(64):  # one GiB
+    for _ in range(64):
         data += compressor.compress(zeros)
-    data += compressor.flush()
+    return data + compressor.flush()
+
+
+def deflated_bomb():
+    """The same by deflate: 128 KiB of zeros packed once, and that again and again."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    head = packer.compress(header(pages=ENDLESS)) + packer.flush(zlib.Z_FULL_FLUSH)
+    zeros = packer.compress(bytes(1 << 17)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return head + zeros * 8192 + b"\3\0"
+
+
+def zipped_bomb():
+    """A member that is as small as it needs to be, and said to be deflated."""
+    data = bytearray(zipped(("trace.db", b"")))
+    packed = deflated_bomb()
+    size = struct.pack("<II", len(packed), 1 << 30)
+    name = data.index(b"trace.db")
+    local, central = (
+        data[:name],
+        data[name + 10 : data.index(b"PK\5\6")],
+    )  # behind 2 bytes of deflate
+    local[18:26] = central[20:28] = size
+    end = data[data.index(b"PK\5\6") :]
+    struct.pack_into("<I", end, 16, len(local) + 8 + len(packed))
+    return bytes(local + b"trace.db" + packed + central + end)
+
+
+ENDLESS = (28, (">I", (1 << 32) - 1))
+BOMBS = {
+    "honest header": (bomb, "holds more than a recording"),
+    "zst": (lambda: bomb(pages=ENDLESS), "says that it holds a recording of 17,592,186,040,320"),
+    "gz": (
+        lambda: b"\x1f\x8b\x08\0\0\0\0\0\0\3" + deflated_bomb() + bytes(8),
+        "says that it holds",
+    ),
+    "zip": (zipped_bomb, "says that it holds"),
+}
+
+
+@pytest.fixture
+def unpacked_bytes(monkeypatch):
+    """The sizes of the files that were unpacked, as they were when these went."""
+    sizes = []
+
+    class Watched(tempfile.TemporaryDirectory):
+        def cleanup(self):
+            sizes.extend(one.stat().st_size for one in Path(self.name).iterdir())
+            super().cleanup()
+
+        def __exit__(self, *_):
+            self.cleanup()
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Watched)
+    return sizes
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_bomb_is_noticed_early(case, tmp_path, unpacked_bytes):
+    """Whatever size the first page declares: refused with less than a piece on the disk."""
+    make, said = BOMBS[case]
     path = tmp_path / "bomb"
-    path.write_bytes(data)
+    path.write_bytes(make())
+    assert path.stat().st_size < 2 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(RecordingError, match="more than a recording"):
+    with pytest.raises(RecordingError, match=said):
         Reader(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
+    assert sum(unpacked_bytes) <= 1 << 20
+
+
+def test_a_plausible_bomb_is_small(tmp_path, unpacked_bytes):
+    """One that declares no more than is possible of so few bytes makes no more on the disk than that."""
+    path = tmp_path / "bomb"
+    path.write_bytes(bomb(pages=(28, (">I", (64 << 20) // 4096))))
+    with pytest.raises(RecordingError, match="holds more than a recording"):
+        Reader(path)
+    assert 63 << 20 < sum(unpacked_bytes) <= 64 << 20
+
+
+def test_half_of_what_is_free_is_left(tmp_path, monkeypatch):
+    """The directory for temporary files may be memory; the message says what can be done."""
+    path = tmp_path / "t.gz"
+    path.write_bytes(gzip.compress(SAMPLE.read_bytes()))
+    free = os.statvfs_result((4096, 4096, 100, 20, 17, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: free)
+    with pytest.raises(RecordingError, match=r"has not twice that free: set TMPDIR to a directory"):
+        Reader(path)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*free[:4], 18, *free[5:])))
+    assert content(path) == content(SAMPLE)
+
+
+def test_recordings_of_equal_packets_are_not_taken_for_bombs():
+    """The most that an honest recording was ever compressed, beyond what any file may hold."""
+    assert compressed._RATIO > 113.7
+
+
+def test_several_frames_are_one_recording(tmp_path):
+    """As pzstd and `cat a.zst b.zst` make them; members of gzip, too."""
+    data = SAMPLE.read_bytes()
+    for name in ("zst", "gz"):
+        path = tmp_path / name
+        path.write_bytes(PACKED[name](data[:5000]) + PACKED[name](data[5000:]))
+        assert content(path) == content(SAMPLE)
+
+
+def long_list():
+    """A list of members, most of them directories, that is longer than the recording."""
+    return zipped(*((f"{number}/", b"") for number in range(25_000)), ("t.db", SAMPLE.read_bytes()))
+
+
+def said_size(data, size):
+    """What the end of a zip says of its list of members."""
+    changed = bytearray(data)
+    struct.pack_into("<I", changed, data.rindex(b"PK\5\6") + 12, size)
+    return bytes(changed)
+
+
+def method(data, number):
+    changed = bytearray(data)
+    local = data.index(b"PK\3\4", 4)  # behind the directory's
+    central = data.rindex(b"PK\1\2")
+    struct.pack_into("<H", changed, local + 8, number)
+    struct.pack_into("<H", changed, central + 10, number)
+    return bytes(changed)
+
+
+def no_text(data):
+    """A name that is said to be UTF-8."""
+    central = data.rindex(b"PK\1\2")
+    changed = bytearray(data)
+    changed[central + 9] |= 8
+    changed[central + 46] = 0xFF
+    return bytes(changed)
+
+
+def no_name(data):
+    """What was its one letter is something extra."""
+    central = data.rindex(b"PK\1\2")
+    changed = bytearray(data)
+    changed[central + 28], changed[central + 30] = 0, 1
+    return bytes(changed)
+
+
+def packed_zip():
+    return PACKED["zip"](SAMPLE.read_bytes())
+
+
+ZIPS = {
+    "many members": (long_list, "its list of files is too long"),
+    "a list of 4 GB": (lambda: said_size(packed_zip(), (1 << 32) - 2), "cannot be unpacked"),
+    "lzma": (lambda: method(packed_zip(), 14), "rare method"),
+    "unknown method": (lambda: method(packed_zip(), 77), "rare method"),
+    "cut": (lambda: packed_zip()[:-30], "cannot be unpacked"),
+    "no name": (lambda: no_name(zipped(("a", b"1"))), "cannot be unpacked"),
+    "a name that is no text": (lambda: no_text(packed_zip()), "cannot be unpacked"),
+}
+
+
+@pytest.mark.parametrize("case", ZIPS)
+def test_zips_that_lie(case, tmp_path):
+    """One line, and no memory for what only the list of members says."""
+    make, said = ZIPS[case]
+    path = tmp_path / "x.zip"
+    path.write_bytes(make())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(RecordingError) as error:
+        Reader(path)
+    assert said in str(error.value)
+    assert str(error.value).isprintable()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB

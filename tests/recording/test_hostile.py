@@ -146,6 +146,7 @@ HOSTILE = {
     "wrong_times": (edit("UPDATE chunk SET last_ns = 21"), "other receive times"),
     "orphan_chunk": (edit("UPDATE chunk SET stream = 9"), "chunk 1 belongs to a stream 9"),
     "orphan_loss": (edit("UPDATE loss SET stream = 9"), "loss 1 belongs to a stream 9"),
+    "negative_loss": (edit("UPDATE loss SET events = -1"), "loss 1 cannot have -1 events"),
     "orphan_stream": (edit("UPDATE stream SET namespace = 9"), "stream 1 belongs to a namespace 9"),
     "orphan_snapshot": (edit("UPDATE snapshot SET namespace = 9"), "belongs to a namespace 9"),
     "lost_blob": (edit("DELETE FROM blob"), "is missing or not what it was"),
