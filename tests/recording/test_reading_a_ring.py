@@ -12,13 +12,14 @@ from iptrec.recording.writer import Writer
 @pytest.fixture
 def halfway(tmp_path, facts):
     """A recorder, and a reader that has read the first of three snapshots."""
-    with Writer.create(tmp_path / "t.db", facts) as writer, Reader(tmp_path / "t.db") as reader:
-        writer.add_namespace(None, 1)
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        namespace = writer.add_namespace(None, 1)
         for number in (1, 2, 3):
-            writer.add_snapshot(1, "nft", number, "nft", str(number).encode(), number)
-        reading = reader.snapshots()
-        assert next(reading).content == b"1"
-        yield writer._connection, reading
+            writer.add_snapshot(namespace, "nft", number, "nft", str(number).encode(), number)
+        with Reader(tmp_path / "t.db") as reader:
+            reading = reader.snapshots()
+            assert next(reading).content == b"1"
+            yield writer._connection, reading
 
 
 def test_a_snapshot_that_went_meanwhile(halfway):
