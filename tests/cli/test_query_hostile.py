@@ -134,6 +134,11 @@ def test_timeout_that_is_not_reached():
     assert (done.returncode, "--timeout 'soon'" in done.stderr) == (2, True)
 
 
+def cpu_ticks(pid):
+    """How long a process has computed, in hundredths of a second."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
 def test_ctrl_c():
     """Ends a query that finds no more rows and does not come to its end, as it ends every command."""
     sql = f"{ENDLESS} SELECT i FROM n WHERE i < 3000"
@@ -141,7 +146,10 @@ def test_ctrl_c():
         [sys.executable, "-m", "iptrec", "query", LOOPBACK, sql, "--csv"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as asked:  # fmt: skip
-        assert len(asked.stdout.read(8192)) == 8192  # what is behind it waits in a buffer
+        assert len(asked.stdout.read(8192)) == 8192
+        begun = cpu_ticks(asked.pid)
+        while cpu_ticks(asked.pid) < begun + 20:  # the rows behind that take a tick
+            assert asked.poll() is None
         asked.send_signal(signal.SIGINT)
         _, said = asked.communicate(timeout=60)
     assert (asked.returncode, said) == (130, b"")
