@@ -219,6 +219,7 @@ class _Recording:
         self._outside = outside
         self._uuid = str(uuid.uuid4())
         self._comment = f"iptrec:{self._uuid}"
+        self._groups = os.getgroups()
         self._progress = Progress()
         self._findings: SimpleQueue[
             Hole | IptrecError | tuple[State, Blob | None] | _NftFinding
@@ -854,7 +855,12 @@ class _Recording:
         leave = None if self._options.netns is None else lambda: netns.enter(self._outside)
         try:
             # preexec_fn is safe: the recorder has no threads yet.
-            child = subprocess.Popen(self._options.command, preexec_fn=leave)  # noqa: PLW1509
+            child = subprocess.Popen(
+                self._options.command,
+                preexec_fn=leave,  # noqa: PLW1509
+                # Handling files as the user behind sudo took on that user's groups.
+                extra_groups=self._groups if self._groups != os.getgroups() else None,
+            )
         except (OSError, subprocess.SubprocessError) as error:
             raise UsageError(f"cannot run {self._options.command[0]}: {error}") from None
         self._child = child

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -191,20 +192,31 @@ def test_what_is_left_is_enough(lab, tmp_path, backend):
         assert {one.how for one in reader.losses} == {"rules-gone"}
 
 
-def test_the_command_keeps_the_rights_of_its_caller(lab, tmp_path):
+@pytest.fixture
+def users_directory():
+    """One of the user behind sudo, which that user can reach; without root there is no other user."""
+    with tempfile.TemporaryDirectory(prefix="iptrec-test-") as directory:
+        if ROOT:
+            os.chown(directory, 1234, 1234)
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("env", [(), ("SUDO_UID=1234", "SUDO_GID=1234")], ids=["", "sudo"])
+def test_the_command_keeps_the_rights_of_its_caller(lab, tmp_path, users_directory, env):
     """What comes after -- runs as it would without iptrec."""
-    child = start(lab, "-o", tmp_path / "t.db", "--", "sh", "-c", "cat /proc/self/status; read _")
+    script = "cat /proc/self/status; read _"
+    output = (users_directory if env else tmp_path) / "t.db"
+    child = start(lab, "-o", output, "--", "sh", "-c", script, env=env)
     mine = status(os.getpid()) if ROOT else None
     told = {}
-    while "NoNewPrivs" not in told:
-        name, _, value = child.stdout.readline().partition(":")
-        told[name] = value.strip()
-    while "CapAmb" not in told or "CapBnd" not in told:
+    while "NoNewPrivs" not in told or "CapBnd" not in told:
         name, _, value = child.stdout.readline().partition(":")
         told[name] = value.strip()
     assert told["NoNewPrivs"] == "0"
     assert told["CapEff"] == told["CapBnd"]
-    assert mine is None or told["CapEff"] == mine["CapEff"]
+    assert mine is None or all(
+        told[name] == mine[name] for name in ("CapEff", "Uid", "Gid", "Groups")
+    )
     child.send_signal(signal.SIGTERM)
     child.communicate(timeout=30)
 
