@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json as to_json
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,13 @@ import typer
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import TextIO
 
 _SAMPLE = 1000  # rows whose values tell the width of a column
+_SAMPLE_SIZE = 1 << 20  # characters, of which some more rows are not looked at
 _WIDEST = 60
+_INFINITE = (math.inf, -math.inf)  # JSON has no number for them
 
 
 def query(
@@ -32,11 +35,18 @@ def query(
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma separated values.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="TIME", help="Give up a query after 500ms, 30s, 5m.")
+    ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> int:
-    """Ask a recording in SQL, over the tables that iptrec export sqlite makes.
+    r"""Ask a recording in SQL, over the tables that iptrec export sqlite makes.
 
     Only what the query reads is put together. Exit status 1 when there is no row.
+
+    The table and --csv show control, escape and bidirectional characters as \x1b, \u202e; --json keeps
+    texts exact, and has null for an infinite number. Texts are not made safe for spreadsheets: import the
+    columns of --csv as text, or what begins with = + - @ is taken for a formula.
 
     Examples:
 
@@ -49,6 +59,7 @@ def query(
     from iptrec.analyze.replay import Replay
     from iptrec.cli.output import opened
     from iptrec.cli.progress import watched
+    from iptrec.cli.record import seconds
     from iptrec.recording.reader import Reader
     from iptrec.views.sqlite import VIEWS, ask, database, fill, tables_of
     from iptrec.views.tables import described, rows
@@ -70,7 +81,7 @@ def query(
         with watched(reader, "packets", quiet=quiet) as source, database(path) as made:
             fill(made, rows(source, Replay(source), wanted))
         with opened(output, recording) as stream:
-            found = ask(path, sql)
+            found = ask(path, sql, seconds(timeout, "--timeout") if timeout else None)
             names = [str(name) for name in next(found)]
             first = list(itertools.islice(found, 1))
             write = _csv if as_csv else _json if json else _table
@@ -80,33 +91,41 @@ def query(
 
 def _csv(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_plain(value) for value in row] for row in rows)
+    writer.writerow(_cells(names))
+    writer.writerows(map(_cells, rows))
 
 
 def _json(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     for row in rows:
-        values = map(_plain, row)
-        stream.write(to_json.dumps(dict(zip(names, values, strict=True))) + "\n")
+        values = (None if value in _INFINITE else _plain(value) for value in row)
+        found = dict(zip(names, values, strict=True))
+        stream.write(to_json.dumps(found, allow_nan=False) + "\n")
 
 
 def _table(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
     """Columns side by side; what is longer than its column pushes the others to the right."""
-    from iptrec.views.escape import printable
-
-    def cells(row: tuple[Any, ...]) -> list[str]:
-        return ["" if value is None else printable(str(_plain(value))) for value in row]
-
-    sample = [cells(row) for row in itertools.islice(rows, _SAMPLE)]
+    sample: list[list[str]] = []
+    room = _SAMPLE_SIZE
+    for row in map(_cells, itertools.islice(rows, _SAMPLE)):
+        sample.append(row)
+        room -= sum(map(len, row))
+        if room < 0:
+            break
     widths = [
         min(_WIDEST, max(len(one) for one in column)) for column in zip(names, *sample, strict=True)
     ]
-    head = [printable(name) for name in names]
     for line in itertools.chain(
-        [head, ["-" * width for width in widths]], sample, map(cells, rows)
+        [_cells(names), ["-" * width for width in widths]], sample, map(_cells, rows)
     ):
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         stream.write("  ".join(padded).rstrip() + "\n")
+
+
+def _cells(row: Sequence[Any]) -> list[str]:
+    """Texts that are safe on a terminal."""
+    from iptrec.views.escape import printable
+
+    return ["" if value is None else printable(str(_plain(value))) for value in row]
 
 
 def _plain(value: object) -> object:

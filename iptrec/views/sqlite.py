@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 _READING: Final = {
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
 }  # fmt: skip
-_INSTRUCTIONS: Final = 1_000_000  # of SQLite's machine
+_INSTRUCTIONS: Final = 10_000  # of SQLite's machine, between two looks at the clock and for Ctrl-C
+_LONGEST: Final = 65 << 20  # bytes of a value; the longest snapshot has 64 MiB
+_MOST_MEMORY: Final = 256 << 20  # bytes that SQLite may take, in the whole process and from then on
 VIEWS: Final = {
     "drops": (
         "Packets that did not get through, with the rule that ended them.",
@@ -116,17 +120,36 @@ def tables_of(query: str) -> set[str]:
     return read & {table.name for table in TABLES}
 
 
-def ask(path: Path, query: str) -> Iterator[tuple[Any, ...]]:
-    """The names of the columns, then the rows. Raises `UsageError` for what is no query."""
+def ask(path: Path, query: str, timeout_s: float | None = None) -> Iterator[tuple[Any, ...]]:
+    """The names of the columns, then the rows.
+
+    Raises `UsageError` for what is no query, takes too much memory, or takes longer than ``timeout_s``.
+    """
     name = f"file:{quote(str(path))}?mode=ro"
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     with contextlib.closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
         connection.execute("PRAGMA query_only = 1")
+        connection.execute(f"PRAGMA hard_heap_limit = {_MOST_MEMORY}")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
         connection.set_authorizer(_reading(set()))
-        connection.set_progress_handler(lambda: 0, _INSTRUCTIONS)  # lets Ctrl-C come through
-        with _refused(query):
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
+        with _refused(query), _in_time(deadline, timeout_s):
             cursor = connection.execute(query)
             yield tuple(column[0] for column in cursor.description or ())
             yield from cursor
+
+
+@contextlib.contextmanager
+def _in_time(deadline: float, timeout_s: float | None) -> Iterator[None]:
+    """Tell what interrupted a query: the time, or Ctrl-C, which Python lost while SQLite called it."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        if time.monotonic() > deadline:
+            raise UsageError(f"the query took longer than {timeout_s:g} s; see --timeout") from None
+        raise KeyboardInterrupt from None
 
 
 def _reading(read: set[str]) -> Callable[..., int]:
@@ -145,7 +168,8 @@ def _reading(read: set[str]) -> Callable[..., int]:
 def _refused(query: str) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, sqlite3.Warning) as error:
+    except (sqlite3.Error, sqlite3.Warning, MemoryError) as error:
+        fact = "it takes too much memory" if isinstance(error, MemoryError) else error
         raise UsageError(
-            f"query {query[:60]!r}: {error}; iptrec query --tables tells what there is"
+            f"query {query[:60]!r}: {fact}; iptrec query --tables tells what there is"
         ) from None
