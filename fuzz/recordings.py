@@ -17,26 +17,13 @@ import tempfile
 from pathlib import Path
 
 import zstandard
+from views import look
 
-from iptrec.analyze.replay import Replay
-from iptrec.analyze.rules import count_rules
-from iptrec.analyze.selection import Selection
-from iptrec.analyze.statistics import count_paths
-from iptrec.analyze.summary import summarize
-from iptrec.analyze.why import explain
 from iptrec.errors import IptrecError
-from iptrec.recording.reader import Reader
-from iptrec.views import info, pcapng, tables, text
-from iptrec.views import json as as_json
-from iptrec.views import paths as paths_view
-from iptrec.views import rules as rules_view
-from iptrec.views import why as why_view
 
 SAMPLES = [
     path.read_bytes() for path in sorted((Path(__file__).parents[1] / "samples").glob("*.db"))
 ]
-LAYOUT = text.Layout(phys=True)
-EVERYTHING = Selection()
 
 
 def mutated(chance: random.Random, data: bytes) -> bytes:
@@ -79,26 +66,6 @@ def make(chance: random.Random, number: int, path: Path) -> None:
             )
             file.execute("UPDATE snapshot SET blob = ? WHERE blob = ?", (digest, name))
         file.commit()
-
-
-def look(path: Path) -> None:
-    """Through every view; nothing that a terminal obeys comes out."""
-    with Reader(path) as reader:
-        said = []
-        for traversal in Replay(reader):
-            said += [text.render(traversal, LAYOUT), as_json.line(traversal)]
-        said.append(info.as_text(reader, summarize(reader)))
-        said += [paths_view.as_text(*one) for one in count_paths(reader, EVERYTHING)]
-        said += ["\n".join(rules_view.as_text(one)) for one in count_rules(reader, EVERYTHING)]
-        for one in explain(reader, EVERYTHING):
-            said += why_view.as_text(one, colour=False)
-        for what in ("packets", "stages", "events"):
-            capture = pcapng.Capture(reader.facts, "auto")
-            b"".join(pcapng.section(capture, reader, Replay(reader), what))
-        list(tables.rows(reader, Replay(reader), {table.name for table in tables.TABLES}))
-        for line in said:
-            line.encode()
-            assert not set(line) & set("\x1b\x9b\u202e\u2066"), ascii(line)  # noqa: S101
 
 
 def main() -> None:

@@ -1,0 +1,71 @@
+"""Every view of a recording at once, for the fuzzers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iptrec.analyze.replay import Replay
+from iptrec.analyze.rules import count_rules
+from iptrec.analyze.selection import Selection
+from iptrec.analyze.statistics import count_paths
+from iptrec.analyze.summary import summarize
+from iptrec.analyze.why import explain
+from iptrec.errors import IptrecError
+from iptrec.recording.reader import Reader
+from iptrec.views import info, json_lines, parquet, pcapng, sqlite, tables, text
+from iptrec.views import json as as_json
+from iptrec.views import paths as paths_view
+from iptrec.views import rules as rules_view
+from iptrec.views import why as why_view
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LAYOUT = text.Layout(phys=True)
+EVERYTHING = Selection()
+MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
+
+
+@contextlib.contextmanager
+def refused_in_one_line() -> Iterator[None]:
+    """An error that the command line would print is as good as an answer."""
+    try:
+        yield
+    except IptrecError as error:
+        assert "\n" not in str(error)  # noqa: S101, PT017
+
+
+def look(path: Path) -> None:
+    """Through every view; nothing that a terminal obeys comes out."""
+    with Reader(path) as reader:
+        said = []
+        for traversal in Replay(reader):
+            said += [text.render(traversal, LAYOUT), as_json.line(traversal)]
+        said += text.holes(reader.losses)
+        said += [info.as_text(reader, summarize(reader)), info.as_json(reader, summarize(reader))]
+        said += [paths_view.as_text(*one) for one in count_paths(reader, EVERYTHING)]
+        said += ["\n".join(rules_view.as_text(one)) for one in count_rules(reader, EVERYTHING)]
+        for one in explain(reader, EVERYTHING):
+            said += why_view.as_text(one, colour=False)
+        for line in said:
+            line.encode()
+            assert not set(line) & set("\x1b\x9b\u202e\u2066"), ascii(line)  # noqa: S101
+        _export(reader)
+
+
+def _export(reader: Reader) -> None:
+    for what in ("packets", "stages", "events"):
+        capture = pcapng.Capture(reader.facts, "auto")
+        b"".join(pcapng.section(capture, reader, Replay(reader), what))
+    for batch in Replay(reader).in_batches():
+        "".join(json_lines.text(batch)).encode()
+    every = {table.name for table in tables.TABLES}
+    with tempfile.TemporaryDirectory(prefix="iptrec-fuzz-", dir=MEMORY) as directory:
+        with sqlite.database(Path(directory, "tables.db")) as made:
+            sqlite.fill(made, tables.rows(reader, Replay(reader), every))
+        with parquet.Files(Path(directory), reader.facts) as files:
+            files.fill(tables.rows(reader, Replay(reader), every))
