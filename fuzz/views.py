@@ -15,7 +15,7 @@ from iptrec.analyze.statistics import count_paths
 from iptrec.analyze.summary import summarize
 from iptrec.analyze.why import explain
 from iptrec.errors import IptrecError
-from iptrec.files import Draft
+from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views import info, json_lines, parquet, pcapng, sqlite, tables, text
 from iptrec.views import json as as_json
@@ -71,5 +71,8 @@ def _export(reader: Reader) -> None:
             sqlite.database(draft) as made,
         ):
             sqlite.fill(made, tables.rows(reader, Replay(reader), every))
-        with parquet.Files(Path(directory), reader.facts) as files:
+        with (
+            DraftDirectory(Path(directory, "tables")) as made_there,
+            parquet.Files(made_there, reader.facts) as files,
+        ):
             files.fill(tables.rows(reader, Replay(reader), every))
