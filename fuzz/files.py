@@ -229,30 +229,40 @@ def expectations(data: bytes) -> None:
         judge(reader, check._read(reader, str(path)))  # noqa: SLF001
 
 
+KEY = "00" * 32
+
+
 class _Remembered:
-    """A recording with bookmarks, what it answers without them, and the file that they are in."""
+    """What a recording answers without bookmarks, and the file of them that it makes."""
 
     def __init__(self) -> None:
         cache._FEWEST = 1  # noqa: SLF001
+        cache._key = lambda _: KEY  # type: ignore[assignment]  # noqa: SLF001
         window.WINDOW_EVENTS = 20  # type: ignore[misc]
-        self.home = Path(tempfile.mkdtemp(prefix="iptrec-fuzz-", dir=MEMORY))
-        os.environ["XDG_CACHE_HOME"] = str(self.home)
-        self.recording = Path(shutil.copy(LOOPBACK, self.home / "recording.db"))
-        with Reader(self.recording) as reader:
+        with Reader(LOOPBACK) as reader:
             found = list(Replay(reader))
         self.lines = [as_json.line(one) for one in found]
         self.times = [one.time_ns for one in found]
-        self.answer(Selection())
-        (self.file,) = self.home.rglob("*.json")
-        self.content = self.file.read_bytes()
-
-    def answer(self, selection: Selection) -> list[str]:
-        """What `show --json` prints."""
-        with Reader(self.recording) as reader, cache.remembered(reader) as found:
-            return [as_json.line(one) for one in Replay(reader, selection, found)]
+        with _cache() as file:
+            _answer(Selection())
+            self.content = file.read_bytes()
 
 
 _remembered: list[_Remembered] = []
+
+
+@contextlib.contextmanager
+def _cache() -> Iterator[Path]:
+    """An empty cache, and where the bookmarks are in it."""
+    with _directory() as directory:
+        os.environ["XDG_CACHE_HOME"] = str(directory)
+        yield directory / "iptrec" / f"{KEY}.json"
+
+
+def _answer(selection: Selection) -> list[str]:
+    """What `show --json` prints."""
+    with Reader(LOOPBACK) as reader, cache.remembered(reader) as found:
+        return [as_json.line(one) for one in Replay(reader, selection, found)]
 
 
 def bookmarks(data: bytes) -> None:
@@ -261,14 +271,15 @@ def bookmarks(data: bytes) -> None:
         _remembered.append(_Remembered())
     (known,) = _remembered
     chance = atheris.FuzzedDataProvider(data)
-    known.file.unlink(missing_ok=True)
-    known.file.write_bytes(chance.PickValueInList([_bytes, _numbers, _deep])(chance, known.content))
-    known.file.chmod(0o600)
-    number = chance.ConsumeIntInRange(1, len(known.lines))
-    assert known.answer(Selection(number=number)) == [known.lines[number - 1]]  # noqa: S101
-    since = known.times[number - 1]
-    expected = [line for line, at in zip(known.lines, known.times, strict=True) if at >= since]
-    assert known.answer(Selection(since_ns=since)) == expected  # noqa: S101
+    with _cache() as file:
+        file.parent.mkdir(mode=0o700)
+        file.write_bytes(chance.PickValueInList([_bytes, _numbers, _deep])(chance, known.content))
+        file.chmod(0o600)
+        number = chance.ConsumeIntInRange(1, len(known.lines))
+        assert _answer(Selection(number=number)) == [known.lines[number - 1]]  # noqa: S101
+        since = known.times[number - 1]
+        expected = [line for line, at in zip(known.lines, known.times, strict=True) if at >= since]
+        assert _answer(Selection(since_ns=since)) == expected  # noqa: S101
 
 
 def _bytes(chance: atheris.FuzzedDataProvider, content: bytes) -> bytes:
