@@ -15,6 +15,7 @@ from iptrec.analyze.statistics import count_paths
 from iptrec.analyze.summary import summarize
 from iptrec.analyze.why import explain
 from iptrec.errors import IptrecError
+from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views import info, json_lines, parquet, pcapng, sqlite, tables, text
 from iptrec.views import json as as_json
@@ -65,7 +66,13 @@ def _export(reader: Reader) -> None:
         "".join(json_lines.text(batch)).encode()
     every = {table.name for table in tables.TABLES}
     with tempfile.TemporaryDirectory(prefix="iptrec-fuzz-", dir=MEMORY) as directory:
-        with sqlite.database(Path(directory, "tables.db")) as made:
+        with (
+            Draft(Path(directory, "tables.db"), named=True) as draft,
+            sqlite.database(draft) as made,
+        ):
             sqlite.fill(made, tables.rows(reader, Replay(reader), every))
-        with parquet.Files(Path(directory), reader.facts) as files:
+        with (
+            DraftDirectory(Path(directory, "parquet")) as draft,
+            parquet.Files(draft, reader.facts) as files,
+        ):
             files.fill(tables.rows(reader, Replay(reader), every))
