@@ -72,7 +72,7 @@ def _export(reader: Reader) -> None:
         ):
             sqlite.fill(made, tables.rows(reader, Replay(reader), every))
         with (
-            DraftDirectory(Path(directory, "tables")) as folder,
-            parquet.Files(folder, reader.facts) as files,
+            DraftDirectory(Path(directory, "parquet")) as draft,
+            parquet.Files(draft, reader.facts) as files,
         ):
             files.fill(tables.rows(reader, Replay(reader), every))
