@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 _BEHIND_OTHERS: Final = 10  # nice(2)
+# Threads of numpy's linear algebra, which nobody here needs, would keep the rights that they start with.
+_THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class Follower:
@@ -43,6 +45,7 @@ class Follower:
             stderr=subprocess.DEVNULL if pipe else None,
             pass_fds=(descriptor,),
             start_new_session=True,
+            env=os.environ | dict.fromkeys(_THREADS, "1"),
         )
         if pipe:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, _BEHIND_OTHERS)

@@ -6,6 +6,7 @@ for it after the first moment, and something else to do meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Self
@@ -55,6 +56,7 @@ def _answer(writing: int, look: Callable[[], Mapping[str, bytes]]) -> None:
     """The child's life; never returns."""
     status = 1
     try:
+        _be_quiet()
         with os.fdopen(writing, "wb") as out:
             try:
                 found = {kind: content.decode() for kind, content in look().items()}
@@ -64,3 +66,9 @@ def _answer(writing: int, look: Callable[[], Mapping[str, bytes]]) -> None:
                 out.write(" ".join(str(error).split()).encode("utf-8", "backslashreplace"))
     finally:
         os._exit(status)
+
+
+def _be_quiet() -> None:
+    """Errors are told by the parent; asyncio, which pyroute2 uses, prints some of them as well."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 2)

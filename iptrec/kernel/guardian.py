@@ -457,4 +457,7 @@ def _leave(*kept: int) -> None:
         os.dup2(nowhere, standard)
     with contextlib.suppress(OSError):  # root's privilege: be the last that is killed for memory
         Path("/proc/self/oom_score_adj").write_text("-1000")
+    # The user behind sudo may be the recorder's saved uid (`identity.prepare`), and could kill us then.
+    os.setresuid(-1, -1, os.geteuid())
+    os.setresgid(-1, -1, os.getegid())
     privileges.keep(privileges.GUARDIAN)

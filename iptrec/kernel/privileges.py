@@ -65,6 +65,7 @@ def look_as(uid: int, gid: int) -> None:
     Root stays root by its real uid: SQLite asks access(2) for files that it cannot write, which asks with the
     rights of that one.
     """
+    _require_one_thread()
     _bound(())
     if os.geteuid() == 0:
         with contextlib.suppress(OSError):
@@ -84,8 +85,15 @@ def give_up() -> None:
     Root that could not change its user (user_namespaces(7) that does not map it, a container without
     CAP_SETUID) stays who it is.
     """
+    _require_one_thread()
     os.setresuid(*[os.geteuid()] * 3)
     keep(())
+
+
+def _require_one_thread() -> None:
+    """The others would keep their rights: nobody can give up those of another thread."""
+    if (count := len(os.listdir("/proc/self/task"))) > 1:  # noqa: PTH208
+        raise HostError(f"cannot give up rights: this process has {count} threads")
 
 
 def _mask(capabilities: Collection[int]) -> int:

@@ -14,6 +14,7 @@ _libc = ctypes.CDLL(None)
 _SYSTEM: Final = (
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
 )  # fmt: skip
+_KEPT: Final = ("XTABLES_LOCKFILE",)  # iptables(8)
 # The directory of the running package, where the isolated interpreter does not know it: an installation
 # that was found through PYTHONPATH, or in root's own site-packages.
 _START: Final = """\
@@ -45,8 +46,12 @@ def search_path() -> str:
 
 
 def environment() -> dict[str, str]:
-    """What a program that we run gets: it finds what we would find, and speaks English."""
-    return os.environ | {"PATH": search_path(), "LC_ALL": "C"}
+    """What a program that we run gets: it finds what we would find, speaks English, and loads nothing else.
+
+    XTABLES_LIBDIR, LD_LIBRARY_PATH and the like would tell it whose code to load.
+    """
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return kept | {"PATH": search_path(), "LC_ALL": "C"}
 
 
 def python(*arguments: str) -> list[str]:

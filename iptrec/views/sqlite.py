@@ -128,6 +128,7 @@ def ask(path: Path, query: str, timeout_s: float | None = None) -> Iterator[tupl
     name = f"file:{quote(str(path))}?mode=ro"
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     with contextlib.closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
+        connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
         connection.execute("PRAGMA query_only = 1")
         connection.execute(f"PRAGMA hard_heap_limit = {_MOST_MEMORY}")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
@@ -145,7 +146,8 @@ def _in_time(deadline: float, timeout_s: float | None) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+        # Errors of Python's own have no code.
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
             raise
         if time.monotonic() > deadline:
             raise UsageError(f"the query took longer than {timeout_s:g} s; see --timeout") from None

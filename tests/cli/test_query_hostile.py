@@ -153,3 +153,11 @@ def test_ctrl_c():
         asked.send_signal(signal.SIGINT)
         _, said = asked.communicate(timeout=60)
     assert (asked.returncode, said) == (130, b"")
+
+
+@pytest.mark.parametrize("form", [(), ("--csv",), ("--json",)])
+def test_a_text_that_is_no_text(form):
+    """Bytes that are not UTF-8 are made visible."""
+    done = iptrec("query", LOOPBACK, "SELECT CAST(x'ff41' AS TEXT)", *form)
+    assert done.returncode == 0, done.stderr
+    assert "xffA" in done.stdout

@@ -43,6 +43,14 @@ def test_a_program_of_the_current_directory_is_not_found(monkeypatch, tmp_path):
     assert shutil.which("iptables-x", path=process.search_path()) is None
 
 
+def test_programs_get_little(monkeypatch):
+    """Nothing that says whose code they load."""
+    for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "XTABLES_LIBDIR", "MODPROBE_OPTIONS"):
+        monkeypatch.setenv(name, "/nowhere")
+    monkeypatch.setenv("XTABLES_LOCKFILE", "/tmp/lock")  # noqa: S108
+    assert {*process.environment()} == {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}
+
+
 def test_interpreters_are_isolated():
     """Whoever starts Python does it by `process.python`, or gives -I beside the interpreter's name."""
     for path in PACKAGE.rglob("*.py"):

@@ -177,6 +177,20 @@ def test_the_recorder_keeps_what_it_needs(lab, tmp_path, backend):
     end(child)
 
 
+@pytest.mark.skipif(not ROOT, reason="needs root: another user's signals")
+def test_nobody_but_root_stops_a_guardian(lab, users_directory):
+    """One that is started again, by a recorder that writes as the user behind sudo, is root's as well."""
+    env = ("SUDO_UID=1234", "SUDO_GID=1234")
+    child = start(lab, "-o", users_directory / "t.db", "icmp", env=env)
+    first = named(child.pid, "guardian")
+    os.kill(first, signal.SIGKILL)
+    child.stderr.readline()  # that is told when another one is there
+    second = named(child.pid, "guardian")
+    assert second != first
+    assert {*status(second)["Uid"].split(), *status(second)["Gid"].split()} == {"0"}
+    end(child)
+
+
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_what_is_left_is_enough(lab, tmp_path, backend):
     """In another namespace: rules that somebody removes are put back, and everything is undone."""
@@ -222,14 +236,16 @@ def test_the_command_keeps_the_rights_of_its_caller(lab, tmp_path, users_directo
 
 
 def powerless(pid, uid):
-    """A process has no right, and is somebody else."""
-    for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-        assert rights(pid, which) == set(), which
-    found = status(pid)
-    assert found["NoNewPrivs"] == "1"
-    if ROOT:
-        assert {*found["Uid"].split(), *found["Gid"].split()} == {str(uid)}
-        assert found["Groups"] == ""
+    """A process has no right, none of its threads has one, and it is somebody else."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        task = f"{pid}/task/{thread.name}"
+        for which in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert rights(task, which) == set(), which
+        found = status(task)
+        assert found["NoNewPrivs"] == "1"
+        if ROOT:
+            assert {*found["Uid"].split(), *found["Gid"].split()} == {str(uid)}
+            assert found["Groups"] == ""
     assert os.getsid(pid) == pid
 
 
@@ -363,6 +379,38 @@ def test_another_file_in_its_place_is_not_read(tmp_path):
         )
         assert done.returncode == 0
         assert done.stdout
+
+
+def test_a_copy_that_is_asked_for_too_early(lab, tmp_path):
+    """SIGUSR1 from the moment on when our code runs: the recorder goes on."""
+    child = lab.popen(
+        [*ISOLATED, "record", "-o", str(tmp_path / "t.db"), "--duration", "300ms", "icmp"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: int(status(child.pid)["SigCgt"], 16) >> (signal.SIGUSR1 - 1) & 1)
+    while child.poll() is None and not (tmp_path / "t.db").exists():
+        child.send_signal(signal.SIGUSR1)
+        time.sleep(0.005)  # not to drown it
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 0, err
+
+
+def test_sigterm_leaves_no_temporary_file(tmp_path):
+    """Of a query that never ends, say."""
+    sample = Path(__file__).parents[2] / "samples" / "loopback.db"
+    endless = (
+        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+    child = subprocess.Popen(
+        process.iptrec("query", "-q", str(sample), endless),
+        env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(lambda: list(tmp_path.glob("iptrec-query-*/*")))
+    child.terminate()
+    _, err = child.communicate(timeout=30)
+    assert "Traceback" not in err
+    assert child.returncode in {143, 130}
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("moment", [0.02 * n for n in range(2, 16)])
