@@ -149,10 +149,11 @@ def remove(
         with _entered(leftover.where):
             if changes is None:
                 changes = Changes(leftover.comment, 0, "", nft_table=leftover.table)
-                for family, backend in leftover.rules:
-                    (changes.rules if backend == "legacy" else changes.nft_rules)[family] = []
             elif nflog.holder() is not None:
                 changes.loggers.clear()
+            for family, backend in leftover.rules:  # that are there, whatever the list says
+                listed = changes.rules if backend == "legacy" else changes.nft_rules
+                listed.setdefault(family, [])
             _undo(changes, restore=stayed_out == "restore")
         if changes.out and stayed_out != "discard":
             return changes
