@@ -411,10 +411,10 @@ class _Recording:
             taken_out: list[str] = []
             if self._options.flush:
                 taken_out = nftables.taken_out(family)
-                self._snapshot_taken_out(writer, family, taken_out)
+                self._snapshot_taken_out(writer, family, nftables.readable(taken_out))
             undo.callback(self._attempt, partial(self._guardian.undo_nft, family))
             self._guardian.expect_nft(family, taken_out)
-            nftables.insert(ours, flush=self._options.flush)
+            xtables.insert(ours, flush=self._options.flush)
         undo.callback(watch.stop)
         parts = watch.baseline()
         self._snapshot_nft(writer, parts, [Blob.of(one.content) for one in parts], time.time_ns())
