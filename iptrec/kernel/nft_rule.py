@@ -1,8 +1,10 @@
 """A rule of nf_tables as the kernel holds it: bytes, which go back into it as they came out.
 
-include/uapi/linux/netfilter/nf_tables.h. The one attribute of a rule that the kernel takes and does not give is
-NFTA_RULE_COMPAT: the protocol by which it checks extensions of iptables (net/netfilter/nft_compat.c,
-nft_parse_compat). iptables-nft matches the protocol in the rule as well, so it is found there.
+include/uapi/linux/netfilter/nf_tables.h. What the kernel gives is what it takes, but for two things. It does
+not give NFTA_RULE_COMPAT, the protocol by which it checks extensions of iptables (net/netfilter/nft_compat.c,
+nft_parse_compat); iptables-nft matches the protocol in the rule as well, so it is found there. And it gives a
+few zeros that it refuses (nft_dynset_init, nft_exthdr_tcp_set_init, nft_osf_init); a rule without them is the
+same.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6, 7  # NFTA_RULE_
-_NAME, _DATA = 1, 2  # NFTA_EXPR_
+_ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
 _COMPAT_PROTOCOL, _COMPAT_FLAGS, _INVERTED = 1, 2, 2
 _EXTENSIONS: Final = ("match", "target")
 # Attributes that count: their numbers and, where they are 64 bits wide, what the kernel pads them with.
 _COUNTS: Final = {"counter": (1, 2, 3), "quota": (3, 4), "last": (1, 2, 3)}
+# Attributes that are refused where they are 0: NFTA_DYNSET_TIMEOUT, NFTA_EXTHDR_FLAGS, NFTA_OSF_FLAGS.
+_ZEROS: Final = {"dynset": 6, "exthdr": 5, "osf": 3}
 _ANONYMOUS: Final = re.compile(rb"__(set|map|chain)\d+\0")
 _EQUAL, _NOT_EQUAL = 0, 1  # NFT_CMP_
 # Expressions that load the number of the protocol: attribute -> its value, and which is the register's.
@@ -86,12 +90,22 @@ class Rule(NamedTuple):
 
     def new(self, family: int) -> list[tuple[int, bytes]]:
         """The attributes of NFT_MSG_NEWRULE, but for table, chain and place."""
-        found = [(EXPRESSIONS, self.expressions)]
+        found = [(EXPRESSIONS, packed((_ELEMENT, one) for one in self._accepted()))]
         if self.userdata:
             found.append((USERDATA, self.userdata))
         if any(name in _EXTENSIONS for name, _ in self._parts()):
             found += ((COMPAT, one) for one in self._protocols(family))
         return found
+
+    def _accepted(self) -> Iterator[bytes]:
+        """The expressions without the zeros that the kernel refuses."""
+        for _, element in attributes(self.expressions):
+            name, data = _part(element)
+            if (zero := _ZEROS.get(name)) is None:
+                yield element
+                continue
+            kept = [one for one in attributes(data) if one[0] != zero or any(one[1])]
+            yield packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(kept))])
 
     def _protocols(self, family: int) -> Iterator[bytes]:
         """NFTA_RULE_COMPAT; nothing where the rule is about every protocol."""
@@ -112,9 +126,12 @@ class Rule(NamedTuple):
 
     def _parts(self) -> Iterator[tuple[str, bytes]]:
         """Name and attributes of each expression."""
-        for _, element in attributes(self.expressions):
-            found = dict(attributes(element))
-            yield found[_NAME].rstrip(b"\0").decode(), found.get(_DATA, b"")
+        return (_part(element) for _, element in attributes(self.expressions))
+
+
+def _part(element: bytes) -> tuple[str, bytes]:
+    found = dict(attributes(element))
+    return found[_NAME].rstrip(b"\0").decode(), found.get(_DATA, b"")
 
 
 def _compat(operation: int, data: bytes) -> Iterator[bytes]:

@@ -208,11 +208,11 @@ def append(family: Family, lines: Iterable[str]) -> list[str]:
 def _check_that_they_come_back(family: Family, rules: Sequence[Rule]) -> None:
     """Raise `HostError` where the kernel would not take a rule again; nothing is changed for that."""
     reasons = {
-        at: f"it refers to a {rule.anonymous} without a name, which goes with it"
+        at: f"a {rule.anonymous} without a name goes with it"
         for at, rule in enumerate(rules)
         if rule.anonymous is not None
     } or {
-        at: os.strerror(code)
+        at: "what it refers to goes with it" if code == errno.EBUSY else os.strerror(code)
         for at, code in _batch(family, [_new(family, one) for one in rules], dry=True).items()
     }
     for at, reason in reasons.items():
