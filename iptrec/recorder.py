@@ -520,7 +520,7 @@ class _Recording:
         for family, backend, lines in self._guardian.changes.out:
             table = f"{family} raw table{' of nf_tables' if backend == 'nft' else ''}"
             found.append(
-                f"somebody replaced the {table} meanwhile, so what --flush took out of it was not put back"
+                f"somebody changed the {table} meanwhile, so what --flush took out of it was not put back"
                 f" ({len(lines)} rule{'s' if len(lines) > 1 else ''}): {self._way_back(lines)}"
             )
         return "; ".join(found)

@@ -2,9 +2,10 @@
 
 Our rules come by iptables-nft (`xtables`). Tables and chains that were not there before are made by it, and
 deleted by us with NLM_F_NONREC: the kernel then refuses where anything is in them by now, or
-refers to them (net/netfilter/nf_tables_api.c). Our rules are found and deleted by what the kernel holds:
-iptables-nft-save prints nothing of a raw table with a rule that it cannot say. One rule traces tables of every
-family, since the trace bit belongs to the packet.
+refers to them (net/netfilter/nf_tables_api.c). Rules are found, deleted and put back as the kernel holds them
+(`nft_rule`): iptables-nft-save prints nothing of a raw table with a rule that it cannot say, or something else,
+and nft cannot say all that iptables-nft makes. One rule traces tables of every family, since the trace bit
+belongs to the packet.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft print
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 _LISTED_RULE: Final = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
 _ALWAYS_CHANGES: Final = "the ruleset of nf_tables changes all the time; try again later"
-_TRIES: Final = 20
+_TRIES: Final = 5
+_PUT_BACK_TRIES: Final = 20
 _ANSWER_S: Final = 5.0
 _ANSWER_BYTES: Final = 1024  # of memory, however short it is
 _SPARE: Final = 65536
@@ -149,11 +151,11 @@ def taken_out(family: Family) -> list[str]:
 
     Raises `HostError` for those that could not be put back.
     """
-    rules = [rule for rule in _rules(family) if rule.chain in _CHAINS]
-    if not rules:
+    if not has_raw(family):
         return []
+    texts = _texts(family)  # first: counters are to be as late as possible
+    rules = [rule for rule in _rules(family) if rule.chain in _CHAINS]
     _check_that_they_come_back(family, rules)
-    texts = _texts(family)
     return [
         rule._replace(text=texts.get(nft_rule.number(rule.handle), "(not listed)")).line
         for rule in rules
@@ -206,14 +208,18 @@ def append(family: Family, lines: Iterable[str]) -> list[str]:
 
 
 def _check_that_they_come_back(family: Family, rules: Sequence[Rule]) -> None:
-    """Raise `HostError` where the kernel would not take a rule again; nothing is changed for that."""
+    """Raise `HostError` where the kernel would not take a rule again.
+
+    Nothing is changed for that: each is tried at the place where it is.
+    """
+    requests = [_new(family, rule, rule.handle) for rule in rules]
     reasons = {
         at: f"a {rule.anonymous} without a name goes with it"
         for at, rule in enumerate(rules)
         if rule.anonymous is not None
     } or {
         at: "what it refers to goes with it" if code == errno.EBUSY else os.strerror(code)
-        for at, code in _batch(family, [_new(family, one) for one in rules], dry=True).items()
+        for at, code in _batch(family, requests, dry=True).items()
     }
     for at, reason in reasons.items():
         chain = rules[at].chain
@@ -235,7 +241,7 @@ def _texts(family: Family) -> dict[int, str]:
 
 def _exchange(family: Family, comment: str, put_back: Sequence[Rule]) -> list[Rule]:
     """Our rules for those that were there before, all at once or nothing; those that stay out."""
-    for _ in range(_TRIES):
+    for _ in range(_PUT_BACK_TRIES):
         before = generation()
         there = _rules(family)
         back, kept = _sorted(family, comment, there, put_back)
@@ -517,7 +523,7 @@ def _sent(asking: socket.socket, text: bytes) -> None:
         asking.send(text)
     except OSError as error:
         raise HostError(
-            f"nf_tables takes no {len(text):,} bytes at once: {error.strerror}"
+            f"nf_tables does not take {len(text):,} bytes at once: {error.strerror}; raise net.core.wmem_max"
         ) from None
 
 

@@ -568,6 +568,25 @@ def test_rules_of_nf_tables_come_back_as_the_kernel_had_them(rich_lab, tmp_path,
     assert any('comment "hello, { you }"' in line for line in lines)
 
 
+def test_thousands_of_rules_come_back(quiet_lab, tmp_path):
+    """In one piece; and where hundreds of them cannot, the others do."""
+    rules = [f"ip daddr 10.0.{n >> 8}.{n & 255} counter packets {n} bytes 1" for n in range(3000)]
+    rules += [f"udp dport {n + 1} jump mine" for n in range(500)]
+    quiet_lab.run(["nft", "add", "chain", "ip", "raw", "mine"])
+    quiet_lab.run(
+        ["nft", "-f", "-"], stdin="".join(f"add rule ip raw OUTPUT {one}\n" for one in rules)
+    )
+    before = state(quiet_lab)
+    child = recording(quiet_lab, tmp_path / "t.db", "--flush", "--family", "ipv4", backend="nft")
+    assert stopped(child)[0] == 0
+    assert state(quiet_lab) == before
+    child = recording(quiet_lab, tmp_path / "u.db", "--flush", "--family", "ipv4", backend="nft")
+    quiet_lab.run(["nft", "delete", "chain", "ip", "raw", "mine"])
+    status, stderr = stopped(child)
+    assert (status, "(500 rules)" in stderr) == (2, True)
+    assert len(raw_chain(quiet_lab, "ipv4", "OUTPUT")) == 2 + 3000
+
+
 NAMELESS = {
     "set": (
         "a set without a name",
@@ -584,7 +603,7 @@ NAMELESS = {
 
 @pytest.mark.parametrize("kind", NAMELESS)
 def test_what_would_die_with_its_rule_is_not_taken_out(quiet_lab, tmp_path, kind):
-    """A set or chain without a name, a meter: refused before anything is changed. Without --flush all is well."""
+    """A set or chain without a name, a meter: refused before anything is changed; recorded without --flush."""
     quiet_lab.run(["nft", "add", "rule", "ip", "raw", "OUTPUT", NAMELESS[kind][1]])
     before, alive = state(quiet_lab), processes(quiet_lab)
     child = start(quiet_lab, tmp_path / "f.db", "--flush", backend="nft")
