@@ -208,26 +208,24 @@ def append(family: Family, lines: Iterable[str]) -> list[str]:
 
 
 def _check_that_they_come_back(family: Family, rules: Sequence[Rule]) -> None:
-    """Raise `HostError` where the kernel would not take a rule again.
-
-    Nothing is changed for that: each is tried at the place where it is.
-    """
-    requests = [_new(family, rule, rule.handle) for rule in rules]
-    reasons = {
-        at: f"a {rule.anonymous} without a name goes with it"
-        for at, rule in enumerate(rules)
-        if rule.anonymous is not None
-    } or {
-        at: "what it refers to goes with it" if code == errno.EBUSY else os.strerror(code)
-        for at, code in _batch(family, requests, dry=True).items()
-    }
-    for at, reason in reasons.items():
+    """Raise `HostError` where the kernel would not take a rule again. Nothing is changed for that."""
+    for at, reason in _obstacles(family, rules):
         chain = rules[at].chain
         place = sum(rule.chain == chain for rule in rules[: at + 1])
         raise HostError(
             f"--flush could not put back rule {place} of {chain} in the {family} raw table of nf_tables:"
             f" {reason}; record without --flush"
         )
+
+
+def _obstacles(family: Family, rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
+    """Which rules could not come back, and why: what has no name is not tried, as kernels had bugs there."""
+    for at, rule in enumerate(rules):
+        if rule.anonymous is not None:
+            yield at, f"a {rule.anonymous} without a name goes with it"
+    requests = [_new(family, rule, rule.handle) for rule in rules]
+    for at, code in _batch(family, requests, dry=True).items():
+        yield at, "what it refers to goes with it" if code == errno.EBUSY else os.strerror(code)
 
 
 def _texts(family: Family) -> dict[int, str]:
@@ -302,14 +300,17 @@ def _put(
     """
     refused: list[Rule] = []
     while failed := _batch(family, [request for _, request in requests], generation):
-        for at, code in failed.items():
+        # Those that name what is gone fail by themselves, others perhaps because of the one before.
+        gone = {at for at, code in failed.items() if code == errno.ENOENT} or {min(failed)}
+        for at in gone:
             rule = requests[at][0]
             if rule is None:
+                fact = os.strerror(failed[at])
                 raise HostError(
-                    f"cannot change the {family} raw table of nf_tables: {os.strerror(code)}; try again"
+                    f"cannot change the {family} raw table of nf_tables: {fact}; try again"
                 )
             refused.append(rule)
-        requests = [one for at, one in enumerate(requests) if at not in failed]
+        requests = [one for at, one in enumerate(requests) if at not in gone]
     return refused
 
 

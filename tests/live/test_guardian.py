@@ -568,6 +568,23 @@ def test_rules_of_nf_tables_come_back_as_the_kernel_had_them(rich_lab, tmp_path,
     assert any('comment "hello, { you }"' in line for line in lines)
 
 
+def test_a_rule_that_became_impossible_stays_out_alone(lab, tmp_path):
+    """Under --flush somebody adds to the chain that it jumps to what must not be reached from there."""
+    lab.run(["touch", "/run/xtables.lock"])
+    raw = "chain mine { }\n chain OUTPUT { type filter hook output priority raw;"
+    rules = ["ip daddr 192.0.2.1 drop", "jump mine", "ip daddr 192.0.2.2 drop"]
+    lab.run(["nft", "-f", "-"], stdin=f"table ip raw {{ {raw} {';'.join(rules)}; }}\n }}")
+    child = recording(lab, tmp_path / "t.db", "--flush", "--family", "ipv4", backend="nft")
+    lab.run(["nft", "add", "rule", "ip", "raw", "mine", "masquerade"])
+    status, stderr = stopped(child)
+    assert (status, "(1 rule)" in stderr) == (2, True)
+    assert raw_chain(lab, "ipv4", "OUTPUT") == [rules[0], rules[2]]
+    assert lab.run(CLEANUP, check=False).stdout.endswith(": OUTPUT jump mine\n")
+    lab.run(["nft", "flush", "chain", "ip", "raw", "mine"])
+    lab.run([*CLEANUP, "--restore"])
+    assert raw_chain(lab, "ipv4", "OUTPUT") == [rules[0], rules[2], rules[1]]
+
+
 def test_thousands_of_rules_come_back(quiet_lab, tmp_path):
     """In one piece; and where hundreds of them cannot, the others do."""
     rules = [f"ip daddr 10.0.{n >> 8}.{n & 255} counter packets {n} bytes 1" for n in range(3000)]
