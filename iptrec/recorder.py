@@ -411,10 +411,10 @@ class _Recording:
             taken_out: list[str] = []
             if self._options.flush:
                 taken_out = nftables.taken_out(family)
-                self._snapshot_taken_out(writer, family, taken_out)
+                self._snapshot_taken_out(writer, family, nftables.readable(taken_out))
             undo.callback(self._attempt, partial(self._guardian.undo_nft, family))
             self._guardian.expect_nft(family, taken_out)
-            nftables.insert(ours, flush=self._options.flush)
+            xtables.insert(ours, flush=self._options.flush)
         undo.callback(watch.stop)
         parts = watch.baseline()
         self._snapshot_nft(writer, parts, [Blob.of(one.content) for one in parts], time.time_ns())
@@ -520,7 +520,7 @@ class _Recording:
         for family, backend, lines in self._guardian.changes.out:
             table = f"{family} raw table{' of nf_tables' if backend == 'nft' else ''}"
             found.append(
-                f"somebody replaced the {table} meanwhile, so what --flush took out of it was not put back"
+                f"somebody changed the {table} meanwhile, so what --flush took out of it was not put back"
                 f" ({len(lines)} rule{'s' if len(lines) > 1 else ''}): {self._way_back(lines)}"
             )
         return "; ".join(found)

@@ -39,7 +39,8 @@ def cleanup(
     is never touched. Needs root (or CAP_NET_ADMIN).
 
     Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
-    printed, each as iptables-restore reads it, until --restore or --discard; the exit status is 1 then.
+    printed, each as iptables-restore reads it or nft lists it, until --restore or --discard; the exit status
+    is 1 then.
 
     Examples:
 

@@ -6,7 +6,7 @@ anonymous one. The guardian is a child of the recorder in a session of its own. 
 pipe whose other end the recorder holds, and each iptables-restore that the recorder has started: so it
 acts only when nobody is still at work. Where it is killed alone the recorder starts another one.
 
-What --flush took out of a chain that somebody has replaced meanwhile is not put back (`xtables.remove`). It
+What --flush took out of a chain that somebody has replaced meanwhile is not put back (`flushed.places`). It
 stays in the list, and the list in /run/iptrec, until `iptrec cleanup` is told what to do with it.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import netns, nf_log, nft_table, nftables, privileges, xtables
+from iptrec.kernel import netns, nf_log, nft_rule, nft_table, nftables, privileges, xtables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,8 @@ class Changes:
     `xtables.taken_out`; ``kept``: those that are not to be put back, as somebody replaced their chains.
     ``loggers``: family -> the logger that was set before. ``netns``, ``cookie``: see `netns.inode` and
     `netns.cookie`; ``output``: the recording. ``nft_rules``, ``nft_kept``: as ``rules`` and ``kept``, of
-    iptables-nft; ``nft_made``: what of its raw tables recorders made, see `nftables.made`.
+    nf_tables, see `nftables.taken_out`; ``nft_made``: what of its raw tables recorders made, see
+    `nftables.made`.
     """
 
     comment: str
@@ -107,16 +108,27 @@ class Changes:
 
     def restore(self) -> None:
         """Put what was kept behind the rules that are there now. Raises `HostError`."""
-        for family, backend, lines in self.out:
-            xtables.append(family, lines, backend)
-            del (self.kept if backend == "legacy" else self.nft_kept)[family]
+        for family in list(self.kept):
+            xtables.append(family, self.kept[family])
+            del self.kept[family]
+        for family in list(self.nft_kept):
+            refused = nftables.append(family, self.nft_kept.pop(family))
+            self._keep(self.nft_kept, family, refused)
+            if refused:
+                raise HostError(
+                    f"the kernel refuses {len(refused)} rules of the {family} raw table of nf_tables, such as"
+                    f" `{nftables.readable(refused)[0]}`: make the chains and sets that they name, then run"
+                    " iptrec cleanup --restore again, or --discard"
+                )
 
     @property
     def out(self) -> list[tuple[Family, Backend, list[str]]]:
-        """The rules of the user that --flush took out and nobody put back."""
+        """The rules of the user that --flush took out and nobody put back, for humans."""
         found: list[tuple[Family, Backend, list[str]]] = []
         found += ((family, "legacy", lines) for family, lines in self.kept.items())
-        found += ((family, "nft", lines) for family, lines in self.nft_kept.items())
+        found += (
+            (family, "nft", nftables.readable(lines)) for family, lines in self.nft_kept.items()
+        )
         return found
 
     @staticmethod
@@ -180,6 +192,12 @@ class Changes:
                 for line in lines
             )
             and all(isinstance(name, str) for name in self.loggers.values())
+            and all(
+                nft_rule.understood(line)
+                for each in (self.nft_rules, self.nft_kept)
+                for lines in each.values()
+                for line in lines
+            )
         )
 
 
@@ -242,7 +260,7 @@ class Guardian:
             changes.rules[family] = taken_out
 
     def expect_nft(self, family: Family, taken_out: list[str]) -> None:
-        """Our rules will be in iptables-nft's raw table; what of it is missing will be new."""
+        """Our rules will be in nf_tables' raw table; what of it is missing will be new."""
         with self._writing() as changes:
             changes.nft_rules[family] = taken_out
             self._expect_made(family)

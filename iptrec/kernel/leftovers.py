@@ -140,7 +140,7 @@ def remove(
 ) -> Changes | None:
     """Take it away: rules, what --flush took out, loggers unless somebody uses them by now, the list.
 
-    ``stayed_out``: what becomes of rules of the user that cannot go back to their place (`xtables.remove`).
+    ``stayed_out``: what becomes of rules of the user that cannot go back to their place (`flushed.places`).
     They are kept in the list, put behind those that are there now, or discarded. Returned is what the list
     still keeps. Raises `HostError`.
     """

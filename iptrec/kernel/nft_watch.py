@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import nft_table, nftables
+from iptrec.kernel import nft_table, nftables, xtables
 from iptrec.kernel.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole
 
@@ -178,7 +178,7 @@ class NftWatch:
         elif not last:
             self._guardian.expect_nft_again(family)
             nftables.remove(family, comment, [], [])  # where some of them are left
-            nftables.insert(rules)
+            xtables.insert(rules)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
         self._in_place[family] = time.time_ns()
 

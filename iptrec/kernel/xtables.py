@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError
-from iptrec.kernel import process
+from iptrec.kernel import flushed, process
 from iptrec.kernel.xt_tables import Tables
 
 if TYPE_CHECKING:
@@ -105,61 +105,37 @@ def taken_out(family: Family) -> list[str]:
     with Tables(family) as tables:
         # A chain of the user's own has a head and an end, the built-in two have an end; the table has one.
         count = tables.entries("raw") - 2 * len(chains) + 1
-    check_count(family, "legacy", told, count)
-    return in_raw_chains(chains)
-
-
-def in_raw_chains(chains: Mapping[str, Sequence[str]]) -> list[str]:
-    """The rules of `raw` that --flush is about."""
-    return [line for chain in _CHAINS for line in chains.get(chain, [])]
-
-
-def check_count(family: Family, backend: Backend, told: int, count: int) -> None:
-    """Raise `HostError` where iptables-save prints another number of rules than the kernel holds."""
     if told != count:
         raise HostError(
-            f"the {family} raw table has {count} rules, {_command(family, 'save', backend)} prints {told}:"
+            f"the {family} raw table has {count} rules, {_command(family, 'save')} prints {told}:"
             " --flush could not put them back; try again, or record without it"
         )
+    return [line for chain in _CHAINS for line in chains[chain]]
 
 
-def remove(
-    family: Family, comment: str, put_back: Sequence[str] = (), backend: Backend = "legacy"
-) -> list[str]:
+def remove(family: Family, comment: str, put_back: Sequence[str] = ()) -> list[str]:
     """Take out the rules with our comment, wherever they are by now, and put others back.
 
-    ``put_back``: lines of `taken_out`; those that stay out are returned. Each chain is judged by what is
-    in it now:
-
-    - All of them are there: they never went, or are back already. Nothing is done.
-    - One of ours is there: they take its place. What somebody put before or behind it stays there.
-    - Others' rules alone are there: somebody replaced the chain. What he made of it stands, and they stay
-      out.
-    - Nothing is there: they go back, unless somebody replaced the other chain, and so the table. Nobody can
-      tell whether he emptied this one or deleted our rule alone, and a rule too many is easier to mend
-      than one that is lost.
-
-    Where they cannot go back, as a chain that they jump to is gone, all of them stay out.
+    ``put_back``: lines of `taken_out`; those that stay out are returned (`flushed.places`). Where they cannot
+    go back, as a chain that they jump to is gone, all of them stay out.
 
     Raises `HostError` where rules of ours are still there afterwards.
     """
-    kept = _exchange(family, comment, put_back, backend)
-    if backend == "legacy":
-        with Tables(family) as tables:
-            left = comment in tables.ours("raw")
-        if left:
-            raise HostError(
-                f"our TRACE rules are in the {family} raw table, and"
-                f" {_command(family, 'save', backend)} does not print them: mend that, then run"
-                " iptrec cleanup"
-            )
+    kept = _exchange(family, comment, put_back)
+    with Tables(family) as tables:
+        left = comment in tables.ours("raw")
+    if left:
+        raise HostError(
+            f"our TRACE rules are in the {family} raw table, and {_command(family, 'save')} does not"
+            " print them: mend that, then run iptrec cleanup"
+        )
     return kept
 
 
-def _exchange(family: Family, comment: str, put_back: Sequence[str], backend: Backend) -> list[str]:
+def _exchange(family: Family, comment: str, put_back: Sequence[str]) -> list[str]:
     """Our rules for those that were there before, in one transaction; see `remove`."""
     for _ in range(_TRIES):  # somebody may change the table between the look and the deed
-        chains = raw(family, backend)
+        chains = raw(family)
         ours = [
             f"-D {line.partition('-A ')[2]}"
             for rules in chains.values()
@@ -169,7 +145,7 @@ def _exchange(family: Family, comment: str, put_back: Sequence[str], backend: Ba
         back, kept = _sorted(chains, comment, put_back)
         try:
             if ours or back:
-                _restore(family, [*ours, *back], backend)
+                _restore(family, [*ours, *back])
         except LockHeldError:
             raise
         except HostError as error:
@@ -178,31 +154,29 @@ def _exchange(family: Family, comment: str, put_back: Sequence[str], backend: Ba
             return kept
     if not back:
         raise failure
-    _restore(family, ours, backend)
+    _restore(family, ours)
     return list(put_back)
 
 
-def staying_out(
-    family: Family, comment: str, lines: Iterable[str], backend: Backend = "legacy"
-) -> list[str]:
+def staying_out(family: Family, comment: str, lines: Iterable[str]) -> list[str]:
     """Those of `taken_out` that `remove` would leave out now."""
-    return _sorted(raw(family, backend), comment, lines)[1]
+    return _sorted(raw(family), comment, lines)[1]
 
 
-def append(family: Family, lines: Iterable[str], backend: Backend = "legacy") -> None:
+def append(family: Family, lines: Iterable[str]) -> None:
     """Put lines of `taken_out` behind the rules that are there."""
-    _restore(family, lines, backend)
+    _restore(family, lines)
 
 
-def raw(family: Family, backend: Backend = "legacy") -> dict[str, list[str]]:
+def raw(family: Family) -> dict[str, list[str]]:
     """The raw table: chain -> its rules with counters, as iptables-save prints them.
 
     Raises `HostError` where it prints none.
     """
-    command, text = save(family, table="raw", backend=backend)
+    command, text = save(family, table="raw")
     lines = text.decode("utf-8", "surrogateescape").splitlines()
     if "*raw" not in lines or "COMMIT" not in lines:
-        said = next((line for line in lines if "incompatible" in line), "something else")
+        said = lines[0] if lines else "nothing"
         raise HostError(f"`{command}` prints no raw table but: {said.lstrip('# ')}")
     heads = [line[1:].partition(" ")[0] for line in lines if line.startswith(":")]
     chains: dict[str, list[str]] = {chain: [] for chain in (*_CHAINS, *heads)}
@@ -214,30 +188,30 @@ def raw(family: Family, backend: Backend = "legacy") -> dict[str, list[str]]:
 def _sorted(
     chains: Mapping[str, Sequence[str]], comment: str, put_back: Iterable[str]
 ) -> tuple[list[str], list[str]]:
-    """Commands that put lines back, and the lines that stay out; see `remove`."""
-    ours = {chain: [_is_ours(line, comment) for line in rules] for chain, rules in chains.items()}
-    replaced = any(ours[chain] and not any(ours[chain]) for chain in _CHAINS)
+    """Commands that put lines back, and the lines that stay out; see `flushed.places`."""
+    out = _by_chain(put_back)
+    there = {
+        chain: [None if _is_ours(line, comment) else _bare(line) for line in chains[chain]]
+        for chain in _CHAINS
+    }
+    places = flushed.places(
+        there, {chain: [_bare(line) for line in lines] for chain, lines in out.items()}
+    )
     back: list[str] = []
     kept: list[str] = []
-    for chain, lines in _by_chain(put_back).items():
-        there = chains[chain]
-        others = [one for one, our in zip(there, ours[chain], strict=True) if not our]
-        if _contains(others, lines):
+    for chain, place in places.items():
+        if place is None:
+            kept += out[chain]
             continue
-        if len(others) == len(there) and (there or replaced):
-            kept += lines
-            continue
-        first = ours[chain].index(True) if there else 0
-        for position, line in enumerate(lines, first + 1):
+        for position, line in enumerate(out[chain], place + 1):
             counters, _, rule = line.partition(" -A ")
             back.append(f"{counters} -I {chain} {position} {rule.partition(' ')[2]}")
     return back, kept
 
 
-def _contains(there: Sequence[str], lines: Sequence[str]) -> bool:
-    """Whether rules are there in a row, whatever their counters."""
-    rules, run = ([line.partition(" -A ")[2] for line in each] for each in (there, lines))
-    return any(rules[at : at + len(run)] == run for at in range(len(rules) - len(run) + 1))
+def _bare(line: str) -> str:
+    """A rule without its counters."""
+    return line.partition(" -A ")[2]
 
 
 def _by_chain(lines: Iterable[str]) -> dict[str, list[str]]:
@@ -253,7 +227,7 @@ def _is_ours(line: str, comment: str) -> bool:
     return line.endswith("-j TRACE") and any(mark in line for mark in marks)
 
 
-def _restore(family: Family, lines: Iterable[str], backend: Backend) -> None:
+def _restore(family: Family, lines: Iterable[str], backend: Backend = "legacy") -> None:
     command = [
         _command(family, "restore", backend),
         "--noflush",
@@ -308,6 +282,11 @@ def check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
 def _advice(said: str) -> str:
     if "Permission denied" in said and "lock" in said:
         return "; set XTABLES_LOCKFILE to a file that you can write"
+    if "incompatible" in said or "CHAIN_ADD" in said:
+        return (
+            "; iptables-nft cannot use the raw table that nft made: give that table another name, or its chains"
+            " PREROUTING and OUTPUT the type filter and the priority raw"
+        )
     if "table" in said and ("not exist" in said or "initialize" in said):
         return "; the kernel needs the raw table (modules iptable_raw, ip6table_raw)"
     if "No chain/target/match" in said or "load match" in said or "load target" in said:
@@ -315,7 +294,7 @@ def _advice(said: str) -> str:
     return ""
 
 
-def _command(family: Family, suffix: str, backend: Backend) -> str:
+def _command(family: Family, suffix: str, backend: Backend = "legacy") -> str:
     name = f"{_COMMANDS[family]}-{backend}-{suffix}"
     found = shutil.which(name, path=process.search_path())
     if found is None:

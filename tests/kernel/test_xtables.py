@@ -27,12 +27,22 @@ def kernel(monkeypatch):
         def save(self, *_, **__):
             return "iptables-save", self.printed.encode()
 
-        def restore(self, _family, lines, _backend):
+        def restore(self, _family, lines):
             if any(refused in line for refused in self.refused for line in lines):
                 raise HostError("no")
             self.restored = tuple(lines)
 
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ours(self, _):
+            return []
+
     found = Kernel()
+    monkeypatch.setattr(xtables, "Tables", lambda _: found)
     monkeypatch.setattr(xtables, "save", found.save)
     monkeypatch.setattr(xtables, "_restore", found.restore)
     return found
@@ -70,15 +80,15 @@ def test_each_chain_is_judged_by_what_is_there(kernel, case):
     """Nothing is lost, nothing comes twice, nobody's rules change places."""
     rules, restored, kept = CASES[case]
     kernel.printed = table(*rules)
-    assert xtables.remove("ipv4", COMMENT, [IN, OUT], "nft") == kept
+    assert xtables.remove("ipv4", COMMENT, [IN, OUT]) == kept
     assert kernel.restored == restored
-    assert xtables.staying_out("ipv4", COMMENT, [IN, OUT], "nft") == kept
+    assert xtables.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
 
 
 def test_what_the_kernel_refuses_stays_out(kernel):
     """A chain that a rule jumps to is gone: ours go all the same."""
     kernel.printed, kernel.refused = table(*TRACED), ("NOTRACK",)
-    assert xtables.remove("ipv4", COMMENT, [IN, OUT], "nft") == [IN, OUT]
+    assert xtables.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
     assert kernel.restored == GONE
 
 
@@ -90,7 +100,7 @@ def test_a_held_lock_is_no_refusal(kernel, monkeypatch):
     kernel.printed = table(*TRACED)
     monkeypatch.setattr(xtables, "_restore", lambda *_: xtables.check(["iptables-restore"], said))
     with pytest.raises(xtables.LockHeldError):
-        xtables.remove("ipv4", COMMENT, [IN, OUT], "nft")
+        xtables.remove("ipv4", COMMENT, [IN, OUT])
 
 
 @pytest.mark.parametrize("printed", ["", "hello\n", "*raw\n:PREROUTING ACCEPT [0:0]\n"])
@@ -98,4 +108,4 @@ def test_what_is_not_the_raw_table_is_refused(kernel, printed):
     """Whatever the exit status."""
     kernel.printed = printed
     with pytest.raises(HostError, match="prints no raw table"):
-        xtables.remove("ipv4", COMMENT, [IN, OUT], "nft")
+        xtables.remove("ipv4", COMMENT, [IN, OUT])

@@ -1,0 +1,185 @@
+"""A rule of nf_tables as the kernel holds it: bytes, which go back into it as they came out.
+
+include/uapi/linux/netfilter/nf_tables.h. What the kernel gives is what it takes, but for two things. It does
+not give NFTA_RULE_COMPAT, the protocol by which it checks extensions of iptables (net/netfilter/nft_compat.c,
+nft_parse_compat); iptables-nft matches the protocol in the rule as well, so it is found there. And it gives a
+few zeros that it refuses (nft_dynset_init, nft_exthdr_tcp_set_init, nft_osf_init); a rule without them is the
+same.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6, 7  # NFTA_RULE_
+_ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
+_COMPAT_PROTOCOL, _COMPAT_FLAGS, _INVERTED = 1, 2, 2
+_EXTENSIONS: Final = ("match", "target")
+# Attributes that count: their numbers and, where they are 64 bits wide, what the kernel pads them with.
+_COUNTS: Final = {"counter": (1, 2, 3), "quota": (3, 4), "last": (1, 2, 3)}
+# Attributes that are refused where they are 0: NFTA_DYNSET_TIMEOUT, NFTA_EXTHDR_FLAGS, NFTA_OSF_FLAGS.
+_ZEROS: Final = {"dynset": 6, "exthdr": 5, "osf": 3}
+_ANONYMOUS: Final = re.compile(rb"__(set|map|chain)\d+\0")
+_EQUAL, _NOT_EQUAL = 0, 1  # NFT_CMP_
+# Expressions that load the number of the protocol: attribute -> its value, and which is the register's.
+_LOADS: Final[dict[int, tuple[tuple[str, dict[int, int]], ...]]] = {
+    2: (("meta", {2: 16}), ("payload", {2: 1, 3: 9, 4: 1})),
+    10: (("meta", {2: 16}), ("payload", {2: 1, 3: 6, 4: 1})),
+}  # NFTA_META_KEY: NFT_META_L4PROTO; NFTA_PAYLOAD_BASE: the network header, OFFSET, LEN
+_REGISTER: Final = 1  # NFTA_META_DREG, NFTA_PAYLOAD_DREG, NFTA_CMP_SREG
+
+
+class Rule(NamedTuple):
+    """One that --flush takes out; ``userdata`` is nft's own, such as a comment.
+
+    ``text``: as nft lists it, for humans.
+    """
+
+    chain: str
+    handle: bytes
+    expressions: bytes
+    userdata: bytes
+    text: str = ""
+
+    @classmethod
+    def of(cls, found: dict[int, bytes]) -> Self:
+        """One that was dumped, of its attributes."""
+        chain = found[CHAIN].rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return cls(chain, found[HANDLE], found.get(EXPRESSIONS, b""), found.get(USERDATA, b""))
+
+    @classmethod
+    def read(cls, line: str) -> Self:
+        """One that was written down as a `line`. Raises ValueError."""
+        chain, expressions, userdata, text = line.split(" ", 3)
+        return cls(chain, b"", _decoded(expressions), _decoded(userdata), text)
+
+    @property
+    def line(self) -> str:
+        """All that is needed to put it back, as text."""
+        return f"{self.chain} {_encoded(self.expressions)} {_encoded(self.userdata)} {self.text}"
+
+    @property
+    def readable(self) -> str:
+        """The rule on one line, for humans."""
+        return f"{self.chain} {self.text}"
+
+    @property
+    def content(self) -> bytes:
+        """Where the comment is: iptables-nft puts it here or there."""
+        return self.expressions + self.userdata
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for equal rules, whatever they have counted."""
+        return self.userdata, *(
+            (name, *(one for one in attributes(data) if one[0] not in _COUNTS.get(name, ())))
+            for name, data in self._parts()
+        )
+
+    @property
+    def anonymous(self) -> str | None:
+        """Which kind of thing without a name it refers to, and takes along when it is deleted."""
+        found = _ANONYMOUS.search(self.expressions)
+        return None if found is None else found[1].decode()
+
+    def new(self, family: int) -> list[tuple[int, bytes]]:
+        """The attributes of NFT_MSG_NEWRULE, but for table, chain and place."""
+        found = [(EXPRESSIONS, packed((_ELEMENT, one) for one in self._accepted()))]
+        if self.userdata:
+            found.append((USERDATA, self.userdata))
+        if any(name in _EXTENSIONS for name, _ in self._parts()):
+            found += ((COMPAT, one) for one in self._protocols(family))
+        return found
+
+    def _accepted(self) -> Iterator[bytes]:
+        """The expressions without the zeros that the kernel refuses."""
+        for _, element in attributes(self.expressions):
+            name, data = _part(element)
+            if (zero := _ZEROS.get(name)) is None:
+                yield element
+                continue
+            kept = [one for one in attributes(data) if one[0] != zero or any(one[1])]
+            yield packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(kept))])
+
+    def _protocols(self, family: int) -> Iterator[bytes]:
+        """NFTA_RULE_COMPAT; nothing where the rule is about every protocol."""
+        loaded: set[bytes] = set()  # registers
+        for name, data in self._parts():
+            found = dict(attributes(data))
+            register = found.get(_REGISTER, b"")
+            if name == "cmp" and register in loaded:
+                yield from _compat(number(found[2]), found[3])
+                return
+            loaded.discard(register)
+            if any(
+                name == loads
+                and all(number(found.get(one, b"")) == value for one, value in wanted.items())
+                for loads, wanted in _LOADS[family]
+            ):
+                loaded.add(register)
+
+    def _parts(self) -> Iterator[tuple[str, bytes]]:
+        """Name and attributes of each expression."""
+        return (_part(element) for _, element in attributes(self.expressions))
+
+
+def _part(element: bytes) -> tuple[str, bytes]:
+    found = dict(attributes(element))
+    return found[_NAME].rstrip(b"\0").decode(), found.get(_DATA, b"")
+
+
+def _compat(operation: int, data: bytes) -> Iterator[bytes]:
+    """What a comparison says of the protocol, if it says which it is or is not."""
+    value = dict(attributes(data)).get(1, b"")
+    if len(value) == 1 and operation in (_EQUAL, _NOT_EQUAL):
+        flags = _INVERTED if operation == _NOT_EQUAL else 0
+        yield packed(
+            [
+                (_COMPAT_PROTOCOL, struct.pack("!I", value[0])),
+                (_COMPAT_FLAGS, struct.pack("!I", flags)),
+            ]
+        )
+
+
+def _encoded(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def understood(line: str) -> bool:
+    """Whether `Rule.read` takes it."""
+    try:
+        return bool(Rule.read(line).identity)
+    except (ValueError, KeyError, struct.error):
+        return False
+
+
+def number(value: bytes) -> int:
+    """A u32, or u64, as nf_tables writes them."""
+    return int.from_bytes(value, "big")
+
+
+def packed(values: Iterable[tuple[int, bytes]]) -> bytes:
+    """Netlink attributes."""
+    return b"".join(
+        struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+        for kind, value in values
+    )
+
+
+def attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and value of each netlink attribute."""
+    at = 0
+    while at + 4 <= len(body):
+        size, kind = struct.unpack_from("=HH", body, at)
+        yield kind & 0x3FFF, body[at + 4 : at + size]
+        at += max(size + 3 & ~3, 4)
