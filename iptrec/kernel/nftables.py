@@ -147,19 +147,31 @@ def has_raw(family: Family) -> bool:
 
 
 def taken_out(family: Family) -> list[str]:
-    """The rules that ``xtables.insert(flush=True)`` will take out, with counters, as `remove` puts them back.
+    """The rules that `take_out` will take out, with counters, as `remove` puts them back.
 
     Raises `HostError` for those that could not be put back.
     """
     if not has_raw(family):
         return []
     texts = _texts(family)  # first: counters are to be as late as possible
-    rules = [rule for rule in _rules(family) if rule.chain in _CHAINS]
+    rules = _of_the_user(family)
     _check_that_they_come_back(family, rules)
     return [
         rule._replace(text=texts.get(nft_rule.number(rule.handle), "(not listed)")).line
         for rule in rules
     ]
+
+
+def take_out(family: Family, lines: Iterable[str]) -> None:
+    """Delete the rules that `taken_out` told; those of other recorders stay. Raises `HostError`."""
+    told = {Rule.read(line).identity for line in lines}
+    for _ in range(_TRIES):
+        before = generation()
+        rules = [rule for rule in _of_the_user(family) if rule.identity in told]
+        with contextlib.suppress(_ChangedError):
+            _put(family, [(None, _old(rule)) for rule in rules], before)
+            return
+    raise HostError(_ALWAYS_CHANGES)
 
 
 def readable(lines: Iterable[str]) -> list[str]:
@@ -258,7 +270,15 @@ def _sorted(
     """Requests that put rules back, and the rules that stay out."""
     missing = made(family)
     now = _by_chain(there)
-    chains = {chain: now.get(chain, []) for chain in _CHAINS if chain not in missing}
+    chains = {
+        chain: [
+            rule
+            for rule in now.get(chain, [])
+            if _is_ours(rule, comment) or not _is_a_recorders(rule)
+        ]
+        for chain in _CHAINS
+        if chain not in missing
+    }
     out = _by_chain(put_back)
     places = flushed.places(
         {
@@ -287,6 +307,15 @@ def _by_chain(rules: Iterable[Rule]) -> dict[str, list[Rule]]:
 
 def _is_ours(rule: Rule, comment: str) -> bool:
     return comment.encode() + b"\0" in rule.content
+
+
+def _is_a_recorders(rule: Rule) -> bool:
+    return COMMENT.search(rule.content) is not None
+
+
+def _of_the_user(family: Family) -> list[Rule]:
+    """The rules in the chains that --flush is about, but for those of recorders."""
+    return [rule for rule in _rules(family) if rule.chain in _CHAINS and not _is_a_recorders(rule)]
 
 
 def _put(

@@ -8,6 +8,7 @@ stays behind. In nf_tables what we brought into being goes away again (`nftables
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -30,6 +31,7 @@ _TABLES: Final = ("raw", "mangle", "nat", "filter", "security")
 _LOCK_WAIT_S: Final = 10
 _TRIES: Final = 3
 _EXIT_LOCKED: Final = 4  # man 8 iptables: resource problem, here the lock
+_OF_A_RECORDER: Final = re.compile(r'--comment "?iptrec:[0-9a-f-]{36}"? .*-j TRACE$')
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 
 
@@ -110,7 +112,7 @@ def taken_out(family: Family) -> list[str]:
             f"the {family} raw table has {count} rules, {_command(family, 'save')} prints {told}:"
             " --flush could not put them back; try again, or record without it"
         )
-    return [line for chain in _CHAINS for line in chains[chain]]
+    return [line for chain in _CHAINS for line in chains[chain] if not _OF_A_RECORDER.search(line)]
 
 
 def remove(family: Family, comment: str, put_back: Sequence[str] = ()) -> list[str]:

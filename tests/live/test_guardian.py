@@ -747,6 +747,32 @@ def test_two_recorders_of_nf_tables(lab, tmp_path, first, end, there):
     assert state(lab) == before
 
 
+@pytest.mark.parametrize("flushes", [(False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("end", ["TERM", "KILL", "cleanup"])
+def test_two_recorders_that_flush(raw_lab, tmp_path, flushes, first, end):
+    """The rules of one are not the user's to the other; the user's are there when both have ended."""
+    before, alive = state(raw_lab), processes(raw_lab)
+    both = [
+        recording(raw_lab, tmp_path / f"{number}.db", *["--flush"] * flush, backend="nft")
+        for number, flush in enumerate(flushes)
+    ]
+    child = both.pop(first)
+    if end == "cleanup":
+        child.send_signal(signal.SIGSTOP)
+        (guardian,) = children(raw_lab, child)
+        os.kill(guardian, signal.SIGKILL)
+    child.send_signal(signal.SIGTERM if end == "TERM" else signal.SIGKILL)
+    child.communicate(timeout=30)
+    if end == "KILL":
+        until(lambda: len(guardians(raw_lab)) == 1, lambda: guardians(raw_lab))
+    assert stopped(both[0])[0] == 0
+    if end == "cleanup":
+        clean(raw_lab)
+    until(lambda: processes(raw_lab) == alive, lambda: processes(raw_lab))
+    assert state(raw_lab) == before
+
+
 def children(lab, child):
     """The guardian of one recorder."""
     return [
