@@ -21,8 +21,7 @@ TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6
 _ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
 _COMPAT_PROTOCOL, _COMPAT_FLAGS, _INVERTED = 1, 2, 2
 _EXTENSIONS: Final = ("match", "target")
-# Attributes that count: their numbers and, where they are 64 bits wide, what the kernel pads them with.
-_COUNTS: Final = {"counter": (1, 2, 3), "quota": (3, 4), "last": (1, 2, 3)}
+_COUNTS: Final = {"counter": (1, 2), "quota": (4,), "last": (1, 2)}  # their attributes that change
 # Attributes that are refused where they are 0: NFTA_DYNSET_TIMEOUT, NFTA_EXTHDR_FLAGS, NFTA_OSF_FLAGS.
 _ZEROS: Final = {"dynset": 6, "exthdr": 5, "osf": 3}
 _ANONYMOUS: Final = re.compile(rb"__(set|map|chain)\d+\0")
@@ -76,9 +75,19 @@ class Rule(NamedTuple):
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Equal for equal rules, whatever they have counted."""
+        """Equal for equal rules, whatever they have counted.
+
+        An attribute without a value is what some machines align those of 64 bits with.
+        """
         return self.userdata, *(
-            (name, *(one for one in attributes(data) if one[0] not in _COUNTS.get(name, ())))
+            (
+                name,
+                *(
+                    one
+                    for one in attributes(data)
+                    if one[1] and one[0] not in _COUNTS.get(name, ())
+                ),
+            )
             for name, data in self._parts()
         )
 

@@ -71,6 +71,8 @@ def test_what_a_rule_counted_does_not_make_it_another():
     last = [expression("last", (1, u32(seen)), (2, struct.pack("!Q", seen))) for seen in (0, 1)]
     one, other = (rule(counter(at), quota[at], last[at]) for at in (0, 1))
     assert one.identity == other.identity
+    limit, padded = (expression("limit", *pad, (1, bytes(8))) for pad in ((), ((6, b""),)))
+    assert rule(limit).identity == rule(padded).identity
     larger = expression("quota", (1, struct.pack("!Q", 8)), (2, u32(0)))
     for different in (
         rule(counter(0), larger, last[0]),
