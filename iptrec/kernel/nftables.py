@@ -116,6 +116,11 @@ def ruleset(*, counters: bool, within_s: float = _LISTING_S) -> list[Part]:
     return parts
 
 
+def broken_off(parts: Iterable[Part]) -> bool:
+    """Whether nft did not print its listing to the end, as 1.0.6 may do at a table with flags, with success."""
+    return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)
+
+
 def made(family: Family) -> list[str]:
     """What inserting our rules will bring into being: chains of the raw table, "" for the table itself."""
     number = _FAMILIES[family]

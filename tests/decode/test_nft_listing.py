@@ -181,6 +181,70 @@ def test_what_is_no_listing(content):
         nft.parse(content)
 
 
+def in_order(found):
+    """Of each chain: policy, hook, and its rules' handles and texts. One has a comment that forges rules."""
+    return {
+        (table, chain.name): (
+            chain.policy,
+            chain.base,
+            [(one.handle, one.spec) for one in chain.rules],
+        )
+        for table, chains in found.chains.items()
+        for chain in chains.values()
+        if chain.name != "sub"
+    }
+
+
+@pytest.mark.parametrize("content", [b"", LISTING[:179] + b"\n", LISTING[:-30], b"{}", b"[]"])
+def test_a_listing_that_breaks_off(content):
+    """The text tells the same tables, chains, hooks and rules; of its conditions nothing is claimed."""
+    found = nft.parse(content, TEXT, SAVED)
+    assert (WHOLE.whole, found.whole) == (True, False)
+    assert in_order(found) == in_order(WHOLE)
+    for (table, *_, index), rule in by_place(found).items():
+        assert rule.conditional, rule
+        if table[1] == "raw" and "nftrace" in rule.spec:
+            assert is_own(rule, "iptrec:1"), index
+
+
+HOOK_LINES = [
+    ("inet", "type filter hook input priority filter - 1; policy drop;", Base("inet", 1, -1, "filter")),
+    ("ip", "type route hook output priority raw; policy accept;", Base("ip", 3, -300, "route")),
+    ("ip", "type filter hook input priority -2147483648;", Base("ip", 1, -2147483648, "filter")),
+    ("bridge", "type filter hook input priority filter; policy accept;", Base("bridge", 1, -200, "filter")),
+    ("netdev", 'type filter hook ingress device "lo" priority filter + 5; policy accept;',
+     Base("netdev", 0, 5, "filter")),
+    ("ip", "type filter hook input priority nowhere; policy accept;", None),
+    ("ip", "type filter hook nowhere priority 0; policy accept;", None),
+    ("ip", "udp dport 53 type filter hook input priority 0;", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "line", "base"), HOOK_LINES)
+def test_hooks_by_the_text(family, line, base):
+    text = f"table {family} x {{ # handle 1\n\tchain c {{ # handle 1\n\t\t{line}\n\t}}\n}}\n"
+    (chain,) = nft.parse(b"", text.encode()).chains[family, "x"].values()
+    assert chain.base == base
+
+
+@pytest.mark.parametrize("flags", ["flags dormant", "flags dormant,owner", "flags owner, dormant;"])
+def test_a_dormant_table(flags):
+    """Its chains are attached nowhere: the text says so, whatever the JSON makes of its flags."""
+    text = f"table inet fw {{ # handle 1\n\t{flags}\n\n\tchain c {{ # handle 1\n\t}}\n}}\n"
+    printed = listing([{"drop": None}], policy="drop")
+    assert nft.parse(printed).chains["inet", "fw"]["c"].base
+    chain = nft.parse(printed, text.encode()).chains["inet", "fw"]["c"]
+    assert (chain.policy, chain.base, len(chain.rules)) == ("DROP", None, 1)
+
+
+@pytest.mark.parametrize(
+    "line", ["\tset s { # handle 2\n\t\tflags dormant", "\tflags owner", "\tset flags dormant {"]
+)
+def test_an_awake_table(line):
+    text = f"table inet fw {{ # handle 1\n{line}\n\t}}\n}}\n"
+    assert nft.parse(listing([]), text.encode()).chains["inet", "fw"]["c"].base
+
+
 def test_texts_of_rules():
     """An anonymous chain is one text; what only looks like a rule is none."""
     text = """\
