@@ -87,8 +87,7 @@ class Listing:
     """A ruleset; chains have their rules in order.
 
     ``iptables``: the chains of those tables that iptables knows as well, each rule in its words where they
-    say all that nft says; of a table that nft alone may have made none is. ``whole``: nft's JSON was read,
-    not its text alone.
+    say all that nft says. ``whole``: nft's JSON was read, not its text alone.
     """
 
     chains: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
@@ -147,27 +146,11 @@ def parse(
         family, table = key
         saved = (iptables or {}).get(family, Ruleset()).tables.get(table, {})
         if saved and all(_alike(saved.get(name), chain) for name, chain in chains.items()):
-            read = {name: rules.get((key, name), []) for name in chains}
-            found.iptables[key] = _in_words(saved, chains, read, known)
+            found.iptables[key] = {
+                name: _told(saved[name], chain, rules.get((key, name), []), known)
+                for name, chain in chains.items()
+            }
     return found
-
-
-def _in_words(
-    saved: dict[str, Chain],
-    chains: dict[str, Chain],
-    read: dict[str, list[_Read]],
-    known: dict[Any, Any],
-) -> dict[str, Chain]:
-    """A table's chains in iptables' words where they are true; in nft's where nft alone may have made it."""
-    told = {name: _told(saved[name], chain, read[name], known) for name, chain in chains.items()}
-    mixed = any(
-        one == printed
-        for name, chain in told.items()
-        for one, printed in zip(chain.rules, chains[name].rules, strict=True)
-    )
-    if mixed and not any(_by_iptables(one) for some in read.values() for one in some):
-        return chains
-    return told
 
 
 def _alike(saved: Chain | None, chain: Chain) -> bool:
@@ -187,14 +170,12 @@ def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any])
         if key not in known:
             comment = None if one.rule.comment == TAG else one.rule.comment
             agree = nft_iptables.agree(ours, one.statements, comment)
-            known[key] = replace(ours, handle=one.rule.handle) if agree else one.rule
+            opaque = any(name == "xt" for name, _ in one.statements)
+            native = None if opaque else one.rule.spec
+            worded = replace(ours, handle=one.rule.handle, native=native)
+            known[key] = worded if agree else one.rule
         told.append(known[key])
     return replace(chain, rules=tuple(told))
-
-
-def _by_iptables(one: _Read) -> bool:
-    """Whether a rule is certainly none of nft's own: only iptables makes one with x_tables."""
-    return one.rule.comment != TAG and any(name == "xt" for name, _ in one.statements)
 
 
 def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_Bases, _Rules]:

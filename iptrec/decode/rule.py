@@ -22,6 +22,7 @@ class Rule:
     conditional: bool
     counters: tuple[int, int] | None = None  # packets, bytes
     handle: int | None = None  # nf_tables' own name for it, unique in its table
+    native: str | None = None  # nft's text of a rule in iptables' words, where it tells all of it
 
 
 @dataclass(frozen=True, slots=True)

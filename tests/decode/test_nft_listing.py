@@ -374,19 +374,22 @@ def test_a_dropped_condition_is_no_barrier():
 
 
 @pytest.mark.parametrize(
-    ("first", "by_iptables"), [(xt("conntrack"), True), (match(ip("saddr"), "10.0.0.1"), False)]
+    ("first", "words"),
+    [
+        (xt("conntrack"), "-m conntrack --ctstate NEW"),
+        (match(ip("saddr"), "10.0.0.1"), "-s 10.0.0.1/32"),
+    ],
 )
-def test_a_mixed_table(first, by_iptables):
-    """A native rule among iptables' is told in nft's words; a table that may be all native is so as a whole."""
-    chain = "-m conntrack --ctstate NEW" if by_iptables else "-s 10.0.0.1/32"
-    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {chain}\n-A INPUT\nCOMMIT\n"
+def test_a_mixed_table(first, words):
+    """Of each rule it is judged whose words it is told in, whatever others are in its table."""
+    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {words}\n-A INPUT\nCOMMIT\n"
     lookup = match(ip("saddr"), "@good")
     printed = listing(
         [first, COUNTER], [lookup, COUNTER], family="ip", table="filter", chain="INPUT"
     )
     found = nft.parse(printed, b"", {"ip": ruleset.parse(text.encode())})
     one, other = found.iptables["ip", "filter"]["INPUT"].rules
-    assert (one.spec == chain) == by_iptables
+    assert one.spec == words
     assert "@good" in other.spec
 
 
@@ -397,9 +400,9 @@ def snapshots(*parts):
     ]
 
 
-def last_spec(*parts, table="filter"):
+def last_spec(*parts):
     timelines = NftTimelines(snapshots(*parts))
-    (chain,) = timelines.loaded("ipv4")[table].states[-1].chains.values()
+    (chain,) = timelines.loaded("ipv4")["filter"].states[-1].chains.values()
     return chain.rules[0].spec
 
 
@@ -414,16 +417,45 @@ def test_words_of_one_moment():
     now = ("iptables-nft-save", 1, IPTABLES), ("nft", 1, NATIVE)
     assert last_spec(*now) == "-s 10.0.0.9/32"
     other = NATIVE.replace(b"10.0.0.9", b"10.0.0.8")
-    assert "10.0.0.8" in last_spec(*now, ("nft", 9, other), table="ip filter")
-    assert "10.0.0.9" in last_spec(now[0], ("nft", 9, NATIVE), table="ip filter")
+    assert "10.0.0.8" in last_spec(*now, ("nft", 9, other))
+    assert "saddr" in last_spec(now[0], ("nft", 9, NATIVE))
+
+
+QUOTA = [{"quota": {"val": 1, "val_unit": "mbytes", "inv": True}}, COUNTER]
+MORE = listing(
+    [match(ip("saddr"), "10.0.0.9"), COUNTER], QUOTA, family="ip", table="filter", chain="INPUT"
+)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["comes", "goes"])
+def test_words_outlive_what_iptables_cannot_say(order):
+    """A native rule beside it, for which iptables-nft-save prints nothing of the table: the same rule."""
+    with_words = (("iptables-nft-save", IPTABLES), ("nft", NATIVE))
+    moments = [with_words, (("nft", MORE),)][::order]
+    parts = [(kind, 1 + 8 * at, text) for at, some in enumerate(moments) for kind, text in some]
+    states = NftTimelines(snapshots(*parts)).loaded("ipv4")["filter"].states
+    told = [[one.spec for one in state.chains["INPUT"].rules] for state in states]
+    assert [one[0] for one in told] == ["-s 10.0.0.9/32"] * 2
+    assert [len(one) for one in told] == [1, 2][::order]
+
+
+@pytest.mark.parametrize(
+    ("family", "table", "name"),
+    [("ip", "filter", "filter"), ("ip", "own", "ip own"), ("inet", "filter", "inet filter")],
+)
+def test_names_of_tables(family, table, name):
+    """By what they are, whoever made them; where legacy iptables was recorded as well it is told apart."""
+    printed = listing([QUOTA[0], COUNTER], family=family, table=table)
+    recorded = snapshots(("nft", 1, printed))
+    assert list(NftTimelines(recorded).loaded("ipv4")) == [name]
+    prefixed = f"nft {name}" if name == "filter" else name
+    assert list(NftTimelines(recorded, alone=False).loaded("ipv4")) == [prefixed]
 
 
 @pytest.mark.parametrize("saved", [b"*filter\n:INPUT ACCEPT [0:0]\n", b"\xff", b"-A INPUT"])
 def test_damaged_words(saved):
     """They are an addition: nft's own are there."""
-    assert "saddr" in last_spec(
-        ("iptables-nft-save", 1, saved), ("nft", 1, NATIVE), table="ip filter"
-    )
+    assert "saddr" in last_spec(("iptables-nft-save", 1, saved), ("nft", 1, NATIVE))
 
 
 @pytest.mark.parametrize(
