@@ -20,6 +20,7 @@ from iptrec.analyze.nft_grammar import NftGrammar
 from iptrec.analyze.rulebook import Rulebook
 from iptrec.analyze.timeline import Timelines
 from iptrec.decode import nft, nftrace, ruleset
+from iptrec.decode.rule import OF_IPTABLES
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
 RULESETS: Final = (*SAVED, TEXT, LISTING, UNKNOWN)
 _FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
-_OF_IPTABLES: Final = frozenset({"raw", "mangle", "nat", "filter", "security"})
 _BOTH: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
 _NO_HOOK: Final = 255
 
@@ -65,7 +65,7 @@ class NftTimelines(Timelines):
 
     def name(self, table: TableName) -> str:
         """What a table is called; it depends on no rule of it."""
-        of_iptables = table[0] in _FAMILIES and table[1] in _OF_IPTABLES
+        of_iptables = table[0] in _FAMILIES and table[1] in OF_IPTABLES
         return self._prefix + table[1] if of_iptables else " ".join(table)
 
     def _states(self, snapshots: Iterable[Snapshot]) -> Iterable[tuple[Listing | None, int, int]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+OF_IPTABLES: Final = frozenset({"raw", "mangle", "nat", "filter", "security"})  # its tables
 
 
 @dataclass(frozen=True, slots=True)

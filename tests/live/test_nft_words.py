@@ -76,7 +76,7 @@ def test_a_native_rule_beside_those_of_iptables(lab, tmp_path, rule, first):
     assert kinds(path) == changed
     assert kinds(before, after) == changed
     assert kinds(f"{path}@start", before) == kinds(f"{path}@end", after) == []
-    for where in ("filter/FORWARD",):
+    for where in ("filter/FORWARD", "ip filter/FORWARD", "nft filter/FORWARD"):
         assert iptrec("show", path, "--chain", where).stdout.count("DROP by filter/FORWARD") == 2
 
 
