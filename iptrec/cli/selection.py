@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from iptrec.decode.rule import OF_IPTABLES
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,6 +136,8 @@ def tables(reader: Reader, name: str) -> frozenset[str]:
     A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
     is nft's own name for the latter. Never empty: where no table can be meant, the name itself.
     """
+    from iptrec.decode.rule import OF_IPTABLES
+
     kinds = {one.kind for one in reader.streams}
     backend, _, rest = name.partition(" ")
     if backend not in ("legacy", "nft"):

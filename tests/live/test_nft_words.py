@@ -80,6 +80,42 @@ def test_a_native_rule_beside_those_of_iptables(lab, tmp_path, rule, first):
         assert iptrec("show", path, "--chain", where).stdout.count("DROP by filter/FORWARD") == 2
 
 
+ANONYMOUS = """\
+table inet fw {
+	chain c {
+		type filter hook forward priority 0; policy accept;
+		udp dport 1000-1001 counter jump { udp dport 1000 counter drop; counter; }
+	}
+}
+"""
+
+
+def test_a_rule_of_an_anonymous_chain_decides(lab, tmp_path):
+    """Nft does not list it, but table and chain are known; a change of the rules before is not to blame."""
+    router(lab)
+    lab.run(["nft", "-f", "-"], stdin=ANONYMOUS)
+    path = tmp_path / "t.db"
+    child = start(lab, path, "--backend", "nft", "udp")
+    lab.run(["nft", "add", "rule", "inet", "fw", "c", "counter"])
+    until(lambda: states(path) == 1)
+    time.sleep(0.5)  # nearer to the change it could be ambiguous
+    lab.run([sys.executable, "-c", SEND, "1000", "1001"], "a")
+    stop(child)
+    dropped, accepted = packets(path)
+    chain = dropped.steps[-1].chain
+    assert chain.startswith("__chain")
+    assert (dropped.verdict, accepted.verdict) == ("DROP", "ACCEPT")
+    assert (dropped.altered_by, accepted.altered_by) == (None, None)
+    shown = json.loads(iptrec("show", path, "--json", "--verdict", "DROP").stdout)
+    assert shown["decided_by"] == {"table": "inet fw", "chain": chain, "rule": None}
+    assert shown["steps"][-1]["type"] == "rule"
+    told = f"inet fw/{chain} rule (not in the recorded ruleset)"
+    for command in ("show", "paths"):
+        assert f"DROP by {told}" in iptrec(command, path, "--verdict", "DROP").stdout
+    why = iptrec("why", path, "--verdict", "DROP").stdout
+    assert f"by a rule of inet fw/{chain} that was not recorded." in why
+
+
 def handle(lab, rule):
     lines = lab.run(
         ["nft", "-a", "-s", "list", "chain", "ip", "filter", "FORWARD"]
