@@ -39,7 +39,11 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
 _RULE_TABLE, _RULE_CHAIN, _RULE_HANDLE = 1, 2, 3
 _LOOKUP: Final = b"lookup\0"  # an expression that iptables-nft-save leaves out without a word
+_CHAIN_HOOK, _HOOK_NUMBER, _HOOK_PRIORITY = 4, 1, 2
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
+_OF_PACKETS: Final = {"ip": 2, "ip6": 10, "inet": 1}
+_PREROUTING, _OUTPUT = 0, 3  # enum nf_inet_hooks
+RAW_PRIORITY: Final = -300
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RAW: Final = "raw"
 TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
@@ -137,6 +141,32 @@ def made(family: Family) -> list[str]:
 def has_raw(family: Family) -> bool:
     """Whether there is a table ip raw, or ip6 raw."""
     return _there(_GET_TABLE, _FAMILIES[family], [(_TABLE_NAME, _RAW)])
+
+
+def passed_before(priority: int) -> list[str]:
+    """The base chains that packets pass before they are traced there, as nft names them; not raw's own."""
+    found = []
+    for family, number in _OF_PACKETS.items():
+        request = _message(_SUBSYSTEM << 8 | _GET_CHAIN, number, _REQUEST | _DUMP, ())
+        for body in _dumped(request) or ():
+            chain = dict(_attributes(body))
+            hook = dict(_attributes(chain.get(_CHAIN_HOOK, b"")))
+            table, name = (
+                chain[one].rstrip(b"\0").decode("utf-8", "backslashreplace")
+                for one in (_CHAIN_TABLE, _CHAIN_NAME)
+            )
+            if (family, table) not in (("ip", _RAW), ("ip6", _RAW)) and _is_before(hook, priority):
+                found.append(f"{family} {table}/{name}")
+    return found
+
+
+def _is_before(hook: dict[int, bytes], priority: int) -> bool:
+    """Whether what is attached there sees packets up to this priority; nothing is: the chain is a user's."""
+    if not hook:
+        return False
+    (number,) = struct.unpack("!I", hook[_HOOK_NUMBER])
+    (own,) = struct.unpack("!i", hook[_HOOK_PRIORITY])
+    return number in (_PREROUTING, _OUTPUT) and own <= priority
 
 
 def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
