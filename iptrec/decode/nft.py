@@ -62,7 +62,6 @@ _HOOK_LINE: Final = re.compile(
 _RULE_LINE: Final = re.compile(r"^(.+) # handle (\d{1,19})$", re.DOTALL)
 
 _COMMENT: Final = re.compile(r' comment "([^"]*)"$')
-_REJECT: Final = re.compile(r"(?:^| )reject(?: with [^\"{}]*)?$")
 # The end of the text of a recorder's rule: before the counter, nft prints nothing for the comment.
 _TRACING: Final = re.compile(r"(?:.*[ \t])? counter meta nftrace set 1$", re.DOTALL)
 
@@ -380,7 +379,9 @@ def _expr(line: str, spec: str) -> list[Any]:
     plain = _COMMENT.sub("", spec)
     if plain.endswith("meta nftrace set 1"):
         return [spec, _TRACE]
-    return [spec, {"reject": None}] if _REJECT.search(plain) else [spec]
+    _, last, how = f" {plain}".rpartition(" reject")
+    rejects = last and (not how or how.startswith(" with ")) and not set('"{}') & set(how)
+    return [spec, {"reject": None}] if rejects else [spec]
 
 
 def _attached(family: str, line: re.Match[str]) -> dict[str, Any]:

@@ -207,6 +207,27 @@ def test_a_listing_that_breaks_off(content):
             assert is_own(rule, "iptrec:1"), index
 
 
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("reject", "REJECT"),
+        ("udp dport 53 counter reject with icmpx admin-prohibited", "REJECT"),
+        ('tcp dport 53 reject with tcp reset comment "no"', "REJECT"),
+        ("meta nftrace set 1", "TRACE"),
+        ('log prefix "x reject with "', None),
+        ("jump { reject; }", None),
+        ("udp dport vmap { 53 : drop }", None),
+        ("counter drop", None),
+        ("reject with " * 100_000 + '"x"', None),
+    ],
+)
+def test_targets_by_the_text(text, target):
+    """Only what no event of a trace tells: that a drop is a reject, and where tracing begins."""
+    whole = f"table ip x {{\n\tchain c {{\n\t\t{text} # handle 5\n\t}}\n}}\n"
+    ((rule,),) = (one.rules for one in nft.parse(b"", whole.encode()).chains["ip", "x"].values())
+    assert (rule.target, rule.conditional, rule.handle) == (target, True, 5)
+
+
 HOOK_LINES = [
     ("inet", "type filter hook input priority filter - 1; policy drop;", Base("inet", 1, -1, "filter")),
     ("ip", "type route hook output priority raw; policy accept;", Base("ip", 3, -300, "route")),
