@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iptrec.decode import nft_iptables
@@ -25,7 +26,7 @@ from iptrec.decode.rule import Base, Chain, Rule, Ruleset
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 TableName = tuple[str, str]  # family as nft names it, name
 
@@ -52,6 +53,7 @@ TAG: Final = "iptrec:"
 _TRACE: Final = {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
 _UNKNOWN: Final = ""  # in the place of a statement's name: it is none that is understood
 _MOST_RULES: Final = 1_000_000
+_MOST_TOLD: Final = 200_000  # by the text alone
 _LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
 _TABLE_LINE: Final = re.compile(r"^table (\S+) (.+) \{(?: # handle \d+)?$")
 _CHAIN_LINE: Final = re.compile(r"^\tchain (.+) \{(?: # handle \d+)?$")
@@ -121,22 +123,26 @@ def parse(
     if len(listing) > _LARGEST or len(text) > _LARGEST:
         raise RecordingError(f"an nft ruleset of more than {_LARGEST:,} bytes is not read")
     known = {} if known is None else known
-    told = list(_lines(text))
-    texts = _texts(told)
+    texts, dormant = _texts(text)
     whole = True
     try:
         objects = json.loads(listing)["nftables"]
         if not isinstance(objects, list):
             raise TypeError("nftables is no list")  # noqa: TRY301 - told below
+        bases, rules = _read(objects, texts)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
-        whole, objects = False, _objects(told, texts)
+        whole, objects = False, list(islice(_objects(text, texts), _MOST_TOLD + 1))
+        if len(objects) > _MOST_TOLD:
+            raise RecordingError(
+                f"an nft ruleset of more than {_MOST_TOLD:,} rules is not read by its text alone"
+            ) from None
         if not objects:
             fact = f"{type(error).__name__}: {error}"[:200]
             raise RecordingError(
                 f"the recording's nft ruleset is damaged: {fact if fact.isprintable() else ascii(fact)}"
             ) from None
-    bases, rules = _read(objects, texts)
-    for key in bases.keys() & _dormant(told):
+        bases, rules = _read(objects, texts)
+    for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
     found = Listing(
         {key: _chains(key, chains, rules, known) for key, chains in bases.items()}, whole=whole
@@ -328,48 +334,38 @@ def _arguments(text: str, statement: str) -> str | None:
     return " ".join(words[words.index(statement) + 1 :]) or None
 
 
-def _texts(told: Iterable[_Told]) -> dict[tuple[str, str, int], str]:
-    """The rules' texts by family, table and handle; what stands there twice is not known.
+def _texts(text: bytes) -> tuple[dict[tuple[str, str, int], str], set[TableName]]:
+    """The rules' texts by family, table and handle, and the tables whose chains are attached nowhere.
 
-    A comment may hold line feeds and quotes, and so look like rules.
+    A comment may hold line feeds and quotes, and so look like rules: what stands there twice is not known.
     """
     found: dict[tuple[str, str, int], str | None] = {}
-    for one in told:
+    dormant: set[TableName] = set()
+    for one in _lines(text):
         if one.handle is not None:
             key = (*one.table, one.handle)
             found[key] = None if key in found or one.text is None else one.text.strip()
-    return {key: spec for key, spec in found.items() if spec is not None}
+        elif one.chain is None and "dormant" in re.split(r"[\s,;]+", one.text or ""):
+            dormant.add(one.table)
+    return {key: spec for key, spec in found.items() if spec is not None}, dormant
 
 
-def _dormant(told: Iterable[_Told]) -> set[TableName]:
-    """The tables whose chains are attached nowhere."""
-    return {
-        one.table
-        for one in told
-        if one.chain is None and "dormant" in re.split(r"[\s,;]+", one.text or "")
-    }
-
-
-def _objects(told: Iterable[_Told], texts: Mapping[tuple[str, str, int], str]) -> list[Any]:
+def _objects(text: bytes, texts: Mapping[tuple[str, str, int], str]) -> Iterator[dict[str, Any]]:
     """The ruleset as nft's JSON would tell it, as far as the text does."""
-    found: list[Any] = []
-    for (family, table), chain, handle, text in told:
-        if chain is None:
-            if handle is None:
-                found.append({"table": {"family": family, "name": table}})
-            continue
+    for (family, table), chain, handle, line in _lines(text):
         here = {"family": family, "table": table}
-        if handle is None:
-            hook = _HOOK_LINE.match(text or "")
+        if chain is None and handle is None:
+            yield {"table": {"family": family, "name": table}}
+        elif chain is not None and handle is None:
+            hook = _HOOK_LINE.match(line or "")
             base = _attached(family, hook) if hook else {}
-            found.append({"chain": {**here, "name": chain, **base}})
-        else:
+            yield {"chain": {**here, "name": chain, **base}}
+        elif chain is not None and handle is not None:
             spec = texts.get((family, table, handle), "")
-            rule = {"handle": handle, "expr": _expr(text or "", spec)}
+            rule = {"handle": handle, "expr": _expr(line or "", spec)}
             comment = _COMMENT.search(spec)
             rule |= {"comment": comment[1]} if comment else {}
-            found.append({"rule": {**here, "chain": chain, **rule}})
-    return found
+            yield {"rule": {**here, "chain": chain, **rule}}
 
 
 def _expr(line: str, spec: str) -> list[Any]:
@@ -398,7 +394,7 @@ def _lines(text: bytes) -> Iterator[_Told]:
     table: TableName | None = None
     chain: str | None = None
     begun: list[str] = []
-    quoted = False
+    quoted = hookless = False
     for line in text.decode("utf-8", "backslashreplace").split("\n"):
         if table is not None and chain is not None and (begun or line.startswith("\t\t")):
             begun.append(line)
@@ -411,8 +407,9 @@ def _lines(text: bytes) -> Iterator[_Told]:
             if last and (whole := _RULE_LINE.match(_joined(begun))):
                 sound = not any(map(_RULE_LINE.match, begun[:-1]))
                 yield _Told(table, chain, int(last[2]), whole[1] if sound else None)
-            elif len(begun) == 1:
+            elif hookless and _HOOK_LINE.match(line):
                 yield _Told(table, chain, None, line)
+                hookless = False
             begun = []
         elif found := _TABLE_LINE.match(line):
             table, chain = (found[1], found[2]), None
@@ -420,6 +417,7 @@ def _lines(text: bytes) -> Iterator[_Told]:
         elif table is not None:
             found = _CHAIN_LINE.match(line)
             chain = found[1] if found else None
+            hookless = found is not None
             if found or line.startswith("\tflags "):
                 yield _Told(table, chain, None, line)
 

@@ -228,6 +228,15 @@ def test_targets_by_the_text(text, target):
     assert (rule.target, rule.conditional, rule.handle) == (target, True, 5)
 
 
+@pytest.mark.parametrize("line", ["table a b {", "\tchain a {", "\t\ta # handle {}"])
+def test_too_much_text(line):
+    """More than memory is to be taken for is refused, in one line."""
+    lines = "\n".join(line.replace("{}", str(at)) for at in range(nft._MOST_TOLD + 1))
+    text = f"table ip x {{\n\tchain c {{\n{lines}\n".encode()
+    with pytest.raises(RecordingError, match="by its text alone"):
+        nft.parse(b"", text)
+
+
 HOOK_LINES = [
     ("inet", "type filter hook input priority filter - 1; policy drop;", Base("inet", 1, -1, "filter")),
     ("ip", "type route hook output priority raw; policy accept;", Base("ip", 3, -300, "route")),
