@@ -403,6 +403,7 @@ class _Recording:
         """The same for nf_tables."""
         rules = self._trace_rules("nft")
         watch = NftWatch(rules, self._hand_over, self._guardian, self._table)
+        self._note_untraced()
         if self._table is not None:
             undo.callback(self._attempt, lambda: nft_table.remove(self._comment))
             self._guardian.expect_table()
@@ -422,6 +423,16 @@ class _Recording:
         self._take_sides(writer)
         self._changes.clear()  # our own
         return watch
+
+    def _note_untraced(self) -> None:
+        """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
+        beside = self._table is None and any(map(nftables.has_raw, self._options.bytecodes))
+        early = nftables.passed_before(nftables.RAW_PRIORITY - (not beside))
+        if early:
+            self._note(
+                f"{', '.join(early)} may be passed before tracing begins: packets that are dropped there"
+                " are not seen"
+            )
 
     def _snapshot_nft(
         self,

@@ -65,6 +65,7 @@ def _used(chains: Mapping[str, Chain]) -> bool:
 def _tables(
     family: Family, table: str, old: Mapping[str, Chain], new: Mapping[str, Chain]
 ) -> Iterator[Difference]:
+    old, new = _in_same_words(old, new)
     renamed = _renamed(old, new)
     for name, now in renamed.items():
         yield Difference("chain renamed", family, table, name, old=name, new=now)
@@ -83,6 +84,36 @@ def _tables(
         if before.policy != after.policy:
             yield Difference("policy", family, table, name, old=before.policy, new=after.policy)
         yield from _rules(family, table, name, _specs(before, renamed), _specs(after, {}))
+
+
+def _in_same_words(
+    old: Mapping[str, Chain], new: Mapping[str, Chain]
+) -> tuple[Mapping[str, Chain], Mapping[str, Chain]]:
+    """Both sides, in nft's words those rules that are the same to nft and in iptables' words on one side."""
+    sides = [
+        {rule.native or rule.spec: rule.spec for chain in one.values() for rule in chain.rules}
+        for one in (old, new)
+    ]
+    apart = {
+        native
+        for native in sides[0].keys() & sides[1].keys()
+        if sides[0][native] != sides[1][native]
+    }
+    return (_in_nfts(old, apart), _in_nfts(new, apart)) if apart else (old, new)
+
+
+def _in_nfts(chains: Mapping[str, Chain], natives: set[str]) -> Mapping[str, Chain]:
+    """Chains with these rules in nft's words."""
+    return {
+        name: replace(
+            chain,
+            rules=tuple(
+                replace(rule, spec=rule.native) if rule.native in natives else rule
+                for rule in chain.rules
+            ),
+        )
+        for name, chain in chains.items()
+    }
 
 
 def _renamed(old: Mapping[str, Chain], new: Mapping[str, Chain]) -> dict[str, str]:
@@ -107,9 +138,11 @@ def _specs(chain: Chain, renamed: Mapping[str, str]) -> list[str]:
 def _spec(rule: Rule, renamed: Mapping[str, str]) -> str:
     if rule.target is None or rule.target not in renamed:
         return rule.spec
-    option = "-g" if rule.goto else "-j"
-    head, _, tail = rule.spec.rpartition(f"{option} {rule.target}")
-    return f"{head}{option} {renamed[rule.target]}{tail}"
+    for option in ("-g", "goto") if rule.goto else ("-j", "jump"):
+        head, found, tail = rule.spec.rpartition(f"{option} {rule.target}")
+        if found:
+            return f"{head}{option} {renamed[rule.target]}{tail}"
+    return rule.spec
 
 
 def _own(rule: Rule) -> bool:

@@ -107,8 +107,7 @@ def _failure(path: Path, expectation: Expectation) -> str | None:
         place = path.decided_by
         by = ""
         if place is not None:
-            rule = "policy" if place.rule is None else f"rule {place.rule}"
-            by = f" by {place.table}/{place.chain} {rule}"
+            by = f" by {place.table}/{place.chain} {place.what}"
         return f"is {path.verdict}{by}, expected {expectation.verdict}"
     places = {(step.table, step.chain, step.rule) for step in path.steps}
     if expectation.rule is not None and not expectation.rule & places:

@@ -93,6 +93,8 @@ def _came(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When a rule that took part was inserted, or the policy set; None if it was there all the time."""
     if place.own or (place.rule is not None and place.effect == "continue"):
         return None
+    if not _there(timeline, state, place):  # nf_tables lists no anonymous chain
+        return None
     since = state
     while since and _there(timeline, since - 1, place):
         since -= 1

@@ -271,7 +271,7 @@ class Grammar:
         if state.status == "ended":
             return True
         return state.status == "passed" and not any(
-            order > route[state.stage] and self._exists(stage)
+            order >= route[state.stage] and stage != state.stage and self._exists(stage)
             for route in self.routes
             if state.stage in route
             for stage, order in route.items()

@@ -45,6 +45,7 @@ def _hit(
     for number in way:
         place = book.places[number]
         if place.rule is not None:
-            key = (book.families[number], place.table, place.chain, place.rule.spec)
-            found.update(wanted.get(key, ()))
+            for spec in {place.rule.spec, place.rule.native} - {None}:
+                key = (book.families[number], place.table, place.chain, spec or "")
+                found.update(wanted.get(key, ()))
     return found

@@ -65,7 +65,7 @@ class NftGrammar(Grammar):
                 for stage, base in bases
                 if base.type not in _ALWAYS or base.family not in _OWN[family]
             ),
-            _ranks=_ranks(bases),
+            _ranks=_ranks(bases, ruleset),
         )
 
     def site(self, site: Site, table: str, base: str | None, hook: int) -> Place:
@@ -207,12 +207,25 @@ def _route(
     return found
 
 
-def _ranks(bases: list[tuple[Stage, Base]]) -> dict[Stage, int]:
-    """Which stage of its hook each one is."""
+def _ranks(bases: list[tuple[Stage, Base]], ruleset: Ruleset) -> dict[Stage, int]:
+    """Which stage of its hook each one is; of equal priorities the one that traces is the first to be seen."""
     order = {"netdev": 0, "bridge": 1}
-    keys = {stage: (stage.hook, order.get(base.family, 2), base.priority) for stage, base in bases}
+    keys = {
+        stage: (
+            stage.hook,
+            order.get(base.family, 2),
+            base.priority,
+            all(rule.target != "TRACE" for rule in _rules(stage, ruleset)),
+        )
+        for stage, base in bases
+    }
     distinct = sorted(set(keys.values()))
     return {
         stage: distinct.index(key) - next(i for i, one in enumerate(distinct) if one[0] == key[0])
         for stage, key in keys.items()
     }
+
+
+def _rules(stage: Stage, ruleset: Ruleset) -> tuple[Rule, ...]:
+    """The rules of a base chain."""
+    return ruleset.tables[stage.table][stage.base or ""].rules

@@ -1,8 +1,11 @@
 """nf_tables: its ruleset over time, and the place of each event of a trace in it.
 
-A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables that
-iptables-nft made are called as iptables calls them (filter; where legacy iptables was recorded, too: nft
-filter), others by family and name (inet fw).
+A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables of iptables
+are called as iptables calls them (filter; where legacy iptables was recorded, too: nft filter), whoever made
+them, others by family and name (inet fw).
+
+A rule is the same one as long as its handle and nft's text are the same. Its words are those of iptables where
+these were true at any time: iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from iptrec.analyze.nft_grammar import NftGrammar
 from iptrec.analyze.rulebook import Rulebook
 from iptrec.analyze.timeline import Timelines
 from iptrec.decode import nft, nftrace, ruleset
+from iptrec.decode.rule import OF_IPTABLES
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
@@ -28,8 +32,11 @@ if TYPE_CHECKING:
     from iptrec.analyze.timeline import Family, TableState
     from iptrec.decode.nflog import NflogEvents
     from iptrec.decode.nft import Listing, TableName
-    from iptrec.decode.rule import Chain, Ruleset
+    from iptrec.decode.rule import Chain, Rule, Ruleset
     from iptrec.recording.rows import Snapshot
+
+    # By table, handle and nft's text; the higher the number, the more is known of the rule.
+    _Words = dict[tuple[TableName, int | None, str], tuple[int, Rule]]
 
     I64 = npt.NDArray[np.int64]
 
@@ -52,8 +59,14 @@ class NftTimelines(Timelines):
         self._known_rules: dict[Any, Any] = {}
         self._prefix = "" if alone else "nft "
         self.names: dict[TableName, str] = {}
+        self._chains: dict[tuple[TableName, str], Chain] = {}
         self._knowns = {family: ruleset.Known() for family in SAVED.values()}
         self._add_states(list(self._states(snapshots)))
+
+    def name(self, table: TableName) -> str:
+        """What a table is called; it depends on no rule of it."""
+        of_iptables = table[0] in _FAMILIES and table[1] in OF_IPTABLES
+        return self._prefix + table[1] if of_iptables else " ".join(table)
 
     def _states(self, snapshots: Iterable[Snapshot]) -> Iterable[tuple[Listing | None, int, int]]:
         """What each snapshot tells, after which time and not after which."""
@@ -81,12 +94,14 @@ class NftTimelines(Timelines):
 
     def _add_states(self, states: list[tuple[Listing | None, int, int]]) -> None:
         listings = [listing for listing, *_ in states if listing is not None]
+        words = _words(listings)
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
-            known = all(table in one.iptables for one in listings if table in one.chains)
-            self.names[table] = self._prefix + table[1] if known else " ".join(table)
-            self._add_table(table, states)
+            self.names[table] = self.name(table)
+            self._add_table(table, states, words)
 
-    def _add_table(self, table: TableName, states: list[tuple[Listing | None, int, int]]) -> None:
+    def _add_table(
+        self, table: TableName, states: list[tuple[Listing | None, int, int]], words: _Words
+    ) -> None:
         """All states of a table from its first one on; one that is gone has no chains."""
         shown = self.names[table]
         there = False
@@ -96,11 +111,44 @@ class NftTimelines(Timelines):
                 there = there or table in listing.chains
                 if not there:
                     continue
-                chains = listing.chains.get(table, {})
-                if shown == self._prefix + table[1]:
-                    chains = listing.iptables.get(table, chains)
+                chains = self._worded(listing, table, words)
             for family in _FAMILIES.get(table[0], _BOTH):
                 self._add(family, shown, chains, after, time)
+
+    def _worded(self, listing: Listing, table: TableName, words: _Words) -> dict[str, Chain]:
+        """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
+        found = {}
+        for name, pairs in _pairs(listing, table):
+            rules = (
+                rule if rule != printed else words[table, printed.handle, printed.spec][1]
+                for printed, rule in pairs
+            )
+            chain = replace(listing.chains[table][name], rules=tuple(rules))
+            before = self._chains.get((table, name))
+            found[name] = self._chains[table, name] = before if before == chain else chain
+        return found
+
+
+def _words(listings: Iterable[Listing]) -> _Words:
+    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
+    found: _Words = {}
+    for listing in listings:
+        for table in listing.chains:
+            for _, pairs in _pairs(listing, table):
+                for printed, rule in pairs:
+                    key = table, printed.handle, printed.spec
+                    rank = int(listing.whole) + (rule != printed)
+                    if key not in found or rank > found[key][0]:
+                        found[key] = rank, rule
+    return found
+
+
+def _pairs(listing: Listing, table: TableName) -> Iterator[tuple[str, list[tuple[Rule, Rule]]]]:
+    """The rules of each chain as nft prints them, and in iptables' words where these are true."""
+    native = listing.chains.get(table, {})
+    told = listing.iptables.get(table, native)
+    for name, chain in native.items():
+        yield name, list(zip(chain.rules, told[name].rules, strict=True))
 
 
 class NftRulebook(Rulebook):
@@ -171,7 +219,7 @@ class NftRulebook(Rulebook):
         site = self._site(raw)
         if site is None:
             return None
-        return self.timelines.names.get((site.family, site.table), f"{site.family} {site.table}")
+        return self.timelines.name((site.family, site.table))
 
     def _place(
         self, raw: bytes, family: Family, where: int, state: TableState | None

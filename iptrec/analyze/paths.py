@@ -85,9 +85,7 @@ def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
         family=book.families[outcome.way[0]],
         netns=netns,
         verdict=outcome.verdict,
-        decided_by=None
-        if decider is None
-        else RulePlace(decider.table, decider.chain, decider.number),
+        decided_by=None if decider is None else RulePlace.of(decider),
         complete=outcome.complete,
         ambiguous=outcome.doubt is not None,
         steps=tuple(_step(place) for place in places if not place.own)

@@ -236,9 +236,7 @@ class _Builder:
             header=first.header,
             link=next((link for row in rows.tolist() if (link := self._link(row))), None),
             verdict=outcome.verdict,
-            decided_by=None
-            if decider is None
-            else RulePlace(decider.table, decider.chain, decider.number),
+            decided_by=None if decider is None else RulePlace.of(decider),
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from iptrec.analyze.grammar import Place
     from iptrec.analyze.timeline import Family, TableState, Timeline
     from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.rule import Chain
     from iptrec.recording.rows import Snapshot
 
     I32 = npt.NDArray[np.int32]
@@ -68,6 +69,7 @@ class Rulebook:
         self._interned: dict[tuple[Family, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
         self._judges: dict[tuple[Family, str, int], Grammar] = {}
+        self._others: dict[Family, tuple[dict[str, dict[str, Chain]], frozenset[str]]] = {}
 
     def hooked(self, events: NflogEvents) -> NflogEvents:
         """The events with the hooks that they were logged at, where the kernel left that to the ruleset."""
@@ -199,11 +201,12 @@ class Rulebook:
         """The grammar of a table's state, with the other tables as they first were."""
         key = (family, table, -1 if state is None else state.number)
         if key not in self._judges:
-            loaded = self.timelines.loaded(family)
-            tables = {name: one.states[0].chains or {} for name, one in loaded.items()}
-            if state is not None:
-                tables[table] = state.chains or {}
-            late = frozenset(name for name, one in loaded.items() if _late(one))
+            if family not in self._others:
+                loaded = self.timelines.loaded(family)
+                late = frozenset(name for name, one in loaded.items() if _late(one))
+                self._others[family] = {name: _first(one) for name, one in loaded.items()}, late
+            others, late = self._others[family]
+            tables = others | ({} if state is None else {table: state.chains or {}})
             self._judges[key] = self._grammar(family, Ruleset(tables), late)
         return self._judges[key]
 
@@ -211,6 +214,27 @@ class Rulebook:
         return Grammar(ruleset, self.own_comment, late)
 
 
+def _first(timeline: Timeline) -> dict[str, Chain]:
+    """A table as it first was, and where its base chains were when they were attached for the first time."""
+    first = timeline.states[0].chains or {}
+    attached: dict[str, Chain] = {}
+    for state in timeline.states:
+        for name, chain in (state.chains or {}).items():
+            if chain.base is not None:
+                attached.setdefault(name, chain)
+    return first | attached
+
+
 def _late(timeline: Timeline) -> bool:
-    """Whether the table was loaded while we recorded: it was silent before."""
-    return timeline.time_ns[0] != np.iinfo(np.int64).min
+    """Whether the table, or a base chain of it, need not have logged anything all the time.
+
+    It was loaded while we recorded, or attached, or went away.
+    """
+    attached = {
+        frozenset(
+            (chain.name, chain.base) for chain in state.chains.values() if chain.base is not None
+        )
+        for state in timeline.states
+        if state.chains is not None
+    }
+    return timeline.time_ns[0] != np.iinfo(np.int64).min or len(attached) > 1

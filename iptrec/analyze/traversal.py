@@ -8,9 +8,10 @@ before works on columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
+    from iptrec.analyze.grammar import Place
     from iptrec.decode.conntrack import Connection
 
 Backend = Literal["legacy", "nft"]
@@ -19,11 +20,28 @@ StepType = Literal["rule", "policy", "return"]
 
 @dataclass(frozen=True, slots=True)
 class RulePlace:
-    """Where a decision was made. ``rule`` counts the user's rules from 1; None is the chain's end."""
+    """Where a decision was made. ``rule`` counts the user's rules from 1.
+
+    None is the chain's end or, with ``unlisted``, a rule that the recorded ruleset does not have: of an
+    anonymous chain of nf_tables.
+    """
 
     table: str
     chain: str
     rule: int | None
+    unlisted: bool = False
+
+    @classmethod
+    def of(cls, place: Place) -> Self:
+        """Where an event was."""
+        return cls(place.table, place.chain, place.number, place.nameless)
+
+    @property
+    def what(self) -> str:
+        """What decided, of the chain."""
+        if self.unlisted:
+            return "rule (not in the recorded ruleset)"
+        return "policy" if self.rule is None else f"rule {self.rule}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,8 +196,6 @@ class Walker:
             verdict, decider = "QUEUE", len(way) - 1
         elif ended:
             verdict, decider = "ACCEPT", self._accepted_by(way)
-        if decider is not None and self._rulebook.places[way[decider]].nameless:
-            decider = None
         reason = self._why_incomplete(walk, branch, ended=ended)
         return Outcome(
             way=way,

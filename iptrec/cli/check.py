@@ -149,8 +149,8 @@ def _expectation(reader: Reader, where: str, line: int, table: dict[str, Any]) -
                 until=table.get("until", ""),
             ),
             verdict=which.verdict(table["verdict"]) if "verdict" in table else None,
-            rule=which.rule(table["rule"]) if "rule" in table else None,
-            chain=which.chain(table["chain"]) if "chain" in table else None,
+            rule=which.rule_places(reader, [table["rule"]]) if "rule" in table else None,
+            chain=which.places(reader, [table["chain"]]) if "chain" in table else None,
             least=table.get("min", 1) if count is None else count,
             most=table.get("max") if count is None else count,
         )

@@ -57,18 +57,18 @@ def rules(
     from iptrec.recording.reader import Reader
     from iptrec.views.rules import as_json, as_text
 
-    places = which.places(chains)
-    tables = frozenset(one for one in table.split(",") if one)
     shown = False
     with Reader(recording) as reader, opened(output, recording) as stream:
         selection = which.make(
             reader, words=words, interfaces=interfaces, verdicts=verdicts, netns=netns, whole=whole,
             mark=mark, since=since, until=until,
         )  # fmt: skip
+        places = which.places(reader, which.listed(chains))
+        tables = {one: which.tables(reader, one) for one in which.listed(table)}
         counted = count_rules(reader, selection)
         _check(tables, {one.table for one in counted})
         for one in counted:
-            limited = _limited(one, tables, places, hit)
+            limited = _limited(one, frozenset().union(*tables.values()), places, hit)
             if not limited.chains:
                 continue
             for line in (as_json if json else as_text)(limited):
@@ -80,8 +80,8 @@ def rules(
     return EXIT_DONE if shown else EXIT_NO
 
 
-def _check(asked: frozenset[str], there: set[str]) -> None:
-    if unknown := asked - there:
+def _check(asked: dict[str, frozenset[str]], there: set[str]) -> None:
+    if unknown := [name for name, meant in asked.items() if not meant & there]:
         names = ", ".join(map(repr, sorted(there))) or "none"
         raise UsageError(f"--table {min(unknown)!r}: the tables of this recording are {names}")
 

@@ -11,6 +11,8 @@ import typer
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from iptrec.analyze.selection import Selection
     from iptrec.recording.reader import Reader
 
@@ -94,11 +96,11 @@ def make(
     expression = " ".join(words or [])
     return Selection(
         packet_filter=PacketFilter(expression) if expression else None,
-        interfaces=frozenset(_list(interfaces)),
-        chains=places(chains),
-        rules=frozenset(place for one in _list(rules) for place in rule(one)),
-        verdicts=frozenset(verdict(one) for one in _list(verdicts)),
-        netns=frozenset(_list(netns)),
+        interfaces=frozenset(listed(interfaces)),
+        chains=places(reader, listed(chains)),
+        rules=rule_places(reader, listed(rules)),
+        verdicts=frozenset(verdict(one) for one in listed(verdicts)),
+        netns=frozenset(listed(netns)),
         whole=whole,
         mark=_mark(mark) if mark else None,
         since_ns=moment(reader, "--since", since) if since else None,
@@ -108,9 +110,47 @@ def make(
     )
 
 
-def places(text: str) -> frozenset[tuple[str, str]]:
-    """TABLE/CHAIN,..."""
-    return frozenset(place for one in _list(text) for place in chain(one))
+def places(reader: Reader, texts: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """TABLE/CHAIN each, by the names of the recording's tables."""
+    return frozenset(
+        (table, chain_name)
+        for one in texts
+        for name, chain_name in chain(one)
+        for table in tables(reader, name)
+    )
+
+
+def rule_places(reader: Reader, texts: Iterable[str]) -> frozenset[tuple[str, str, int]]:
+    """TABLE/CHAIN/N each, by the names of the recording's tables."""
+    return frozenset(
+        (table, chain_name, number)
+        for one in texts
+        for name, chain_name, number in rule(one)
+        for table in tables(reader, name)
+    )
+
+
+def tables(reader: Reader, name: str) -> frozenset[str]:
+    """The recording's names for the tables that a name may mean.
+
+    A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
+    is nft's own name for the latter. Never empty: where no table can be meant, the name itself.
+    """
+    from iptrec.decode.rule import OF_IPTABLES
+
+    kinds = {one.kind for one in reader.streams}
+    backend, _, rest = name.partition(" ")
+    if backend not in ("legacy", "nft"):
+        backend, rest = "", name
+    family, _, plain = rest.partition(" ")
+    if backend != "legacy" and family in ("ip", "ip6") and plain in OF_IPTABLES:
+        backend, rest = "nft", plain
+    meant = set()
+    if backend != "nft" and " " not in rest and ("nflog" in kinds or "nftrace" not in kinds):
+        meant.add(rest)
+    if backend != "legacy" and "nftrace" in kinds:
+        meant.add(f"nft {rest}" if "nflog" in kinds and rest in OF_IPTABLES else rest)
+    return frozenset(meant or {name})
 
 
 def chain(text: str) -> frozenset[tuple[str, str]]:
@@ -149,7 +189,8 @@ def _end(reader: Reader) -> int:
     return max((int(chunk.received_ns[-1]) for chunk in reader.chunks()), default=facts.started_ns)
 
 
-def _list(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
+    """A,B,..."""
     return [one for one in text.split(",") if one]
 
 

@@ -7,6 +7,10 @@ nft's JSON says (`nft_iptables`).
 
 nft gains statements with each version, and prints some as plain text. What is not understood here is kept as
 text, and is taken for a condition: nobody knows whether it holds.
+
+nft 1.0.6 spoils the flags of tables in its JSON, and with them sometimes all that follows. So the flags are
+those of its text, and where the JSON cannot be read its text alone tells the ruleset: each rule is then one
+statement that is not understood.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iptrec.decode import nft_iptables
 from iptrec.decode.rule import Base, Chain, Rule, Ruleset
@@ -30,6 +35,10 @@ _HOOKS: Final = {
 }  # fmt: skip
 # include/uapi/linux/netfilter_ipv4.h: NAT's own hooks are there, whatever a chain of the type nat says
 _NAT_PRIORITIES: Final = {0: -100, 1: 100, 3: -100, 4: 100}
+_PRIORITIES: Final = {
+    "": 0, "raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100,
+}  # fmt: skip
+_BRIDGE_PRIORITIES: Final = {"": 0, "dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
 _VERDICTS: Final = {"accept": "ACCEPT", "drop": "DROP", "return": "RETURN", "queue": "QUEUE"}
 _STATEMENTS: Final = {
     "reject": "REJECT", "dnat": "DNAT", "snat": "SNAT", "masquerade": "MASQUERADE",
@@ -41,14 +50,37 @@ _PLAIN: Final = frozenset({*_VERDICTS, "counter", "jump", "goto", "log", "reject
 _EVERY: Final = {"ip": "icmp", "ip6": "icmpv6", "inet": "icmpx", "bridge": "icmpx"}
 # The comment of a recorder's TRACE rule, of which nft does not print the rest: it is one of x_tables.
 TAG: Final = "iptrec:"
+_TRACE: Final = {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
 _UNKNOWN: Final = ""  # in the place of a statement's name: it is none that is understood
 _MOST_RULES: Final = 1_000_000
+_MOST_TOLD: Final = 200_000  # by the text alone
 _LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
 _TABLE_LINE: Final = re.compile(r"^table (\S+) (.+) \{(?: # handle \d+)?$")
 _CHAIN_LINE: Final = re.compile(r"^\tchain (.+) \{(?: # handle \d+)?$")
+_HOOK_LINE: Final = re.compile(
+    r"^\t\ttype (?P<type>\S+) hook (?P<hook>\S+) (?:.* )?priority (?P<name>[a-z]+|(?=-?\d))"
+    r"(?: ?(?P<offset>[+-]? ?\d{1,10}))?;(?: policy (?P<policy>\w+);)?"
+)
 _RULE_LINE: Final = re.compile(r"^(.+) # handle (\d{1,19})$", re.DOTALL)
 
+_COMMENT: Final = re.compile(r' comment "([^"]*)"$')
+# The end of the text of a recorder's rule: before the counter, nft prints nothing for the comment.
+_TRACING: Final = re.compile(r"(?:.*[ \t])? counter meta nftrace set 1$", re.DOTALL)
+
 Statement = tuple[str, Any]  # name, value
+
+
+class _Told(NamedTuple):
+    """What nft's text tells: with a handle a rule and its text, else a line about a table or a chain.
+
+    ``chain``: None where it is about the table, or where a rule's handle is in what may be a comment alone.
+    ``text``: None where it cannot be told from what is around it.
+    """
+
+    table: TableName
+    chain: str | None
+    handle: int | None
+    text: str | None
 
 
 @dataclass(slots=True)
@@ -56,11 +88,12 @@ class Listing:
     """A ruleset; chains have their rules in order.
 
     ``iptables``: the chains of those tables that iptables knows as well, each rule in its words where they
-    say all that nft says; of a table that nft alone may have made none is.
+    say all that nft says. ``whole``: nft's JSON was read, not its text alone.
     """
 
     chains: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
     iptables: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,52 +117,54 @@ def parse(
     """Read what ``nft -j list ruleset`` printed, with the texts of ``nft -a list ruleset``.
 
     ``iptables``: what ``iptables-nft-save`` printed, by nft's family. ``known``: rules and chains that were
-    read before; equal ones become the same objects. Raises `RecordingError` for what is no such listing; an
-    object in it that has no name, or is of an unknown kind, is left out.
+    read before; equal ones become the same objects. Raises `RecordingError` for what is no such listing where
+    no text tells the ruleset, either; an object in it that has no name, or is of an unknown kind, is left out.
     """
     if len(listing) > _LARGEST or len(text) > _LARGEST:
         raise RecordingError(f"an nft ruleset of more than {_LARGEST:,} bytes is not read")
     known = {} if known is None else known
+    texts, dormant = _texts(text)
+    whole = True
     try:
         objects = json.loads(listing)["nftables"]
         if not isinstance(objects, list):
             raise TypeError("nftables is no list")  # noqa: TRY301 - told below
-        bases, rules = _read(objects, _texts(text))
+        bases, rules = _read(objects, texts)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
-        fact = f"{type(error).__name__}: {error}"[:200]
-        raise RecordingError(
-            f"the recording's nft ruleset is damaged: {fact if fact.isprintable() else ascii(fact)}"
-        ) from None
-    found = Listing({key: _chains(key, chains, rules, known) for key, chains in bases.items()})
+        whole, objects = False, list(islice(_objects(text, texts), _MOST_TOLD + 1))
+        if len(objects) > _MOST_TOLD:
+            raise RecordingError(
+                f"an nft ruleset of more than {_MOST_TOLD:,} rules is not read by its text alone"
+            ) from None
+        if not objects:
+            fact = f"{type(error).__name__}: {error}"[:200]
+            raise RecordingError(
+                f"the recording's nft ruleset is damaged: {fact if fact.isprintable() else ascii(fact)}"
+            ) from None
+        bases, rules = _read(objects, texts)
+    for key in bases.keys() & dormant:
+        bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
+    found = Listing(
+        {key: _chains(key, chains, rules, known) for key, chains in bases.items()}, whole=whole
+    )
     for key, chains in found.chains.items():
         family, table = key
         saved = (iptables or {}).get(family, Ruleset()).tables.get(table, {})
         if saved and all(_alike(saved.get(name), chain) for name, chain in chains.items()):
-            read = {name: rules.get((key, name), []) for name in chains}
-            found.iptables[key] = _in_words(saved, chains, read, known)
+            found.iptables[key] = {
+                name: _told(saved[name], chain, rules.get((key, name), []), known)
+                for name, chain in chains.items()
+            }
     return found
-
-
-def _in_words(
-    saved: dict[str, Chain],
-    chains: dict[str, Chain],
-    read: dict[str, list[_Read]],
-    known: dict[Any, Any],
-) -> dict[str, Chain]:
-    """A table's chains in iptables' words where they are true; in nft's where nft alone may have made it."""
-    told = {name: _told(saved[name], chain, read[name], known) for name, chain in chains.items()}
-    mixed = any(
-        one == printed
-        for name, chain in told.items()
-        for one, printed in zip(chain.rules, chains[name].rules, strict=True)
-    )
-    if mixed and not any(_by_iptables(one) for some in read.values() for one in some):
-        return chains
-    return told
 
 
 def _alike(saved: Chain | None, chain: Chain) -> bool:
     return saved is not None and len(saved.rules) == len(chain.rules)
+
+
+def is_whole(listing: bytes) -> bool:
+    """Whether nft printed its JSON to the end; where it cannot go on it says so to nobody."""
+    return listing.rstrip().endswith(b"}")
 
 
 def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any]) -> Chain:
@@ -140,14 +175,12 @@ def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any])
         if key not in known:
             comment = None if one.rule.comment == TAG else one.rule.comment
             agree = nft_iptables.agree(ours, one.statements, comment)
-            known[key] = replace(ours, handle=one.rule.handle) if agree else one.rule
+            opaque = any(name == "xt" for name, _ in one.statements)
+            native = None if opaque else one.rule.spec
+            worded = replace(ours, handle=one.rule.handle, native=native)
+            known[key] = worded if agree else one.rule
         told.append(known[key])
     return replace(chain, rules=tuple(told))
-
-
-def _by_iptables(one: _Read) -> bool:
-    """Whether a rule is certainly none of nft's own: only iptables makes one with x_tables."""
-    return one.rule.comment != TAG and any(name == "xt" for name, _ in one.statements)
 
 
 def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_Bases, _Rules]:
@@ -301,41 +334,92 @@ def _arguments(text: str, statement: str) -> str | None:
     return " ".join(words[words.index(statement) + 1 :]) or None
 
 
-def _texts(text: bytes) -> dict[tuple[str, str, int], str]:
-    """The rules' texts by family, table and handle; what stands there twice is not known.
+def _texts(text: bytes) -> tuple[dict[tuple[str, str, int], str], set[TableName]]:
+    """The rules' texts by family, table and handle, and the tables whose chains are attached nowhere.
 
-    A comment may hold line feeds and quotes, and so look like rules.
+    A comment may hold line feeds and quotes, and so look like rules: what stands there twice is not known.
     """
     found: dict[tuple[str, str, int], str | None] = {}
-    for table, handle, spec in _lines(text):
-        key = (*table, handle)
-        found[key] = None if key in found else spec
-    return {key: spec for key, spec in found.items() if spec is not None}
+    dormant: set[TableName] = set()
+    for one in _lines(text):
+        if one.handle is not None:
+            key = (*one.table, one.handle)
+            found[key] = None if key in found or one.text is None else one.text.strip()
+        elif one.chain is None and "dormant" in re.split(r"[\s,;]+", one.text or ""):
+            dormant.add(one.table)
+    return {key: spec for key, spec in found.items() if spec is not None}, dormant
 
 
-def _lines(text: bytes) -> Iterator[tuple[TableName, int, str | None]]:
-    """Table, handle and text of each rule; the text is None where it cannot be told from what is around it."""
+def _objects(text: bytes, texts: Mapping[tuple[str, str, int], str]) -> Iterator[dict[str, Any]]:
+    """The ruleset as nft's JSON would tell it, as far as the text does."""
+    for (family, table), chain, handle, line in _lines(text):
+        here = {"family": family, "table": table}
+        if chain is None and handle is None:
+            yield {"table": {"family": family, "name": table}}
+        elif chain is not None and handle is None:
+            hook = _HOOK_LINE.match(line or "")
+            base = _attached(family, hook) if hook else {}
+            yield {"chain": {**here, "name": chain, **base}}
+        elif chain is not None and handle is not None:
+            spec = texts.get((family, table, handle), "")
+            rule = {"handle": handle, "expr": _expr(line or "", spec)}
+            comment = _COMMENT.search(spec)
+            rule |= {"comment": comment[1]} if comment else {}
+            yield {"rule": {**here, "chain": chain, **rule}}
+
+
+def _expr(line: str, spec: str) -> list[Any]:
+    """A rule's statements by its text: one that is not understood, and what no event of a trace tells."""
+    if _TRACING.match(line):
+        return [{"xt": {"type": "match", "name": "comment"}}, {"counter": None}, _TRACE]
+    plain = _COMMENT.sub("", spec)
+    if plain.endswith("meta nftrace set 1"):
+        return [spec, _TRACE]
+    _, last, how = f" {plain}".rpartition(" reject")
+    rejects = last and (not how or how.startswith(" with ")) and not set('"{}') & set(how)
+    return [spec, {"reject": None}] if rejects else [spec]
+
+
+def _attached(family: str, line: re.Match[str]) -> dict[str, Any]:
+    """Where a base chain is, by the line that says so."""
+    names = _BRIDGE_PRIORITIES if family == "bridge" else _PRIORITIES
+    offset = int((line["offset"] or "0").replace(" ", ""))
+    priority = names[line["name"]] + offset if line["name"] in names else None
+    policy = {} if line["policy"] is None else {"policy": line["policy"]}
+    return {"type": line["type"], "hook": line["hook"], "prio": priority, **policy}
+
+
+def _lines(text: bytes) -> Iterator[_Told]:
+    """What each line tells, in order."""
     table: TableName | None = None
-    in_chain = False
+    chain: str | None = None
     begun: list[str] = []
-    quoted = False
+    quoted = hookless = False
     for line in text.decode("utf-8", "backslashreplace").split("\n"):
-        if table is not None and in_chain and (begun or line.startswith("\t\t")):
+        if table is not None and chain is not None and (begun or line.startswith("\t\t")):
             begun.append(line)
             quoted ^= line.count('"') % 2 == 1
             last = _RULE_LINE.match(line)
             if quoted or _is_inside(begun[0], line):
                 if last:
-                    yield table, int(last[2]), None
+                    yield _Told(table, None, int(last[2]), None)
                 continue
             if last and (whole := _RULE_LINE.match(_joined(begun))):
                 sound = not any(map(_RULE_LINE.match, begun[:-1]))
-                yield table, int(last[2]), whole[1].strip() if sound else None
+                yield _Told(table, chain, int(last[2]), whole[1] if sound else None)
+            elif hookless and _HOOK_LINE.match(line):
+                yield _Told(table, chain, None, line)
+                hookless = False
             begun = []
         elif found := _TABLE_LINE.match(line):
-            table, in_chain = (found[1], found[2]), False
-        else:
-            in_chain = _CHAIN_LINE.match(line) is not None
+            table, chain = (found[1], found[2]), None
+            yield _Told(table, None, None, None)
+        elif table is not None:
+            found = _CHAIN_LINE.match(line)
+            chain = found[1] if found else None
+            hookless = found is not None
+            if found or line.startswith("\tflags "):
+                yield _Told(table, chain, None, line)
 
 
 def _joined(begun: list[str]) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+OF_IPTABLES: Final = frozenset({"raw", "mangle", "nat", "filter", "security"})  # its tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class Rule:
     conditional: bool
     counters: tuple[int, int] | None = None  # packets, bytes
     handle: int | None = None  # nf_tables' own name for it, unique in its table
+    native: str | None = None  # nft's text of a rule in iptables' words, where it tells all of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class NftWatch:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
         self._until = time.time_ns()
-        return nftables.ruleset(counters=True)
+        return self._checked(nftables.ruleset(counters=True))
 
     def start(self) -> None:
         """Begin to watch."""
@@ -154,9 +154,21 @@ class NftWatch:
         """The ruleset; the next time it may be listed depends on how long that takes."""
         started = time.monotonic_ns()
         try:
-            return nftables.ruleset(counters=False, within_s=_LAST_S if last else _WITHIN_S)
+            within = _LAST_S if last else _WITHIN_S
+            return self._checked(nftables.ruleset(counters=False, within_s=within))
         finally:
             self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+
+    def _checked(self, parts: list[Part]) -> list[Part]:
+        """A ruleset; where its listing breaks off, that is told: only the text has all of it then."""
+        if nftables.broken_off(parts):
+            self._found(
+                HostError(
+                    "nft -j breaks off in the ruleset, as nft 1.0.6 may do at a dormant table: the rules"
+                    " are known by nft's text alone"
+                )
+            )
+        return parts
 
     def _check_rules(
         self, family: Family, rules: Sequence[TraceRule], parts: list[Part], *, last: bool

@@ -43,10 +43,11 @@ _SOL_NETLINK, _CAP_ACK = 270, 10  # linux/netlink.h: errors come without what wa
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _GENERATION_ID = 1, 1, 3, 1
-_CHAIN_HOOK, _CHAIN_TYPE = 4, 7
-_HOOKS: Final = {"PREROUTING": 0, "OUTPUT": 3}  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
-_RAW_PRIORITY: Final = -300  # NF_IP_PRI_RAW
+_CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER, _HOOK_PRIORITY = 4, 7, 1, 2
 _FAMILIES: Final[dict[Family, int]] = {"ipv4": 2, "ipv6": 10}
+_OF_PACKETS: Final = {"ip": 2, "ip6": 10, "inet": 1}
+_HOOKS: Final = {"PREROUTING": 0, "OUTPUT": 3}  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
+RAW_PRIORITY: Final = -300  # NF_IP_PRI_RAW
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _RAW: Final = "raw"
 TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
@@ -128,6 +129,11 @@ def ruleset(*, counters: bool, within_s: float = _LISTING_S) -> list[Part]:
     return parts
 
 
+def broken_off(parts: Iterable[Part]) -> bool:
+    """Whether nft did not print its listing to the end, as 1.0.6 may do at a table with flags, with success."""
+    return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)
+
+
 def made(family: Family) -> list[str]:
     """What inserting our rules will bring into being: chains of the raw table, "" for the table itself."""
     number = _FAMILIES[family]
@@ -144,6 +150,32 @@ def made(family: Family) -> list[str]:
 def has_raw(family: Family) -> bool:
     """Whether there is a table ip raw, or ip6 raw."""
     return _there(_GET_TABLE, _FAMILIES[family], [(_TABLE_NAME, _RAW)])
+
+
+def passed_before(priority: int) -> list[str]:
+    """The base chains that packets pass before they are traced there, as nft names them; not raw's own."""
+    found = []
+    for family, number in _OF_PACKETS.items():
+        request = _message(_SUBSYSTEM << 8 | _GET_CHAIN, number, _REQUEST | _DUMP, ())
+        for body in _dumped(request) or ():
+            chain = dict(attributes(body))
+            hook = dict(attributes(chain.get(_CHAIN_HOOK, b"")))
+            table, name = (
+                chain[one].rstrip(b"\0").decode("utf-8", "backslashreplace")
+                for one in (_CHAIN_TABLE, _CHAIN_NAME)
+            )
+            if (family, table) not in (("ip", _RAW), ("ip6", _RAW)) and _is_before(hook, priority):
+                found.append(f"{family} {table}/{name}")
+    return found
+
+
+def _is_before(hook: dict[int, bytes], priority: int) -> bool:
+    """Whether what is attached there sees packets up to this priority; nothing is: the chain is a user's."""
+    if not hook:
+        return False
+    (number,) = struct.unpack("!I", hook[_HOOK_NUMBER])
+    (own,) = struct.unpack("!i", hook[_HOOK_PRIORITY])
+    return number in _HOOKS.values() and own <= priority
 
 
 def taken_out(family: Family) -> list[str]:
@@ -378,7 +410,10 @@ def _old(rule: Rule) -> _Request:
 def _new_chain(name: str) -> _Request:
     """Make a chain of the raw table as iptables-nft does."""
     hook = nft_rule.packed(
-        [(1, struct.pack("!I", _HOOKS[name])), (2, struct.pack("!i", _RAW_PRIORITY))]
+        [
+            (_HOOK_NUMBER, struct.pack("!I", _HOOKS[name])),
+            (_HOOK_PRIORITY, struct.pack("!i", RAW_PRIORITY)),
+        ]
     )
     return _Request(
         _NEW_CHAIN,

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.nft import is_whole
 from iptrec.views.escape import printable
 from iptrec.views.json import iso_time
 
@@ -107,6 +108,8 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("snapshots", ", ".join(dict.fromkeys(one.kind for one in recording.snapshots()))),
     ]
     rows += [("ring", text) for text in _rings(recording)]
+    if not all(is_whole(one.content) for one in recording.snapshots("nft")):
+        rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
     rows += [("lost", _loss(loss)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from iptrec.analyze.traversal import Step, Traversal
+    from iptrec.analyze.traversal import RulePlace, Step, Traversal
     from iptrec.decode.conntrack import Connection
 
 FORMAT: Final = 1
@@ -24,9 +24,15 @@ def dumped(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def as_place(place: RulePlace | None) -> dict[str, Any] | None:
+    """Where a decision was made, as values of JSON."""
+    if place is None:
+        return None
+    return {"table": place.table, "chain": place.chain, "rule": place.rule}
+
+
 def as_object(traversal: Traversal) -> dict[str, Any]:
     """The traversal as values of JSON."""
-    decided = traversal.decided_by
     return {
         "format": FORMAT,
         "packet": traversal.number,
@@ -39,9 +45,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "link": traversal.link,
         "header": traversal.header,
         "verdict": traversal.verdict,
-        "decided_by": None
-        if decided is None
-        else {"table": decided.table, "chain": decided.chain, "rule": decided.rule},
+        "decided_by": as_place(traversal.decided_by),
         "complete": traversal.complete,
         "ambiguous": traversal.ambiguous,
         "reason": traversal.reason,

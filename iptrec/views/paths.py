@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.json import iso_time
+from iptrec.views.json import as_place, iso_time
 
 if TYPE_CHECKING:
     from iptrec.analyze.paths import Path, PathStep
@@ -29,6 +29,7 @@ def as_json(number: int, path: Path, count: Count) -> str:
             "last": iso_time(count.last_ns),
             "example": count.example,
             **asdict(path),
+            "decided_by": as_place(path.decided_by),
         },
         separators=(",", ":"),
     )
@@ -50,8 +51,7 @@ def ending(path: Path) -> str:
     """How it ends, who decided, and how sure that is: DROP by filter/INPUT rule 2 (incomplete)."""
     decided = ""
     if (place := path.decided_by) is not None:
-        rule = "policy" if place.rule is None else f"rule {place.rule}"
-        decided = f" by {printable(place.table)}/{printable(place.chain)} {rule}"
+        decided = f" by {printable(place.table)}/{printable(place.chain)} {place.what}"
     doubts = [
         word
         for word, holds in (("incomplete", not path.complete), ("ambiguous", path.ambiguous))

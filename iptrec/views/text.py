@@ -115,8 +115,7 @@ def _change(change: Change) -> str:
 
 
 def _place(place: RulePlace) -> str:
-    where = f"{printable(place.table)}/{printable(place.chain)}"
-    return f"{where} policy" if place.rule is None else f"{where} rule {place.rule}"
+    return f"{printable(place.table)}/{printable(place.chain)} {place.what}"
 
 
 def _header_line(traversal: Traversal) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from iptrec.analyze.diff import compare
 from iptrec.decode import ruleset
+from iptrec.decode.rule import Chain, Rule, Ruleset
 from iptrec.views.diff import as_text, summary
 
 REAL = sorted((Path(__file__).parents[1] / "data" / "rulesets").glob("*.rules")) + sorted(
@@ -181,3 +182,50 @@ def test_text():
     ]
     assert summary([]) == "no difference"
     assert any("\x1b[" in line for line in as_text(found, None, colour=True))
+
+
+def worded(spec, native):
+    return {
+        "ipv4": Ruleset(
+            {
+                "filter": {
+                    "INPUT": Chain(
+                        "INPUT",
+                        "ACCEPT",
+                        (Rule(spec, "DROP", None, False, None, True, native=native),),
+                    )
+                }
+            }
+        )
+    }
+
+
+NFT = "udp dport 53 drop"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kinds"),
+    [
+        ((A, NFT), (NFT, None), []),
+        ((NFT, None), (A, NFT), []),
+        ((A, NFT), (A, None), []),  # legacy iptables, or a rule with x_tables
+        ((A, NFT), (B, "udp dport 54 drop"), ["changed"]),
+        ((A, None), (NFT, None), ["deleted", "inserted"]),
+        (("-m conntrack -j DROP", None), (f"{B} -m conntrack", None), ["deleted", "inserted"]),
+    ],
+)
+def test_words_are_no_difference(old, new, kinds):
+    """A rule that nft prints the same on both sides is the same, in whose words it is ever told."""
+    assert [one.kind for one in compare(worded(*old), worded(*new))] == kinds
+
+
+def test_a_renamed_chain_of_nft():
+    """The jump to it is no change, in nft's words as in those of iptables."""
+
+    def native(name):
+        jump = Rule(f"udp dport 53 jump {name}", name, None, False, None, True)
+        rule = Rule("counter accept", "ACCEPT", None, False, None, False)
+        chains = (Chain("in", "ACCEPT", (jump,)), Chain(name, None, (rule,)))
+        return {"ipv4": Ruleset({"inet fw": {one.name: one for one in chains}})}
+
+    assert [one.kind for one in compare(native("a"), native("b"))] == ["chain renamed"]

@@ -57,3 +57,14 @@ def test_the_kernels_verdict_is_told(verdict, target, handle):
     place = known.site(site(verdict, said, handle), "inet fw", "c", FORWARD)
     assert place.nameless == (handle == 99)
     assert place.target == (target or (None if handle == 99 else "LOG"))
+
+
+def test_of_equal_priorities_the_tracing_chain_is_the_first_to_be_seen():
+    """Which of them the kernel passes first depends on their age, which nobody recorded."""
+    rule = Rule("meta nftrace set 1", "TRACE", None, False, None, False, handle=1)
+    tables = {
+        table: {"p": Chain("p", "ACCEPT", rules, Base("ip", 0, -300, "filter"))}
+        for table, rules in (("ip a", ()), ("raw", (rule,)), ("ip z", ()))
+    }
+    ranks = NftGrammar.of("ipv4", Ruleset(tables), None, frozenset())._ranks
+    assert {stage.table: rank for stage, rank in ranks.items()} == {"raw": 0, "ip a": 1, "ip z": 1}

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from iptrec.analyze.replay import Replay
 from iptrec.analyze.rules import count_rules
 from iptrec.analyze.selection import Selection
+from iptrec.analyze.summary import summarize
 from iptrec.analyze.why import explain
 from iptrec.recording.reader import Reader
-from iptrec.views import json_lines, rules, why
+from iptrec.views import info, json_lines, rules, why
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "nftables.db"
 ODDITIES = st.sampled_from(
@@ -82,3 +83,27 @@ def test_every_answer(path, oddity):
     with Reader(str(SAMPLE)) as reader:
         recording = Changed(reader, json.dumps({"nftables": objects}).encode())
         assert answers(recording) >= answers(reader)
+
+
+def test_a_listing_that_breaks_off():
+    """The text is there and whole: the same packets, rules and verdicts, and `info` says so."""
+    with Reader(str(SAMPLE)) as reader:
+        recording = Changed(reader, LISTING[:179] + b"\n")
+        ways = [
+            [
+                (packet.verdict, packet.complete, packet.ambiguous, packet.decided_by),
+                *((one.table, one.chain, one.rule, one.spec, one.type) for one in packet.steps),
+            ]
+            for packet in Replay(reader)
+        ]
+        told = [
+            [
+                (packet.verdict, packet.complete, packet.ambiguous, packet.decided_by),
+                *((one.table, one.chain, one.rule, one.spec, one.type) for one in packet.steps),
+            ]
+            for packet in Replay(recording)
+        ]
+        assert told == ways
+        assert answers(recording) == answers(reader)
+        assert "nft's text alone" in info.as_text(recording, summarize(recording))
+        assert "nft's text alone" not in info.as_text(reader, summarize(reader))

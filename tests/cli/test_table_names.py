@@ -9,6 +9,7 @@ from test_commands import HAIRPIN, iptrec
 
 from iptrec.cli import selection
 from iptrec.errors import UsageError
+from iptrec.recording.rows import Stream
 
 NFT = str(Path(HAIRPIN).with_name("nftables.db"))
 
@@ -32,6 +33,49 @@ def test_unknown_table(recording, table, there):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"iptrec: --table {table.split(',')[-1]!r}: the tables of this")
     assert there in done.stderr
+
+
+class Kinds:
+    """A recording of these streams."""
+
+    def __init__(self, *kinds):
+        self.streams = [Stream(at, 1, kind, {}) for at, kind in enumerate(kinds, 1)]
+
+
+LEGACY, NATIVE, BOTH = (
+    Kinds("nflog", "link"),
+    Kinds("nftrace", "nftables"),
+    Kinds("nflog", "nftrace"),
+)
+
+
+@pytest.mark.parametrize(
+    ("recording", "name", "meant"),
+    [
+        (LEGACY, "filter", {"filter"}),
+        (LEGACY, "legacy filter", {"filter"}),
+        (LEGACY, "nft filter", {"nft filter"}),  # which it has not
+        (NATIVE, "filter", {"filter"}),
+        (NATIVE, "nft filter", {"filter"}),
+        (NATIVE, "ip filter", {"filter"}),
+        (NATIVE, "nft ip6 filter", {"filter"}),
+        (NATIVE, "ip own", {"ip own"}),
+        (NATIVE, "nft inet filter", {"inet filter"}),
+        (NATIVE, "legacy filter", {"legacy filter"}),
+        (BOTH, "filter", {"filter", "nft filter"}),
+        (BOTH, "legacy filter", {"filter"}),
+        (BOTH, "nft filter", {"nft filter"}),
+        (BOTH, "ip filter", {"nft filter"}),
+        (BOTH, "legacy ip filter", {"legacy ip filter"}),
+        (BOTH, "inet side", {"inet side"}),
+        (BOTH, "nft inet side", {"inet side"}),
+    ],
+)
+def test_whose_tables(recording, name, meant):
+    """A leading legacy or nft is the backend; a plain name means the tables of both."""
+    assert selection.tables(recording, name) == meant
+    assert selection.places(recording, [f"{name}/C"]) == {(one, "C") for one in meant}
+    assert selection.rule_places(recording, [f"{name}/C/7"]) == {(one, "C", 7) for one in meant}
 
 
 def test_slashes():

@@ -181,6 +181,100 @@ def test_what_is_no_listing(content):
         nft.parse(content)
 
 
+def in_order(found):
+    """Of each chain: policy, hook, and its rules' handles and texts. One has a comment that forges rules."""
+    return {
+        (table, chain.name): (
+            chain.policy,
+            chain.base,
+            [(one.handle, one.spec) for one in chain.rules],
+        )
+        for table, chains in found.chains.items()
+        for chain in chains.values()
+        if chain.name != "sub"
+    }
+
+
+@pytest.mark.parametrize("content", [b"", LISTING[:179] + b"\n", LISTING[:-30], b"{}", b"[]"])
+def test_a_listing_that_breaks_off(content):
+    """The text tells the same tables, chains, hooks and rules; of its conditions nothing is claimed."""
+    found = nft.parse(content, TEXT, SAVED)
+    assert (WHOLE.whole, found.whole) == (True, False)
+    assert in_order(found) == in_order(WHOLE)
+    for (table, *_, index), rule in by_place(found).items():
+        assert rule.conditional, rule
+        if table[1] == "raw" and "nftrace" in rule.spec:
+            assert is_own(rule, "iptrec:1"), index
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("reject", "REJECT"),
+        ("udp dport 53 counter reject with icmpx admin-prohibited", "REJECT"),
+        ('tcp dport 53 reject with tcp reset comment "no"', "REJECT"),
+        ("meta nftrace set 1", "TRACE"),
+        ('log prefix "x reject with "', None),
+        ("jump { reject; }", None),
+        ("udp dport vmap { 53 : drop }", None),
+        ("counter drop", None),
+        ("reject with " * 100_000 + '"x"', None),
+    ],
+)
+def test_targets_by_the_text(text, target):
+    """Only what no event of a trace tells: that a drop is a reject, and where tracing begins."""
+    whole = f"table ip x {{\n\tchain c {{\n\t\t{text} # handle 5\n\t}}\n}}\n"
+    ((rule,),) = (one.rules for one in nft.parse(b"", whole.encode()).chains["ip", "x"].values())
+    assert (rule.target, rule.conditional, rule.handle) == (target, True, 5)
+
+
+@pytest.mark.parametrize("line", ["table a b {", "\tchain a {", "\t\ta # handle {}"])
+def test_too_much_text(line):
+    """More than memory is to be taken for is refused, in one line."""
+    lines = "\n".join(line.replace("{}", str(at)) for at in range(nft._MOST_TOLD + 1))
+    text = f"table ip x {{\n\tchain c {{\n{lines}\n".encode()
+    with pytest.raises(RecordingError, match="by its text alone"):
+        nft.parse(b"", text)
+
+
+HOOK_LINES = [
+    ("inet", "type filter hook input priority filter - 1; policy drop;", Base("inet", 1, -1, "filter")),
+    ("ip", "type route hook output priority raw; policy accept;", Base("ip", 3, -300, "route")),
+    ("ip", "type filter hook input priority -2147483648;", Base("ip", 1, -2147483648, "filter")),
+    ("bridge", "type filter hook input priority filter; policy accept;", Base("bridge", 1, -200, "filter")),
+    ("netdev", 'type filter hook ingress device "lo" priority filter + 5; policy accept;',
+     Base("netdev", 0, 5, "filter")),
+    ("ip", "type filter hook input priority nowhere; policy accept;", None),
+    ("ip", "type filter hook nowhere priority 0; policy accept;", None),
+    ("ip", "udp dport 53 type filter hook input priority 0;", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "line", "base"), HOOK_LINES)
+def test_hooks_by_the_text(family, line, base):
+    text = f"table {family} x {{ # handle 1\n\tchain c {{ # handle 1\n\t\t{line}\n\t}}\n}}\n"
+    (chain,) = nft.parse(b"", text.encode()).chains[family, "x"].values()
+    assert chain.base == base
+
+
+@pytest.mark.parametrize("flags", ["flags dormant", "flags dormant,owner", "flags owner, dormant;"])
+def test_a_dormant_table(flags):
+    """Its chains are attached nowhere: the text says so, whatever the JSON makes of its flags."""
+    text = f"table inet fw {{ # handle 1\n\t{flags}\n\n\tchain c {{ # handle 1\n\t}}\n}}\n"
+    printed = listing([{"drop": None}], policy="drop")
+    assert nft.parse(printed).chains["inet", "fw"]["c"].base
+    chain = nft.parse(printed, text.encode()).chains["inet", "fw"]["c"]
+    assert (chain.policy, chain.base, len(chain.rules)) == ("DROP", None, 1)
+
+
+@pytest.mark.parametrize(
+    "line", ["\tset s { # handle 2\n\t\tflags dormant", "\tflags owner", "\tset flags dormant {"]
+)
+def test_an_awake_table(line):
+    text = f"table inet fw {{ # handle 1\n{line}\n\t}}\n}}\n"
+    assert nft.parse(listing([]), text.encode()).chains["inet", "fw"]["c"].base
+
+
 def test_texts_of_rules():
     """An anonymous chain is one text; what only looks like a rule is none."""
     text = """\
@@ -310,19 +404,22 @@ def test_a_dropped_condition_is_no_barrier():
 
 
 @pytest.mark.parametrize(
-    ("first", "by_iptables"), [(xt("conntrack"), True), (match(ip("saddr"), "10.0.0.1"), False)]
+    ("first", "words"),
+    [
+        (xt("conntrack"), "-m conntrack --ctstate NEW"),
+        (match(ip("saddr"), "10.0.0.1"), "-s 10.0.0.1/32"),
+    ],
 )
-def test_a_mixed_table(first, by_iptables):
-    """A native rule among iptables' is told in nft's words; a table that may be all native is so as a whole."""
-    chain = "-m conntrack --ctstate NEW" if by_iptables else "-s 10.0.0.1/32"
-    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {chain}\n-A INPUT\nCOMMIT\n"
+def test_a_mixed_table(first, words):
+    """Of each rule it is judged whose words it is told in, whatever others are in its table."""
+    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {words}\n-A INPUT\nCOMMIT\n"
     lookup = match(ip("saddr"), "@good")
     printed = listing(
         [first, COUNTER], [lookup, COUNTER], family="ip", table="filter", chain="INPUT"
     )
     found = nft.parse(printed, b"", {"ip": ruleset.parse(text.encode())})
     one, other = found.iptables["ip", "filter"]["INPUT"].rules
-    assert (one.spec == chain) == by_iptables
+    assert one.spec == words
     assert "@good" in other.spec
 
 
@@ -333,9 +430,9 @@ def snapshots(*parts):
     ]
 
 
-def last_spec(*parts, table="filter"):
+def last_spec(*parts):
     timelines = NftTimelines(snapshots(*parts))
-    (chain,) = timelines.loaded("ipv4")[table].states[-1].chains.values()
+    (chain,) = timelines.loaded("ipv4")["filter"].states[-1].chains.values()
     return chain.rules[0].spec
 
 
@@ -350,16 +447,45 @@ def test_words_of_one_moment():
     now = ("iptables-nft-save", 1, IPTABLES), ("nft", 1, NATIVE)
     assert last_spec(*now) == "-s 10.0.0.9/32"
     other = NATIVE.replace(b"10.0.0.9", b"10.0.0.8")
-    assert "10.0.0.8" in last_spec(*now, ("nft", 9, other), table="ip filter")
-    assert "10.0.0.9" in last_spec(now[0], ("nft", 9, NATIVE), table="ip filter")
+    assert "10.0.0.8" in last_spec(*now, ("nft", 9, other))
+    assert "saddr" in last_spec(now[0], ("nft", 9, NATIVE))
+
+
+QUOTA = [{"quota": {"val": 1, "val_unit": "mbytes", "inv": True}}, COUNTER]
+MORE = listing(
+    [match(ip("saddr"), "10.0.0.9"), COUNTER], QUOTA, family="ip", table="filter", chain="INPUT"
+)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["comes", "goes"])
+def test_words_outlive_what_iptables_cannot_say(order):
+    """A native rule beside it, for which iptables-nft-save prints nothing of the table: the same rule."""
+    with_words = (("iptables-nft-save", IPTABLES), ("nft", NATIVE))
+    moments = [with_words, (("nft", MORE),)][::order]
+    parts = [(kind, 1 + 8 * at, text) for at, some in enumerate(moments) for kind, text in some]
+    states = NftTimelines(snapshots(*parts)).loaded("ipv4")["filter"].states
+    told = [[one.spec for one in state.chains["INPUT"].rules] for state in states]
+    assert [one[0] for one in told] == ["-s 10.0.0.9/32"] * 2
+    assert [len(one) for one in told] == [1, 2][::order]
+
+
+@pytest.mark.parametrize(
+    ("family", "table", "name"),
+    [("ip", "filter", "filter"), ("ip", "own", "ip own"), ("inet", "filter", "inet filter")],
+)
+def test_names_of_tables(family, table, name):
+    """By what they are, whoever made them; where legacy iptables was recorded as well it is told apart."""
+    printed = listing([QUOTA[0], COUNTER], family=family, table=table)
+    recorded = snapshots(("nft", 1, printed))
+    assert list(NftTimelines(recorded).loaded("ipv4")) == [name]
+    prefixed = f"nft {name}" if name == "filter" else name
+    assert list(NftTimelines(recorded, alone=False).loaded("ipv4")) == [prefixed]
 
 
 @pytest.mark.parametrize("saved", [b"*filter\n:INPUT ACCEPT [0:0]\n", b"\xff", b"-A INPUT"])
 def test_damaged_words(saved):
     """They are an addition: nft's own are there."""
-    assert "saddr" in last_spec(
-        ("iptables-nft-save", 1, saved), ("nft", 1, NATIVE), table="ip filter"
-    )
+    assert "saddr" in last_spec(("iptables-nft-save", 1, saved), ("nft", 1, NATIVE))
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,19 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
     assert [type(found.get_nowait()) for _ in range(2)] == [HostError, NftState]
     assert given[-1] <= 10
     watch.stop()
+
+
+def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
+    """It ends well though its JSON breaks off: it is kept with the text, and the user hears of it."""
+    parts = [nftables.Part("nft-text", "nft", b""), nftables.Part("nft", "nft", b'{"flags": \n')]
+    monkeypatch.setattr(nftables, "ruleset", lambda **_: parts)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    assert watch.baseline() == parts
+    assert "nft's text alone" in str(found.get_nowait())
+    watch.start()
+    changes.tell()
+    error, state = (found.get(timeout=10) for _ in range(2))
+    watch.stop()
+    assert isinstance(error, HostError)
+    assert state.parts == parts

@@ -371,6 +371,14 @@ def test_each_packet_meets_the_rules_of_its_time(lab, tmp_path):
     assert [len(one) for one in met] == [1, 2]
 
 
+def found_in(directory, table):
+    """The backends of which `show` finds steps there."""
+    command = [*IPTREC, "show", str(directory / "t.db"), "--json", "--chain", f"{table}/INPUT"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    steps = [step for line in shown.splitlines() for step in json.loads(line)["steps"]]
+    return sorted({step["backend"] for step in steps})
+
+
 def test_both_backends(lab, tmp_path):
     """Rules in both: both are recorded, which is said, and each table says whose it is."""
     rules = "*filter\n-A INPUT -p icmp -j ACCEPT\nCOMMIT\n"
@@ -382,5 +390,14 @@ def test_both_backends(lab, tmp_path):
     assert "both are recorded" in done.stderr
     tables = {step.table for packet in packets(tmp_path / "t.db") for step in packet.steps}
     assert {"filter", "nft filter"} <= tables
+    for names, backends in (
+        (["legacy filter"], ["legacy"]), (["nft filter", "nft ip filter"], ["nft"]),
+        (["filter"], ["legacy", "nft"]),
+    ):  # fmt: skip
+        for name in names:
+            assert found_in(tmp_path, name) == backends, name
+            command = [*IPTREC, "rules", str(tmp_path / "t.db"), "--hit", "--table", name]
+            told = lab.run(command).stdout
+            assert told.count("-p icmp -j ACCEPT") == len(backends), name
     assert lab.run(["nft", "list", "tables"]).stdout == "table ip filter\n"
     assert "TRACE" not in lab.run(["iptables-legacy-save"]).stdout

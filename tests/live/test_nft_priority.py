@@ -1,0 +1,57 @@
+"""Base chains beside raw and before it: which of them the kernel passes first, and what is seen of it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import test_nft
+from test_nft import IPTREC, packets, router
+from test_nft_dormant import SEND
+
+pytestmark = test_nft.pytestmark
+
+CHAIN = """\
+table %s early {
+	chain p { type filter hook prerouting priority %d; udp dport 1000 counter drop;
+	}
+}
+"""
+RAW = "table ip raw {\n\tchain PREROUTING { type filter hook prerouting priority -300; counter;\n\t}\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("rules", "seen", "noted"),
+    [
+        (CHAIN % ("inet", -300), True, False),  # ours is newer, and so passed first
+        (CHAIN % ("ip", -300), True, False),
+        (CHAIN % ("inet", -300) + RAW, True, True),  # its age nobody knows
+        (RAW + CHAIN % ("inet", -300), False, True),
+        (RAW + CHAIN % ("ip", -300), False, True),
+        (CHAIN % ("inet", -301), False, True),
+        (RAW + CHAIN % ("inet", -299), True, False),
+    ],
+)
+def test_of_equal_priorities_the_newest_is_passed_first(lab, tmp_path, rules, seen, noted):
+    """A drop is seen once tracing has begun; the user hears of chains where it may not have."""
+    router(lab)
+    lab.run(["nft", "-f", "-"], stdin=rules)
+    path = tmp_path / "t.db"
+    command = [*IPTREC, "record", "--backend", "nft", "udp", "-o", str(path)]
+    child = lab.popen(command, stderr=subprocess.PIPE, text=True)
+    said = ""
+    for line in child.stderr:
+        said += line
+        if line.startswith("recording to"):
+            break
+    lab.run([sys.executable, "-c", SEND, "999", "1000"], "a")
+    family = rules.partition(" early")[0].split()[-1]
+    counted = lab.run(["nft", "list", "table", family, "early"])
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    assert (child.returncode, "counter packets 1 " in counted.stdout) == (0, True)
+    found = [(one.header["dport"], one.verdict, one.complete) for one in packets(path)]
+    assert found == [(999, "ACCEPT", True), *([(1000, "DROP", True)] if seen else [])]
+    assert (f"{family} early/p may be passed before tracing begins" in said) == noted
