@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from urllib.parse import quote
 
 from iptrec.errors import RecordingError
-from iptrec.identity import acting_as, behind_sudo, only_root_changes
+from iptrec.identity import acting_as, behind_sudo, only_root_changes, open_led_by_root
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -36,21 +36,38 @@ class Place:
     """A name in a directory that is held open, whatever becomes of its path. Methods raise OSError.
 
     What is done here is done with the rights of the user behind sudo. In a directory that only root can
-    change it is done with root's, and what is made is given to that user.
+    change, and that nobody else has led us to, it is done with root's, and what is made is given to that user.
+    Raises `RecordingError` where others can lead root, without sudo, elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
-        self._user = behind_sudo()
+        self._user: User | None = None
         self.owner: User | None = None
-        self.directory = os.open(path.parent, _DIRECTORY)
-        if self._user is not None and only_root_changes(self.directory):
-            self._user, self.owner = None, self._user
-        elif self._user is not None:
-            os.close(self.directory)
-            with self.acting():
-                self.directory = os.open(path.parent, _DIRECTORY)
+        user = behind_sudo()
+        self.directory = self._open() if user is None else self._open_for(user)
+
+    def _open(self) -> int:
+        found = open_led_by_root(self.path.parent)
+        if found is None:
+            raise RecordingError(
+                f"cannot create {self.path}: others than root can change where {self.path.parent} leads;"
+                " use a directory that only root can change, or run iptrec by sudo as its owner"
+            )
+        return found
+
+    def _open_for(self, user: User) -> int:
+        with contextlib.suppress(OSError):  # the user may be let in where root is not
+            found = open_led_by_root(self.path.parent)
+            if found is not None and only_root_changes(found):
+                self.owner = user
+                return found
+            if found is not None:
+                os.close(found)
+        self._user = user
+        with self.acting():
+            return os.open(self.path.parent, _DIRECTORY)
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -76,6 +93,15 @@ class Place:
             raise RecordingError(
                 f"cannot create {self.path}: others than root can change the directory {self.path.parent};"
                 " use one that only root can change, or run iptrec by sudo as its owner"
+            )
+
+    def require_own(self, name: str) -> None:
+        """Raise `RecordingError` where root's rights would replace what the user behind sudo could not."""
+        status = self.status(name)
+        if self.owner is not None and status is not None and status.st_uid != self.owner.uid:
+            raise RecordingError(
+                f"cannot replace {self.path.with_name(name)}: it belongs to user {status.st_uid}, not to user"
+                f" {self.owner.uid}, who ran sudo; delete it, or use another -o"
             )
 
     def status(self, name: str) -> os.stat_result | None:
@@ -176,6 +202,7 @@ class Draft:
     def publish(self, *, replace: bool) -> None:
         """Give it its name. Raises FileExistsError where something has it (unless ``replace``)."""
         if replace:
+            self.place.require_own(self.place.name)
             if self._temporary is None:
                 self._temporary = _temporary_name()
                 self.place.link(self.descriptor, self._temporary)
@@ -271,6 +298,7 @@ class DraftDirectory:
         """
         place, old = self.place, _temporary_name()
         place.require_safe()
+        place.require_own(place.name)
         place.rename(place.name, old)
         try:
             place.rename(self._temporary, place.name)

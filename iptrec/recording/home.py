@@ -153,5 +153,6 @@ def _make_room(place: Place, *, force: bool) -> None:
             raise RecordingError(f"{old} exists and is no regular file; use another -o")
         if not force:
             raise RecordingError(f"{old} exists; use --force or another -o")
+        place.require_own(name)
     for name in found:
         place.unlink(name)
