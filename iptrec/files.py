@@ -10,6 +10,7 @@ is checked which file it has before it reads or writes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH: Final = 0o111
+_MOST_LINKS: Final = 40  # as many as the kernel follows
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 class Place:
@@ -86,6 +89,11 @@ class Place:
     def safe(self) -> bool:
         """Whether nobody else can change a name that we have made here."""
         return self.ours or only_root_changes(self.directory, sticky=True)
+
+    @property
+    def links(self) -> bool:
+        """Whether a link here may be followed: no stranger has put it here."""
+        return self._user is None and self.ours
 
     def require_safe(self) -> None:
         """Raise `RecordingError` where others could put another file under our name."""
@@ -155,6 +163,45 @@ class Place:
         """Take a directory away with all that is in it, never through a link."""
         with self.acting():
             shutil.rmtree(name, dir_fd=self.directory)
+
+
+def open_device(path: Path) -> int | None:
+    """A device or a pipe, open to be written to; None for all else, and where nothing is.
+
+    It is what was opened that is looked at, so nobody can put a file there meanwhile. Raises OSError, or
+    `RecordingError` where others than root can put a device or a pipe.
+    """
+    for _ in range(_MOST_LINKS):
+        with contextlib.closing(Place(path)) as place:
+            status = place.status(place.name)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return _open_device(place, status, os.O_NOFOLLOW)
+            if not place.links:
+                return None
+            if os.path.samestat(os.fstat(place.directory), _DESCRIPTORS.stat()):  # /dev/stdout
+                return _open_device(place, os.stat(place.name, dir_fd=place.directory), 0)
+            path = path.parent / os.readlink(place.name, dir_fd=place.directory)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _open_device(place: Place, status: os.stat_result | None, flags: int) -> int | None:
+    if status is None or not _is_device(status):
+        return None
+    if not place.ours:
+        raise RecordingError(
+            f"{place.path} is a device or a pipe where others than root can put one; use - and a pipe"
+        )
+    flags |= os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC
+    with place.acting():
+        found = os.open(place.name, flags, dir_fd=place.directory)
+    if _is_device(os.fstat(found)):
+        return found
+    os.close(found)
+    return None
+
+
+def _is_device(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)
 
 
 class Draft:
