@@ -153,7 +153,8 @@ def compressed(data: bytes) -> None:
 
 
 # Whatever is unpacked lies there while it is looked at.
-private.tempfile = type("Temporary", (), {"TemporaryDirectory": _Measured})  # type: ignore[attr-defined]
+_TEMPORARY = {"TemporaryDirectory": _Measured, "tempdir": MEMORY}
+private.tempfile = type("Temporary", (), _TEMPORARY)  # type: ignore[attr-defined]
 tempfile.tempdir = MEMORY
 _UNIT = 128 << 10  # bytes: what a block of zstd may hold
 

@@ -10,6 +10,7 @@ is checked which file it has before it reads or writes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from urllib.parse import quote
 
 from iptrec.errors import RecordingError
-from iptrec.identity import acting_as, behind_sudo, only_root_changes
+from iptrec.identity import acting_as, behind_sudo, only_root_changes, open_led_by_root
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -30,27 +31,46 @@ if TYPE_CHECKING:
 _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SEARCH: Final = 0o111
+_MOST_LINKS: Final = 40  # as many as the kernel follows
+_DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 class Place:
     """A name in a directory that is held open, whatever becomes of its path. Methods raise OSError.
 
     What is done here is done with the rights of the user behind sudo. In a directory that only root can
-    change it is done with root's, and what is made is given to that user.
+    change, and that nobody else has led us to, it is done with root's, and what is made is given to that user.
+    Raises `RecordingError` where others can lead root, without sudo, elsewhere.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
-        self._user = behind_sudo()
+        self._user: User | None = None
         self.owner: User | None = None
-        self.directory = os.open(path.parent, _DIRECTORY)
-        if self._user is not None and only_root_changes(self.directory):
-            self._user, self.owner = None, self._user
-        elif self._user is not None:
-            os.close(self.directory)
-            with self.acting():
-                self.directory = os.open(path.parent, _DIRECTORY)
+        user = behind_sudo()
+        self.directory = self._open() if user is None else self._open_for(user)
+
+    def _open(self) -> int:
+        found = open_led_by_root(self.path.parent)
+        if found is None:
+            raise RecordingError(
+                f"cannot create {self.path}: others than root can change where {self.path.parent} leads;"
+                " use a directory that only root can change, or run iptrec by sudo as its owner"
+            )
+        return found
+
+    def _open_for(self, user: User) -> int:
+        with contextlib.suppress(OSError):  # the user may be let in where root is not
+            found = open_led_by_root(self.path.parent)
+            if found is not None and only_root_changes(found):
+                self.owner = user
+                return found
+            if found is not None:
+                os.close(found)
+        self._user = user
+        with self.acting():
+            return os.open(self.path.parent, _DIRECTORY)
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -70,12 +90,26 @@ class Place:
         """Whether nobody else can change a name that we have made here."""
         return self.ours or only_root_changes(self.directory, sticky=True)
 
+    @property
+    def links(self) -> bool:
+        """Whether a link here may be followed: no stranger has put it here."""
+        return self._user is None and self.ours
+
     def require_safe(self) -> None:
         """Raise `RecordingError` where others could put another file under our name."""
         if not self.safe:
             raise RecordingError(
                 f"cannot create {self.path}: others than root can change the directory {self.path.parent};"
                 " use one that only root can change, or run iptrec by sudo as its owner"
+            )
+
+    def require_own(self, name: str) -> None:
+        """Raise `RecordingError` where root's rights would replace what the user behind sudo could not."""
+        status = self.status(name)
+        if self.owner is not None and status is not None and status.st_uid != self.owner.uid:
+            raise RecordingError(
+                f"cannot replace {self.path.with_name(name)}: it belongs to user {status.st_uid}, not to user"
+                f" {self.owner.uid}, who ran sudo; delete it, or use another -o"
             )
 
     def status(self, name: str) -> os.stat_result | None:
@@ -131,6 +165,45 @@ class Place:
             shutil.rmtree(name, dir_fd=self.directory)
 
 
+def open_device(path: Path) -> int | None:
+    """A device or a pipe, open to be written to; None for all else, and where nothing is.
+
+    It is what was opened that is looked at, so nobody can put a file there meanwhile. Raises OSError, or
+    `RecordingError` where others than root can put a device or a pipe.
+    """
+    for _ in range(_MOST_LINKS):
+        with contextlib.closing(Place(path)) as place:
+            status = place.status(place.name)
+            if status is None or not stat.S_ISLNK(status.st_mode):
+                return _open_device(place, status, os.O_NOFOLLOW)
+            if not place.links:
+                return None
+            if os.path.samestat(os.fstat(place.directory), _DESCRIPTORS.stat()):  # /dev/stdout
+                return _open_device(place, os.stat(place.name, dir_fd=place.directory), 0)
+            path = path.parent / os.readlink(place.name, dir_fd=place.directory)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _open_device(place: Place, status: os.stat_result | None, flags: int) -> int | None:
+    if status is None or not _is_device(status):
+        return None
+    if not place.ours:
+        raise RecordingError(
+            f"{place.path} is a device or a pipe where others than root can put one; use - and a pipe"
+        )
+    flags |= os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC
+    with place.acting():
+        found = os.open(place.name, flags, dir_fd=place.directory)
+    if _is_device(os.fstat(found)):
+        return found
+    os.close(found)
+    return None
+
+
+def _is_device(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)
+
+
 class Draft:
     """A file that has not got its name yet; a context manager. Left without `publish` nothing of it stays.
 
@@ -176,6 +249,7 @@ class Draft:
     def publish(self, *, replace: bool) -> None:
         """Give it its name. Raises FileExistsError where something has it (unless ``replace``)."""
         if replace:
+            self.place.require_own(self.place.name)
             if self._temporary is None:
                 self._temporary = _temporary_name()
                 self.place.link(self.descriptor, self._temporary)
@@ -271,6 +345,7 @@ class DraftDirectory:
         """
         place, old = self.place, _temporary_name()
         place.require_safe()
+        place.require_own(place.name)
         place.rename(place.name, old)
         try:
             place.rename(self._temporary, place.name)

@@ -7,11 +7,14 @@ than the user could go alone. It is taken on for a moment at a time, because the
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
+import errno
 import os
 import pwd
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,6 +29,9 @@ _NONE: Final = (
 )
 _SHARED: Final = 0o022  # write permission of group and others
 _STICKY: Final = 0o1000
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NAME: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_LINKS: Final = 40  # as many as the kernel follows
 
 
 class User(NamedTuple):
@@ -98,15 +104,14 @@ def only_root_changes(directory: int, *, sticky: bool = False) -> bool:
     ``sticky``: others may add names to it, but not touch ours (/tmp). Root of a user namespace has no rights
     over anybody else, so there is nobody to fear.
     """
-    if not _mapped(_NONE - 1, "uid_map"):
+    if _alone():
         return True
     with contextlib.ExitStack() as opened:
         while True:
             status = os.fstat(directory)
-            shared = status.st_mode & _SHARED and not (sticky and status.st_mode & _STICKY)
-            if status.st_uid != 0 or shared:
+            if not _kept(status, sticky=sticky):
                 return False
-            above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            above = os.open("..", _DIRECTORY, dir_fd=directory)
             opened.callback(os.close, above)
             if os.path.samestat(status, os.fstat(above)):
                 return True
@@ -114,6 +119,60 @@ def only_root_changes(directory: int, *, sticky: bool = False) -> bool:
                 above,
                 True,
             )  # a name of root's cannot be changed in a sticky directory
+
+
+def open_led_by_root(path: Path) -> int | None:
+    """A directory's descriptor (O_PATH), if nobody but root can change where the path leads; else None.
+
+    Every name in it is looked up by itself, in a directory that only root can change, or in a sticky one
+    where the name is root's. A link has to be root's. Where we are already is taken as it is, and so is the
+    directory in the end: see `only_root_changes`. Without root's rights there is nothing to be led to: the
+    path is opened as it is. Raises OSError.
+    """
+    if os.geteuid() != 0 or _alone():
+        return os.open(path, _DIRECTORY)
+    names = collections.deque(path.parts)
+    links = 0
+    with contextlib.ExitStack() as opened:
+        at = os.open(".", _DIRECTORY)
+        opened.callback(os.close, at)
+        while names:
+            name = names.popleft()
+            found = os.open(name, _NAME, dir_fd=at)
+            opened.callback(os.close, found)
+            status = os.fstat(found)
+            if not (name == "/" or _leads(at, name, status)):
+                return None
+            if stat.S_ISLNK(status.st_mode):
+                links += 1
+                if links > _MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+                names.extendleft(reversed(Path(os.readlink("", dir_fd=found)).parts))
+            elif stat.S_ISDIR(status.st_mode):
+                at = found
+            else:
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        return os.dup(at)
+
+
+def _leads(directory: int, name: str, found: os.stat_result) -> bool:
+    """Whether only root decides what this name leads to, which is looked up in an open directory."""
+    if name == "..":
+        return only_root_changes(directory, sticky=True)
+    status = os.fstat(directory)
+    foreign = stat.S_ISLNK(found.st_mode) or status.st_mode & _SHARED
+    return _kept(status, sticky=True) and not (foreign and found.st_uid != 0)
+
+
+def _kept(directory: os.stat_result, *, sticky: bool) -> bool:
+    """Whether the names in a directory are root's, judged by itself."""
+    shared = directory.st_mode & _SHARED and not (sticky and directory.st_mode & _STICKY)
+    return directory.st_uid == 0 and not shared
+
+
+def _alone() -> bool:
+    """Whether we are in a user namespace, whose root has rights over nobody else."""
+    return not _mapped(_NONE - 1, "uid_map")
 
 
 def _id(variable: str) -> int:

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "identity": set(),
     "files": {"identity"},
     "kernel": {"kernel", "identity"},
-    "recording": {"recording", "files"},
+    "recording": {"recording", "files", "identity"},
     "decode": {"decode"},
     "recorder": {"kernel", "recording"},
     "analyze": {"analyze", "recording.rows", "decode"},

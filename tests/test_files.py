@@ -146,8 +146,99 @@ def test_directories_that_others_can_change(home, owner, mode, ours, safe):
     with contextlib.closing(Place(directory / "t.db")) as place:
         assert (place.ours, place.safe) == (ours, safe)
     (directory / "below").mkdir(mode=0o700)
+    if not safe:
+        with pytest.raises(RecordingError, match=r"change where .*below leads"):
+            Place(directory / "below" / "t.db")
+        return
     with contextlib.closing(Place(directory / "below" / "t.db")) as place:
-        assert (place.ours, place.safe) == (safe, safe)
+        assert (place.ours, place.safe) == (True, True)
+
+
+LINKS = {  # what the path goes through, and whether root lets itself be led by it
+    "root's link": (lambda home: (home / "l").symlink_to("vault"), "l", True),
+    "root's links, one behind the other": (
+        lambda home: ((home / "l").symlink_to(home / "m"), (home / "m").symlink_to("vault/../vault")),
+        "l", True,
+    ),
+    "their link": (lambda home: linked(home / "theirs" / "l", home / "vault"), "theirs/l", False),
+    "root's link in theirs": (
+        lambda home: (home / "theirs" / "l").symlink_to(home / "vault"), "theirs/l", False
+    ),
+    "root's link to theirs": (
+        lambda home: (linked(home / "theirs" / "l", "../vault"), (home / "m").symlink_to("theirs/l")),
+        "m", False,
+    ),
+    "their link where all may make one": (
+        lambda home: (shared(home / "tmp"), linked(home / "tmp" / "l", home / "vault")), "tmp/l", False
+    ),
+    "root's link where all may make one": (
+        lambda home: (shared(home / "tmp"), (home / "tmp" / "l").symlink_to(home / "vault")),
+        "tmp/l", True,
+    ),
+    "up from theirs": (lambda _: None, "theirs/../vault", False),
+    "up": (lambda _: None, "vault/../vault", True),
+}  # fmt: skip
+
+
+def linked(link, aim):
+    """A link of the stranger's."""
+    link.symlink_to(aim)
+    os.lchown(link, STRANGER, STRANGER)
+
+
+def shared(directory):
+    """As /tmp is."""
+    directory.mkdir()
+    directory.chmod(0o1777)
+
+
+@ROOT
+@pytest.mark.parametrize("sudo", [None, STRANGER])
+@pytest.mark.parametrize("case", LINKS)
+@pytest.mark.usefixtures("theirs")
+def test_who_leads_root(home, behind_sudo, case, sudo):
+    """Through nobody else's link, and through no directory where somebody else could put one."""
+    (home / "vault").mkdir(mode=0o700)
+    make, path, led = LINKS[case]
+    make(home)
+    if sudo:
+        behind_sudo(sudo)
+    if led:
+        with Draft(home / path / "t.db") as draft:
+            draft.publish(replace=False)
+        assert (home / "vault" / "t.db").stat().st_uid == (sudo or 0)
+    else:
+        with pytest.raises((RecordingError, PermissionError)):
+            Draft(home / path / "t.db")
+        assert list((home / "vault").iterdir()) == []
+
+
+@ROOT
+def test_user_behind_sudo_goes_through_own_links(theirs, behind_sudo):
+    """As far as that user's own rights lead."""
+    behind_sudo(STRANGER)
+    (theirs / "real").mkdir()
+    os.chown(theirs / "real", STRANGER, STRANGER)
+    linked(theirs / "l", "real")
+    with Draft(theirs / "l" / "t.db") as draft:
+        draft.publish(replace=False)
+    assert (theirs / "real" / "t.db").stat().st_uid == STRANGER
+
+
+@ROOT
+@pytest.mark.parametrize("owner", [0, STRANGER, STRANGER - 1])
+def test_root_replaces_nothing_of_others_for_the_user_behind_sudo(home, behind_sudo, owner):
+    """In root's directory, where that user alone could not."""
+    behind_sudo(STRANGER)
+    (home / "t.db").write_text("precious")
+    os.chown(home / "t.db", owner, owner)
+    with Draft(home / "t.db") as draft:
+        if owner == STRANGER:
+            draft.publish(replace=True)
+        else:
+            with pytest.raises(RecordingError, match=f"belongs to user {owner}, not to user 65534"):
+                draft.publish(replace=True)
+    assert ((home / "t.db").read_text() == "precious") == (owner != STRANGER)
 
 
 @ROOT

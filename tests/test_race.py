@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import gzip
 import itertools
 import json
 import os
@@ -23,14 +24,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from attacker import STRATEGIES
+from attacker import STRATEGIES, TEMPORARY
 from handmade import datagram, udp
 from rights import ROOT
 
 SAMPLE = str(Path(__file__).parents[1] / "samples" / "docker_hairpin.db")
 STRANGER = 65534
 USER = 1234  # another one, who may write where the stranger may
-KNOWN = {"c.pcap", "precious.db", "own.db"}
+KNOWN = {"c.pcap", "precious.db", "own.db", "a.db.gz", "noise.db", "noise.db-wal"}
+AIMS = ("private/new", "kept/precious.db")
 ROUNDS = int(os.environ.get("IPTREC_RACES", "84"))
 pytestmark = ROOT
 
@@ -58,6 +60,12 @@ class Arena:
         self.kept = home / "kept"
         self.kept.mkdir(mode=0o700)
         (self.kept / "c.pcap").write_bytes(capture())
+        self.devices = home / "devices"
+        self.devices.mkdir(mode=0o755)
+        self.make_device()
+        (self.kept / "a.db.gz").write_bytes(gzip.compress(Path(SAMPLE).read_bytes()))
+        shutil.copy(SAMPLE, self.kept / "noise.db")
+        (self.kept / "noise.db-wal").write_bytes(b"\x37" * 100_000)
         with sqlite3.connect(self.kept / "precious.db") as precious:
             precious.execute("CREATE TABLE precious (a)")
         precious.close()
@@ -67,11 +75,23 @@ class Arena:
         self.attacker = stack(words)
         self.victim = stack([str(Path(__file__).with_name("victim.py"))])
 
-    def round(self, number, sudo, command):
-        """A command while the stranger is at it, by one of his plans; its result, and what he has won."""
-        plans = list(itertools.product(STRATEGIES, ("private/new", "kept/precious.db")))
+    def make_device(self):
+        """One of our own: what is tried may replace it."""
+        path = self.devices / "null"
+        path.unlink(missing_ok=True)
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        path.chmod(0o666)
+
+    def round(self, number, sudo, command, strategies=tuple(STRATEGIES), owner=None):
+        """A command while the stranger is at it, by one of his plans; its result, and what he has won.
+
+        ``owner``: of what is to be kept from him; without, the user who may write where he may, or root.
+        """
+        plans = list(itertools.product(strategies, AIMS))
         strategy, aim = plans[number * 3 % len(plans)]
-        self.belong(sudo if sudo not in (None, STRANGER) else 0)
+        if owner is None:
+            owner = sudo if sudo not in (None, STRANGER) else 0
+        self.belong(owner)
         self.tell(f"{strategy} {self.home / aim}", "ready")
         ended = command()
         self.tell("rest", "rested")
@@ -84,9 +104,10 @@ class Arena:
         for one in (self.private, self.kept, *self.kept.iterdir()):
             os.chown(one, owner, owner)
 
-    def order(self, argv, sudo):
+    def order(self, argv, sudo, tmpdir=None):
         """Let the victim do something."""
-        self.victim.stdin.write(json.dumps({"argv": argv, "sudo": sudo}) + "\n")
+        order = {"argv": argv, "sudo": sudo, "tmpdir": tmpdir}
+        self.victim.stdin.write(json.dumps(order) + "\n")
         self.victim.stdin.flush()
         return json.loads(self.victim.stdout.readline())
 
@@ -98,8 +119,11 @@ class Arena:
     def won(self, sudo):
         for one in self.private.iterdir():
             yield f"made {one.name} in root's directory"
-        if (self.kept / "precious.db").read_bytes() != self.precious:
+        precious = self.kept / "precious.db"
+        if not precious.exists() or precious.read_bytes() != self.precious:
             yield "wrote into root's database"
+        if not (self.devices / "null").is_char_device():
+            yield "replaced a device"
         for one in self.kept.iterdir():
             if one.name not in KNOWN:
                 yield f"made {one.name} beside root's database"
@@ -123,8 +147,10 @@ class Arena:
                 else:
                     one.unlink()
         for one in self.kept.iterdir():
-            if one.name != "c.pcap":
+            if one.name not in KNOWN - {"precious.db", "own.db"}:
                 one.unlink()
+        if not (self.devices / "null").is_char_device():
+            self.make_device()
         (self.kept / "precious.db").write_bytes(self.precious)
         (self.kept / "precious.db").chmod(0o600)
 
@@ -161,6 +187,7 @@ ORDERS = {
     "parquet": ["export", "parquet", SAMPLE, "-q", "-o", "{theirs}/x"],
     "show": ["show", SAMPLE, "-o", "{theirs}/x"],
 }
+FORCE = {"copy": [], "show": []}  # the others take --force
 
 
 @pytest.mark.parametrize("sudo", [None, STRANGER, USER], ids=["root", "sudo", "other"])
@@ -170,6 +197,47 @@ def test_nothing_is_won(arena, what, sudo):
     argv = [one.format(kept=arena.kept, theirs=arena.theirs) for one in ORDERS[what]]
     rounds = max(4, ROUNDS // (3 * len(ORDERS)))
     check(arena, what, sudo, rounds, lambda _: arena.order(argv, sudo))
+
+
+@pytest.mark.parametrize("sudo", [None, STRANGER, USER], ids=["root", "sudo", "other"])
+@pytest.mark.parametrize("what", ORDERS)
+def test_no_link_leads_root(arena, what, sudo):
+    """A link of the stranger's in the middle of the path: always there, or now and then."""
+    argv = [one.format(kept=arena.kept, theirs=arena.theirs) for one in ORDERS[what][:-1]]
+    argv += [str(arena.theirs / "l" / "precious.db"), *FORCE.get(what, ["--force"])]
+    plans = ("lead_away", "flip_directory")
+    rounds = max(4, ROUNDS // len(ORDERS))
+    check(arena, what, sudo, rounds, lambda _: arena.order(argv, sudo), plans, owner=0)
+
+
+@pytest.mark.parametrize("sudo", [None, STRANGER, USER], ids=["root", "sudo", "other"])
+@pytest.mark.parametrize("what", ["pcapng", "ndjson", "show", "sqlite"])
+def test_no_device_leads(arena, what, sudo):
+    """A link to a device that is one to something else a moment later."""
+    for plan, name in (("flip_device", "x"), ("flip_devices", "l/null")):
+        argv = [*ORDERS[what][:-1], str(arena.theirs / name), *FORCE.get(what, ["--force"])]
+        order = functools.partial(arena.order, argv, sudo)
+        check(arena, what, sudo, max(4, ROUNDS // 8), lambda _, order=order: order(), (plan,))
+
+
+TEMPORARIES = {
+    "gz": ["info", "{kept}/a.db.gz"],
+    "wal": ["info", "{kept}/noise.db"],
+    "query": ["query", SAMPLE, "SELECT count(*) FROM packets"],
+    "sqlite": ["export", "sqlite", SAMPLE, "-q", "-o", "{devices}/null"],
+}
+
+
+@pytest.mark.parametrize("sudo", [None, STRANGER, USER], ids=["root", "sudo", "other"])
+@pytest.mark.parametrize("what", TEMPORARIES)
+def test_nothing_is_won_from_temporary_files(arena, what, sudo):
+    """TMPDIR is a directory of the stranger's."""
+    argv = [one.format(kept=arena.kept, devices=arena.devices) for one in TEMPORARIES[what]]
+
+    def command(_):
+        return arena.order(argv, sudo, str(arena.theirs))
+
+    check(arena, what, sudo, max(4, ROUNDS // 12), command, tuple(TEMPORARY), owner=0)
 
 
 @pytest.mark.live
@@ -197,12 +265,14 @@ def test_nothing_is_won_from_a_recorder(arena, lab, sudo):
     check(arena, "record", sudo, max(2, ROUNDS // 40), record)
 
 
-def check(arena, what, sudo, rounds, command):
+def check(arena, what, sudo, rounds, command, strategies=tuple(STRATEGIES), owner=None):
     """Nothing is won in so many rounds, in each of which the command is done or refuses in a line."""
     ends = collections.Counter()
     won = []
     for number in range(rounds):
-        ended, gain = arena.round(number, sudo, functools.partial(command, number))
+        ended, gain = arena.round(
+            number, sudo, functools.partial(command, number), strategies, owner
+        )
         won += gain
         ends[ended["status"]] += 1
         assert ended["status"] in (0, 2), ended

@@ -1,7 +1,8 @@
 """Runs iptrec again and again, each time in a fork of a process that has loaded it all: a cheap round.
 
-It reads one JSON object a line, {"argv": [...], "sudo": uid or null}, and answers {"status", "errors"}. The
-command "copy" makes a recording at argv[1] and copies it to argv[2], as record does at SIGUSR1.
+It reads one JSON object a line, {"argv": [...], "sudo": uid or null, "tmpdir": path or null}, and answers
+{"status", "errors"}. The command "copy" makes a recording at argv[1] and copies it to argv[2], as record does
+at SIGUSR1.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ def run(order):
         os.environ.pop(name, None)
         if order["sudo"] is not None:
             os.environ[name] = str(order["sudo"])
+    os.environ.pop("TMPDIR", None)
+    if order["tmpdir"] is not None:
+        os.environ["TMPDIR"] = order["tmpdir"]
+    tempfile.tempdir = None
     if command == "copy":
         copy(*arguments)
     else:
@@ -51,6 +56,7 @@ def round_of(order):
         child = os.fork()
         if child == 0:
             os.dup2(errors.fileno(), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             try:
                 run(order)
             except SystemExit as end:

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.errors import RecordingError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
@@ -52,7 +54,7 @@ def remembered(reader: Reader) -> Iterator[Bookmarks | None]:
     before = len(found.marks), found.whole
     yield found
     if (len(found.marks), found.whole) != before:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RecordingError):
             _keep(path, _sealed(json.dumps(_written(found), separators=(",", ":")).encode(), key))
 
 
@@ -108,12 +110,17 @@ def _unsealed(path: Path, key: str) -> bytes:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Put it into its place at once, and let go of the oldest ones. Raises OSError."""
+    """Put it into its place at once, and let go of the oldest ones. Raises OSError, or `RecordingError`."""
+    from iptrec.files import Place
+
     if len(content) > _LARGEST:
         return
     nearest = next(one for one in path.parents if one.exists())
     if nearest.stat().st_uid not in (0, os.geteuid()):
         return  # sudo with the user's HOME: nothing is made there
+    with contextlib.closing(Place(nearest / path.name)) as place:
+        if not place.links:
+            return  # a stranger's link leads there
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _owned(path.parent.lstat()):
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
+import stat
 import sys
 import uuid
 from pathlib import Path
@@ -182,8 +184,14 @@ def _links(path: str) -> bytes:
 
 
 def _read(path: str) -> bytes:
+    from iptrec.decode.capture import open_to_read
+
     try:
-        with Path(path).open("rb") as file:
-            return file.read(_LARGEST)
+        with open(open_to_read(path), "rb") as file:  # noqa: PTH123 - no name
+            content = file.read(_LARGEST)
+            pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         raise RecordingError(f"cannot open {path}: {error.strerror}") from None
+    if pipe and not content:
+        raise RecordingError(f"{path} is a pipe to which nobody writes; start who writes first")
+    return content

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
@@ -36,31 +35,27 @@ Mode = Annotated[
 
 
 @contextlib.contextmanager
-def opened(output: str, recording: str, mode: str = "") -> Iterator[TextIO]:
+def opened(output: str, recording: str, mode: str = "", *, grows: bool = False) -> Iterator[TextIO]:
     """The file, or stdout for "-"; never the recording itself, which is evidence.
 
-    What was there is replaced at once, and the new file can be read while it grows.
+    What was there is replaced when the file is whole. One that ``grows`` replaces it at once, to be read.
     """
-    from iptrec.files import Draft
-
     if output == "-":
         with _stdout():
             yield sys.stdout
             sys.stdout.flush()
         return
-    target = Path(output)
-    with _writing(target, recording), contextlib.ExitStack() as stack:
-        if _is_device(target):
-            raw = stack.enter_context(_device(target))
-        else:
-            draft = stack.enter_context(Draft(target, mode=_mode(mode)))
-            draft.publish(replace=True)
-            raw = stack.enter_context(draft.stream())
-        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8"))
+    with (
+        exported(output, recording, force=True, mode=mode, grows=grows) as raw,
+        io.TextIOWrapper(raw, encoding="utf-8") as text,
+    ):
+        yield text
 
 
 @contextlib.contextmanager
-def exported(output: str, recording: str, *, force: bool, mode: str = "") -> Iterator[BinaryIO]:
+def exported(
+    output: str, recording: str, *, force: bool, mode: str = "", grows: bool = False
+) -> Iterator[BinaryIO]:
     """A stream of bytes to a file, which is there whole or not at all; or to stdout for "-"."""
     from iptrec.files import Draft
 
@@ -72,34 +67,39 @@ def exported(output: str, recording: str, *, force: bool, mode: str = "") -> Ite
             sys.stdout.buffer.flush()
         return
     target = Path(output)
-    with _writing(target, recording, force=force):
-        if _is_device(target):
-            with _device(target) as file:
-                yield file
+    with _writing(target, recording, force=force) as device:
+        if device is not None:
+            yield device
             return
         with Draft(target, mode=_mode(mode)) as draft:
+            if grows:
+                draft.publish(replace=force)
             with draft.stream() as file:
                 yield file
-            draft.publish(replace=force)
+            if not grows:
+                draft.publish(replace=force)
 
 
 @contextlib.contextmanager
 def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterator[Draft]:
     """As `exported`, for a file that SQLite makes."""
     from iptrec.files import Draft
+    from iptrec.recording import private
 
     target = Path(output)
     with contextlib.ExitStack() as stack:
+        stream: BinaryIO | None = None
         if output != "-":
-            stack.enter_context(_writing(target, recording, force=force))
-            if not _is_device(target) and _is_safe(target):
+            stream = stack.enter_context(_writing(target, recording, force=force))
+            if stream is None and _is_safe(target):
+                private.place()  # SQLite sorts there
                 draft = stack.enter_context(Draft(target, named=True, mode=_mode(mode)))
                 yield draft
                 draft.publish(replace=force)
                 return
-        stream = stack.enter_context(exported(output, recording, force=force, mode=mode))
-        made = tempfile.TemporaryDirectory(prefix="iptrec-", ignore_cleanup_errors=True)
-        aside = Path(stack.enter_context(made), "made")
+        if stream is None:
+            stream = stack.enter_context(exported(output, recording, force=force, mode=mode))
+        aside = stack.enter_context(private.directory()) / "made"
         draft = stack.enter_context(Draft(aside, named=True))
         yield draft
         with open(draft.descriptor, "rb", closefd=False) as file:
@@ -125,12 +125,22 @@ def directory(
 
 @contextlib.contextmanager
 def _writing(
-    target: Path, recording: str, *, force: bool = True, directory: bool = False
-) -> Iterator[None]:
-    """Errors as one line; what may not be replaced is refused before anything is made."""
+    target: Path, recording: str, *, force: bool, directory: bool = False
+) -> Iterator[BinaryIO | None]:
+    """A device or a pipe, which is written to; None for what is to be made.
+
+    Errors are one line; what may not be replaced is refused before anything is made.
+    """
+    from iptrec.files import open_device
+
     try:
-        _check_target(target, recording, force=force, directory=directory)
-        yield
+        device = None if directory else open_device(target)
+        if device is None:
+            _check_target(target, recording, force=force, directory=directory)
+            yield None
+        else:
+            with open(device, "wb") as file:  # noqa: PTH123 - no name
+                yield file
     except FileExistsError:
         raise UsageError(f"{target} exists; use --force or another --output") from None
     except OSError as error:
@@ -138,9 +148,9 @@ def _writing(
 
 
 def _check_target(target: Path, recording: str, *, force: bool, directory: bool) -> None:
-    if os.path.lexists(target) and not force and not _is_device(target):
+    if os.path.lexists(target) and not force:
         raise UsageError(f"{target} exists; use --force or another --output")
-    if target.is_symlink() and not _is_device(target):
+    if target.is_symlink():
         raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
     if not target.exists():
         return
@@ -149,33 +159,14 @@ def _check_target(target: Path, recording: str, *, force: bool, directory: bool)
     if target.is_dir() != directory:
         what = "not a directory" if directory else "a directory"
         raise UsageError(f"{target} is {what}; choose another --output")
+    if not (directory or target.is_file()):
+        raise UsageError(f"{target} is not a regular file; choose another --output")
 
 
 def _check_export(target: Path) -> None:
     for one in target.rglob("*"):
         if one.is_symlink() or (one.suffix != ".parquet" and not one.is_dir()):
             raise UsageError(f"{target} holds {one.name}, which no export made; it stays")
-
-
-def _is_device(target: Path) -> bool:
-    """A device or a pipe, which is written to, not replaced."""
-    return target.exists() and not (target.is_file() or target.is_dir())
-
-
-@contextlib.contextmanager
-def _device(target: Path) -> Iterator[BinaryIO]:
-    """Opened to be written to; root follows nobody else's names there."""
-    from iptrec.files import Place
-
-    with contextlib.closing(Place(target)) as place:
-        if not place.ours:
-            raise UsageError(
-                f"{target} is a device or a pipe where others than root can put one; use - and a pipe"
-            )
-        with place.acting():
-            descriptor = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(descriptor, "wb") as file:  # noqa: PTH123 - no name
-        yield file
 
 
 def _is_safe(target: Path) -> bool:

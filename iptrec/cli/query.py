@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json as to_json
 import math
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,8 +62,9 @@ def query(
     from iptrec.cli.progress import watched
     from iptrec.cli.record import seconds
     from iptrec.files import Draft
+    from iptrec.recording import private
     from iptrec.recording.reader import Reader
-    from iptrec.views.sqlite import VIEWS, ask, database, fill, tables_of
+    from iptrec.views.sqlite import VIEWS, ask, database, fill, reading, tables_of
     from iptrec.views.tables import described, rows
 
     if tables:
@@ -77,18 +77,19 @@ def query(
         raise UsageError("--csv and --json are two different outputs; ask for one")
     wanted = tables_of(sql)
     with (
-        tempfile.TemporaryDirectory(prefix="iptrec-query-") as directory,
-        Draft(Path(directory, "tables.db"), named=True) as draft,
+        private.directory() as directory,
+        Draft(directory / "tables.db", named=True) as draft,
         Reader(recording) as reader,
     ):
         with watched(reader, "packets", quiet=quiet) as source, database(draft) as made:
             fill(made, rows(source, Replay(source), wanted))
-        with opened(output, recording, mode) as stream:
-            found = ask(draft.path, sql, seconds(timeout, "--timeout") if timeout else None)
-            names = [str(name) for name in next(found)]
-            first = list(itertools.islice(found, 1))
-            write = _csv if as_csv else _json if json else _table
-            write(stream, names, itertools.chain(first, found))
+        asked = reading(draft.path)  # its name goes: nothing stays behind, whatever ends the query
+    with contextlib.closing(asked), opened(output, recording, mode) as stream:
+        found = ask(asked, sql, seconds(timeout, "--timeout") if timeout else None)
+        names = [str(name) for name in next(found)]
+        first = list(itertools.islice(found, 1))
+        write = _csv if as_csv else _json if json else _table
+        write(stream, names, itertools.chain(first, found))
     return EXIT_DONE if first else EXIT_NO
 
 

@@ -98,7 +98,7 @@ def show(
     shown = 0
     with (
         _opened(recording, held) as reader,
-        opened(output, recording, mode) as stream,
+        opened(output, recording, mode, grows=follow) as stream,
         contextlib.nullcontext() if follow else remembered(reader) as bookmarks,
     ):
         selection = which.make(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -49,9 +49,10 @@ def trace(
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
     """
     from iptrec.recorder import record
+    from iptrec.recording import private
 
-    with tempfile.TemporaryDirectory(prefix="iptrec-") as directory:
-        path = output or Path(directory, "trace.db")
+    with contextlib.ExitStack() as stack:
+        path = output or stack.enter_context(private.directory()) / "trace.db"
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces, netns=netns, flush=flush,
             conntrack=conntrack, backend=backend,

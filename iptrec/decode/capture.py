@@ -25,6 +25,21 @@ _END_OF_TIME: Final = 1 << 62  # ns
 _HEADER: Final = struct.Struct("<IHHII")  # struct nlmsghdr
 
 
+_libc = ctypes.CDLL(None)
+_libc.fdopen.restype, _libc.fdopen.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_char_p]
+_libc.fclose.argtypes = [ctypes.c_void_p]
+
+
+def open_to_read(path: str) -> int:
+    """The descriptor of a file or a pipe; one that nobody has open to write is empty, and not waited for.
+
+    Raises OSError; ValueError for what is not a name.
+    """
+    found = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.set_blocking(found, True)
+    return found
+
+
 class Captured(NamedTuple):
     """A datagram as a recording holds it, and when it was captured (epoch, ns)."""
 
@@ -46,13 +61,17 @@ class Capture:
         self.damage = ""
         complaint = ctypes.create_string_buffer(_ERROR_BYTES)
         try:
-            self._handle = self._libpcap.pcap_open_offline_with_tstamp_precision(
-                os.fsencode(path), _NANOSECONDS, complaint
-            )
+            file = _libc.fdopen(os.dup(0) if path == "-" else open_to_read(path), b"rb")
         except ValueError:  # a NUL byte
             raise RecordingError(f"cannot open {path!r}: that is no file name") from None
+        except OSError as error:
+            raise RecordingError(f"cannot read {path}: {error.strerror}") from None
+        self._handle = self._libpcap.pcap_fopen_offline_with_tstamp_precision(
+            file, _NANOSECONDS, complaint
+        )
         if not self._handle:
-            fact = complaint.value.decode("utf-8", "backslashreplace").removeprefix(f"{path}: ")
+            _libc.fclose(file)
+            fact = complaint.value.decode("utf-8", "backslashreplace")
             raise RecordingError(f"cannot read {path}: {fact}")
         kind = self._libpcap.pcap_datalink(self._handle)
         if kind != _NFLOG:

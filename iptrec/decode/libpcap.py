@@ -82,9 +82,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "pcap_geterr": (ctypes.c_char_p, [ctypes.c_void_p]),
         "pcap_freecode": (None, [program]),
         "pcap_close": (None, [ctypes.c_void_p]),
-        "pcap_open_offline_with_tstamp_precision": (
+        "pcap_fopen_offline_with_tstamp_precision": (
             ctypes.c_void_p,
-            [ctypes.c_char_p, ctypes.c_uint, ctypes.c_char_p],
+            [ctypes.c_void_p, ctypes.c_uint, ctypes.c_char_p],
         ),
         "pcap_datalink": (ctypes.c_int, [ctypes.c_void_p]),
         "pcap_datalink_val_to_name": (ctypes.c_char_p, [ctypes.c_int]),

@@ -120,7 +120,7 @@ def _copy(path: Path, source: IO[bytes], target: Path) -> None:
     _check_size(path, size)
     private.check_room(path, size, target.parent)
     room = size - len(head)
-    with target.open("xb") as file:
+    with private.made(target) as file:
         file.write(head)
         while piece := source.read(min(_PIECE, room + 1)):
             room -= len(piece)

@@ -77,6 +77,7 @@ class Home:
             try:
                 # To the log without a journal on the disk; one page changes. Then a look at it opens it.
                 for statement in (*_TO_LOG, "BEGIN IMMEDIATE", "ROLLBACK"):
+                    self._check_names()
                     connection.execute(statement)
                 self._check_log()
             except BaseException:
@@ -91,10 +92,20 @@ class Home:
         self._open.callback(os.close, found)
         return found
 
+    def _check_names(self) -> None:
+        """Before SQLite opens them: it fills the -shm at once, even if nothing of ours is in that."""
+        place = self._draft.place
+        names = [f"{self.path.name}{one}" for one in _LOG]
+        if not all(is_file(place.status(one), self._companions[one]) for one in names):
+            raise self._foreign()
+
     def _check_log(self) -> None:
         """Nothing was appended yet: it would go into somebody else's file."""
         if not all(held_twice(self._companions[f"{self.path.name}{one}"]) for one in _LOG):
-            raise RecordingError(f"cannot write {self.path}: somebody put another file beside it")
+            raise self._foreign()
+
+    def _foreign(self) -> RecordingError:
+        return RecordingError(f"cannot write {self.path}: somebody put another file beside it")
 
     def remove(self) -> None:
         """Take all files away that are still ours."""
@@ -153,5 +164,6 @@ def _make_room(place: Place, *, force: bool) -> None:
             raise RecordingError(f"{old} exists and is no regular file; use another -o")
         if not force:
             raise RecordingError(f"{old} exists; use --force or another -o")
+        place.require_own(name)
     for name in found:
         place.unlink(name)

@@ -120,24 +120,32 @@ def tables_of(query: str) -> set[str]:
     return read & {table.name for table in TABLES}
 
 
-def ask(path: Path, query: str, timeout_s: float | None = None) -> Iterator[tuple[Any, ...]]:
-    """The names of the columns, then the rows.
+def reading(path: Path) -> sqlite3.Connection:
+    """A database to be read, open from now on whatever becomes of its name."""
+    name = f"file:{quote(str(path))}?mode=ro"
+    connection = sqlite3.connect(name, uri=True, isolation_level=None)
+    connection.execute("PRAGMA query_only = 1")
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    return connection
+
+
+def ask(
+    connection: sqlite3.Connection, query: str, timeout_s: float | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """The names of the columns, then the rows; the connection can do nothing but read afterwards.
 
     Raises `UsageError` for what is no query, takes too much memory, or takes longer than ``timeout_s``.
     """
-    name = f"file:{quote(str(path))}?mode=ro"
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-    with contextlib.closing(sqlite3.connect(name, uri=True, isolation_level=None)) as connection:
-        connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
-        connection.execute("PRAGMA query_only = 1")
-        connection.execute(f"PRAGMA hard_heap_limit = {_MOST_MEMORY}")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
-        connection.set_authorizer(_reading(set()))
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
-        with _refused(query), _in_time(deadline, timeout_s):
-            cursor = connection.execute(query)
-            yield tuple(column[0] for column in cursor.description or ())
-            yield from cursor
+    connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
+    connection.execute(f"PRAGMA hard_heap_limit = {_MOST_MEMORY}")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    connection.set_authorizer(_reading(set()))
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
+    with _refused(query), _in_time(deadline, timeout_s):
+        cursor = connection.execute(query)
+        yield tuple(column[0] for column in cursor.description or ())
+        yield from cursor
 
 
 @contextlib.contextmanager

@@ -264,6 +264,24 @@ def test_nothing_is_made_in_a_directory_of_somebody_else(
     assert sorted(home.rglob("*")) == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's directory")
+@pytest.mark.parametrize("sudo", [False, True])
+def test_nothing_is_made_behind_a_link_of_somebody_else(
+    sample, tmp_path, monkeypatch, capsys, behind_sudo, sudo
+):
+    """Where XDG_CACHE_HOME is a link to a directory of root's."""
+    (tmp_path / "vault").mkdir(mode=0o700)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "cache").symlink_to(tmp_path / "vault")
+    for one in (tmp_path / "home", tmp_path / "home" / "cache"):
+        os.chown(one, 65534, 65534, follow_symlinks=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / "cache"))
+    if sudo:
+        behind_sudo(1234)
+    assert show(capsys, sample)
+    assert list((tmp_path / "vault").iterdir()) == []
+
+
 def test_no_directory(sample, tmp_path, monkeypatch, capsys):
     """Where nothing can be kept, nothing is."""
     (tmp_path / "cache").write_text("a file")

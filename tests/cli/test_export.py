@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
+import socket
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +146,107 @@ def test_view_goes_into_no_link(tmp_path):
     assert iptrec("show", LOOPBACK, "-o", tmp_path / "precious").returncode == 0
     assert (tmp_path / "precious").read_text().startswith("#1 ")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "nowhere", "precious"]
+
+
+FULL = {  # bytes that a file may have
+    "show": (["show", LOOPBACK, "-o"], 1000),
+    "info": (["info", LOOPBACK, "-o"], 100),
+    "check": (["check", LOOPBACK, "{}/expect.toml", "--junit"], 20),
+    "ndjson": (["export", "ndjson", LOOPBACK, "--force", "-o"], 1000),
+}
+
+
+@pytest.mark.parametrize("what", FULL)
+def test_a_disk_that_is_full(what, tmp_path):
+    """What was there stays as it was, and half of the new one is nowhere."""
+    arguments, room = FULL[what]
+    (tmp_path / "expect.toml").write_text("[[expect]]\n")
+    (tmp_path / "out").write_text("mine")
+    done = iptrec(*(one.format(tmp_path) for one in arguments), tmp_path / "out", **limited(room))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "cannot write" in done.stderr
+    assert (tmp_path / "out").read_text() == "mine"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["expect.toml", "out"]
+
+
+def test_a_file_that_grows(tmp_path):
+    """What show --follow writes has its name from the beginning, and keeps what was written."""
+    done = iptrec("show", "--follow", LOOPBACK, "-o", tmp_path / "out", **limited(1000))
+    assert done.returncode == 2
+    assert (tmp_path / "out").stat().st_size == 1000
+
+
+def limited(size):
+    """For a process whose files may not be longer."""
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def link_to_pipe(path):
+    pipe(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+@pytest.mark.parametrize("make", [pipe, link_to_pipe])
+def test_into_a_pipe(make, tmp_path):
+    """It is written to, and stays; --force is not needed."""
+    make(tmp_path / "out")
+    before = sorted(one.name for one in tmp_path.iterdir())
+    for command in (["show", LOOPBACK], ["export", "sqlite", "-q", LOOPBACK]):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "iptrec", *command, "-o", str(tmp_path / "out")]
+        )
+        written = (tmp_path / "out").read_bytes()
+        assert child.wait() == 0
+        assert written[:3] in (b"#1 ", b"SQL")
+    assert sorted(one.name for one in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("what", ["socket", "block"])
+def test_what_is_neither_file_nor_pipe_stays(what, tmp_path):
+    """One line."""
+    if what == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(tmp_path / "out"))
+    elif not rights.IS_ROOT:
+        pytest.skip("only root makes devices")
+    else:
+        os.mknod(tmp_path / "out", 0o600 | stat.S_IFBLK, os.makedev(7, 250))
+    before = (tmp_path / "out").lstat()
+    for command in (["show"], ["export", "ndjson", "--force"]):
+        done = iptrec(*command, LOOPBACK, "-o", tmp_path / "out")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "is not a regular file; choose another" in done.stderr
+    assert os.path.samestat((tmp_path / "out").lstat(), before)
+
+
+def test_killed_query_leaves_nothing(tmp_path):
+    """What it has put together loses its name before the query is run."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "iptrec", "query", "-q", LOOPBACK, endless],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    try:
+        while any(tmp_path.iterdir()) or not has_open_without_name(child.pid, tmp_path):
+            assert child.poll() is None
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+def has_open_without_name(pid, directory):
+    """Whether a process has a file open that was there."""
+    found = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(one.readlink()))
+    return any(one.startswith(str(directory)) and one.endswith(" (deleted)") for one in found)
 
 
 def test_interrupted(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,6 +206,50 @@ def test_what_is_read_is_not_replaced(tmp_path, output):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is read; use another -o" in done.stderr
     assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("what", ["capture", "--ruleset", "--links"])
+def test_a_pipe_to_which_nobody_writes(tmp_path, what):
+    """It is not waited for."""
+    (tmp_path / "c").write_bytes(pcap([(1, 0, message())]))
+    os.mkfifo(tmp_path / "pipe")
+    source = tmp_path / ("pipe" if what == "capture" else "c")
+    options = [] if what == "capture" else [what, tmp_path / "pipe"]
+    done = iptrec("import", source, *options, "-o", tmp_path / "t.db", timeout=30)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert str(tmp_path / "pipe") in done.stderr
+    assert not (tmp_path / "t.db").exists()
+
+
+def test_pipes_of_a_shell(tmp_path):
+    """Whoever writes there may take his time."""
+    (tmp_path / "c").write_bytes(pcap([(1, 0, message())]))
+    (tmp_path / "v4.rules").write_text(RULES)
+    script = """exec "$0" -m iptrec import <(sleep 0.5; cat c) --ruleset <(sleep 0.5; cat v4.rules) \\
+        --links <(echo '[]') -o t.db"""
+    subprocess.run(["bash", "-c", script, sys.executable], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "t.db").exists()
+
+
+def test_a_pipe_with_a_name(tmp_path):
+    """Somebody has it open to write: it is read to its end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = os.open(pipe, os.O_RDWR)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "iptrec", "import", str(pipe), "-o", str(tmp_path / "t.db")]
+    )
+    while str(pipe) not in opened_by(child.pid):
+        assert child.poll() is None
+        time.sleep(0.01)
+    os.write(writing, pcap([(1, 0, message())]))
+    os.close(writing)
+    assert child.wait() == 0
+    assert (tmp_path / "t.db").exists()
+
+
+def opened_by(pid):
+    return {str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def test_stdin(tmp_path):

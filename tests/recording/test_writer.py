@@ -543,21 +543,28 @@ def test_planted_companion_is_refused(tmp_path, facts, monkeypatch, suffix):
     assert (tmp_path / f"t.db{suffix}").read_text() == "mine"
 
 
-def test_swapped_log_is_refused(tmp_path, facts, monkeypatch):
-    """Somebody else's file in the place of the -wal: nothing goes into it."""
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+@pytest.mark.parametrize("how", ["touch", "hardlink"])
+def test_swapped_log_is_refused(tmp_path, facts, monkeypatch, suffix, how):
+    """Somebody else's file in the place of the -wal or -shm: nothing goes into it."""
     from iptrec.recording.home import Home
 
     connect = Home.connect
+    (tmp_path / "theirs").touch()
 
     def swapped(home):
-        (tmp_path / "t.db-wal").unlink()
-        (tmp_path / "t.db-wal").touch()
+        name = tmp_path / f"t.db{suffix}"
+        name.unlink()
+        if how == "touch":
+            name.touch()
+        else:
+            name.hardlink_to(tmp_path / "theirs")
         return connect(home)
 
     monkeypatch.setattr(Home, "connect", swapped)
     with pytest.raises(RecordingError, match="somebody put another file beside it"):
         Writer.create(tmp_path / "t.db", facts)
-    assert [one.stat().st_size for one in tmp_path.iterdir()] in ([], [0])
+    assert {one.stat().st_size for one in tmp_path.iterdir()} == {0}
 
 
 def test_filesystem_without_unnamed_files(tmp_path, write, monkeypatch):
