@@ -40,7 +40,7 @@ def cleanup(
 
     Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
     printed, each as iptables-restore reads it or nft lists it, until --restore or --discard; the exit status
-    is 1 then.
+    is 1 then, as it is if a recorder's list of changes cannot be read.
 
     Examples:
 
@@ -63,7 +63,7 @@ def cleanup(
 
 
 def _clean(one: Leftover, stayed_out: _StayedOut, *, dry_run: bool) -> bool:
-    """Remove a leftover and tell what became of it; whether rules of the user still wait."""
+    """Remove a leftover and tell what became of it; whether something of it waits for the user."""
     from iptrec.kernel import leftovers
     from iptrec.views.escape import printable
 
@@ -80,13 +80,15 @@ def _clean(one: Leftover, stayed_out: _StayedOut, *, dry_run: bool) -> bool:
             print(
                 f"    {family} raw{' of nf_tables' if backend == 'nft' else ''}: {printable(line)}"
             )
-    return bool(out)
+    return bool(out or one.unreadable)
 
 
 def _what(one: Leftover) -> str:
     """A leftover on one line."""
     from iptrec.views.escape import printable
 
+    if one.unreadable is not None:
+        return printable(f"{one.comment} ({one.unreadable}, a list that cannot be read)")
     if one.where is None and one.changes is None:
         return printable(f"{one.comment} (a list without changes)")
     where = "a namespace that is gone" if one.where is None else str(one.where)

@@ -42,7 +42,7 @@ class Leftover:
     ``rules``: (family, backend) -> how many of its rules are there. ``table``: whether it has one of its own
     in nf_tables. ``changes``: its list, if that is there and can be read.
     ``in_use``: why it is not to be touched, None if it is left over. ``where``: the namespace, None if it is
-    gone, or nobody knows which it was.
+    gone, or nobody knows which it was. ``unreadable``: its list, if that holds what nobody can read.
     """
 
     where: Path | None
@@ -51,6 +51,7 @@ class Leftover:
     changes: Changes | None
     in_use: str | None
     table: bool = False
+    unreadable: Path | None = None
 
 
 def namespaces() -> dict[int, list[Path]]:
@@ -86,8 +87,9 @@ def find(where: Path | None = None) -> list[Leftover]:
 def _unreadable(path: Path, descriptor: int) -> Leftover:
     """A list that says nothing: nothing had been changed yet, or another version wrote it."""
     whole = b"\n" in os.pread(descriptor, os.fstat(descriptor).st_size, 0)
-    in_use = f"cannot read {path}; look into it, then remove it" if whole else None
-    return Leftover(None, f"iptrec:{path.stem}", {}, None, in_use)
+    in_use = "look into it, then remove it" if whole else None
+    unreadable = path if whole else None
+    return Leftover(None, f"iptrec:{path.stem}", {}, None, in_use, unreadable=unreadable)
 
 
 def _seen_by(
