@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 
-from iptrec.analyze.window import windows
+from iptrec.packets.window import windows
 from iptrec.recording.reader import Reader
 
 

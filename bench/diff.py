@@ -9,8 +9,8 @@ import random
 import sys
 import time
 
-from iptrec.analyze.diff import compare
-from iptrec.decode import ruleset
+from iptrec.answers.diff import compare
+from iptrec.decode.rulesets import iptables_save
 
 
 def main() -> None:
@@ -29,9 +29,9 @@ def main() -> None:
         for one in (lines, edited)
     ]
     begun = time.perf_counter()
-    old = ruleset.parse(texts[0])
+    old = iptables_save.parse(texts[0])
     read = time.perf_counter() - begun
-    found = list(compare({"ipv4": old}, {"ipv4": ruleset.parse(texts[1])}))
+    found = list(compare({"ipv4": old}, {"ipv4": iptables_save.parse(texts[1])}))
     whole = time.perf_counter() - begun
     print(
         f"diff: {count:,} rules, {len(found)} of {changes} changes found in {whole:.2f} s with reading both"

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "live"))
 
 import ground_truth
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tcpdump import BUFFER_KIB, TRACE
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

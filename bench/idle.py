@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 RUNS = 5
 RULES = "*filter\n:INPUT ACCEPT\n-A INPUT -p tcp -j ACCEPT\nCOMMIT\n"

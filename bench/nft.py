@@ -14,7 +14,7 @@ import time
 
 from tcpdump import RULES, cpu_of, finished, send
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 RATES = (1_000, 5_000, 20_000)  # packets a second
 TRACE = "*raw\n-A {} -p udp -j TRACE\nCOMMIT\n"

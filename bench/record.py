@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 if TYPE_CHECKING:
     import resource

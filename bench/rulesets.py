@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 # A process that reads a pipe waits for the one that writes it: processor time of both is what counts.
 COSTS = """
 import resource, subprocess, sys
 from iptrec.decode import ruleset
 from iptrec.kernel import xtables
-from iptrec.kernel.xt_tables import Tables
+from iptrec.kernel.legacy.digest import Tables
 from iptrec.recording.writer import Blob
 
 def cpu():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from plot import Panel, draw
 from record import RULES
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 if TYPE_CHECKING:
     import resource

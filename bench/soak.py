@@ -23,7 +23,7 @@ from pathlib import Path
 from idle import cpu_of
 from record import RULES
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 LOOK_S = 10  # how often new chunks are counted: less than what the ring holds
 HEAD = (

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 
 BUFFER_KIB = 256 << 10  # the kernel's bookkeeping takes twice as much: 512 MiB
 RATES = (10_000, 50_000, 0)  # packets a second; 0: as fast as a core can

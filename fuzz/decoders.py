@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 with atheris.instrument_imports(include=["iptrec"]):
     import numpy as np
 
-    from iptrec.decode import conntrack, nft, nftrace, packet, prefix, rtnetlink, ruleset
+    from iptrec.decode import conntrack, nftrace, packet, prefix, rtnetlink
     from iptrec.decode import nflog as messages
+    from iptrec.decode.rulesets import iptables_save, nft_json
     from iptrec.errors import RecordingError
     from iptrec.recording.reader import Reader
 
@@ -73,7 +74,7 @@ def headers(data: bytes) -> None:
 def rulesets(data: bytes) -> None:
     """What iptables-save printed, or one line about what is wrong."""
     try:
-        ruleset.parse(data)
+        iptables_save.parse(data)
     except RecordingError as error:
         assert "\n" not in str(error)  # noqa: S101, PT017
 
@@ -82,7 +83,7 @@ def listings(data: bytes) -> None:
     """What nft printed as JSON and, behind zero bytes, as text, and what iptables-nft-save printed."""
     listing, text, saved, *_ = (*data.split(b"\0", 2), b"", b"")
     try:
-        nft.parse(listing, text, {"ip": ruleset.parse(saved)})
+        nft_json.parse(listing, text, {"ip": iptables_save.parse(saved)})
     except RecordingError as error:
         assert "\n" not in str(error)  # noqa: S101, PT017
 

@@ -24,15 +24,15 @@ import atheris
 with atheris.instrument_imports(include=["iptrec"]):
     from views import MEMORY, look, refused_in_one_line
 
-    from iptrec.analyze import window
-    from iptrec.analyze.expectation import check as judge
-    from iptrec.analyze.replay import Replay
-    from iptrec.analyze.selection import Selection
-    from iptrec.cli import bookmarks as cache
+    from iptrec.answers.expectation import check as judge
+    from iptrec.answers.packets import Replay
+    from iptrec.answers.selection import Selection
     from iptrec.cli import check
+    from iptrec.cli import index as cache
+    from iptrec.packets import window
     from iptrec.recording import private
     from iptrec.recording.reader import Reader
-    from iptrec.views import json as as_json
+    from iptrec.views import packet_json as as_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,17 +8,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iptrec.analyze.replay import Replay
-from iptrec.analyze.rules import count_rules
-from iptrec.analyze.selection import Selection
-from iptrec.analyze.statistics import count_paths
-from iptrec.analyze.summary import summarize
-from iptrec.analyze.why import explain
+from iptrec.answers.packets import Replay
+from iptrec.answers.path_counts import count_paths
+from iptrec.answers.rules import count_rules
+from iptrec.answers.selection import Selection
+from iptrec.answers.summary import summarize
+from iptrec.answers.why import explain
 from iptrec.errors import IptrecError
 from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views import info, json_lines, parquet, pcapng, sqlite, tables, text
-from iptrec.views import json as as_json
+from iptrec.views import packet_json as as_json
 from iptrec.views import paths as paths_view
 from iptrec.views import rules as rules_view
 from iptrec.views import why as why_view

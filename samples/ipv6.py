@@ -1,8 +1,7 @@
 """IPv6: neighbour discovery, echo through a router, unreachable, time exceeded, an ip6tables REJECT."""
 
-from recording import record
-
 from iptrec.kernel.lab import Lab
+from recording import record
 
 RULES = """\
 *filter

@@ -6,9 +6,8 @@ of two KUBE-SEP-* (chosen at random) to a server in another pod; its answer come
 
 import sys
 
-from recording import HERE, record
-
 from iptrec.kernel.lab import Lab
+from recording import HERE, record
 
 SERVER = """\
 import socket

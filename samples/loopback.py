@@ -1,8 +1,7 @@
 """Loopback: each packet passes twice; odd chain names and comments, goto, marks, unconditional drops."""
 
-from recording import record
-
 from iptrec.kernel.lab import Lab
+from recording import record
 
 RULES = """\
 *mangle

@@ -4,9 +4,8 @@ A router between two hosts; a packet that is accepted in one chain and dropped i
 translated by a map, one that no rule accepts, and a reset by reject.
 """
 
-from recording import record
-
 from iptrec.kernel.lab import Lab
+from recording import record
 
 RULES = """\
 table inet fw {

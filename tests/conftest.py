@@ -16,7 +16,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def lab_refusal():
     """Why no lab can be made here (no rights, no iptables); None if one can."""
-    from iptrec.kernel.lab import Lab
+    from iptrec.demo.lab import Lab
 
     return Lab.available()
 
@@ -24,7 +24,7 @@ def lab_refusal():
 @pytest.fixture
 def lab(lab_refusal):
     """A network of namespaces; the test is skipped where the kernel or the host refuses one."""
-    from iptrec.kernel.lab import Lab
+    from iptrec.demo.lab import Lab
 
     if lab_refusal is not None:
         pytest.skip(lab_refusal)

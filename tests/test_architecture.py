@@ -13,20 +13,60 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "iptrec"
 MAY_IMPORT = {
     "errors": set(),
+    "names": set(),
     "identity": set(),
     "files": {"identity"},
     "kernel": {"kernel", "identity"},
     "recording": {"recording", "files", "identity"},
     "decode": {"decode"},
-    "recorder": {"kernel", "recording"},
-    "analyze": {"analyze", "recording.rows", "decode"},
-    "views": {"views", "analyze", "decode", "recording.rows", "files"},
-    "cli": {"cli", "kernel", "recorder", "recording", "decode", "analyze", "views", "files"},
+    "demo": {"demo", "kernel"},
+    "pcap": {"pcap", "decode"},
+    "recorder": {"recorder", "kernel", "recording"},
+    "rulesets": {"rulesets", "decode", "recording.rows"},
+    "context": {"context", "decode", "recording.rows"},
+    "packets": {"packets", "rulesets", "context", "decode", "recording.rows"},
+    "matching": {"matching", "decode.rulesets"},
+    "answers": {
+        "answers",
+        "packets",
+        "rulesets",
+        "context",
+        "matching",
+        "pcap",
+        "decode",
+        "recording.rows",
+    },
+    "views": {
+        "views",
+        "answers",
+        "packets",
+        "rulesets",
+        "context",
+        "matching",
+        "decode",
+        "recording.rows",
+        "files",
+    },
+    "cli": {
+        "cli",
+        "kernel",
+        "demo",
+        "recorder",
+        "recording",
+        "decode",
+        "pcap",
+        "rulesets",
+        "context",
+        "packets",
+        "answers",
+        "views",
+        "files",
+    },
     "__init__": set(),
     "__main__": {"cli"},
 }
 HOMES = {
-    "pyroute2": {"kernel"},
+    "pyroute2": {"kernel", "demo"},
     "sqlite3": {"recording", "files", "views"},  # a database is a view, too: export sqlite
     "sqlite_utils": {"recording", "views"},
     "pyarrow": {"views"},
@@ -34,10 +74,10 @@ HOMES = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "views"},
-    "dpkt": {"decode"},
-    "libpcap": {"decode"},
-    "socket": {"kernel"},
-    "subprocess": {"kernel", "recorder", "cli"},
+    "dpkt": {"decode", "pcap"},
+    "libpcap": {"pcap"},
+    "socket": {"kernel", "demo"},
+    "subprocess": {"kernel", "recorder", "demo", "cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -58,7 +98,7 @@ def trespasses(home, nodes):
         first, _, rest = name.partition(".")
         if first in HOMES and home not in HOMES[first]:
             yield name
-        own = first == "iptrec" and not rest.startswith(("errors.", "__version__"))
+        own = first == "iptrec" and not rest.startswith(("errors.", "names.", "__version__"))
         if own and not any(f"{rest}.".startswith(f"{one}.") for one in MAY_IMPORT[home]):
             yield name
 
@@ -74,16 +114,16 @@ def test_imports_follow_the_map(path):
 
 
 TRESPASSES = {
-    "import iptrec.kernel.nflog": "views",
-    "from iptrec import kernel": "analyze",
-    "from iptrec.recording.reader import Reader": "analyze",
+    "import iptrec.kernel.legacy.nflog": "views",
+    "from iptrec import kernel": "answers",
+    "from iptrec.recording.reader import Reader": "answers",
     "from iptrec.recording import reader": "views",
     "from iptrec.cli import app": "recorder",
-    "def f():\n    import iptrec.recorder": "decode",
+    "def f():\n    import iptrec.recorder.session": "decode",
     "import iptrec": "kernel",
     "import socket": "recorder",
     "from pyroute2.netlink import nlmsg": "decode",
-    "import sqlite3": "analyze",
+    "import sqlite3": "answers",
 }
 
 
@@ -103,7 +143,7 @@ def test_commands_import_inside_their_functions(path):
     ]
     for name in imports(tops):
         assert not name.startswith("iptrec.") or name.startswith(
-            ("iptrec.cli.", "iptrec.errors.", "iptrec.__version__")
+            ("iptrec.cli.", "iptrec.errors.", "iptrec.names.", "iptrec.__version__")
         ), name
 
 
@@ -117,7 +157,7 @@ def hook(event, args):
 sys.addaudithook(hook)
 from iptrec.cli import app
 app(sys.argv[1:], standalone_mode=False)
-found = {"pyroute2", "sqlite_utils", "iptrec.kernel", "iptrec.recorder"} & set(sys.modules)
+found = {"pyroute2", "sqlite_utils", "iptrec.kernel", "iptrec.recorder.session"} & set(sys.modules)
 sys.exit(f"imported: {found}" if found else 0)
 """
 SAMPLE = str(ROOT / "samples" / "docker_hairpin.db")

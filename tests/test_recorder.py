@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.errors import UsageError
-from iptrec.kernel.nft_watch import NftState
-from iptrec.recorder import Options, _Recording
+from iptrec.kernel.nft.watch import NftState
+from iptrec.recorder.session import Options, _Recording
 
 
 def recording(**options):

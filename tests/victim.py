@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet  # noqa: F401 - loaded before the forks
 
-import iptrec.analyze.replay
+import iptrec.answers.packets
 import iptrec.recording.reader
 import iptrec.views.json_lines
 import iptrec.views.parquet

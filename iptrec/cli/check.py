@@ -13,7 +13,7 @@ from iptrec.cli import selection as which
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from iptrec.analyze.expectation import Expectation
+    from iptrec.answers.expectation import Expectation
     from iptrec.recording.reader import Reader
 
 _SELECT: Final = {
@@ -57,7 +57,7 @@ def check(
 
       iptrec check trace.db firewall.toml --junit results.xml
     """
-    from iptrec.analyze.expectation import check as judge
+    from iptrec.answers.expectation import check as judge
     from iptrec.cli.output import colours, opened
     from iptrec.recording.reader import Reader
     from iptrec.views.check import as_json, as_junit, as_text
@@ -123,7 +123,7 @@ def _text(path: str) -> str:
 
 
 def _expectation(reader: Reader, where: str, line: int, table: dict[str, Any]) -> Expectation:
-    from iptrec.analyze.expectation import Expectation
+    from iptrec.answers.expectation import Expectation
 
     for key, value in table.items():
         kind = _KEYS.get(key)

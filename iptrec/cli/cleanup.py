@@ -10,7 +10,7 @@ from iptrec.cli.record import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 if TYPE_CHECKING:
-    from iptrec.kernel.leftovers import Leftover
+    from iptrec.kernel.undo.leftovers import Leftover
 
 _StayedOut = Literal["keep", "restore", "discard"]
 _WAITING = (
@@ -50,8 +50,9 @@ def cleanup(
 
       iptrec cleanup --restore
     """
-    from iptrec.kernel import leftovers, privileges
+    from iptrec.kernel import privileges
     from iptrec.kernel.netns import resolve
+    from iptrec.kernel.undo import leftovers
 
     privileges.require_net_admin()
     stayed_out: _StayedOut = "keep" if restore is None else "restore" if restore else "discard"
@@ -64,7 +65,7 @@ def cleanup(
 
 def _clean(one: Leftover, stayed_out: _StayedOut, *, dry_run: bool) -> bool:
     """Remove a leftover and tell what became of it; whether something of it waits for the user."""
-    from iptrec.kernel import leftovers
+    from iptrec.kernel.undo import leftovers
     from iptrec.views.escape import printable
 
     what = _what(one)

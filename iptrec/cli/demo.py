@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from iptrec.kernel.lab import Lab
+    from iptrec.demo.lab import Lab
 
 # As Docker writes it for two networks where the second one publishes port 1242 of a container.
 RULES = """\
@@ -119,7 +119,7 @@ def demo(
     ] = None,
 ) -> None:
     """Record and show a dropped packet on a small Docker-like network (no root needed)."""
-    from iptrec.kernel.lab import Lab
+    from iptrec.demo.lab import Lab
     from iptrec.kernel.process import iptrec
 
     # Without -o the recording lies on the lab's own /run, which vanishes with the lab.

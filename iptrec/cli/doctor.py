@@ -32,7 +32,7 @@ def doctor(
       iptrec doctor --netns web
     """
     from iptrec.cli.output import colours
-    from iptrec.kernel.inspection import inspect
+    from iptrec.kernel.doctor import inspect
     from iptrec.kernel.netns import entered, resolve
     from iptrec.views.escape import printable
 

@@ -14,7 +14,7 @@ from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from iptrec.analyze.selection import Selection
+    from iptrec.answers.selection import Selection
     from iptrec.recording.reader import Reader
     from iptrec.views.pcapng import Content
 
@@ -61,8 +61,8 @@ def ndjson(
 
       iptrec export ndjson trace.db -o packets.ndjson --verdict DROP
     """
-    from iptrec.analyze.replay import Replay
-    from iptrec.cli.bookmarks import remembered
+    from iptrec.answers.packets import Replay
+    from iptrec.cli.index import remembered
     from iptrec.cli.output import exported
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
@@ -131,8 +131,8 @@ def pcapng(
 
       iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
     """
-    from iptrec.analyze.replay import Replay
-    from iptrec.cli.bookmarks import remembered
+    from iptrec.answers.packets import Replay
+    from iptrec.cli.index import remembered
     from iptrec.cli.output import exported
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
@@ -193,7 +193,7 @@ def sqlite(
 
       sqlite3 tables.db "SELECT src, count(*) FROM drops GROUP BY src"
     """
-    from iptrec.analyze.replay import Replay
+    from iptrec.answers.packets import Replay
     from iptrec.cli.output import built
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
@@ -245,7 +245,7 @@ def parquet(
 
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
     """
-    from iptrec.analyze.replay import Replay
+    from iptrec.answers.packets import Replay
     from iptrec.cli.output import directory
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader

@@ -20,7 +20,7 @@ def info(
 
       iptrec info trace.db
     """
-    from iptrec.analyze.summary import summarize
+    from iptrec.answers.summary import summarize
     from iptrec.cli.output import opened
     from iptrec.recording.reader import Reader
     from iptrec.views.info import as_json, as_text

@@ -38,8 +38,8 @@ def paths(
 
       iptrec paths trace.db --verdict DROP tcp port 443
     """
-    from iptrec.analyze.statistics import count_paths
-    from iptrec.cli.bookmarks import remembered
+    from iptrec.answers.path_counts import count_paths
+    from iptrec.cli.index import remembered
     from iptrec.cli.output import opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.paths import as_json, as_text

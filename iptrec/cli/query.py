@@ -57,7 +57,7 @@ def query(
 
       iptrec query trace.db "SELECT * FROM rule_hits WHERE packets = 0" --csv
     """
-    from iptrec.analyze.replay import Replay
+    from iptrec.answers.packets import Replay
     from iptrec.cli.output import opened
     from iptrec.cli.progress import watched
     from iptrec.cli.record import seconds

@@ -15,7 +15,7 @@ import typer
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
-    from iptrec.recorder import Options, Progress
+    from iptrec.recorder.session import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _BACKENDS = ("auto", "legacy", "nft", "both")
@@ -143,7 +143,7 @@ def record(
       iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
     """
     from iptrec.cli.stop_on import Lookout
-    from iptrec.recorder import record as run
+    from iptrec.recorder.session import record as run
 
     level = log_levels(log_level, verbose=verbose, quiet=quiet)
     options = make_options(
@@ -174,9 +174,9 @@ def record(
 
 def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
     """The recorder's options out of the command line's; all that can be checked is checked here."""
-    from iptrec.decode.nftfilter import matches
-    from iptrec.decode.pcapfilter import compile_for_kernel
-    from iptrec.recorder import Options
+    from iptrec.pcap.filter import compile_for_kernel
+    from iptrec.pcap.nft import matches
+    from iptrec.recorder.session import Options
 
     expression, command = split_command(words or [])
     if command and shutil.which(command[0]) is None:

@@ -12,7 +12,7 @@ from iptrec.cli import selection as which
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from iptrec.analyze.rules import TableCount
+    from iptrec.answers.rules import TableCount
 
 
 def rules(
@@ -52,7 +52,7 @@ def rules(
 
       iptrec rules trace.db --table "inet fw"
     """
-    from iptrec.analyze.rules import count_rules
+    from iptrec.answers.rules import count_rules
     from iptrec.cli.output import opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.rules import as_json, as_text

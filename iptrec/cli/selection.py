@@ -13,7 +13,7 @@ from iptrec.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from iptrec.analyze.selection import Selection
+    from iptrec.answers.selection import Selection
     from iptrec.recording.reader import Reader
 
 _VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
@@ -90,8 +90,8 @@ def make(
     path: int | None = None,
 ) -> Selection:
     """The selection that was asked for. Raises `UsageError` for what cannot be meant."""
-    from iptrec.analyze.selection import Selection
-    from iptrec.decode.pcapfilter import PacketFilter
+    from iptrec.answers.selection import Selection
+    from iptrec.pcap.filter import PacketFilter
 
     expression = " ".join(words or [])
     return Selection(
@@ -136,7 +136,7 @@ def tables(reader: Reader, name: str) -> frozenset[str]:
     A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
     is nft's own name for the latter. Never empty: where no table can be meant, the name itself.
     """
-    from iptrec.decode.rule import OF_IPTABLES
+    from iptrec.decode.rulesets.types import OF_IPTABLES
 
     kinds = {one.kind for one in reader.streams}
     backend, _, rest = name.partition(" ")

@@ -18,8 +18,8 @@ from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from iptrec.analyze.selection import Selection
-    from iptrec.analyze.traversal import Traversal
+    from iptrec.answers.selection import Selection
+    from iptrec.packets.model import Traversal
     from iptrec.recording.reader import Reader
 
 _POLL_S: Final = 0.1
@@ -86,11 +86,11 @@ def show(
 
       iptrec show trace.db --chain filter/FORWARD,filter/DOCKER-USER --json
     """
-    from iptrec.analyze.replay import Replay
-    from iptrec.cli.bookmarks import remembered
+    from iptrec.answers.packets import Replay
+    from iptrec.cli.index import remembered
     from iptrec.cli.output import colours, flaws, opened
-    from iptrec.views import json as as_json
     from iptrec.views import json_lines, text
+    from iptrec.views import packet_json as as_json
 
     layout = text.Layout(
         colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
@@ -195,7 +195,7 @@ class _Holes:
 
 
 def _show_orphans(reader: Reader, stream: TextIO, *, json: bool) -> int:
-    from iptrec.analyze.orphans import orphans
+    from iptrec.answers.orphans import orphans
     from iptrec.views.orphans import as_json, as_text
 
     found = False

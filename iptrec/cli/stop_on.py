@@ -56,7 +56,7 @@ class Lookout:
 
 def options(expression: str) -> tuple[list[str], list[str]]:
     """The options of `iptrec show`, and the filter, that an expression stands for."""
-    from iptrec.decode.pcapfilter import PacketFilter
+    from iptrec.pcap.filter import PacketFilter
 
     verdicts: list[str] = []
     rules: list[str] = []

@@ -48,7 +48,7 @@ def trace(
 
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
     """
-    from iptrec.recorder import record
+    from iptrec.recorder.session import record
     from iptrec.recording import private
 
     with contextlib.ExitStack() as stack:

@@ -42,8 +42,8 @@ def why(
 
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
-    from iptrec.analyze.why import explain
-    from iptrec.cli.bookmarks import remembered
+    from iptrec.answers.why import explain
+    from iptrec.cli.index import remembered
     from iptrec.cli.output import colours, opened, tell_flaws
     from iptrec.recording.reader import Reader
     from iptrec.views.why import as_json, as_text

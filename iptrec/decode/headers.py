@@ -18,10 +18,8 @@ from iptrec.decode.packet import Field
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    I64 = npt.NDArray[np.int64]
-    U8 = npt.NDArray[np.uint8]
-    U64 = npt.NDArray[np.uint64]
-    Mask = npt.NDArray[np.bool_]
+    from iptrec.names import I64, U8, U64, Mask
+
 
 _WIDTH: Final = 64  # bytes of a packet that are looked at: those of the longest layout
 _KINDS: Final = 1 << 17  # protocol, type of ICMP, family

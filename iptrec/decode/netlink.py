@@ -22,11 +22,8 @@ from iptrec.errors import RecordingError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    I32 = npt.NDArray[np.int32]
-    I64 = npt.NDArray[np.int64]
-    U8 = npt.NDArray[np.uint8]
-    U32 = npt.NDArray[np.uint32]
-    Mask = npt.NDArray[np.bool_]
+    from iptrec.names import I32, I64, U8, U32, Mask
+
 
 NLMSG_NOOP: Final = 1
 NLMSG_DONE: Final = 3

@@ -23,20 +23,17 @@ from iptrec.decode.netlink import (
     absent,
     attributes,
 )
+from iptrec.names import AF_INET6
 
 if TYPE_CHECKING:
     from typing import Any
 
     import numpy.typing as npt
 
-    I32 = npt.NDArray[np.int32]
-    I64 = npt.NDArray[np.int64]
-    U32 = npt.NDArray[np.uint32]
-    Mask = npt.NDArray[np.bool_]
+    from iptrec.names import I32, I64, U32, Mask
+
     Index = I64 | Mask | slice
 
-AF_INET: Final = 2
-AF_INET6: Final = 10
 _ETH_P_IPV6: Final = 0x86DD
 NFULNL_MSG_PACKET: Final = 0x0400
 

@@ -21,18 +21,16 @@ import numpy as np
 
 from iptrec.decode import netlink
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
-from iptrec.decode.nflog import AF_INET, AF_INET6, NflogEvents
+from iptrec.decode.nflog import NflogEvents
+from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
     from typing import Any
 
     import numpy.typing as npt
 
-    I32 = npt.NDArray[np.int32]
-    I64 = npt.NDArray[np.int64]
-    U8 = npt.NDArray[np.uint8]
-    U32 = npt.NDArray[np.uint32]
-    Mask = npt.NDArray[np.bool_]
+    from iptrec.names import I32, I64, U8, U32, Mask
+
 
 NFT_MSG_TRACE: Final = 0x0A11
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}

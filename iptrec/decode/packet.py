@@ -12,23 +12,18 @@ import struct
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from iptrec.names import AF_INET6, PROTOCOLS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Header = dict[str, Any]
 
-AF_INET6: Final = 10
 _ETHERNET: Final = 14
 _VLAN: Final = b"\x81\x00"  # ETH_P_8021Q
 _FRAGMENT, _AH = 44, 51
 _EXTENSIONS_WALKED: Final = 16
 
-# iana.org/assignments/protocol-numbers, with the names of /etc/protocols
-_PROTOCOLS: Final = {
-    1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 46: "rsvp",
-    47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 59: "ipv6-nonxt", 88: "eigrp", 89: "ospf",
-    103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
-}  # fmt: skip
 # RFC 8200: the headers between IPv6 and the transport
 EXTENSIONS: Final = {0: "hopopt", 43: "routing", 44: "fragment", 51: "ah", 60: "dstopts"}
 
@@ -315,4 +310,4 @@ def _captured(data: bytes, fields: dict[str, Field]) -> Header:
 
 def protocol_name(number: int) -> str:
     """As /etc/protocols has it, else the number."""
-    return _PROTOCOLS.get(number, str(number))
+    return PROTOCOLS.get(number, str(number))

@@ -12,7 +12,7 @@ from iptrec.views.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from iptrec.analyze.expectation import Result
+    from iptrec.answers.expectation import Result
 
 FORMAT: Final = 1
 _NO_XML: Final = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -13,7 +13,7 @@ from iptrec.views.escape import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from iptrec.analyze.diff import Difference
+    from iptrec.answers.diff import Difference
 
 FORMAT: Final = 1
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"

@@ -8,14 +8,14 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from iptrec.decode.nft import is_whole
+from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.views.escape import printable
-from iptrec.views.json import iso_time
+from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from iptrec.analyze.summary import Summary
+    from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording
 
 FORMAT: Final = 1

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.views import json as as_json
+from iptrec.views import packet_json as as_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
+    from iptrec.answers.lookalikes import Shape
+    from iptrec.answers.packets import Batch
+    from iptrec.names import I64
+    from iptrec.packets.model import Traversal
 
-    from iptrec.analyze.replay import Batch
-    from iptrec.analyze.shapes import Shape
-    from iptrec.analyze.traversal import Traversal
-
-    I64 = npt.NDArray[np.int64]
     Place = tuple[str | int, ...]  # keys into the JSON object
 
 _AT_ONCE: Final = 200  # lines: what stays in the processor's cache

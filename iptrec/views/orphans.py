@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.json import iso_time
+from iptrec.views.packet_json import iso_time
 from iptrec.views.text import fields
 
 if TYPE_CHECKING:
-    from iptrec.analyze.orphans import Orphan
+    from iptrec.answers.orphans import Orphan
 
 FORMAT: Final = 1
 

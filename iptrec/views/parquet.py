@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 from iptrec.errors import UsageError
-from iptrec.views.json import iso_time
+from iptrec.views.packet_json import iso_time
 from iptrec.views.tables import TABLES
 
 if TYPE_CHECKING:

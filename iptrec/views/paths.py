@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.json import as_place, iso_time
+from iptrec.views.packet_json import as_place, iso_time
 
 if TYPE_CHECKING:
-    from iptrec.analyze.paths import Path, PathStep
-    from iptrec.analyze.statistics import Count
+    from iptrec.answers.path_counts import Count
+    from iptrec.answers.paths import Path, PathStep
 
 FORMAT: Final = 1
 _WIDTH: Final = 80

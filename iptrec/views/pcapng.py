@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 from iptrec import __version__
-from iptrec.analyze.addresses import addresses
-from iptrec.analyze.identity import lengths
-from iptrec.analyze.stages import all_stages, events_of, first_stages
+from iptrec.answers.versions import all_stages, events_of, first_stages
+from iptrec.context.addresses import addresses
+from iptrec.packets.identity import lengths
 from iptrec.views.escape import printable
 from iptrec.views.info import how_many
-from iptrec.views.json import iso_time
+from iptrec.views.packet_json import iso_time
 from iptrec.views.paths import ending
 
 if TYPE_CHECKING:
@@ -26,16 +26,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.analyze.interfaces import Interfaces
-    from iptrec.analyze.paths import Path, PathStep
-    from iptrec.analyze.replay import Replay
-    from iptrec.analyze.stages import Stages
-    from iptrec.analyze.window import Window
+    from iptrec.answers.packets import Replay
+    from iptrec.answers.paths import Path, PathStep
+    from iptrec.answers.versions import Stages
+    from iptrec.context.interfaces import Interfaces
     from iptrec.decode.nflog import NflogEvents
+    from iptrec.names import I64, Mask
+    from iptrec.packets.window import Window
     from iptrec.recording.rows import Facts, Loss, Recording
 
-    I64 = npt.NDArray[np.int64]
-    Mask = npt.NDArray[np.bool_]
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 Content = Literal["packets", "stages", "events"]

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.json import iso_time
+from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.analyze.rules import RuleCount, TableCount
-    from iptrec.analyze.statistics import Count
+    from iptrec.answers.path_counts import Count
+    from iptrec.answers.rules import RuleCount, TableCount
 
 FORMAT: Final = 1
 _WIDTH: Final = 80

@@ -7,12 +7,12 @@ import json
 from typing import TYPE_CHECKING, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.json import as_object
+from iptrec.views.packet_json import as_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.analyze.traversal import Step, Traversal
+    from iptrec.packets.model import Step, Traversal
 
 FORMAT: Final = 1
 _COLUMN: Final = 38

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from iptrec.analyze.grammar import is_own
-from iptrec.analyze.rulesets import timelines
-from iptrec.analyze.timeline import KINDS
-from iptrec.views.json import as_connection, iso_time
+from iptrec.rulesets.grammar import is_own
+from iptrec.rulesets.history import timelines
+from iptrec.rulesets.timeline import KINDS
 from iptrec.views.json_lines import filled, times
+from iptrec.views.packet_json import as_connection, iso_time
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from iptrec.analyze.replay import Batch, Replay
-    from iptrec.analyze.shapes import Shape
-    from iptrec.analyze.traversal import Traversal
+    from iptrec.answers.lookalikes import Shape
+    from iptrec.answers.packets import Batch, Replay
+    from iptrec.packets.model import Traversal
     from iptrec.recording.rows import Recording
 
     Row = tuple[Any, ...]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
-from iptrec.views.json import endpoint, iso_time, nat
+from iptrec.views.packet_json import endpoint, iso_time, nat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from iptrec.analyze.traversal import Change, RelationKind, RulePlace, Step, Traversal
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.model import Change, RelationKind, RulePlace, Step, Traversal
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours

@@ -6,13 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.json import as_object, endpoint
+from iptrec.views.packet_json import as_object, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.analyze.traversal import Step, Traversal
-    from iptrec.analyze.why import Explained, Passed
+    from iptrec.answers.why import Explained, Passed
+    from iptrec.packets.model import Step, Traversal
 
 FORMAT: Final = 1
 _VERBS: Final = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iptrec.cli import bookmarks
+from iptrec.cli import index
 from iptrec.recording.reader import Reader
 
 LOOPBACK = Path(__file__).parents[2] / "samples" / "loopback.db"
@@ -18,7 +18,7 @@ LOOPBACK = Path(__file__).parents[2] / "samples" / "loopback.db"
 @pytest.fixture
 def sample(tmp_path, monkeypatch):
     """A recording that is long enough, and an empty cache."""
-    monkeypatch.setattr(bookmarks, "_FEWEST", 1)
+    monkeypatch.setattr(index, "_FEWEST", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Path(shutil.copy(LOOPBACK, tmp_path / "trace.db"))
 
@@ -79,8 +79,8 @@ def test_paths_make_them_too(sample, tmp_path, capsys):
 @pytest.mark.parametrize("which", [["--packet", "13"], ["--since", "2ms"], ["--until", "9ms"]])
 def test_answers_are_the_same(sample, tmp_path, monkeypatch, capsys, command, which):
     """Every command says of some packets what it says without bookmarks."""
-    from iptrec.analyze import window
     from iptrec.cli import app
+    from iptrec.packets import window
 
     monkeypatch.setattr(window, "WINDOW_EVENTS", 20)
     words = [*command, str(sample), *which, "-o"]
@@ -146,21 +146,21 @@ def test_damaged(sample, tmp_path, capsys, case):
 
 def test_any_byte_damaged(sample, tmp_path, monkeypatch):
     """Whatever bit of it turns over, none of it is believed."""
-    from iptrec.analyze import window
-    from iptrec.analyze.replay import Replay
+    from iptrec.answers.packets import Replay
+    from iptrec.packets import window
 
     monkeypatch.setattr(window, "WINDOW_EVENTS", 20)
     with Reader(sample) as reader:
-        with bookmarks.remembered(reader) as found:
+        with index.remembered(reader) as found:
             list(Replay(reader, None, found))
         assert len(found.marks) > 1
         (kept,) = cached(tmp_path)
         sound = kept.read_bytes()
-        with bookmarks.remembered(reader) as found:
+        with index.remembered(reader) as found:
             assert found.marks
         for at in range(len(sound)):
             kept.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
-            with bookmarks.remembered(reader) as found:
+            with index.remembered(reader) as found:
                 assert not found.marks, at
 
 
@@ -174,13 +174,13 @@ def test_those_of_another_recording(sample, tmp_path, capsys):
     (others,) = set(cached(tmp_path)) - {kept}
     kept.write_bytes(others.read_bytes())
     assert kept.read_bytes() != sound
-    with Reader(sample) as reader, bookmarks.remembered(reader) as found:
+    with Reader(sample) as reader, index.remembered(reader) as found:
         assert not found.marks
 
 
 def forged(marks, key):
     content = json.dumps({"format": 2, "whole": True, "windows": marks}).encode()
-    return bookmarks._sealed(content, key)
+    return index._sealed(content, key)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_no_bookmarks_of_this_recording(sample, tmp_path, capsys, marks):
     show(capsys, sample)
     (kept,) = cached(tmp_path)
     kept.write_bytes(forged(marks, kept.stem))
-    with Reader(sample) as reader, bookmarks.remembered(reader) as found:
+    with Reader(sample) as reader, index.remembered(reader) as found:
         assert not found.marks
 
 
@@ -239,7 +239,7 @@ def test_what_others_could_have_written(sample, tmp_path, capsys, case):
     every = show(capsys, sample)
     (kept,) = cached(tmp_path)
     FOREIGN[case](kept)
-    with Reader(sample) as reader, bookmarks.remembered(reader) as found:
+    with Reader(sample) as reader, index.remembered(reader) as found:
         assert not found.marks
     assert show(capsys, sample, "--packet", 3) == every[2:3]
 

@@ -252,7 +252,7 @@ def has_open_without_name(pid, directory):
 def test_interrupted(tmp_path):
     """Ctrl-C in the middle: exit status 130, nothing is left."""
     script = (
-        "import iptrec.views.json as view, signal, time\n"
+        "import iptrec.views.packet_json as view, signal, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's "&" ignores it
         "def line(_): print('begun', flush=True); time.sleep(60)\n"
         "view.line = line\nfrom iptrec.cli import main\nmain()\n"

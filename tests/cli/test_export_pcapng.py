@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from handmade import HandMade, udp
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.recording.rows import Loss
 from iptrec.views import pcapng
 

@@ -264,8 +264,8 @@ def test_stdin(tmp_path):
 
 def test_mutated_captures(tmp_path):
     """Whatever the bytes: one line or a recording."""
-    from iptrec.decode.capture import Capture
     from iptrec.errors import RecordingError
+    from iptrec.pcap.capture import Capture
 
     chance = random.Random(1)  # noqa: S311 - no secret
     whole = pcap([(n, 0, message(f"filter:INPUT:rule:{n}")) for n in range(1, 20)])

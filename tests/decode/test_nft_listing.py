@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iptrec.analyze.grammar import always_matches, is_own
-from iptrec.analyze.nftables import NftTimelines
-from iptrec.decode import nft, ruleset
-from iptrec.decode.rule import Base
+from iptrec.decode.rulesets import iptables_save, nft_json
+from iptrec.decode.rulesets.types import Base
 from iptrec.errors import RecordingError
 from iptrec.recording.rows import Snapshot
+from iptrec.rulesets.grammar import always_matches, is_own
+from iptrec.rulesets.nft import NftTimelines
 
 DATA = Path(__file__).parents[1] / "data" / "nft"
 LISTING = (DATA / "statements.json").read_bytes()  # of nft 1.0.6: tests/live/test_nft_statements.py
@@ -40,7 +40,7 @@ def listing(*rules, family="inet", table="fw", chain="c", **more):
 
 
 def rules(*some, text=b"", **where):
-    found = nft.parse(listing(*some, **where), text)
+    found = nft_json.parse(listing(*some, **where), text)
     return found.chains[where.get("family", "inet"), where.get("table", "fw")]["c"].rules
 
 
@@ -100,7 +100,7 @@ def test_a_rule_without_a_handle_keeps_its_place(broken):
 )
 def test_chains(chain, base):
     """A hook or a priority that is not understood leaves the chain with its rules."""
-    found = nft.parse(listing([{"accept": None}], **chain)).chains["inet", "fw"]["c"]
+    found = nft_json.parse(listing([{"accept": None}], **chain)).chains["inet", "fw"]["c"]
     assert found.base == base
     assert len(found.rules) == 1
 
@@ -121,12 +121,12 @@ def nodes(value, path=()):
 OBJECTS = json.loads(LISTING)["nftables"]
 PATHS = [path for path in nodes(OBJECTS) if path]
 SAVED = {
-    "ip": ruleset.parse(b"".join([
+    "ip": iptables_save.parse(b"".join([
         b"*filter\n:FORWARD ACCEPT [0:0]\n:own - [0:0]\n", b"[0:0] -A FORWARD -j own\n" * 12,
         b"[0:0] -A own -s 10.0.1.2/32\n" * 3, b"COMMIT\n",
     ])),
 }  # fmt: skip
-WHOLE = nft.parse(LISTING, TEXT, SAVED)
+WHOLE = nft_json.parse(LISTING, TEXT, SAVED)
 ODDITIES = st.sampled_from(
     [
         "",
@@ -165,7 +165,7 @@ def test_a_broken_object_takes_no_other_with_it(path, oddity):
     for key in path[:-1]:
         parent = parent[key]
     parent[path[-1]] = oddity
-    found = nft.parse(json.dumps({"nftables": objects}).encode(), TEXT, SAVED)
+    found = nft_json.parse(json.dumps({"nftables": objects}).encode(), TEXT, SAVED)
     broken = OBJECTS[path[0]].get("rule", {}).get("handle")
     left = [one for one in by_place(found).values() if one.handle != broken]
     were = [one for one in by_place(WHOLE).values() if one.handle != broken]
@@ -178,7 +178,7 @@ def test_a_broken_object_takes_no_other_with_it(path, oddity):
 def test_what_is_no_listing(content):
     """One line that says so."""
     with pytest.raises(RecordingError, match="nft ruleset is damaged"):
-        nft.parse(content)
+        nft_json.parse(content)
 
 
 def in_order(found):
@@ -198,7 +198,7 @@ def in_order(found):
 @pytest.mark.parametrize("content", [b"", LISTING[:179] + b"\n", LISTING[:-30], b"{}", b"[]"])
 def test_a_listing_that_breaks_off(content):
     """The text tells the same tables, chains, hooks and rules; of its conditions nothing is claimed."""
-    found = nft.parse(content, TEXT, SAVED)
+    found = nft_json.parse(content, TEXT, SAVED)
     assert (WHOLE.whole, found.whole) == (True, False)
     assert in_order(found) == in_order(WHOLE)
     for (table, *_, index), rule in by_place(found).items():
@@ -224,17 +224,19 @@ def test_a_listing_that_breaks_off(content):
 def test_targets_by_the_text(text, target):
     """Only what no event of a trace tells: that a drop is a reject, and where tracing begins."""
     whole = f"table ip x {{\n\tchain c {{\n\t\t{text} # handle 5\n\t}}\n}}\n"
-    ((rule,),) = (one.rules for one in nft.parse(b"", whole.encode()).chains["ip", "x"].values())
+    ((rule,),) = (
+        one.rules for one in nft_json.parse(b"", whole.encode()).chains["ip", "x"].values()
+    )
     assert (rule.target, rule.conditional, rule.handle) == (target, True, 5)
 
 
 @pytest.mark.parametrize("line", ["table a b {", "\tchain a {", "\t\ta # handle {}"])
 def test_too_much_text(line):
     """More than memory is to be taken for is refused, in one line."""
-    lines = "\n".join(line.replace("{}", str(at)) for at in range(nft._MOST_TOLD + 1))
+    lines = "\n".join(line.replace("{}", str(at)) for at in range(nft_json._MOST_TOLD + 1))
     text = f"table ip x {{\n\tchain c {{\n{lines}\n".encode()
     with pytest.raises(RecordingError, match="by its text alone"):
-        nft.parse(b"", text)
+        nft_json.parse(b"", text)
 
 
 HOOK_LINES = [
@@ -253,7 +255,7 @@ HOOK_LINES = [
 @pytest.mark.parametrize(("family", "line", "base"), HOOK_LINES)
 def test_hooks_by_the_text(family, line, base):
     text = f"table {family} x {{ # handle 1\n\tchain c {{ # handle 1\n\t\t{line}\n\t}}\n}}\n"
-    (chain,) = nft.parse(b"", text.encode()).chains[family, "x"].values()
+    (chain,) = nft_json.parse(b"", text.encode()).chains[family, "x"].values()
     assert chain.base == base
 
 
@@ -262,8 +264,8 @@ def test_a_dormant_table(flags):
     """Its chains are attached nowhere: the text says so, whatever the JSON makes of its flags."""
     text = f"table inet fw {{ # handle 1\n\t{flags}\n\n\tchain c {{ # handle 1\n\t}}\n}}\n"
     printed = listing([{"drop": None}], policy="drop")
-    assert nft.parse(printed).chains["inet", "fw"]["c"].base
-    chain = nft.parse(printed, text.encode()).chains["inet", "fw"]["c"]
+    assert nft_json.parse(printed).chains["inet", "fw"]["c"].base
+    chain = nft_json.parse(printed, text.encode()).chains["inet", "fw"]["c"]
     assert (chain.policy, chain.base, len(chain.rules)) == ("DROP", None, 1)
 
 
@@ -272,7 +274,7 @@ def test_a_dormant_table(flags):
 )
 def test_an_awake_table(line):
     text = f"table inet fw {{ # handle 1\n{line}\n\t}}\n}}\n"
-    assert nft.parse(listing([]), text.encode()).chains["inet", "fw"]["c"].base
+    assert nft_json.parse(listing([]), text.encode()).chains["inet", "fw"]["c"].base
 
 
 def test_texts_of_rules():
@@ -384,9 +386,9 @@ LESS = [  # as iptables-nft-save prints rules of nft's own, which say more, or a
 )
 def test_whose_words(spec, statements, agree):
     """The words are iptables' where they say all that nft's JSON says, else nft's."""
-    saved = ruleset.parse(f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {spec}\nCOMMIT\n".encode())
+    saved = iptables_save.parse(f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {spec}\nCOMMIT\n".encode())
     printed = listing(statements, family="ip", table="filter", chain="INPUT")
-    found = nft.parse(printed, b"", {"ip": saved})
+    found = nft_json.parse(printed, b"", {"ip": saved})
     (told,) = found.iptables["ip", "filter"]["INPUT"].rules
     (native,) = found.chains["ip", "filter"]["INPUT"].rules
     assert told.handle == 1
@@ -395,10 +397,10 @@ def test_whose_words(spec, statements, agree):
 
 def test_a_dropped_condition_is_no_barrier():
     """The rule that iptables-nft-save calls -j DROP may be passed over."""
-    saved = ruleset.parse(b"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j DROP\nCOMMIT\n")
+    saved = iptables_save.parse(b"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j DROP\nCOMMIT\n")
     statements = [match(ip("saddr"), "@blocklist"), COUNTER, {"drop": None}]
     printed = listing(statements, family="ip", table="filter", chain="INPUT")
-    (told,) = nft.parse(printed, b"", {"ip": saved}).iptables["ip", "filter"]["INPUT"].rules
+    (told,) = nft_json.parse(printed, b"", {"ip": saved}).iptables["ip", "filter"]["INPUT"].rules
     assert always_matches(saved.tables["filter"]["INPUT"].rules[0])
     assert not always_matches(told)
 
@@ -417,7 +419,7 @@ def test_a_mixed_table(first, words):
     printed = listing(
         [first, COUNTER], [lookup, COUNTER], family="ip", table="filter", chain="INPUT"
     )
-    found = nft.parse(printed, b"", {"ip": ruleset.parse(text.encode())})
+    found = nft_json.parse(printed, b"", {"ip": iptables_save.parse(text.encode())})
     one, other = found.iptables["ip", "filter"]["INPUT"].rules
     assert one.spec == words
     assert "@good" in other.spec
@@ -520,7 +522,7 @@ def test_our_own_rule_makes_no_table_native():
     printed = listing(
         trace, [match(ip("saddr"), "10.0.0.9"), COUNTER], family="ip", table="raw", chain="OUTPUT"
     )
-    found = nft.parse(printed, b"", {"ip": ruleset.parse(text.encode())})
+    found = nft_json.parse(printed, b"", {"ip": iptables_save.parse(text.encode())})
     own, user = found.iptables["ip", "raw"]["OUTPUT"].rules
     assert (own.comment, user.spec) == ("iptrec:1", "-s 10.0.0.9/32")
     assert is_own(own, "iptrec:1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iptrec.kernel import flushed
+from iptrec.kernel.undo import flushed
 
 OURS = None
 CASES = {

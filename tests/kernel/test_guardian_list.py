@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from iptrec.kernel import guardian
-from iptrec.kernel.guardian import Changes, Guardian
+from iptrec.kernel.undo import guardian
+from iptrec.kernel.undo.guardian import Changes, Guardian
 
 
 def test_the_same_change_is_written_down_once(tmp_path, monkeypatch):

@@ -22,7 +22,8 @@ PER_PACKET = 2
 PRELUDE = """
 import json, socket, struct
 from iptrec.errors import HostError
-from iptrec.kernel import nflog, slots
+from iptrec.kernel.batches import Overrun
+from iptrec.kernel.legacy import nflog
 
 out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -35,7 +36,7 @@ def drain(source):
     while True:
         try:
             batch = source.receive()
-        except slots.Overrun:
+        except Overrun:
             continue
         if batch is None:
             return batches
@@ -183,7 +184,7 @@ with nflog.NflogSocket(snaplen=256) as source:
 def test_without_rights(lab):
     """One line that says what is needed."""
     script = (
-        "from iptrec.errors import HostError\nfrom iptrec.kernel import nflog\n"
+        "from iptrec.errors import HostError\nfrom iptrec.kernel.legacy import nflog\n"
         "try: nflog.NflogSocket(snaplen=256)\nexcept HostError as e: print(e)"
     )
     caps = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]

@@ -9,8 +9,9 @@ from queue import Queue
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel import nft_watch, nftables
-from iptrec.kernel.nft_watch import NftState, NftWatch
+from iptrec.kernel.nft import objects
+from iptrec.kernel.nft import watch as nft_watch
+from iptrec.kernel.nft.watch import NftState, NftWatch
 
 NEW_GENERATION = struct.pack("=IHHII", 16, 0x0A0F, 0, 0, 0)
 
@@ -50,7 +51,7 @@ def changes(monkeypatch):
 )
 def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch, failure):
     """One failure of nft must not leave the old rules in force for all that comes."""
-    parts = [nftables.Part("nft", "nft", b"{}")]
+    parts = [objects.Part("nft", "nft", b"{}")]
     answers = [failure, parts]
 
     def ruleset(**_):
@@ -59,7 +60,7 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch,
             raise answer
         return answer
 
-    monkeypatch.setattr(nftables, "ruleset", ruleset)
+    monkeypatch.setattr(objects, "ruleset", ruleset)
     found = Queue()
     watch = NftWatch({}, found.put, None)
     watch.start()
@@ -68,7 +69,7 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch,
     error, unknown, state = (found.get(timeout=10) for _ in range(3))
     watch.stop()
     assert isinstance(error, HostError)
-    assert (unknown.parts, state.parts) == ([nftables.NOT_SEEN], parts)
+    assert (unknown.parts, state.parts) == ([objects.NOT_SEEN], parts)
     assert began <= unknown.after_ns < unknown.time_ns < state.time_ns
     assert found.empty()
 
@@ -82,7 +83,7 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
         changes.tell()
         raise HostError("nft does not come to an end")
 
-    monkeypatch.setattr(nftables, "ruleset", ruleset)
+    monkeypatch.setattr(objects, "ruleset", ruleset)
     found = Queue()
     watch = NftWatch({}, found.put, None)
     changes.tell()
@@ -95,8 +96,8 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
 
 def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     """It ends well though its JSON breaks off: it is kept with the text, and the user hears of it."""
-    parts = [nftables.Part("nft-text", "nft", b""), nftables.Part("nft", "nft", b'{"flags": \n')]
-    monkeypatch.setattr(nftables, "ruleset", lambda **_: parts)
+    parts = [objects.Part("nft-text", "nft", b""), objects.Part("nft", "nft", b'{"flags": \n')]
+    monkeypatch.setattr(objects, "ruleset", lambda **_: parts)
     found = Queue()
     watch = NftWatch({}, found.put, None)
     assert watch.baseline() == parts

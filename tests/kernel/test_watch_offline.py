@@ -7,8 +7,8 @@ import errno
 import threading
 from queue import Queue
 
-from iptrec.kernel import watch
-from iptrec.kernel.watch import Watch
+from iptrec.kernel.legacy import watch
+from iptrec.kernel.legacy.watch import Watch
 
 
 def test_watch_remembers_the_last_states():

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel import xtables
+from iptrec.kernel import iptables
 
 COMMENT = "iptrec:00000000-0000-0000-0000-000000000000"
 OURS = f"-m comment --comment {COMMENT} -j TRACE"
@@ -42,9 +42,9 @@ def kernel(monkeypatch):
             return []
 
     found = Kernel()
-    monkeypatch.setattr(xtables, "Tables", lambda _: found)
-    monkeypatch.setattr(xtables, "save", found.save)
-    monkeypatch.setattr(xtables, "_restore", found.restore)
+    monkeypatch.setattr(iptables, "Tables", lambda _: found)
+    monkeypatch.setattr(iptables, "save", found.save)
+    monkeypatch.setattr(iptables, "_restore", found.restore)
     return found
 
 
@@ -80,15 +80,15 @@ def test_each_chain_is_judged_by_what_is_there(kernel, case):
     """Nothing is lost, nothing comes twice, nobody's rules change places."""
     rules, restored, kept = CASES[case]
     kernel.printed = table(*rules)
-    assert xtables.remove("ipv4", COMMENT, [IN, OUT]) == kept
+    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == kept
     assert kernel.restored == restored
-    assert xtables.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
+    assert iptables.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
 
 
 def test_what_the_kernel_refuses_stays_out(kernel):
     """A chain that a rule jumps to is gone: ours go all the same."""
     kernel.printed, kernel.refused = table(*TRACED), ("NOTRACK",)
-    assert xtables.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
+    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
     assert kernel.restored == GONE
 
 
@@ -98,9 +98,9 @@ def test_a_held_lock_is_no_refusal(kernel, monkeypatch):
         [], 4, b"", b"Another app is currently holding the xtables lock"
     )
     kernel.printed = table(*TRACED)
-    monkeypatch.setattr(xtables, "_restore", lambda *_: xtables.check(["iptables-restore"], said))
-    with pytest.raises(xtables.LockHeldError):
-        xtables.remove("ipv4", COMMENT, [IN, OUT])
+    monkeypatch.setattr(iptables, "_restore", lambda *_: iptables.check(["iptables-restore"], said))
+    with pytest.raises(iptables.LockHeldError):
+        iptables.remove("ipv4", COMMENT, [IN, OUT])
 
 
 @pytest.mark.parametrize("printed", ["", "hello\n", "*raw\n:PREROUTING ACCEPT [0:0]\n"])
@@ -108,4 +108,4 @@ def test_what_is_not_the_raw_table_is_refused(kernel, printed):
     """Whatever the exit status."""
     kernel.printed = printed
     with pytest.raises(HostError, match="prints no raw table"):
-        xtables.remove("ipv4", COMMENT, [IN, OUT])
+        iptables.remove("ipv4", COMMENT, [IN, OUT])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iptrec.analyze.window import windows
+from iptrec.packets.window import windows
 from iptrec.recording.reader import Reader
 
 IPTREC = (sys.executable, "-m", "iptrec")

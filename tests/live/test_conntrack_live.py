@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -50,7 +50,7 @@ def routed(lab):
 
 def connections(path):
     """(protocol, in, the connection as JSON has it) of each packet."""
-    from iptrec.views import json as view
+    from iptrec.views import packet_json as view
 
     with Reader(path) as reader:
         return [

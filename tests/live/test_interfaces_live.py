@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from iptrec.analyze.replay import Replay
-from iptrec.analyze.selection import Selection
+from iptrec.answers.packets import Replay
+from iptrec.answers.selection import Selection
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live

@@ -16,9 +16,9 @@ from pathlib import Path
 import ground_truth
 import pytest
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
-from iptrec.kernel.lab import Lab
+from iptrec.demo.lab import Lab
 from iptrec.recording.reader import Reader
 
 pytestmark = [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = [

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rights import ROOT
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
@@ -556,7 +556,7 @@ def test_loss_is_counted_to_the_event(lab, tmp_path, backend):
         "for n in range(20000): s.sendto(b'%d'%n,('127.0.0.1',7))"
     )
     script = (
-        "import sys, pathlib\nfrom iptrec.recorder import Options, record\n"
+        "import sys, pathlib\nfrom iptrec.recorder.session import Options, record\n"
         "record(Options(output=pathlib.Path(sys.argv[1]), bytecodes={'ipv4': None}, receive_buffer=4096,"
         f" backend={backend!r}, command=[sys.executable, '-c', sys.argv[2]]))"
     )

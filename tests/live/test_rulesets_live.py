@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from iptrec.decode import ruleset
+from iptrec.decode.rulesets import iptables_save
 
 pytestmark = pytest.mark.live
 
@@ -60,14 +60,14 @@ def values(tables):
 )
 def test_round_trip(lab, text):
     """Parsed, written, restored and saved again: equal values, counters and targets included."""
-    parsed = ruleset.parse(text.encode()).tables
+    parsed = iptables_save.parse(text.encode()).tables
     tested = lab.run(["iptables-legacy-restore", "--test"], stdin=written(parsed), check=False)
     assert tested.returncode == 0, tested.stderr
     lab.run(["iptables-legacy-restore", "-c"], stdin=written(parsed))
     saved = lab.run(["iptables-legacy-save", "-c"]).stdout
-    again = ruleset.parse(saved.encode()).tables
+    again = iptables_save.parse(saved.encode()).tables
     lab.run(["iptables-legacy-restore", "-c"], stdin=written(again))
-    third = ruleset.parse(lab.run(["iptables-legacy-save", "-c"]).stdout.encode()).tables
+    third = iptables_save.parse(lab.run(["iptables-legacy-save", "-c"]).stdout.encode()).tables
     assert values(again) == values(third)
     assert {name: list(chains) for name, chains in values(parsed).items()} == {
         name: list(chains) for name, chains in values(again).items() if name in parsed

@@ -13,7 +13,7 @@ import textwrap
 
 import pytest
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live

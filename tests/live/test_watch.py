@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from iptrec.analyze.replay import Replay
+from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live

@@ -8,10 +8,10 @@ from collections import Counter
 
 import pytest
 
-from iptrec.analyze.match import judge
-from iptrec.analyze.selection import Selection
-from iptrec.analyze.why import _sets, explain, facts_of, local_addresses
-from iptrec.decode import ruleset
+from iptrec.answers.selection import Selection
+from iptrec.answers.why import _sets, explain, facts_of, local_addresses
+from iptrec.decode.rulesets import iptables_save
+from iptrec.matching.iptables import judge
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -158,7 +158,7 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
     )
     saved = host.run(["iptables-legacy-save", "-c", "-t", "filter"]).stdout
     matched = [after - once for once, after in zip(before, counters(saved), strict=True)]
-    rules = ruleset.parse(saved.encode()).tables["filter"]["INPUT"].rules
+    rules = iptables_save.parse(saved.encode()).tables["filter"]["INPUT"].rules
     with Reader(path) as reader:
         (explained,) = [
             one

@@ -8,15 +8,15 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from iptrec.analyze.replay import Replay
-from iptrec.analyze.rules import count_rules
-from iptrec.analyze.selection import Selection
-from iptrec.analyze.statistics import count_paths
-from iptrec.analyze.summary import summarize
-from iptrec.analyze.why import explain
+from iptrec.answers.packets import Replay
+from iptrec.answers.path_counts import count_paths
+from iptrec.answers.rules import count_rules
+from iptrec.answers.selection import Selection
+from iptrec.answers.summary import summarize
+from iptrec.answers.why import explain
 from iptrec.recording.reader import Reader
 from iptrec.views import info, paths, rules, text, why
-from iptrec.views import json as as_json
+from iptrec.views import packet_json as as_json
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted(path.stem for path in (ROOT / "samples").glob("*.db"))

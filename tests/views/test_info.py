@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from handmade import HandMade
 
-from iptrec.analyze.summary import Summary
+from iptrec.answers.summary import Summary
 from iptrec.recording.rows import Loss
 from iptrec.views import info
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from handmade import UUID, HandMade, udp, udp6
 
-from iptrec.analyze import shapes
-from iptrec.analyze.replay import Replay
-from iptrec.analyze.selection import Selection
+from iptrec.answers import lookalikes
+from iptrec.answers.packets import Replay
+from iptrec.answers.selection import Selection
 from iptrec.recording.reader import Reader
-from iptrec.views import json as as_json
+from iptrec.views import packet_json as as_json
 from iptrec.views.json_lines import text
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.db"))
@@ -111,7 +111,7 @@ def both(source, selection=None):
 @pytest.fixture(params=[1, 4], ids=["alone", "four"])
 def _fewest(request, monkeypatch):
     """Shapes of a single packet, too: then all that can be are."""
-    monkeypatch.setattr(shapes, "_FEWEST", request.param)
+    monkeypatch.setattr(lookalikes, "_FEWEST", request.param)
 
 
 @pytest.mark.usefixtures("_fewest")
@@ -134,7 +134,7 @@ def test_generated(seed):
 
 def test_shapes_are_found(monkeypatch):
     """The tests above compare something: most of the generated packets have a shape."""
-    monkeypatch.setattr(shapes, "_FEWEST", 1)
+    monkeypatch.setattr(lookalikes, "_FEWEST", 1)
     found = [
         (len(batch.positions), sum(len(one.positions) for one in batch.shapes()))
         for seed in range(40)

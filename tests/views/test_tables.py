@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_json_lines import recording
 
-from iptrec.analyze import shapes
-from iptrec.analyze.replay import Replay
+from iptrec.answers import lookalikes
+from iptrec.answers.packets import Replay
 from iptrec.files import DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views.parquet import Files
@@ -20,7 +20,7 @@ ALL = {table.name for table in TABLES}
 
 def made(source, fewest, monkeypatch, wanted=ALL):
     """The rows of each table, if so many packets make a shape."""
-    monkeypatch.setattr(shapes, "_FEWEST", fewest)
+    monkeypatch.setattr(lookalikes, "_FEWEST", fewest)
     found = {}
     for name, some in rows(source, Replay(source), wanted):
         found.setdefault(name, []).extend(some)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iptrec.analyze.traversal import RulePlace, Step, Traversal
+from iptrec.packets.model import RulePlace, Step, Traversal
 from iptrec.views import text
 
 HEADER = {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "udp", "length": 29, "csum": 255}

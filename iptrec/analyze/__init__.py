@@ -1,1 +1,0 @@
-"""Values into answers: which events are one packet, which rules it met, what became of it."""

@@ -1,0 +1,275 @@
+"""What changed between two rulesets, in terms of rules: inserted, deleted, moved, changed; policies; chains.
+
+Counters and the order of tables and chains do not count. A rule is its text; a chain whose name alone
+changed is renamed, and the jumps to it are not changes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
+    from iptrec.names import Family
+
+Kind = Literal[
+    "inserted", "deleted", "moved", "changed", "policy", "chain created", "chain deleted",
+    "chain renamed", "table loaded", "table unloaded",
+]  # fmt: skip
+_ALIKE: Final = 0.5  # words that a changed rule has in common with what it was
+_GAP: Final = 2_000  # rules between anchors that are compared one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One change. ``old_rule`` and ``new_rule`` count from 1; ``old``, ``new``: texts, policies, names."""
+
+    kind: Kind
+    family: Family
+    table: str
+    chain: str
+    old_rule: int | None = None
+    new_rule: int | None = None
+    old: str | None = None
+    new: str | None = None
+
+
+def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Iterator[Difference]:
+    """All differences, by family, table and chain."""
+    for family in sorted(set(old) & set(new)):
+        before, after = old[family].tables, new[family].tables
+        for table in dict.fromkeys([*before, *after]):
+            if table not in before or table not in after:
+                loaded = table in after
+                if _used(after[table] if loaded else before[table]):
+                    kind: Kind = "table loaded" if loaded else "table unloaded"
+                    yield Difference(kind, family, table, "")
+                yield from _tables(family, table, before.get(table, {}), after.get(table, {}))
+            else:
+                yield from _tables(family, table, before[table], after[table])
+
+
+def _used(chains: Mapping[str, Chain]) -> bool:
+    """Whether a table has anything that could matter: an empty one is as good as none."""
+    return any(
+        chain.policy != "ACCEPT" or not all(map(_own, chain.rules)) for chain in chains.values()
+    )
+
+
+def _tables(
+    family: Family, table: str, old: Mapping[str, Chain], new: Mapping[str, Chain]
+) -> Iterator[Difference]:
+    old, new = _in_same_words(old, new)
+    renamed = _renamed(old, new)
+    for name, now in renamed.items():
+        yield Difference("chain renamed", family, table, name, old=name, new=now)
+    for name in dict.fromkeys([*old, *(name for name in new if name not in renamed.values())]):
+        before, after = old.get(name), new.get(renamed.get(name, name))
+        if before is None and after is not None:
+            if after.policy is None:
+                yield Difference("chain created", family, table, name)
+            before = replace(after, rules=(), policy=after.policy and "ACCEPT")
+        elif after is None and before is not None:
+            if before.policy is None:
+                yield Difference("chain deleted", family, table, name)
+            after = replace(before, rules=(), policy=before.policy and "ACCEPT")
+        assert before is not None  # noqa: S101 - one of the two was there
+        assert after is not None  # noqa: S101
+        if before.policy != after.policy:
+            yield Difference("policy", family, table, name, old=before.policy, new=after.policy)
+        yield from _rules(family, table, name, _specs(before, renamed), _specs(after, {}))
+
+
+def _in_same_words(
+    old: Mapping[str, Chain], new: Mapping[str, Chain]
+) -> tuple[Mapping[str, Chain], Mapping[str, Chain]]:
+    """Both sides, in nft's words those rules that are the same to nft and in iptables' words on one side."""
+    sides = [
+        {rule.native or rule.spec: rule.spec for chain in one.values() for rule in chain.rules}
+        for one in (old, new)
+    ]
+    apart = {
+        native
+        for native in sides[0].keys() & sides[1].keys()
+        if sides[0][native] != sides[1][native]
+    }
+    return (_in_nfts(old, apart), _in_nfts(new, apart)) if apart else (old, new)
+
+
+def _in_nfts(chains: Mapping[str, Chain], natives: set[str]) -> Mapping[str, Chain]:
+    """Chains with these rules in nft's words."""
+    return {
+        name: replace(
+            chain,
+            rules=tuple(
+                replace(rule, spec=rule.native) if rule.native in natives else rule
+                for rule in chain.rules
+            ),
+        )
+        for name, chain in chains.items()
+    }
+
+
+def _renamed(old: Mapping[str, Chain], new: Mapping[str, Chain]) -> dict[str, str]:
+    """User chains that are gone, and the new ones that have exactly their rules; old name -> new name."""
+    gone = {name: one for name, one in old.items() if name not in new and one.rules}
+    come = [(name, one) for name, one in new.items() if name not in old and one.rules]
+    found: dict[str, str] = {}
+    for name, one in come:
+        rules = _specs(one, {})
+        match = next((before for before, chain in gone.items() if _specs(chain, {}) == rules), None)
+        if match is not None and one.policy is None and gone[match].policy is None:
+            found[match] = name
+            del gone[match]
+    return found
+
+
+def _specs(chain: Chain, renamed: Mapping[str, str]) -> list[str]:
+    """The rules' texts, without our own rules, with the new names of renamed chains."""
+    return [_spec(rule, renamed) for rule in chain.rules if not _own(rule)]
+
+
+def _spec(rule: Rule, renamed: Mapping[str, str]) -> str:
+    if rule.target is None or rule.target not in renamed:
+        return rule.spec
+    for option in ("-g", "goto") if rule.goto else ("-j", "jump"):
+        head, found, tail = rule.spec.rpartition(f"{option} {rule.target}")
+        if found:
+            return f"{head}{option} {renamed[rule.target]}{tail}"
+    return rule.spec
+
+
+def _own(rule: Rule) -> bool:
+    return rule.target == "TRACE" and (rule.comment or "").startswith("iptrec:")
+
+
+def _rules(
+    family: Family, table: str, chain: str, old: list[str], new: list[str]
+) -> Iterator[Difference]:
+    if old == new:
+        return
+    gone, come = _edits(old, new)
+    moved = _moved(old, new, gone, come)
+    for i, j in moved:
+        yield Difference("moved", family, table, chain, i + 1, j + 1, old[i], new[j])
+    left, right = {i for i, _ in moved}, {j for _, j in moved}
+    gone, come = [i for i in gone if i not in left], [j for j in come if j not in right]
+    changed = _changed(old, new, gone, come)
+    for i, j in changed:
+        yield Difference("changed", family, table, chain, i + 1, j + 1, old[i], new[j])
+    left, right = {i for i, _ in changed}, {j for _, j in changed}
+    for i in gone:
+        if i not in left:
+            yield Difference("deleted", family, table, chain, i + 1, None, old[i])
+    for j in come:
+        if j not in right:
+            yield Difference("inserted", family, table, chain, None, j + 1, None, new[j])
+
+
+def _edits(old: Sequence[str], new: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The rules of ``old`` that are gone and those of ``new`` that came, by index.
+
+    Patience diff: rules that are there once on both sides, in the longest order that they share, are
+    anchors; between two of them little is left.
+    """
+    anchors = _anchors(old, new)
+    gone: list[int] = []
+    come: list[int] = []
+    i = j = 0
+    for stop_i, stop_j in [*anchors, (len(old), len(new))]:
+        _between(old, new, (i, stop_i), (j, stop_j), gone, come)
+        i, j = stop_i + 1, stop_j + 1
+    return gone, come
+
+
+def _anchors(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
+    once = {spec for spec, times in Counter(new).items() if times == 1}
+    once &= {spec for spec, times in Counter(old).items() if times == 1}
+    where = {spec: i for i, spec in enumerate(old) if spec in once}
+    pairs = [(where[spec], j) for j, spec in enumerate(new) if spec in once]
+    return _longest_ascent(pairs)
+
+
+def _longest_ascent(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The longest subsequence whose first numbers ascend."""
+    tails: list[int] = []
+    ends: list[int] = []
+    before: list[int] = []
+    for number, (i, _) in enumerate(pairs):
+        at = bisect.bisect_left(tails, i)
+        before.append(ends[at - 1] if at else -1)
+        if at == len(tails):
+            tails.append(i)
+            ends.append(number)
+        else:
+            tails[at], ends[at] = i, number
+    found = []
+    number = ends[-1] if ends else -1
+    while number >= 0:
+        found.append(pairs[number])
+        number = before[number]
+    return found[::-1]
+
+
+def _between(
+    old: Sequence[str],
+    new: Sequence[str],
+    left: tuple[int, int],
+    right: tuple[int, int],
+    gone: list[int],
+    come: list[int],
+) -> None:
+    """What differs between two anchors."""
+    (i, stop_i), (j, stop_j) = left, right
+    while i < stop_i and j < stop_j and old[i] == new[j]:
+        i, j = i + 1, j + 1
+    while i < stop_i and j < stop_j and old[stop_i - 1] == new[stop_j - 1]:
+        stop_i, stop_j = stop_i - 1, stop_j - 1
+    if i == stop_i or j == stop_j or max(stop_i - i, stop_j - j) > _GAP:
+        gone += range(i, stop_i)
+        come += range(j, stop_j)
+        return
+    matcher = difflib.SequenceMatcher(None, old[i:stop_i], new[j:stop_j], autojunk=False)
+    for tag, from_i, to_i, from_j, to_j in matcher.get_opcodes():
+        if tag != "equal":
+            gone += range(i + from_i, i + to_i)
+            come += range(j + from_j, j + to_j)
+
+
+def _moved(
+    old: Sequence[str], new: Sequence[str], gone: list[int], come: list[int]
+) -> list[tuple[int, int]]:
+    """Rules that went from one place to another, first to first."""
+    waiting: dict[str, list[int]] = {}
+    for i in reversed(gone):
+        waiting.setdefault(old[i], []).append(i)
+    return [(waiting[new[j]].pop(), j) for j in come if waiting.get(new[j])]
+
+
+def _changed(
+    old: Sequence[str], new: Sequence[str], gone: list[int], come: list[int]
+) -> list[tuple[int, int]]:
+    """Rules that were rewritten in their place: between the same neighbours, and alike."""
+    shift_old = {i: i - bisect.bisect_left(gone, i) for i in gone}
+    by_place: dict[int, list[int]] = {}
+    for i in gone:
+        by_place.setdefault(shift_old[i], []).append(i)
+    found = []
+    for j in come:
+        rivals = by_place.get(j - bisect.bisect_left(come, j), [])
+        alike = [(_likeness(old[i], new[j]), -i) for i in rivals]
+        if alike and (best := max(alike))[0] >= _ALIKE:
+            found.append((-best[1], j))
+            rivals.remove(-best[1])
+    return found
+
+
+def _likeness(old: str, new: str) -> float:
+    """How much of their words two rules share, in order; 1 is all."""
+    return difflib.SequenceMatcher(None, old.split(), new.split(), autojunk=False).ratio()

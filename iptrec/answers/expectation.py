@@ -1,0 +1,115 @@
+"""Expectations of a recording: what must be true of which packets, and whether it is.
+
+A file of expectations is TOML: a table [[expect]] each, with a name, conditions that select packets (as the
+options of every command do) and what is required of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.answers.packets import Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from iptrec.answers.paths import Path
+    from iptrec.answers.selection import Selection
+    from iptrec.names import I64
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Of the selected packets there are at least ``least`` and at most ``most``, and each complies.
+
+    ``verdict``: how it ends; ``rule``: (table, chain, number) that matches; ``chain``: (table, chain) that it
+    passes, both one of these: names with slashes can be read in several ways; None: whatever.
+    """
+
+    name: str
+    line: int  # in the file
+    selection: Selection
+    verdict: str | None = None
+    rule: frozenset[tuple[str, str, int]] | None = None
+    chain: frozenset[tuple[str, str]] | None = None
+    least: int = 1
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``failure`` is None where the expectation holds."""
+
+    expectation: Expectation
+    packets: int
+    failure: str | None
+
+
+def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Result]:
+    """Look at the packets that each selects, in one pass over the recording; each path is judged once."""
+    replay = Replay(recording)
+    tallies = [_Tally(one) for one in expectations]
+    for window, _, numbers in replay.windows_with_paths():
+        namespace = window.stream.namespace
+        interfaces, netns = replay.interfaces_of(namespace), replay.netns(namespace)
+        paths = list(replay.book.paths)
+        for one in tallies:
+            positions = one.expectation.selection.positions(window, interfaces, netns)
+            one.add(window, positions, numbers, paths)
+    return [one.result() for one in tallies]
+
+
+class _Tally:
+    """What is known of an expectation so far."""
+
+    def __init__(self, expectation: Expectation) -> None:
+        self.expectation = expectation
+        self._packets = 0
+        self._failure: str | None = None
+
+    def add(self, window: Window, positions: I64, numbers: I64, paths: Sequence[Path]) -> None:
+        """Count the selected packets of a window; ``numbers``: the path of each, from 1."""
+        self._packets += len(positions)
+        if self._failure is not None or not len(positions):
+            return
+        failures = {
+            one: why
+            for one in np.unique(numbers[positions]).tolist()
+            if (why := _failure(paths[one - 1], self.expectation))
+        }
+        failing = positions[np.isin(numbers[positions], list(failures))]
+        if len(failing):
+            packet = window.number + int(failing[0])
+            self._failure = f"packet #{packet} {failures[int(numbers[failing[0]])]}"
+
+    def result(self) -> Result:
+        """The judgement, once all packets were seen."""
+        least, most, packets = self.expectation.least, self.expectation.most, self._packets
+        failure = self._failure
+        if failure is None and packets < least:
+            failure = f"{packets} packets, expected at least {least}"
+        if failure is None and most is not None and packets > most:
+            failure = f"{packets} packets, expected at most {most}"
+        return Result(self.expectation, packets, failure)
+
+
+def _failure(path: Path, expectation: Expectation) -> str | None:
+    """What the packets of a path do not comply with."""
+    if expectation.verdict is not None and path.verdict != expectation.verdict:
+        place = path.decided_by
+        by = ""
+        if place is not None:
+            by = f" by {place.table}/{place.chain} {place.what}"
+        return f"is {path.verdict}{by}, expected {expectation.verdict}"
+    places = {(step.table, step.chain, step.rule) for step in path.steps}
+    if expectation.rule is not None and not expectation.rule & places:
+        return f"is not matched by {'/'.join(map(str, min(expectation.rule)))}"
+    chains = {place[:2] for place in places}
+    if expectation.chain is not None and not expectation.chain & chains:
+        return f"does not pass {'/'.join(min(expectation.chain))}"
+    return None

@@ -1,0 +1,244 @@
+"""Packets that read the same but for their numbers: ten thousand packets are a dozen shapes.
+
+The packets of a shape took the same way, have headers of the same kind, met the same interfaces and
+marks, and changed in the same fields. What is left, times, addresses, ports and the like, are columns.
+A view renders one packet of a shape and fills in the others' values. Packets that are in any way odd have
+no shape: they are to be made as objects, one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from iptrec.decode import packet
+from iptrec.decode.headers import Headers
+from iptrec.packets.identity import MIX, ODD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from iptrec.context.interfaces import Interfaces
+    from iptrec.names import I64, Mask
+    from iptrec.packets.model import RelationKind
+    from iptrec.packets.relations import Relations
+    from iptrec.packets.rule_changes import Fates
+    from iptrec.packets.window import Window
+
+
+_FEWEST: Final = 4  # packets; to find the values of fewer costs more than to make them as objects
+_DENSE: Final = 1 << 16  # numbers below are told apart by counting, others by sorting
+_ETHERNET: Final = 14  # bytes of a link header without VLAN
+_TYPE: Final = 12  # where its type begins
+_TAGGED: Final = b"\x81\x00"  # a VLAN's
+
+
+@dataclass(frozen=True, slots=True)
+class StepColumns:
+    """What differs between the packets of a shape at one step; ``changed``: field -> (before, now)."""
+
+    time_ns: I64
+    changed: dict[str, tuple[list[Any], list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Packets of a window, at least four, that read the same but for these columns of `Traversal`.
+
+    ``positions``: in the window's assembly, ascending. Every column has one value a packet; ``link`` is
+    empty where there is none.
+    """
+
+    positions: I64
+    number: I64
+    link: dict[str, list[str]]
+    header: dict[str, list[Any]]
+    related: dict[RelationKind, I64]
+    steps: tuple[StepColumns, ...]
+
+
+def shapes(
+    window: Window,
+    positions: I64,
+    interfaces: Interfaces,
+    relations: Relations,
+    fates: Fates,
+) -> list[Shape]:
+    """The shapes among some decided traversals of a window; those that are in none of them are odd.
+
+    Of the traversals no connection is known. ``relations`` and ``fates`` are at this window.
+    """
+    if len(positions) < _FEWEST:
+        return []
+    told = _Told(window, positions)
+    headers = told.headers
+    changes = headers.changes()
+    changes[told.first] = 0
+    link, odd = told.links()
+    odd |= relations.reassembled()[positions]
+    odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), told.first)
+    related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
+    look = _numbered(headers.kind + 1, changes + 1, told.mark, *told.interfaces(interfaces))
+    way = _numbered(
+        told.outcome,
+        link >= 0,
+        fates.numbers(window, positions),
+        *(numbers > 0 for numbers in related.values()),
+    )
+    return [
+        Shape(
+            positions=positions[members],
+            number=window.number + positions[members],
+            link=told.link_values(link[members]),
+            header=told.header(members),
+            related={
+                kind: numbers[members] for kind, numbers in related.items() if numbers[members[0]]
+            },
+            steps=told.steps(members, changes),
+        )
+        for members in _alike(look, told.first, told.count, way, ~odd)
+    ]
+
+
+class _Told:
+    """The events that are told of some traversals: those of the user's rules, or all if there are no others.
+
+    ``first``, ``count``, ``outcome`` have one value a traversal, ``mark`` and ``headers`` one an event.
+    """
+
+    def __init__(self, window: Window, positions: I64) -> None:
+        assembly, events = window.assembly, window.events
+        count = assembly.count[positions]
+        self._begin = np.cumsum(count) - count
+        step = np.arange(int(count.sum())) - np.repeat(self._begin, count)
+        every = assembly.rows[np.repeat(assembly.first[positions], count) + step]
+        self._every = every
+        self.outcome = assembly.outcome[positions]
+        shown = [_shown(window, one.way) for one in assembly.outcomes]
+        offset = np.cumsum([0, *(len(one) for one in shown)])
+        here = np.concatenate(shown)[np.repeat(offset[self.outcome], count) + step]
+        rows = every[here]
+        self.count: I64 = np.array([int(one.sum()) for one in shown], np.int64)[self.outcome]
+        self.first: I64 = np.cumsum(self.count) - self.count
+        self._events = events
+        self._rows = rows
+        self._moment_ns = window.moment_ns[rows]
+        self._time_ns = np.where(
+            events.stamp_ns[rows] != 0, events.stamp_ns[rows], events.received_ns[rows]
+        )
+        self.mark = events.mark[rows]
+        families = [window.rulebook.families[one.way[0]] for one in assembly.outcomes]
+        ipv6 = np.array([one == "ipv6" for one in families])[self.outcome]
+        self.headers = Headers(
+            events.buffer,
+            events.payload[rows],
+            events.payload_length[rows],
+            np.repeat(ipv6, self.count),
+        )
+
+    def interfaces(self, interfaces: Interfaces) -> list[I64]:
+        """Numbers for the names of the interfaces of each event, and for that there is none."""
+        events, found = self._events, []
+        for column in (events.indev, events.outdev, events.physindev, events.physoutdev):
+            index = column[self._rows]
+            if index.any():
+                _, number = interfaces.names(index, self._moment_ns)
+                found.append(number * 2 + (index != 0))
+        return found
+
+    def links(self) -> tuple[I64, Mask]:
+        """Where the link header that is told of each traversal begins (-1: there is none); the odd ones."""
+        buffer = self._events.buffer
+        start, length = self._events.link[self._every], self._events.link_length[self._every]
+        plain = (start >= 0) & (length == _ETHERNET)
+        at = np.where(plain, start, 0)
+        plain &= (buffer[at + _TYPE] != _TAGGED[0]) | (buffer[at + _TYPE + 1] != _TAGGED[1])
+        odd: Mask = np.logical_or.reduceat((start >= 0) & ~plain, self._begin)
+        place = np.where(plain, np.arange(len(start)), len(start))
+        first = np.minimum.reduceat(place, self._begin)
+        return np.append(start, -1)[first], odd
+
+    def link_values(self, start: I64) -> dict[str, list[str]]:
+        """The fields of link headers that begin there, as `decode.packet.link` gives them."""
+        if start[0] < 0:
+            return {}
+        memory = self._events.buffer
+        whole = sliding_window_view(memory, _ETHERNET)[start].view(f"V{_ETHERNET}")[:, 0].tolist()
+        known = {one: packet.link(one) or {} for one in set(whole)}
+        return {name: [known[one][name] for one in whole] for name in known[whole[0]]}
+
+    def header(self, members: I64) -> dict[str, list[Any]]:
+        """The fields of the packets of some traversals of one shape, as they first were."""
+        rows = self.first[members]
+        return {name: self.headers.values(name, rows) for name in self._fields(rows[0])}
+
+    def steps(self, members: I64, changes: I64) -> tuple[StepColumns, ...]:
+        """Their steps. ``changes``: of each event, as `Headers.changes` gives them."""
+        first = self.first[members]
+        fields = self._fields(first[0])
+        found = []
+        for step in range(int(self.count[members[0]])):
+            rows = first + step
+            bits = int(changes[rows[0]])
+            changed = {
+                name: (self.headers.values(name, rows - 1), self.headers.values(name, rows))
+                for bit, name in enumerate(fields)
+                if bits >> bit & 1
+            }
+            found.append(StepColumns(self._time_ns[rows], changed))
+        return tuple(found)
+
+    def _fields(self, row: int) -> list[str]:
+        return list(self.headers.layouts[self.headers.which[row]].fields)
+
+
+def _shown(window: Window, way: Sequence[int]) -> Mask:
+    own = np.array([window.rulebook.places[one].own for one in way], np.bool_)
+    return own if own.all() else ~own
+
+
+def _numbered(*columns: npt.NDArray[Any]) -> I64:
+    """Equal numbers for rows that are equal in all columns of numbers from 0 on."""
+    number = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        other, more = _dense(column)
+        if more > 1:
+            number, _ = _dense(number * more + other)
+    return number
+
+
+def _dense(column: npt.NDArray[Any]) -> tuple[I64, int]:
+    """The values of a column, numbered from 0 on, and how many different ones there are."""
+    values = column.astype(np.int64, copy=False)
+    if int(values.max()) < _DENSE:
+        there = np.bincount(values) > 0
+        return (np.cumsum(there) - 1)[values], int(there.sum())
+    values, number = np.unique(values, return_inverse=True)
+    return number, len(values)
+
+
+def _alike(look: I64, first: I64, count: I64, whole: I64, plain: Mask) -> list[I64]:
+    """Traversals with equal numbers, and events with equal looks; those that are plain, at least four.
+
+    Hashes propose which are equal, all numbers decide.
+    """
+    step = np.arange(len(look)) - np.repeat(first, count)
+    mixed = (look.astype(np.uint64) + np.uint64(1)) * ODD ^ step.astype(np.uint64) * MIX
+    mixed ^= mixed >> np.uint64(31)
+    signature = np.add.reduceat(mixed * MIX, first) ^ (whole.astype(np.uint64) * ODD)
+    chosen = np.flatnonzero(plain)
+    _, example, inverse = np.unique(signature[chosen], return_index=True, return_inverse=True)
+    model = np.arange(len(first))
+    model[chosen] = chosen[example[inverse]]
+    equal = look[np.minimum(np.repeat(first[model], count) + step, len(look) - 1)] == look
+    same = plain & (count[model] == count) & (whole[model] == whole)
+    same &= np.logical_and.reduceat(equal, first)
+    members = np.flatnonzero(same)
+    members = members[np.argsort(model[members], kind="stable")]
+    edges = np.flatnonzero(np.diff(model[members])) + 1
+    return [one for one in np.split(members, edges) if len(one) >= _FEWEST]

@@ -1,0 +1,57 @@
+"""Events that belong to no packet: they name no rule, or cannot be read. Counted, shown, never dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from iptrec.decode import packet
+from iptrec.names import AF_INET, AF_INET6, HOOKS
+from iptrec.packets.window import windows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One event: of somebody's NFLOG rule in the same group, say.
+
+    ``header`` (see `decode.packet.header`) is None where a datagram holds no event that can be read.
+    ``indev``, ``outdev`` are interface indexes.
+    """
+
+    time_ns: int
+    hook: str | None
+    prefix: str | None
+    mark: int
+    indev: int | None
+    outdev: int | None
+    header: dict[str, Any] | None
+
+
+def orphans(recording: Recording) -> Iterator[Orphan]:
+    """All of a recording; in order of receipt, but for what cannot be read, which comes after its window."""
+    for window in windows(recording):
+        for row in window.strays.tolist():
+            yield _event(window, row)
+        for received_ns in window.unread.tolist():
+            yield Orphan(received_ns, None, None, 0, None, None, None)
+
+
+def _event(window: Window, row: int) -> Orphan:
+    events = window.events
+    prefix = int(events.prefix[row])
+    hook = int(events.hook[row])
+    return Orphan(
+        time_ns=int(events.stamp_ns[row] or events.received_ns[row]),
+        hook=HOOKS[hook] if hook < len(HOOKS) else None,
+        prefix=events.prefixes[prefix].decode("utf-8", "backslashreplace") if prefix >= 0 else None,
+        mark=int(events.mark[row]),
+        indev=int(events.indev[row]) or None,
+        outdev=int(events.outdev[row]) or None,
+        header=packet.header(events.packet(row), AF_INET6 if events.ipv6[row] else AF_INET),
+    )

@@ -1,0 +1,65 @@
+"""How many packets took which path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.answers.packets import Replay
+from iptrec.packets.identity import lengths
+
+if TYPE_CHECKING:
+    from iptrec.answers.index import Bookmarks
+    from iptrec.answers.paths import Path
+    from iptrec.answers.selection import Selection
+    from iptrec.recording.rows import Recording
+
+
+@dataclass(slots=True)
+class Count:
+    """Packets, their bytes (IP length), and when the first and the last of them came (epoch, ns)."""
+
+    packets: int = 0
+    bytes: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    example: int = 0  # the first packet's number
+
+    def add(self, packets: int, size: int, first_ns: int, last_ns: int, example: int) -> None:
+        """More of them."""
+        if not self.packets:
+            self.first_ns, self.example = first_ns, example
+        self.packets += packets
+        self.bytes += size
+        self.first_ns = min(self.first_ns, first_ns)
+        self.last_ns = max(self.last_ns, last_ns)
+
+
+def count_paths(
+    recording: Recording, selection: Selection, bookmarks: Bookmarks | None = None
+) -> list[tuple[int, Path, Count]]:
+    """The paths of the selected packets with their numbers, the most taken first.
+
+    ``bookmarks`` are noted, if all packets are selected: paths are numbered from the first packet on.
+    """
+    replay = Replay(recording, selection, bookmarks if selection.everything else None)
+    counts: dict[int, Count] = {}
+    for window, positions, numbers in replay.windows_with_paths():
+        assembly = window.assembly
+        rows = assembly.rows[assembly.first[positions]]
+        times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
+        chosen = numbers[positions]
+        for number in np.unique(chosen).tolist():
+            here = np.flatnonzero(chosen == number)
+            counts.setdefault(number, Count()).add(
+                len(here),
+                int(sizes[here].sum()),
+                int(times[here].min()),
+                int(times[here].max()),
+                window.number + int(positions[here[0]]),
+            )
+    paths = {number: path for path, number in replay.book.paths.items()}
+    found = [(number, paths[number], count) for number, count in counts.items()]
+    return sorted(found, key=lambda one: (-one[2].packets, one[0]))

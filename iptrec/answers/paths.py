@@ -1,0 +1,109 @@
+"""Packets by the way they took: ten thousand packets are a dozen paths.
+
+A path is what a reader is told of a way: tables, chains, rules with their texts, and the verdict. Paths are
+numbered in the order in which they first appear in the recording, whatever is selected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.packets.model import RulePlace
+
+if TYPE_CHECKING:
+    from iptrec.names import I64, Family
+    from iptrec.packets.model import StepType
+    from iptrec.packets.walk import Outcome
+    from iptrec.packets.window import Window
+    from iptrec.rulesets.grammar import Place
+
+
+@dataclass(frozen=True, slots=True)
+class PathStep:
+    """One place of a path, as `traversal.Step` has it."""
+
+    table: str
+    chain: str
+    type: StepType
+    rule: int | None
+    spec: str | None
+    target: str | None
+    target_args: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A way that packets took."""
+
+    family: Family
+    netns: str | None
+    verdict: str
+    decided_by: RulePlace | None
+    complete: bool
+    ambiguous: bool
+    steps: tuple[PathStep, ...]
+
+
+class PathBook:
+    """Numbers the paths of a recording's windows, from 1."""
+
+    def __init__(self) -> None:
+        self.paths: dict[Path, int] = {}
+        self._known: dict[tuple[int, Outcome], int] = {}
+
+    def numbers(self, window: Window, netns: str | None) -> I64:
+        """The path of each decided traversal, shape (decided,)."""
+        outcome = window.assembly.outcome[: window.decided]
+        if not len(outcome):
+            return outcome
+        numbers = np.zeros(len(window.assembly.outcomes), np.int64)
+        present, first = np.unique(outcome, return_index=True)
+        for one in present[np.argsort(first)].tolist():
+            numbers[one] = self._number(window, window.assembly.outcomes[one], netns)
+        return numbers[outcome]
+
+    def _number(self, window: Window, outcome: Outcome, netns: str | None) -> int:
+        key = (window.stream.id, outcome)
+        if key not in self._known:
+            path = _path(window, outcome, netns)
+            self._known[key] = self.paths.setdefault(path, len(self.paths) + 1)
+        return self._known[key]
+
+
+def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
+    book = window.rulebook
+    places = [book.places[number] for number in outcome.way]
+    decider = None if outcome.decider is None else places[outcome.decider]
+    return Path(
+        family=book.families[outcome.way[0]],
+        netns=netns,
+        verdict=outcome.verdict,
+        decided_by=None if decider is None else RulePlace.of(decider),
+        complete=outcome.complete,
+        ambiguous=outcome.doubt is not None,
+        steps=tuple(_step(place) for place in places if not place.own)
+        or tuple(_step(place) for place in places),
+    )
+
+
+def _step(place: Place) -> PathStep:
+    rule = place.rule
+    return PathStep(
+        table=place.table,
+        chain=place.chain,
+        type=step_type(place),
+        rule=place.number,
+        spec=rule.spec if rule else None,
+        target=place.target,
+        target_args=rule.target_args if rule else None,
+    )
+
+
+def step_type(place: Place) -> StepType:
+    """The truth about a place: a rule, a user chain's end, a policy."""
+    if place.end:
+        return "policy" if place.builtin else "return"
+    return "rule"

@@ -1,0 +1,161 @@
+"""The rules of a recording with what hit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.answers.packets import Replay
+from iptrec.answers.path_counts import Count
+from iptrec.packets.identity import lengths
+from iptrec.rulesets.grammar import always_matches, ends_chain, is_own
+from iptrec.rulesets.nft_places import own_table
+from iptrec.rulesets.timeline import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.answers.selection import Selection
+    from iptrec.decode.rulesets.types import Chain, Rule
+    from iptrec.names import I64, Family
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+    from iptrec.rulesets.grammar import Place
+    from iptrec.rulesets.resolver import Rulebook
+
+
+@dataclass(frozen=True, slots=True)
+class RuleCount:
+    """A rule, or with ``rule`` None a chain's policy, and what hit it.
+
+    ``number`` counts the user's rules from 1; None for a rule that was hit and is gone by the end.
+    ``unreachable``: the number of the earlier rule that ends the chain for every packet.
+    """
+
+    chain: str
+    number: int | None
+    rule: Rule | None
+    count: Count
+    unreachable: int | None = None
+
+
+@dataclass(slots=True)
+class TableCount:
+    """A table as it last was; each chain with its policy (None: a user's) and its rules.
+
+    Rules that are gone follow those that are there, in the order of their first hits.
+    """
+
+    family: Family
+    table: str
+    chains: dict[str, tuple[str | None, list[RuleCount]]] = field(default_factory=dict)
+    policies: dict[str, Count] = field(default_factory=dict)
+
+
+_Key = tuple["Family", str, str, "str | None", int]
+
+
+def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
+    """What the selected packets hit, for each table as it last was, and in rules that are gone."""
+    replay = Replay(recording, selection)
+    hits: dict[_Key, Count] = {}
+    rules: dict[_Key, Rule] = {}
+    books: dict[int, Rulebook] = {}
+    for window, positions, _ in replay.windows_with_paths():
+        books[window.stream.id] = window.rulebook
+        _count_window(window, positions, hits, rules)
+    return [table for book in books.values() for table in _tables(book, hits, rules)]
+
+
+def _tables(
+    book: Rulebook, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+) -> Iterator[TableCount]:
+    for family in KINDS:
+        for table, timeline in book.timelines.loaded(family).items():
+            if book.own_comment is not None and table == own_table(book.own_comment):
+                continue
+            found = _table(family, table, timeline.states[-1].chains or {}, hits, book.own_comment)
+            _add_gone(found, hits, rules)
+            yield found
+
+
+def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> None:
+    there = {
+        id(one.count)
+        for _, present in table.chains.values()
+        for one in present
+        if one.count.packets
+    }
+    for key, rule in rules.items():
+        family, name, chain, *_ = key
+        if (family, name) == (table.family, table.table) and id(hits[key]) not in there:
+            table.chains.setdefault(chain, (None, []))[1].append(
+                RuleCount(chain, None, rule, hits[key])
+            )
+            table.policies.setdefault(chain, hits.get((family, name, chain, None, 0), Count()))
+
+
+def _count_window(
+    window: Window, chosen: I64, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+) -> None:
+    """Add the hits of the selected packets, place by place."""
+    assembly, events = window.assembly, window.events
+    outcome = assembly.outcome[chosen]
+    sizes, times = lengths(events), window.moment_ns
+    for number in np.unique(outcome).tolist():
+        way = assembly.outcomes[number].way
+        here = chosen[outcome == number]
+        starts = assembly.first[here]
+        for at, one in enumerate(way):
+            place = window.rulebook.places[one]
+            if place.own or place.nameless:  # which rule it was nobody knows
+                continue
+            rows = assembly.rows[starts + at]
+            key = _key(window, one, place)
+            if place.rule is not None:
+                rules.setdefault(key, place.rule)
+            hits.setdefault(key, Count()).add(
+                len(rows),
+                int(sizes[rows].sum()),
+                int(times[rows].min()),
+                int(times[rows].max()),
+                window.number + int(here[0]),
+            )
+
+
+def _key(window: Window, number: int, place: Place) -> _Key:
+    """What stays of a rule when others come and go: its text, and which of equal ones it is."""
+    family = window.rulebook.families[number]
+    if place.rule is None:
+        return family, place.table, place.chain, None, 0
+    chain = window.rulebook.grammars[number].ruleset.tables[place.table][place.chain]
+    before = chain.rules[: place.index - 1]
+    return (
+        family, place.table, place.chain, place.rule.spec,
+        sum(rule.spec == place.rule.spec for rule in before),
+    )  # fmt: skip
+
+
+def _table(
+    family: Family, table: str, chains: dict[str, Chain], hits: dict[_Key, Count], own: str | None
+) -> TableCount:
+    found = TableCount(family, table)
+    for chain in chains.values():
+        rules: list[RuleCount] = []
+        seen: dict[str, int] = {}
+        ended: int | None = None
+        for rule in chain.rules:
+            ordinal = seen.get(rule.spec, 0)
+            seen[rule.spec] = ordinal + 1
+            if is_own(rule, own):
+                continue
+            number = len(rules) + 1
+            count = hits.get((family, table, chain.name, rule.spec, ordinal), Count())
+            rules.append(RuleCount(chain.name, number, rule, count, ended))
+            if ended is None and always_matches(rule) and ends_chain(rule):
+                ended = number
+        found.chains[chain.name] = chain.policy, rules
+        found.policies[chain.name] = hits.get((family, table, chain.name, None, 0), Count())
+    return found

@@ -1,0 +1,117 @@
+"""Which packets of a recording are meant: one set of conditions for every command.
+
+All conditions hold for a packet that is selected. What is decided by a packet's way is decided once for
+each distinct way; only what depends on its bytes looks at every event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from iptrec.context.interfaces import Interfaces
+    from iptrec.names import I64, Mask
+    from iptrec.packets.walk import Outcome
+    from iptrec.packets.window import Window
+    from iptrec.pcap.filter import PacketFilter
+    from iptrec.rulesets.grammar import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Conditions; those that are not given hold for every packet.
+
+    ``packet_filter``: any stage of the packet matches. ``interfaces``: any stage came in or went out by
+    one of them. ``chains``: (table, chain) of which it passed one. ``rules``: (table, chain, number among
+    the user's) of which one matched. ``verdicts``: upper case. ``whole``: complete and unambiguous, or
+    not. ``mark``: (value, mask) that any stage had. ``since_ns``, ``until_ns`` (epoch): when its first
+    event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
+    path, see `paths` (`Replay` looks at it, for it needs all packets before).
+    """
+
+    packet_filter: PacketFilter | None = None
+    interfaces: frozenset[str] = frozenset()
+    chains: frozenset[tuple[str, str]] = frozenset()
+    rules: frozenset[tuple[str, str, int]] = frozenset()
+    verdicts: frozenset[str] = frozenset()
+    netns: frozenset[str] = frozenset()
+    whole: bool | None = None
+    mark: tuple[int, int] | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+    number: int | None = None
+    path: int | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether no condition is given."""
+        return self == Selection()
+
+    def positions(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
+        """The positions of a window's decided traversals that are selected, in order."""
+        if self.netns and netns not in self.netns:
+            return np.zeros(0, np.int64)
+        chosen = self._by_way(window) & self._by_time(window)
+        if self.number is not None:
+            chosen &= np.arange(window.number, window.number + window.decided) == self.number
+        events, times = window.events, window.moment_ns
+        if self.interfaces and chosen.any():
+            chosen &= _any_event(
+                window,
+                lambda rows: (
+                    interfaces.named(self.interfaces, events.indev[rows], times[rows])
+                    | interfaces.named(self.interfaces, events.outdev[rows], times[rows])
+                ),
+            )
+        if self.mark is not None and chosen.any():
+            value, mask = map(np.uint32, self.mark)
+            chosen &= _any_event(window, lambda rows: (events.mark[rows] & mask) == value)
+        if self.packet_filter is not None and chosen.any():
+            matches = self.packet_filter.match_many
+            chosen &= _any_event(
+                window,
+                lambda rows: matches(
+                    events.buffer, events.payload[rows], events.payload_length[rows]
+                ),
+            )
+        return np.flatnonzero(chosen)
+
+    def _by_way(self, window: Window) -> Mask:
+        outcomes = window.assembly.outcomes
+        fits = np.array([self._fits(window, one) for one in outcomes], np.bool_)
+        return fits[window.assembly.outcome[: window.decided]]
+
+    def _fits(self, window: Window, outcome: Outcome) -> bool:
+        places = [window.rulebook.places[number] for number in outcome.way]
+        whole = outcome.complete and outcome.doubt is None
+        return (
+            (not self.verdicts or outcome.verdict in self.verdicts)
+            and (self.whole is None or self.whole == whole)
+            and (not self.chains or any((one.table, one.chain) in self.chains for one in places))
+            and (not self.rules or any(_rule(one) in self.rules for one in places))
+        )
+
+    def _by_time(self, window: Window) -> Mask:
+        assembly = window.assembly
+        begun = window.moment_ns[assembly.rows[assembly.first[: window.decided]]]
+        chosen = np.ones(window.decided, np.bool_)
+        if self.since_ns is not None:
+            chosen &= begun >= self.since_ns
+        if self.until_ns is not None:
+            chosen &= begun < self.until_ns
+        return chosen
+
+
+def _rule(place: Place) -> tuple[str, str, int | None]:
+    return place.table, place.chain, place.number
+
+
+def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function over event numbers
+    """For each decided traversal whether ``test`` holds for any of its events."""
+    rows = window.rows()
+    if not len(rows):
+        return np.zeros(window.decided, np.bool_)
+    return np.logical_or.reduceat(test(rows), window.assembly.first[: window.decided])

@@ -1,0 +1,160 @@
+"""What is in a recording, and how complete it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.context.interfaces import Interfaces
+from iptrec.decode import packet
+from iptrec.decode.packet import protocol_name
+from iptrec.names import AF_INET, AF_INET6
+from iptrec.packets.identity import lengths, pair_keys, protocols
+from iptrec.packets.window import windows
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.names import I64
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+
+
+_TALKERS: Final = 10
+_PAIRS: Final = 100_000  # of addresses that are counted at a time
+
+
+@dataclass(slots=True)
+class Talker:
+    """Packets from one address to another, as they first were; ``bytes``: IP length."""
+
+    src: str
+    dst: str
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class Summary:
+    """Counts over the whole recording.
+
+    ``events + lost`` is what the kernel sent while we recorded. ``packets`` are traversals, of which
+    ``incomplete`` were not seen from their first rule to their end and ``ambiguous`` could be put
+    together in more than one way; ``orphans`` are events that name no rule. ``interfaces``: by the pair
+    that packets came in and went out by, None for this host. ``talkers``: the pairs of addresses with the
+    most packets; ``talkers_exact`` is False where there were more pairs than are counted.
+    """
+
+    events: int = 0
+    lost: int = 0
+    packets: int = 0
+    incomplete: int = 0
+    ambiguous: int = 0
+    orphans: int = 0
+    verdicts: dict[str, int] = field(default_factory=dict)
+    protocols: dict[str, int] = field(default_factory=dict)
+    interfaces: dict[tuple[str | None, str | None], int] = field(default_factory=dict)
+    talkers: list[Talker] = field(default_factory=list)
+    talkers_exact: bool = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether no event is missing and every trace is whole and certain."""
+        return not (self.lost or self.incomplete or self.ambiguous or self.orphans)
+
+
+def summarize(reader: Recording) -> Summary:
+    """Go through the whole recording once."""
+    summary = Summary(lost=sum(loss.events or 0 for loss in reader.losses))
+    verdicts: Counter[str] = Counter()
+    traffic = _Traffic(reader)
+    for window in windows(reader):
+        traffic.add(window)
+        assembly, decided = window.assembly, window.decided
+        outcome = assembly.outcome[:decided]
+        for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
+            verdicts[assembly.outcomes[number].verdict] += int(count)
+            summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
+            summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
+        summary.packets += decided
+        summary.orphans += len(window.strays) + len(window.unread)
+        summary.events += len(window.rows()) + len(window.strays) + len(window.unread)
+    summary.verdicts = dict(verdicts.most_common())
+    traffic.tell(summary)
+    return summary
+
+
+class _Traffic:
+    """What kind of packets there were, by their first and last events."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._names: dict[int, Interfaces] = {}
+        self._protocols: Counter[int] = Counter()
+        self._interfaces: Counter[tuple[str | None, str | None]] = Counter()
+        self._talkers: dict[int, Talker] = {}
+        self._exact = True
+
+    def add(self, window: Window) -> None:
+        """Count a window's packets."""
+        assembly, decided = window.assembly, window.decided
+        begun = assembly.rows[assembly.first[:decided]]
+        ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
+        first, last = window.events.take(begun), window.events.take(ended)
+        numbers, counts = np.unique(protocols(first), return_counts=True)
+        self._protocols.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+        self._add_interfaces(window, first.indev, last.outdev, window.moment_ns[begun])
+        self._add_talkers(first)
+
+    def tell(self, summary: Summary) -> None:
+        """Put it into the summary, the most first."""
+        summary.protocols = {
+            protocol_name(number): count for number, count in self._protocols.most_common()
+        }
+        summary.interfaces = dict(self._interfaces.most_common())
+        ranked = sorted(self._talkers.values(), key=lambda one: (-one.packets, one.src, one.dst))
+        summary.talkers = ranked[:_TALKERS]
+        summary.talkers_exact = self._exact
+
+    def _add_interfaces(
+        self,
+        window: Window,
+        indev: npt.NDArray[np.uint32],
+        outdev: npt.NDArray[np.uint32],
+        time_ns: I64,
+    ) -> None:
+        namespace = window.stream.namespace
+        if namespace not in self._names:
+            self._names[namespace] = Interfaces(self._recording, namespace)
+        names = self._names[namespace]
+        pairs = indev.astype(np.uint64) << np.uint64(32) | outdev
+        distinct, where, counts = np.unique(pairs, return_index=True, return_counts=True)
+        for pair, at, count in zip(distinct.tolist(), where.tolist(), counts.tolist(), strict=True):
+            inside, outside = (
+                names.name(index, int(time_ns[at])) if index else None
+                for index in (pair >> 32, pair & 0xFFFFFFFF)
+            )
+            self._interfaces[inside, outside] += count
+
+    def _add_talkers(self, first: NflogEvents) -> None:
+        keys = pair_keys(first)
+        distinct, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        counts = np.bincount(inverse, minlength=len(distinct)).tolist()
+        sizes = np.bincount(inverse, lengths(first), len(distinct)).tolist()
+        for key, at, count, size in zip(
+            distinct.tolist(), where.tolist(), counts, sizes, strict=True
+        ):
+            if key not in self._talkers:
+                family = AF_INET6 if first.ipv6[at] else AF_INET
+                header = packet.header(first.packet(at), family)
+                self._talkers[key] = Talker(str(header["src"]), str(header["dst"]))
+            self._talkers[key].packets += count
+            self._talkers[key].bytes += int(size)
+        if len(self._talkers) > _PAIRS:
+            self._exact = False
+            kept = sorted(self._talkers.items(), key=lambda one: -one[1].packets)[: _PAIRS // 2]
+            self._talkers = dict(kept)

@@ -1,0 +1,1 @@
+"""Interfaces, connections and addresses over time."""

@@ -1,0 +1,137 @@
+"""The names of interfaces over time: containers come and go, and the kernel gives an index again.
+
+An interface that is gone keeps its name until its index is given to another one: packets of its last
+moments are received later.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.decode.rtnetlink import link_changes
+from iptrec.errors import RecordingError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.names import I64, Mask
+    from iptrec.recording.rows import Recording
+
+
+_EVER: Final = np.iinfo(np.int64)
+_SMALL: Final = 1 << 16
+_MOST: Final = 1_000_000  # names over time
+
+
+class Interfaces:
+    """The interfaces of one namespace of a recording, which may still grow."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._names: dict[int, list[str]] = {}
+        self._since: dict[int, list[int]] = {}
+        self._size = 0
+        self._seen: dict[int, int] = {}
+        for snapshot in recording.snapshots("links"):
+            if snapshot.namespace == namespace:
+                time_ns = snapshot.time_ns if self._names else _EVER.min
+                for index, name in _links(snapshot.content):
+                    self._add(index, name, time_ns)
+        self.update()
+
+    def update(self) -> None:
+        """Read on in the streams of changes."""
+        for stream in self._recording.streams:
+            if stream.kind != "rtnetlink" or stream.namespace != self._namespace:
+                continue
+            for chunk in self._recording.chunks(stream.id, after=self._seen.get(stream.id, 0)):
+                self._seen[stream.id] = chunk.id
+                ends = np.cumsum(chunk.lengths, dtype=np.int64)
+                starts = ends - chunk.lengths
+                for start, end, time_ns in zip(
+                    starts.tolist(), ends.tolist(), chunk.received_ns.tolist(), strict=True
+                ):
+                    for change in link_changes(chunk.data[start:end]):
+                        if not change.gone:
+                            self._add(change.index, change.name, time_ns)
+
+    def name(self, index: int, time_ns: int) -> str:
+        """The interface's name at a time (epoch); "if7" for an index that nobody named."""
+        if index not in self._names:
+            return f"if{index}"
+        at = bisect.bisect_right(self._since[index], time_ns) - 1
+        return self._names[index][max(at, 0)]
+
+    def names(self, index: npt.NDArray[np.uint32], time_ns: I64) -> tuple[list[str], I64]:
+        """The names of many (index, time): distinct ones, and the number of each one's, shape (n,)."""
+        known: dict[str, int] = {}
+        found = np.zeros(len(index), np.int64)
+        for number in _distinct(index):
+            here = index == number
+            spans = self._spans(number) or [("", _EVER.min)]
+            if len(spans) == 1:
+                found[here] = known.setdefault(spans[0][0], len(known))
+                continue
+            numbers = np.array([known.setdefault(name, len(known)) for name, _ in spans])
+            since = np.array([first for _, first in spans])
+            at = np.searchsorted(since, time_ns[here], side="right") - 1
+            found[here] = numbers[np.maximum(at, 0)]
+        return list(known), found
+
+    def named(self, names: frozenset[str], index: npt.NDArray[np.uint32], time_ns: I64) -> Mask:
+        """Which of many (index, time) had one of these names, shape (n,)."""
+        found = np.zeros(len(index), np.bool_)
+        for number in _distinct(index):
+            here = index == number
+            for i, (name, first) in enumerate(self._spans(number)):
+                if name in names:
+                    until = self._until(number, i)
+                    found |= here & ((time_ns >= first) | (i == 0)) & (time_ns < until)
+        return found
+
+    def _spans(self, index: int) -> list[tuple[str, int]]:
+        if not index:
+            return []
+        if index not in self._names:
+            return [(f"if{index}", _EVER.min)]
+        return list(zip(self._names[index], self._since[index], strict=True))
+
+    def _until(self, index: int, position: int) -> int:
+        since = self._since.get(index, [])
+        return since[position + 1] if position + 1 < len(since) else _EVER.max
+
+    def _add(self, index: int, name: str, time_ns: int) -> None:
+        names, since = self._names.setdefault(index, []), self._since.setdefault(index, [])
+        if names and names[-1] == name:
+            return
+        names.append(name)
+        since.append(max([time_ns, *since[-1:]]))
+        self._size += 1
+        if self._size > _MOST:
+            raise RecordingError(
+                f"the recording has more than {_MOST:,} names of interfaces; damaged?"
+            )
+
+
+def _distinct(index: npt.NDArray[np.uint32]) -> list[int]:
+    """The different ones, ascending; most are small."""
+    small = len(index) and int(index.max()) < _SMALL
+    found: list[int] = (np.flatnonzero(np.bincount(index)) if small else np.unique(index)).tolist()
+    return found
+
+
+def _links(content: bytes) -> list[tuple[int, str]]:
+    try:
+        return [(int(link["index"]), _text(link["name"])) for link in json.loads(content)]
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
+
+
+def _text(name: object) -> str:
+    r"""JSON can have half a character, which no file can: \ud800."""
+    return str(name).encode("utf-8", "backslashreplace").decode()

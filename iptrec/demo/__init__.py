@@ -1,0 +1,1 @@
+"""The demonstration: a small lab, and what is tried there."""

@@ -1,0 +1,185 @@
+"""The socket that TRACE events come out of: nfnetlink_log, group 0.
+
+Messages as in include/uapi/linux/netfilter/nfnetlink_log.h, behaviour as in
+net/netfilter/nfnetlink_log.c. TRACE sets the queue threshold to 1, so each event is a datagram;
+`recvmmsg` fetches hundreds in one call. ``-j NFLOG`` without --nflog-group logs to the same group: its
+events come too, and with our own threshold of 1 they are a datagram each as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from iptrec.errors import HostError
+from iptrec.kernel import batches, host
+from iptrec.kernel.batches import RECEIVE_BUFFER
+
+if TYPE_CHECKING:
+    from iptrec.kernel.batches import Batch
+
+GROUP: Final = 0
+_ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
+
+_NETLINK_NETFILTER: Final = 12
+_NFULNL_MSG_CONFIG: Final = 4 << 8 | 1
+_NLMSG_ERROR: Final = 2  # also an acknowledgement, with errno 0
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_CFG_CMD, _CFG_MODE, _CFG_QTHRESH, _CFG_FLAGS = 1, 2, 5, 6
+_CMD_BIND, _CMD_UNBIND = 1, 2
+_COPY_PACKET: Final = 2
+_F_SEQ, _F_CONNTRACK = 1, 4
+_NFULA_SEQ: Final = 12
+_ANSWER_S: Final = 5.0
+
+
+class NflogSocket:
+    """Bound to group 0 of the current network namespace; a context manager.
+
+    ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
+    for); ``conntrack``: whether events carry NFULA_CT. Raises `HostError`: the group is taken (by
+    whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
+    """
+
+    def __init__(
+        self, *, snaplen: int, receive_buffer: int = RECEIVE_BUFFER, modprobe: bool = False
+    ) -> None:
+        self._expected = 0  # the next event's sequence number
+        self._gaps = 0
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        except OSError as error:
+            raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
+        try:
+            self._socket.bind((0, 0))
+            self._socket.connect((0, 0))  # to the kernel: nobody else can send to it
+            self.receive_buffer = batches.ask_for_room(self._socket, receive_buffer)
+            self.conntrack = self._configure(snaplen, modprobe=modprobe)
+            self._drops_before = batches.drops(self._socket)
+            self._slots = batches.Slots(snaplen + _ATTRIBUTES_ROOM, f"nflog group {GROUP}")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        self._slots.close()
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._socket.fileno()
+
+    def receive(self) -> Batch | None:
+        """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
+        batch = self._slots.receive(self.fileno())
+        if batch is None:
+            return None
+        last = _sequence(memoryview(batch.data)[-int(batch.lengths[-1]) :])
+        if last is None:
+            return batch
+        lost = (last + 1 - self._expected - len(batch.lengths)) % 2**32
+        self._expected = (last + 1) % 2**32
+        self._gaps += lost
+        return replace(batch, lost=lost)
+
+    def stop(self) -> None:
+        """Let go of the group: what is in the socket can still be received, nothing follows."""
+        self._send([(_CFG_CMD, struct.pack("=B", _CMD_UNBIND))], flags=_NLM_F_REQUEST)
+
+    def unseen(self) -> int:
+        """Events that were dropped and that no gap has shown: nothing was received after them."""
+        return max(0, (batches.drops(self._socket) - self._drops_before) % 2**32 - self._gaps)
+
+    def _configure(self, snaplen: int, *, modprobe: bool) -> bool:
+        """Bind and set everything in one message; whether conntrack's part is granted.
+
+        The kernel looks at the flags first: refused ones leave the group unbound.
+        """
+        code = self._bind(snaplen, _F_SEQ | _F_CONNTRACK)
+        if code == errno.EINVAL and modprobe and host.modprobe("nfnetlink_log"):
+            code = self._bind(snaplen, _F_SEQ | _F_CONNTRACK)  # EINVAL: nobody knew the message
+        conntrack = code != errno.EOPNOTSUPP
+        if not conntrack:
+            code = self._bind(snaplen, _F_SEQ)
+        if code in (errno.EPERM, errno.EBUSY) and (by := holder()):
+            raise HostError(
+                f"nflog group {GROUP}, which TRACE uses, is taken by {by}: stop that program first"
+            )
+        if code == errno.EPERM:
+            raise HostError("listening to nflog needs root or CAP_NET_ADMIN: run iptrec with sudo")
+        if code:
+            raise HostError(
+                f"cannot bind nflog group {GROUP}: {os.strerror(code)}; if the kernel lacks it, on the"
+                " host, run: modprobe nfnetlink_log"
+            )
+        return conntrack
+
+    def _bind(self, snaplen: int, flags: int) -> int:
+        """Ask for the group; the errno of the answer."""
+        self._send(
+            [
+                (_CFG_CMD, struct.pack("=B", _CMD_BIND)),
+                (_CFG_MODE, struct.pack("!IBx", snaplen, _COPY_PACKET)),
+                (_CFG_QTHRESH, struct.pack("!I", 1)),
+                (_CFG_FLAGS, struct.pack("!H", flags)),
+            ],
+            flags=_NLM_F_REQUEST | _NLM_F_ACK,
+        )
+        self._socket.settimeout(_ANSWER_S)
+        while True:
+            try:
+                answer = self._socket.recv(65536)
+            except TimeoutError:
+                raise HostError(
+                    f"no answer from nfnetlink_log within {_ANSWER_S:g} s; try again"
+                ) from None
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue
+            if struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
+                return -int(struct.unpack_from("=i", answer, 16)[0])
+            # Somebody else's rule logs to this group; none of our rules is in place yet.
+            number = _sequence(memoryview(answer))
+            self._expected = 0 if number is None else (number + 1) % 2**32
+
+    def _send(self, attributes: list[tuple[int, bytes]], *, flags: int) -> None:
+        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, GROUP) + b"".join(
+            struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+            for kind, value in attributes
+        )
+        self._socket.send(
+            struct.pack("=IHHII", 16 + len(body), _NFULNL_MSG_CONFIG, flags, 0, 0) + body
+        )
+
+
+def _sequence(message: memoryview) -> int | None:
+    """NFULA_SEQ of a message (big endian, counts the events that the instance built)."""
+    at = 20
+    while at + 4 <= len(message):
+        size, kind = struct.unpack_from("=HH", message, at)
+        if kind & 0x3FFF == _NFULA_SEQ and at + 8 <= len(message):
+            return int(struct.unpack_from("!I", message, at + 4)[0])
+        at += max(size + 3 & ~3, 4)
+    return None
+
+
+def holder() -> str | None:
+    """Who listens to the group: /proc/net/netfilter/nfnetlink_log names the netlink port."""
+    try:
+        lines = Path("/proc/thread-self/net/netfilter/nfnetlink_log").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        group, port, *_ = line.split()
+        if int(group) == GROUP:
+            return host.socket_owner(int(port)) or f"netlink port {port}"
+    return None

@@ -1,0 +1,362 @@
+"""Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
+
+Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
+which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
+compares what the kernel holds with what it held (`xt_tables`); only what differs is printed by
+``iptables-save``, and told as unknown where it changed meanwhile, or where several commands had the lock
+since the last look: what was there between them nobody saw. Nothing is ever locked for looking. Where
+nobody touches the lock the looks become rare; a table's size, which costs nothing, is seen all the time.
+
+The watch is a thread of its own, in the network namespace of the one that starts it: what it finds is
+handed over, and the events go on being received meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import select
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from iptrec.errors import HostError, IptrecError
+from iptrec.kernel import iptables
+from iptrec.kernel.legacy.digest import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from iptrec.kernel.legacy import logger
+    from iptrec.kernel.undo.guardian import Guardian
+    from iptrec.names import Backend, Family
+
+_LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
+_IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
+_IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
+_POLL_NS: Final = 800_000_000  # what goes is to be noticed within a second
+_SHARE: Final = 20  # a look may cost one part in so many of the time,
+_QUIET_SHARE: Final = 10_000  # and by and by only so much where nobody touches the lock,
+_LONGEST_NS: Final = 30_000_000_000  # but is never longer ago
+_CHEAP_NS: Final = 3_000_000  # a table that is looked at in less is looked at each time
+_TRIES: Final = 3
+_REMEMBERED: Final = 64  # states, more than one look at all tables can find,
+_REMEMBERED_BYTES: Final = 64 << 20  # and so much of them
+_BLIND: Final = (
+    "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
+    " fs.inotify.max_user_instances"
+)
+_HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A table was found changed: it came to be so after ``after_ns`` and not after ``time_ns`` (epoch).
+
+    ``content``: what iptables-save prints of it, without comments, counters 0; None where the state
+    was gone again before it could be printed.
+    """
+
+    family: Family
+    table: str
+    after_ns: int
+    time_ns: int
+    source: str
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Nothing was traced between two times (epoch), because somebody removed what tracing needs.
+
+    ``what``: "rules-gone" (our TRACE rules) or "logger-switched" (net.netfilter.nf_log).
+    """
+
+    family: Family
+    what: Literal["rules-gone", "logger-switched"]
+    first_ns: int
+    last_ns: int
+    backend: Backend = "legacy"
+
+
+@dataclass(slots=True)
+class _Table:
+    """What is known of a table: the digest that was last told, and until when it surely held.
+
+    ``closes``: how often the lock had been closed then.
+    """
+
+    digest: bytes | None
+    until_ns: int
+    changed_ns: int = 0
+    cost_ns: int = 0
+    looked_ns: int = 0
+    closes: int = 0
+    share: int = _SHARE
+
+    @property
+    def due_ns(self) -> int:
+        """When it is to be looked at again."""
+        rest = min(self.share * self.cost_ns, max(_SHARE * self.cost_ns, _LONGEST_NS))
+        return self.looked_ns + max(_POLL_NS, rest)
+
+
+class Watch:
+    """Started by `start`, ended by `stop`, which takes a last look.
+
+    ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
+    `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. The
+    ``guardian`` learns of what it will have to undo. ``working`` is held but while it waits.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[Family, Sequence[iptables.TraceRule]],
+        loggers: Mapping[Family, logger.Switched],
+        found: Callable[[State | Hole | IptrecError], None],
+        guardian: Guardian,
+    ) -> None:
+        self.working = threading.Lock()
+        self._rules = rules
+        self._loggers = loggers
+        self._found = found
+        self._guardian = guardian
+        self._in_place = dict.fromkeys(rules, time.time_ns())
+        self._switched = dict.fromkeys(rules, time.time_ns())
+        self._tables = {family: Tables(family) for family in rules}
+        self._known: dict[tuple[Family, str], _Table] = {}
+        self._contents: dict[tuple[Family, bytes], bytes] = {}
+        self._stopped = False
+        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
+        self._lock = _Lock()
+        self._thread = threading.Thread(target=self._run, name="iptrec-watch", daemon=True)
+
+    def loaded(self, family: Family) -> list[str]:
+        """The tables to look at."""
+        names = self._tables[family].loaded()
+        return [table for of, table in self._known if of == family] if names is None else names
+
+    def baseline(self, family: Family, tables: Sequence[str]) -> None:
+        """Note how the tables are; to be called before and after the first snapshot is taken.
+
+        A table that differs the second time is reported by the first look.
+        """
+        for table in tables:
+            begun = time.time_ns()
+            digest = self._tables[family].digest(table)
+            known = self._known.get((family, table))
+            if known is None:
+                self._known[family, table] = _Table(digest, begun)
+            elif known.digest != digest:
+                known.digest = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after a last look; again: nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._thread.is_alive():
+            os.write(self._stopping, b"x")
+            self._thread.join()
+        for tables in self._tables.values():
+            tables.__exit__()
+        self._lock.close()
+        for descriptor in (self._stop, self._stopping):
+            os.close(descriptor)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.register(self._lock.descriptor, select.POLLIN)
+        stopping, glanced = False, 0
+        if self._lock.refused:
+            self._found(HostError(_BLIND.format(self._lock.refused)))
+        while not stopping:
+            timeout = self._timeout_ms() if glanced == self._lock.uses else 0
+            stopping = self._stop in dict(poll.poll(timeout))
+            with self.working:
+                glanced = self._work(glanced, last=stopping)
+
+    def _work(self, glanced: int, *, last: bool) -> int:
+        """Look at what may have changed; how often the lock had been used then."""
+        try:
+            self._lock.read()
+            if glanced != self._lock.uses:
+                glanced = self._lock.uses
+                self._glance()
+            self._look(last=last)
+        except IptrecError as error:
+            self._found(error)
+        except OSError as error:
+            self._found(HostError(f"cannot look at the rules: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
+            self._found(HostError(f"cannot look at the rules: {error!r}"))
+        return glanced
+
+    def _timeout_ms(self) -> int:
+        now = time.monotonic_ns()
+        due = min((known.due_ns for known in self._known.values()), default=now + _POLL_NS)
+        return max(1, min(due - now, _POLL_NS) // 1_000_000)
+
+    def _glance(self) -> None:
+        """Somebody opened or closed the lock: look at all tables that are quickly seen, or not seen lately.
+
+        When it is opened the change is still to come: the closer the look, the narrower the interval.
+        """
+        for (family, table), known in sorted(
+            self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
+        ):
+            known.share = _SHARE
+            if known.cost_ns < _CHEAP_NS or time.monotonic_ns() >= known.due_ns:
+                self._look_at(family, table, known)
+
+    def _look(self, *, last: bool) -> None:
+        """Look at the tables whose turn it is, and whether all that is ours is in place."""
+        for family in self._rules:
+            if not last:
+                self._check_logger(family)
+            for table in self.loaded(family):
+                known = self._known.setdefault((family, table), _Table(None, time.time_ns()))
+                due = last or time.monotonic_ns() >= known.due_ns
+                if due or not self._tables[family].unchanged_in_size(table):
+                    self._look_at(family, table, known)
+                if table == "raw":
+                    self._check_rules(family, known, last=last)
+
+    def _look_at(self, family: Family, table: str, known: _Table) -> None:
+        for _ in range(_TRIES):
+            begun, started = time.time_ns(), time.monotonic_ns()
+            closes = self._lock.read()
+            digest = self._tables[family].digest(table)
+            seen = time.time_ns()
+            known.cost_ns = time.monotonic_ns() - started
+            if digest == known.digest:
+                known.share = min(2 * known.share, _QUIET_SHARE)
+                known.closes = closes
+                break
+            if self._lock.read() - known.closes > 1:
+                source = f"iptables-save -t {table}"
+                self._found(State(family, table, known.until_ns, seen, source, None))
+            known.share = _SHARE
+            told = self._tell(family, table, digest, known.until_ns, seen)
+            known.digest, known.until_ns, known.changed_ns = digest, begun, begun
+            known.closes = closes
+            if told:
+                break
+        known.until_ns = begun
+        known.looked_ns = time.monotonic_ns()
+
+    def _tell(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
+        """Hand a new state over; False where it was gone again before it could be printed."""
+        source = f"iptables-save -t {table}"
+        content = self._contents.get((family, digest))
+        if content is None:
+            source, printed = iptables.save(family, table=table, counters=False)
+            if self._tables[family].digest(table) == digest:
+                content = normal(printed)
+                self._remember(family, digest, content)
+        self._found(State(family, table, after, seen, source, content))
+        return content is not None
+
+    def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
+        """States often come back: a script that swaps two rulesets, say."""
+        self._contents[family, digest] = content
+        while len(self._contents) > 1 and (
+            len(self._contents) > _REMEMBERED
+            or sum(map(len, self._contents.values())) > _REMEMBERED_BYTES
+        ):
+            del self._contents[next(iter(self._contents))]
+
+    def _check_rules(self, family: Family, raw: _Table, *, last: bool) -> None:
+        """Put our rules back where they are gone from the raw table; not in the end."""
+        content = self._contents.get((family, raw.digest or b""))
+        if content is None:  # still as it was in the beginning
+            self._in_place[family] = raw.until_ns
+            return
+        comment = self._rules[family][0].comment
+        if content.count(comment.encode()) >= len(self._rules[family]):
+            self._in_place[family] = raw.until_ns
+            return
+        if not last:
+            self._guardian.expect_again(family)
+            iptables.remove(family, comment)  # where some of them are left
+            iptables.insert(self._rules[family])
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
+        if not last:
+            self._look_at(family, "raw", raw)
+            self._in_place[family] = raw.until_ns
+
+    def _check_logger(self, family: Family) -> None:
+        now = time.time_ns()
+        if self._loggers[family].keep(lambda now: self._guardian.expect_logger(family, now)):
+            self._found(Hole(family, "logger-switched", self._switched[family], time.time_ns()))
+        self._switched[family] = now
+
+
+def normal(printed: bytes) -> bytes:
+    """What iptables-save printed without what differs each time: comments (dates), counters of policies."""
+    end = printed.find(b"\n-A ")
+    heads = printed if end < 0 else printed[: end + 1]
+    return _HEADS.sub(lambda found: b"" if found[0][:1] == b"#" else b"0:0", heads) + _bare(
+        printed[len(heads) :]
+    )
+
+
+def _bare(rules: bytes) -> bytes:
+    """Rules and COMMIT without the comment behind."""
+    at = rules.rfind(b"\n# ")
+    return rules if at < 0 else rules[: at + 1]
+
+
+class _Lock:
+    """The xtables lock file under inotify (man 7 inotify).
+
+    ``uses``: events that were reported; ``closes``: those of them that say that a command had ended.
+    ``refused``: why nothing is reported, "" if it is. A user may have so many instances on the whole host
+    (fs.inotify.max_user_instances), and containers run as root, too.
+    """
+
+    def __init__(self) -> None:
+        self.uses = 0
+        self.closes = 0
+        self.refused = ""
+        self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
+        self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        if self.descriptor >= 0:
+            self._watch()
+        else:
+            self.refused = os.strerror(ctypes.get_errno())
+            self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never ready
+
+    def read(self) -> int:
+        """Take what was reported; ``closes``."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.descriptor, 65536):
+                at = 0
+                while at < len(data):
+                    _, mask, _, length = struct.unpack_from("=iIII", data, at)
+                    at += 16 + length
+                    self.uses += 1
+                    self.closes += 2 if mask & _IN_OVERFLOW else bool(mask & _IN_CLOSE)
+                    if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
+                        self._watch()
+        return self.closes
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def _watch(self) -> None:
+        """Where the file is not there yet polling finds the first change."""
+        _libc.inotify_add_watch(
+            self.descriptor, os.fsencode(self._path), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
+        )

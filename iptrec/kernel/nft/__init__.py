@@ -1,0 +1,1 @@
+"""The nf_tables half of the kernel: trace events, objects, our table, their watch."""

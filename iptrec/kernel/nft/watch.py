@@ -1,0 +1,217 @@
+"""Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
+
+The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
+quiet. The watch is a thread of its own, as `watch` is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import HostError, IptrecError
+from iptrec.kernel import iptables
+from iptrec.kernel.legacy.watch import Hole
+from iptrec.kernel.nft import objects
+from iptrec.kernel.nft import table as nft_table
+from iptrec.kernel.nft.nftrace import ChangeSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from iptrec.kernel.iptables import TraceRule
+    from iptrec.kernel.nft.objects import Part
+    from iptrec.kernel.undo.guardian import Guardian
+    from iptrec.names import Family
+
+_NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
+_POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
+_QUIET_MS: Final = 20  # a script makes many changes in a row
+_TRIES: Final = 5
+_WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever;
+_LAST_S: Final = 10.0  # in the end somebody waits for it
+_SHARE: Final = 10  # listing may cost one part in so many of the time
+
+
+@dataclass(frozen=True, slots=True)
+class NftState:
+    """The ruleset was found changed: it came to be so after ``after_ns``, not after ``time_ns`` (epoch)."""
+
+    after_ns: int
+    time_ns: int
+    parts: list[Part]
+
+
+class NftWatch:
+    """Started by `start`, ended by `stop`, which takes a last look.
+
+    ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
+    `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
+    while it waits. ``table``: that of our own, which has our rules where iptables-nft is missing.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[Family, Sequence[TraceRule]],
+        found: Callable[[NftState | Hole | IptrecError], None],
+        guardian: Guardian,
+        table: str | None = None,
+    ) -> None:
+        self.working = threading.Lock()
+        self._rules = rules
+        self._found = found
+        self._guardian = guardian
+        self._table = table
+        self._changes = ChangeSocket()
+        self._until = time.time_ns()
+        self._next = 0
+        self._untold = False  # a change that could not be listed
+        self._in_place = dict.fromkeys(rules, self._until)
+        self._stopped = False
+        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="iptrec-nft-watch", daemon=True)
+
+    def baseline(self) -> list[Part]:
+        """The ruleset as it is when recording begins; changes from now on are told."""
+        self._drain()
+        self._until = time.time_ns()
+        return self._checked(objects.ruleset(counters=True))
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, after a last look; again: nothing."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._thread.is_alive():
+            os.write(self._stopping, b"x")
+            self._thread.join()
+        self._changes.__exit__()
+        for descriptor in (self._stop, self._stopping):
+            os.close(descriptor)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._stop, select.POLLIN)
+        poll.register(self._changes, select.POLLIN)
+        stopping = False
+        while not stopping:
+            before = time.time_ns()
+            stopping = self._stop in dict(poll.poll(_POLL_MS))
+            with self.working:
+                self._work(poll, before, last=stopping)
+
+    def _work(self, poll: select.poll, before: int, *, last: bool) -> None:
+        """Look at what was told to have changed."""
+        try:
+            if self._drain() or self._untold:
+                self._look(poll, last=last)
+            else:
+                self._until = before
+        except IptrecError as error:
+            self._fail(error)
+        except OSError as error:
+            self._fail(HostError(f"cannot look at nf_tables: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
+            self._fail(HostError(f"cannot look at nf_tables: {error!r}"))
+
+    def _fail(self, error: IptrecError) -> None:
+        """What the ruleset is now nobody knows, until it can be listed."""
+        self._found(error)
+        if not self._untold:
+            self._untold = True
+            self._found(NftState(self._until, time.time_ns(), [objects.NOT_SEEN]))
+
+    def _look(self, poll: select.poll, *, last: bool) -> None:
+        """List the ruleset that came to be just now."""
+        seen = time.time_ns()
+        while not last and (poll.poll(_QUIET_MS) or time.monotonic_ns() < self._next):
+            if self._drain():
+                seen = time.time_ns()
+            elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
+                break
+        for _ in range(1 if last else _TRIES):
+            listed = time.time_ns()
+            parts = self._list(last=last)
+            if not self._drain():
+                break
+            # It changed under our hands: what it was before nobody will know.
+            self._found(NftState(self._until, seen, [objects.NOT_SEEN]))
+            self._until = seen
+            seen = time.time_ns()
+        self._found(NftState(self._until, seen, parts))
+        self._until, self._untold = listed, False
+        for family, rules in self._rules.items():
+            self._check_rules(family, rules, parts, last=last)
+
+    def _list(self, *, last: bool) -> list[Part]:
+        """The ruleset; the next time it may be listed depends on how long that takes."""
+        started = time.monotonic_ns()
+        try:
+            within = _LAST_S if last else _WITHIN_S
+            return self._checked(objects.ruleset(counters=False, within_s=within))
+        finally:
+            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+
+    def _checked(self, parts: list[Part]) -> list[Part]:
+        """A ruleset; where its listing breaks off, that is told: only the text has all of it then."""
+        if objects.broken_off(parts):
+            self._found(
+                HostError(
+                    "nft -j breaks off in the ruleset, as nft 1.0.6 may do at a dormant table: the rules"
+                    " are known by nft's text alone"
+                )
+            )
+        return parts
+
+    def _check_rules(
+        self, family: Family, rules: Sequence[TraceRule], parts: list[Part], *, last: bool
+    ) -> None:
+        """Put our rules back where they are gone; not in the end."""
+        comment = rules[0].comment
+        if self._table is None:
+            in_place = objects.ours(family).count(comment) >= len(rules)
+        else:
+            text = next(one.content for one in parts if one.kind == objects.TEXT)
+            in_place = text.count(comment.encode()) >= self._table.count(f'"{comment}"')
+        if in_place:
+            self._in_place[family] = self._until
+            return
+        if not last and self._table is not None:
+            if family == next(iter(self._rules)):  # it has the rules of all families
+                nft_table.remove(comment)
+                nft_table.insert(self._table)
+        elif not last:
+            self._guardian.expect_nft_again(family)
+            objects.remove(family, comment, [], [])  # where some of them are left
+            iptables.insert(rules)
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
+        self._in_place[family] = time.time_ns()
+
+    def _drain(self) -> bool:
+        """Take what was told; whether the ruleset changed."""
+        changed = False
+        while True:
+            try:
+                datagram = self._changes.receive()
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed = True
+                continue
+            if datagram is None:
+                return changed
+            at = 0
+            while at + 16 <= len(datagram):
+                size, kind = struct.unpack_from("=IH", datagram, at)
+                changed = changed or kind == _NEW_GENERATION
+                at += max(size + 3 & ~3, 16)

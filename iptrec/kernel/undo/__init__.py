@@ -1,0 +1,1 @@
+"""Undo what a recorder did, whatever ended it."""

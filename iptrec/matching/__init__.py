@@ -1,0 +1,1 @@
+"""Does a rule match a packet?"""

@@ -1,0 +1,35 @@
+"""One home for each word that several rooms share.
+
+Numbers are those of linux/socket.h, linux/netfilter.h and iana.org/assignments/protocol-numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    I32 = npt.NDArray[np.int32]
+    I64 = npt.NDArray[np.int64]
+    U8 = npt.NDArray[np.uint8]
+    U32 = npt.NDArray[np.uint32]
+    U64 = npt.NDArray[np.uint64]
+    Mask = npt.NDArray[np.bool_]
+
+Family = Literal["ipv4", "ipv6"]
+FAMILIES: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
+Backend = Literal["legacy", "nft"]
+
+AF_INET: Final = 2
+AF_INET6: Final = 10
+
+HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by NF_INET_* number
+
+# With the names of /etc/protocols
+PROTOCOLS: Final = {
+    1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 33: "dccp", 41: "ipv6", 46: "rsvp",
+    47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 59: "ipv6-nonxt", 88: "eigrp", 89: "ospf",
+    103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
+}  # fmt: skip

@@ -1,0 +1,231 @@
+"""Events into packets.
+
+Events with equal keys (`identity`) are candidates for one packet. Almost always a key belongs to one
+packet at a time: then its events, cut where a trace can begin, are the ways of the packets, and the
+grammar confirms each distinct way once. Only where it does not, or where the arrival stamps differ
+(equal packets in flight together, or lost events), are the events of that key dealt out one by one to
+the packets that are under way. Where the ruleset changed meanwhile, `settle` has the last word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.packets.fragments import reassemble
+from iptrec.packets.identity import MIX, ODD, packet_keys
+from iptrec.packets.interleaved import Packet, deal
+from iptrec.packets.ruleset_choice import settle
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.names import I64, Mask
+    from iptrec.packets.interleaved import Packet
+    from iptrec.packets.walk import Outcome, Walker
+    from iptrec.rulesets.grammar import Stage
+    from iptrec.rulesets.resolver import Resolved, Rulebook
+
+
+_FORWARD: Final = 2  # enum nf_inet_hooks; later hooks have no arrival stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The traversals of a batch, in order of their first event.
+
+    ``rows`` holds event numbers, traversal after traversal; traversal t has
+    ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``.
+    """
+
+    rows: I64
+    first: I64
+    count: I64
+    outcome: I64
+    outcomes: list[Outcome]
+
+    def __len__(self) -> int:
+        """How many traversals."""
+        return len(self.first)
+
+    def events(self, traversal: int) -> I64:
+        """The event numbers of one traversal."""
+        start = self.first[traversal]
+        return self.rows[start : start + self.count[traversal]]
+
+
+@dataclass(slots=True)
+class _Options:
+    """Numbers for equal sets of outcomes."""
+
+    seen: dict[tuple[Outcome, ...], int] = field(default_factory=dict)
+
+    def number(self, outcomes: tuple[Outcome, ...]) -> int:
+        return self.seen.setdefault(outcomes, len(self.seen))
+
+
+def assemble(
+    events: NflogEvents,
+    resolved: Resolved,
+    rulebook: Rulebook,
+    walker: Walker,
+    arrival_ns: int | None,
+) -> Assembly:
+    """Group the events of one stream into traversals.
+
+    ``resolved`` is `Rulebook.resolve` of the events; those without a place are left out. ``arrival_ns``:
+    since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
+    same stamp, mostly; None: never.
+    """
+    place = resolved.place
+    known = np.flatnonzero(place >= 0)
+    keys = packet_keys(events)[known]
+    order = np.argsort(keys, kind="stable")
+    rows, keys = known[order], keys[order]
+    way = place[rows]
+    if len(rows) == 0:
+        nothing = np.zeros(0, np.int64)
+        return Assembly(nothing, nothing, nothing, nothing, [])
+
+    new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
+    first = np.flatnonzero(new_key | _begins(way, rulebook))
+    count = np.diff(first, append=len(rows))
+    options = _Options()
+    option = _judge(way, first, count, walker, options)
+    stamp = _arrival_stamps(events, arrival_ns)
+    group = np.cumsum(new_key[first]) - 1
+    doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
+    doubtful |= _of_several(group, events.trace[rows], way, first, rulebook)
+
+    clear = ~doubtful
+    event_clear = np.repeat(clear, count)
+    dealt: list[Packet] = []
+    for start, stop in _runs(doubtful, group):
+        span = slice(first[start], first[stop - 1] + count[stop - 1])
+        dealt += deal(events, stamp, rows[span].tolist(), way[span].tolist(), walker)
+
+    found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
+    whole = _in_order(
+        rows=np.concatenate(
+            [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
+        ),
+        count=np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)]),
+        option=np.concatenate([option[clear], found]),
+    )
+    settled = settle(events, resolved, rulebook, *whole, list(options.seen))
+    rows, first, count, _ = whole
+    return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
+
+
+def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
+    """Where a trace begins: in a chain where it can, unless the event before leads on to it there."""
+    starts = np.array([place.starts for place in rulebook.places])
+    builtin = np.array([place.builtin for place in rulebook.places])
+    hook = np.array([place.hook for place in rulebook.places])
+    rank = np.array([place.rank for place in rulebook.places])
+    index = np.array([place.index for place in rulebook.places])
+    here, before = way[1:], way[:-1]
+    ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
+    leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
+    begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
+    return begins
+
+
+def _judge(
+    way: npt.NDArray[np.int32], first: I64, count: I64, walker: Walker, options: _Options
+) -> I64:
+    """The number of each candidate's possible outcomes, -1 where no packet can have gone that way."""
+    position = np.arange(len(way)) - np.repeat(first, count)
+    mixed = (way.astype(np.uint64) + np.uint64(1)) * ODD ^ position.astype(np.uint64) * MIX
+    mixed ^= mixed >> np.uint64(31)
+    signature = np.add.reduceat(mixed * MIX, first)
+    _, example, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    numbers = np.empty(len(example), np.int64)
+    for i, candidate in enumerate(example):
+        start = first[candidate]
+        found = walker.outcomes(tuple(way[start : start + count[candidate]].tolist()))
+        numbers[i] = options.number(found) if found else -1
+    # The hash proposes which ways are equal, the ways decide.
+    model = example[inverse]
+    equal = way[np.minimum(np.repeat(first[model], count) + position, len(way) - 1)] == way
+    same = (count[model] == count) & np.logical_and.reduceat(equal, first)
+    return np.where(same, numbers[inverse], -1)
+
+
+def _arrival_stamps(events: NflogEvents, since_ns: int | None) -> I64:
+    """When the packet of each event arrived; 0 if not known."""
+    if since_ns is None:
+        return np.zeros(len(events), np.int64)
+    valid = (events.hook <= _FORWARD) & (events.received_ns > since_ns)
+    return np.where(valid, events.stamp_ns, 0)
+
+
+def _impossible_or_cut(group: I64, option: I64, options: _Options) -> Mask:
+    """Candidates whose key's events must be dealt out one by one.
+
+    A way that cannot be; or several candidates of a key of which one is cut short: its other events may
+    have gone to its neighbour. ``group``: the key's number, for each candidate.
+    """
+    complete = np.array([all(one.complete for one in some) for some in options.seen] + [False])
+    impossible = np.bincount(group, option < 0) > 0
+    several = np.bincount(group) > 1
+    cut = np.bincount(group, ~complete[option]) > 0
+    doubtful: Mask = (impossible | (several & cut))[group]
+    return doubtful
+
+
+def _mixed(group: I64, stamp: I64, first: I64) -> Mask:
+    """The same for candidates with events of different stamps, if their key has more that are stamped.
+
+    Alone it may be a packet that a socket of this host sent: it keeps the time that it was to be sent
+    at, and its stamps are those of its events.
+    """
+    latest = np.maximum.reduceat(stamp, first)
+    earliest = np.minimum.reduceat(np.where(stamp > 0, stamp, np.iinfo(np.int64).max), first)
+    differ = np.bincount(group, (latest > 0) & (earliest != latest)) > 0
+    rivals = np.bincount(group, latest > 0) > 1
+    mixed: Mask = (differ & rivals)[group]
+    return mixed
+
+
+def _of_several(
+    group: I64, trace: I64, way: npt.NDArray[np.int32], first: I64, rulebook: Rulebook
+) -> Mask:
+    """The same for candidates in which the kernel's id changes in the midst of a base chain.
+
+    From one base chain to the next it may, after NAT for one.
+    """
+    if len(trace) == 0 or trace.max() < 0:
+        return np.zeros(len(first), np.bool_)
+    numbers: dict[Stage, int] = {}
+    stages = [numbers.setdefault(place.stage, len(numbers)) for place in rulebook.places]
+    stage = np.array(stages, np.int64)[way]
+    changes = np.zeros(len(way), np.int64)
+    changes[1:] = (trace[1:] != trace[:-1]) & (stage[1:] == stage[:-1])
+    changes[first] = 0
+    several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
+    return several
+
+
+def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
+    """The doubtful candidates as (start, stop), one pair a key."""
+    chosen = np.flatnonzero(doubtful)
+    if len(chosen) == 0:
+        return []
+    edges = np.flatnonzero(np.diff(group[chosen])) + 1
+    starts = chosen[np.concatenate([[0], edges])]
+    stops = chosen[np.concatenate([edges - 1, [len(chosen) - 1]])] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
+    """Sort the traversals by their first event: rows, first, count, option."""
+    first = np.concatenate([[0], np.cumsum(count)[:-1]])
+    order = np.argsort(rows[first], kind="stable")
+    count_ordered = count[order]
+    new_first = np.concatenate([[0], np.cumsum(count_ordered)[:-1]])
+    source = np.repeat(first[order] - new_first, count_ordered) + np.arange(len(rows))
+    return rows[source], new_first, count_ordered, option[order]

@@ -1,0 +1,52 @@
+"""Fragments that the kernel put together: they end where the whole packet begins.
+
+Without connection tracking IPv4 reassembles only what is for this host, between PREROUTING and INPUT
+(net/ipv4/ip_input.c, ip_local_deliver): each fragment is traced in PREROUTING, the whole packet from
+INPUT on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.names import HOOKS
+from iptrec.packets.identity import Packets
+
+if TYPE_CHECKING:
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.names import I64
+    from iptrec.packets.walk import Outcome
+
+
+REASSEMBLED: Final = "REASSEMBLED"
+_PREROUTING, _INPUT = HOOKS.index("PREROUTING"), HOOKS.index("INPUT")
+
+
+def reassemble(
+    events: NflogEvents, begun: I64, outcome: I64, outcomes: list[Outcome]
+) -> tuple[I64, list[Outcome]]:
+    """The outcomes of traversals, knowing which fragments became which packets.
+
+    ``begun``: each traversal's first event; ``outcome`` indexes ``outcomes``.
+    """
+    broken = np.array([not one.complete for one in outcomes], np.bool_)[outcome]
+    hook = events.hook[begun]
+    if not (broken & (hook == _PREROUTING)).any() or not (broken & (hook == _INPUT)).any():
+        return outcome, outcomes
+    keys, fragment = Packets.of(events, begun).datagram_keys()
+    pieces = fragment & broken & (hook == _PREROUTING)
+    wholes = ~fragment & broken & (hook == _INPUT)
+    both = np.intersect1d(keys[pieces], keys[wholes])
+    if not len(both):
+        return outcome, outcomes
+    numbers = {one: number for number, one in enumerate(outcomes)}
+    changed = outcome.copy()
+    for position in np.flatnonzero((pieces | wholes) & np.isin(keys, both)).tolist():
+        one = outcomes[outcome[position]]
+        verdict = REASSEMBLED if pieces[position] else one.verdict
+        joined = replace(one, verdict=verdict, complete=True, reason=None)
+        changed[position] = numbers.setdefault(joined, len(numbers))
+    return changed, list(numbers)

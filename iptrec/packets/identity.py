@@ -1,0 +1,315 @@
+"""What stays of a packet whatever the rules do to it, as one 64-bit key an event; and of its flow.
+
+Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS and marks may
+change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length, the TCP
+sequence numbers and the payload do not. Events with equal keys may be one packet; whether they are is
+decided by `assemble`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from iptrec.decode.nflog import NflogEvents
+    from iptrec.names import I64, U64, Mask
+
+
+_TCP, _UDP, _ICMP, _ICMPV6, _SCTP, _UDPLITE = 6, 17, 1, 58, 132, 136
+_IPIP, _IPV6, _GRE = 4, 41, 47
+_WITH_PORTS: Final = (_TCP, _UDP, _SCTP, _UDPLITE)
+_ICMP_ERRORS: Final = (3, 4, 5, 11, 12)
+_VXLAN_PORTS: Final = (4789, 8472)  # IANA's, and the one that Linux began with
+_ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
+# RFC 8200: hop-by-hop options, routing, fragment, destination options
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
+_EXTENSIONS_WALKED = 6
+_PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
+# _FIRST_BYTES[n] keeps the first n bytes of a word.
+_FIRST_BYTES: Final = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
+# Odd numbers of 64 bits without a pattern: multiplying by one spreads what differs over all bits
+ODD: Final = np.uint64(0x9E3779B97F4A7C15)
+MIX: Final = np.uint64(0xD6E8FEB86659FD93)
+
+
+def packet_keys(events: NflogEvents) -> U64:
+    """Return one key an event, shape (n,). Events without a readable packet share few keys.
+
+    The lengths and offsets of ``events`` are checked by the decoder; what a header says about itself
+    is not believed beyond the captured bytes.
+    """
+    return Packets.of(events).keys()
+
+
+def protocols(events: NflogEvents) -> I64:
+    """The number of the transport protocol of each packet, shape (n,)."""
+    return Packets.of(events).protocols()
+
+
+def pair_keys(events: NflogEvents) -> U64:
+    """One key an event for source and destination address, shape (n,)."""
+    return Packets.of(events).pair_keys()
+
+
+def lengths(events: NflogEvents) -> I64:
+    """The length of each packet (bytes) as its IP header says it, shape (n,)."""
+    return Packets.of(events).lengths()
+
+
+def _mixed(columns: list[U64]) -> U64:
+    key = np.full(len(columns[0]), 0x243F6A8885A308D3, np.uint64)
+    for column in columns:
+        key ^= column
+        key *= ODD
+        key ^= key >> np.uint64(29)
+    return key
+
+
+class Packets:
+    """The packets that lie between ``start`` and ``end`` of a buffer; all columns have shape (n,).
+
+    Bytes beyond the capture read as zero.
+    """
+
+    def __init__(self, buffer: npt.NDArray[np.uint8], start: I64, end: I64, v6: Mask) -> None:
+        self._buffer = buffer
+        self._end = end
+        self._start = start
+        self._ipv6 = v6
+        # The decoder pads its buffer: a word may begin at any byte of a packet.
+        self._words: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
+        self._transport: tuple[I64, I64, I64] | None = None
+
+    @classmethod
+    def of(cls, events: NflogEvents, rows: I64 | None = None) -> Packets:
+        """The packets of some events, or of all."""
+        every: I64 | slice = slice(None) if rows is None else rows
+        start, length = events.payload[every], events.payload_length[every]
+        v6 = events.ipv6[every]
+        return cls(events.buffer, np.maximum(start, 0), np.where(start >= 0, start + length, 0), v6)
+
+    def keys(self) -> U64:
+        """As `packet_keys`."""
+        return _mixed(self._invariants())
+
+    def flow_keys(self, *, back: bool = False) -> U64:
+        """One key a packet for its addresses, ports and protocol.
+
+        The two directions of a flow have different keys; ``back`` gives those of the other direction.
+        """
+        return _mixed(self._flow(back=back))
+
+    def pair_keys(self) -> U64:
+        """One key a packet for source and destination address."""
+        return _mixed(self._pair())
+
+    def datagram_keys(self) -> tuple[U64, Mask]:
+        """One key a packet for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
+
+        RFC 791: source, destination, protocol and identification; 0 for IPv6.
+        """
+        keys, fragment = self._datagram()
+        return np.where(self._ipv6, np.uint64(0), _mixed(keys)), fragment & ~self._ipv6
+
+    def inner_keys(self) -> tuple[U64, U64, Mask]:
+        """Keys of the packets inside of packets: `keys` and `flow_keys`; 0 without one.
+
+        Inside are what a tunnel carries (IPIP, 6in4, GRE, VXLAN) and what an ICMP error quotes: the third
+        tells which are quotes.
+        """
+        start, v6, quoted = self._inner()
+        there = np.flatnonzero(start >= 0)
+        key, flow = np.zeros(len(start), np.uint64), np.zeros(len(start), np.uint64)
+        if len(there):
+            inner = Packets(self._buffer, start[there], self._end[there], v6[there])
+            key[there], flow[there] = inner.keys(), inner.flow_keys()
+        return key, flow, quoted
+
+    def _flow(self, *, back: bool = False) -> list[U64]:
+        """Protocol, then address and port of the source and of the destination; shape (n,), uint64."""
+        layer4, protocol, fragment = self._layer4()
+        ported = np.isin(protocol, _WITH_PORTS) & (fragment == 0)
+        ports = np.where(ported, self._word(layer4), np.uint64(0))
+        ends = []
+        for i in range(2):
+            low = self._word(
+                np.where(self._ipv6, self._start + 8 + 16 * i, self._start + 12 + 4 * i)
+            )
+            high = self._word(self._start + 16 + 16 * i)
+            ends.append(
+                [
+                    np.where(self._ipv6, low, low & np.uint64(0xFFFFFFFF)),
+                    np.where(self._ipv6, high, np.uint64(0)),
+                    (ports >> np.uint64(16 * i)) & np.uint64(0xFFFF),
+                ]
+            )
+        source, destination = reversed(ends) if back else ends
+        return [protocol.astype(np.uint64), *source, *destination]
+
+    def protocols(self) -> I64:
+        """Behind the extension headers of IPv6."""
+        return self._layer4()[1]
+
+    def resets(self) -> Mask:
+        """RFC 9293: the flags are the fourteenth byte."""
+        layer4, protocol, fragment = self._layer4()
+        reset: Mask = (protocol == _TCP) & (fragment == 0) & (self._byte(layer4 + 13) & 4 != 0)
+        return reset
+
+    def _pair(self) -> list[U64]:
+        """Source and destination address, each shape (n,), uint64."""
+        four = np.where(self._ipv6, np.uint64(0), self._word(self._start + 12))
+        six = [
+            np.where(self._ipv6, self._word(self._start + 8 + 8 * i), np.uint64(0))
+            for i in range(4)
+        ]
+        return [four, *six]
+
+    def lengths(self) -> I64:
+        """IPv4: total length; IPv6: payload length and the header."""
+        fixed = self._word(self._start)
+        four = _swap16(fixed >> np.uint64(16)).astype(np.int64)
+        six = _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40
+        return np.where(self._ipv6, six, four)
+
+    def _datagram(self) -> tuple[list[U64], Mask]:
+        """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
+        fixed = self._word(self._start)
+        place = _swap16(fixed >> np.uint64(48))  # more fragments, and the offset
+        fragment: Mask = (place & np.uint64(0x3FFF)) != 0
+        number = (fixed >> np.uint64(32)) & np.uint64(0xFFFF)
+        protocol = self._byte(self._start + 9).astype(np.uint64)
+        return [self._word(self._start + 12), protocol << np.uint64(16) | number], fragment
+
+    def _inner(self) -> tuple[I64, Mask, Mask]:
+        """Where the packet inside begins (-1: there is none), whether it is IPv6, and a quote."""
+        layer4, protocol, fragment = self._layer4()
+        first = self._word(layer4)
+        flags = (first & np.uint64(0xFF)).astype(
+            np.int64
+        )  # GRE: checksum, key, sequence (RFC 2890)
+        ethertype = _swap16(first >> np.uint64(16)).astype(np.int64)
+        gre = protocol == _GRE
+        body = layer4 + 4 + 4 * ((flags >> 7) + (flags >> 5 & 1) + (flags >> 4 & 1))
+        vxlan = (protocol == _UDP) & np.isin(_swap16(first >> np.uint64(16)), _VXLAN_PORTS)
+        framed = vxlan | (gre & (ethertype == _ETH_P_TEB))
+        frame = np.where(vxlan, layer4 + 16, body)
+        ethertype = np.where(framed, _swap16(self._word(frame + 12)).astype(np.int64), ethertype)
+        quoted = ((protocol == _ICMP) & np.isin(flags, _ICMP_ERRORS)) | (
+            (protocol == _ICMPV6) & (flags < 128)
+        )
+        start = np.full(len(layer4), -1, np.int64)
+        start = np.where((protocol == _IPIP) | (protocol == _IPV6), layer4, start)
+        known = (ethertype == _ETH_P_IP) | (ethertype == _ETH_P_IPV6)
+        start = np.where(gre & ~framed & known, body, start)
+        start = np.where(framed & known, frame + 14, start)
+        start = np.where(quoted, layer4 + 8, start)
+        start = np.where((fragment == 0) & (start < self._end), start, -1)
+        v6 = (protocol == _IPV6) | ((gre | framed) & (ethertype == _ETH_P_IPV6))
+        return start, v6 | (protocol == _ICMPV6), quoted & (start >= 0)
+
+    def _layer4(self) -> tuple[I64, I64, I64]:
+        """Where the transport header is, which protocol, and the fragment's offset."""
+        if self._transport is not None:
+            return self._transport
+        fixed = self._word(self._start)
+        header = ((fixed & np.uint64(0x0F)) << np.uint64(2)).astype(np.int64)
+        fragment = (_swap16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
+        found = self._start + header, self._byte(self._start + 9), fragment
+        self._transport = self._walk_extensions(*found) if self._ipv6.any() else found
+        return self._transport
+
+    def _invariants(self) -> list[U64]:
+        """The columns that survive rewriting, each shape (n,), uint64."""
+        v6 = self._ipv6
+        fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
+        # IPv4: length, id, flags and offset; IPv6: flow label, payload length, next header
+        identity = np.where(
+            v6, fixed & np.uint64(0x00FFFFFFFFFF0F00), fixed & np.uint64(0xFFFFFFFFFFFF0000)
+        )
+        layer4, protocol, fragment = self._layer4()
+        first = self._word(layer4)
+        second = self._word(layer4 + 8)
+        tcp = (protocol == _TCP) & (fragment == 0)
+        udp = ((protocol == _UDP) | (protocol == _UDPLITE)) & (fragment == 0)
+        icmp = ((protocol == _ICMP) | (protocol == _ICMPV6)) & (fragment == 0)
+        sctp = (protocol == _SCTP) & (fragment == 0)
+        known = tcp | udp | icmp | sctp
+
+        # TCP: sequence and acknowledgement number; ICMP: type, code, and the sequence of echoes
+        # (their id is rewritten like a port); SCTP: verification tag; others: all of the bytes.
+        body = first.copy()
+        body[tcp] = (first[tcp] >> np.uint64(32)) | (second[tcp] << np.uint64(32))
+        body[udp] = 0
+        body[sctp] = first[sctp] >> np.uint64(32)
+        kind = first & np.uint64(0xFF)
+        body[icmp] = first[icmp] & np.uint64(0xFFFF)
+        echo = icmp & np.where(v6, (kind == 128) | (kind == 129), (kind == 8) | (kind == 0))
+        body[echo] = first[echo] & np.uint64(0xFFFF00000000FFFF)
+
+        data = layer4.copy()
+        offset = ((second >> np.uint64(34)) & np.uint64(0x3C)).astype(
+            np.int64
+        )  # byte 12, high nibble
+        data[tcp] += np.maximum(offset[tcp], 20)
+        data[udp] += 8
+        data[icmp] += 8
+        data[sctp] += 12
+        # An ICMP error quotes a packet whose addresses are translated too: its payload is no witness.
+        error = icmp & np.where(
+            v6, kind < 128, (kind == 3) | (kind == 11) | (kind == 12) | (kind == 5)
+        )
+        data[error] = self._end[error]
+        data[~known] += 8
+
+        columns = [identity, (protocol | (fragment << 8)).astype(np.uint64), body]
+        columns += [self._word(data + 8 * i) for i in range(_PAYLOAD_WORDS)]
+        return columns
+
+    def _walk_extensions(self, layer4: I64, protocol: I64, fragment: I64) -> tuple[I64, I64, I64]:
+        """Find the transport header of the IPv6 packets (RFC 8200, section 4)."""
+        v6 = self._ipv6
+        layer4 = np.where(v6, self._start + 40, layer4)
+        protocol = np.where(v6, self._byte(self._start + 6), protocol)
+        fragment = np.where(v6, 0, fragment)
+        for _ in range(_EXTENSIONS_WALKED):
+            options = v6 & (
+                (protocol == _HOP_BY_HOP) | (protocol == _ROUTING) | (protocol == _DESTINATION)
+            )
+            piece = v6 & (protocol == _FRAGMENT)
+            if not (options.any() or piece.any()):
+                break
+            word = self._word(layer4)
+            fragment[piece] = (
+                _swap16((word[piece] >> np.uint64(16)) & np.uint64(0xFFFF)) >> np.uint64(3)
+            ).astype(np.int64)
+            step = np.where(
+                piece, 8, 8 + 8 * ((word >> np.uint64(8)) & np.uint64(0xFF)).astype(np.int64)
+            )
+            inside = options | piece
+            protocol = np.where(inside, (word & np.uint64(0xFF)).astype(np.int64), protocol)
+            layer4 = np.where(inside, layer4 + step, layer4)
+            v6 = v6 & ~(piece & (fragment != 0))  # a later fragment has no transport header
+        return layer4, protocol, fragment
+
+    def _word(self, at: I64) -> U64:
+        """Eight bytes at each offset, little endian; zero beyond the packet's captured end."""
+        left = self._end - at
+        if not (left < 8).any():
+            return self._words[at]
+        left = np.clip(left, 0, 8)
+        word: U64 = self._words[np.where(left > 0, at, 0)] & _FIRST_BYTES[left]
+        return word
+
+    def _byte(self, at: I64) -> I64:
+        inside = at < self._end
+        return np.where(inside, self._buffer[np.where(inside, at, 0)], 0).astype(np.int64)
+
+
+def _swap16(word: U64) -> U64:
+    word = word & np.uint64(0xFFFF)
+    return ((word & np.uint64(0xFF)) << np.uint64(8)) | (word >> np.uint64(8))

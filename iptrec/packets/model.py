@@ -1,0 +1,142 @@
+"""What a view shows: one packet's way through one hook sequence, step by step.
+
+A traversal is one pass of a packet from its first traced rule (raw PREROUTING or raw OUTPUT) to its
+end. A looped-back packet makes two. These types are made only for packets that are shown; everything
+before works on columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from iptrec.decode.conntrack import Connection
+    from iptrec.names import Backend
+    from iptrec.rulesets.grammar import Place
+
+StepType = Literal["rule", "policy", "return"]
+
+
+@dataclass(frozen=True, slots=True)
+class RulePlace:
+    """Where a decision was made. ``rule`` counts the user's rules from 1.
+
+    None is the chain's end or, with ``unlisted``, a rule that the recorded ruleset does not have: of an
+    anonymous chain of nf_tables.
+    """
+
+    table: str
+    chain: str
+    rule: int | None
+    unlisted: bool = False
+
+    @classmethod
+    def of(cls, place: Place) -> Self:
+        """Where an event was."""
+        return cls(place.table, place.chain, place.number, place.nameless)
+
+    @property
+    def what(self) -> str:
+        """What decided, of the chain."""
+        if self.unlisted:
+            return "rule (not in the recorded ruleset)"
+        return "policy" if self.rule is None else f"rule {self.rule}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event of the kernel, resolved against the ruleset in force.
+
+    ``type`` is the truth, not the kernel's word (nf_log's TRACE reports an unconditional rule as
+    "policy" or "return"): "rule" is a rule that matched, "return" and "policy" are the end of a user
+    chain and of a built-in chain, where ``rule`` is None. ``target`` is the rule's target, the
+    policy's verdict, or "RETURN"; None where the ruleset does not know the rule.
+
+    ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
+    the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both.
+    """
+
+    time_ns: int
+    table: str
+    chain: str
+    type: StepType
+    rule: int | None
+    spec: str | None  # the rule as iptables-save prints it, without "-A CHAIN "
+    comment: str | None
+    target: str | None
+    target_args: str | None  # "--to-destination 172.23.0.2:1242"
+    mark: int
+    in_: str | None
+    out: str | None
+    physin: str | None
+    physout: str | None
+    header: dict[str, Any]  # the packet as it was at this rule; see decode.packet.header
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    backend: Backend | None = None
+
+
+RelationKind = Literal[
+    "looped-back", "answer-of-reject", "copy", "error-about", "carries", "carried-by", "reassembled"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """A traversal's relation to an earlier one.
+
+    "looped-back": the same packet, which went out as that one. "answer-of-reject": made by the REJECT
+    that ended that one. "copy": made out of that one, by TEE or
+    for the local listeners of a multicast. "error-about": an ICMP error that quotes
+    that packet, or one of its flow. "carries", "carried-by": the packet inside, the tunnel's packet.
+    "reassembled": put together from that fragment and others.
+    """
+
+    kind: RelationKind
+    packet: int  # its number
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the rules while we recorded: a rule "inserted" or "deleted", or a chain's "policy".
+
+    ``rule`` is its number among the user's where it was seen, None for a policy; ``spec`` its text, or
+    the policy's verdict. ``time_ns``: when the new rules were first seen.
+    """
+
+    kind: Literal["inserted", "deleted", "policy"]
+    table: str
+    chain: str
+    rule: int | None
+    spec: str | None
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traversal:
+    """One packet's way, whole or as far as it was seen.
+
+    ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED (a fragment), or UNKNOWN where the end
+    was not seen.
+    ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
+    ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
+    tracking knew, where it was recorded.
+    """
+
+    number: int  # of the traversal in the recording, from 1
+    time_ns: int
+    family: Literal["ipv4", "ipv6"]
+    netns: str | None
+    in_: str | None  # at the first step
+    out: str | None
+    header: dict[str, Any]  # at the first step
+    link: dict[str, Any] | None  # {"src", "dst", "type"} of the first step that has one
+    verdict: str
+    decided_by: RulePlace | None
+    complete: bool
+    ambiguous: bool
+    reason: str | None
+    steps: tuple[Step, ...]
+    related: tuple[Related, ...] = ()
+    altered_by: Change | None = None
+    connection: Connection | None = None

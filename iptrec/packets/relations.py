@@ -1,0 +1,321 @@
+"""How traversals belong together: the same packet again, and packets that come of packets.
+
+A looped-back packet makes two traversals, a TEE copy one of its own, REJECT's answer as well; a tunnel's
+packet holds another one; an ICMP error quotes one. Each relation names an earlier traversal, is found
+by keys (`identity`), and is told only where the events bear it out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from iptrec.names import HOOKS
+from iptrec.packets.identity import Packets
+from iptrec.packets.model import Related
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from iptrec.names import I64, U64, Mask
+    from iptrec.packets.model import RelationKind
+    from iptrec.packets.window import Window
+
+    _Column = npt.NDArray[Any]
+
+REMEMBERED: Final = 12  # windows
+_INPUT, _OUTPUT, _POSTROUTING = map(HOOKS.index, ("INPUT", "OUTPUT", "POSTROUTING"))
+_NOTHING: Final = np.uint64(0)
+_MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
+
+
+class Relations:
+    """Follows the windows of one stream, in order, and answers for the latest."""
+
+    def __init__(self) -> None:
+        self._pages: deque[_Page] = deque(maxlen=REMEMBERED)
+        self._told: dict[RelationKind, I64] | None = None
+        self._deciders: dict[int, I64] = {}
+        self._reach = 0
+
+    def turn(self, window: Window) -> None:
+        """Go on to the next window."""
+        start = self._pages[-1].stop if self._pages else 0
+        self._pages.append(_Page(start, _page(window)))
+        self._told = None
+        self._deciders = {}
+        self._reach = 0
+
+    @property
+    def reach(self) -> int:
+        """How many windows before this one are needed to tell all relations of its packets."""
+        if self.reassembled().any():
+            return REMEMBERED
+        self.columns()
+        return self._reach
+
+    def columns(self) -> dict[RelationKind, I64]:
+        """What the decided traversals of the window have to do with earlier ones, but for `pieces`.
+
+        For each kind, in the order in which they are told, the number of the other traversal; 0: none.
+        Each has shape (decided,).
+        """
+        if self._told is None:
+            self._told = {kind: self._numbers(rows) for kind, rows in self._related().items()}
+        return self._told
+
+    def reassembled(self) -> Mask:
+        """Which decided traversals of the window have `pieces`, shape (decided,)."""
+        page = self._pages[-1]
+        whole = (page["hook"] == _INPUT) & (page["datagram"] != 0)
+        return self._where(whole, lambda at: self._before("piece_of", "datagram", at)) >= 0
+
+    def pieces(self, position: int) -> list[int]:
+        """The numbers of the fragments that the packet at this position was put together from."""
+        page = self._pages[-1]
+        key = page["datagram"][position]
+        if page["hook"][position] != _INPUT or not key:
+            return []
+        found: list[int] = []
+        one = np.array([page.start + position])
+        while len(found) < _MOST_PIECES:
+            one = self._latest("piece_of", page["datagram"][position : position + 1], one)
+            if one[0] < 0:
+                break
+            found.append(int(self._numbers(one)[0]))
+        return found[::-1]
+
+    def of(self, position: int) -> tuple[Related, ...]:
+        """What the traversal at this position of the window has to do with earlier ones."""
+        told = ((kind, int(numbers[position])) for kind, numbers in self.columns().items())
+        return (
+            *(Related("reassembled", number) for number in self.pieces(position)),
+            *(Related(kind, number) for kind, number in told if number),
+        )
+
+    def decider_before(self, position: int, time_ns: int) -> int | None:
+        """The place that decided the last packet of the same flow that was seen before a time."""
+        if time_ns not in self._deciders:
+            page = self._pages[-1]
+            times = np.concatenate([one["time"] for one in self._pages])
+            early = self._pages[0].start + int(np.searchsorted(times, time_ns))
+            rows = self._latest("flow", page["flow"], np.minimum(page.rows, early))
+            self._deciders[time_ns] = self._of(rows, "decider", -1)
+        decider = int(self._deciders[time_ns][position])
+        return None if decider < 0 else decider
+
+    def _related(self) -> dict[RelationKind, I64]:
+        """The rows that `columns` gives the numbers of; -1: none."""
+        page = self._pages[-1]
+        hook, inner, quotes = page["hook"], page["inner"], page["quotes"]
+        sent, seen = hook == _OUTPUT, hook == _POSTROUTING
+        answer = self._where(sent, self._rejected)
+        free = answer < 0  # that REJECT's answer quotes the rejected packet goes without saying
+        return {
+            "copy": np.where(
+                sent,
+                self._copied(),
+                self._where(seen, lambda at: self._before("sent_key", "key", at)),
+            ),
+            "answer-of-reject": answer,
+            "looped-back": self._where(~sent & ~seen, self._looped),
+            "error-about": self._where(free & quotes, self._quoted),
+            "carries": self._where(
+                free & ~quotes & (inner != 0), lambda at: self._before("key", "inner", at)
+            ),
+            "carried-by": self._outside(),
+        }
+
+    def _where(self, chosen: Mask, find: Callable[[I64], I64]) -> I64:
+        """What is found for the chosen positions, -1 for the others."""
+        found = np.full(len(chosen), -1)
+        at = np.flatnonzero(chosen)
+        if len(at):
+            found[at] = find(at)
+        return found
+
+    def _looped(self, at: I64) -> I64:
+        """The traversal with the same key that left by the interface that this one came in by."""
+        found = self._before("key", "key", at)
+        left = self._of(found, "outdev", 0)
+        return np.where((left != 0) & (left == self._pages[-1]["indev"][at]), found, -1)
+
+    def _copied(self) -> I64:
+        """The traversal of this window in the midst of whose TEE rule this one took place."""
+        page = self._pages[-1]
+        if not page["copied"].any():
+            return np.full(len(page), -1)
+        latest = np.maximum.accumulate(np.where(page["copied"], np.arange(len(page)), -1))
+        one = np.append(np.int64(-1), latest[:-1])
+        flow = page["flow"]
+        fits = (one >= 0) & (page["ended"][one] >= page["begun"])
+        fits &= (flow == page["flow"][one]) | (flow == page["last_flow"][one])
+        return np.where(fits, page.start + one, -1)
+
+    def _rejected(self, at: I64) -> I64:
+        """The rejected traversal that this one answers: its flow turned round by a RST, or quoted."""
+        page = self._pages[-1]
+        flow = np.where(
+            page["quotes"], page["inner_flow"], np.where(page["reset"], page["back"], _NOTHING)
+        )
+        return self._latest("rejected_flow", flow[at], page.rows[at])
+
+    def _quoted(self, at: I64) -> I64:
+        """The packet itself, else the last one of its flow."""
+        found = self._before("key", "inner", at)
+        for flow in ("last_flow", "flow"):
+            found = np.where(found < 0, self._before(flow, "inner_flow", at), found)
+        return found
+
+    def _outside(self) -> I64:
+        every = np.arange(len(self._pages[-1]))
+        found = self._before("inner", "key", every)
+        return np.where(self._of(found, "quotes", np.True_), -1, found)
+
+    def _before(self, name: str, value: str, at: I64) -> I64:
+        """For positions of the window: the last row before that has their ``value`` as its ``name``."""
+        page = self._pages[-1]
+        return self._latest(name, page[value][at], page.rows[at])
+
+    def _latest(self, name: str, values: U64, before: I64) -> I64:
+        """The last row before another one with a value in a column; -1: none. 0 is no value."""
+        found = np.full(len(values), -1)
+        order = np.argsort(values)  # neighbours are found together
+        left = order[np.searchsorted(values[order], _NOTHING, side="right") :]
+        for age, page in enumerate(reversed(self._pages)):
+            index = page.index(name)
+            if not len(left):
+                break
+            if not len(index):
+                continue
+            row = index.latest(values[left], before[left] - page.start)
+            found[left] = np.where(row < 0, -1, row + page.start)
+            if (row >= 0).any():
+                self._reach = max(self._reach, age)
+            left = left[row < 0]
+        return found
+
+    def _numbers(self, rows: I64) -> I64:
+        return self._of(rows, "number", 0)
+
+    def _of(self, rows: I64, name: str, nothing: Any) -> _Column:  # noqa: ANN401 - numpy's scalar
+        """A column's values at some rows, ``nothing`` for those that are -1."""
+        values = np.full(len(rows), nothing, self._pages[-1][name].dtype)
+        for page in self._pages:
+            here = (rows >= page.start) & (rows < page.stop)
+            if here.any():
+                values[here] = page[name][rows[here] - page.start]
+        return values
+
+
+class _Page:
+    """What is remembered of a window; its rows are counted from the first window on."""
+
+    def __init__(self, start: int, columns: dict[str, _Column]) -> None:
+        self.start = start
+        self.stop = start + len(columns["number"])
+        self._columns = columns
+        self._indexes: dict[str, _Index] = {}
+
+    def __getitem__(self, name: str) -> _Column:
+        """A column."""
+        return self._columns[name]
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> I64:
+        """Their numbers."""
+        return np.arange(self.start, self.stop)
+
+    def index(self, name: str) -> _Index:
+        """The index of a column."""
+        if name not in self._indexes:
+            self._indexes[name] = _Index(self._columns[name])
+        return self._indexes[name]
+
+
+class _Index:
+    """Finds values of a column, but for 0."""
+
+    def __init__(self, column: U64) -> None:
+        rows = np.flatnonzero(column)
+        order = rows[np.argsort(column[rows], kind="stable")]
+        ordered = column[order]
+        new = np.ones(len(order), np.bool_)
+        new[1:] = ordered[1:] != ordered[:-1]
+        self._values = ordered[new]
+        self._rows = len(column)
+        # Each place in the order as one number: which value, which row.
+        self._places = (np.cumsum(new) - 1) * self._rows + order
+        self._ends = np.append(np.flatnonzero(new)[1:], len(order))
+
+    def __len__(self) -> int:
+        """How many distinct values."""
+        return len(self._values)
+
+    def latest(self, values: U64, before: I64) -> I64:
+        """For each value the last row before another one that has it; -1: none."""
+        which = np.minimum(np.searchsorted(self._values, values), len(self._values) - 1)
+        found = np.full(len(values), -1)
+        at = np.flatnonzero(self._values[which] == values)
+        which, before = which[at], before[at]
+        if (before >= self._rows).all():
+            last = self._ends[which] - 1
+        else:
+            places = which * self._rows + np.clip(before, 0, self._rows)
+            last = np.searchsorted(self._places, places) - 1
+        place = self._places[last]
+        found[at] = np.where((last >= 0) & (place // self._rows == which), place % self._rows, -1)
+        return found
+
+
+def _page(window: Window) -> dict[str, _Column]:
+    """What is remembered of a window's decided traversals; columns of shape (n,)."""
+    assembly, events, decided = window.assembly, window.events, window.decided
+    begun = assembly.rows[assembly.first[:decided]]
+    ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
+    first, last = Packets.of(events, begun), Packets.of(events, ended)
+    inner, inner_flow, quotes = last.inner_keys()
+    datagram, fragment = first.datagram_keys()
+    key, last_flow = first.keys(), last.flow_keys()
+    received = events.received_ns[begun]
+    outcome = assembly.outcome[:decided]
+    decider = np.array(
+        [-1 if one.decider is None else one.way[one.decider] for one in assembly.outcomes], np.int64
+    )
+    rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
+    copied = np.array([_has_tee(window, one.way) for one in assembly.outcomes], np.bool_)
+    return {
+        "number": window.number + np.arange(decided),
+        "time": np.maximum.accumulate(received) if decided else received,
+        "decider": decider[outcome],
+        "begun": begun,
+        "ended": ended,
+        "hook": events.hook[begun].astype(np.int64),
+        "indev": events.indev[begun],
+        "outdev": events.outdev[ended],
+        "key": key,
+        "sent_key": np.where(events.hook[ended] == _POSTROUTING, key, np.uint64(0)),
+        "datagram": datagram,
+        "piece_of": np.where(fragment, datagram, np.uint64(0)),
+        "flow": first.flow_keys(),
+        "last_flow": last_flow,
+        "back": first.flow_keys(back=True),
+        "inner": inner,
+        "inner_flow": inner_flow,
+        "quotes": quotes,
+        "reset": first.resets(),
+        "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
+        "copied": copied[outcome],
+    }
+
+
+def _has_tee(window: Window, way: tuple[int, ...]) -> bool:
+    return any(window.rulebook.places[one].target == "TEE" for one in way)

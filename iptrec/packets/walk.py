@@ -1,0 +1,260 @@
+"""The way of one packet as a whole: is it possible, how did it end, who decided.
+
+Traffic takes few distinct ways. A way is a tuple of place numbers (`Rulebook`); each distinct one is
+walked once and its outcomes shared by all packets that took it. Where more than one ruleset may have
+been in force, the walk goes on in branches, one for each that fits so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from iptrec.names import HOOKS
+
+if TYPE_CHECKING:
+    from iptrec.names import Family
+    from iptrec.rulesets.grammar import Place, Stage, State
+    from iptrec.rulesets.resolver import Rulebook
+
+
+_FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
+_REMEMBERED: Final = 100_000
+_MOST_BRANCHES: Final = 64
+MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a packet.
+
+    ``way``: its place numbers. ``decider`` is the position in the way of the event that decided, None
+    if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
+    end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
+    is certain.
+    """
+
+    way: tuple[int, ...]
+    verdict: str
+    decider: int | None
+    complete: bool
+    finished: bool
+    queued: bool
+    reason: str | None
+    doubt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One possible way, and where it stands."""
+
+    way: tuple[int, ...]
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """All ways that are possible so far. ``holes``: events that cannot follow directly were joined."""
+
+    branches: tuple[Branch, ...]
+    headless: bool = False
+    holes: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow, whichever way it was."""
+        return not _short_of_the_limit(self) or all(
+            branch.state.status == "ended" for branch in self.branches
+        )
+
+
+class Walker:
+    """Steps and judges ways against the rulesets of a `Rulebook`, remembering what it has seen."""
+
+    def __init__(self, rulebook: Rulebook) -> None:
+        self._rulebook = rulebook
+        self._begun: dict[int, Walk] = {}
+        self._steps: dict[tuple[State, Family, int, int], State | None] = {}
+        self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
+
+    def outcomes(self, path: tuple[int, ...]) -> tuple[Outcome, ...]:
+        """How a packet that was seen at these places ended; empty if no packet can have been."""
+        if len(self._outcomes) > _REMEMBERED:  # real traffic takes few ways; a made-up file may not
+            self._outcomes.clear()
+        if path not in self._outcomes:
+            walk: Walk | None = self.begin(path[0])
+            for place in path[1:]:
+                walk = self.step(walk, place) if walk else None
+            self._outcomes[path] = self.judge(walk) if walk else ()
+        return self._outcomes[path]
+
+    def begin(self, place: int) -> Walk:
+        """A way that begins here; headless unless TRACE can have been switched on just before.
+
+        Always the same object for a place.
+        """
+        book = self._rulebook
+        if place not in self._begun:
+            self._begun[place] = Walk(
+                tuple(
+                    Branch((one,), book.grammars[one].begin(book.places[one]))
+                    for one in book.choices[place]
+                ),
+                headless=not book.places[place].starts,
+            )
+        return self._begun[place]
+
+    def step(self, walk: Walk, place: int) -> Walk | None:
+        """The way with one more event; None if it cannot follow."""
+        branches = tuple(
+            Branch((*branch.way, one), state)
+            for branch in _short_of_the_limit(walk)
+            for one in self._rulebook.choices[place]
+            if (state := self._follow(branch, one)) is not None
+        )
+        return replace(walk, branches=branches[:_MOST_BRANCHES]) if branches else None
+
+    def leap(self, walk: Walk, place: int) -> Walk | None:
+        """As `step`, over events that are missing; None if ``place`` does not lie further on."""
+        book = self._rulebook
+        branches = tuple(
+            Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
+            for branch in _short_of_the_limit(walk)
+            for one in book.choices[place]
+            if book.families[branch.way[-1]] == book.families[one]
+            and book.grammars[one].later(branch.state, book.places[one])
+        )
+        if not branches:
+            return None
+        return Walk(branches[:_MOST_BRANCHES], walk.headless, holes=True)
+
+    def hook(self, walk: Walk) -> int:
+        """The hook of the way's last event."""
+        return self._rulebook.places[walk.branches[0].way[-1]].hook
+
+    def stage(self, place: int) -> Stage:
+        """The stage that a place belongs to."""
+        return self._rulebook.places[place].stage
+
+    def stands_at(self, walk: Walk, target: str) -> bool:
+        """Whether the way's last event was a rule with this target."""
+        return self._rulebook.places[walk.branches[0].way[-1]].target == target
+
+    def judge(self, walk: Walk) -> tuple[Outcome, ...]:
+        """What became of a packet that went so and was not seen again: all that a reader could tell.
+
+        Ways that read the same are one; where one is complete, those that break off are left out, unless
+        that is because nobody saw the rules.
+        """
+        found: dict[tuple[object, ...], Outcome] = {}
+        for branch in walk.branches:
+            found.setdefault(self._reading(branch.way), self._outcome(walk, branch))
+        if not any(one.complete for one in found.values()):
+            return tuple(found.values())
+        return tuple(
+            one for one in found.values() if one.complete or self._unseen_table(one.way) is not None
+        )
+
+    def _follow(self, branch: Branch, place: int) -> State | None:
+        book, last = self._rulebook, branch.way[-1]
+        key = (branch.state, book.families[last], book.states[last], place)
+        if key not in self._steps:
+            if len(self._steps) > _REMEMBERED:
+                self._steps.clear()
+            self._steps[key] = (
+                book.grammars[place].follow(branch.state, book.places[place])
+                if self._together(last, place)
+                else None
+            )
+        return self._steps[key]
+
+    def _together(self, last: int, place: int) -> bool:
+        """Whether both can be of one packet: a table is passed in one of its states."""
+        book = self._rulebook
+        here, there = book.places[last], book.places[place]
+        return book.families[last] == book.families[place] and (
+            here.stage != there.stage or book.states[last] == book.states[place]
+        )
+
+    def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
+        """What a reader is told of a way."""
+        places = (self._rulebook.places[one] for one in way)
+        return tuple(
+            (one.table, one.chain, one.number, one.own, one.rule and one.rule.spec, one.target)
+            for one in places
+        )
+
+    def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
+        grammar = self._rulebook.grammars[branch.way[-1]]
+        state, way = branch.state, branch.way
+        ended = grammar.may_end(state)
+        verdict = "UNKNOWN"
+        decider = None
+        if state.status == "ended":
+            verdict, decider = state.verdict or "UNKNOWN", len(way) - 1
+        elif state.status == "queued":
+            verdict, decider = "QUEUE", len(way) - 1
+        elif ended:
+            verdict, decider = "ACCEPT", self._accepted_by(way)
+        reason = self._why_incomplete(walk, branch, ended=ended)
+        return Outcome(
+            way=way,
+            verdict=verdict,
+            decider=decider,
+            complete=reason is None,
+            finished=grammar.must_end(state),
+            queued=state.status == "queued",
+            reason=reason,
+        )
+
+    def _accepted_by(self, way: tuple[int, ...]) -> int:
+        """The filter table's decision if it took one, else the last one."""
+        places = [self._rulebook.places[place] for place in way]
+        accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
+        filtered = [i for i in accepted if places[i].table == "filter"] or [
+            i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
+        ]
+        return (filtered or accepted or [len(way) - 1])[-1]
+
+    def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
+        last = self._rulebook.places[branch.way[-1]]
+        if unseen := self._unseen_table(branch.way):
+            return f"the rules of table {unseen} at that time are not known"
+        if len(branch.way) == MOST_STEPS and not ended:
+            return f"cut after {MOST_STEPS:,} steps: no more are put together"
+        if walk.headless:
+            return "its beginning was not recorded"
+        if walk.holes:
+            return "events are missing in the middle"
+        if ended:
+            return None
+        if branch.state.status == "queued":
+            return "handed to userspace; the answer was not seen"
+        if branch.state.status == "passed":
+            elsewhere = "routing, rp_filter, TTL, socket" + (
+                "" if self._rulebook.alone else ", the other backend's rules"
+            )
+            return (
+                f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
+                f" outside of the rules ({elsewhere}), or the events were lost"
+            )
+        if branch.state.status == "open" and last.target is not None:
+            return f"target {last.target} may have ended it"
+        return f"the trace breaks off after {_where(last)}"
+
+    def _unseen_table(self, way: tuple[int, ...]) -> str | None:
+        """A table that was passed when nobody knew its rules."""
+        book = self._rulebook
+        return next(
+            (book.places[one].table for one in way if book.states[one] in book.unseen), None
+        )
+
+
+def _short_of_the_limit(walk: Walk) -> tuple[Branch, ...]:
+    """The branches that may go on; all have the same length."""
+    return walk.branches if len(walk.branches[0].way) < MOST_STEPS else ()
+
+
+def _where(place: Place) -> str:
+    number = "its end" if place.end else f"rule {place.number}"
+    return f"{place.table}/{place.chain} {number}"

@@ -1,0 +1,1 @@
+"""Record traced packets and the rulesets in force."""

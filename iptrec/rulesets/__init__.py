@@ -1,0 +1,1 @@
+"""Which rules were in force when, and what can follow what."""

@@ -1,0 +1,125 @@
+"""The rules of each table over time, as the snapshots tell it.
+
+A snapshot says what the tables in it are from then on; tables that are not in it are as before. The
+change itself was somewhere between two looks: in between either state may have been in force, and what
+the packets did tells which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from iptrec.decode.rulesets import iptables_save
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from iptrec.decode.rulesets.types import Chain
+    from iptrec.names import I64, Family
+    from iptrec.recording.rows import Snapshot
+
+
+KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
+UNKNOWN_KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-unknown", "ipv6": "ip6tables-unknown"}
+RULESETS: Final = (*KINDS.values(), *UNKNOWN_KINDS.values())
+_EVER: Final = np.iinfo(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table's rules; ``chains`` is None where they are not known. Equal rules have equal numbers."""
+
+    number: int
+    chains: dict[str, Chain] | None
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The states of one table: state i came after ``after_ns[i]``, and not after ``time_ns[i]``."""
+
+    states: list[TableState] = field(default_factory=list)
+    after_ns: list[int] = field(default_factory=list)
+    time_ns: list[int] = field(default_factory=list)
+
+    def add(self, state: TableState, after_ns: int, time_ns: int) -> None:
+        """Add the next state, unless it is the last one again."""
+        if self.states and self.states[-1].number == state.number:
+            return
+        self.states.append(state)
+        self.after_ns.append(max([after_ns, *self.after_ns[-1:]]))
+        self.time_ns.append(max([time_ns, *self.time_ns[-1:]]))
+
+    def candidates(self, earliest_ns: I64, latest_ns: I64) -> tuple[I64, I64]:
+        """First and last index of the states that may have held somewhere between two times."""
+        last = np.searchsorted(np.array(self.after_ns), latest_ns, side="left") - 1
+        first = np.searchsorted(np.array(self.time_ns), earliest_ns, side="right") - 1
+        last = np.maximum(last, 0)
+        return np.clip(first, 0, last), last
+
+
+class Timelines:
+    """All tables of one namespace. A family of which nothing was recorded has no table.
+
+    ``snapshots`` come in order of time; others than those of `RULESETS` say nothing.
+    """
+
+    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+        self._tables: dict[tuple[Family, str], Timeline] = {}
+        self._numbers: dict[Any, int] = {}
+        self._known = {family: iptables_save.Known() for family in KINDS}
+        self._before = dict.fromkeys(KINDS, _EVER.min)
+        for snapshot in snapshots:
+            for family, kind in KINDS.items():
+                if snapshot.kind in (kind, UNKNOWN_KINDS[family]):
+                    self._read(family, snapshot)
+
+    def table(self, family: Family, name: str) -> Timeline | None:
+        """One table's states; None if it was never loaded."""
+        return self._tables.get((family, name))
+
+    def loaded(self, family: Family) -> dict[str, Timeline]:
+        """All tables of a family that were ever loaded."""
+        return {name: one for (of, name), one in self._tables.items() if of == family}
+
+    def _read(self, family: Family, snapshot: Snapshot) -> None:
+        before = self._before[family]
+        first = before == _EVER.min
+        after = before if first or snapshot.after_ns is None else snapshot.after_ns
+        time = before if first else snapshot.time_ns
+        self._before[family] = snapshot.time_ns
+        if snapshot.kind == UNKNOWN_KINDS[family]:
+            name = snapshot.content.decode("utf-8", "backslashreplace").strip()
+            self._add(family, name, None, after, time)
+            return
+        parsed = iptables_save.parse(snapshot.content, self._known[family])
+        for name, chains in parsed.tables.items():
+            self._add(family, name, chains, after, time)
+
+    def _add(
+        self, family: Family, name: str, chains: dict[str, Chain] | None, after: int, time: int
+    ) -> None:
+        timeline = self._tables.setdefault((family, name), Timeline())
+        timeline.add(TableState(self._number(family, name, chains), chains), after, time)
+
+    def _number(self, family: Family, name: str, chains: dict[str, Chain] | None) -> int:
+        """Equal rules get the same number, wherever they come again."""
+        content = None
+        if chains is not None:
+            content = tuple(
+                self._number_of(
+                    (
+                        one.name,
+                        one.policy,
+                        one.base,
+                        tuple((each.spec, each.handle) for each in one.rules),
+                    )
+                )
+                for one in chains.values()
+            )
+        return self._number_of((family, name, content))
+
+    def _number_of(self, content: Any) -> int:  # noqa: ANN401 - what can be compared
+        return self._numbers.setdefault(content, len(self._numbers))

@@ -1,0 +1,118 @@
+"""``show --json``: one line a traversal; schemas/show-v1.schema.json describes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from iptrec.decode.conntrack import Connection
+    from iptrec.packets.model import RulePlace, Step, Traversal
+
+FORMAT: Final = 1
+
+
+def line(traversal: Traversal) -> str:
+    """The traversal as a JSON object on one line, ASCII only."""
+    return dumped(as_object(traversal))
+
+
+def dumped(value: dict[str, Any]) -> str:
+    """A JSON object on one line."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def as_place(place: RulePlace | None) -> dict[str, Any] | None:
+    """Where a decision was made, as values of JSON."""
+    if place is None:
+        return None
+    return {"table": place.table, "chain": place.chain, "rule": place.rule}
+
+
+def as_object(traversal: Traversal) -> dict[str, Any]:
+    """The traversal as values of JSON."""
+    return {
+        "format": FORMAT,
+        "packet": traversal.number,
+        "time": iso_time(traversal.time_ns),
+        "time_ns": traversal.time_ns,
+        "family": traversal.family,
+        "netns": traversal.netns,
+        "in": traversal.in_,
+        "out": traversal.out,
+        "link": traversal.link,
+        "header": traversal.header,
+        "verdict": traversal.verdict,
+        "decided_by": as_place(traversal.decided_by),
+        "complete": traversal.complete,
+        "ambiguous": traversal.ambiguous,
+        "reason": traversal.reason,
+        "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
+        "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
+        "connection": traversal.connection and as_connection(traversal.connection),
+        "steps": [_step(step) for step in traversal.steps],
+    }
+
+
+def iso_time(time_ns: int) -> str:
+    """ISO 8601 in UTC with nanoseconds; the plain number where no calendar reaches."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    except (ValueError, OverflowError, OSError):
+        return str(time_ns)
+
+
+def as_connection(connection: Connection) -> dict[str, Any]:
+    """A connection and what NAT makes of it."""
+    translation = nat(connection)
+    return {
+        "id": connection.id,
+        "orig": asdict(connection.orig),
+        "reply": asdict(connection.reply),
+        "nat": translation or None,
+        "mark": connection.mark,
+        "zone": connection.zone,
+    }
+
+
+def nat(connection: Connection) -> dict[str, str]:
+    """What NAT does to the connection: "dnat", "snat" -> the new address and port."""
+    orig, reply = connection.orig, connection.reply
+    found = {}
+    if (orig.dst, orig.dport) != (reply.src, reply.sport):
+        found["dnat"] = endpoint(reply.src, reply.sport)
+    if (orig.src, orig.sport) != (reply.dst, reply.dport):
+        found["snat"] = endpoint(reply.dst, reply.dport)
+    return found
+
+
+def endpoint(address: str, port: int) -> str:
+    """As iptables writes it."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _step(step: Step) -> dict[str, Any]:
+    backend = {} if step.backend is None else {"backend": step.backend}
+    return {
+        **backend,
+        "time_ns": step.time_ns,
+        "table": step.table,
+        "chain": step.chain,
+        "type": step.type,
+        "rule": step.rule,
+        "spec": step.spec,
+        "comment": step.comment,
+        "target": step.target,
+        "target_args": step.target_args,
+        "mark": step.mark,
+        "in": step.in_,
+        "out": step.out,
+        "physin": step.physin,
+        "physout": step.physout,
+        "changed": {name: list(change) for name, change in step.changed.items()},
+    }

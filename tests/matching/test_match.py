@@ -1,0 +1,80 @@
+"""Matches of rules against a packet: what a stranger's ruleset may say must not raise."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iptrec.decode.rulesets import iptables_save
+from iptrec.matching.iptables import Facts, judge
+
+HEADER = {
+    "src": "fd00::1",
+    "dst": "ff02::1",
+    "proto": "udp",
+    "length": 60,
+    "hop_limit": 1,
+    "sport": 1,
+    "dport": 2,
+}
+FACTS = Facts(HEADER, 0, "eth0", None, None, None, "02:00:00:00:00:01", None)
+OPTIONS = [
+    "-p", "-s", "-d", "-i", "-o", "-f", "--sport", "--dport", "--sports", "--dports", "--ports",
+    "--tcp-flags", "--icmp-type", "--icmpv6-type", "--src-range", "--dst-range", "--mark", "--src-type",
+    "--dst-type", "--length", "--ttl-eq", "--hl-lt", "--mac-source", "--physdev-in", "--comment", "-m",
+    "!", "tcp", "udp", "state", "statistic",
+]  # fmt: skip
+
+
+def rule(spec):
+    return (
+        iptables_save.parse(f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {spec}\nCOMMIT\n".encode())
+        .tables["filter"]["INPUT"]
+        .rules[0]
+    )
+
+
+CASES = {
+    "-s fd00::/64 -j DROP": (True, None),
+    "-s 10.0.0.0/8 -j DROP": (False, "-s 10.0.0.0/8 (it is fd00::1)"),
+    "! -d ff02::1/128 -j DROP": (False, "! -d ff02::1/128 (it is ff02::1)"),
+    "-m hl --hl-lt 2 -j DROP": (True, None),
+    "-m mac --mac-source 02:00:00:00:00:01 -j DROP": (True, None),
+    "-m addrtype --dst-type MULTICAST -j DROP": (True, None),
+    "-m addrtype --src-type LOCAL -j DROP": (None, "--src-type LOCAL"),
+    "-m addrtype --src-type BLACKHOLE -j DROP": (None, "--src-type BLACKHOLE"),
+    "-m socket -j DROP": (None, "-m socket"),
+    "-m socket -p tcp -j DROP": (False, "-p tcp (it is udp)"),
+    "-m conntrack --ctstate NEW -m udp --dport 3": (False, "--dport 3 (it is 2)"),
+    "-m set --match-set bad src -j DROP": (None, "--match-set bad src"),
+    '-m comment --comment "-p tcp" -j DROP': (True, None),
+    "-j DROP": (True, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", CASES)
+def test_judgements(spec):
+    """Yes, no and why not, or what it depends on; a condition that fails decides, whatever is unknown."""
+    found = judge(rule(spec), FACTS)
+    assert (found.fits, found.because) == CASES[spec]
+
+
+@given(
+    words=st.lists(
+        st.sampled_from(OPTIONS) | st.text("0123456789abcdef.:/,-²\\", min_size=1, max_size=9),
+        max_size=12,
+    )
+)
+def test_no_rule_raises(words):
+    """Numbers that are none, masks out of range, options without values."""
+    spec = " ".join(word for word in words if word not in ("-j", "-g")) + " -j DROP"
+    found = judge(rule(spec), FACTS)
+    assert found.fits in (True, False, None)
+    assert (found.because is None) == (found.fits is True)
+
+
+def test_numbers_too_long_for_python():
+    """A number of ten thousand digits is no port."""
+    assert judge(rule(f"--dport {'9' * 10_000} -j DROP"), FACTS).fits in (False, None)
+    assert judge(rule(f"-s fd00::/{'9' * 10_000} -j DROP"), FACTS).fits is None

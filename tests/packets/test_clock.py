@@ -1,0 +1,65 @@
+"""When events were logged: bounds that always hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+from handmade import datagram, udp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iptrec.decode import nflog
+from iptrec.packets.clock import bounds, moments, receipt
+
+MS = 1_000_000
+SLOTS = 3
+
+
+def receive(logged, pauses):
+    """Receive times of events logged at ascending times, by calls of `SLOTS` with pauses between them."""
+    received, now, at, pause = [], 0, 0, iter(pauses)
+    while at < len(logged):
+        now = max(now + next(pause, MS), logged[at])
+        call = [one for one in logged[at : at + SLOTS] if one <= now]
+        received += [now] * len(call)
+        at += len(call)
+    return np.array(received, np.int64)
+
+
+@given(
+    steps=st.lists(st.integers(0, 5 * MS), min_size=1, max_size=40),
+    pauses=st.lists(st.integers(1, 50 * MS), max_size=40),
+    stamped=st.lists(st.booleans(), max_size=40),
+)
+def test_bounds_hold_the_truth(steps, pauses, stamped):
+    """However the recorder falls behind, and whichever events carry a stamp of their packet's arrival."""
+    logged = (10**9 + np.cumsum(steps)).tolist()
+    received = receive(logged, pauses)
+    stamps = [
+        (time - MS) // 1000 * 1000 if flag else 0
+        for time, flag in zip(logged, [*stamped, *[False] * len(logged)], strict=False)
+    ]
+    data = [datagram("raw:x", udp(), hook=0, stamp_ns=stamp) for stamp in stamps]
+    events = nflog.decode(b"".join(data), np.array([len(one) for one in data], np.uint32), received)
+    known = receipt(received, 0, SLOTS)
+    earliest, latest = bounds(events, known)
+    assert (earliest <= logged).all()
+    assert (logged <= latest).all()
+    guessed = moments(events, known)
+    assert (guessed <= latest).all()
+    assert all(guess == stamp for guess, stamp in zip(guessed, stamps, strict=True) if stamp)
+
+
+def test_an_idle_recorder_receives_at_once():
+    """After a pause the event was logged when it was received, not when the last one was."""
+    received = np.array([10**9, 10**9, 9 * 10**9], np.int64)
+    known = receipt(received, 0, SLOTS)
+    assert known.guess.tolist() == received.tolist()
+    assert known.floor[2] == 10**9 - 20 * MS
+
+
+def test_a_recorder_behind_says_so():
+    """Full calls tell nothing about when their events were logged."""
+    received = np.array([10**9] * SLOTS + [2 * 10**9], np.int64)
+    known = receipt(received, 5, SLOTS)
+    assert known.floor.tolist() == [5] * 4
+    assert known.guess.tolist() == [10**9] * SLOTS + [5]

@@ -1,0 +1,92 @@
+"""Traversals that belong together, found by what their packets hold."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from handmade import UUID, HandMade, udp, udp6
+
+from iptrec.answers.packets import Replay
+
+OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
+RULES = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING {OWN}\n-A OUTPUT {OWN}\nCOMMIT\n"
+INNER = udp(b"inside", ident=3)
+INNER6 = udp6(b"inside")
+
+
+def ip(protocol, body, ident=99):
+    """An IPv4 packet around something."""
+    return struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), ident, 0, 64, protocol, 0, b"\1\1\1\1", b"\2\2\2\2"
+    ) + body  # fmt: skip
+
+
+def gre(body, *, kind=0x0800, flags=0, options=b""):
+    """RFC 2784, 2890."""
+    return ip(47, struct.pack("!HH", flags, kind) + options + body)
+
+
+def ethernet(body, kind=0x0800):
+    return bytes(12) + struct.pack("!H", kind) + body
+
+
+def vxlan(body, port=4789):
+    """RFC 7348."""
+    return ip(17, struct.pack("!HHHH", 5555, port, 8, 0) + bytes(8) + ethernet(body))
+
+
+TUNNELS = {
+    "ipip": (ip(4, INNER), INNER),
+    "6in4": (ip(41, INNER6), INNER6),
+    "gre": (gre(INNER), INNER),
+    "gre_ipv6": (gre(INNER6, kind=0x86DD), INNER6),
+    "gre_key_and_sequence": (gre(INNER, flags=0x3000, options=bytes(8)), INNER),
+    "gre_ethernet": (gre(ethernet(INNER), kind=0x6558), INNER),
+    "vxlan": (vxlan(INNER), INNER),
+    "vxlan_of_old": (vxlan(INNER, 8472), INNER),
+}
+
+
+def related(recording):
+    return [[(one.kind, one.packet) for one in packet.related] for packet in Replay(recording)]
+
+
+def events(*packets, chain="OUTPUT"):
+    return [(f"raw:{chain}:policy:2", packet, {}) for packet in packets]
+
+
+@pytest.mark.parametrize("case", TUNNELS)
+def test_tunnel_and_what_it_carries(case):
+    """Going out the inner packet is first, coming in the outer one."""
+    outer, inner = TUNNELS[case]
+    recording = HandMade().ruleset(RULES).ruleset(RULES, kind="ip6tables-save")
+    assert related(recording.events(events(inner, outer))) == [[], [("carries", 1)]]
+    recording = HandMade().ruleset(RULES).ruleset(RULES, kind="ip6tables-save")
+    assert related(recording.events(events(outer, inner, chain="PREROUTING"))) == [
+        [],
+        [("carried-by", 1)],
+    ]
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        ip(4, INNER[:10]),
+        gre(b"", options=b""),
+        vxlan(b""),
+        ip(17, struct.pack("!HHHH", 1, 53, 8, 0) + INNER),
+    ],
+    ids=["cut", "empty_gre", "empty_vxlan", "just_udp"],
+)
+def test_what_only_looks_like_a_tunnel(outer):
+    """Nothing is made up of what is cut off, or of other payloads."""
+    recording = HandMade().ruleset(RULES).events(events(INNER, outer))
+    assert related(recording) == [[], []]
+
+
+def test_error_of_a_router_that_quotes_little():
+    """Eight bytes of the quoted packet's payload are enough to name its flow."""
+    quoted = struct.pack("!BBHI", 3, 1, 0, 0) + INNER[:28]
+    recording = HandMade().ruleset(RULES).events(events(INNER, udp(b"other"), ip(1, quoted)))
+    assert related(recording) == [[], [], [("error-about", 2)]]  # the flow's last packet
