@@ -22,9 +22,9 @@ MAY_IMPORT = {
     "demo": {"demo", "kernel"},
     "pcap": {"pcap", "decode"},
     "recorder": {"recorder", "kernel", "recording"},
-    "rulesets": {"rulesets", "decode", "recording.rows"},
-    "context": {"context", "decode", "recording.rows"},
-    "packets": {"packets", "rulesets", "context", "decode", "recording.rows"},
+    "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
+    "context": {"context", "decode", "recording.rows", "recording.kinds"},
+    "packets": {"packets", "rulesets", "context", "decode", "recording.rows", "recording.kinds"},
     "matching": {"matching", "decode.rulesets"},
     "answers": {
         "answers",
@@ -35,6 +35,7 @@ MAY_IMPORT = {
         "pcap",
         "decode",
         "recording.rows",
+        "recording.kinds",
     },
     "views": {
         "views",
@@ -45,6 +46,7 @@ MAY_IMPORT = {
         "matching",
         "decode",
         "recording.rows",
+        "recording.kinds",
         "files",
     },
     "cli": {

@@ -51,7 +51,7 @@ class Stream:
 
     id: int
     namespace: int
-    kind: str  # "nflog", "nftrace", "nftables" (changes), "rtnetlink" (links), "conntrack"
+    kind: str  # see `kinds.STREAMS`
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
 
@@ -74,12 +74,9 @@ class Chunk:
 class Snapshot:
     """What a command printed, or a dump returned, and from when on it held.
 
-    ``kind``: "iptables-save" (legacy IPv4), "ip6tables-save" (legacy IPv6), of nf_tables all of one
-    moment one after the other "iptables-nft-save", "ip6tables-nft-save", "nft-text" (nft -a list ruleset),
-    "nft" (the same with -j); "links" (JSON list of {"index", "name", "kind", "mtu", "address",
-    "master"}), "addresses" (JSON list of {"index", "family", "address", "prefixlen"}), "sysctls"
-    (JSON object path -> text), "ipsets" (JSON object name -> {"type", "members"}), "raw-table" (JSON;
-    what --flush took out and will put back).
+    ``kind``: see `kinds.SNAPSHOTS`. Links are a JSON list of {"index", "name", "kind", "mtu", "address",
+    "master"}, addresses one of {"index", "family", "address", "prefixlen"}, sysctls an object path -> text,
+    ipsets an object name -> {"type", "members"}.
 
     Of rulesets the first one is whole. Each further one has a single table, without comments and with
     its counters 0, and says that this table changed. "iptables-unknown", "ip6tables-unknown" have a

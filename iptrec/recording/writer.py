@@ -21,6 +21,7 @@ import zstandard
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.home import Home, creating
+from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.packing import pack
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
@@ -41,9 +42,8 @@ _ZSTD_LEVEL: Final = 3
 _HEAD: Final = (
     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
 )
-# `Writer.trim` lets go of all streams but this one: names of interfaces are needed for whatever comes.
-_LASTING: Final = "rtnetlink"
-_TRIMMED: Final = f"stream IN (SELECT id FROM stream WHERE kind <> '{_LASTING}')"  # noqa: S608
+_LASTING: Final = ", ".join(f"'{one.name}'" for one in STREAMS.values() if not one.trimmed)
+_TRIMMED: Final = f"stream IN (SELECT id FROM stream WHERE kind NOT IN ({_LASTING}))"  # noqa: S608
 # More streams than there are: chunks that are stored together overlap in time.
 _TOGETHER: Final = 16
 # States of tables that other states of the same tables had followed before the time in question.
@@ -150,12 +150,13 @@ class Writer:
             return self._insert("namespace", name=name, inode=inode)
 
     def add_stream(self, namespace: int, kind: str, detail: dict[str, Any]) -> int:
-        """Add a stream; returns its id."""
+        """Add a stream of a kind of `kinds.STREAMS`; returns its id."""
+        lasting = not STREAMS[kind].trimmed
         with self._transaction():
             stream = self._insert(
                 "stream", namespace=namespace, kind=kind, detail=json.dumps(detail)
             )
-        if kind == _LASTING:
+        if lasting:
             self._lasting.add(stream)
         return stream
 
@@ -168,7 +169,7 @@ class Writer:
         content: bytes | Blob,
         after_ns: int | None = None,
     ) -> int:
-        """Add a snapshot, see `rows.Snapshot`; a content that is there already is stored once."""
+        """Add a snapshot of a kind of `kinds.SNAPSHOTS`; a content that is there already is stored once."""
         blob = content if isinstance(content, Blob) else Blob.of(content)
         with self._transaction():
             added = self._connection.execute(
@@ -179,7 +180,7 @@ class Writer:
             if after_ns is not None:
                 self.state_bytes += added * len(blob.data) + _STATE_BYTES
             return self._insert(
-                "snapshot", namespace=namespace, kind=kind, time_ns=time_ns, after_ns=after_ns,
+                "snapshot", namespace=namespace, kind=SNAPSHOTS[kind].name, time_ns=time_ns, after_ns=after_ns,
                 source=source, blob=blob.sha256,
             )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.rulesets.grammar import is_own
 from iptrec.rulesets.history import timelines
 from iptrec.rulesets.timeline import KINDS
@@ -113,7 +114,7 @@ TABLES: Final = (
         (
             _number("id", "number"),
             _NAMESPACE,
-            _text("kind", "nflog, rtnetlink, conntrack"),
+            _text("kind", ", ".join(STREAMS)),
             _text("detail", "JSON object: receive buffer and the like"),
         ),
         ("id",),
@@ -124,7 +125,7 @@ TABLES: Final = (
         (
             _number("id", "number"),
             _NAMESPACE,
-            _text("kind", "iptables-save, ip6tables-save, links, addresses, sysctls, ..."),
+            _text("kind", ", ".join(SNAPSHOTS)),
             _number("time_ns", "it was seen so at this time"),
             _maybe(_number("after_ns", "and came to be so after this one; NULL: not known")),
             _text("source", "command line, or name of the dump"),

@@ -230,7 +230,7 @@ def test_failed_row_leaves_nothing_half_done(tmp_path, facts):
     """After a refused row the writer goes on; nothing of that row is in the file."""
     with Writer.create(tmp_path / "t.db", facts) as writer:
         with pytest.raises(RecordingError, match=r"cannot write .*t\.db: .*; what was committed"):
-            writer.add_snapshot(1, None, 0, "x", b"content")
+            writer.add_snapshot(1, "links", 0, None, b"content")
         writer.close(1, "x")
     connection = sqlite3.connect(tmp_path / "t.db")
     assert connection.execute("SELECT count(*) FROM blob").fetchone() == (0,)
