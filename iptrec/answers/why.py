@@ -6,22 +6,21 @@ and did not; which condition failed is told by `match`.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from iptrec.answers.packets import Replay
 from iptrec.context.addresses import addresses
-from iptrec.errors import RecordingError
+from iptrec.decode import snapshots
 from iptrec.matching.iptables import Facts, Judgement, judge
 from iptrec.rulesets.grammar import is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from iptrec.answers.index import Bookmarks
     from iptrec.answers.selection import Selection
+    from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
     from iptrec.recording.rows import Recording
@@ -102,7 +101,10 @@ def _between(
 
 
 def facts_of(
-    traversal: Traversal, step: Step, local: frozenset[Any] | None, sets: dict[str, list[Any]]
+    traversal: Traversal,
+    step: Step,
+    local: frozenset[Any] | None,
+    sets: Sequence[Mapping[str, IpSet]],
 ) -> Facts:
     """What is known of a packet at one of its steps."""
     return Facts(
@@ -124,25 +126,6 @@ def local_addresses(recording: Recording) -> frozenset[Any] | None:
     return None if found is None else frozenset(address for _, address in found)
 
 
-def _sets(recording: Recording) -> dict[str, list[Any]]:
-    """The members of the ipsets, each time that they were recorded; those that are not known left out."""
-    found: dict[str, list[Any]] = {}
-    unknown: set[str] = set()
-    for snapshot in recording.snapshots("ipsets"):
-        try:
-            for name, one in json.loads(snapshot.content).items():
-                if one["members"] is None:
-                    unknown.add(name)
-                else:
-                    networks = frozenset(ipaddress.ip_network(member) for member in one["members"])
-                    found.setdefault(name, []).append(networks)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise RecordingError(f"the recording's list of ipsets is damaged: {error}") from None
-    return {name: members for name, members in found.items() if name not in unknown}
+def _sets(recording: Recording) -> list[Mapping[str, IpSet]]:
+    """The ipsets, each time that they were recorded."""
+    return [snapshots.ipsets(one.content, one.media) for one in recording.snapshots("ipsets")]

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError
+from iptrec.kernel.dumps import datagrams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,6 @@ _NETLINK_NETFILTER: Final = 12
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NEW, _DESTROY = 1, 3  # enum nfnetlink_groups
 _GET: Final = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
-_REQUEST_DUMP: Final = 0x301
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _LARGEST: Final = 1 << 17
 _RECEIVE_BUFFER: Final = 64 << 20
@@ -65,15 +65,9 @@ class ConntrackSocket:
 
 
 def dump() -> Iterator[bytes]:
-    """The connections that there are, as datagrams of the same kind."""
-    with _open() as asking:
-        asking.settimeout(10)
-        asking.send(struct.pack("=IHHIIBBH", 20, _GET, _REQUEST_DUMP, 1, 0, 0, 0, 0))
-        while True:
-            datagram = asking.recv(_LARGEST)
-            kind = struct.unpack_from("=H", datagram, 4)[0]
-            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                return
+    """The connections that there are, as datagrams of the same kind; nothing where the kernel refuses."""
+    for datagram in datagrams(_NETLINK_NETFILTER, _GET, bytes(4)):
+        if struct.unpack_from("=H", datagram, 4)[0] not in (_NLMSG_DONE, _NLMSG_ERROR):
             yield datagram
 
 

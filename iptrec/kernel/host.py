@@ -17,19 +17,6 @@ from iptrec.kernel import process
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_SYSCTLS: Final = (
-    "net/ipv4/ip_forward",
-    "net/ipv4/conf/*/forwarding",
-    "net/ipv4/conf/*/rp_filter",
-    "net/ipv4/conf/*/accept_local",
-    "net/ipv4/conf/*/route_localnet",
-    "net/ipv6/conf/*/forwarding",
-    "net/ipv6/conf/*/disable_ipv6",
-    "net/bridge/bridge-nf-call-*",
-    "net/netfilter/nf_log/*",
-    "net/netfilter/nf_conntrack_max",
-)
-_MOST_SYSCTLS: Final = 10_000
 _OVERFLOW_ID: Final = 65534  # /proc/sys/kernel/overflowuid
 
 
@@ -87,19 +74,6 @@ def modprobe(module: str) -> bool:
         env=process.environment(),
     )
     return done.returncode == 0
-
-
-def sysctls() -> dict[str, str]:
-    """The settings of the current namespace that decide where packets go."""
-    found: dict[str, str] = {}
-    root = Path("/proc/sys")
-    for pattern in _SYSCTLS:
-        for path in root.glob(pattern):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                found[str(path.relative_to(root))] = path.read_text().strip()
-            if len(found) >= _MOST_SYSCTLS:
-                return found
-    return found
 
 
 def read(path: Path) -> str:

@@ -1,13 +1,26 @@
-"""Interfaces, addresses, routes and routing rules of the current namespace, and what becomes of them."""
+"""Interfaces, addresses, routes, rules and neighbours of the current namespace, and what becomes of links."""
 
 from __future__ import annotations
 
-import json
 import socket
-from typing import Any, Final, Self
+import struct
+from typing import Final, Self
+
+from iptrec.kernel.dumps import dump
 
 _RTMGRP_LINK: Final = 1
 _LARGEST: Final = 65536
+_AF_BRIDGE: Final = 7
+# Kind of snapshot -> type of the request, and the struct behind its header, all of whose rest is zero: every
+# family, every table, every interface (include/uapi/linux/rtnetlink.h).
+_DUMPS: Final = {
+    "links": (18, bytes(16)),  # RTM_GETLINK, struct ifinfomsg
+    "addresses": (22, bytes(8)),  # RTM_GETADDR, struct ifaddrmsg
+    "routes": (26, bytes(12)),  # RTM_GETROUTE, struct rtmsg
+    "ip-rules": (34, bytes(12)),  # RTM_GETRULE, struct fib_rule_hdr
+    "neighbours": (30, bytes(12)),  # RTM_GETNEIGH, struct ndmsg
+    "fdb": (30, struct.pack("B11x", _AF_BRIDGE)),
+}
 
 
 class LinkSocket:
@@ -44,44 +57,12 @@ class LinkSocket:
 
 
 def dumps() -> dict[str, bytes]:
-    """Kind of snapshot -> JSON, for "links", "addresses", "routes" and "ip-rules".
-
-    Links are {"index", "name", "kind", "mtu", "address", "master"}, addresses {"index", "family",
-    "address", "prefixlen"}; routes and rules are rtnetlink's attributes by their names.
-    """
-    from pyroute2 import IPRoute  # noqa: PLC0415 - large: see `aside`
-
-    with IPRoute() as route:
-        return {
-            "links": _json(
-                {
-                    "index": link["index"],
-                    "name": link.get("ifname"),
-                    "kind": link.get(("linkinfo", "kind")),
-                    "mtu": link.get("mtu"),
-                    "address": link.get("address"),
-                    "master": link.get("master"),
-                }
-                for link in route.get_links()
-            ),
-            "addresses": _json(
-                {
-                    "index": address["index"],
-                    "family": "ipv6" if address["family"] == 10 else "ipv4",  # noqa: PLR2004
-                    "address": address.get("address"),
-                    "prefixlen": address["prefixlen"],
-                }
-                for address in route.get_addr()
-            ),
-            "routes": _json(dict(one["attrs"]) for one in route.get_routes()),
-            "ip-rules": _json(dict(one["attrs"]) for one in route.get_rules()),
-        }
+    """Kind of snapshot -> the messages that rtnetlink answers."""
+    return {
+        kind: dump(socket.NETLINK_ROUTE, request, body) for kind, (request, body) in _DUMPS.items()
+    }
 
 
 def names() -> list[str]:
     """The interfaces' names."""
     return [name for _, name in socket.if_nameindex()]
-
-
-def _json(rows: Any) -> bytes:  # noqa: ANN401 - pyroute2 is untyped
-    return json.dumps(list(rows), default=str).encode()

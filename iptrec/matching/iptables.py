@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.matching import nft
+from iptrec.matching import ipsets, nft
 from iptrec.names import PROTOCOLS
 
 if TYPE_CHECKING:
+    from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _NUMBERS: Final = {
@@ -36,7 +36,7 @@ _NAMED_TYPES: Final = {  # as iptables-save may print them; numbers else
 class Facts:
     """What is known of a packet at a rule. ``header``: as `decode.packet.header` gives it.
 
-    ``local``: the host's addresses, None if they were not recorded. ``sets``: ipset -> its members each
+    ``local``: the host's addresses, None if they were not recorded. ``sets``: the ipsets by their names, each
     time that they were recorded.
     """
 
@@ -48,7 +48,7 @@ class Facts:
     physout: str | None
     source_mac: str | None
     local: frozenset[Address] | None
-    sets: Mapping[str, Sequence[Collection[Network]]] = field(default_factory=dict)
+    sets: Sequence[Mapping[str, IpSet]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,10 @@ def _conditions(rule: Rule) -> list[tuple[str, bool, str]]:
         while at < len(words) and not words[at].startswith("-") and words[at] != "!":
             values.append(words[at])
             at += 1
+        if word == "--return-nomatch":  # belongs to the set before it
+            option, negated, value = found.pop() if found else ("", False, "")
+            found.append((option, negated, f"{value} {word}".lstrip()))
+            continue
         if word == "-m":
             if not used:
                 found.append((f"-m {module}", False, ""))
@@ -263,15 +267,14 @@ def _is_of_type(address: Address, kind: str, facts: Facts) -> bool | None:
 
 
 def _in_set(value: str, facts: Facts) -> bool | None:
-    """``--match-set NAME src``: known where the set had the address, or had not, whenever it was seen."""
-    name, _, direction = value.partition(" ")
-    address = facts.header.get({"src": "src", "dst": "dst"}.get(direction, ""))
-    if name not in facts.sets or address is None:
+    """``--match-set NAME src,dst``: known where the set had the packet, or had not, whenever it was seen."""
+    name, _, directions = value.partition(" ")
+    if " " in directions:  # --return-nomatch
         return None
-    own = ipaddress.ip_network(address)
     found = {
-        any(own.supernet(new_prefix=length) in members for length in range(own.max_prefixlen + 1))
-        for members in facts.sets[name]
+        ipsets.contains(sets, name, directions.split(","), facts)
+        for sets in facts.sets
+        if name in sets
     }
     return found.pop() if len(found) == 1 else None
 

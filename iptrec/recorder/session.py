@@ -30,13 +30,14 @@ from iptrec.errors import EXIT_DONE, HostError, IptrecError, UsageError
 from iptrec.kernel import (
     batches,
     conntrack,
+    evidence,
     host,
-    ipsets,
     iptables,
     links,
     netns,
     privileges,
     stamps,
+    sysctls,
 )
 from iptrec.kernel.child import Aside
 from iptrec.kernel.detect import used
@@ -81,7 +82,6 @@ _HOLES: Final = {
 }
 # In a message that tells a policy: the table, then what the policy is (NFTA_TRACE_TABLE, NFTA_TRACE_POLICY).
 _NFT_TABLE, _NFT_POLICY = 1, struct.pack("=HH", 8, 16)
-_SOURCES: Final = {"ipsets": "ipset"}
 _SNAPSHOT_KINDS: Final[dict[Family, str]] = {
     "ipv4": "iptables-save",
     "ipv6": "ip6tables-save",
@@ -255,7 +255,7 @@ class _Recording:
             with contextlib.ExitStack() as opened:
                 sockets = self._open(backends, opened)
                 self._check_interfaces(links.names())
-                aside = Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
+                aside = Aside("the network", evidence.first)
                 opened.enter_context(aside)
                 with Writer.create(options.output, self._facts(), force=options.force) as writer:
                     writer.keeps = False  # no file where nothing was recorded
@@ -342,7 +342,7 @@ class _Recording:
                     self._append(writer, self._sides[-1].stream, datagram)
 
     def _record(self, backends: Sequence[Backend], writer: Writer, aside: Aside) -> None:
-        self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
+        self._snapshot(writer, "sysctls", "/proc/sys", sysctls.settings())
         with contextlib.ExitStack() as undo:
             loggers = {
                 family: self._switch_logger(family, undo)
@@ -360,12 +360,12 @@ class _Recording:
                 for watch in watches:
                     watch.stop()
                 # Again: what is there in the beginning and in the end was, or came and went.
-                sets = undo.enter_context(Aside("the sets", ipsets.dumps))
+                rest = undo.enter_context(Aside("the network", evidence.last))
                 self._take_findings(writer)
             self._take_sides(writer)
             for source in self._sources:
                 self._finish(source, writer)
-            self._snapshot_aside(writer, sets)
+            self._snapshot_aside(writer, rest)
         writer.close(time.time_ns(), self._progress.reason)
 
     def _trace_rules(self, backend: Backend) -> dict[Family, list[iptables.TraceRule]]:
@@ -447,8 +447,10 @@ class _Recording:
         return {name: value for name, value in kept.items() if value is not None}
 
     def _snapshot_aside(self, writer: Writer, aside: Aside) -> None:
-        for kind, content in aside.result().items():
-            self._snapshot(writer, kind, _SOURCES.get(kind, "rtnetlink"), content)
+        found = aside.result()
+        with writer.together():
+            for kind, content in found.items():
+                self._snapshot(writer, kind, evidence.SOURCES.get(kind, "rtnetlink"), content)
 
     def _switch_logger(self, family: Family, undo: contextlib.ExitStack) -> logger.Switched:
         switched = logger.switch(

@@ -100,6 +100,7 @@ class Writer:
         self.state_bytes = 0
         self.size = 0
         self._lasting: set[int] = set()  # streams
+        self._together = False
         self._newest = 0  # chunk of what is not lasting
         self._home = home
         self._ended = False
@@ -168,8 +169,13 @@ class Writer:
         source: str,
         content: bytes | Blob,
         after_ns: int | None = None,
+        media: str | None = None,
     ) -> int:
-        """Add a snapshot of a kind of `kinds.SNAPSHOTS`; a content that is there already is stored once."""
+        """Add a snapshot of a kind of `kinds.SNAPSHOTS`; a content that is there already is stored once.
+
+        ``media``: where it is not written as that kind is.
+        """
+        media = media or SNAPSHOTS[kind].media
         blob = content if isinstance(content, Blob) else Blob.of(content)
         with self._transaction():
             added = self._connection.execute(
@@ -180,8 +186,8 @@ class Writer:
             if after_ns is not None:
                 self.state_bytes += added * len(blob.data) + _STATE_BYTES
             return self._insert(
-                "snapshot", namespace=namespace, kind=SNAPSHOTS[kind].name, time_ns=time_ns, after_ns=after_ns,
-                source=source, blob=blob.sha256,
+                "snapshot", namespace=namespace, kind=kind, media=media, time_ns=time_ns,
+                after_ns=after_ns, source=source, blob=blob.sha256,
             )  # fmt: skip
 
     def add_loss(self, loss: Loss) -> None:
@@ -417,8 +423,21 @@ class Writer:
             )
 
     @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is added in it is committed at once: each commit waits for the disk."""
+        with self._transaction():
+            self._together = True
+            try:
+                yield
+            finally:
+                self._together = False
+
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """What is done in it is committed together with the chunks that were stored before."""
+        if self._together:
+            yield
+            return
         with self._told():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")

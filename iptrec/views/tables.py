@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from iptrec.decode import snapshots
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.rulesets.grammar import is_own
 from iptrec.rulesets.history import timelines
@@ -129,7 +130,8 @@ TABLES: Final = (
             _number("time_ns", "it was seen so at this time"),
             _maybe(_number("after_ns", "and came to be so after this one; NULL: not known")),
             _text("source", "command line, or name of the dump"),
-            _text("content", "the text"),
+            _text("state", "whole; cut: too large; changed: meanwhile; why it was refused: EPERM, ..."),
+            _text("content", "the text; of a list of the kernel's its values as JSON"),
         ),
         ("id",),
     ),
@@ -367,8 +369,9 @@ def _streams(recording: Recording) -> Iterator[Row]:
 
 def _snapshots(recording: Recording) -> Iterator[Row]:
     for one in recording.snapshots():
-        text = one.content.decode("utf-8", "backslashreplace")
-        yield one.id, one.namespace, one.kind, one.time_ns, one.after_ns, one.source, text
+        text = snapshots.shown(one.kind, one.content, one.media)
+        said = snapshots.state(one.content, one.media), text
+        yield one.id, one.namespace, one.kind, one.time_ns, one.after_ns, one.source, *said
 
 
 def _losses(recording: Recording) -> Iterator[Row]:

@@ -107,7 +107,7 @@ with IPSet() as sets:
     sets.add("nets", "10.0.0.0/16", etype="net")
     sets.create("pairs", stype="hash:ip,port")
 """
-UNKNOWABLE = ("pairs", "statistic", "limit", "state", "conntrack", "recent")
+UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent")
 
 
 @pytest.fixture

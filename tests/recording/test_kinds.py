@@ -17,7 +17,9 @@ READERS = [
     for path in (PACKAGE / room).rglob("*.py")
 ]
 # Kept as evidence: people look at them with `iptrec info` and `iptrec query`.
-EVIDENCE = {"nftables", "routes", "ip-rules", "sysctls", "raw-table"}
+EVIDENCE = {
+    "nftables", "raw-table", "routes", "ip-rules", "neighbours", "fdb", "sysctls", "counters",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [*STREAMS, *SNAPSHOTS])
