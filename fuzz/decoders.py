@@ -10,6 +10,7 @@ long runs want -rss_limit_mb=0.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 with atheris.instrument_imports(include=["iptrec"]):
     import numpy as np
 
-    from iptrec.decode import conntrack, nftrace, packet, prefix, rtnetlink
+    from iptrec.decode import conntrack, nftrace, packet, prefix, rtnetlink, snapshots
     from iptrec.decode import nflog as messages
     from iptrec.decode.rulesets import iptables_save, nft_json
     from iptrec.errors import RecordingError
@@ -93,6 +94,20 @@ def links(data: bytes) -> None:
     list(rtnetlink.link_changes(data))
 
 
+def evidence(data: bytes) -> None:
+    """A list of the kernel's, of any kind: values, or one line about what is wrong; all of it as JSON."""
+    snapshots.state(data, snapshots.NETLINK)
+    for kind in (*rtnetlink.LAYOUTS, "ipsets"):
+        json.loads(snapshots.shown(kind, data, snapshots.NETLINK))
+    for media in (snapshots.NETLINK, "json"):
+        with contextlib.suppress(RecordingError):
+            snapshots.links(data, media)
+            snapshots.addresses(data, media)
+        with contextlib.suppress(RecordingError):
+            for one in snapshots.ipsets(data, media).values():
+                assert one.index is None or isinstance(one.lengths, list)  # noqa: S101
+
+
 def connections(data: bytes) -> None:
     """Messages of ctnetlink."""
     list(conntrack.connections(data))
@@ -109,7 +124,8 @@ def recordings(data: bytes) -> None:
 
 _MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
 TARGETS = (
-    nflog, traces, prefixes, headers, rulesets, listings, links, connections, recordings, *files.TARGETS,
+    nflog, traces, prefixes, headers, rulesets, listings, links, evidence, connections, recordings,
+    *files.TARGETS,
 )  # fmt: skip
 
 
