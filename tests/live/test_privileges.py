@@ -33,7 +33,7 @@ PROGRAMS = (
 )  # fmt: skip
 MODULES = (
     *sorted(sys.stdlib_module_names), "sitecustomize", "usercustomize",
-    "iptrec", "numpy", "zstandard", "typer", "click", "rich", "dpkt", "pyroute2", "sqlite_utils", "libpcap",
+    "iptrec", "numpy", "zstandard", "typer", "click", "rich", "dpkt", "pyroute2", "sqlite_utils",
     "pluggy", "shellingham", "pygments", "colorama",
 )  # fmt: skip
 COMMANDS = {
