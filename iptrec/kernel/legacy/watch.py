@@ -23,18 +23,19 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.watch import Hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
     from iptrec.kernel.undo.guardian import Guardian
-    from iptrec.names import Backend, Family
+    from iptrec.names import Family
 
 _LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
 _IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
@@ -69,20 +70,6 @@ class State:
     time_ns: int
     source: str
     content: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Nothing was traced between two times (epoch), because somebody removed what tracing needs.
-
-    ``what``: "rules-gone" (our TRACE rules) or "logger-switched" (net.netfilter.nf_log).
-    """
-
-    family: Family
-    what: Literal["rules-gone", "logger-switched"]
-    first_ns: int
-    last_ns: int
-    backend: Backend = "legacy"
 
 
 @dataclass(slots=True)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
-from iptrec.kernel.legacy.watch import Hole
 from iptrec.kernel.nft import objects
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.nftrace import ChangeSocket
+from iptrec.kernel.watch import Hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -194,7 +194,7 @@ class NftWatch:
             self._guardian.expect_nft_again(family)
             objects.remove(family, comment, [], [])  # where some of them are left
             iptables.insert(rules)
-        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         self._in_place[family] = time.time_ns()
 
     def _drain(self) -> bool:
