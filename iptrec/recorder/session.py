@@ -84,8 +84,9 @@ class _Session:
     - begin: tell that events are recorded, give rights up, start the watches
     - loop: until there is a reason to stop
     - stop: the watches, after a last look
+    - again: a child begins to list the sets again; that forks, so no thread may be left
     - remove: our rules; end the command
-    - drain: what is still in the sockets; list the sets again
+    - drain: what is still in the sockets
     - undo: what was prepared
     - close: the file
     - dismiss: the guardian; where something could not be undone it is charged with it
@@ -199,7 +200,7 @@ class _Session:
                 loop.run()
                 for backend in self._backends:
                     backend.watch.stop()
-                # Again: what is there in the beginning and in the end was, or came and went.
+                # What is there in the beginning and in the end was there all the time, or came and went.
                 sets = prepared.enter_context(Aside("the sets", ipsets.dumps))
                 self._findings.take()
             evidence.streams.finish()
