@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
 from iptrec.kernel import iptables
-from iptrec.kernel.nft import nftrace, objects
+from iptrec.kernel.nft import nftrace, raw
 from iptrec.kernel.nft import table as nft_table
+from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.watch import NftState, NftWatch
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events, Side
@@ -44,7 +45,7 @@ class NftBackend:
             "nft", setting.comment, options.bytecodes, options.interfaces
         )
         # Of our own, as nft reads it; None where iptables-nft inserts our rules.
-        self._table = None if objects.iptables_speaks(options.bytecodes) else _own_table(setting)
+        self._table = None if iptables_speaks(options.bytecodes) else _own_table(setting)
         name = "raw" if self._table is None else nft_table.name(setting.comment)
         self._policy = struct.pack("=HH", 5 + len(name), _TABLE) + name.encode() + b"\0" + _POLICY
         self._clock = ChangeClock()
@@ -81,17 +82,17 @@ class NftBackend:
         guardian = self._setting.guardian
         taken_out: list[str] = []
         if self._setting.options.flush:
-            taken_out = objects.taken_out(family)
-            self._evidence.taken_out(family, objects.readable(taken_out))
+            taken_out = raw.taken_out(family)
+            self._evidence.taken_out(family, raw.readable(taken_out))
         undo.step(partial(guardian.undo_nft, family))
         guardian.expect_nft(family, taken_out)
-        objects.take_out(family, taken_out)
+        raw.take_out(family, taken_out)
         iptables.insert(rules)
 
     def _note_untraced(self) -> None:
         """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
-        beside = self._table is None and any(map(objects.has_raw, self._rules))
-        early = objects.passed_before(objects.RAW_PRIORITY - (not beside))
+        beside = self._table is None and any(map(raw.has_raw, self._rules))
+        early = raw.passed_before(raw.RAW_PRIORITY - (not beside))
         if early:
             self._setting.report.note(
                 f"{', '.join(early)} may be passed before tracing begins: packets that are dropped there"

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.libc import failure, libc
 from iptrec.kernel.watch import Hole
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ _BLIND: Final = (
     " fs.inotify.max_user_instances"
 )
 _HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,11 +318,11 @@ class _Lock:
         self.closes = 0
         self.refused = ""
         self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
-        self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        self.descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         if self.descriptor >= 0:
             self._watch()
         else:
-            self.refused = os.strerror(ctypes.get_errno())
+            self.refused = failure()
             self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never ready
 
     def read(self) -> int:
@@ -344,6 +344,6 @@ class _Lock:
 
     def _watch(self) -> None:
         """Where the file is not there yet polling finds the first change."""
-        _libc.inotify_add_watch(
+        libc.inotify_add_watch(
             self.descriptor, os.fsencode(self._path), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
         )
