@@ -35,6 +35,7 @@ class Stage:
         self.guardian = None
         self.sockets = []
         self.watches = []
+        self.stored = []  # what a watch found, and in which phase it was stored
 
     def meet(self, phase):
         """Note a phase, once in a row; fail where that is wanted."""
@@ -56,6 +57,7 @@ class Writer:
         self._stage = stage
         self.streams, self.snapshots, self.losses, self.appended = [], [], [], []
         self.trims, self.copies = [], []
+        self.phases = []  # in which each batch came
         self.file_bytes = 0
         self.keeps = True
         self.kept = None  # whether there is a file in the end
@@ -81,6 +83,7 @@ class Writer:
         self.losses.append(loss)
 
     def append(self, stream, received_ns, lengths, data):
+        self.phases += self._stage.done[-1:]
         self.appended.append((stream, lengths.tolist(), data))
         self.file_bytes += len(data)
 
@@ -205,18 +208,21 @@ class SideSocket:
 class Watch:
     """Looks at nothing."""
 
-    def __init__(self, stage):
+    def __init__(self, stage, found=lambda _: None):
         self._stage = stage
+        self._found = found
         self.working = threading.Lock()
         self.started = self.stopped = 0
 
     def start(self):
         self.started += 1
+        self._found("start")
 
     def stop(self):
         self.stopped += 1
         if self.stopped == 1 and self.started:
             self._stage.meet("stop")
+            self._found("stop")
 
 
 class Backend:
@@ -241,7 +247,7 @@ class Backend:
         self._stage.meet("prepare")
 
     def insert(self, evidence, undo):
-        self.watch = Watch(self._stage)
+        self.watch = Watch(self._stage, self._found)
         self._stage.watches.append(self.watch)
         undo.step(lambda: self._stage.meet("remove"))
         self._stage.meet("insert")
@@ -256,6 +262,9 @@ class Backend:
 
     def caught_up(self):
         self._stage.meet("loop")
+
+    def _found(self, what):
+        self.setting.findings.put(lambda: self._stage.stored.append((what, self._stage.done[-1])))
 
 
 class Child:

@@ -70,6 +70,37 @@ def test_number_of_packets(monkeypatch):
     assert [lengths for _, lengths, _ in stage.writer.appended] == [[2] * 3, [2] * 4, [2] * 5]
 
 
+@pytest.mark.parametrize("reason", ["packets", "command"])
+def test_the_last_packets_come_to_their_ends(monkeypatch, reason):
+    """What they log after the reason to stop is fetched while our rules are still there."""
+    stage = loaded(monkeypatch, 3)
+    ends = {"packets": {"packets": 3}, "command": {"command": ["true"]}}
+
+    def tell(progress):
+        if progress.reason:
+            stage.sockets[0].give(2)
+
+    outcome = record(options(**ends[reason]), tell)
+    assert (outcome.reason, outcome.events) == (reason, 5)
+    assert stage.writer.phases[-1] == "loop"
+
+
+def test_the_end_of_a_duration_waits_for_nobody(monkeypatch):
+    """Packets go on coming: there is no last one."""
+    stage = loaded(monkeypatch, 3)
+    record(options(duration_s=0), lambda now: now.reason and stage.sockets[0].give(2))
+    assert stage.writer.phases[-1] == "drain"
+
+
+def test_what_a_watch_finds_is_stored_in_time(stage):
+    """At once, and what its last look finds before the file is closed."""
+    record(options(duration_s=0.1))
+    (first, last) = stage.stored
+    assert first == ("start", "begin")  # in the first round of the loop
+    assert last[0] == "stop"
+    assert last[1] in ("stop", "again")
+
+
 def test_size_of_the_file(monkeypatch):
     """By what is in the file, not by what came."""
     stage = loaded(monkeypatch, 3, 3, 3, 3)
@@ -99,9 +130,10 @@ def test_trigger_of_a_process_that_ended(trigger):
     assert "--stop-on" in outcome.notes[0]
 
 
-def test_a_copy_on_request(stage):
-    """SIGUSR1 writes what there is into a file of its own, and recording goes on."""
-    outcome = record(options(duration_s=0.2), begun=signalled(signal.SIGUSR1))
+def test_a_copy_on_request(stage, monkeypatch):
+    """SIGUSR1 writes what there is into a file of its own, once, and recording goes on."""
+    monkeypatch.setattr(Writer, "waits", True)  # ten looks at the clock a second
+    outcome = record(options(duration_s=0.5), begun=signalled(signal.SIGUSR1))
     assert outcome.reason == "duration"
     ((name, reason),) = stage.writer.copies
     assert (name[:2], name[-3:], reason) == ("t-", ".db", "SIGUSR1")
@@ -166,6 +198,17 @@ def guarded(monkeypatch):
     progress = Progress()
     kept = Guarded(guardian, [watch], Report(progress, lambda _: None))
     return SimpleNamespace(now=now, guardian=guardian, watch=watch, kept=kept, notes=progress.notes)
+
+
+def test_the_loop_keeps_a_guardian(stage, monkeypatch):
+    """It is killed when recording has begun."""
+    monkeypatch.setattr(Writer, "waits", True)
+
+    def begun(_):
+        stage.guardian.deaths = 1
+
+    record(options(duration_s=0.8), begun=begun)
+    assert stage.guardian.renewed == 1
 
 
 def test_a_guardian_that_lives_is_left_alone(guarded):
