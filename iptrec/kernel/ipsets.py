@@ -15,7 +15,7 @@ def dumps() -> dict[str, bytes]:
     Members are addresses and networks; null for sets of other things, with exceptions ("nomatch"), or
     too large to be kept.
     """
-    from pyroute2 import IPSet  # noqa: PLC0415 - large: see `aside`
+    from pyroute2 import IPSet  # noqa: PLC0415 - large: see `child`
     from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
 
     sets: dict[str, dict[str, Any]] = {}

@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any, Final, Self
+from typing import Any, Final
 
-_RTMGRP_LINK: Final = 1
-_LARGEST: Final = 65536
+from iptrec.kernel import netlink
+from iptrec.kernel.netlink import Listener
+
+_GROUP_LINK: Final = 1  # RTNLGRP_LINK
 
 
-class LinkSocket:
+class LinkSocket(Listener):
     """Tells of interfaces that come, change and go: raw datagrams of the group RTNLGRP_LINK.
 
     man 7 rtnetlink. Opened before `dumps` is called it misses nothing. A context manager.
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK,
-            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            socket.NETLINK_ROUTE,
-        )
-        self._socket.bind((0, _RTMGRP_LINK))
-        self._socket.connect((0, 0))  # to the kernel: nobody else can send to it
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._socket.fileno()
-
-    def receive(self) -> bytes | None:
-        """The next datagram; None if there is none. Raises OSError (ENOBUFS) where some were lost."""
-        try:
-            return self._socket.recv(_LARGEST)
-        except BlockingIOError:
-            return None
+        opened = netlink.connected(netlink.ROUTE)
+        netlink.join(opened, _GROUP_LINK)
+        super().__init__(opened, netlink.LARGEST)
 
 
 def dumps() -> dict[str, bytes]:
@@ -49,7 +30,7 @@ def dumps() -> dict[str, bytes]:
     Links are {"index", "name", "kind", "mtu", "address", "master"}, addresses {"index", "family",
     "address", "prefixlen"}; routes and rules are rtnetlink's attributes by their names.
     """
-    from pyroute2 import IPRoute  # noqa: PLC0415 - large: see `aside`
+    from pyroute2 import IPRoute  # noqa: PLC0415 - large: see `child`
 
     with IPRoute() as route:
         return {

@@ -637,12 +637,14 @@ def test_what_would_die_with_its_rule_is_not_taken_out(quiet_lab, tmp_path, kind
 
 # One as nobody makes it: an extension that is for TCP alone, and nothing in the rule that says so.
 STRANGE = """
-from iptrec.kernel import nft_rule, nftables
-rule = nftables._rules("ipv4")[-1]
-_, _, *rest = nft_rule.attributes(rule.expressions)
-request = nftables._new("ipv4", rule._replace(expressions=nft_rule.packed(rest)))
+from iptrec.kernel.netlink import attributes, packed
+from iptrec.kernel.nft import raw, rule as nft_rule
+from iptrec.kernel.nft.transactions import batch
+rule = raw._rules("ipv4")[-1]
+_, _, *rest = attributes(rule.expressions)
+request = raw._new("ipv4", rule._replace(expressions=packed(rest)))
 compat = dict(rule.new(2))[nft_rule.COMPAT]
-assert not nftables._batch("ipv4", [request._replace(values=[*request.values, (nft_rule.COMPAT, compat)])])
+assert not batch("ipv4", [request._replace(values=[*request.values, (nft_rule.COMPAT, compat)])])
 """
 
 

@@ -556,7 +556,8 @@ def test_loss_is_counted_to_the_event(lab, tmp_path, backend):
         "for n in range(20000): s.sendto(b'%d'%n,('127.0.0.1',7))"
     )
     script = (
-        "import sys, pathlib\nfrom iptrec.recorder.session import Options, record\n"
+        "import sys, pathlib\nfrom iptrec.recorder.options import Options\n"
+        "from iptrec.recorder.session import record\n"
         "record(Options(output=pathlib.Path(sys.argv[1]), bytecodes={'ipv4': None}, receive_buffer=4096,"
         f" backend={backend!r}, command=[sys.executable, '-c', sys.argv[2]]))"
     )
