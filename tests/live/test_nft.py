@@ -158,11 +158,10 @@ def kubernetes(lab, path, backend):
     stop(child)
 
 
+@pytest.mark.usefixtures("labs")
 @pytest.mark.parametrize("case", [hairpin, kubernetes])
-def test_the_same_as_legacy(lab_refusal, tmp_path, case):
+def test_the_same_as_legacy(tmp_path, case):
     """The same ruleset by iptables-nft: the same steps, rule numbers and verdicts."""
-    if lab_refusal is not None:
-        pytest.skip(lab_refusal)
     ways = {}
     for backend in ("legacy", "nft"):
         path = tmp_path / f"{backend}.db"
