@@ -117,5 +117,6 @@ class _Captured:
             self._data = pipe.read()
 
     def text(self):
-        """What was written, its ends of lines as `subprocess` makes them."""
-        return self._data.decode().replace("\r\n", "\n").replace("\r", "\n")
+        """What was written, its ends of lines as `subprocess` makes them; what is not UTF-8 is escaped."""
+        text = self._data.decode(errors="backslashreplace")
+        return text.replace("\r\n", "\n").replace("\r", "\n")

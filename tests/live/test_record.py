@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command import IPTREC, iptrec
 from rights import ROOT
 
 from iptrec.analyze.replay import Replay
@@ -23,7 +24,6 @@ from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 RAW = """\
 *raw
 :PREROUTING ACCEPT [0:0]
@@ -189,7 +189,8 @@ def test_traffic_does_not_prolong_a_recording(lab, tmp_path):
     with Reader(tmp_path / "t.db") as reader:
         facts = reader.facts
         assert sum(len(chunk.lengths) for chunk in reader.chunks()) > 100
-    assert facts.stopped_ns - facts.started_ns < 2e9
+    # Traffic that prolonged it would do so as long as it comes; a busy machine takes a few seconds.
+    assert facts.stopped_ns - facts.started_ns < 10e9
 
 
 def test_command_that_stays_does_not_hold_the_rules(quiet_lab, tmp_path):
@@ -561,15 +562,15 @@ def test_loss_is_counted_to_the_event(lab, tmp_path, backend):
         f" backend={backend!r}, command=[sys.executable, '-c', sys.argv[2]]))"
     )
     lab.run([sys.executable, "-c", script, str(tmp_path / "t.db"), sender])
-    done = lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")])
+    done = iptrec("info", "--json", str(tmp_path / "t.db"))
     found = json.loads(done.stdout)
     assert found["events"] + found["lost"] == 20000 * EVENTS[backend]
     assert found["lost"] > 0
     assert not found["complete"]
-    shown = lab.run([*IPTREC, "show", str(tmp_path / "t.db")]).stdout.splitlines()
+    shown = iptrec("show", str(tmp_path / "t.db")).stdout.splitlines()
     told = [line.split()[1] for line in shown if line.startswith("-- ") and "events lost" in line]
     assert sum(int(count.replace(",", "")) for count in told) == found["lost"]
-    assert "events lost" in lab.run([*IPTREC, "paths", str(tmp_path / "t.db")]).stderr
+    assert "events lost" in iptrec("paths", str(tmp_path / "t.db")).stderr
 
 
 def test_trace_shows_live_and_keeps_nothing(lab, tmp_path):

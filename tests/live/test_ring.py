@@ -12,13 +12,13 @@ import sys
 import time
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.analyze.replay import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 EVENTS = ("nflog", "nftrace")
 FLOOD = (
     "import os,socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
@@ -72,7 +72,7 @@ def test_ring(lab, tmp_path, ring, backend):
         assert sum(one.complete for one in packets) > 0.9 * len(packets)
     if ring == "1M":
         assert path.stat().st_size < 8 << 20
-    told = lab.run([*IPTREC, "info", str(path)]).stdout
+    told = iptrec("info", str(path)).stdout
     assert "were kept, as asked" in told
 
 
@@ -116,7 +116,7 @@ def test_stop_on(lab, tmp_path, expression):
     lab.run([sys.executable, "-c", send.format(443)])
     child.communicate(timeout=30)
     assert child.returncode == 0
-    told = json.loads(lab.run([*IPTREC, "info", "--json", str(path)]).stdout)
+    told = json.loads(iptrec("info", "--json", str(path)).stdout)
     assert told["recording"]["stop_reason"] == "stop-on"
     assert told["verdicts"]["DROP"] == 1
     assert told["packets"] == 8
@@ -185,7 +185,7 @@ def test_rules_that_change_all_the_time(lab, tmp_path, backend):
     met = [step.comment for step in packets[-1].steps if step.comment]
     assert met == [f"n{newest(path)}"]
     for name in COMMANDS:
-        done = lab.run([*IPTREC, name, str(path)], check=False)
+        done = iptrec(name, path)
         assert (done.returncode in (0, 1), "Traceback" in done.stderr) == (True, False), done.stderr
 
 
