@@ -73,6 +73,12 @@ def lab(labs):  # noqa: ARG001 - skips
         yield network
 
 
+@pytest.fixture(params=["legacy", "nft"])
+def backend(request):
+    """Each way to record: a test of what both can do asks for it."""
+    return request.param
+
+
 @pytest.fixture
 def behind_sudo(monkeypatch):
     """A function that says who ran sudo; the process is what it was afterwards."""
