@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 # It sees the namespaces of the lab alone: others on this machine may be at work in theirs.
 CLEANUP = ("unshare", "--pid", "--fork", "--mount-proc", *IPTREC, "cleanup")
 KILLS = int(os.environ.get("IPTREC_KILLS", "6"))  # for each backend
@@ -163,7 +163,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path, backend):
             clean(quiet_lab)
         assert state(quiet_lab) == before, what
         for path in tmp_path.glob(f"{number}.db"):
-            done = quiet_lab.run([*IPTREC, "info", "--json", str(path)], check=False)
+            done = iptrec("info", "--json", str(path))
             assert done.returncode in {0, 2}
             assert "Traceback" not in done.stderr
     clean(quiet_lab)
@@ -181,7 +181,7 @@ def test_what_was_recorded_is_kept(quiet_lab, tmp_path):
     until(lambda: datagrams() >= 18, datagrams)
     child.kill()
     child.communicate()
-    told = json.loads(quiet_lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")]).stdout)
+    told = json.loads(iptrec("info", "--json", str(tmp_path / "t.db")).stdout)
     assert not told["closed"]
     assert told["packets"] >= 8
 
