@@ -13,7 +13,7 @@ from iptrec.demo.lab import Lab
 COSTS = """
 import resource, subprocess, sys
 from iptrec.decode import ruleset
-from iptrec.kernel import xtables
+from iptrec.kernel import iptables
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.recording.writer import Blob
 
@@ -30,13 +30,13 @@ def cost(work):
     return min(costs)
 
 def stored():
-    Blob.of(xtables.save("ipv4")[1])
+    Blob.of(iptables.save("ipv4")[1])
 
 save = ["iptables-legacy-save", "-c"]
 saved = cost(lambda: subprocess.run(save, stdout=subprocess.PIPE, check=True))
 with Tables("ipv4") as tables:
     looked = cost(lambda: tables.digest("nat"))
-_, text = xtables.save("ipv4")
+_, text = iptables.save("ipv4")
 print(saved, looked, cost(stored), cost(lambda: ruleset.parse(text)))
 """
 

@@ -77,7 +77,6 @@ HOMES = {
     "click": {"cli"},
     "rich": {"cli", "views"},
     "dpkt": {"decode", "pcap"},
-    "libpcap": {"pcap"},
     "socket": {"kernel", "demo"},
     "subprocess": {"kernel", "recorder", "demo", "cli"},
 }

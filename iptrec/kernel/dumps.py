@@ -8,19 +8,16 @@ are none" is not "nobody may look". `decode.snapshots.state` reads it.
 from __future__ import annotations
 
 import errno
-import socket
 import struct
 from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import HostError
+from iptrec.kernel import netlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT: Final = 16 << 20  # bytes of one answer: 150,000 routes, half a million members of a set
-_HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr
-_REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST, NLM_F_DUMP
-_DUMP_INTR: Final = 0x10  # NLM_F_DUMP_INTR: the list changed while it was read
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_LARGEST: Final = 1 << 17  # of a datagram
 _PATIENCE_S: Final = 10
 _ATTEMPTS: Final = 3
 
@@ -32,24 +29,23 @@ def dump(protocol: int, kind: int, body: bytes, limit: int = LIMIT) -> bytes:
     """
     for _ in range(_ATTEMPTS):
         answer = _answer(protocol, kind, body, limit)
-        if not any(flags & _DUMP_INTR for flags in _flags(answer)):
+        if not any(one.flags & netlink.INTERRUPTED for one in netlink.messages(answer)):
             break
     return answer
 
 
 def datagrams(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
-    """The answer's datagrams, the one that ends it included. Raises OSError."""
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
-    ) as asking:
-        asking.connect((0, 0))  # to the kernel: nobody else can send to it
+    """The answer's datagrams, the one that ends it included. Raises OSError and `HostError`."""
+    request = netlink.message(kind, netlink.REQUEST | netlink.DUMP, body, sequence=1)
+    with netlink.connected(protocol) as asking:
         asking.settimeout(_PATIENCE_S)
-        asking.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST_DUMP, 1, 0) + body)
+        asking.send(request)
         ended = False
         while not ended:
-            datagram = asking.recv(_LARGEST)
+            datagram = asking.recv(netlink.LARGEST)
             yield datagram
-            ended = any(kind in (_NLMSG_ERROR, _NLMSG_DONE) for kind in _kinds(datagram))
+            kinds = {one.kind for one in netlink.messages(datagram)}
+            ended = not kinds.isdisjoint((netlink.ERROR, netlink.DONE))
 
 
 def _answer(protocol: int, kind: int, body: bytes, limit: int) -> bytes:
@@ -61,24 +57,12 @@ def _answer(protocol: int, kind: int, body: bytes, limit: int) -> bytes:
             found += datagram
     except TimeoutError:
         pass  # cut
-    except OSError as error:  # refused before it was asked, as by a kernel without this protocol
-        found += _HEADER.pack(_HEADER.size + 4, _NLMSG_ERROR, 0, 1, 0)
-        found += struct.pack("=i", -(error.errno or errno.EIO))
+    except (OSError, HostError) as error:
+        found += _refused(error if isinstance(error, OSError) else error.__cause__)
     return bytes(found)
 
 
-def _kinds(messages: bytes) -> Iterator[int]:
-    return (kind for kind, _ in _headers(messages))
-
-
-def _flags(messages: bytes) -> Iterator[int]:
-    return (flags for _, flags in _headers(messages))
-
-
-def _headers(messages: bytes) -> Iterator[tuple[int, int]]:
-    """Type and flags of each message."""
-    at = 0
-    while at + _HEADER.size <= len(messages):
-        size, kind, flags, *_ = _HEADER.unpack_from(messages, at)
-        yield kind, flags
-        at += max(size, _HEADER.size) + 3 & ~3
+def _refused(error: object) -> bytes:
+    """As the kernel says it, where it refused before it could be asked: it does not know this protocol."""
+    number = error.errno if isinstance(error, OSError) else None
+    return netlink.message(netlink.ERROR, 0, struct.pack("=i", -(number or errno.EIO)), sequence=1)

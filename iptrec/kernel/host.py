@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
@@ -14,15 +13,15 @@ from typing import Final
 
 from iptrec.identity import behind_sudo
 from iptrec.kernel import process
+from iptrec.kernel.libc import libc
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _OVERFLOW_ID: Final = 65534  # /proc/sys/kernel/overflowuid
 
 
 def keep_freed_memory() -> None:
     """Let freed memory be used again (mallopt(3)): a fresh megabyte a time costs more than filling it."""
-    mallopt = getattr(_libc, "mallopt", None)  # musl has none
+    mallopt = getattr(libc, "mallopt", None)  # musl has none
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
@@ -30,7 +29,7 @@ def keep_freed_memory() -> None:
 
 def give_back_memory() -> None:
     """Return what is free to the kernel (malloc_trim(3)): kept for hours it spreads over more pages."""
-    malloc_trim = getattr(_libc, "malloc_trim", None)
+    malloc_trim = getattr(libc, "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 

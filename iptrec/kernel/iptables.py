@@ -61,6 +61,23 @@ class TraceRule:
         return f"{interface}{bpf}-m comment --comment {self.comment} -j TRACE"
 
 
+def trace_rules(
+    backend: Backend,
+    comment: str,
+    bytecodes: Mapping[Family, str | None],
+    interfaces: Sequence[str] = (),
+) -> dict[Family, list[TraceRule]]:
+    """Our rules of each family: one a chain, or one a chain and interface."""
+    return {
+        family: [
+            TraceRule(family, chain, comment, interface, bytecode, backend)
+            for chain in _CHAINS
+            for interface in (interfaces or (None,))
+        ]
+        for family, bytecode in bytecodes.items()
+    }
+
+
 def require(family: Family, backend: Backend = "legacy") -> None:
     """Raise `HostError` where the commands of iptables are missing."""
     for suffix in ("save", "restore"):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import Final
 
+from iptrec.kernel.libc import libc
+
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_libc = ctypes.CDLL(None)
 _SYSTEM: Final = (
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
 )  # fmt: skip
@@ -29,7 +29,7 @@ main()
 
 def end_with_parent() -> None:
     """End when the process that started us does (prctl(2)). Becoming another user takes that back."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() == 1:  # it has ended meanwhile
         sys.exit(0)
 

@@ -1,4 +1,4 @@
-"""libpcap, through ctypes: the system's, else the one in the wheel of the PyPI package libpcap.
+"""The system's libpcap, through ctypes.
 
 Types are those of man 3 pcap, pcap/bpf.h and pcap/pcap.h on 64-bit Linux.
 """
@@ -6,19 +6,12 @@ Types are those of man 3 pcap, pcap/bpf.h and pcap/pcap.h on 64-bit Linux.
 from __future__ import annotations
 
 import ctypes
-import platform
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from iptrec.errors import HostError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _SONAMES: Final = ("libpcap.so.0.8", "libpcap.so.1")  # Debian's and everybody else's
-_WHEEL_FOLDERS: Final = {"i386": "x86", "i686": "x86"}  # the others are named as by uname
 
 
 class Instruction(ctypes.Structure):
@@ -52,22 +45,13 @@ class PacketHeader(ctypes.Structure):
 @cache
 def libpcap() -> ctypes.CDLL:
     """The library. Raises `HostError` where there is none."""
-    for candidate in _candidates():
+    for name in _SONAMES:
         try:
-            library = ctypes.CDLL(candidate)
+            library = ctypes.CDLL(name)
         except OSError:
             continue
         return _declare(library)
     raise HostError("libpcap: not found; install it (Debian and Ubuntu: apt install libpcap0.8)")
-
-
-def _candidates() -> Iterator[str]:
-    yield from _SONAMES
-    package = find_spec("libpcap")
-    machine = platform.machine()
-    for place in (package and package.submodule_search_locations) or ():
-        folder = Path(place, "_platform", "linux", _WHEEL_FOLDERS.get(machine, machine))
-        yield str(folder / "tcpdump" / "libpcap.so")
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

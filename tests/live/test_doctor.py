@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
-import jsonschema
 import pytest
+from command import IPTREC
+from validation import validator
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
-SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "doctor-v1.schema.json").read_text())
 READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
 
 
@@ -24,7 +21,7 @@ def findings(lab, *command):
     assert done.stderr == ""
     found = [json.loads(line) for line in done.stdout.splitlines()]
     for one in found:
-        jsonschema.validate(one, SCHEMA)
+        validator("doctor").validate(one)
     return {one["what"]: one for one in found}, done.returncode
 
 

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.live
 PYTHON = sys.executable
 EVERYTHING = """
 import json
-from iptrec.kernel import evidence
-print(json.dumps({kind: content.hex() for kind, content in evidence.last().items()}))
+from iptrec.kernel import network
+print(json.dumps({kind: content.hex() for kind, content in network.last().items()}))
 """
 NETWORK = """\
 link set v1 alias "to h"

@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 # It sees the namespaces of the lab alone: others on this machine may be at work in theirs.
 CLEANUP = ("unshare", "--pid", "--fork", "--mount-proc", *IPTREC, "cleanup")
 KILLS = int(os.environ.get("IPTREC_KILLS", "6"))  # for each backend
@@ -163,7 +163,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path, backend):
             clean(quiet_lab)
         assert state(quiet_lab) == before, what
         for path in tmp_path.glob(f"{number}.db"):
-            done = quiet_lab.run([*IPTREC, "info", "--json", str(path)], check=False)
+            done = iptrec("info", "--json", str(path))
             assert done.returncode in {0, 2}
             assert "Traceback" not in done.stderr
     clean(quiet_lab)
@@ -181,7 +181,7 @@ def test_what_was_recorded_is_kept(quiet_lab, tmp_path):
     until(lambda: datagrams() >= 18, datagrams)
     child.kill()
     child.communicate()
-    told = json.loads(quiet_lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")]).stdout)
+    told = json.loads(iptrec("info", "--json", str(tmp_path / "t.db")).stdout)
     assert not told["closed"]
     assert told["packets"] >= 8
 
@@ -637,12 +637,14 @@ def test_what_would_die_with_its_rule_is_not_taken_out(quiet_lab, tmp_path, kind
 
 # One as nobody makes it: an extension that is for TCP alone, and nothing in the rule that says so.
 STRANGE = """
-from iptrec.kernel import nft_rule, nftables
-rule = nftables._rules("ipv4")[-1]
-_, _, *rest = nft_rule.attributes(rule.expressions)
-request = nftables._new("ipv4", rule._replace(expressions=nft_rule.packed(rest)))
+from iptrec.kernel.netlink import attributes, packed
+from iptrec.kernel.nft import raw, rule as nft_rule
+from iptrec.kernel.nft.transactions import batch
+rule = raw._rules("ipv4")[-1]
+_, _, *rest = attributes(rule.expressions)
+request = raw._new("ipv4", rule._replace(expressions=packed(rest)))
 compat = dict(rule.new(2))[nft_rule.COMPAT]
-assert not nftables._batch("ipv4", [request._replace(values=[*request.values, (nft_rule.COMPAT, compat)])])
+assert not batch("ipv4", [request._replace(values=[*request.values, (nft_rule.COMPAT, compat)])])
 """
 
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import IPTREC
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 RULES = "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n"
 SEND = """\
 import socket, sys, time

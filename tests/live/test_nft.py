@@ -15,6 +15,7 @@ from pathlib import Path
 
 import ground_truth
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.answers.packets import Replay
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
@@ -28,7 +29,6 @@ pytestmark = [
     ),
 ]
 
-IPTREC = (sys.executable, "-m", "iptrec")
 SAMPLES = Path(__file__).parents[2] / "samples"
 QUERIES = """\
 import socket
@@ -158,11 +158,10 @@ def kubernetes(lab, path, backend):
     stop(child)
 
 
+@pytest.mark.usefixtures("labs")
 @pytest.mark.parametrize("case", [hairpin, kubernetes])
-def test_the_same_as_legacy(lab_refusal, tmp_path, case):
+def test_the_same_as_legacy(tmp_path, case):
     """The same ruleset by iptables-nft: the same steps, rule numbers and verdicts."""
-    if lab_refusal is not None:
-        pytest.skip(lab_refusal)
     ways = {}
     for backend in ("legacy", "nft"):
         path = tmp_path / f"{backend}.db"
@@ -373,8 +372,7 @@ def test_each_packet_meets_the_rules_of_its_time(lab, tmp_path):
 
 def found_in(directory, table):
     """The backends of which `show` finds steps there."""
-    command = [*IPTREC, "show", str(directory / "t.db"), "--json", "--chain", f"{table}/INPUT"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    shown = iptrec("show", directory / "t.db", "--json", "--chain", f"{table}/INPUT").stdout
     steps = [step for line in shown.splitlines() for step in json.loads(line)["steps"]]
     return sorted({step["backend"] for step in steps})
 
@@ -396,8 +394,7 @@ def test_both_backends(lab, tmp_path):
     ):  # fmt: skip
         for name in names:
             assert found_in(tmp_path, name) == backends, name
-            command = [*IPTREC, "rules", str(tmp_path / "t.db"), "--hit", "--table", name]
-            told = lab.run(command).stdout
+            told = iptrec("rules", tmp_path / "t.db", "--hit", "--table", name).stdout
             assert told.count("-p icmp -j ACCEPT") == len(backends), name
     assert lab.run(["nft", "list", "tables"]).stdout == "table ip filter\n"
     assert "TRACE" not in lab.run(["iptables-legacy-save"]).stdout

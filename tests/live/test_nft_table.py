@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
@@ -25,7 +26,6 @@ pytestmark = [
 ]
 
 KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
-IPTREC = (sys.executable, "-m", "iptrec")
 HIDDEN = 'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"'
 ALONE = ("unshare", "-m", "sh", "-c", HIDDEN, "sh")  # a shell that sees no iptables-nft
 SEND = """
@@ -117,7 +117,7 @@ def test_rules_that_change(lab, tmp_path):
     assert told[:3] == [first, (5002, "ACCEPT", None), first]
     assert told[3:6] == [second, (5002, "DROP", 1), second]
     assert [one[1] for one in told[6:]] == ["ACCEPT"] * 3
-    assert lab.run([*IPTREC, "diff", str(path)], check=False).returncode == 1
+    assert iptrec("diff", str(path)).returncode == 1
 
 
 def state(lab):

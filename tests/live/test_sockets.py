@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from command import IPTREC, iptrec
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 # Root of a container in the recorded namespace: an event of TRACE with a sequence number far ahead.
 FORGE = """\
 import socket, struct
@@ -44,5 +44,5 @@ def test_nobody_else_sends_to_the_recorder(lab, tmp_path, backend):
     child.terminate()
     child.communicate(timeout=30)
     assert (sent, refused > 2) == (0, True)
-    told = json.loads(lab.run([*IPTREC, "info", "--json", str(path)]).stdout)
+    told = json.loads(iptrec("info", "--json", str(path)).stdout)
     assert (told["events"], told["lost"]) == (0, 0)

@@ -9,13 +9,13 @@ import sys
 import time
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 MANGLE = "*mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n"
 RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\n-A PREROUTING -s 192.0.2.7/32 -j NOTRACK\nCOMMIT\n"
 
@@ -177,7 +177,7 @@ def test_our_rules_are_put_back(lab, recording, family):
     assert len(packets) == 8
     assert all(one.complete for one in packets)
     assert packets[3].time_ns < hole.last_ns < packets[4].time_ns
-    shown = lab.run([*IPTREC, "show", str(recording.path)])
+    shown = iptrec("show", str(recording.path))
     assert shown.stdout.count("-- not traced from ") == 1
     assert (
         shown.stdout.index("\n#5 ")
@@ -185,7 +185,7 @@ def test_our_rules_are_put_back(lab, recording, family):
         > shown.stdout.index("\n#4 ")
     )
     assert "not traced for" in shown.stderr
-    info = json.loads(lab.run([*IPTREC, "info", "--json", str(recording.path)]).stdout)
+    info = json.loads(iptrec("info", "--json", str(recording.path)).stdout)
     assert not info["complete"]
 
 

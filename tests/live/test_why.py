@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 
 import pytest
+from command import IPTREC
 
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import _sets, explain, facts_of, local_addresses
@@ -16,7 +17,6 @@ from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 MATCHES = """\
 -p tcp
 -p udp

@@ -23,18 +23,20 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.libc import failure, libc
+from iptrec.kernel.watch import Hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
     from iptrec.kernel.undo.guardian import Guardian
-    from iptrec.names import Backend, Family
+    from iptrec.names import Family
 
 _LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
 _IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
@@ -52,7 +54,6 @@ _BLIND: Final = (
     " fs.inotify.max_user_instances"
 )
 _HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +70,6 @@ class State:
     time_ns: int
     source: str
     content: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Nothing was traced between two times (epoch), because somebody removed what tracing needs.
-
-    ``what``: "rules-gone" (our TRACE rules) or "logger-switched" (net.netfilter.nf_log).
-    """
-
-    family: Family
-    what: Literal["rules-gone", "logger-switched"]
-    first_ns: int
-    last_ns: int
-    backend: Backend = "legacy"
 
 
 @dataclass(slots=True)
@@ -331,11 +318,11 @@ class _Lock:
         self.closes = 0
         self.refused = ""
         self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
-        self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
+        self.descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         if self.descriptor >= 0:
             self._watch()
         else:
-            self.refused = os.strerror(ctypes.get_errno())
+            self.refused = failure()
             self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never ready
 
     def read(self) -> int:
@@ -357,6 +344,6 @@ class _Lock:
 
     def _watch(self) -> None:
         """Where the file is not there yet polling finds the first change."""
-        _libc.inotify_add_watch(
+        libc.inotify_add_watch(
             self.descriptor, os.fsencode(self._path), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
         )

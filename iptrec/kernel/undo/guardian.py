@@ -13,7 +13,6 @@ stays in the list, and the list in /run/iptrec, until `iptrec cleanup` is told w
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
@@ -28,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables, netns, privileges
 from iptrec.kernel.legacy import logger
-from iptrec.kernel.nft import objects, rule, table
+from iptrec.kernel.libc import libc
+from iptrec.kernel.nft import raw, rule, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,6 @@ _PR_SET_NAME: Final = 15  # linux/prctl.h
 _TRIES: Final = 30  # one a second, where the xtables lock is held by others
 _LINK_TRIES: Final = 5
 _LARGEST: Final = 64 << 20  # bytes of a list that we believe
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -92,7 +91,7 @@ class Changes:
         """The same in nf_tables."""
         if family in self.nft_rules:
             made = self.nft_made.get(family, [])
-            kept = objects.remove(family, self.comment, self.nft_rules[family], made)
+            kept = raw.remove(family, self.comment, self.nft_rules[family], made)
             self._keep(self.nft_kept, family, kept)
             del self.nft_rules[family]
 
@@ -104,7 +103,7 @@ class Changes:
 
     def give_up_nft(self, family: Family) -> None:
         """The same in nf_tables."""
-        kept = objects.staying_out(family, self.comment, self.nft_rules[family])
+        kept = raw.staying_out(family, self.comment, self.nft_rules[family])
         self._keep(self.nft_kept, family, kept)
         self.nft_rules[family] = [one for one in self.nft_rules[family] if one not in kept]
 
@@ -114,12 +113,12 @@ class Changes:
             iptables.append(family, self.kept[family])
             del self.kept[family]
         for family in list(self.nft_kept):
-            refused = objects.append(family, self.nft_kept.pop(family))
+            refused = raw.append(family, self.nft_kept.pop(family))
             self._keep(self.nft_kept, family, refused)
             if refused:
                 raise HostError(
                     f"the kernel refuses {len(refused)} rules of the {family} raw table of nf_tables, such as"
-                    f" `{objects.readable(refused)[0]}`: make the chains and sets that they name, then run"
+                    f" `{raw.readable(refused)[0]}`: make the chains and sets that they name, then run"
                     " iptrec cleanup --restore again, or --discard"
                 )
 
@@ -128,9 +127,7 @@ class Changes:
         """The rules of the user that --flush took out and nobody put back, for humans."""
         found: list[tuple[Family, Backend, list[str]]] = []
         found += ((family, "legacy", lines) for family, lines in self.kept.items())
-        found += (
-            (family, "nft", objects.readable(lines)) for family, lines in self.nft_kept.items()
-        )
+        found += ((family, "nft", raw.readable(lines)) for family, lines in self.nft_kept.items())
         return found
 
     @staticmethod
@@ -343,7 +340,7 @@ class Guardian:
 
         These are asked before and after: one may come or go meanwhile.
         """
-        made = {*self._made_by_others(family), *objects.made(family)}
+        made = {*self._made_by_others(family), *raw.made(family)}
         made |= {*self._made_by_others(family), *self.changes.nft_made.get(family, [])}
         self.changes.nft_made[family] = sorted(made)
 
@@ -464,7 +461,7 @@ def _leave(*kept: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     os.chdir("/")
-    _libc.prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
+    libc.prctl(_PR_SET_NAME, _NAME, 0, 0, 0)
     for standard in {0, 1, 2}.difference(kept):  # first: no other descriptor may be free
         with contextlib.suppress(OSError):
             os.close(standard)

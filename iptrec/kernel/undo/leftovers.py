@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from iptrec.errors import HostError
 from iptrec.kernel import netns
 from iptrec.kernel.legacy import digest, nflog
-from iptrec.kernel.nft import nftrace, objects
+from iptrec.kernel.nft import nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.undo import guardian
 from iptrec.kernel.undo.guardian import Changes
@@ -190,7 +190,7 @@ def _in_raw_tables() -> Iterator[tuple[Family, Backend, list[str]]]:
             with contextlib.suppress(HostError), digest.Tables(family) as legacy:
                 yield family, "legacy", legacy.ours("raw")
         with contextlib.suppress(HostError):
-            yield family, "nft", objects.ours(family)
+            yield family, "nft", raw.ours(family)
 
 
 def _tables() -> list[str]:

@@ -1,0 +1,85 @@
+"""The whole ruleset of nf_tables, as iptables and nft print it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.errors import HostError
+from iptrec.kernel import iptables, process
+from iptrec.kernel.nft.transactions import TRIES, generation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from iptrec.names import Family
+
+_SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
+_LISTING_S: Final = 300.0  # the first time, for the largest rulesets
+TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
+
+
+class Part(NamedTuple):
+    """What one command printed of a ruleset; ``kind`` is that of the snapshot."""
+
+    kind: str
+    source: str
+    content: bytes
+
+
+NOT_SEEN: Final = Part("nft-unknown", "nft", b"")  # a ruleset that was gone before it was listed
+
+
+def nft() -> str:
+    """The command. Raises `HostError` where it is missing."""
+    found = shutil.which("nft", path=process.search_path())
+    if found is None:
+        raise HostError("nft is not installed; on Debian: apt-get install iptables nftables")
+    return found
+
+
+def iptables_speaks(families: Iterable[Family]) -> bool:
+    """Whether iptables-nft is there; what else is needed is nft. Raises `HostError` without that."""
+    nft()
+    try:
+        for family in families:
+            iptables.require(family, "nft")
+    except HostError:
+        return False
+    return True
+
+
+def ruleset(*, counters: bool, within_s: float = _LISTING_S) -> list[Part]:
+    """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
+
+    Raises `HostError`, also where that takes longer than ``within_s``.
+    """
+    parts: list[Part] = []
+    until = time.monotonic() + within_s
+    for _ in range(TRIES):
+        before = generation()
+        parts = list(_listed(until, counters=counters))
+        if generation() == before:
+            break
+    return parts
+
+
+def broken_off(parts: Iterable[Part]) -> bool:
+    """Whether nft did not print its listing to the end, as 1.0.6 may do at a table with flags, with success."""
+    return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)
+
+
+def _listed(until: float, *, counters: bool) -> Iterator[Part]:
+    for family, kind in _SAVES.items():
+        with contextlib.suppress(HostError):  # nobody's iptables: native rules alone
+            source, content = iptables.save(family, counters=counters, backend="nft", until=until)
+            yield Part(kind, source, content)
+    # Without counters in the texts: a rule is the same rule however often it was hit.
+    text = [nft(), "-a", "-s", "list", "ruleset"]
+    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
+    for kind, command in ((TEXT, text), ("nft", listing)):
+        done = iptables.run(command, until=until)
+        iptables.check(command, done)
+        yield Part(kind, " ".join(command), done.stdout)
