@@ -15,7 +15,7 @@ from iptrec.answers.packets import Replay
 from iptrec.context.addresses import addresses
 from iptrec.errors import RecordingError
 from iptrec.matching.iptables import Facts, Judgement, judge
-from iptrec.rulesets.grammar import is_own
+from iptrec.rulesets.targets import is_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from iptrec.packets.model import Step, Traversal
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.grammar import Grammar, State
-    from iptrec.rulesets.resolver import Rulebook
+    from iptrec.rulesets.resolver import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ def explain(
     local, sets = local_addresses(recording), _sets(recording)
     for window, position, traversal in Replay(recording, selection, bookmarks).in_windows():
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        skipped = _skipped(window.rulebook, outcome.way)
+        skipped = _skipped(window.resolver, outcome.way)
         shown = [
             rules
             for rules, number in zip(skipped, outcome.way, strict=True)
-            if not window.rulebook.places[number].own
+            if not window.resolver.places[number].own
         ] or skipped
         yield Explained(
             traversal,
@@ -71,26 +71,27 @@ def explain(
         )
 
 
-def _skipped(book: Rulebook, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:
+def _skipped(book: Resolver, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:
     """For each place of a way the rules of its chain that were passed over on the way to it."""
     found: list[list[tuple[int, Rule]]] = []
     state: State | None = None
     for one in way:
         place, grammar = book.places[one], book.grammars[one]
-        before = 0
-        if state is not None and state.stage == place.stage:
+        before: int | None = 0
+        if state is not None and state.pass_ == place.pass_:
             frame = state.frames[-1] if state.frames else None
             before = frame[1] if frame is not None and frame[0] == place.chain else 0
         found.append(_between(grammar, place.table, place.chain, before, place.index))
-        state = (grammar.follow(state, place) if state else None) or grammar.begin(place)
+        state = (grammar.advance(state, place) if state else None) or grammar.begin(place)
     return found
 
 
 def _between(
-    grammar: Grammar, table: str, chain: str, after: int, until: int
+    grammar: Grammar, table: str, chain: str, after: int | None, until: int | None
 ) -> list[tuple[int, Rule]]:
-    """The user's rules of a chain between two of the kernel's numbers."""
-    known = grammar.ruleset.tables.get(table, {}).get(chain)
+    """The user's rules of a chain between two of the kernel's numbers; None: nobody knows which."""
+    known = grammar.chain(table, chain)
+    after, until = after or 0, until or 0
     found = []
     number = 0
     for index, rule in enumerate(known.rules if known else (), 1):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from iptrec.names import FAMILIES
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
-from iptrec.rulesets.grammar import is_own
-from iptrec.rulesets.history import timelines
-from iptrec.rulesets.timeline import KINDS
+from iptrec.rulesets.backends import timelines
+from iptrec.rulesets.targets import is_own
 from iptrec.views.json_lines import filled, times
 from iptrec.views.packet_json import as_connection, iso_time
 
@@ -391,7 +391,7 @@ def _rules(recording: Recording) -> Iterator[Row]:
     found: set[_Place] = set()
     for namespace in recording.namespaces:
         known = timelines(recording, namespace.id)
-        for family, each in itertools.product(KINDS, known):
+        for family, each in itertools.product(FAMILIES, known):
             for table, timeline in each.loaded(family).items():
                 for state in timeline.states:
                     for chain in (state.chains or {}).values():
