@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from iptrec.answers.packets import Replay
 from iptrec.context.addresses import addresses
 from iptrec.errors import RecordingError
-from iptrec.matching.iptables import Facts, Judgement, judge
+from iptrec.matching import judge
+from iptrec.matching.facts import Facts, Judgement
 from iptrec.rulesets.targets import is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from iptrec.answers.index import Bookmarks
     from iptrec.answers.selection import Selection
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
+    from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.grammar import Grammar, State
     from iptrec.rulesets.resolver import Resolver
@@ -52,23 +54,35 @@ def explain(
     """Explain the selected packets."""
     local, sets = local_addresses(recording), _sets(recording)
     for window, position, traversal in Replay(recording, selection, bookmarks).in_windows():
-        outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        skipped = _skipped(window.resolver, outcome.way)
-        shown = [
-            rules
-            for rules, number in zip(skipped, outcome.way, strict=True)
-            if not window.resolver.places[number].own
-        ] or skipped
-        yield Explained(
-            traversal,
-            tuple(
-                tuple(
-                    Passed(number, rule, judge(rule, facts_of(traversal, step, local, sets)))
-                    for number, rule in rules
-                )
-                for step, rules in zip(traversal.steps, shown, strict=True)
-            ),
-        )
+        way = window.assembly.outcomes[window.assembly.outcome[position]].way
+        skipped = _skipped(window.resolver, way)
+        shown = [at for at, one in enumerate(way) if not window.resolver.places[one].own]
+        rows = window.assembly.events(position)
+        marks = _marks_before(window, rows.tolist(), way)
+        passed = []
+        for step, at in zip(traversal.steps, shown or range(len(way)), strict=True):
+            facts = replace(
+                facts_of(traversal, step, local, sets),
+                mark=marks[at],
+                ct_state=int(window.events.ct_state[rows[at]]),
+            )
+            passed.append(
+                tuple(Passed(number, rule, judge(rule, facts)) for number, rule in skipped[at])
+            )
+        yield Explained(traversal, tuple(passed))
+
+
+def _marks_before(window: Window, rows: Sequence[int], way: tuple[int, ...]) -> list[int | None]:
+    """The packet's mark before each event's rule, None where it is not known."""
+    marks: list[int | None] = window.events.mark[rows].tolist()
+    if not window.resolver.backend.mark_after:
+        return marks
+    passes = [window.resolver.places[one].pass_ for one in way]
+    # What changes a mark between two base chains is not always seen.
+    return marks[:1] + [
+        before if passes[at] == passes[at - 1] or before == marks[at] else None
+        for at, before in enumerate(marks[:-1], 1)
+    ]
 
 
 def _skipped(book: Resolver, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:

@@ -57,6 +57,7 @@ class TraceEvents:
     link_length: I32
     uid: I64  # of the sending socket; -1: none
     gid: I64
+    ct_state: npt.NDArray[np.uint8]  # bits of NFTA_TRACE_CT_STATE (NF_CT_STATE_BIT); 0: not known
     conntrack: I64  # id of the connection (CTA_ID, NFTA_TRACE_CT_ID); -1: none
     trace: I64  # the packet's NFTA_TRACE_ID (`nftrace`); -1: none
     undecoded: I64

@@ -123,6 +123,7 @@ def _columns(
         "link_length": of.length(_HWHEADER),
         "uid": of.or_none(_UID, of.number(_UID)),
         "gid": of.or_none(_GID, of.number(_GID)),
+        "ct_state": np.zeros(len(message), np.uint8),
         "conntrack": of.or_none(_CT, of.number(_CT)),
         "trace": np.full(len(message), -1, np.int64),
     }

@@ -40,10 +40,10 @@ _NEGATIVE: Final = 2**32 - 16
 _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
-_IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID = 10, 12, 14, 15, 16, 18
+_IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATE = 10, 12, 14, 15, 16, 18, 21
 _CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
 _LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
-_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID]] = 8
+_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATE]] = 8
 _LEAST[_HANDLE] = 12
 _LEAST[[_TABLE, _CHAIN]] = 5
 _LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
@@ -155,6 +155,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "link_length": link_length,
         "uid": none,
         "gid": none,
+        "ct_state": carried(of.number(_CT_STATE).astype(np.uint8), 0),
         "conntrack": carried(of.or_none(_CT_ID, of.number(_CT_ID)), -1),
         "trace": trace,
     }

@@ -38,6 +38,10 @@ class RulesetBackend(Protocol):
     def snapshots(self) -> tuple[str, ...]:
         """The kinds of snapshots that tell its rules (`kinds.SNAPSHOTS`)."""
 
+    @property
+    def mark_after(self) -> bool:
+        """Whether the mark in an event is the one after its rule, not before."""
+
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """Decode datagrams that lie back to back in ``data``.
 

@@ -58,6 +58,7 @@ class Legacy:
     name: Backend = "legacy"
     stream = "nflog"
     snapshots = (*SAVES.values(), *_UNKNOWN.values())
+    mark_after = False
 
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nflog.decode`."""

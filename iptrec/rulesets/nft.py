@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.decode.rulesets.nft_json import Listing, TableName
-    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
+    from iptrec.decode.rulesets.nft_json import Listing
+    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset, TableName
     from iptrec.names import I64, U32, Backend, Family
     from iptrec.recording.rows import Snapshot
     from iptrec.rulesets.grammar import Grammar
@@ -56,6 +56,7 @@ class Nft:
     name: Backend = "nft"
     stream = "nftrace"
     snapshots = (*SAVED, TEXT, LISTING, UNKNOWN)
+    mark_after = True
 
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nftrace.decode`."""

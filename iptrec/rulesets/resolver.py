@@ -67,7 +67,7 @@ class Resolver:
         self.states: list[int] = []
         self.choices: list[tuple[int, ...]] = []
         self.unseen: set[int] = set()
-        self._backend = backend
+        self.backend = backend
         self._known: dict[tuple[_Seen, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
@@ -76,8 +76,8 @@ class Resolver:
 
     def locate(self, data: bytes, lengths: U32, received_ns: I64) -> Locations:
         """Decode datagrams (see `RulesetBackend.decode`), and find the passes that their events tell of."""
-        events = self._backend.decode(data, lengths, received_ns)
-        return self._backend.locations(events, self.timelines)
+        events = self.backend.decode(data, lengths, received_ns)
+        return self.backend.locations(events, self.timelines)
 
     def resolve(self, located: Locations, earliest_ns: I64, latest_ns: I64) -> Resolved:
         """Find the events' places; each was logged between the two times given for it."""
@@ -156,7 +156,7 @@ class Resolver:
 
     def _intern(self, seen: _Seen, table: str, state: TableState | None) -> int:
         grammar = self._grammar(seen.family, table, state)
-        place = self._backend.place(seen.site, table, seen.passed, grammar)
+        place = self.backend.place(seen.site, table, seen.passed, grammar)
         if place is None:
             return -1
         number = -1 if state is None else state.number
@@ -188,7 +188,7 @@ class Resolver:
                 self._others[family] = {name: _first(one) for name, one in loaded.items()}, late
             others, late = self._others[family]
             tables = others | ({} if state is None else {table: state.chains or {}})
-            self._grammars[key] = self._backend.grammar(
+            self._grammars[key] = self.backend.grammar(
                 family, Ruleset(tables), late, self.own_comment
             )
         return self._grammars[key]
