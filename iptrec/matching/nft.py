@@ -141,7 +141,9 @@ def _words(match: Match) -> str:
     mask = _printed(match.mask, text)
     if match.left == "tcp flags":
         return f"{key} {op}{right} / {mask}"
-    return f"{key} & {mask} {op or '== '}{right}"
+    if match.op == "==" and isinstance(match.right, int | str | Flags):
+        op = "== "
+    return f"{key} & {mask} {op}{right}"
 
 
 def _printed(value: Value, text: Callable[[Scalar], str]) -> str:

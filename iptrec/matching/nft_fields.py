@@ -179,6 +179,15 @@ _ICMP: Final = {
     "timestamp-request": 13, "timestamp-reply": 14, "info-request": 15, "info-reply": 16,
     "address-mask-request": 17, "address-mask-reply": 18,
 }  # fmt: skip
+# Whatever the type: nft prints so (src/datatype.c)
+_ICMP_CODES: Final = {
+    "net-unreachable": 0, "host-unreachable": 1, "prot-unreachable": 2, "port-unreachable": 3,
+    "frag-needed": 4, "net-prohibited": 9, "host-prohibited": 10, "admin-prohibited": 13,
+}  # fmt: skip
+_ICMPV6_CODES: Final = {
+    "no-route": 0, "admin-prohibited": 1, "addr-unreachable": 3, "port-unreachable": 4, "policy-fail": 5,
+    "reject-route": 6,
+}  # fmt: skip
 _ICMPV6: Final = {
     "destination-unreachable": 1, "packet-too-big": 2, "time-exceeded": 3, "parameter-problem": 4,
     "echo-request": 128, "echo-reply": 129, "mld-listener-query": 130, "mld-listener-report": 131,
@@ -219,9 +228,9 @@ FIELDS: Final[dict[str, Field]] = {
     "ip6 hoplimit": Field(_of_ip(6, "hop_limit"), _number, _plain("hop_limit")),
     "tcp flags": Field(_tcp_flags, _named(_FLAGS), _plain("flags")),
     "icmp type": Field(_of_transport("type", "icmp"), _named(_ICMP), _plain("name")),
-    "icmp code": Field(_of_transport("code", "icmp"), _number, _plain("code")),
+    "icmp code": Field(_of_transport("code", "icmp"), _named(_ICMP_CODES), _plain("code")),
     "icmpv6 type": Field(_of_transport("type", "icmpv6"), _named(_ICMPV6), _plain("name")),
-    "icmpv6 code": Field(_of_transport("code", "icmpv6"), _number, _plain("code")),
+    "icmpv6 code": Field(_of_transport("code", "icmpv6"), _named(_ICMPV6_CODES), _plain("code")),
     "ether saddr": Field(
         lambda facts: None if facts.source_mac is None else _mac(facts.source_mac),
         _mac,

@@ -36,7 +36,8 @@ _CONDITION: Final = re.compile(
     r' (?P<not>!= )?(?P<value>"[^"]*"|[0-9a-z][0-9a-zA-Z.:/-]*)(?! \.)(?!\S)'
 )
 _ANONYMOUS: Final = re.compile(r" (?:jump|goto) \{.*", re.DOTALL)  # its conditions are other rules'
-_ACTIONS: Final = frozenset({"set", "vmap", "map"})
+# Words of statements behind a key that they take, not values it is compared with
+_ACTIONS: Final = frozenset({"set", "vmap", "map", "timeout", "limit", "missing", "exists"})
 
 
 class _Told(NamedTuple):
