@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
+from iptrec.kernel.legacy import raw
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.libc import failure, libc
 from iptrec.kernel.watch import Hole
@@ -264,24 +265,24 @@ class Watch:
         ):
             del self._contents[next(iter(self._contents))]
 
-    def _check_rules(self, family: Family, raw: _Table, *, last: bool) -> None:
+    def _check_rules(self, family: Family, known: _Table, *, last: bool) -> None:
         """Put our rules back where they are gone from the raw table; not in the end."""
-        content = self._contents.get((family, raw.digest or b""))
+        content = self._contents.get((family, known.digest or b""))
         if content is None:  # still as it was in the beginning
-            self._in_place[family] = raw.until_ns
+            self._in_place[family] = known.until_ns
             return
         comment = self._rules[family][0].comment
         if content.count(comment.encode()) >= len(self._rules[family]):
-            self._in_place[family] = raw.until_ns
+            self._in_place[family] = known.until_ns
             return
         if not last:
-            self._guardian.expect_again(family)
-            iptables.remove(family, comment)  # where some of them are left
+            self._guardian.expect_again("legacy", family)
+            raw.remove(family, comment)  # where some of them are left
             iptables.insert(self._rules[family])
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         if not last:
-            self._look_at(family, "raw", raw)
-            self._in_place[family] = raw.until_ns
+            self._look_at(family, "raw", known)
+            self._in_place[family] = known.until_ns
 
     def _check_logger(self, family: Family) -> None:
         now = time.time_ns()

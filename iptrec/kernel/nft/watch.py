@@ -191,7 +191,7 @@ class NftWatch:
                 nft_table.remove(comment)
                 nft_table.insert(self._table)
         elif not last:
-            self._guardian.expect_nft_again(family)
+            self._guardian.expect_again("nft", family)
             raw.remove(family, comment, [], [])  # where some of them are left
             iptables.insert(rules)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
