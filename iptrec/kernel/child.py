@@ -1,4 +1,4 @@
-"""A look at something in a process of its own: what it loads for that is gone with it.
+"""Run a function in a forked child and return its JSON, so that its imports cost the parent nothing.
 
 pyroute2 takes 16 MB and a tenth of a second. A recorder that waits for days in the background has no use
 for it after the first moment, and something else to do meanwhile.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-class Aside:
+class Forked:
     """Calls ``look`` in a child process from now on; a context manager.
 
     ``look`` gives kinds of snapshots and their contents, which are JSON. ``what``: what it looks at.

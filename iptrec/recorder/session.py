@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec import __version__
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import conntrack, host, ipsets, links, netns, privileges, stamps
-from iptrec.kernel.child import Aside
+from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
@@ -131,7 +131,7 @@ class _Session:
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
                 child = opened.enter_context(
-                    Aside("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
+                    Forked("the interfaces", lambda: {**links.dumps(), **ipsets.dumps()})
                 )
                 with Writer.create(options.output, self._facts(), force=options.force) as writer:
                     writer.keeps = False  # no file where nothing was recorded
@@ -182,7 +182,7 @@ class _Session:
         )
         return Evidence(writer, namespace, streams, self._report)
 
-    def _trace(self, child: Aside, begun: Callable[[int], None]) -> None:
+    def _trace(self, child: Forked, begun: Callable[[int], None]) -> None:
         """Everything that is changed on the host is changed, and undone, in here."""
         evidence = self._evidence
         evidence.snapshot("sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
@@ -201,7 +201,7 @@ class _Session:
                 for backend in self._backends:
                     backend.watch.stop()
                 # What is there in the beginning and in the end was there all the time, or came and went.
-                sets = prepared.enter_context(Aside("the sets", ipsets.dumps))
+                sets = prepared.enter_context(Forked("the sets", ipsets.dumps))
                 self._findings.take()
             evidence.streams.finish()
             self._keep(sets)
@@ -232,7 +232,7 @@ class _Session:
         for backend in self._backends:
             backend.watch.start()  # last: what starts processes with preexec_fn is through
 
-    def _keep(self, child: Aside) -> None:
+    def _keep(self, child: Forked) -> None:
         """What a child has looked at."""
         for kind, content in child.result().items():
             self._evidence.snapshot(kind, _SOURCES.get(kind, "rtnetlink"), content)

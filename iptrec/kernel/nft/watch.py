@@ -1,7 +1,7 @@
 """Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
 
 The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
-quiet. The watch is a thread of its own, as `watch` is.
+quiet. The watch is a thread of its own, as `legacy.watch` is.
 """
 
 from __future__ import annotations
