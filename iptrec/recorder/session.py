@@ -59,7 +59,7 @@ def record(
     outside = netns.moved(path)
     report = Report(Progress(), progress)
     try:
-        with waking() as wake, Findings() as findings:
+        with waking(beside_command=bool(options.command)) as wake, Findings() as findings:
             command = Command(options.command, None if path is None else outside)
             _Session(options, report, wake, findings, command).run(begun)
     finally:
