@@ -80,6 +80,6 @@ def _listed(until: float, *, counters: bool) -> Iterator[Part]:
     text = [nft(), "-a", "-s", "list", "ruleset"]
     listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
     for kind, command in ((TEXT, text), ("nft", listing)):
-        done = iptables.run(command, until=until)
+        done = process.run(command, until=until)
         iptables.check(command, done)
         yield Part(kind, " ".join(command), done.stdout)

@@ -1,7 +1,7 @@
 """Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
 
 The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
-quiet. The watch is a thread of its own, as `watch` is.
+quiet. The watch is a thread of its own, as `legacy.watch` is.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class NftWatch:
                 nft_table.remove(comment)
                 nft_table.insert(self._table)
         elif not last:
-            self._guardian.expect_nft_again(family)
+            self._guardian.expect_again("nft", family)
             raw.remove(family, comment, [], [])  # where some of them are left
             iptables.insert(rules)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
