@@ -272,21 +272,13 @@ class Writer:
             for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
                 made.execute(f"PRAGMA {statement}")
             made.executescript(_HEAD)
-            self._copy_rows(made)
+            _copy_rows(self._connection, made)
             made.execute(
                 "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
                 (stopped_ns, reason),
             )
             made.execute("COMMIT")
             draft.publish(replace=False)
-
-    def _copy_rows(self, made: sqlite3.Connection) -> None:
-        for (table,) in made.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'table'"
-        ).fetchall():
-            rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
-            places = ", ".join("?" * len(rows.description))
-            made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
 
     def close(self, stopped_ns: int, reason: str) -> None:
         """End the recording cleanly.
@@ -302,7 +294,7 @@ class Writer:
             )
         with self._told():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._leave_wal()
+            _leave_wal(self._connection)
         self._end()
 
     def _end(self) -> None:
@@ -334,21 +326,6 @@ class Writer:
         ).lastrowid
         self.stored_bytes += len(data)
         self._ring.add_chunk(stream, chunk or 0, len(data))
-
-    def _leave_wal(self) -> None:
-        """Back to a single file; SQLite refuses at once while a reader is connected."""
-        give_up = time.monotonic() + _READER_GONE_S
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = MEMORY")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    raise
-                if time.monotonic() > give_up:
-                    return
-                time.sleep(0.01)
-            else:
-                return
 
     def _check_place(self) -> None:
         """SQLite would go on writing to a file that has no name any more, or another one."""
@@ -415,6 +392,29 @@ def _content(facts: Facts) -> bytes:
         _insert(sqlite_utils.Database(memory, execute_plugins=False), "recording", {"id": 1, **row})
         memory.execute("COMMIT")
         return memory.serialize()
+
+
+def _copy_rows(recording: sqlite3.Connection, made: sqlite3.Connection) -> None:
+    for (table,) in made.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        rows = recording.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
+        places = ", ".join("?" * len(rows.description))
+        made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
+
+
+def _leave_wal(connection: sqlite3.Connection) -> None:
+    """Back to a single file; SQLite refuses at once while a reader is connected."""
+    give_up = time.monotonic() + _READER_GONE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > give_up:
+                return
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _insert(database: sqlite_utils.Database, table: str, row: dict[str, Any]) -> int:

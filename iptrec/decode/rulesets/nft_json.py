@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.decode.rulesets import nft_iptables, nft_matches, nft_text
-from iptrec.decode.rulesets.nft_text import shown
+from iptrec.decode.rulesets.nft_matches import shown
 from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset, TableName
 from iptrec.errors import RecordingError
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 from typing import Any, Final, NamedTuple
 
-from iptrec.decode.rulesets.nft_text import shown
-
 Scalar = int | str
 
 
@@ -119,3 +117,10 @@ def _scalar(value: Any) -> Scalar:  # noqa: ANN401 - JSON
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError(value)
     return shown(value) if isinstance(value, str) else value
+
+
+def shown(value: Any) -> str:  # noqa: ANN401 - JSON
+    """A name as text that can be written anywhere; "" for what is not one."""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()

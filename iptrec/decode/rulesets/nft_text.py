@@ -187,10 +187,3 @@ def _joined(begun: list[str]) -> str:
 def _is_inside(first: str, line: str) -> bool:
     """Whether a line is in the anonymous chain that a rule's first line begins."""
     return first.endswith("{") and not line.startswith("\t\t}")
-
-
-def shown(value: Any) -> str:  # noqa: ANN401 - JSON
-    """A name as text that can be written anywhere; "" for what is not one."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
