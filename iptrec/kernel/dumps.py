@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT: Final = 16 << 20  # bytes of one answer: 150,000 routes, half a million members of a set
+# The kernel puts the asking socket's port into each message: with the same one each time equal lists are equal.
+_PORT: Final = 0x49505452  # "IPTR"
 _PATIENCE_S: Final = 10
 _ATTEMPTS: Final = 3
 
@@ -37,7 +39,7 @@ def dump(protocol: int, kind: int, body: bytes, limit: int = LIMIT) -> bytes:
 def datagrams(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
     """The answer's datagrams, the one that ends it included. Raises OSError and `HostError`."""
     request = netlink.message(kind, netlink.REQUEST | netlink.DUMP, body, sequence=1)
-    with netlink.connected(protocol) as asking:
+    with netlink.connected(protocol, _PORT) as asking:
         asking.settimeout(_PATIENCE_S)
         asking.send(request)
         ended = False

@@ -31,13 +31,19 @@ _CODE: Final = struct.Struct("=i")
 _TYPE: Final = 0x3FFF  # of an attribute, without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 
-def connected(protocol: int = NETFILTER) -> socket.socket:
-    """A socket to the kernel: nobody else can send to it. Raises `HostError` without nfnetlink."""
+def connected(protocol: int = NETFILTER, port: int = 0) -> socket.socket:
+    """A socket to the kernel: nobody else can send to it. Raises `HostError` without nfnetlink.
+
+    ``port``: of its own, where nobody has it.
+    """
     try:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
         raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from error
-    opened.bind((0, 0))  # without a port of its own a socket is not sent what others cause
+    try:
+        opened.bind((port, 0))
+    except OSError:
+        opened.bind((0, 0))  # without a port of its own a socket is not sent what others cause
     opened.connect((0, 0))
     return opened
 

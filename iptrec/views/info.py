@@ -65,8 +65,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
                     "time_ns": one.time_ns,
                     "source": one.source,
                     "bytes": len(one.content),
-                    "media": one.media,
-                    "state": state(one.content, one.media),
+                    **({} if (said := state(one.content, one.media)) == WHOLE else {"state": said}),
                 }
                 for one in recording.snapshots()
             ],

@@ -24,6 +24,11 @@ def test_a_list_is_whole():
     assert (1, "lo") in snapshots.links(content, "netlink")
 
 
+def test_a_list_that_is_the_same_has_the_same_bytes():
+    """It is then stored once."""
+    assert links.dumps()["ip-rules"] == links.dumps()["ip-rules"]
+
+
 def test_a_refusal_is_not_an_empty_list():
     """Who may not see the sets is told so by the kernel: that is what is kept."""
 
