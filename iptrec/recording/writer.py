@@ -262,23 +262,8 @@ class Writer:
     def copy(self, path: Path, stopped_ns: int, reason: str) -> None:
         """Everything so far as a recording of its own, closed; this one goes on."""
         self.commit()
-        with (
-            self._told(),
-            creating(path),
-            Draft(path, named=True) as draft,
-            contextlib.closing(draft.connect()) as made,
-        ):
-            # Nobody reads it before it is whole.
-            for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
-                made.execute(f"PRAGMA {statement}")
-            made.executescript(_HEAD)
-            _copy_rows(self._connection, made)
-            made.execute(
-                "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
-                (stopped_ns, reason),
-            )
-            made.execute("COMMIT")
-            draft.publish(replace=False)
+        with self._told():
+            _copy(self._connection, path, stopped_ns, reason)
 
     def close(self, stopped_ns: int, reason: str) -> None:
         """End the recording cleanly.
@@ -392,6 +377,25 @@ def _content(facts: Facts) -> bytes:
         _insert(sqlite_utils.Database(memory, execute_plugins=False), "recording", {"id": 1, **row})
         memory.execute("COMMIT")
         return memory.serialize()
+
+
+def _copy(recording: sqlite3.Connection, path: Path, stopped_ns: int, reason: str) -> None:
+    """All rows of a recording in a new file, which has its name once it is whole."""
+    with (
+        creating(path),
+        Draft(path, named=True) as draft,
+        contextlib.closing(draft.connect()) as made,
+    ):
+        for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
+            made.execute(f"PRAGMA {statement}")
+        made.executescript(_HEAD)
+        _copy_rows(recording, made)
+        made.execute(
+            "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
+            (stopped_ns, reason),
+        )
+        made.execute("COMMIT")
+        draft.publish(replace=False)
 
 
 def _copy_rows(recording: sqlite3.Connection, made: sqlite3.Connection) -> None:

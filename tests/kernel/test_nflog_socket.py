@@ -82,7 +82,8 @@ def inside(lab):
 def test_every_event_is_one_datagram_in_order(inside):
     """Nothing is missing or joined; less than `SLOTS` at a time say that nothing more was there."""
     found = inside("""
-slots.PROMPT_NS = 10**12  # else calls that had to wait for the processor are joined
+from iptrec.kernel import batches as receiving
+receiving.PROMPT_NS = 10**12  # else calls that had to wait for the processor are joined
 with nflog.NflogSocket(snaplen=256) as source:
     nothing = source.receive()
     send(400)

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from command import IPTREC
-from iptrec.analyze.replay import Replay
 
+from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 

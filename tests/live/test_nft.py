@@ -19,8 +19,8 @@ from command import IPTREC, iptrec
 from recorder import packets, until
 
 from iptrec.answers.packets import Replay
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.demo.lab import Lab
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
 pytestmark = [

@@ -19,7 +19,7 @@ from command import IPTREC, iptrec
 from recorder import packets, start
 from rights import ROOT
 
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
