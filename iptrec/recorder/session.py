@@ -110,14 +110,14 @@ class _Session:
         """All phases."""
         self._guardian = Guardian(self._comment, self._options.output)
         try:
-            self._guarded(begun)
+            self._record(begun)
         finally:
             if self._not_undone:
                 self._guardian.charge()
             else:
                 self._guardian.dismiss()
 
-    def _guarded(self, begun: Callable[[int], None]) -> None:
+    def _record(self, begun: Callable[[int], None]) -> None:
         """From the choice of backends to the closed file; what stays behind is told in any case."""
         options = self._options
         try:

@@ -81,7 +81,7 @@ class NftWatch:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
         self._until = time.time_ns()
-        return self._checked(listing.ruleset(counters=True))
+        return self._checked(listing.ruleset(counters=True, failed=self._found))
 
     def start(self) -> None:
         """Begin to watch."""
@@ -158,7 +158,9 @@ class NftWatch:
         started = time.monotonic_ns()
         try:
             within = _LAST_S if last else _WITHIN_S
-            return self._checked(listing.ruleset(counters=False, within_s=within))
+            return self._checked(
+                listing.ruleset(counters=False, failed=self._found, within_s=within)
+            )
         finally:
             self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
 
