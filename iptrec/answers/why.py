@@ -142,5 +142,12 @@ def local_addresses(recording: Recording) -> frozenset[Any] | None:
 
 
 def _sets(recording: Recording) -> list[Mapping[str, IpSet]]:
-    """The ipsets, each time that they were recorded."""
-    return [snapshots.ipsets(one.content, one.media) for one in recording.snapshots("ipsets")]
+    """The ipsets, each time that they were recorded; the same ones again where they have not changed."""
+    found: list[Mapping[str, IpSet]] = []
+    for snapshot in recording.snapshots("ipsets"):
+        known = found[-1] if found else {}
+        read = snapshots.ipsets(snapshot.content, snapshot.media)
+        found.append(
+            {name: known[name] if known.get(name) == one else one for name, one in read.items()}
+        )
+    return found

@@ -25,15 +25,21 @@ class Message(NamedTuple):
     body: bytes
 
 
-def messages(data: bytes) -> Iterator[Message]:
-    """The messages that lie back to back."""
+def headers(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Type and flags of each of the messages that lie back to back, and where its body begins and ends."""
     at = 0
     while at + _HEADER.size <= len(data):
         size, kind, flags, *_ = _HEADER.unpack_from(data, at)
         if not _HEADER.size <= size <= len(data) - at:
             return
-        yield Message(kind, flags, data[at + _HEADER.size : at + size])
+        yield kind, flags, at + _HEADER.size, at + size
         at += size + 3 & ~3
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages that lie back to back."""
+    for kind, flags, start, end in headers(data):
+        yield Message(kind, flags, data[start:end])
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iptrec.decode.attributes import attributes, first, messages, text
 from iptrec.decode.rtnetlink import Read, address, hardware, named, number
@@ -18,12 +18,13 @@ from iptrec.decode.rtnetlink import Read, address, hardware, named, number
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    Key = tuple[Any, ...]
-
 _LIST: Final = 6 << 8 | 7  # NFNL_SUBSYS_IPSET, IPSET_CMD_LIST
 _NFGEN: Final = 4  # bytes of struct nfgenmsg
 _SETNAME, _TYPENAME, _REVISION, _FAMILY, _DATA, _ADT = 2, 3, 4, 5, 7, 8  # IPSET_ATTR_...
-OF_PORTS: Final = ("physdev",)
+OF_PORTS: Final = b"physdev"
+_SIZES: Final = {2: 4, 10: 16}  # of addresses, bytes
+_IP, _CIDR, _PORT, _PROTO, _CADT_FLAGS, _IP2, _CIDR2, _IFACE = 1, 3, 4, 7, 8, 20, 21, 23
+_PHYSDEV, _NOMATCH, _WILDCARD = 2, 4, 128  # enum ipset_cadt_flags
 _MOST: Final = 1_000_000  # members of a set; a recorder keeps less
 
 
@@ -61,6 +62,18 @@ _OF_MEMBERS: Final[dict[int, tuple[str, Read]]] = _BOTH | {
 }  # fmt: skip
 
 
+class Entry(NamedTuple):
+    """What a member has beside its key. ``wildcard``: the interface's name is the beginning of one."""
+
+    nomatch: bool
+    iface: str
+    wildcard: bool
+
+
+_PLAIN: Final = Entry(nomatch=False, iface="", wildcard=False)
+_ONLY: Final = (_PLAIN,)
+
+
 @dataclass(frozen=True)
 class IpSet:
     """A set at one moment. ``family``: AF_INET, AF_INET6, 0 for any. ``known``: all members are here."""
@@ -91,40 +104,91 @@ class IpSet:
         return tuple(self.type.partition(":")[2].split(","))
 
     @functools.cached_property
-    def index(self) -> dict[Key, list[dict[str, Any]]] | None:
-        """Members by what is compared exactly: addresses as (number, prefix length), ports as (protocol, port).
+    def index(self) -> dict[bytes, Sequence[Entry]] | None:
+        """Members by what is compared exactly: `address_key`, `port_key`, one a dimension, joined.
 
         None where they are not known. Under `OF_PORTS` are those that a bridge's port is part of ("physdev:").
         """
-        found: dict[Key, list[dict[str, Any]]] = {}
-        for count, member in enumerate(self.members):
+        found: dict[bytes, Sequence[Entry]] = {}
+        for count, (key, entry) in enumerate(self._entries()):
             if count == _MOST:
                 return None
-            if (key := self._key(member)) is not None:
-                found.setdefault(key, []).append(member)
+            known = found.get(key)
+            if known is None:
+                found[key] = (entry,) if entry is not _PLAIN else _ONLY
+            elif isinstance(known, list):
+                known.append(entry)
+            else:
+                found[key] = [*known, entry]
         return found if self.known else None
 
     @functools.cached_property
     def lengths(self) -> list[int]:
         """The prefix lengths of the networks in it, in the kernel's order: long ones first."""
-        lengths = {member.get("cidr2", member.get("cidr", 0)) for member in self.members}
-        return sorted(lengths, reverse=True)
+        if "net" not in self.dimensions:
+            return []
+        size = _SIZES.get(self.family, 4)
+        before = self.dimensions[: self.dimensions.index("net")]
+        place = sum(3 if one == "port" else size + 1 for one in before) + size
+        keys = (key for key in self.index or () if key != OF_PORTS)
+        return sorted({key[place] for key in keys}, reverse=True)
 
-    def _key(self, member: dict[str, Any]) -> Key | None:
-        if "physdev" in member.get("flags", ()):
-            return OF_PORTS
-        addresses = iter((("ip", "cidr"), ("ip2", "cidr2")))
-        key: list[Any] = []
-        try:
-            for dimension in self.dimensions:
-                if dimension in ("ip", "net"):
-                    address, length = next(addresses)
-                    key.append(place(member[address], member.get(length)))
-                elif dimension == "port":
-                    key.append((member.get("proto"), member["port"]))
-        except (KeyError, ValueError, StopIteration):
-            return None
-        return tuple(key)
+    def _entries(self) -> Iterator[tuple[bytes, Entry]]:
+        """Key and the rest of each member: a set may have a million, hence without `members`."""
+        size = _SIZES.get(self.family, 4)
+        for part in self.parts:
+            for kind, value in attributes(part):
+                if (
+                    kind == _DATA
+                    and (key := _key(self.dimensions, size, said := first(value))) is not None
+                ):
+                    yield key, _entry(said)
+        for network in map(ipaddress.ip_network, self.networks):
+            yield address_key(network.network_address.packed, network.prefixlen), _PLAIN
+
+
+def address_key(packed: bytes, length: int, mask: int | None = None) -> bytes:
+    """An address or a network by its bytes and its prefix length; with only the first ``mask`` bits kept."""
+    if mask is not None and mask < 8 * len(packed):
+        rest = 8 * len(packed) - mask
+        packed = (int.from_bytes(packed, "big") >> rest << rest).to_bytes(len(packed), "big")
+    return packed + bytes([length])
+
+
+def port_key(protocol: int, port: int) -> bytes:
+    """A port; ``protocol`` is 0 where none is compared."""
+    return bytes([protocol]) + port.to_bytes(2, "big")
+
+
+def _key(dimensions: Sequence[str], size: int, said: Mapping[int, bytes]) -> bytes | None:
+    """What a member is found by; None for one that does not fit its set."""
+    if _bits(said) & _PHYSDEV:
+        return OF_PORTS
+    key = b""
+    names = iter(((_IP, _CIDR), (_IP2, _CIDR2)))
+    for dimension in dimensions:
+        if dimension in ("ip", "net"):
+            start, length = next(names, (0, 0))
+            packed = said.get(start, b"")[4:]  # in IPSET_ATTR_IPADDR_IPV4 or _IPV6
+            if len(packed) != size:
+                return None
+            key += packed + (said.get(length) or bytes([8 * size]))[:1]
+        elif dimension == "port":
+            if len(port := said.get(_PORT, b"")) != 2:  # noqa: PLR2004 - bytes
+                return None
+            key += (said.get(_PROTO) or b"\0")[:1] + port
+    return key
+
+
+def _entry(said: Mapping[int, bytes]) -> Entry:
+    bits = _bits(said)
+    if not bits and _IFACE not in said:
+        return _PLAIN
+    return Entry(bool(bits & _NOMATCH), text(said.get(_IFACE, b"")), bool(bits & _WILDCARD))
+
+
+def _bits(said: Mapping[int, bytes]) -> int:
+    return int.from_bytes(said.get(_CADT_FLAGS, b""), "big")
 
 
 def ipsets(data: bytes) -> list[IpSet]:
@@ -150,16 +214,3 @@ def ipsets(data: bytes) -> list[IpSet]:
         )
         for name, (said, parts) in found.items()
     ]
-
-
-def place(start: str, length: int | None) -> tuple[int, int]:
-    """The first address of a network of this length, and the length; of a single address all of its bits.
-
-    Raises ValueError.
-    """
-    found = ipaddress.ip_address(start)
-    bits = found.max_prefixlen
-    length = bits if length is None else length
-    if not 0 <= length <= bits:
-        raise ValueError(length)
-    return int(found) >> bits - length << bits - length, length

@@ -15,7 +15,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.decode.attributes import messages
+from iptrec.decode.attributes import headers
 from iptrec.decode.ipsets import IpSet
 from iptrec.decode.ipsets import ipsets as sets_of
 from iptrec.decode.rtnetlink import LAYOUTS, rows
@@ -50,10 +50,10 @@ def state(content: bytes, media: str) -> str:
     if media != NETLINK:
         return WHOLE
     changed = False
-    for message in messages(content):
-        changed |= bool(message.flags & _DUMP_INTR)
-        if message.kind in (_NLMSG_ERROR, _NLMSG_DONE):
-            code = _CODE.unpack_from(message.body)[0] if len(message.body) >= _CODE.size else 0
+    for kind, flags, start, end in headers(content):
+        changed |= bool(flags & _DUMP_INTR)
+        if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+            code = _CODE.unpack_from(content, start)[0] if end - start >= _CODE.size else 0
             if code:
                 return _ERRORS.get(-code, f"errno {-code}")
             return "changed" if changed else WHOLE

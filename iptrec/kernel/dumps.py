@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LIMIT: Final = 16 << 20  # bytes of one answer: 150,000 routes, half a million members of a set
 # The kernel puts the asking socket's port into each message: with the same one each time equal lists are equal.
 _PORT: Final = 0x49505452  # "IPTR"
+_HEADER: Final = struct.Struct("=IHH8x")  # struct nlmsghdr
 _PATIENCE_S: Final = 10
 _ATTEMPTS: Final = 3
 
@@ -31,7 +32,7 @@ def dump(protocol: int, kind: int, body: bytes, limit: int = LIMIT) -> bytes:
     """
     for _ in range(_ATTEMPTS):
         answer = _answer(protocol, kind, body, limit)
-        if not any(one.flags & netlink.INTERRUPTED for one in netlink.messages(answer)):
+        if not any(flags & netlink.INTERRUPTED for _, flags in _headers(answer)):
             break
     return answer
 
@@ -46,8 +47,16 @@ def datagrams(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
         while not ended:
             datagram = asking.recv(netlink.LARGEST)
             yield datagram
-            kinds = {one.kind for one in netlink.messages(datagram)}
-            ended = not kinds.isdisjoint((netlink.ERROR, netlink.DONE))
+            ended = any(kind in (netlink.ERROR, netlink.DONE) for kind, _ in _headers(datagram))
+
+
+def _headers(messages: bytes) -> Iterator[tuple[int, int]]:
+    """Type and flags of each message: there may be many."""
+    at = 0
+    while at + _HEADER.size <= len(messages):
+        size, kind, flags = _HEADER.unpack_from(messages, at)
+        yield kind, flags
+        at += max(size, _HEADER.size) + 3 & ~3
 
 
 def _answer(protocol: int, kind: int, body: bytes, limit: int) -> bytes:

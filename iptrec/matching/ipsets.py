@@ -7,15 +7,15 @@ what a trace does not tell, it is not known.
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from iptrec.decode.ipsets import OF_PORTS, place
+from iptrec.decode.ipsets import OF_PORTS, address_key, port_key
 from iptrec.names import PROTOCOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from iptrec.decode.ipsets import IpSet
+    from iptrec.decode.ipsets import Entry, IpSet
     from iptrec.matching.facts import Facts
 
 _TYPES: Final = frozenset(
@@ -72,9 +72,9 @@ def _in_set(one: IpSet, directions: Sequence[str], facts: Facts) -> bool:
     for key in _keys(one, directions, facts):
         if members := one.index.get(key):  # of the longest network, be it of another interface
             found = {
-                "nomatch" not in member.get("flags", ())
+                not member.nomatch
                 for member in members
-                if _is_of_interface(one, member, directions, facts)
+                if "iface" not in one.dimensions or _is_of(member, directions[1], facts)
             }
             if len(found) > 1:  # which of them the kernel finds first is not known
                 raise Unknown
@@ -82,26 +82,30 @@ def _in_set(one: IpSet, directions: Sequence[str], facts: Facts) -> bool:
     return False
 
 
-def _keys(one: IpSet, directions: Sequence[str], facts: Facts) -> Iterator[tuple[Any, ...]]:
+def _keys(one: IpSet, directions: Sequence[str], facts: Facts) -> Iterator[bytes]:
     """What the packet may be found by, in the kernel's order; nothing where it has no port."""
-    port = _port(one, directions, facts) if "port" in one.dimensions else None
-    if port is None and "port" in one.dimensions:
+    port = _port(one, directions, facts) if "port" in one.dimensions else b""
+    if port is None:
         return
-    for length in one.lengths if "net" in one.dimensions else (None,):
-        key: list[Any] = []
+    for length in one.lengths if "net" in one.dimensions else (0,):
+        key = b""
         for dimension, direction in zip(one.dimensions, directions, strict=False):
             if dimension == "port":
-                key.append(port)
+                key += port
             elif dimension == "net":
-                key.append(place(facts.header[direction], length))
+                key += address_key(_packed(direction, facts), length, length)
             elif dimension == "ip":
+                packed = _packed(direction, facts)
                 netmask = None if key else one.options.get("netmask")
-                first, _ = place(facts.header[direction], netmask)
-                key.append((first, ipaddress.ip_address(facts.header[direction]).max_prefixlen))
-        yield tuple(key)
+                key += address_key(packed, 8 * len(packed), netmask)
+        yield key
 
 
-def _port(one: IpSet, directions: Sequence[str], facts: Facts) -> tuple[int | None, int] | None:
+def _packed(direction: str, facts: Facts) -> bytes:
+    return ipaddress.ip_address(facts.header[direction]).packed
+
+
+def _port(one: IpSet, directions: Sequence[str], facts: Facts) -> bytes | None:
     """Protocol and port; of ICMP type and code, of others 0. None if it has none (ip_set_getport.c)."""
     header = facts.header
     protocol = str(header["proto"])
@@ -110,20 +114,18 @@ def _port(one: IpSet, directions: Sequence[str], facts: Facts) -> tuple[int | No
     if bitmap and number not in _IN_BITMAPS:
         return None
     if protocol not in _WITH_PORTS | _ICMP:
-        return number, 0
+        return port_key(number, 0)
     if header.get("frag"):
         return None
     if protocol in _ICMP:
-        return number, header["type"] << 8 | header["code"]
+        return port_key(number, header["type"] << 8 | header["code"])
     side = directions[one.dimensions.index("port")]
-    return None if bitmap else number, header["sport" if side == "src" else "dport"]
+    return port_key(0 if bitmap else number, header["sport" if side == "src" else "dport"])
 
 
-def _is_of_interface(
-    one: IpSet, member: Mapping[str, Any], directions: Sequence[str], facts: Facts
-) -> bool:
-    if "iface" not in one.dimensions:
-        return True
-    own = (facts.in_ if directions[1] == "src" else facts.out) or ""
-    name = str(member["iface"])
-    return own.startswith(name) if own and "wildcard" in member.get("flags", ()) else own == name
+def _is_of(member: Entry, direction: str, facts: Facts) -> bool:
+    """Whether it is of the packet's interface."""
+    own = (facts.in_ if direction == "src" else facts.out) or ""
+    if member.wildcard and own:
+        return own.startswith(member.iface)
+    return own == member.iface

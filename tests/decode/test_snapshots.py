@@ -149,7 +149,7 @@ def test_format_1():
     assert snapshots.links(links, "json") == [(3, "eth3")]
     assert snapshots.addresses(addresses, "json") == [(3, ipaddress.ip_address("10.0.0.1"))]
     found = snapshots.ipsets(sets, "json")
-    assert [key[0][1] for key in found["a"].index] == [8, 32]
+    assert [key[4] for key in found["a"].index] == [8, 32]
     assert found["b"].index is None
 
 
