@@ -7,9 +7,8 @@ and did not; which condition failed is told by `match`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iptrec.answers.packets import Replay
 from iptrec.context.addresses import addresses
 from iptrec.decode import snapshots
 from iptrec.matching import judge
@@ -19,8 +18,7 @@ from iptrec.rulesets.targets import is_own
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from iptrec.answers.index import Bookmarks
-    from iptrec.answers.selection import Selection
+    from iptrec.answers.packets import Packets
     from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
@@ -38,37 +36,67 @@ class Passed:
     rule: Rule
     judgement: Judgement
 
+    @property
+    def fits(self) -> bool | None:
+        """Whether all that is known of the packet fits the rule; None where something is not known."""
+        return self.judgement.fits
+
+    @property
+    def because(self) -> str | None:
+        """The condition that failed, or that it depends on; None where all that is known fits."""
+        return self.judgement.because
+
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A traversal, and for each of its steps the rules that were passed over before it."""
+class ExplainedStep:
+    """A step, and the rules of its chain that were passed over before it."""
 
-    traversal: Traversal
-    passed: tuple[tuple[Passed, ...], ...]
+    step: Step
+    passed: tuple[Passed, ...]
 
 
-def explain(
-    recording: Recording, selection: Selection, bookmarks: Bookmarks | None = None
-) -> Iterator[Explained]:
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A packet, and why each of its steps came next."""
+
+    packet: Traversal
+    steps: tuple[ExplainedStep, ...]
+
+
+def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
     """Explain the selected packets."""
     local, sets = local_addresses(recording), _sets(recording)
-    for window, position, traversal in Replay(recording, selection, bookmarks).in_windows():
-        way = window.assembly.outcomes[window.assembly.outcome[position]].way
-        skipped = _skipped(window.resolver, way)
-        shown = [at for at, one in enumerate(way) if not window.resolver.places[one].own]
-        rows = window.assembly.events(position)
-        marks = _marks_before(window, rows.tolist(), way)
-        passed = []
-        for step, at in zip(traversal.steps, shown or range(len(way)), strict=True):
-            facts = replace(
-                facts_of(traversal, step, local, sets),
-                mark=marks[at],
-                ct_state=int(window.events.ct_state[rows[at]]),
-            )
-            passed.append(
-                tuple(Passed(number, rule, judge(rule, facts)) for number, rule in skipped[at])
-            )
-        yield Explained(traversal, tuple(passed))
+    for batch in packets.batches():
+        for position in batch.positions.tolist():
+            packet = batch.traversal(position)
+            steps = []
+            for step, before in zip(packet.steps, _before(batch.window, position), strict=True):
+                facts = replace(
+                    facts_of(packet, step, local, sets), mark=before.mark, ct_state=before.ct_state
+                )
+                passed = (Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
+                steps.append(ExplainedStep(step, tuple(passed)))
+            yield Explanation(packet, tuple(steps))
+
+
+class _Before(NamedTuple):
+    """The rules that were passed over before an event; the packet's mark then (if known), and state."""
+
+    rules: list[tuple[int, Rule]]
+    mark: int | None
+    ct_state: int
+
+
+def _before(window: Window, position: int) -> list[_Before]:
+    """For each step of a packet."""
+    way = window.assembly.outcomes[window.assembly.outcome[position]].way
+    rows = window.assembly.events(position)
+    marks = _marks_before(window, rows.tolist(), way)
+    found = list(
+        map(_Before, _skipped(window.resolver, way), marks, window.events.ct_state[rows].tolist())
+    )
+    places = window.resolver.places
+    return [one for one, number in zip(found, way, strict=True) if not places[number].own] or found
 
 
 def _marks_before(window: Window, rows: Sequence[int], way: tuple[int, ...]) -> list[int | None]:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from iptrec import __version__
 from iptrec.cli import (
     check,
     cleanup,
@@ -28,6 +27,7 @@ from iptrec.cli import (
     why,
 )  # fmt: skip
 from iptrec.errors import EXIT_TROUBLE, IptrecError
+from iptrec.version import __version__
 
 app = typer.Typer(
     name="iptrec",

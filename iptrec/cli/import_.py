@@ -123,8 +123,8 @@ def _copy(
 
 
 def _facts(started_ns: int, snaplen: int) -> Facts:
-    from iptrec import __version__
     from iptrec.recording.rows import Facts
+    from iptrec.version import __version__
 
     return Facts(
         uuid=str(uuid.uuid4()),

@@ -13,7 +13,6 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from iptrec import __version__
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import conntrack, host, links, netns, network, privileges, stamps, sysctls
 from iptrec.kernel.child import Forked
@@ -28,6 +27,7 @@ from iptrec.recorder.signals import waking
 from iptrec.recorder.streams import Events, Side, Streams
 from iptrec.recording.rows import Facts
 from iptrec.recording.writer import Writer
+from iptrec.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -51,6 +51,7 @@ class Distrusted:
     def __init__(self, path: str | Path, held: int | None = None) -> None:
         self.path = Path(path)
         self._held = held
+        self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
         self._check_file()
@@ -104,6 +105,7 @@ class Distrusted:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""
+        self.require_open()
         if self._held is not None:  # its writer is at work
             return self._connect_as("readonly_shm=1")
         wal, shm = (Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm"))
@@ -127,7 +129,10 @@ class Distrusted:
     def _connect_as(self, options: str) -> sqlite3.Connection:
         name = quote(os.fsencode(self._file.absolute()))
         connection = sqlite3.connect(
-            f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
+            f"file:{name}?mode=ro&{options}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             self._check_held()
@@ -179,10 +184,19 @@ class Distrusted:
     def let_go(self) -> None:
         """Disconnect from a file that may still be written."""
         if self._held is None and Path(f"{self._file}-wal").exists():
-            self.close()
+            self._disconnect()
 
     def close(self) -> None:
-        """Disconnect."""
+        """Let go of the file for good."""
+        self._closed = True
+        self._disconnect()
+
+    def require_open(self) -> None:
+        """Raise `RecordingError` after `close`."""
+        if self._closed:
+            raise RecordingError(f"{self.path} was closed; open it again")
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None

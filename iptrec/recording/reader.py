@@ -35,6 +35,8 @@ class Reader:
     A recording that is still being written can be read again and again: each look tells what is in it
     now. In between, the file is let go, so that the writer can end it as one single file.
 
+    One thread at a time may read it, whichever; once closed, nothing can be read any more.
+
     ``held``: a descriptor of the recording, which stays open. The file is then opened once, for a process that
     gives up its rights after that; it has to be that very file.
     """
@@ -47,7 +49,15 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file for good."""
         self._file.close()
+
+    def require_open(self) -> None:
+        """Raise `RecordingError` after `close`."""
+        self._file.require_open()
 
     @property
     def facts(self) -> Facts:

@@ -215,6 +215,7 @@ TABLES: Final = (
         ("packet", "kind", "other"),
     ),
 )  # fmt: skip
+BY_NAME: Final = {table.name: table for table in TABLES}
 
 
 def described() -> str:

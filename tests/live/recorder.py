@@ -10,7 +10,7 @@ from pathlib import Path
 
 from command import IPTREC
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 
@@ -37,7 +37,7 @@ def until(condition, what="it does not come to be so", seconds=30):
 def packets(path):
     """All traversals of a recording."""
     with Reader(path) as reader:
-        return list(Replay(reader))
+        return list(Packets(reader))
 
 
 def processes(lab):

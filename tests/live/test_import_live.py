@@ -11,7 +11,7 @@ import sys
 import pytest
 from command import IPTREC, iptrec
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = [
@@ -59,7 +59,7 @@ def traces(path):
                     if step.target != "TRACE"
                 ],
             )
-            for one in Replay(reader)
+            for one in Packets(reader)
         ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import recorder
 from command import IPTREC, iptrec
 from recorder import packets, until
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.demo.lab import Lab
 from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
@@ -324,7 +324,7 @@ def test_our_rules_are_put_back(lab, tmp_path):
     assert ruleset(lab) == ""
     with Reader(tmp_path / "t.db") as reader:
         assert "rules-gone" in [loss.how for loss in reader.losses]
-        assert len(list(Replay(reader))) == 4
+        assert len(list(Packets(reader))) == 4
 
 
 def test_each_packet_meets_the_rules_of_its_time(lab, tmp_path):

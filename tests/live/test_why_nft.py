@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import explain, facts_of
 from iptrec.decode.rulesets import nft_json
@@ -200,7 +200,7 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
     selection = Selection(chains=frozenset({CHAIN}))
     with Reader(path) as reader:
         window, position, traversal = next(
-            one for one in Replay(reader, selection).in_windows() if one[2].in_ == "v1"
+            one for one in Packets(reader, selection).in_windows() if one[2].in_ == "v1"
         )
         explained = next(
             one for one in explain(reader, selection) if one.traversal.number == traversal.number
