@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from iptrec.child_recorder import Progress, Recorded, record
     from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
     from iptrec.packets.model import Step
-
-from iptrec.version import __version__
+    from iptrec.version import __version__
 
 __all__ = [
     "HostError",
@@ -29,7 +28,6 @@ __all__ = [
     "Select",
     "Step",
     "UsageError",
-    "__version__",
     "open",
     "record",
 ]
@@ -39,6 +37,7 @@ _HOMES = {
     "child_recorder": ("Progress", "Recorded", "record"),
     "errors": ("HostError", "IptrecError", "RecordingError", "UsageError"),
     "packets.model": ("Step",),
+    "version": ("__version__",),
 }
 
 
