@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from iptrec.child_recorder import Progress, Recorded, record
     from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
     from iptrec.packets.model import Step
-    from iptrec.version import __version__
+    from iptrec.version import __version__ as __version__
 
 __all__ = [
     "HostError",
