@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from iptrec import errors
-from iptrec.errors import HostError, IptrecError, UsageError
+from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
 from iptrec.kernel.process import iptrec
 from iptrec.names import FAMILIES
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from iptrec.names import Backend, Family
     from iptrec.recorder.options import Options
 
+_ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError)}
 _BACKENDS: Final = ("auto", "legacy", "nft", "both")
 
 
@@ -174,7 +174,7 @@ def _progress(answer: dict[str, Any]) -> Progress:
 
 def _raise_error(answer: dict[str, Any]) -> None:
     if "error" in answer:
-        raise getattr(errors, answer["error"], IptrecError)(answer["text"])
+        raise _ERRORS.get(answer["error"], IptrecError)(answer["text"])
 
 
 def main() -> None:
