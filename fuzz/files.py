@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["iptrec"]):
     from views import MEMORY, look, refused_in_one_line
 
     from iptrec.answers.expectation import check as judge
-    from iptrec.answers.packets import Replay
+    from iptrec.answers.packets import Packets
     from iptrec.answers.selection import Selection
     from iptrec.cli import check
     from iptrec.cli import index as cache
@@ -241,7 +241,7 @@ class _Remembered:
         cache._key = lambda _: KEY  # type: ignore[assignment]  # noqa: SLF001
         window.WINDOW_EVENTS = 20  # type: ignore[misc]
         with Reader(LOOPBACK) as reader:
-            found = list(Replay(reader))
+            found = list(Packets(reader))
         self.lines = [as_json.line(one) for one in found]
         self.times = [one.time_ns for one in found]
         with _cache() as file:
@@ -263,7 +263,7 @@ def _cache() -> Iterator[Path]:
 def _answer(selection: Selection) -> list[str]:
     """What `show --json` prints."""
     with Reader(LOOPBACK) as reader, cache.remembered(reader) as found:
-        return [as_json.line(one) for one in Replay(reader, selection, found)]
+        return [as_json.line(one) for one in Packets(reader, selection, found)]
 
 
 def bookmarks(data: bytes) -> None:

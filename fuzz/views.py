@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import count_paths
 from iptrec.answers.rules import count_rules
 from iptrec.answers.selection import Selection
@@ -44,13 +44,13 @@ def look(path: Path) -> None:
     """Through every view; nothing that a terminal obeys comes out."""
     with Reader(path) as reader:
         said = []
-        for traversal in Replay(reader):
+        for traversal in Packets(reader):
             said += [text.render(traversal, LAYOUT), as_json.line(traversal)]
         said += text.holes(reader.losses)
         said += [info.as_text(reader, summarize(reader)), info.as_json(reader, summarize(reader))]
-        said += [paths_view.as_text(*one) for one in count_paths(reader, EVERYTHING)]
+        said += [paths_view.as_text(one) for one in count_paths(reader, EVERYTHING)]
         said += ["\n".join(rules_view.as_text(one)) for one in count_rules(reader, EVERYTHING)]
-        for one in explain(reader, EVERYTHING):
+        for one in explain(reader, Packets(reader)):
             said += why_view.as_text(one, colour=False)
         for line in said:
             line.encode()
@@ -61,8 +61,8 @@ def look(path: Path) -> None:
 def _export(reader: Reader) -> None:
     for what in ("packets", "stages", "events"):
         capture = pcapng.Capture(reader.facts, "auto")
-        b"".join(pcapng.section(capture, reader, Replay(reader), what))
-    for batch in Replay(reader).in_batches():
+        b"".join(pcapng.section(capture, reader, Packets(reader), what))
+    for batch in Packets(reader).batches():
         "".join(json_lines.text(batch)).encode()
     every = {table.name for table in tables.TABLES}
     with tempfile.TemporaryDirectory(prefix="iptrec-fuzz-", dir=MEMORY) as directory:
@@ -70,9 +70,9 @@ def _export(reader: Reader) -> None:
             Draft(Path(directory, "tables.db"), named=True) as draft,
             sqlite.database(draft) as made,
         ):
-            sqlite.fill(made, tables.rows(reader, Replay(reader), every))
+            sqlite.fill(made, tables.rows(reader, Packets(reader), every))
         with (
             DraftDirectory(Path(directory, "parquet")) as draft,
             parquet.Files(draft, reader.facts) as files,
         ):
-            files.fill(tables.rows(reader, Replay(reader), every))
+            files.fill(tables.rows(reader, Packets(reader), every))

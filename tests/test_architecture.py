@@ -49,7 +49,18 @@ MAY_IMPORT = {
         "recording.kinds",
         "files",
     },
+    "child_recorder": {"recorder", "kernel", "pcap"},
+    "api": {
+        "answers",
+        "packets.model",
+        "rulesets.history",
+        "decode.rulesets.types",
+        "recording",
+        "views",
+        "files",
+    },
     "cli": {
+        "api",
         "cli",
         "kernel",
         "demo",
@@ -64,14 +75,14 @@ MAY_IMPORT = {
         "views",
         "files",
     },
-    "__init__": set(),
+    "__init__": {"api", "child_recorder", "answers.select", "packets.model"},
     "__main__": {"cli"},
 }
 HOMES = {
     "pyroute2": {"kernel", "demo"},
     "sqlite3": {"recording", "files", "views"},  # a database is a view, too: export sqlite
     "sqlite_utils": {"recording", "views"},
-    "pyarrow": {"views"},
+    "pyarrow": {"views", "api"},
     "zstandard": {"recording"},
     "typer": {"cli"},
     "click": {"cli"},
@@ -79,7 +90,7 @@ HOMES = {
     "dpkt": {"decode", "pcap"},
     "libpcap": {"pcap"},
     "socket": {"kernel", "demo"},
-    "subprocess": {"kernel", "recorder", "demo", "cli"},
+    "subprocess": {"kernel", "recorder", "demo", "cli", "child_recorder"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

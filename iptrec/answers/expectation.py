@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,15 +52,13 @@ class Result:
 
 def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Result]:
     """Look at the packets that each selects, in one pass over the recording; each path is judged once."""
-    replay = Replay(recording)
+    packets = Packets(recording)
     tallies = [_Tally(one) for one in expectations]
-    for window, _, numbers in replay.windows_with_paths():
-        namespace = window.stream.namespace
-        interfaces, netns = replay.interfaces_of(namespace), replay.netns(namespace)
-        paths = list(replay.book.paths)
+    for batch in packets.batches(objects=False):
+        window, paths = batch.window, list(packets.book.paths)
         for one in tallies:
-            positions = one.expectation.selection.positions(window, interfaces, netns)
-            one.add(window, positions, numbers, paths)
+            chosen = one.expectation.selection.positions(window, batch.interfaces, batch.netns)
+            one.add(window, chosen, batch.paths, paths)
     return [one.result() for one in tallies]
 
 

@@ -33,8 +33,8 @@ class Span(NamedTuple):
     windows: int | None
 
 
-class Bookmarks:
-    """Those of a recording's windows, from the first on; ``whole``: up to the last one."""
+class Index:
+    """Bookmarks of a recording's windows, from the first on; ``whole``: up to the last one."""
 
     def __init__(self, marks: Sequence[Bookmark] = (), *, whole: bool = False) -> None:
         self.marks = marks

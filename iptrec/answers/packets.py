@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from iptrec.answers.index import Bookmarks, Span, bookmark
+from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
 from iptrec.answers.selection import Selection
@@ -24,146 +24,107 @@ if TYPE_CHECKING:
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
     from iptrec.packets.window import Bookmark
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Recording, Stream
     from iptrec.rulesets.grammar import Place
 
 
-class Replay:
-    """The traversals of a recording that are selected.
+class Packets:
+    """The packets of a recording that are selected.
 
-    ``book``: the paths that were met so far; ``count``: the traversals that were given out as objects.
-    ``bookmarks``: where they are known, only what the selection needs is read, and paths are numbered from
-    there; where not, they are noted. Not for recordings with connections: these are known from the beginning.
+    ``book``: the paths that were met so far; ``count``: how many packets the windows so far have. ``index``:
+    where one is known, only what the selection needs is read, and paths are numbered from there; where not, it
+    is made. Not for recordings with connections: these are known from the beginning. ``make``: the class of a
+    packet.
     """
 
     def __init__(
         self,
-        reader: Recording,
+        recording: Recording,
         selection: Selection | None = None,
-        bookmarks: Bookmarks | None = None,
+        index: Index | None = None,
+        make: type[Traversal] = Traversal,
     ) -> None:
-        self._reader = reader
+        self._recording = recording
         self._selection = selection or Selection()
+        self._make = make
         self.book = PathBook()
         self.count = 0
-        self._bookmarks = bookmarks or Bookmarks()
-        self._span = self._bookmarks.span(self._selection)
+        self._index = index or Index()
+        self._span = self._index.span(self._selection)
         self._notes: list[Bookmark] | None = None
-        if bookmarks is not None and self._span == Span(None, None):
+        if index is not None and self._span == Span(None, None):
             self._notes = []
         self._known: dict[int, Interfaces] = {}
-        self._numbered: Window | None = None
+        self._builders: dict[int, _Builder] = {}
 
     def __iter__(self) -> Iterator[Traversal]:
         """All of the recording."""
-        return (traversal for *_, traversal in self.in_windows())
-
-    def in_windows(self) -> Iterator[tuple[Window, int, Traversal]]:
-        """The same, each with its window and its position there."""
-        return self._traversals(self._windows())
+        return _one_by_one(self.batches())
 
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
         self._notes = None  # its windows are cut where the ticks fall
-        found = self._traversals(follow(self._reader, ticks))
-        return (traversal for *_, traversal in found)
+        return _one_by_one(self._batches(follow(self._recording, ticks), objects=True))
 
-    def windows_with_paths(self) -> Iterator[tuple[Window, I64, I64]]:
-        """Each window with the positions that are selected, and the path of every decided traversal."""
-        related: dict[int, Relations] = {}
-        for window in self._windows():
-            namespace = window.stream.namespace
-            interfaces = self.interfaces_of(namespace)
-            interfaces.update()
-            netns = self.netns(namespace)
-            numbers = self.book.numbers(window, netns)
-            positions = self._selection.positions(window, interfaces, netns)
-            if self._selection.path is not None:
-                positions = positions[numbers[positions] == self._selection.path]
-            if self._notes is not None:
-                relations = related.setdefault(window.stream.id, Relations())
-                relations.turn(window)
-                self._notes.append(bookmark(window, relations))
-            yield window, positions, numbers
-        self._learn(whole=True)
+    def batches(self, *, objects: bool = True) -> Iterator[Batch]:
+        """All of the recording, window by window. Without ``objects`` no packet can be made of it."""
+        source = windows(self._recording, self._span.since)
+        return self._batches(islice(source, self._span.windows), objects=objects)
 
-    def path(self, window: Window, position: int) -> int:
-        """The number of the path that a traversal of `in_windows` took."""
-        if self._numbered is not window:
-            self._numbered = window
-            self._numbers = self.book.numbers(window, self.netns(window.stream.namespace))
-        return int(self._numbers[position])
+    def interfaces_of(self, namespace: int) -> Interfaces:
+        """The names of a namespace's interfaces."""
+        if namespace not in self._known:
+            self._known[namespace] = Interfaces(self._recording, namespace)
+        return self._known[namespace]
 
-    def in_batches(self) -> Iterator[Batch]:
-        """All of the recording, window by window, packets that read alike together."""
-        return self._batches(self._windows())
-
-    def _windows(self) -> Iterator[Window]:
-        return islice(windows(self._reader, self._span.since), self._span.windows)
-
-    def _traversals(self, source: Iterable[Window]) -> Iterator[tuple[Window, int, Traversal]]:
-        for batch in self._batches(source):
-            self.count -= len(batch.positions)  # a caller may stop in between
-            for position in batch.positions.tolist():
-                self.count += 1
-                yield batch.window, position, batch.traversal(position)
-
-    def _batches(self, source: Iterable[Window]) -> Iterator[Batch]:
-        builders: dict[int, _Builder] = {}
+    def _batches(self, source: Iterable[Window], *, objects: bool) -> Iterator[Batch]:
+        last = self._selection.number
         for window in source:
-            stream = window.stream
-            interfaces = self.interfaces_of(stream.namespace)
-            interfaces.update()
-            netns = self.netns(stream.namespace)
-            if stream.id not in builders:
-                builders[stream.id] = _Builder(
-                    interfaces,
-                    Connections(self._reader, stream.namespace),
-                    netns,
-                    backend(self._reader, stream),
-                )
-            build = builders[stream.id]
-            build.turn(window)
-            numbers = self.book.numbers(window, netns)
-            positions = self._selection.positions(window, interfaces, netns)
+            build = self._builder(window.stream)
+            build.turn(window, objects=objects or self._notes is not None)
+            numbers = self.book.numbers(window, build.netns)
+            positions = self._selection.positions(window, build.interfaces, build.netns)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
             self.count += len(positions)
             if self._notes is not None:
                 self._notes.append(build.bookmark())
-            yield Batch(window, positions, build)
-            last = self._selection.number
+            yield Batch(window, positions, numbers, build)
             if last is not None and window.number + window.decided > last:
-                break
-        else:
-            self._learn(whole=True)
-            return
-        self._learn(whole=False)
+                self._learn(whole=False)
+                return
+        self._learn(whole=True)
+
+    def _builder(self, stream: Stream) -> _Builder:
+        if stream.id not in self._builders:
+            names = {one.id: one.name for one in self._recording.namespaces}
+            self._builders[stream.id] = _Builder(
+                self.interfaces_of(stream.namespace),
+                Connections(self._recording, stream.namespace),
+                names.get(stream.namespace),
+                backend(self._recording, stream),
+                self._make,
+            )
+        return self._builders[stream.id]
 
     def _learn(self, *, whole: bool) -> None:
         if self._notes is not None:
-            self._bookmarks.learn(self._notes, whole=whole)
-
-    def interfaces_of(self, namespace: int) -> Interfaces:
-        """The names of a namespace's interfaces."""
-        if namespace not in self._known:
-            self._known[namespace] = Interfaces(self._reader, namespace)
-        return self._known[namespace]
-
-    def netns(self, namespace: int) -> str | None:
-        """The name of a namespace."""
-        return next((one.name for one in self._reader.namespaces if one.id == namespace), None)
+            self._index.learn(self._notes, whole=whole)
 
 
 class Batch:
     """The selected packets of one window; to be used before the next one comes.
 
-    ``positions``: theirs in the window's assembly, ascending.
+    ``positions``: theirs in the window's assembly, ascending. ``paths``: the path of every decided traversal
+    of the window. ``interfaces``, ``netns``: of its namespace.
     """
 
-    def __init__(self, window: Window, positions: I64, build: _Builder) -> None:
+    def __init__(self, window: Window, positions: I64, paths: I64, build: _Builder) -> None:
         self.window = window
         self.positions = positions
+        self.paths = paths
+        self.interfaces = build.interfaces
+        self.netns = build.netns
         self._build = build
 
     def traversal(self, position: int) -> Traversal:
@@ -175,6 +136,12 @@ class Batch:
         return self._build.shapes(self.positions)
 
 
+def _one_by_one(batches: Iterable[Batch]) -> Iterator[Traversal]:
+    for batch in batches:
+        for position in batch.positions.tolist():
+            yield batch.traversal(position)
+
+
 class _Builder:
     """Makes the objects of one stream's traversals, window by window."""
 
@@ -184,18 +151,23 @@ class _Builder:
         connections: Connections,
         netns: str | None,
         backend: Backend | None,
+        make: type[Traversal],
     ) -> None:
         self._backend = backend
-        self._interfaces = interfaces
+        self.interfaces = interfaces
+        self.netns = netns
         self._connections = connections
-        self._netns = netns
+        self._make = make
         self._relations = Relations()
         self._fates = Fates(self._relations)
 
-    def turn(self, window: Window) -> None:
+    def turn(self, window: Window, *, objects: bool) -> None:
         """Go on to the next window."""
         self._window = window
         self._events = window.events
+        self.interfaces.update()
+        if not objects:
+            return
         self._relations.turn(window)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
@@ -208,7 +180,7 @@ class _Builder:
         """The traversals at some positions that read alike."""
         if self._connections.known:  # each is of a flow of its own
             return []
-        return shapes(self._window, positions, self._interfaces, self._relations, self._fates)
+        return shapes(self._window, positions, self.interfaces, self._relations, self._fates)
 
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
@@ -220,11 +192,11 @@ class _Builder:
         steps = self._steps(rows, places, AF_INET6 if family == "ipv6" else AF_INET)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
-        return Traversal(
+        return self._make(
             number=window.number + position,
             time_ns=first.time_ns,
             family=family,
-            netns=self._netns,
+            netns=self.netns,
             in_=first.in_,
             out=first.out,
             header=first.header,
@@ -309,7 +281,7 @@ class _Builder:
         return packet.link(self._events.buffer[start:end].tobytes())
 
     def _interface(self, index: int, time_ns: int) -> str | None:
-        return self._interfaces.name(index, time_ns) if index else None
+        return self.interfaces.name(index, time_ns) if index else None
 
 
 class _Columns:

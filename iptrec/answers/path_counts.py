@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.packets.identity import lengths
 
 if TYPE_CHECKING:
-    from iptrec.answers.index import Bookmarks
+    from iptrec.answers.index import Index
     from iptrec.answers.paths import Path
     from iptrec.answers.selection import Selection
     from iptrec.recording.rows import Recording
@@ -37,20 +37,30 @@ class Count:
         self.last_ns = max(self.last_ns, last_ns)
 
 
-def count_paths(
-    recording: Recording, selection: Selection, bookmarks: Bookmarks | None = None
-) -> list[tuple[int, Path, Count]]:
-    """The paths of the selected packets with their numbers, the most taken first.
+@dataclass(frozen=True, slots=True)
+class PathCount:
+    """A path, its number in the recording (from 1), and the packets that took it."""
 
-    ``bookmarks`` are noted, if all packets are selected: paths are numbered from the first packet on.
+    number: int
+    path: Path
+    count: Count
+
+
+def count_paths(
+    recording: Recording, selection: Selection, index: Index | None = None
+) -> list[PathCount]:
+    """The paths of the selected packets, the most taken first.
+
+    An ``index`` is made if all packets are selected: paths are numbered from the first packet on.
     """
-    replay = Replay(recording, selection, bookmarks if selection.everything else None)
+    packets = Packets(recording, selection, index if selection.everything else None)
     counts: dict[int, Count] = {}
-    for window, positions, numbers in replay.windows_with_paths():
+    for batch in packets.batches(objects=False):
+        window, positions = batch.window, batch.positions
         assembly = window.assembly
         rows = assembly.rows[assembly.first[positions]]
         times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
-        chosen = numbers[positions]
+        chosen = batch.paths[positions]
         for number in np.unique(chosen).tolist():
             here = np.flatnonzero(chosen == number)
             counts.setdefault(number, Count()).add(
@@ -60,6 +70,6 @@ def count_paths(
                 int(times[here].max()),
                 window.number + int(positions[here[0]]),
             )
-    paths = {number: path for path, number in replay.book.paths.items()}
-    found = [(number, paths[number], count) for number, count in counts.items()]
-    return sorted(found, key=lambda one: (-one[2].packets, one[0]))
+    paths = {number: path for path, number in packets.book.paths.items()}
+    found = [PathCount(number, paths[number], count) for number, count in counts.items()]
+    return sorted(found, key=lambda one: (-one.count.packets, one.number))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import Count
 from iptrec.packets.identity import lengths
 from iptrec.rulesets.grammar import always_matches, ends_chain, is_own
@@ -59,13 +59,12 @@ _Key = tuple["Family", str, str, "str | None", int]
 
 def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
     """What the selected packets hit, for each table as it last was, and in rules that are gone."""
-    replay = Replay(recording, selection)
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
     books: dict[int, Rulebook] = {}
-    for window, positions, _ in replay.windows_with_paths():
-        books[window.stream.id] = window.rulebook
-        _count_window(window, positions, hits, rules)
+    for batch in Packets(recording, selection).batches(objects=False):
+        books[batch.window.stream.id] = batch.window.rulebook
+        _count_window(batch.window, batch.positions, hits, rules)
     return [table for book in books.values() for table in _tables(book, hits, rules)]
 
 

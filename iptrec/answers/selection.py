@@ -29,7 +29,7 @@ class Selection:
     the user's) of which one matched. ``verdicts``: upper case. ``whole``: complete and unambiguous, or
     not. ``mark``: (value, mask) that any stage had. ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
-    path, see `paths` (`Replay` looks at it, for it needs all packets before).
+    path, see `paths` (`Packets` looks at it, for it needs all packets before).
     """
 
     packet_filter: PacketFilter | None = None

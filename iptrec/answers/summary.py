@@ -47,10 +47,16 @@ class Summary:
     together in more than one way; ``orphans`` are events that name no rule. ``interfaces``: by the pair
     that packets came in and went out by, None for this host. ``talkers``: the pairs of addresses with the
     most packets; ``talkers_exact`` is False where there were more pairs than are counted.
+
+    ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
+    are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
     """
 
     events: int = 0
     lost: int = 0
+    uncounted: int = 0
+    countable: bool = True
+    closed: bool = True
     packets: int = 0
     incomplete: int = 0
     ambiguous: int = 0
@@ -63,13 +69,20 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether no event is missing and every trace is whole and certain."""
-        return not (self.lost or self.incomplete or self.ambiguous or self.orphans)
+        """Whether it is known that no event is missing, and every trace is whole and certain."""
+        missing = self.lost or self.uncounted or not (self.countable and self.closed)
+        return not (missing or self.incomplete or self.ambiguous or self.orphans)
 
 
 def summarize(reader: Recording) -> Summary:
     """Go through the whole recording once."""
-    summary = Summary(lost=sum(loss.events or 0 for loss in reader.losses))
+    losses = reader.losses
+    summary = Summary(
+        lost=sum(loss.events or 0 for loss in losses),
+        uncounted=sum(loss.events is None for loss in losses),
+        countable=all(one.detail.get("sequence") is not False for one in reader.streams),
+        closed=reader.facts.closed,
+    )
     verdicts: Counter[str] = Counter()
     traffic = _Traffic(reader)
     for window in windows(reader):

@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from iptrec.answers.packets import Replay
 from iptrec.context.addresses import addresses
 from iptrec.errors import RecordingError
 from iptrec.matching.iptables import Facts, Judgement, judge
@@ -20,10 +19,10 @@ from iptrec.rulesets.grammar import is_own
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.answers.index import Bookmarks
-    from iptrec.answers.selection import Selection
+    from iptrec.answers.packets import Packets
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
+    from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.grammar import Grammar, State
     from iptrec.rulesets.resolver import Rulebook
@@ -37,38 +36,64 @@ class Passed:
     rule: Rule
     judgement: Judgement
 
+    @property
+    def fits(self) -> bool | None:
+        """Whether all that is known of the packet fits the rule; None where something is not known."""
+        return self.judgement.fits
+
+    @property
+    def because(self) -> str | None:
+        """The condition that failed, or that it depends on; None where all that is known fits."""
+        return self.judgement.because
+
 
 @dataclass(frozen=True, slots=True)
-class Explained:
-    """A traversal, and for each of its steps the rules that were passed over before it."""
+class ExplainedStep:
+    """A step, and the rules of its chain that were passed over before it."""
 
-    traversal: Traversal
-    passed: tuple[tuple[Passed, ...], ...]
+    step: Step
+    passed: tuple[Passed, ...]
 
 
-def explain(
-    recording: Recording, selection: Selection, bookmarks: Bookmarks | None = None
-) -> Iterator[Explained]:
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A packet, and why each of its steps came next."""
+
+    packet: Traversal
+    steps: tuple[ExplainedStep, ...]
+
+
+def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
     """Explain the selected packets."""
     local, sets = local_addresses(recording), _sets(recording)
-    for window, position, traversal in Replay(recording, selection, bookmarks).in_windows():
-        outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        skipped = _skipped(window.rulebook, outcome.way)
-        shown = [
-            rules
-            for rules, number in zip(skipped, outcome.way, strict=True)
-            if not window.rulebook.places[number].own
-        ] or skipped
-        yield Explained(
-            traversal,
-            tuple(
+    for batch in packets.batches():
+        for position in batch.positions.tolist():
+            packet = batch.traversal(position)
+            passed = _passed(batch.window, position)
+            yield Explanation(
+                packet,
                 tuple(
-                    Passed(number, rule, judge(rule, facts_of(traversal, step, local, sets)))
-                    for number, rule in rules
-                )
-                for step, rules in zip(traversal.steps, shown, strict=True)
-            ),
-        )
+                    ExplainedStep(
+                        step,
+                        tuple(
+                            Passed(number, rule, judge(rule, facts_of(packet, step, local, sets)))
+                            for number, rule in rules
+                        ),
+                    )
+                    for step, rules in zip(packet.steps, passed, strict=True)
+                ),
+            )
+
+
+def _passed(window: Window, position: int) -> list[list[tuple[int, Rule]]]:
+    """For each step of a packet the rules that were passed over before it."""
+    outcome = window.assembly.outcomes[window.assembly.outcome[position]]
+    skipped = _skipped(window.rulebook, outcome.way)
+    return [
+        rules
+        for rules, number in zip(skipped, outcome.way, strict=True)
+        if not window.rulebook.places[number].own
+    ] or skipped
 
 
 def _skipped(book: Rulebook, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:

@@ -14,7 +14,7 @@ from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
     from iptrec.answers.expectation import Expectation
-    from iptrec.recording.reader import Reader
+    from iptrec.api import Recording
 
 _SELECT: Final = {
     "filter": str, "iface": str, "netns": str, "mark": str, "since": str, "until": str,
@@ -58,13 +58,13 @@ def check(
       iptrec check trace.db firewall.toml --junit results.xml
     """
     from iptrec.answers.expectation import check as judge
+    from iptrec.cli import recordings
     from iptrec.cli.output import colours, opened
-    from iptrec.recording.reader import Reader
     from iptrec.views.check import as_json, as_junit, as_text
 
     colour = colours(color, output)
-    with Reader(recording) as reader, opened(output, recording) as stream:
-        results = judge(reader, _read(reader, expectations))
+    with recordings.opened(recording) as source, opened(output, recording) as stream:
+        results = judge(source.rows, _read(source, expectations))
         for one in results:
             line = as_json(one) if json else as_text(one, colour=colour)
             stream.write(line + "\n")
@@ -74,7 +74,7 @@ def check(
     return EXIT_NO if any(one.failure for one in results) else EXIT_DONE
 
 
-def _read(reader: Reader, path: str) -> list[Expectation]:
+def _read(recording: Recording, path: str) -> list[Expectation]:
     """The expectations of a file; errors name its line."""
     text = _text(path)
     lines = [
@@ -94,7 +94,7 @@ def _read(reader: Reader, path: str) -> list[Expectation]:
     if not isinstance(tables, list) or len(tables) != len(lines) or found:
         raise UsageError(f"{path}: expectations are tables [[expect]], and nothing else")
     return [
-        _expectation(reader, f"{path}:{line}", line, table)
+        _expectation(recording, f"{path}:{line}", line, table)
         for line, table in zip(lines, tables, strict=True)
     ]
 
@@ -122,8 +122,9 @@ def _text(path: str) -> str:
     return text
 
 
-def _expectation(reader: Reader, where: str, line: int, table: dict[str, Any]) -> Expectation:
+def _expectation(recording: Recording, where: str, line: int, table: dict[str, Any]) -> Expectation:
     from iptrec.answers.expectation import Expectation
+    from iptrec.answers.select import places, rule_places, selection
 
     for key, value in table.items():
         kind = _KEYS.get(key)
@@ -135,22 +136,20 @@ def _expectation(reader: Reader, where: str, line: int, table: dict[str, Any]) -
     if "count" in table and ("min" in table or "max" in table):
         raise UsageError(f"{where}: count is exact; leave min and max out")
     count = table.get("count")
+    chosen = which.Chosen(
+        words=[table["filter"]] if "filter" in table else None,
+        **{name: table.get(name, "") for name in ("iface", "netns", "mark", "since", "until")},
+    )
     try:
         return Expectation(
             name=table.get("name", f"expectation at line {line}"),
             line=line,
-            selection=which.make(
-                reader,
-                words=[table["filter"]] if "filter" in table else None,
-                interfaces=table.get("iface", ""),
-                netns=table.get("netns", ""),
-                mark=table.get("mark", ""),
-                since=table.get("since", ""),
-                until=table.get("until", ""),
-            ),
+            selection=selection(recording.rows, chosen.filter, chosen.of(recording)),
             verdict=which.verdict(table["verdict"]) if "verdict" in table else None,
-            rule=which.rule_places(reader, [table["rule"]]) if "rule" in table else None,
-            chain=which.places(reader, [table["chain"]]) if "chain" in table else None,
+            rule=rule_places(recording.rows, which.rule(table["rule"]))
+            if "rule" in table
+            else None,
+            chain=places(recording.rows, which.chain(table["chain"])) if "chain" in table else None,
             least=table.get("min", 1) if count is None else count,
             most=table.get("max") if count is None else count,
         )

@@ -12,14 +12,15 @@ import typer
 from iptrec.errors import EXIT_DONE, EXIT_NO, RecordingError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import TextIO
 
     from iptrec.answers.diff import Difference
+    from iptrec.api import Packet, Recording
     from iptrec.decode.rulesets.types import Ruleset
     from iptrec.names import Family
 
-    Rulesets = dict[Family, Ruleset]
+    Rulesets = Mapping[Family, Ruleset]
 
 _SQLITE: Final = b"SQLite format 3\0"
 _LARGEST: Final = 256 << 20
@@ -95,10 +96,9 @@ def _rulesets(operands: list[str], stream: TextIO, *, json: bool, colour: bool) 
 
 def _read(operand: str) -> Rulesets:
     """The rulesets of an operand; those of a file under both families, for it need not say which it is."""
+    from iptrec.cli import recordings
     from iptrec.cli.selection import moment
     from iptrec.decode.rulesets import iptables_save
-    from iptrec.recording.reader import Reader
-    from iptrec.rulesets.history import rulesets
 
     path = _path(operand)
     if not _is_recording(path):
@@ -113,15 +113,12 @@ def _read(operand: str) -> Rulesets:
             return {"ipv4": parsed}
         return {"ipv4": parsed, "ipv6": parsed}
     when = operand[len(path) + 1 :]
-    with Reader(path) as reader:
-        if not reader.namespaces:
-            return {}
-        time_ns = {"": None, "end": None, "start": reader.facts.started_ns}.get(when, -1)
-        if when == "start":
-            return rulesets(reader, -(2**62), reader.namespaces[0].id)
-        if time_ns == -1:
-            time_ns = moment(reader, f"{path}@", when)
-        return rulesets(reader, time_ns, reader.namespaces[0].id)
+    with recordings.opened(path) as recording:
+        if when in ("", "end"):
+            return recording.rulesets()
+        # What was there in the beginning is known from before the first event on.
+        begun = -(2**62)
+        return recording.rulesets(begun if when == "start" else moment(recording, f"{path}@", when))
 
 
 def _like_each_other(old: Rulesets, new: Rulesets) -> tuple[Rulesets, Rulesets]:
@@ -143,61 +140,55 @@ def _like_each_other(old: Rulesets, new: Rulesets) -> tuple[Rulesets, Rulesets]:
 def _hits(operands: list[str], differences: list[Difference]) -> dict[int, list[int]] | None:
     """The packets that hit a rule that is not the same on both sides; None without a recording."""
     from iptrec.answers.hits import packets_that_hit
-    from iptrec.recording.reader import Reader
+    from iptrec.cli import recordings
 
     paths = dict.fromkeys(_path(one) for one in operands if _is_recording(_path(one)))
     if not paths or not differences:
         return None if not paths else {}
     path = list(paths)[-1]
-    with Reader(path) as reader:
-        return packets_that_hit(reader, differences)
+    with recordings.opened(path) as recording:
+        return packets_that_hit(recording.rows, differences)
 
 
 def _traces(before: str, after: str, stream: TextIO, *, json: bool) -> int:
-    from iptrec.answers.path_counts import count_paths
-    from iptrec.answers.selection import Selection
-    from iptrec.recording.reader import Reader
+    from iptrec.cli import recordings
     from iptrec.views.paths import as_json, as_text
 
     sides = []
     for operand in (before, after):
-        with Reader(operand) as reader:
-            sides.append(
-                {path: (number, count) for number, path, count in count_paths(reader, Selection())}
-            )
+        with recordings.opened(operand) as recording:
+            sides.append({one.path: one for one in recording.paths()})
     different = False
     for operand, side, other in ((before, sides[0], sides[1]), (after, sides[1], sides[0])):
-        only = [
-            (number, path, count) for path, (number, count) in side.items() if path not in other
-        ]
+        only = [one for path, one in side.items() if path not in other]
         different = different or bool(only)
         if not json and only:
             stream.write(f"only in {operand}:\n")
-        stream.writelines(as_json(*one) + "\n" if json else as_text(*one) for one in only)
+        stream.writelines(as_json(one) + "\n" if json else as_text(one) for one in only)
     if not different and not json:
         stream.write("the same paths\n")
     return EXIT_NO if different else EXIT_DONE
 
 
 def _packets(operand: str, numbers: tuple[int, int], stream: TextIO, *, json: bool) -> int:
-    from iptrec.answers.packets import Replay
-    from iptrec.answers.selection import Selection
-    from iptrec.recording.reader import Reader
+    from iptrec.cli import recordings
     from iptrec.views.sides import as_json, as_text
 
-    found = []
-    with Reader(operand) as reader:
-        for number in numbers:
-            packet = next(iter(Replay(reader, Selection(number=number))), None)
-            if packet is None:
-                raise UsageError(f"{operand} has no packet {number}")
-            found.append(packet)
+    with recordings.opened(operand) as recording:
+        found = [_packet(recording, number) for number in numbers]
     lines: Iterable[str] = [as_json(*found)] if json else as_text(*found)
     stream.writelines(line + "\n" for line in lines)
     same = [(one.table, one.chain, one.rule, one.type) for one in found[0].steps] == [
         (one.table, one.chain, one.rule, one.type) for one in found[1].steps
     ] and found[0].verdict == found[1].verdict
     return EXIT_DONE if same else EXIT_NO
+
+
+def _packet(recording: Recording, number: int) -> Packet:
+    try:
+        return recording.packet(number)
+    except LookupError as error:
+        raise UsageError(str(error)) from None
 
 
 def _path(operand: str) -> str:

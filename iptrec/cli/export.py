@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,9 +15,12 @@ from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from iptrec.answers.selection import Selection
-    from iptrec.recording.reader import Reader
+    from collections.abc import Iterator
+
+    from iptrec.answers.packets import Packets
+    from iptrec.api import Recording
     from iptrec.views.pcapng import Content
+    from iptrec.views.tables import Row
 
 app = typer.Typer(
     name="export",
@@ -34,21 +38,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no 
 
 
 @app.command()
+@which.selection()
 def ndjson(
     recording: Trace,
     output: Output,
-    words: which.Words = None,
-    chains: which.Chains = "",
-    rules: which.RuleNumbers = "",
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
-    number: which.Number = None,
-    path: which.PathNumber = None,
+    chosen: which.Chosen = which.NOTHING_TYPED,
     force: Force = False,
     mode: Mode = "",
     quiet: Quiet = False,
@@ -61,46 +55,22 @@ def ndjson(
 
       iptrec export ndjson trace.db -o packets.ndjson --verdict DROP
     """
-    from iptrec.answers.packets import Replay
-    from iptrec.cli.index import remembered
     from iptrec.cli.output import exported
-    from iptrec.cli.progress import watched
-    from iptrec.recording.reader import Reader
     from iptrec.views import json_lines
 
-    with Reader(recording) as reader:
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
-            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
-            number=number, path=path,
-        )  # fmt: skip
-        with (
-            watched(reader, "packets", quiet=quiet) as source,
-            remembered(reader) as bookmarks,
-            exported(output, recording, force=force, mode=mode) as stream,
-        ):
-            replay = Replay(source, selection, bookmarks)
-            for batch in replay.in_batches():
+    with _chosen(recording, chosen, index=True, quiet=quiet) as asked:
+        with exported(output, recording, force=force, mode=mode) as stream:
+            for batch in asked.packets.batches():
                 stream.writelines(text.encode() for text in json_lines.text(batch))
-        return ending(reader, replay.count, selection, quiet=quiet)
+        return asked.ending(asked.packets.count)
 
 
 @app.command()
+@which.selection()
 def pcapng(
     recording: Trace,
     output: Output,
-    words: which.Words = None,
-    chains: which.Chains = "",
-    rules: which.RuleNumbers = "",
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
-    number: which.Number = None,
-    path: which.PathNumber = None,
+    chosen: which.Chosen = which.NOTHING_TYPED,
     stages: Annotated[
         bool,
         typer.Option("--stages", help="A packet again after each change: before and after NAT."),
@@ -131,53 +101,30 @@ def pcapng(
 
       iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
     """
-    from iptrec.answers.packets import Replay
-    from iptrec.cli.index import remembered
     from iptrec.cli.output import exported
-    from iptrec.cli.progress import watched
-    from iptrec.recording.reader import Reader
     from iptrec.views.pcapng import Capture, section
 
     if link not in ("auto", "raw", "ethernet"):
         raise UsageError(f"--link {link!r} is none of auto, raw, ethernet")
     if stages and events:
         raise UsageError("--stages and --events are two different files; ask for one")
-    with Reader(recording) as reader:
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
-            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
-            number=number, path=path,
-        )  # fmt: skip
-        with (
-            watched(reader, "packets", quiet=quiet) as source,
-            remembered(reader) as bookmarks,
-            exported(output, recording, force=force, mode=mode) as stream,
-        ):
-            capture = Capture(source.facts, link, {one.kind for one in source.streams})
+    # Among the events may be some that belong to no packet, anywhere.
+    with _chosen(recording, chosen, index=not events, quiet=quiet) as asked:
+        rows = asked.recording.rows
+        with exported(output, recording, force=force, mode=mode) as stream:
+            capture = Capture(rows.facts, link, {one.kind for one in rows.streams})
             what: Content = "stages" if stages else "events" if events else "packets"
-            # Among the events may be some that belong to no packet, anywhere.
-            replay = Replay(source, selection, None if events else bookmarks)
-            for blocks in section(capture, source, replay, what):
+            for blocks in section(capture, rows, asked.packets, what):
                 stream.write(blocks)
-        return ending(reader, capture.written, selection, quiet=quiet)
+        return asked.ending(capture.written)
 
 
 @app.command()
+@which.selection()
 def sqlite(
     recording: Trace,
     output: Output,
-    words: which.Words = None,
-    chains: which.Chains = "",
-    rules: which.RuleNumbers = "",
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
-    number: which.Number = None,
-    path: which.PathNumber = None,
+    chosen: which.Chosen = which.NOTHING_TYPED,
     force: Force = False,
     mode: Mode = "",
     quiet: Quiet = False,
@@ -193,43 +140,21 @@ def sqlite(
 
       sqlite3 tables.db "SELECT src, count(*) FROM drops GROUP BY src"
     """
-    from iptrec.answers.packets import Replay
     from iptrec.cli.output import built
-    from iptrec.cli.progress import watched
-    from iptrec.recording.reader import Reader
     from iptrec.views.sqlite import database, fill
-    from iptrec.views.tables import TABLES, rows
 
-    with Reader(recording) as reader, contextlib.ExitStack() as stack:
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
-            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
-            number=number, path=path,
-        )  # fmt: skip
-        made = stack.enter_context(built(output, recording, force=force, mode=mode))
-        source = stack.enter_context(watched(reader, "packets", quiet=quiet))
-        replay = Replay(source, selection)
-        with database(made) as tables:
-            fill(tables, rows(source, replay, {table.name for table in TABLES}))
-        return ending(reader, replay.count, selection, quiet=quiet)
+    with _chosen(recording, chosen, quiet=quiet) as asked:
+        with built(output, recording, force=force, mode=mode) as made, database(made) as tables:
+            fill(tables, asked.rows())
+        return asked.ending(asked.packets.count)
 
 
 @app.command()
+@which.selection()
 def parquet(
     recording: Trace,
     output: Output,
-    words: which.Words = None,
-    chains: which.Chains = "",
-    rules: which.RuleNumbers = "",
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
-    number: which.Number = None,
-    path: which.PathNumber = None,
+    chosen: which.Chosen = which.NOTHING_TYPED,
     force: Force = False,
     mode: Mode = "",
     quiet: Quiet = False,
@@ -245,39 +170,56 @@ def parquet(
 
       duckdb -c "SELECT verdict, count(*) FROM 'traces/packets/**/*.parquet' GROUP BY verdict"
     """
-    from iptrec.answers.packets import Replay
     from iptrec.cli.output import directory
-    from iptrec.cli.progress import watched
-    from iptrec.recording.reader import Reader
-    from iptrec.views.parquet import Files, require
-    from iptrec.views.tables import TABLES, rows
+    from iptrec.views.arrow import require
+    from iptrec.views.parquet import Files
 
-    require()
+    require("export parquet")
     if output == "-":
         raise UsageError("--output -: export parquet makes a directory; name one")
-    with Reader(recording) as reader:
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, chains=chains, rules=rules,
-            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
-            number=number, path=path,
-        )  # fmt: skip
+    with _chosen(recording, chosen, quiet=quiet) as asked:
         with (
-            watched(reader, "packets", quiet=quiet) as source,
             directory(output, recording, force=force, mode=mode) as made,
-            Files(made, source.facts) as files,
+            Files(made, asked.recording.facts) as files,
         ):
-            replay = Replay(source, selection)
-            files.fill(rows(source, replay, {table.name for table in TABLES}))
-        return ending(reader, replay.count, selection, quiet=quiet)
+            files.fill(asked.rows())
+        return asked.ending(asked.packets.count)
 
 
-def ending(reader: Reader, written: int, selection: Selection, *, quiet: bool) -> int:
-    """The exit status; a selection that fits no packet is told, and what the recording lacks."""
-    from iptrec.cli.output import tell_flaws
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The packets that are to be written."""
 
-    nothing = not written and not selection.everything
-    if nothing and not quiet:
-        print("iptrec export: no packet fits", file=sys.stderr)
-    if not quiet:
-        tell_flaws("export", reader)
-    return EXIT_NO if nothing else EXIT_DONE
+    recording: Recording
+    packets: Packets
+    everything: bool
+    quiet: bool
+
+    def rows(self) -> Iterator[tuple[str, list[Row]]]:
+        """All tables' rows."""
+        from iptrec.views.tables import TABLES, rows
+
+        return rows(self.recording.rows, self.packets, {table.name for table in TABLES})
+
+    def ending(self, written: int) -> int:
+        """The exit status; a selection that fits no packet is told, and what the recording lacks."""
+        from iptrec.cli.recordings import tell_flaws
+
+        nothing = not written and not self.everything
+        if nothing and not self.quiet:
+            print("iptrec export: no packet fits", file=sys.stderr)
+        if not self.quiet:
+            tell_flaws("export", self.recording)
+        return EXIT_NO if nothing else EXIT_DONE
+
+
+@contextlib.contextmanager
+def _chosen(
+    path: str, chosen: which.Chosen, *, index: bool = False, quiet: bool
+) -> Iterator[_Chosen]:
+    from iptrec.cli import recordings
+
+    with recordings.opened(path, index=index, bar=not quiet) as recording:
+        conditions = chosen.of(recording)
+        packets = recording.packets(chosen.filter, **conditions).columns()
+        yield _Chosen(recording, packets, not (chosen.filter or conditions), quiet)

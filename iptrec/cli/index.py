@@ -21,7 +21,7 @@ from iptrec.errors import RecordingError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from iptrec.answers.index import Bookmarks
+    from iptrec.answers.index import Index
     from iptrec.packets.window import Bookmark
     from iptrec.recording.reader import Reader
 
@@ -32,12 +32,12 @@ _LARGEST: Final = 64 << 20  # bytes
 
 
 @contextlib.contextmanager
-def remembered(reader: Reader) -> Iterator[Bookmarks | None]:
+def remembered(reader: Reader) -> Iterator[Index | None]:
     """A recording's bookmarks, kept if more were made; None where it is not worth while.
 
     Connections are known only from the beginning on, so a recording with them has none.
     """
-    from iptrec.answers.index import Bookmarks
+    from iptrec.answers.index import Index
 
     if (
         not reader.facts.closed
@@ -48,7 +48,7 @@ def remembered(reader: Reader) -> Iterator[Bookmarks | None]:
         return
     key = _key(reader)
     path = _directory() / f"{key}.json"
-    found = Bookmarks()
+    found = Index()
     with contextlib.suppress(Exception):  # no fault of a cache is one of the answer
         if _owned(path.parent.lstat()):
             found = _read(json.loads(_unsealed(path, key)), {one.id for one in reader.streams})
@@ -137,7 +137,7 @@ def _keep(path: Path, content: bytes) -> None:
         old.unlink()
 
 
-def _written(bookmarks: Bookmarks) -> dict[str, Any]:
+def _written(bookmarks: Index) -> dict[str, Any]:
     def row(one: Bookmark) -> list[Any]:
         start = one.start and one.start._replace(kept=one.start.kept.tolist())
         return [one.stream, start, *one[2:]]
@@ -149,11 +149,11 @@ def _written(bookmarks: Bookmarks) -> dict[str, Any]:
     }
 
 
-def _read(value: dict[str, Any], streams: Collection[int]) -> Bookmarks:
+def _read(value: dict[str, Any], streams: Collection[int]) -> Index:
     """Raises whatever comes of it for what we have not written; ``streams``: the recording's."""
     import numpy as np
 
-    from iptrec.answers.index import Bookmarks
+    from iptrec.answers.index import Index
     from iptrec.packets.window import Bookmark, Start
 
     if value["format"] != _FORMAT:
@@ -170,7 +170,7 @@ def _read(value: dict[str, Any], streams: Collection[int]) -> Bookmarks:
         raise ValueError("windows do not follow each other")
     if not {one.stream for one in marks} <= {*streams}:
         raise ValueError("a stream that is not there")
-    return Bookmarks(marks, whole=bool(value["whole"]))
+    return Index(marks, whole=bool(value["whole"]))
 
 
 def _follows(before: Bookmark | None, one: Bookmark) -> bool:

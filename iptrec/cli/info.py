@@ -20,12 +20,13 @@ def info(
 
       iptrec info trace.db
     """
-    from iptrec.answers.summary import summarize
+    from iptrec.cli import recordings
     from iptrec.cli.output import opened
-    from iptrec.recording.reader import Reader
     from iptrec.views.info import as_json, as_text
 
-    with Reader(recording) as reader, opened(output, recording) as stream:
-        summary = summarize(reader)
-        stream.write(as_json(reader, summary) + "\n" if json else as_text(reader, summary))
+    with recordings.opened(recording) as source, opened(output, recording) as stream:
+        summary = source.summary()
+        stream.write(
+            as_json(source.rows, summary) + "\n" if json else as_text(source.rows, summary)
+        )
     return EXIT_DONE

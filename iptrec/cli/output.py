@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.files import Draft, DraftDirectory
-    from iptrec.recording.reader import Reader
 
 _EXIT_PIPE: Final = 141  # what a shell says of a program that SIGPIPE (13) ended: 128 + 13
 
@@ -208,21 +207,3 @@ def colours(choice: str, output: str) -> bool:
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         return output == "-" and sys.stdout.isatty() and not plain
     return choice == "always"
-
-
-def flaws(reader: Reader) -> list[str]:
-    """What the reader of the packets must know about the recording."""
-    from iptrec.views.info import how_many
-
-    found = []
-    if reader.losses:
-        found.append(f"{how_many(reader.losses)}; see iptrec info")
-    if not reader.facts.closed:
-        found.append("the recording was not closed: cut off or running")
-    return found
-
-
-def tell_flaws(command: str, reader: Reader) -> None:
-    """The same on stderr, so that nobody takes an answer for more than it is."""
-    if found := flaws(reader):
-        print(f"iptrec {command}: {'; '.join(found)}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import itertools
 import json as to_json
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 _SAMPLE = 1000  # rows whose values tell the width of a column
 _SAMPLE_SIZE = 1 << 20  # characters, of which some more rows are not looked at
 _WIDEST = 60
+_MOST_MEMORY = 256 << 20  # bytes that SQLite may take
 _INFINITE = (math.inf, -math.inf)  # JSON has no number for them
 
 
@@ -57,15 +57,11 @@ def query(
 
       iptrec query trace.db "SELECT * FROM rule_hits WHERE packets = 0" --csv
     """
-    from iptrec.answers.packets import Replay
+    from iptrec.cli import recordings
     from iptrec.cli.output import opened
-    from iptrec.cli.progress import watched
     from iptrec.cli.record import seconds
-    from iptrec.files import Draft
-    from iptrec.recording import private
-    from iptrec.recording.reader import Reader
-    from iptrec.views.sqlite import VIEWS, ask, database, fill, reading, tables_of
-    from iptrec.views.tables import described, rows
+    from iptrec.views.sqlite import VIEWS
+    from iptrec.views.tables import described
 
     if tables:
         views = "".join(f"\n{name}: {about}" for name, (about, _) in VIEWS.items())
@@ -75,38 +71,30 @@ def query(
         raise UsageError('query takes a recording and a query: iptrec query trace.db "SELECT ..."')
     if as_csv and json:
         raise UsageError("--csv and --json are two different outputs; ask for one")
-    wanted = tables_of(sql)
-    with (
-        private.directory() as directory,
-        Draft(directory / "tables.db", named=True) as draft,
-        Reader(recording) as reader,
-    ):
-        with watched(reader, "packets", quiet=quiet) as source, database(draft) as made:
-            fill(made, rows(source, Replay(source), wanted))
-        asked = reading(draft.path)  # its name goes: nothing stays behind, whatever ends the query
-    with contextlib.closing(asked), opened(output, recording, mode) as stream:
-        found = ask(asked, sql, seconds(timeout, "--timeout") if timeout else None)
-        names = [str(name) for name in next(found)]
+    limit_s = seconds(timeout, "--timeout") if timeout else None
+    with recordings.opened(recording, bar=not quiet) as source:
+        found = source.query(sql, timeout_s=limit_s, heap_limit=_MOST_MEMORY)
+    with opened(output, recording, mode) as stream:
         first = list(itertools.islice(found, 1))
         write = _csv if as_csv else _json if json else _table
-        write(stream, names, itertools.chain(first, found))
+        write(stream, found.columns, itertools.chain(first, found))
     return EXIT_DONE if first else EXIT_NO
 
 
-def _csv(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
+def _csv(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_cells(names))
     writer.writerows(map(_cells, rows))
 
 
-def _json(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
+def _json(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     for row in rows:
         values = (None if value in _INFINITE else _plain(value) for value in row)
         found = dict(zip(names, values, strict=True))
         stream.write(to_json.dumps(found, allow_nan=False) + "\n")
 
 
-def _table(stream: TextIO, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:
+def _table(stream: TextIO, names: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> None:
     """Columns side by side; what is longer than its column pushes the others to the right."""
     sample: list[list[str]] = []
     room = _SAMPLE_SIZE

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iptrec.errors import UsageError
+from iptrec.names import FAMILIES
 
 if TYPE_CHECKING:
     from iptrec.recorder.session import Options, Progress
@@ -174,7 +175,7 @@ def record(
 
 def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
     """The recorder's options out of the command line's; all that can be checked is checked here."""
-    from iptrec.pcap.filter import compile_for_kernel
+    from iptrec.pcap.filter import bytecodes
     from iptrec.pcap.nft import matches
     from iptrec.recorder.session import Options
 
@@ -185,19 +186,14 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         raise UsageError(f"--family {family!r} is none of ipv4, ipv6, both")
     if more["backend"] not in _BACKENDS:
         raise UsageError(f"--backend {more['backend']!r} is none of {', '.join(_BACKENDS)}")
-    families = ("ipv4", "ipv6") if family == "both" else (family,)
-    bytecodes: dict[Any, str | None] = dict.fromkeys(families)
-    if expression:
-        compiled = {one: compile_for_kernel(expression, one) for one in families}  # type: ignore[arg-type]
-        bytecodes = {one: code for one, code in compiled.items() if code is not None}
-        if not bytecodes:
-            raise UsageError(f'filter "{expression}" can match no {family} packet')
+    families: Any = FAMILIES if family == "both" else (family,)
+    compiled = bytecodes(expression, families)
     duration = more.pop("duration")
     max_size = more.pop("max_size", None)
     ring = more.pop("ring", None)
     lasts = None if ring is None else re.fullmatch(r".*(ms|s|m|h)", ring)
     return Options(
-        bytecodes=bytecodes,
+        bytecodes=compiled,
         filter=expression or None,
         matches=matches,
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),

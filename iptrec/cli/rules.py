@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from iptrec.answers.rules import TableCount
 
 
+@which.selection(without=("chain", "rule", "packet", "path"))
 def rules(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
-    words: which.Words = None,
     table: Annotated[
         str, typer.Option("--table", metavar="TABLE,...", help="Rules of these tables.")
     ] = "",
@@ -27,13 +27,7 @@ def rules(
     hit: Annotated[
         bool | None, typer.Option("--hit/--unused", help="Rules that were hit, or that were not.")
     ] = None,
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
+    chosen: which.Chosen = which.NOTHING_TYPED,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a chain and line (schemas/).")
     ] = False,
@@ -52,29 +46,26 @@ def rules(
 
       iptrec rules trace.db --table "inet fw"
     """
-    from iptrec.answers.rules import count_rules
-    from iptrec.cli.output import opened, tell_flaws
-    from iptrec.recording.reader import Reader
+    from iptrec.answers.select import places, tables
+    from iptrec.cli import recordings
+    from iptrec.cli.output import opened
     from iptrec.views.rules import as_json, as_text
 
     shown = False
-    with Reader(recording) as reader, opened(output, recording) as stream:
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, verdicts=verdicts, netns=netns, whole=whole,
-            mark=mark, since=since, until=until,
-        )  # fmt: skip
-        places = which.places(reader, which.listed(chains))
-        tables = {one: which.tables(reader, one) for one in which.listed(table)}
-        counted = count_rules(reader, selection)
-        _check(tables, {one.table for one in counted})
+    with recordings.opened(recording) as source, opened(output, recording) as stream:
+        conditions = chosen.of(source)
+        wanted = places(source.rows, which.chains(chains))
+        named = {one: tables(source.rows, one) for one in which.listed(table)}
+        counted = source.rules(chosen.filter, **conditions)
+        _check(named, {one.table for one in counted})
         for one in counted:
-            limited = _limited(one, frozenset().union(*tables.values()), places, hit)
+            limited = _limited(one, frozenset().union(*named.values()), wanted, hit)
             if not limited.chains:
                 continue
             for line in (as_json if json else as_text)(limited):
                 stream.write(line + "\n")
             shown = True
-        tell_flaws("rules", reader)
+        recordings.tell_flaws("rules", source)
     if not shown:
         print("iptrec rules: no rule fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

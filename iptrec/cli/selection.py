@@ -1,43 +1,32 @@
-"""The options that say which packets are meant, the same for every command."""
+"""The options that say which packets are meant, the same for every command.
+
+A command that takes them is decorated with `selection` and has a parameter ``chosen``: in its place typer
+sees the options.
+"""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_type_hints
 
 import typer
 
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from iptrec.answers.select import Select
+    from iptrec.api import Recording
 
-    from iptrec.answers.selection import Selection
-    from iptrec.recording.reader import Reader
-
-_VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
 _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
 _UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="FILTER",
-        help="Packets, in tcpdump's language (man pcap-filter). A packet fits as it came in, as it went"
-        " out, or as it was at any rule between.",
-    ),
-]
-Interfaces = Annotated[
-    str,
-    typer.Option("--iface", metavar="A,B", help="Packets that come in or go out by one of these."),
-]
 Chains = Annotated[
     str, typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Packets that pass one of these.")
-]
-RuleNumbers = Annotated[
-    str,
-    typer.Option("--rule", metavar="TABLE/CHAIN/N,...", help="Packets that one of these matched."),
 ]
 Verdicts = Annotated[
     str,
@@ -45,112 +34,182 @@ Verdicts = Annotated[
         "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
     ),
 ]
-Netns = Annotated[
-    str, typer.Option("--netns", metavar="NAME,...", help="Packets of these namespaces.")
-]
-Whole = Annotated[
-    bool | None,
-    typer.Option(
-        "--complete/--incomplete", help="Packets whose trace is whole and certain, or not."
+# In the order in which --help has them: type, and what it is if it is not given
+_OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
+    "words": (
+        Annotated[
+            list[str] | None,
+            typer.Argument(
+                metavar="FILTER",
+                help="Packets, in tcpdump's language (man pcap-filter). A packet fits as it came in, as it"
+                " went out, or as it was at any rule between.",
+            ),
+        ],
+        None,
     ),
-]
-Mark = Annotated[
-    str,
-    typer.Option("--mark", metavar="VALUE[/MASK]", help="Packets that had this mark somewhere."),
-]
-Since = Annotated[
-    str,
-    typer.Option(
-        "--since",
-        metavar="TIME",
-        help="From then on: 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
+    "chain": (Chains, ""),
+    "rule": (
+        Annotated[
+            str,
+            typer.Option(
+                "--rule", metavar="TABLE/CHAIN/N,...", help="Packets that one of these matched."
+            ),
+        ],
+        "",
     ),
-]
-Until = Annotated[str, typer.Option("--until", metavar="TIME", help="Before then, as --since.")]
-PathNumber = Annotated[
-    int | None, typer.Option("--path", min=1, help="Packets of this path; see iptrec paths.")
-]
-Number = Annotated[int | None, typer.Option("--packet", min=1, help="This packet alone.")]
+    "iface": (
+        Annotated[
+            str,
+            typer.Option(
+                "--iface", metavar="A,B", help="Packets that come in or go out by one of these."
+            ),
+        ],
+        "",
+    ),
+    "verdict": (Verdicts, ""),
+    "netns": (
+        Annotated[
+            str, typer.Option("--netns", metavar="NAME,...", help="Packets of these namespaces.")
+        ],
+        "",
+    ),
+    "complete": (
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--complete/--incomplete", help="Packets whose trace is whole and certain, or not."
+            ),
+        ],
+        None,
+    ),
+    "mark": (
+        Annotated[
+            str,
+            typer.Option(
+                "--mark", metavar="VALUE[/MASK]", help="Packets that had this mark somewhere."
+            ),
+        ],
+        "",
+    ),
+    "since": (
+        Annotated[
+            str,
+            typer.Option(
+                "--since",
+                metavar="TIME",
+                help="From then on: 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
+            ),
+        ],
+        "",
+    ),
+    "until": (
+        Annotated[str, typer.Option("--until", metavar="TIME", help="Before then, as --since.")],
+        "",
+    ),
+    "packet": (
+        Annotated[int | None, typer.Option("--packet", min=1, help="This packet alone.")],
+        None,
+    ),
+    "path": (
+        Annotated[
+            int | None,
+            typer.Option("--path", min=1, help="Packets of this path; see iptrec paths."),
+        ],
+        None,
+    ),
+}
 
 
-def make(
-    reader: Reader,
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was typed of a selection."""
+
+    words: list[str] | None = None
+    chain: str = ""
+    rule: str = ""
+    iface: str = ""
+    verdict: str = ""
+    netns: str = ""
+    complete: bool | None = None
+    mark: str = ""
+    since: str = ""
+    until: str = ""
+    packet: int | None = None
+    path: int | None = None
+
+    @property
+    def filter(self) -> str | None:
+        """The filter, in tcpdump's language."""
+        return " ".join(self.words or []) or None
+
+    def of(self, recording: Recording) -> Select:
+        """The conditions. Raises `UsageError` for what cannot be meant."""
+        given = {
+            "chain": [*chains(self.chain)],
+            "rule": [found for one in listed(self.rule) for found in rule(one)],
+            "iface": listed(self.iface),
+            "verdict": [verdict(one) for one in listed(self.verdict)],
+            "netns": listed(self.netns),
+            "complete": self.complete,
+            "mark": _mark(self.mark) if self.mark else None,
+            "since": moment(recording, "--since", self.since) if self.since else None,
+            "until": moment(recording, "--until", self.until) if self.until else None,
+            "packet": self.packet,
+            "path": self.path,
+        }
+        return cast("Select", {name: one for name, one in given.items() if one not in (None, [])})
+
+
+NOTHING_TYPED: Final = Chosen()
+
+
+def selection(
     *,
-    words: list[str] | None = None,
-    interfaces: str = "",
-    chains: str = "",
-    rules: str = "",
-    verdicts: str = "",
-    netns: str = "",
-    whole: bool | None = None,
-    mark: str = "",
-    since: str = "",
-    until: str = "",
-    number: int | None = None,
-    path: int | None = None,
-) -> Selection:
-    """The selection that was asked for. Raises `UsageError` for what cannot be meant."""
-    from iptrec.answers.selection import Selection
-    from iptrec.pcap.filter import PacketFilter
+    without: Collection[str] = (),
+    first: Iterable[str] = (),
+    **instead: Any,  # noqa: ANN401 - a type, as typer takes it
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command the options in the place of its parameter ``chosen``.
 
-    expression = " ".join(words or [])
-    return Selection(
-        packet_filter=PacketFilter(expression) if expression else None,
-        interfaces=frozenset(listed(interfaces)),
-        chains=places(reader, listed(chains)),
-        rules=rule_places(reader, listed(rules)),
-        verdicts=frozenset(verdict(one) for one in listed(verdicts)),
-        netns=frozenset(listed(netns)),
-        whole=whole,
-        mark=_mark(mark) if mark else None,
-        since_ns=moment(reader, "--since", since) if since else None,
-        until_ns=moment(reader, "--until", until) if until else None,
-        number=number,
-        path=path,
-    )
-
-
-def places(reader: Reader, texts: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """TABLE/CHAIN each, by the names of the recording's tables."""
-    return frozenset(
-        (table, chain_name)
-        for one in texts
-        for name, chain_name in chain(one)
-        for table in tables(reader, name)
-    )
-
-
-def rule_places(reader: Reader, texts: Iterable[str]) -> frozenset[tuple[str, str, int]]:
-    """TABLE/CHAIN/N each, by the names of the recording's tables."""
-    return frozenset(
-        (table, chain_name, number)
-        for one in texts
-        for name, chain_name, number in rule(one)
-        for table in tables(reader, name)
-    )
-
-
-def tables(reader: Reader, name: str) -> frozenset[str]:
-    """The recording's names for the tables that a name may mean.
-
-    A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
-    is nft's own name for the latter. Never empty: where no table can be meant, the name itself.
+    ``without``: but these. ``first``: those that come first in its --help. ``instead``: another type, with
+    another help, of an option.
     """
-    from iptrec.decode.rulesets.types import OF_IPTABLES
+    names = [name for name in dict.fromkeys([*first, *_OPTIONS]) if name not in without]
+    given = {name: (instead.get(name, _OPTIONS[name][0]), _OPTIONS[name][1]) for name in names}
 
-    kinds = {one.kind for one in reader.streams}
-    backend, _, rest = name.partition(" ")
-    if backend not in ("legacy", "nft"):
-        backend, rest = "", name
-    family, _, plain = rest.partition(" ")
-    if backend != "legacy" and family in ("ip", "ip6") and plain in OF_IPTABLES:
-        backend, rest = "nft", plain
-    meant = set()
-    if backend != "nft" and " " not in rest and ("nflog" in kinds or "nftrace" not in kinds):
-        meant.add(rest)
-    if backend != "legacy" and "nftrace" in kinds:
-        meant.add(f"nft {rest}" if "nflog" in kinds and rest in OF_IPTABLES else rest)
-    return frozenset(meant or {name})
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        return _with_options(command, given)
+
+    return decorate
+
+
+def _with_options(
+    command: Callable[..., int], given: dict[str, tuple[Any, Any]]
+) -> Callable[..., int]:
+    types = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(command).parameters.values():
+        if one.name != "chosen":
+            parameters.append(one.replace(annotation=types[one.name]))
+            continue
+        parameters += [
+            inspect.Parameter(name, one.POSITIONAL_OR_KEYWORD, annotation=kind, default=absent)
+            for name, (kind, absent) in given.items()
+        ]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> int:  # noqa: ANN401 - what typer found
+        typed = Chosen(**{name: values.pop(name) for name in given})
+        return command(**values, chosen=typed)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def chains(text: str) -> Iterator[tuple[str, str]]:
+    """TABLE/CHAIN,..."""
+    return (found for one in listed(text) for found in chain(one))
 
 
 def chain(text: str) -> frozenset[tuple[str, str]]:
@@ -163,13 +222,20 @@ def chain(text: str) -> frozenset[tuple[str, str]]:
     return found
 
 
-def moment(reader: Reader, option: str, text: str) -> int:
+def rule(text: str) -> frozenset[tuple[str, str, int]]:
+    """TABLE/CHAIN/N, as `chain`."""
+    place, _, number = text.rpartition("/")
+    known = number.isascii() and number.isdigit() and len(text) <= _LONGEST
+    if not (known and all(place.partition("/"))):
+        raise UsageError(f"--rule {text!r} is no TABLE/CHAIN/N, such as filter/FORWARD/2")
+    return frozenset((*names, int(number)) for names in chain(place))
+
+
+def moment(recording: Recording, option: str, text: str) -> int:
     """A time as epoch ns: absolute (UTC unless it says), after the start, or before the end with "-"."""
     if found := re.fullmatch(r"(-?)([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text):
         distance = int(float(found[2]) * _UNITS[found[3]])
-        if not found[1]:
-            return reader.facts.started_ns + distance
-        return _end(reader) - distance
+        return recording.end_ns - distance if found[1] else recording.facts.started_ns + distance
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -181,14 +247,6 @@ def moment(reader: Reader, option: str, text: str) -> int:
     return int(time.timestamp()) * 10**9 + time.microsecond * 1000
 
 
-def _end(reader: Reader) -> int:
-    """When the recording stopped, or what it has so far ends."""
-    facts = reader.facts
-    if facts.stopped_ns is not None:
-        return facts.stopped_ns
-    return max((int(chunk.received_ns[-1]) for chunk in reader.chunks()), default=facts.started_ns)
-
-
 def listed(text: str) -> list[str]:
     """A,B,..."""
     return [one for one in text.split(",") if one]
@@ -196,18 +254,11 @@ def listed(text: str) -> list[str]:
 
 def verdict(text: str) -> str:
     """One of those that there are, upper case."""
-    if text.upper() not in _VERDICTS:
-        raise UsageError(f"--verdict {text!r} is none of {', '.join(_VERDICTS)}")
+    from iptrec.answers.select import VERDICTS
+
+    if text.upper() not in VERDICTS:
+        raise UsageError(f"--verdict {text!r} is none of {', '.join(VERDICTS)}")
     return text.upper()
-
-
-def rule(text: str) -> frozenset[tuple[str, str, int]]:
-    """TABLE/CHAIN/N, as `chain`."""
-    place, _, number = text.rpartition("/")
-    known = number.isascii() and number.isdigit() and len(text) <= _LONGEST
-    if not (known and all(place.partition("/"))):
-        raise UsageError(f"--rule {text!r} is no TABLE/CHAIN/N, such as filter/FORWARD/2")
-    return frozenset((*names, int(number)) for names in chain(place))
 
 
 def _mark(text: str) -> tuple[int, int]:

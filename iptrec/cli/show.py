@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import time
@@ -16,11 +15,10 @@ from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
-    from iptrec.answers.selection import Selection
+    from iptrec.api import Recording
     from iptrec.packets.model import Traversal
-    from iptrec.recording.reader import Reader
 
 _POLL_S: Final = 0.1
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
@@ -35,27 +33,20 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line (sche
 Colour = Annotated[str, typer.Option("--color", help="auto, always or never.")]
 
 
+Chains = Annotated[
+    str,
+    typer.Option(
+        "--chain",
+        metavar="TABLE/CHAIN,...",
+        help="Packets that pass one of these, and only their steps there.",
+    ),
+]
+
+
+@which.selection(chain=Chains)
 def show(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
-    words: which.Words = None,
-    chains: Annotated[
-        str,
-        typer.Option(
-            "--chain",
-            metavar="TABLE/CHAIN,...",
-            help="Packets that pass one of these, and only their steps there.",
-        ),
-    ] = "",
-    rule_numbers: which.RuleNumbers = "",
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
-    number: which.Number = None,
-    path: which.PathNumber = None,
+    chosen: which.Chosen = which.NOTHING_TYPED,
     phys: Phys = False,
     rules: Rules = True,
     iface_changes: IfaceChanges = True,
@@ -86,9 +77,9 @@ def show(
 
       iptrec show trace.db --chain filter/FORWARD,filter/DOCKER-USER --json
     """
-    from iptrec.answers.packets import Replay
-    from iptrec.cli.index import remembered
-    from iptrec.cli.output import colours, flaws, opened
+    from iptrec.answers.select import places
+    from iptrec.cli import recordings
+    from iptrec.cli.output import colours, opened
     from iptrec.views import json_lines, text
     from iptrec.views import packet_json as as_json
 
@@ -96,52 +87,47 @@ def show(
         colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
     )
     shown = 0
+    _look_as_nobody(held)
     with (
-        _opened(recording, held) as reader,
+        recordings.opened(recording, held=held, index=not follow) as source,
         opened(output, recording, mode, grows=follow) as stream,
-        contextlib.nullcontext() if follow else remembered(reader) as bookmarks,
     ):
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
-            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
-            number=number, path=path,
-        )  # fmt: skip
+        conditions = chosen.of(source)
+        everything = not (chosen.filter or conditions)
+        packets = source.packets(chosen.filter, **conditions)
         _give_up_rights(held)
         if orphans:
-            if follow or not selection.everything:
+            if follow or not everything:
                 raise UsageError("--orphans shows all events without a packet; leave the rest out")
-            return _show_orphans(reader, stream, json=json)
-        replay = Replay(reader, selection, bookmarks)
-        holes = _Holes(reader)
-        if json and not (follow or selection.chains):  # many at once
-            for batch in replay.in_batches():
+            return _show_orphans(source, stream, json=json)
+        chains = places(source.rows, which.chains(chosen.chain))
+        holes = _Holes(source)
+        if json and not (follow or chains):  # many at once
+            columns = packets.columns()
+            for batch in columns.batches():
                 stream.writelines(json_lines.text(batch))
-                shown += len(batch.positions)
-            return _ending(shown, selection, flaws(reader), quiet=quiet)
-        for traversal in replay.follow(_ticks(reader)) if follow else replay:
-            limited = _limited(traversal, selection.chains)
+            return _ending(source, columns.count, everything=everything, quiet=quiet)
+        for packet in packets.follow() if follow else packets:
+            limited = _limited(packet, chains)
             if json:
                 stream.write(as_json.line(limited) + "\n")
             else:
-                stream.write("".join(holes.until(traversal.time_ns, look=follow)))
+                stream.write("".join(holes.until(packet.time_ns, look=follow)))
                 stream.write(("\n" if shown else "") + text.render(limited, layout))
             shown += 1
             if follow:
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
-        return _ending(shown, selection, flaws(reader), quiet=quiet)
+        return _ending(source, shown, everything=everything, quiet=quiet)
 
 
-def _opened(recording: str, held: int | None) -> Reader:
-    """The recording; beside a recorder that is root (`follower`) as somebody who can write no file."""
-    from iptrec.recording.reader import Reader
-
+def _look_as_nobody(held: int | None) -> None:
+    """Beside a recorder that is root (`follower`): be somebody who can write no file."""
     if held is not None:
         from iptrec.kernel import host, privileges
 
         privileges.look_as(*host.nobody())
-    return Reader(recording, held)
 
 
 def _give_up_rights(held: int | None) -> None:
@@ -159,11 +145,12 @@ def _give_up_rights(held: int | None) -> None:
         process.end_with_parent()
 
 
-def _ending(shown: int, selection: Selection, remarks: list[str], *, quiet: bool) -> int:
+def _ending(recording: Recording, shown: int, *, everything: bool, quiet: bool) -> int:
     """The exit status; a selection that fits no packet is told, and what the recording lacks."""
-    nothing = not shown and not selection.everything
-    if nothing:
-        remarks.insert(0, "no packet fits")
+    from iptrec.cli import recordings
+
+    nothing = not shown and not everything
+    remarks = [*(["no packet fits"] if nothing else []), *recordings.flaws(recording)]
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE
@@ -172,9 +159,9 @@ def _ending(shown: int, selection: Selection, remarks: list[str], *, quiet: bool
 class _Holes:
     """What is missing between the packets, each told once, at its place."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._losses = reader.losses
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._losses = recording.losses
         self._told = 0
         self._looked = time.monotonic()
 
@@ -184,7 +171,7 @@ class _Holes:
 
         if look and time.monotonic() > self._looked + _POLL_S:
             self._looked = time.monotonic()
-            self._losses = self._reader.losses
+            self._losses = self._recording.losses
         ended = list(
             itertools.takewhile(
                 lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._told :]
@@ -194,12 +181,12 @@ class _Holes:
         return text.holes(ended)
 
 
-def _show_orphans(reader: Reader, stream: TextIO, *, json: bool) -> int:
+def _show_orphans(recording: Recording, stream: TextIO, *, json: bool) -> int:
     from iptrec.answers.orphans import orphans
     from iptrec.views.orphans import as_json, as_text
 
     found = False
-    for orphan in orphans(reader):
+    for orphan in orphans(recording.rows):
         stream.write((as_json if json else as_text)(orphan) + "\n")
         found = True
     if not found:
@@ -213,10 +200,3 @@ def _limited(traversal: Traversal, places: Collection[tuple[str, str]]) -> Trave
         return traversal
     steps = (step for step in traversal.steps if (step.table, step.chain) in places)
     return replace(traversal, steps=tuple(steps))
-
-
-def _ticks(reader: Reader) -> Iterator[int]:
-    """The time, again and again, until the recording is closed."""
-    while not reader.facts.closed:
-        yield time.time_ns()
-        time.sleep(_POLL_S)

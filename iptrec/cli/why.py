@@ -11,20 +11,10 @@ from iptrec.cli import selection as which
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 
+@which.selection(first=("packet", "path"))
 def why(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
-    words: which.Words = None,
-    number: which.Number = None,
-    path: which.PathNumber = None,
-    chains: which.Chains = "",
-    rule_numbers: which.RuleNumbers = "",
-    interfaces: which.Interfaces = "",
-    verdicts: which.Verdicts = "",
-    netns: which.Netns = "",
-    whole: which.Whole = None,
-    mark: which.Mark = "",
-    since: which.Since = "",
-    until: which.Until = "",
+    chosen: which.Chosen,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
@@ -42,33 +32,22 @@ def why(
 
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
-    from iptrec.answers.why import explain
-    from iptrec.cli.index import remembered
-    from iptrec.cli.output import colours, opened, tell_flaws
-    from iptrec.recording.reader import Reader
+    from iptrec.cli import recordings
+    from iptrec.cli.output import colours, opened
     from iptrec.views.why import as_json, as_text
 
     shown = 0
     colour = colours(color, output)
-    with (
-        Reader(recording) as reader,
-        opened(output, recording) as stream,
-        remembered(reader) as bookmarks,
-    ):
-        selection = which.make(
-            reader, words=words, interfaces=interfaces, chains=chains, rules=rule_numbers,
-            verdicts=verdicts, netns=netns, whole=whole, mark=mark, since=since, until=until,
-            number=number, path=path,
-        )  # fmt: skip
-        for explained in explain(reader, selection, bookmarks):
+    with recordings.opened(recording, index=True) as source, opened(output, recording) as stream:
+        for explanation in source.explain(chosen.filter, **chosen.of(source)):
             if json:
-                stream.write(as_json(explained) + "\n")
+                stream.write(as_json(explanation) + "\n")
             else:
                 stream.write("\n" if shown else "")
-                for line in as_text(explained, colour=colour):
+                for line in as_text(explanation, colour=colour):
                     stream.write(line + "\n")
             shown += 1
-        tell_flaws("why", reader)
+        recordings.tell_flaws("why", source)
     if not shown:
         print("iptrec why: no packet fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

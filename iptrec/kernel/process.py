@@ -22,8 +22,8 @@ import sys
 home = sys.argv.pop(1)
 if home not in sys.path:
     sys.path.insert(0, home)
-from iptrec.__main__ import main
-main()
+from importlib import import_module
+import_module(sys.argv.pop(1)).main()
 """
 
 
@@ -59,6 +59,6 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, "-I", *arguments]
 
 
-def iptrec(*arguments: str) -> list[str]:
-    """This very iptrec in a new process."""
-    return python("-c", _START, str(Path(__file__).parents[2]), *arguments)
+def iptrec(*arguments: str, module: str = "iptrec.__main__") -> list[str]:
+    """This very iptrec in a new process: the ``main`` of a module."""
+    return python("-c", _START, str(Path(__file__).parents[2]), module, *arguments)

@@ -18,10 +18,11 @@ from iptrec.pcap.libpcap import Instruction, Program, libpcap
 
 if TYPE_CHECKING:
     import ctypes
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from iptrec.names import I64, Mask
+    from iptrec.names import I64, Family, Mask
 
 
 MOST_INSTRUCTIONS: Final = 64  # uapi/linux/netfilter/xt_bpf.h, XT_BPF_MAX_NUM_INSTR
@@ -81,6 +82,20 @@ def compile_for_kernel(expression: str, family: Literal["ipv4", "ipv6"]) -> str 
             "name the protocols without it"
         )
     return ",".join([str(count), *(f"{one.code} {one.jt} {one.jf} {one.k}" for one in program)])
+
+
+def bytecodes(expression: str, families: Sequence[Family]) -> dict[Family, str | None]:
+    """The bytecode for each family of which a packet can match; None for all packets, without expression.
+
+    Raises as `compile_for_kernel`; `UsageError` also where no packet of these families can match.
+    """
+    if not expression:
+        return dict.fromkeys(families)
+    compiled = {one: compile_for_kernel(expression, one) for one in families}
+    found: dict[Family, str | None] = {one: code for one, code in compiled.items() if code}
+    if not found:
+        raise UsageError(f'filter "{expression}" can match no {" or ".join(families)} packet')
+    return found
 
 
 class PacketFilter:

@@ -63,6 +63,8 @@ class Reader:
     A recording that is still being written can be read again and again: each look tells what is in it
     now. In between, the file is let go, so that the writer can end it as one single file.
 
+    One thread at a time may read it, whichever; once closed, nothing can be read any more.
+
     ``held``: a descriptor of the recording, which stays open. The file is then opened once, for a process that
     gives up its rights after that; it has to be that very file.
     """
@@ -70,6 +72,7 @@ class Reader:
     def __init__(self, path: str | Path, held: int | None = None) -> None:
         self.path = Path(path)
         self._held = held
+        self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
         self._check_file()
@@ -85,7 +88,17 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file for good."""
+        self._closed = True
         self._disconnect()
+
+    def require_open(self) -> None:
+        """Raise `RecordingError` after `close`."""
+        if self._closed:
+            raise RecordingError(f"{self.path} was closed; open it again")
 
     @property
     def facts(self) -> Facts:
@@ -273,6 +286,7 @@ class Reader:
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""
+        self.require_open()
         if self._held is not None:  # its writer is at work
             return self._connect_as("readonly_shm=1")
         wal, shm = (Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm"))
@@ -296,7 +310,10 @@ class Reader:
     def _connect_as(self, options: str) -> sqlite3.Connection:
         name = quote(os.fsencode(self._file.absolute()))
         connection = sqlite3.connect(
-            f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
+            f"file:{name}?mode=ro&{options}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
         )
         try:
             self._check_held()

@@ -11,9 +11,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
-from iptrec.errors import UsageError
+from iptrec.views import arrow
 from iptrec.views.packet_json import iso_time
-from iptrec.views.tables import TABLES
+from iptrec.views.tables import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 _MOST_OPEN: Final = 32  # files; a day each, as a rule there is one or two
 _DAY_NS: Final = 24 * 3600 * 10**9
-_TABLES: Final = {table.name: table for table in TABLES}
-
-
-def require() -> None:
-    """Raise `UsageError` where pyarrow is missing."""
-    try:
-        import pyarrow.parquet  # noqa: F401, PLC0415
-    except ImportError:
-        raise UsageError("export parquet needs pyarrow: pip install 'iptrec[parquet]'") from None
 
 
 class Files:
@@ -59,12 +50,12 @@ class Files:
 
     def fill(self, rows: Iterable[tuple[str, list[Row]]]) -> None:
         """Write the rows, and of tables without any an empty file that has their columns."""
-        empty = dict(_TABLES)
+        empty = dict(BY_NAME)
         for name, batch in rows:
             if batch:
                 empty.pop(name, None)
             for day, part in self._days(name, batch).items():
-                self._write(_TABLES[name], day, part)
+                self._write(BY_NAME[name], day, part)
         for table in empty.values():
             self._write(table, self._date, [])
 
@@ -86,10 +77,9 @@ class Files:
         return days
 
     def _write(self, table: Table, day: str, rows: list[Row]) -> None:
-        import pyarrow as pa  # noqa: PLC0415 - optional
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415 - optional
 
-        schema = _schema(table)
+        columns = arrow.schema(table)
         key = table.name, day
         if key not in self._writers:
             while len(self._writers) >= _MOST_OPEN:
@@ -99,25 +89,8 @@ class Files:
             path = folder / f"{self._name}-{self._parts}.parquet"
             with self._directory.acting():
                 folder.mkdir(parents=True, exist_ok=True)
-                self._writers[key] = pq.ParquetWriter(path, schema, compression="zstd")
-        columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-        arrays = [
-            pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)
-        ]
-        self._writers[key].write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-
-def _schema(table: Table) -> Any:  # noqa: ANN401 - pyarrow is optional
-    import pyarrow as pa  # noqa: PLC0415
-
-    types = {"INTEGER": pa.int64(), "TEXT": pa.string()}
-    return pa.schema(
-        [
-            pa.field(one.name, types[one.type], not one.required, {"description": one.about})
-            for one in table.columns
-        ],
-        {"description": table.about},
-    )
+                self._writers[key] = pq.ParquetWriter(path, columns, compression="zstd")
+        self._writers[key].write_batch(arrow.batch(columns, rows))
 
 
 def _date(time_ns: int) -> str:

@@ -10,19 +10,20 @@ from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
 
 if TYPE_CHECKING:
-    from iptrec.answers.path_counts import Count
+    from iptrec.answers.path_counts import PathCount
     from iptrec.answers.paths import Path, PathStep
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
 
 
-def as_json(number: int, path: Path, count: Count) -> str:
+def as_json(one: PathCount) -> str:
     """One JSON object, ASCII only; schemas/paths-v1.schema.json describes it."""
+    path, count = one.path, one.count
     return json.dumps(
         {
             "format": FORMAT,
-            "path": number,
+            "path": one.number,
             "packets": count.packets,
             "bytes": count.bytes,
             "first": iso_time(count.first_ns),
@@ -35,10 +36,11 @@ def as_json(number: int, path: Path, count: Count) -> str:
     )
 
 
-def as_text(number: int, path: Path, count: Count) -> str:
+def as_text(one: PathCount) -> str:
     """A few lines of at most 80 columns, each with its newline: who decided, how often, and the way."""
+    path, count = one.path, one.count
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"
-    title = f"path {number}: {path.family}{netns} {ending(path)}"
+    title = f"path {one.number}: {path.family}{netns} {ending(path)}"
     counts = (
         f"{count.packets:,} packets, {count.bytes:,} bytes, {_clock(count.first_ns)} to"
         f" {_clock(count.last_ns)}, first #{count.example}"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.answers.packets import Replay
+    from iptrec.answers.packets import Packets
     from iptrec.answers.paths import Path, PathStep
     from iptrec.answers.versions import Stages
     from iptrec.context.interfaces import Interfaces
@@ -333,7 +333,7 @@ def _split_up(data: bytes, size: int) -> Iterator[bytes]:
 def section(
     capture: Capture,
     recording: Recording,
-    replay: Replay,
+    packets: Packets,
     what: Content,
 ) -> Iterator[bytes]:
     """A whole section: the packets that are selected, or the kernel's events of them.
@@ -342,12 +342,12 @@ def section(
     """
     facts, known = recording.facts, addresses(recording) or ()
     names = [
-        (address, f"{replay.interfaces_of(1).name(index, facts.started_ns)}.{facts.host}")
+        (address, f"{packets.interfaces_of(1).name(index, facts.started_ns)}.{facts.host}")
         for index, address in known
     ]
     yield capture.begin(recording.losses, names)
-    for window, positions, numbers in replay.windows_with_paths():
-        namespace = window.stream.namespace
+    for batch in packets.batches(objects=False):
+        window, positions = batch.window, batch.positions
         capture.written += len(positions)
         if what == "events":
             rows = events_of(window, positions)
@@ -358,10 +358,10 @@ def section(
         yield capture.packets(
             window,
             (all_stages if what == "stages" else first_stages)(window, positions),
-            replay.interfaces_of(namespace),
-            replay.netns(namespace),
-            list(replay.book.paths),
-            numbers,
+            batch.interfaces,
+            batch.netns,
+            list(packets.book.paths),
+            batch.paths,
         )
     yield capture.end(recording.losses)
 

@@ -26,7 +26,6 @@ _READING: Final = {
 }  # fmt: skip
 _INSTRUCTIONS: Final = 10_000  # of SQLite's machine, between two looks at the clock and for Ctrl-C
 _LONGEST: Final = 65 << 20  # bytes of a value; the longest snapshot has 64 MiB
-_MOST_MEMORY: Final = 256 << 20  # bytes that SQLite may take, in the whole process and from then on
 VIEWS: Final = {
     "drops": (
         "Packets that did not get through, with the rule that ended them.",
@@ -130,19 +129,24 @@ def reading(path: Path) -> sqlite3.Connection:
 
 
 def ask(
-    connection: sqlite3.Connection, query: str, timeout_s: float | None = None
+    connection: sqlite3.Connection,
+    query: str,
+    timeout_s: float | None = None,
+    heap_limit: int | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """The names of the columns, then the rows; the connection can do nothing but read afterwards.
+    """The names of the columns, then the rows; then the connection is closed.
 
-    Raises `UsageError` for what is no query, takes too much memory, or takes longer than ``timeout_s``.
+    ``heap_limit``: bytes that SQLite may take, in the whole process and from then on. Raises `UsageError` for
+    what is no query, takes more than that, or takes longer than ``timeout_s``.
     """
     deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
-    connection.execute(f"PRAGMA hard_heap_limit = {_MOST_MEMORY}")
+    if heap_limit is not None:
+        connection.execute(f"PRAGMA hard_heap_limit = {heap_limit}")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
     connection.set_authorizer(_reading(set()))
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _INSTRUCTIONS)
-    with _refused(query), _in_time(deadline, timeout_s):
+    with contextlib.closing(connection), _refused(query), _in_time(deadline, timeout_s):
         cursor = connection.execute(query)
         yield tuple(column[0] for column in cursor.description or ())
         yield from cursor

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from iptrec.answers.lookalikes import Shape
-    from iptrec.answers.packets import Batch, Replay
+    from iptrec.answers.packets import Batch, Packets
     from iptrec.packets.model import Traversal
     from iptrec.recording.rows import Recording
 
@@ -232,12 +232,13 @@ TABLES: Final = (
         ("packet", "kind", "other"),
     ),
 )  # fmt: skip
+BY_NAME: Final = {table.name: table for table in TABLES}
 _OF_PACKETS: Final = ("packets", "steps", "related")
-_PACKETS, _STEPS = (next(one for one in TABLES if one.name == name) for name in _OF_PACKETS[:2])
+_PACKETS, _STEPS = BY_NAME["packets"], BY_NAME["steps"]
 
 
 def rows(
-    recording: Recording, replay: Replay, wanted: Collection[str]
+    recording: Recording, packets: Packets, wanted: Collection[str]
 ) -> Iterator[tuple[str, list[Row]]]:
     """The rows of the wanted tables in batches, (table, rows); what is referred to comes first."""
     for name, made in _SMALL.items():
@@ -251,22 +252,22 @@ def rows(
             yield "rules", rules
     if not set(_OF_PACKETS) & set(wanted):
         return
-    for batch in replay.in_batches():
-        filed = zip(_OF_PACKETS, _of_packets(batch, replay, ids, wanted), strict=True)
+    for batch in packets.batches():
+        filed = zip(_OF_PACKETS, _of_packets(batch, ids, wanted), strict=True)
         yield from ((name, some) for name, some in filed if some and name in wanted)
 
 
 def _of_packets(
-    batch: Batch, replay: Replay, ids: dict[_Place, int], wanted: Collection[str]
+    batch: Batch, ids: dict[_Place, int], wanted: Collection[str]
 ) -> tuple[list[Row], list[Row], list[Row]]:
     """The rows of a batch's packets, of their steps and relations; packets that read alike together."""
-    window, namespace = batch.window, batch.window.stream.namespace
+    paths, namespace = batch.paths, batch.window.stream.namespace
     packets: list[Row | None] = [None] * len(batch.positions)
     steps: list[Iterable[Row]] = [()] * len(batch.positions)
     related: list[Iterable[Row]] = [()] * len(batch.positions)
     for shape in batch.shapes():
         model = batch.traversal(int(shape.positions[0]))
-        row = _packet(model, namespace, replay.path(window, int(shape.positions[0])))
+        row = _packet(model, namespace, int(paths[shape.positions[0]]))
         at = np.searchsorted(batch.positions, shape.positions).tolist()
         _put(packets, at, _packets_alike(shape, model, row))
         if "steps" in wanted:
@@ -276,7 +277,7 @@ def _of_packets(
     for at, position in enumerate(batch.positions.tolist()):
         if packets[at] is None:
             one = batch.traversal(position)
-            packets[at] = _packet(one, namespace, replay.path(window, position))
+            packets[at] = _packet(one, namespace, int(paths[position]))
             steps[at] = _steps(one, namespace, ids) if "steps" in wanted else ()
             related[at] = [(one.number, other.kind, other.packet) for other in one.related]
     return (

@@ -11,7 +11,7 @@ from iptrec.views.packet_json import as_object, endpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.answers.why import Explained, Passed
+    from iptrec.answers.why import Explanation, Passed
     from iptrec.packets.model import Step, Traversal
 
 FORMAT: Final = 1
@@ -22,30 +22,31 @@ _VERBS: Final = {
 _FAINT: Final = "2"
 
 
-def as_json(explained: Explained) -> str:
+def as_json(explanation: Explanation) -> str:
     """One JSON object, ASCII only; schemas/why-v1.schema.json describes it."""
-    packet = as_object(explained.traversal)
-    for step, passed in zip(packet["steps"], explained.passed, strict=True):
-        step["passed"] = [_passed(one) for one in passed]
+    packet = as_object(explanation.packet)
+    for step, explained in zip(packet["steps"], explanation.steps, strict=True):
+        step["passed"] = [_passed(one) for one in explained.passed]
     return json.dumps(
-        {"format": FORMAT, "decision": decision(explained.traversal), "packet": packet},
+        {"format": FORMAT, "decision": decision(explanation.packet), "packet": packet},
         separators=(",", ":"),
     )
 
 
-def as_text(explained: Explained, *, colour: bool) -> Iterator[str]:
+def as_text(explanation: Explanation, *, colour: bool) -> Iterator[str]:
     """Lines without their newlines."""
-    traversal = explained.traversal
-    yield decision(traversal)
-    if traversal.reason:
-        yield f"({printable(traversal.reason)})"
+    packet = explanation.packet
+    yield decision(packet)
+    if packet.reason:
+        yield f"({printable(packet.reason)})"
     before = ""
-    for step, passed in zip(traversal.steps, explained.passed, strict=True):
+    for explained in explanation.steps:
+        step = explained.step
         chain = f"{printable(step.table)}/{printable(step.chain)}"
         if chain != before:
             yield f"  {chain}"
         before = chain
-        for one in passed:
+        for one in explained.passed:
             yield _styled(f"    #{one.number:<4} {_no(one)}", _FAINT, colour)
         yield f"    {_met(step)}"
 
@@ -82,12 +83,11 @@ def decision(traversal: Traversal) -> str:
 
 def _no(one: Passed) -> str:
     """Why a rule did not match."""
-    judgement = one.judgement
     spec = printable(one.rule.spec)
-    if judgement.fits is False:
-        return f"{spec}  <- no: {printable(judgement.because or '')}"
-    if judgement.fits is None:
-        return f"{spec}  <- no: it depends on {printable(judgement.because or '')}"
+    if one.fits is False:
+        return f"{spec}  <- no: {printable(one.because or '')}"
+    if one.fits is None:
+        return f"{spec}  <- no: it depends on {printable(one.because or '')}"
     return f"{spec}  <- no, though all that is known of the packet fits"
 
 
@@ -103,8 +103,8 @@ def _passed(one: Passed) -> dict[str, Any]:
     return {
         "rule": one.number,
         "spec": one.rule.spec,
-        "fits": one.judgement.fits,
-        "because": one.judgement.because,
+        "fits": one.fits,
+        "because": one.because,
     }
 
 

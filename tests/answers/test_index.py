@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from handmade import UUID, HandMade, udp
 
-from iptrec.answers.index import Bookmarks
-from iptrec.answers.packets import Replay
+from iptrec.answers.index import Index
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.packets import window
 from iptrec.recording.reader import Reader
@@ -57,13 +57,13 @@ def recording(seed, *, changes):
 
 
 def told(source, selection=None, bookmarks=None):
-    return [as_json.as_object(one) for one in Replay(source, selection, bookmarks)]
+    return [as_json.as_object(one) for one in Packets(source, selection, bookmarks)]
 
 
 def check(source, chance):
     """Packets one by one, and those of some spans of time; first with what a look at one packet noted."""
     every = told(source)
-    known = Bookmarks()
+    known = Index()
     middle = every[len(every) // 2]
     assert told(source, Selection(number=middle["packet"]), known) == [middle]
     assert told(source, Selection(number=middle["packet"]), known) == [middle]
@@ -109,7 +109,7 @@ def test_generated(seed, changes):
 def test_reads_little():
     """Chunks before the bookmark are not read at all."""
     source = recording(0, changes=False)
-    known = Bookmarks()
+    known = Index()
     count = len(told(source, None, known))
     asked = []
     chunks = source.chunks
@@ -127,6 +127,6 @@ def test_long_starts_are_left_out(monkeypatch):
 
 def test_following_notes_nothing():
     """The windows of a recording that grows are cut where somebody looked."""
-    known = Bookmarks()
-    list(Replay(recording(0, changes=False), None, known).follow([1, 2]))
+    known = Index()
+    list(Packets(recording(0, changes=False), None, known).follow([1, 2]))
     assert not known.marks

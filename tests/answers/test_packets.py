@@ -7,7 +7,7 @@ from handmade import UUID, HandMade, udp, udp6
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
 from iptrec.packets import window
@@ -32,7 +32,7 @@ def ways(recording, **selection):
             one.complete,
             [(f"{s.table}/{s.chain}", s.rule or s.type, s.target) for s in one.steps],
         )
-        for one in Replay(recording, Selection(**selection))
+        for one in Packets(recording, Selection(**selection))
     ]
 
 
@@ -156,7 +156,7 @@ def test_incomplete_trace_says_why(case):
     prefixes, verdict, reason = BROKEN[case]
     rules = filter_table("-A FORWARD -p udp -j LOG\n-A FORWARD -j LOG\n-A FORWARD -p udp -j DROP\n")
     recording = HandMade().ruleset(RAW + rules).events(through(*prefixes))
-    (found,) = Replay(recording)
+    (found,) = Packets(recording)
     assert (found.verdict, found.complete) == (verdict, False)
     assert found.reason is not None
     assert found.reason.startswith(reason)
@@ -184,7 +184,7 @@ def test_own_rules_do_not_count():
     recording.events(
         through("raw:PREROUTING:rule:2", "raw:PREROUTING:policy:3", "filter:INPUT:policy:1")
     )
-    (found,) = Replay(recording)
+    (found,) = Packets(recording)
     assert [(step.rule, step.target) for step in found.steps] == [
         (1, "NOTRACK"), (None, "ACCEPT"), (None, "ACCEPT"),
     ]  # fmt: skip
@@ -202,7 +202,7 @@ def test_nat_change_is_one_packet_and_is_said():
         through("raw:PREROUTING:policy:2", "nat:PREROUTING:rule:1", indev=1)
         + through("filter:FORWARD:rule:1", packet=changed, indev=1, outdev=2)
     )
-    (found,) = Replay(recording)
+    (found,) = Packets(recording)
     assert found.verdict == "DROP"
     assert found.steps[1].target_args == "--to-destination 10.9.9.9:5353"
     assert found.steps[2].changed == {
@@ -220,7 +220,7 @@ def test_equal_packets_in_flight_together_are_ambiguous():
             "filter:INPUT:policy:1", "filter:INPUT:policy:1", packet=one,
         )
     )  # fmt: skip
-    found = list(Replay(recording))
+    found = list(Packets(recording))
     assert [(one.verdict, one.complete, one.ambiguous) for one in found] == [
         ("ACCEPT", True, True),
         ("ACCEPT", True, True),
@@ -236,7 +236,7 @@ def test_equal_payloads_of_two_senders_are_told_apart_by_their_addresses():
         + through("raw:PREROUTING:policy:2", packet=b)
         + through("filter:INPUT:policy:1", packet=a)
     )
-    found = list(Replay(recording))
+    found = list(Packets(recording))
     assert [(one.verdict, one.ambiguous, len(one.steps)) for one in found] == [
         ("ACCEPT", False, 2),
         ("UNKNOWN", False, 1),
@@ -247,7 +247,7 @@ def test_rule_that_no_ruleset_knows():
     """A rule number beyond the recorded chain is shown as it is, without a made-up text."""
     recording = HandMade().ruleset(RAW + filter_table())
     recording.events(through("raw:PREROUTING:policy:2", "filter:INPUT:rule:7"))
-    (found,) = Replay(recording)
+    (found,) = Packets(recording)
     last = found.steps[-1]
     assert (last.rule, last.spec, last.target, found.verdict) == (7, None, None, "UNKNOWN")
     assert not found.complete
@@ -263,7 +263,7 @@ def test_selection():
         + through(*passed, packet=udp(ident=8), indev=2)
         + through(*dropped, packet=udp(ident=9), indev=3)
     )
-    numbers = lambda **selection: [one.number for one in Replay(recording, Selection(**selection))]  # noqa: E731
+    numbers = lambda **selection: [one.number for one in Packets(recording, Selection(**selection))]  # noqa: E731
     assert numbers() == [1, 2, 3]
     assert numbers(verdicts=frozenset({"DROP"})) == [1, 3]
     assert numbers(number=2) == [2]
@@ -295,7 +295,7 @@ def test_any_interleaving_yields_the_same_traces(data):
     mixed = HandMade().ruleset(rules).events([queues[number].pop(0) for number in order])
     found = sorted(
         (one.header["id"], one.verdict, one.complete, [step.chain for step in one.steps])
-        for one in Replay(mixed)
+        for one in Packets(mixed)
     )
     expected = []
     for number, kind in enumerate(kinds):
@@ -322,11 +322,11 @@ def test_windows_do_not_change_the_answer(size, per_chunk, window_events):
     before = window.WINDOW_EVENTS
     try:
         window.WINDOW_EVENTS = window_events
-        in_windows = list(Replay(cut))
-        followed = list(Replay(cut).follow([0, 10, 10**12]))
+        in_windows = list(Packets(cut))
+        followed = list(Packets(cut).follow([0, 10, 10**12]))
     finally:
         window.WINDOW_EVENTS = before
-    assert in_windows == list(Replay(whole)) == followed
+    assert in_windows == list(Packets(whole)) == followed
 
 
 def test_summary_counts_everything():
@@ -355,7 +355,7 @@ def test_equal_packets_with_their_own_arrival_stamps_are_told_apart():
     recording.events(
         [(places[at], udp6(), {"stamp_ns": stamp}) for at, stamp in order], start_ns=10**12 + 10**9
     )
-    found = list(Replay(recording))
+    found = list(Packets(recording))
     assert [(one.ambiguous, one.complete, [step.time_ns for step in one.steps]) for one in found] == [
         (False, True, [first] * 3), (False, True, [second] * 3),
     ]  # fmt: skip
@@ -370,7 +370,7 @@ def test_packet_without_arrival_stamp_is_one_packet():
         for at, place in enumerate(("raw:PREROUTING:policy:2", "filter:INPUT:policy:1"))
     ]
     recording.events(events, start_ns=10**12 + 10**9)
-    assert [one.complete for one in Replay(recording)] == [True]
+    assert [one.complete for one in Packets(recording)] == [True]
 
 
 @settings(max_examples=200, deadline=None)
@@ -386,7 +386,7 @@ def test_equal_packets_are_right_or_said_to_be_unsure(data):
     for kind in kinds:
         expected += [["OUTPUT", "OUTPUT"]] if kind == 2 else []
         expected += [["PREROUTING", "FORWARD" if kind == 1 else "INPUT"]]
-    found = list(Replay(mixed))
+    found = list(Packets(mixed))
     assert sum(len(one.steps) for one in found) == sum(map(len, expected))
     if not any(one.ambiguous for one in found):
         assert sorted([step.chain for step in one.steps] for one in found) == sorted(expected)
@@ -400,7 +400,7 @@ def test_equal_packets_of_two_connections_are_told_apart():
     raw, log, end = "raw:PREROUTING:policy:2", "filter:INPUT:rule:1", "filter:INPUT:policy:2"
     order = [(raw, 1), (raw, 2), (log, 2), (log, 1), (end, 1), (end, 2)]
     recording.events([(place, udp6(), {"mark": ct, "conntrack": ct}) for place, ct in order])
-    found = list(Replay(recording))
+    found = list(Packets(recording))
     assert [{step.mark for step in one.steps} for one in found] == [{1}, {2}]
     assert not any(one.ambiguous for one in found)
 
@@ -413,6 +413,6 @@ def test_packets_of_several_streams_have_different_numbers():
         recording.events(
             through("raw:PREROUTING:policy:2", "filter:INPUT:policy:1", packet=udp(ident=ident))
         )
-    assert [one.number for one in Replay(recording)] == [1, 2, 3, 4]
-    assert [one.number for one in Replay(recording).follow([10**15])] == [1, 2, 3, 4]
-    assert [one.number for one in Replay(recording, Selection(number=3))] == [3]
+    assert [one.number for one in Packets(recording)] == [1, 2, 3, 4]
+    assert [one.number for one in Packets(recording).follow([10**15])] == [1, 2, 3, 4]
+    assert [one.number for one in Packets(recording, Selection(number=3))] == [3]

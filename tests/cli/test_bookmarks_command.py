@@ -146,13 +146,13 @@ def test_damaged(sample, tmp_path, capsys, case):
 
 def test_any_byte_damaged(sample, tmp_path, monkeypatch):
     """Whatever bit of it turns over, none of it is believed."""
-    from iptrec.answers.packets import Replay
+    from iptrec.answers.packets import Packets
     from iptrec.packets import window
 
     monkeypatch.setattr(window, "WINDOW_EVENTS", 20)
     with Reader(sample) as reader:
         with index.remembered(reader) as found:
-            list(Replay(reader, None, found))
+            list(Packets(reader, None, found))
         assert len(found.marks) > 1
         (kept,) = cached(tmp_path)
         sound = kept.read_bytes()

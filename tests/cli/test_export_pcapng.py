@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from handmade import HandMade, udp
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.rows import Loss
 from iptrec.views import pcapng
 
@@ -177,7 +177,7 @@ def test_names_and_facts(export):
 
 def section(recording, what="packets"):
     capture = pcapng.Capture(recording.facts, "auto")
-    return b"".join(pcapng.section(capture, recording, Replay(recording), what))
+    return b"".join(pcapng.section(capture, recording, Packets(recording), what))
 
 
 def blocks(data):

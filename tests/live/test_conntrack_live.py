@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -55,7 +55,7 @@ def connections(path):
     with Reader(path) as reader:
         return [
             (one.header["proto"], one.in_, json.loads(view.line(one))["connection"])
-            for one in Replay(reader)
+            for one in Packets(reader)
         ]
 
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = [
@@ -59,7 +59,7 @@ def traces(path):
                     if step.target != "TRACE"
                 ],
             )
-            for one in Replay(reader)
+            for one in Packets(reader)
         ]  # fmt: skip
 
 

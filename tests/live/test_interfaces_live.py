@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.recording.reader import Reader
 
@@ -47,10 +47,10 @@ def test_index_given_to_another_interface(lab, tmp_path):
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     with Reader(path) as reader:
-        names = {(one.header["length"] - 28, one.in_ or one.out) for one in Replay(reader)}
+        names = {(one.header["length"] - 28, one.in_ or one.out) for one in Packets(reader)}
         selected = [
             one.header["length"] - 28
-            for one in Replay(reader, Selection(interfaces=frozenset({"second"})))
+            for one in Packets(reader, Selection(interfaces=frozenset({"second"})))
         ]
     assert names == {(100, "first"), (101, "second"), (102, "third"), (103, "fourth")}
     assert selected == [101, 101]

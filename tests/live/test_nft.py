@@ -16,7 +16,7 @@ from pathlib import Path
 import ground_truth
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.demo.lab import Lab
 from iptrec.recording.reader import Reader
@@ -122,7 +122,7 @@ def stop(child):
 
 def packets(path):
     with Reader(path) as reader:
-        return list(Replay(reader))
+        return list(Packets(reader))
 
 
 def way(packet):
@@ -342,7 +342,7 @@ def test_our_rules_are_put_back(lab, tmp_path):
     assert ruleset(lab) == ""
     with Reader(tmp_path / "t.db") as reader:
         assert "rules-gone" in [loss.how for loss in reader.losses]
-        assert len(list(Replay(reader))) == 4
+        assert len(list(Packets(reader))) == 4
 
 
 def test_each_packet_meets_the_rules_of_its_time(lab, tmp_path):

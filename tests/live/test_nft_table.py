@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = [
@@ -76,7 +76,7 @@ def test_without_iptables_nft(lab, tmp_path, expression, expected):
                     "events were lost: the kernel grants this user a small receive buffer only"
                 )
             assert reader.losses == []
-            found.append([one for one in Replay(reader) if one.header["proto"] == "udp"])
+            found.append([one for one in Packets(reader) if one.header["proto"] == "udp"])
         assert "iptrec" not in lab.run(["nft", "list", "tables"]).stdout
     bytecode, table = found
     for one in found:
@@ -109,7 +109,7 @@ def test_rules_that_change(lab, tmp_path):
     script = f"{send}; {insert}; sleep 0.3; {send}; nft delete table inet fw; {send}"
     lab.run([*IPTREC, "record", "-q", "-o", str(path), "udp and ip", "--", "sh", "-c", script])
     with Reader(path) as reader:
-        inward = [one for one in Replay(reader) if one.in_ == "lo"]
+        inward = [one for one in Packets(reader) if one.in_ == "lo"]
     told = [
         (one.header["dport"], one.verdict, one.decided_by and one.decided_by.rule) for one in inward
     ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from rights import ROOT
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
@@ -75,7 +75,7 @@ def start(lab, *arguments):
 def packets(path):
     """All traversals of a recording."""
     with Reader(path) as reader:
-        return list(Replay(reader))
+        return list(Packets(reader))
 
 
 def test_docker_hairpin_gives_exactly_these_steps(lab, tmp_path):

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -63,7 +63,7 @@ def test_ring(lab, tmp_path, ring, backend):
     assert child.returncode == 0
     with Reader(path) as reader:
         lost = bool(reader.losses)
-        packets = list(Replay(reader))
+        packets = list(Packets(reader))
         detail = next(one.detail for one in reader.streams if one.kind in EVENTS)
     assert detail["ring_bytes" if ring == "1M" else "ring_s"] in (1 << 20, 1.0)
     assert len(packets) > 100
@@ -97,7 +97,7 @@ def test_sigusr1_writes_the_ring_out(lab, tmp_path):
     for file, count, reason in ((copy, 8, "SIGUSR1"), (path, 16, "SIGINT")):
         with Reader(file) as reader:
             assert (reader.facts.closed, reader.facts.stop_reason) == (True, reason)
-            assert len(list(Replay(reader))) == count
+            assert len(list(Packets(reader))) == count
     assert {one.name for one in tmp_path.iterdir()} == {"t.db", copy.name}
 
 
@@ -179,7 +179,7 @@ def test_rules_that_change_all_the_time(lab, tmp_path, backend):
     child.communicate(timeout=30)
     assert held <= first + 8 * 5  # a second's worth, each of up to five parts
     with Reader(path) as reader:
-        packets = [one for one in Replay(reader) if one.in_ == "lo"]
+        packets = [one for one in Packets(reader) if one.in_ == "lo"]
     assert bool(early) == (backend == "nft")
     assert not early & chunks_of_changes(path)
     met = [step.comment for step in packets[-1].steps if step.comment]

@@ -13,7 +13,7 @@ import textwrap
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -81,7 +81,7 @@ class Net:
                     "events were lost: the kernel grants this user a small receive buffer only"
                 )
             assert reader.losses == []
-            self.packets = list(Replay(reader))
+            self.packets = list(Packets(reader))
         return [(one.in_, one.out, one.verdict, way(one)) for one in self.packets]
 
     def related(self):

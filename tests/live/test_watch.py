@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -135,7 +135,7 @@ def test_states_that_nobody_saw_are_not_guessed(lab, recording):
     recording.stop()
     assert [one.kind for one in told(recording.path)] == ["iptables-unknown", "iptables-save"]
     with Reader(recording.path) as reader:
-        sent = [one for one in Replay(reader) if one.in_ is None]
+        sent = [one for one in Packets(reader) if one.in_ is None]
     assert len(sent) == 2
     for packet in sent:
         assert packet.ambiguous or "not known" in (packet.reason or ""), packet
@@ -150,7 +150,7 @@ def test_table_loaded_meanwhile_is_seen(lab, recording):
     recording.stop()
     assert found.content.startswith(b"*security\n")
     with Reader(recording.path) as reader:
-        verdicts = [(one.verdict, one.steps[-1].table, one.complete) for one in Replay(reader)]
+        verdicts = [(one.verdict, one.steps[-1].table, one.complete) for one in Packets(reader)]
     assert ("DROP", "security", True) in verdicts
 
 
@@ -173,7 +173,7 @@ def test_our_rules_are_put_back(lab, recording, family):
         (hole,) = reader.losses
         assert (hole.how, hole.events) == ("rules-gone", None)
         assert hole.last_ns - hole.first_ns < 2_000_000_000
-        packets = list(Replay(reader))
+        packets = list(Packets(reader))
     assert len(packets) == 8
     assert all(one.complete for one in packets)
     assert packets[3].time_ns < hole.last_ns < packets[4].time_ns
@@ -220,7 +220,7 @@ def test_logger_is_switched_back(lab, recording):
     assert lab.run(["cat", "/proc/sys/net/netfilter/nf_log/2"]).stdout == "NONE\n"
     with Reader(recording.path) as reader:
         assert [loss.how for loss in reader.losses] == ["logger-switched"]
-        assert len(list(Replay(reader))) == 4
+        assert len(list(Packets(reader))) == 4
 
 
 SWAPS = 40
@@ -286,7 +286,7 @@ def test_ruleset_swapped_ten_times_a_second(lab, recording):
     right = unsure = 0
     with Reader(recording.path) as reader:
         assert reader.losses == []
-        for packet in Replay(reader):
+        for packet in Packets(reader):
             if packet.in_ != "lo" or packet.time_ns < states[0].time_ns:
                 continue
             if packet.ambiguous or not packet.complete:  # the last ones are cut off, and say so

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import _sets, explain, facts_of, local_addresses
 from iptrec.decode.rulesets import iptables_save
@@ -162,12 +163,14 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
     with Reader(path) as reader:
         (explained,) = [
             one
-            for one in explain(reader, Selection(chains=frozenset({("filter", "INPUT")})))
-            if one.traversal.in_ == "v1"
+            for one in explain(
+                reader, Packets(reader, Selection(chains=frozenset({("filter", "INPUT")})))
+            )
+            if one.packet.in_ == "v1"
         ]
         local, sets = local_addresses(reader), _sets(reader)
-    last = explained.traversal.steps[-1]
-    facts = facts_of(explained.traversal, last, local, sets)
+    last = explained.packet.steps[-1]
+    facts = facts_of(explained.packet, last, local, sets)
     said = Counter()
     for rule, count in zip(rules, matched, strict=True):
         judgement = judge(rule, facts)
@@ -179,7 +182,7 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
     assert said[True] >= 15
     assert said[False] >= 15
     # And the rules that the trace passed over are those that did not count.
-    passed = {one.number for group in explained.passed for one in group if group}
-    steps = {step.rule for step in explained.traversal.steps if step.chain == "INPUT" and step.rule}
+    passed = {one.number for step in explained.steps for one in step.passed}
+    steps = {step.rule for step in explained.packet.steps if step.chain == "INPUT" and step.rule}
     assert steps == {number for number, count in enumerate(matched, 1) if count}
     assert {number for number, count in enumerate(matched, 1) if not count} <= passed | steps

@@ -7,7 +7,7 @@ import struct
 import pytest
 from handmade import UUID, HandMade, udp, udp6
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RULES = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING {OWN}\n-A OUTPUT {OWN}\nCOMMIT\n"
@@ -49,7 +49,7 @@ TUNNELS = {
 
 
 def related(recording):
-    return [[(one.kind, one.packet) for one in packet.related] for packet in Replay(recording)]
+    return [[(one.kind, one.packet) for one in packet.related] for packet in Packets(recording)]
 
 
 def events(*packets, chain="OUTPUT"):

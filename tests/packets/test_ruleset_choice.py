@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from handmade import UUID, HandMade, udp
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RAW = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING {OWN}\n-A OUTPUT {OWN}\nCOMMIT\n"
@@ -29,7 +29,7 @@ def packet(number, *prefixes, marks=()):
 def found(recording):
     """(verdict, the decider's rule text or 'end', ambiguous) of each packet."""
     result = []
-    for one in Replay(recording):
+    for one in Packets(recording):
         last = one.steps[-1]
         result.append((one.verdict, last.spec or "end", one.ambiguous))
     return result
@@ -72,7 +72,7 @@ def test_what_one_ruleset_alone_explains_is_certain():
 
 def test_what_both_explain_is_said_to_be_uncertain():
     """Nothing tells: ambiguous, with both rules named; never a silent guess."""
-    (one,) = Replay(changing(packet(1, SECOND), after_ns=0, time_ns=10**9))
+    (one,) = Packets(changing(packet(1, SECOND), after_ns=0, time_ns=10**9))
     assert one.ambiguous
     assert one.complete
     assert one.reason == (
@@ -116,10 +116,10 @@ def test_one_table_is_passed_in_one_state():
     events = packet(1, "filter:INPUT:rule:1", "filter:a:rule:1")
     events += packet(2, "filter:INPUT:rule:1", "filter:b:rule:1", "filter:b:rule:2")
     recording = changing(events, after_ns=0, time_ns=10**9, old=old, new=new)
-    assert [[step.target for step in one.steps[1:]] for one in Replay(recording)] == [
+    assert [[step.target for step in one.steps[1:]] for one in Packets(recording)] == [
         ["a", "DROP"], ["b", "LOG", "DROP"],
     ]  # fmt: skip
-    assert [one.ambiguous for one in Replay(recording)] == [False, False]
+    assert [one.ambiguous for one in Packets(recording)] == [False, False]
 
 
 @pytest.mark.parametrize(("mark", "expected"), [(1, "0x1"), (2, "0x2")])
@@ -130,7 +130,7 @@ def test_the_mark_that_a_rule_set_tells_which_rule_it_was(mark, expected):
         for n in (1, 2)
     )
     events = packet(1, "mangle:PREROUTING:rule:1", "mangle:PREROUTING:policy:2", marks=(0, mark))
-    (one,) = Replay(changing(events, after_ns=0, time_ns=10**9, old=old, new=new))
+    (one,) = Packets(changing(events, after_ns=0, time_ns=10**9, old=old, new=new))
     assert one.steps[1].target_args == f"--set-xmark {expected}/0xffffffff"
     assert not one.ambiguous
 
@@ -144,7 +144,7 @@ def test_rules_that_nobody_saw_are_not_made_up():
         **{name: getattr(recording.facts, name) for name in recording.facts.__slots__}
         | {"started_ns": 10**8}
     )
-    (one,) = Replay(recording)
+    (one,) = Packets(recording)
     assert (one.steps[1].rule, one.steps[1].spec, one.verdict, one.complete) == (
         2,
         None,
@@ -182,7 +182,7 @@ def test_change_that_altered_the_fate_is_told(case):
         after_ns=2_500, time_ns=2_600, old=table(*old), new=table(*new),
     )  # fmt: skip
     recording.streams[0].detail["slots"] = 512
-    first, second = Replay(recording)
+    first, second = Packets(recording)
     assert first.altered_by is None
     told = second.altered_by
     assert (told and (told.kind, told.rule, told.spec)) == expected
@@ -195,6 +195,6 @@ def test_policy_that_altered_the_fate_is_told():
     events = packet(1, "filter:INPUT:policy:1") + packet(2, "filter:INPUT:policy:1")
     recording = changing(events, after_ns=2_500, time_ns=2_600, old=table(), new=new)
     recording.streams[0].detail["slots"] = 512
-    _, second = Replay(recording)
+    _, second = Packets(recording)
     assert second.verdict == "DROP"
     assert (second.altered_by.kind, second.altered_by.spec) == ("policy", "DROP")

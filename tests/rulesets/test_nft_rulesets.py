@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.rules import count_rules
 from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
@@ -57,10 +57,12 @@ PATHS = list(nodes(OBJECTS))
 
 def answers(recording):
     """All that is told of a recording."""
-    replay = Replay(recording)
-    packets = "".join(text for batch in replay.in_batches() for text in json_lines.text(batch))
+    replay = Packets(recording)
+    packets = "".join(text for batch in replay.batches() for text in json_lines.text(batch))
     told = [
-        line for one in explain(recording, Selection()) for line in why.as_text(one, colour=False)
+        line
+        for one in explain(recording, Packets(recording))
+        for line in why.as_text(one, colour=False)
     ]
     counted = [
         line
@@ -94,14 +96,14 @@ def test_a_listing_that_breaks_off():
                 (packet.verdict, packet.complete, packet.ambiguous, packet.decided_by),
                 *((one.table, one.chain, one.rule, one.spec, one.type) for one in packet.steps),
             ]
-            for packet in Replay(reader)
+            for packet in Packets(reader)
         ]
         told = [
             [
                 (packet.verdict, packet.complete, packet.ambiguous, packet.decided_by),
                 *((one.table, one.chain, one.rule, one.spec, one.type) for one in packet.steps),
             ]
-            for packet in Replay(recording)
+            for packet in Packets(recording)
         ]
         assert told == ways
         assert answers(recording) == answers(reader)

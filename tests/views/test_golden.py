@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import count_paths
 from iptrec.answers.rules import count_rules
 from iptrec.answers.selection import Selection
@@ -25,18 +25,18 @@ SAMPLES = sorted(path.stem for path in (ROOT / "samples").glob("*.db"))
 def views(sample):
     """What `show`, `paths` and `rules` print, and their --json."""
     with Reader(ROOT / "samples" / f"{sample}.db") as reader:
-        packets = list(Replay(reader))
+        packets = list(Packets(reader))
         found = count_paths(reader, Selection())
         tables = count_rules(reader, Selection())
-        explained = list(explain(reader, Selection()))
+        explained = list(explain(reader, Packets(reader)))
     layout = text.Layout(phys=True)
     return {
         "why.txt": "".join(
             line + "\n" for one in explained for line in why.as_text(one, colour=False)
         ),
         "why.jsonl": "".join(why.as_json(one) + "\n" for one in explained),
-        "paths.txt": "".join(paths.as_text(*one) for one in found),
-        "paths.jsonl": "".join(paths.as_json(*one) + "\n" for one in found),
+        "paths.txt": "".join(paths.as_text(one) for one in found),
+        "paths.jsonl": "".join(paths.as_json(one) + "\n" for one in found),
         "rules.txt": "".join(line + "\n" for table in tables for line in rules.as_text(table)),
         "rules.jsonl": "".join(line + "\n" for table in tables for line in rules.as_json(table)),
         "txt": "\n".join(text.render(packet, layout) for packet in packets),

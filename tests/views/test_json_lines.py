@@ -10,7 +10,7 @@ import pytest
 from handmade import UUID, HandMade, udp, udp6
 
 from iptrec.answers import lookalikes
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.recording.reader import Reader
 from iptrec.views import packet_json as as_json
@@ -101,9 +101,9 @@ def recording(seed):
 
 def both(source, selection=None):
     """The lines of each packet alone, and of packets that read alike together."""
-    alone = [as_json.line(one) for one in Replay(source, selection)]
+    alone = [as_json.line(one) for one in Packets(source, selection)]
     together = "".join(
-        some for batch in Replay(source, selection).in_batches() for some in text(batch)
+        some for batch in Packets(source, selection).batches() for some in text(batch)
     )
     return "".join(f"{line}\n" for line in alone), together
 
@@ -138,7 +138,7 @@ def test_shapes_are_found(monkeypatch):
     found = [
         (len(batch.positions), sum(len(one.positions) for one in batch.shapes()))
         for seed in range(40)
-        for batch in Replay(recording(seed)).in_batches()
+        for batch in Packets(recording(seed)).batches()
     ]
     assert sum(shaped for _, shaped in found) > sum(every for every, _ in found) // 2
 
@@ -149,6 +149,6 @@ def test_equal_packets_are_one_shape():
         ("raw:PREROUTING:policy:2", udp(ident=number, sport=number), {}) for number in range(50)
     ]
     made = HandMade().ruleset(RAW).events(rows)
-    (batch,) = Replay(made).in_batches()
+    (batch,) = Packets(made).batches()
     (shape,) = batch.shapes()
     assert shape.header["sport"] == list(range(50))

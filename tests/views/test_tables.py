@@ -8,7 +8,7 @@ import pytest
 from test_json_lines import recording
 
 from iptrec.answers import lookalikes
-from iptrec.answers.packets import Replay
+from iptrec.answers.packets import Packets
 from iptrec.files import DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views.parquet import Files
@@ -22,7 +22,7 @@ def made(source, fewest, monkeypatch, wanted=ALL):
     """The rows of each table, if so many packets make a shape."""
     monkeypatch.setattr(lookalikes, "_FEWEST", fewest)
     found = {}
-    for name, some in rows(source, Replay(source), wanted):
+    for name, some in rows(source, Packets(source), wanted):
         found.setdefault(name, []).extend(some)
     return found
 
@@ -55,7 +55,7 @@ def test_days(tmp_path):
     pytest.importorskip("pyarrow")
     source = recording(1)
     day = 24 * 3600 * 10**9
-    every = list(rows(source, Replay(source), ALL))
+    every = list(rows(source, Packets(source), ALL))
     later = [
         (name, [(*row[:1], row[1] + day * (row[0] % 2), *row[2:]) for row in some])
         if name == "packets"

@@ -1,0 +1,281 @@
+"""The public Python API: a recording as typed objects. No logic of its own; the command line is its first user.
+
+What is asked for is read when it is asked for, from the file as it is then. Errors are `IptrecError`:
+`UsageError` for an argument that cannot be meant, `RecordingError` for a file that cannot be read. A number
+of a packet that is not there is a `LookupError`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
+
+from iptrec.answers import packets as answers
+from iptrec.answers import select, why
+from iptrec.errors import UsageError
+from iptrec.packets.model import Traversal
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+
+    from iptrec.answers.index import Index
+    from iptrec.answers.path_counts import PathCount
+    from iptrec.answers.rules import TableCount
+    from iptrec.answers.select import Select
+    from iptrec.answers.selection import Selection
+    from iptrec.answers.summary import Summary
+    from iptrec.answers.why import Explanation
+    from iptrec.decode.rulesets.types import Ruleset
+    from iptrec.names import Family
+    from iptrec.recording import rows as recorded
+    from iptrec.recording.reader import Reader
+
+__all__ = [
+    "Packet",
+    "Packets",
+    "Recording",
+    "Rows",
+    "open",
+]
+_POLL_S: Final = 0.1
+
+
+def open(path: str | os.PathLike[str]) -> Recording:
+    """Open a recording, compressed or not, cut off or still growing; see `Recording`.
+
+    Raises `RecordingError` for a file that is not one, or is damaged, or of a newer iptrec.
+    """
+    from iptrec.recording.reader import Reader  # noqa: PLC0415 - not for who only records
+
+    return Recording(Reader(Path(path)))
+
+
+class Packet(Traversal):
+    """A packet's way through the rules: see `iptrec.packets.model.Traversal`."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        """As `iptrec show` prints it, for a notebook."""
+        from iptrec.views.html import as_html  # noqa: PLC0415 - for notebooks alone
+
+        return as_html(self)
+
+
+class Packets(Iterator[Packet]):
+    """The selected packets in order of their first event: an iterator that makes each when it is asked for."""
+
+    def __init__(self, recording: Recording, selection: Selection) -> None:
+        self._recording = recording
+        self._selection = selection
+        self._found = cast("Iterator[Packet]", iter(self.columns()))
+
+    def __next__(self) -> Packet:
+        self._recording.require_open()
+        return next(self._found)
+
+    def to_arrow(self, table: Literal["packets", "steps"] = "packets") -> pa.Table:
+        """All selected packets, or their steps, as a pyarrow.Table, whatever was taken one by one before.
+
+        The columns are those of `iptrec query --tables` (schemas/tables-v1.md), each described in its field's
+        metadata. Raises `UsageError` where pyarrow is missing.
+        """
+        from iptrec.views import arrow, tables  # noqa: PLC0415 - pyarrow is optional
+
+        arrow.require("to_arrow")
+        if table not in ("packets", "steps"):
+            raise UsageError(f"to_arrow({table!r}): must be 'packets' or 'steps'")
+        found = tables.rows(self._recording.rows, self.columns(), {table})
+        return arrow.table(tables.BY_NAME[table], (some for _, some in found))
+
+    def follow(self) -> Iterator[Packet]:
+        """The packets of a recording that grows; see `Recording.follow`."""
+        return cast("Iterator[Packet]", self.columns().follow(self._recording.ticks()))
+
+    def columns(self) -> answers.Packets:
+        """All selected packets as columns, of which iptrec's own views are made. May change."""
+        return self._recording.columns(self._selection)
+
+
+class Rows(Iterator[tuple[Any, ...]]):
+    """What a query found; ``columns``: their names. Can be read after the recording is closed."""
+
+    def __init__(self, columns: tuple[str, ...], found: Iterator[tuple[Any, ...]]) -> None:
+        self.columns = columns
+        self._found = found
+
+    def __next__(self) -> tuple[Any, ...]:
+        return next(self._found)
+
+
+class Recording:
+    """An open recording; a context manager. One thread at a time may use it, whichever.
+
+    Methods take a ``filter`` in tcpdump's language and the conditions of `Select`; what is lost or cut off
+    they say in each packet (``complete``, ``reason``), in `losses` and in `summary`.
+
+    ``rows``: the raw streams, snapshots and chunks that everything is made of. Their types may change.
+    """
+
+    def __init__(
+        self, reader: Reader, rows: recorded.Recording | None = None, index: Index | None = None
+    ) -> None:
+        self._reader = reader
+        self.rows: recorded.Recording = reader if rows is None else rows
+        self._index = index
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file: what is asked for afterwards is a `RecordingError`."""
+        self._reader.close()
+
+    def require_open(self) -> None:
+        """Raise `RecordingError` after `close`."""
+        self._reader.require_open()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._reader.path
+
+    @property
+    def facts(self) -> recorded.Facts:
+        """When, where, by which command and how it was recorded; times in ns since 1970."""
+        return self.rows.facts
+
+    @property
+    def namespaces(self) -> Sequence[recorded.Namespace]:
+        """The network namespaces that were recorded."""
+        return self.rows.namespaces
+
+    @property
+    def losses(self) -> Sequence[recorded.Loss]:
+        """What the kernel sent and is not there, in order: when; how many, None if that is not known."""
+        return self.rows.losses
+
+    @property
+    def end_ns(self) -> int:
+        """When recording stopped, ns since 1970; of one that is cut off or grows, its last event so far."""
+        facts = self.facts
+        if facts.stopped_ns is not None:
+            return facts.stopped_ns
+        chunks = self.rows.chunks()
+        return max((int(one.received_ns[-1]) for one in chunks), default=facts.started_ns)
+
+    def summary(self) -> Summary:
+        """Go through all of it once: how much there is, and how complete."""
+        from iptrec.answers.summary import summarize  # noqa: PLC0415
+
+        return summarize(self.rows)
+
+    def packets(self, filter: str | None = None, **conditions: Unpack[Select]) -> Packets:
+        """The selected packets."""
+        return Packets(self, self._selection(filter, conditions))
+
+    def packet(self, number: int) -> Packet:
+        """One packet, by its number. Raises `LookupError` if there is none."""
+        found = next(self.packets(packet=number), None)
+        if found is None:
+            raise LookupError(f"{self.path} has no packet {number}")
+        return found
+
+    def follow(
+        self,
+        filter: str | None = None,
+        **conditions: Unpack[Select],
+    ) -> Iterator[Packet]:
+        """The selected packets of a recording that grows, as they are decided; ends when it is closed."""
+        return self.packets(filter, **conditions).follow()
+
+    def paths(
+        self,
+        filter: str | None = None,
+        **conditions: Unpack[Select],
+    ) -> list[PathCount]:
+        """The ways that the selected packets took, the most taken first."""
+        from iptrec.answers.path_counts import count_paths  # noqa: PLC0415
+
+        return count_paths(self.rows, self._selection(filter, conditions), self._index)
+
+    def rules(
+        self,
+        filter: str | None = None,
+        **conditions: Unpack[Select],
+    ) -> list[TableCount]:
+        """The rules as they last were, table by table, with the selected packets that hit them."""
+        from iptrec.answers.rules import count_rules  # noqa: PLC0415
+
+        return count_rules(self.rows, self._selection(filter, conditions))
+
+    def why(self, packet: int | Packet) -> Explanation:
+        """Why a packet ended as it did: at each step the rules before that did not match, and why not.
+
+        Raises `LookupError` if there is no such packet in this recording.
+        """
+        number = packet.number if isinstance(packet, Traversal) else packet
+        found = next(self.explain(packet=number), None)
+        known = packet if isinstance(packet, Traversal) else None
+        if found is None or (known and known.time_ns != found.packet.time_ns):
+            raise LookupError(f"{self.path} has no such packet {number}")
+        return found
+
+    def explain(
+        self,
+        filter: str | None = None,
+        **conditions: Unpack[Select],
+    ) -> Iterator[Explanation]:
+        """The same of all selected packets."""
+        return why.explain(self.rows, self.packets(filter, **conditions).columns())
+
+    def rulesets(self, time_ns: int | None = None) -> Mapping[Family, Ruleset]:
+        """The rules in force at a time (ns since 1970), as far as they had been seen; None: in the end."""
+        from iptrec.rulesets.history import rulesets  # noqa: PLC0415
+
+        first = next(iter(self.namespaces), None)
+        return {} if first is None else rulesets(self.rows, time_ns, first.id)
+
+    def query(
+        self, sql: str, *, timeout_s: float | None = None, heap_limit: int | None = None
+    ) -> Rows:
+        """Ask in SQLite's language, over the tables of `iptrec query --tables`; only reading is allowed.
+
+        ``timeout_s``: for the query itself. ``heap_limit``: bytes that SQLite may take, in the whole process
+        and from then on. Raises `UsageError` for what is not a query, takes too long, or too much memory.
+        """
+        from iptrec.files import Draft  # noqa: PLC0415 - sqlite-utils is slow to load
+        from iptrec.recording import private  # noqa: PLC0415
+        from iptrec.views import sqlite, tables  # noqa: PLC0415
+
+        wanted = sqlite.tables_of(sql)
+        with private.directory() as place, Draft(place / "tables.db", named=True) as draft:
+            with sqlite.database(draft) as made:
+                sqlite.fill(made, tables.rows(self.rows, self.packets().columns(), wanted))
+            # Its name goes: nothing stays behind, whatever ends the query.
+            asked = sqlite.reading(draft.path)
+        found = sqlite.ask(asked, sql, timeout_s, heap_limit)
+        return Rows(tuple(map(str, next(found))), found)
+
+    def columns(self, selection: Selection) -> answers.Packets:
+        """The packets of a selection as columns; see `Packets.columns`."""
+        self.require_open()
+        return answers.Packets(self.rows, selection, self._index, Packet)
+
+    def ticks(self) -> Iterator[int]:
+        """The time (ns since 1970), again and again, until the recording is closed."""
+        while not self.facts.closed:
+            yield time.time_ns()
+            time.sleep(_POLL_S)
+
+    def _selection(self, words: str | None, conditions: Select) -> Selection:
+        self.require_open()
+        return select.selection(self.rows, words, conditions)

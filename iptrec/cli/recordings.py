@@ -1,0 +1,50 @@
+"""A recording for a command: with its index, and with a bar that tells how far the command is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.api import Recording
+
+
+@contextlib.contextmanager
+def opened(
+    path: str, *, held: int | None = None, index: bool = False, bar: bool = False
+) -> Iterator[Recording]:
+    """The recording.
+
+    ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
+    on where that will do, see `index`. ``bar``: on stderr, while it is read.
+    """
+    from iptrec.api import Recording
+    from iptrec.cli.index import remembered
+    from iptrec.cli.progress import watched
+    from iptrec.recording.reader import Reader
+
+    with Reader(path, held) as reader, contextlib.ExitStack() as stack:
+        rows = stack.enter_context(watched(reader, "packets")) if bar else reader
+        known = stack.enter_context(remembered(reader)) if index else None
+        yield Recording(reader, rows, known)
+
+
+def flaws(recording: Recording) -> list[str]:
+    """What the reader of the packets must know about the recording."""
+    from iptrec.views.info import how_many
+
+    found = []
+    if losses := recording.losses:
+        found.append(f"{how_many(losses)}; see iptrec info")
+    if not recording.facts.closed:
+        found.append("the recording was not closed: cut off or running")
+    return found
+
+
+def tell_flaws(command: str, recording: Recording) -> None:
+    """The same on stderr, so that nobody takes an answer for more than it is."""
+    if found := flaws(recording):
+        print(f"iptrec {command}: {'; '.join(found)}", file=sys.stderr)

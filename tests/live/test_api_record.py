@@ -1,0 +1,247 @@
+"""`iptrec.record()` on the real kernel, on both backends; the caller stays what it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import iptrec
+
+pytestmark = pytest.mark.live
+
+HEAD = """\
+import json, os, signal, sys, iptrec
+
+def me():
+    '''All that a recorder changes of its own process.'''
+    status = open("/proc/self/status").read().splitlines()
+    kept = ("Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "Umask", "Threads", "SigIgn", "SigCgt")
+    return [
+        [line for line in status if line.startswith(kept)],
+        [str(signal.getsignal(one)) for one in signal.valid_signals()],
+        [os.readlink(f"/proc/self/ns/{one}") for one in ("net", "mnt", "user")],
+        os.getcwd(), dict(os.environ), sorted(os.listdir("/proc/self/fd")), signal.set_wakeup_fd(-1),
+        os.getpriority(os.PRIO_PROCESS, 0),
+    ]
+
+backend, output = sys.argv[1:3]
+"""
+PING = "command=['ping', '-c2', '-i0.1', '127.0.0.1']"
+TRAFFIC = f"""\
+before, told = me(), []
+recorded = iptrec.record(
+    output, filter="icmp", backend=backend, {PING}, progress=lambda far: told.append(far.events)
+)
+assert me() == before, (me(), before)
+print(json.dumps([str(recorded.path), recorded.events, recorded.lost, recorded.packets, recorded.reason,
+    recorded.exit_status, recorded.notes, told[-1]]))
+"""
+RULES = {
+    "legacy": "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p icmp -j ACCEPT\nCOMMIT\n",
+    "nft": "table ip filter { chain INPUT { type filter hook input priority 0; icmp type 8 accept; }; }",
+}
+
+
+@pytest.fixture(params=["legacy", "nft"])
+def backend(request, lab):
+    """Each backend, with rules of its own in the lab."""
+    if request.param == "nft" and shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin") is None:
+        pytest.skip("no nft")
+    lab.run(
+        ["iptables-legacy-restore"] if request.param == "legacy" else ["nft", "-f", "-"],
+        stdin=RULES[request.param],
+    )
+    return request.param
+
+
+def rules(lab):
+    """Those of ours."""
+    saves = ("iptables-legacy-save", "iptables-nft-save")
+    found = "".join(lab.run([one], check=False).stdout for one in saves)
+    return [line for line in found.splitlines() if "iptrec" in line]
+
+
+def python(lab, program, backend, output, *arguments, check=True):
+    """Run a program in the lab to its end."""
+    words = [sys.executable, "-c", HEAD + program, backend, str(output), *map(str, arguments)]
+    return lab.run(words, check=check)
+
+
+def started(lab, program, backend, output):
+    """Start one, and wait for its first line."""
+    child = lab.popen(
+        [sys.executable, "-c", HEAD + program, backend, str(output)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = child.stdout.readline()
+    assert line == "recording\n", line + child.stderr.read()
+    return child
+
+
+def until(condition, seconds=30):
+    """Wait for what has to become true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def test_a_recording_and_an_unchanged_caller(lab, backend, tmp_path):
+    """What came of it, in numbers; rights, signals, namespace, directory, descriptors are as before."""
+    output = tmp_path / "t.db"
+    done = python(lab, TRAFFIC, backend, output)
+    path, events, lost, packets, reason, status, _, told = json.loads(done.stdout.splitlines()[-1])
+    assert (path, lost, packets, reason, status) == (str(output), 0, None, "command", 0)
+    assert rules(lab) == []
+    with iptrec.open(output) as recording:
+        summary = recording.summary()
+        assert (summary.events, summary.complete, told) == (events, True, events)
+        assert recording.facts.filter == "icmp"
+        assert recording.facts.command[:2] == ("iptrec", "record")
+        assert recording.facts.command[-2:] == ("-i0.1", "127.0.0.1")
+        assert {
+            one.verdict for one in recording.packets("icmp[0] = 8", chain=("filter", "INPUT"))
+        } == {"ACCEPT"}
+
+
+def test_a_limit_of_packets(lab, backend, tmp_path):
+    """They are counted where they are a limit; the command's exit status is not ours then."""
+    program = TRAFFIC.replace("-c2", "-c50").replace(
+        "backend=backend", "backend=backend, packets=4"
+    )
+    done = python(lab, program, backend, tmp_path / "t.db")
+    *_, packets, reason, status, _, _ = json.loads(done.stdout.splitlines()[-1])
+    assert (packets >= 4, reason, status) == (True, "packets", 0)
+
+
+LIVE = """\
+def progress(far):
+    if far.elapsed_ns and not told:
+        told.append(far)
+        print("recording", flush=True)
+before, told = me(), []
+try:
+    iptrec.record(output, backend=backend, progress=progress)
+except KeyboardInterrupt:
+    assert me() == before
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_the_recording_first(lab, backend, tmp_path):
+    """The file is closed and nothing left on the host when KeyboardInterrupt comes out of it."""
+    child = started(lab, LIVE, backend, tmp_path / "t.db")
+    assert rules(lab) != []
+    child.send_signal(signal.SIGINT)
+    out, errors = child.communicate(timeout=60)
+    assert (child.returncode, out, errors) == (0, "interrupted\n", "")
+    assert rules(lab) == []
+    with iptrec.open(tmp_path / "t.db") as recording:
+        assert (recording.facts.closed, recording.facts.stop_reason) == (True, "SIGTERM")
+
+
+def test_what_progress_raises(lab, backend, tmp_path):
+    """It ends the recording, and comes out of it."""
+    program = LIVE.replace('print("recording", flush=True)', 'raise ValueError("enough")')
+    done = python(
+        lab, program.replace("KeyboardInterrupt", "ValueError"), backend, tmp_path / "t.db"
+    )
+    assert done.stdout == "interrupted\n"
+    assert rules(lab) == []
+
+
+def test_the_caller_is_killed(lab, backend, tmp_path):
+    """Nobody records on for it: the recording ends as with a signal."""
+    child = started(lab, LIVE, backend, tmp_path / "t.db")
+    child.kill()
+    child.communicate()
+
+    def closed():
+        with iptrec.open(tmp_path / "t.db") as recording:
+            return recording.facts.closed
+
+    until(closed)
+    until(lambda: rules(lab) == [])
+
+
+def test_the_recorder_is_killed(lab, backend, tmp_path):
+    """The caller is told, and where to look; the guardian has undone what was done."""
+    program = """\
+def progress(far):
+    if far.elapsed_ns:
+        (child,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+        os.kill(int(child), signal.SIGKILL)
+try:
+    iptrec.record(output, backend=backend, progress=progress)
+except iptrec.HostError as error:
+    print(error)
+"""
+    done = python(lab, program, backend, tmp_path / "t.db")
+    assert "the recorder's process ended by itself (-9)" in done.stdout
+    until(lambda: rules(lab) == [])
+    with iptrec.open(tmp_path / "t.db") as recording:
+        assert not recording.facts.closed
+
+
+REFUSED = """\
+try:
+    iptrec.record(output, **eval(sys.argv[3]))
+except iptrec.IptrecError as error:
+    print(type(error).__name__, error)
+"""
+REFUSALS = {
+    "netns": ({"netns": "nowhere"}, "Error"),
+    "filter": ({"filter": "tcp and ("}, "UsageError"),
+    "option in a filter": ({"filter": "--force"}, "UsageError filter"),
+    "command": ({"command": ["no-such-command"]}, "UsageError cannot run no-such-command"),
+    "backend": ({"backend": "ebpf"}, "UsageError backend='ebpf': must be one of auto"),
+    "duration": ({"duration": 0}, "UsageError duration=0: expected seconds"),
+    "packets": ({"packets": 0}, "UsageError packets=0: expected a number from 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(lab, tmp_path, case):
+    """The errors of the command line, as exceptions of the same kinds; no file, no rule."""
+    options, expected = REFUSALS[case]
+    done = python(lab, REFUSED, "legacy", tmp_path / "t.db", options)
+    assert expected in done.stdout
+    assert done.stderr == ""
+    assert rules(lab) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_only_by_force(lab, tmp_path):
+    """As with `iptrec record`."""
+    output = tmp_path / "t.db"
+    output.write_text("mine")
+    options = {"command": ["true"], "backend": "legacy"}
+    done = python(lab, REFUSED, "legacy", output, options)
+    assert done.stdout.startswith(f"RecordingError {output} exists")
+    assert output.read_text() == "mine"
+    python(lab, REFUSED, "legacy", output, options | {"force": True})
+    with iptrec.open(output) as recording:
+        assert recording.facts.closed
+
+
+def test_another_namespace(lab, tmp_path):
+    """It is recorded there; the command, and the caller, stay where they are."""
+    lab.host("web")
+    program = """\
+before = me()
+iptrec.record(output, netns="web", backend="legacy", command=["readlink", "/proc/self/ns/net"])
+assert me() == before
+print(os.readlink("/proc/self/ns/net"))
+"""
+    done = python(lab, program, "legacy", tmp_path / "t.db")
+    command, caller = done.stdout.split()
+    assert command == caller
+    with iptrec.open(tmp_path / "t.db") as recording:
+        assert [one.name for one in recording.namespaces] == ["web"]
