@@ -1,7 +1,7 @@
 """Why a packet ended as it did: the rules that it met and that did not match, and the one that did.
 
 The kernel logs only rules that match. Between two events of a chain lie the rules that were evaluated
-and did not; which condition failed is told by `match`.
+and did not; which condition failed is told by `matching`.
 """
 
 from __future__ import annotations

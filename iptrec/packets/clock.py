@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 # The clock is read after the call; in between the recorder may have been off its processor, but for half
-# of this only (`kernel.slots`).
+# of this only (`kernel.batches`).
 _SLACK_NS: Final = 20_000_000
 
 

@@ -67,10 +67,11 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A rule, and what it is made of."""
+    """A rule, and what it is made of; ``open``: the statements that need not let every packet on."""
 
     rule: Rule
     statements: tuple[Statement, ...]
+    open: tuple[Statement, ...]
 
 
 _Rules = dict[tuple[TableName, str], list[_Read]]
@@ -147,7 +148,7 @@ def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any])
             opaque = any(name == "xt" for name, _ in one.statements)
             native = None if opaque else one.rule.spec
             worded = replace(ours, handle=one.rule.handle, native=native)
-            known[key] = worded if agree else one.rule
+            known[key] = worded if agree else known[one.rule]
         told.append(known[key])
     return replace(chain, rules=tuple(told))
 
@@ -180,10 +181,22 @@ def _chains(
 ) -> dict[str, Chain]:
     found = {}
     for name, (policy, base) in chains.items():
-        read = [known.setdefault(one.rule, one.rule) for one in rules.get((key, name), ())]
+        read = [_known(one, known) for one in rules.get((key, name), ())]
         whole = Chain(name, policy, tuple(read), base)
         before = known.get((key, name))
         found[name] = known[key, name] = before if before == whole else whole
+    return found
+
+
+def _known(read: _Read, known: dict[Any, Any]) -> Rule:
+    """A rule with its conditions: the one that was read before, if it is equal."""
+    found: Rule | None = known.get(read.rule)
+    if found is None:
+        matches = tuple(
+            [nft_matches.read(value) if name == "match" else None for name, value in read.open]
+        )
+        found = replace(read.rule, matches=matches) if matches else read.rule
+        known[found] = found
     return found
 
 
@@ -213,22 +226,18 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
     text = None if handle is None else texts.get((*table, handle))
     comment = TAG if table[1] == "raw" and _traces(statements) else rule.get("comment")
     target, statement, goto = _target(statements)
+    uncertain = tuple(one for one in statements if not _certain(*one, table[0]))
     whole = Rule(
         spec=json.dumps(printed, separators=(",", ":")) if text is None else text,
         target=target,
         target_args=None if statement is None or text is None else _arguments(text, statement),
         goto=goto,
         comment=shown(comment) if isinstance(comment, str) else None,
-        conditional=not all(_certain(*one, table[0]) for one in statements),
+        conditional=bool(uncertain),
         handle=handle,
         syntax="nft",
-        matches=tuple(
-            nft_matches.read(value) if name == "match" else None
-            for name, value in statements
-            if not _certain(name, value, table[0])
-        ),
     )
-    return _Read(whole, statements)
+    return _Read(whole, statements, uncertain)
 
 
 def _traces(statements: tuple[Statement, ...]) -> bool:

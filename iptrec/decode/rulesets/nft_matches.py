@@ -61,50 +61,46 @@ def read(value: Any) -> Match | None:  # noqa: ANN401 - JSON
     """Read what a statement "match" has."""
     try:
         return _match(value)
-    except (LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
 def _match(value: Any) -> Match:  # noqa: ANN401 - JSON
-    op, right = _OPS[value["op"]], _value(value["right"])
-    match value["left"]:
-        case {"&": [left, list(mask)]}:
-            return Match(_key(left), op, right, _flags(mask))
-        case {"&": [left, mask]}:
-            return Match(_key(left), op, right, _scalar(mask))
-        case left:
-            return Match(_key(left), op, right)
+    op, left, mask = _OPS[value["op"]], value["left"], None
+    if "&" in left:
+        left, mask = left["&"]
+        mask = _flags(mask) if isinstance(mask, list) else _scalar(mask)
+    return Match(_key(left), op, _value(value["right"]), mask)
 
 
 def _key(left: Any) -> str:  # noqa: ANN401 - JSON
-    match left:
-        case {"payload": {"protocol": str(protocol), "field": str(field)}}:
-            return sys.intern(shown(f"{protocol} {field}"))
-        case {"meta": {"key": str(key)}}:
-            return sys.intern(shown(f"meta {key}"))
-        case {"ct": {"key": str(key), **rest}} if not rest:  # of no direction
-            return sys.intern(shown(f"ct {key}"))
-    raise ValueError(left)
+    ((kind, what),) = left.items()
+    if kind == "payload":
+        return sys.intern(shown(f"{what['protocol']} {what['field']}"))
+    if kind not in ("meta", "ct") or len(what) > 1:  # a ct of one direction
+        raise ValueError(left)
+    return sys.intern(shown(f"{kind} {what['key']}"))
 
 
 def _value(right: Any) -> Value:  # noqa: ANN401 - JSON
-    match right:
-        case list():
-            return _flags(right)
-        case {"set": list(values)}:
-            return OneOf(tuple(map(_element, values)))
-        case str() if right.startswith("@"):  # what it had in it nobody knows
-            raise ValueError(right)
+    if isinstance(right, list):
+        return _flags(right)
+    if isinstance(right, dict) and "set" in right:
+        return OneOf(tuple(map(_element, right["set"])))
+    if isinstance(right, str) and right.startswith("@"):  # what it had in it nobody knows
+        raise ValueError(right)
     return _element(right)
 
 
 def _element(value: Any) -> Scalar | Range | Prefix:  # noqa: ANN401 - JSON
+    if not isinstance(value, dict):
+        return _scalar(value)
     match value:
         case {"range": [low, high]}:
             return Range(_scalar(low), _scalar(high))
         case {"prefix": {"addr": str(address), "len": int(length)}}:
             return Prefix(shown(address), length)
-    return _scalar(value)
+    raise ValueError(value)
 
 
 def _flags(names: list[Any]) -> Flags:
@@ -114,9 +110,11 @@ def _flags(names: list[Any]) -> Flags:
 
 
 def _scalar(value: Any) -> Scalar:  # noqa: ANN401 - JSON
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(value)
-    return shown(value) if isinstance(value, str) else value
+    return value
 
 
 def shown(value: Any) -> str:  # noqa: ANN401 - JSON
