@@ -12,7 +12,7 @@ from iptrec.demo.lab import Lab
 # A process that reads a pipe waits for the one that writes it: processor time of both is what counts.
 COSTS = """
 import resource, subprocess, sys
-from iptrec.decode import ruleset
+from iptrec.decode.rulesets import iptables_save
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.recording.writer import Blob
@@ -37,7 +37,7 @@ saved = cost(lambda: subprocess.run(save, stdout=subprocess.PIPE, check=True))
 with Tables("ipv4") as tables:
     looked = cost(lambda: tables.digest("nat"))
 _, text = iptables.save("ipv4")
-print(saved, looked, cost(stored), cost(lambda: ruleset.parse(text)))
+print(saved, looked, cost(stored), cost(lambda: iptables_save.parse(text)))
 """
 
 

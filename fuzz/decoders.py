@@ -23,6 +23,8 @@ import files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from iptrec.decode.events import TraceEvents
+
 with atheris.instrument_imports(include=["iptrec"]):
     import numpy as np
 
@@ -41,10 +43,10 @@ def nflog(data: bytes) -> None:
 def traces(data: bytes) -> None:
     """The same of nf_tables' traces; each names a place."""
     events = _events(data, nftrace.decode)
-    assert all(nftrace.parse(one) is not None for one in events.prefixes)  # noqa: S101
+    assert all(isinstance(one, nftrace.NftSite) for one in events.sites)  # noqa: S101
 
 
-def _events(data: bytes, decode: Callable[..., messages.NflogEvents]) -> messages.NflogEvents:
+def _events(data: bytes, decode: Callable[..., TraceEvents]) -> TraceEvents:
     count = data[0] % 4 + 1 if data else 1
     rest = data[1 + count :]
     lengths = [min(one * 2, len(rest)) for one in data[1 : 1 + count]] or [0]

@@ -9,8 +9,8 @@ import sys
 
 from recording import HERE
 
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.demo.lab import Lab
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 
 
 def main(backend: str = "legacy") -> None:

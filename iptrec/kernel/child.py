@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-class Aside:
+class Forked:
     """Calls ``look`` in a child process from now on; a context manager.
 
     ``look`` gives kinds of snapshots and their contents. ``what``: what it looks at.

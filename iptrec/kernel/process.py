@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
+from iptrec.errors import HostError
 from iptrec.kernel.libc import libc
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -62,3 +65,29 @@ def python(*arguments: str) -> list[str]:
 def iptrec(*arguments: str) -> list[str]:
     """This very iptrec in a new process."""
     return python("-c", _START, str(Path(__file__).parents[2]), *arguments)
+
+
+def run(
+    command: list[str], text: bytes = b"", *, until: float | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
+
+    What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
+    ``until``: when one that changes nothing is killed (time.monotonic). Raises `HostError` then.
+    """
+    left = None if until is None else max(0.0, until - time.monotonic())
+    try:
+        return subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            check=False,
+            start_new_session=True,
+            close_fds=False,
+            env=environment(),
+            timeout=left,
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(
+            f"{Path(command[0]).name} does not come to an end: the rules are too many, or change all the time"
+        ) from None

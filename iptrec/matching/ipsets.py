@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from iptrec.decode.ipsets import Entry, IpSet
-    from iptrec.matching.iptables import Facts
+    from iptrec.matching.facts import Facts
 
 _TYPES: Final = frozenset(
     ["bitmap:ip", "bitmap:port", "hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net",

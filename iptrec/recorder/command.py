@@ -45,11 +45,6 @@ class Command:
         self._child = child
         undo.callback(child.terminate)  # does nothing to one that has ended
 
-    @property
-    def there(self) -> bool:
-        """Whether one was started."""
-        return self._child is not None
-
     def ended(self) -> bool:
         """Whether it has ended."""
         return self._child is not None and self._child.poll() is not None

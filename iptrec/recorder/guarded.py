@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
@@ -30,9 +29,8 @@ class Guarded:
         self._report = report
         self._since_ns: int | None = None  # nobody guards
 
-    def keep(self) -> None:
-        """Look whether the guardian is there; to be called again and again."""
-        now = time.monotonic_ns()
+    def keep(self, now: int) -> None:
+        """Look whether the guardian is there; to be called again and again (``now``: monotonic, ns)."""
         if self._guardian.ended():
             self._since_ns = now
         if self._since_ns is None or now < self._since_ns + _UNGUARDED_NS:

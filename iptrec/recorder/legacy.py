@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.kernel import iptables
-from iptrec.kernel.legacy import logger, nflog
+from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.watch import State, Watch
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events
@@ -80,13 +80,13 @@ class LegacyBackend:
         flush, guardian = self._setting.options.flush, self._setting.guardian
         taken_out: list[str] = []
         if flush:
-            taken_out = iptables.taken_out(family)
+            taken_out = raw.taken_out(family)
             self._evidence.taken_out(family, taken_out)
         else:
-            iptables.raw(family)  # what cannot be looked at could not be undone either
+            raw.rules(family)  # what cannot be looked at could not be undone either
         # Registered first: an insertion that fails half way is looked for as well.
-        undo.step(partial(guardian.undo_rules, family))
-        guardian.expect_rules(family, taken_out)
+        undo.step(partial(guardian.undo_rules, "legacy", family))
+        guardian.expect_rules("legacy", family, taken_out)
         iptables.insert(rules, flush=flush)
 
     def baseline(self, evidence: Evidence) -> None:

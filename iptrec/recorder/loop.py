@@ -60,7 +60,10 @@ class Loop:
         self._gather_s = min(one.gather_s for one in backends)
         self._poll = self._polled()
         self._started = self._told = time.monotonic_ns()
-        self._stop_ns: int | None = None  # the trigger was pulled
+        self._stop_ns: int | None = None  # where the trigger was pulled
+        self._ends: list[int] = []  # times to wake up at, of the monotonic clock
+        if options.duration_s is not None:
+            self._ends.append(self._started + int(options.duration_s * 1e9))
         self._give_back_ns = 0
 
     def _polled(self) -> select.poll:
@@ -76,33 +79,30 @@ class Loop:
 
     def run(self) -> None:
         """Until there is a reason to stop."""
-        while not self._progress.reason:
-            self._round()
+        progress, writer, streams = self._progress, self._writer, self._streams
+        while not progress.reason:
+            ready = dict(self._poll.poll(self._timeout_ms()))
+            fetched = streams.fetch()
+            if ready.keys() - streams.event_sockets:
+                self._take_the_rest(ready)
+            for backend in self._backends:
+                backend.caught_up()
+            if 0 < fetched < batches.SLOTS:
+                time.sleep(self._gather_s)
+            if writer.due:
+                writer.commit()
+            now = time.monotonic_ns()
+            self._guarded.keep(now)
+            self._tend(now)
+            progress.elapsed_ns = now - self._started
+            if now - self._told >= _PROGRESS_NS:
+                progress.file_bytes = writer.stored_bytes
+                self._report.tell()
+                self._told = now
+            progress.reason = self._wake.stopped() or self._limit()
         self._report.tell()
-        if self._progress.reason in ("command", "packets"):
-            self._streams.settle()
-
-    def _round(self) -> None:
-        """Wait, and take what has come."""
-        ready = dict(self._poll.poll(self._timeout_ms()))
-        fetched = self._streams.fetch()
-        if ready.keys() - self._streams.event_sockets:
-            self._take_the_rest(ready)
-        for backend in self._backends:
-            backend.caught_up()
-        if 0 < fetched < batches.SLOTS:
-            time.sleep(self._gather_s)
-        if self._writer.due:
-            self._writer.commit()
-        now = time.monotonic_ns()
-        self._guarded.keep()
-        self._tend(now)
-        self._progress.elapsed_ns = now - self._started
-        if now - self._told >= _PROGRESS_NS:
-            self._progress.file_bytes = self._writer.stored_bytes
-            self._report.tell()
-            self._told = now
-        self._progress.reason = self._reason()
+        if progress.reason in ("command", "packets"):
+            streams.settle()
 
     def _take_the_rest(self, ready: Collection[int]) -> None:
         """What is ready beside the events."""
@@ -116,6 +116,7 @@ class Loop:
         self._poll.unregister(trigger)
         if os.read(trigger, 1):
             self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
+            self._ends.append(self._stop_ns)
         else:
             self._report.note("nobody looks for what --stop-on asks any more: its process ended")
 
@@ -131,22 +132,16 @@ class Loop:
 
     def _timeout_ms(self) -> int:
         """Until the next look at the clock, or the end."""
-        ends = [] if self._stop_ns is None else [self._stop_ns]
-        if self._options.duration_s is not None:
-            ends.append(self._started + int(self._options.duration_s * 1e9))
         wait = _TICK_NS if self._writer.waits else _IDLE_NS
-        for end in ends:
+        for end in self._ends:
             wait = min(wait, end - time.monotonic_ns())
         return max(0, wait) // 1_000_000 + 1
 
-    def _reason(self) -> str:
-        """A signal, the command's end, or the limit that is reached; "" to go on."""
-        signalled = self._wake.stopped(beside_command=self._command.there)
-        return signalled or ("command" if self._command.ended() else self._limit())
-
     def _limit(self) -> str:
-        """The limit of the options that is reached, "" if none is."""
+        """The command's end, or the limit of the options that is reached; "" to go on."""
         options, progress = self._options, self._progress
+        if self._command.ended():
+            return "command"
         if options.duration_s is not None and progress.elapsed_ns >= options.duration_s * 1e9:
             return "duration"
         if options.packets is not None and progress.packets >= options.packets:

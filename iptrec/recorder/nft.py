@@ -84,8 +84,8 @@ class NftBackend:
         if self._setting.options.flush:
             taken_out = raw.taken_out(family)
             self._evidence.taken_out(family, raw.readable(taken_out))
-        undo.step(partial(guardian.undo_nft, family))
-        guardian.expect_nft(family, taken_out)
+        undo.step(partial(guardian.undo_rules, "nft", family))
+        guardian.expect_rules("nft", family, taken_out)
         raw.take_out(family, taken_out)
         iptables.insert(rules)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from iptrec import __version__
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import conntrack, host, links, netns, network, privileges, stamps, sysctls
-from iptrec.kernel.child import Aside
+from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
@@ -56,7 +56,7 @@ def record(
     outside = netns.moved(path)
     report = Report(Progress(), progress)
     try:
-        with waking() as wake, Findings() as findings:
+        with waking(beside_command=bool(options.command)) as wake, Findings() as findings:
             command = Command(options.command, None if path is None else outside)
             _Session(options, report, wake, findings, command).run(begun)
     finally:
@@ -110,14 +110,14 @@ class _Session:
         """All phases."""
         self._guardian = Guardian(self._comment, self._options.output)
         try:
-            self._guarded(begun)
+            self._record(begun)
         finally:
             if self._not_undone:
                 self._guardian.charge()
             else:
                 self._guardian.dismiss()
 
-    def _guarded(self, begun: Callable[[int], None]) -> None:
+    def _record(self, begun: Callable[[int], None]) -> None:
         """From the choice of backends to the closed file; what stays behind is told in any case."""
         options = self._options
         try:
@@ -127,7 +127,7 @@ class _Session:
             with contextlib.ExitStack() as opened:
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
-                child = opened.enter_context(Aside("the network", network.first))
+                child = opened.enter_context(Forked("the network", network.first))
                 with Writer.create(options.output, self._facts(), force=options.force) as writer:
                     writer.keeps = False  # no file where nothing was recorded
                     self._evidence = self._create(writer, sides, events)
@@ -177,7 +177,7 @@ class _Session:
         )
         return Evidence(writer, namespace, streams, self._report)
 
-    def _trace(self, child: Aside, begun: Callable[[int], None]) -> None:
+    def _trace(self, child: Forked, begun: Callable[[int], None]) -> None:
         """Everything that is changed on the host is changed, and undone, in here."""
         evidence = self._evidence
         evidence.snapshot("sysctls", "/proc/sys", sysctls.settings())
@@ -196,7 +196,7 @@ class _Session:
                 for backend in self._backends:
                     backend.watch.stop()
                 # What is there in the beginning and in the end was there all the time, or came and went.
-                again = prepared.enter_context(Aside("the network again", network.last))
+                again = prepared.enter_context(Forked("the network again", network.last))
                 self._findings.take()
             evidence.streams.finish()
             self._keep(again)
@@ -227,7 +227,7 @@ class _Session:
         for backend in self._backends:
             backend.watch.start()  # last: what starts processes with preexec_fn is through
 
-    def _keep(self, child: Aside) -> None:
+    def _keep(self, child: Forked) -> None:
         """What a child has looked at."""
         found = child.result()
         with self._evidence.writer.together():

@@ -11,7 +11,7 @@ import pytest
 
 from iptrec.decode import snapshots
 from iptrec.kernel import dumps, ipsets, links, sysctls
-from iptrec.kernel.child import Aside
+from iptrec.kernel.child import Forked
 from iptrec.names import AF_INET
 
 RTM_GETADDR = 22
@@ -37,7 +37,7 @@ def test_a_refusal_is_not_an_empty_list():
             os.setresuid(65534, 65534, 65534)
         return ipsets.dumps()
 
-    with Aside("the sets", look) as aside:
+    with Forked("the sets", look) as aside:
         (content,) = aside.result().values()
     assert snapshots.state(content, "netlink") == "EPERM"
 

@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+SLOTS = 512
+
 pytestmark = pytest.mark.live
 
 RAW = "*raw\n-A OUTPUT -p udp -j TRACE\nCOMMIT\n"
@@ -78,9 +80,10 @@ def inside(lab):
 
 
 def test_every_event_is_one_datagram_in_order(inside):
-    """Nothing is missing or joined; a call gives at most `SLOTS`."""
+    """Nothing is missing or joined; less than `SLOTS` at a time say that nothing more was there."""
     found = inside("""
-slots.PROMPT_NS = 10**12  # else calls that had to wait for the processor are joined
+from iptrec.kernel import batches as receiving
+receiving.PROMPT_NS = 10**12  # else calls that had to wait for the processor are joined
 with nflog.NflogSocket(snaplen=256) as source:
     nothing = source.receive()
     send(400)
@@ -91,7 +94,12 @@ with nflog.NflogSocket(snaplen=256) as source:
     print(json.dumps([nothing, [len(b.lengths) for b in batches], numbers(batches), whole,
                       sum(b.lost + b.truncated for b in batches), source.unseen()]))
 """)
-    assert found == [None, [512, 288], list(range(400 * PER_PACKET)), True, 0, 0]
+    nothing, sizes, *rest = found
+    assert nothing is None
+    assert (
+        min(sizes[:-1], default=SLOTS) >= SLOTS
+    )  # more where the process had to wait for its processor
+    assert rest == [list(range(400 * PER_PACKET)), True, 0, 0]
 
 
 def test_received_and_lost_are_what_was_sent(inside):

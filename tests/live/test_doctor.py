@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 
 import pytest
 from command import IPTREC
+from recorder import start
 from validation import validator
 
 pytestmark = pytest.mark.live
@@ -61,10 +61,7 @@ def test_others(lab, tmp_path):
     lab.run(["iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE"])
     found, status = findings(lab)
     assert (status, found["ipv4 TRACE rules"]["level"]) == (0, "warning")
-    child = lab.popen(
-        [*IPTREC, "record", "-o", str(tmp_path / "t.db")], stderr=subprocess.PIPE, text=True
-    )
-    assert child.stderr.readline().startswith("recording to")
+    child = start(lab, "-o", tmp_path / "t.db")
     found, status = findings(lab)
     assert status == 1
     assert f"(pid {child.pid})" in found["nflog group 0"]["fact"]

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+import recorder
 from command import IPTREC, iptrec
+from recorder import guardians, processes, until
 
 from iptrec.recording.reader import Reader
 
@@ -60,24 +62,6 @@ def rules(lab):
     return [line for line in state(lab) if "-A" in line]
 
 
-def processes(lab):
-    """Who is in the lab's namespace."""
-    found = set()
-    own = os.readlink(f"/proc/{lab.pid}/ns/net")  # noqa: PTH115
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link) == own:  # noqa: PTH115
-                found.add(int(link.parts[2]))
-    return found
-
-
-def until(condition, what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def quiet_lab(lab):
     """Rules of its own in the raw tables, and everything loaded that a recording loads."""
@@ -97,10 +81,7 @@ def start(lab, path, *options, backend="legacy"):
 
 def recording(lab, path, *options, backend="legacy"):
     """One that records."""
-    child = start(lab, path, *options, backend=backend)
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
+    return recorder.start(lab, "-o", path, "--backend", backend, *options)
 
 
 def stopped(child, number=signal.SIGTERM):
@@ -108,16 +89,6 @@ def stopped(child, number=signal.SIGTERM):
     child.send_signal(number)
     _, stderr = child.communicate(timeout=60)
     return child.returncode, stderr
-
-
-def guardians(lab):
-    """The guardians in the lab."""
-    found = []
-    for pid in processes(lab):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == "iptrec-guardian\n":
-                found.append(pid)
-    return found
 
 
 def clean(lab):

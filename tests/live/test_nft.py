@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -15,11 +14,13 @@ from pathlib import Path
 
 import ground_truth
 import pytest
+import recorder
 from command import IPTREC, iptrec
+from recorder import packets, until
 
 from iptrec.answers.packets import Replay
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.demo.lab import Lab
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
 pytestmark = [
@@ -105,24 +106,13 @@ _TOLD = re.compile(
 
 def start(lab, path, *options):
     """A recorder that records."""
-    child = lab.popen(
-        [*IPTREC, "record", "--force", "-o", str(path), *options], stderr=subprocess.PIPE, text=True
-    )
-    for line in child.stderr:
-        if line.startswith("recording to"):
-            return child
-    raise AssertionError(child.returncode)
+    return recorder.start(lab, "--force", "-o", path, *options, notes=True)
 
 
 def stop(child):
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=60)
     assert child.returncode == 0
-
-
-def packets(path):
-    with Reader(path) as reader:
-        return list(Replay(reader))
 
 
 def way(packet):
@@ -282,13 +272,6 @@ def listeners(lab):
     """How many sockets listen to traces."""
     lines = lab.run(["cat", "/proc/net/netlink"]).stdout.splitlines()[1:]
     return sum(line.split()[1] == "12" and int(line.split()[3], 16) >> 8 & 1 for line in lines)
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 EXISTING = {

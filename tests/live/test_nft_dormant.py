@@ -9,7 +9,8 @@ import time
 import pytest
 import test_nft
 from command import iptrec
-from test_nft import packets, router, start, stop, until
+from recorder import packets, until
+from test_nft import router, start, stop
 
 from iptrec.recording.reader import Reader
 

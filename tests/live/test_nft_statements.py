@@ -14,7 +14,8 @@ from collections import Counter
 import pytest
 import test_nft
 from command import iptrec
-from test_nft import MIXED, packets, router, start, stop, until
+from recorder import packets, until
+from test_nft import MIXED, router, start, stop
 
 pytestmark = test_nft.pytestmark
 

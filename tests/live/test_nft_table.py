@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -10,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import recorder
 from command import IPTREC, iptrec
+from recorder import guardians, processes, until
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
@@ -127,24 +127,6 @@ def state(lab):
     ).stdout
 
 
-def processes(lab):
-    """Who is in the lab's namespace: name -> pid."""
-    found = {}
-    own = os.readlink(f"/proc/{lab.pid}/ns/net")  # noqa: PTH115
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link) == own:  # noqa: PTH115
-                found[int(link.parts[2])] = Path(f"/proc/{link.parts[2]}/comm").read_text().strip()
-    return found
-
-
-def until(condition, what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def quiet_lab(lab):
     """Rules of its own, and everything there that a recording makes."""
@@ -179,7 +161,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
         time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
         child.kill()
         child.communicate()
-        until(lambda: processes(quiet_lab).keys() == alive.keys(), f"killed after {moment:.3f} s")
+        until(lambda: processes(quiet_lab) == alive, f"killed after {moment:.3f} s")
         assert state(quiet_lab) == before, moment
 
 
@@ -187,17 +169,13 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
 def test_cleanup(quiet_lab, tmp_path, listed):
     """Guardian killed as well: doctor tells of our table, cleanup takes it away."""
     before = quiet_lab.run(["nft", "list", "ruleset"]).stdout
-    child = quiet_lab.popen(
-        [*ALONE, *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--backend", "nft"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line
+    options = ("-o", tmp_path / "t.db", "--backend", "nft")
+    child = recorder.start(quiet_lab, *options, before=(*ALONE, *IPTREC))
     assert (
         quiet_lab.run([*IPTREC, "cleanup", "--netns", "/proc/self/ns/net"]).stdout.count("kept")
         == 1
     )
-    (guardian,) = (pid for pid, name in processes(quiet_lab).items() if name == "iptrec-guardian")
+    (guardian,) = guardians(quiet_lab)
     os.kill(guardian, signal.SIGKILL)
     child.kill()
     child.communicate()
@@ -218,12 +196,8 @@ def test_cleanup(quiet_lab, tmp_path, listed):
 
 def test_our_table_is_put_back(quiet_lab, tmp_path):
     """Somebody flushes all rules: the hole is told, and what follows is traced."""
-    child = quiet_lab.popen(
-        [*ALONE, *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--backend", "nft"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line
+    options = ("-o", tmp_path / "t.db", "--backend", "nft")
+    child = recorder.start(quiet_lab, *options, before=(*ALONE, *IPTREC))
     quiet_lab.run(["nft", "flush", "ruleset"])
     assert "put back" in child.stderr.readline()
     assert "table inet iptrec-" in quiet_lab.run(["nft", "list", "tables"]).stdout

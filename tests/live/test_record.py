@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from command import IPTREC, iptrec
+from recorder import packets, start
 from rights import ROOT
 
-from iptrec.answers.packets import Replay
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -60,22 +60,6 @@ def quiet_lab(lab):
 def record(lab, *arguments, check=True):
     """Run `iptrec record` to its end."""
     return lab.run([*IPTREC, "record", *map(str, arguments)], check=check)
-
-
-def start(lab, *arguments):
-    """Start `iptrec record` and wait until it records."""
-    child = lab.popen(
-        [*IPTREC, "record", *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
-
-
-def packets(path):
-    """All traversals of a recording."""
-    with Reader(path) as reader:
-        return list(Replay(reader))
 
 
 def test_docker_hairpin_gives_exactly_these_steps(lab, tmp_path):

@@ -7,12 +7,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 from command import IPTREC, iptrec
+from recorder import start, until
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
@@ -24,21 +24,6 @@ FLOOD = (
     "import os,socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
     "while 1:\n for _ in range(20): s.sendto(os.urandom(900),('127.0.0.1',9))\n time.sleep(0.002)"
 )
-
-
-def start(lab, *arguments):
-    child = lab.popen([*IPTREC, "record", *map(str, arguments)], stderr=subprocess.PIPE, text=True)
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def span(path):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
-from command import IPTREC, iptrec
+from command import iptrec
+from recorder import start
 
 pytestmark = pytest.mark.live
 
@@ -37,9 +37,7 @@ print(sent, refused)
 def test_nobody_else_sends_to_the_recorder(lab, tmp_path, backend):
     """Otherwise a namespace's own root could put events, and losses without end, into the evidence."""
     path = tmp_path / "t.db"
-    command = [*IPTREC, "record", "udp", "--conntrack", "--backend", backend, "-o", str(path)]
-    child = lab.popen(command, stderr=subprocess.PIPE, text=True)
-    child.stderr.readline()
+    child = start(lab, "udp", "--conntrack", "--backend", backend, "-o", path)
     sent, refused = map(int, lab.run([sys.executable, "-c", FORGE]).stdout.split())
     child.terminate()
     child.communicate(timeout=30)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
-from command import IPTREC, iptrec
+from command import iptrec
+from recorder import start, until
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
@@ -29,13 +29,8 @@ def recording(lab, tmp_path):
         path = tmp_path / "t.db"
 
         def start(self, *arguments):
-            child = lab.popen(
-                [*IPTREC, "record", "-o", str(self.path), *arguments], stderr=subprocess.PIPE, text=True
-            )  # fmt: skip
-            line = child.stderr.readline()
-            assert line.startswith("recording to"), line + child.stderr.read()
-            started.append(child)
-            return child
+            started.append(start(lab, "-o", self.path, *arguments))
+            return started[-1]
 
         def stop(self):
             started[0].send_signal(signal.SIGINT)
@@ -45,14 +40,6 @@ def recording(lab, tmp_path):
     for child in started:
         child.kill()
         child.communicate()
-
-
-def until(condition, seconds=20):
-    """Wait until it is true; what it was."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-    return found
 
 
 def told(path):

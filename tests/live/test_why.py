@@ -12,7 +12,7 @@ from command import IPTREC
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import _sets, explain, facts_of, local_addresses
 from iptrec.decode.rulesets import iptables_save
-from iptrec.matching.iptables import judge
+from iptrec.matching import judge
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live

@@ -309,7 +309,7 @@ def take_the_stage(monkeypatch, made=None):
     for name, fake in {
         "Writer": SimpleNamespace(create=create),
         "Guardian": guardian,
-        "Aside": lambda what, _: Child(stage, what),
+        "Forked": lambda what, _: Child(stage, what),
         "privileges": SimpleNamespace(
             require_net_admin=lambda: None, keep=lambda _: stage.meet("begin"), RECORDER=()
         ),

@@ -20,7 +20,6 @@ from fake_recorder import (
 )
 
 from iptrec.errors import HostError
-from iptrec.recorder import guarded as guarding
 from iptrec.recorder.guarded import Guarded
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.ring import Ring
@@ -190,14 +189,19 @@ def test_the_loop_trims_the_ring(stage):
 
 
 @pytest.fixture
-def guarded(monkeypatch):
+def guarded():
     """A guardian with a watch, and a clock that stands still."""
     now = SimpleNamespace(ns=10**9)
-    monkeypatch.setattr(guarding, "time", SimpleNamespace(monotonic_ns=lambda: now.ns))
     guardian, watch = Guardian(Stage()), Watch(Stage())
     progress = Progress()
     kept = Guarded(guardian, [watch], Report(progress, lambda _: None))
-    return SimpleNamespace(now=now, guardian=guardian, watch=watch, kept=kept, notes=progress.notes)
+    return SimpleNamespace(
+        now=now,
+        guardian=guardian,
+        watch=watch,
+        keep=lambda: kept.keep(now.ns),
+        notes=progress.notes,
+    )
 
 
 def test_the_loop_keeps_a_guardian(stage, monkeypatch):
@@ -215,7 +219,7 @@ def test_a_guardian_that_lives_is_left_alone(guarded):
     """However long."""
     for _ in range(100):
         guarded.now.ns += 10**9
-        guarded.kept.keep()
+        guarded.keep()
     assert (guarded.guardian.renewed, guarded.notes) == (0, [])
 
 
@@ -223,13 +227,13 @@ def test_a_guardian_that_was_killed_is_started_again(guarded):
     """Half a second later, and each time; the user is told once."""
     for death in (1, 2):
         guarded.guardian.deaths = 1
-        guarded.kept.keep()
+        guarded.keep()
         guarded.now.ns += 499_999_999
-        guarded.kept.keep()
+        guarded.keep()
         assert guarded.guardian.renewed == death - 1
         guarded.now.ns += 1
-        guarded.kept.keep()
-        guarded.kept.keep()
+        guarded.keep()
+        guarded.keep()
         assert guarded.guardian.renewed == death
     assert guarded.notes == ["somebody killed the guardian: started again"]
 
@@ -237,14 +241,14 @@ def test_a_guardian_that_was_killed_is_started_again(guarded):
 def test_no_guardian_is_forked_while_a_watch_works(guarded):
     """A fork would copy whatever lock the watch's thread holds; later it is done all the same."""
     guarded.guardian.deaths = 1
-    guarded.kept.keep()
+    guarded.keep()
     guarded.now.ns += 10**9
     with guarded.watch.working:
-        thread = threading.Thread(target=guarded.kept.keep)
+        thread = threading.Thread(target=guarded.keep)
         thread.start()
         thread.join()
         assert guarded.guardian.renewed == 0
-    guarded.kept.keep()
+    guarded.keep()
     assert guarded.guardian.renewed == 1
     assert not guarded.watch.working.locked()
 
@@ -259,7 +263,7 @@ def test_a_guardian_that_cannot_be_started_is_told(guarded, monkeypatch):
     monkeypatch.setattr(guarded.guardian, "renew", renew)
     guarded.guardian.deaths = 1
     for _ in range(5):
-        guarded.kept.keep()
+        guarded.keep()
         guarded.now.ns += 10**9
     assert guarded.guardian.renewed == 1
     assert "no memory" in guarded.notes[0]

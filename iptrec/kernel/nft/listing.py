@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -12,7 +11,7 @@ from iptrec.kernel import iptables, process
 from iptrec.kernel.nft.transactions import TRIES, generation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from iptrec.names import Family
 
@@ -43,26 +42,34 @@ def nft() -> str:
 def iptables_speaks(families: Iterable[Family]) -> bool:
     """Whether iptables-nft is there; what else is needed is nft. Raises `HostError` without that."""
     nft()
+    return all(map(_speaks, families))
+
+
+def _speaks(family: Family) -> bool:
     try:
-        for family in families:
-            iptables.require(family, "nft")
+        iptables.require(family, "nft")
     except HostError:
         return False
     return True
 
 
-def ruleset(*, counters: bool, within_s: float = _LISTING_S) -> list[Part]:
+def ruleset(
+    *, counters: bool, failed: Callable[[HostError], None], within_s: float = _LISTING_S
+) -> list[Part]:
     """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
 
-    Raises `HostError`, also where that takes longer than ``within_s``.
+    ``failed`` is told why iptables' words are missing, unless there is no iptables. Raises `HostError` where
+    nft fails, also where that takes longer than ``within_s``.
     """
-    parts: list[Part] = []
     until = time.monotonic() + within_s
     for _ in range(TRIES):
         before = generation()
-        parts = list(_listed(until, counters=counters))
+        failures: list[HostError] = []
+        parts = [*_saved(until, failures, counters=counters), *_listed(until, counters=counters)]
         if generation() == before:
             break
+    for failure in failures:
+        failed(failure)
     return parts
 
 
@@ -71,15 +78,25 @@ def broken_off(parts: Iterable[Part]) -> bool:
     return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)
 
 
-def _listed(until: float, *, counters: bool) -> Iterator[Part]:
+def _saved(until: float, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
+    """In the words of iptables, where it is there."""
     for family, kind in _SAVES.items():
-        with contextlib.suppress(HostError):  # nobody's iptables: native rules alone
+        if not _speaks(family):
+            continue
+        try:
             source, content = iptables.save(family, counters=counters, backend="nft", until=until)
+        except HostError as error:
+            failures.append(HostError(f"{error}; rules are recorded in the words of nft alone"))
+        else:
             yield Part(kind, source, content)
+
+
+def _listed(until: float, *, counters: bool) -> Iterator[Part]:
+    """In the words of nft."""
     # Without counters in the texts: a rule is the same rule however often it was hit.
     text = [nft(), "-a", "-s", "list", "ruleset"]
     listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
     for kind, command in ((TEXT, text), ("nft", listing)):
-        done = iptables.run(command, until=until)
+        done = process.run(command, until=until)
         iptables.check(command, done)
         yield Part(kind, " ".join(command), done.stdout)

@@ -18,7 +18,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
-from iptrec.kernel import iptables, netlink
+from iptrec.kernel import iptables, netlink, process
 from iptrec.kernel.legacy.digest import COMMENT
 from iptrec.kernel.netlink import attributes
 from iptrec.kernel.nft import rule as nft_rule
@@ -123,6 +123,11 @@ def readable(lines: Iterable[str]) -> list[str]:
     return [Rule.read(line).readable for line in lines]
 
 
+def understood(line: str) -> bool:
+    """Whether a line is one of `taken_out` that `remove` can put back."""
+    return nft_rule.understood(line)
+
+
 def ours(family: Family) -> list[str]:
     """The comments of recorders' rules in the raw table, one for each rule."""
     found = (COMMENT.search(rule.content) for rule in _rules(family))
@@ -187,7 +192,7 @@ def _obstacles(family: Family, rules: Sequence[Rule]) -> Iterator[tuple[int, str
 def _texts(family: Family) -> dict[int, str]:
     """How nft lists the rules of the raw table, by their handles."""
     command = [nft(), "-a", "list", "table", "ip" if family == "ipv4" else "ip6", _RAW]
-    done = iptables.run(command)
+    done = process.run(command)
     iptables.check(command, done)
     listing = done.stdout.decode("utf-8", "surrogateescape")
     return {int(handle): text.strip() for text, handle in _LISTED_RULE.findall(listing)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from iptrec.kernel import iptables
+from iptrec.kernel import iptables, process
 from iptrec.kernel.nft.listing import nft
 
 if TYPE_CHECKING:
@@ -47,17 +47,17 @@ def text(comment: str, matches: Mapping[Family, Sequence[str]], interfaces: Sequ
 def insert(table: str) -> None:
     """Make it of what `text` gave. Raises `HostError`."""
     command = [nft(), "-f", "-"]
-    iptables.check(command, iptables.run(command, table.encode()))
+    iptables.check(command, process.run(command, table.encode()))
 
 
 def remove(comment: str) -> None:
     """Delete it, if it is there. Raises `HostError`."""
     if comment in comments():
         command = [nft(), "delete", "table", "inet", name(comment)]
-        iptables.check(command, iptables.run(command))
+        iptables.check(command, process.run(command))
 
 
 def comments() -> list[str]:
     """Whose tables there are in the current namespace."""
-    done = iptables.run([nft(), "list", "tables", "inet"])
+    done = process.run([nft(), "list", "tables", "inet"])
     return [f"iptrec:{one.decode()}" for one in _NAMED.findall(done.stdout)]

@@ -1,7 +1,7 @@
 """Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
 
 The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
-quiet. The watch is a thread of its own, as `watch` is.
+quiet. The watch is a thread of its own, as `legacy.watch` is.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class NftWatch:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
         self._until = time.time_ns()
-        return self._checked(listing.ruleset(counters=True))
+        return self._checked(listing.ruleset(counters=True, failed=self._found))
 
     def start(self) -> None:
         """Begin to watch."""
@@ -158,7 +158,9 @@ class NftWatch:
         started = time.monotonic_ns()
         try:
             within = _LAST_S if last else _WITHIN_S
-            return self._checked(listing.ruleset(counters=False, within_s=within))
+            return self._checked(
+                listing.ruleset(counters=False, failed=self._found, within_s=within)
+            )
         finally:
             self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
 
@@ -191,7 +193,7 @@ class NftWatch:
                 nft_table.remove(comment)
                 nft_table.insert(self._table)
         elif not last:
-            self._guardian.expect_nft_again(family)
+            self._guardian.expect_again("nft", family)
             raw.remove(family, comment, [], [])  # where some of them are left
             iptables.insert(rules)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))

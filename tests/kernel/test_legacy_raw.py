@@ -8,6 +8,7 @@ import pytest
 
 from iptrec.errors import HostError
 from iptrec.kernel import iptables
+from iptrec.kernel.legacy import raw
 
 COMMENT = "iptrec:00000000-0000-0000-0000-000000000000"
 OURS = f"-m comment --comment {COMMENT} -j TRACE"
@@ -42,9 +43,9 @@ def kernel(monkeypatch):
             return []
 
     found = Kernel()
-    monkeypatch.setattr(iptables, "Tables", lambda _: found)
+    monkeypatch.setattr(raw, "Tables", lambda _: found)
     monkeypatch.setattr(iptables, "save", found.save)
-    monkeypatch.setattr(iptables, "_restore", found.restore)
+    monkeypatch.setattr(iptables, "restore", found.restore)
     return found
 
 
@@ -80,15 +81,15 @@ def test_each_chain_is_judged_by_what_is_there(kernel, case):
     """Nothing is lost, nothing comes twice, nobody's rules change places."""
     rules, restored, kept = CASES[case]
     kernel.printed = table(*rules)
-    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == kept
+    assert raw.remove("ipv4", COMMENT, [IN, OUT]) == kept
     assert kernel.restored == restored
-    assert iptables.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
+    assert raw.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
 
 
 def test_what_the_kernel_refuses_stays_out(kernel):
     """A chain that a rule jumps to is gone: ours go all the same."""
     kernel.printed, kernel.refused = table(*TRACED), ("NOTRACK",)
-    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
+    assert raw.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
     assert kernel.restored == GONE
 
 
@@ -98,9 +99,9 @@ def test_a_held_lock_is_no_refusal(kernel, monkeypatch):
         [], 4, b"", b"Another app is currently holding the xtables lock"
     )
     kernel.printed = table(*TRACED)
-    monkeypatch.setattr(iptables, "_restore", lambda *_: iptables.check(["iptables-restore"], said))
+    monkeypatch.setattr(iptables, "restore", lambda *_: iptables.check(["iptables-restore"], said))
     with pytest.raises(iptables.LockHeldError):
-        iptables.remove("ipv4", COMMENT, [IN, OUT])
+        raw.remove("ipv4", COMMENT, [IN, OUT])
 
 
 @pytest.mark.parametrize("printed", ["", "hello\n", "*raw\n:PREROUTING ACCEPT [0:0]\n"])
@@ -108,4 +109,4 @@ def test_what_is_not_the_raw_table_is_refused(kernel, printed):
     """Whatever the exit status."""
     kernel.printed = printed
     with pytest.raises(HostError, match="prints no raw table"):
-        iptables.remove("ipv4", COMMENT, [IN, OUT])
+        raw.remove("ipv4", COMMENT, [IN, OUT])
