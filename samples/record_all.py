@@ -1,13 +1,14 @@
 """Records all samples again (make samples), each into a .db beside its script."""
 
 import docker_hairpin
+import ipsets
 import ipv6
 import kubernetes
 import loopback
 import nftables
 
 if __name__ == "__main__":
-    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables):
+    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables, ipsets):
         sample.main()
         print(f"recorded samples/{sample.__name__}.db")
     docker_hairpin.main("nft")

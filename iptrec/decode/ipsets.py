@@ -135,14 +135,12 @@ class IpSet:
 
     def _entries(self) -> Iterator[tuple[bytes, Entry]]:
         """Key and the rest of each member: a set may have a million, hence without `members`."""
-        size = _SIZES.get(self.family, 4)
-        for part in self.parts:
-            for kind, value in attributes(part):
-                if (
-                    kind == _DATA
-                    and (key := _key(self.dimensions, size, said := first(value))) is not None
-                ):
-                    yield key, _entry(said)
+        dimensions, size = self.dimensions, _SIZES.get(self.family, 4)
+        found = (value for part in self.parts for kind, value in attributes(part) if kind == _DATA)
+        for said in map(first, found):
+            key = _key(dimensions, size, said)
+            if key is not None:
+                yield key, _entry(said)
         for network in map(ipaddress.ip_network, self.networks):
             yield address_key(network.network_address.packed, network.prefixlen), _PLAIN
 
