@@ -38,7 +38,7 @@ def test_demo_shows_the_dropped_packet_and_leaves_nothing(tmp_path):
             seen |= namespaces(mark)
         printed = child.stdout.read()
     assert child.returncode == 0
-    assert len(seen) > 2  # ours, its router's, those of its hosts
+    assert len(seen) >= 2  # ours and its router's, and those of hosts while something runs there
     assert "DROP by filter/DOCKER-ISOLATION-STAGE-2 rule 1" in printed
     assert output.exists()
     assert namespaces(mark) == set()
