@@ -17,7 +17,7 @@ from iptrec.answers.why import explain
 from iptrec.errors import IptrecError
 from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
-from iptrec.views import info, json_lines, parquet, pcapng, sqlite, tables, text
+from iptrec.views import info, json_lines, parquet, pcapng, sqlite, table_rows, tables, text
 from iptrec.views import packet_json as as_json
 from iptrec.views import paths as paths_view
 from iptrec.views import rules as rules_view
@@ -70,9 +70,9 @@ def _export(reader: Reader) -> None:
             Draft(Path(directory, "tables.db"), named=True) as draft,
             sqlite.database(draft) as made,
         ):
-            sqlite.fill(made, tables.rows(reader, Packets(reader), every))
+            sqlite.fill(made, table_rows.rows(reader, Packets(reader), every))
         with (
             DraftDirectory(Path(directory, "parquet")) as draft,
             parquet.Files(draft, reader.facts) as files,
         ):
-            files.fill(tables.rows(reader, Packets(reader), every))
+            files.fill(table_rows.rows(reader, Packets(reader), every))

@@ -112,7 +112,7 @@ TABLES: Final = (
             _maybe(_number("after_ns", "and came to be so after this one; NULL: not known")),
             _text("source", "command line, or name of the dump"),
             _text("state", "whole; cut: too large; changed: meanwhile; why it was refused: EPERM, ..."),
-            _text("content", "the text; of a list of the kernel's its values as JSON"),
+            _text("content", "the text; of a list of the kernel's its values as JSON, 100,000 at most"),
         ),
         ("id",),
     ),
