@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -15,6 +16,7 @@ def main() -> None:
     no temporary file stays. SIGUSR1 asks a recorder for a copy: before there is one, and elsewhere, it is no
     reason to end.
     """
+    _open_standard_streams()
     interrupt = signal.getsignal(signal.SIGINT)
     if interrupt is signal.default_int_handler:  # under nohup or in the background it is ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -24,6 +26,17 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     run()
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where stdin, stdout or stderr is closed (`>&-`): no file of ours may get their numbers."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 if __name__ == "__main__":

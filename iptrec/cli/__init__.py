@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -92,7 +93,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else _nameless(error))
+
+
+def _nameless(error: OSError) -> str:
+    """What to say where the system does not tell which file it was; os.getcwd does not."""
+    if isinstance(error, FileNotFoundError) and not Path("/proc/self/cwd").exists():
+        return "the current directory is gone: change to another one"
+    return str(error)
 
 
 def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:

@@ -89,7 +89,7 @@ def _read(recording: Recording, path: str) -> list[Expectation]:
     try:
         found = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     tables = found.pop("expect", None)
     if not isinstance(tables, list) or len(tables) != len(lines) or found:
         raise UsageError(f"{path}: expectations are tables [[expect]], and nothing else")
@@ -113,7 +113,7 @@ def _text(path: str) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}") from None
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > _LONGEST_LINE:
             raise UsageError(
@@ -129,7 +129,7 @@ def _expectation(recording: Recording, where: str, line: int, table: dict[str, A
     for key, value in table.items():
         kind = _KEYS.get(key)
         if kind is None:
-            raise UsageError(f"{where}: {key!r} is none of {', '.join(_KEYS)}")
+            raise UsageError(f"{where}: {key!r}: must be one of {', '.join(_KEYS)}")
         number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if not (number if kind is int else isinstance(value, kind)):
             raise UsageError(f"{where}: {key} must be {'a text' if kind is str else 'a number'}")

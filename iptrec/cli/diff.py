@@ -84,7 +84,7 @@ def _rulesets(operands: list[str], stream: TextIO, *, json: bool, colour: bool) 
 
     if len(operands) == 1:
         if not _is_recording(_path(operands[0])):
-            raise UsageError(f"{operands[0]} is no recording: say what to compare it with")
+            raise UsageError(f"{operands[0]} is not a recording: say what to compare it with")
         operands = [f"{_path(operands[0])}@start", f"{_path(operands[0])}@end"]
     old, new = _like_each_other(*(_read(one) for one in operands))
     differences = list(compare(old, new))

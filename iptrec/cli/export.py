@@ -105,7 +105,7 @@ def pcapng(
     from iptrec.views.pcapng import Capture, section
 
     if link not in ("auto", "raw", "ethernet"):
-        raise UsageError(f"--link {link!r} is none of auto, raw, ethernet")
+        raise UsageError(f"--link {link!r}: must be one of auto, raw, ethernet")
     if stages and events:
         raise UsageError("--stages and --events are two different files; ask for one")
     # Among the events may be some that belong to no packet, anywhere.
@@ -208,7 +208,7 @@ class _Chosen:
 
         nothing = not written and not self.everything
         if nothing and not self.quiet:
-            print("iptrec export: no packet fits", file=sys.stderr)
+            print("iptrec export: no packet matches", file=sys.stderr)
         if not self.quiet:
             tell_flaws("export", self.recording)
         return EXIT_NO if nothing else EXIT_DONE

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-_BEHIND_OTHERS: Final = 10  # nice(2)
 # Threads of numpy's linear algebra, which nobody here needs, would keep the rights that they start with.
 _THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -29,11 +28,13 @@ class Follower:
         self._arguments = arguments
         self._child: subprocess.Popen[bytes] | None = None
 
-    def start(self, descriptor: int, pipe: IO[bytes] | None = None) -> None:
+    def start(
+        self, descriptor: int, pipe: IO[bytes] | None = None, open_for_life: Sequence[int] = ()
+    ) -> None:
         """Begin to follow; ``descriptor`` is the recording's.
 
-        Into a ``pipe`` it writes behind everybody else's back: without a word on stderr, and only while
-        the processor has nothing else to do.
+        Into a ``pipe`` it writes without a word on stderr. ``open_for_life``: descriptors that it inherits, so
+        that their pipes tell when it has ended.
         """
         from iptrec.kernel.process import iptrec
 
@@ -43,12 +44,10 @@ class Follower:
             stdin=subprocess.DEVNULL,
             stdout=pipe,
             stderr=subprocess.DEVNULL if pipe else None,
-            pass_fds=(descriptor,),
+            pass_fds=(descriptor, *open_for_life),
             start_new_session=True,
             env=os.environ | dict.fromkeys(_THREADS, "1"),
         )
-        if pipe:
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, _BEHIND_OTHERS)
 
     def wait(self) -> int:
         """Until all of a closed recording is shown; Ctrl-C ends it at once. Returns the exit status."""

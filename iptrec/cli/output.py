@@ -202,7 +202,7 @@ def _stdout() -> Iterator[None]:
 def colours(choice: str, output: str) -> bool:
     """--color auto|always|never and https://no-color.org."""
     if choice not in ("auto", "always", "never"):
-        raise UsageError(f"--color {choice!r} is none of auto, always, never")
+        raise UsageError(f"--color {choice!r}: must be one of auto, always, never")
     if choice == "auto":
         plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         return output == "-" and sys.stdout.isatty() and not plain

@@ -40,5 +40,5 @@ def paths(
             stream.write(as_json(one) + "\n" if json else as_text(one))
         recordings.tell_flaws("paths", source)
     if not found:
-        print("iptrec paths: no packet fits", file=sys.stderr)
+        print("iptrec paths: no packet matches", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO

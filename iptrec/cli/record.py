@@ -183,16 +183,16 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"command {command[0]!r} is not found")
     if family not in ("ipv4", "ipv6", "both"):
-        raise UsageError(f"--family {family!r} is none of ipv4, ipv6, both")
+        raise UsageError(f"--family {family!r}: must be one of ipv4, ipv6, both")
     if more["backend"] not in _BACKENDS:
-        raise UsageError(f"--backend {more['backend']!r} is none of {', '.join(_BACKENDS)}")
+        raise UsageError(f"--backend {more['backend']!r}: must be one of {', '.join(_BACKENDS)}")
     families: Any = FAMILIES if family == "both" else (family,)
     compiled = bytecodes(expression, families)
     duration = more.pop("duration")
     max_size = more.pop("max_size", None)
     ring = more.pop("ring", None)
     lasts = None if ring is None else re.fullmatch(r".*(ms|s|m|h)", ring)
-    return Options(
+    options = Options(
         bytecodes=compiled,
         filter=expression or None,
         matches=matches,
@@ -205,6 +205,8 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         argv=["iptrec", *sys.argv[1:]],
         **more,
     )
+    _check_limits(options)
+    return options
 
 
 def split_command(words: list[str]) -> tuple[str, list[str]]:
@@ -221,15 +223,26 @@ def seconds(text: str, option: str = "--duration") -> float:
     """A duration with its unit."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", text)
     if not found:
-        raise UsageError(f"{option} {text!r} is no time; write 500ms, 30s, 5m or 1h")
+        raise UsageError(f"{option} {text!r} is not a time; write 500ms, 30s, 5m or 1h")
     return float(found[1]) * _UNITS[found[2]]
+
+
+def _check_limits(options: Options) -> None:
+    """Refuse limits that are reached before anything happens."""
+    limits = {
+        "--duration": options.duration_s, "--max-size": options.max_bytes,
+        "--ring": options.ring_bytes if options.ring_s is None else options.ring_s,
+    }  # fmt: skip
+    for option, limit in limits.items():
+        if limit == 0:
+            raise UsageError(f"{option} must be more than 0")
 
 
 def size(text: str, option: str) -> int:
     """A size with its unit, in bytes."""
     found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([kKMG]?)", text)
     if not found:
-        raise UsageError(f"{option} {text!r} is no size; write 500k, 100M or 2G")
+        raise UsageError(f"{option} {text!r} is not a size; write 500k, 100M or 2G")
     return int(float(found[1]) * _SIZES[found[2].lower()])
 
 
@@ -237,7 +250,7 @@ def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:
     """0 error, 1 warning, 2 info, 3 debug."""
     names = ("error", "warning", "info", "debug")
     if name not in names:
-        raise UsageError(f"--log-level {name!r} is none of {', '.join(names)}")
+        raise UsageError(f"--log-level {name!r}: must be one of {', '.join(names)}")
     return 3 if verbose else 0 if quiet else names.index(name)
 
 

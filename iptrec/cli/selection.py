@@ -218,7 +218,7 @@ def chain(text: str) -> frozenset[tuple[str, str]]:
     splits = (("/".join(parts[:at]), "/".join(parts[at:])) for at in range(1, len(parts)))
     found = frozenset(names for names in splits if all(names))
     if not found:
-        raise UsageError(f"--chain {text!r} is no TABLE/CHAIN, such as filter/FORWARD")
+        raise UsageError(f"--chain {text!r}: expected TABLE/CHAIN, such as filter/FORWARD")
     return found
 
 
@@ -227,7 +227,7 @@ def rule(text: str) -> frozenset[tuple[str, str, int]]:
     place, _, number = text.rpartition("/")
     known = number.isascii() and number.isdigit() and len(text) <= _LONGEST
     if not (known and all(place.partition("/"))):
-        raise UsageError(f"--rule {text!r} is no TABLE/CHAIN/N, such as filter/FORWARD/2")
+        raise UsageError(f"--rule {text!r}: expected TABLE/CHAIN/N, such as filter/FORWARD/2")
     return frozenset((*names, int(number)) for names in chain(place))
 
 
@@ -240,7 +240,7 @@ def moment(recording: Recording, option: str, text: str) -> int:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"{option} {text!r} is no time; write 2026-01-31T10:02:07, 10s (after the start) or -5s"
+            f"{option} {text!r} is not a time; write 2026-01-31T10:02:07, 10s (after the start) or -5s"
             " (before the end)"
         ) from None
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
@@ -257,7 +257,7 @@ def verdict(text: str) -> str:
     from iptrec.answers.select import VERDICTS
 
     if text.upper() not in VERDICTS:
-        raise UsageError(f"--verdict {text!r} is none of {', '.join(VERDICTS)}")
+        raise UsageError(f"--verdict {text!r}: must be one of {', '.join(VERDICTS)}")
     return text.upper()
 
 
@@ -268,5 +268,5 @@ def _mark(text: str) -> tuple[int, int]:
     except ValueError:
         numbers = -1, -1
     if not all(0 <= number < 2**32 for number in numbers):
-        raise UsageError(f"--mark {text!r} is no VALUE[/MASK] of 32 bits, such as 0x1/0xff")
+        raise UsageError(f"--mark {text!r}: expected VALUE[/MASK] of 32 bits, such as 0x1/0xff")
     return numbers[0] & numbers[1], numbers[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import time
 from dataclasses import replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from iptrec.packets.model import Traversal
 
 _POLL_S: Final = 0.1
+_BEHIND_OTHERS: Final = 10  # nice(2)
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
 Rules = Annotated[
     bool, typer.Option("--rules/--no-rules", help="The text of the rules that matched.")
@@ -95,7 +97,7 @@ def show(
         conditions = chosen.of(source)
         everything = not (chosen.filter or conditions)
         packets = source.packets(chosen.filter, **conditions)
-        _give_up_rights(held)
+        _give_up_rights(held, behind_others=quiet)
         if orphans:
             if follow or not everything:
                 raise UsageError("--orphans shows all events without a packet; leave the rest out")
@@ -130,10 +132,11 @@ def _look_as_nobody(held: int | None) -> None:
         privileges.look_as(*host.nobody())
 
 
-def _give_up_rights(held: int | None) -> None:
+def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
     """Beside a recorder: what comes next are strangers' packets.
 
-    All code is loaded before: it may lie where only root can read it.
+    All code is loaded before: it may lie where only root can read it. ``behind_others``: run from now on only
+    while the processor has little else to do; not before, for until then it has rights.
     """
     if held is not None:
         from iptrec.decode import packet
@@ -143,6 +146,8 @@ def _give_up_rights(held: int | None) -> None:
         packet.load()
         privileges.give_up()
         process.end_with_parent()
+        if behind_others:
+            os.nice(_BEHIND_OTHERS)
 
 
 def _ending(recording: Recording, shown: int, *, everything: bool, quiet: bool) -> int:
@@ -150,7 +155,7 @@ def _ending(recording: Recording, shown: int, *, everything: bool, quiet: bool) 
     from iptrec.cli import recordings
 
     nothing = not shown and not everything
-    remarks = [*(["no packet fits"] if nothing else []), *recordings.flaws(recording)]
+    remarks = [*(["no packet matches"] if nothing else []), *recordings.flaws(recording)]
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,8 +69,16 @@ def trace(
                 *(["--json"] if json else []),
             ]
         )  # fmt: skip
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, reading)
+        life = stack.enter_context(os.fdopen(writing, "wb"))
+
+        def begun(descriptor: int) -> None:
+            viewer.start(descriptor, open_for_life=(life.fileno(),))
+            life.close()
+
         try:
-            outcome = record(options, begun=viewer.start)
+            outcome = record(replace(options, viewer=reading), begun=begun)
         except BaseException:
             viewer.stop()  # it would wait for the end of what nobody writes any more
             raise

@@ -49,5 +49,5 @@ def why(
             shown += 1
         recordings.tell_flaws("why", source)
     if not shown:
-        print("iptrec why: no packet fits", file=sys.stderr)
+        print("iptrec why: no packet matches", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

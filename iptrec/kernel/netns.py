@@ -51,7 +51,7 @@ def resolve(spec: str) -> Path:
         os.close(descriptor)
     if kind != _CLONE_NEWNET:
         raise UsageError(
-            f"{path} is no network namespace; give a name, a /proc/PID/ns/net, or a pid"
+            f"{path} is not a network namespace; give a name, a /proc/PID/ns/net, or a pid"
         )
     return path
 

@@ -63,7 +63,7 @@ class Capture:
         try:
             file = _libc.fdopen(os.dup(0) if path == "-" else open_to_read(path), b"rb")
         except ValueError:  # a NUL byte
-            raise RecordingError(f"cannot open {path!r}: that is no file name") from None
+            raise RecordingError(f"cannot open {path!r}: that is not a file name") from None
         except OSError as error:
             raise RecordingError(f"cannot read {path}: {error.strerror}") from None
         self._handle = self._libpcap.pcap_fopen_offline_with_tstamp_precision(

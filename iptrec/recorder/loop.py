@@ -73,8 +73,9 @@ class Loop:
             poll.register(descriptor, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         poll.register(self._findings, select.POLLIN)
-        if self._options.trigger is not None:
-            poll.register(self._options.trigger, select.POLLIN)
+        for asked in (self._options.trigger, self._options.viewer):
+            if asked is not None:
+                poll.register(asked, select.POLLIN)
         return poll
 
     def run(self) -> None:
@@ -99,7 +100,7 @@ class Loop:
                 progress.file_bytes = writer.stored_bytes
                 self._report.tell()
                 self._told = now
-            progress.reason = self._wake.stopped() or self._limit()
+            progress.reason = progress.reason or self._wake.stopped() or self._limit()
         self._report.tell()
         if progress.reason in ("command", "packets"):
             streams.settle()
@@ -108,6 +109,8 @@ class Loop:
         """What is ready beside the events."""
         if self._options.trigger is not None and self._options.trigger in ready:
             self._pull(self._options.trigger)
+        if self._options.viewer in ready:
+            self._progress.reason = "viewer"
         self._findings.take()
         self._streams.take_sides()
 
@@ -118,7 +121,7 @@ class Loop:
             self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
             self._ends.append(self._stop_ns)
         else:
-            self._report.note("nobody looks for what --stop-on asks any more: its process ended")
+            self._report.note("--stop-on: the process that watches has ended; record goes on")
 
     def _tend(self, now: int) -> None:
         """Write out where that was asked for; keep what the ring holds; give free memory back."""

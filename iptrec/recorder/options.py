@@ -26,7 +26,8 @@ class Options:
     ``bytecodes``: for each family that is recorded the filter as `iptables.TraceRule.bytecode`, None for
     all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
     ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
-    read from when it is time to stop, ``after_s`` later.
+    read from when it is time to stop, ``after_s`` later. ``viewer``: a pipe that is closed when nobody looks at
+    the recording any more: time to stop.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
@@ -50,6 +51,7 @@ class Options:
     ring_s: float | None = None
     trigger: int | None = None
     after_s: float = 0
+    viewer: int | None = None
     snaplen: int = 256
     matches: Callable[[str | None, Family], Sequence[str]] = lambda *_: ("",)
     command: Sequence[str] = ()

@@ -198,8 +198,8 @@ class Streams:
         granted = source.socket.receive_buffer
         if self._progress.lost and granted < self._options.receive_buffer:
             self._report.note(
-                f"events were lost with a receive buffer of {granted:,} bytes, all that this"
-                " user is granted: raise the host's net.core.rmem_max, or record as its root"
+                f"events were lost with a receive buffer of {granted:,} bytes, the most"
+                " that this user may request: raise the host's net.core.rmem_max, or record as its root"
             )
 
     def _append(self, stream: int, datagram: bytes) -> None:

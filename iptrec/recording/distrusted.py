@@ -96,7 +96,7 @@ class Distrusted:
         if stat.S_ISDIR(mode):
             raise RecordingError(f"cannot open {self.path}: {os.strerror(errno.EISDIR)}")
         if not stat.S_ISREG(mode):
-            raise RecordingError(f"cannot open {self.path}: it is no regular file")
+            raise RecordingError(f"cannot open {self.path}: it is not a regular file")
         effective = os.access in os.supports_effective_ids
         if not os.access(self.path, os.R_OK, effective_ids=effective):
             raise RecordingError(

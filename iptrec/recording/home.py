@@ -161,7 +161,7 @@ def _make_room(place: Place, *, force: bool) -> None:
     for name, status in found.items():
         old = place.path.with_name(name)
         if not stat.S_ISREG(status.st_mode):
-            raise RecordingError(f"{old} exists and is no regular file; use another -o")
+            raise RecordingError(f"{old} exists and is not a regular file; use another -o")
         if not force:
             raise RecordingError(f"{old} exists; use --force or another -o")
         place.require_own(name)

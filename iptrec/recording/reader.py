@@ -222,5 +222,5 @@ class Reader:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, kind):
-            raise self._file.damaged(f"{text[:40]!r} is no JSON {kind.__name__}")
+            raise self._file.damaged(f"{text[:40]!r} is not a JSON {kind.__name__}")
         return value

@@ -103,9 +103,9 @@ class Writer:
     def create(cls, path: Path, facts: Facts, *, force: bool = False) -> Self:
         """Make the file, mode 0600, owned by the user behind sudo.
 
-        Raises `RecordingError`: it exists (without ``force``) or is no regular file, the directory is missing
-        or not writable, others could put another file in its place, the disk is full. Nothing is left
-        behind then.
+        Raises `RecordingError`: it exists (without ``force``) or is not a regular file, the directory is
+        missing or not writable, others could put another file in its place, the disk is full. Nothing is
+        left behind then.
         """
         home = Home(path, _content(facts), force=force)
         try:

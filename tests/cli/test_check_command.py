@@ -112,18 +112,18 @@ def test_machine_output(expect, tmp_path):
 
 
 BAD = {
-    "no_toml": ("[[expect", "is no TOML: Expected"),
+    "no_toml": ("[[expect", "is not TOML: Expected"),
     "other": ("[other]\n", "expectations are tables [[expect]]"),
-    "key": ("\n[[expect]]\nfliter = 'icmp'\n", ":2: 'fliter' is none of name, filter"),
+    "key": ("\n[[expect]]\nfliter = 'icmp'\n", ":2: 'fliter': must be one of name, filter"),
     "kind": ("[[expect]]\ncount = '3'\n", ":1: count must be a number"),
     "filter": ("[[expect]]\nfilter = '(tcp'\n", ":1: filter"),
-    "verdict": ("[[expect]]\nverdict = 'MAYBE'\n", ":1: --verdict 'MAYBE' is none of"),
+    "verdict": ("[[expect]]\nverdict = 'MAYBE'\n", ":1: --verdict 'MAYBE': must be one of"),
     "exact": ("[[expect]]\ncount = 1\nmin = 1\n", ":1: count is exact"),
     "long filter": (f"[[expect]]\nfilter = '{'tcp and ' * 300}tcp'\n", ":1: filter"),
     "longest line": (f"\n[[expect]]\n{'a.' * 3000}a = 1\n", ":3: the line has more than 4,096"),
     "many": ("[[expect]]\n" * 1001, "1,001 expectations, 1,000 is the most"),
     "large": ("#\n" * 140_000, "is larger than 256 kB"),
-    "deep": ("a = [" + "[\n" * 100_000, "is no TOML: maximum recursion"),
+    "deep": ("a = [" + "[\n" * 100_000, "is not TOML: maximum recursion"),
 }
 
 

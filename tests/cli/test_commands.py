@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import iptrec
+from command import IPTREC, iptrec
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 HAIRPIN = str(SAMPLES / "docker_hairpin.db")
@@ -22,8 +22,8 @@ ERRORS = {
     "option": (["show", "--zzz"], "iptrec show: No such option: --zzz; see iptrec show --help"),
     "command": (["nonsense"], "iptrec: No such command 'nonsense'; see iptrec --help"),
     "filter": (["show", HAIRPIN, "foo bar"], 'iptrec: filter "foo bar": '),
-    "chain": (["show", HAIRPIN, "--chain", "FORWARD"], "iptrec: --chain 'FORWARD' is no TABLE/CHAIN"),
-    "color": (["show", HAIRPIN, "--color", "pink"], "iptrec: --color 'pink' is none of"),
+    "chain": (["show", HAIRPIN, "--chain", "FORWARD"], "iptrec: --chain 'FORWARD': expected TABLE/CHAIN"),
+    "color": (["show", HAIRPIN, "--color", "pink"], "iptrec: --color 'pink': must be one of"),
     "output": (["show", HAIRPIN, "-o", "/nope/x"], "iptrec: cannot write /nope/x"),
 }  # fmt: skip
 
@@ -44,7 +44,7 @@ def test_selection_and_exit_status():
     assert iptrec("show", LOOPBACK, "--verdict", "DROP").stdout.count(" DROP by ") == 2
     done = iptrec("show", HAIRPIN, "udp")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "iptrec show: no packet fits\n"
+    assert done.stderr == "iptrec show: no packet matches\n"
     lines = iptrec("show", LOOPBACK, "--json", "--packet", "10").stdout.splitlines()
     assert [json.loads(line)["packet"] for line in lines] == [10]
 
@@ -129,11 +129,11 @@ def test_selections_are_the_same_everywhere(case):
 
 
 BAD_SELECTIONS = {
-    "rule": (["--rule", "filter/INPUT"], "--rule 'filter/INPUT' is no TABLE/CHAIN/N"),
-    "mark": (["--mark", "blue"], "--mark 'blue' is no VALUE[/MASK]"),
-    "big_mark": (["--mark", "0x100000000"], "--mark '0x100000000' is no VALUE[/MASK]"),
-    "time": (["--since", "yesterday"], "--since 'yesterday' is no time"),
-    "verdict": (["--verdict", "MAYBE"], "--verdict 'MAYBE' is none of ACCEPT"),
+    "rule": (["--rule", "filter/INPUT"], "--rule 'filter/INPUT': expected TABLE/CHAIN/N"),
+    "mark": (["--mark", "blue"], "--mark 'blue': expected VALUE[/MASK]"),
+    "big_mark": (["--mark", "0x100000000"], "--mark '0x100000000': expected VALUE[/MASK]"),
+    "time": (["--since", "yesterday"], "--since 'yesterday' is not a time"),
+    "verdict": (["--verdict", "MAYBE"], "--verdict 'MAYBE': must be one of ACCEPT"),
 }
 
 
@@ -180,3 +180,24 @@ def test_rules_that_were_hit_or_not():
         "the tables of this recording are 'filter', 'mangle', 'raw'"
         in iptrec("rules", LOOPBACK, "--table", "flter").stderr
     )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams(closed):
+    """What cannot be said is not said; no file gets a number that something else is printed to."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *IPTREC, "show", HAIRPIN],
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"#1 ") == (" >&-" not in f" {closed}")
+
+
+def test_current_directory_is_gone(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["sh", "-c", 'rmdir "$PWD" && "$@"', "sh", *IPTREC, "show", "trace.db"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=gone)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

@@ -90,10 +90,10 @@ def test_two_packets_side_by_side():
 
 BAD = {
     "three": (["a", "b", "c"], "diff compares two, not 3"),
-    "one_file": ([__file__], "is no recording: say what to compare it with"),
+    "one_file": ([__file__], "is not a recording: say what to compare it with"),
     "no_rules": ([__file__, __file__], "is it a file of iptables-save?"),
     "missing": (["/nope", LOOPBACK], "cannot open /nope"),
-    "time": ([f"{LOOPBACK}@noon", LOOPBACK], "'noon' is no time"),
+    "time": ([f"{LOOPBACK}@noon", LOOPBACK], "'noon' is not a time"),
     "packet": (["--packets", "1", "99", LOOPBACK], "has no packet 99"),
     "both": (["--traces", "--packets", "1", "2", LOOPBACK], "two different questions"),
 }

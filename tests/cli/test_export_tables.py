@@ -118,7 +118,7 @@ def test_selection_and_exit_status(tmp_path):
     assert tables["rules"].count > 3
     tables.close()
     done = iptrec("export", "parquet", LOOPBACK, "-o", tmp_path / "p", "--verdict", "STOLEN")
-    assert (done.returncode, done.stderr) == (1, "iptrec export: no packet fits\n")
+    assert (done.returncode, done.stderr) == (1, "iptrec export: no packet matches\n")
 
 
 def test_stdout_and_refusals(tmp_path):

@@ -72,7 +72,7 @@ def test_exports_keep_the_data(evil, tmp_path):
 
 
 def test_json_has_no_infinity(evil):
-    """An infinite number is null: `Infinity` is no JSON."""
+    """An infinite number is null: `Infinity` is not JSON."""
     done = iptrec("query", evil, "SELECT 9e999 AS a, -9e999 AS b, 1.5 AS c", "--json")
     assert done.stdout == '{"a": null, "b": null, "c": 1.5}\n'
 

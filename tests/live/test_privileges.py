@@ -415,3 +415,21 @@ def test_ctrl_c_while_it_loads(tmp_path, moment):
     child.send_signal(signal.SIGINT)
     _, err = child.communicate(timeout=30)
     assert "iptrec/cli" not in err  # before that Python itself prints one
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_a_trace_into_head_ends(lab, backend):
+    """Who looks has seen enough: nobody records any more, and nothing stays behind."""
+    reading, writing = os.pipe()
+    trace = [*ISOLATED, "trace", "--backend", backend, "icmp"]
+    child = lab.popen(trace, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    until(lambda: recorder.guardians(lab))
+    ping = lab.popen(["ping", "-i", "0.2", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    with os.fdopen(reading) as pipe:
+        assert pipe.readline().startswith("#1 ")
+    _, said = child.communicate(timeout=60)
+    ping.kill()
+    ping.wait()
+    assert (child.returncode, said) == (0, "")
+    assert recorder.guardians(lab) == []

@@ -129,6 +129,15 @@ def test_trigger_of_a_process_that_ended(trigger):
     assert "--stop-on" in outcome.notes[0]
 
 
+@pytest.mark.usefixtures("stage")
+def test_viewer_that_ended(trigger):
+    """Nobody looks any more: `iptrec trace | head` is over."""
+    os.close(trigger.writing)
+    trigger.writing = None
+    outcome = record(options(viewer=trigger.reading, duration_s=30))
+    assert (outcome.reason, outcome.notes) == ("viewer", [])
+
+
 def test_a_copy_on_request(stage, monkeypatch):
     """SIGUSR1 writes what there is into a file of its own, once, and recording goes on."""
     monkeypatch.setattr(Writer, "waits", True)  # ten looks at the clock a second

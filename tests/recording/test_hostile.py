@@ -195,7 +195,7 @@ def test_hostile_file_is_one_line(tmp_path, write, case):
     [
         ("/nonexistent/t.db", "cannot open /nonexistent/t.db: No such file or directory"),
         ("/", "cannot open /: Is a directory"),
-        ("/dev/zero", "cannot open /dev/zero: it is no regular file"),
+        ("/dev/zero", "cannot open /dev/zero: it is not a regular file"),
     ],
 )
 def test_no_file_is_one_line(path, message):

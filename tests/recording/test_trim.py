@@ -126,7 +126,7 @@ def test_with_the_events_go_losses_and_states(writer, events):
 
 @pytest.mark.parametrize("different", [1, 2, 10**6])
 def test_states_without_events_do_not_fill_the_disk(writer, events, different):
-    """Rules that change for days while no packet fits the filter: new ones, and the same ones again."""
+    """Rules that change for days while no packet matches the filter: new ones, and the same ones again."""
     chunk(writer, events, 1)
     sizes = []
     for number in range(3000):

@@ -316,7 +316,7 @@ def test_only_regular_files_are_replaced(tmp_path, facts, make):
         path.symlink_to(other)
         if make != "dangling":
             other.write_text("precious")
-    with pytest.raises(RecordingError, match="exists and is no regular file; use another -o"):
+    with pytest.raises(RecordingError, match="exists and is not a regular file; use another -o"):
         Writer.create(path, facts, force=True)
     assert other.exists() == (make == "symlink_to")
     assert make != "symlink_to" or other.read_text() == "precious"

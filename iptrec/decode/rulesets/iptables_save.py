@@ -103,7 +103,7 @@ def parse(text: bytes, known: Known | None = None) -> Ruleset:
                 }
                 table = None
             case _:
-                raise _unreadable(number, f"{line[:60]!r} is no line of iptables-save")
+                raise _unreadable(number, f"{line[:60]!r} is not a line of iptables-save")
         if count > _MOST_RULES:
             raise _unreadable(number, f"more than {_MOST_RULES:,} chains and rules")
     if table is not None:
@@ -156,7 +156,7 @@ def _rule(line: str, number: int) -> tuple[str, Rule]:
         counters = (int(found[1]), int(found[2]))
         line = line[found.end() :]
     if not line.startswith("-A "):
-        raise _unreadable(number, f"{line[:60]!r} is no rule")
+        raise _unreadable(number, f"{line[:60]!r} is not a rule")
     chain, _, spec = line[3:].rstrip("\r").partition(" ")
     return chain, _read_spec(spec, counters)
 

@@ -98,7 +98,7 @@ def parse(
     try:
         objects = json.loads(listing)["nftables"]
         if not isinstance(objects, list):
-            raise TypeError("nftables is no list")  # noqa: TRY301 - told below
+            raise TypeError("nftables is not a list")  # noqa: TRY301 - told below
         bases, rules = _read(objects, texts)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         whole, objects = False, list(islice(nft_text.objects(text, texts), _MOST_TOLD + 1))
