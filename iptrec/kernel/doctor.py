@@ -71,6 +71,7 @@ def inspect(directory: Path) -> Iterator[Finding]:
         yield from _group()
     if "nft" in backends:
         yield from _traces()
+    yield from _bridges()
     yield from _left_behind()
     yield from _clock()
     yield from _space(directory)
@@ -210,6 +211,32 @@ def _room(size: int) -> Finding:
         fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
         return Finding("warning", "receive buffer", f"{size:,} bytes are granted", fix)
     return Finding("ok", "receive buffer", f"{size:,} bytes")
+
+
+def _bridges() -> Iterator[Finding]:
+    """What a bridge passes from port to port meets rules of ip and ip6 only by br_netfilter."""
+    from pyroute2 import IPRoute, NetlinkError  # noqa: PLC0415 - takes a tenth of a second
+
+    try:
+        with IPRoute() as route:
+            bridges = [one.get_attr("IFLA_IFNAME") for one in route.get_links(kind="bridge")]
+    except (NetlinkError, OSError) as error:
+        yield Finding("warning", "bridges", f"cannot list interfaces: {error}")
+        return
+    for name in ("iptables", "ip6tables") if bridges else ():
+        setting = f"net.bridge.bridge-nf-call-{name}"
+        path = Path("/proc/sys", *setting.split(".", 2))
+        if not path.exists():
+            fact, fix = "br_netfilter is not loaded", "modprobe br_netfilter"
+        elif host.read(path).strip() == "0":
+            fact, fix = f"{setting} is 0", f"sysctl {setting}=1"
+        else:
+            continue
+        yield Finding(
+            "note", f"{name} of bridges",
+            f"{', '.join(sorted(bridges))}: packets between its ports pass no rules of {name}: {fact}",
+            f"if they are to, run: {fix}",
+        )  # fmt: skip
 
 
 def _left_behind() -> Iterator[Finding]:

@@ -56,6 +56,24 @@ def test_what_is_missing_is_told_with_its_fix(lab, case):
     assert fix in found[what]["fix"]
 
 
+@pytest.mark.parametrize(("value", "told"), [("0", True), ("1", False)])
+def test_bridges_whose_packets_pass_no_rules(lab, value, told):
+    """Where nothing is traced of what a bridge passes on, its user learns why; without a bridge nobody asks."""
+    setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+    if lab.run(["test", "-e", setting], check=False).returncode:
+        pytest.skip("br_netfilter is not loaded")
+    lab.run(["sh", "-c", f"echo {value} > {setting}"])
+    assert "iptables of bridges" not in findings(lab)[0]
+    lab.ip(None, "link add br7 type bridge")
+    found, status = findings(lab)
+    assert ("iptables of bridges" in found, status) == (told, 0)
+    if told:
+        one = found["iptables of bridges"]
+        assert one["level"] == "note"
+        assert "br7: packets between its ports pass no rules of iptables" in one["fact"]
+        assert one["fix"].endswith("sysctl net.bridge.bridge-nf-call-iptables=1")
+
+
 def test_others(lab, tmp_path):
     """Somebody's TRACE rule, a recorder at work."""
     lab.run(["iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE"])
