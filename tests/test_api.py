@@ -391,13 +391,13 @@ def test_threads_with_recordings_of_their_own():
     """At the same time."""
     found = {}
 
-    def read(path, turn):
+    def read(path, next_window):
         with iptrec.open(path) as recording:
-            found[turn] = [packet_json.line(one) for one in recording.packets("ip or ip6")]
+            found[next_window] = [packet_json.line(one) for one in recording.packets("ip or ip6")]
 
     readers = [
-        threading.Thread(target=read, args=(path, turn))
-        for turn, path in enumerate([LOOPBACK, BOTH] * 2)
+        threading.Thread(target=read, args=(path, next_window))
+        for next_window, path in enumerate([LOOPBACK, BOTH] * 2)
     ]
     for one in readers:
         one.start()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64, Mask
     from iptrec.packets.model import RelationKind
     from iptrec.packets.relations import Relations
-    from iptrec.packets.rule_changes import Fates
+    from iptrec.packets.rule_changes import RuleChanges
     from iptrec.packets.window import Window
 
 
@@ -67,7 +67,7 @@ def shapes(
     positions: I64,
     interfaces: Interfaces,
     relations: Relations,
-    fates: Fates,
+    fates: RuleChanges,
 ) -> list[Shape]:
     """The shapes among some decided traversals of a window; those that are in none of them are odd.
 
@@ -198,8 +198,8 @@ class _Told:
 
 
 def _shown(window: Window, way: Sequence[int]) -> Mask:
-    own = np.array([window.resolver.places[one].own for one in way], np.bool_)
-    return own if own.all() else ~own
+    ours = np.array([window.resolver.places[one].ours for one in way], np.bool_)
+    return ours if ours.all() else ~ours
 
 
 def _numbered(*columns: npt.NDArray[Any]) -> I64:

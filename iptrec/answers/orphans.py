@@ -36,7 +36,7 @@ class Orphan:
 def orphans(recording: Recording) -> Iterator[Orphan]:
     """All of a recording; in order of receipt, but for what cannot be read, which comes after its window."""
     for window in windows(recording):
-        for row in window.strays.tolist():
+        for row in window.unplaced.tolist():
             yield _event(window, row)
         for received_ns in window.unread.tolist():
             yield Orphan(received_ns, None, None, 0, None, None, None)

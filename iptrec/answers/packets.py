@@ -15,7 +15,7 @@ from iptrec.decode import packet
 from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.model import RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
-from iptrec.packets.rule_changes import Fates
+from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
 from iptrec.rulesets.backends import backend
 
@@ -82,7 +82,7 @@ class Packets:
         last = self._selection.number
         for window in source:
             build = self._builder(window.stream)
-            build.turn(window, objects=objects or self._notes is not None)
+            build.next_window(window, objects=objects or self._notes is not None)
             numbers = self.book.numbers(window, build.netns)
             positions = self._selection.positions(window, build.interfaces, build.netns)
             if self._selection.path is not None:
@@ -160,16 +160,16 @@ class _Builder:
         self._connections = connections
         self._make = make
         self._relations = Relations()
-        self._fates = Fates(self._relations)
+        self._fates = RuleChanges(self._relations)
 
-    def turn(self, window: Window, *, objects: bool) -> None:
+    def next_window(self, window: Window, *, objects: bool) -> None:
         """Go on to the next window."""
         self._window = window
         self._events = window.events
         self.interfaces.update()
         if not objects:
             return
-        self._relations.turn(window)
+        self._relations.next_window(window)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
 
@@ -219,7 +219,7 @@ class _Builder:
 
     def _steps(self, rows: I64, places: list[Place], family: int) -> list[Step]:
         steps: list[Step] = []
-        told = [at for at, place in enumerate(places) if not place.own] or range(len(places))
+        told = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
         before: Step | None = None
         last = b""
         columns = _Columns(self._window, rows)

@@ -84,7 +84,7 @@ def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
         decided_by=None if decider is None else RulePlace.of(decider),
         complete=outcome.complete,
         ambiguous=outcome.doubt is not None,
-        steps=tuple(_step(place) for place in places if not place.own)
+        steps=tuple(_step(place) for place in places if not place.ours)
         or tuple(_step(place) for place in places),
     )
 

@@ -11,8 +11,8 @@ from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import Count
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
-from iptrec.rulesets.nft_places import own_table
-from iptrec.rulesets.targets import always_matches, ends_chain, is_own
+from iptrec.rulesets.nft_places import our_table
+from iptrec.rulesets.targets import always_matches, ends_chain, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +73,9 @@ def _tables(
 ) -> Iterator[TableCount]:
     for family in FAMILIES:
         for table, timeline in book.timelines.loaded(family).items():
-            if book.own_comment is not None and table == own_table(book.own_comment):
+            if book.our_comment is not None and table == our_table(book.our_comment):
                 continue
-            found = _table(family, table, timeline.states[-1].chains or {}, hits, book.own_comment)
+            found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
             _add_gone(found, hits, rules)
             yield found
 
@@ -109,7 +109,7 @@ def _count_window(
         starts = assembly.first[here]
         for at, one in enumerate(way):
             place = window.resolver.places[one]
-            if place.own or place.nameless:  # which rule it was nobody knows
+            if place.ours or place.nameless:  # which rule it was nobody knows
                 continue
             rows = assembly.rows[starts + at]
             key = _key(window, one, place)
@@ -138,7 +138,7 @@ def _key(window: Window, number: int, place: Place) -> _Key:
 
 
 def _table(
-    family: Family, table: str, chains: dict[str, Chain], hits: dict[_Key, Count], own: str | None
+    family: Family, table: str, chains: dict[str, Chain], hits: dict[_Key, Count], ours: str | None
 ) -> TableCount:
     found = TableCount(family, table)
     for chain in chains.values():
@@ -148,7 +148,7 @@ def _table(
         for rule in chain.rules:
             ordinal = seen.get(rule.spec, 0)
             seen[rule.spec] = ordinal + 1
-            if is_own(rule, own):
+            if is_ours(rule, ours):
                 continue
             number = len(rules) + 1
             count = hits.get((family, table, chain.name, rule.spec, ordinal), Count())

@@ -94,8 +94,8 @@ def summarize(reader: Recording) -> Summary:
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
         summary.packets += decided
-        summary.orphans += len(window.strays) + len(window.unread)
-        summary.events += len(window.rows()) + len(window.strays) + len(window.unread)
+        summary.orphans += len(window.unplaced) + len(window.unread)
+        summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary

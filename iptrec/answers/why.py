@@ -13,7 +13,7 @@ from iptrec.context.addresses import addresses
 from iptrec.decode import snapshots
 from iptrec.matching import judge
 from iptrec.matching.facts import Facts, Judgement
-from iptrec.rulesets.targets import is_own
+from iptrec.rulesets.targets import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ def _before(window: Window, position: int) -> list[_Before]:
         map(_Before, _skipped(window.resolver, way), marks, window.events.ct_state[rows].tolist())
     )
     places = window.resolver.places
-    return [one for one, number in zip(found, way, strict=True) if not places[number].own] or found
+    return [one for one, number in zip(found, way, strict=True) if not places[number].ours] or found
 
 
 def _marks_before(window: Window, rows: Sequence[int], way: tuple[int, ...]) -> list[int | None]:
@@ -136,9 +136,9 @@ def _between(
     found = []
     number = 0
     for index, rule in enumerate(known.rules if known else (), 1):
-        own = is_own(rule, grammar.own_comment)
-        number += not own
-        if after < index < until and not own:
+        ours = is_ours(rule, grammar.our_comment)
+        number += not ours
+        if after < index < until and not ours:
             found.append((number, rule))
     return found
 

@@ -172,7 +172,7 @@ def _traces(before: str, after: str, stream: TextIO, *, json: bool) -> int:
 
 def _packets(operand: str, numbers: tuple[int, int], stream: TextIO, *, json: bool) -> int:
     from iptrec.cli import recordings
-    from iptrec.views.sides import as_json, as_text
+    from iptrec.views.side_by_side import as_json, as_text
 
     with recordings.opened(operand) as recording:
         found = [_packet(recording, number) for number in numbers]

@@ -79,11 +79,11 @@ class Connections:
         if self._ahead is None:
             self._ahead = next(self._next, None)
         if self._ahead is None:  # the file may have more by now
-            self._next = self._told()
+            self._next = self._reported()
             self._ahead = next(self._next, None)
         return self._ahead
 
-    def _told(self) -> Iterator[tuple[int, Connection]]:
+    def _reported(self) -> Iterator[tuple[int, Connection]]:
         for stream in self._recording.streams:
             if stream.kind != "conntrack" or stream.namespace != self._namespace:
                 continue

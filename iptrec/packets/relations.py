@@ -42,7 +42,7 @@ class Relations:
         self._deciders: dict[int, I64] = {}
         self._reach = 0
 
-    def turn(self, window: Window) -> None:
+    def next_window(self, window: Window) -> None:
         """Go on to the next window."""
         start = self._pages[-1].stop if self._pages else 0
         self._pages.append(_Page(start, _page(window)))

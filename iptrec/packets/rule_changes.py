@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.timeline import Timeline
 
 
-class Fates:
+class RuleChanges:
     """Tells the change behind a packet's end; for the windows of one stream."""
 
     def __init__(self, relations: Relations) -> None:
@@ -88,7 +88,7 @@ def _state(window: Window, position: int, outcome: Outcome, timeline: Timeline) 
 
 def _came(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When a rule that took part was inserted, or the policy set; None if it was there all the time."""
-    if place.own or (place.rule is not None and place.effect == "continue"):
+    if place.ours or (place.rule is not None and place.effect == "continue"):
         return None
     if not _there(timeline, state, place):  # nf_tables lists no anonymous chain
         return None

@@ -52,7 +52,7 @@ def settle(
     outcome = alone[option]
     undecided = np.flatnonzero(outcome < 0)
     if len(undecided):
-        court = _Court(events, resolved, resolver)
+        court = _Evidence(events, resolved, resolver)
         changed = np.flatnonzero(
             np.logical_or.reduceat(resolved.last[rows] > resolved.first[rows], first)
         )
@@ -74,7 +74,7 @@ def settle(
     return outcome, list(outcomes)
 
 
-class _Court:
+class _Evidence:
     """Hears what is certain, then judges what is not."""
 
     def __init__(self, events: TraceEvents, resolved: Resolved, resolver: Resolver) -> None:
@@ -146,14 +146,14 @@ class _Court:
         """Where the ways differ, in words."""
         for numbers in zip(*(one.way for one in outcomes), strict=True):
             places = [self._book.places[number] for number in numbers]
-            told = list(dict.fromkeys(_told(place) for place in places))
+            told = list(dict.fromkeys(_shown(place) for place in places))
             if len(told) > 1:
                 where = f"{places[0].table}/{places[0].chain}"
                 return f"the rules changed just then: in {where} it was {' or '.join(told[:3])}"
         return "the rules changed just then"
 
 
-def _told(place: Place) -> str:
+def _shown(place: Place) -> str:
     if place.end:
         return f"the chain's end ({place.target})"
     spec = f": {place.rule.spec}" if place.rule else ""

@@ -181,7 +181,7 @@ class Walker:
         """What a reader is told of a way."""
         places = (self._resolver.places[one] for one in way)
         return tuple(
-            (one.table, one.chain, one.number, one.own, one.rule and one.rule.spec, one.target)
+            (one.table, one.chain, one.number, one.ours, one.rule and one.rule.spec, one.target)
             for one in places
         )
 

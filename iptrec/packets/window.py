@@ -94,7 +94,7 @@ class Window:
 
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
     others come again, with more events, in the next window. ``moment_ns``: when each event was logged, as well
-    as one can tell (epoch). ``strays``: events that
+    as one can tell (epoch). ``unplaced``: events that
     name no rule; ``unread``: receive times (epoch, ns) of datagrams that hold something else than
     events. Both are of this window alone.
     """
@@ -108,7 +108,7 @@ class Window:
     assembly: Assembly
     decided: int
     number: int
-    strays: I64
+    unplaced: I64
     unread: I64
 
     def rows(self) -> I64:
@@ -201,7 +201,7 @@ class Assembler:
             assembly=assembly,
             decided=decided,
             number=number,
-            strays=np.flatnonzero((resolved.place < 0) & ~again[events.datagram]),
+            unplaced=np.flatnonzero((resolved.place < 0) & ~again[events.datagram]),
             unread=received[events.undecoded[~again[events.undecoded]]],
         )
         self._keep(data, lengths, received, receipt, np.flatnonzero(again))

@@ -60,13 +60,13 @@ class Distrusted:
             if held is None and is_compressed(self.path):
                 # Its name goes as soon as it is open: nothing can stay behind.
                 self._file = stack.enter_context(unpacked(self.path))
-            with self.told():
+            with self.translating():
                 self._connect()
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
         """A connection, for one look."""
-        with self.told():
+        with self.translating():
             yield self._connection or self._connect()
 
     def select(self, table: str, which: str, parameters: dict[str, Any]) -> Iterator[Row]:
@@ -202,7 +202,7 @@ class Distrusted:
             self._connection = None
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
+    def translating(self) -> Iterator[None]:
         """What SQLite and the system find wrong, as a `RecordingError` that names the file."""
         try:
             yield

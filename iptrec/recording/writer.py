@@ -235,7 +235,7 @@ class Writer:
 
     def _store(self) -> None:
         """Make chunks of what was appended. They are committed later: each commit waits for the disk."""
-        with self._told():
+        with self._translating():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             for stream, pending in self._pending.items():
@@ -262,7 +262,7 @@ class Writer:
     def copy(self, path: Path, stopped_ns: int, reason: str) -> None:
         """Everything so far as a recording of its own, closed; this one goes on."""
         self.commit()
-        with self._told():
+        with self._translating():
             _copy(self._connection, path, stopped_ns, reason)
 
     def close(self, stopped_ns: int, reason: str) -> None:
@@ -277,7 +277,7 @@ class Writer:
             self._database.table("recording").update(
                 1, {"stopped_ns": stopped_ns, "stop_reason": reason, "closed": 1}
             )
-        with self._told():
+        with self._translating():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             _leave_wal(self._connection)
         self._end()
@@ -335,7 +335,7 @@ class Writer:
         if self._together:
             yield
             return
-        with self._told():
+        with self._translating():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -348,7 +348,7 @@ class Writer:
             self._waiting_since = None
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translating(self) -> Iterator[None]:
         try:
             with self._home.acting():
                 yield

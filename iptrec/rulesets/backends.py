@@ -61,11 +61,11 @@ class RulesetBackend(Protocol):
         """The place that a site names in a ruleset, None if it names none."""
 
     def grammar(
-        self, family: Family, ruleset: Ruleset, late: frozenset[str], own_comment: str | None
+        self, family: Family, ruleset: Ruleset, late: frozenset[str], our_comment: str | None
     ) -> Grammar:
         """What can follow what in a ruleset.
 
-        ``late``: tables that need not have logged all the time. ``own_comment``: of the recorder's rules.
+        ``late``: tables that need not have logged all the time. ``our_comment``: of the recorder's rules.
         """
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.names import HOOKS
 from iptrec.rulesets.places import Pass
-from iptrec.rulesets.targets import always_matches, is_own
+from iptrec.rulesets.targets import always_matches, is_ours
 
 if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Chain, Ruleset
@@ -63,13 +63,13 @@ class ChainShape:
     """
 
     size: int
-    own: frozenset[int]
+    ours: frozenset[int]
     certain: tuple[int, ...]
     handles: dict[int, int]
 
     def number(self, index: int) -> int | None:
         """The user's number of a rule, None for our own."""
-        return None if index in self.own else index - sum(own < index for own in self.own)
+        return None if index in self.ours else index - sum(ours < index for ours in self.ours)
 
     def barrier(self, index: int) -> int:
         """The last index that can match next after ``index``."""
@@ -80,14 +80,14 @@ class ChainShape:
 class Grammar:
     """One family's ruleset as a state machine.
 
-    ``own_comment`` marks the recorder's own rules. ``optional``: passes that need not log anything: of a
+    ``our_comment`` marks the recorder's own rules. ``optional``: passes that need not log anything: of a
     table that was loaded while we recorded, of a chain of NAT, which sees the first packet of a connection
     alone. ``silent``: those that log nothing. ``ranks``: which pass of its hook each one is, where a backend
     needs that.
     """
 
     ruleset: Ruleset
-    own_comment: str | None
+    our_comment: str | None
     routes: Routes
     optional: frozenset[Pass]
     silent: frozenset[Pass] = frozenset()
@@ -162,16 +162,16 @@ class Grammar:
 
     def _measure(self, chain: Chain) -> ChainShape:
         rules = list(enumerate(chain.rules, 1))
-        own = frozenset(index for index, rule in rules if is_own(rule, self.own_comment))
+        ours = frozenset(index for index, rule in rules if is_ours(rule, self.our_comment))
         certain = tuple(
             index
             for index, rule in rules
             # Our rule's first match is not logged: it is what switches the log on.
-            if index not in own and rule.target != "TRACE" and always_matches(rule)
+            if index not in ours and rule.target != "TRACE" and always_matches(rule)
         )
         handles = {rule.handle: index for index, rule in rules if rule.handle is not None}
         # nf_tables logs the end of a base chain before its policy.
-        return ChainShape(len(rules) + (chain.base is not None), own, certain, handles)
+        return ChainShape(len(rules) + (chain.base is not None), ours, certain, handles)
 
     def _after(self, place: Place, frames: tuple[_Frame | None, ...]) -> State:
         here = place.pass_

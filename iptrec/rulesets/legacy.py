@@ -101,13 +101,13 @@ class Legacy:
         family: Family,  # noqa: ARG002 - of both the same
         ruleset: Ruleset,
         late: frozenset[str],
-        own_comment: str | None,
+        our_comment: str | None,
     ) -> Grammar:
         """A table never loaded logs nothing; nat sees only the first packet of a connection."""
         every = {one for route in _ROUTES for one in route}
         silent = frozenset(one for one in every if one.table not in ruleset.tables)
         maybe = (one for one in every if one.table == "nat" or one.table in late)
-        return Grammar(ruleset, own_comment, _ROUTES, silent | frozenset(maybe), silent)
+        return Grammar(ruleset, our_comment, _ROUTES, silent | frozenset(maybe), silent)
 
 
 LEGACY: Final = Legacy()

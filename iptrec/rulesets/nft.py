@@ -93,10 +93,10 @@ class Nft:
         return nft_places.place(site, table, passed if passed.table == table else _NO_PASS, grammar)
 
     def grammar(
-        self, family: Family, ruleset: Ruleset, late: frozenset[str], own_comment: str | None
+        self, family: Family, ruleset: Ruleset, late: frozenset[str], our_comment: str | None
     ) -> Grammar:
         """All base chains that packets of a family pass."""
-        return nft_places.grammar(family, ruleset, late, own_comment)
+        return nft_places.grammar(family, ruleset, late, our_comment)
 
 
 NFT: Final = Nft()

@@ -44,13 +44,13 @@ _SAID: Final = {
 
 
 def grammar(
-    family: Family, ruleset: Ruleset, late: frozenset[str], own_comment: str | None
+    family: Family, ruleset: Ruleset, late: frozenset[str], our_comment: str | None
 ) -> Grammar:
     """The grammar of all base chains that packets of a family pass."""
     bases = list(_bases(ruleset))
     return Grammar(
         ruleset,
-        own_comment,
+        our_comment,
         routes=tuple(_route(list(parts), bases) for parts in _parts(_OWN[family])),
         optional=frozenset(
             one
@@ -66,19 +66,19 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     chain, shape = known.chain(table, site.chain), known.shape(table, site.chain)
     builtin = site.policy or (site.chain == passed.base and passed.base is not None)
     index = rule = number = None
-    own, end = False, site.handle is None
+    ours, end = False, site.handle is None
     if chain is not None and shape is not None:
         if site.handle is not None:
             index = shape.handles.get(site.handle)
         else:
             index = shape.size + 1 if site.policy or not builtin else shape.size
     if site.handle is not None and chain is not None and shape is not None and index is not None:
-        rule, number = _told(chain.rules[index - 1], site), shape.number(index)
-        own = number is None
+        rule, number = _completed(chain.rules[index - 1], site), shape.number(index)
+        ours = number is None
     elif end and builtin and not site.policy:
-        own, end = True, False  # a base chain has no further rule: its policy is told next
+        ours, end = True, False  # a base chain has no further rule: its policy is told next
     effect, argument = _effect(site, rule, end=end)
-    own = own or (known.own_comment is not None and table == own_table(known.own_comment))
+    ours = ours or (known.our_comment is not None and table == our_table(known.our_comment))
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
     traces = rule is not None and rule.target == "TRACE"
     return Place(
@@ -89,7 +89,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         number=number,
         end=end,
         builtin=builtin,
-        own=own,
+        ours=ours,
         rule=rule,
         effect=effect,
         argument=argument,
@@ -99,12 +99,12 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     )
 
 
-def own_table(comment: str) -> str:
+def our_table(comment: str) -> str:
     """The table that a recorder makes where iptables-nft is missing, by the comment of its rules."""
     return f"inet {comment.replace(':', '-')}"
 
 
-def _told(rule: Rule, site: NftSite) -> Rule:
+def _completed(rule: Rule, site: NftSite) -> Rule:
     """A rule with what it said of this packet, where its text leaves that to a map or an anonymous chain."""
     if rule.target is not None and rule.target not in PASSING:
         return rule
@@ -143,7 +143,7 @@ def _bases(ruleset: Ruleset) -> Iterator[tuple[Pass, Base]]:
                 yield Pass(chain.base.hook, table, chain.name), chain.base
 
 
-def _parts(own: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]]:
+def _parts(ours: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]]:
     """The hooks of each route in their order, each with the families of the tables that are passed there."""
     netdev, bridge = (frozenset({one}) for one in _AROUND)
     before = [(_PREROUTING, netdev), (_PREROUTING, bridge), (_INPUT, bridge)]
@@ -153,7 +153,7 @@ def _parts(own: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]
             (before if hooks[0] == _PREROUTING else []),
             (after if hooks[-1] == _POSTROUTING else []),
         )
-        yield iter([*around[0], *((hook, own) for hook in hooks), *around[1]])
+        yield iter([*around[0], *((hook, ours) for hook in hooks), *around[1]])
     yield iter(
         [(_PREROUTING, netdev), *((hook, bridge) for hook in _BRIDGED), (_POSTROUTING, netdev)]
     )

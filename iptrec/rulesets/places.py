@@ -58,7 +58,7 @@ class Place:
     number: int | None
     end: bool
     builtin: bool
-    own: bool
+    ours: bool
     rule: Rule | None
     effect: EffectKind
     argument: str | None = None
@@ -87,7 +87,7 @@ class Place:
     @property
     def nameless(self) -> bool:
         """Whether it is a rule without a number: of nf_tables, and not in the ruleset that was recorded."""
-        return not self.end and not self.own and self.number is None
+        return not self.end and not self.ours and self.number is None
 
     @property
     def explained(self) -> bool:

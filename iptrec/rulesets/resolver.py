@@ -53,14 +53,14 @@ class Resolver:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``own_comment``: of the recorder's rules.
+    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``our_comment``: of the recorder's rules.
     """
 
     def __init__(
-        self, backend: RulesetBackend, timelines: Timelines, own_comment: str | None
+        self, backend: RulesetBackend, timelines: Timelines, our_comment: str | None
     ) -> None:
         self.timelines = timelines
-        self.own_comment = own_comment
+        self.our_comment = our_comment
         self.places: list[Place] = []
         self.grammars: list[Grammar] = []
         self.families: list[Family] = []
@@ -189,7 +189,7 @@ class Resolver:
             others, late = self._others[family]
             tables = others | ({} if state is None else {table: state.chains or {}})
             self._grammars[key] = self.backend.grammar(
-                family, Ruleset(tables), late, self.own_comment
+                family, Ruleset(tables), late, self.our_comment
             )
         return self._grammars[key]
 

@@ -58,7 +58,7 @@ def end_effect(chain: Chain) -> Effect:
             return "end", policy
 
 
-def is_own(rule: Rule, comment: str | None) -> bool:
+def is_ours(rule: Rule, comment: str | None) -> bool:
     """Whether a rule is the recorder's, which has this comment, or one that cannot be read."""
     return comment is not None and rule.comment in (comment, TAG) and rule.target == "TRACE"
 

@@ -139,7 +139,7 @@ class Capture:
         interface = self._interfaces(names, which, framed, netns, found)
         times = _times(events)
         self._count(interface, times)
-        told, of = _told(window, stages, outbound, paths, numbers)
+        told, of = _packet_options(window, stages, outbound, paths, numbers)
         captured = events.payload_length + _MAC_HEADER * framed
         length = np.maximum(lengths(events) + _MAC_HEADER * framed, captured)
         sizes = np.array([len(options) for options in told], np.int64)[of]
@@ -259,7 +259,7 @@ class Capture:
             )
 
 
-def _told(
+def _packet_options(
     window: Window, stages: Stages, outbound: Mask, paths: Sequence[Path], numbers: I64
 ) -> tuple[list[bytes], I64]:
     """The options of packets: distinct ones, and the number of each packet's, shape (n,)."""
@@ -272,8 +272,8 @@ def _told(
         one = window.assembly.outcomes[number]
         path = paths[numbers[stages.position[at]] - 1]
         places = [window.resolver.places[place] for place in one.way]
-        own = all(place.own for place in places)
-        steps = sum(own or not place.own for place in places[:until])
+        ours = all(place.ours for place in places)
+        steps = sum(ours or not place.ours for place in places[:until])
         reason = "; ".join(filter(None, (one.reason, one.doubt)))
         found.append(
             _options(
@@ -297,10 +297,10 @@ def _with_mac_header(events: TraceEvents) -> Mask:
 def _frames(events: TraceEvents, framed: Mask) -> Iterator[bytes]:
     """The packets, those that are framed with their link header, or with one of zeros."""
     memory = events.buffer.data
-    own = _with_mac_header(events)
+    ours = _with_mac_header(events)
     for start, size, link, frame, recorded, ipv6 in zip(
         events.payload.tolist(), events.payload_length.tolist(), events.link.tolist(),
-        framed.tolist(), own.tolist(), events.ipv6.tolist(), strict=True,
+        framed.tolist(), ours.tolist(), events.ipv6.tolist(), strict=True,
     ):  # fmt: skip
         packet = bytes(memory[start : start + size]) if size else b""
         if not frame:
@@ -352,7 +352,7 @@ def section(
         if what == "events":
             rows = events_of(window, positions)
             if len(positions) == window.decided:
-                rows = np.sort(np.concatenate([rows, window.strays]))
+                rows = np.sort(np.concatenate([rows, window.unplaced]))
             yield capture.events(window.events.take(rows), window.stream.kind)
             continue
         yield capture.packets(

@@ -11,7 +11,7 @@ import numpy as np
 from iptrec.decode import snapshots
 from iptrec.names import FAMILIES
 from iptrec.rulesets.backends import timelines
-from iptrec.rulesets.targets import is_own
+from iptrec.rulesets.targets import is_ours
 from iptrec.views.json_lines import filled, times
 from iptrec.views.packet_json import as_connection, iso_time
 from iptrec.views.tables import BY_NAME
@@ -183,7 +183,7 @@ _SMALL: Final = {
 
 def _rules(recording: Recording) -> Iterator[Row]:
     """Each distinct rule of all states, numbered."""
-    own = f"iptrec:{recording.facts.uuid}"
+    ours = f"iptrec:{recording.facts.uuid}"
     found: set[_Place] = set()
     for namespace in recording.namespaces:
         known = timelines(recording, namespace.id)
@@ -191,7 +191,7 @@ def _rules(recording: Recording) -> Iterator[Row]:
             for table, timeline in each.loaded(family).items():
                 for state in timeline.states:
                     for chain in (state.chains or {}).values():
-                        users = (rule for rule in chain.rules if not is_own(rule, own))
+                        users = (rule for rule in chain.rules if not is_ours(rule, ours))
                         for number, rule in enumerate(users, 1):
                             key = (namespace.id, family, table, chain.name, number, rule.spec)
                             if key not in found:

@@ -91,8 +91,8 @@ def test_tables_and_chains_may_come_in_any_order():
 
 def test_our_own_rules_do_not_count():
     """A recording is made with TRACE rules in place."""
-    own = "INPUT -m comment --comment iptrec:00000000-0000-4000-8000-000000000001 -j TRACE"
-    assert told(rules(own, f"INPUT {A}"), rules(f"INPUT {A}")) == []
+    ours = "INPUT -m comment --comment iptrec:00000000-0000-4000-8000-000000000001 -j TRACE"
+    assert told(rules(ours, f"INPUT {A}"), rules(f"INPUT {A}")) == []
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)

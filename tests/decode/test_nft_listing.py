@@ -15,7 +15,7 @@ from iptrec.decode.rulesets.types import Base
 from iptrec.errors import RecordingError
 from iptrec.recording.rows import Snapshot
 from iptrec.rulesets.nft import NFT
-from iptrec.rulesets.targets import always_matches, is_own
+from iptrec.rulesets.targets import always_matches, is_ours
 
 DATA = Path(__file__).parents[1] / "data" / "nft"
 LISTING = (DATA / "statements.json").read_bytes()  # of nft 1.0.6: tests/live/test_nft_statements.py
@@ -204,7 +204,7 @@ def test_a_listing_that_breaks_off(content):
     for (table, *_, index), rule in by_place(found).items():
         assert rule.conditional, rule
         if table[1] == "raw" and "nftrace" in rule.spec:
-            assert is_own(rule, "iptrec:1"), index
+            assert is_ours(rule, "iptrec:1"), index
 
 
 @pytest.mark.parametrize(
@@ -508,8 +508,8 @@ def test_damaged_words(saved):
 def test_our_own_rule_without_its_comment(statements, table, own):
     """Where iptables prints nothing our rule is known by its shape: nft does not print its comment."""
     (rule,) = rules(statements, family="ip", table=table)
-    assert is_own(rule, "iptrec:00000000-0000-4000-8000-000000000001") == own
-    assert not is_own(rule, None)
+    assert is_ours(rule, "iptrec:00000000-0000-4000-8000-000000000001") == own
+    assert not is_ours(rule, None)
 
 
 def test_our_own_rule_makes_no_table_native():
@@ -525,4 +525,4 @@ def test_our_own_rule_makes_no_table_native():
     found = nft_json.parse(printed, b"", {"ip": iptables_save.parse(text.encode())})
     own, user = found.iptables["ip", "raw"]["OUTPUT"].rules
     assert (own.comment, user.spec) == ("iptrec:1", "-s 10.0.0.9/32")
-    assert is_own(own, "iptrec:1")
+    assert is_ours(own, "iptrec:1")

@@ -77,8 +77,8 @@ class Toy:
             passed.hook, table, "GATE", site, number, end, True, False, rule, *effect, starts=True
         )
 
-    def grammar(self, family, ruleset, late, own_comment):  # noqa: ARG002
-        return Grammar(ruleset, own_comment, ({GATE: 0},), frozenset())
+    def grammar(self, family, ruleset, late, our_comment):  # noqa: ARG002
+        return Grammar(ruleset, our_comment, ({GATE: 0},), frozenset())
 
 
 @pytest.fixture

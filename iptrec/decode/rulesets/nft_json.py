@@ -122,7 +122,7 @@ def parse(
         saved = (iptables or {}).get(family, Ruleset()).tables.get(table, {})
         if saved and all(_alike(saved.get(name), chain) for name, chain in chains.items()):
             found.iptables[key] = {
-                name: _told(saved[name], chain, rules.get((key, name), []), known)
+                name: _worded(saved[name], chain, rules.get((key, name), []), known)
                 for name, chain in chains.items()
             }
     return found
@@ -137,7 +137,7 @@ def is_whole(listing: bytes) -> bool:
     return listing.rstrip().endswith(b"}")
 
 
-def _told(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any]) -> Chain:
+def _worded(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any]) -> Chain:
     """A chain with iptables' words where they are true."""
     told = []
     for ours, one in zip(saved.rules, rules, strict=True):
