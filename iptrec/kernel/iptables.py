@@ -1,13 +1,15 @@
 """iptables, through its own commands: rulesets out, our TRACE rules in and out again.
 
-Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock, or of
-``iptables-nft-restore``. Loading the raw table of legacy iptables cannot be undone while the namespace lives
-(the kernel has no call for it but removing the module): where it was not loaded before, an empty raw table
-stays behind. In nf_tables what we brought into being goes away again (`nftables`).
+Each change is one transaction of ``iptables-legacy-restore --noflush`` or ``iptables-nft-restore``. Where it
+depends on what is there, a look at legacy iptables and the change are one step under the xtables lock (`lock`).
+Loading the raw table of legacy iptables cannot be undone while the namespace lives (the kernel has no call for
+it but removing the module): where it was not loaded before, an empty raw table stays behind. In nf_tables what
+we brought into being goes away again (`objects`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -18,26 +20,31 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
 from iptrec.kernel import process
+from iptrec.kernel.legacy import lock
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.undo import flushed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from iptrec.names import Backend, Family
 
 
 _COMMANDS: Final[dict[Family, str]] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _TABLES: Final = ("raw", "mangle", "nat", "filter", "security")
-_LOCK_WAIT_S: Final = 10
 _TRIES: Final = 3
 _EXIT_LOCKED: Final = 4  # man 8 iptables: resource problem, here the lock
 _OF_A_RECORDER: Final = re.compile(r'--comment "?iptrec:[0-9a-f-]{36}"? .*-j TRACE$')
+_REFUSED: Final = re.compile(r"(?:Error occurred at line:|restore: line) (\d+)")
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 
 
-class LockHeldError(HostError):
-    """Another program has the xtables lock for too long."""
+class RefusedError(HostError):
+    """iptables-restore does not take a line, as what it names is gone; ``at``: which of those it was given."""
+
+    def __init__(self, name: str, line: str, said: str, at: int) -> None:
+        super().__init__(f"{name} does not take `{line}`: {said}")
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +98,58 @@ def save(
     return " ".join(command), done.stdout
 
 
-def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
-    """Put the rules of one family at the top of their raw chains, after emptying these if asked."""
-    lines = [f"-F {chain}" for chain in _CHAINS] if flush else []
-    lines += [f"-I {rule.chain} 1 {rule.spec}" for rule in reversed(rules)]
-    _restore(rules[0].family, lines, rules[0].backend)
+def insert(rules: Sequence[TraceRule]) -> None:
+    """Put the rules of one family at the top of their raw chains."""
+    _restore(rules[0].family, _insertions(rules), rules[0].backend)
+
+
+def insert_again(rules: Sequence[TraceRule]) -> None:
+    """The same of legacy iptables where some of them may be left: in one step, which is seen as one change."""
+    family, comment = rules[0].family, rules[0].comment
+    with lock.held() as environment:
+        left = _deletions(raw(family), comment)
+        _restore(family, [*left, *_insertions(rules)], environment=environment)
+
+
+def replace(rules: Sequence[TraceRule], expect: Callable[[list[str]], None]) -> None:
+    """Put the rules of one family in place of those that are in its legacy raw chains.
+
+    ``expect`` is told before which these are, with counters, as `remove` puts them back. They are deleted one
+    by one: what somebody adds meanwhile who does not take the lock stays, and a rule that iptables does not
+    find again by what it printed is not taken out. Raises `HostError`.
+    """
+    family = rules[0].family
+    with lock.held() as environment:
+        out = taken_out(family)
+        expect(out)
+        lines = [f"-D {_bare(line)}" for line in out]
+        try:
+            _restore(family, [*lines, *_insertions(rules)], environment=environment)
+        except RefusedError as error:
+            raise HostError(
+                f"--flush cannot take a rule out of the {family} raw table: {error}; record without --flush"
+            ) from None
+
+
+def _insertions(rules: Sequence[TraceRule]) -> list[str]:
+    return [f"-I {rule.chain} 1 {rule.spec}" for rule in reversed(rules)]
+
+
+def _deletions(chains: Mapping[str, Sequence[str]], comment: str) -> list[str]:
+    """Commands that take out the rules with a comment."""
+    return [
+        f"-D {_bare(line)}"
+        for rules in chains.values()
+        for line in rules
+        if _is_ours(line, comment)
+    ]
 
 
 def taken_out(family: Family) -> list[str]:
-    """The rules that ``insert(flush=True)`` will take out, with counters, as `remove` puts them back.
+    """The rules of the user in the chains that --flush is about, with counters.
 
-    Raises `HostError` where iptables-save does not print what the kernel holds.
+    Raises `HostError` where iptables-save does not print what the kernel holds, and for those that could not
+    be put back.
     """
     chains = raw(family)
     told = sum(map(len, chains.values()))
@@ -113,18 +161,30 @@ def taken_out(family: Family) -> list[str]:
             f"the {family} raw table has {count} rules, {_command(family, 'save')} prints {told}:"
             " --flush could not put them back; try again, or record without it"
         )
-    return [line for chain in _CHAINS for line in chains[chain] if not _OF_A_RECORDER.search(line)]
+    found: list[str] = []
+    for chain in _CHAINS:
+        rules = [line for line in chains[chain] if not _OF_A_RECORDER.search(line)]
+        for place, line in enumerate(rules, 1):
+            if reason := flushed.obstacle(flushed.extensions(line)):
+                raise HostError(flushed.refusal(f"rule {place} of {chain}", family, reason))
+        found += rules
+    return found
 
 
 def remove(family: Family, comment: str, put_back: Sequence[str] = ()) -> list[str]:
     """Take out the rules with our comment, wherever they are by now, and put others back.
 
-    ``put_back``: lines of `taken_out`; those that stay out are returned (`flushed.places`). Where they cannot
-    go back, as a chain that they jump to is gone, all of them stay out.
+    ``put_back``: lines that `replace` told; those that stay out are returned: where somebody replaced their
+    chain (`flushed.places`), and those that iptables does not understand any more, as a chain that
+    they jump to is gone. Where the kernel refuses what iptables understands all of them stay out.
 
     Raises `HostError` where rules of ours are still there afterwards.
     """
-    kept = _exchange(family, comment, put_back)
+    alone: contextlib.AbstractContextManager[Mapping[str, str]] = contextlib.nullcontext({})
+    if put_back:
+        alone = lock.held()
+    with alone as environment:
+        kept = _exchange(family, comment, put_back, environment)
     with Tables(family) as tables:
         left = comment in tables.ours("raw")
     if left:
@@ -135,40 +195,78 @@ def remove(family: Family, comment: str, put_back: Sequence[str] = ()) -> list[s
     return kept
 
 
-def _exchange(family: Family, comment: str, put_back: Sequence[str]) -> list[str]:
+def _exchange(
+    family: Family, comment: str, put_back: Sequence[str], environment: Mapping[str, str]
+) -> list[str]:
     """Our rules for those that were there before, in one transaction; see `remove`."""
-    for _ in range(_TRIES):  # somebody may change the table between the look and the deed
+    understood = list(put_back)
+    for _ in range(_TRIES):  # who does not take the lock may change the table after the look
         chains = raw(family)
-        ours = [
-            f"-D {line.partition('-A ')[2]}"
-            for rules in chains.values()
-            for line in rules
-            if _is_ours(line, comment)
-        ]
-        back, kept = _sorted(chains, comment, put_back)
+        ours = _deletions(chains, comment)
+        back, kept = _sorted(chains, comment, understood)
         try:
             if ours or back:
-                _restore(family, [*ours, *back])
-        except LockHeldError:
+                _restore(family, [*ours, *back], environment=environment)
+        except lock.LockHeldError:
             raise
         except HostError as error:
             failure = error
+            refused = _not_understood(family, put_back, environment)
+            understood = [line for line in put_back if line not in refused]
         else:
-            return kept
-    if not back:
+            return [line for line in put_back if line in kept or line not in understood]
+    if not put_back:
         raise failure
-    _restore(family, ours)
+    _restore(family, ours, environment=environment)
     return list(put_back)
 
 
+def _not_understood(
+    family: Family, lines: Sequence[str], environment: Mapping[str, str] | None = None
+) -> set[str]:
+    """Which of these lines iptables does not take any more. Nothing is changed for that."""
+    found: set[str] = set()
+    left = list(lines)
+    while left:
+        try:
+            _restore(family, left, environment=environment, dry=True)
+        except RefusedError as error:
+            found.add(left[error.at])
+            left = left[error.at + 1 :]
+        else:
+            break
+    return found
+
+
+def matches(chains: Mapping[str, Sequence[str]]) -> set[str]:
+    """What the rules of a table match by; see `flushed.started_again`."""
+    return {
+        name for rules in chains.values() for line in rules for name in flushed.extensions(line)
+    }
+
+
 def staying_out(family: Family, comment: str, lines: Iterable[str]) -> list[str]:
-    """Those of `taken_out` that `remove` would leave out now."""
+    """Lines of `replace` that `remove` would leave out now."""
     return _sorted(raw(family), comment, lines)[1]
 
 
-def append(family: Family, lines: Iterable[str]) -> None:
-    """Put lines of `taken_out` behind the rules that are there."""
-    _restore(family, lines)
+def append(family: Family, lines: Sequence[str]) -> list[str]:
+    """Put lines of `replace` behind the rules that are there; those that are refused are returned."""
+    refused = _not_understood(family, lines)
+    understood = [line for line in lines if line not in refused]
+    try:
+        _restore(family, understood)
+    except lock.LockHeldError:
+        raise
+    except HostError:  # by the kernel, which does not say which one
+        for line in understood:
+            try:
+                _restore(family, [line])
+            except lock.LockHeldError:
+                raise
+            except HostError:
+                refused.add(line)
+    return [line for line in lines if line in refused]
 
 
 def raw(family: Family) -> dict[str, list[str]]:
@@ -194,11 +292,16 @@ def _sorted(
     """Commands that put lines back, and the lines that stay out; see `flushed.places`."""
     out = _by_chain(put_back)
     there = {
-        chain: [None if _is_ours(line, comment) else _bare(line) for line in chains[chain]]
+        chain: [
+            (position, None if _is_ours(line, comment) else _bare(line))
+            for position, line in enumerate(chains[chain], 1)
+            if _is_ours(line, comment) or not _OF_A_RECORDER.search(line)
+        ]
         for chain in _CHAINS
     }
     places = flushed.places(
-        there, {chain: [_bare(line) for line in lines] for chain, lines in out.items()}
+        {chain: [line for _, line in rules] for chain, rules in there.items()},
+        {chain: [_bare(line) for line in lines] for chain, lines in out.items()},
     )
     back: list[str] = []
     kept: list[str] = []
@@ -206,7 +309,8 @@ def _sorted(
         if place is None:
             kept += out[chain]
             continue
-        for position, line in enumerate(out[chain], place + 1):
+        position = there[chain][place][0] if there[chain] else 1
+        for line in reversed(out[chain]):  # each before the one that was put there just now
             counters, _, rule = line.partition(" -A ")
             back.append(f"{counters} -I {chain} {position} {rule.partition(' ')[2]}")
     return back, kept
@@ -230,25 +334,46 @@ def _is_ours(line: str, comment: str) -> bool:
     return line.endswith("-j TRACE") and any(mark in line for mark in marks)
 
 
-def _restore(family: Family, lines: Iterable[str], backend: Backend = "legacy") -> None:
-    command = [
-        _command(family, "restore", backend),
-        "--noflush",
-        "--counters",
-        "-w",
-        str(_LOCK_WAIT_S),
-    ]
+def _restore(
+    family: Family,
+    lines: Sequence[str],
+    backend: Backend = "legacy",
+    environment: Mapping[str, str] | None = None,
+    *,
+    dry: bool = False,
+) -> None:
+    """Change the raw table; ``environment``: of `lock.held`, where that is held. Raises `HostError`."""
+    options = ["--noflush", "--counters", "-w", str(lock.WAIT_S), *(["--test"] if dry else [])]
+    command = [_command(family, "restore", backend), *options]
     text = "\n".join(["*raw", *lines, "COMMIT", ""]).encode("utf-8", "surrogateescape")
-    check(command, run(command, text))
+    done = run(command, text, environment=environment)
+    said = _said(done)
+    if found := _REFUSED.search(said) if done.returncode else None:
+        at = int(found[1]) - 2  # lines count from 1, and the first one names the table
+        if at < len(lines) and not lines[at].endswith("-j TRACE"):
+            raise RefusedError(Path(command[0]).name, lines[at], said, at)
+    try:
+        check(command, done)
+    except lock.LockHeldError:
+        if not environment:
+            raise
+        raise HostError(
+            f"this {Path(command[0]).name} does not know {lock.VARIABLE}: --flush needs iptables 1.8.6"
+        ) from None
 
 
 def run(
-    command: list[str], text: bytes = b"", *, until: float | None = None
+    command: list[str],
+    text: bytes = b"",
+    *,
+    until: float | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
 
     What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
     ``until``: when one that changes nothing is killed (time.monotonic). Raises `HostError` then.
+    ``environment``: beside `process.environment`.
     """
     left = None if until is None else max(0.0, until - time.monotonic())
     try:
@@ -259,7 +384,7 @@ def run(
             check=False,
             start_new_session=True,
             close_fds=False,
-            env=process.environment(),
+            env=process.environment() | dict(environment or {}),
             timeout=left,
         )
     except subprocess.TimeoutExpired:
@@ -272,14 +397,16 @@ def check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
     """Raise `HostError` with what a program complained, and what to do."""
     if done.returncode == 0:
         return
-    said = " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
+    said = _said(done)
     name = Path(command[0]).name
     if done.returncode == _EXIT_LOCKED and "lock" in said:
-        raise LockHeldError(
-            f"{name}: another program holds the xtables lock for more than {_LOCK_WAIT_S} s; "
-            "find it with: fuser /run/xtables.lock"
-        )
+        raise lock.LockHeldError(name)
     raise HostError(f"{name} failed: {said or done.returncode}{_advice(said)}")
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What a program complained, on one line."""
+    return " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
 
 
 def _advice(said: str) -> str:

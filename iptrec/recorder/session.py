@@ -46,12 +46,13 @@ from iptrec.kernel.nft import nftrace, objects
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.nftrace import CHANGES, ChangeSocket, NftraceSocket
 from iptrec.kernel.nft.watch import NftState, NftWatch
+from iptrec.kernel.undo import flushed
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recording.rows import Facts, Loss
 from iptrec.recording.writer import Blob, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from iptrec.names import Backend, Family
@@ -342,6 +343,7 @@ class _Recording:
                     self._append(writer, self._sides[-1].stream, datagram)
 
     def _record(self, backends: Sequence[Backend], writer: Writer, aside: Aside) -> None:
+        self._require_way_back(backends)
         self._snapshot(writer, "sysctls", "/proc/sys", json.dumps(host.sysctls()).encode())
         with contextlib.ExitStack() as undo:
             loggers = {
@@ -405,20 +407,42 @@ class _Recording:
             self._guardian.expect_table()
             nft_table.insert(self._table)
         for family, ours in rules.items() if self._table is None else ():
-            taken_out: list[str] = []
-            if self._options.flush:
-                taken_out = objects.taken_out(family)
-                self._snapshot_taken_out(writer, family, objects.readable(taken_out))
             undo.callback(self._attempt, partial(self._guardian.undo_nft, family))
-            self._guardian.expect_nft(family, taken_out)
-            objects.take_out(family, taken_out)
+            self._guardian.expect_nft(family, [])
             iptables.insert(ours)
+            if self._options.flush:
+                self._take_out_nft(writer, family, undo)
         undo.callback(watch.stop)
         parts = watch.baseline()
         self._snapshot_nft(writer, parts, [Blob.of(one.content) for one in parts], time.time_ns())
         self._take_sides(writer)
         self._changes.clear()  # our own
+        self._forget_nft_events()
         return watch
+
+    def _take_out_nft(self, writer: Writer, family: Family, undo: contextlib.ExitStack) -> None:
+        """After ours are in: what somebody puts before them comes before the rules that go back there."""
+        taken_out = objects.taken_out(family)
+        self._snapshot_taken_out(writer, family, objects.readable(taken_out))
+        self._note_started_again(family, "nft", objects.matches(taken_out), undo)
+        self._guardian.expect_nft(family, taken_out)
+        objects.take_out(family, taken_out)
+
+    def _forget_nft_events(self) -> None:
+        """Of packets that met ours together with rules that --flush took out: no ruleset has both."""
+        for source in self._sources if self._options.flush else ():
+            if isinstance(source.socket, NftraceSocket):
+                with contextlib.suppress(batches.Overrun):
+                    while (batch := source.socket.receive()) and len(
+                        batch.lengths
+                    ) == batches.SLOTS:
+                        pass
+
+    def _require_way_back(self, backends: Sequence[Backend]) -> None:
+        """Refuse before anything is changed where --flush could not put back a rule."""
+        for backend in backends if self._options.flush else ():
+            for family in self._options.bytecodes:
+                (iptables if backend == "legacy" else objects).taken_out(family)
 
     def _note_untraced(self) -> None:
         """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
@@ -491,16 +515,31 @@ class _Recording:
         rules: Sequence[iptables.TraceRule],
         undo: contextlib.ExitStack,
     ) -> None:
-        taken_out: list[str] = []
-        if self._options.flush:
-            taken_out = iptables.taken_out(family)
+        def expect(taken_out: list[str]) -> None:
             self._snapshot_taken_out(writer, family, taken_out)
-        else:
-            iptables.raw(family)  # what cannot be looked at could not be undone either
+            self._guardian.expect_rules(family, taken_out)
+
+        there = iptables.raw(family)  # what cannot be looked at could not be undone either
+        self._note_started_again(family, "legacy", iptables.matches(there), undo)
         # Registered first: an insertion that fails half way is looked for as well.
         undo.callback(self._attempt, partial(self._guardian.undo_rules, family))
-        self._guardian.expect_rules(family, taken_out)
-        iptables.insert(rules, flush=self._options.flush)
+        if self._options.flush:
+            iptables.replace(rules, expect)
+        else:
+            self._guardian.expect_rules(family, [])
+            iptables.insert(rules)
+
+    def _note_started_again(
+        self,
+        family: Family,
+        backend: Backend,
+        matches: Collection[str],
+        undo: contextlib.ExitStack,
+    ) -> None:
+        """Tell in the end which rules of the user have lost what they had counted."""
+        out = self._options.flush
+        if text := flushed.started_again(matches, family, backend, out=out):
+            undo.callback(self._progress.notes.append, text)
 
     def _snapshot_taken_out(self, writer: Writer, family: Family, taken_out: Sequence[str]) -> None:
         """What --flush takes out, in the file before it is out of the kernel."""

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from iptrec.errors import HostError
+from iptrec.kernel import iptables
+from iptrec.kernel.nft import objects
 from iptrec.kernel.undo import guardian
 from iptrec.kernel.undo.guardian import Changes, Guardian
 
@@ -29,3 +34,31 @@ def test_the_last_line_of_a_long_list_counts(tmp_path, monkeypatch):
         watched.expect_logger("ipv4", f"logger-{number}")
     assert Changes.read(watched._list).loggers == {"ipv4": "logger-99"}
     watched.dismiss()
+
+
+@pytest.mark.parametrize("kept", ["kept", "nft_kept"])
+def test_what_cannot_be_appended_is_not_forgotten(monkeypatch, kept):
+    """The kernel does not answer while cleanup --restore is at work: the rules are still in the list."""
+
+    def fail(*_):
+        raise HostError("no")
+
+    monkeypatch.setattr(iptables, "append", fail)
+    monkeypatch.setattr(objects, "append", fail)
+    changes = Changes("iptrec:test", 0, "", **{kept: {"ipv4": ["OUTPUT   "]}})
+    with pytest.raises(HostError):
+        changes.restore()
+    assert getattr(changes, kept) == {"ipv4": ["OUTPUT   "]}
+
+
+@pytest.mark.parametrize("kept", ["kept", "nft_kept"])
+def test_each_family_is_tried(monkeypatch, kept):
+    """What is refused stays in the list and is told, the rest is not held up by it."""
+    refused = {"ipv4": ["OUTPUT   one"], "ipv6": []}
+    monkeypatch.setattr(iptables, "append", lambda family, _: refused[family])
+    monkeypatch.setattr(objects, "append", lambda family, _: refused[family])
+    lines = ["OUTPUT   one", "OUTPUT   two"]
+    changes = Changes("iptrec:test", 0, "", **{kept: {"ipv4": lines, "ipv6": lines}})
+    with pytest.raises(HostError, match="refuses 1 rules of the ipv4 raw table.* such as `OUTPUT "):
+        changes.restore()
+    assert getattr(changes, kept) == {"ipv4": ["OUTPUT   one"]}

@@ -22,11 +22,11 @@ import struct
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
+from iptrec.kernel.legacy import lock
 from iptrec.kernel.legacy.digest import Tables
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Backend, Family
 
-_LOCK: Final = Path("/run/xtables.lock")  # iptables/xshared.c
 _IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _POLL_NS: Final = 800_000_000  # what goes is to be noticed within a second
@@ -289,8 +288,7 @@ class Watch:
             return
         if not last:
             self._guardian.expect_again(family)
-            iptables.remove(family, comment)  # where some of them are left
-            iptables.insert(self._rules[family])
+            iptables.insert_again(self._rules[family])
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         if not last:
             self._look_at(family, "raw", raw)
@@ -330,7 +328,6 @@ class _Lock:
         self.uses = 0
         self.closes = 0
         self.refused = ""
-        self._path = os.environ.get("XTABLES_LOCKFILE", str(_LOCK))
         self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         if self.descriptor >= 0:
             self._watch()
@@ -358,5 +355,5 @@ class _Lock:
     def _watch(self) -> None:
         """Where the file is not there yet polling finds the first change."""
         _libc.inotify_add_watch(
-            self.descriptor, os.fsencode(self._path), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
+            self.descriptor, os.fsencode(lock.path()), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
         )

@@ -18,6 +18,7 @@ import shutil
 import socket
 import struct
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
@@ -198,19 +199,34 @@ def taken_out(family: Family) -> list[str]:
 
 def take_out(family: Family, lines: Iterable[str]) -> None:
     """Delete the rules that `taken_out` told; those of other recorders stay. Raises `HostError`."""
-    told = {Rule.read(line).identity for line in lines}
+    told = [Rule.read(line).identity for line in lines]
     for _ in range(_TRIES):
         before = generation()
-        rules = [rule for rule in _of_the_user(family) if rule.identity in told]
+        rules = _told(family, Counter(told))
         with contextlib.suppress(_ChangedError):
             _put(family, [(None, _old(rule)) for rule in rules], before)
             return
     raise HostError(_ALWAYS_CHANGES)
 
 
+def _told(family: Family, left: Counter[tuple[object, ...]]) -> list[Rule]:
+    """As many of each rule of the user as were told: somebody may have added an equal one since."""
+    found = []
+    for rule in _of_the_user(family):
+        if left[rule.identity] > 0:
+            left[rule.identity] -= 1
+            found.append(rule)
+    return found
+
+
 def readable(lines: Iterable[str]) -> list[str]:
     """Lines of `taken_out` for humans: the chain, and the rule as nft lists it."""
     return [Rule.read(line).readable for line in lines]
+
+
+def matches(lines: Iterable[str]) -> set[str]:
+    """What lines of `taken_out` match by; see `flushed.started_again`."""
+    return {name for line in lines for name in Rule.read(line).matches}
 
 
 def ours(family: Family) -> list[str]:
@@ -258,10 +274,7 @@ def _check_that_they_come_back(family: Family, rules: Sequence[Rule]) -> None:
     for at, reason in _obstacles(family, rules):
         chain = rules[at].chain
         place = sum(rule.chain == chain for rule in rules[: at + 1])
-        raise HostError(
-            f"--flush could not put back rule {place} of {chain} in the {family} raw table of nf_tables:"
-            f" {reason}; record without --flush"
-        )
+        raise HostError(flushed.refusal(f"rule {place} of {chain}", family, reason, "nft"))
 
 
 def _obstacles(family: Family, rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
@@ -269,6 +282,8 @@ def _obstacles(family: Family, rules: Sequence[Rule]) -> Iterator[tuple[int, str
     for at, rule in enumerate(rules):
         if rule.anonymous is not None:
             yield at, f"a {rule.anonymous} without a name goes with it"
+        if reason := flushed.obstacle(rule.matches):
+            yield at, reason
     requests = [_new(family, rule, rule.handle) for rule in rules]
     for at, code in _batch(family, requests, dry=True).items():
         yield at, "what it refers to goes with it" if code == errno.EBUSY else os.strerror(code)

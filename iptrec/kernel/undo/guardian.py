@@ -29,6 +29,7 @@ from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables, netns, privileges
 from iptrec.kernel.legacy import logger
 from iptrec.kernel.nft import objects, rule, table
+from iptrec.kernel.undo import flushed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,18 +111,18 @@ class Changes:
 
     def restore(self) -> None:
         """Put what was kept behind the rules that are there now. Raises `HostError`."""
-        for family in list(self.kept):
-            iptables.append(family, self.kept[family])
-            del self.kept[family]
-        for family in list(self.nft_kept):
-            refused = objects.append(family, self.nft_kept.pop(family))
-            self._keep(self.nft_kept, family, refused)
-            if refused:
-                raise HostError(
-                    f"the kernel refuses {len(refused)} rules of the {family} raw table of nf_tables, such as"
-                    f" `{objects.readable(refused)[0]}`: make the chains and sets that they name, then run"
-                    " iptrec cleanup --restore again, or --discard"
-                )
+        for kept, append in ((self.kept, iptables.append), (self.nft_kept, objects.append)):
+            for family in list(kept):
+                if not (refused := append(family, kept[family])):
+                    del kept[family]
+                else:
+                    kept[family] = refused
+        for family, backend, lines in self.out:
+            raise HostError(
+                f"the kernel refuses {len(lines)} rules of the {flushed.of_table(family, backend)}, such as"
+                f" `{lines[0]}`: make the chains and sets that they name, then run"
+                " iptrec cleanup --restore again, or --discard"
+            )
 
     @property
     def out(self) -> list[tuple[Family, Backend, list[str]]]:
