@@ -477,7 +477,6 @@ EXTENSIONS = """\
 -m string --algo bm --string x --to 100
 -m quota --quota 1000
 -m statistic --mode nth --every 2 --packet 0
--m recent --name known --set
 -m hashlimit --hashlimit-above 5/sec --hashlimit-name many
 -m addrtype --dst-type MULTICAST -j RETURN
 -m mark ! --mark 0x1/0xff
