@@ -105,10 +105,8 @@ def insert(rules: Sequence[TraceRule]) -> None:
 
 def insert_again(rules: Sequence[TraceRule]) -> None:
     """The same of legacy iptables where some of them may be left: in one step, which is seen as one change."""
-    family, comment = rules[0].family, rules[0].comment
-    with lock.held() as environment:
-        left = _deletions(raw(family), comment)
-        _restore(family, [*left, *_insertions(rules)], environment=environment)
+    family = rules[0].family
+    _restore(family, [*_deletions(raw(family), rules[0].comment), *_insertions(rules)])
 
 
 def replace(rules: Sequence[TraceRule], expect: Callable[[list[str]], None]) -> None:
