@@ -10,10 +10,9 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
-
 IPTREC = (sys.executable, "-m", "iptrec")
 ROUNDS = int(os.environ.get("IPTREC_RACES", "3"))  # for each test and backend
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300 + 30 * ROUNDS)]
 RAW = """\
 *raw
 -A PREROUTING -s 192.0.2.1/32 -j ACCEPT
