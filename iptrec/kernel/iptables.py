@@ -118,7 +118,7 @@ def replace(rules: Sequence[TraceRule], expect: Callable[[list[str]], None]) -> 
     """
     family = rules[0].family
     with lock.held() as environment:
-        out = taken_out(family)
+        out = _taken_out(family)
         expect(out)
         lines = [f"-D {_bare(line)}" for line in out]
         try:
@@ -143,7 +143,13 @@ def _deletions(chains: Mapping[str, Sequence[str]], comment: str) -> list[str]:
     ]
 
 
-def taken_out(family: Family) -> list[str]:
+def require_way_back(family: Family) -> None:
+    """Raise `HostError` where `replace` could not put back what it would take out."""
+    with lock.held():
+        _taken_out(family)
+
+
+def _taken_out(family: Family) -> list[str]:
     """The rules of the user in the chains that --flush is about, with counters.
 
     Raises `HostError` where iptables-save does not print what the kernel holds, and for those that could not
@@ -252,19 +258,20 @@ def append(family: Family, lines: Sequence[str]) -> list[str]:
     """Put lines of `replace` behind the rules that are there; those that are refused are returned."""
     refused = _not_understood(family, lines)
     understood = [line for line in lines if line not in refused]
+    if not _taken(family, understood):  # by the kernel, which does not say which one it refuses
+        refused.update(line for line in understood if not _taken(family, [line]))
+    return [line for line in lines if line in refused]
+
+
+def _taken(family: Family, lines: Sequence[str]) -> bool:
+    """Whether the table was changed. Raises `LockHeldError`."""
     try:
-        _restore(family, understood)
+        _restore(family, lines)
     except lock.LockHeldError:
         raise
-    except HostError:  # by the kernel, which does not say which one
-        for line in understood:
-            try:
-                _restore(family, [line])
-            except lock.LockHeldError:
-                raise
-            except HostError:
-                refused.add(line)
-    return [line for line in lines if line in refused]
+    except HostError:
+        return False
+    return True
 
 
 def raw(family: Family) -> dict[str, list[str]]:
@@ -348,7 +355,7 @@ def _restore(
     said = _said(done)
     if found := _REFUSED.search(said) if done.returncode else None:
         at = int(found[1]) - 2  # lines count from 1, and the first one names the table
-        if at < len(lines) and not lines[at].endswith("-j TRACE"):
+        if at < len(lines) and not _OF_A_RECORDER.search(lines[at]):
             raise RefusedError(Path(command[0]).name, lines[at], said, at)
     try:
         check(command, done)

@@ -440,9 +440,11 @@ class _Recording:
 
     def _require_way_back(self, backends: Sequence[Backend]) -> None:
         """Refuse before anything is changed where --flush could not put back a rule."""
-        for backend in backends if self._options.flush else ():
-            for family in self._options.bytecodes:
-                (iptables if backend == "legacy" else objects).taken_out(family)
+        for family in self._options.bytecodes if self._options.flush else ():
+            if "legacy" in backends:
+                iptables.require_way_back(family)
+            if "nft" in backends:
+                objects.taken_out(family)
 
     def _note_untraced(self) -> None:
         """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""

@@ -59,6 +59,6 @@ def test_each_family_is_tried(monkeypatch, kept):
     monkeypatch.setattr(objects, "append", lambda family, _: refused[family])
     lines = ["OUTPUT   one", "OUTPUT   two"]
     changes = Changes("iptrec:test", 0, "", **{kept: {"ipv4": lines, "ipv6": lines}})
-    with pytest.raises(HostError, match=r"refuses 1 rules of the ipv4 raw table.* such as `OUTPUT "):
+    with pytest.raises(HostError, match=r"refuses 1 rule of the ipv4 raw table.* such as `OUTPUT "):
         changes.restore()
     assert getattr(changes, kept) == {"ipv4": ["OUTPUT   one"]}

@@ -128,6 +128,12 @@ def test_what_counts_from_the_beginning_again_is_told(quiet, tmp_path, backend, 
     ) == again
 
 
+def ipset(what):
+    """Create or destroy a set."""
+    text = f"from pyroute2 import IPSet\nwith IPSet() as sets: sets.{what}('named')"
+    return [sys.executable, "-c", text]
+
+
 EXTENSIONS = """\
 -p tcp -m tcp --tcp-flags SYN,RST SYN -j ACCEPT
 -p tcp -m tcp --tcp-option 2
@@ -184,8 +190,7 @@ EXTENSIONS = """\
 
 def test_rules_of_every_kind_come_back(quiet, tmp_path):
     """Of legacy iptables, each of them: it is deleted by what iptables-save printed, and made from it."""
-    make = "from pyroute2 import IPSet\nwith IPSet() as sets: sets.create('named')"
-    quiet.run([sys.executable, "-c", make])
+    quiet.run(ipset("create"))
     add(quiet, "legacy", "-N", "mine")
     taken = 0
     for at, rule in enumerate(EXTENSIONS.splitlines()):
@@ -223,6 +228,23 @@ def test_thousands_of_rules_come_back(quiet, tmp_path):
     assert rules(quiet, "legacy") == kept
 
 
+def test_a_rule_whose_set_is_gone(quiet, tmp_path):
+    """It stays out alone, the user's own TRACE rule included, and comes back with its set."""
+    quiet.run(ipset("create"))
+    for rule in ("-d 192.0.2.1", "-m set --match-set named dst -j TRACE", "-d 192.0.2.2"):
+        add(quiet, "legacy", "-A", "OUTPUT", *rule.split())
+    before = rules(quiet, "legacy")
+    done = record(quiet, tmp_path, "legacy", "--flush", command=ipset("destroy"))
+    assert (done.returncode, "(1 rule)" in done.stderr) == (2, True), done.stderr
+    assert rules(quiet, "legacy") == [before[0], before[2]]
+    again = quiet.run([*CLEANUP, "--restore"], check=False)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "make the chains and sets that they name" in again.stderr
+    quiet.run(ipset("create"))
+    assert quiet.run([*CLEANUP, "--restore"]).stdout.endswith(": removed\n")
+    assert rules(quiet, "legacy") == [before[0], before[2], before[1]]
+
+
 def test_a_rule_that_the_kernel_refuses(quiet, tmp_path):
     """It does not say which one: none goes back by itself, and cleanup --restore appends the others."""
     user = ["[1:10] -A PREROUTING -s 192.0.2.1/32 -j DROP", "[2:20] -A PREROUTING -j mine"]
@@ -234,7 +256,7 @@ def test_a_rule_that_the_kernel_refuses(quiet, tmp_path):
     assert (status, "(2 rules)" in stderr) == (2, True)
     again = quiet.run([*CLEANUP, "--restore"], check=False)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert f"the kernel refuses 1 rules of the ipv4 raw table, such as `{user[1]}`" in again.stderr
+    assert f"the kernel refuses 1 rule of the ipv4 raw table, such as `{user[1]}`" in again.stderr
     owner = "[0:0] -A mine -m owner --uid-owner 7"
     assert rules(quiet, "legacy") == [user[0], owner]
     add(quiet, "legacy", "-F", "mine")

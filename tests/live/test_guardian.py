@@ -432,7 +432,7 @@ def test_rules_whose_chain_is_gone_stay_out(raw_lab, tmp_path, backend):
     assert raw_lab.run(CLEANUP, check=False).stdout.count("OUTPUT") == 1
     again = raw_lab.run([*CLEANUP, "--restore"], check=False)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
-    assert "the kernel refuses 1 rules" in again.stderr
+    assert "the kernel refuses 1 rule" in again.stderr
     assert raw_lab.run(CLEANUP, check=False).stdout.count("OUTPUT") == 1
     raw_lab.run([command("ipv4", backend), "-w", "-t", "raw", "-N", "mine"])
     raw_lab.run([*CLEANUP, "--restore"])

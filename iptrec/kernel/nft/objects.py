@@ -58,7 +58,7 @@ _CHAINS: Final = ("PREROUTING", "OUTPUT")
 _LISTED_RULE: Final = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
 _ALWAYS_CHANGES: Final = "the ruleset of nf_tables changes all the time; try again later"
 _TRIES: Final = 5
-_PUT_BACK_TRIES: Final = 20
+_BETWEEN_CHANGES_S: Final = 10.0  # as long as for the xtables lock
 _ANSWER_S: Final = 5.0
 _ANSWER_BYTES: Final = 1024  # of memory, however short it is
 _SPARE: Final = 65536
@@ -200,13 +200,21 @@ def taken_out(family: Family) -> list[str]:
 def take_out(family: Family, lines: Iterable[str]) -> None:
     """Delete the rules that `taken_out` told; those of other recorders stay. Raises `HostError`."""
     told = [Rule.read(line).identity for line in lines]
-    for _ in range(_TRIES):
+    for _ in _attempts():
         before = generation()
         rules = _told(family, Counter(told))
         with contextlib.suppress(_ChangedError):
             _put(family, [(None, _old(rule)) for rule in rules], before)
             return
     raise HostError(_ALWAYS_CHANGES)
+
+
+def _attempts() -> Iterator[int]:
+    """Again and again, for as long as somebody else always changes something in between."""
+    until = time.monotonic() + _BETWEEN_CHANGES_S
+    number = 0
+    while number < _TRIES or time.monotonic() < until:
+        yield (number := number + 1)
 
 
 def _told(family: Family, left: Counter[tuple[object, ...]]) -> list[Rule]:
@@ -300,7 +308,7 @@ def _texts(family: Family) -> dict[int, str]:
 
 def _exchange(family: Family, comment: str, put_back: Sequence[Rule]) -> list[Rule]:
     """Our rules for those that were there before, all at once or nothing; those that stay out."""
-    for _ in range(_PUT_BACK_TRIES):
+    for _ in _attempts():
         before = generation()
         there = _rules(family)
         back, kept = _sorted(family, comment, there, put_back)
@@ -485,7 +493,7 @@ def _rules(family: Family) -> list[Rule]:
     request = _message(
         _SUBSYSTEM << 8 | _GET_RULE, _FAMILIES[family], _REQUEST | _DUMP, [(nft_rule.TABLE, _RAW)]
     )
-    for _ in range(_TRIES):
+    for _ in _attempts():
         messages = _dumped(request)
         if messages is not None:
             found = (dict(attributes(body)) for body in messages)

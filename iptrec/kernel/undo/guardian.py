@@ -117,10 +117,11 @@ class Changes:
                     del kept[family]
                 else:
                     kept[family] = refused
-        for family, backend, lines in self.out:
+        if self.out:
+            family, backend, lines = self.out[0]
             raise HostError(
-                f"the kernel refuses {len(lines)} rules of the {flushed.of_table(family, backend)}, such as"
-                f" `{lines[0]}`: make the chains and sets that they name, then run"
+                f"the kernel refuses {len(lines)} rule{'s' * (len(lines) > 1)} of the"
+                f" {flushed.of_table(family, backend)}, such as `{lines[0]}`: make the chains and sets that they name, then run"
                 " iptrec cleanup --restore again, or --discard"
             )
 
