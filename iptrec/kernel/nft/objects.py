@@ -201,10 +201,9 @@ def take_out(family: Family, lines: Iterable[str]) -> None:
     """Delete the rules that `taken_out` told; those of other recorders stay. Raises `HostError`."""
     told = [Rule.read(line).identity for line in lines]
     for _ in _attempts():
-        before = generation()
         rules = _told(family, Counter(told))
         with contextlib.suppress(_ChangedError):
-            _put(family, [(None, _old(rule)) for rule in rules], before)
+            _put(family, [(None, _old(rule)) for rule in rules])
             return
     raise HostError(_ALWAYS_CHANGES)
 
@@ -308,13 +307,16 @@ def _texts(family: Family) -> dict[int, str]:
 
 def _exchange(family: Family, comment: str, put_back: Sequence[Rule]) -> list[Rule]:
     """Our rules for those that were there before, all at once or nothing; those that stay out."""
-    for _ in _attempts():
+    for number in _attempts():
         before = generation()
         there = _rules(family)
         back, kept = _sorted(family, comment, there, put_back)
-        gone = [(None, _old(rule)) for rule in there if _is_ours(rule, comment)]
+        ours = [rule for rule in there if _is_ours(rule, comment)]
+        gone = [(None, _old(rule)) for rule in ours]
+        # In place of ours they stand where they belong, whatever else somebody changes all the time.
+        handles = number > _TRIES and all(_new_before(one, ours) for _, one in back)
         try:
-            kept += _put(family, [*back, *gone], before)
+            kept += _put(family, [*back, *gone], None if handles else before)
         except _ChangedError:
             continue
         return [rule for rule in put_back if rule in kept]
@@ -382,14 +384,16 @@ def _put(
 ) -> list[Rule]:
     """Do what is asked for, but for rules that the kernel refuses: these are returned.
 
-    Raises `HostError` where it refuses anything else.
+    Raises `_ChangedError` where a rule to delete is gone, `HostError` where it refuses anything else.
     """
     refused: list[Rule] = []
     while failed := _batch(family, [request for _, request in requests], generation):
         # Those that name what is gone fail by themselves, others perhaps because of the one before.
         gone = {at for at, code in failed.items() if code == errno.ENOENT} or {min(failed)}
         for at in gone:
-            rule = requests[at][0]
+            rule, request = requests[at]
+            if request.kind == _DELETE_RULE and failed[at] == errno.ENOENT:
+                raise _ChangedError
             if rule is None:
                 fact = os.strerror(failed[at])
                 raise HostError(
@@ -424,6 +428,11 @@ def _new(family: Family, rule: Rule, before: bytes | None = None) -> _Request:
             *rule.new(_FAMILIES[family]),
         ],
     )
+
+
+def _new_before(request: _Request, rules: Iterable[Rule]) -> bool:
+    """Whether a rule is added before one of these."""
+    return dict(request.values).get(nft_rule.POSITION) in [rule.handle for rule in rules]
 
 
 def _old(rule: Rule) -> _Request:

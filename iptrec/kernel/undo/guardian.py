@@ -121,8 +121,8 @@ class Changes:
             family, backend, lines = self.out[0]
             raise HostError(
                 f"the kernel refuses {len(lines)} rule{'s' * (len(lines) > 1)} of the"
-                f" {flushed.of_table(family, backend)}, such as `{lines[0]}`: make the chains and sets that they"
-                " name, then run iptrec cleanup --restore again, or --discard"
+                f" {flushed.of_table(family, backend)}, such as `{lines[0]}`: make the chains and sets that"
+                " they name, then run iptrec cleanup --restore again, or --discard"
             )
 
     @property
