@@ -430,13 +430,11 @@ class _Recording:
 
     def _forget_nft_events(self) -> None:
         """Of packets that met ours together with rules that --flush took out: no ruleset has both."""
-        for source in self._sources if self._options.flush else ():
-            if isinstance(source.socket, NftraceSocket):
-                with contextlib.suppress(batches.Overrun):
-                    while (batch := source.socket.receive()) and len(
-                        batch.lengths
-                    ) == batches.SLOTS:
-                        pass
+        sockets = [one.socket for one in self._sources if isinstance(one.socket, NftraceSocket)]
+        for socket in sockets if self._options.flush else ():
+            with contextlib.suppress(batches.Overrun):
+                while (batch := socket.receive()) and len(batch.lengths) == batches.SLOTS:
+                    pass
 
     def _require_way_back(self, backends: Sequence[Backend]) -> None:
         """Refuse before anything is changed where --flush could not put back a rule."""
