@@ -128,6 +128,20 @@ def test_what_counts_from_the_beginning_again_is_told(quiet, tmp_path, backend, 
     ) == again
 
 
+def test_a_quota_of_nft_goes_on(quiet, tmp_path):
+    """nf_tables takes back how much of it was used, and nothing is said."""
+    add(quiet, "nft", "-A", "OUTPUT", "-d", "127.0.0.1")
+    quiet.run(
+        ["nft", "add", "rule", "ip", "raw", "OUTPUT", "quota over 1 mbytes used 500 bytes drop"]
+    )
+    quiet.run(["ping", "-q", "-c3", "-i0.01", "127.0.0.1"])
+    before = quiet.run(["nft", "list", "table", "ip", "raw"]).stdout
+    assert "used 500 bytes" not in before
+    done = record(quiet, tmp_path, "nft", "--flush")
+    assert (done.returncode, "from the beginning" in done.stderr) == (0, False)
+    assert quiet.run(["nft", "list", "table", "ip", "raw"]).stdout == before
+
+
 def ipset(what):
     """Create or destroy a set."""
     text = f"from pyroute2 import IPSet\nwith IPSet() as sets: sets.{what}('named')"
