@@ -242,11 +242,14 @@ def _not_understood(
     return found
 
 
-def matches(chains: Mapping[str, Sequence[str]]) -> set[str]:
-    """What the rules of a table match by; see `flushed.started_again`."""
-    return {
-        name for rules in chains.values() for line in rules for name in flushed.extensions(line)
+def made_anew(chains: Mapping[str, Sequence[str]], *, flush: bool) -> set[str]:
+    """The matches of the raw table that lose what they counted when ours come and go."""
+    names = {
+        chain: {name for line in rules for name in flushed.extensions(line)}
+        for chain, rules in chains.items()
     }
+    out = set().union(*(names[chain] for chain in _CHAINS if flush))
+    return set().union(*names.values()) - flushed.NAMED | out
 
 
 def staying_out(family: Family, comment: str, lines: Iterable[str]) -> list[str]:

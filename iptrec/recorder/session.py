@@ -520,7 +520,8 @@ class _Recording:
             self._guardian.expect_rules(family, taken_out)
 
         there = iptables.raw(family)  # what cannot be looked at could not be undone either
-        self._note_started_again(family, "legacy", iptables.matches(there), undo)
+        again = iptables.made_anew(there, flush=self._options.flush)
+        self._note_started_again(family, "legacy", again, undo)
         # Registered first: an insertion that fails half way is looked for as well.
         undo.callback(self._attempt, partial(self._guardian.undo_rules, family))
         if self._options.flush:
@@ -537,8 +538,7 @@ class _Recording:
         undo: contextlib.ExitStack,
     ) -> None:
         """Tell in the end which rules of the user have lost what they had counted."""
-        out = self._options.flush
-        if text := flushed.started_again(matches, family, backend, out=out):
+        if text := flushed.started_again(matches, family, backend):
             undo.callback(self._progress.notes.append, text)
 
     def _snapshot_taken_out(self, writer: Writer, family: Family, taken_out: Sequence[str]) -> None:

@@ -130,3 +130,22 @@ def test_what_is_not_the_raw_table_is_refused(kernel, printed):
     kernel.printed = printed
     with pytest.raises(HostError, match="prints no raw table"):
         iptables.remove("ipv4", COMMENT, [IN, OUT])
+
+
+@pytest.mark.parametrize(
+    ("flush", "expected"), [(False, {"limit", "tcp"}), (True, {"limit", "tcp", "hashlimit"})]
+)
+def test_what_has_a_name_is_lost_with_its_rule_alone(flush, expected):
+    """All rules of a table are made anew at every change, and --flush takes some out."""
+    hashed, limited = (
+        "[0:0] -A {} -m hashlimit --hashlimit-name x",
+        "[0:0] -A mine -m limit --limit 5/s",
+    )
+    chains = {
+        "PREROUTING": [],
+        "OUTPUT": [hashed.format("OUTPUT"), "[0:0] -A OUTPUT -p tcp -m tcp"],
+    }
+    chains["mine"] = [limited]
+    assert iptables.made_anew(chains, flush=flush) == expected
+    chains["mine"], chains["OUTPUT"] = [hashed.format("mine")], []
+    assert iptables.made_anew(chains, flush=flush) == set()

@@ -16,10 +16,10 @@ _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _MATCH: Final = re.compile(r" -m (\S+)")
 # What dies with the last rule that names it (net/netfilter/xt_recent.c, recent_mt_destroy).
 _LOST: Final = {"recent": "its list of addresses goes with it"}
-# What counts from the beginning again where a rule is made anew: a limit allows its burst once more. Legacy
-# iptables makes all rules of a table anew at every change; the table of hashlimit has a name, and survives.
-_COUNTING: Final = ("connlimit", "limit", "quota", "statistic")
-_NAMED: Final = ("hashlimit",)
+# What counts from the beginning again where a rule is made anew: a limit allows its burst once more.
+_COUNTING: Final = ("connlimit", "hashlimit", "limit", "quota", "statistic")
+# Legacy iptables makes all rules of a table anew at every change; what has a name survives that.
+NAMED: Final = frozenset({"hashlimit"})
 
 
 def extensions(line: str) -> set[str]:
@@ -45,14 +45,14 @@ def of_table(family: Family, backend: Backend) -> str:
     return f"{family} raw table{' of nf_tables' if backend == 'nft' else ''}"
 
 
-def started_again(names: Collection[str], family: Family, backend: Backend, *, out: bool) -> str:
-    """What is said of rules that lost what they had counted, "" if none has; ``out``: they were taken out."""
-    found = [one for one in (*_COUNTING, *(_NAMED if out else ())) if one in names]
+def started_again(names: Collection[str], family: Family, backend: Backend) -> str:
+    """What is said of rules with these matches that were made anew, "" if they have counted nothing."""
+    found = [one for one in _COUNTING if one in names]
     if not found:
         return ""
     return (
         f"rules of the {of_table(family, backend)} count from the beginning again, as at every time that they"
-        f" are loaded: {', '.join(sorted(found))}"
+        f" are loaded: {', '.join(found)}"
     )
 
 
