@@ -25,7 +25,7 @@ demo: $(VENV)/installed | system ## record and show packets on a small Docker-li
 	$(BIN)/iptrec demo
 
 test: system-tests lint ## ruff, mypy --strict and the whole test suite, live kernel tests included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed | system ## ruff and mypy --strict
 	$(BIN)/ruff check .

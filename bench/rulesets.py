@@ -12,8 +12,8 @@ from iptrec.demo.lab import Lab
 # A process that reads a pipe waits for the one that writes it: processor time of both is what counts.
 COSTS = """
 import resource, subprocess, sys
-from iptrec.decode import ruleset
-from iptrec.kernel import xtables
+from iptrec.decode.rulesets import iptables_save
+from iptrec.kernel import iptables
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.recording.writer import Blob
 
@@ -30,14 +30,14 @@ def cost(work):
     return min(costs)
 
 def stored():
-    Blob.of(xtables.save("ipv4")[1])
+    Blob.of(iptables.save("ipv4")[1])
 
 save = ["iptables-legacy-save", "-c"]
 saved = cost(lambda: subprocess.run(save, stdout=subprocess.PIPE, check=True))
 with Tables("ipv4") as tables:
     looked = cost(lambda: tables.digest("nat"))
-_, text = xtables.save("ipv4")
-print(saved, looked, cost(stored), cost(lambda: ruleset.parse(text)))
+_, text = iptables.save("ipv4")
+print(saved, looked, cost(stored), cost(lambda: iptables_save.parse(text)))
 """
 
 

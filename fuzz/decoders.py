@@ -10,6 +10,7 @@ long runs want -rss_limit_mb=0.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -22,10 +23,12 @@ import files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from iptrec.decode.events import TraceEvents
+
 with atheris.instrument_imports(include=["iptrec"]):
     import numpy as np
 
-    from iptrec.decode import conntrack, nftrace, packet, prefix, rtnetlink
+    from iptrec.decode import conntrack, nftrace, packet, prefix, rtnetlink, snapshots
     from iptrec.decode import nflog as messages
     from iptrec.decode.rulesets import iptables_save, nft_json
     from iptrec.errors import RecordingError
@@ -40,10 +43,10 @@ def nflog(data: bytes) -> None:
 def traces(data: bytes) -> None:
     """The same of nf_tables' traces; each names a place."""
     events = _events(data, nftrace.decode)
-    assert all(nftrace.parse(one) is not None for one in events.prefixes)  # noqa: S101
+    assert all(isinstance(one, nftrace.NftSite) for one in events.sites)  # noqa: S101
 
 
-def _events(data: bytes, decode: Callable[..., messages.NflogEvents]) -> messages.NflogEvents:
+def _events(data: bytes, decode: Callable[..., TraceEvents]) -> TraceEvents:
     count = data[0] % 4 + 1 if data else 1
     rest = data[1 + count :]
     lengths = [min(one * 2, len(rest)) for one in data[1 : 1 + count]] or [0]
@@ -93,6 +96,20 @@ def links(data: bytes) -> None:
     list(rtnetlink.link_changes(data))
 
 
+def evidence(data: bytes) -> None:
+    """A list of the kernel's, of any kind: values, or one line about what is wrong; all of it as JSON."""
+    snapshots.state(data, snapshots.NETLINK)
+    for kind in (*rtnetlink.LAYOUTS, "ipsets"):
+        json.loads(snapshots.shown(kind, data, snapshots.NETLINK))
+    for media in (snapshots.NETLINK, "json"):
+        with contextlib.suppress(RecordingError):
+            snapshots.links(data, media)
+            snapshots.addresses(data, media)
+        with contextlib.suppress(RecordingError):
+            for one in snapshots.ipsets(data, media).values():
+                assert one.index is None or isinstance(one.lengths, list)  # noqa: S101
+
+
 def connections(data: bytes) -> None:
     """Messages of ctnetlink."""
     list(conntrack.connections(data))
@@ -109,7 +126,8 @@ def recordings(data: bytes) -> None:
 
 _MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
 TARGETS = (
-    nflog, traces, prefixes, headers, rulesets, listings, links, connections, recordings, *files.TARGETS,
+    nflog, traces, prefixes, headers, rulesets, listings, links, evidence, connections, recordings,
+    *files.TARGETS,
 )  # fmt: skip
 
 

@@ -7,10 +7,10 @@ DOCKER-ISOLATION-STAGE-2 rule 1.
 import os
 import sys
 
-from iptrec.kernel.lab import Lab
 from recording import HERE
 
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
+from iptrec.demo.lab import Lab
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 
 
 def main(backend: str = "legacy") -> None:

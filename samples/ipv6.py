@@ -1,7 +1,8 @@
 """IPv6: neighbour discovery, echo through a router, unreachable, time exceeded, an ip6tables REJECT."""
 
-from iptrec.kernel.lab import Lab
 from recording import record
+
+from iptrec.demo.lab import Lab
 
 RULES = """\
 *filter

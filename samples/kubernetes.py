@@ -6,8 +6,9 @@ of two KUBE-SEP-* (chosen at random) to a server in another pod; its answer come
 
 import sys
 
-from iptrec.kernel.lab import Lab
 from recording import HERE, record
+
+from iptrec.demo.lab import Lab
 
 SERVER = """\
 import socket

@@ -1,7 +1,8 @@
 """Loopback: each packet passes twice; odd chain names and comments, goto, marks, unconditional drops."""
 
-from iptrec.kernel.lab import Lab
 from recording import record
+
+from iptrec.demo.lab import Lab
 
 RULES = """\
 *mangle

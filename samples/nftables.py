@@ -4,8 +4,9 @@ A router between two hosts; a packet that is accepted in one chain and dropped i
 translated by a map, one that no rule accepts, and a reset by reject.
 """
 
-from iptrec.kernel.lab import Lab
 from recording import record
+
+from iptrec.demo.lab import Lab
 
 RULES = """\
 table inet fw {

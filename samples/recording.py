@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from iptrec.kernel.lab import Lab
+    from iptrec.demo.lab import Lab
 
 HERE = Path(__file__).parent
 # python -c PROGRAM HOST PORT [TEXT]: one UDP datagram, and its answer if there is one

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import signal
+from pathlib import Path
 
 import pytest
 from rights import IS_ROOT
+
+# What a test runs can be interrupted, also where a shell's "&" or nohup had us ignore it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser):
@@ -13,24 +22,61 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that is marked "alone" runs while no other process of pytest's runs one."""
+    with _turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+@contextlib.contextmanager
+def _turn(*, alone):
+    """Who runs alone waits for the others, and lets nobody begin meanwhile."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    with _locked(TESTS / "live", fcntl.LOCK_EX if alone else fcntl.LOCK_SH, behind=TESTS):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path, how, behind=None):
+    """flock(2) of a directory; ``behind``: in a queue, so that nobody comes in before who waits."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with _locked(behind, fcntl.LOCK_EX) if behind else contextlib.nullcontext():
+            fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @pytest.fixture(scope="session")
-def lab_refusal():
-    """Why no lab can be made here (no rights, no iptables); None if one can."""
+def labs():
+    """Labs can be made here; else tests are skipped, or fail where IPTREC_REQUIRE_LIVE=1 has root make them."""
     from iptrec.demo.lab import Lab
 
-    return Lab.available()
+    refusal = Lab.available()
+    if refusal is not None:
+        if IS_ROOT and os.environ.get("IPTREC_REQUIRE_LIVE") == "1":
+            pytest.fail(f"IPTREC_REQUIRE_LIVE=1, and no lab can be made: {refusal}", pytrace=False)
+        pytest.skip(refusal)
 
 
 @pytest.fixture
-def lab(lab_refusal):
+def lab(labs):  # noqa: ARG001 - skips
     """A network of namespaces; the test is skipped where the kernel or the host refuses one."""
     from iptrec.demo.lab import Lab
 
-    if lab_refusal is not None:
-        pytest.skip(lab_refusal)
     with Lab() as network:
         network.ip(None, "link set lo up")
         yield network
+
+
+@pytest.fixture(params=["legacy", "nft"])
+def backend(request):
+    """Each way to record: a test of what both can do asks for it."""
+    return request.param
 
 
 @pytest.fixture

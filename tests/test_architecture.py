@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
     "context": {"context", "decode", "recording.rows", "recording.kinds"},
     "packets": {"packets", "rulesets", "context", "decode", "recording.rows", "recording.kinds"},
-    "matching": {"matching", "decode.rulesets"},
+    "matching": {"matching", "decode.rulesets", "decode.ipsets"},
     "answers": {
         "answers",
         "packets",
@@ -132,6 +132,83 @@ TRESPASSES = {
 def test_the_map_refuses(source):
     """The test above can fail: each of these crosses a line of the map."""
     assert list(trespasses(TRESPASSES[source], ast.parse(source).body))
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph(sources):
+    """Who imports whom of these modules (name -> source): at the top, for types alone, inside of functions."""
+    found = {}
+    for name, source in sources.items():
+        names = imports(ast.parse(source).body)
+        targets = {one if one in sources else one.rpartition(".")[0] for one in names}
+        found[name] = targets & sources.keys() - {name}
+    return found
+
+
+def circles(edges):
+    """The modules that lead back to themselves."""
+    reach = {name: set(targets) for name, targets in edges.items()}
+    for through in edges:
+        for name, targets in reach.items():
+            if through in targets:
+                reach[name] = targets | reach[through]
+    return {name for name, targets in reach.items() if name in targets}
+
+
+def test_no_circle():
+    """No module needs itself, whatever the kind of import."""
+    edges = graph({module_name(path): path.read_text() for path in MODULES})
+    assert sum(map(len, edges.values())) > len(MODULES)
+    assert circles(edges) == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from iptrec.b import x",
+        "import iptrec.b",
+        "from iptrec import b",
+        "if TYPE_CHECKING:\n    from iptrec.b import x",
+        "def f():\n    from iptrec.b import x",
+    ],
+)
+def test_a_circle_is_found(source):
+    """The test above can fail: of two modules, and of three."""
+    two = {"iptrec": "", "iptrec.a": source, "iptrec.b": "import iptrec.a", "iptrec.c": source}
+    assert circles(graph(two)) == {"iptrec.a", "iptrec.b"}
+    three = two | {"iptrec.b": "import iptrec.d", "iptrec.d": "import iptrec.a"}
+    assert circles(graph(three)) == {"iptrec.a", "iptrec.b", "iptrec.d"}
+
+
+LONGEST_MODULE = 450  # lines
+LONGEST_CLASS = 300
+
+
+def too_long(name, source):
+    """What is too long of a module: itself, and its classes."""
+    if source.count("\n") > LONGEST_MODULE:
+        yield name
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= LONGEST_CLASS:
+            yield f"{name}:{node.name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_too_long(path):
+    assert list(too_long(path.name, path.read_text())) == []
+
+
+def test_what_is_too_long_is_found():
+    """The test above can fail."""
+    body = "    x = 1\n" * LONGEST_CLASS
+    assert list(too_long("a.py", f"class A:\n{body}")) == ["a.py:A"]
+    assert list(too_long("a.py", f"class A:\n{body[:-10]}")) == []
+    assert list(too_long("a.py", "x = 1\n" * LONGEST_MODULE)) == []
+    assert list(too_long("a.py", "x = 1\n" * (LONGEST_MODULE + 1))) == ["a.py"]
 
 
 @pytest.mark.parametrize("path", [one for one in MODULES if home_of(one) == "cli"], ids=str)

@@ -40,7 +40,7 @@ def packets_that_hit(
 def _hit(
     window: Window, way: tuple[int, ...], wanted: dict[tuple[str, str, str, str], list[int]]
 ) -> set[int]:
-    book = window.rulebook
+    book = window.resolver
     found: set[int] = set()
     for number in way:
         place = book.places[number]

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from iptrec.names import FAMILIES
 from iptrec.packets.relations import REMEMBERED
 from iptrec.packets.window import Bookmark
-from iptrec.rulesets.timeline import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,9 +68,9 @@ def bookmark(window: Window, relations: Relations) -> Bookmark:
     """Note a window. ``relations`` are at it."""
     assembly = window.assembly
     begun = window.moment_ns[assembly.rows[assembly.first[: window.decided]]]
-    timelines = window.rulebook.timelines
+    timelines = window.resolver.timelines
     changing = any(
-        len(one.states) > 1 for family in KINDS for one in timelines.loaded(family).values()
+        len(one.states) > 1 for family in FAMILIES for one in timelines.loaded(family).values()
     )
     return Bookmark(
         stream=window.stream.id,

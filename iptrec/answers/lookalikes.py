@@ -132,7 +132,7 @@ class _Told:
             events.stamp_ns[rows] != 0, events.stamp_ns[rows], events.received_ns[rows]
         )
         self.mark = events.mark[rows]
-        families = [window.rulebook.families[one.way[0]] for one in assembly.outcomes]
+        families = [window.resolver.families[one.way[0]] for one in assembly.outcomes]
         ipv6 = np.array([one == "ipv6" for one in families])[self.outcome]
         self.headers = Headers(
             events.buffer,
@@ -198,7 +198,7 @@ class _Told:
 
 
 def _shown(window: Window, way: Sequence[int]) -> Mask:
-    own = np.array([window.rulebook.places[one].own for one in way], np.bool_)
+    own = np.array([window.resolver.places[one].own for one in way], np.bool_)
     return own if own.all() else ~own
 
 

@@ -44,12 +44,13 @@ def orphans(recording: Recording) -> Iterator[Orphan]:
 
 def _event(window: Window, row: int) -> Orphan:
     events = window.events
-    prefix = int(events.prefix[row])
+    number = int(events.site[row])
+    site = events.sites[number] if number >= 0 else None
     hook = int(events.hook[row])
     return Orphan(
         time_ns=int(events.stamp_ns[row] or events.received_ns[row]),
         hook=HOOKS[hook] if hook < len(HOOKS) else None,
-        prefix=events.prefixes[prefix].decode("utf-8", "backslashreplace") if prefix >= 0 else None,
+        prefix=site.decode("utf-8", "backslashreplace") if isinstance(site, bytes) else None,
         mark=int(events.mark[row]),
         indev=int(events.indev[row]) or None,
         outdev=int(events.outdev[row]) or None,

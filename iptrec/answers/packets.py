@@ -16,7 +16,8 @@ from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.model import RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import Fates
-from iptrec.packets.window import Window, backend, follow, windows
+from iptrec.packets.window import Window, follow, windows
+from iptrec.rulesets.backends import backend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64, Backend
     from iptrec.packets.window import Bookmark
     from iptrec.recording.rows import Recording
-    from iptrec.rulesets.grammar import Place
+    from iptrec.rulesets.places import Place
 
 
 class Replay:
@@ -215,8 +216,8 @@ class _Builder:
         window = self._window
         rows = window.assembly.events(position)
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        places = [window.rulebook.places[number] for number in outcome.way]
-        family = window.rulebook.families[outcome.way[0]]
+        places = [window.resolver.places[number] for number in outcome.way]
+        family = window.resolver.families[outcome.way[0]]
         steps = self._steps(rows, places, AF_INET6 if family == "ipv6" else AF_INET)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
@@ -330,6 +331,6 @@ class _Columns:
         self.physoutdev: list[int] = events.physoutdev[rows].tolist()
 
     def packet(self, at: int) -> bytes:
-        """As `NflogEvents.packet`."""
+        """As `TraceEvents.packet`."""
         start = self._start[at]
         return bytes(self._memory[start : start + self._size[at]]) if start >= 0 else b""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.packets.model import StepType
     from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Window
-    from iptrec.rulesets.grammar import Place
+    from iptrec.rulesets.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class PathBook:
 
 
 def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
-    book = window.rulebook
+    book = window.resolver
     places = [book.places[number] for number in outcome.way]
     decider = None if outcome.decider is None else places[outcome.decider]
     return Path(

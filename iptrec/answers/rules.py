@@ -9,10 +9,10 @@ import numpy as np
 
 from iptrec.answers.packets import Replay
 from iptrec.answers.path_counts import Count
+from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
-from iptrec.rulesets.grammar import always_matches, ends_chain, is_own
 from iptrec.rulesets.nft_places import own_table
-from iptrec.rulesets.timeline import KINDS
+from iptrec.rulesets.targets import always_matches, ends_chain, is_own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from iptrec.names import I64, Family
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
-    from iptrec.rulesets.grammar import Place
-    from iptrec.rulesets.resolver import Rulebook
+    from iptrec.rulesets.places import Place
+    from iptrec.rulesets.resolver import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +62,17 @@ def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
     replay = Replay(recording, selection)
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
-    books: dict[int, Rulebook] = {}
+    books: dict[int, Resolver] = {}
     for window, positions, _ in replay.windows_with_paths():
-        books[window.stream.id] = window.rulebook
+        books[window.stream.id] = window.resolver
         _count_window(window, positions, hits, rules)
     return [table for book in books.values() for table in _tables(book, hits, rules)]
 
 
 def _tables(
-    book: Rulebook, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+    book: Resolver, hits: dict[_Key, Count], rules: dict[_Key, Rule]
 ) -> Iterator[TableCount]:
-    for family in KINDS:
+    for family in FAMILIES:
         for table, timeline in book.timelines.loaded(family).items():
             if book.own_comment is not None and table == own_table(book.own_comment):
                 continue
@@ -109,7 +109,7 @@ def _count_window(
         here = chosen[outcome == number]
         starts = assembly.first[here]
         for at, one in enumerate(way):
-            place = window.rulebook.places[one]
+            place = window.resolver.places[one]
             if place.own or place.nameless:  # which rule it was nobody knows
                 continue
             rows = assembly.rows[starts + at]
@@ -127,11 +127,11 @@ def _count_window(
 
 def _key(window: Window, number: int, place: Place) -> _Key:
     """What stays of a rule when others come and go: its text, and which of equal ones it is."""
-    family = window.rulebook.families[number]
+    family = window.resolver.families[number]
     if place.rule is None:
         return family, place.table, place.chain, None, 0
-    chain = window.rulebook.grammars[number].ruleset.tables[place.table][place.chain]
-    before = chain.rules[: place.index - 1]
+    chain = window.resolver.grammars[number].ruleset.tables[place.table][place.chain]
+    before = chain.rules[: (place.index or 1) - 1]
     return (
         family, place.table, place.chain, place.rule.spec,
         sum(rule.spec == place.rule.spec for rule in before),

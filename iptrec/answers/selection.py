@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Window
     from iptrec.pcap.filter import PacketFilter
-    from iptrec.rulesets.grammar import Place
+    from iptrec.rulesets.places import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Selection:
         return fits[window.assembly.outcome[: window.decided]]
 
     def _fits(self, window: Window, outcome: Outcome) -> bool:
-        places = [window.rulebook.places[number] for number in outcome.way]
+        places = [window.resolver.places[number] for number in outcome.way]
         whole = outcome.complete and outcome.doubt is None
         return (
             (not self.verdicts or outcome.verdict in self.verdicts)

@@ -18,7 +18,7 @@ from iptrec.packets.window import windows
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
@@ -140,7 +140,7 @@ class _Traffic:
             )
             self._interfaces[inside, outside] += count
 
-    def _add_talkers(self, first: NflogEvents) -> None:
+    def _add_talkers(self, first: TraceEvents) -> None:
         keys = pair_keys(first)
         distinct, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
         counts = np.bincount(inverse, minlength=len(distinct)).tolist()

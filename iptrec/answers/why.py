@@ -6,27 +6,28 @@ and did not; which condition failed is told by `match`.
 
 from __future__ import annotations
 
-import ipaddress
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from iptrec.answers.packets import Replay
 from iptrec.context.addresses import addresses
-from iptrec.errors import RecordingError
-from iptrec.matching.iptables import Facts, Judgement, judge
-from iptrec.rulesets.grammar import is_own
+from iptrec.decode import snapshots
+from iptrec.matching import judge
+from iptrec.matching.facts import Facts, Judgement
+from iptrec.rulesets.targets import is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from iptrec.answers.index import Bookmarks
     from iptrec.answers.selection import Selection
+    from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
+    from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.grammar import Grammar, State
-    from iptrec.rulesets.resolver import Rulebook
+    from iptrec.rulesets.resolver import Resolver
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,45 +53,58 @@ def explain(
     """Explain the selected packets."""
     local, sets = local_addresses(recording), _sets(recording)
     for window, position, traversal in Replay(recording, selection, bookmarks).in_windows():
-        outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        skipped = _skipped(window.rulebook, outcome.way)
-        shown = [
-            rules
-            for rules, number in zip(skipped, outcome.way, strict=True)
-            if not window.rulebook.places[number].own
-        ] or skipped
-        yield Explained(
-            traversal,
-            tuple(
-                tuple(
-                    Passed(number, rule, judge(rule, facts_of(traversal, step, local, sets)))
-                    for number, rule in rules
-                )
-                for step, rules in zip(traversal.steps, shown, strict=True)
-            ),
-        )
+        way = window.assembly.outcomes[window.assembly.outcome[position]].way
+        skipped = _skipped(window.resolver, way)
+        shown = [at for at, one in enumerate(way) if not window.resolver.places[one].own]
+        rows = window.assembly.events(position)
+        marks = _marks_before(window, rows.tolist(), way)
+        passed = []
+        for step, at in zip(traversal.steps, shown or range(len(way)), strict=True):
+            facts = replace(
+                facts_of(traversal, step, local, sets),
+                mark=marks[at],
+                ct_state=int(window.events.ct_state[rows[at]]),
+            )
+            passed.append(
+                tuple(Passed(number, rule, judge(rule, facts)) for number, rule in skipped[at])
+            )
+        yield Explained(traversal, tuple(passed))
 
 
-def _skipped(book: Rulebook, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:
+def _marks_before(window: Window, rows: Sequence[int], way: tuple[int, ...]) -> list[int | None]:
+    """The packet's mark before each event's rule, None where it is not known."""
+    marks: list[int | None] = window.events.mark[rows].tolist()
+    if not window.resolver.backend.mark_after:
+        return marks
+    passes = [window.resolver.places[one].pass_ for one in way]
+    # What changes a mark between two base chains is not always seen.
+    return marks[:1] + [
+        before if passes[at] == passes[at - 1] or before == marks[at] else None
+        for at, before in enumerate(marks[:-1], 1)
+    ]
+
+
+def _skipped(book: Resolver, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:
     """For each place of a way the rules of its chain that were passed over on the way to it."""
     found: list[list[tuple[int, Rule]]] = []
     state: State | None = None
     for one in way:
         place, grammar = book.places[one], book.grammars[one]
-        before = 0
-        if state is not None and state.stage == place.stage:
+        before: int | None = 0
+        if state is not None and state.pass_ == place.pass_:
             frame = state.frames[-1] if state.frames else None
             before = frame[1] if frame is not None and frame[0] == place.chain else 0
         found.append(_between(grammar, place.table, place.chain, before, place.index))
-        state = (grammar.follow(state, place) if state else None) or grammar.begin(place)
+        state = (grammar.advance(state, place) if state else None) or grammar.begin(place)
     return found
 
 
 def _between(
-    grammar: Grammar, table: str, chain: str, after: int, until: int
+    grammar: Grammar, table: str, chain: str, after: int | None, until: int | None
 ) -> list[tuple[int, Rule]]:
-    """The user's rules of a chain between two of the kernel's numbers."""
-    known = grammar.ruleset.tables.get(table, {}).get(chain)
+    """The user's rules of a chain between two of the kernel's numbers; None: nobody knows which."""
+    known = grammar.chain(table, chain)
+    after, until = after or 0, until or 0
     found = []
     number = 0
     for index, rule in enumerate(known.rules if known else (), 1):
@@ -102,7 +116,10 @@ def _between(
 
 
 def facts_of(
-    traversal: Traversal, step: Step, local: frozenset[Any] | None, sets: dict[str, list[Any]]
+    traversal: Traversal,
+    step: Step,
+    local: frozenset[Any] | None,
+    sets: Sequence[Mapping[str, IpSet]],
 ) -> Facts:
     """What is known of a packet at one of its steps."""
     return Facts(
@@ -124,25 +141,13 @@ def local_addresses(recording: Recording) -> frozenset[Any] | None:
     return None if found is None else frozenset(address for _, address in found)
 
 
-def _sets(recording: Recording) -> dict[str, list[Any]]:
-    """The members of the ipsets, each time that they were recorded; those that are not known left out."""
-    found: dict[str, list[Any]] = {}
-    unknown: set[str] = set()
+def _sets(recording: Recording) -> list[Mapping[str, IpSet]]:
+    """The ipsets, each time that they were recorded; the same ones again where they have not changed."""
+    found: list[Mapping[str, IpSet]] = []
     for snapshot in recording.snapshots("ipsets"):
-        try:
-            for name, one in json.loads(snapshot.content).items():
-                if one["members"] is None:
-                    unknown.add(name)
-                else:
-                    networks = frozenset(ipaddress.ip_network(member) for member in one["members"])
-                    found.setdefault(name, []).append(networks)
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise RecordingError(f"the recording's list of ipsets is damaged: {error}") from None
-    return {name: members for name, members in found.items() if name not in unknown}
+        known = found[-1] if found else {}
+        read = snapshots.ipsets(snapshot.content, snapshot.media)
+        found.append(
+            {name: known[name] if known.get(name) == one else one for name, one in read.items()}
+        )
+    return found

@@ -98,7 +98,7 @@ def _read(operand: str) -> Rulesets:
     from iptrec.cli.selection import moment
     from iptrec.decode.rulesets import iptables_save
     from iptrec.recording.reader import Reader
-    from iptrec.rulesets.history import rulesets
+    from iptrec.rulesets.backends import rulesets
 
     path = _path(operand)
     if not _is_recording(path):

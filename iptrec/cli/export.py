@@ -198,7 +198,8 @@ def sqlite(
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
     from iptrec.views.sqlite import database, fill
-    from iptrec.views.tables import TABLES, rows
+    from iptrec.views.table_rows import rows
+    from iptrec.views.tables import TABLES
 
     with Reader(recording) as reader, contextlib.ExitStack() as stack:
         selection = which.make(
@@ -250,7 +251,8 @@ def parquet(
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
     from iptrec.views.parquet import Files, require
-    from iptrec.views.tables import TABLES, rows
+    from iptrec.views.table_rows import rows
+    from iptrec.views.tables import TABLES
 
     require()
     if output == "-":

@@ -86,7 +86,8 @@ def import_(
         with Writer.create(output, _facts(first.time_ns, source.snaplen), force=force) as writer:
             namespace = writer.add_namespace(None, 0)
             for kind, (path, content) in snapshots.items():
-                writer.add_snapshot(namespace, kind, first.time_ns, path, content)
+                media = "json" if kind == "links" else "text"
+                writer.add_snapshot(namespace, kind, first.time_ns, path, content, media=media)
             count, last_ns, cut = _copy(writer, namespace, first, packets)
             writer.close(last_ns, "imported")
     if not quiet:

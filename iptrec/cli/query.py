@@ -65,7 +65,8 @@ def query(
     from iptrec.recording import private
     from iptrec.recording.reader import Reader
     from iptrec.views.sqlite import VIEWS, ask, database, fill, reading, tables_of
-    from iptrec.views.tables import described, rows
+    from iptrec.views.table_rows import rows
+    from iptrec.views.tables import described
 
     if tables:
         views = "".join(f"\n{name}: {about}" for name, (about, _) in VIEWS.items())

@@ -15,7 +15,7 @@ import typer
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
-    from iptrec.recorder.session import Options, Progress
+    from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _BACKENDS = ("auto", "legacy", "nft", "both")
@@ -178,7 +178,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     """The recorder's options out of the command line's; all that can be checked is checked here."""
     from iptrec.pcap.filter import compile_for_kernel
     from iptrec.pcap.nft import matches
-    from iptrec.recorder.session import Options
+    from iptrec.recorder.options import Options
 
     expression, command = split_command(words or [])
     if command and shutil.which(command[0]) is None:

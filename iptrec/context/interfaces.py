@@ -7,15 +7,19 @@ moments are received later.
 from __future__ import annotations
 
 import bisect
-import json
+import heapq
+import operator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.decode.rtnetlink import link_changes
+from iptrec.decode.snapshots import links
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     from iptrec.names import I64, Mask
@@ -37,15 +41,25 @@ class Interfaces:
         self._since: dict[int, list[int]] = {}
         self._size = 0
         self._seen: dict[int, int] = {}
-        for snapshot in recording.snapshots("links"):
-            if snapshot.namespace == namespace:
-                time_ns = snapshot.time_ns if self._names else _EVER.min
-                for index, name in _links(snapshot.content):
-                    self._add(index, name, time_ns)
-        self.update()
+        for found in heapq.merge(self._listed(), self._changes(), key=operator.itemgetter(0)):
+            self._add(*found)
 
     def update(self) -> None:
         """Read on in the streams of changes."""
+        for found in self._changes():
+            self._add(*found)
+
+    def _listed(self) -> Iterator[tuple[int, int, str]]:
+        """Time, index and name of the interfaces of each list; those of the first one were there before."""
+        lists = (
+            one for one in self._recording.snapshots("links") if one.namespace == self._namespace
+        )
+        for number, snapshot in enumerate(lists):
+            for index, name in links(snapshot.content, snapshot.media):
+                yield snapshot.time_ns if number else _EVER.min, index, name
+
+    def _changes(self) -> Iterator[tuple[int, int, str]]:
+        """The same of what the streams tell, from where they were read up to."""
         for stream in self._recording.streams:
             if stream.kind != "rtnetlink" or stream.namespace != self._namespace:
                 continue
@@ -58,7 +72,7 @@ class Interfaces:
                 ):
                     for change in link_changes(chunk.data[start:end]):
                         if not change.gone:
-                            self._add(change.index, change.name, time_ns)
+                            yield time_ns, change.index, change.name
 
     def name(self, index: int, time_ns: int) -> str:
         """The interface's name at a time (epoch); "if7" for an index that nobody named."""
@@ -105,7 +119,7 @@ class Interfaces:
         since = self._since.get(index, [])
         return since[position + 1] if position + 1 < len(since) else _EVER.max
 
-    def _add(self, index: int, name: str, time_ns: int) -> None:
+    def _add(self, time_ns: int, index: int, name: str) -> None:
         names, since = self._names.setdefault(index, []), self._since.setdefault(index, [])
         if names and names[-1] == name:
             return
@@ -123,15 +137,3 @@ def _distinct(index: npt.NDArray[np.uint32]) -> list[int]:
     small = len(index) and int(index.max()) < _SMALL
     found: list[int] = (np.flatnonzero(np.bincount(index)) if small else np.unique(index)).tolist()
     return found
-
-
-def _links(content: bytes) -> list[tuple[int, str]]:
-    try:
-        return [(int(link["index"]), _text(link["name"])) for link in json.loads(content)]
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise RecordingError(f"the recording's list of interfaces is damaged: {error}") from None
-
-
-def _text(name: object) -> str:
-    r"""JSON can have half a character, which no file can: \ud800."""
-    return str(name).encode("utf-8", "backslashreplace").decode()

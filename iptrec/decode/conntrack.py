@@ -7,17 +7,15 @@ little endian, values are big endian. Recordings come from strangers: what does 
 from __future__ import annotations
 
 import ipaddress
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from iptrec.decode.attributes import first, messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HEADER: Final = struct.Struct("<IHHII")  # struct nlmsghdr
-_NFGEN: Final = 4
-_ATTRIBUTE: Final = struct.Struct("<HH")
-_TYPE_MASK: Final = 0x3FFF
+_NFGEN: Final = 4  # bytes of struct nfgenmsg
 _NEW, _DELETE = 1 << 8, 1 << 8 | 2
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ID, _ZONE = 1, 2, 3, 8, 12, 18
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
@@ -56,20 +54,15 @@ class Connection:
 
 def connections(datagram: bytes) -> Iterator[Connection]:
     """The connections that one datagram tells of."""
-    at = 0
-    while at + _HEADER.size <= len(datagram):
-        size, kind, *_ = _HEADER.unpack_from(datagram, at)
-        if not _HEADER.size + _NFGEN <= size <= len(datagram) - at:
-            return
-        if kind in (_NEW, _DELETE):
-            found = _connection(datagram[at + _HEADER.size + _NFGEN : at + size], kind == _DELETE)
+    for message in messages(datagram):
+        if message.kind in (_NEW, _DELETE) and len(message.body) >= _NFGEN:
+            found = _connection(message.body[_NFGEN:], message.kind == _DELETE)
             if found is not None:
                 yield found
-        at += size + 3 & ~3
 
 
 def _connection(body: bytes, gone: bool) -> Connection | None:
-    attributes = _attributes(body)
+    attributes = first(body)
     orig, reply = (_flow(attributes.get(one, b"")) for one in (_TUPLE_ORIG, _TUPLE_REPLY))
     if orig is None or reply is None:
         return None
@@ -79,8 +72,8 @@ def _connection(body: bytes, gone: bool) -> Connection | None:
 
 
 def _flow(data: bytes) -> Flow | None:
-    parts = _attributes(data)
-    addresses, protocol = (_attributes(parts.get(one, b"")) for one in (_TUPLE_IP, _TUPLE_PROTO))
+    parts = first(data)
+    addresses, protocol = (first(parts.get(one, b"")) for one in (_TUPLE_IP, _TUPLE_PROTO))
     if len(protocol.get(_NUMBER, b"")) != 1:
         return None
     for size, (source, destination) in _ADDRESSES.items():
@@ -100,16 +93,3 @@ def _flow(data: bytes) -> Flow | None:
 
 def _number(value: bytes) -> int:
     return int.from_bytes(value[:4], "big")
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    """Type -> value of the first of each."""
-    found: dict[int, bytes] = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if not _ATTRIBUTE.size <= size <= len(data) - at:
-            break
-        found.setdefault(kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + size])
-        at += size + 3 & ~3
-    return found

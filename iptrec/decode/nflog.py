@@ -8,12 +8,12 @@ Recordings come from strangers: a length that lies costs its message and nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.decode import netlink
+from iptrec.decode.events import TraceEvents
 from iptrec.decode.netlink import (
     ATTRIBUTE_HEADER,
     FAMILY_HEADER,
@@ -23,18 +23,14 @@ from iptrec.decode.netlink import (
     absent,
     attributes,
 )
-from iptrec.names import AF_INET6
 
 if TYPE_CHECKING:
     from typing import Any
 
     import numpy.typing as npt
 
-    from iptrec.names import I32, I64, U32, Mask
+    from iptrec.names import I64, U32, Mask
 
-    Index = I64 | Mask | slice
-
-_ETH_P_IPV6: Final = 0x86DD
 NFULNL_MSG_PACKET: Final = 0x0400
 
 _PACKET_HDR, _MARK, _TIMESTAMP, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV = range(1, 8)
@@ -54,74 +50,7 @@ _PREFIX_LONGEST: Final = ATTRIBUTE_HEADER + 128
 _BLOCK: Final = 6144  # messages; what they and their columns take stays in the processor's cache
 
 
-@dataclass(frozen=True, slots=True)
-class NflogEvents:
-    """The packets of a chunk, one row an NFULNL_MSG_PACKET, in order of arrival.
-
-    All columns but ``buffer``, ``prefixes`` and ``undecoded`` have shape (n,). Offsets count bytes
-    of ``buffer``, and offset + length never exceeds it.
-
-    ``buffer`` is the chunk's bytes and 256 zeros, so that wide reads near the end stay inside; a
-    datagram whose length is no multiple of 4 is followed by zeros up to the next one. Read-only.
-    ``undecoded`` lists the datagrams (ascending) that held something else than well-formed packet
-    messages, NLMSG_DONE and NLMSG_NOOP. What was well-formed in them is among the events.
-    """
-
-    buffer: npt.NDArray[np.uint8]
-    datagram: I64  # the index in the chunk of the datagram that brought the event
-    message: I64  # offset of the message's netlink header
-    received_ns: I64  # of that datagram, as recorded
-    stamp_ns: I64  # NFULA_TIMESTAMP since the epoch; 0: none, or after the year 2106
-    seq: I64  # NFULA_SEQ; -1: none
-    family: npt.NDArray[np.uint8]  # nfgen_family: AF_INET 2, AF_BRIDGE 7, AF_INET6 10
-    hook: npt.NDArray[np.uint8]  # enum nf_inet_hooks; 255: none
-    protocol: npt.NDArray[np.uint16]  # ethertype; 0: none
-    prefix: I32  # index into prefixes; -1: none
-    prefixes: list[bytes]  # distinct, without the trailing NUL
-    mark: U32
-    indev: U32  # interface index; 0: none
-    outdev: U32
-    physindev: U32
-    physoutdev: U32
-    payload: I64  # offset of the packet from its IP header on; -1: none
-    payload_length: I32  # bytes captured
-    link: I64  # offset of the link-layer header; -1: none
-    link_length: I32
-    uid: I64  # of the sending socket; -1: none
-    gid: I64
-    conntrack: I64  # CTA_ID; -1: none
-    trace: I64  # the packet's NFTA_TRACE_ID (`nftrace`); -1: none
-    undecoded: I64
-
-    def __len__(self) -> int:
-        """Return the number of events."""
-        return len(self.datagram)
-
-    @property
-    def ipv6(self) -> Mask:
-        """Which packets are IPv6, bridged ones included; shape (n,)."""
-        six: Mask = (self.family == AF_INET6) | (self.protocol == _ETH_P_IPV6)
-        return six
-
-    def packet(self, event: int) -> bytes:
-        """An event's packet from the IP header on, as far as it was captured."""
-        start = int(self.payload[event])
-        end = start + int(self.payload_length[event])
-        return self.buffer[start:end].tobytes() if start >= 0 else b""
-
-    def take(self, index: Index) -> NflogEvents:
-        """Return the events that ``index`` (numbers or mask) selects, sharing buffer and prefixes."""
-        return replace(self, **{name: getattr(self, name)[index] for name in _PER_EVENT})
-
-
-_PER_EVENT: Final = tuple(
-    name
-    for name in NflogEvents.__dataclass_fields__
-    if name not in {"buffer", "prefixes", "undecoded"}
-)
-
-
-def decode(data: bytes, lengths: U32, received_ns: I64) -> NflogEvents:
+def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
     """Decode datagrams that lie back to back in ``data``.
 
     ``lengths`` (bytes) and ``received_ns`` have shape (n_datagrams,). Raises RecordingError when
@@ -143,10 +72,10 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> NflogEvents:
         blocks.append({"datagram": source, **columns})
 
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return NflogEvents(
+    return TraceEvents(
         buffer=buffer,
         received_ns=received_ns[columns["datagram"]],
-        prefixes=list(prefixes),
+        sites=list(prefixes),
         undecoded=np.flatnonzero(undecoded),
         **columns,
     )
@@ -182,7 +111,7 @@ def _columns(
         "family": buffer.take((message << 2) + MESSAGE_HEADER),
         "hook": np.where(of.there[_PACKET_HDR], header >> 8, 255).astype(np.uint8),
         "protocol": (header >> 16).astype(np.uint16),
-        "prefix": of.texts(_PREFIX, buffer, prefixes),
+        "site": of.texts(_PREFIX, buffer, prefixes),
         "mark": of.number(_MARK),
         "indev": of.number(_INDEV),
         "outdev": of.number(_OUTDEV),
@@ -194,6 +123,7 @@ def _columns(
         "link_length": of.length(_HWHEADER),
         "uid": of.or_none(_UID, of.number(_UID)),
         "gid": of.or_none(_GID, of.number(_GID)),
+        "ct_state": np.zeros(len(message), np.uint8),
         "conntrack": of.or_none(_CT, of.number(_CT)),
         "trace": np.full(len(message), -1, np.int64),
     }

@@ -7,21 +7,19 @@ message. The id is a hash of the kernel's buffer, the flow and the interface: th
 chain, another one after NAT or on loopback; packets of a flow that come one after the other often have the
 same, packets that are under way together never.
 
-In the place of nflog's prefix stands a `Site`, as `parse` reads it. Hooks are not told; the ruleset knows
+An event's site is an `NftSite`. Hooks are not told; the ruleset knows
 them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from iptrec.decode import netlink
+from iptrec.decode.events import TraceEvents
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
-from iptrec.decode.nflog import NflogEvents
 from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
@@ -42,10 +40,10 @@ _NEGATIVE: Final = 2**32 - 16
 _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
-_IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID = 10, 12, 14, 15, 16, 18
+_IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATE = 10, 12, 14, 15, 16, 18, 21
 _CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
 _LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
-_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID]] = 8
+_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATE]] = 8
 _LEAST[_HANDLE] = 12
 _LEAST[[_TABLE, _CHAIN]] = 5
 _LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
@@ -58,8 +56,7 @@ _ETHERNET: Final = 14
 _NO_FAMILY: Final = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class NftSite(NamedTuple):
     """Where in a ruleset an event was, in the kernel's words.
 
     ``family``: of the table, as nft names it. ``handle``: the rule's; None at the end of a chain.
@@ -76,16 +73,7 @@ class Site:
     target: str | None
 
 
-def parse(prefix: bytes) -> Site | None:
-    """Read what `decode` gives in the place of a prefix; None if it is something else."""
-    try:
-        found = Site(*json.loads(prefix))
-    except (TypeError, ValueError):
-        return None
-    return found
-
-
-def decode(data: bytes, lengths: U32, received_ns: I64) -> NflogEvents:
+def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
     """Decode datagrams that lie back to back in ``data``, as `nflog.decode` does.
 
     ``hook`` is 255 throughout, there is no ``stamp_ns`` and no ``seq``. An event whose packet was not
@@ -110,7 +98,7 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> NflogEvents:
         at[:, sound],
         verdict[:, sound],
     )
-    return NflogEvents(
+    return TraceEvents(
         datagram=datagram,
         received_ns=received_ns[datagram],
         undecoded=np.flatnonzero(undecoded),
@@ -131,7 +119,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
     n = len(message)
     family = buffer.take((message << 2) + MESSAGE_HEADER)
     packet_family = np.where(of.there[_NFPROTO], of.number(_NFPROTO), family)
-    prefix, prefixes, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
+    site, sites, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
     source = _dumped(trace, table, of.there[_NETWORK])
     buffer, payload, payload_length = _packets(buffer, of)
@@ -154,8 +142,8 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "family": np.where(packet_family < _NO_FAMILY, packet_family, 0).astype(np.uint8),
         "hook": np.full(n, 255, np.uint8),
         "protocol": _protocol(buffer, packet_family, link, link_length),
-        "prefix": prefix,
-        "prefixes": prefixes,
+        "site": site,
+        "sites": sites,
         "mark": of.number(_MARK),
         "indev": carried(of.number(_IIF), 0),
         "outdev": carried(of.number(_OIF), 0),
@@ -167,6 +155,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "link_length": link_length,
         "uid": none,
         "gid": none,
+        "ct_state": carried(of.number(_CT_STATE).astype(np.uint8), 0),
         "conntrack": carried(of.or_none(_CT_ID, of.number(_CT_ID)), -1),
         "trace": trace,
     }
@@ -174,7 +163,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
 
 def _sites(
     buffer: U8, of: netlink.Fields, verdict: netlink.Fields, family: U8
-) -> tuple[I32, list[bytes], I64]:
+) -> tuple[I32, list[NftSite], I64]:
     """The number of each event's site, the sites, and a number for each event's table."""
     names: dict[bytes, int] = {}
     table = of.texts(_TABLE, buffer, names).astype(np.int64)
@@ -205,21 +194,17 @@ def _sites(
 
 def _site(
     names: list[str], family: int, table: int, chain: int, policy: int, there: int, *rest: int
-) -> bytes:
-    """One site, as `parse` reads it."""
+) -> NftSite:
     high, low, code, target, _ = rest
-    signed = code - 2**32 if code >= _NEGATIVE else code & _VERDICT_MASK
-    return json.dumps(
-        [
-            FAMILIES.get(family, str(family)),
-            names[table],
-            names[chain],
-            bool(policy),
-            high << 32 | low if there else None,
-            signed,
-            names[target] if target < len(names) else None,
-        ]
-    ).encode()
+    return NftSite(
+        family=FAMILIES.get(family, str(family)),
+        table=names[table],
+        chain=names[chain],
+        policy=bool(policy),
+        handle=high << 32 | low if there else None,
+        verdict=code - 2**32 if code >= _NEGATIVE else code & _VERDICT_MASK,
+        target=names[target] if target < len(names) else None,
+    )
 
 
 def _dumped(trace: I64, table: I64, dumps: Mask) -> I64:

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import os
 import socket
-import struct
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.errors import HostError
+from iptrec.kernel.libc import libc
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -26,8 +26,6 @@ RECEIVE_BUFFER: Final = 512 << 20
 PROMPT_NS: Final = 10_000_000
 
 _LARGEST_BATCH: Final = 16 * SLOTS
-_SO_RCVBUFFORCE: Final = 33
-_SO_MEMINFO: Final = 55  # nine u32 (linux/sock_diag.h); the last counts what found no room
 _MSG_TRUNC: Final = 0x20
 _MMSGHDR: Final = np.dtype(
     {
@@ -37,7 +35,6 @@ _MMSGHDR: Final = np.dtype(
         "itemsize": 64,
     }
 )
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ class Slots:
     def _call(self, descriptor: int) -> tuple[Batch, bool, bool]:
         """One call, which may bring nothing; whether the clock was read at once, and events were dropped."""
         begun = time.time_ns()
-        count = _libc.recvmmsg(
+        count = libc.recvmmsg(
             descriptor,
             ctypes.c_void_p(self._messages.ctypes.data),
             SLOTS,
@@ -129,7 +126,7 @@ class Slots:
         count, size = len(lengths), int(lengths.sum())
         self._pieces[:count, 1] = lengths
         pieces = ctypes.c_void_p(self._pieces.ctypes.data)
-        if _libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) == size:
+        if libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) == size:
             return os.pread(self._gathered, size, 0)
         starts = (np.arange(count) * self._size).tolist()
         view = memoryview(self._buffer.data)
@@ -144,18 +141,3 @@ def _joined(batch: Batch, more: Batch) -> Batch:
         0,
         batch.truncated + more.truncated,
     )
-
-
-def ask_for_room(opened: socket.socket, receive_buffer: int) -> int:
-    """Ask for a receive buffer; what was granted, in the kernel's own bookkeeping (twice what is asked)."""
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_buffer)
-    except PermissionError:  # not root of the host: as much as net.core.rmem_max grants
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    return int(opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
-
-
-def drops(opened: socket.socket) -> int:
-    """How many datagrams found no room in a socket since it was opened, modulo 2^32."""
-    values = opened.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
-    return int(struct.unpack("=9I", values)[8])

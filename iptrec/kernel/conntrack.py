@@ -7,80 +7,42 @@ through, with both tuples, so that what NAT made of it is known from then on.
 from __future__ import annotations
 
 import socket
-import struct
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
+from iptrec.kernel import dumps, netlink
+from iptrec.kernel.netlink import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NETLINK_NETFILTER: Final = 12
-_SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _NEW, _DESTROY = 1, 3  # enum nfnetlink_groups
 _GET: Final = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
-_REQUEST_DUMP: Final = 0x301
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _LARGEST: Final = 1 << 17
 _RECEIVE_BUFFER: Final = 64 << 20
-_SO_RCVBUFFORCE: Final = 33
 
 
-class ConntrackSocket:
+class ConntrackSocket(Listener):
     """Subscribed to new and ended connections of the current network namespace; a context manager."""
 
     def __init__(self) -> None:
-        self._socket = _open()
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
-        except PermissionError:  # not root of the host
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        opened = netlink.connected()
+        netlink.ask_for_room(opened, _RECEIVE_BUFFER)
         try:
             for group in (_NEW, _DESTROY):
-                self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+                netlink.join(opened, group)
         except OSError as error:
-            self._socket.close()
+            opened.close()
             raise HostError(
                 f"cannot listen to connection tracking: {error.strerror}; the kernel needs"
                 " nf_conntrack_netlink, or leave --conntrack out"
             ) from None
-        self._socket.setblocking(False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._socket.fileno()
-
-    def receive(self) -> bytes | None:
-        """The next datagram; None if there is none. Raises OSError (ENOBUFS) where some were lost."""
-        try:
-            return self._socket.recv(_LARGEST)
-        except BlockingIOError:
-            return None
+        super().__init__(opened, _LARGEST)
 
 
 def dump() -> Iterator[bytes]:
-    """The connections that there are, as datagrams of the same kind."""
-    with _open() as asking:
-        asking.settimeout(10)
-        asking.send(struct.pack("=IHHIIBBH", 20, _GET, _REQUEST_DUMP, 1, 0, 0, 0, 0))
-        while True:
-            datagram = asking.recv(_LARGEST)
-            kind = struct.unpack_from("=H", datagram, 4)[0]
-            if kind in (_NLMSG_DONE, _NLMSG_ERROR):
-                return
+    """The connections that there are, as datagrams of the same kind; nothing where the kernel refuses."""
+    body = netlink.netfilter_body(socket.AF_UNSPEC)
+    for datagram in dumps.datagrams(netlink.NETFILTER, _GET, body):
+        if next(netlink.messages(datagram)).kind not in (netlink.ERROR, netlink.DONE):
             yield datagram
-
-
-def _open() -> socket.socket:
-    opened = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-    )
-    opened.bind((0, 0))  # without a port of its own a socket is not sent what others cause
-    opened.connect((0, 0))  # to the kernel: nobody else can send to it
-    return opened

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from iptrec.errors import HostError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy import digest
-from iptrec.kernel.nft import objects
+from iptrec.kernel.nft.transactions import tables_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def used(families: Iterable[Family]) -> tuple[Backend, ...]:
     """Those that have rules in the current namespace; if none has, one that is installed."""
-    nft = objects.used()
+    nft = tables_there()
     legacy = False
     for family in families:
         tables = digest.loaded(family)

@@ -18,7 +18,8 @@ from iptrec.kernel import host, privileges
 from iptrec.kernel import iptables as xtables
 from iptrec.kernel.detect import used
 from iptrec.kernel.legacy import digest, nflog
-from iptrec.kernel.nft import nftrace, objects
+from iptrec.kernel.libc import libc
+from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.undo import leftovers
 from iptrec.names import Family
 
@@ -36,7 +37,6 @@ _GOOD_BUFFER: Final = 32 << 20  # bytes: some hundred milliseconds of a flood
 _LITTLE_SPACE: Final = 1 << 30  # bytes
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 _TIMEX_BYTES: Final = 208  # struct timex on 64-bit Linux
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _commands(family: Family, backend: Backend) -> Iterator[Finding]:
     what, iptables = f"{family} commands", True
     try:
         if backend == "nft":
-            iptables = objects.iptables_speaks((family,))
+            iptables = listing.iptables_speaks((family,))
         else:
             xtables.require(family)
     except HostError as error:
@@ -229,7 +229,7 @@ def _left_behind() -> Iterator[Finding]:
 
 
 def _clock() -> Iterator[Finding]:
-    state = _libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
+    state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     if state == _TIME_ERROR:
         yield Finding("note", "clock", "not synchronized: times are this host's own")
     else:

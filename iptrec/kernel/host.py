@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 import shutil
@@ -14,28 +13,15 @@ from typing import Final
 
 from iptrec.identity import behind_sudo
 from iptrec.kernel import process
+from iptrec.kernel.libc import libc
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_SYSCTLS: Final = (
-    "net/ipv4/ip_forward",
-    "net/ipv4/conf/*/forwarding",
-    "net/ipv4/conf/*/rp_filter",
-    "net/ipv4/conf/*/accept_local",
-    "net/ipv4/conf/*/route_localnet",
-    "net/ipv6/conf/*/forwarding",
-    "net/ipv6/conf/*/disable_ipv6",
-    "net/bridge/bridge-nf-call-*",
-    "net/netfilter/nf_log/*",
-    "net/netfilter/nf_conntrack_max",
-)
-_MOST_SYSCTLS: Final = 10_000
 _OVERFLOW_ID: Final = 65534  # /proc/sys/kernel/overflowuid
 
 
 def keep_freed_memory() -> None:
     """Let freed memory be used again (mallopt(3)): a fresh megabyte a time costs more than filling it."""
-    mallopt = getattr(_libc, "mallopt", None)  # musl has none
+    mallopt = getattr(libc, "mallopt", None)  # musl has none
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         mallopt(_M_TRIM_THRESHOLD, 64 << 20)
@@ -43,7 +29,7 @@ def keep_freed_memory() -> None:
 
 def give_back_memory() -> None:
     """Return what is free to the kernel (malloc_trim(3)): kept for hours it spreads over more pages."""
-    malloc_trim = getattr(_libc, "malloc_trim", None)
+    malloc_trim = getattr(libc, "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
 
@@ -87,19 +73,6 @@ def modprobe(module: str) -> bool:
         env=process.environment(),
     )
     return done.returncode == 0
-
-
-def sysctls() -> dict[str, str]:
-    """The settings of the current namespace that decide where packets go."""
-    found: dict[str, str] = {}
-    root = Path("/proc/sys")
-    for pattern in _SYSCTLS:
-        for path in root.glob(pattern):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                found[str(path.relative_to(root))] = path.read_text().strip()
-            if len(found) >= _MOST_SYSCTLS:
-                return found
-    return found
 
 
 def read(path: Path) -> str:

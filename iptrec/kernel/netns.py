@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import socket
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, UsageError
+from iptrec.kernel.libc import failure, libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ _OWN: Final = Path("/proc/thread-self/ns/net")
 _NS_GET_NSTYPE: Final = 0xB703  # uapi/linux/nsfs.h
 _CLONE_NEWNET: Final = 0x40000000
 _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def resolve(spec: str) -> Path:
@@ -84,8 +83,8 @@ def entered(path: Path | None) -> Iterator[int]:
 
 def enter(descriptor: int) -> None:
     """setns(2) of the calling thread."""
-    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
-        fact = os.strerror(ctypes.get_errno())
+    if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        fact = failure()
         raise HostError(f"cannot enter the network namespace: {fact}; it needs root of its owner")
 
 

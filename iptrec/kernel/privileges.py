@@ -13,6 +13,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
+from iptrec.kernel.libc import failure, libc
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,7 +39,6 @@ _CAPABILITY_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two word
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _MOST: Final = 64
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def require_net_admin() -> None:
@@ -55,8 +55,8 @@ def keep(needed: Collection[int]) -> None:
     _bound(needed)
     mask = _mask(needed)
     _set(*(one & mask for one in _sets()))
-    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise HostError(f"cannot give up rights: {os.strerror(ctypes.get_errno())}")
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise HostError(f"cannot give up rights: {failure()}")
 
 
 def look_as(uid: int, gid: int) -> None:
@@ -103,16 +103,16 @@ def _mask(capabilities: Collection[int]) -> int:
 def _bound(needed: Collection[int]) -> None:
     """Limit the bounding set. Without CAP_SETPCAP it cannot be: then no_new_privs has to do."""
     for number in range(_MOST):
-        if number not in needed and _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
-            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+        if number not in needed and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+            libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
 
 
 def _sets() -> tuple[int, int, int]:
     """Effective, permitted and inheritable set of this thread."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     words = (ctypes.c_uint32 * 6)()
-    if _libc.capget(header, words):
-        raise HostError(f"cannot read capabilities: {os.strerror(ctypes.get_errno())}")
+    if libc.capget(header, words):
+        raise HostError(f"cannot read capabilities: {failure()}")
     effective, permitted, inheritable = (words[at] | words[at + 3] << 32 for at in range(3))
     return effective, permitted, inheritable
 
@@ -122,5 +122,5 @@ def _set(effective: int, permitted: int, inheritable: int) -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     low = [one & 0xFFFFFFFF for one in (effective, permitted, inheritable)]
     high = [one >> 32 for one in (effective, permitted, inheritable)]
-    if _libc.capset(header, (ctypes.c_uint32 * 6)(*low, *high)):
-        raise HostError(f"cannot give up rights: {os.strerror(ctypes.get_errno())}")
+    if libc.capset(header, (ctypes.c_uint32 * 6)(*low, *high)):
+        raise HostError(f"cannot give up rights: {failure()}")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import HostError
+from iptrec.kernel.libc import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_libc = ctypes.CDLL(None)
 _SYSTEM: Final = (
     "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin",
 )  # fmt: skip
@@ -29,7 +35,7 @@ main()
 
 def end_with_parent() -> None:
     """End when the process that started us does (prctl(2)). Becoming another user takes that back."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() == 1:  # it has ended meanwhile
         sys.exit(0)
 
@@ -62,3 +68,34 @@ def python(*arguments: str) -> list[str]:
 def iptrec(*arguments: str) -> list[str]:
     """This very iptrec in a new process."""
     return python("-c", _START, str(Path(__file__).parents[2]), *arguments)
+
+
+def run(
+    command: list[str],
+    text: bytes = b"",
+    *,
+    until: float | None = None,
+    beside: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
+
+    What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
+    ``until``: when one that changes nothing is killed (time.monotonic). Raises `HostError` then.
+    ``beside``: what its environment has beside `environment`.
+    """
+    left = None if until is None else max(0.0, until - time.monotonic())
+    try:
+        return subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            check=False,
+            start_new_session=True,
+            close_fds=False,
+            env=environment() | dict(beside or {}),
+            timeout=left,
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(
+            f"{Path(command[0]).name} does not come to an end: the rules are too many, or change all the time"
+        ) from None

@@ -1,1 +1,18 @@
-"""Does a rule match a packet?"""
+"""Does a rule fit a packet? Each syntax of rules is judged by a module of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from iptrec.matching import iptables, nft
+
+if TYPE_CHECKING:
+    from iptrec.decode.rulesets.types import Rule
+    from iptrec.matching.facts import Facts, Judgement
+
+_SYNTAXES: Final = {"iptables": iptables.judge, "nft": nft.judge}
+
+
+def judge(rule: Rule, facts: Facts) -> Judgement:
+    """Evaluate all matches of a rule: one that fails decides, one that is unknown leaves it open."""
+    return _SYNTAXES[rule.syntax](rule, facts)

@@ -9,63 +9,24 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from iptrec.matching import nft
-from iptrec.names import PROTOCOLS
+from iptrec.matching import ipsets
+from iptrec.matching.facts import Facts, Judgement, protocol_number
 
 if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Rule
-
-    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+    from iptrec.matching.facts import Address
 
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
-_NUMBERS: Final = {
-    **{name: number for number, name in PROTOCOLS.items()},
-    "ipencap": 4, "ipv6-icmp": 58, "all": 0,
-}  # fmt: skip
 _NAMED_TYPES: Final = {  # as iptables-save may print them; numbers else
     "any": 255, "echo-reply": 0, "destination-unreachable": 3, "echo-request": 8, "time-exceeded": 11,
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of a packet at a rule. ``header``: as `decode.packet.header` gives it.
-
-    ``local``: the host's addresses, None if they were not recorded. ``sets``: ipset -> its members each
-    time that they were recorded.
-    """
-
-    header: dict[str, Any]
-    mark: int
-    in_: str | None
-    out: str | None
-    physin: str | None
-    physout: str | None
-    source_mac: str | None
-    local: frozenset[Address] | None
-    sets: Mapping[str, Sequence[Collection[Network]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """``fits`` is None where it cannot be known. ``because``: the condition that failed or is unknown."""
-
-    fits: bool | None
-    because: str | None = None
-
-
 def judge(rule: Rule, facts: Facts) -> Judgement:
-    """Evaluate all matches of a rule: one that fails decides, one that is unknown leaves it open."""
-    if rule.handle is not None and not rule.spec.startswith(("-", "!")):
-        reason = nft.failing(rule.spec, facts)
-        if reason is None:
-            return Judgement(None, nft.depends(rule.spec))
-        return Judgement(False, reason)
+    """Evaluate a rule of iptables' syntax."""
     unknown: str | None = None
     for option, negated, value in _conditions(rule):
         fits = _tested(option, value, facts)
@@ -106,6 +67,10 @@ def _conditions(rule: Rule) -> list[tuple[str, bool, str]]:
         while at < len(words) and not words[at].startswith("-") and words[at] != "!":
             values.append(words[at])
             at += 1
+        if word == "--return-nomatch":  # belongs to the set before it
+            option, negated, value = found.pop() if found else ("", False, "")
+            found.append((option, negated, f"{value} {word}".lstrip()))
+            continue
         if word == "-m":
             if not used:
                 found.append((f"-m {module}", False, ""))
@@ -124,11 +89,11 @@ _PLAIN: Final = frozenset(["comment", "tcp", "udp", "udplite", "sctp", "dccp", "
 
 
 def _protocol(value: str, facts: Facts) -> bool | None:
-    number = _number(value, _NUMBERS)
+    number = protocol_number(value)
     own = facts.header.get("proto")
     if number is None or own is None:
         return None
-    return number == 0 or number == _number(str(own), _NUMBERS)
+    return number == 0 or number == protocol_number(str(own))
 
 
 def _network(name: str) -> Test:
@@ -230,6 +195,8 @@ def _icmp_type(value: str, facts: Facts) -> bool | None:
 
 def _mark(value: str, facts: Facts) -> bool | None:
     wanted, _, mask = value.partition("/")
+    if facts.mark is None:
+        return None
     try:
         return facts.mark & int(mask or "0xffffffff", 0) == int(wanted, 0)
     except ValueError:
@@ -263,15 +230,14 @@ def _is_of_type(address: Address, kind: str, facts: Facts) -> bool | None:
 
 
 def _in_set(value: str, facts: Facts) -> bool | None:
-    """``--match-set NAME src``: known where the set had the address, or had not, whenever it was seen."""
-    name, _, direction = value.partition(" ")
-    address = facts.header.get({"src": "src", "dst": "dst"}.get(direction, ""))
-    if name not in facts.sets or address is None:
+    """``--match-set NAME src,dst``: known where the set had the packet, or had not, whenever it was seen."""
+    name, _, directions = value.partition(" ")
+    if " " in directions:  # --return-nomatch
         return None
-    own = ipaddress.ip_network(address)
     found = {
-        any(own.supernet(new_prefix=length) in members for length in range(own.max_prefixlen + 1))
-        for members in facts.sets[name]
+        ipsets.contains(sets, name, directions.split(","), facts)
+        for sets in facts.sets
+        if name in sets
     }
     return found.pop() if len(found) == 1 else None
 
@@ -354,7 +320,7 @@ def _instead(option: str, facts: Facts) -> str:
         case "-o":
             own = facts.out or "none"
         case "--mark":
-            own = f"0x{facts.mark:x}"
+            own = None if facts.mark is None else f"0x{facts.mark:x}"
         case "--mac-source":
             own = facts.source_mac
         case "--physdev-in":

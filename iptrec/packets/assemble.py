@@ -22,12 +22,12 @@ from iptrec.packets.ruleset_choice import settle
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
     from iptrec.packets.interleaved import Packet
     from iptrec.packets.walk import Outcome, Walker
-    from iptrec.rulesets.grammar import Stage
-    from iptrec.rulesets.resolver import Resolved, Rulebook
+    from iptrec.rulesets.places import Pass
+    from iptrec.rulesets.resolver import Resolved, Resolver
 
 
 _FORWARD: Final = 2  # enum nf_inet_hooks; later hooks have no arrival stamp
@@ -68,15 +68,15 @@ class _Options:
 
 
 def assemble(
-    events: NflogEvents,
+    events: TraceEvents,
     resolved: Resolved,
-    rulebook: Rulebook,
+    resolver: Resolver,
     walker: Walker,
     arrival_ns: int | None,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
-    ``resolved`` is `Rulebook.resolve` of the events; those without a place are left out. ``arrival_ns``:
+    ``resolved`` is `Resolver.resolve` of the events; those without a place are left out. ``arrival_ns``:
     since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
     same stamp, mostly; None: never.
     """
@@ -91,14 +91,14 @@ def assemble(
         return Assembly(nothing, nothing, nothing, nothing, [])
 
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
-    first = np.flatnonzero(new_key | _begins(way, rulebook))
+    first = np.flatnonzero(new_key | _begins(way, resolver))
     count = np.diff(first, append=len(rows))
     options = _Options()
     option = _judge(way, first, count, walker, options)
     stamp = _arrival_stamps(events, arrival_ns)
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
-    doubtful |= _of_several(group, events.trace[rows], way, first, rulebook)
+    doubtful |= _of_several(group, events.trace[rows], way, first, resolver)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -115,18 +115,18 @@ def assemble(
         count=np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)]),
         option=np.concatenate([option[clear], found]),
     )
-    settled = settle(events, resolved, rulebook, *whole, list(options.seen))
+    settled = settle(events, resolved, resolver, *whole, list(options.seen))
     rows, first, count, _ = whole
     return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
 
 
-def _begins(way: npt.NDArray[np.int32], rulebook: Rulebook) -> Mask:
+def _begins(way: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     """Where a trace begins: in a chain where it can, unless the event before leads on to it there."""
-    starts = np.array([place.starts for place in rulebook.places])
-    builtin = np.array([place.builtin for place in rulebook.places])
-    hook = np.array([place.hook for place in rulebook.places])
-    rank = np.array([place.rank for place in rulebook.places])
-    index = np.array([place.index for place in rulebook.places])
+    starts = np.array([place.starts for place in resolver.places])
+    builtin = np.array([place.builtin for place in resolver.places])
+    hook = np.array([place.hook for place in resolver.places])
+    rank = np.array([place.rank for place in resolver.places])
+    index = np.array([-1 if place.index is None else place.index for place in resolver.places])
     here, before = way[1:], way[:-1]
     ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
     leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
@@ -155,7 +155,7 @@ def _judge(
     return np.where(same, numbers[inverse], -1)
 
 
-def _arrival_stamps(events: NflogEvents, since_ns: int | None) -> I64:
+def _arrival_stamps(events: TraceEvents, since_ns: int | None) -> I64:
     """When the packet of each event arrived; 0 if not known."""
     if since_ns is None:
         return np.zeros(len(events), np.int64)
@@ -192,7 +192,7 @@ def _mixed(group: I64, stamp: I64, first: I64) -> Mask:
 
 
 def _of_several(
-    group: I64, trace: I64, way: npt.NDArray[np.int32], first: I64, rulebook: Rulebook
+    group: I64, trace: I64, way: npt.NDArray[np.int32], first: I64, resolver: Resolver
 ) -> Mask:
     """The same for candidates in which the kernel's id changes in the midst of a base chain.
 
@@ -200,11 +200,11 @@ def _of_several(
     """
     if len(trace) == 0 or trace.max() < 0:
         return np.zeros(len(first), np.bool_)
-    numbers: dict[Stage, int] = {}
-    stages = [numbers.setdefault(place.stage, len(numbers)) for place in rulebook.places]
-    stage = np.array(stages, np.int64)[way]
+    numbers: dict[Pass, int] = {}
+    passes = [numbers.setdefault(place.pass_, len(numbers)) for place in resolver.places]
+    passed = np.array(passes, np.int64)[way]
     changes = np.zeros(len(way), np.int64)
-    changes[1:] = (trace[1:] != trace[:-1]) & (stage[1:] == stage[:-1])
+    changes[1:] = (trace[1:] != trace[:-1]) & (passed[1:] == passed[:-1])
     changes[first] = 0
     several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
     return several

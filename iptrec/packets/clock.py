@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
 
 
@@ -54,7 +54,7 @@ def receipt(received_ns: I64, before_ns: int, slots: int) -> Receipt:
     return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes))
 
 
-def bounds(events: NflogEvents, receipt: Receipt) -> tuple[I64, I64]:
+def bounds(events: TraceEvents, receipt: Receipt) -> tuple[I64, I64]:
     """The earliest and the latest moment at which each event can have been logged, shape (n,).
 
     ``receipt``: of the events' datagrams.
@@ -63,19 +63,19 @@ def bounds(events: NflogEvents, receipt: Receipt) -> tuple[I64, I64]:
     return np.minimum(earliest, events.received_ns), events.received_ns
 
 
-def moments(events: NflogEvents, receipt: Receipt) -> I64:
+def moments(events: TraceEvents, receipt: Receipt) -> I64:
     """When each event was logged, as well as one can tell (epoch, ns), shape (n,)."""
     guess = np.maximum(_stamps_before(events), receipt.guess)
     stamped = (events.stamp_ns > 0) & (events.stamp_ns <= events.received_ns)
     return np.where(stamped, events.stamp_ns, np.minimum(guess, events.received_ns))
 
 
-def latest_stamp(events: NflogEvents) -> int:
+def latest_stamp(events: TraceEvents) -> int:
     """The latest stamp of all, 0 if none has one."""
     return int(_stamps_before(events).max(initial=0))
 
 
-def _stamps_before(events: NflogEvents) -> I64:
+def _stamps_before(events: TraceEvents) -> I64:
     """The latest stamp up to each event."""
     stamped = np.where(events.stamp_ns <= events.received_ns, events.stamp_ns, 0)
     return np.maximum.accumulate(stamped) if len(stamped) else stamped

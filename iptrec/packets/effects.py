@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from iptrec.decode.nflog import NflogEvents
-    from iptrec.rulesets.grammar import Place
+    from iptrec.decode.events import TraceEvents
+    from iptrec.rulesets.places import Place
 
 _MASKED: Final = re.compile(r"--set-(?:xmark|tos) (0x[0-9a-f]{1,8})/(0x[0-9a-f]{1,8})")
 _HOPS: Final = re.compile(r"--(?:ttl|hl)-set (\d{1,3})")
@@ -24,7 +24,7 @@ _NAT: Final = re.compile(
 )
 
 
-def contradicted(events: NflogEvents, rows: Sequence[int], places: Sequence[Place]) -> bool:
+def contradicted(events: TraceEvents, rows: Sequence[int], places: Sequence[Place]) -> bool:
     """Whether an event of a packet does not show what the rule before it did.
 
     ``rows``: the events' numbers, ``places``: where each is taken to have been.
@@ -37,11 +37,11 @@ def contradicted(events: NflogEvents, rows: Sequence[int], places: Sequence[Plac
     )
 
 
-def _mark(arguments: str, events: NflogEvents, row: int, after: int) -> bool:
+def _mark(arguments: str, events: TraceEvents, row: int, after: int) -> bool:
     return _masked(arguments, int(events.mark[row]), int(events.mark[after]))
 
 
-def _tos(arguments: str, events: NflogEvents, row: int, after: int) -> bool:
+def _tos(arguments: str, events: TraceEvents, row: int, after: int) -> bool:
     before, now = (_traffic_class(events.packet(one)) for one in (row, after))
     return before is None or now is None or _masked(arguments, before, now)
 
@@ -55,18 +55,18 @@ def _masked(arguments: str, before: int, after: int) -> bool:
     return after == ((before & ~mask) ^ value)
 
 
-def _hops(arguments: str, events: NflogEvents, _: int, after: int) -> bool:
+def _hops(arguments: str, events: TraceEvents, _: int, after: int) -> bool:
     found, packet = _HOPS.fullmatch(arguments), events.packet(after)
     if found is None or len(packet) < 20:  # noqa: PLR2004 - an IPv4 header
         return True
     return packet[7 if packet[0] >> 4 == 6 else 8] == int(found[1])  # noqa: PLR2004 - IP version
 
 
-def _destination(arguments: str, events: NflogEvents, _: int, after: int) -> bool:
+def _destination(arguments: str, events: TraceEvents, _: int, after: int) -> bool:
     return _translated(arguments, events.packet(after), end=1)
 
 
-def _source(arguments: str, events: NflogEvents, _: int, after: int) -> bool:
+def _source(arguments: str, events: TraceEvents, _: int, after: int) -> bool:
     return _translated(arguments, events.packet(after), end=0)
 
 
@@ -91,7 +91,7 @@ def _traffic_class(packet: bytes) -> int | None:
     return packet[1]
 
 
-_EFFECTS: Final[dict[str, Callable[[str, NflogEvents, int, int], bool]]] = {
+_EFFECTS: Final[dict[str, Callable[[str, TraceEvents, int, int], bool]]] = {
     "MARK": _mark,
     "TOS": _tos,
     "TTL": _hops,

@@ -16,7 +16,7 @@ from iptrec.names import HOOKS
 from iptrec.packets.identity import Packets
 
 if TYPE_CHECKING:
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.walk import Outcome
 
@@ -26,7 +26,7 @@ _PREROUTING, _INPUT = HOOKS.index("PREROUTING"), HOOKS.index("INPUT")
 
 
 def reassemble(
-    events: NflogEvents, begun: I64, outcome: I64, outcomes: list[Outcome]
+    events: TraceEvents, begun: I64, outcome: I64, outcomes: list[Outcome]
 ) -> tuple[I64, list[Outcome]]:
     """The outcomes of traversals, knowing which fragments became which packets.
 

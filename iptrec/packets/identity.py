@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U64, Mask
 
 
@@ -36,7 +36,7 @@ ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 MIX: Final = np.uint64(0xD6E8FEB86659FD93)
 
 
-def packet_keys(events: NflogEvents) -> U64:
+def packet_keys(events: TraceEvents) -> U64:
     """Return one key an event, shape (n,). Events without a readable packet share few keys.
 
     The lengths and offsets of ``events`` are checked by the decoder; what a header says about itself
@@ -45,17 +45,17 @@ def packet_keys(events: NflogEvents) -> U64:
     return Packets.of(events).keys()
 
 
-def protocols(events: NflogEvents) -> I64:
+def protocols(events: TraceEvents) -> I64:
     """The number of the transport protocol of each packet, shape (n,)."""
     return Packets.of(events).protocols()
 
 
-def pair_keys(events: NflogEvents) -> U64:
+def pair_keys(events: TraceEvents) -> U64:
     """One key an event for source and destination address, shape (n,)."""
     return Packets.of(events).pair_keys()
 
 
-def lengths(events: NflogEvents) -> I64:
+def lengths(events: TraceEvents) -> I64:
     """The length of each packet (bytes) as its IP header says it, shape (n,)."""
     return Packets.of(events).lengths()
 
@@ -85,7 +85,7 @@ class Packets:
         self._transport: tuple[I64, I64, I64] | None = None
 
     @classmethod
-    def of(cls, events: NflogEvents, rows: I64 | None = None) -> Packets:
+    def of(cls, events: TraceEvents, rows: I64 | None = None) -> Packets:
         """The packets of some events, or of all."""
         every: I64 | slice = slice(None) if rows is None else rows
         start, length = events.payload[every], events.payload_length[every]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.walk import Outcome, Walk, Walker
-    from iptrec.rulesets.grammar import Stage
+    from iptrec.rulesets.places import Pass
 
 
 _UNDER_WAY: Final = (
@@ -32,7 +32,7 @@ class Packet:
     """A packet under way; an event is a packet of one row.
 
     ``addresses``: with ports. ``conntrack``: the connection's id, -1 if the kernel did not tell.
-    ``trace``: nf_tables' id of it in this base chain (``stage``), -1 in legacy iptables.
+    ``trace``: nf_tables' id of it in this base chain (``pass_``), -1 in legacy iptables.
     ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
     arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
     waits until it is through.
@@ -47,7 +47,7 @@ class Packet:
     hook: int
     stamp: int
     trace: int
-    stage: Stage
+    pass_: Pass
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
@@ -56,7 +56,7 @@ class Packet:
         """Whether stamps and connection allow that the event is this packet's."""
         if self.arrival and event.stamp and self.stamp != event.stamp:
             return False
-        if self.stage == event.stage and self.trace != event.trace:
+        if self.pass_ == event.pass_ and self.trace != event.trace:
             return False
         return -1 in (self.conntrack, event.conntrack) or self.conntrack == event.conntrack
 
@@ -78,7 +78,7 @@ class Packet:
         self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
         self.conntrack = max(self.conntrack, event.conntrack)
         self.hook, self.stamp = event.hook, event.stamp or self.stamp
-        self.trace, self.stage = event.trace, event.stage
+        self.trace, self.pass_ = event.trace, event.pass_
 
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
         """What may have become of it."""
@@ -87,7 +87,7 @@ class Packet:
 
 
 def deal(
-    events: NflogEvents, stamps: I64, rows: list[int], way: list[int], walker: Walker
+    events: TraceEvents, stamps: I64, rows: list[int], way: list[int], walker: Walker
 ) -> list[Packet]:
     """Give each event (numbers in ``rows``, places in ``way``) to a packet, or let it begin one.
 
@@ -109,7 +109,7 @@ def deal(
             hook=int(events.hook[row]),
             stamp=int(stamps[row]),
             trace=int(events.trace[row]),
-            stage=walker.stage(place),
+            pass_=walker.pass_(place),
         )
         way_out = None
         if walker.hook(event.walk) == _POSTROUTING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
     from iptrec.names import Backend
-    from iptrec.rulesets.grammar import Place
+    from iptrec.rulesets.places import Place
 
 StepType = Literal["rule", "policy", "return"]
 

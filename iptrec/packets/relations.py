@@ -318,4 +318,4 @@ def _page(window: Window) -> dict[str, _Column]:
 
 
 def _has_tee(window: Window, way: tuple[int, ...]) -> bool:
-    return any(window.rulebook.places[one].target == "TEE" for one in way)
+    return any(window.resolver.places[one].target == "TEE" for one in way)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iptrec.packets.relations import Relations
     from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Window
-    from iptrec.rulesets.grammar import Place
+    from iptrec.rulesets.places import Place
     from iptrec.rulesets.timeline import Timeline
 
 
@@ -42,7 +42,7 @@ class Fates:
 
     def altered_by(self, window: Window, position: int) -> Change | None:
         """The change without which the traversal at this position would have ended otherwise."""
-        assembly, book = window.assembly, window.rulebook
+        assembly, book = window.assembly, window.resolver
         outcome = assembly.outcomes[assembly.outcome[position]]
         timeline = _changing(window, outcome)
         if timeline is None or outcome.decider is None:
@@ -52,7 +52,7 @@ class Fates:
         state = _state(window, position, outcome, timeline)
         for number in reversed(outcome.way[: outcome.decider + 1]):
             place = book.places[number]
-            if place.stage != decider.stage:
+            if place.pass_ != decider.pass_:
                 break
             key = (state, number)
             if key not in self._came:
@@ -72,7 +72,7 @@ def _changing(window: Window, outcome: Outcome) -> Timeline | None:
     """The states of the table that decided, if there was more than one."""
     if outcome.decider is None:
         return None
-    book, decided = window.rulebook, outcome.way[outcome.decider]
+    book, decided = window.resolver, outcome.way[outcome.decider]
     timeline = book.timelines.table(book.families[decided], book.places[decided].table)
     return timeline if timeline is not None and len(timeline.states) > 1 else None
 
@@ -81,7 +81,7 @@ def _state(window: Window, position: int, outcome: Outcome, timeline: Timeline) 
     """The index of the table's state that judged the packet."""
     assert outcome.decider is not None  # noqa: S101 - the caller looked
     row = window.assembly.events(position)[outcome.decider]
-    number = window.rulebook.states[outcome.way[outcome.decider]]
+    number = window.resolver.states[outcome.way[outcome.decider]]
     held = range(int(window.resolved.first[row]), int(window.resolved.last[row]) + 1)
     return max((one for one in held if timeline.states[one].number == number), default=0)
 

@@ -20,20 +20,20 @@ from iptrec.packets.effects import contradicted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Family
     from iptrec.packets.walk import Outcome
-    from iptrec.rulesets.grammar import Place
-    from iptrec.rulesets.resolver import Resolved, Rulebook
+    from iptrec.rulesets.places import Place
+    from iptrec.rulesets.resolver import Resolved, Resolver
 
     Table = tuple[Family, str]
     Seen = tuple[Table, int, int]  # table, event, index of the state in its timeline
 
 
 def settle(
-    events: NflogEvents,
+    events: TraceEvents,
     resolved: Resolved,
-    rulebook: Rulebook,
+    resolver: Resolver,
     rows: I64,
     first: I64,
     count: I64,
@@ -52,7 +52,7 @@ def settle(
     outcome = alone[option]
     undecided = np.flatnonzero(outcome < 0)
     if len(undecided):
-        court = _Court(events, resolved, rulebook)
+        court = _Court(events, resolved, resolver)
         changed = np.flatnonzero(
             np.logical_or.reduceat(resolved.last[rows] > resolved.first[rows], first)
         )
@@ -77,10 +77,10 @@ def settle(
 class _Court:
     """Hears what is certain, then judges what is not."""
 
-    def __init__(self, events: NflogEvents, resolved: Resolved, rulebook: Rulebook) -> None:
+    def __init__(self, events: TraceEvents, resolved: Resolved, resolver: Resolver) -> None:
         self._events = events
         self._resolved = resolved
-        self._book = rulebook
+        self._book = resolver
         self._heard: dict[Table, list[tuple[int, int]]] = {}
         self._ranges: dict[Table, tuple[I64, I64, I64]] = {}
 

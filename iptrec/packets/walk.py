@@ -1,6 +1,6 @@
 """The way of one packet as a whole: is it possible, how did it end, who decided.
 
-Traffic takes few distinct ways. A way is a tuple of place numbers (`Rulebook`); each distinct one is
+Traffic takes few distinct ways. A way is a tuple of place numbers (`Resolver`); each distinct one is
 walked once and its outcomes shared by all packets that took it. Where more than one ruleset may have
 been in force, the walk goes on in branches, one for each that fits so far.
 """
@@ -14,8 +14,9 @@ from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
     from iptrec.names import Family
-    from iptrec.rulesets.grammar import Place, Stage, State
-    from iptrec.rulesets.resolver import Rulebook
+    from iptrec.rulesets.grammar import State
+    from iptrec.rulesets.places import Pass, Place
+    from iptrec.rulesets.resolver import Resolver
 
 
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
@@ -69,10 +70,10 @@ class Walk:
 
 
 class Walker:
-    """Steps and judges ways against the rulesets of a `Rulebook`, remembering what it has seen."""
+    """Steps and judges ways against the rulesets of a `Resolver`, remembering what it has seen."""
 
-    def __init__(self, rulebook: Rulebook) -> None:
-        self._rulebook = rulebook
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
         self._begun: dict[int, Walk] = {}
         self._steps: dict[tuple[State, Family, int, int], State | None] = {}
         self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
@@ -93,7 +94,7 @@ class Walker:
 
         Always the same object for a place.
         """
-        book = self._rulebook
+        book = self._resolver
         if place not in self._begun:
             self._begun[place] = Walk(
                 tuple(
@@ -109,14 +110,14 @@ class Walker:
         branches = tuple(
             Branch((*branch.way, one), state)
             for branch in _short_of_the_limit(walk)
-            for one in self._rulebook.choices[place]
+            for one in self._resolver.choices[place]
             if (state := self._follow(branch, one)) is not None
         )
         return replace(walk, branches=branches[:_MOST_BRANCHES]) if branches else None
 
     def leap(self, walk: Walk, place: int) -> Walk | None:
         """As `step`, over events that are missing; None if ``place`` does not lie further on."""
-        book = self._rulebook
+        book = self._resolver
         branches = tuple(
             Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
             for branch in _short_of_the_limit(walk)
@@ -130,15 +131,15 @@ class Walker:
 
     def hook(self, walk: Walk) -> int:
         """The hook of the way's last event."""
-        return self._rulebook.places[walk.branches[0].way[-1]].hook
+        return self._resolver.places[walk.branches[0].way[-1]].hook
 
-    def stage(self, place: int) -> Stage:
-        """The stage that a place belongs to."""
-        return self._rulebook.places[place].stage
+    def pass_(self, place: int) -> Pass:
+        """The pass that a place belongs to."""
+        return self._resolver.places[place].pass_
 
     def stands_at(self, walk: Walk, target: str) -> bool:
         """Whether the way's last event was a rule with this target."""
-        return self._rulebook.places[walk.branches[0].way[-1]].target == target
+        return self._resolver.places[walk.branches[0].way[-1]].target == target
 
     def judge(self, walk: Walk) -> tuple[Outcome, ...]:
         """What became of a packet that went so and was not seen again: all that a reader could tell.
@@ -156,13 +157,13 @@ class Walker:
         )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
-        book, last = self._rulebook, branch.way[-1]
+        book, last = self._resolver, branch.way[-1]
         key = (branch.state, book.families[last], book.states[last], place)
         if key not in self._steps:
             if len(self._steps) > _REMEMBERED:
                 self._steps.clear()
             self._steps[key] = (
-                book.grammars[place].follow(branch.state, book.places[place])
+                book.grammars[place].advance(branch.state, book.places[place])
                 if self._together(last, place)
                 else None
             )
@@ -170,22 +171,22 @@ class Walker:
 
     def _together(self, last: int, place: int) -> bool:
         """Whether both can be of one packet: a table is passed in one of its states."""
-        book = self._rulebook
+        book = self._resolver
         here, there = book.places[last], book.places[place]
         return book.families[last] == book.families[place] and (
-            here.stage != there.stage or book.states[last] == book.states[place]
+            here.pass_ != there.pass_ or book.states[last] == book.states[place]
         )
 
     def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
         """What a reader is told of a way."""
-        places = (self._rulebook.places[one] for one in way)
+        places = (self._resolver.places[one] for one in way)
         return tuple(
             (one.table, one.chain, one.number, one.own, one.rule and one.rule.spec, one.target)
             for one in places
         )
 
     def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
-        grammar = self._rulebook.grammars[branch.way[-1]]
+        grammar = self._resolver.grammars[branch.way[-1]]
         state, way = branch.state, branch.way
         ended = grammar.may_end(state)
         verdict = "UNKNOWN"
@@ -209,7 +210,7 @@ class Walker:
 
     def _accepted_by(self, way: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
-        places = [self._rulebook.places[place] for place in way]
+        places = [self._resolver.places[place] for place in way]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
         filtered = [i for i in accepted if places[i].table == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
@@ -217,7 +218,7 @@ class Walker:
         return (filtered or accepted or [len(way) - 1])[-1]
 
     def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
-        last = self._rulebook.places[branch.way[-1]]
+        last = self._resolver.places[branch.way[-1]]
         if unseen := self._unseen_table(branch.way):
             return f"the rules of table {unseen} at that time are not known"
         if len(branch.way) == MOST_STEPS and not ended:
@@ -232,7 +233,7 @@ class Walker:
             return "handed to userspace; the answer was not seen"
         if branch.state.status == "passed":
             elsewhere = "routing, rp_filter, TTL, socket" + (
-                "" if self._rulebook.alone else ", the other backend's rules"
+                "" if self._resolver.timelines.single else ", the other backend's rules"
             )
             return (
                 f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
@@ -244,7 +245,7 @@ class Walker:
 
     def _unseen_table(self, way: tuple[int, ...]) -> str | None:
         """A table that was passed when nobody knew its rules."""
-        book = self._rulebook
+        book = self._resolver
         return next(
             (book.places[one].table for one in way if book.states[one] in book.unseen), None
         )

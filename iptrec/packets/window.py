@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.decode import nflog, nftrace
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
 from iptrec.packets.walk import Walker
 from iptrec.recording.rows import Chunk
-from iptrec.rulesets import nft, timeline
-from iptrec.rulesets.nft import NftRulebook
-from iptrec.rulesets.resolver import Resolved, Rulebook
+from iptrec.rulesets.backends import BACKENDS, history
+from iptrec.rulesets.resolver import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy.typing as npt
 
-    from iptrec.decode.nflog import NflogEvents
-    from iptrec.names import I64, Backend, Mask
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64, Mask
     from iptrec.recording.rows import Recording, Stream
+    from iptrec.rulesets.resolver import Resolved
 
 
 WINDOW_EVENTS: Final = 65_536  # what fits into the caches is read faster
@@ -47,21 +46,6 @@ _STAMPING_NS: Final = 100_000_000
 
 _NO_LENGTHS: Final = np.zeros(0, np.uint32)
 _NO_TIMES: Final = np.zeros(0, np.int64)
-
-
-class _Kind(NamedTuple):
-    """How a stream's events are decoded, and what resolves them: by which snapshots."""
-
-    backend: Backend
-    decode: Callable[[bytes, npt.NDArray[np.uint32], I64], NflogEvents]
-    rulebook: type[Rulebook]
-    snapshots: tuple[str, ...]
-
-
-_KINDS: Final = {
-    "nflog": _Kind("legacy", nflog.decode, Rulebook, timeline.RULESETS),
-    "nftrace": _Kind("nft", nftrace.decode, NftRulebook, nft.RULESETS),
-}
 
 
 class Start(NamedTuple):
@@ -117,8 +101,8 @@ class Window:
 
     stream: Stream
     start: Start
-    rulebook: Rulebook
-    events: NflogEvents
+    resolver: Resolver
+    events: TraceEvents
     moment_ns: I64
     resolved: Resolved
     assembly: Assembly
@@ -137,14 +121,14 @@ class Window:
 class Assembler:
     """Puts the packets of one stream together, window by window."""
 
-    def __init__(self, stream: Stream, rulebook: Rulebook, begun_ns: int) -> None:
+    def __init__(self, stream: Stream, resolver: Resolver, begun_ns: int) -> None:
         self._stream = stream
-        self._rulebook = rulebook
+        self._resolver = resolver
         self._slots = _number(stream.detail.get("slots"), 0)
         self._arrival_ns = None
         if "stamps_ns" in stream.detail:
             self._arrival_ns = _number(stream.detail["stamps_ns"], 0) + _STAMPING_NS
-        self._walker = Walker(rulebook)
+        self._walker = Walker(resolver)
         self._chunks: list[Chunk] = []
         self._new_events = self._new_bytes = 0
         self._receipts: list[clock.Receipt] = []
@@ -193,13 +177,14 @@ class Assembler:
         ``number``: of the first of them.
         """
         data, lengths, received, receipt = self._waiting()
-        events = self._rulebook.hooked(_KINDS[self._stream.kind].decode(data, lengths, received))
+        located = self._resolver.locate(data, lengths, received)
+        events = located.events
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
-        resolved = self._rulebook.resolve(events, earliest, latest)
-        assembly = assemble(events, resolved, self._rulebook, self._walker, self._arrival_ns)
+        resolved = self._resolver.resolve(located, earliest, latest)
+        assembly = assemble(events, resolved, self._resolver, self._walker, self._arrival_ns)
         decided = (
             len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
         )
@@ -209,7 +194,7 @@ class Assembler:
         window = Window(
             stream=self._stream,
             start=self._start,
-            rulebook=self._rulebook,
+            resolver=self._resolver,
             events=events,
             moment_ns=clock.moments(events, of_events),
             resolved=resolved,
@@ -325,27 +310,18 @@ def _assemblers(
 ) -> Iterator[tuple[Assembler, Stream]]:
     """An assembler for each stream of events; the rulesets are read once its first chunk is there."""
     for stream in reader.streams:
-        if stream.kind not in _KINDS:
+        if stream.kind not in BACKENDS:
             continue
         if stream.id not in known:
-            kind = _KINDS[stream.kind]
-            snapshots = reader.snapshots(*kind.snapshots)
-            book = kind.rulebook(
-                (one for one in snapshots if one.namespace == stream.namespace),
-                f"iptrec:{reader.facts.uuid}",
-                alone=backend(reader, stream) is None,
+            backend = BACKENDS[stream.kind]
+            resolver = Resolver(
+                backend, history(reader, backend, stream.namespace), f"iptrec:{reader.facts.uuid}"
             )
-            known[stream.id] = (Assembler(stream, book, reader.facts.started_ns), stream)
+            known[stream.id] = (Assembler(stream, resolver, reader.facts.started_ns), stream)
         yield known[stream.id]
 
 
-def backend(reader: Recording, stream: Stream) -> Backend | None:
-    """Whose rules the events of a stream tell of; None where the recording holds those of one backend only."""
-    kinds = {one.kind for one in reader.streams} & {*_KINDS}
-    return _KINDS[stream.kind].backend if len(kinds) > 1 else None
-
-
-def _first_under_way(events: NflogEvents, assembly: Assembly, now_ns: int) -> int:
+def _first_under_way(events: TraceEvents, assembly: Assembly, now_ns: int) -> int:
     """The number of traversals, from the first, none of which can go on."""
     if not len(assembly):
         return 0
@@ -361,7 +337,7 @@ def _first_under_way(events: NflogEvents, assembly: Assembly, now_ns: int) -> in
     return max(first, int(np.searchsorted(assembly.first, len(assembly.rows) - _MOST_WAITING)))
 
 
-def _again(events: NflogEvents, assembly: Assembly, decided: int, datagrams: int) -> Mask:
+def _again(events: TraceEvents, assembly: Assembly, decided: int, datagrams: int) -> Mask:
     """Which of all datagrams the traversals from ``decided`` on need once more; shape (datagrams,)."""
     again = np.zeros(datagrams, np.bool_)
     again[events.datagram[assembly.rows[assembly.count[:decided].sum() :]]] = True

@@ -27,11 +27,11 @@ class StreamKind:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotKind:
-    """What a command printed or a dump returned."""
+    """What a command printed or the kernel answered. ``media``: see the schema of the file."""
 
     name: str
     holds: str
-    media: Literal["text", "json"] = "text"
+    media: Literal["text", "json", "netlink"] = "text"
 
 
 STREAMS: Final = {
@@ -61,11 +61,16 @@ SNAPSHOTS: Final = {
         SnapshotKind("nft", "nft -a -j list ruleset; the last one of its moment", "json"),
         SnapshotKind("nft-unknown", "the ruleset changed to what was gone before it was read"),
         SnapshotKind("raw-table", "what --flush took out and will put back", "json"),
-        SnapshotKind("links", "interfaces", "json"),
-        SnapshotKind("addresses", "addresses of interfaces", "json"),
-        SnapshotKind("routes", "routes", "json"),
-        SnapshotKind("ip-rules", "routing rules", "json"),
-        SnapshotKind("ipsets", "sets, with their members", "json"),
-        SnapshotKind("sysctls", "settings that decide where packets go", "json"),
+        SnapshotKind("links", "RTM_GETLINK: interfaces", "netlink"),
+        SnapshotKind("addresses", "RTM_GETADDR: addresses of interfaces", "netlink"),
+        SnapshotKind("routes", "RTM_GETROUTE: routes of all tables", "netlink"),
+        SnapshotKind("ip-rules", "RTM_GETRULE: routing rules", "netlink"),
+        SnapshotKind("neighbours", "RTM_GETNEIGH: addresses of the link layer", "netlink"),
+        SnapshotKind("fdb", "RTM_GETNEIGH of bridges: what is behind which port", "netlink"),
+        SnapshotKind("ipsets", "IPSET_CMD_LIST: sets, with their members", "netlink"),
+        SnapshotKind(
+            "sysctls", "settings of forwarding, netfilter and connection tracking", "json"
+        ),
+        SnapshotKind("counters", "what protocols, interfaces, connection tracking counted", "json"),
     )
 }

@@ -74,9 +74,8 @@ class Chunk:
 class Snapshot:
     """What a command printed, or a dump returned, and from when on it held.
 
-    ``kind``: see `kinds.SNAPSHOTS`. Links are a JSON list of {"index", "name", "kind", "mtu", "address",
-    "master"}, addresses one of {"index", "family", "address", "prefixlen"}, sysctls an object path -> text,
-    ipsets an object name -> {"type", "members"}.
+    ``kind``: see `kinds.SNAPSHOTS`. ``media``: "text", "json" or "netlink", see the schema of the file; in
+    `decode.snapshots` is what reads them.
 
     Of rulesets the first one is whole. Each further one has a single table, without comments and with
     its counters 0, and says that this table changed. "iptables-unknown", "ip6tables-unknown" have a
@@ -90,6 +89,7 @@ class Snapshot:
     source: str  # the command line, or the name of the dump
     content: bytes
     after_ns: int | None = None  # it came to be so after this time and not after ``time_ns``
+    media: str = "text"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,19 @@ from typing import Any, Final
 Row = dict[str, Any]
 Step = Callable[[str, Row], Row]
 
-STEPS: Final[Mapping[int, Step]] = {}
+_JSON_IN_1: Final = frozenset(
+    ["nft", "raw-table", "links", "addresses", "routes", "ip-rules", "ipsets", "sysctls"]
+)
+
+
+def _with_media(table: str, row: Row) -> Row:
+    """In format 1 a snapshot's kind alone told what it was written in."""
+    if table != "snapshot":
+        return row
+    return row | {"media": "json" if row["kind"] in _JSON_IN_1 else "text"}
+
+
+STEPS: Final[Mapping[int, Step]] = {1: _with_media}
 
 
 def upgraded(version: int, table: str, row: Row, steps: Mapping[int, Step] = STEPS) -> Row:

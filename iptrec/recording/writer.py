@@ -23,6 +23,7 @@ from iptrec.files import Draft
 from iptrec.recording.home import Home, creating
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.packing import pack
+from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
 if TYPE_CHECKING:
@@ -42,22 +43,8 @@ _ZSTD_LEVEL: Final = 3
 _HEAD: Final = (
     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
 )
-_LASTING: Final = ", ".join(f"'{one.name}'" for one in STREAMS.values() if not one.trimmed)
-_TRIMMED: Final = f"stream IN (SELECT id FROM stream WHERE kind NOT IN ({_LASTING}))"  # noqa: S608
-# More streams than there are: chunks that are stored together overlap in time.
-_TOGETHER: Final = 16
-# States of tables that other states of the same tables had followed before the time in question.
-_REPLACED: Final = """\
-DELETE FROM snapshot WHERE after_ns IS NOT NULL AND time_ns < :since AND EXISTS (
-  SELECT 1 FROM snapshot AS later WHERE later.namespace = snapshot.namespace
-  AND later.source = snapshot.source AND substr(later.kind, 1, 9) = substr(snapshot.kind, 1, 9)
-  AND later.id > snapshot.id AND later.time_ns < :since)"""
-_UNUSED: Final = "FROM blob WHERE sha256 NOT IN (SELECT blob FROM snapshot)"
-_WORTH: Final = 16  # one part in so many is too much before it is let go
-_STATE_BYTES: Final = 150  # of a state beside its content, about
 # A -wal that grew longer while somebody read is cut when it is used again.
 _WAL_BYTES: Final = 8 << 20
-_EVER_NS: Final = 2**63 - 1
 _READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
 
 
@@ -85,8 +72,8 @@ class Writer:
     everything that was committed before.
 
     ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
-    appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file; ``event_bytes``,
-    ``state_bytes``: what of these `trim` may take. ``size``: of the file, bytes, once it is closed.
+    appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the file,
+    bytes, once it is closed.
     """
 
     def __init__(self, home: Home) -> None:
@@ -96,14 +83,12 @@ class Writer:
         self.raw_bytes = 0
         self.stored_bytes = 0
         self.snapshot_bytes = 0
-        self.event_bytes = 0
-        self.state_bytes = 0
         self.size = 0
-        self._lasting: set[int] = set()  # streams
-        self._newest = 0  # chunk of what is not lasting
+        self._together = False
         self._home = home
         self._ended = False
         self._connection = home.connect()
+        self._ring = Ring(self._connection)
         self.descriptor = home.open_to_read()
         # A commit outlives a power loss, too. Five a second cost nothing that can be measured.
         for statement in ("synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
@@ -151,13 +136,11 @@ class Writer:
 
     def add_stream(self, namespace: int, kind: str, detail: dict[str, Any]) -> int:
         """Add a stream of a kind of `kinds.STREAMS`; returns its id."""
-        lasting = not STREAMS[kind].trimmed
         with self._transaction():
             stream = self._insert(
-                "stream", namespace=namespace, kind=kind, detail=json.dumps(detail)
+                "stream", namespace=namespace, kind=STREAMS[kind].name, detail=json.dumps(detail)
             )
-        if lasting:
-            self._lasting.add(stream)
+        self._ring.add_stream(stream, kind)
         return stream
 
     def add_snapshot(
@@ -168,8 +151,13 @@ class Writer:
         source: str,
         content: bytes | Blob,
         after_ns: int | None = None,
+        media: str | None = None,
     ) -> int:
-        """Add a snapshot of a kind of `kinds.SNAPSHOTS`; a content that is there already is stored once."""
+        """Add a snapshot of a kind of `kinds.SNAPSHOTS`; a content that is there already is stored once.
+
+        ``media``: where it is not written as that kind is.
+        """
+        media = media or SNAPSHOTS[kind].media
         blob = content if isinstance(content, Blob) else Blob.of(content)
         with self._transaction():
             added = self._connection.execute(
@@ -178,10 +166,10 @@ class Writer:
             ).rowcount
             self.snapshot_bytes += added * len(blob.data)
             if after_ns is not None:
-                self.state_bytes += added * len(blob.data) + _STATE_BYTES
+                self._ring.add_state(added * len(blob.data))
             return self._insert(
-                "snapshot", namespace=namespace, kind=SNAPSHOTS[kind].name, time_ns=time_ns, after_ns=after_ns,
-                source=source, blob=blob.sha256,
+                "snapshot", namespace=namespace, kind=kind, media=media, time_ns=time_ns,
+                after_ns=after_ns, source=source, blob=blob.sha256,
             )  # fmt: skip
 
     def add_loss(self, loss: Loss) -> None:
@@ -215,6 +203,11 @@ class Writer:
             self._store()
             if self.due:
                 self.commit()
+
+    @property
+    def event_bytes(self) -> int:
+        """Of chunks in the file, what `trim` may take."""
+        return self._ring.event_bytes
 
     @property
     def file_bytes(self) -> int:
@@ -259,91 +252,18 @@ class Writer:
 
         Nothing goes before it is worth while: so this may be called each second, however much stays.
         """
-        excess, since_ns, until_ns = 0, 0, _EVER_NS
-        if most_bytes is not None:
-            excess = _excess(self.event_bytes, most_bytes)
-            since_ns = self._states_since(_excess(self.state_bytes, most_bytes))
-        if lasts_ns is not None:
-            until_ns = time.time_ns()  # what is later was received before the clock was set back
-            since_ns = until_ns - lasts_ns
-        gone = self._oldest(excess, since_ns, until_ns)
-        if gone or since_ns:
+        cut = self._ring.cut(most_bytes=most_bytes, lasts_ns=lasts_ns)
+        if cut is not None:
             with self._transaction():
-                self._let_go(gone, since_ns)
-
-    def _states_since(self, excess: int) -> int:
-        """From which time on the states of tables stay where so many bytes of them go; 0: they all do."""
-        since_ns = 0
-        for time_ns, size in self._connection.execute(
-            "SELECT time_ns, length(data) FROM snapshot JOIN blob ON sha256 = blob"
-            " WHERE after_ns IS NOT NULL ORDER BY id"
-        ):
-            if excess <= 0:
-                break
-            since_ns, excess = time_ns, excess - size - _STATE_BYTES
-        return since_ns
-
-    def _oldest(self, excess: int, since_ns: int, until_ns: int) -> int:
-        """The last chunk that is to go, 0 if none is: the newest one stays, unless its time is over."""
-        gone = 0
-        for chunk, last_ns, size in self._connection.execute(
-            f"SELECT id, last_ns, length(data) FROM chunk WHERE {_TRIMMED} ORDER BY id"  # noqa: S608 - our own words
-        ):
-            enough = excess <= 0 or chunk == self._newest
-            if enough and since_ns <= last_ns <= until_ns:
-                break
-            gone, excess = chunk, excess - size
-        return gone
-
-    def _let_go(self, gone: int, since_ns: int) -> None:
-        """Delete the chunks up to one, and what no other one needs."""
-        execute = self._connection.execute
-        rows = f"FROM chunk WHERE id <= ? AND {_TRIMMED}"
-        (size,) = execute(f"SELECT total(length(data)) {rows}", (gone,)).fetchone()
-        self.stored_bytes -= int(size)
-        self.event_bytes -= int(size)
-        execute(f"DELETE {rows}", (gone,))
-        (first_ns,) = execute(
-            f"SELECT min(first_ns) FROM (SELECT first_ns FROM chunk WHERE {_TRIMMED}"  # noqa: S608
-            f" ORDER BY id LIMIT {_TOGETHER})"
-        ).fetchone()
-        horizon = since_ns if first_ns is None else first_ns
-        execute("DELETE FROM loss WHERE last_ns < ?", (horizon,))
-        replaced = execute(_REPLACED, {"since": horizon}).rowcount
-        if replaced:
-            (size,) = execute(f"SELECT total(length(data)) {_UNUSED}").fetchone()
-            self.snapshot_bytes -= int(size)
-            self.state_bytes -= int(size) + replaced * _STATE_BYTES
-            execute(f"DELETE {_UNUSED}")
+                events, contents = self._ring.let_go(cut)
+                self.stored_bytes -= events
+                self.snapshot_bytes -= contents
 
     def copy(self, path: Path, stopped_ns: int, reason: str) -> None:
         """Everything so far as a recording of its own, closed; this one goes on."""
         self.commit()
-        with (
-            self._told(),
-            creating(path),
-            Draft(path, named=True) as draft,
-            contextlib.closing(draft.connect()) as made,
-        ):
-            # Nobody reads it before it is whole.
-            for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
-                made.execute(f"PRAGMA {statement}")
-            made.executescript(_HEAD)
-            self._copy_rows(made)
-            made.execute(
-                "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
-                (stopped_ns, reason),
-            )
-            made.execute("COMMIT")
-            draft.publish(replace=False)
-
-    def _copy_rows(self, made: sqlite3.Connection) -> None:
-        for (table,) in made.execute(
-            "SELECT name FROM sqlite_schema WHERE type = 'table'"
-        ).fetchall():
-            rows = self._connection.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
-            places = ", ".join("?" * len(rows.description))
-            made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
+        with self._told():
+            _copy(self._connection, path, stopped_ns, reason)
 
     def close(self, stopped_ns: int, reason: str) -> None:
         """End the recording cleanly.
@@ -359,7 +279,7 @@ class Writer:
             )
         with self._told():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._leave_wal()
+            _leave_wal(self._connection)
         self._end()
 
     def _end(self) -> None:
@@ -390,24 +310,7 @@ class Writer:
             (stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns), len(raw), data),
         ).lastrowid
         self.stored_bytes += len(data)
-        if stream not in self._lasting:
-            self.event_bytes += len(data)
-            self._newest = chunk or 0
-
-    def _leave_wal(self) -> None:
-        """Back to a single file; SQLite refuses at once while a reader is connected."""
-        give_up = time.monotonic() + _READER_GONE_S
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = MEMORY")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    raise
-                if time.monotonic() > give_up:
-                    return
-                time.sleep(0.01)
-            else:
-                return
+        self._ring.add_chunk(stream, chunk or 0, len(data))
 
     def _check_place(self) -> None:
         """SQLite would go on writing to a file that has no name any more, or another one."""
@@ -417,8 +320,21 @@ class Writer:
             )
 
     @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is added in it is committed at once: each commit waits for the disk."""
+        with self._transaction():
+            self._together = True
+            try:
+                yield
+            finally:
+                self._together = False
+
+    @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """What is done in it is committed together with the chunks that were stored before."""
+        if self._together:
+            yield
+            return
         with self._told():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -463,9 +379,46 @@ def _content(facts: Facts) -> bytes:
         return memory.serialize()
 
 
-def _excess(held: int, most: int) -> int:
-    """What is to go, 0 while that is little."""
-    return held - most if held - most > most // _WORTH else 0
+def _copy(recording: sqlite3.Connection, path: Path, stopped_ns: int, reason: str) -> None:
+    """All rows of a recording in a new file, which has its name once it is whole."""
+    with (
+        creating(path),
+        Draft(path, named=True) as draft,
+        contextlib.closing(draft.connect()) as made,
+    ):
+        for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
+            made.execute(f"PRAGMA {statement}")
+        made.executescript(_HEAD)
+        _copy_rows(recording, made)
+        made.execute(
+            "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
+            (stopped_ns, reason),
+        )
+        made.execute("COMMIT")
+        draft.publish(replace=False)
+
+
+def _copy_rows(recording: sqlite3.Connection, made: sqlite3.Connection) -> None:
+    for (table,) in made.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        rows = recording.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
+        places = ", ".join("?" * len(rows.description))
+        made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
+
+
+def _leave_wal(connection: sqlite3.Connection) -> None:
+    """Back to a single file; SQLite refuses at once while a reader is connected."""
+    give_up = time.monotonic() + _READER_GONE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > give_up:
+                return
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _insert(database: sqlite_utils.Database, table: str, row: dict[str, Any]) -> int:

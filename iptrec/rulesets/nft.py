@@ -17,26 +17,27 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.decode import nftrace
+from iptrec.decode.nftrace import NftSite
 from iptrec.decode.rulesets import iptables_save, nft_json
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import RecordingError
-from iptrec.rulesets.nft_places import NftGrammar
-from iptrec.rulesets.resolver import Rulebook
-from iptrec.rulesets.timeline import Timelines
+from iptrec.names import FAMILIES
+from iptrec.rulesets import nft_places
+from iptrec.rulesets.places import Locations, Pass
+from iptrec.rulesets.timeline import EVER, Timelines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
 
-    from iptrec.decode.nflog import NflogEvents
-    from iptrec.decode.rulesets.nft_json import Listing, TableName
-    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
-    from iptrec.names import I64, Family
+    from iptrec.decode.events import TraceEvents
+    from iptrec.decode.rulesets.nft_json import Listing
+    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset, TableName
+    from iptrec.names import I64, U32, Backend, Family
     from iptrec.recording.rows import Snapshot
-    from iptrec.rulesets.grammar import Grammar, Place
-    from iptrec.rulesets.timeline import TableState
+    from iptrec.rulesets.grammar import Grammar
+    from iptrec.rulesets.places import Place
 
-    # By table, handle and nft's text; the higher the number, the more is known of the rule.
-    _Words = dict[tuple[TableName, int | None, str], tuple[int, Rule]]
+    _State = tuple[Listing | None, int, int]
 
 
 # Those of one moment come one after the other, the listing last.
@@ -44,82 +45,172 @@ LISTING: Final = "nft"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
-RULESETS: Final = (*SAVED, TEXT, LISTING, UNKNOWN)
 _FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
-_BOTH: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
 _NO_HOOK: Final = 255
+_NO_PASS: Final = Pass(_NO_HOOK, "")
 
 
-class NftTimelines(Timelines):
-    """All tables of nf_tables of one namespace; those of the family inet are in both families."""
+class Nft:
+    """A `RulesetBackend`."""
 
-    def __init__(self, snapshots: Iterable[Snapshot], *, alone: bool = True) -> None:
-        super().__init__(())
-        self._known_rules: dict[Any, Any] = {}
-        self._prefix = "" if alone else "nft "
-        self.names: dict[TableName, str] = {}
-        self._chains: dict[tuple[TableName, str], Chain] = {}
-        self._knowns = {family: iptables_save.Known() for family in SAVED.values()}
-        self._add_states(list(self._states(snapshots)))
+    name: Backend = "nft"
+    stream = "nftrace"
+    snapshots = (*SAVED, TEXT, LISTING, UNKNOWN)
+    mark_after = True
 
-    def name(self, table: TableName) -> str:
-        """What a table is called; it depends on no rule of it."""
-        of_iptables = table[0] in _FAMILIES and table[1] in OF_IPTABLES
-        return self._prefix + table[1] if of_iptables else " ".join(table)
+    def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
+        """See `nftrace.decode`."""
+        return nftrace.decode(data, lengths, received_ns)
 
-    def _states(self, snapshots: Iterable[Snapshot]) -> Iterable[tuple[Listing | None, int, int]]:
-        """What each snapshot tells, after which time and not after which."""
-        parts: dict[str, bytes] = {}
-        time: int | None = None
-        first = True
-        for one in snapshots:
-            if one.time_ns != time:  # of another moment: it tells other rules
-                parts, time = {}, one.time_ns
-            parts[one.kind] = one.content
-            if one.kind in (LISTING, UNKNOWN):
-                listing = self._listing(parts) if one.kind == LISTING else None
-                ever = np.iinfo(np.int64).min
-                after = one.time_ns if one.after_ns is None else one.after_ns
-                yield listing, ever if first else after, ever if first else one.time_ns
-                first = False
-
-    def _listing(self, parts: dict[str, bytes]) -> Listing:
-        """The ruleset of one moment. What iptables says of it is an addition: one can do without."""
-        saved = {}
-        for kind, family in SAVED.items():
-            with contextlib.suppress(RecordingError):
-                saved[family] = iptables_save.parse(parts.get(kind, b""), self._knowns[family])
-        return nft_json.parse(parts[LISTING], parts.get(TEXT, b""), saved, self._known_rules)
-
-    def _add_states(self, states: list[tuple[Listing | None, int, int]]) -> None:
+    def history(self, snapshots: Iterable[Snapshot], *, single: bool) -> Timelines:
+        """The tables over time; those of the family inet are in both families."""
+        found = Timelines(single=single)
+        states = list(_states(snapshots))
         listings = [listing for listing, *_ in states if listing is not None]
-        words = _words(listings)
+        words = _Words(listings)
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
-            self.names[table] = self.name(table)
-            self._add_table(table, states, words)
+            for chains, after, time in _states_of(table, states, words):
+                for family in _FAMILIES.get(table[0], FAMILIES):
+                    found.add(family, _shown(table, single=single), chains, after, time)
+        return found
 
-    def _add_table(
-        self, table: TableName, states: list[tuple[Listing | None, int, int]], words: _Words
-    ) -> None:
-        """All states of a table from its first one on; one that is gone has no chains."""
-        shown = self.names[table]
-        there = False
-        for listing, after, time in states:
-            chains: dict[str, Chain] | None = None
-            if listing is not None:
-                there = there or table in listing.chains
-                if not there:
-                    continue
-                chains = self._worded(listing, table, words)
-            for family in _FAMILIES.get(table[0], _BOTH):
-                self._add(family, shown, chains, after, time)
+    def locations(self, events: TraceEvents, history: Timelines) -> Locations:
+        """An event is of the base chain that was last named under its id: the hook is the chain's."""
+        tables = [_table(one, history) for one in events.sites]
+        bases = _bases(events.sites, tables, history)
+        passes = [_NO_PASS, *bases.values()]
+        numbers = {key: number for number, key in enumerate(bases, 1)}
+        of_site = [numbers.get(_key(one), 0) for one in events.sites]
+        passed = _latest_of_id(np.array([*of_site, 0], np.int64)[events.site], events.trace)
+        hooks = np.array([one.hook for one in passes], np.uint8)
+        return Locations(replace(events, hook=hooks[passed]), tables, passed, passes)
 
-    def _worded(self, listing: Listing, table: TableName, words: _Words) -> dict[str, Chain]:
+    def place(self, site: Hashable, table: str, passed: Pass, grammar: Grammar) -> Place | None:
+        """Resolve a site."""
+        if not isinstance(site, NftSite):
+            return None
+        # Of another table: what led here was not recorded.
+        return nft_places.place(site, table, passed if passed.table == table else _NO_PASS, grammar)
+
+    def grammar(
+        self, family: Family, ruleset: Ruleset, late: frozenset[str], own_comment: str | None
+    ) -> Grammar:
+        """All base chains that packets of a family pass."""
+        return nft_places.grammar(family, ruleset, late, own_comment)
+
+
+NFT: Final = Nft()
+
+
+def _key(site: Hashable) -> tuple[str, str, str] | None:
+    """The chain of a site, whatever its rules."""
+    return (site.family, site.table, site.chain) if isinstance(site, NftSite) else None
+
+
+def _shown(table: TableName, *, single: bool) -> str:
+    """What a table is called; it depends on no rule of it."""
+    if table[0] in _FAMILIES and table[1] in OF_IPTABLES:
+        return table[1] if single else f"nft {table[1]}"
+    return " ".join(table)
+
+
+def _table(site: Hashable, history: Timelines) -> str | None:
+    if not isinstance(site, NftSite):
+        return None
+    return _shown((site.family, site.table), single=history.single)
+
+
+def _bases(
+    sites: Iterable[Hashable], tables: Iterable[str | None], history: Timelines
+) -> dict[tuple[str, str, str] | None, Pass]:
+    """The base chains among the chains of sites: those of the ruleset, and others that have a policy."""
+    found: dict[tuple[str, str, str] | None, Pass] = {}
+    for site, table in zip(sites, tables, strict=True):
+        if isinstance(site, NftSite) and table is not None:
+            family = _FAMILIES.get(site.family, FAMILIES)[0]
+            hook = history.hooks.get((family, table, site.chain))
+            if hook is not None or site.policy:
+                found[_key(site)] = Pass(_NO_HOOK if hook is None else hook, table, site.chain)
+    return found
+
+
+def _latest_of_id(base: I64, trace: I64) -> I64:
+    """For each event the last base chain that was named under its id up to it; 0: none."""
+    order = np.argsort(trace, kind="stable")
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = np.diff(trace[order]) != 0
+    position = np.arange(len(order))
+    last = np.maximum.accumulate(np.where(base[order] > 0, position, -1))
+    first = np.maximum.accumulate(np.where(begins, position, 0))
+    found = np.zeros(len(order), np.int64)
+    found[order] = np.where(last >= first, base[order][last], 0)
+    return found
+
+
+def _states(snapshots: Iterable[Snapshot]) -> Iterator[_State]:
+    """What each snapshot tells, after which time and not after which; None: nobody knows."""
+    known: dict[Any, Any] = {}
+    saves = {family: iptables_save.Known() for family in SAVED.values()}
+    parts: dict[str, bytes] = {}
+    time: int | None = None
+    first = True
+    for one in snapshots:
+        if one.time_ns != time:  # of another moment: it tells other rules
+            parts, time = {}, one.time_ns
+        parts[one.kind] = one.content
+        if one.kind in (LISTING, UNKNOWN):
+            listing = _listing(parts, saves, known) if one.kind == LISTING else None
+            after = one.time_ns if one.after_ns is None else one.after_ns
+            yield listing, EVER if first else after, EVER if first else one.time_ns
+            first = False
+
+
+def _listing(
+    parts: Mapping[str, bytes], saves: Mapping[str, iptables_save.Known], known: dict[Any, Any]
+) -> Listing:
+    """The ruleset of one moment. What iptables says of it is an addition: one can do without."""
+    saved = {}
+    for kind, family in SAVED.items():
+        with contextlib.suppress(RecordingError):
+            saved[family] = iptables_save.parse(parts.get(kind, b""), saves[family])
+    return nft_json.parse(parts[LISTING], parts.get(TEXT, b""), saved, known)
+
+
+def _states_of(
+    table: TableName, states: Iterable[_State], words: _Words
+) -> Iterator[tuple[dict[str, Chain] | None, int, int]]:
+    """All states of a table from its first one on; one that is gone has no chains."""
+    there = False
+    for listing, after, time in states:
+        if listing is None:
+            yield None, after, time
+        elif there or table in listing.chains:
+            there = True
+            yield words.chains(listing, table), after, time
+
+
+class _Words:
+    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
+
+    def __init__(self, listings: Iterable[Listing]) -> None:
+        # By table, handle and nft's text; the higher the number, the more is known of the rule.
+        self._best: dict[tuple[TableName, int | None, str], tuple[int, Rule]] = {}
+        self._chains: dict[tuple[TableName, str], Chain] = {}
+        for listing in listings:
+            for table in listing.chains:
+                for _, pairs in _pairs(listing, table):
+                    for printed, rule in pairs:
+                        key = table, printed.handle, printed.spec
+                        rank = int(listing.whole) + (rule != printed)
+                        if key not in self._best or rank > self._best[key][0]:
+                            self._best[key] = rank, rule
+
+    def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
         """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
         found = {}
         for name, pairs in _pairs(listing, table):
             rules = (
-                rule if rule != printed else words[table, printed.handle, printed.spec][1]
+                rule if rule != printed else self._best[table, printed.handle, printed.spec][1]
                 for printed, rule in pairs
             )
             chain = replace(listing.chains[table][name], rules=tuple(rules))
@@ -128,110 +219,9 @@ class NftTimelines(Timelines):
         return found
 
 
-def _words(listings: Iterable[Listing]) -> _Words:
-    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
-    found: _Words = {}
-    for listing in listings:
-        for table in listing.chains:
-            for _, pairs in _pairs(listing, table):
-                for printed, rule in pairs:
-                    key = table, printed.handle, printed.spec
-                    rank = int(listing.whole) + (rule != printed)
-                    if key not in found or rank > found[key][0]:
-                        found[key] = rank, rule
-    return found
-
-
 def _pairs(listing: Listing, table: TableName) -> Iterator[tuple[str, list[tuple[Rule, Rule]]]]:
     """The rules of each chain as nft prints them, and in iptables' words where these are true."""
     native = listing.chains.get(table, {})
     told = listing.iptables.get(table, native)
     for name, chain in native.items():
         yield name, list(zip(chain.rules, told[name].rules, strict=True))
-
-
-class NftRulebook(Rulebook):
-    """Resolves events of nf_tables' traces; see `Rulebook`."""
-
-    timelines: NftTimelines
-
-    def __init__(
-        self, snapshots: Iterable[Snapshot], own_comment: str | None, *, alone: bool = True
-    ) -> None:
-        super().__init__(snapshots, own_comment, alone=alone)
-        self._sites: dict[bytes, nftrace.Site | None] = {}
-        # Base chains: table, name, hook
-        self._stages: list[tuple[tuple[str, str], str | None, int]] = [(("", ""), None, _NO_HOOK)]
-        self._stage_of: dict[tuple[str, str, str], int] = {}
-        for (family, name), shown in self.timelines.names.items():
-            for packets in _FAMILIES.get(family, _BOTH)[:1]:
-                timeline = self.timelines.table(packets, shown)
-                for state in timeline.states if timeline else ():
-                    for chain in (state.chains or {}).values():
-                        if chain.base is not None:
-                            self._add_stage((family, name, chain.name), chain.base.hook)
-
-    def hooked(self, events: NflogEvents) -> NflogEvents:
-        """The events with their hooks, each that of the base chain that was being passed."""
-        stage, _ = self._where(events)
-        hooks = np.array([hook for *_, hook in self._stages], np.uint8)
-        return replace(events, hook=hooks[stage])
-
-    def _read(self, snapshots: Iterable[Snapshot]) -> NftTimelines:
-        return NftTimelines(snapshots, alone=self.alone)
-
-    def _where(self, events: NflogEvents) -> tuple[I64, int]:
-        """The base chain that was being passed, by its number; 0: not known."""
-        of_prefix = np.array([*map(self._stage, events.prefixes), 0], np.int64)
-        here = of_prefix[events.prefix]
-        order = np.argsort(events.trace, kind="stable")
-        begins = np.ones(len(order), np.bool_)
-        begins[1:] = np.diff(events.trace[order]) != 0
-        position = np.arange(len(order))
-        last = np.maximum.accumulate(np.where(here[order] > 0, position, -1))
-        first = np.maximum.accumulate(np.where(begins, position, 0))
-        stage = np.zeros(len(order), np.int64)
-        stage[order] = np.where(last >= first, here[order][last], 0)
-        return stage, len(self._stages)
-
-    def _stage(self, raw: bytes) -> int:
-        """The number of a base chain, 0 for another chain."""
-        site = self._site(raw)
-        if site is None:
-            return 0
-        key = site.family, site.table, site.chain
-        if key not in self._stage_of and site.policy:
-            self._add_stage(key, _NO_HOOK)
-        return self._stage_of.get(key, 0)
-
-    def _add_stage(self, key: tuple[str, str, str], hook: int) -> None:
-        if key not in self._stage_of:
-            self._stage_of[key] = len(self._stages)
-            self._stages.append((key[:2], key[2], hook))
-
-    def _site(self, raw: bytes) -> nftrace.Site | None:
-        if raw not in self._sites:
-            self._sites[raw] = nftrace.parse(raw)
-        return self._sites[raw]
-
-    def _table(self, raw: bytes) -> str | None:
-        site = self._site(raw)
-        if site is None:
-            return None
-        return self.timelines.name((site.family, site.table))
-
-    def _place(
-        self, raw: bytes, family: Family, where: int, state: TableState | None
-    ) -> tuple[Place, Grammar] | None:
-        site, table = self._site(raw), self._table(raw)
-        if site is None or table is None:
-            return None
-        grammar = self._judge(family, table, state)
-        assert isinstance(grammar, NftGrammar)  # noqa: S101 - `_grammar` made it
-        passed, base, hook = self._stages[where]
-        if passed != (site.family, site.table):  # what led there was not recorded
-            base, hook = None, _NO_HOOK
-        return grammar.site(site, table, base, hook), grammar
-
-    def _grammar(self, family: Family, ruleset: Ruleset, late: frozenset[str]) -> Grammar:
-        return NftGrammar.of(family, ruleset, self.own_comment, late)

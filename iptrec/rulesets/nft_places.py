@@ -1,26 +1,28 @@
 """The walk of a packet through a ruleset of nf_tables: what differs from legacy iptables.
 
-A stage is a base chain, and its hook and priority say when its turn is. The kernel's word is to be
+A pass is one through a base chain, whose hook and priority say when its turn is. The kernel's word is to be
 believed here: it names the rule by its handle, and tells the verdict. Before a policy it logs once more
 that a base chain has no further rule: that is no step of its own, and stands one place before the policy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode import nftrace
 from iptrec.names import HOOKS
-from iptrec.rulesets.grammar import PASSING, ROUTES, Grammar, Place, Stage
+from iptrec.rulesets.grammar import ROUTES, Grammar
+from iptrec.rulesets.places import Pass, Place
+from iptrec.rulesets.targets import PASSING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from iptrec.decode.nftrace import Site
-    from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset
+    from iptrec.decode.nftrace import NftSite
+    from iptrec.decode.rulesets.types import Base, Rule, Ruleset
     from iptrec.names import Family
-    from iptrec.rulesets.grammar import EffectKind
+    from iptrec.rulesets.places import Effect
 
 # Tables that packets of a family pass, and others that frames which carry them may pass as well.
 _OWN: Final[dict[Family, frozenset[str]]] = {
@@ -34,7 +36,6 @@ _ALWAYS: Final = (
     "route",
 )  # types of chains that every packet passes; nat sees the first of a flow
 _BRIDGED: Final = (_PREROUTING, _FORWARD, _POSTROUTING)
-_UNKNOWN: Final = -1  # the place of a rule that the ruleset does not have
 _ENDS: Final = {nftrace.DROP: "DROP", nftrace.STOLEN: "STOLEN"}
 _SAID: Final = {
     nftrace.ACCEPT: "ACCEPT", nftrace.DROP: "DROP", nftrace.RETURN: "RETURN", nftrace.QUEUE: "QUEUE",
@@ -42,97 +43,60 @@ _SAID: Final = {
 }  # fmt: skip
 
 
-@dataclass(slots=True)
-class NftGrammar(Grammar):
-    """As `Grammar`, for one family of packets. ``optional``: stages that need not log anything."""
+def grammar(
+    family: Family, ruleset: Ruleset, late: frozenset[str], own_comment: str | None
+) -> Grammar:
+    """The grammar of all base chains that packets of a family pass."""
+    bases = list(_bases(ruleset))
+    return Grammar(
+        ruleset,
+        own_comment,
+        routes=tuple(_route(list(parts), bases) for parts in _parts(_OWN[family])),
+        optional=frozenset(
+            one
+            for one, base in bases
+            if base.type not in _ALWAYS or base.family not in _OWN[family] or one.table in late
+        ),
+        ranks=_ranks(bases, ruleset),
+    )
 
-    optional: frozenset[Stage] = frozenset()
-    _ranks: dict[Stage, int] = field(default_factory=dict)
-    _positions: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls, family: Family, ruleset: Ruleset, own_comment: str | None, late: frozenset[str]
-    ) -> NftGrammar:
-        """The grammar of all base chains that packets of a family pass."""
-        bases = list(_bases(ruleset))
-        return cls(
-            ruleset,
-            own_comment,
-            late,
-            routes=tuple(_route(list(parts), bases) for parts in _parts(_OWN[family])),
-            optional=frozenset(
-                stage
-                for stage, base in bases
-                if base.type not in _ALWAYS or base.family not in _OWN[family]
-            ),
-            _ranks=_ranks(bases, ruleset),
-        )
-
-    def site(self, site: Site, table: str, base: str | None, hook: int) -> Place:
-        """Resolve where an event was, while a base chain was being passed; ``table``: its name for readers."""
-        chain = self._chain(table, site.chain)
-        builtin = site.policy or (site.chain == base and base is not None)
-        shape = self._shape(table, site.chain)
-        size = shape.size if shape else 0
-        rule, number, own = None, None, False
-        end = site.handle is None
+def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
+    """Resolve where an event was, while a base chain was being passed; ``table``: its name for readers."""
+    chain, shape = known.chain(table, site.chain), known.shape(table, site.chain)
+    builtin = site.policy or (site.chain == passed.base and passed.base is not None)
+    index = rule = number = None
+    own, end = False, site.handle is None
+    if chain is not None and shape is not None:
         if site.handle is not None:
-            index = self._position(table, site.chain, site.handle)
-            if chain is not None and shape is not None and index != _UNKNOWN:
-                rule = _told(chain.rules[index - 1], site)
-                own = index in shape.own
-                number = None if own else index - sum(one < index for one in shape.own)
-        elif site.policy or not builtin:
-            index = size + 1 if chain is not None else _UNKNOWN
-        else:  # a base chain has no further rule: its policy is told next
-            index, own, end = size if chain is not None else _UNKNOWN, True, False
-        effect, argument = _effect(site, rule, end=end)
-        own = own or (self.own_comment is not None and table == own_table(self.own_comment))
-        place = Place(
-            hook,
-            table,
-            site.chain,
-            index,
-            number,
-            end,
-            builtin,
-            own,
-            rule,
-            effect,
-            argument,
-            base=base,
-        )
-        rank = self._ranks.get(place.stage, 1)
-        traces = rule is not None and rule.target == "TRACE"
-        starts = builtin and hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0)
-        return replace(place, rank=rank, starts=starts)
-
-    def _size(self, chain: Chain) -> int:
-        return len(chain.rules) + (chain.base is not None)
-
-    def _position(self, table: str, chain: str, handle: int) -> int:
-        """Which rule of a chain has a handle, from 1."""
-        key = table, chain
-        if key not in self._positions:
-            known = self._chain(table, chain)
-            self._positions[key] = {
-                rule.handle: index
-                for index, rule in enumerate(known.rules if known else (), 1)
-                if rule.handle is not None
-            }
-        return self._positions[key].get(handle, _UNKNOWN)
-
-    def _reachable_from(self, place: Place, index: int) -> bool:
-        if _UNKNOWN in (place.index, index):
-            return True
-        return super(NftGrammar, self)._reachable_from(place, index)
-
-    def _optional(self, stage: Stage) -> bool:
-        return stage in self.optional or stage.table in self.late
-
-    def _exists(self, _: Stage) -> bool:
-        return True
+            index = shape.handles.get(site.handle)
+        else:
+            index = shape.size + 1 if site.policy or not builtin else shape.size
+    if site.handle is not None and chain is not None and shape is not None and index is not None:
+        rule, number = _told(chain.rules[index - 1], site), shape.number(index)
+        own = number is None
+    elif end and builtin and not site.policy:
+        own, end = True, False  # a base chain has no further rule: its policy is told next
+    effect, argument = _effect(site, rule, end=end)
+    own = own or (known.own_comment is not None and table == own_table(known.own_comment))
+    rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
+    traces = rule is not None and rule.target == "TRACE"
+    return Place(
+        hook=passed.hook,
+        table=table,
+        chain=site.chain,
+        index=index,
+        number=number,
+        end=end,
+        builtin=builtin,
+        own=own,
+        rule=rule,
+        effect=effect,
+        argument=argument,
+        starts=builtin and passed.hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0),
+        rank=rank,
+        base=passed.base,
+    )
 
 
 def own_table(comment: str) -> str:
@@ -140,7 +104,7 @@ def own_table(comment: str) -> str:
     return f"inet {comment.replace(':', '-')}"
 
 
-def _told(rule: Rule, site: Site) -> Rule:
+def _told(rule: Rule, site: NftSite) -> Rule:
     """A rule with what it said of this packet, where its text leaves that to a map or an anonymous chain."""
     if rule.target is not None and rule.target not in PASSING:
         return rule
@@ -149,7 +113,7 @@ def _told(rule: Rule, site: Site) -> Rule:
     return rule if said is None else replace(rule, target=said, target_args=None, goto=goto)
 
 
-def _effect(site: Site, rule: Rule | None, *, end: bool) -> tuple[EffectKind, str | None]:
+def _effect(site: NftSite, rule: Rule | None, *, end: bool) -> Effect:
     """What comes after an event, by the verdict that it tells."""
     match site.verdict:
         case nftrace.JUMP:
@@ -171,12 +135,12 @@ def _effect(site: Site, rule: Rule | None, *, end: bool) -> tuple[EffectKind, st
             return "unknown", None
 
 
-def _bases(ruleset: Ruleset) -> Iterator[tuple[Stage, Base]]:
+def _bases(ruleset: Ruleset) -> Iterator[tuple[Pass, Base]]:
     """All base chains."""
     for table, chains in ruleset.tables.items():
         for chain in chains.values():
             if chain.base is not None:
-                yield Stage(chain.base.hook, table, chain.name), chain.base
+                yield Pass(chain.base.hook, table, chain.name), chain.base
 
 
 def _parts(own: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]]:
@@ -196,37 +160,38 @@ def _parts(own: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]
 
 
 def _route(
-    parts: Iterable[tuple[int, frozenset[str]]], bases: list[tuple[Stage, Base]]
-) -> dict[Stage, int]:
-    """The stages of a route, numbered; chains of equal priority have equal numbers."""
-    found: dict[Stage, int] = {}
+    parts: Iterable[tuple[int, frozenset[str]]], bases: list[tuple[Pass, Base]]
+) -> dict[Pass, int]:
+    """The passes of a route, numbered; chains of equal priority have equal numbers."""
+    found: dict[Pass, int] = {}
     for hook, families in parts:
         here = [one for one in bases if one[1].hook == hook and one[1].family in families]
         priorities = sorted({base.priority for _, base in here})
         first = max(found.values(), default=-1) + 1
-        found |= {stage: first + priorities.index(base.priority) for stage, base in here}
+        found |= {one: first + priorities.index(base.priority) for one, base in here}
     return found
 
 
-def _ranks(bases: list[tuple[Stage, Base]], ruleset: Ruleset) -> dict[Stage, int]:
-    """Which stage of its hook each one is; of equal priorities the one that traces is the first to be seen."""
+def _ranks(bases: list[tuple[Pass, Base]], ruleset: Ruleset) -> dict[Pass, int]:
+    """Which pass of its hook each one is; of equal priorities the one that traces is the first to be seen."""
     order = {"netdev": 0, "bridge": 1}
     keys = {
-        stage: (
-            stage.hook,
+        one: (
+            one.hook,
             order.get(base.family, 2),
             base.priority,
-            all(rule.target != "TRACE" for rule in _rules(stage, ruleset)),
+            all(rule.target != "TRACE" for rule in _rules(one, ruleset)),
         )
-        for stage, base in bases
+        for one, base in bases
     }
     distinct = sorted(set(keys.values()))
     return {
-        stage: distinct.index(key) - next(i for i, one in enumerate(distinct) if one[0] == key[0])
-        for stage, key in keys.items()
+        one: distinct.index(key)
+        - next(i for i, (hook, *_) in enumerate(distinct) if hook == key[0])
+        for one, key in keys.items()
     }
 
 
-def _rules(stage: Stage, ruleset: Ruleset) -> tuple[Rule, ...]:
+def _rules(one: Pass, ruleset: Ruleset) -> tuple[Rule, ...]:
     """The rules of a base chain."""
-    return ruleset.tables[stage.table][stage.base or ""].rules
+    return ruleset.tables[one.table][one.base or ""].rules

@@ -1,7 +1,6 @@
-"""The rules of each table over time, as the snapshots tell it.
+"""The rules of each table over time.
 
-A snapshot says what the tables in it are from then on; tables that are not in it are as before. The
-change itself was somewhere between two looks: in between either state may have been in force, and what
+A change was somewhere between two looks: in between either state may have been in force, and what
 the packets did tells which.
 """
 
@@ -12,20 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.decode.rulesets import iptables_save
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from iptrec.decode.rulesets.types import Chain
     from iptrec.names import I64, Family
-    from iptrec.recording.rows import Snapshot
 
 
-KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
-UNKNOWN_KINDS: Final[dict[Family, str]] = {"ipv4": "iptables-unknown", "ipv6": "ip6tables-unknown"}
-RULESETS: Final = (*KINDS.values(), *UNKNOWN_KINDS.values())
-_EVER: Final = np.iinfo(np.int64)
+EVER: Final = int(np.iinfo(np.int64).min)  # when the first state came: before all
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +54,33 @@ class Timeline:
 class Timelines:
     """All tables of one namespace. A family of which nothing was recorded has no table.
 
-    ``snapshots`` come in order of time; others than those of `RULESETS` say nothing.
+    ``single``: no other backend's rules were recorded. ``hooks``: where each base chain of nf_tables was
+    first attached, by family, table and chain.
     """
 
-    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+    def __init__(self, *, single: bool = True) -> None:
+        self.single = single
+        self.hooks: dict[tuple[Family, str, str], int] = {}
         self._tables: dict[tuple[Family, str], Timeline] = {}
         self._numbers: dict[Any, int] = {}
-        self._known = {family: iptables_save.Known() for family in KINDS}
-        self._before = dict.fromkeys(KINDS, _EVER.min)
-        for snapshot in snapshots:
-            for family, kind in KINDS.items():
-                if snapshot.kind in (kind, UNKNOWN_KINDS[family]):
-                    self._read(family, snapshot)
+
+    def add(
+        self,
+        family: Family,
+        name: str,
+        chains: dict[str, Chain] | None,
+        after_ns: int,
+        time_ns: int,
+    ) -> None:
+        """Add what a table was from some moment on: after the one time, not after the other.
+
+        ``chains``: None where its rules are not known.
+        """
+        timeline = self._tables.setdefault((family, name), Timeline())
+        timeline.add(TableState(self._number(family, name, chains), chains), after_ns, time_ns)
+        for chain in (chains or {}).values():
+            if chain.base is not None:
+                self.hooks.setdefault((family, name, chain.name), chain.base.hook)
 
     def table(self, family: Family, name: str) -> Timeline | None:
         """One table's states; None if it was never loaded."""
@@ -83,26 +89,6 @@ class Timelines:
     def loaded(self, family: Family) -> dict[str, Timeline]:
         """All tables of a family that were ever loaded."""
         return {name: one for (of, name), one in self._tables.items() if of == family}
-
-    def _read(self, family: Family, snapshot: Snapshot) -> None:
-        before = self._before[family]
-        first = before == _EVER.min
-        after = before if first or snapshot.after_ns is None else snapshot.after_ns
-        time = before if first else snapshot.time_ns
-        self._before[family] = snapshot.time_ns
-        if snapshot.kind == UNKNOWN_KINDS[family]:
-            name = snapshot.content.decode("utf-8", "backslashreplace").strip()
-            self._add(family, name, None, after, time)
-            return
-        parsed = iptables_save.parse(snapshot.content, self._known[family])
-        for name, chains in parsed.tables.items():
-            self._add(family, name, chains, after, time)
-
-    def _add(
-        self, family: Family, name: str, chains: dict[str, Chain] | None, after: int, time: int
-    ) -> None:
-        timeline = self._tables.setdefault((family, name), Timeline())
-        timeline.add(TableState(self._number(family, name, chains), chains), after, time)
 
     def _number(self, family: Family, name: str, chains: dict[str, Chain] | None) -> int:
         """Equal rules get the same number, wherever they come again."""

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.nft_json import is_whole
+from iptrec.decode.snapshots import WHOLE, state
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import iso_time
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.answers.summary import Summary
-    from iptrec.recording.rows import Loss, Recording
+    from iptrec.recording.rows import Loss, Recording, Snapshot
 
 FORMAT: Final = 1
 HOLES: Final = {
@@ -64,6 +65,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
                     "time_ns": one.time_ns,
                     "source": one.source,
                     "bytes": len(one.content),
+                    **({} if (said := state(one.content, one.media)) == WHOLE else {"state": said}),
                 }
                 for one in recording.snapshots()
             ],
@@ -105,7 +107,7 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("host", facts.host),
         ("kernel", facts.kernel),
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
-        ("snapshots", ", ".join(dict.fromkeys(one.kind for one in recording.snapshots()))),
+        ("snapshots", ", ".join(dict.fromkeys(map(_snapshot, recording.snapshots())))),
     ]
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
@@ -156,6 +158,12 @@ def _row(name: str, value: str) -> str:
         )
         + "\n"
     )
+
+
+def _snapshot(one: Snapshot) -> str:
+    """Its kind, and what is missing in it."""
+    said = state(one.content, one.media)
+    return one.kind if said == WHOLE else f"{one.kind} ({said})"
 
 
 def _loss(loss: Loss) -> str:

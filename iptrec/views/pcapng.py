@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from iptrec.answers.paths import Path, PathStep
     from iptrec.answers.versions import Stages
     from iptrec.context.interfaces import Interfaces
-    from iptrec.decode.nflog import NflogEvents
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Facts, Loss, Recording
@@ -162,7 +162,7 @@ class Capture:
             found += (head, frame, _ZEROS[: -len(frame) % 4], identity, told[option], tail)
         return b"".join(found)
 
-    def events(self, events: NflogEvents, kind: str) -> bytes:
+    def events(self, events: TraceEvents, kind: str) -> bytes:
         """Events as the kernel sent them, for Wireshark's dissectors; ``kind``: of their stream."""
         found: list[bytes] = []
         interface = self._interface(_SOURCES[kind], found)
@@ -210,7 +210,7 @@ class Capture:
             found.append(_block(_STATISTICS, body))
         return b"".join(found)
 
-    def _framed(self, events: NflogEvents) -> Mask:
+    def _framed(self, events: TraceEvents) -> Mask:
         """Which packets are written with a link header."""
         if self._link != "auto":
             return np.full(len(events), self._link == "ethernet")
@@ -271,7 +271,7 @@ def _told(
     for (number, until, end, out), at in zip(distinct.tolist(), first.tolist(), strict=True):
         one = window.assembly.outcomes[number]
         path = paths[numbers[stages.position[at]] - 1]
-        places = [window.rulebook.places[place] for place in one.way]
+        places = [window.resolver.places[place] for place in one.way]
         own = all(place.own for place in places)
         steps = sum(own or not place.own for place in places[:until])
         reason = "; ".join(filter(None, (one.reason, one.doubt)))
@@ -285,7 +285,7 @@ def _told(
     return found, of.reshape(-1)
 
 
-def _with_mac_header(events: NflogEvents) -> Mask:
+def _with_mac_header(events: TraceEvents) -> Mask:
     """Which events bring an Ethernet header whose type is that of the packet."""
     there: Mask = (events.link >= 0) & (events.link_length == _MAC_HEADER)
     at = np.where(there, events.link + len(_NO_MACS), 0)
@@ -294,7 +294,7 @@ def _with_mac_header(events: NflogEvents) -> Mask:
     return there
 
 
-def _frames(events: NflogEvents, framed: Mask) -> Iterator[bytes]:
+def _frames(events: TraceEvents, framed: Mask) -> Iterator[bytes]:
     """The packets, those that are framed with their link header, or with one of zeros."""
     memory = events.buffer.data
     own = _with_mac_header(events)
@@ -321,7 +321,7 @@ def _heads(
     return heads
 
 
-def _times(events: NflogEvents) -> I64:
+def _times(events: TraceEvents) -> I64:
     """When, as `show` says it (epoch, ns)."""
     return np.where(events.stamp_ns > 0, events.stamp_ns, events.received_ns)
 

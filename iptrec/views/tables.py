@@ -1,34 +1,16 @@
 """A recording as ordinary tables: what `iptrec export sqlite`, `export parquet` and `iptrec query` have.
 
-One definition for all of them; schemas/tables-v1.md is made of it.
+One definition for all of them; schemas/tables-v1.md is made of it. `table_rows` fills them.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-import numpy as np
+from typing import Any, Final, Literal
 
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
-from iptrec.rulesets.grammar import is_own
-from iptrec.rulesets.history import timelines
-from iptrec.rulesets.timeline import KINDS
-from iptrec.views.json_lines import filled, times
-from iptrec.views.packet_json import as_connection, iso_time
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
-
-    from iptrec.answers.lookalikes import Shape
-    from iptrec.answers.packets import Batch, Replay
-    from iptrec.packets.model import Traversal
-    from iptrec.recording.rows import Recording
-
-    Row = tuple[Any, ...]
-    _Place = tuple[int, str, str, str, int, str]  # namespace, family, table, chain, number, spec
+Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +111,8 @@ TABLES: Final = (
             _number("time_ns", "it was seen so at this time"),
             _maybe(_number("after_ns", "and came to be so after this one; NULL: not known")),
             _text("source", "command line, or name of the dump"),
-            _text("content", "the text"),
+            _text("state", "whole; cut: too large; changed: meanwhile; why it was refused: EPERM, ..."),
+            _text("content", "the text; of a list of the kernel's its values as JSON"),
         ),
         ("id",),
     ),
@@ -232,209 +215,6 @@ TABLES: Final = (
         ("packet", "kind", "other"),
     ),
 )  # fmt: skip
-_OF_PACKETS: Final = ("packets", "steps", "related")
-_PACKETS, _STEPS = (next(one for one in TABLES if one.name == name) for name in _OF_PACKETS[:2])
-
-
-def rows(
-    recording: Recording, replay: Replay, wanted: Collection[str]
-) -> Iterator[tuple[str, list[Row]]]:
-    """The rows of the wanted tables in batches, (table, rows); what is referred to comes first."""
-    for name, made in _SMALL.items():
-        if name in wanted:
-            yield name, list(made(recording))
-    ids: dict[_Place, int] = {}
-    if "rules" in wanted or "steps" in wanted:
-        rules = list(_rules(recording))
-        ids = {row[1:7]: row[0] for row in rules}
-        if "rules" in wanted:
-            yield "rules", rules
-    if not set(_OF_PACKETS) & set(wanted):
-        return
-    for batch in replay.in_batches():
-        filed = zip(_OF_PACKETS, _of_packets(batch, replay, ids, wanted), strict=True)
-        yield from ((name, some) for name, some in filed if some and name in wanted)
-
-
-def _of_packets(
-    batch: Batch, replay: Replay, ids: dict[_Place, int], wanted: Collection[str]
-) -> tuple[list[Row], list[Row], list[Row]]:
-    """The rows of a batch's packets, of their steps and relations; packets that read alike together."""
-    window, namespace = batch.window, batch.window.stream.namespace
-    packets: list[Row | None] = [None] * len(batch.positions)
-    steps: list[Iterable[Row]] = [()] * len(batch.positions)
-    related: list[Iterable[Row]] = [()] * len(batch.positions)
-    for shape in batch.shapes():
-        model = batch.traversal(int(shape.positions[0]))
-        row = _packet(model, namespace, replay.path(window, int(shape.positions[0])))
-        at = np.searchsorted(batch.positions, shape.positions).tolist()
-        _put(packets, at, _packets_alike(shape, model, row))
-        if "steps" in wanted:
-            _put(steps, at, _steps_alike(shape, model, list(_steps(model, namespace, ids))))
-        if shape.related:
-            _put(related, at, _related_alike(shape))
-    for at, position in enumerate(batch.positions.tolist()):
-        if packets[at] is None:
-            one = batch.traversal(position)
-            packets[at] = _packet(one, namespace, replay.path(window, position))
-            steps[at] = _steps(one, namespace, ids) if "steps" in wanted else ()
-            related[at] = [(one.number, other.kind, other.packet) for other in one.related]
-    return (
-        [row for row in packets if row is not None],
-        list(itertools.chain.from_iterable(steps)),
-        list(itertools.chain.from_iterable(related)),
-    )
-
-
-def _put(rows: list[Any], places: list[int], values: Iterable[Any]) -> None:
-    for place, value in zip(places, values, strict=False):
-        rows[place] = value
-
-
-def _packets_alike(shape: Shape, model: Traversal, row: Row) -> Iterable[Row]:
-    """The rows of a shape's packets, of which one has this row; none where it will not do as a model."""
-    header = shape.header
-    told = [((name,), values) for name, values in header.items()]
-    _, iso = times(shape.steps[0].time_ns)
-    varying = {name: values for name, values in header.items() if name in _PACKETS.places}
-    varying |= {
-        "packet": shape.number.tolist(),
-        "time_ns": shape.steps[0].time_ns.tolist(),
-        "time": iso,
-        "header": list(filled(model.header, told, json.dumps)),
-    }
-    if "hop_limit" in header:
-        varying["ttl"] = header["hop_limit"]
-    return _varied(_PACKETS, row, varying) if varying["header"] else ()
-
-
-def _steps_alike(shape: Shape, model: Traversal, rows: list[Row]) -> Iterable[Iterable[Row]]:
-    """The same for the rows of their steps, packet by packet."""
-    columns = []
-    packet = shape.number.tolist()
-    for row, step, told in zip(rows, shape.steps, model.steps, strict=True):
-        varying = {"packet": packet, "time_ns": step.time_ns.tolist()}
-        if step.changed:
-            changes = [
-                ((name, side), values)
-                for name, change in step.changed.items()
-                for side, values in enumerate(change)
-            ]
-            varying["changed"] = list(filled(told.changed, changes, json.dumps))
-        columns.append(_varied(_STEPS, row, varying))
-    return zip(*columns, strict=True)
-
-
-def _related_alike(shape: Shape) -> Iterable[Iterable[Row]]:
-    number = shape.number.tolist()
-    return zip(
-        *(
-            zip(number, itertools.repeat(kind, len(number)), other.tolist(), strict=True)
-            for kind, other in shape.related.items()
-        ),
-        strict=True,
-    )
-
-
-def _varied(table: Table, row: Row, varying: dict[str, list[Any]]) -> Iterable[Row]:
-    """A row of a table many times, with other values in some columns."""
-    count = len(varying["packet"])
-    return zip(
-        *(
-            varying.get(column.name) or itertools.repeat(value, count)
-            for column, value in zip(table.columns, row, strict=True)
-        ),
-        strict=True,
-    )
-
-
-def _recording(recording: Recording) -> Iterator[Row]:
-    facts = recording.facts
-    yield (
-        facts.uuid, facts.iptrec, facts.kernel, facts.host, json.dumps(facts.command), facts.filter,
-        facts.snaplen, facts.started_ns, iso_time(facts.started_ns), facts.stopped_ns,
-        facts.stop_reason, int(facts.closed),
-    )  # fmt: skip
-
-
-def _namespaces(recording: Recording) -> Iterator[Row]:
-    return ((one.id, one.name, one.inode) for one in recording.namespaces)
-
-
-def _streams(recording: Recording) -> Iterator[Row]:
-    return ((one.id, one.namespace, one.kind, json.dumps(one.detail)) for one in recording.streams)
-
-
-def _snapshots(recording: Recording) -> Iterator[Row]:
-    for one in recording.snapshots():
-        text = one.content.decode("utf-8", "backslashreplace")
-        yield one.id, one.namespace, one.kind, one.time_ns, one.after_ns, one.source, text
-
-
-def _losses(recording: Recording) -> Iterator[Row]:
-    for number, one in enumerate(recording.losses, 1):
-        yield number, one.stream, one.first_ns, one.last_ns, one.events, one.how
-
-
-_SMALL: Final = {
-    "recording": _recording,
-    "namespaces": _namespaces,
-    "streams": _streams,
-    "snapshots": _snapshots,
-    "losses": _losses,
-}
-
-
-def _rules(recording: Recording) -> Iterator[Row]:
-    """Each distinct rule of all states, numbered."""
-    own = f"iptrec:{recording.facts.uuid}"
-    found: set[_Place] = set()
-    for namespace in recording.namespaces:
-        known = timelines(recording, namespace.id)
-        for family, each in itertools.product(KINDS, known):
-            for table, timeline in each.loaded(family).items():
-                for state in timeline.states:
-                    for chain in (state.chains or {}).values():
-                        users = (rule for rule in chain.rules if not is_own(rule, own))
-                        for number, rule in enumerate(users, 1):
-                            key = (namespace.id, family, table, chain.name, number, rule.spec)
-                            if key not in found:
-                                found.add(key)
-                                told = rule.target, rule.target_args, rule.comment
-                                yield len(found), *key, *told
-
-
-def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
-    header, decided = traversal.header, traversal.decided_by
-    connection = None
-    if traversal.connection is not None:
-        connection = json.dumps(as_connection(traversal.connection))
-    flags = header.get("flags")
-    return (
-        traversal.number, traversal.time_ns, iso_time(traversal.time_ns), namespace,
-        traversal.family, path, traversal.in_, traversal.out, header.get("src"), header.get("dst"),
-        None if header.get("proto") is None else str(header["proto"]),
-        header.get("sport"), header.get("dport"), header.get("length"),
-        header.get("ttl", header.get("hop_limit")),
-        ",".join(map(str, flags)) if isinstance(flags, list) else flags,
-        header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
-        *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
-        int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
-        connection,
-    )  # fmt: skip
-
-
-def _steps(traversal: Traversal, namespace: int, ids: dict[_Place, int]) -> Iterator[Row]:
-    family = traversal.family
-    for number, one in enumerate(traversal.steps, 1):
-        rule = None
-        if one.rule is not None and one.spec is not None:
-            rule = ids.get((namespace, family, one.table, one.chain, one.rule, one.spec))
-        yield (
-            traversal.number, number, one.time_ns, one.table, one.chain, one.type, one.rule, rule,
-            one.target, one.mark, one.in_, one.out, one.physin, one.physout,
-            json.dumps(one.changed) if one.changed else None,
-        )  # fmt: skip
 
 
 def described() -> str:

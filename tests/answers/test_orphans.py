@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import jsonschema
 from handmade import UUID, HandMade, udp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from validation import fits
 
 from iptrec.answers.orphans import orphans
 from iptrec.answers.summary import summarize
@@ -19,7 +16,6 @@ RAW = (
     "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
     f'-A PREROUTING -m comment --comment "iptrec:{UUID}" -j TRACE\nCOMMIT\n'
 )
-SCHEMA = Path(__file__).parents[2] / "schemas" / "orphans-v1.schema.json"
 
 
 def recorded(kinds):
@@ -64,9 +60,8 @@ def test_every_event_is_in_a_packet_or_an_orphan(kinds, size):
 def test_views():
     """A line each; JSON as the schema says; nothing raw from the file."""
     event, nothing = orphans(recorded("tnx"))
-    schema = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     for one in (event, nothing):
-        schema.validate(json.loads(as_json(one)))
+        fits("orphans", as_json(one))
     assert as_text(event).startswith(
         r"1970-01-01T00:00:00.000002000Z PREROUTING 'TRACE: mine:INPUT\x1b1 ' NFMARK=0x1 SRC=10.0.0.1"
     )

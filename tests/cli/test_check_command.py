@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import jsonschema
 import pytest
+from command import iptrec
+from validation import validator
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = str(ROOT / "samples" / "loopback.db")
@@ -30,19 +29,8 @@ verdict = "DROP"
 """
 
 
-def iptrec(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", "check", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def validator(name):
-    return jsonschema.Draft202012Validator(
-        json.loads((ROOT / "schemas" / f"{name}-v1.schema.json").read_text())
-    )
+def check(*arguments):
+    return iptrec("check", *arguments)
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def expect(tmp_path):
     def run(text, *options):
         path = tmp_path / "expect.toml"
         path.write_text(text)
-        return iptrec(LOOPBACK, str(path), *options)
+        return check(LOOPBACK, str(path), *options)
 
     return run
 
@@ -150,7 +138,7 @@ def test_trouble_names_the_line(expect, case):
 
 def test_missing_file():
     """Named."""
-    done = iptrec(LOOPBACK, "/nope.toml")
+    done = check(LOOPBACK, "/nope.toml")
     assert (done.returncode, done.stderr) == (
         2,
         "iptrec: cannot open /nope.toml: No such file or directory\n",
@@ -161,7 +149,7 @@ def test_what_is_no_file(tmp_path):
     """A pipe that nobody writes to is not waited for."""
     path = tmp_path / "expect.toml"
     os.mkfifo(path)
-    done = iptrec(LOOPBACK, str(path))
+    done = check(LOOPBACK, str(path))
     assert (done.returncode, done.stderr) == (
         2,
         f"iptrec: cannot open {path}: it is not a regular file\n",

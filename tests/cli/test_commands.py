@@ -8,16 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import iptrec
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 HAIRPIN = str(SAMPLES / "docker_hairpin.db")
 LOOPBACK = str(SAMPLES / "loopback.db")
-
-
-def iptrec(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", *arguments], capture_output=True, text=True, check=False
-    )
 
 
 ERRORS = {

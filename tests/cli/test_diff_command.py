@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-import jsonschema
 import pytest
+from command import iptrec
+from validation import fits
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = str(ROOT / "samples" / "loopback.db")
@@ -16,20 +14,8 @@ KUBERNETES = str(ROOT / "samples" / "kubernetes.db")
 RULES = "*filter\n:INPUT ACCEPT [0:0]\n{}COMMIT\n"
 
 
-def iptrec(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", "diff", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def fits(schema, text):
-    found = json.loads(text)
-    schema = json.loads((ROOT / "schemas" / f"{schema}-v1.schema.json").read_text())
-    jsonschema.Draft202012Validator(schema).validate(found)
-    return found
+def diff(*arguments):
+    return iptrec("diff", *arguments)
 
 
 @pytest.fixture
@@ -47,13 +33,13 @@ def files(tmp_path):
 
 def test_files(files):
     """Exit status 1 and the changes; 0 and a word for equal ones."""
-    done = iptrec(*files)
+    done = diff(*files)
     assert done.returncode == 1
     assert done.stdout == (
         "@@ filter/INPUT (ipv4) @@\n-    #1 -j DROP\n+    #1 -p tcp -j DROP\n+    #2 -j LOG\n"
         "1 changed, 1 inserted\n"
     )
-    same = iptrec(files[0], files[0])
+    same = diff(files[0], files[0])
     assert (same.returncode, same.stdout) == (0, "no difference\n")
 
 
@@ -65,41 +51,41 @@ def test_recordings_and_files_in_any_mixture():
         [KUBERNETES, f"{KUBERNETES}@-0s"],
         [f"{KUBERNETES}@start", f"{KUBERNETES}@end"],
     ):
-        assert iptrec(*operands).stdout == "no difference\n", operands
-    done = iptrec(rules, KUBERNETES)
+        assert diff(*operands).stdout == "no difference\n", operands
+    done = diff(rules, KUBERNETES)
     assert done.returncode in (0, 1)
     assert "KUBE-SVC" not in "".join(line for line in done.stdout.splitlines() if line[:1] == "-")
 
 
 def test_json(files):
     """What schemas/ says; the packets that hit a rule that changed are listed."""
-    found = fits("diff", iptrec("--json", *files).stdout)
+    found = fits("diff", diff("--json", *files).stdout)
     assert found["summary"] == {"changed": 1, "inserted": 1}
     assert [one["packets"] for one in found["changes"]] == [None, None]
-    found = fits("diff", iptrec("--json", files[0], LOOPBACK).stdout)
+    found = fits("diff", diff("--json", files[0], LOOPBACK).stdout)
     hit = {one["new"]: one["packets"] for one in found["changes"] if one["packets"]}
     assert hit["-p udp -j DROP"] == [16]
 
 
 def test_paths_of_two_recordings():
     """Only what the other one has not; nothing between a recording and itself."""
-    done = iptrec("--traces", LOOPBACK, KUBERNETES)
+    done = diff("--traces", LOOPBACK, KUBERNETES)
     assert done.returncode == 1
     assert done.stdout.count("only in ") == 2
-    same = iptrec("--traces", LOOPBACK, LOOPBACK)
+    same = diff("--traces", LOOPBACK, LOOPBACK)
     assert (same.returncode, same.stdout) == (0, "the same paths\n")
 
 
 def test_two_packets_side_by_side():
     """To the step where their ways part, and on; 80 columns."""
-    done = iptrec("--packets", "2", "10", LOOPBACK)
+    done = diff("--packets", "2", "10", LOOPBACK)
     assert done.returncode == 1
     assert "filter/INPUT #1 > a:b:rule:1" in done.stdout
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    found = fits("diff-packets", iptrec("--packets", "2", "10", "--json", LOOPBACK).stdout)
+    found = fits("diff-packets", diff("--packets", "2", "10", "--json", LOOPBACK).stdout)
     assert found["diverges_at"] == 3
     assert [one["packet"] for one in found["packets"]] == [2, 10]
-    assert iptrec("--packets", "2", "2", LOOPBACK).returncode == 0
+    assert diff("--packets", "2", "2", LOOPBACK).returncode == 0
 
 
 BAD = {
@@ -117,6 +103,6 @@ BAD = {
 def test_trouble_is_one_line(case):
     """Exit status 2."""
     arguments, message = BAD[case]
-    done = iptrec(*arguments)
+    done = diff(*arguments)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr

@@ -16,17 +16,11 @@ from pathlib import Path
 
 import pytest
 import rights
+from command import iptrec, program
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
 LOOPBACK = str(ROOT / "samples" / "loopback.db")
-
-
-def iptrec(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", *map(str, arguments)],
-        capture_output=True, text=True, check=False, **options,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
@@ -125,7 +119,7 @@ def test_mode_that_is_none(tmp_path, mode):
 def test_what_is_derived_belongs_to_the_user_behind_sudo(what, tmp_path):
     """As the recording does."""
     output = tmp_path / "out"
-    done = iptrec(
+    done = program(
         *DERIVED[what], "-o", output, env={**os.environ, "SUDO_UID": "1234", "SUDO_GID": "1234"}
     )
     assert done.returncode == 0, done.stderr
@@ -162,7 +156,7 @@ def test_a_disk_that_is_full(what, tmp_path):
     arguments, room = FULL[what]
     (tmp_path / "expect.toml").write_text("[[expect]]\n")
     (tmp_path / "out").write_text("mine")
-    done = iptrec(*(one.format(tmp_path) for one in arguments), tmp_path / "out", **limited(room))
+    done = program(*(one.format(tmp_path) for one in arguments), tmp_path / "out", **limited(room))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "cannot write" in done.stderr
     assert (tmp_path / "out").read_text() == "mine"
@@ -171,7 +165,7 @@ def test_a_disk_that_is_full(what, tmp_path):
 
 def test_a_file_that_grows(tmp_path):
     """What show --follow writes has its name from the beginning, and keeps what was written."""
-    done = iptrec("show", "--follow", LOOPBACK, "-o", tmp_path / "out", **limited(1000))
+    done = program("show", "--follow", LOOPBACK, "-o", tmp_path / "out", **limited(1000))
     assert done.returncode == 2
     assert (tmp_path / "out").stat().st_size == 1000
 

@@ -6,10 +6,10 @@ import json
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import iptrec
 from handmade import HandMade, udp
 
 from iptrec.answers.packets import Replay
@@ -27,13 +27,6 @@ pytestmark = pytest.mark.skipif(
     shutil.which("tshark") is None or shutil.which("capinfos") is None,
     reason="tshark and capinfos are not installed (tools/system-packages tests)",
 )
-
-
-def iptrec(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def tshark(path, *fields, which=()):

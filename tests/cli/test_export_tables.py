@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 import sqlite_utils
+from command import iptrec
 
 from iptrec.views.tables import TABLES, described
 
@@ -20,13 +21,6 @@ ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
 LOOPBACK = ROOT / "samples" / "loopback.db"
 HAIRPIN = ROOT / "samples" / "docker_hairpin.db"
-
-
-def iptrec(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", *map(str, arguments)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def shown(sample):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_commands import iptrec
+from command import iptrec
 
 COMMANDS = ["show", "record", "import", "help", "export", "export pcapng"]
 

@@ -12,18 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from command import iptrec, program
 from handmade import datagram, udp
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
 RULES = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
-
-
-def iptrec(*arguments, **more):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", *map(str, arguments)],
-        capture_output=True, text=True, check=False, **more,
-    )  # fmt: skip
 
 
 def pcap(packets, *, link=239, magic=0xA1B23C4D, order="<", snaplen=65535):
@@ -199,7 +193,7 @@ def test_what_is_read_is_not_replaced(tmp_path, output):
         (tmp_path / "hard").unlink()
         (tmp_path / "hard").write_bytes(before["c"])
     with (tmp_path / "c").open("rb") as stdin:
-        done = iptrec(
+        done = program(
             "import", source, "--ruleset", f"ipv4:{tmp_path}/v4.rules", "--links", tmp_path / "links",
             "-o", target, "--force", stdin=stdin,
         )  # fmt: skip
@@ -215,7 +209,7 @@ def test_a_pipe_to_which_nobody_writes(tmp_path, what):
     os.mkfifo(tmp_path / "pipe")
     source = tmp_path / ("pipe" if what == "capture" else "c")
     options = [] if what == "capture" else [what, tmp_path / "pipe"]
-    done = iptrec("import", source, *options, "-o", tmp_path / "t.db", timeout=30)
+    done = program("import", source, *options, "-o", tmp_path / "t.db", timeout=30)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert str(tmp_path / "pipe") in done.stderr
     assert not (tmp_path / "t.db").exists()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from command import iptrec
 from handmade import HandMade
 
 from iptrec.recording.writer import Writer
@@ -27,13 +28,6 @@ COMMIT
 """
 COMMENTS = "SELECT comment FROM rules WHERE comment IS NOT NULL"
 ENDLESS = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n)"
-
-
-def iptrec(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "iptrec", *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=100,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_commands import HAIRPIN, iptrec
+from command import iptrec
+from test_commands import HAIRPIN
 
 from iptrec.cli import selection
 from iptrec.errors import UsageError

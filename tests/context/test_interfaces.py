@@ -48,6 +48,16 @@ def test_index_that_is_given_again_has_the_right_name_at_each_time():
     assert interfaces.name(9, 1) == "if9"
 
 
+def test_a_later_list_of_interfaces_does_not_stand_before_what_came_between():
+    """Interfaces are listed at the start and at the end; the changes in between are in a stream."""
+    recording = recorded([(100, 7, "b"), (200, 7, "c")], first=[(7, "a")])
+    last = b'[{"index": 7, "name": "c"}, {"index": 9, "name": "missed"}]'
+    recording.snapshots_.append(Snapshot(2, 1, "links", 300, "links", last, media="json"))
+    interfaces = Interfaces(recording, 1)
+    assert [interfaces.name(7, time) for time in (60, 150, 250, 350)] == list("abcc")
+    assert interfaces.name(9, 400) == "missed"
+
+
 @given(
     changes=st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["a", "b", None])), max_size=20),
     size=st.integers(1, 30),

@@ -57,7 +57,7 @@ def rows(events):
             "datagram": int(events.datagram[i]),
             "received_ns": int(events.received_ns[i]),
             **{name: int(getattr(events, name)[i]) for name in NUMBERS},
-            "prefix": events.prefixes[events.prefix[i]] if events.prefix[i] >= 0 else None,
+            "prefix": events.sites[events.site[i]] if events.site[i] >= 0 else None,
             "payload": piece(int(events.payload[i]), int(events.payload_length[i])),
             "link": piece(int(events.link[i]), int(events.link_length[i])),
         }
@@ -162,7 +162,7 @@ def assert_as_reference(datagrams):
         for event in each.events
     ]
     assert events.undecoded.tolist() == [i for i, each in enumerate(references) if each.undecoded]
-    assert len(set(events.prefixes)) == len(events.prefixes)
+    assert len(set(events.sites)) == len(events.sites)
 
 
 @pytest.mark.parametrize("captured", CAPTURED, ids=lambda captured: captured["scene"])
@@ -170,8 +170,8 @@ def test_captured_datagram_means(captured):
     """A real datagram says what the scene that made it was."""
     expected = dict(captured["event"])
     events = decode([bytes.fromhex(captured["datagram"])])
-    assert events.prefixes == [expected.pop("prefix").encode()]
-    assert events.prefix.tolist() == [0]
+    assert events.sites == [expected.pop("prefix").encode()]
+    assert events.site.tolist() == [0]
     assert {name: getattr(events, name).tolist() for name in expected} == {
         name: [value] for name, value in expected.items()
     }
@@ -184,7 +184,7 @@ def test_columns_have_the_promised_types():
         **dict.fromkeys(("datagram", "received_ns", "stamp_ns", "seq", "payload", "link"), "int64"),
         **dict.fromkeys(("uid", "gid", "conntrack", "undecoded"), "int64"),
         **dict.fromkeys(("mark", "indev", "outdev", "physindev", "physoutdev"), "uint32"),
-        **dict.fromkeys(("prefix", "payload_length", "link_length"), "int32"),
+        **dict.fromkeys(("site", "payload_length", "link_length"), "int32"),
         **dict.fromkeys(("family", "hook", "buffer"), "uint8"),
         "protocol": "uint16",
     }
@@ -319,17 +319,17 @@ def test_equal_hashes_are_not_equal_prefixes(monkeypatch):
 def test_prefixes_that_differ_in_zeros_only():
     """Only one NUL ends a prefix; more of them belong to it."""
     events = decode([message(attribute(10, b"x" + bytes(n))) for n in (0, 1, 2, 3, 2, 0)])
-    assert [events.prefixes[i] for i in events.prefix] == [
+    assert [events.sites[i] for i in events.site] == [
         *(b"x", b"x", b"x\0", b"x\0\0", b"x\0", b"x"),
     ]
-    assert len(events.prefixes) == 3
+    assert len(events.sites) == 3
 
 
 def test_bytes_behind_a_prefix_do_not_tell_it_apart():
     """What fills an attribute up to 4 bytes is no part of it."""
     plain = message(attribute(10, b"x"))
     events = decode([plain, plain[:-3] + b"abc"])
-    assert events.prefix.tolist() == [0, 0]
+    assert events.site.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from iptrec.decode.rulesets import iptables_save, nft_json
 from iptrec.decode.rulesets.types import Base
 from iptrec.errors import RecordingError
 from iptrec.recording.rows import Snapshot
-from iptrec.rulesets.grammar import always_matches, is_own
-from iptrec.rulesets.nft import NftTimelines
+from iptrec.rulesets.nft import NFT
+from iptrec.rulesets.targets import always_matches, is_own
 
 DATA = Path(__file__).parents[1] / "data" / "nft"
 LISTING = (DATA / "statements.json").read_bytes()  # of nft 1.0.6: tests/live/test_nft_statements.py
@@ -433,7 +433,7 @@ def snapshots(*parts):
 
 
 def last_spec(*parts):
-    timelines = NftTimelines(snapshots(*parts))
+    timelines = NFT.history(snapshots(*parts), single=True)
     (chain,) = timelines.loaded("ipv4")["filter"].states[-1].chains.values()
     return chain.rules[0].spec
 
@@ -465,7 +465,7 @@ def test_words_outlive_what_iptables_cannot_say(order):
     with_words = (("iptables-nft-save", IPTABLES), ("nft", NATIVE))
     moments = [with_words, (("nft", MORE),)][::order]
     parts = [(kind, 1 + 8 * at, text) for at, some in enumerate(moments) for kind, text in some]
-    states = NftTimelines(snapshots(*parts)).loaded("ipv4")["filter"].states
+    states = NFT.history(snapshots(*parts), single=True).loaded("ipv4")["filter"].states
     told = [[one.spec for one in state.chains["INPUT"].rules] for state in states]
     assert [one[0] for one in told] == ["-s 10.0.0.9/32"] * 2
     assert [len(one) for one in told] == [1, 2][::order]
@@ -479,9 +479,9 @@ def test_names_of_tables(family, table, name):
     """By what they are, whoever made them; where legacy iptables was recorded as well it is told apart."""
     printed = listing([QUOTA[0], COUNTER], family=family, table=table)
     recorded = snapshots(("nft", 1, printed))
-    assert list(NftTimelines(recorded).loaded("ipv4")) == [name]
+    assert list(NFT.history(recorded, single=True).loaded("ipv4")) == [name]
     prefixed = f"nft {name}" if name == "filter" else name
-    assert list(NftTimelines(recorded, alone=False).loaded("ipv4")) == [prefixed]
+    assert list(NFT.history(recorded, single=False).loaded("ipv4")) == [prefixed]
 
 
 @pytest.mark.parametrize("saved", [b"*filter\n:INPUT ACCEPT [0:0]\n", b"\xff", b"-A INPUT"])

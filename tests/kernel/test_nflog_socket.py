@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+SLOTS = 512
+
 pytestmark = pytest.mark.live
 
 RAW = "*raw\n-A OUTPUT -p udp -j TRACE\nCOMMIT\n"
@@ -27,9 +29,17 @@ from iptrec.kernel.legacy import nflog
 
 out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
+# How many datagrams came in for a port where nobody listens.
+def arrived():
+    udp = [line.split() for line in open("/proc/net/snmp") if line.startswith("Udp:")]
+    return int(udp[1][udp[0].index("NoPorts")])
+
 def send(count, size=32):
+    expected = arrived() + count
     for number in range(count):
         out.sendto(b"x" * size, ("127.0.0.1", 9))
+    while arrived() < expected:  # on a busy machine the kernel takes them up later
+        pass
 
 def drain(source):
     batches = []
@@ -70,8 +80,10 @@ def inside(lab):
 
 
 def test_every_event_is_one_datagram_in_order(inside):
-    """Nothing is missing or joined; a call gives at most `SLOTS`."""
+    """Nothing is missing or joined; less than `SLOTS` at a time say that nothing more was there."""
     found = inside("""
+from iptrec.kernel import batches as receiving
+receiving.PROMPT_NS = 10**12  # else calls that had to wait for the processor are joined
 with nflog.NflogSocket(snaplen=256) as source:
     nothing = source.receive()
     send(400)
@@ -82,7 +94,12 @@ with nflog.NflogSocket(snaplen=256) as source:
     print(json.dumps([nothing, [len(b.lengths) for b in batches], numbers(batches), whole,
                       sum(b.lost + b.truncated for b in batches), source.unseen()]))
 """)
-    assert found == [None, [512, 288], list(range(400 * PER_PACKET)), True, 0, 0]
+    nothing, sizes, *rest = found
+    assert nothing is None
+    assert (
+        min(sizes[:-1], default=SLOTS) >= SLOTS
+    )  # more where the process had to wait for its processor
+    assert rest == [list(range(400 * PER_PACKET)), True, 0, 0]
 
 
 def test_received_and_lost_are_what_was_sent(inside):

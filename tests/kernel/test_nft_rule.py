@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iptrec.kernel.netlink import attributes, packed
 from iptrec.kernel.nft import rule as nft_rule
-from iptrec.kernel.nft.rule import Rule, attributes, packed
+from iptrec.kernel.nft.rule import Rule
 
 IPV4, IPV6 = 2, 10
 

@@ -9,7 +9,7 @@ from queue import Queue
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel.nft import objects
+from iptrec.kernel.nft import listing
 from iptrec.kernel.nft import watch as nft_watch
 from iptrec.kernel.nft.watch import NftState, NftWatch
 
@@ -51,7 +51,7 @@ def changes(monkeypatch):
 )
 def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch, failure):
     """One failure of nft must not leave the old rules in force for all that comes."""
-    parts = [objects.Part("nft", "nft", b"{}")]
+    parts = [listing.Part("nft", "nft", b"{}")]
     answers = [failure, parts]
 
     def ruleset(**_):
@@ -60,7 +60,7 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch,
             raise answer
         return answer
 
-    monkeypatch.setattr(objects, "ruleset", ruleset)
+    monkeypatch.setattr(listing, "ruleset", ruleset)
     found = Queue()
     watch = NftWatch({}, found.put, None)
     watch.start()
@@ -69,7 +69,7 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch,
     error, unknown, state = (found.get(timeout=10) for _ in range(3))
     watch.stop()
     assert isinstance(error, HostError)
-    assert (unknown.parts, state.parts) == ([objects.NOT_SEEN], parts)
+    assert (unknown.parts, state.parts) == ([listing.NOT_SEEN], parts)
     assert began <= unknown.after_ns < unknown.time_ns < state.time_ns
     assert found.empty()
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
         changes.tell()
         raise HostError("nft does not come to an end")
 
-    monkeypatch.setattr(objects, "ruleset", ruleset)
+    monkeypatch.setattr(listing, "ruleset", ruleset)
     found = Queue()
     watch = NftWatch({}, found.put, None)
     changes.tell()
@@ -96,8 +96,8 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
 
 def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     """It ends well though its JSON breaks off: it is kept with the text, and the user hears of it."""
-    parts = [objects.Part("nft-text", "nft", b""), objects.Part("nft", "nft", b'{"flags": \n')]
-    monkeypatch.setattr(objects, "ruleset", lambda **_: parts)
+    parts = [listing.Part("nft-text", "nft", b""), listing.Part("nft", "nft", b'{"flags": \n')]
+    monkeypatch.setattr(listing, "ruleset", lambda **_: parts)
     found = Queue()
     watch = NftWatch({}, found.put, None)
     assert watch.baseline() == parts

@@ -7,7 +7,7 @@ import errno
 import threading
 from queue import Queue
 
-from iptrec.kernel.legacy import watch
+from iptrec.kernel.legacy import lock
 from iptrec.kernel.legacy.watch import Watch
 
 
@@ -32,7 +32,7 @@ class NoInotify:
 
 def test_watch_without_inotify_looks_now_and_then(monkeypatch):
     """Somebody else's programs may have them all; that is said, and tables are looked at all the same."""
-    monkeypatch.setattr(watch, "_libc", NoInotify)
+    monkeypatch.setattr(lock, "libc", NoInotify)
     found = Queue()
     looked = threading.Event()
     blind = Watch({}, {}, found.put, None)

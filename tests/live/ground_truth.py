@@ -14,11 +14,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from command import IPTREC
 
 from iptrec.packets.window import windows
 from iptrec.recording.reader import Reader
 
-IPTREC = (sys.executable, "-m", "iptrec")
 RULES = """\
 *raw
 :PREROUTING ACCEPT [0:0]

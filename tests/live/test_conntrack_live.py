@@ -6,13 +6,13 @@ import json
 import sys
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 NAT = """\
 *nat
 -A PREROUTING -p udp --dport 5000 -j DNAT --to-destination 10.0.2.2:6000
@@ -74,7 +74,7 @@ def test_connections_show_their_translation(routed, tmp_path):
         assert connection["nat"]["dnat"] == to
         assert connection["nat"]["snat"].startswith("10.0.2.1:")
         assert connection["orig"]["sport"] == 4000 or proto == "tcp"
-    shown = routed.run([*IPTREC, "show", str(path)]).stdout
+    shown = iptrec("show", str(path)).stdout
     assert "[DNAT 10.0.2.2:6000] [SNAT 10.0.2.1:4000]" in shown
 
 

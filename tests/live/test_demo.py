@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,27 +13,32 @@ import pytest
 pytestmark = pytest.mark.live
 
 
-def namespaces():
-    """All network namespaces that some process is in."""
+def namespaces(mark):
+    """The network namespaces of all processes that inherited a mark in their environment."""
     found = set()
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        try:
-            found.add(os.readlink(link))  # noqa: PTH115
-        except OSError:
-            continue
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                found.add(os.readlink(process / "ns/net"))  # noqa: PTH115
     return found
 
 
-def test_demo_shows_the_dropped_packet_and_leaves_nothing(lab_refusal, tmp_path):
+@pytest.mark.usefixtures("labs")
+def test_demo_shows_the_dropped_packet_and_leaves_nothing(tmp_path):
     """It prints the trace, keeps the file if asked, and its namespaces are gone."""
-    if lab_refusal is not None:
-        pytest.skip(lab_refusal)
-    before = namespaces()
     output = tmp_path / "demo.db"
-    done = subprocess.run(
+    mark = f"IPTREC_DEMO={output}"
+    with subprocess.Popen(
         [sys.executable, "-m", "iptrec", "demo", "-o", str(output)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "DROP by filter/DOCKER-ISOLATION-STAGE-2 rule 1" in done.stdout
+        env=dict([*os.environ.items(), mark.split("=")]),
+        stdout=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        seen = set()
+        while child.poll() is None:
+            seen |= namespaces(mark)
+        printed = child.stdout.read()
+    assert child.returncode == 0
+    assert len(seen) > 2  # ours, its router's, those of its hosts
+    assert "DROP by filter/DOCKER-ISOLATION-STAGE-2 rule 1" in printed
     assert output.exists()
-    assert namespaces() <= before
+    assert namespaces(mark) == set()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import jsonschema
 import pytest
+from command import IPTREC
+from recorder import start
+from validation import validator
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
-SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "doctor-v1.schema.json").read_text())
 READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
 
 
@@ -24,7 +21,7 @@ def findings(lab, *command):
     assert done.stderr == ""
     found = [json.loads(line) for line in done.stdout.splitlines()]
     for one in found:
-        jsonschema.validate(one, SCHEMA)
+        validator("doctor").validate(one)
     return {one["what"]: one for one in found}, done.returncode
 
 
@@ -64,10 +61,7 @@ def test_others(lab, tmp_path):
     lab.run(["iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "-j", "TRACE"])
     found, status = findings(lab)
     assert (status, found["ipv4 TRACE rules"]["level"]) == (0, "warning")
-    child = lab.popen(
-        [*IPTREC, "record", "-o", str(tmp_path / "t.db")], stderr=subprocess.PIPE, text=True
-    )
-    assert child.stderr.readline().startswith("recording to")
+    child = start(lab, "-o", tmp_path / "t.db")
     found, status = findings(lab)
     assert status == 1
     assert f"(pid {child.pid})" in found["nflog group 0"]["fact"]

@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+import recorder
+from command import IPTREC, iptrec
+from recorder import guardians, processes, until
 
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 # It sees the namespaces of the lab alone: others on this machine may be at work in theirs.
 CLEANUP = ("unshare", "--pid", "--fork", "--mount-proc", *IPTREC, "cleanup")
 KILLS = int(os.environ.get("IPTREC_KILLS", "6"))  # for each backend
@@ -60,24 +62,6 @@ def rules(lab):
     return [line for line in state(lab) if "-A" in line]
 
 
-def processes(lab):
-    """Who is in the lab's namespace."""
-    found = set()
-    own = os.readlink(f"/proc/{lab.pid}/ns/net")  # noqa: PTH115
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link) == own:  # noqa: PTH115
-                found.add(int(link.parts[2]))
-    return found
-
-
-def until(condition, what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def quiet_lab(lab):
     """Rules of its own in the raw tables, and everything loaded that a recording loads."""
@@ -97,10 +81,7 @@ def start(lab, path, *options, backend="legacy"):
 
 def recording(lab, path, *options, backend="legacy"):
     """One that records."""
-    child = start(lab, path, *options, backend=backend)
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
+    return recorder.start(lab, "-o", path, "--backend", backend, *options)
 
 
 def stopped(child, number=signal.SIGTERM):
@@ -108,16 +89,6 @@ def stopped(child, number=signal.SIGTERM):
     child.send_signal(number)
     _, stderr = child.communicate(timeout=60)
     return child.returncode, stderr
-
-
-def guardians(lab):
-    """The guardians in the lab."""
-    found = []
-    for pid in processes(lab):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == "iptrec-guardian\n":
-                found.append(pid)
-    return found
 
 
 def clean(lab):
@@ -163,7 +134,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path, backend):
             clean(quiet_lab)
         assert state(quiet_lab) == before, what
         for path in tmp_path.glob(f"{number}.db"):
-            done = quiet_lab.run([*IPTREC, "info", "--json", str(path)], check=False)
+            done = iptrec("info", "--json", str(path))
             assert done.returncode in {0, 2}
             assert "Traceback" not in done.stderr
     clean(quiet_lab)
@@ -181,7 +152,7 @@ def test_what_was_recorded_is_kept(quiet_lab, tmp_path):
     until(lambda: datagrams() >= 18, datagrams)
     child.kill()
     child.communicate()
-    told = json.loads(quiet_lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")]).stdout)
+    told = json.loads(iptrec("info", "--json", str(tmp_path / "t.db")).stdout)
     assert not told["closed"]
     assert told["packets"] >= 8
 
@@ -632,12 +603,14 @@ def test_what_would_die_with_its_rule_is_not_taken_out(quiet_lab, tmp_path, kind
 
 # One as nobody makes it: an extension that is for TCP alone, and nothing in the rule that says so.
 STRANGE = """
-from iptrec.kernel.nft import objects as nftables, rule as nft_rule
-rule = nftables._rules("ipv4")[-1]
-_, _, *rest = nft_rule.attributes(rule.expressions)
-request = nftables._new("ipv4", rule._replace(expressions=nft_rule.packed(rest)))
+from iptrec.kernel.netlink import attributes, packed
+from iptrec.kernel.nft import raw, rule as nft_rule
+from iptrec.kernel.nft.transactions import batch
+rule = raw._rules("ipv4")[-1]
+_, _, *rest = attributes(rule.expressions)
+request = raw._new("ipv4", rule._replace(expressions=packed(rest)))
 compat = dict(rule.new(2))[nft_rule.COMPAT]
-assert not nftables._batch("ipv4", [request._replace(values=[*request.values, (nft_rule.COMPAT, compat)])])
+assert not batch("ipv4", [request._replace(values=[*request.values, (nft_rule.COMPAT, compat)])])
 """
 
 

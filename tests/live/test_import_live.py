@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from command import IPTREC, iptrec
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
@@ -22,7 +23,6 @@ pytestmark = [
     ),
 ]
 
-IPTREC = (sys.executable, "-m", "iptrec")
 RULES = """\
 *mangle
 -A PREROUTING -p udp -m udp --dport 9 -j MARK --set-xmark 0x2/0xffffffff
@@ -101,11 +101,12 @@ def test_tcpdump_and_iptrec_see_the_same(lab, tmp_path):
         listener.communicate(timeout=30)
     (tmp_path / "rules").write_text(lab.run(["iptables-legacy-save"]).stdout)
     (tmp_path / "links").write_text(lab.run(["ip", "-json", "link"]).stdout)
-    lab.run([*IPTREC, "import", str(capture), "--ruleset", str(tmp_path / "rules"), "--links",
-             str(tmp_path / "links"), "-o", str(tmp_path / "t.db")])  # fmt: skip
+    done = iptrec("import", capture, "--ruleset", tmp_path / "rules", "--links", tmp_path / "links",
+                  "-o", tmp_path / "t.db")  # fmt: skip
+    assert done.returncode == 0, done.stderr
     ours, theirs = traces(own), traces(tmp_path / "t.db")
     assert len(ours) == 8
     assert [one[0] for one in ours].count("DROP") == 1
     assert theirs == ours
-    told = json.loads(lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")]).stdout)
+    told = json.loads(iptrec("info", "--json", str(tmp_path / "t.db")).stdout)
     assert told["events"] == events

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 
 import pytest
+from command import IPTREC
 
 from iptrec.answers.packets import Replay
 from iptrec.answers.selection import Selection
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
-
-IPTREC = (sys.executable, "-m", "iptrec")
 
 
 def test_index_given_to_another_interface(lab, tmp_path):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from recorder import start
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 RULES = "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n"
 SEND = """\
 import socket, sys, time
@@ -33,9 +32,7 @@ def taken(pid):
 def test_memory_does_not_grow_with_events(lab, tmp_path, backend):
     """After the first hundred thousand: an object kept of each event would be 10 MB."""
     lab.restore(None, "ipv4", RULES, backend)
-    command = [*IPTREC, "record", "udp", "--ring", "1M", "--backend", backend]
-    child = lab.popen([*command, "-o", str(tmp_path / "t.db")], stderr=subprocess.PIPE, text=True)
-    child.stderr.readline()
+    child = start(lab, "udp", "--ring", "1M", "--backend", backend, "-o", tmp_path / "t.db")
     lab.run([sys.executable, "-c", SEND, "15000"])
     before, descriptors = taken(child.pid)
     lab.run([sys.executable, "-c", SEND, "50000"])

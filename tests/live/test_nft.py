@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -15,10 +14,13 @@ from pathlib import Path
 
 import ground_truth
 import pytest
+import recorder
+from command import IPTREC, iptrec
+from recorder import packets, until
 
 from iptrec.answers.packets import Replay
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
 from iptrec.demo.lab import Lab
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
 pytestmark = [
@@ -28,7 +30,6 @@ pytestmark = [
     ),
 ]
 
-IPTREC = (sys.executable, "-m", "iptrec")
 SAMPLES = Path(__file__).parents[2] / "samples"
 QUERIES = """\
 import socket
@@ -105,24 +106,13 @@ _TOLD = re.compile(
 
 def start(lab, path, *options):
     """A recorder that records."""
-    child = lab.popen(
-        [*IPTREC, "record", "--force", "-o", str(path), *options], stderr=subprocess.PIPE, text=True
-    )
-    for line in child.stderr:
-        if line.startswith("recording to"):
-            return child
-    raise AssertionError(child.returncode)
+    return recorder.start(lab, "--force", "-o", path, *options, notes=True)
 
 
 def stop(child):
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=60)
     assert child.returncode == 0
-
-
-def packets(path):
-    with Reader(path) as reader:
-        return list(Replay(reader))
 
 
 def way(packet):
@@ -158,11 +148,10 @@ def kubernetes(lab, path, backend):
     stop(child)
 
 
+@pytest.mark.usefixtures("labs")
 @pytest.mark.parametrize("case", [hairpin, kubernetes])
-def test_the_same_as_legacy(lab_refusal, tmp_path, case):
+def test_the_same_as_legacy(tmp_path, case):
     """The same ruleset by iptables-nft: the same steps, rule numbers and verdicts."""
-    if lab_refusal is not None:
-        pytest.skip(lab_refusal)
     ways = {}
     for backend in ("legacy", "nft"):
         path = tmp_path / f"{backend}.db"
@@ -285,13 +274,6 @@ def listeners(lab):
     return sum(line.split()[1] == "12" and int(line.split()[3], 16) >> 8 & 1 for line in lines)
 
 
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 EXISTING = {
     "nothing": "",
     "native": NATIVE,
@@ -373,8 +355,7 @@ def test_each_packet_meets_the_rules_of_its_time(lab, tmp_path):
 
 def found_in(directory, table):
     """The backends of which `show` finds steps there."""
-    command = [*IPTREC, "show", str(directory / "t.db"), "--json", "--chain", f"{table}/INPUT"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    shown = iptrec("show", directory / "t.db", "--json", "--chain", f"{table}/INPUT").stdout
     steps = [step for line in shown.splitlines() for step in json.loads(line)["steps"]]
     return sorted({step["backend"] for step in steps})
 
@@ -396,8 +377,7 @@ def test_both_backends(lab, tmp_path):
     ):  # fmt: skip
         for name in names:
             assert found_in(tmp_path, name) == backends, name
-            command = [*IPTREC, "rules", str(tmp_path / "t.db"), "--hit", "--table", name]
-            told = lab.run(command).stdout
+            told = iptrec("rules", tmp_path / "t.db", "--hit", "--table", name).stdout
             assert told.count("-p icmp -j ACCEPT") == len(backends), name
     assert lab.run(["nft", "list", "tables"]).stdout == "table ip filter\n"
     assert "TRACE" not in lab.run(["iptables-legacy-save"]).stdout

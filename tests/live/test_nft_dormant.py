@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import test_nft
-from test_nft import IPTREC, packets, router, start, stop, until
+from command import iptrec
+from recorder import packets, until
+from test_nft import router, start, stop
 
 from iptrec.recording.reader import Reader
 
@@ -96,10 +97,8 @@ def test_a_listing_that_breaks_off(lab, tmp_path):
     rule = [("inet fw", "udp dport 1000 counter")]
     assert told(tmp_path / "t.db") == [(1000, "ACCEPT", True, False, rule)] * 2
     for command in ("info", "show", "rules", "why", "paths"):
-        done = subprocess.run(
-            [*IPTREC, command, str(tmp_path / "t.db")], capture_output=True, check=False
-        )
-        assert (done.returncode, done.stderr) == (0, b""), command
+        done = iptrec(command, tmp_path / "t.db")
+        assert (done.returncode, done.stderr) == (0, ""), command
 
 
 def test_falls_asleep_and_wakes(lab, tmp_path):

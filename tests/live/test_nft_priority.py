@@ -8,7 +8,9 @@ import sys
 
 import pytest
 import test_nft
-from test_nft import IPTREC, packets, router
+from command import IPTREC
+from recorder import packets
+from test_nft import router
 from test_nft_dormant import SEND
 
 pytestmark = test_nft.pytestmark

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 
 import pytest
 import test_nft
-from test_nft import IPTREC, MIXED, packets, router, start, stop, until
+from command import iptrec
+from recorder import packets, until
+from test_nft import MIXED, router, start, stop
 
 pytestmark = test_nft.pytestmark
 
@@ -214,17 +215,14 @@ def counted(lab):
 
 def mangled(path):
     """The rules of a table that iptables and nft have made, as they are told."""
-    command = [*IPTREC, "rules", "--json", "--chain", "mangle/FORWARD", str(path)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = iptrec("rules", "--json", "--chain", "mangle/FORWARD", path).stdout
     return [rule["spec"] for rule in json.loads(lines.splitlines()[0])["rules"]]
 
 
 def hits(path):
     """What `rules` tells of each rule, both families of packets together."""
     found = Counter()
-    lines = subprocess.run(
-        [*IPTREC, "rules", "--json", str(path)], capture_output=True, text=True, check=True
-    ).stdout
+    lines = iptrec("rules", "--json", path).stdout
     for chain in map(json.loads, lines.splitlines()):
         family, _, table = chain["table"].rpartition(" ")
         family = family or ("ip" if chain["family"] == "ipv4" else "ip6")
@@ -294,9 +292,9 @@ def test_every_statement(recorded):
     expected.write_text(EXPECTED)
     commands = [one.format(path, path, expected=expected).split() for one in COMMANDS]
     for command in [*commands, ["query", str(path), QUERY]]:
-        done = subprocess.run([*IPTREC, *command], capture_output=True, check=False, timeout=300)
+        done = iptrec(*command)
         assert done.returncode in (0, 1), (command, done.stderr)
-        assert b"Traceback" not in done.stderr, command
+        assert "Traceback" not in done.stderr, command
         assert done.stdout or command[0] in ("diff", "show"), command
 
 

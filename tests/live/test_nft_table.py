@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
@@ -10,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+import recorder
+from command import IPTREC, iptrec
+from recorder import guardians, processes, until
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
@@ -25,7 +26,6 @@ pytestmark = [
 ]
 
 KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
-IPTREC = (sys.executable, "-m", "iptrec")
 HIDDEN = 'mount --bind /dev/null $(readlink -f $(command -v iptables-nft-save)) && exec "$@"'
 ALONE = ("unshare", "-m", "sh", "-c", HIDDEN, "sh")  # a shell that sees no iptables-nft
 SEND = """
@@ -117,7 +117,7 @@ def test_rules_that_change(lab, tmp_path):
     assert told[:3] == [first, (5002, "ACCEPT", None), first]
     assert told[3:6] == [second, (5002, "DROP", 1), second]
     assert [one[1] for one in told[6:]] == ["ACCEPT"] * 3
-    assert lab.run([*IPTREC, "diff", str(path)], check=False).returncode == 1
+    assert iptrec("diff", str(path)).returncode == 1
 
 
 def state(lab):
@@ -125,24 +125,6 @@ def state(lab):
     return lab.run(
         ["sh", "-c", "nft list ruleset; ls -A /run /run/iptrec 2>/dev/null"], check=False
     ).stdout
-
-
-def processes(lab):
-    """Who is in the lab's namespace: name -> pid."""
-    found = {}
-    own = os.readlink(f"/proc/{lab.pid}/ns/net")  # noqa: PTH115
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        with contextlib.suppress(OSError):
-            if os.readlink(link) == own:  # noqa: PTH115
-                found[int(link.parts[2])] = Path(f"/proc/{link.parts[2]}/comm").read_text().strip()
-    return found
-
-
-def until(condition, what, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -179,7 +161,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
         time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
         child.kill()
         child.communicate()
-        until(lambda: processes(quiet_lab).keys() == alive.keys(), f"killed after {moment:.3f} s")
+        until(lambda: processes(quiet_lab) == alive, f"killed after {moment:.3f} s")
         assert state(quiet_lab) == before, moment
 
 
@@ -187,17 +169,13 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
 def test_cleanup(quiet_lab, tmp_path, listed):
     """Guardian killed as well: doctor tells of our table, cleanup takes it away."""
     before = quiet_lab.run(["nft", "list", "ruleset"]).stdout
-    child = quiet_lab.popen(
-        [*ALONE, *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--backend", "nft"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line
+    options = ("-o", tmp_path / "t.db", "--backend", "nft")
+    child = recorder.start(quiet_lab, *options, before=(*ALONE, *IPTREC))
     assert (
         quiet_lab.run([*IPTREC, "cleanup", "--netns", "/proc/self/ns/net"]).stdout.count("kept")
         == 1
     )
-    (guardian,) = (pid for pid, name in processes(quiet_lab).items() if name == "iptrec-guardian")
+    (guardian,) = guardians(quiet_lab)
     os.kill(guardian, signal.SIGKILL)
     child.kill()
     child.communicate()
@@ -218,12 +196,8 @@ def test_cleanup(quiet_lab, tmp_path, listed):
 
 def test_our_table_is_put_back(quiet_lab, tmp_path):
     """Somebody flushes all rules: the hole is told, and what follows is traced."""
-    child = quiet_lab.popen(
-        [*ALONE, *IPTREC, "record", "-o", str(tmp_path / "t.db"), "--backend", "nft"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line
+    options = ("-o", tmp_path / "t.db", "--backend", "nft")
+    child = recorder.start(quiet_lab, *options, before=(*ALONE, *IPTREC))
     quiet_lab.run(["nft", "flush", "ruleset"])
     assert "put back" in child.stderr.readline()
     assert "table inet iptrec-" in quiet_lab.run(["nft", "list", "tables"]).stdout

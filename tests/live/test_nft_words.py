@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 
 import pytest
 import test_nft
-from test_nft import IPTREC, packets, router, start, stop, until
+from command import IPTREC, iptrec
+from recorder import packets, until
+from test_nft import router, start, stop
 from test_nft_dormant import SEND, states
 
 pytestmark = test_nft.pytestmark
@@ -19,12 +20,6 @@ NATIVE = {
     "set": "udp dport { 1002, 1003 } counter",
     "quota": "udp dport 1002 quota over 1 mbytes counter drop",  # iptables-nft-save: incompatible
 }
-
-
-def iptrec(*arguments):
-    return subprocess.run(
-        [*IPTREC, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
 
 
 def counted(path):

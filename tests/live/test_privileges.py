@@ -15,6 +15,8 @@ from pathlib import Path
 
 import dpkt
 import pytest
+import recorder
+from recorder import until
 
 from iptrec.kernel import privileges, process
 from iptrec.recording.reader import Reader
@@ -45,7 +47,7 @@ COMMANDS = {
     "trace": ("trace", "icmp", "--", "/bin/ping", "-c1", "127.0.0.1"),
     "demo": ("demo",),
     "doctor": ("doctor",),
-    "cleanup": ("cleanup",),
+    "cleanup": ("cleanup",),  # of the namespaces that it sees: those of this lab
 }
 
 
@@ -103,13 +105,7 @@ def named(pid, name):
 
 def start(lab, *arguments, env=()):
     """Start a recorder, and wait until it records."""
-    child = lab.popen(
-        ["env", *env, *ISOLATED, "record", *map(str, arguments)],
-        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
+    return recorder.start(lab, *arguments, before=("env", *env, *ISOLATED), stdout=subprocess.PIPE)
 
 
 def end(child):
@@ -117,14 +113,6 @@ def end(child):
     out, err = child.communicate(timeout=30)
     assert child.returncode == 0, err
     return out, err
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
 
 
 def test_the_poison_works(poison):
@@ -147,7 +135,8 @@ def test_nothing_is_run_from_where_we_are(lab, monkeypatch, poison, tmp_path, co
         f"PATH={path.replace('@', str(poison))}", f"PYTHONPATH={poison}",
         "PYTHONSTARTUP=os.py", f"HOME={poison}",
     )  # fmt: skip
-    done = lab.run(["env", *environment, *ISOLATED, *words], check=False)
+    seen = ("unshare", "--pid", "--fork", "--mount-proc") if command == "cleanup" else ()
+    done = lab.run([*seen, "env", *environment, *ISOLATED, *words], check=False)
     assert marks(poison) == ""
     assert done.returncode == 0, done.stderr
 

@@ -15,15 +15,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command import IPTREC, iptrec
+from recorder import packets, start
 from rights import ROOT
 
-from iptrec.answers.packets import Replay
-from iptrec.cli.demo import FILTER, TRAFFIC, docker_hairpin
+from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 RAW = """\
 *raw
 :PREROUTING ACCEPT [0:0]
@@ -60,22 +60,6 @@ def quiet_lab(lab):
 def record(lab, *arguments, check=True):
     """Run `iptrec record` to its end."""
     return lab.run([*IPTREC, "record", *map(str, arguments)], check=check)
-
-
-def start(lab, *arguments):
-    """Start `iptrec record` and wait until it records."""
-    child = lab.popen(
-        [*IPTREC, "record", *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
-
-
-def packets(path):
-    """All traversals of a recording."""
-    with Reader(path) as reader:
-        return list(Replay(reader))
 
 
 def test_docker_hairpin_gives_exactly_these_steps(lab, tmp_path):
@@ -132,9 +116,9 @@ def test_every_stop_leaves_no_trace(quiet_lab, tmp_path, stop, flush):
         assert reader.facts.stop_reason == ("command" if "command" in stop else stop)
 
 
-def test_packets_stops_the_recording(lab, tmp_path):
+def test_packets_stops_the_recording(lab, tmp_path, backend):
     """--packets N ends by itself, neither early nor late, with the last packet whole."""
-    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--packets", "20")
+    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--packets", "20", "--backend", backend)
     lab.run(["ping", "-c5", "-i0.2", "127.0.0.1"])  # four traversals each
     child.communicate(timeout=30)
     with Reader(tmp_path / "t.db") as reader:
@@ -171,25 +155,27 @@ def test_nohup_is_respected(quiet_lab, tmp_path):
         assert reader.facts.stop_reason == "packets"
 
 
-def test_max_size_stops_the_recording(lab, tmp_path):
+def test_max_size_stops_the_recording(lab, tmp_path, backend):
     """--max-size: a file of about that size, closed."""
     flood = lab.popen(["ping", "-f", "-q", "-s", "1000", "127.0.0.1"], stdout=subprocess.DEVNULL)
-    record(lab, "icmp", "-o", tmp_path / "t.db", "--max-size", "300k", "--snaplen", "1000")
+    limits = ("--max-size", "300k", "--snaplen", "1000")
+    record(lab, "icmp", "-o", tmp_path / "t.db", *limits, "--backend", backend)
     assert flood.poll() is None
     with Reader(tmp_path / "t.db") as reader:
         assert (reader.facts.stop_reason, reader.facts.closed) == ("max-size", True)
     assert 250_000 < (tmp_path / "t.db").stat().st_size < 3_000_000
 
 
-def test_traffic_does_not_prolong_a_recording(lab, tmp_path):
+def test_traffic_does_not_prolong_a_recording(lab, tmp_path, backend):
     """The rules go when the time is over, however much comes in; then the socket is emptied."""
     flood = lab.popen(["ping", "-f", "-q", "127.0.0.1"], stdout=subprocess.DEVNULL)
-    record(lab, "icmp", "-o", tmp_path / "t.db", "--duration", "200ms")
+    record(lab, "icmp", "-o", tmp_path / "t.db", "--duration", "200ms", "--backend", backend)
     assert flood.poll() is None
     with Reader(tmp_path / "t.db") as reader:
         facts = reader.facts
         assert sum(len(chunk.lengths) for chunk in reader.chunks()) > 100
-    assert facts.stopped_ns - facts.started_ns < 2e9
+    # Traffic that prolonged it would do so as long as it comes; a busy machine takes a few seconds.
+    assert facts.stopped_ns - facts.started_ns < 10e9
 
 
 def test_command_that_stays_does_not_hold_the_rules(quiet_lab, tmp_path):
@@ -329,10 +315,10 @@ def test_file_that_goes_away_undoes_everything(quiet_lab, tmp_path, how):
     assert after[-2:] == before[-2:]
 
 
-def test_namespace_that_goes_away(lab, tmp_path):
+def test_namespace_that_goes_away(lab, tmp_path, backend):
     """Its name is deleted while it is recorded: the recording ends as it would have."""
     lab.host("other")
-    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--netns", "other")
+    child = start(lab, "icmp", "-o", tmp_path / "t.db", "--netns", "other", "--backend", backend)
     lab.run(["ping", "-c1", "127.0.0.1"], "other")
     lab.run(["ip", "netns", "del", "other"])
     child.send_signal(signal.SIGINT)
@@ -436,7 +422,6 @@ def test_file_belongs_to_the_user_behind_sudo(quiet_lab, tmp_path):
 
 
 @ROOT
-@pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_users_directory_is_written_with_the_users_rights(lab, backend):
     """The recording, its companions and a copy (SIGUSR1) are the user's, who is not helped by root's rights."""
     with tempfile.TemporaryDirectory(prefix="iptrec-sudo-") as name:
@@ -556,20 +541,21 @@ def test_loss_is_counted_to_the_event(lab, tmp_path, backend):
         "for n in range(20000): s.sendto(b'%d'%n,('127.0.0.1',7))"
     )
     script = (
-        "import sys, pathlib\nfrom iptrec.recorder.session import Options, record\n"
+        "import sys, pathlib\nfrom iptrec.recorder.options import Options\n"
+        "from iptrec.recorder.session import record\n"
         "record(Options(output=pathlib.Path(sys.argv[1]), bytecodes={'ipv4': None}, receive_buffer=4096,"
         f" backend={backend!r}, command=[sys.executable, '-c', sys.argv[2]]))"
     )
     lab.run([sys.executable, "-c", script, str(tmp_path / "t.db"), sender])
-    done = lab.run([*IPTREC, "info", "--json", str(tmp_path / "t.db")])
+    done = iptrec("info", "--json", str(tmp_path / "t.db"))
     found = json.loads(done.stdout)
     assert found["events"] + found["lost"] == 20000 * EVENTS[backend]
     assert found["lost"] > 0
     assert not found["complete"]
-    shown = lab.run([*IPTREC, "show", str(tmp_path / "t.db")]).stdout.splitlines()
+    shown = iptrec("show", str(tmp_path / "t.db")).stdout.splitlines()
     told = [line.split()[1] for line in shown if line.startswith("-- ") and "events lost" in line]
     assert sum(int(count.replace(",", "")) for count in told) == found["lost"]
-    assert "events lost" in lab.run([*IPTREC, "paths", str(tmp_path / "t.db")]).stderr
+    assert "events lost" in iptrec("paths", str(tmp_path / "t.db")).stderr
 
 
 def test_trace_shows_live_and_keeps_nothing(lab, tmp_path):

@@ -7,38 +7,23 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+from command import IPTREC, iptrec
+from recorder import start, until
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 EVENTS = ("nflog", "nftrace")
 FLOOD = (
     "import os,socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
     "while 1:\n for _ in range(20): s.sendto(os.urandom(900),('127.0.0.1',9))\n time.sleep(0.002)"
 )
-
-
-def start(lab, *arguments):
-    child = lab.popen([*IPTREC, "record", *map(str, arguments)], stderr=subprocess.PIPE, text=True)
-    line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def span(path):
@@ -48,7 +33,6 @@ def span(path):
     return chunks[0][0], chunks[-1][0], sum(size for _, size in chunks)
 
 
-@pytest.mark.parametrize("backend", ["legacy", "nft"])
 @pytest.mark.parametrize("ring", ["1M", "1s"])
 def test_ring(lab, tmp_path, ring, backend):
     """A flood for much longer than the ring: the file stays small, the last events are whole."""
@@ -72,7 +56,7 @@ def test_ring(lab, tmp_path, ring, backend):
         assert sum(one.complete for one in packets) > 0.9 * len(packets)
     if ring == "1M":
         assert path.stat().st_size < 8 << 20
-    told = lab.run([*IPTREC, "info", str(path)]).stdout
+    told = iptrec("info", str(path)).stdout
     assert "were kept, as asked" in told
 
 
@@ -81,10 +65,10 @@ def has_chunks(path):
         return reader.datagrams > 0
 
 
-def test_sigusr1_writes_the_ring_out(lab, tmp_path):
+def test_sigusr1_writes_the_ring_out(lab, tmp_path, backend):
     """A closed recording of its own beside the one that goes on."""
     path = tmp_path / "t.db"
-    child = start(lab, "icmp", "-o", path, "--ring", "1h")
+    child = start(lab, "icmp", "-o", path, "--ring", "1h", "--backend", backend)
     lab.run(["ping", "-c2", "-i0.2", "127.0.0.1"])
     child.send_signal(signal.SIGUSR1)
     line = child.stderr.readline()
@@ -104,11 +88,13 @@ def test_sigusr1_writes_the_ring_out(lab, tmp_path):
 @pytest.mark.parametrize(
     "expression", ["DROP dst port 443", "filter/INPUT/1", "DROP filter/INPUT/1 udp", "dst port 443"]
 )
-def test_stop_on(lab, tmp_path, expression):
+def test_stop_on(lab, tmp_path, expression, backend):
     """Packets that do not fit go by; the first that does ends the recording, after a while."""
-    lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -m udp --dport 443 -j DROP\nCOMMIT\n")
+    rules = "*filter\n-A INPUT -p udp -m udp --dport 443 -j DROP\nCOMMIT\n"
+    lab.restore(None, "ipv4", rules, backend)
     path = tmp_path / "t.db"
-    child = start(lab, "udp", "-o", path, "--stop-on", expression, "--after", "200ms")
+    options = ("--after", "200ms", "--backend", backend)
+    child = start(lab, "udp", "-o", path, "--stop-on", expression, *options)
     send = "import socket;socket.socket(2,2).sendto(b'x',('127.0.0.1',{}))"
     for _ in range(3):
         lab.run([sys.executable, "-c", send.format(80)])
@@ -116,7 +102,7 @@ def test_stop_on(lab, tmp_path, expression):
     lab.run([sys.executable, "-c", send.format(443)])
     child.communicate(timeout=30)
     assert child.returncode == 0
-    told = json.loads(lab.run([*IPTREC, "info", "--json", str(path)]).stdout)
+    told = json.loads(iptrec("info", "--json", str(path)).stdout)
     assert told["recording"]["stop_reason"] == "stop-on"
     assert told["verdicts"]["DROP"] == 1
     assert told["packets"] == 8
@@ -152,7 +138,6 @@ CHANGES = {
 COMMANDS = ("show", "why", "rules", "paths", "info", "diff")
 
 
-@pytest.mark.parametrize("backend", ["legacy", "nft"])
 def test_rules_that_change_all_the_time(lab, tmp_path, backend):
     """Neither states nor changes of rules fill a ring; the last packets met the rules of their time."""
     path = tmp_path / "t.db"
@@ -185,7 +170,7 @@ def test_rules_that_change_all_the_time(lab, tmp_path, backend):
     met = [step.comment for step in packets[-1].steps if step.comment]
     assert met == [f"n{newest(path)}"]
     for name in COMMANDS:
-        done = lab.run([*IPTREC, name, str(path)], check=False)
+        done = iptrec(name, path)
         assert (done.returncode in (0, 1), "Traceback" in done.stderr) == (True, False), done.stderr
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
+from command import iptrec
+from recorder import start
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 # Root of a container in the recorded namespace: an event of TRACE with a sequence number far ahead.
 FORGE = """\
 import socket, struct
@@ -37,12 +37,10 @@ print(sent, refused)
 def test_nobody_else_sends_to_the_recorder(lab, tmp_path, backend):
     """Otherwise a namespace's own root could put events, and losses without end, into the evidence."""
     path = tmp_path / "t.db"
-    command = [*IPTREC, "record", "udp", "--conntrack", "--backend", backend, "-o", str(path)]
-    child = lab.popen(command, stderr=subprocess.PIPE, text=True)
-    child.stderr.readline()
+    child = start(lab, "udp", "--conntrack", "--backend", backend, "-o", path)
     sent, refused = map(int, lab.run([sys.executable, "-c", FORGE]).stdout.split())
     child.terminate()
     child.communicate(timeout=30)
     assert (sent, refused > 2) == (0, True)
-    told = json.loads(lab.run([*IPTREC, "info", "--json", str(path)]).stdout)
+    told = json.loads(iptrec("info", "--json", str(path)).stdout)
     assert (told["events"], told["lost"]) == (0, 0)

@@ -12,13 +12,13 @@ import sys
 import textwrap
 
 import pytest
+from command import IPTREC
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 EMPTY = "*mangle\nCOMMIT\n*filter\nCOMMIT\n"
 IN = "raw/PREROUTING:p mangle/PREROUTING:p mangle/INPUT:p filter/INPUT:p"
 OUT = "raw/OUTPUT:p mangle/OUTPUT:p filter/OUTPUT:p mangle/POSTROUTING:p"

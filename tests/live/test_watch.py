@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+from command import iptrec
+from recorder import start, until
 
 from iptrec.answers.packets import Replay
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 MANGLE = "*mangle\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n"
 RAW = "*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\n-A PREROUTING -s 192.0.2.7/32 -j NOTRACK\nCOMMIT\n"
 
@@ -29,13 +29,8 @@ def recording(lab, tmp_path):
         path = tmp_path / "t.db"
 
         def start(self, *arguments):
-            child = lab.popen(
-                [*IPTREC, "record", "-o", str(self.path), *arguments], stderr=subprocess.PIPE, text=True
-            )  # fmt: skip
-            line = child.stderr.readline()
-            assert line.startswith("recording to"), line + child.stderr.read()
-            started.append(child)
-            return child
+            started.append(start(lab, "-o", self.path, *arguments))
+            return started[-1]
 
         def stop(self):
             started[0].send_signal(signal.SIGINT)
@@ -45,14 +40,6 @@ def recording(lab, tmp_path):
     for child in started:
         child.kill()
         child.communicate()
-
-
-def until(condition, seconds=20):
-    """Wait until it is true; what it was."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-    return found
 
 
 def told(path):
@@ -177,7 +164,7 @@ def test_our_rules_are_put_back(lab, recording, family):
     assert len(packets) == 8
     assert all(one.complete for one in packets)
     assert packets[3].time_ns < hole.last_ns < packets[4].time_ns
-    shown = lab.run([*IPTREC, "show", str(recording.path)])
+    shown = iptrec("show", str(recording.path))
     assert shown.stdout.count("-- not traced from ") == 1
     assert (
         shown.stdout.index("\n#5 ")
@@ -185,7 +172,7 @@ def test_our_rules_are_put_back(lab, recording, family):
         > shown.stdout.index("\n#4 ")
     )
     assert "not traced for" in shown.stderr
-    info = json.loads(lab.run([*IPTREC, "info", "--json", str(recording.path)]).stdout)
+    info = json.loads(iptrec("info", "--json", str(recording.path)).stdout)
     assert not info["complete"]
 
 

@@ -7,16 +7,16 @@ import sys
 from collections import Counter
 
 import pytest
+from command import IPTREC
 
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import _sets, explain, facts_of, local_addresses
 from iptrec.decode.rulesets import iptables_save
-from iptrec.matching.iptables import judge
+from iptrec.matching import judge
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
-IPTREC = (sys.executable, "-m", "iptrec")
 MATCHES = """\
 -p tcp
 -p udp
@@ -107,7 +107,7 @@ with IPSet() as sets:
     sets.add("nets", "10.0.0.0/16", etype="net")
     sets.create("pairs", stype="hash:ip,port")
 """
-UNKNOWABLE = ("pairs", "statistic", "limit", "state", "conntrack", "recent")
+UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent")
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode.rulesets import iptables_save
-from iptrec.matching.iptables import Facts, judge
+from iptrec.matching import judge
+from iptrec.matching.facts import Facts
 
 HEADER = {
     "src": "fd00::1",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.recording.packing import pack, unpack
+from iptrec.recording.reader import Reader
 from iptrec.recording.schema import FORMAT, SCHEMA, SCHEMAS
 from iptrec.recording.upgrade import STEPS, upgraded
 
@@ -37,6 +38,24 @@ def test_rows_go_up_step_by_step():
     }
     assert upgraded(1, "loss", {"id": 7}, steps) == {"id": 7, "seen": ["loss", 1, 2]}
     assert upgraded(3, "loss", {"id": 7}, steps) == {"id": 7}
+
+
+SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.db"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_snapshots_of_format_1_say_what_they_are_written_in(sample):
+    """By their kinds: JSON in the lists of that time, text in all others."""
+    with Reader(sample) as reader:
+        media = {one.kind: one.media for one in reader.snapshots()}
+    lists = {"links", "addresses", "routes", "ip-rules", "sysctls"}
+    assert {kind for kind, one in media.items() if one == "json"} - {"ipsets", "nft"} == lists
+    assert set(media.values()) == {"json", "text"}
+
+
+def test_other_rows_of_format_1_stay_as_they_are():
+    assert upgraded(1, "loss", {"id": 7}) == {"id": 7}
+    assert upgraded(1, "snapshot", {"kind": "of a later time"})["media"] == "text"
 
 
 def test_packed_layout():

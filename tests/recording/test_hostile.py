@@ -89,8 +89,8 @@ def go_back(path):
 HOSTILE = {
     "other_application": (edit("PRAGMA application_id = 1"), "is not an iptrec recording$"),
     "newer_format": (
-        edit("PRAGMA user_version = 2"),
-        r"recorded by a newer iptrec \(format 2, this one reads up to 1\): update iptrec$",
+        edit("PRAGMA user_version = 3"),
+        r"recorded by a newer iptrec \(format 3, this one reads up to 2\): update iptrec$",
     ),
     "format_zero": (edit("PRAGMA user_version = 0"), "there is no format 0"),
     "view": (edit("DROP TABLE loss", "CREATE VIEW loss AS SELECT 1"), "a view loss that no"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -137,6 +138,24 @@ def test_streams_are_kept_apart(tmp_path, facts):
         second = list(reader.chunks(streams[1]))
         assert [(chunk.stream, chunk.data) for chunk in second] == [(2, b"a"), (2, b"b")]
         assert [chunk.data for chunk in reader.chunks(streams[1], after=second[0].id)] == [b"b"]
+
+
+def test_what_is_added_together_is_there_together_or_not_at_all(tmp_path, facts):
+    """One commit for all of it; after an error there is nothing of it, and writing goes on."""
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        namespace = writer.add_namespace(None, 1)
+        with contextlib.suppress(KeyError), writer.together():
+            writer.add_snapshot(namespace, "links", 1, "rtnetlink", b"a")
+            writer.add_snapshot(namespace, "of nobody", 1, "rtnetlink", b"b")
+        with writer.together():
+            writer.add_snapshot(namespace, "routes", 2, "rtnetlink", b"c")
+            writer.add_snapshot(namespace, "links", 2, "rtnetlink", b"d", media="json")
+            with Reader(tmp_path / "t.db") as reader:
+                assert list(reader.snapshots()) == []
+        writer.close(3, "test")
+    with Reader(tmp_path / "t.db") as reader:
+        found = [(one.kind, one.media, one.content) for one in reader.snapshots()]
+    assert found == [("routes", "netlink", b"c"), ("links", "json", b"d")]
 
 
 def test_equal_contents_are_stored_once(tmp_path, write):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from iptrec.decode import nftrace
-from iptrec.decode.nftrace import Site
+from iptrec.decode.nftrace import NftSite
 from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset
-from iptrec.rulesets.grammar import Stage
-from iptrec.rulesets.nft_places import NftGrammar
+from iptrec.rulesets import nft_places
+from iptrec.rulesets.places import Pass
 
 FORWARD = 2
 
@@ -16,27 +16,27 @@ FORWARD = 2
 def grammar(table, chain, *, late=(), type_="filter", rules=()):
     base = Base("inet", FORWARD, 0, type_)
     chains = {chain: Chain(chain, "ACCEPT", tuple(rules), base)}
-    return NftGrammar.of("ipv4", Ruleset({table: chains}), None, frozenset(late))
+    return nft_places.grammar("ipv4", Ruleset({table: chains}), frozenset(late), None)
 
 
 @pytest.mark.parametrize("table", ["inet fw", "inet a/b"])
 @pytest.mark.parametrize("chain", ["c", "c/d", "c/d/e"])
 def test_a_table_that_came_late_need_not_log(table, chain):
     """Whatever its name and that of its chains."""
-    assert grammar(table, chain, late=[table])._optional(Stage(FORWARD, table, chain))
-    assert not grammar(table, chain)._optional(Stage(FORWARD, table, chain))
+    assert Pass(FORWARD, table, chain) in grammar(table, chain, late=[table]).optional
+    assert Pass(FORWARD, table, chain) not in grammar(table, chain).optional
 
 
 @pytest.mark.parametrize(("type_", "optional"), [("filter", False), ("nat", True), ("new", True)])
 def test_chains_that_need_not_log(type_, optional):
     """Those of NAT see the first packet of a flow, and of an unknown type nobody knows."""
     assert (
-        grammar("inet fw", "c", type_=type_)._optional(Stage(FORWARD, "inet fw", "c")) == optional
-    )
+        Pass(FORWARD, "inet fw", "c") in grammar("inet fw", "c", type_=type_).optional
+    ) == optional
 
 
 def site(verdict, target=None, handle=1):
-    return Site("inet", "fw", "c", policy=False, handle=handle, verdict=verdict, target=target)
+    return NftSite("inet", "fw", "c", policy=False, handle=handle, verdict=verdict, target=target)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,9 @@ def test_the_kernels_verdict_is_told(verdict, target, handle):
         "log jump { drop; }", "LOG", None, goto=False, comment=None, conditional=True, handle=1
     )
     known = grammar("inet fw", "c", rules=[rule])
+    passed = Pass(FORWARD, "inet fw", "c")
     said = "__chain7" if verdict == nftrace.JUMP else None
-    place = known.site(site(verdict, said, handle), "inet fw", "c", FORWARD)
+    place = nft_places.place(site(verdict, said, handle), "inet fw", passed, known)
     assert place.nameless == (handle == 99)
     assert place.target == (target or (None if handle == 99 else "LOG"))
 
@@ -66,5 +67,5 @@ def test_of_equal_priorities_the_tracing_chain_is_the_first_to_be_seen():
         table: {"p": Chain("p", "ACCEPT", rules, Base("ip", 0, -300, "filter"))}
         for table, rules in (("ip a", ()), ("raw", (rule,)), ("ip z", ()))
     }
-    ranks = NftGrammar.of("ipv4", Ruleset(tables), None, frozenset())._ranks
-    assert {stage.table: rank for stage, rank in ranks.items()} == {"raw": 0, "ip a": 1, "ip z": 1}
+    ranks = nft_places.grammar("ipv4", Ruleset(tables), frozenset(), None).ranks
+    assert {one.table: rank for one, rank in ranks.items()} == {"raw": 0, "ip a": 1, "ip z": 1}

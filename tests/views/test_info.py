@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 
 import pytest
 from handmade import HandMade
 
 from iptrec.answers.summary import Summary
-from iptrec.recording.rows import Loss
+from iptrec.recording.rows import Loss, Snapshot
 from iptrec.views import info
 
 COUNTED = Loss(1, 10, 20, 5, "sequence")
@@ -40,6 +41,22 @@ def test_completeness_is_first(case):
     made, summary, expected = FLAWS[case]
     assert info.as_text(made, summary).splitlines()[0] == f"complete:    {expected}"
     assert json.loads(info.as_json(made, summary))["complete"] == (expected == "yes")
+
+
+def test_a_list_that_is_not_there_says_why():
+    """Refused or cut is not empty; as text beside its kind, as JSON where it is not whole."""
+    made = recording()
+    refused, done = (
+        struct.pack("<IHHIIi", 20, kind, 0, 1, 0, code) for kind, code in ((2, -1), (3, 0))
+    )
+    for number, (kind, content) in enumerate(
+        {"ipsets": refused, "fdb": done, "routes": b""}.items()
+    ):
+        made.snapshots_.append(Snapshot(number, 1, kind, 1, kind, content, media="netlink"))
+    lines = info.as_text(made, Summary()).splitlines()
+    assert "snapshots:   ipsets (EPERM), fdb, routes (cut)" in lines
+    told = json.loads(info.as_json(made, Summary()))["snapshots"]
+    assert [one.get("state") for one in told] == ["EPERM", None, "cut"]
 
 
 def test_losses_are_listed_up_to_ten():

@@ -12,7 +12,8 @@ from iptrec.answers.packets import Replay
 from iptrec.files import DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views.parquet import Files
-from iptrec.views.tables import TABLES, rows
+from iptrec.views.table_rows import rows
+from iptrec.views.tables import TABLES
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.db"))
 ALL = {table.name for table in TABLES}

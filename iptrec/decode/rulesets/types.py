@@ -1,16 +1,22 @@
-"""The rules of one family at one moment, as values. `ruleset.parse` makes them."""
+"""The rules of one family at one moment, as values. `iptables_save` and `nft_json` make them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from iptrec.decode.rulesets.nft_matches import Match
+
+Syntax = Literal["iptables", "nft"]
+TableName = tuple[str, str]  # family as nft names it, name
 
 OF_IPTABLES: Final = frozenset({"raw", "mangle", "nat", "filter", "security"})  # its tables
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule as iptables-save or, where it is none of iptables, nft prints it.
+    """One rule as iptables-save or, where it is not one of iptables, nft prints it: ``syntax`` says whose.
 
     ``spec`` is the text after ``-A CHAIN `` exactly as printed. ``target`` is the word after ``-j``
     or ``-g`` (None for a rule without target), ``target_args`` the options after it (None if none),
@@ -26,6 +32,9 @@ class Rule:
     counters: tuple[int, int] | None = None  # packets, bytes
     handle: int | None = None  # nf_tables' own name for it, unique in its table
     native: str | None = None  # nft's text of a rule in iptables' words, where it tells all of it
+    syntax: Syntax = "iptables"
+    # Of nft's syntax: what must hold for the rule to match; None: what is not understood. The text tells it.
+    matches: tuple[Match | None, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from iptrec.errors import HostError
 from iptrec.kernel import host
+from iptrec.kernel.libc import libc
 
 if TYPE_CHECKING:
     from iptrec.names import I64, U8, Family
@@ -42,7 +43,6 @@ _NAMES: Final = {
     "ipv6": Path("/proc/thread-self/net/ip6_tables_names"),
 }
 COMMENT: Final = re.compile(rb"iptrec:[0-9a-f-]{36}(?=\0)")  # of our rules, as kernels hold it
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Layout(NamedTuple):
@@ -192,7 +192,7 @@ class Tables:
     def _get(self, option: int, buffer: bytearray) -> None:
         length = ctypes.c_uint32(len(buffer))
         pointer = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-        if _libc.getsockopt(
+        if libc.getsockopt(
             self._socket.fileno(), self._layout.level, option, pointer, ctypes.byref(length)
         ):
             number = ctypes.get_errno()

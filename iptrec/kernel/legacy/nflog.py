@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError
-from iptrec.kernel import batches, host
+from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER
 
 if TYPE_CHECKING:
@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 GROUP: Final = 0
 _ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
 
-_NETLINK_NETFILTER: Final = 12
 _NFULNL_MSG_CONFIG: Final = 4 << 8 | 1
-_NLMSG_ERROR: Final = 2  # also an acknowledgement, with errno 0
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _CFG_CMD, _CFG_MODE, _CFG_QTHRESH, _CFG_FLAGS = 1, 2, 5, 6
 _CMD_BIND, _CMD_UNBIND = 1, 2
 _COPY_PACKET: Final = 2
 _F_SEQ, _F_CONNTRACK = 1, 4
 _NFULA_SEQ: Final = 12
+_U32: Final = 4  # bytes
 _ANSWER_S: Final = 5.0
 
 
@@ -51,16 +49,11 @@ class NflogSocket:
     ) -> None:
         self._expected = 0  # the next event's sequence number
         self._gaps = 0
+        self._socket = netlink.connected()
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        except OSError as error:
-            raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
-        try:
-            self._socket.bind((0, 0))
-            self._socket.connect((0, 0))  # to the kernel: nobody else can send to it
-            self.receive_buffer = batches.ask_for_room(self._socket, receive_buffer)
+            self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
             self.conntrack = self._configure(snaplen, modprobe=modprobe)
-            self._drops_before = batches.drops(self._socket)
+            self._drops_before = netlink.drops(self._socket)
             self._slots = batches.Slots(snaplen + _ATTRIBUTES_ROOM, f"nflog group {GROUP}")
         except BaseException:
             self._socket.close()
@@ -92,11 +85,11 @@ class NflogSocket:
 
     def stop(self) -> None:
         """Let go of the group: what is in the socket can still be received, nothing follows."""
-        self._send([(_CFG_CMD, struct.pack("=B", _CMD_UNBIND))], flags=_NLM_F_REQUEST)
+        self._send([(_CFG_CMD, struct.pack("=B", _CMD_UNBIND))], flags=netlink.REQUEST)
 
     def unseen(self) -> int:
         """Events that were dropped and that no gap has shown: nothing was received after them."""
-        return max(0, (batches.drops(self._socket) - self._drops_before) % 2**32 - self._gaps)
+        return max(0, (netlink.drops(self._socket) - self._drops_before) % 2**32 - self._gaps)
 
     def _configure(self, snaplen: int, *, modprobe: bool) -> bool:
         """Bind and set everything in one message; whether conntrack's part is granted.
@@ -131,12 +124,12 @@ class NflogSocket:
                 (_CFG_QTHRESH, struct.pack("!I", 1)),
                 (_CFG_FLAGS, struct.pack("!H", flags)),
             ],
-            flags=_NLM_F_REQUEST | _NLM_F_ACK,
+            flags=netlink.REQUEST | netlink.ACK,
         )
         self._socket.settimeout(_ANSWER_S)
         while True:
             try:
-                answer = self._socket.recv(65536)
+                answer = self._socket.recv(netlink.LARGEST)
             except TimeoutError:
                 raise HostError(
                     f"no answer from nfnetlink_log within {_ANSWER_S:g} s; try again"
@@ -145,31 +138,22 @@ class NflogSocket:
                 if error.errno != errno.ENOBUFS:
                     raise
                 continue
-            if struct.unpack_from("=H", answer, 4)[0] == _NLMSG_ERROR:
-                return -int(struct.unpack_from("=i", answer, 16)[0])
+            first = next(netlink.messages(answer))
+            if first.kind == netlink.ERROR:
+                return first.code
             # Somebody else's rule logs to this group; none of our rules is in place yet.
             number = _sequence(memoryview(answer))
             self._expected = 0 if number is None else (number + 1) % 2**32
 
     def _send(self, attributes: list[tuple[int, bytes]], *, flags: int) -> None:
-        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, GROUP) + b"".join(
-            struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-            for kind, value in attributes
-        )
-        self._socket.send(
-            struct.pack("=IHHII", 16 + len(body), _NFULNL_MSG_CONFIG, flags, 0, 0) + body
-        )
+        body = netlink.netfilter_body(socket.AF_UNSPEC, attributes, resource=GROUP)
+        self._socket.send(netlink.message(_NFULNL_MSG_CONFIG, flags, body))
 
 
 def _sequence(message: memoryview) -> int | None:
-    """NFULA_SEQ of a message (big endian, counts the events that the instance built)."""
-    at = 20
-    while at + 4 <= len(message):
-        size, kind = struct.unpack_from("=HH", message, at)
-        if kind & 0x3FFF == _NFULA_SEQ and at + 8 <= len(message):
-            return int(struct.unpack_from("!I", message, at + 4)[0])
-        at += max(size + 3 & ~3, 4)
-    return None
+    """NFULA_SEQ of a message, which counts the events that the instance built; None if it has none."""
+    value = netlink.attribute(message, _NFULA_SEQ)
+    return int.from_bytes(value, "big") if value is not None and len(value) == _U32 else None
 
 
 def holder() -> str | None:

@@ -2,7 +2,7 @@
 
 Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
 which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
-compares what the kernel holds with what it held (`xt_tables`); only what differs is printed by
+compares what the kernel holds with what it held (`digest`); only what differs is printed by
 ``iptables-save``, and told as unknown where it changed meanwhile, or where several commands had the lock
 since the last look: what was there between them nobody saw. Nothing is ever locked for looking. Where
 nobody touches the lock the looks become rare; a table's size, which costs nothing, is seen all the time.
@@ -13,45 +13,43 @@ handed over, and the events go on being received meanwhile.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import re
 import select
-import struct
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
-from iptrec.kernel.legacy import lock
+from iptrec.kernel.legacy import raw
 from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.legacy.lock import Lock
+from iptrec.kernel.watch import Hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
     from iptrec.kernel.undo.guardian import Guardian
-    from iptrec.names import Backend, Family
+    from iptrec.names import Family
 
-_IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
-_IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
-_POLL_NS: Final = 800_000_000  # what goes is to be noticed within a second
-_SHARE: Final = 20  # a look may cost one part in so many of the time,
-_QUIET_SHARE: Final = 10_000  # and by and by only so much where nobody touches the lock,
-_LONGEST_NS: Final = 30_000_000_000  # but is never longer ago
-_CHEAP_NS: Final = 3_000_000  # a table that is looked at in less is looked at each time
+_POLL_NS: Final = 800_000_000  # What goes is noticed within a second.
+_SHARE: Final = 20  # A look may take one part in so many of the time.
+_QUIET_SHARE: Final = (
+    10_000  # Where nobody touches the lock it may take only this part, after some looks.
+)
+_LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
+_CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
 _TRIES: Final = 3
-_REMEMBERED: Final = 64  # states, more than one look at all tables can find,
-_REMEMBERED_BYTES: Final = 64 << 20  # and so much of them
+_REMEMBERED: Final = 64  # States: more than one look at all tables can find.
+_REMEMBERED_BYTES: Final = 64 << 20  # Of their contents.
 _BLIND: Final = (
     "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
     " fs.inotify.max_user_instances"
 )
 _HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +66,6 @@ class State:
     time_ns: int
     source: str
     content: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Nothing was traced between two times (epoch), because somebody removed what tracing needs.
-
-    ``what``: "rules-gone" (our TRACE rules) or "logger-switched" (net.netfilter.nf_log).
-    """
-
-    family: Family
-    what: Literal["rules-gone", "logger-switched"]
-    first_ns: int
-    last_ns: int
-    backend: Backend = "legacy"
 
 
 @dataclass(slots=True)
@@ -133,7 +117,7 @@ class Watch:
         self._contents: dict[tuple[Family, bytes], bytes] = {}
         self._stopped = False
         self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
-        self._lock = _Lock()
+        self._lock = Lock()
         self._thread = threading.Thread(target=self._run, name="iptrec-watch", daemon=True)
 
     def loaded(self, family: Family) -> list[str]:
@@ -276,23 +260,23 @@ class Watch:
         ):
             del self._contents[next(iter(self._contents))]
 
-    def _check_rules(self, family: Family, raw: _Table, *, last: bool) -> None:
+    def _check_rules(self, family: Family, known: _Table, *, last: bool) -> None:
         """Put our rules back where they are gone from the raw table; not in the end."""
-        content = self._contents.get((family, raw.digest or b""))
+        content = self._contents.get((family, known.digest or b""))
         if content is None:  # still as it was in the beginning
-            self._in_place[family] = raw.until_ns
+            self._in_place[family] = known.until_ns
             return
         comment = self._rules[family][0].comment
         if content.count(comment.encode()) >= len(self._rules[family]):
-            self._in_place[family] = raw.until_ns
+            self._in_place[family] = known.until_ns
             return
         if not last:
-            self._guardian.expect_again(family)
-            iptables.insert_again(self._rules[family])
+            self._guardian.expect_again("legacy", family)
+            raw.insert_again(self._rules[family])
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         if not last:
-            self._look_at(family, "raw", raw)
-            self._in_place[family] = raw.until_ns
+            self._look_at(family, "raw", known)
+            self._in_place[family] = known.until_ns
 
     def _check_logger(self, family: Family) -> None:
         now = time.time_ns()
@@ -314,46 +298,3 @@ def _bare(rules: bytes) -> bytes:
     """Rules and COMMIT without the comment behind."""
     at = rules.rfind(b"\n# ")
     return rules if at < 0 else rules[: at + 1]
-
-
-class _Lock:
-    """The xtables lock file under inotify (man 7 inotify).
-
-    ``uses``: events that were reported; ``closes``: those of them that say that a command had ended.
-    ``refused``: why nothing is reported, "" if it is. A user may have so many instances on the whole host
-    (fs.inotify.max_user_instances), and containers run as root, too.
-    """
-
-    def __init__(self) -> None:
-        self.uses = 0
-        self.closes = 0
-        self.refused = ""
-        self.descriptor = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        if self.descriptor >= 0:
-            self._watch()
-        else:
-            self.refused = os.strerror(ctypes.get_errno())
-            self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # never ready
-
-    def read(self) -> int:
-        """Take what was reported; ``closes``."""
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.descriptor, 65536):
-                at = 0
-                while at < len(data):
-                    _, mask, _, length = struct.unpack_from("=iIII", data, at)
-                    at += 16 + length
-                    self.uses += 1
-                    self.closes += 2 if mask & _IN_OVERFLOW else bool(mask & _IN_CLOSE)
-                    if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
-                        self._watch()
-        return self.closes
-
-    def close(self) -> None:
-        os.close(self.descriptor)
-
-    def _watch(self) -> None:
-        """Where the file is not there yet polling finds the first change."""
-        _libc.inotify_add_watch(
-            self.descriptor, os.fsencode(lock.path()), ctypes.c_uint32(_IN_OPEN | _IN_CLOSE)
-        )

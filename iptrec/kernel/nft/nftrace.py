@@ -7,21 +7,21 @@ netlink_overrun): so losses are known to the event here, too.
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError
-from iptrec.kernel import batches, host
+from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
+from iptrec.kernel.netlink import Listener
 
 if TYPE_CHECKING:
+    import socket
+
     from iptrec.kernel.batches import Batch
 
 GROUP: Final = 9  # NFNLGRP_NFTRACE
 CHANGES: Final = 7  # NFNLGRP_NFTABLES
-_NETLINK_NETFILTER: Final = 12
-_SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
 _LARGEST: Final = 1088  # a message with three names of 255 bytes
 _LARGEST_CHANGE: Final = 1 << 17
 _CHANGES_BUFFER: Final = 64 << 20  # a large ruleset that is loaded at once
@@ -36,12 +36,12 @@ class NftraceSocket:
     def __init__(self, *, receive_buffer: int = RECEIVE_BUFFER) -> None:
         self._socket = _listening(GROUP)
         try:
-            self.receive_buffer = batches.ask_for_room(self._socket, receive_buffer)
+            self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
             self._slots = batches.Slots(_LARGEST, "nf_tables' traces")
         except BaseException:
             self._socket.close()
             raise
-        self._told = batches.drops(self._socket)
+        self._told = netlink.drops(self._socket)
 
     def __enter__(self) -> Self:
         return self
@@ -63,39 +63,22 @@ class NftraceSocket:
 
     def stop(self) -> None:
         """Leave the group: what is in the socket can still be received, nothing follows."""
-        self._socket.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, GROUP)
+        netlink.leave(self._socket, GROUP)
 
     def unseen(self) -> int:
         """Events that were dropped since the last call."""
-        now = batches.drops(self._socket)
+        now = netlink.drops(self._socket)
         before, self._told = self._told, now
         return (now - before) % 2**32
 
 
-class ChangeSocket:
+class ChangeSocket(Listener):
     """Listens to changes of nf_tables' ruleset; a context manager."""
 
     def __init__(self) -> None:
-        self._socket = _listening(CHANGES)
-        batches.ask_for_room(self._socket, _CHANGES_BUFFER)
-        self._socket.setblocking(False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._socket.fileno()
-
-    def receive(self) -> bytes | None:
-        """The next datagram; None if there is none. Raises OSError (ENOBUFS) where some were lost."""
-        try:
-            return self._socket.recv(_LARGEST_CHANGE)
-        except BlockingIOError:
-            return None
+        opened = _listening(CHANGES)
+        netlink.ask_for_room(opened, _CHANGES_BUFFER)
+        super().__init__(opened, _LARGEST_CHANGE)
 
 
 def listener() -> str | None:
@@ -106,22 +89,15 @@ def listener() -> str | None:
         return None
     for line in lines:
         _, protocol, port, groups, *_ = line.split()
-        if int(protocol) == _NETLINK_NETFILTER and int(groups, 16) >> (GROUP - 1) & 1:
+        if int(protocol) == netlink.NETFILTER and int(groups, 16) >> (GROUP - 1) & 1:
             return host.socket_owner(int(port)) or f"netlink port {port}"
     return None
 
 
 def _listening(group: int) -> socket.socket:
+    opened = netlink.connected()
     try:
-        opened = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        )
-    except OSError as error:
-        raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from None
-    try:
-        opened.bind((0, 0))
-        opened.connect((0, 0))  # to the kernel: nobody else can send to it
-        opened.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+        netlink.join(opened, group)
     except OSError as error:
         opened.close()
         raise HostError(

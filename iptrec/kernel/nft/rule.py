@@ -14,8 +14,10 @@ import re
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from iptrec.kernel.netlink import attributes, packed
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6, 7  # NFTA_RULE_
 _ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
@@ -186,20 +188,3 @@ def understood(line: str) -> bool:
 def number(value: bytes) -> int:
     """A u32, or u64, as nf_tables writes them."""
     return int.from_bytes(value, "big")
-
-
-def packed(values: Iterable[tuple[int, bytes]]) -> bytes:
-    """Netlink attributes."""
-    return b"".join(
-        struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-        for kind, value in values
-    )
-
-
-def attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and value of each netlink attribute."""
-    at = 0
-    while at + 4 <= len(body):
-        size, kind = struct.unpack_from("=HH", body, at)
-        yield kind & 0x3FFF, body[at + 4 : at + size]
-        at += max(size + 3 & ~3, 4)

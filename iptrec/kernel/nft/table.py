@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from iptrec.kernel import iptables
-from iptrec.kernel.nft import objects
+from iptrec.kernel import iptables, process
+from iptrec.kernel.nft.listing import nft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,18 +46,18 @@ def text(comment: str, matches: Mapping[Family, Sequence[str]], interfaces: Sequ
 
 def insert(table: str) -> None:
     """Make it of what `text` gave. Raises `HostError`."""
-    command = [objects.nft(), "-f", "-"]
-    iptables.check(command, iptables.run(command, table.encode()))
+    command = [nft(), "-f", "-"]
+    iptables.check(command, process.run(command, table.encode()))
 
 
 def remove(comment: str) -> None:
     """Delete it, if it is there. Raises `HostError`."""
     if comment in comments():
-        command = [objects.nft(), "delete", "table", "inet", name(comment)]
-        iptables.check(command, iptables.run(command))
+        command = [nft(), "delete", "table", "inet", name(comment)]
+        iptables.check(command, process.run(command))
 
 
 def comments() -> list[str]:
     """Whose tables there are in the current namespace."""
-    done = iptables.run([objects.nft(), "list", "tables", "inet"])
+    done = process.run([nft(), "list", "tables", "inet"])
     return [f"iptrec:{one.decode()}" for one in _NAMED.findall(done.stdout)]

@@ -1,7 +1,7 @@
 """Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
 
 The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
-quiet. The watch is a thread of its own, as `watch` is.
+quiet. The watch is a thread of its own, as `legacy.watch` is.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
-from iptrec.kernel.legacy.watch import Hole
-from iptrec.kernel.nft import objects
+from iptrec.kernel.nft import listing, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.nftrace import ChangeSocket
+from iptrec.kernel.watch import Hole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.iptables import TraceRule
-    from iptrec.kernel.nft.objects import Part
+    from iptrec.kernel.nft.listing import Part
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
@@ -81,7 +81,7 @@ class NftWatch:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
         self._until = time.time_ns()
-        return self._checked(objects.ruleset(counters=True))
+        return self._checked(listing.ruleset(counters=True, failed=self._found))
 
     def start(self) -> None:
         """Begin to watch."""
@@ -129,7 +129,7 @@ class NftWatch:
         self._found(error)
         if not self._untold:
             self._untold = True
-            self._found(NftState(self._until, time.time_ns(), [objects.NOT_SEEN]))
+            self._found(NftState(self._until, time.time_ns(), [listing.NOT_SEEN]))
 
     def _look(self, poll: select.poll, *, last: bool) -> None:
         """List the ruleset that came to be just now."""
@@ -145,7 +145,7 @@ class NftWatch:
             if not self._drain():
                 break
             # It changed under our hands: what it was before nobody will know.
-            self._found(NftState(self._until, seen, [objects.NOT_SEEN]))
+            self._found(NftState(self._until, seen, [listing.NOT_SEEN]))
             self._until = seen
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
@@ -158,13 +158,15 @@ class NftWatch:
         started = time.monotonic_ns()
         try:
             within = _LAST_S if last else _WITHIN_S
-            return self._checked(objects.ruleset(counters=False, within_s=within))
+            return self._checked(
+                listing.ruleset(counters=False, failed=self._found, within_s=within)
+            )
         finally:
             self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
 
     def _checked(self, parts: list[Part]) -> list[Part]:
         """A ruleset; where its listing breaks off, that is told: only the text has all of it then."""
-        if objects.broken_off(parts):
+        if listing.broken_off(parts):
             self._found(
                 HostError(
                     "nft -j breaks off in the ruleset, as nft 1.0.6 may do at a dormant table: the rules"
@@ -179,9 +181,9 @@ class NftWatch:
         """Put our rules back where they are gone; not in the end."""
         comment = rules[0].comment
         if self._table is None:
-            in_place = objects.ours(family).count(comment) >= len(rules)
+            in_place = raw.ours(family).count(comment) >= len(rules)
         else:
-            text = next(one.content for one in parts if one.kind == objects.TEXT)
+            text = next(one.content for one in parts if one.kind == listing.TEXT)
             in_place = text.count(comment.encode()) >= self._table.count(f'"{comment}"')
         if in_place:
             self._in_place[family] = self._until
@@ -191,10 +193,10 @@ class NftWatch:
                 nft_table.remove(comment)
                 nft_table.insert(self._table)
         elif not last:
-            self._guardian.expect_nft_again(family)
-            objects.remove(family, comment, [], [])  # where some of them are left
+            self._guardian.expect_again("nft", family)
+            raw.remove(family, comment, [], [])  # where some of them are left
             iptables.insert(rules)
-        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns(), "nft"))
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         self._in_place[family] = time.time_ns()
 
     def _drain(self) -> bool:

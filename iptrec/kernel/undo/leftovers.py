@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from iptrec.errors import HostError
 from iptrec.kernel import netns
 from iptrec.kernel.legacy import digest, nflog
-from iptrec.kernel.nft import nftrace, objects
+from iptrec.kernel.nft import nftrace, raw
 from iptrec.kernel.nft import table as nft_table
-from iptrec.kernel.undo import guardian
-from iptrec.kernel.undo.guardian import Changes
+from iptrec.kernel.undo import lists
+from iptrec.kernel.undo.changes import Changes
 from iptrec.names import Family
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ def find(where: Path | None = None) -> list[Leftover]:
     seen = namespaces() if where is None else {where.stat().st_ino: [where]}
     known: dict[str, tuple[Changes, bool]] = {}
     found: list[Leftover] = []
-    for path, descriptor in guardian.lists():
-        held = guardian.held(descriptor)
-        if (changes := Changes.read(descriptor)) is not None:
+    for path, descriptor in lists.found():
+        held = lists.held(descriptor)
+        if (changes := lists.read(descriptor)) is not None:
             known[changes.comment] = changes, held
         elif not held and where is None and _UUID.fullmatch(path.stem):
             found.append(_unreadable(path, descriptor))
@@ -147,16 +147,15 @@ def remove(
     if leftover.where is not None:
         with _entered(leftover.where):
             if changes is None:
-                changes = Changes(leftover.comment, 0, "", nft_table=leftover.table)
+                changes = Changes(leftover.comment, 0, "", table=leftover.table)
             elif nflog.holder() is not None:
                 changes.loggers.clear()
             for family, backend in leftover.rules:  # that are there, whatever the list says
-                listed = changes.rules if backend == "legacy" else changes.nft_rules
-                listed.setdefault(family, [])
+                changes.of(backend, family).ours = True
             _undo(changes, restore=stayed_out == "restore")
         if changes.out and stayed_out != "discard":
             return changes
-    guardian.forget(guardian.path_of(leftover.comment))
+    lists.forget(lists.path_of(leftover.comment))
     return None
 
 
@@ -168,7 +167,7 @@ def _undo(changes: Changes, *, restore: bool) -> None:
     except OSError as error:
         raise HostError(f"cannot undo {changes.comment}: {error}") from None
     finally:
-        guardian.rewrite(changes)  # whatever of it succeeded is not to be done twice
+        lists.rewrite(changes)  # whatever of it succeeded is not to be done twice
 
 
 def _rules() -> dict[str, dict[tuple[Family, Backend], int]]:
@@ -190,7 +189,7 @@ def _in_raw_tables() -> Iterator[tuple[Family, Backend, list[str]]]:
             with contextlib.suppress(HostError), digest.Tables(family) as legacy:
                 yield family, "legacy", legacy.ours("raw")
         with contextlib.suppress(HostError):
-            yield family, "nft", objects.ours(family)
+            yield family, "nft", raw.ours(family)
 
 
 def _tables() -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 
 from iptrec.errors import HostError
 from iptrec.kernel import iptables
-from iptrec.kernel.legacy import lock
+from iptrec.kernel.iptables import RefusedError
+from iptrec.kernel.legacy import lock, raw
 
 COMMENT = "iptrec:00000000-0000-0000-0000-000000000000"
 OURS = f"-m comment --comment {COMMENT} -j TRACE"
@@ -32,7 +33,7 @@ def kernel(monkeypatch, tmp_path):
         def restore(self, _family, lines, *, dry=False, **_):
             for at, line in enumerate(lines):
                 if any(one in line for one in self.not_understood):
-                    raise iptables.RefusedError("iptables-restore", line, "no", at)
+                    raise RefusedError("iptables-restore", line, "no", at)
             if not dry:
                 if any(one in line for one in self.refused for line in lines):
                     raise HostError("no")
@@ -48,10 +49,10 @@ def kernel(monkeypatch, tmp_path):
             return []
 
     found = Kernel()
-    monkeypatch.setattr(iptables, "Tables", lambda _: found)
+    monkeypatch.setattr(raw, "Tables", lambda _: found)
     monkeypatch.setattr(iptables, "save", found.save)
     monkeypatch.setattr(lock, "path", lambda: tmp_path / "lock")
-    monkeypatch.setattr(iptables, "_restore", found.restore)
+    monkeypatch.setattr(raw, "restore", found.restore)
     return found
 
 
@@ -92,22 +93,22 @@ def test_each_chain_is_judged_by_what_is_there(kernel, case):
     """Nothing is lost, nothing comes twice, nobody's rules change places."""
     rules, restored, kept = CASES[case]
     kernel.printed = table(*rules)
-    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == kept
+    assert raw.remove("ipv4", COMMENT, [IN, OUT]) == kept
     assert kernel.restored == restored
-    assert iptables.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
+    assert raw.staying_out("ipv4", COMMENT, [IN, OUT]) == kept
 
 
 def test_what_iptables_does_not_understand_stays_out_alone(kernel):
     """A chain that a rule jumps to is gone: ours go, the others come back."""
     kernel.printed, kernel.not_understood = table(*TRACED), ("NOTRACK",)
-    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == [OUT]
+    assert raw.remove("ipv4", COMMENT, [IN, OUT]) == [OUT]
     assert kernel.restored == (*GONE, BACK[0])
 
 
 def test_what_the_kernel_refuses_stays_out(kernel):
     """It does not say which rule it is: ours go all the same."""
     kernel.printed, kernel.refused = table(*TRACED), ("NOTRACK",)
-    assert iptables.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
+    assert raw.remove("ipv4", COMMENT, [IN, OUT]) == [IN, OUT]
     assert kernel.restored == GONE
 
 
@@ -117,11 +118,9 @@ def test_a_held_lock_is_no_refusal(kernel, monkeypatch):
         [], 4, b"", b"Another app is currently holding the xtables lock"
     )
     kernel.printed = table(*TRACED)
-    monkeypatch.setattr(
-        iptables, "_restore", lambda *_, **__: iptables.check(["iptables-restore"], said)
-    )
+    monkeypatch.setattr(raw, "restore", lambda *_, **__: iptables.check(["iptables-restore"], said))
     with pytest.raises(lock.LockHeldError):
-        iptables.remove("ipv4", COMMENT, [IN, OUT])
+        raw.remove("ipv4", COMMENT, [IN, OUT])
 
 
 @pytest.mark.parametrize("printed", ["", "hello\n", "*raw\n:PREROUTING ACCEPT [0:0]\n"])
@@ -129,7 +128,7 @@ def test_what_is_not_the_raw_table_is_refused(kernel, printed):
     """Whatever the exit status."""
     kernel.printed = printed
     with pytest.raises(HostError, match="prints no raw table"):
-        iptables.remove("ipv4", COMMENT, [IN, OUT])
+        raw.remove("ipv4", COMMENT, [IN, OUT])
 
 
 @pytest.mark.parametrize(
@@ -146,6 +145,6 @@ def test_what_has_a_name_is_lost_with_its_rule_alone(flush, expected):
         "OUTPUT": [hashed.format("OUTPUT"), "[0:0] -A OUTPUT -p tcp -m tcp"],
     }
     chains["mine"] = [limited]
-    assert iptables.made_anew(chains, flush=flush) == expected
+    assert raw.made_anew(chains, flush=flush) == expected
     chains["mine"], chains["OUTPUT"] = [hashed.format("mine")], []
-    assert iptables.made_anew(chains, flush=flush) == set()
+    assert raw.made_anew(chains, flush=flush) == set()

@@ -1,0 +1,90 @@
+"""The events of a chunk as columns, from whichever of the kernel's tracers they come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from iptrec.names import AF_INET6
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from iptrec.names import I32, I64, U32, Mask
+
+    Index = I64 | Mask | slice
+
+_ETH_P_IPV6: Final = 0x86DD
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEvents:
+    """The events of a chunk, one row each, in order of arrival.
+
+    All columns but ``buffer``, ``sites`` and ``undecoded`` have shape (n,). Offsets count bytes
+    of ``buffer``, and offset + length never exceeds it.
+
+    ``buffer`` is the chunk's bytes and 256 zeros, so that wide reads near the end stay inside; a
+    datagram whose length is not a multiple of 4 is followed by zeros up to the next one. Read-only.
+    ``sites`` are distinct: where an event was, in the words of the kernel. Of nflog it is the log prefix
+    (bytes) without the trailing NUL, of nftrace an `NftSite`.
+    ``undecoded`` lists the datagrams (ascending) that held something else than well-formed event
+    messages, NLMSG_DONE and NLMSG_NOOP. What was well-formed in them is among the events.
+    """
+
+    buffer: npt.NDArray[np.uint8]
+    datagram: I64  # the index in the chunk of the datagram that brought the event
+    message: I64  # offset of the message's netlink header
+    received_ns: I64  # of that datagram, as recorded
+    stamp_ns: I64  # NFULA_TIMESTAMP since the epoch; 0: none, or after the year 2106
+    seq: I64  # NFULA_SEQ; -1: none
+    family: npt.NDArray[np.uint8]  # nfgen_family: AF_INET 2, AF_BRIDGE 7, AF_INET6 10
+    hook: npt.NDArray[np.uint8]  # enum nf_inet_hooks; 255: not known
+    protocol: npt.NDArray[np.uint16]  # ethertype; 0: none
+    site: I32  # index into sites; -1: none
+    sites: Sequence[Hashable]
+    mark: U32
+    indev: U32  # interface index; 0: none
+    outdev: U32
+    physindev: U32
+    physoutdev: U32
+    payload: I64  # offset of the packet from its IP header on; -1: none
+    payload_length: I32  # bytes captured
+    link: I64  # offset of the link-layer header; -1: none
+    link_length: I32
+    uid: I64  # of the sending socket; -1: none
+    gid: I64
+    ct_state: npt.NDArray[np.uint8]  # bits of NFTA_TRACE_CT_STATE (NF_CT_STATE_BIT); 0: not known
+    conntrack: I64  # id of the connection (CTA_ID, NFTA_TRACE_CT_ID); -1: none
+    trace: I64  # the packet's NFTA_TRACE_ID (`nftrace`); -1: none
+    undecoded: I64
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+        return len(self.datagram)
+
+    @property
+    def ipv6(self) -> Mask:
+        """Which packets are IPv6, bridged ones included; shape (n,)."""
+        six: Mask = (self.family == AF_INET6) | (self.protocol == _ETH_P_IPV6)
+        return six
+
+    def packet(self, event: int) -> bytes:
+        """An event's packet from the IP header on, as far as it was captured."""
+        start = int(self.payload[event])
+        end = start + int(self.payload_length[event])
+        return self.buffer[start:end].tobytes() if start >= 0 else b""
+
+    def take(self, index: Index) -> TraceEvents:
+        """Return the events that ``index`` (numbers or mask) selects, sharing buffer and sites."""
+        return replace(self, **{name: getattr(self, name)[index] for name in _PER_EVENT})
+
+
+_PER_EVENT: Final = tuple(
+    name
+    for name in TraceEvents.__dataclass_fields__
+    if name not in {"buffer", "sites", "undecoded"}
+)

@@ -1,0 +1,26 @@
+"""All that is kept of a network namespace beside packets and rules: as the kernel says it, whole.
+
+Kind of snapshot (`recording.kinds`) -> content. Nothing is interpreted here: see `decode.snapshots`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from iptrec.kernel import ipsets, links, sysctls
+
+SOURCES: Final = {
+    "ipsets": "ipset",
+    "sysctls": "/proc/sys",
+    "counters": "/proc/net",
+}  # or rtnetlink
+
+
+def first() -> dict[str, bytes]:
+    """What may be read while tracing is switched on: all but the settings, some of which that changes."""
+    return {**links.dumps(), **ipsets.dumps(), "counters": sysctls.counters()}
+
+
+def last() -> dict[str, bytes]:
+    """All of it, once more in the end: what is there both times was, or came and went."""
+    return {**first(), "sysctls": sysctls.settings()}

@@ -1,0 +1,102 @@
+"""The whole ruleset of nf_tables, as iptables and nft print it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.errors import HostError
+from iptrec.kernel import iptables, process
+from iptrec.kernel.nft.transactions import TRIES, generation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from iptrec.names import Family
+
+_SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
+_LISTING_S: Final = 300.0  # the first time, for the largest rulesets
+TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
+
+
+class Part(NamedTuple):
+    """What one command printed of a ruleset; ``kind`` is that of the snapshot."""
+
+    kind: str
+    source: str
+    content: bytes
+
+
+NOT_SEEN: Final = Part("nft-unknown", "nft", b"")  # a ruleset that was gone before it was listed
+
+
+def nft() -> str:
+    """The command. Raises `HostError` where it is missing."""
+    found = shutil.which("nft", path=process.search_path())
+    if found is None:
+        raise HostError("nft is not installed; on Debian: apt-get install iptables nftables")
+    return found
+
+
+def iptables_speaks(families: Iterable[Family]) -> bool:
+    """Whether iptables-nft is there; what else is needed is nft. Raises `HostError` without that."""
+    nft()
+    return all(map(_speaks, families))
+
+
+def _speaks(family: Family) -> bool:
+    try:
+        iptables.require(family, "nft")
+    except HostError:
+        return False
+    return True
+
+
+def ruleset(
+    *, counters: bool, failed: Callable[[HostError], None], within_s: float = _LISTING_S
+) -> list[Part]:
+    """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
+
+    ``failed`` is told why iptables' words are missing, unless there is no iptables. Raises `HostError` where
+    nft fails, also where that takes longer than ``within_s``.
+    """
+    until = time.monotonic() + within_s
+    for _ in range(TRIES):
+        before = generation()
+        failures: list[HostError] = []
+        parts = [*_saved(until, failures, counters=counters), *_listed(until, counters=counters)]
+        if generation() == before:
+            break
+    for failure in failures:
+        failed(failure)
+    return parts
+
+
+def broken_off(parts: Iterable[Part]) -> bool:
+    """Whether nft did not print its listing to the end, as 1.0.6 may do at a table with flags, with success."""
+    return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)
+
+
+def _saved(until: float, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
+    """In the words of iptables, where it is there."""
+    for family, kind in _SAVES.items():
+        if not _speaks(family):
+            continue
+        try:
+            source, content = iptables.save(family, counters=counters, backend="nft", until=until)
+        except HostError as error:
+            failures.append(HostError(f"{error}; rules are recorded in the words of nft alone"))
+        else:
+            yield Part(kind, source, content)
+
+
+def _listed(until: float, *, counters: bool) -> Iterator[Part]:
+    """In the words of nft."""
+    # Without counters in the texts: a rule is the same rule however often it was hit.
+    text = [nft(), "-a", "-s", "list", "ruleset"]
+    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
+    for kind, command in ((TEXT, text), ("nft", listing)):
+        done = process.run(command, until=until)
+        iptables.check(command, done)
+        yield Part(kind, " ".join(command), done.stdout)

@@ -1,0 +1,33 @@
+"""Which backends there are, and which of them a recording uses: a new one is one line here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from iptrec.kernel.detect import used
+from iptrec.recorder.legacy import LegacyBackend
+from iptrec.recorder.nft import NftBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iptrec.recorder.backend import Setting, TraceBackend
+
+BACKENDS: Final[dict[str, Callable[[Setting], TraceBackend]]] = {
+    "legacy": LegacyBackend,
+    "nft": NftBackend,
+}
+_BOTH: Final = ("legacy", "nft")
+
+
+def chosen(setting: Setting) -> list[TraceBackend]:
+    """Those that are recorded: what they need is there. Raises `IptrecError` where it is not."""
+    wanted = setting.options.backend
+    names: tuple[str, ...] = _BOTH if wanted == "both" else (wanted,)
+    if wanted == "auto":
+        names = used(setting.options.bytecodes)
+        if len(names) > 1:
+            setting.report.note(
+                "legacy iptables and nf_tables both have rules here: both are recorded"
+            )
+    return [BACKENDS[name](setting) for name in names]

@@ -1,0 +1,148 @@
+"""Traces of legacy iptables: TRACE rules in the raw tables, events by nfnetlink_log."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from iptrec.kernel import iptables
+from iptrec.kernel.legacy import logger, nflog, raw
+from iptrec.kernel.legacy.watch import State, Watch
+from iptrec.kernel.undo import flushed
+from iptrec.kernel.watch import Hole
+from iptrec.recorder.streams import Events
+from iptrec.recording.kinds import SAVES
+from iptrec.recording.writer import Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+
+    from iptrec.errors import IptrecError
+    from iptrec.names import Family
+    from iptrec.recorder.backend import Evidence, Setting, Undo
+    from iptrec.recorder.streams import Side
+
+_STREAM: Final = "nflog"
+
+
+class LegacyBackend:
+    """See `backend.TraceBackend`."""
+
+    gather_s = 0.002
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        options = setting.options
+        for family in options.bytecodes:
+            iptables.require(family)
+            if options.flush:
+                raw.require_way_back(family)
+        self._rules = iptables.trace_rules(
+            "legacy", setting.comment, options.bytecodes, options.interfaces
+        )
+        self._loggers: dict[Family, logger.Switched] = {}
+
+    def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
+        """Take the nflog group that TRACE uses."""
+        options = self._setting.options
+        socket = opened.enter_context(
+            nflog.NflogSocket(
+                snaplen=options.snaplen,
+                receive_buffer=options.receive_buffer,
+                modprobe=options.modprobe,
+            )
+        )
+        detail = {"group": nflog.GROUP, "conntrack": socket.conntrack, "stamps_ns": time.time_ns()}
+        return (), Events(socket, _STREAM, detail)
+
+    def prepare(self, undo: Undo) -> None:
+        """Let TRACE go to nfnetlink_log."""
+        setting = self._setting
+        for family in self._rules:
+            switched = logger.switch(
+                family,
+                modprobe=setting.options.modprobe,
+                expect=partial(setting.guardian.expect_logger, family),
+            )
+            undo.step(switched.undo)
+            setting.report.detail(f"nf_log of {family} was {switched.before}")
+            self._loggers[family] = switched
+
+    def insert(self, evidence: Evidence, undo: Undo) -> None:
+        """Our rules on top of the raw tables."""
+        self._evidence = evidence
+        # It begins to listen to the lock before anything is changed.
+        self.watch = Watch(self._rules, self._loggers, self._found, self._setting.guardian)
+        for family, ours in self._rules.items():
+            self._insert(family, ours, undo)
+        undo.callback(self.watch.stop)
+
+    def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:
+        flush, guardian = self._setting.options.flush, self._setting.guardian
+
+        def expect(taken_out: list[str]) -> None:
+            self._evidence.taken_out(family, taken_out)
+            guardian.expect_rules("legacy", family, taken_out)
+
+        there = raw.rules(family)  # what cannot be looked at could not be undone either
+        again = flushed.started_again(raw.made_anew(there, flush=flush), family, "legacy")
+        if again:
+            undo.callback(self._setting.report.note, again)
+        # Registered first: an insertion that fails half way is looked for as well.
+        undo.step(partial(guardian.undo_rules, "legacy", family))
+        if flush:
+            raw.replace(rules, expect)
+        else:
+            guardian.expect_rules("legacy", family, [])
+            iptables.insert(rules)
+
+    def baseline(self, evidence: Evidence) -> None:
+        """The rulesets as they are now, and what the watch compares with."""
+        for family in self._rules:
+            tables = self.watch.loaded(family) or _tables(iptables.save(family)[1])
+            self.watch.baseline(family, tables)
+            command, text = iptables.save(family)
+            self.watch.baseline(family, tables)
+            evidence.snapshot(SAVES[family], command, text)
+            count = text.count(b"] -A ")
+            self._setting.report.detail(f"{family}: {count} rules in force, ours included")
+
+    def traversals(self, data: bytes) -> int:
+        """Events of the raw table but for our own rules': the ends of its chains."""
+        ours = sum(
+            data.count(b"TRACE: raw:%s:rule:%d " % (chain, number))
+            for chain in (b"PREROUTING", b"OUTPUT")
+            for number in range(1, max(len(self._setting.options.interfaces), 1) + 1)
+        )
+        return data.count(b"TRACE: raw:") - ours
+
+    def caught_up(self) -> None:
+        """Nothing to note: the lock file tells of changes, not a socket."""
+
+    def _found(self, finding: State | Hole | IptrecError) -> None:
+        """Hand over; in the watch's thread: hashing and compressing do not hold up the loop."""
+        match finding:
+            case State():
+                content = finding.content
+                blob = Blob.of(finding.table.encode() if content is None else content)
+                self._setting.findings.put(partial(self._store, finding, blob))
+            case Hole():
+                self._setting.findings.put(partial(self._evidence.hole, _STREAM, finding))
+            case _:
+                self._setting.trouble(finding)
+
+    def _store(self, state: State, blob: Blob) -> None:
+        """A table that changed; the name of one whose content nobody saw."""
+        kind = SAVES[state.family]
+        if state.content is None:
+            kind = kind.replace("-save", "-unknown")
+        self._evidence.snapshot(
+            kind, state.source, blob, time_ns=state.time_ns, after_ns=state.after_ns
+        )
+
+
+def _tables(text: bytes) -> list[str]:
+    """The tables in what iptables-save printed."""
+    return [line[1:].decode() for line in text.splitlines() if line.startswith(b"*")]

@@ -1,0 +1,153 @@
+"""The loop: does as little as it can while packets are traced, until there is a reason to stop."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import TYPE_CHECKING, Final
+
+from iptrec.kernel import batches, host
+from iptrec.recorder.ring import Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from iptrec.recorder.backend import Findings, TraceBackend
+    from iptrec.recorder.command import Command
+    from iptrec.recorder.guarded import Guarded
+    from iptrec.recorder.options import Options, Report
+    from iptrec.recorder.signals import Wake
+    from iptrec.recorder.streams import Streams
+    from iptrec.recording.writer import Writer
+
+_TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
+_IDLE_NS: Final = 1_000_000_000  # while nothing does
+_PROGRESS_NS: Final = 250_000_000
+_GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
+
+
+class Loop:
+    """Moves what comes into the file, commits in time, looks at limits, and tells how far it is.
+
+    Time counts from when this is made. The reason to stop is in the progress in the end.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        report: Report,
+        writer: Writer,
+        streams: Streams,
+        backends: Sequence[TraceBackend],
+        *,
+        findings: Findings,
+        wake: Wake,
+        command: Command,
+        guarded: Guarded,
+    ) -> None:
+        self._options = options
+        self._report = report
+        self._progress = report.progress
+        self._writer = writer
+        self._streams = streams
+        self._backends = backends
+        self._findings = findings
+        self._wake = wake
+        self._command = command
+        self._guarded = guarded
+        self._ring = Ring(options, report, writer)
+        self._gather_s = min(one.gather_s for one in backends)
+        self._poll = self._polled()
+        self._started = self._told = time.monotonic_ns()
+        self._stop_ns: int | None = None  # where the trigger was pulled
+        self._ends: list[int] = []  # times to wake up at, of the monotonic clock
+        if options.duration_s is not None:
+            self._ends.append(self._started + int(options.duration_s * 1e9))
+        self._give_back_ns = 0
+
+    def _polled(self) -> select.poll:
+        """All that is waited for."""
+        poll = select.poll()
+        for descriptor in self._streams.event_sockets | self._streams.side_sockets:
+            poll.register(descriptor, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._findings, select.POLLIN)
+        if self._options.trigger is not None:
+            poll.register(self._options.trigger, select.POLLIN)
+        return poll
+
+    def run(self) -> None:
+        """Until there is a reason to stop."""
+        progress, writer, streams = self._progress, self._writer, self._streams
+        while not progress.reason:
+            ready = dict(self._poll.poll(self._timeout_ms()))
+            fetched = streams.fetch()
+            if ready.keys() - streams.event_sockets:
+                self._take_the_rest(ready)
+            for backend in self._backends:
+                backend.caught_up()
+            if 0 < fetched < batches.SLOTS:
+                time.sleep(self._gather_s)
+            if writer.due:
+                writer.commit()
+            now = time.monotonic_ns()
+            self._guarded.keep(now)
+            self._tend(now)
+            progress.elapsed_ns = now - self._started
+            if now - self._told >= _PROGRESS_NS:
+                progress.file_bytes = writer.stored_bytes
+                self._report.tell()
+                self._told = now
+            progress.reason = self._wake.stopped() or self._limit()
+        self._report.tell()
+        if progress.reason in ("command", "packets"):
+            streams.settle()
+
+    def _take_the_rest(self, ready: Collection[int]) -> None:
+        """What is ready beside the events."""
+        if self._options.trigger is not None and self._options.trigger in ready:
+            self._pull(self._options.trigger)
+        self._findings.take()
+        self._streams.take_sides()
+
+    def _pull(self, trigger: int) -> None:
+        """Once: what was waited for has been seen, or nobody looks for it any more."""
+        self._poll.unregister(trigger)
+        if os.read(trigger, 1):
+            self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
+            self._ends.append(self._stop_ns)
+        else:
+            self._report.note("nobody looks for what --stop-on asks any more: its process ended")
+
+    def _tend(self, now: int) -> None:
+        """Write out where that was asked for; keep what the ring holds; give free memory back."""
+        if self._wake.copies:
+            self._wake.copies = 0
+            self._ring.copy()
+        self._ring.trim(now)
+        if now >= self._give_back_ns:
+            self._give_back_ns = now + _GIVE_BACK_NS
+            host.give_back_memory()
+
+    def _timeout_ms(self) -> int:
+        """Until the next look at the clock, or the end."""
+        wait = _TICK_NS if self._writer.waits else _IDLE_NS
+        for end in self._ends:
+            wait = min(wait, end - time.monotonic_ns())
+        return max(0, wait) // 1_000_000 + 1
+
+    def _limit(self) -> str:
+        """The command's end, or the limit of the options that is reached; "" to go on."""
+        options, progress = self._options, self._progress
+        if self._command.ended():
+            return "command"
+        if options.duration_s is not None and progress.elapsed_ns >= options.duration_s * 1e9:
+            return "duration"
+        if options.packets is not None and progress.packets >= options.packets:
+            return "packets"
+        if self._stop_ns is not None and time.monotonic_ns() >= self._stop_ns:
+            return "stop-on"
+        if options.max_bytes is not None and self._writer.file_bytes >= options.max_bytes:
+            return "max-size"
+        return ""

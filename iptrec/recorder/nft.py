@@ -1,0 +1,208 @@
+"""Traces of nf_tables: rules that set the trace bit, events by a multicast group of nfnetlink."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import struct
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import UsageError
+from iptrec.kernel import batches, iptables
+from iptrec.kernel.nft import nftrace, raw
+from iptrec.kernel.nft import table as nft_table
+from iptrec.kernel.nft.listing import iptables_speaks
+from iptrec.kernel.nft.watch import NftState, NftWatch
+from iptrec.kernel.undo import flushed
+from iptrec.kernel.watch import Hole
+from iptrec.recorder.streams import Events, Side
+from iptrec.recording.writer import Blob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+
+    from iptrec.errors import IptrecError
+    from iptrec.names import Family
+    from iptrec.recorder.backend import Evidence, Setting, Undo
+
+_STREAM: Final = "nftrace"
+# Changes that wait for the ruleset to be listed; beyond them neighbours are taken together.
+_MOST_CHANGES: Final = 1000
+# In a message that tells a policy: the table, then what the policy is (NFTA_TRACE_TABLE, NFTA_TRACE_POLICY).
+_TABLE, _POLICY = 1, struct.pack("=HH", 8, 16)
+
+
+class NftBackend:
+    """See `backend.TraceBackend`."""
+
+    gather_s = 0.004  # rules are known by their handles, not by time
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        options = setting.options
+        self._rules = iptables.trace_rules(
+            "nft", setting.comment, options.bytecodes, options.interfaces
+        )
+        # Of our own, as nft reads it; None where iptables-nft inserts our rules.
+        self._table = None if iptables_speaks(options.bytecodes) else _own_table(setting)
+        name = "raw" if self._table is None else nft_table.name(setting.comment)
+        self._policy = struct.pack("=HH", 5 + len(name), _TABLE) + name.encode() + b"\0" + _POLICY
+        self._clock = ChangeClock()
+        for family in self._rules if options.flush else ():
+            raw.taken_out(
+                family
+            )  # what could not be put back is refused before anything is changed
+
+    def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
+        """Listen to changes of the ruleset and to traces."""
+        self._changes = opened.enter_context(nftrace.ChangeSocket())
+        self._events = opened.enter_context(
+            nftrace.NftraceSocket(receive_buffer=self._setting.options.receive_buffer)
+        )
+        changes = Side(
+            self._changes, "nftables", {"group": nftrace.CHANGES}, received=self._clock.changed
+        )
+        return (changes,), Events(self._events, _STREAM, {"group": nftrace.GROUP})
+
+    def prepare(self, undo: Undo) -> None:
+        """Nothing: the events come without a switch."""
+
+    def insert(self, evidence: Evidence, undo: Undo) -> None:
+        """Our rules on top of the raw tables, or in a table of our own."""
+        self._evidence = evidence
+        guardian, comment = self._setting.guardian, self._setting.comment
+        self.watch = NftWatch(self._rules, self._found, guardian, self._table)
+        self._note_untraced()
+        if self._table is not None:
+            undo.step(partial(nft_table.remove, comment))
+            guardian.expect_table()
+            nft_table.insert(self._table)
+        for family, ours in self._rules.items() if self._table is None else ():
+            self._insert(family, ours, undo)
+        undo.callback(self.watch.stop)
+
+    def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:
+        guardian = self._setting.guardian
+        undo.step(partial(guardian.undo_rules, "nft", family))
+        guardian.expect_rules("nft", family, [])
+        iptables.insert(rules)
+        if self._setting.options.flush:
+            self._take_out(family, undo)
+
+    def _take_out(self, family: Family, undo: Undo) -> None:
+        """After ours are in: what somebody puts before them comes before the rules that go back there."""
+        taken_out = raw.taken_out(family)
+        self._evidence.taken_out(family, raw.readable(taken_out))
+        if again := flushed.started_again(raw.matches(taken_out), family, "nft"):
+            undo.callback(self._setting.report.note, again)
+        self._setting.guardian.expect_rules("nft", family, taken_out)
+        raw.take_out(family, taken_out)
+
+    def _note_untraced(self) -> None:
+        """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
+        beside = self._table is None and any(map(raw.has_raw, self._rules))
+        early = raw.passed_before(raw.RAW_PRIORITY - (not beside))
+        if early:
+            self._setting.report.note(
+                f"{', '.join(early)} may be passed before tracing begins: packets that are dropped there"
+                " are not seen"
+            )
+
+    def baseline(self, evidence: Evidence) -> None:
+        """The ruleset as it is now; the changes up to here are our own."""
+        parts = self.watch.baseline()
+        now = time.time_ns()
+        for part in parts:
+            evidence.snapshot(part.kind, part.source, part.content, time_ns=now)
+        evidence.streams.take_sides()
+        self._clock.forget()
+        if self._setting.options.flush:
+            self._forget_events()
+
+    def _forget_events(self) -> None:
+        """Of packets that met ours together with rules that --flush took out: no ruleset has both."""
+        with contextlib.suppress(batches.Overrun):
+            while (batch := self._events.receive()) and len(batch.lengths) == batches.SLOTS:
+                pass
+
+    def traversals(self, data: bytes) -> int:
+        """Ends of the raw table's chains, which every packet comes to."""
+        return data.count(self._policy)
+
+    def caught_up(self) -> None:
+        """Note when the kernel had told of no change: what was received met the rules as they were."""
+        now = time.time_ns()
+        if not select.select([self._changes], [], [], 0)[0]:
+            self._clock.unchanged(now)
+
+    def _found(self, finding: NftState | Hole | IptrecError) -> None:
+        """Hand over; in the watch's thread: hashing and compressing do not hold up the loop."""
+        match finding:
+            case NftState():
+                blobs = [Blob.of(one.content) for one in finding.parts]
+                self._setting.findings.put(partial(self._store, finding, blobs))
+            case Hole():
+                self._setting.findings.put(partial(self._evidence.hole, _STREAM, finding))
+            case _:
+                self._setting.trouble(finding)
+
+    def _store(self, state: NftState, blobs: Sequence[Blob]) -> None:
+        """A state that the ruleset was in."""
+        after_ns = self._clock.began_after(state.after_ns, state.time_ns)
+        for part, blob in zip(state.parts, blobs, strict=True):
+            self._evidence.snapshot(
+                part.kind, part.source, blob, time_ns=state.time_ns, after_ns=after_ns
+            )
+
+
+class ChangeClock:
+    """Tells when nf_tables' ruleset changed better than the watch, which lists it a moment later.
+
+    The loop knows for each change when there was none yet. Times are of the epoch, ns.
+    """
+
+    def __init__(self) -> None:
+        self._unchanged_ns = time.time_ns()
+        self._changes: list[tuple[int, int]] = []  # when it was last unchanged, when we were told
+
+    def unchanged(self, time_ns: int) -> None:
+        """Note that no change had been told up to a time."""
+        self._unchanged_ns = time_ns
+
+    def changed(self, received_ns: int) -> None:
+        """Note a change, together with the one before where no time was seen between them."""
+        since = self._unchanged_ns
+        together = len(self._changes) >= _MOST_CHANGES
+        if self._changes and (together or self._changes[-1][0] == since):
+            since, _ = self._changes.pop()
+        self._changes.append((since, received_ns))
+
+    def forget(self) -> None:
+        """Forget the changes up to now: they were our own."""
+        self._changes.clear()
+
+    def began_after(self, after_ns: int, seen_ns: int) -> int:
+        """After which time the changes came that made a state of the ruleset.
+
+        It came to be after ``after_ns`` and not after ``seen_ns``, as far as the watch knows. To be called with
+        times that go up: changes up to ``seen_ns`` are forgotten.
+        """
+        since = [
+            unchanged
+            for unchanged, received in self._changes
+            if after_ns < received and unchanged <= seen_ns
+        ]
+        self._changes = [one for one in self._changes if one[0] > seen_ns]
+        return max(after_ns, min(since, default=after_ns))
+
+
+def _own_table(setting: Setting) -> str:
+    """Our rules without iptables-nft. Raises `UsageError` where nft cannot say what was asked for."""
+    options = setting.options
+    if options.flush:
+        raise UsageError("--flush needs iptables-nft; on Debian: apt-get install iptables")
+    found = {one: options.matches(options.filter, one) for one in options.bytecodes}
+    return nft_table.text(setting.comment, found, options.interfaces)

@@ -1,0 +1,109 @@
+"""What to record, and what the caller learns of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from iptrec.errors import EXIT_DONE, UsageError
+from iptrec.kernel.batches import RECEIVE_BUFFER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from iptrec.names import Family
+
+# man 8 iptables, -i: the beginning of a name (net/core/dev.c, dev_valid_name), without quotes.
+_WILDCARD: Final = re.compile(r"[^\s/:\"\\]{0,14}\+")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to record, and where to.
+
+    ``bytecodes``: for each family that is recorded the filter as `iptables.TraceRule.bytecode`, None for
+    all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
+    ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
+    read from when it is time to stop, ``after_s`` later.
+    ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
+    ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
+    table has no other rules that match; otherwise the recording stops early rather than late.
+    """
+
+    output: Path
+    bytecodes: Mapping[Family, str | None]
+    filter: str | None = None
+    interfaces: Sequence[str] = ()
+    netns: str | None = None
+    force: bool = False
+    flush: bool = False
+    conntrack: bool = False
+    backend: Literal["auto", "legacy", "nft", "both"] = "auto"
+    modprobe: bool = True
+    duration_s: float | None = None
+    packets: int | None = None
+    max_bytes: int | None = None
+    ring_bytes: int | None = None
+    ring_s: float | None = None
+    trigger: int | None = None
+    after_s: float = 0
+    snaplen: int = 256
+    matches: Callable[[str | None, Family], Sequence[str]] = lambda *_: ("",)
+    command: Sequence[str] = ()
+    argv: Sequence[str] = ()
+    receive_buffer: int = RECEIVE_BUFFER
+
+    def check_interfaces(self, there: Sequence[str]) -> None:
+        """Raise `UsageError` for an interface that is not there and is not the beginning of names."""
+        for interface in self.interfaces:
+            if not _WILDCARD.fullmatch(interface) and interface not in there:
+                raise UsageError(f"no interface {interface!r} here; there are: {', '.join(there)}")
+
+    @property
+    def ring(self) -> dict[str, float]:
+        """What a stream of events says of itself where older ones are let go; empty without a ring."""
+        kept = {"ring_bytes": self.ring_bytes, "ring_s": self.ring_s}
+        return {name: value for name, value in kept.items() if value is not None}
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the recording is.
+
+    ``notes`` are for the user to read in the end, ``details`` for who asks for more (-v).
+    """
+
+    events: int = 0
+    lost: int = 0
+    packets: int = 0
+    file_bytes: int = 0
+    elapsed_ns: int = 0
+    reason: str = ""
+    exit_status: int = EXIT_DONE
+    notes: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The progress, and whom to tell."""
+
+    progress: Progress
+    told: Callable[[Progress], None]
+
+    def tell(self) -> None:
+        """Tell how far the recording is."""
+        self.told(self.progress)
+
+    def note(self, text: str) -> None:
+        """Tell the user at once; the same text only once."""
+        if text not in self.progress.notes:
+            self.progress.notes.append(text)
+            self.tell()
+
+    def detail(self, text: str) -> None:
+        """Keep a text for the user who asks for more."""
+        self.progress.details.append(text)

@@ -1,0 +1,58 @@
+"""Signals as something to poll: stop signals, SIGUSR1 and the command's end wake the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Wake:
+    """The end of a pipe that a byte arrives in for each signal (signal.set_wakeup_fd).
+
+    ``copies``: how often SIGUSR1 came since somebody set it to 0. ``beside_command``: Ctrl-C reaches a command
+    as well, whose end decides.
+    """
+
+    def __init__(self, descriptor: int, *, beside_command: bool) -> None:
+        self.copies = 0
+        self._descriptor = descriptor
+        self._stops = {*_STOPS} - ({signal.SIGINT} if beside_command else set())
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._descriptor
+
+    def stopped(self) -> str:
+        """Take what came; the name of the signal that stops the recording, "" if none does."""
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._descriptor, 64):
+                self.copies += number == signal.SIGUSR1
+                if number in self._stops:
+                    return signal.Signals(number).name
+        return ""
+
+
+@contextlib.contextmanager
+def waking(*, beside_command: bool = False) -> Iterator[Wake]:
+    """Let signals wake the loop and interrupt nothing else; afterwards they are as they were."""
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    ours = [*_STOPS, signal.SIGCHLD, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+        ours.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: None) for number in ours}
+    descriptor = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield Wake(reading, beside_command=beside_command)
+    finally:
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reading)
+        os.close(writing)

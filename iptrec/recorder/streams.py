@@ -1,0 +1,207 @@
+"""Moves datagrams from sockets into the streams of a file, and counts what is missing."""
+
+from __future__ import annotations
+
+import errno
+import select
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from iptrec.errors import HostError
+from iptrec.kernel import batches
+from iptrec.recording.rows import Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from iptrec.recorder.options import Options, Report
+    from iptrec.recording.writer import Writer
+
+_SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
+_QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
+_SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
+
+
+class EventSocket(Protocol):
+    """A socket that events of traced packets come out of, many at a time."""
+
+    @property
+    def receive_buffer(self) -> int:
+        """What the kernel granted, bytes."""
+
+    def fileno(self) -> int:
+        """For poll."""
+
+    def receive(self) -> batches.Batch | None:
+        """Return what is there now; None if nothing is. Raises `batches.Overrun`."""
+
+    def stop(self) -> None:
+        """Let nothing follow; what is in the socket can still be received."""
+
+    def unseen(self) -> int:
+        """How many events were dropped that no `receive` has told of."""
+
+
+class SideSocket(Protocol):
+    """A socket with few datagrams, beside the events."""
+
+    def fileno(self) -> int:
+        """For poll."""
+
+    def receive(self) -> bytes | None:
+        """Return the next datagram; None if there is none. Raises OSError (ENOBUFS) where some were lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """A stream of events to be: its socket, kind (`kinds.STREAMS`) and what it says of itself."""
+
+    socket: EventSocket
+    kind: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A stream beside the events.
+
+    ``there``: gives the datagrams for what is there already. ``received`` is told the time (epoch, ns) of each
+    datagram, ``missed`` that the kernel dropped some.
+    """
+
+    socket: SideSocket
+    kind: str
+    detail: Mapping[str, Any]
+    there: Callable[[], Iterable[bytes]] = tuple
+    received: Callable[[int], None] = lambda _: None
+    missed: Callable[[], None] = lambda: None
+
+
+@dataclass(slots=True)
+class _Source:
+    """A stream of events in the file, and when its socket was last read."""
+
+    socket: EventSocket
+    stream: int
+    last_ns: int
+
+
+class Streams:
+    """All streams of a recording; ``ids``: their numbers in the file, by their kinds.
+
+    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        namespace: int,
+        sides: Sequence[Side],
+        events: Sequence[Events],
+        *,
+        options: Options,
+        report: Report,
+        traversals: Callable[[bytes], int],
+    ) -> None:
+        self._writer = writer
+        self._options = options
+        self._report = report
+        self._progress = report.progress
+        self._traversals = None if options.packets is None else traversals
+        self._sides = sides
+        self._sources: list[_Source] = []
+        self.ids: dict[str, int] = {}
+        for side in sides:
+            stream = self.ids[side.kind] = writer.add_stream(namespace, side.kind, {**side.detail})
+            for datagram in side.there():
+                self._append(stream, datagram)
+        for one in events:
+            room = one.socket.receive_buffer
+            detail = {**one.detail, "receive_buffer": room, "slots": batches.SLOTS, **options.ring}
+            self.ids[one.kind] = writer.add_stream(namespace, one.kind, detail)
+            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns()))
+            report.detail(f"receive buffer: {room:,} bytes")
+        self.event_sockets = frozenset(one.socket.fileno() for one in events)
+        self.side_sockets = frozenset(one.socket.fileno() for one in sides)
+
+    def fetch(self) -> int:
+        """Move the events that are there into the file; the most datagrams that one socket had."""
+        return max([self._fetch(source) for source in self._sources])
+
+    def _fetch(self, source: _Source) -> int:
+        try:
+            batch = source.socket.receive()
+        except batches.Overrun as overrun:
+            now = time.time_ns()
+            self._progress.lost += overrun.events or 0
+            self._writer.add_loss(
+                Loss(source.stream, source.last_ns, now, overrun.events, "enobufs")
+            )
+            return batches.SLOTS
+        if batch is None:
+            return 0
+        self._writer.append(source.stream, batch.received_ns, batch.lengths, batch.data)
+        self._progress.events += len(batch.lengths)
+        if self._traversals is not None and source is self._sources[-1]:
+            self._progress.packets += self._traversals(batch.data)
+        between = source.stream, source.last_ns, batch.received_ns
+        if batch.lost:
+            self._progress.lost += batch.lost
+            self._writer.add_loss(Loss(*between, batch.lost, "sequence"))
+        if batch.truncated:  # not missing, so not counted
+            self._writer.add_loss(Loss(*between, None, "truncated"))
+        source.last_ns = batch.received_ns
+        return len(batch.lengths)
+
+    def take_sides(self) -> None:
+        """Move what is there beside the events into the file."""
+        for side in self._sides:
+            try:
+                for _ in range(_SIDE_DATAGRAMS):
+                    if (datagram := side.socket.receive()) is None:
+                        break
+                    self._append(self.ids[side.kind], datagram)
+                    side.received(time.time_ns())
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise HostError(f"cannot read netlink: {error.strerror}") from None
+                now = time.time_ns()
+                self._writer.add_loss(Loss(self.ids[side.kind], now, now, None, "enobufs"))
+                side.missed()
+
+    def settle(self) -> None:
+        """Let the last packets come to their ends before our rules go."""
+        poll = select.poll()
+        for descriptor in self.event_sockets:
+            poll.register(descriptor, select.POLLIN)
+        end = time.monotonic_ns() + _SETTLE_NS
+        while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
+            self.fetch()
+
+    def finish(self) -> None:
+        """Take all that is still in the sockets, and what did not find room in them at the very end."""
+        self.take_sides()
+        for source in self._sources:
+            self._finish(source)
+
+    def _finish(self, source: _Source) -> None:
+        source.socket.stop()
+        while self._fetch(source):
+            pass
+        if unseen := source.socket.unseen():
+            self._progress.lost += unseen
+            now = time.time_ns()
+            self._writer.add_loss(Loss(source.stream, source.last_ns, now, unseen, "enobufs"))
+        granted = source.socket.receive_buffer
+        if self._progress.lost and granted < self._options.receive_buffer:
+            self._report.note(
+                f"events were lost with a receive buffer of {granted:,} bytes, all that this"
+                " user is granted: raise the host's net.core.rmem_max, or record as its root"
+            )
+
+    def _append(self, stream: int, datagram: bytes) -> None:
+        lengths = np.array([len(datagram)], np.uint32)
+        self._writer.append(stream, time.time_ns(), lengths, datagram)

@@ -1,0 +1,272 @@
+"""A stranger's SQLite file, opened read-only with its schema distrusted.
+
+Only our own plain tables are accepted, and every value's type is checked. A file that is still being written
+can be looked at again and again; in between it is let go, so that the writer can end it as one single file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import sqlite3
+import stat
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import quote
+
+from iptrec.errors import RecordingError
+from iptrec.recording import private
+from iptrec.recording.compressed import is_compressed, unpacked
+from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
+from iptrec.recording.upgrade import Row, upgraded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_VALUE: Final = 64 << 20  # bytes unpacked, of a chunk or a snapshot; none is longer packed
+_TYPES: Final = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
+_LIMITS: Final = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE + (1 << 20),
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1 << 16,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+_PRAGMAS: Final = ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1", "mmap_size = 0")
+_WAL_MAGIC: Final = 0x377F0682
+_PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
+_USELESS_SHM: Final = (
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
+)  # fmt: skip
+
+
+class Distrusted:
+    """An open file; see `Reader`. All methods raise `RecordingError` for what is not a recording."""
+
+    def __init__(self, path: str | Path, held: int | None = None) -> None:
+        self.path = Path(path)
+        self._held = held
+        self._connection: sqlite3.Connection | None = None
+        self._version = FORMAT
+        self._check_file()
+        self._file = self.path.resolve()  # SQLite, too, looks for its neighbours there
+        with contextlib.ExitStack() as stack:
+            if held is None and is_compressed(self.path):
+                # Its name goes as soon as it is open: nothing can stay behind.
+                self._file = stack.enter_context(unpacked(self.path))
+            with self.told():
+                self._connect()
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection, for one look."""
+        with self.told():
+            yield self._connection or self._connect()
+
+    def select(self, table: str, which: str, parameters: dict[str, Any]) -> Iterator[Row]:
+        """Rows in today's format, the type of each value as its table says."""
+        columns = _layout(self._version).columns.get(table)
+        if columns is None:
+            return  # the file is older than the table
+        names = ", ".join(column.name for column in columns)
+        with self.connected() as connection:
+            for values in connection.execute(f"SELECT {names} FROM {table} {which}", parameters):  # noqa: S608 - our own words
+                for column, value in zip(columns, values, strict=True):
+                    if not (isinstance(value, column.type) or (value is None and column.nullable)):
+                        raise self.damaged(f"{table}.{column.name} holds a {type(value).__name__}")
+                yield upgraded(
+                    self._version,
+                    table,
+                    {column.name: value for column, value in zip(columns, values, strict=True)},
+                )
+
+    def _check_file(self) -> None:
+        # Never opened here: closing a descriptor of our own would drop the locks that SQLite holds on
+        # the same file in this process (fcntl(2)).
+        try:
+            mode = self.path.stat().st_mode
+        except OSError as error:
+            raise RecordingError(f"cannot open {self.path}: {error.strerror}") from None
+        if stat.S_ISDIR(mode):
+            raise RecordingError(f"cannot open {self.path}: {os.strerror(errno.EISDIR)}")
+        if not stat.S_ISREG(mode):
+            raise RecordingError(f"cannot open {self.path}: it is no regular file")
+        effective = os.access in os.supports_effective_ids
+        if not os.access(self.path, os.R_OK, effective_ids=effective):
+            raise RecordingError(
+                f"cannot open {self.path}: {os.strerror(errno.EACCES)}; ask its owner"
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""
+        if self._held is not None:  # its writer is at work
+            return self._connect_as("readonly_shm=1")
+        wal, shm = (Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm"))
+        if not wal.exists():
+            # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
+            return self._connect_as("immutable=1")
+        # What the recorder shares with us; where it was killed, SQLite reads the -wal by itself.
+        if _are_of_one(self._file, wal, shm) and _begins_well(wal):
+            try:
+                return self._connect_as("readonly_shm=1")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in _USELESS_SHM:
+                    raise
+        # SQLite would make a -shm, and might remove the -wal. The copy's names go as soon as it is open.
+        try:
+            with private.copied(self._file, wal) as self._file:
+                return self._connect_as("")
+        except FileNotFoundError:  # the recorder has just ended it as one single file
+            return self._connect_as("immutable=1")
+
+    def _connect_as(self, options: str) -> sqlite3.Connection:
+        name = quote(os.fsencode(self._file.absolute()))
+        connection = sqlite3.connect(
+            f"file:{name}?mode=ro&{options}", uri=True, isolation_level=None
+        )
+        try:
+            self._check_held()
+            connection.text_factory = lambda raw: raw.decode("utf-8", "backslashreplace")
+            for limit, value in _LIMITS.items():
+                connection.setlimit(limit, value)
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+            self._check_schema(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _check_held(self) -> None:
+        """SQLite opened the file by its name: is it the one that we hold?"""
+        if self._held is None:
+            return
+        held = os.fstat(self._held)
+        for one in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if one.name != str(self._held) and os.path.samestat(one.stat(), held):
+                    return
+        raise RecordingError(f"{self.path} is another file by now: somebody moved the recording")
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION_ID:
+            raise RecordingError(f"{self.path} is not an iptrec recording")
+        if version > FORMAT:
+            raise RecordingError(
+                f"{self.path} was recorded by a newer iptrec (format {version}, this one reads up to"
+                f" {FORMAT}): update iptrec"
+            )
+        if version not in SCHEMAS:
+            raise self.damaged(f"there is no format {version}")
+        self._version = version
+        expected = _layout(version).objects
+        found = set()
+        for kind, name, definition in _objects(connection):
+            if (kind, name, definition) not in expected:
+                raise self.damaged(f"it has a {kind} {name} that no recording has")
+            found.add((kind, name, definition))
+        if missing := expected - found:
+            raise self.damaged(f"it has no {' '.join(min(missing)[:2])}")
+
+    def let_go(self) -> None:
+        """Disconnect from a file that may still be written."""
+        if self._held is None and Path(f"{self._file}-wal").exists():
+            self.close()
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """What SQLite and the system find wrong, as a `RecordingError` that names the file."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise RecordingError(f"cannot read {self.path}: {printable(error)}") from None
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise RecordingError(f"{self.path} is not an iptrec recording") from None
+            raise self.damaged(str(error)) from None
+        except OSError as error:
+            raise RecordingError(
+                f"cannot read {error.filename or self.path}: {error.strerror}"
+            ) from None
+        except (OverflowError, MemoryError, UnicodeDecodeError) as error:
+            # The last one: Python cannot decode SQLite's message about a schema that is no text.
+            raise self.damaged(str(error)) from None
+
+    def damaged(self, fact: str) -> RecordingError:
+        """The error that says so."""
+        return RecordingError(f"recording {self.path} is damaged: {printable(fact)}")
+
+
+class _Column(NamedTuple):
+    name: str
+    type: type
+    nullable: bool
+
+
+class _Layout(NamedTuple):
+    """What a format's tables are: as `_objects` gives them, and their columns."""
+
+    objects: frozenset[tuple[str, str, str]]
+    columns: dict[str, list[_Column]]
+
+
+@functools.cache
+def _layout(version: int) -> _Layout:
+    with contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(SCHEMAS[version])
+        objects = frozenset(_objects(empty))
+        columns = {
+            table: [
+                _Column(name, _TYPES[kind], not (not_null or key))
+                for _, name, kind, not_null, _, key in empty.execute(f"PRAGMA table_info({table})")
+            ]
+            for kind, table, _ in objects
+            if kind == "table"
+        }
+    return _Layout(objects, columns)
+
+
+def _objects(connection: sqlite3.Connection) -> Iterator[tuple[str, str, str]]:
+    """Tables, indexes, views and triggers: type, name, definition without comments and layout."""
+    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_schema"):
+        bare = re.sub(r"--[^\n]*", "", str(sql or ""))
+        yield str(kind), str(name), " ".join(bare.split())
+
+
+def _are_of_one(*files: Path) -> bool:
+    """Whether they are files of one owner; to that of the recording root's SQLite gives the others away."""
+    try:
+        found = [one.lstat() for one in files]
+    except OSError:  # one is missing
+        return False
+    owners = {(one.st_uid, one.st_gid) for one in found}
+    return len(owners) == 1 and all(stat.S_ISREG(one.st_mode) for one in found)
+
+
+def _begins_well(wal: Path) -> bool:
+    """Whether it is empty or begins as SQLite writes it (fileformat2.html#walformat); else that waits 10 s."""
+    with private.opened(wal) as file:
+        head = file.read(12)
+    if len(head) < 12:  # noqa: PLR2004
+        return not head
+    magic, _, page = struct.unpack(">III", head)
+    return magic & ~1 == _WAL_MAGIC and page in _PAGE_SIZES
+
+
+def printable(fact: object) -> str:
+    """One line of a terminal, whatever a stranger put into the file."""
+    return ascii(str(fact)[:200])[1:-1]

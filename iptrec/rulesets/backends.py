@@ -1,0 +1,122 @@
+"""Where backends of tracing meet when a recording is read: one protocol, one registry.
+
+A further source of events is a module that makes a `RulesetBackend`, and its line in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from iptrec.decode.rulesets.types import Ruleset
+from iptrec.names import FAMILIES
+from iptrec.rulesets.legacy import LEGACY
+from iptrec.rulesets.nft import NFT
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64, U32, Backend, Family
+    from iptrec.recording.rows import Recording, Snapshot, Stream
+    from iptrec.rulesets.grammar import Grammar
+    from iptrec.rulesets.places import Locations, Pass, Place
+    from iptrec.rulesets.timeline import Timelines
+
+
+class RulesetBackend(Protocol):
+    """How a stream's events are read, and what resolves them. It has no state."""
+
+    @property
+    def name(self) -> Backend:
+        """What readers call it, where a recording holds more than one: "legacy", "nft"."""
+
+    @property
+    def stream(self) -> str:
+        """The kind of its streams of events (`kinds.STREAMS`)."""
+
+    @property
+    def snapshots(self) -> tuple[str, ...]:
+        """The kinds of snapshots that tell its rules (`kinds.SNAPSHOTS`)."""
+
+    @property
+    def mark_after(self) -> bool:
+        """Whether the mark in an event is the one after its rule, not before."""
+
+    def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
+        """Decode datagrams that lie back to back in ``data``.
+
+        ``lengths`` (bytes) and ``received_ns`` (epoch) have shape (n_datagrams,).
+        """
+
+    def history(self, snapshots: Iterable[Snapshot], *, single: bool) -> Timelines:
+        """The tables of one namespace over time, by snapshots of its kinds in order of time.
+
+        ``single``: no other backend's rules were recorded. Raises `RecordingError` for what cannot be read.
+        """
+
+    def locations(self, events: TraceEvents, history: Timelines) -> Locations:
+        """In which pass each event was, as far as that is known before the rules are looked at."""
+
+    def place(self, site: Hashable, table: str, passed: Pass, grammar: Grammar) -> Place | None:
+        """The place that a site names in a ruleset, None if it names none."""
+
+    def grammar(
+        self, family: Family, ruleset: Ruleset, late: frozenset[str], own_comment: str | None
+    ) -> Grammar:
+        """What can follow what in a ruleset.
+
+        ``late``: tables that need not have logged all the time. ``own_comment``: of the recorder's rules.
+        """
+
+
+BACKENDS: Final[dict[str, RulesetBackend]] = {one.stream: one for one in (LEGACY, NFT)}
+
+
+def backend(recording: Recording, stream: Stream) -> Backend | None:
+    """Whose rules the events of a stream tell of; None where the recording holds those of one backend only."""
+    return None if is_single(recording) else BACKENDS[stream.kind].name
+
+
+def is_single(recording: Recording) -> bool:
+    """Whether the recording holds the events of one backend at most."""
+    return len({one.kind for one in recording.streams} & BACKENDS.keys()) <= 1
+
+
+def timelines(recording: Recording, namespace: int) -> list[Timelines]:
+    """The tables of a namespace over time, of each backend; of a recording without events legacy iptables'."""
+    kinds = {one.kind for one in recording.streams}
+    return [
+        history(recording, one, namespace)
+        for one in [one for one in BACKENDS.values() if one.stream in kinds] or [LEGACY]
+    ]
+
+
+def history(recording: Recording, backend: RulesetBackend, namespace: int) -> Timelines:
+    """A backend's tables of one namespace over time."""
+    snapshots = recording.snapshots(*backend.snapshots)
+    of_namespace = (one for one in snapshots if one.namespace == namespace)
+    return backend.history(of_namespace, single=is_single(recording))
+
+
+def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[Family, Ruleset]:
+    """What was in force at a time (epoch), as far as it had been seen; None: in the end.
+
+    A table whose rules nobody saw then is left out.
+    """
+    found: dict[Family, Ruleset] = {}
+    known = timelines(recording, namespace)
+    for family in FAMILIES:
+        tables = {}
+        for name, one in (
+            (name, one) for each in known for name, one in each.loaded(family).items()
+        ):
+            states = [
+                state
+                for state, since in zip(one.states, one.time_ns, strict=True)
+                if time_ns is None or since <= time_ns
+            ]
+            if states and states[-1].chains is not None:
+                tables[name] = states[-1].chains
+        if tables:
+            found[family] = Ruleset(tables)
+    return found

@@ -1,0 +1,73 @@
+"""What rules do with a packet by their targets, whoever traced them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from iptrec.decode.rulesets.nft_json import TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from iptrec.decode.rulesets.types import Chain, Rule
+    from iptrec.rulesets.places import Effect
+
+PASSING: Final = frozenset([
+    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DNPT", "DSCP", "ECN", "HL", "HMARK",
+    "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NOTRACK", "RATEEST", "SECMARK", "SET", "SNPT", "TCPMSS",
+    "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
+])  # fmt: skip
+STANDARD: Final = frozenset({"ACCEPT", "DROP", "QUEUE", "RETURN"})  # verdicts, not modules
+_ACCEPT: Final = frozenset(
+    ["ACCEPT", "DNAT", "MASQUERADE", "NETMAP", "REDIRECT", "SAME", "SNAT", "TPROXY"]
+)
+_QUEUE: Final = frozenset({"QUEUE", "NFQUEUE"})
+_ENDS: Final = {"DROP": "DROP", "REJECT": "REJECT", "TARPIT": "DROP", "DELUDE": "REJECT"}
+_COMMENTS_ONLY: Final = re.compile(
+    r'(?:-m comment --comment (?:"(?:\\.|[^"\\])*"|[^"\s]\S*)(?: |$))*(?:-[jg] |$)'
+)
+
+
+def rule_effect(rule: Rule, chains: Container[str]) -> Effect:
+    """What comes after a rule that matched; ``chains``: those of its table."""
+    target = rule.target
+    if target is None or target in PASSING:
+        return "continue", None
+    if target in chains:
+        return ("goto" if rule.goto else "jump"), target
+    if target == "RETURN":
+        return "return", None
+    if target in _ACCEPT:
+        return "accept", None
+    if target in _QUEUE:
+        return "queue", None
+    if target in _ENDS:
+        return "end", _ENDS[target]
+    return "unknown", None
+
+
+def end_effect(chain: Chain) -> Effect:
+    """What comes after the last rule of a chain: a return, or the policy."""
+    match chain.policy:
+        case None:
+            return "return", None
+        case "ACCEPT":
+            return "accept", "ACCEPT"
+        case policy:
+            return "end", policy
+
+
+def is_own(rule: Rule, comment: str | None) -> bool:
+    """Whether a rule is the recorder's, which has this comment, or one that cannot be read."""
+    return comment is not None and rule.comment in (comment, TAG) and rule.target == "TRACE"
+
+
+def always_matches(rule: Rule) -> bool:
+    """Whether a rule matches every packet: no match at all, or nothing but comments."""
+    return not rule.conditional or _COMMENTS_ONLY.match(rule.spec) is not None
+
+
+def ends_chain(rule: Rule) -> bool:
+    """Whether a packet that a rule matches meets no later rule of its chain."""
+    return rule.goto or rule.target in _ACCEPT | _QUEUE | set(_ENDS) | {"RETURN"}

@@ -1,0 +1,152 @@
+"""`iptrec why`: whether a packet is in an ipset is what the kernel's counters say."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import sys
+from collections import Counter
+
+import pytest
+from test_why import IPTREC, PACKETS, counters
+
+from iptrec.answers.selection import Selection
+from iptrec.answers.why import _sets, explain, facts_of, local_addresses
+from iptrec.decode.rulesets import iptables_save
+from iptrec.kernel import process
+from iptrec.matching.iptables import judge
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+
+SETS = """\
+create ips hash:ip
+add ips 10.0.1.2
+create masked hash:ip netmask 24
+add masked 10.0.1.77
+create nets hash:net
+add nets 10.0.0.0/8
+add nets 10.0.1.0/24 nomatch
+create nested hash:net
+add nested 10.0.0.0/8
+add nested 10.0.1.0/24 nomatch
+add nested 10.0.1.2/31
+create empty hash:net
+create six hash:net family inet6
+add six fd00::/8
+create services hash:ip,port
+add services 10.0.1.1,udp:5000
+add services 10.0.1.1,tcp:80
+add services 10.0.1.1,icmp:8/0
+add services 10.0.1.2,udp:5000
+create pairs hash:ip,port,ip
+add pairs 10.0.1.1,udp:5000,10.0.1.2
+add pairs 10.0.1.1,icmp:8/0,10.0.1.1
+create behind hash:ip,port,net
+add behind 10.0.1.1,udp:5000,10.0.0.0/16
+add behind 10.0.1.1,udp:5000,10.0.1.2/31 nomatch
+add behind 10.0.1.1,tcp:80,10.0.0.0/16
+create open hash:net,port
+add open 10.0.0.0/8,udp:5000
+add open 10.0.1.0/24,tcp:80
+add open 10.0.1.2/32,udp:5000 nomatch
+create gates hash:net,iface
+add gates 10.0.0.0/8,v1
+add gates 10.0.1.0/24,v2
+add gates 10.0.1.2/32,v1 nomatch
+create ports-of-bridge hash:net,iface
+add ports-of-bridge 10.0.1.2/32,physdev:v1
+add ports-of-bridge 10.0.0.0/8,v1
+create any-gate hash:net,iface
+add any-gate 0.0.0.0/0,v1
+create wild-gate hash:net,iface
+add wild-gate 10.0.0.0/8,v wildcard
+create bits bitmap:ip range 10.0.1.0/24
+add bits 10.0.1.2
+create blocks bitmap:ip range 10.0.1.0/24 netmask 30
+add blocks 10.0.1.0
+create ports bitmap:port range 1-6000
+add ports 5000
+add ports 80
+create some list:set
+add some six
+add some nets
+add some services
+create none list:set
+create macs bitmap:ip,mac range 10.0.1.0/24
+"""
+CREATED = [line.split()[1] for line in SETS.splitlines() if line.startswith("create")]
+NAMES = [name for name in CREATED if name != "six"]  # which iptables refuses, but not in a list
+DIRECTIONS = [
+    ",".join(one) for size in (1, 2, 3) for one in itertools.product(("src", "dst"), repeat=size)
+]
+
+
+@pytest.fixture
+def host(lab):
+    """A host behind the lab's interface v1, and a rule for each set and direction."""
+    command = shutil.which("ipset", path=process.search_path())
+    if command is None:
+        pytest.skip("no ipset; on Debian: apt-get install ipset")
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.settle()
+    lab.run([command, "restore"], stdin=SETS)
+    rules = "".join(
+        f"-A INPUT -m set {negated}--match-set {name} {directions}\n"
+        for name, directions, negated in itertools.product(NAMES, DIRECTIONS, ("", "! "))
+    )
+    more = "-A INPUT -m set --match-set nets src --return-nomatch\n"
+    lab.restore(None, "ipv4", f"*filter\n{rules}{more}COMMIT\n")
+    return lab
+
+
+@pytest.mark.parametrize("packet", PACKETS)
+def test_members_are_the_kernels(host, tmp_path, packet):
+    """Each set in each direction: in it or not, as the kernel counted; or it is said that it is not known."""
+    path = tmp_path / "t.db"
+    enter = [
+        "nsenter",
+        "--net=/run/netns/h",
+        sys.executable,
+        "-c",
+        f"import socket\n{PACKETS[packet]}",
+    ]
+    before = counters(host.run(["iptables-legacy-save", "-c", "-t", "filter"]).stdout)
+    host.run(
+        [
+            *IPTREC,
+            "record",
+            "-q",
+            "-o",
+            str(path),
+            "--iface",
+            "v1",
+            "--family",
+            "ipv4",
+            "--",
+            *enter,
+        ]
+    )
+    saved = host.run(["iptables-legacy-save", "-c", "-t", "filter"]).stdout
+    matched = [after - once for once, after in zip(before, counters(saved), strict=True)]
+    rules = iptables_save.parse(saved.encode()).tables["filter"]["INPUT"].rules
+    with Reader(path) as reader:
+        (explained,) = [
+            one
+            for one in explain(reader, Selection(chains=frozenset({("filter", "INPUT")})))
+            if one.traversal.in_ == "v1"
+        ]
+        local, sets = local_addresses(reader), _sets(reader)
+    facts = facts_of(explained.traversal, explained.traversal.steps[-1], local, sets)
+    said = Counter()
+    for rule, count in zip(rules, matched, strict=True):
+        fits = judge(rule, facts).fits
+        said[fits] += 1
+        if fits is None:
+            assert "macs" in rule.spec or "--return-nomatch" in rule.spec
+        else:
+            assert fits == bool(count), rule.spec
+    assert said[None] == 2 * len(DIRECTIONS) + 1
+    assert min(said[True], said[False]) >= 100

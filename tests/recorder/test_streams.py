@@ -1,0 +1,165 @@
+"""Every datagram into the file, every loss counted once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+from types import SimpleNamespace
+
+import pytest
+from fake_recorder import EventSocket, Side, SideSocket, Stage, Writer, batch, options
+
+from iptrec.errors import HostError
+from iptrec.kernel.batches import SLOTS, Overrun
+from iptrec.recorder.options import Progress, Report
+from iptrec.recorder.streams import Events, Streams
+
+
+@pytest.fixture
+def streams():
+    """Makes streams, with what they write into and the progress."""
+    with contextlib.ExitStack() as opened:
+        yield functools.partial(make, opened)
+
+
+@pytest.fixture
+def side():
+    """Makes a socket that gives these."""
+    with contextlib.ExitStack() as opened:
+        yield lambda *script: opened.enter_context(SideSocket(script))
+
+
+def make(opened, events=(), *, sides=(), unseen=0, **given):
+    stage = Stage()
+    writer, progress = Writer(stage), Progress()
+    socket = opened.enter_context(EventSocket(stage, events, unseen))
+    made = Streams(
+        writer, 1, sides, [Events(socket, "nflog", {"group": 0})],
+        options=options(**given), report=Report(progress, lambda _: None),
+        traversals=lambda data: data.count(b"ev"),
+    )  # fmt: skip
+    return SimpleNamespace(made=made, writer=writer, progress=progress)
+
+
+def losses(one):
+    """(stream, events, how it is known) of each loss."""
+    return [(loss.stream, loss.events, loss.how) for loss in one.writer.losses]
+
+
+def test_events_go_into_their_stream(streams):
+    """In the order in which they came; how many says whether more are there."""
+    one = streams([3, SLOTS])
+    assert [one.made.fetch() for _ in range(3)] == [3, SLOTS, 0]
+    assert [(stream, len(lengths)) for stream, lengths, _ in one.writer.appended] == [
+        (1, 3),
+        (1, SLOTS),
+    ]
+    assert (one.progress.events, one.progress.lost) == (3 + SLOTS, 0)
+    assert losses(one) == []
+
+
+def test_a_stream_says_what_it_is(streams):
+    """With the receive buffer and what the user let go, which explain what is missing."""
+    one = streams(ring_bytes=1000)
+    assert one.writer.streams == [
+        ("nflog", {"group": 0, "receive_buffer": 4096, "slots": SLOTS, "ring_bytes": 1000})
+    ]
+    assert one.progress.details == ["receive buffer: 4,096 bytes"]
+
+
+@pytest.mark.parametrize(
+    ("come", "lost", "expected"),
+    [
+        (batch(2, lost=3), 3, [(1, 3, "sequence")]),
+        (batch(2, truncated=1), 0, [(1, None, "truncated")]),  # cut, not missing
+        (batch(2, lost=1, truncated=1), 1, [(1, 1, "sequence"), (1, None, "truncated")]),
+        (Overrun(5), 5, [(1, 5, "enobufs")]),
+        (Overrun(), 0, [(1, None, "enobufs")]),  # a later batch will say how many
+    ],
+    ids=["gap", "truncated", "both", "overrun", "overrun-uncounted"],
+)
+def test_losses_are_counted(come, lost, expected, streams):
+    """Each in its way, once."""
+    one = streams([come])
+    fetched = one.made.fetch()
+    assert one.progress.lost == lost
+    assert losses(one) == expected
+    # An overrun says that the socket was full: the next call comes at once.
+    assert fetched == (SLOTS if isinstance(come, Overrun) else 2)
+
+
+def test_a_loss_is_between_two_readings(streams):
+    """Since the socket was last read, until what came after it."""
+    one = streams([2, batch(2, lost=3, received_ns=3000)])
+    one.made.fetch()
+    one.made.fetch()
+    (loss,) = one.writer.losses
+    assert (loss.first_ns, loss.last_ns) == (2000, 3000)
+
+
+def test_the_end_of_the_stream(streams):
+    """All that is still in the socket, and what found no room in it at the very end."""
+    one = streams([3, batch(1, lost=2)], unseen=4)
+    one.made.finish()
+    assert (one.progress.events, one.progress.lost) == (4, 6)
+    assert losses(one) == [(1, 2, "sequence"), (1, 4, "enobufs")]
+    assert "net.core.rmem_max" in one.progress.notes[0]
+
+
+def test_a_loss_with_all_the_room_that_was_asked_for(streams):
+    """The advice to ask for more would be wrong."""
+    one = streams([batch(1, lost=2)], receive_buffer=4096)
+    one.made.finish()
+    assert one.progress.notes == []
+
+
+def test_packets_are_counted_on_demand(streams):
+    """Counting costs; without --packets nobody asks."""
+    for packets, counted in ((None, 0), (100, 5)):
+        one = streams([5], packets=packets)
+        one.made.fetch()
+        assert one.progress.packets == counted
+
+
+def test_what_is_there_comes_first(streams, side):
+    """Connections that began before the recording, then those that the kernel tells of."""
+    told = []
+    side = Side(
+        side(b"new", b"gone"), "conntrack", {}, there=lambda: [b"old"], received=told.append
+    )
+    one = streams(sides=[side])
+    one.made.take_sides()
+    assert [(stream, data) for stream, _, data in one.writer.appended] == [
+        (1, b"old"), (1, b"new"), (1, b"gone"),
+    ]  # fmt: skip
+    assert one.writer.streams[0] == ("conntrack", {})
+    assert len(told) == 2
+    assert (one.progress.events, one.progress.lost) == (0, 0)  # these are no events
+
+
+def test_datagrams_that_were_missed_beside_the_events(streams, side):
+    """A loss of unknown size; whoever can looks again."""
+    missed = []
+    socket = side(b"one", OSError(errno.ENOBUFS, "x"), b"two")
+    one = streams(sides=[Side(socket, "rtnetlink", {}, missed=lambda: missed.append(1))])
+    one.made.take_sides()
+    one.made.take_sides()
+    assert losses(one) == [(1, None, "enobufs")]
+    assert missed == [1]
+    assert [data for _, _, data in one.writer.appended] == [b"one", b"two"]
+
+
+def test_a_socket_that_cannot_be_read(streams, side):
+    """One line, as everywhere."""
+    one = streams(sides=[Side(side(OSError(errno.EIO, "Input/output error")), "rtnetlink", {})])
+    with pytest.raises(HostError, match="cannot read netlink: Input/output error"):
+        one.made.take_sides()
+
+
+def test_side_datagrams_without_end_do_not_hold_up_the_events(streams, side):
+    """So many at a time; the rest is still there afterwards."""
+    one = streams(sides=[Side(side(*[b"x"] * 2500), "nftables", {})])
+    for taken in (1000, 2000, 2500, 2500):
+        one.made.take_sides()
+        assert len(one.writer.appended) == taken
