@@ -87,9 +87,6 @@ class LegacyBackend:
             guardian.expect_rules("legacy", family, taken_out)
 
         there = raw.rules(family)  # what cannot be looked at could not be undone either
-        again = flushed.started_again(raw.made_anew(there, flush=flush), family, "legacy")
-        if again:
-            undo.callback(self._setting.report.note, again)
         # Registered first: an insertion that fails half way is looked for as well.
         undo.step(partial(guardian.undo_rules, "legacy", family))
         if flush:
@@ -97,6 +94,8 @@ class LegacyBackend:
         else:
             guardian.expect_rules("legacy", family, [])
             iptables.insert(rules)
+        if again := flushed.started_again(raw.made_anew(there, flush=flush), family, "legacy"):
+            undo.callback(self._setting.report.note, again)
 
     def baseline(self, evidence: Evidence) -> None:
         """The rulesets as they are now, and what the watch compares with."""

@@ -96,10 +96,10 @@ class NftBackend:
         """After ours are in: what somebody puts before them comes before the rules that go back there."""
         taken_out = raw.taken_out(family)
         self._evidence.taken_out(family, raw.readable(taken_out))
-        if again := flushed.started_again(raw.matches(taken_out), family, "nft"):
-            undo.callback(self._setting.report.note, again)
         self._setting.guardian.expect_rules("nft", family, taken_out)
         raw.take_out(family, taken_out)
+        if again := flushed.started_again(raw.matches(taken_out), family, "nft"):
+            undo.callback(self._setting.report.note, again)
 
     def _note_untraced(self) -> None:
         """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
