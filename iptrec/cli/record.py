@@ -51,7 +51,9 @@ Netns = Annotated[
 Flush = Annotated[
     bool,
     typer.Option(
-        "--flush", help="Empty the raw chains while recording; put back, counters included, after."
+        "--flush",
+        help="Empty the raw chains while recording; put back, counters included, after. What limit, quota and"
+        " hashlimit have counted starts again.",
     ),
 ]
 Conntrack = Annotated[

@@ -1,13 +1,14 @@
 """iptables, through its own commands: rulesets out, our TRACE rules in.
 
-Each change is one transaction of ``iptables-legacy-restore --noflush`` under the xtables lock, or of
-``iptables-nft-restore``. Loading the raw table of legacy iptables cannot be undone while the namespace lives
-(the kernel has no call for it but removing the module): where it was not loaded before, an empty raw table
-stays behind. In nf_tables what we brought into being goes away again (`nft.raw`).
+Each change is one transaction of ``iptables-legacy-restore --noflush`` or ``iptables-nft-restore``. Loading
+the raw table of legacy iptables cannot be undone while the namespace lives (the kernel has no call for it but
+removing the module): where it was not loaded before, an empty raw table stays behind. In nf_tables what we
+brought into being goes away again (`nft.raw`).
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +16,29 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
 from iptrec.kernel import process
+from iptrec.kernel.legacy import lock
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from iptrec.names import Backend, Family
 
 
 _COMMANDS: Final[dict[Family, str]] = {"ipv4": "iptables", "ipv6": "ip6tables"}
 _TABLES: Final = ("raw", "mangle", "nat", "filter", "security")
-_LOCK_WAIT_S: Final = 10
 _EXIT_LOCKED: Final = 4  # man 8 iptables: resource problem, here the lock
+_REFUSED: Final = re.compile(r"(?:Error occurred at line:|restore: line) (\d+)")
+OF_A_RECORDER: Final = re.compile(r'--comment "?iptrec:[0-9a-f-]{36}"? .*-j TRACE$')
 CHAINS: Final = ("PREROUTING", "OUTPUT")
 
 
-class LockHeldError(HostError):
-    """Another program has the xtables lock for too long."""
+class RefusedError(HostError):
+    """iptables-restore does not take a line, as what it names is gone; ``at``: which of those it was given."""
+
+    def __init__(self, name: str, line: str, said: str, at: int) -> None:
+        super().__init__(f"{name} does not take `{line}`: {said}")
+        self.at = at
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,38 +109,62 @@ def save(
     return " ".join(command), done.stdout
 
 
-def insert(rules: Sequence[TraceRule], *, flush: bool = False) -> None:
-    """Put the rules of one family at the top of their raw chains, after emptying these if asked."""
-    lines = [f"-F {chain}" for chain in CHAINS] if flush else []
-    lines += [f"-I {rule.chain} 1 {rule.spec}" for rule in reversed(rules)]
-    restore(rules[0].family, lines, rules[0].backend)
+def insert(rules: Sequence[TraceRule]) -> None:
+    """Put the rules of one family at the top of their raw chains."""
+    restore(rules[0].family, insertions(rules), rules[0].backend)
 
 
-def restore(family: Family, lines: Iterable[str], backend: Backend = "legacy") -> None:
-    """Do what lines of iptables-restore say to the raw table, all at once. Raises `HostError`."""
-    command = [
-        command_of(family, "restore", backend),
-        "--noflush",
-        "--counters",
-        "-w",
-        str(_LOCK_WAIT_S),
-    ]
+def insertions(rules: Sequence[TraceRule]) -> list[str]:
+    """What `restore` takes to insert them."""
+    return [f"-I {rule.chain} 1 {rule.spec}" for rule in reversed(rules)]
+
+
+def restore(
+    family: Family,
+    lines: Sequence[str],
+    backend: Backend = "legacy",
+    environment: Mapping[str, str] | None = None,
+    *,
+    dry: bool = False,
+) -> None:
+    """Do what lines of iptables-restore say to the raw table, all at once; ``dry``: only read them.
+
+    ``environment``: of `lock.held`, where that is held. Raises `RefusedError` for the first line that is not
+    understood (but for one of ours), `HostError` for anything else.
+    """
+    options = ["--noflush", "--counters", "-w", str(lock.WAIT_S), *(["--test"] if dry else [])]
+    command = [command_of(family, "restore", backend), *options]
     text = "\n".join(["*raw", *lines, "COMMIT", ""]).encode("utf-8", "surrogateescape")
-    check(command, process.run(command, text))
+    done = process.run(command, text, beside=environment)
+    said = _said(done)
+    if found := _REFUSED.search(said) if done.returncode else None:
+        at = int(found[1]) - 2  # lines count from 1, and the first one names the table
+        if at < len(lines) and not OF_A_RECORDER.search(lines[at]):
+            raise RefusedError(Path(command[0]).name, lines[at], said, at)
+    try:
+        check(command, done)
+    except lock.LockHeldError:
+        if not environment:
+            raise
+        raise HostError(
+            f"this {Path(command[0]).name} does not know {lock.VARIABLE}: --flush needs iptables 1.8.6"
+        ) from None
 
 
 def check(command: list[str], done: subprocess.CompletedProcess[bytes]) -> None:
     """Raise `HostError` with what a program complained, and what to do."""
     if done.returncode == 0:
         return
-    said = " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
+    said = _said(done)
     name = Path(command[0]).name
     if done.returncode == _EXIT_LOCKED and "lock" in said:
-        raise LockHeldError(
-            f"{name}: another program holds the xtables lock for more than {_LOCK_WAIT_S} s; "
-            "find it with: fuser /run/xtables.lock"
-        )
+        raise lock.LockHeldError(name)
     raise HostError(f"{name} failed: {said or done.returncode}{_advice(said)}")
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What a program complained, on one line."""
+    return " ".join(done.stderr.decode("utf-8", "backslashreplace").split())
 
 
 def _advice(said: str) -> str:

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
 from iptrec.kernel.libc import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _SYSTEM: Final = (
@@ -68,12 +71,17 @@ def iptrec(*arguments: str, module: str = "iptrec.__main__") -> list[str]:
 
 
 def run(
-    command: list[str], text: bytes = b"", *, until: float | None = None
+    command: list[str],
+    text: bytes = b"",
+    *,
+    until: float | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
 
     What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
     ``until``: when one that changes nothing is killed (time.monotonic). Raises `HostError` then.
+    ``beside``: what its environment has beside `environment`.
     """
     left = None if until is None else max(0.0, until - time.monotonic())
     try:
@@ -84,7 +92,7 @@ def run(
             check=False,
             start_new_session=True,
             close_fds=False,
-            env=environment(),
+            env=environment() | dict(beside or {}),
             timeout=left,
         )
     except subprocess.TimeoutExpired:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.watch import State, Watch
+from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events
 from iptrec.recording.kinds import SAVES
@@ -36,6 +37,8 @@ class LegacyBackend:
         options = setting.options
         for family in options.bytecodes:
             iptables.require(family)
+            if options.flush:
+                raw.require_way_back(family)
         self._rules = iptables.trace_rules(
             "legacy", setting.comment, options.bytecodes, options.interfaces
         )
@@ -78,16 +81,21 @@ class LegacyBackend:
 
     def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:
         flush, guardian = self._setting.options.flush, self._setting.guardian
-        taken_out: list[str] = []
-        if flush:
-            taken_out = raw.taken_out(family)
+
+        def expect(taken_out: list[str]) -> None:
             self._evidence.taken_out(family, taken_out)
-        else:
-            raw.rules(family)  # what cannot be looked at could not be undone either
+            guardian.expect_rules("legacy", family, taken_out)
+
+        there = raw.rules(family)  # what cannot be looked at could not be undone either
         # Registered first: an insertion that fails half way is looked for as well.
         undo.step(partial(guardian.undo_rules, "legacy", family))
-        guardian.expect_rules("legacy", family, taken_out)
-        iptables.insert(rules, flush=flush)
+        if flush:
+            raw.replace(rules, expect)
+        else:
+            guardian.expect_rules("legacy", family, [])
+            iptables.insert(rules)
+        if again := flushed.started_again(raw.made_anew(there, flush=flush), family, "legacy"):
+            undo.callback(self._setting.report.note, again)
 
     def baseline(self, evidence: Evidence) -> None:
         """The rulesets as they are now, and what the watch compares with."""

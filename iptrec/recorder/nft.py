@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import struct
 import time
@@ -9,11 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
-from iptrec.kernel import iptables
+from iptrec.kernel import batches, iptables
 from iptrec.kernel.nft import nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.watch import NftState, NftWatch
+from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events, Side
 from iptrec.recording.writer import Blob
@@ -49,17 +51,21 @@ class NftBackend:
         name = "raw" if self._table is None else nft_table.name(setting.comment)
         self._policy = struct.pack("=HH", 5 + len(name), _TABLE) + name.encode() + b"\0" + _POLICY
         self._clock = ChangeClock()
+        for family in self._rules if options.flush else ():
+            raw.taken_out(
+                family
+            )  # what could not be put back is refused before anything is changed
 
     def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
         """Listen to changes of the ruleset and to traces."""
         self._changes = opened.enter_context(nftrace.ChangeSocket())
-        events = opened.enter_context(
+        self._events = opened.enter_context(
             nftrace.NftraceSocket(receive_buffer=self._setting.options.receive_buffer)
         )
         changes = Side(
             self._changes, "nftables", {"group": nftrace.CHANGES}, received=self._clock.changed
         )
-        return (changes,), Events(events, _STREAM, {"group": nftrace.GROUP})
+        return (changes,), Events(self._events, _STREAM, {"group": nftrace.GROUP})
 
     def prepare(self, undo: Undo) -> None:
         """Nothing: the events come without a switch."""
@@ -80,14 +86,20 @@ class NftBackend:
 
     def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:
         guardian = self._setting.guardian
-        taken_out: list[str] = []
-        if self._setting.options.flush:
-            taken_out = raw.taken_out(family)
-            self._evidence.taken_out(family, raw.readable(taken_out))
         undo.step(partial(guardian.undo_rules, "nft", family))
-        guardian.expect_rules("nft", family, taken_out)
-        raw.take_out(family, taken_out)
+        guardian.expect_rules("nft", family, [])
         iptables.insert(rules)
+        if self._setting.options.flush:
+            self._take_out(family, undo)
+
+    def _take_out(self, family: Family, undo: Undo) -> None:
+        """After ours are in: what somebody puts before them comes before the rules that go back there."""
+        taken_out = raw.taken_out(family)
+        self._evidence.taken_out(family, raw.readable(taken_out))
+        self._setting.guardian.expect_rules("nft", family, taken_out)
+        raw.take_out(family, taken_out)
+        if again := flushed.started_again(raw.matches(taken_out), family, "nft"):
+            undo.callback(self._setting.report.note, again)
 
     def _note_untraced(self) -> None:
         """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
@@ -107,6 +119,14 @@ class NftBackend:
             evidence.snapshot(part.kind, part.source, part.content, time_ns=now)
         evidence.streams.take_sides()
         self._clock.forget()
+        if self._setting.options.flush:
+            self._forget_events()
+
+    def _forget_events(self) -> None:
+        """Of packets that met ours together with rules that --flush took out: no ruleset has both."""
+        with contextlib.suppress(batches.Overrun):
+            while (batch := self._events.receive()) and len(batch.lengths) == batches.SLOTS:
+                pass
 
     def traversals(self, data: bytes) -> int:
         """Ends of the raw table's chains, which every packet comes to."""

@@ -179,6 +179,6 @@ def test_what_the_kernel_refuses_is_told_and_kept(tables):
     """It names the first of them."""
     made = Changes(COMMENT, 7, "/t.db", raw=[RawTable("nft", "ipv6", kept=["a", "b"])])
     tables["nft"].stays_out = ["b"]
-    with pytest.raises(HostError, match=r"refuses 1 rules of the ipv6 raw table .* `<b>`"):
+    with pytest.raises(HostError, match=r"refuses 1 rule of the ipv6 raw table .* `<b>`"):
         made.restore()
     assert made.out == [("ipv6", "nft", ["<b>"])]

@@ -272,8 +272,7 @@ class Watch:
             return
         if not last:
             self._guardian.expect_again("legacy", family)
-            raw.remove(family, comment)  # where some of them are left
-            iptables.insert(self._rules[family])
+            raw.insert_again(self._rules[family])
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         if not last:
             self._look_at(family, "raw", known)

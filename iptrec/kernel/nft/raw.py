@@ -15,6 +15,8 @@ import errno
 import os
 import re
 import struct
+import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
@@ -44,7 +46,7 @@ RAW_PRIORITY: Final = -300  # NF_IP_PRI_RAW
 _RAW: Final = "raw"
 _CHAINS: Final = ("PREROUTING", "OUTPUT")
 _LISTED_RULE: Final = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
-_PUT_BACK_TRIES: Final = 20
+_BETWEEN_CHANGES_S: Final = 10.0  # as long as for the xtables lock
 
 
 def made(family: Family) -> list[str]:
@@ -108,19 +110,41 @@ def taken_out(family: Family) -> list[str]:
 
 def take_out(family: Family, lines: Iterable[str]) -> None:
     """Delete the rules that `taken_out` told; those of other recorders stay. Raises `HostError`."""
-    told = {Rule.read(line).identity for line in lines}
-    for _ in range(transactions.TRIES):
-        before = generation()
-        rules = [rule for rule in _of_the_user(family) if rule.identity in told]
+    told = [Rule.read(line).identity for line in lines]
+    for _ in _attempts():
+        rules = _told(family, Counter(told))
         with contextlib.suppress(ChangedError):
-            _put(family, [(None, _old(rule)) for rule in rules], before)
+            _put(family, [(None, _old(rule)) for rule in rules])
             return
     raise HostError(transactions.ALWAYS_CHANGES)
+
+
+def _attempts() -> Iterator[int]:
+    """Again and again, for as long as somebody else always changes something in between."""
+    until = time.monotonic() + _BETWEEN_CHANGES_S
+    number = 0
+    while number < transactions.TRIES or time.monotonic() < until:
+        yield (number := number + 1)
+
+
+def _told(family: Family, left: Counter[tuple[object, ...]]) -> list[Rule]:
+    """As many of each rule of the user as were told: somebody may have added an equal one since."""
+    found = []
+    for rule in _of_the_user(family):
+        if left[rule.identity] > 0:
+            left[rule.identity] -= 1
+            found.append(rule)
+    return found
 
 
 def readable(lines: Iterable[str]) -> list[str]:
     """Lines of `taken_out` for humans: the chain, and the rule as nft lists it."""
     return [Rule.read(line).readable for line in lines]
+
+
+def matches(lines: Iterable[str]) -> set[str]:
+    """What lines of `taken_out` match by; see `flushed.started_again`."""
+    return {name for line in lines for name in Rule.read(line).matches}
 
 
 def understood(line: str) -> bool:
@@ -173,10 +197,7 @@ def _check_that_they_come_back(family: Family, rules: Sequence[Rule]) -> None:
     for at, reason in _obstacles(family, rules):
         chain = rules[at].chain
         place = sum(rule.chain == chain for rule in rules[: at + 1])
-        raise HostError(
-            f"--flush could not put back rule {place} of {chain} in the {family} raw table of nf_tables:"
-            f" {reason}; record without --flush"
-        )
+        raise HostError(flushed.refusal(f"rule {place} of {chain}", family, reason, "nft"))
 
 
 def _obstacles(family: Family, rules: Sequence[Rule]) -> Iterator[tuple[int, str]]:
@@ -184,6 +205,8 @@ def _obstacles(family: Family, rules: Sequence[Rule]) -> Iterator[tuple[int, str
     for at, rule in enumerate(rules):
         if rule.anonymous is not None:
             yield at, f"a {rule.anonymous} without a name goes with it"
+        if reason := flushed.obstacle(rule.matches):
+            yield at, reason
     requests = [_new(family, rule, rule.handle) for rule in rules]
     for at, code in batch(family, requests, dry=True).items():
         yield at, "what it refers to goes with it" if code == errno.EBUSY else os.strerror(code)
@@ -200,13 +223,16 @@ def _texts(family: Family) -> dict[int, str]:
 
 def _exchange(family: Family, comment: str, put_back: Sequence[Rule]) -> list[Rule]:
     """Our rules for those that were there before, all at once or nothing; those that stay out."""
-    for _ in range(_PUT_BACK_TRIES):
+    for number in _attempts():
         before = generation()
         there = _rules(family)
         back, kept = _sorted(family, comment, there, put_back)
-        gone = [(None, _old(rule)) for rule in there if _is_ours(rule, comment)]
+        ours = [rule for rule in there if _is_ours(rule, comment)]
+        gone = [(None, _old(rule)) for rule in ours]
+        # In place of ours they stand where they belong, whatever else somebody changes all the time.
+        handles = number > transactions.TRIES and all(_new_before(one, ours) for _, one in back)
         try:
-            kept += _put(family, [*back, *gone], before)
+            kept += _put(family, [*back, *gone], None if handles else before)
         except ChangedError:
             continue
         return [rule for rule in put_back if rule in kept]
@@ -274,14 +300,16 @@ def _put(
 ) -> list[Rule]:
     """Do what is asked for, but for rules that the kernel refuses: these are returned.
 
-    Raises `HostError` where it refuses anything else.
+    Raises `ChangedError` where a rule to delete is gone, `HostError` where it refuses anything else.
     """
     refused: list[Rule] = []
     while failed := batch(family, [request for _, request in requests], generation):
         # Those that name what is gone fail by themselves, others perhaps because of the one before.
         gone = {at for at, code in failed.items() if code == errno.ENOENT} or {min(failed)}
         for at in gone:
-            rule = requests[at][0]
+            rule, request = requests[at]
+            if request.kind == transactions.DELETE_RULE and failed[at] == errno.ENOENT:
+                raise ChangedError
             if rule is None:
                 fact = os.strerror(failed[at])
                 raise HostError(
@@ -308,6 +336,11 @@ def _new(family: Family, rule: Rule, before: bytes | None = None) -> Request:
             *rule.new(FAMILIES[family]),
         ],
     )
+
+
+def _new_before(request: Request, rules: Iterable[Rule]) -> bool:
+    """Whether a rule is added before one of these."""
+    return dict(request.values).get(nft_rule.POSITION) in [rule.handle for rule in rules]
 
 
 def _old(rule: Rule) -> Request:

@@ -99,6 +99,17 @@ class Rule(NamedTuple):
         found = _ANONYMOUS.search(self.expressions)
         return None if found is None else found[1].decode()
 
+    @property
+    def matches(self) -> set[str]:
+        """The names of its expressions, unless what they count comes back, and of iptables' extensions."""
+        found = [(name, dict(attributes(data))) for name, data in self._parts()]
+        names = (
+            data.get(_NAME, b"").rstrip(b"\0").decode("utf-8", "replace")
+            for name, data in found
+            if name in _EXTENSIONS
+        )
+        return {name for name, _ in found if name not in _COUNTS}.union(names)
+
     def new(self, family: int) -> list[tuple[int, bytes]]:
         """The attributes of NFT_MSG_NEWRULE, but for table, chain and place."""
         found = [(EXPRESSIONS, packed((_ELEMENT, one) for one in self._accepted()))]

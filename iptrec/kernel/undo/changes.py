@@ -10,6 +10,7 @@ from iptrec.kernel.legacy import logger
 from iptrec.kernel.legacy import raw as legacy_raw
 from iptrec.kernel.nft import raw as nft_raw
 from iptrec.kernel.nft import table as nft_table
+from iptrec.kernel.undo import flushed
 from iptrec.names import FAMILIES
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class RawTables(Protocol):
     def staying_out(self, family: Family, comment: str, lines: Iterable[str]) -> list[str]:
         """Return the lines that `remove` would leave out now."""
 
-    def append(self, family: Family, lines: Iterable[str]) -> list[str]:
+    def append(self, family: Family, lines: Sequence[str]) -> list[str]:
         """Put lines behind the rules that are there; return those that the kernel refuses."""
 
     def readable(self, lines: Iterable[str]) -> list[str]:
@@ -73,16 +74,9 @@ class RawTable:
         self.out = [one for one in self.out if one not in kept]
 
     def restore(self) -> None:
-        """Put what was kept behind the rules that are there now. Raises `HostError`."""
-        if not self.kept:
-            return
-        self.kept = self._there.append(self.family, self.kept)
+        """Put what was kept behind the rules that are there now; keep what is refused. Raises `HostError`."""
         if self.kept:
-            raise HostError(
-                f"the kernel refuses {len(self.kept)} rules of the {self.family} raw table of nf_tables, such"
-                f" as `{self.readable[0]}`: make the chains and sets that they name, then run"
-                " iptrec cleanup --restore again, or --discard"
-            )
+            self.kept = self._there.append(self.family, self.kept)
 
     @property
     def readable(self) -> list[str]:
@@ -147,6 +141,12 @@ class Changes:
         """Put what was kept behind the rules that are there now. Raises `HostError`."""
         for one in self.raw:
             one.restore()
+        for family, backend, lines in self.out[:1]:
+            raise HostError(
+                f"the kernel refuses {len(lines)} rule{'s' * (len(lines) > 1)} of the"
+                f" {flushed.of_table(family, backend)}, such as `{lines[0]}`: make the chains and sets that"
+                " they name, then run iptrec cleanup --restore again, or --discard"
+            )
 
     @property
     def out(self) -> list[tuple[Family, Backend, list[str]]]:

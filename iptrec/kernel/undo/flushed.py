@@ -1,13 +1,59 @@
-"""Which of the rules that --flush took out go back, and where to."""
+"""Which of the rules that --flush takes out can come back, which do, and where to."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import re
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+    from iptrec.names import Backend, Family
 
 T = TypeVar("T")
+
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_MATCH: Final = re.compile(r" -m (\S+)")
+# What dies with the last rule that names it (net/netfilter/xt_recent.c, recent_mt_destroy).
+_LOST: Final = {"recent": "its list of addresses goes with it"}
+# What counts from the beginning again where a rule is made anew: a limit allows its burst once more.
+_COUNTING: Final = ("connlimit", "hashlimit", "limit", "quota", "statistic")
+# Legacy iptables makes all rules of a table anew at every change; what has a name survives that.
+NAMED: Final = frozenset({"hashlimit"})
+
+
+def extensions(line: str) -> set[str]:
+    """The matches that a rule names, as iptables-save prints it."""
+    return set(_MATCH.findall(_QUOTED.sub('""', line)))
+
+
+def obstacle(names: Collection[str]) -> str | None:
+    """Why a rule with these matches could not be put back as it was; None if it can."""
+    return next((reason for name, reason in _LOST.items() if name in names), None)
+
+
+def refusal(rule: str, family: Family, reason: str, backend: Backend = "legacy") -> str:
+    """What is said instead of taking a rule out."""
+    return (
+        f"--flush could not put back {rule} in the {of_table(family, backend)}: {reason};"
+        " record without --flush"
+    )
+
+
+def of_table(family: Family, backend: Backend) -> str:
+    """A raw table, for humans."""
+    return f"{family} raw table{' of nf_tables' if backend == 'nft' else ''}"
+
+
+def started_again(names: Collection[str], family: Family, backend: Backend) -> str:
+    """What is said of rules with these matches that were made anew, "" if they have counted nothing."""
+    found = [one for one in _COUNTING if one in names]
+    if not found:
+        return ""
+    return (
+        f"rules of the {of_table(family, backend)} count from the beginning again, as at every time that they"
+        f" are loaded: {', '.join(found)}"
+    )
 
 
 def places(
