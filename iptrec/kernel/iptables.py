@@ -139,7 +139,7 @@ def restore(
     said = _said(done)
     if found := _REFUSED.search(said) if done.returncode else None:
         at = int(found[1]) - 2  # lines count from 1, and the first one names the table
-        if at < len(lines) and not OF_A_RECORDER.search(lines[at]):
+        if 0 <= at < len(lines) and not OF_A_RECORDER.search(lines[at]):
             raise RefusedError(Path(command[0]).name, lines[at], said, at)
     try:
         check(command, done)

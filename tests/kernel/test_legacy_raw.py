@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel import iptables
+from iptrec.kernel import iptables, process
 from iptrec.kernel.iptables import RefusedError
 from iptrec.kernel.legacy import lock, raw
 
@@ -148,3 +148,18 @@ def test_what_has_a_name_is_lost_with_its_rule_alone(flush, expected):
     assert raw.made_anew(chains, flush=flush) == expected
     chains["mine"], chains["OUTPUT"] = [hashed.format("mine")], []
     assert raw.made_anew(chains, flush=flush) == set()
+
+
+@pytest.mark.parametrize("line", [1, 3, 99])
+def test_a_complaint_about_no_line_of_ours(monkeypatch, line):
+    """About the table, COMMIT, or nothing at all: no rule is to blame, and nobody tries again without end."""
+
+    def run(command, *_, **__):
+        said = f"iptables-restore: line {line} failed".encode()
+        return subprocess.CompletedProcess(command, 2, b"", said)
+
+    monkeypatch.setattr(process, "run", run)
+    monkeypatch.setattr(iptables, "command_of", lambda *_: "/sbin/iptables-legacy-restore")
+    with pytest.raises(HostError, match="failed") as error:
+        iptables.restore("ipv4", ["-A PREROUTING -j ACCEPT"])
+    assert not isinstance(error.value, iptables.RefusedError)
