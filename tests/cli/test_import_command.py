@@ -67,6 +67,7 @@ def test_events_that_come_back(sample, tmp_path):
         assert done.stderr.count("\n") == 1
         return
     options = []
+    from iptrec.decode import snapshots
     from iptrec.recording.reader import Reader
 
     with Reader(sample) as reader:
@@ -78,8 +79,8 @@ def test_events_that_come_back(sample, tmp_path):
                 options += ["--ruleset", tmp_path / snapshot.kind]
             if snapshot.kind == "links" and not (tmp_path / "links").exists():
                 links = [
-                    {"ifindex": one["index"], "ifname": one["name"]}
-                    for one in json.loads(snapshot.content)
+                    {"ifindex": index, "ifname": name}
+                    for index, name in snapshots.links(snapshot.content, snapshot.media)
                 ]
                 (tmp_path / "links").write_text(json.dumps(links))
                 options += ["--links", tmp_path / "links"]

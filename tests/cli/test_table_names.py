@@ -8,6 +8,7 @@ import pytest
 from command import iptrec
 from test_commands import HAIRPIN
 
+from iptrec.answers import select
 from iptrec.cli import selection
 from iptrec.errors import UsageError
 from iptrec.recording.rows import Stream
@@ -74,9 +75,10 @@ LEGACY, NATIVE, BOTH = (
 )
 def test_whose_tables(recording, name, meant):
     """A leading legacy or nft is the backend; a plain name means the tables of both."""
-    assert selection.tables(recording, name) == meant
-    assert selection.places(recording, [f"{name}/C"]) == {(one, "C") for one in meant}
-    assert selection.rule_places(recording, [f"{name}/C/7"]) == {(one, "C", 7) for one in meant}
+    chain, rule = selection.chain(f"{name}/C"), selection.rule(f"{name}/C/7")
+    assert select.tables(recording, name) == meant
+    assert select.places(recording, chain) == {(one, "C") for one in meant}
+    assert select.rule_places(recording, rule) == {(one, "C", 7) for one in meant}
 
 
 def test_slashes():
