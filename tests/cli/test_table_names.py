@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_commands import HAIRPIN, iptrec
 
+from iptrec.answers.select import places, rule_places, tables
 from iptrec.cli import selection
 from iptrec.errors import UsageError
 from iptrec.recording.rows import Stream
@@ -73,9 +74,9 @@ LEGACY, NATIVE, BOTH = (
 )
 def test_whose_tables(recording, name, meant):
     """A leading legacy or nft is the backend; a plain name means the tables of both."""
-    assert selection.tables(recording, name) == meant
-    assert selection.places(recording, [f"{name}/C"]) == {(one, "C") for one in meant}
-    assert selection.rule_places(recording, [f"{name}/C/7"]) == {(one, "C", 7) for one in meant}
+    assert tables(recording, name) == meant
+    assert places(recording, selection.chain(f"{name}/C")) == {(one, "C") for one in meant}
+    assert rule_places(recording, selection.rule(f"{name}/C/7")) == {(one, "C", 7) for one in meant}
 
 
 def test_slashes():
