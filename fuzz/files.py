@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["iptrec"]):
     from iptrec.answers.expectation import check as judge
     from iptrec.answers.packets import Packets
     from iptrec.answers.selection import Selection
+    from iptrec.api import Recording
     from iptrec.cli import check
     from iptrec.cli import index as cache
     from iptrec.packets import window
@@ -224,10 +225,10 @@ def expectations(data: bytes) -> None:
         times = 1 << chance.ConsumeIntInRange(0, 16) if chance.ConsumeIntInRange(0, 3) == 0 else 1
         parts.append("".join(some) * times)
     text = "".join(parts)[: 1 << 20].encode()
-    with _directory() as directory, refused_in_one_line(), Reader(HAIRPIN) as reader:
+    with _directory() as directory, refused_in_one_line(), Recording(Reader(HAIRPIN)) as one:
         path = directory / "expectations.toml"
         path.write_bytes(text or data)
-        judge(reader, check._read(reader, str(path)))  # noqa: SLF001
+        judge(one.rows, check._read(one, str(path)))  # noqa: SLF001
 
 
 KEY = "00" * 32

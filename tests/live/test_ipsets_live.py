@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from test_why import IPTREC, PACKETS, counters
 
+from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import _sets, explain, facts_of, local_addresses
 from iptrec.decode.rulesets import iptables_save
@@ -135,11 +136,13 @@ def test_members_are_the_kernels(host, tmp_path, packet):
     with Reader(path) as reader:
         (explained,) = [
             one
-            for one in explain(reader, Selection(chains=frozenset({("filter", "INPUT")})))
-            if one.traversal.in_ == "v1"
+            for one in explain(
+                reader, Packets(reader, Selection(chains=frozenset({("filter", "INPUT")})))
+            )
+            if one.packet.in_ == "v1"
         ]
         local, sets = local_addresses(reader), _sets(reader)
-    facts = facts_of(explained.traversal, explained.traversal.steps[-1], local, sets)
+    facts = facts_of(explained.packet, explained.packet.steps[-1], local, sets)
     said = Counter()
     for rule, count in zip(rules, matched, strict=True):
         fits = judge(rule, facts).fits

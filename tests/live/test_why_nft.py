@@ -200,10 +200,15 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
     selection = Selection(chains=frozenset({CHAIN}))
     with Reader(path) as reader:
         window, position, traversal = next(
-            one for one in Packets(reader, selection).in_windows() if one[2].in_ == "v1"
+            (batch.window, at, packet)
+            for batch in Packets(reader, selection).batches()
+            for at in batch.positions.tolist()
+            if (packet := batch.traversal(at)).in_ == "v1"
         )
         explained = next(
-            one for one in explain(reader, selection) if one.traversal.number == traversal.number
+            one
+            for one in explain(reader, Packets(reader, selection))
+            if one.packet.number == traversal.number
         )
     row = window.assembly.events(position)[-1]
     (step, *_) = [one for one in traversal.steps if (one.table, one.chain) == CHAIN]
@@ -221,7 +226,7 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
     assert said[True] >= 15
     assert said[False] >= 15
     # And what it says of rules that were passed over is never yes.
-    passed = [one for group in explained.passed for one in group if one.rule.handle]
+    passed = [one for step in explained.steps for one in step.passed if one.rule.handle]
     told = {one.rule.handle: one.judgement for one in passed}
     missed = {rule.handle for rule, count in zip(rules, matched, strict=True) if not count}
     assert missed <= told.keys()

@@ -328,7 +328,7 @@ def test_only_regular_files_are_replaced(tmp_path, facts, make):
         ("missing/t.db", "there is no directory .*missing; make it"),
         ("/proc/t.db", "cannot create /proc/t.db: "),
         ("x" * 300, "File name too long"),
-        (".", "no regular file"),
+        (".", "not a regular file"),
     ],
 )
 def test_impossible_output_is_one_line(tmp_path, facts, output, message):
