@@ -25,11 +25,11 @@ _KEPT: Final = ("XTABLES_LOCKFILE",)  # iptables(8)
 # that was found through PYTHONPATH, or in root's own site-packages.
 _START: Final = """\
 import sys
-home = sys.argv.pop(1)
+from importlib import import_module
+module, home = sys.argv.pop(1), sys.argv.pop(1)
 if home not in sys.path:
     sys.path.insert(0, home)
-from importlib import import_module
-import_module(sys.argv.pop(1)).main()
+import_module(module).main()
 """
 
 
@@ -67,7 +67,7 @@ def python(*arguments: str) -> list[str]:
 
 def iptrec(*arguments: str, module: str = "iptrec.__main__") -> list[str]:
     """This very iptrec in a new process: the ``main`` of a module."""
-    return python("-c", _START, str(Path(__file__).parents[2]), module, *arguments)
+    return python("-c", _START, module, str(Path(__file__).parents[2]), *arguments)
 
 
 def run(

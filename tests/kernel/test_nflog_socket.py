@@ -79,6 +79,7 @@ def inside(lab):
     return run
 
 
+@pytest.mark.alone
 def test_every_event_is_one_datagram_in_order(inside):
     """Nothing is missing or joined; less than `SLOTS` at a time say that nothing more was there."""
     found = inside("""

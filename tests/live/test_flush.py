@@ -362,6 +362,7 @@ def test_a_lock_that_cannot_be_had(quiet, tmp_path, other):
     assert rules(quiet, "legacy") == before
 
 
+@pytest.mark.alone
 def test_what_we_do_under_the_lock_is_not_somebodys_change(quiet, tmp_path):
     """Somebody deletes our rules, we put them back: no state of the table is told as one that nobody saw."""
     add(quiet, "legacy", "-A", "OUTPUT", "-d", "192.0.2.1", "-j", "DROP")

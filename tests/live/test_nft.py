@@ -208,6 +208,7 @@ def monitored(text):
     return found
 
 
+@pytest.mark.alone
 def test_native_rules_as_nft_monitors_them(lab, tmp_path):
     """1,000 mixed packets: the same rules in the same order as nft monitor trace tells."""
     if os.geteuid():

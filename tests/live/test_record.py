@@ -166,6 +166,7 @@ def test_max_size_stops_the_recording(lab, tmp_path, backend):
     assert 250_000 < (tmp_path / "t.db").stat().st_size < 3_000_000
 
 
+@pytest.mark.alone
 def test_traffic_does_not_prolong_a_recording(lab, tmp_path, backend):
     """The rules go when the time is over, however much comes in; then the socket is emptied."""
     flood = lab.popen(["ping", "-f", "-q", "127.0.0.1"], stdout=subprocess.DEVNULL)

@@ -253,6 +253,7 @@ def big_table(count):
     return "\n".join([*lines, "COMMIT", ""])
 
 
+@pytest.mark.alone
 def test_ruleset_swapped_ten_times_a_second(lab, recording):
     """40,000 rules loaded and a swap every 100 ms: each trace is right, or (1 % at most) says it is unsure.
 
