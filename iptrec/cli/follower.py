@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_PATIENCE_S: Final = 5.0
 # Threads of numpy's linear algebra, which nobody here needs, would keep the rights that they start with.
 _THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -63,4 +64,8 @@ class Follower:
         """End it, whatever it has still to show."""
         if self._child is not None:
             self._child.terminate()
-            self._child.wait()
+            try:
+                self._child.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:  # Python may lose the signal where it loads a module
+                self._child.kill()
+                self._child.wait()
