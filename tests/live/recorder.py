@@ -51,11 +51,13 @@ def processes(lab):
     return found
 
 
+def proc(pid, name):
+    """What /proc tells of a process; nothing if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_text()
+    return ""
+
+
 def guardians(lab):
     """The guardians in the lab."""
-    found = []
-    for pid in processes(lab):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/comm").read_text() == "iptrec-guardian\n":
-                found.append(pid)
-    return found
+    return [pid for pid in processes(lab) if proc(pid, "comm") == "iptrec-guardian\n"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import recorder
 from command import IPTREC, iptrec
-from recorder import guardians, processes, until
+from recorder import guardians, proc, processes, until
 
 from iptrec.recording.reader import Reader
 
@@ -168,9 +168,7 @@ def test_the_guardian_waits_for_a_change_under_way(quiet_lab, tmp_path):
 
     def restoring():
         return any(
-            Path(f"/proc/{pid}/comm").read_text().startswith("iptables-legac")
-            for pid in processes(quiet_lab) - alive
-            if Path(f"/proc/{pid}").exists()
+            proc(pid, "comm").startswith("iptables-legac") for pid in processes(quiet_lab) - alive
         )
 
     until(restoring, lambda: processes(quiet_lab))
@@ -743,11 +741,7 @@ def test_two_recorders_that_flush(raw_lab, tmp_path, flushes, first, end):
 
 def children(lab, child):
     """The guardian of one recorder."""
-    return [
-        pid
-        for pid in guardians(lab)
-        if f"PPid:\t{child.pid}\n" in Path(f"/proc/{pid}/status").read_text()
-    ]
+    return [pid for pid in guardians(lab) if f"PPid:\t{child.pid}\n" in proc(pid, "status")]
 
 
 @pytest.mark.parametrize("backend", ["legacy", "nft", "both"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import dpkt
 import pytest
 import recorder
-from recorder import until
+from recorder import proc, until
 
 from iptrec.kernel import privileges, process
 from iptrec.recording.reader import Reader
@@ -95,10 +95,7 @@ def children(pid):
 def named(pid, name):
     """The child of a process that runs or is called something."""
     for child in children(pid):
-        if (
-            name
-            in Path(f"/proc/{child}/cmdline").read_text() + Path(f"/proc/{child}/comm").read_text()
-        ):
+        if name in proc(child, "cmdline") + proc(child, "comm"):
             return child
     raise AssertionError(name)
 
@@ -270,16 +267,16 @@ def test_what_shows_a_trace_has_no_rights(lab, tmp_path, env, uid, backend):
 def _descriptors(pid, prefix):
     """(name, access mode) of the files that a process has open."""
     for one in Path(f"/proc/{pid}/fd").iterdir():
-        name = os.readlink(one)  # noqa: PTH115
-        if name.startswith(prefix):
-            flags = Path(f"/proc/{pid}/fdinfo/{one.name}").read_text().split("flags:")[1].split()[0]
-            yield name, int(flags, 8) & os.O_ACCMODE
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            name = os.readlink(one)  # noqa: PTH115
+            if name.startswith(prefix):
+                told = Path(f"/proc/{pid}/fdinfo/{one.name}").read_text()
+                flags = told.split("flags:")[1].split()[0]
+                yield name, int(flags, 8) & os.O_ACCMODE
 
 
 def _shows(pid):
-    with contextlib.suppress(OSError):
-        return "--held" in Path(f"/proc/{pid}/cmdline").read_text()
-    return False
+    return "--held" in proc(pid, "cmdline")
 
 
 @pytest.mark.parametrize("backend", ["legacy", "nft"])
