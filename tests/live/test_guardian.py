@@ -749,10 +749,10 @@ def test_a_guardian_that_is_killed_is_started_again(quiet_lab, tmp_path, backend
     """That is told, and the new one does what the old one would have done."""
     before, alive = state(quiet_lab), processes(quiet_lab)
     child = recording(quiet_lab, tmp_path / "t.db", "--flush", backend=backend)
-    (first,) = guardians(quiet_lab)
+    (first,) = until(lambda: guardians(quiet_lab))
     os.kill(first, signal.SIGKILL)
     assert "somebody killed the guardian: started again" in child.stderr.readline()
-    (second,) = guardians(quiet_lab)
+    (second,) = until(lambda: guardians(quiet_lab))
     assert second != first
     child.kill()
     child.communicate()
