@@ -87,6 +87,10 @@ def _rulesets(operands: list[str], stream: TextIO, *, json: bool, colour: bool) 
             raise UsageError(f"{operands[0]} is not a recording: say what to compare it with")
         operands = [f"{_path(operands[0])}@start", f"{_path(operands[0])}@end"]
     old, new = _like_each_other(*(_read(one) for one in operands))
+    if old and new and not old.keys() & new.keys():  # equal is what was compared
+        raise UsageError(
+            f"nothing to compare: there is {', '.join(old)} in {operands[0]}, {', '.join(new)} in {operands[1]}"
+        )
     differences = list(compare(old, new))
     hits = _hits(operands, differences)
     lines = [as_json(differences, hits)] if json else as_text(differences, hits, colour=colour)

@@ -88,11 +88,13 @@ def test_two_packets_side_by_side():
     assert diff("--packets", "2", "2", LOOPBACK).returncode == 0
 
 
+KUBEADM, IPV6 = (str(Path(LOOPBACK).with_name(one)) for one in ("kubeadm-flannel.rules", "ipv6.db"))
 BAD = {
     "three": (["a", "b", "c"], "diff compares two, not 3"),
     "one_file": ([__file__], "is not a recording: say what to compare it with"),
     "no_rules": ([__file__, __file__], "is it a file of iptables-save?"),
     "missing": (["/nope", LOOPBACK], "cannot open /nope"),
+    "families": ([KUBEADM, IPV6], "nothing to compare: there is ipv4 in "),
     "time": ([f"{LOOPBACK}@noon", LOOPBACK], "'noon' is not a time"),
     "packet": (["--packets", "1", "99", LOOPBACK], "has no packet 99"),
     "both": (["--traces", "--packets", "1", "2", LOOPBACK], "two different questions"),

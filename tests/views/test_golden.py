@@ -42,8 +42,12 @@ def printed(sample, view):
     """What a view prints; with its exit status, and what is on stderr, where they are the answer."""
     done = iptrec(*(one.format(ROOT / "samples" / f"{sample}.db") for one in VIEWS[view]))
     name, _, kind = view.rpartition(".")
+    said = done.stderr.replace(f"{ROOT}/", "")
     if kind == "txt" and name in ENDED:
-        return f"{done.stdout}{done.stderr}exit status {done.returncode}\n"
+        return f"{done.stdout}{said}exit status {done.returncode}\n"
+    if name == "diff" and sample == "ipv6":  # it has no family of the file's
+        assert done.returncode == 2
+        return f"{done.stdout}{said}"
     assert (done.returncode in {0, name in ENDED}, done.stderr) == (True, "")
     if view == "why.txt":  # the explanations one below the other
         return "".join(line for line in done.stdout.splitlines(keepends=True) if line.strip())
@@ -78,6 +82,8 @@ def test_machine_output_fits_its_schema(sample, schema):
     """What --json prints is what schemas/ says."""
     lines = printed(sample, LINES[schema]).splitlines()
     assert lines
+    if (sample, schema) == ("ipv6", "diff"):
+        return  # refused
     for line in lines:
         validator(schema).validate(json.loads(line))
 
