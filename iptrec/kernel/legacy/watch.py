@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
-from iptrec.kernel.legacy import raw
+from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.legacy.lock import Lock
 from iptrec.kernel.watch import Hole
@@ -270,13 +270,18 @@ class Watch:
         if content.count(comment.encode()) >= len(self._rules[family]):
             self._in_place[family] = known.until_ns
             return
-        if not last:
-            self._guardian.expect_again("legacy", family)
-            raw.insert_again(self._rules[family])
-        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
-        if not last:
+        if last:
+            self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
+            return
+        # Who made the state that was seen may still have the lock: when he lets it go is no second change.
+        with lock.held():
             self._look_at(family, "raw", known)
-            self._in_place[family] = known.until_ns
+        known.closes += 1  # our own
+        self._guardian.expect_again("legacy", family)
+        raw.insert_again(self._rules[family])
+        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
+        self._look_at(family, "raw", known)
+        self._in_place[family] = known.until_ns
 
     def _check_logger(self, family: Family) -> None:
         now = time.time_ns()
