@@ -15,21 +15,20 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
 from iptrec.kernel.process import iptrec
-from iptrec.names import FAMILIES
+from iptrec.names import BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import IO
 
-    from iptrec.names import Backend, Family
+    from iptrec.names import BackendChoice, Family
     from iptrec.recorder.options import Options
 
 _ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError)}
-_BACKENDS: Final = ("auto", "legacy", "nft", "both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def record(
     duration: float | None = None,
     packets: int | None = None,
     netns: str | None = None,
-    backend: Backend | Literal["auto", "both"] = "auto",
+    backend: BackendChoice = "auto",
     command: Sequence[str] = (),
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -110,14 +109,16 @@ class _Order:
     duration_s: float | None
     packets: int | None
     netns: str | None
-    backend: Backend | Literal["auto", "both"]
+    backend: BackendChoice
     command: tuple[str, ...]
     force: bool
 
     def check(self) -> None:
         """Raise `UsageError` for what cannot be meant."""
-        if self.backend not in _BACKENDS:
-            raise UsageError(f"backend={self.backend!r}: must be one of {', '.join(_BACKENDS)}")
+        if self.backend not in BACKEND_CHOICES:
+            raise UsageError(
+                f"backend={self.backend!r}: must be one of {', '.join(BACKEND_CHOICES)}"
+            )
         if self.duration_s is not None and not 0 < self.duration_s < 10**9:
             raise UsageError(f"duration={self.duration_s!r}: expected seconds")
         if self.packets is not None and self.packets < 1:

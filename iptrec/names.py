@@ -5,7 +5,7 @@ Numbers are those of linux/socket.h, linux/netfilter.h and iana.org/assignments/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
 Backend = Literal["legacy", "nft"]
+BackendChoice = Literal["auto", "legacy", "nft", "both"]
+BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 
 AF_INET: Final = 2
 AF_INET6: Final = 10
@@ -33,3 +35,4 @@ PROTOCOLS: Final = {
     47: "gre", 50: "esp", 51: "ah", 58: "icmpv6", 59: "ipv6-nonxt", 88: "eigrp", 89: "ospf",
     103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
 }  # fmt: skip
+PROTOCOL_NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()}

@@ -16,6 +16,7 @@ import typer
 
 from iptrec.cli.record import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError
+from iptrec.names import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ def _facts(started_ns: int, snaplen: int) -> Facts:
         host="unknown",
         command=("iptrec", *sys.argv[1:]),
         filter=None,
-        families=("ipv4", "ipv6"),
+        families=FAMILIES,
         interfaces=(),
         snaplen=snaplen,
         started_ns=started_ns,

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iptrec.errors import UsageError
-from iptrec.names import FAMILIES
+from iptrec.names import BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
     from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_BACKENDS = ("auto", "legacy", "nft", "both")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 Words = Annotated[
@@ -186,8 +185,10 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         raise UsageError(f"command {command[0]!r} is not found")
     if family not in ("ipv4", "ipv6", "both"):
         raise UsageError(f"--family {family!r}: must be one of ipv4, ipv6, both")
-    if more["backend"] not in _BACKENDS:
-        raise UsageError(f"--backend {more['backend']!r}: must be one of {', '.join(_BACKENDS)}")
+    if more["backend"] not in BACKEND_CHOICES:
+        raise UsageError(
+            f"--backend {more['backend']!r}: must be one of {', '.join(BACKEND_CHOICES)}"
+        )
     families: Any = FAMILIES if family == "both" else (family,)
     compiled = bytecodes(expression, families)
     duration = more.pop("duration")

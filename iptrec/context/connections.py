@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.decode.conntrack import Connection, Flow, connections
-from iptrec.names import PROTOCOLS
+from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _EVER: Final = np.iinfo(np.int64)
 # NEW comes when the first packet is through all rules; both are received a moment later.
 _LATER_NS: Final = 100_000_000
-_NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()}
 
 
 @dataclass(slots=True)
@@ -132,7 +131,7 @@ def _flows(connection: Connection) -> set[Flow]:
 
 def _flow(header: dict[str, Any]) -> Flow | None:
     protocol = header.get("proto")
-    number = _NUMBERS.get(str(protocol))
+    number = PROTOCOL_NUMBERS.get(str(protocol))
     if number is None and str(protocol).isdigit():
         number = int(str(protocol))
     if number is None or header.get("src") is None:

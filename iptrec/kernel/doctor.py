@@ -11,7 +11,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError
 from iptrec.kernel import host, privileges
@@ -21,7 +21,7 @@ from iptrec.kernel.legacy import digest, nflog
 from iptrec.kernel.libc import libc
 from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.undo import leftovers
-from iptrec.names import Family
+from iptrec.names import FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,13 +54,13 @@ def inspect(directory: Path) -> Iterator[Finding]:
     yield Finding("ok", "kernel", host.kernel())
     yield from _rights()
     try:
-        backends = used(get_args(Family))
+        backends = used(FAMILIES)
     except HostError as error:
         yield Finding("failure", "backends", str(error))
         backends = ("legacy",)
     else:
         yield _backends(backends)
-    for family in get_args(Family):
+    for family in FAMILIES:
         for backend in backends:
             yield from _commands(family, backend)
         if "legacy" in backends:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.names import PROTOCOLS
+from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
     import ipaddress
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()} | {
+_NUMBERS: Final = PROTOCOL_NUMBERS | {
     "ipencap": 4, "ipv6-icmp": 58, "all": 0,
 }  # fmt: skip
 

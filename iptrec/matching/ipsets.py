@@ -10,7 +10,7 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.ipsets import OF_PORTS, address_key, port_key
-from iptrec.names import PROTOCOLS
+from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,6 @@ _TYPES: Final = frozenset(
      "hash:net,port", "hash:net,iface"]
 )  # fmt: skip
 _LIST: Final = "list:set"
-_NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()}
 _FAMILIES: Final = {4: (0, 2), 6: (0, 10)}  # of a packet: those of sets that it can be in
 _WITH_PORTS: Final = frozenset(["tcp", "udp", "udplite", "sctp"])
 _ICMP: Final = frozenset(["icmp", "icmpv6"])
@@ -109,7 +108,7 @@ def _port(one: IpSet, directions: Sequence[str], facts: Facts) -> bytes | None:
     """Protocol and port; of ICMP type and code, of others 0. None if it has none (ip_set_getport.c)."""
     header = facts.header
     protocol = str(header["proto"])
-    number = int(protocol) if protocol.isdigit() else _NUMBERS[protocol]
+    number = int(protocol) if protocol.isdigit() else PROTOCOL_NUMBERS[protocol]
     bitmap = one.type == "bitmap:port"
     if bitmap and number not in _IN_BITMAPS:
         return None

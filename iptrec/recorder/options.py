@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import EXIT_DONE, UsageError
 from iptrec.kernel.batches import RECEIVE_BUFFER
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from iptrec.names import Family
+    from iptrec.names import BackendChoice, Family
 
 # man 8 iptables, -i: the beginning of a name (net/core/dev.c, dev_valid_name), without quotes.
 _WILDCARD: Final = re.compile(r"[^\s/:\"\\]{0,14}\+")
@@ -42,7 +42,7 @@ class Options:
     force: bool = False
     flush: bool = False
     conntrack: bool = False
-    backend: Literal["auto", "legacy", "nft", "both"] = "auto"
+    backend: BackendChoice = "auto"
     modprobe: bool = True
     duration_s: float | None = None
     packets: int | None = None

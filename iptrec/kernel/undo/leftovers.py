@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError
 from iptrec.kernel import netns
@@ -21,7 +21,7 @@ from iptrec.kernel.nft import nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.undo import lists
 from iptrec.kernel.undo.changes import Changes
-from iptrec.names import Family
+from iptrec.names import FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,7 +183,7 @@ def _rules() -> dict[str, dict[tuple[Family, Backend], int]]:
 def _in_raw_tables() -> Iterator[tuple[Family, Backend, list[str]]]:
     """The comments of recorders' rules in the raw tables that are there."""
     family: Family
-    for family in get_args(Family):
+    for family in FAMILIES:
         tables = digest.loaded(family)
         if tables is None or "raw" in tables:
             with contextlib.suppress(HostError), digest.Tables(family) as legacy:
