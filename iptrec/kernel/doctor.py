@@ -17,7 +17,7 @@ from iptrec.errors import HostError
 from iptrec.kernel import host, privileges
 from iptrec.kernel import iptables as xtables
 from iptrec.kernel.detect import used
-from iptrec.kernel.legacy import digest, nflog
+from iptrec.kernel.legacy import digest, logger, nflog
 from iptrec.kernel.libc import libc
 from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.undo import leftovers
@@ -125,9 +125,8 @@ def _extensions(family: Family) -> Iterator[Finding]:
 
 
 def _logger(family: Family) -> Iterator[Finding]:
-    number = {"ipv4": 2, "ipv6": 10}[family]
-    path = Path(f"/proc/sys/net/netfilter/nf_log/{number}")
-    name = f"net.netfilter.nf_log.{number}"
+    path = logger.FILES[family]
+    name = f"net.netfilter.nf_log.{path.name}"
     try:
         now = path.read_text().strip()
     except OSError as error:

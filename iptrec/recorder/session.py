@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import conntrack, host, links, netns, network, privileges, stamps, sysctls
 from iptrec.kernel.child import Forked
+from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
@@ -266,10 +267,10 @@ class _Session:
                 "iptrec cleanup finds what is left"
             )
         for family, backend, lines in self._guardian.changes.out:
-            table = f"{family} raw table{' of nf_tables' if backend == 'nft' else ''}"
             found.append(
-                f"somebody changed the {table} meanwhile, so what --flush took out of it was not put back"
-                f" ({len(lines)} rule{'s' if len(lines) > 1 else ''}): {self._way_back(lines)}"
+                f"somebody changed the {of_table(family, backend)} meanwhile, so what --flush took out of"
+                f" it was not put back ({len(lines)} rule{'s' if len(lines) > 1 else ''}):"
+                f" {self._way_back(lines)}"
             )
         return "; ".join(found)
 

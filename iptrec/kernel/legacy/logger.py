@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _LOGGER: Final = "nfnetlink_log"
-_FILES: Final = {
+FILES: Final = {
     "ipv4": Path("/proc/sys/net/netfilter/nf_log/2"),
     "ipv6": Path("/proc/sys/net/netfilter/nf_log/10"),
 }
@@ -32,7 +32,7 @@ class Switched:
 
         ``expect`` is told which one, before.
         """
-        path = _FILES[self.family]
+        path = FILES[self.family]
         now = host.read(path).strip()
         if now == _LOGGER:
             return False
@@ -43,7 +43,7 @@ class Switched:
 
     def undo(self) -> None:
         """Put the other logger back, unless somebody has set yet another one meanwhile."""
-        path = _FILES[self.family]
+        path = FILES[self.family]
         if self.before != _LOGGER and path.read_text().strip() == _LOGGER:
             path.write_text(self.before)
 
@@ -56,7 +56,7 @@ def switch(
     ``expect`` is told the logger that was set, before another one is.
     Raises `HostError` with what to set on the host: /proc/sys is read-only in most containers.
     """
-    path = _FILES[family]
+    path = FILES[family]
     try:
         before = path.read_text().strip()
         if before == _LOGGER:

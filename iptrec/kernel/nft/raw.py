@@ -29,7 +29,7 @@ from iptrec.kernel.nft.listing import nft
 from iptrec.kernel.nft.rule import Rule
 from iptrec.kernel.nft.transactions import FAMILIES, ChangedError, Request, batch, generation
 from iptrec.kernel.undo import flushed
-from iptrec.names import AF_INET, AF_INET6
+from iptrec.names import AF_INET, AF_INET6, HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,10 +41,9 @@ _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME = 1, 1, 3  # NFTA_
 _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER, _HOOK_PRIORITY = 4, 7, 1, 2
 _INET: Final = 1  # NFPROTO_INET
 _OF_PACKETS: Final = {"ip": AF_INET, "ip6": AF_INET6, "inet": _INET}
-_HOOKS: Final = {"PREROUTING": 0, "OUTPUT": 3}  # NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT
+_HOOKS: Final = {chain: HOOKS.index(chain) for chain in iptables.CHAINS}
 RAW_PRIORITY: Final = -300  # NF_IP_PRI_RAW
 _RAW: Final = "raw"
-_CHAINS: Final = ("PREROUTING", "OUTPUT")
 _LISTED_RULE: Final = re.compile(r"^(.*) # handle (\d+)$", re.MULTILINE)
 _BETWEEN_CHANGES_S: Final = 10.0  # as long as for the xtables lock
 
@@ -53,7 +52,7 @@ def made(family: Family) -> list[str]:
     """What inserting our rules will bring into being: chains of the raw table, "" for the table itself."""
     missing = [
         chain
-        for chain in _CHAINS
+        for chain in iptables.CHAINS
         if not transactions.there(
             transactions.GET_CHAIN, family, [(_CHAIN_TABLE, _RAW), (_CHAIN_NAME, chain)]
         )
@@ -251,7 +250,7 @@ def _sorted(
             for rule in now.get(chain, [])
             if _is_ours(rule, comment) or not _is_a_recorders(rule)
         ]
-        for chain in _CHAINS
+        for chain in iptables.CHAINS
         if chain not in missing
     }
     out = _by_chain(put_back)
@@ -290,7 +289,11 @@ def _is_a_recorders(rule: Rule) -> bool:
 
 def _of_the_user(family: Family) -> list[Rule]:
     """The rules in the chains that --flush is about, but for those of recorders."""
-    return [rule for rule in _rules(family) if rule.chain in _CHAINS and not _is_a_recorders(rule)]
+    return [
+        rule
+        for rule in _rules(family)
+        if rule.chain in iptables.CHAINS and not _is_a_recorders(rule)
+    ]
 
 
 def _put(
