@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import errno
 import os
 import pwd
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError, UsageError
+from iptrec.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_libc = ctypes.CDLL(None, use_errno=True)
 _NONE: Final = (
     0xFFFFFFFF  # (uid_t) -1: no id; setfsuid then changes nothing and tells the present one
 )
@@ -88,14 +87,14 @@ def acting_as(user: User | None) -> Iterator[None]:
         yield
         return
     prepare(user)
-    before = _libc.setfsgid(user.gid), _libc.setfsuid(user.uid)
+    before = libc.setfsgid(user.gid), libc.setfsuid(user.uid)
     try:
-        if (_libc.setfsgid(_NONE), _libc.setfsuid(_NONE)) != (user.gid, user.uid):
+        if (libc.setfsgid(_NONE), libc.setfsuid(_NONE)) != (user.gid, user.uid):
             raise HostError(f"cannot act as user {user.uid}, who ran sudo: the kernel refuses")
         yield
     finally:
-        _libc.setfsuid(before[1])
-        _libc.setfsgid(before[0])
+        libc.setfsuid(before[1])
+        libc.setfsgid(before[0])
 
 
 def only_root_changes(directory: int, *, sticky: bool = False) -> bool:

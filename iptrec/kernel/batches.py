@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.errors import HostError
-from iptrec.kernel.libc import libc
+from iptrec.libc import libc
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -18,9 +18,9 @@ from iptrec.kernel import host, privileges
 from iptrec.kernel import iptables as xtables
 from iptrec.kernel.detect import used
 from iptrec.kernel.legacy import digest, logger, nflog
-from iptrec.kernel.libc import libc
 from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.undo import leftovers
+from iptrec.libc import libc
 from iptrec.names import FAMILIES, Family
 
 if TYPE_CHECKING:

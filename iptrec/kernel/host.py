@@ -13,7 +13,7 @@ from typing import Final
 
 from iptrec.identity import behind_sudo
 from iptrec.kernel import process
-from iptrec.kernel.libc import libc
+from iptrec.libc import libc
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _OVERFLOW_ID: Final = 65534  # /proc/sys/kernel/overflowuid

@@ -13,7 +13,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
-from iptrec.kernel.libc import failure, libc
+from iptrec.libc import failure, libc
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
-from iptrec.kernel.libc import libc
+from iptrec.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from iptrec.decode.nflog import NFULNL_MSG_PACKET
 from iptrec.errors import RecordingError
+from iptrec.libc import libc
 from iptrec.pcap.libpcap import PacketHeader, libpcap
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ _END_OF_TIME: Final = 1 << 62  # ns
 _HEADER: Final = struct.Struct("<IHHII")  # struct nlmsghdr
 
 
-_libc = ctypes.CDLL(None)
-_libc.fdopen.restype, _libc.fdopen.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_char_p]
-_libc.fclose.argtypes = [ctypes.c_void_p]
+libc.fdopen.restype, libc.fdopen.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_char_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
 
 
 def open_to_read(path: str) -> int:
@@ -61,7 +61,7 @@ class Capture:
         self.damage = ""
         complaint = ctypes.create_string_buffer(_ERROR_BYTES)
         try:
-            file = _libc.fdopen(os.dup(0) if path == "-" else open_to_read(path), b"rb")
+            file = libc.fdopen(os.dup(0) if path == "-" else open_to_read(path), b"rb")
         except ValueError:  # a NUL byte
             raise RecordingError(f"cannot open {path!r}: that is not a file name") from None
         except OSError as error:
@@ -70,7 +70,7 @@ class Capture:
             file, _NANOSECONDS, complaint
         )
         if not self._handle:
-            _libc.fclose(file)
+            libc.fclose(file)
             fact = complaint.value.decode("utf-8", "backslashreplace")
             raise RecordingError(f"cannot read {path}: {fact}")
         kind = self._libpcap.pcap_datalink(self._handle)

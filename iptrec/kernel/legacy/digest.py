@@ -21,7 +21,7 @@ import numpy as np
 
 from iptrec.errors import HostError
 from iptrec.kernel import host
-from iptrec.kernel.libc import libc
+from iptrec.libc import libc
 
 if TYPE_CHECKING:
     from iptrec.names import I64, U8, Family

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import netns, privileges
-from iptrec.kernel.libc import libc
 from iptrec.kernel.undo import lists
 from iptrec.kernel.undo.changes import RAW_TABLES, Changes
+from iptrec.libc import libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
