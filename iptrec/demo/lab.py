@@ -122,8 +122,8 @@ class Lab:
     def close(self) -> None:
         """Kill what still runs in the lab, and wait until holder and namespaces are gone."""
         for child in self._children:
-            child.kill()
-            child.wait()
+            with child:  # closes its pipes, too
+                child.kill()
         _pipe(self._holder.stdin).close()
         self._holder.wait()
         _pipe(self._holder.stdout).close()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import select
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from iptrec.errors import HostError, IptrecError
+
 if TYPE_CHECKING:
-    import threading
+    from collections.abc import Callable
 
     from iptrec.names import Family
 
@@ -36,3 +41,73 @@ class Hole:
     what: Literal["rules-gone", "logger-switched"]
     first_ns: int
     last_ns: int
+
+
+class WatchThread:
+    """A watch's thread: it waits, works where there is something to look at, and once more in the end.
+
+    ``awaited``: a descriptor that is ready then. ``wait_ms``: called before each wait; how long that may take.
+    ``work``: called after it, with ``last`` in the end; ``working`` is held meanwhile. ``failed`` is given
+    whatever it raises, as an error about looking at ``what``: nobody would see that the thread has ended.
+    """
+
+    def __init__(
+        self,
+        awaited: int,
+        wait_ms: Callable[[], int],
+        work: Callable[..., None],
+        failed: Callable[[IptrecError], None],
+        what: str,
+    ) -> None:
+        self.working = threading.Lock()
+        self._wait_ms = wait_ms
+        self._work = work
+        self._failed = failed
+        self._what = what
+        self._ended = False
+        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
+        self._poll = select.poll()
+        for descriptor in (self._stop, awaited):
+            self._poll.register(descriptor, select.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="iptrec-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """End, after the last work; False where that was done before."""
+        if self._ended:
+            return False
+        self._ended = True
+        if self._thread.is_alive():
+            os.write(self._stopping, b"x")
+            self._thread.join()
+        for descriptor in (self._stop, self._stopping):
+            os.close(descriptor)
+        return True
+
+    def ready(self, timeout_ms: int) -> bool:
+        """Wait for something to look at, or for the end, within the work."""
+        return bool(self._poll.poll(timeout_ms))
+
+    def to_end(self, timeout_ms: int) -> bool:
+        """Wait for the end alone, within the work."""
+        return bool(select.select([self._stop], [], [], timeout_ms / 1000)[0])
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            last = self._stop in dict(self._poll.poll(self._wait_ms()))
+            with self.working:
+                self._try(last=last)
+
+    def _try(self, *, last: bool) -> None:
+        try:
+            self._work(last=last)
+        except IptrecError as error:
+            self._failed(error)
+        except OSError as error:
+            self._failed(HostError(f"cannot look at {self._what}: {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - see above
+            self._failed(HostError(f"cannot look at {self._what}: {error!r}"))

@@ -87,8 +87,8 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
     found = Queue()
     watch = NftWatch({}, found.put, None)
     changes.tell()
-    os.write(watch._stopping, b"x")
-    watch._run()
+    os.write(watch._thread._stopping, b"x")
+    watch._thread._run()
     assert [type(found.get_nowait()) for _ in range(2)] == [HostError, NftState]
     assert given[-1] <= 10
     watch.stop()

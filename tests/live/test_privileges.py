@@ -93,11 +93,12 @@ def children(pid):
 
 
 def named(pid, name):
-    """The child of a process that runs or is called something."""
-    for child in children(pid):
-        if name in proc(child, "cmdline") + proc(child, "comm"):
-            return child
-    raise AssertionError(name)
+    """The child of a process that runs or is called something, as soon as it is."""
+
+    def found():
+        return [one for one in children(pid) if name in proc(one, "cmdline") + proc(one, "comm")]
+
+    return until(found, f"no {name}")[0]
 
 
 def start(lab, *arguments, env=()):
@@ -170,7 +171,7 @@ def test_nobody_but_root_stops_a_guardian(lab, users_directory):
     child = start(lab, "-o", users_directory / "t.db", "icmp", env=env)
     first = named(child.pid, "guardian")
     os.kill(first, signal.SIGKILL)
-    child.stderr.readline()  # that is told when another one is there
+    assert "guardian" in child.stderr.readline()  # said when another one is there
     second = named(child.pid, "guardian")
     assert second != first
     assert {*status(second)["Uid"].split(), *status(second)["Gid"].split()} == {"0"}

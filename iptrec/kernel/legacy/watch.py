@@ -4,8 +4,9 @@ Legacy iptables tells nobody about changes. But every command opens and closes t
 which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
 compares what the kernel holds with what it held (`digest`); only what differs is printed by
 ``iptables-save``, and told as unknown where it changed meanwhile, or where several commands had the lock
-since the last look: what was there between them nobody saw. Nothing is ever locked for looking. Where
-nobody touches the lock the looks become rare; a table's size, which costs nothing, is seen all the time.
+since the last look: what was there between them nobody saw. Nothing is ever locked for looking, only
+for a moment before our rules are put back. Where nobody touches the lock the looks become rare; a table's size,
+which costs nothing, is seen all the time.
 
 The watch is a thread of its own, in the network namespace of the one that starts it: what it finds is
 handed over, and the events go on being received meanwhile.
@@ -13,10 +14,7 @@ handed over, and the events go on being received meanwhile.
 
 from __future__ import annotations
 
-import os
 import re
-import select
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,9 +24,10 @@ from iptrec.kernel import iptables
 from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.legacy.lock import Lock
-from iptrec.kernel.watch import Hole
+from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
@@ -105,7 +104,6 @@ class Watch:
         found: Callable[[State | Hole | IptrecError], None],
         guardian: Guardian,
     ) -> None:
-        self.working = threading.Lock()
         self._rules = rules
         self._loggers = loggers
         self._found = found
@@ -115,10 +113,16 @@ class Watch:
         self._tables = {family: Tables(family) for family in rules}
         self._known: dict[tuple[Family, str], _Table] = {}
         self._contents: dict[tuple[Family, bytes], bytes] = {}
-        self._stopped = False
-        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
         self._lock = Lock()
-        self._thread = threading.Thread(target=self._run, name="iptrec-watch", daemon=True)
+        self._glanced = 0  # how often the lock had been used then
+        self._thread = WatchThread(
+            self._lock.descriptor, self._wait_ms, self._work, self._found, "the rules"
+        )
+
+    @property
+    def working(self) -> threading.Lock:
+        """Held except while it waits."""
+        return self._thread.working
 
     def loaded(self, family: Family) -> list[str]:
         """The tables to look at."""
@@ -141,52 +145,28 @@ class Watch:
 
     def start(self) -> None:
         """Begin to watch."""
+        if self._lock.refused:
+            self._found(HostError(_BLIND.format(self._lock.refused)))
         self._thread.start()
 
     def stop(self) -> None:
         """End, after a last look; again: nothing."""
-        if self._stopped:
-            return
-        self._stopped = True
-        if self._thread.is_alive():
-            os.write(self._stopping, b"x")
-            self._thread.join()
-        for tables in self._tables.values():
-            tables.__exit__()
-        self._lock.close()
-        for descriptor in (self._stop, self._stopping):
-            os.close(descriptor)
+        if self._thread.stop():
+            for tables in self._tables.values():
+                tables.__exit__()
+            self._lock.close()
 
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._stop, select.POLLIN)
-        poll.register(self._lock.descriptor, select.POLLIN)
-        stopping, glanced = False, 0
-        if self._lock.refused:
-            self._found(HostError(_BLIND.format(self._lock.refused)))
-        while not stopping:
-            timeout = self._timeout_ms() if glanced == self._lock.uses else 0
-            stopping = self._stop in dict(poll.poll(timeout))
-            with self.working:
-                glanced = self._work(glanced, last=stopping)
+    def _work(self, *, last: bool) -> None:
+        """Look at what may have changed."""
+        self._lock.read()
+        if self._glanced != self._lock.uses:
+            self._glanced = self._lock.uses
+            self._glance()
+        self._look(last=last)
 
-    def _work(self, glanced: int, *, last: bool) -> int:
-        """Look at what may have changed; how often the lock had been used then."""
-        try:
-            self._lock.read()
-            if glanced != self._lock.uses:
-                glanced = self._lock.uses
-                self._glance()
-            self._look(last=last)
-        except IptrecError as error:
-            self._found(error)
-        except OSError as error:
-            self._found(HostError(f"cannot look at the rules: {error.strerror}"))
-        except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
-            self._found(HostError(f"cannot look at the rules: {error!r}"))
-        return glanced
-
-    def _timeout_ms(self) -> int:
+    def _wait_ms(self) -> int:
+        if self._glanced != self._lock.uses:
+            return 0
         now = time.monotonic_ns()
         due = min((known.due_ns for known in self._known.values()), default=now + _POLL_NS)
         return max(1, min(due - now, _POLL_NS) // 1_000_000)

@@ -7,10 +7,7 @@ quiet. The watch is a thread of its own, as `legacy.watch` is.
 from __future__ import annotations
 
 import errno
-import os
-import select
 import struct
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -20,9 +17,10 @@ from iptrec.kernel import iptables
 from iptrec.kernel.nft import listing, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.nftrace import ChangeSocket
-from iptrec.kernel.watch import Hole
+from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.iptables import TraceRule
@@ -63,7 +61,6 @@ class NftWatch:
         guardian: Guardian,
         table: str | None = None,
     ) -> None:
-        self.working = threading.Lock()
         self._rules = rules
         self._found = found
         self._guardian = guardian
@@ -73,9 +70,15 @@ class NftWatch:
         self._next = 0
         self._untold = False  # a change that could not be listed
         self._in_place = dict.fromkeys(rules, self._until)
-        self._stopped = False
-        self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="iptrec-nft-watch", daemon=True)
+        self._before = self._until  # the last wait
+        self._thread = WatchThread(
+            self._changes.fileno(), self._wait_ms, self._work, self._fail, "nf_tables"
+        )
+
+    @property
+    def working(self) -> threading.Lock:
+        """Held except while it waits."""
+        return self._thread.working
 
     def baseline(self) -> list[Part]:
         """The ruleset as it is when recording begins; changes from now on are told."""
@@ -89,40 +92,19 @@ class NftWatch:
 
     def stop(self) -> None:
         """End, after a last look; again: nothing."""
-        if self._stopped:
-            return
-        self._stopped = True
-        if self._thread.is_alive():
-            os.write(self._stopping, b"x")
-            self._thread.join()
-        self._changes.__exit__()
-        for descriptor in (self._stop, self._stopping):
-            os.close(descriptor)
+        if self._thread.stop():
+            self._changes.__exit__()
 
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._stop, select.POLLIN)
-        poll.register(self._changes, select.POLLIN)
-        stopping = False
-        while not stopping:
-            before = time.time_ns()
-            stopping = self._stop in dict(poll.poll(_POLL_MS))
-            with self.working:
-                self._work(poll, before, last=stopping)
+    def _wait_ms(self) -> int:
+        self._before = time.time_ns()
+        return _POLL_MS
 
-    def _work(self, poll: select.poll, before: int, *, last: bool) -> None:
+    def _work(self, *, last: bool) -> None:
         """Look at what was told to have changed."""
-        try:
-            if self._drain() or self._untold:
-                self._look(poll, last=last)
-            else:
-                self._until = before
-        except IptrecError as error:
-            self._fail(error)
-        except OSError as error:
-            self._fail(HostError(f"cannot look at nf_tables: {error.strerror}"))
-        except Exception as error:  # noqa: BLE001 - nobody would see that the watch has ended
-            self._fail(HostError(f"cannot look at nf_tables: {error!r}"))
+        if self._drain() or self._untold:
+            self._look(last=last)
+        else:
+            self._until = self._before
 
     def _fail(self, error: IptrecError) -> None:
         """What the ruleset is now nobody knows, until it can be listed."""
@@ -131,13 +113,13 @@ class NftWatch:
             self._untold = True
             self._found(NftState(self._until, time.time_ns(), [listing.NOT_SEEN]))
 
-    def _look(self, poll: select.poll, *, last: bool) -> None:
+    def _look(self, *, last: bool) -> None:
         """List the ruleset that came to be just now."""
         seen = time.time_ns()
-        while not last and (poll.poll(_QUIET_MS) or time.monotonic_ns() < self._next):
+        while not last and (self._thread.ready(_QUIET_MS) or time.monotonic_ns() < self._next):
             if self._drain():
                 seen = time.time_ns()
-            elif select.select([self._stop], [], [], _QUIET_MS / 1000)[0]:
+            elif self._thread.to_end(_QUIET_MS):
                 break
         for _ in range(1 if last else _TRIES):
             listed = time.time_ns()
