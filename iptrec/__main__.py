@@ -7,6 +7,9 @@ import signal
 import sys
 
 _EXIT_TERMINATED = 128 + signal.SIGTERM  # as a shell tells it
+# What says how many threads numpy's linear algebra starts when it is loaded. Nothing here uses them; they spin
+# for a while (a third of the processor time of a short command), and keep the rights that they start with.
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 def main() -> None:
@@ -22,6 +25,10 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_EXIT_TERMINATED))
     signal.signal(signal.SIGUSR1, lambda *_: None)
+    for name in _THREADS:
+        os.putenv(
+            name, "1"
+        )  # for libraries alone: os.environ stays what a command of the user gets
     from iptrec.cli import main as run  # noqa: PLC0415 - takes a tenth of a second
 
     signal.signal(signal.SIGINT, interrupt)

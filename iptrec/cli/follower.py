@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from typing import IO, TYPE_CHECKING, Final
 
@@ -13,8 +12,6 @@ if TYPE_CHECKING:
 
 
 _PATIENCE_S: Final = 5.0
-# Threads of numpy's linear algebra, which nobody here needs, would keep the rights that they start with.
-_THREADS: Final = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 class Follower:
@@ -47,7 +44,6 @@ class Follower:
             stderr=subprocess.DEVNULL if pipe else None,
             pass_fds=(descriptor, *open_for_life),
             start_new_session=True,
-            env=os.environ | dict.fromkeys(_THREADS, "1"),
         )
 
     def wait(self) -> int:

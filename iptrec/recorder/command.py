@@ -36,6 +36,7 @@ class Command:
         try:
             child = subprocess.Popen(
                 self._arguments,
+                env=os.environ,
                 preexec_fn=None if self._outside is None else self._leave,  # noqa: PLW1509
                 # Handling files as the user behind sudo took on that user's groups.
                 extra_groups=self._groups if self._groups != os.getgroups() else None,

@@ -357,17 +357,41 @@ def test_another_file_in_its_place_is_not_read(tmp_path):
         command = process.iptrec("show", "--follow", f"--held={held.fileno()}", str(second))
         done = subprocess.run(
             command, pass_fds=(held.fileno(),), capture_output=True, text=True, check=False,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
         assert "another file" in done.stderr
         command[-1] = str(first)
         done = subprocess.run(
             command, pass_fds=(held.fileno(),), capture_output=True, text=True, check=False,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0
         assert done.stdout
+
+
+_COUNT_THREADS = """\
+import contextlib, os, sys
+from iptrec.__main__ import main
+with contextlib.suppress(SystemExit):
+    main()
+print(len(os.listdir("/proc/self/task")), "numpy" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_no_thread_of_a_library(monkeypatch):
+    """Those of numpy's linear algebra would spin, and keep rights."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    sample = Path(__file__).parents[2] / "samples" / "loopback.db"
+    words = process.python("-c", _COUNT_THREADS, "show", str(sample))
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stderr == "1 True\n"
+
+
+@pytest.mark.parametrize("threads", [[], ["OPENBLAS_NUM_THREADS=7"]], ids=["", "asked for"])
+def test_the_command_may_have_threads(lab, tmp_path, threads):
+    """What says how many it has is what the caller gave."""
+    words = ("record", "-o", str(tmp_path / "t.db"), "icmp", "--", "env")
+    done = lab.run(["env", "-u", "OPENBLAS_NUM_THREADS", *threads, *ISOLATED, *words])
+    assert [one for one in done.stdout.splitlines() if "_NUM_THREADS" in one] == threads
 
 
 def test_a_copy_that_is_asked_for_too_early(lab, tmp_path):
