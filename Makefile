@@ -3,6 +3,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+# Much of a live test is waiting for the kernel and for processes.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help system system-tests demo test lint golden samples bench soak clean
@@ -25,7 +27,7 @@ demo: $(VENV)/installed | system ## record and show packets on a small Docker-li
 	$(BIN)/iptrec demo
 
 test: system-tests lint ## ruff, mypy --strict and the whole test suite, live kernel tests included
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/installed | system ## ruff and mypy --strict
 	$(BIN)/ruff check .
