@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint golden samples bench soak clean
+.PHONY: help system system-tests demo test lint coverage golden samples bench soak clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ lint: $(VENV)/installed | system ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+coverage: $(VENV)/installed | system ## how much of each room its own tests run, live ones left out
+	$(BIN)/python tools/coverage
 
 golden: $(VENV)/installed ## rewrite the golden files from what the views print now
 	$(BIN)/python -m pytest tests/views --update-golden

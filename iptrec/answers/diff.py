@@ -1,7 +1,8 @@
 """What changed between two rulesets, in terms of rules: inserted, deleted, moved, changed; policies; chains.
 
 Counters and the order of tables and chains do not count. A rule is its text; a chain whose name alone
-changed is renamed, and the jumps to it are not changes.
+changed is renamed, and the jumps to it are not changes. A table of nf_tables that packets of both families pass
+(inet, bridge, netdev) is compared once.
 """
 
 from __future__ import annotations
@@ -21,38 +22,54 @@ if TYPE_CHECKING:
 Kind = Literal[
     "inserted", "deleted", "moved", "changed", "policy", "chain created", "chain deleted",
     "chain renamed", "table loaded", "table unloaded",
+    "object created", "object deleted", "object changed", "element added", "element removed",
 ]  # fmt: skip
 _ALIKE: Final = 0.5  # words that a changed rule has in common with what it was
+_OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})  # nft's families
 _GAP: Final = 2_000  # rules between anchors that are compared one by one
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One change. ``old_rule`` and ``new_rule`` count from 1; ``old``, ``new``: texts, policies, names."""
+    """One change. ``old_rule`` and ``new_rule`` count from 1; ``old``, ``new``: texts, policies, names.
+
+    ``family``: "ipv4", "ipv6", or of a table of nf_tables that both pass its own ("inet"). ``object``: what
+    else is in such a table ("set blocked"); what a base chain is attached to is its ``chain``'s.
+    """
 
     kind: Kind
-    family: Family
+    family: str
     table: str
     chain: str
     old_rule: int | None = None
     new_rule: int | None = None
     old: str | None = None
     new: str | None = None
+    object: str | None = None
 
 
 def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Iterator[Difference]:
     """All differences, by family, table and chain."""
+    for family, table, before, after in _pairs(old, new):
+        if (before is None or after is None) and _used(before or after or {}):
+            kind: Kind = "table loaded" if before is None else "table unloaded"
+            yield Difference(kind, family, table, "")
+        yield from _tables(family, table, before or {}, after or {})
+
+
+def _pairs(
+    old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]
+) -> Iterator[tuple[str, str, Mapping[str, Chain] | None, Mapping[str, Chain] | None]]:
+    """The tables of both sides; one that packets of both families pass is there once, under its own family."""
+    seen: set[str] = set()
     for family in sorted(set(old) & set(new)):
         before, after = old[family].tables, new[family].tables
         for table in dict.fromkeys([*before, *after]):
-            if table not in before or table not in after:
-                loaded = table in after
-                if _used(after[table] if loaded else before[table]):
-                    kind: Kind = "table loaded" if loaded else "table unloaded"
-                    yield Difference(kind, family, table, "")
-                yield from _tables(family, table, before.get(table, {}), after.get(table, {}))
-            else:
-                yield from _tables(family, table, before[table], after[table])
+            own, _, _ = table.partition(" ")
+            shared = own in _OF_BOTH
+            if not (shared and table in seen):
+                yield own if shared else family, table, before.get(table), after.get(table)
+            seen.add(table)
 
 
 def _used(chains: Mapping[str, Chain]) -> bool:
@@ -63,7 +80,7 @@ def _used(chains: Mapping[str, Chain]) -> bool:
 
 
 def _tables(
-    family: Family, table: str, old: Mapping[str, Chain], new: Mapping[str, Chain]
+    family: str, table: str, old: Mapping[str, Chain], new: Mapping[str, Chain]
 ) -> Iterator[Difference]:
     old, new = _in_same_words(old, new)
     renamed = _renamed(old, new)
@@ -150,7 +167,7 @@ def _own(rule: Rule) -> bool:
 
 
 def _rules(
-    family: Family, table: str, chain: str, old: list[str], new: list[str]
+    family: str, table: str, chain: str, old: list[str], new: list[str]
 ) -> Iterator[Difference]:
     if old == new:
         return

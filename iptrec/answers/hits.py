@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iptrec.names import FAMILIES
 from iptrec.packets.window import windows
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ def packets_that_hit(
     for number, one in enumerate(differences):
         if one.old_rule is None and one.new_rule is None:
             continue
-        for spec in {one.old, one.new} - {None}:
-            wanted.setdefault((one.family, one.table, one.chain, spec or ""), []).append(number)
+        families = (one.family,) if one.family in FAMILIES else FAMILIES
+        for spec, family in itertools.product({one.old, one.new} - {None}, families):
+            wanted.setdefault((family, one.table, one.chain, spec or ""), []).append(number)
     found: dict[int, list[int]] = {}
     for window in windows(recording) if wanted else ():
         outcome = window.assembly.outcome[: window.decided]

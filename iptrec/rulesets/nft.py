@@ -19,7 +19,7 @@ import numpy as np
 from iptrec.decode import nftrace
 from iptrec.decode.nftrace import NftSite
 from iptrec.decode.rulesets import iptables_save, nft_json
-from iptrec.decode.rulesets.types import OF_IPTABLES
+from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES
 from iptrec.rulesets import nft_places
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.nft_json import Listing
-    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset, TableName
+    from iptrec.decode.rulesets.types import Chain, Rule, TableName
     from iptrec.names import I64, U32, Backend, Family
-    from iptrec.recording.rows import Snapshot
+    from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Place
 
@@ -45,6 +45,7 @@ LISTING: Final = "nft"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
+# Of the packets that pass a table; a table of another family is passed by those of both.
 _FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
 _NO_HOOK: Final = 255
 _NO_PASS: Final = Pass(_NO_HOOK, "")
@@ -71,7 +72,7 @@ class Nft:
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
             for chains, after, time in _states_of(table, states, words):
                 for family in _FAMILIES.get(table[0], FAMILIES):
-                    found.add(family, _shown(table, single=single), chains, after, time)
+                    found.add(family, table_name(table, single=single), chains, after, time)
         return found
 
     def locations(self, events: TraceEvents, history: Timelines) -> Locations:
@@ -102,12 +103,34 @@ class Nft:
 NFT: Final = Nft()
 
 
+def of_listing(listing: Listing) -> dict[Family, Ruleset]:
+    """A ruleset by itself, as `Nft.history` calls its tables: those of inet are in both families."""
+    found: dict[Family, Ruleset] = {family: Ruleset() for family in FAMILIES}
+    for table, chains in listing.chains.items():
+        for family in _FAMILIES.get(table[0], FAMILIES):
+            found[family].tables[table_name(table, single=True)] = chains
+    return {family: one for family, one in found.items() if one.tables}
+
+
+def printed(recording: Recording, kind: str, time_ns: int | None, namespace: int) -> bytes | None:
+    """What `LISTING` or `TEXT` told at a time (epoch; None: in the end); None where nobody knows."""
+    found: bytes | None = None
+    first = True
+    for one in recording.snapshots(kind, UNKNOWN):
+        if one.namespace != namespace:
+            continue
+        if first or time_ns is None or one.time_ns <= time_ns:
+            found = one.content if one.kind == kind else None
+        first = False
+    return found
+
+
 def _key(site: Hashable) -> tuple[str, str, str] | None:
     """The chain of a site, whatever its rules."""
     return (site.family, site.table, site.chain) if isinstance(site, NftSite) else None
 
 
-def _shown(table: TableName, *, single: bool) -> str:
+def table_name(table: TableName, *, single: bool) -> str:
     """What a table is called; it depends on no rule of it."""
     if table[0] in _FAMILIES and table[1] in OF_IPTABLES:
         return table[1] if single else f"nft {table[1]}"
@@ -117,7 +140,7 @@ def _shown(table: TableName, *, single: bool) -> str:
 def _table(site: Hashable, history: Timelines) -> str | None:
     if not isinstance(site, NftSite):
         return None
-    return _shown((site.family, site.table), single=history.single)
+    return table_name((site.family, site.table), single=history.single)
 
 
 def _bases(

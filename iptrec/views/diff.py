@@ -38,10 +38,10 @@ def as_text(
 ) -> Iterator[str]:
     """Lines without their newlines: by chain, then one that sums up."""
     numbered = enumerate(differences)
-    for (family, table, chain), group in itertools.groupby(
-        numbered, key=lambda one: (one[1].family, one[1].table, one[1].chain)
+    for (family, table, inside), group in itertools.groupby(
+        numbered, key=lambda one: (one[1].family, one[1].table, one[1].object or one[1].chain)
     ):
-        where = f"{printable(table)}/{printable(chain)}" if chain else printable(table)
+        where = f"{printable(table)}/{printable(inside)}" if inside else printable(table)
         yield _styled(f"@@ {where} ({family}) @@", _BOLD, colour)
         for number, one in group:
             yield from _lines(one, colour=colour)
@@ -59,26 +59,35 @@ def summary(differences: Sequence[Difference]) -> str:
 
 
 def _lines(one: Difference, *, colour: bool) -> Iterator[str]:
-    old, new = printable(one.old or ""), printable(one.new or "")
+    if one.kind == "moved":
+        spec = printable(one.new or "")
+        yield _styled(f"~{_number(one.old_rule)} > #{one.new_rule}  {spec}", _YELLOW, colour)
+    elif one.kind == "chain renamed":
+        yield _styled(f"~      renamed to {printable(one.new or '')}", _YELLOW, colour)
+    else:
+        before, after = _sides(one)
+        if before is not None:
+            yield _styled(f"-{before}", _RED, colour)
+        if after is not None:
+            yield _styled(f"+{after}", _GREEN, colour)
+
+
+def _sides(one: Difference) -> tuple[str | None, str | None]:
+    """What was there and is not, what is there now."""
+    old, new = (None if text is None else printable(text) for text in (one.old, one.new))
     match one.kind:
-        case "inserted":
-            yield _styled(f"+{_number(one.new_rule)} {new}", _GREEN, colour)
-        case "deleted":
-            yield _styled(f"-{_number(one.old_rule)} {old}", _RED, colour)
-        case "changed":
-            yield _styled(f"-{_number(one.old_rule)} {old}", _RED, colour)
-            yield _styled(f"+{_number(one.new_rule)} {new}", _GREEN, colour)
-        case "moved":
-            yield _styled(f"~{_number(one.old_rule)} > #{one.new_rule}  {new}", _YELLOW, colour)
+        case "inserted" | "deleted" | "changed":
+            return (
+                old and f"{_number(one.old_rule)} {old}",
+                new and f"{_number(one.new_rule)} {new}",
+            )
         case "policy":
-            yield _styled(f"-      policy {old or '-'}", _RED, colour)
-            yield _styled(f"+      policy {new or '-'}", _GREEN, colour)
-        case "chain renamed":
-            yield _styled(f"~      renamed to {new}", _YELLOW, colour)
+            return f"      policy {old or '-'}", f"      policy {new or '-'}"
         case "chain created" | "table loaded":
-            yield _styled(f"+      {one.kind}", _GREEN, colour)
-        case _:
-            yield _styled(f"-      {one.kind}", _RED, colour)
+            return None, f"      {one.kind}"
+        case "chain deleted" | "table unloaded":
+            return f"      {one.kind}", None
+    return old and f"      {old}", new and f"      {new}"
 
 
 def _number(rule: int | None) -> str:

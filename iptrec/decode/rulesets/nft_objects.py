@@ -1,0 +1,194 @@
+"""What nft prints of a table beside its rules: sets, maps, objects with a state, flowtables, hooks of chains.
+
+By its text (``nft list ruleset``) or its JSON (``nft -j``), whose words differ: compare like with like.
+What counts or runs out is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.decode.rulesets.nft_matches import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.decode.rulesets.types import TableName
+
+_TABLE: Final = re.compile(r"table (\S+) (\S+) \{(?: # handle \d+)?")
+_BLOCK: Final = re.compile(r"\t((?:ct )?\S+) (\S+) \{(?: # handle \d+)?")
+_HOOK: Final = re.compile(r"\t\t(type \S+ hook .*?;)(?: policy \w+;)?")
+_ELEMENTS: Final = re.compile(r"\s*elements = \{ ?")
+_ELEMENT: Final = re.compile(r'(?:"[^"]*"|[^,"])+')
+_STATE: Final = re.compile(
+    r" expires \S+|(?<=counter) packets \d+ bytes \d+|(?<=bytes) used \d+ \w+"
+)
+_JSON_COUNTER: Final = re.compile(rb'"counter": ?\{"packets": ?\d+, ?"bytes": ?\d+\}')
+_COUNTER: Final = re.compile(rb"counter packets \d+ bytes \d+")
+_COUNTS: Final = re.compile(r"packets \d+ bytes \d+")
+_HANDLED: Final = re.compile(r"^\t.* # handle \d+$", re.MULTILINE)
+_FLAGS: Final = frozenset(
+    {"dormant", "owner", "persist"}
+)  # nft 1.0.6 prints others that are not there
+# Of the JSON: names are the object's own, the rest changes by itself.
+_NO_DEFINITION: Final = frozenset({
+    "family", "table", "name", "handle", "elem", "policy", "packets", "used", "expires",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """``kind`` as nft calls it: "set", "map", "flowtable", "ct helper", "table", ...; "chain" of a base chain.
+
+    ``definition``: what nft prints of it, on one line. ``elements``: of a set or map, in the order printed.
+    """
+
+    kind: str
+    name: str
+    definition: str
+    elements: tuple[str, ...] = ()
+
+
+def of_text(text: bytes) -> dict[TableName, list[Object]]:
+    """The objects of each table, by what ``nft list ruleset`` printed, with or without handles."""
+    found: dict[TableName, list[Object]] = {}
+    objects: list[Object] = []
+    attributes: list[str] = []
+    block: re.Match[str] | None = None
+    lines: list[str] = []
+    for line in text.decode("utf-8", "backslashreplace").split("\n"):
+        if begun := _TABLE.fullmatch(line):
+            objects, attributes, block = found.setdefault((begun[1], begun[2]), []), [], None
+        elif line == "}":
+            objects += [Object("table", "", "; ".join(attributes))] if attributes else []
+            attributes = []
+        elif line == "\t}" and block:
+            objects += _block(block[1], block[2], lines)
+            block = None
+        elif block:
+            lines.append(line)
+        elif begun := _BLOCK.fullmatch(line):
+            block, lines = begun, []
+        elif line.strip():
+            attributes.append(line.strip())
+    return found
+
+
+def _block(kind: str, name: str, lines: list[str]) -> Iterator[Object]:
+    """The object that a block is; a chain that is only jumped to is none."""
+    if kind == "chain":
+        yield from (Object(kind, name, hook[1]) for hook in map(_HOOK.fullmatch, lines) if hook)
+        return
+    body = "\n".join(lines)
+    head, found, rest = _cut(body)
+    definition = "; ".join(line.strip() for line in (head + rest).split("\n") if line.strip())
+    if kind == "counter":
+        definition = _COUNTS.sub("", definition).strip("; ")
+    yield Object(kind, name, _STATE.sub("", definition), tuple(_elements(found)))
+
+
+def _cut(body: str) -> tuple[str, str, str]:
+    """What is before a set's elements, they themselves, and what is behind."""
+    begun = re.search(r"^\t\telements = \{", body, re.MULTILINE)
+    if begun is None:
+        return body, "", ""
+    quoted = False
+    for at in range(begun.end(), len(body)):
+        quoted ^= body[at] == '"'
+        if body[at] == "}" and not quoted:
+            return body[: begun.start()], body[begun.end() : at], body[at + 1 :]
+    return body[: begun.start()], body[begun.end() :], ""
+
+
+def _elements(inner: str) -> Iterator[str]:
+    for one in _ELEMENT.findall(inner):
+        if element := " ".join(_STATE.sub("", one).split()):
+            yield element
+
+
+def numbered(text: bytes) -> bytes:
+    """A listing with handles where it was printed without (nft -a), and without what its rules have counted."""
+    printed = _STATE.sub("", text.decode("utf-8", "surrogateescape"))
+    if not _HANDLED.search(printed):
+        printed = "\n".join(_numbered(printed.split("\n")))
+    return printed.encode("utf-8", "surrogateescape")
+
+
+def _numbered(lines: list[str]) -> Iterator[str]:
+    """The last line of each rule with a handle: their number in the listing."""
+    in_chain = anonymous = quoted = False
+    for number, line in enumerate(lines, 1):
+        if not line.startswith("\t\t"):
+            in_chain, anonymous, quoted = line.startswith("\tchain "), False, False
+        quoted ^= line.count('"') % 2 == 1
+        if line.startswith("\t\t") and not line.startswith("\t\t\t") and line.endswith("{"):
+            anonymous = True
+        elif anonymous and line == "\t\t}":
+            anonymous = False
+        is_rule = (
+            in_chain and line.startswith("\t\t") and not (anonymous or quoted or _HOOK.match(line))
+        )
+        yield f"{line} # handle {number}" if is_rule else line
+
+
+def stateless(listing: bytes) -> bytes:
+    """What ``nft -j`` printed, without what rules have counted (nft -s)."""
+    return _COUNTER.sub(b"counter", _JSON_COUNTER.sub(b'"counter": null', listing))
+
+
+def of_json(listing: bytes) -> dict[TableName, list[Object]]:
+    """The objects of each table, by what ``nft -j list ruleset`` printed.
+
+    Raises ValueError for what is not that.
+    """
+    found: dict[TableName, list[Object]] = {}
+    for kind, value in _printed(listing):
+        match value:
+            case {"family": str(family), "table": str(table), "name": str(name)}:
+                if kind != "chain" or "hook" in value:
+                    here = found.setdefault((shown(family), shown(table)), [])
+                    here.append(_object(kind, name, value))
+            case {"family": str(family), "name": str(name)} if kind == "table":
+                here = found.setdefault((shown(family), shown(name)), [])
+                flags = value.get("flags", [])
+                told = [
+                    one for one in (flags if isinstance(flags, list) else [flags]) if one in _FLAGS
+                ]
+                here += [Object(kind, "", f"flags {','.join(told)}")] if told else []
+    return found
+
+
+def _printed(listing: bytes) -> Iterator[tuple[str, Any]]:
+    try:
+        objects = json.loads(listing)["nftables"]
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    for one in objects if isinstance(objects, list) else ():
+        if isinstance(one, dict):
+            yield from one.items()
+
+
+def _object(kind: str, name: str, value: dict[str, Any]) -> Object:
+    left_out = _NO_DEFINITION | ({"bytes"} if kind == "counter" else set())
+    words = (f"{key} {_compact(one)}" for key, one in value.items() if key not in left_out)
+    elements = value.get("elem")
+    told = map(_compact, map(_lasting, elements if isinstance(elements, list) else ()))
+    return Object(kind, shown(name), "; ".join(words), tuple(told))
+
+
+def _lasting(element: Any) -> Any:  # noqa: ANN401 - JSON
+    """An element without what counts or runs out."""
+    match element:
+        case {"elem": dict(inner)}:
+            kept = {key: one for key, one in inner.items() if key not in ("expires", "counter")}
+            return kept["val"] if list(kept) == ["val"] else {"elem": kept}
+        case [key, data]:
+            return [_lasting(key), data]
+    return element
+
+
+def _compact(value: Any) -> str:  # noqa: ANN401 - JSON
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
