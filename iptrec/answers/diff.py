@@ -13,6 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from iptrec.rulesets.nft import family_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -25,7 +27,6 @@ Kind = Literal[
     "object created", "object deleted", "object changed", "element added", "element removed",
 ]  # fmt: skip
 _ALIKE: Final = 0.5  # words that a changed rule has in common with what it was
-_OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})  # nft's families
 _GAP: Final = 2_000  # rules between anchors that are compared one by one
 
 
@@ -60,16 +61,15 @@ def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Ite
 def _pairs(
     old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]
 ) -> Iterator[tuple[str, str, Mapping[str, Chain] | None, Mapping[str, Chain] | None]]:
-    """The tables of both sides; one that packets of both families pass is there once, under its own family."""
-    seen: set[str] = set()
+    """The tables of both sides; one that packets of both families pass is there once."""
+    seen: set[tuple[str, str]] = set()
     for family in sorted(set(old) & set(new)):
         before, after = old[family].tables, new[family].tables
         for table in dict.fromkeys([*before, *after]):
-            own, _, _ = table.partition(" ")
-            shared = own in _OF_BOTH
-            if not (shared and table in seen):
-                yield own if shared else family, table, before.get(table), after.get(table)
-            seen.add(table)
+            key = family_of(table, family), table
+            if key not in seen:
+                yield *key, before.get(table), after.get(table)
+            seen.add(key)
 
 
 def _used(chains: Mapping[str, Chain]) -> bool:

@@ -34,6 +34,7 @@ class Count:
         self.packets += packets
         self.bytes += size
         self.first_ns = min(self.first_ns, first_ns)
+        self.example = min(self.example, example)
         self.last_ns = max(self.last_ns, last_ns)
 
 

@@ -11,6 +11,7 @@ from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import Count
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
+from iptrec.rulesets.nft import family_of
 from iptrec.rulesets.nft_places import our_table
 from iptrec.rulesets.targets import always_matches, ends_chain, is_ours
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.selection import Selection
     from iptrec.decode.rulesets.types import Chain, Rule
-    from iptrec.names import I64, Family
+    from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.places import Place
@@ -45,16 +46,17 @@ class RuleCount:
 class TableCount:
     """A table as it last was; each chain with its policy (None: a user's) and its rules.
 
+    ``family``: "ipv4", "ipv6", or of a table of nf_tables that packets of both pass its own ("inet").
     Rules that are gone follow those that are there, in the order of their first hits.
     """
 
-    family: Family
+    family: str
     table: str
     chains: dict[str, tuple[str | None, list[RuleCount]]] = field(default_factory=dict)
     policies: dict[str, Count] = field(default_factory=dict)
 
 
-_Key = tuple["Family", str, str, "str | None", int]
+_Key = tuple[str, str, str, "str | None", int]
 
 
 def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
@@ -71,13 +73,17 @@ def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
 def _tables(
     book: Resolver, hits: dict[_Key, Count], rules: dict[_Key, Rule]
 ) -> Iterator[TableCount]:
-    for family in FAMILIES:
-        for table, timeline in book.timelines.loaded(family).items():
-            if book.our_comment is not None and table == our_table(book.our_comment):
-                continue
-            found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
-            _add_gone(found, hits, rules)
-            yield found
+    loaded = {
+        (family_of(table, family), table): timeline
+        for family in FAMILIES
+        for table, timeline in book.timelines.loaded(family).items()
+    }
+    for (family, table), timeline in loaded.items():
+        if book.our_comment is not None and table == our_table(book.our_comment):
+            continue
+        found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
+        _add_gone(found, hits, rules)
+        yield found
 
 
 def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> None:
@@ -126,7 +132,7 @@ def _count_window(
 
 def _key(window: Window, number: int, place: Place) -> _Key:
     """What stays of a rule when others come and go: its text, and which of equal ones it is."""
-    family = window.resolver.families[number]
+    family = family_of(place.table, window.resolver.families[number])
     if place.rule is None:
         return family, place.table, place.chain, None, 0
     chain = window.resolver.grammars[number].ruleset.tables[place.table][place.chain]
@@ -138,7 +144,7 @@ def _key(window: Window, number: int, place: Place) -> _Key:
 
 
 def _table(
-    family: Family, table: str, chains: dict[str, Chain], hits: dict[_Key, Count], ours: str | None
+    family: str, table: str, chains: dict[str, Chain], hits: dict[_Key, Count], ours: str | None
 ) -> TableCount:
     found = TableCount(family, table)
     for chain in chains.values():

@@ -47,6 +47,7 @@ TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
 # Of the packets that pass a table; a table of another family is passed by those of both.
 _FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
+_OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})
 _NO_HOOK: Final = 255
 _NO_PASS: Final = Pass(_NO_HOOK, "")
 
@@ -101,6 +102,12 @@ class Nft:
 
 
 NFT: Final = Nft()
+
+
+def family_of(table: str, family: Family) -> str:
+    """Whose a table is: the packets' family, or its own where packets of both pass it ("inet fw")."""
+    own, _, name = table.partition(" ")
+    return own if name and own in _OF_BOTH else family
 
 
 def of_listing(listing: Listing) -> dict[Family, Ruleset]:

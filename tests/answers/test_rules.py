@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from handmade import UUID, HandMade, udp
 
+import iptrec
 from iptrec.answers.rules import count_rules
 from iptrec.answers.selection import Selection
 from iptrec.views import rules as view
 
+SAMPLES = Path(__file__).parents[2] / "samples"
 RULES = (
     "*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
     f'-A PREROUTING -m comment --comment "iptrec:{UUID}" -j TRACE\nCOMMIT\n'
@@ -90,3 +95,23 @@ def test_a_rule_that_is_gone_keeps_its_hits():
     ]
     assert gone == [("INPUT", None, "-j a", 1), ("a", None, "-p udp -j DROP", 1)]
     assert " gone        1 " in "\n".join(view.as_text(found))
+
+
+@pytest.mark.parametrize("sample", ["ipsets", "loopback", "nftables", "docker_hairpin"])
+def test_the_example_is_the_first_packet(sample):
+    """The lowest number of all packets that hit the rule."""
+    with iptrec.open(SAMPLES / f"{sample}.db") as recording:
+        first = {}
+        for packet in recording.packets():
+            for step in packet.steps:
+                first.setdefault((step.table, step.chain, step.rule, step.spec), []).append(packet)
+        for table in recording.rules():
+            for chain, (_, rules) in table.chains.items():
+                for one in rules:
+                    hit = [
+                        packet.number
+                        for packet in first.get((table.table, chain, one.number, one.rule.spec), ())
+                        if table.family in (packet.family, "inet")
+                    ]
+                    assert one.count.example == min(hit, default=0), (chain, one.number)
+                    assert one.count.packets == len(hit)
