@@ -76,6 +76,24 @@ def addresses(content: bytes, media: str) -> list[tuple[int, IP]]:
         ]
 
 
+def counters(content: bytes) -> dict[str, str]:
+    """What was counted: path below /proc/net -> text, of those that could be read."""
+    with _undamaged("counters"):
+        return {
+            str(name): text for name, text in json.loads(content).items() if isinstance(text, str)
+        }
+
+
+def column(text: str, name: str) -> int:
+    """The sum of a column of /proc/net/stat: a line of names, then hexadecimal numbers, a line a processor."""
+    heads, *lines = text.split("\n")
+    names = heads.split()
+    if name not in names:
+        return 0
+    with _undamaged("counters"):
+        return sum(int(line.split()[names.index(name)], 16) for line in lines if line.strip())
+
+
 def ipsets(content: bytes, media: str) -> dict[str, IpSet]:
     """The sets by their names; those of which members are missing say so."""
     with _undamaged("ipsets"):

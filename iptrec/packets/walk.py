@@ -206,7 +206,27 @@ class Walker:
             finished=grammar.must_end(state),
             queued=state.status == "queued",
             reason=reason,
+            doubt=self._refusal(way) if verdict == "ACCEPT" else None,
         )
+
+    def _refusal(self, way: tuple[int, ...]) -> str | None:
+        """Connection tracking may have dropped the first packet of a connection after the last rule."""
+        refused = self._resolver.refused
+        if not refused or not any(map(self._is_of_nat, way)):
+            return None
+        connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
+        return (
+            f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
+        )
+
+    def _is_of_nat(self, number: int) -> bool:
+        """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
+        place = self._resolver.places[number]
+        if place.base is None:
+            return place.table == "nat"
+        chains = self._resolver.grammars[number].ruleset.tables.get(place.table, {})
+        base = chains[place.base].base if place.base in chains else None
+        return base is not None and base.type == "nat"
 
     def _accepted_by(self, way: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""

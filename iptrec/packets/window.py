@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.context.refusals import refused
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
 from iptrec.packets.walk import Walker
@@ -315,7 +316,10 @@ def _assemblers(
         if stream.id not in known:
             backend = BACKENDS[stream.kind]
             resolver = Resolver(
-                backend, history(reader, backend, stream.namespace), f"iptrec:{reader.facts.uuid}"
+                backend,
+                history(reader, backend, stream.namespace),
+                f"iptrec:{reader.facts.uuid}",
+                refused(reader, stream.namespace),
             )
             known[stream.id] = (Assembler(stream, resolver, reader.facts.started_ns), stream)
         yield known[stream.id]

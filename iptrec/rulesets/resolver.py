@@ -54,11 +54,17 @@ class Resolver:
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
     (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``our_comment``: of the recorder's rules.
+    ``refused``: how many new connections connection tracking refused meanwhile.
     """
 
     def __init__(
-        self, backend: RulesetBackend, timelines: Timelines, our_comment: str | None
+        self,
+        backend: RulesetBackend,
+        timelines: Timelines,
+        our_comment: str | None,
+        refused: int = 0,
     ) -> None:
+        self.refused = refused
         self.timelines = timelines
         self.our_comment = our_comment
         self.places: list[Place] = []

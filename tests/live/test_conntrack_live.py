@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 
 import pytest
@@ -111,3 +112,51 @@ def test_ipv6(lab, tmp_path):
     found = connections(path)
     assert len(found) == 4
     assert all(one["orig"]["src"] == "::1" and one["nat"] is None for *_, one in found)
+
+
+SNAT = "-t nat -A POSTROUTING -p udp --dport 9 -j SNAT --to-source 10.0.2.9:5000"
+CLASH = {  # three connections that are to have the same address and port
+    "legacy": f"iptables-legacy {SNAT}",
+    "nft": f"iptables-nft {SNAT}",
+    "native": "nft 'add table ip n; add chain ip n post { type nat hook postrouting priority 100; };"
+    " add rule ip n post udp dport 9 snat to 10.0.2.9:5000'",
+}
+ARRIVE = """\
+import socket
+inner = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+inner.bind(("", 9))
+inner.settimeout(1)
+print("ready", flush=True)
+input()
+try:
+    while True: print(inner.recv(9).decode())
+except TimeoutError: pass
+"""
+SEND = """\
+import socket
+for port in range(3):
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    out.bind(("", 4000 + port))
+    out.sendto(b"%d" % port, ("10.0.2.2", 9))
+"""
+
+
+@pytest.mark.parametrize("rules", CLASH)
+def test_a_connection_that_is_refused_is_no_sure_accept(routed, tmp_path, rules):
+    """All rules let it pass and connection tracking drops it: the others arrive, and no packet is sure."""
+    path = tmp_path / "t.db"
+    routed.restore(None, "ipv4", "*nat\nCOMMIT\n")
+    routed.run(shlex.split(CLASH[rules]))
+    listener = routed.popen([sys.executable, "-c", ARRIVE], "h2", stdin=-1, stdout=-1, text=True)
+    assert listener.stdout.readline() == "ready\n"
+    backend = "legacy" if rules == "legacy" else "nft"
+    routed.run([*IPTREC, "record", "-q", "--backend", backend, "-o", str(path), "udp dst port 9", "--",
+                "nsenter", "--net=/run/netns/h1", sys.executable, "-c", SEND])  # fmt: skip
+    arrived = listener.communicate("\n")[0].split()
+    with Reader(path) as reader:
+        found = list(Packets(reader))
+    assert len(found) == 3
+    assert arrived == ["0"]
+    for one in found:
+        assert (one.verdict, one.complete, one.ambiguous) == ("ACCEPT", True, True)
+        assert "refused 2 new connections" in one.reason
