@@ -8,7 +8,9 @@ chain, another one after NAT or on loopback; packets of a flow that come one aft
 same, packets that are under way together never.
 
 An event's site is an `NftSite`. Hooks are not told; the ruleset knows
-them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together.
+them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together where
+they lie side by side in the packet. Behind extension headers of IPv6, or IPv4 options of more than 20 bytes,
+which are cut, the transport header could be of any protocol, and the packet ends where they begin.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 from iptrec.decode import netlink
 from iptrec.decode.events import TraceEvents
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
+from iptrec.decode.packet import EXTENSIONS
 from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
@@ -52,7 +55,9 @@ _LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLE
 
 _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # nf_tables_trace.c
 _PACKET_ROOM: Final = 64
+_EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
 _ETHERNET: Final = 14
+_ETHERTYPES: Final = [0, 0, 0, 0, 0x0800, 0, 0x86DD, 0]  # by the version of the IP header
 _NO_FAMILY: Final = 255
 
 
@@ -121,7 +126,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
     packet_family = np.where(of.there[_NFPROTO], of.number(_NFPROTO), family)
     site, sites, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
-    source = _dumped(trace, table, of.there[_NETWORK])
+    source = _dumped(trace, table, of.there[_NETWORK] | of.there[_IIF] | of.there[_OIF])
     buffer, payload, payload_length = _packets(buffer, of)
 
     def carried(column: npt.NDArray[Any], without: int) -> npt.NDArray[Any]:
@@ -141,7 +146,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "seq": none,
         "family": np.where(packet_family < _NO_FAMILY, packet_family, 0).astype(np.uint8),
         "hook": np.full(n, 255, np.uint8),
-        "protocol": _protocol(buffer, packet_family, link, link_length),
+        "protocol": _protocol(buffer, packet_family, (link, link_length), carried(payload, -1)),
         "site": site,
         "sites": sites,
         "mark": of.number(_MARK),
@@ -233,6 +238,7 @@ def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     packets = np.zeros((len(there), _PACKET_ROOM), np.uint8)
     wide = np.lib.stride_tricks.sliding_window_view(buffer, _NETWORK_ROOM)
     headers = wide[of.offset(_NETWORK)[there]]
+    transport = np.where(_whole(headers, network), transport, 0)
     bodies = wide[np.maximum(of.offset(_TRANSPORT)[there], 0)]
     for size in np.unique(network).tolist():
         rows = network == size
@@ -248,11 +254,26 @@ def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     return whole, offset, length
 
 
+def _whole(headers: U8, length: npt.NDArray[Any]) -> Mask:
+    """Whether a network header of this length was dumped to its end; ``headers``: (n, 40)."""
+    options = (headers[:, 0] & 0x0F) * 4 == length
+    extensions = np.isin(headers[:, 6], _EXTENSIONS)
+    whole: Mask = np.where(headers[:, 0] >> 4 == 6, ~extensions, options)  # noqa: PLR2004 - the version
+    return whole
+
+
 def _protocol(
-    buffer: U8, family: npt.NDArray[Any], link: I64, link_length: I32
+    buffer: U8, family: npt.NDArray[Any], link: tuple[I64, I32], payload: I64
 ) -> npt.NDArray[np.uint16]:
-    """The ethertype of what is no IP packet's hook: bridges and devices."""
-    framed = (link_length >= _ETHERNET) & (family != AF_INET) & (family != AF_INET6)
-    at = np.where(framed, link + 12, 0)
+    """The ethertype at hooks of bridges and devices: the frame's, else by the version in the IP header.
+
+    At egress a device has not written the link's header yet.
+    """
+    start, length = link
+    other = (family != AF_INET) & (family != AF_INET6)
+    framed = other & (length >= _ETHERNET)
+    at = np.where(framed, start + 12, 0)
     type_ = buffer.take(at).astype(np.uint16) << 8 | buffer.take(at + 1)
-    return np.where(framed, type_, 0).astype(np.uint16)
+    version = np.where(other & (payload >= 0), buffer.take(np.maximum(payload, 0)) >> 4, 0)
+    by_version = np.choose(version, _ETHERTYPES, mode="clip")
+    return np.where(framed, type_, by_version).astype(np.uint16)
