@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
+from recorder import proc
 
 import iptrec
 
@@ -77,7 +80,7 @@ def started(lab, program, backend, output):
     """Start one, and wait for its first line."""
     child = lab.popen(
         [sys.executable, "-c", HEAD + program, backend, str(output)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     line = child.stdout.readline()
     assert line == "recording\n", line + child.stderr.read()
@@ -155,6 +158,90 @@ def test_what_progress_raises(lab, backend, tmp_path):
     )
     assert done.stdout == "interrupted\n"
     assert rules(lab) == []
+
+
+FULL = """\
+def pipes(pid, mode):
+    found = {}
+    for one in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            flags = open(f"/proc/{pid}/fdinfo/{one}").read().split()[3]
+            found[os.readlink(f"/proc/{pid}/fd/{one}")] = f"/proc/{pid}/fd/{one}"
+        except FileNotFoundError:
+            continue
+        if int(flags, 8) & os.O_ACCMODE != mode:
+            found.popitem()
+    return found
+
+def fill():
+    # With blanks, which JSON allows before an object.
+    (child,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+    theirs, ours = pipes(child, os.O_WRONLY), pipes("self", os.O_RDONLY)
+    ((descriptor),) = [os.open(theirs[one], os.O_WRONLY | os.O_NONBLOCK) for one in theirs.keys() & ours]
+    try:
+        while os.write(descriptor, b" " * 4096):
+            pass
+    except BlockingIOError:
+        os.close(descriptor)
+
+def progress(far):
+    if far.elapsed_ns and not any(one.elapsed_ns for one in told):
+        fill()
+        reached()
+    told.append(far)
+
+told = []
+"""
+SLOW = """\
+def reached():
+    print("recording", flush=True)
+    sys.stdin.readline()
+recorded = iptrec.record(output, backend=backend, duration=1.5, progress=progress)
+print(recorded.reason, len(told) < 5, told[-1].events == recorded.events)
+"""
+RAISING = """\
+def reached():
+    raise ValueError("enough")
+before = me()
+try:
+    iptrec.record(output, backend=backend, progress=progress)
+except ValueError as error:
+    assert me() == before
+    print(error)
+"""
+
+
+def test_a_slow_progress(lab, backend, tmp_path):
+    """The recorder waits for nobody: it ends in time, and undoes what it did, while nobody looks."""
+    child = started(lab, FULL + SLOW, backend, tmp_path / "t.db")
+    until(lambda: rules(lab) == [])
+    with iptrec.open(tmp_path / "t.db") as recording:
+        until(lambda: recording.facts.closed)
+        assert recording.facts.stop_reason == "duration"
+    out, errors = child.communicate("\n", timeout=60)
+    assert (child.returncode, out, errors) == (0, "duration True True\n", "")
+
+
+def test_a_signal_while_progress_is_slow(lab, backend, tmp_path):
+    """The recorder obeys it at once."""
+    program = (FULL + SLOW).replace("duration=1.5", "duration=300")
+    child = started(lab, program, backend, tmp_path / "t.db")
+    assert rules(lab) != []
+    with suppress(ProcessLookupError):
+        for recorder in proc(child.pid, f"task/{child.pid}/children").split():
+            os.kill(int(recorder), signal.SIGTERM)
+    until(lambda: rules(lab) == [])
+    out, errors = child.communicate("\n", timeout=60)
+    assert (child.returncode, out, errors) == (0, "SIGTERM True True\n", "")
+
+
+def test_progress_raises_while_the_pipe_is_full(lab, backend, tmp_path):
+    """Nobody waits for the other; all is undone when the error comes out."""
+    done = python(lab, FULL + RAISING, backend, tmp_path / "t.db")
+    assert done.stdout == "enough\n"
+    assert rules(lab) == []
+    with iptrec.open(tmp_path / "t.db") as recording:
+        assert recording.facts.closed
 
 
 def test_the_caller_is_killed(lab, backend, tmp_path):
