@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import sqlite_utils
 
-from iptrec.errors import RecordingError, UsageError
+from iptrec.errors import TIMEOUT, RecordingError, UsageError
 from iptrec.views.tables import TABLES, Table
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _in_time(deadline: float, timeout_s: float | None) -> Iterator[None]:
         if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
             raise
         if time.monotonic() > deadline:
-            raise UsageError(f"the query took longer than {timeout_s:g} s; see --timeout") from None
+            raise UsageError(f"the query took longer than {timeout_s:g} s; see ", TIMEOUT) from None
         raise KeyboardInterrupt from None
 
 
