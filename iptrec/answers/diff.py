@@ -12,11 +12,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from iptrec.decode.rulesets.types import OF_IPTABLES
+from iptrec.rulesets.table_names import called, tell_backends
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
     from iptrec.names import Family
+
+    _Chains = Mapping[str, Chain]
 
 Kind = Literal[
     "inserted", "deleted", "moved", "changed", "policy", "chain created", "chain deleted",
@@ -43,7 +48,7 @@ class Difference:
 def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Iterator[Difference]:
     """All differences, by family, table and chain."""
     for family in sorted(set(old) & set(new)):
-        before, after = old[family].tables, new[family].tables
+        before, after = _called_alike(old[family].tables, new[family].tables)
         for table in dict.fromkeys([*before, *after]):
             if table not in before or table not in after:
                 loaded = table in after
@@ -53,6 +58,21 @@ def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Ite
                 yield from _tables(family, table, before.get(table, {}), after.get(table, {}))
             else:
                 yield from _tables(family, table, before[table], after[table])
+
+
+def _called_alike(*sides: Mapping[str, _Chains]) -> list[Mapping[str, _Chains]]:
+    """Where one side tells its tables' backends, those of the other one are taken for legacy iptables'."""
+    if not any(map(tell_backends, sides)):
+        return list(sides)
+    return [
+        side
+        if tell_backends(side)
+        else {
+            called("legacy", name, single=name not in OF_IPTABLES): chains
+            for name, chains in side.items()
+        }
+        for side in sides
+    ]
 
 
 def _used(chains: Mapping[str, Chain]) -> bool:

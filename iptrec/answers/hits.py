@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iptrec.answers.select import tables
 from iptrec.packets.window import windows
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ def packets_that_hit(
     for number, one in enumerate(differences):
         if one.old_rule is None and one.new_rule is None:
             continue
-        for spec in {one.old, one.new} - {None}:
-            wanted.setdefault((one.family, one.table, one.chain, spec or ""), []).append(number)
+        for table, spec in product(tables(recording, one.table), {one.old, one.new} - {None}):
+            wanted.setdefault((one.family, table, one.chain, spec or ""), []).append(number)
     found: dict[int, list[int]] = {}
     for window in windows(recording) if wanted else ():
         outcome = window.assembly.outcome[: window.decided]

@@ -10,6 +10,7 @@ from iptrec.answers.selection import Selection
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import UsageError
 from iptrec.pcap.filter import PacketFilter
+from iptrec.rulesets.table_names import BACKENDS, called
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -82,20 +83,22 @@ def tables(recording: Recording, name: str) -> frozenset[str]:
     """The recording's names for the tables that a name may mean.
 
     A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
-    is nft's own name for the latter. Never empty: where no table can be meant, the name itself.
+    is nft's own name for the latter, "nft inet fw" means "inet fw". Never empty: where no table can be meant,
+    the name itself.
     """
     kinds = {one.kind for one in recording.streams}
     backend, _, rest = name.partition(" ")
-    if backend not in ("legacy", "nft"):
+    if backend not in BACKENDS:
         backend, rest = "", name
-    family, _, plain = rest.partition(" ")
-    if backend != "legacy" and family in ("ip", "ip6") and plain in OF_IPTABLES:
-        backend, rest = "nft", plain
+    family, _, table = rest.partition(" ")
+    if backend != "legacy" and family in ("ip", "ip6") and table in OF_IPTABLES:
+        backend, rest = "nft", table
+    single = not {"nflog", "nftrace"} <= kinds
     meant = set()
     if backend != "nft" and " " not in rest and ("nflog" in kinds or "nftrace" not in kinds):
-        meant.add(rest)
+        meant.add(called("legacy", rest, single=single))
     if backend != "legacy" and "nftrace" in kinds:
-        meant.add(f"nft {rest}" if "nflog" in kinds and rest in OF_IPTABLES else rest)
+        meant.add(called("nft", rest, single=single) if rest in OF_IPTABLES else rest)
     return frozenset(meant or {name})
 
 

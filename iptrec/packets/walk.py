@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.names import HOOKS
+from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
     from iptrec.names import Family
@@ -212,7 +213,7 @@ class Walker:
         """The filter table's decision if it took one, else the last one."""
         places = [self._resolver.places[place] for place in way]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
-        filtered = [i for i in accepted if places[i].table == "filter"] or [
+        filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
         ]
         return (filtered or accepted or [len(way) - 1])[-1]
