@@ -51,7 +51,8 @@ _LEAST_HEAP: Final = 1 << 20  # bytes; with less no recording could be read any 
 def open(path: str | os.PathLike[str]) -> Recording:
     """Open a recording, compressed or not, cut off or still growing; see `Recording`.
 
-    Raises `RecordingError` for a file that is not one, or is damaged, or of a newer iptrec.
+    Raises `RecordingError` for a file that is not one, or is damaged, or of a newer iptrec; `UsageError` for
+    what is not the name of a file.
     """
     from iptrec.recording.reader import Reader  # noqa: PLC0415 - not for who only records
 
@@ -200,7 +201,7 @@ class Recording:
         return Packets(self, self._selection(filter, conditions))
 
     def packet(self, number: int) -> Packet:
-        """One packet, by its number. Raises `LookupError` if there is none."""
+        """One packet, by its number, from 1. Raises `LookupError` if there is none."""
         found = next(self.packets(packet=number), None)
         if found is None:
             raise LookupError(f"{self.path} has no packet {number}")

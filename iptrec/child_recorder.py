@@ -79,12 +79,13 @@ def record(
     """Record into a file, as `iptrec record` does, until the first limit, the command's end, or a signal.
 
     ``filter``: in tcpdump's language; None: all packets. ``duration``: seconds. ``packets``: about how many.
-    ``netns``: a name of ip netns, a path, a process id. ``command``: to be run meanwhile. ``force``: replace a
-    file. ``progress``: called a few times a second.
+    ``netns``: a name of ip netns, a path, or a pid as a number. ``command``: words of what to run meanwhile.
+    ``force``: replace a file. ``progress``: called a few times a second, with the newest state; the recorder
+    does not wait for it.
 
     Ctrl-C, or what ``progress`` raises, ends the recording before it is raised here. Needs root, or
-    CAP_NET_ADMIN. Raises `UsageError`; `HostError` where the host refuses; `RecordingError` where the file
-    cannot be written.
+    CAP_NET_ADMIN. Raises `UsageError` for what cannot be meant; `HostError` where the host refuses, and if the
+    recorder is killed; `RecordingError` where the file cannot be written.
     """
     told = arguments.function("progress", progress or (lambda _: None))
     order = _Order(

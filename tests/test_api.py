@@ -34,13 +34,25 @@ DOCKER, LOOPBACK, BOTH = (
 )
 README = (ROOT / "README.md").read_text()
 DOCS = (ROOT / "docs" / "api.md").read_text()
+RECORD = DOCS.partition("\n## Record")[2].partition("\n## ")[0]
+
+
+def examples(text):
+    """The programs in a text: what is indented."""
+    found = re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", text, re.MULTILINE)
+    return [textwrap.dedent(one) for one in found]
 
 
 def example():
     """The program of README.md, "From Python"."""
     section = README.partition("\n## From Python\n")[2].partition("\n## ")[0]
-    program = re.search(r"(?:^    .*\n|^\n)+", section, re.MULTILINE)
-    return textwrap.dedent(program[0])
+    return examples(section)[0]
+
+
+def documented():
+    """Those of docs/api.md, one after the other, but for `iptrec.record`: tests/live/test_api_record.py."""
+    before, _, after = DOCS.partition("\n## Record")
+    return [*examples(before), *examples(after.partition("\n## ")[2])]
 
 
 @pytest.fixture
@@ -61,9 +73,28 @@ def test_the_example_of_the_readme(capsys):
     assert "('172.22.0.2', 1)" in said
 
 
-def test_the_example_is_typed(place):
+@pytest.mark.usefixtures("place")
+def test_the_examples_of_the_documentation(capsys):
+    """They run, one after the other, and say what is in the sample."""
+    pytest.importorskip("pyarrow")
+    names = {}
+    programs = documented()
+    assert len(programs) > 5
+    for program in programs:
+        exec(compile(program, "docs/api.md", "exec"), names)  # noqa: S102
+    said = capsys.readouterr().out
+    assert "<iptrec.Recording 'trace.db'>" in said
+    assert "1 DROP 1\n('src', 'packets') [('172.22.0.2', 1)]" in said
+    assert "1 172.22.0.2 DROP RulePlace(" in said
+    assert "verdict='DROPPED': must be one of ACCEPT, DROP, " in said
+    names["recording"].close()
+
+
+@pytest.mark.parametrize("program", ["README.md", "docs/api.md"])
+def test_the_example_is_typed(place, program):
     """A strict mypy has no word to say of it."""
-    (place / "example.py").write_text(example())
+    text = example() if program == "README.md" else "".join([*documented(), *examples(RECORD)])
+    (place / "example.py").write_text(text)
     told = [
         f"--config-file={ROOT}/pyproject.toml",
         f"--cache-dir={ROOT}/.mypy_cache",

@@ -25,12 +25,13 @@ class Select(TypedDict, total=False):
 
     ``verdict``: how it ended, one of ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, UNKNOWN.
     ``chain``: (table, chain) that it passed. ``rule``: (table, chain, number from 1) that matched. ``iface``:
-    an interface that it came in or went out by. ``mark``: that it had somewhere, or (value, mask).
+    an interface that it came in or went out by. ``mark``: that it had somewhere, or (value, mask), 32 bits.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
     recorded. ``packet``: its number. ``path``: the number of its path.
 
-    A table's plain name means the tables of both backends; "legacy filter", "nft filter" that of one.
+    Numbers are all that have __index__, such as numpy's. A table's plain name means the tables of both
+    backends; "legacy filter", "nft filter" that of one.
     """
 
     verdict: str | Collection[str]

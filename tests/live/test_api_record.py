@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from recorder import proc
@@ -17,6 +20,7 @@ from recorder import proc
 import iptrec
 
 pytestmark = pytest.mark.live
+DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
 HEAD = """\
 import json, os, signal, sys, iptrec
@@ -112,6 +116,19 @@ def test_a_recording_and_an_unchanged_caller(lab, backend, tmp_path):
         assert {
             one.verdict for one in recording.packets("icmp[0] = 8", chain=("filter", "INPUT"))
         } == {"ACCEPT"}
+
+
+def test_the_example_of_the_documentation(lab, backend, tmp_path):
+    """It runs as it stands there, but for the seconds and the backend that is asked for."""
+    section = DOCS.partition("\n## Record")[2].partition("\n## ")[0]
+    (program,) = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
+    program = textwrap.dedent(program).replace("duration=30", "duration=0.2")
+    program = program.replace('.db",', '.db", backend=backend,')
+    done = python(lab, f"os.chdir({str(tmp_path)!r})\n{program}", backend, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "0 0 duration"
+    with iptrec.open(tmp_path / "ping.db") as recording:
+        assert recording.summary().events == int(lines[-1]) > 0
 
 
 def test_a_limit_of_packets(lab, backend, tmp_path):
@@ -275,6 +292,16 @@ except iptrec.HostError as error:
     until(lambda: rules(lab) == [])
     with iptrec.open(tmp_path / "t.db") as recording:
         assert not recording.facts.closed
+
+
+def test_a_process_of_another_namespace(lab, backend, tmp_path):
+    """A number is a pid, and its namespace is called by the path that it is."""
+    output = tmp_path / "t.db"
+    program = "iptrec.record(output, netns=os.getpid(), backend=backend, command=['true'])"
+    python(lab, program, backend, output)
+    with iptrec.open(output) as recording:
+        ((name),) = [one.name for one in recording.namespaces]
+    assert re.fullmatch(r"/proc/[0-9]+/ns/net", name)
 
 
 REFUSED = """\
