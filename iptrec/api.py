@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack, cast
 
+from iptrec import arguments
 from iptrec.answers import packets as answers
 from iptrec.answers import select, why
-from iptrec.errors import UsageError
 from iptrec.packets.model import Traversal
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -42,17 +43,20 @@ __all__ = [
     "Rows",
     "open",
 ]
+T = TypeVar("T")
 _POLL_S: Final = 0.1
+_LEAST_HEAP: Final = 1 << 20  # bytes; with less no recording could be read any more in this process
 
 
 def open(path: str | os.PathLike[str]) -> Recording:
     """Open a recording, compressed or not, cut off or still growing; see `Recording`.
 
-    Raises `RecordingError` for a file that is not one, or is damaged, or of a newer iptrec.
+    Raises `RecordingError` for a file that is not one, or is damaged, or of a newer iptrec; `UsageError` for
+    what is not the name of a file.
     """
     from iptrec.recording.reader import Reader  # noqa: PLC0415 - not for who only records
 
-    return Recording(Reader(Path(path)))
+    return Recording(Reader(arguments.file("path", path)))
 
 
 class Packet(Traversal):
@@ -67,17 +71,24 @@ class Packet(Traversal):
         return as_html(self)
 
 
-class Packets(Iterator[Packet]):
+class _WhileOpen(Iterator[T]):
+    """What is found in a recording, one after the other; once that is closed, a `RecordingError`."""
+
+    def __init__(self, recording: Recording, found: Iterable[T]) -> None:
+        self._recording = recording
+        self._found = iter(found)
+
+    def __next__(self) -> T:
+        self._recording.require_open()
+        return next(self._found)
+
+
+class Packets(_WhileOpen[Packet]):
     """The selected packets in order of their first event: an iterator that makes each when it is asked for."""
 
     def __init__(self, recording: Recording, selection: Selection) -> None:
-        self._recording = recording
         self._selection = selection
-        self._found = cast("Iterator[Packet]", iter(self.columns()))
-
-    def __next__(self) -> Packet:
-        self._recording.require_open()
-        return next(self._found)
+        super().__init__(recording, cast("Iterable[Packet]", recording.columns(selection)))
 
     def to_arrow(self, table: Literal["packets", "steps"] = "packets") -> pa.Table:
         """All selected packets, or their steps, as a pyarrow.Table, whatever was taken one by one before.
@@ -88,14 +99,14 @@ class Packets(Iterator[Packet]):
         from iptrec.views import arrow, table_rows, tables  # noqa: PLC0415 - pyarrow is optional
 
         arrow.require("to_arrow")
-        if table not in ("packets", "steps"):
-            raise UsageError(f"to_arrow({table!r}): must be 'packets' or 'steps'")
+        arguments.one_of("table", table, ("packets", "steps"))
         found = table_rows.rows(self._recording.rows, self.columns(), {table})
         return arrow.table(tables.BY_NAME[table], (some for _, some in found))
 
     def follow(self) -> Iterator[Packet]:
         """The packets of a recording that grows; see `Recording.follow`."""
-        return cast("Iterator[Packet]", self.columns().follow(self._recording.ticks()))
+        found = self.columns().follow(self._recording.ticks())
+        return _WhileOpen(self._recording, cast("Iterator[Packet]", found))
 
     def columns(self) -> answers.Packets:
         """All selected packets as columns, of which iptrec's own views are made. May change."""
@@ -103,7 +114,10 @@ class Packets(Iterator[Packet]):
 
 
 class Rows(Iterator[tuple[Any, ...]]):
-    """What a query found; ``columns``: their names. Can be read after the recording is closed."""
+    """What a query found; ``columns``: their names. Can be read after the recording is closed.
+
+    One thread at a time may read them, whichever.
+    """
 
     def __init__(self, columns: tuple[str, ...], found: Iterator[tuple[Any, ...]]) -> None:
         self.columns = columns
@@ -128,6 +142,10 @@ class Recording:
         self._reader = reader
         self.rows: recorded.Recording = reader if rows is None else rows
         self._index = index
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._reader.closed else ""
+        return f"<iptrec.Recording {str(self.path)!r}{closed}>"
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +201,7 @@ class Recording:
         return Packets(self, self._selection(filter, conditions))
 
     def packet(self, number: int) -> Packet:
-        """One packet, by its number. Raises `LookupError` if there is none."""
+        """One packet, by its number, from 1. Raises `LookupError` if there is none."""
         found = next(self.packets(packet=number), None)
         if found is None:
             raise LookupError(f"{self.path} has no packet {number}")
@@ -235,27 +253,38 @@ class Recording:
         **conditions: Unpack[Select],
     ) -> Iterator[Explanation]:
         """The same of all selected packets."""
-        return why.explain(self.rows, self.packets(filter, **conditions).columns())
+        found = why.explain(self.rows, self.packets(filter, **conditions).columns())
+        return _WhileOpen(self, found)
 
-    def rulesets(self, time_ns: int | None = None) -> Mapping[Family, Ruleset]:
-        """The rules in force at a time (ns since 1970), as far as they had been seen; None: in the end."""
+    def rulesets(self, time_ns: int | datetime | None = None) -> Mapping[Family, Ruleset]:
+        """The rules in force at a time, as far as they had been seen; None: in the end.
+
+        ``time_ns``: ns since 1970, or a datetime with a time zone.
+        """
         from iptrec.rulesets.backends import rulesets  # noqa: PLC0415
 
+        time = None if time_ns is None else arguments.moment("time_ns", time_ns)
         first = next(iter(self.namespaces), None)
-        return {} if first is None else rulesets(self.rows, time_ns, first.id)
+        return {} if first is None else rulesets(self.rows, time, first.id)
 
     def query(
         self, sql: str, *, timeout_s: float | None = None, heap_limit: int | None = None
     ) -> Rows:
         """Ask in SQLite's language, over the tables of `iptrec query --tables`; only reading is allowed.
 
-        ``timeout_s``: for the query itself. ``heap_limit``: bytes that SQLite may take, in the whole process
-        and from then on. Raises `UsageError` for what is not a query, takes too long, or too much memory.
+        ``timeout_s``: seconds, for the query itself. ``heap_limit``: bytes (a MiB at least) that SQLite may
+        take, in the whole process and from then on. Raises `UsageError` for what is not a query, takes too
+        long, or too much memory.
         """
         from iptrec.files import Draft  # noqa: PLC0415 - sqlite-utils is slow to load
         from iptrec.recording import private  # noqa: PLC0415
         from iptrec.views import sqlite, table_rows  # noqa: PLC0415
 
+        sql = arguments.text("sql", sql)
+        if timeout_s is not None:
+            timeout_s = arguments.seconds("timeout_s", timeout_s)
+        if heap_limit is not None:
+            heap_limit = arguments.count("heap_limit", heap_limit, _LEAST_HEAP, "bytes, ")
         wanted = sqlite.tables_of(sql)
         with private.directory() as place, Draft(place / "tables.db", named=True) as draft:
             with sqlite.database(draft) as made:

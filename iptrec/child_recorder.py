@@ -2,12 +2,13 @@
 
 The recorder stays in the namespace that it records and gives up its rights. Nor is anything loaded into the
 caller that starts threads (numpy). The child gets its order as JSON in its arguments, and answers on a pipe
-with a line of JSON a time: how far it is, and in the end the outcome, or an error. Once nobody reads there any
-more, it stops as with SIGTERM: all is undone.
+with a line of JSON a time: how far it is, and in the end the outcome, or an error. It waits for nobody who does
+not read: what is between is dropped. Once nobody reads there any more, it stops as with SIGTERM: all is undone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,17 +18,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec import arguments
 from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
 from iptrec.kernel.process import iptrec
 from iptrec.names import BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
     from iptrec.names import BackendChoice, Family
     from iptrec.recorder.options import Options
 
+_AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
 _ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError)}
 
 
@@ -67,28 +70,35 @@ def record(
     filter: str | None = None,
     duration: float | None = None,
     packets: int | None = None,
-    netns: str | None = None,
+    netns: str | int | os.PathLike[str] | None = None,
     backend: BackendChoice = "auto",
-    command: Sequence[str] = (),
+    command: Sequence[str | os.PathLike[str]] | None = None,
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Recorded:
     """Record into a file, as `iptrec record` does, until the first limit, the command's end, or a signal.
 
     ``filter``: in tcpdump's language; None: all packets. ``duration``: seconds. ``packets``: about how many.
-    ``netns``: a name of ip netns, a path, a process id. ``command``: to be run meanwhile. ``force``: replace a
-    file. ``progress``: called a few times a second.
+    ``netns``: a name of ip netns, a path, or a pid as a number. ``command``: words of what to run meanwhile.
+    ``force``: replace a file. ``progress``: called a few times a second, with the newest state; the recorder
+    does not wait for it.
 
     Ctrl-C, or what ``progress`` raises, ends the recording before it is raised here. Needs root, or
-    CAP_NET_ADMIN. Raises `UsageError`; `HostError` where the host refuses; `RecordingError` where the file
-    cannot be written.
+    CAP_NET_ADMIN. Raises `UsageError` for what cannot be meant; `HostError` where the host refuses, and if the
+    recorder is killed; `RecordingError` where the file cannot be written.
     """
+    told = arguments.function("progress", progress or (lambda _: None))
     order = _Order(
-        output=str(Path(output)), filter=filter, duration_s=duration, packets=packets, netns=netns,
-        backend=backend, command=tuple(command), force=force,
-    )  # fmt: skip
-    order.check()
-    outcome = _outcome(order, progress or (lambda _: None))
+        output=arguments.file("output", output),
+        filter=None if filter is None else arguments.text("filter", filter),
+        duration_s=None if duration is None else arguments.seconds("duration", duration),
+        packets=None if packets is None else arguments.count("packets", packets),
+        netns=None if netns is None else arguments.namespace("netns", netns),
+        backend=arguments.one_of("backend", backend, BACKEND_CHOICES),
+        command=() if command is None else arguments.words("command", command),
+        force=arguments.yes_or_no("force", force),
+    )
+    outcome = _outcome(order, told)
     return Recorded(
         path=Path(order.output),
         events=outcome["events"],
@@ -113,22 +123,11 @@ class _Order:
     command: tuple[str, ...]
     force: bool
 
-    def check(self) -> None:
-        """Raise `UsageError` for what cannot be meant."""
-        if self.backend not in BACKEND_CHOICES:
-            raise UsageError(
-                f"backend={self.backend!r}: must be one of {', '.join(BACKEND_CHOICES)}"
-            )
-        if self.duration_s is not None and not 0 < self.duration_s < 10**9:
-            raise UsageError(f"duration={self.duration_s!r}: expected seconds")
-        if self.packets is not None and self.packets < 1:
-            raise UsageError(f"packets={self.packets!r}: expected a number from 1")
-
     @property
     def argv(self) -> tuple[str, ...]:
         """The command line that records the same."""
         words = ["iptrec", "record", f"--output={self.output}", f"--backend={self.backend}"]
-        words += [] if self.duration_s is None else [f"--duration={self.duration_s:g}s"]
+        words += [] if self.duration_s is None else [f"--duration={_plain(self.duration_s)}s"]
         words += [] if self.packets is None else [f"--packets={self.packets}"]
         words += [] if self.netns is None else [f"--netns={self.netns}"]
         words += ["--force"] if self.force else []
@@ -136,10 +135,15 @@ class _Order:
         return (*words, *(["--", *self.command] if self.command else []))
 
 
+def _plain(seconds: float) -> str:
+    """A number without an exponent."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
+
+
 def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, Any]:
     """Have it recorded; the recorder's last word."""
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as answers:
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
             words = iptrec(str(writing), json.dumps(asdict(order)), module=__name__)
             child = subprocess.Popen(words, pass_fds=(writing,))
@@ -147,11 +151,11 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
             os.close(writing)
         answer: dict[str, Any] = {}
         try:
-            for line in answers:
-                answer = json.loads(line)
+            for answer in _answers(pipe):
                 _raise_error(answer)
                 progress(_progress(answer))
         except BaseException:
+            pipe.close()  # first: the child may be about to write
             child.terminate()
             child.wait()
             raise
@@ -161,6 +165,15 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
             " recorded until then; run iptrec cleanup"
         )
     return answer
+
+
+def _answers(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """The newest answer, whenever there are some; the last one of all in any case."""
+    rest = b""
+    while found := pipe.read(_AT_ONCE):
+        *lines, rest = (rest + found).split(b"\n")
+        if lines:
+            yield json.loads(lines[-1])
 
 
 def _progress(answer: dict[str, Any]) -> Progress:
@@ -187,21 +200,51 @@ def main() -> None:
 
     descriptor, order = sys.argv[1:]
     os.set_inheritable(int(descriptor), False)
-    with os.fdopen(int(descriptor), "wb", buffering=0) as pipe:
-        try:
-            outcome = run(
-                _options(json.loads(order)), lambda progress: _tell(pipe, asdict(progress))
-            )
-            _tell(pipe, asdict(outcome))
-        except IptrecError as error:
-            _tell(pipe, {"error": type(error).__name__, "text": str(error)})
-
-
-def _tell(pipe: IO[bytes], answer: dict[str, Any]) -> None:
+    caller = _Caller(int(descriptor))
     try:
-        pipe.write(json.dumps(answer).encode() + b"\n")
-    except BrokenPipeError:
-        os.kill(os.getpid(), signal.SIGTERM)
+        outcome = run(_options(json.loads(order)), lambda progress: caller.tell(asdict(progress)))
+        caller.tell_at_last(asdict(outcome))
+    except IptrecError as error:
+        caller.tell_at_last({"error": type(error).__name__, "text": str(error)})
+
+
+class _Caller:
+    """Who started us, by the pipe between us."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._begun = b""  # the rest of a line, which cannot be taken back
+        os.set_blocking(descriptor, False)
+
+    def tell(self, answer: dict[str, Any]) -> None:
+        """Tell it now or never. If nobody is there, stop as with SIGTERM."""
+        try:
+            self._begun = self._written(self._begun)
+            if not self._begun:
+                line = _line(answer)
+                rest = self._written(line)
+                self._begun = rest if len(rest) < len(line) else b""
+        except BrokenPipeError:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def tell_at_last(self, answer: dict[str, Any]) -> None:
+        """Tell it, however long that takes: nothing is left to be done."""
+        os.set_blocking(self._descriptor, True)
+        left = self._begun + _line(answer)
+        with contextlib.suppress(BrokenPipeError):
+            while left:
+                left = self._written(left)
+
+    def _written(self, data: bytes) -> bytes:
+        """What could not be written of it."""
+        try:
+            return data[os.write(self._descriptor, data) :] if data else b""
+        except BlockingIOError:
+            return data
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode() + b"\n"
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -4,15 +4,47 @@ An error's text names the object (file, chain, namespace, option), the fact, and
 It is printed once, in ``iptrec.cli``; nothing else in iptrec prints errors or exits.
 """
 
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
 EXIT_DONE = 0
 EXIT_NO = 1
 EXIT_TROUBLE = 2
 
 
+class Advice(NamedTuple):
+    """What to give instead: in the words of the command line, and in those of the Python API."""
+
+    typed: str
+    called: str
+
+
+FORCE: Final = Advice("--force", "force=True")
+ANOTHER_OUTPUT: Final = Advice("another -o", "another output")
+TIMEOUT: Final = Advice("--timeout", "timeout_s")
+IFACE: Final = Advice("--iface", "iface")
+
+
 class IptrecError(Exception):
-    """Something that the user can read and act on; exit status 2."""
+    """Something that the user can read and act on; exit status 2.
+
+    Made of texts and `Advice`; as a text it has the words of the Python API.
+    """
 
     exit_status = EXIT_TROUBLE
+
+    def __init__(self, *parts: str | Advice) -> None:
+        super().__init__(*parts)
+        self.parts = parts
+
+    def __str__(self) -> str:
+        return "".join(one.called if isinstance(one, Advice) else one for one in self.parts)
+
+    @property
+    def typed(self) -> str:
+        """The same for who typed a command."""
+        return "".join(one.typed if isinstance(one, Advice) else one for one in self.parts)
 
 
 class UsageError(IptrecError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from urllib.parse import quote
 
-from iptrec.errors import RecordingError
+from iptrec.errors import ANOTHER_OUTPUT, RecordingError
 from iptrec.identity import acting_as, behind_sudo, only_root_changes, open_led_by_root
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class Place:
         if self.owner is not None and status is not None and status.st_uid != self.owner.uid:
             raise RecordingError(
                 f"cannot replace {self.path.with_name(name)}: it belongs to user {status.st_uid}, not to user"
-                f" {self.owner.uid}, who ran sudo; delete it, or use another -o"
+                f" {self.owner.uid}, who ran sudo; delete it, or use ",
+                ANOTHER_OUTPUT,
             )
 
     def status(self, name: str) -> os.stat_result | None:

@@ -34,13 +34,25 @@ DOCKER, LOOPBACK, BOTH = (
 )
 README = (ROOT / "README.md").read_text()
 DOCS = (ROOT / "docs" / "api.md").read_text()
+RECORD = DOCS.partition("\n## Record")[2].partition("\n## ")[0]
+
+
+def examples(text):
+    """The programs in a text: what is indented."""
+    found = re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", text, re.MULTILINE)
+    return [textwrap.dedent(one) for one in found]
 
 
 def example():
     """The program of README.md, "From Python"."""
     section = README.partition("\n## From Python\n")[2].partition("\n## ")[0]
-    program = re.search(r"(?:^    .*\n|^\n)+", section, re.MULTILINE)
-    return textwrap.dedent(program[0])
+    return examples(section)[0]
+
+
+def documented():
+    """Those of docs/api.md, one after the other, but for `iptrec.record`: tests/live/test_api_record.py."""
+    before, _, after = DOCS.partition("\n## Record")
+    return [*examples(before), *examples(after.partition("\n## ")[2])]
 
 
 @pytest.fixture
@@ -61,9 +73,28 @@ def test_the_example_of_the_readme(capsys):
     assert "('172.22.0.2', 1)" in said
 
 
-def test_the_example_is_typed(place):
+@pytest.mark.usefixtures("place")
+def test_the_examples_of_the_documentation(capsys):
+    """They run, one after the other, and say what is in the sample."""
+    pytest.importorskip("pyarrow")
+    names = {}
+    programs = documented()
+    assert len(programs) > 5
+    for program in programs:
+        exec(compile(program, "docs/api.md", "exec"), names)  # noqa: S102
+    said = capsys.readouterr().out
+    assert "<iptrec.Recording 'trace.db'>" in said
+    assert "1 DROP 1\n('src', 'packets') [('172.22.0.2', 1)]" in said
+    assert "1 172.22.0.2 DROP RulePlace(" in said
+    assert "verdict='DROPPED': must be one of ACCEPT, DROP, " in said
+    names["recording"].close()
+
+
+@pytest.mark.parametrize("program", ["README.md", "docs/api.md"])
+def test_the_example_is_typed(place, program):
     """A strict mypy has no word to say of it."""
-    (place / "example.py").write_text(example())
+    text = example() if program == "README.md" else "".join([*documented(), *examples(RECORD)])
+    (place / "example.py").write_text(text)
     told = [
         f"--config-file={ROOT}/pyproject.toml",
         f"--cache-dir={ROOT}/.mypy_cache",
@@ -313,6 +344,7 @@ USES = {
     "packets": lambda one: one.packets(),
     "packet": lambda one: one.packet(1),
     "follow": lambda one: next(one.follow()),
+    "explain": lambda one: next(one.explain()),
     "paths": lambda one: one.paths(),
     "rules": lambda one: one.rules(),
     "why": lambda one: one.why(1),
@@ -332,14 +364,29 @@ def test_use_after_close(tmp_path, use, packed):
         USES[use](recording)
 
 
-def test_half_way_through_and_closed(loopback):
-    """An iterator that is half way through ends so as well."""
-    found = loopback.packets()
-    next(found)
+@pytest.mark.parametrize("method", ["packets", "follow", "explain"])
+@pytest.mark.parametrize("taken", [0, 1])
+def test_half_way_through_and_closed(loopback, method, taken):
+    """An iterator that is half way through, or not begun, ends so as well, however often it is asked."""
+    found = getattr(loopback, method)()
+    for _ in range(taken):
+        next(found)
     loopback.close()
     loopback.close()  # again: nothing
-    with pytest.raises(iptrec.RecordingError, match="was closed"):
-        next(found)
+    for _ in range(2):
+        with pytest.raises(iptrec.RecordingError, match="was closed"):
+            next(found)
+
+
+def test_what_a_prompt_shows(loopback):
+    """Which file, and whether it is open; a packet and a step with all that they hold."""
+    assert repr(loopback) == f"<iptrec.Recording {str(LOOPBACK)!r}>"
+    packet = loopback.packet(1)
+    assert repr(packet).startswith("Packet(number=1, time_ns=")
+    assert repr(packet.steps[0]).startswith("Step(time_ns=")
+    assert repr(packet).isprintable()
+    loopback.close()
+    assert repr(loopback) == f"<iptrec.Recording {str(LOOPBACK)!r}, closed>"
 
 
 def compressed(directory):
@@ -394,6 +441,23 @@ def test_another_thread_may_read(loopback):
     reader.start()
     reader.join()
     assert found == numbers(loopback) != []
+
+
+def test_another_thread_may_read_a_query(loopback):
+    """Rows as well, whoever asked and whoever took the first; the last one lets go of them."""
+    sql = "SELECT packet, step FROM steps"
+    expected = list(loopback.query(sql))
+    rows = loopback.query(sql)
+    found = [next(rows)]
+    reader = threading.Thread(target=lambda: found.extend(rows))
+    reader.start()
+    reader.join()
+    assert found == expected
+    dropped = [loopback.query(sql)]
+    next(dropped[0])
+    reader = threading.Thread(target=dropped.clear)
+    reader.start()
+    reader.join()
 
 
 def test_threads_with_recordings_of_their_own():
@@ -555,7 +619,7 @@ def test_arrow_tables(loopback):
         assert tuple(found.column_names) == rows.columns
         assert [tuple(row.values()) for row in found.to_pylist()] == list(rows)
         assert found.schema.field("packet").metadata[b"description"]
-    with pytest.raises(iptrec.UsageError, match="must be 'packets' or 'steps'"):
+    with pytest.raises(iptrec.UsageError, match="table='rules': must be one of packets, steps"):
         loopback.packets().to_arrow("rules")
     assert loopback.packets(packet=0).to_arrow().num_rows == 0
 

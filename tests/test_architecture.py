@@ -14,6 +14,7 @@ PACKAGE = ROOT / "iptrec"
 MAY_IMPORT = {
     "errors": set(),
     "names": set(),
+    "arguments": set(),
     "version": set(),
     "libc": set(),
     "identity": {"libc"},
@@ -30,6 +31,7 @@ MAY_IMPORT = {
     "matching": {"matching", "decode.rulesets", "decode.ipsets"},
     "answers": {
         "answers",
+        "arguments",
         "packets",
         "rulesets",
         "context",
@@ -51,9 +53,10 @@ MAY_IMPORT = {
         "recording.kinds",
         "files",
     },
-    "child_recorder": {"recorder", "kernel", "pcap"},
+    "child_recorder": {"arguments", "recorder", "kernel", "pcap"},
     "api": {
         "answers",
+        "arguments",
         "packets.model",
         "rulesets.backends",
         "decode.rulesets.types",

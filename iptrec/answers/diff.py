@@ -13,13 +13,16 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from iptrec.rulesets.nft import family_of
+from iptrec.decode.rulesets.types import OF_IPTABLES
+from iptrec.rulesets.table_names import called, family_of, tell_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
     from iptrec.names import Family
+
+    _Chains = Mapping[str, Chain]
 
 Kind = Literal[
     "inserted", "deleted", "moved", "changed", "policy", "chain created", "chain deleted",
@@ -64,12 +67,27 @@ def _pairs(
     """The tables of both sides; one that packets of both families pass is there once."""
     seen: set[tuple[str, str]] = set()
     for family in sorted(set(old) & set(new)):
-        before, after = old[family].tables, new[family].tables
+        before, after = _called_alike(old[family].tables, new[family].tables)
         for table in dict.fromkeys([*before, *after]):
             key = family_of(table, family), table
             if key not in seen:
                 yield *key, before.get(table), after.get(table)
             seen.add(key)
+
+
+def _called_alike(*sides: Mapping[str, _Chains]) -> list[Mapping[str, _Chains]]:
+    """Where one side tells its tables' backends, those of the other one are taken for legacy iptables'."""
+    if not any(map(tell_backends, sides)):
+        return list(sides)
+    return [
+        side
+        if tell_backends(side)
+        else {
+            called("legacy", name, single=name not in OF_IPTABLES): chains
+            for name, chains in side.items()
+        }
+        for side in sides
+    ]
 
 
 def _used(chains: Mapping[str, Chain]) -> bool:

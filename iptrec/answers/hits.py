@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iptrec.answers.select import tables
 from iptrec.names import FAMILIES
 from iptrec.packets.window import windows
 
@@ -27,8 +28,9 @@ def packets_that_hit(
         if one.old_rule is None and one.new_rule is None:
             continue
         families = (one.family,) if one.family in FAMILIES else FAMILIES
-        for spec, family in itertools.product({one.old, one.new} - {None}, families):
-            wanted.setdefault((family, one.table, one.chain, spec or ""), []).append(number)
+        specs = {one.old, one.new} - {None}
+        for family, table, spec in product(families, tables(recording, one.table), specs):
+            wanted.setdefault((family, table, one.chain, spec or ""), []).append(number)
     found: dict[int, list[int]] = {}
     for window in windows(recording) if wanted else ():
         outcome = window.assembly.outcome[: window.decided]

@@ -11,8 +11,8 @@ from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import Count
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
-from iptrec.rulesets.nft import family_of
 from iptrec.rulesets.nft_places import our_table
+from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import always_matches, ends_chain, is_ours
 
 if TYPE_CHECKING:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
+from iptrec import arguments
 from iptrec.answers.selection import Selection
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import UsageError
 from iptrec.pcap.filter import PacketFilter
+from iptrec.rulesets.table_names import BACKENDS, called
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from iptrec.recording.rows import Recording
 
 VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 class Select(TypedDict, total=False):
@@ -24,12 +25,13 @@ class Select(TypedDict, total=False):
 
     ``verdict``: how it ended, one of ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, UNKNOWN.
     ``chain``: (table, chain) that it passed. ``rule``: (table, chain, number from 1) that matched. ``iface``:
-    an interface that it came in or went out by. ``mark``: that it had somewhere, or (value, mask).
+    an interface that it came in or went out by. ``mark``: that it had somewhere, or (value, mask), 32 bits.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
     recorded. ``packet``: its number. ``path``: the number of its path.
 
-    A table's plain name means the tables of both backends; "legacy filter", "nft filter" that of one.
+    Numbers are all that have __index__, such as numpy's. A table's plain name means the tables of both
+    backends; "legacy filter", "nft filter" that of one.
     """
 
     verdict: str | Collection[str]
@@ -50,8 +52,7 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
 
     Raises `UsageError` for what cannot be meant; `HostError` for a filter where libpcap is missing.
     """
-    if not isinstance(words, str | None):
-        raise UsageError(f"filter={words!r}: expected a text")
+    words = None if words is None else arguments.text("filter", words)
     for name in select:
         if name not in Select.__annotations__:
             known = ", ".join(Select.__annotations__)
@@ -83,99 +84,74 @@ def tables(recording: Recording, name: str) -> frozenset[str]:
     """The recording's names for the tables that a name may mean.
 
     A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
-    is nft's own name for the latter. Never empty: where no table can be meant, the name itself.
+    is nft's own name for the latter, "nft inet fw" means "inet fw". Never empty: where no table can be meant,
+    the name itself.
     """
     kinds = {one.kind for one in recording.streams}
     backend, _, rest = name.partition(" ")
-    if backend not in ("legacy", "nft"):
+    if backend not in BACKENDS:
         backend, rest = "", name
-    family, _, plain = rest.partition(" ")
-    if backend != "legacy" and family in ("ip", "ip6") and plain in OF_IPTABLES:
-        backend, rest = "nft", plain
+    family, _, table = rest.partition(" ")
+    if backend != "legacy" and family in ("ip", "ip6") and table in OF_IPTABLES:
+        backend, rest = "nft", table
+    single = not {"nflog", "nftrace"} <= kinds
     meant = set()
     if backend != "nft" and " " not in rest and ("nflog" in kinds or "nftrace" not in kinds):
-        meant.add(rest)
+        meant.add(called("legacy", rest, single=single))
     if backend != "legacy" and "nftrace" in kinds:
-        meant.add(f"nft {rest}" if "nflog" in kinds and rest in OF_IPTABLES else rest)
+        meant.add(called("nft", rest, single=single) if rest in OF_IPTABLES else rest)
     return frozenset(meant or {name})
 
 
 def _verdicts(name: str, value: object) -> frozenset[str]:
     found = frozenset(one.upper() for one in _texts(name, value))
-    if unknown := sorted(found - {*VERDICTS}):
-        raise UsageError(f"{name}={unknown[0]!r}: must be one of {', '.join(VERDICTS)}")
+    for unknown in sorted(found - {*VERDICTS}):
+        arguments.one_of(name, unknown, VERDICTS)
     return found
 
 
 def _texts(name: str, value: object) -> frozenset[str]:
-    return frozenset(_several(name, value, (str,), "a text"))
+    return frozenset(one for (one,) in _several(name, value, (str,), "a text"))
 
 
 def _chains(name: str, value: object) -> frozenset[Any]:
-    kinds, example = ((str, str), '("filter", "FORWARD")')
-    return frozenset(_several(name, value, kinds, example))
+    return frozenset(_several(name, value, (str, str), '("filter", "FORWARD")'))
 
 
 def _rules(name: str, value: object) -> frozenset[Any]:
-    kinds, example = ((str, str, int), '("filter", "FORWARD", 2)')
-    return frozenset(_several(name, value, kinds, example))
+    return frozenset(_several(name, value, (str, str, int), '("filter", "FORWARD", 2)'))
 
 
-def _several(name: str, value: Any, kinds: tuple[type, ...], example: str) -> list[Any]:  # noqa: ANN401
-    """One value, or all of a collection; ``kinds``: of its parts, of a single part the thing itself."""
-
-    def one(candidate: object) -> bool:
-        parts = candidate if isinstance(candidate, tuple) else (candidate,)
-        return len(parts) == len(kinds) and all(map(_is_a, parts, kinds))
-
-    if one(value):
-        return [value]
-    if isinstance(value, Collection) and value and all(map(one, value)):
-        return list(value)
-    raise UsageError(f"{name}={value!r}: expected {example}, or several in a collection")
-
-
-def _is_a(value: object, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+def _several(
+    name: str, value: object, kinds: tuple[type, ...], example: str
+) -> list[tuple[Any, ...]]:
+    """The parts of one value, or of all of a collection; ``kinds``: of its parts."""
+    if (one := _parts(value, kinds)) is not None:
+        return [one]
+    several = [*value] if isinstance(value, Collection) else []
+    found = [one for each in several if (one := _parts(each, kinds)) is not None]
+    if not found or len(found) < len(several):
+        raise arguments.wrong(name, value, f"expected {example}, or several in a collection")
+    return found
 
 
-def _is_number(value: object) -> TypeGuard[int]:
-    return _is_a(value, int)
-
-
-def _mark(name: str, value: object) -> tuple[int, int]:
-    parts = value if isinstance(value, tuple) else (value, 0xFFFFFFFF)
-    if len(parts) != 2 or not all(_is_number(one) and 0 <= one < 2**32 for one in parts):  # noqa: PLR2004
-        raise UsageError(f"{name}={value!r}: expected 32 bits, or (value, mask), e.g. (0x1, 0xff)")
-    return parts[0] & parts[1], parts[1]
-
-
-def _moment(name: str, value: object) -> int:
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return (value - _EPOCH) // _MICROSECOND * 1000
-    if not _is_number(value):
-        raise UsageError(
-            f"{name}={value!r}: expected ns since 1970, or a datetime with a time zone"
-        )
-    return value
-
-
-def _number(name: str, value: object) -> int:
-    if not _is_number(value):
-        raise UsageError(f"{name}={value!r}: expected a number")
-    return value
-
-
-def _yes_or_no(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{name}={value!r}: must be True or False")
-    return value
+def _parts(value: object, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
+    """The parts of a value, a single part being the thing itself; None where they are others."""
+    parts = value if isinstance(value, tuple) and len(kinds) > 1 else (value,)
+    if len(parts) != len(kinds):
+        return None
+    found = (
+        arguments.integer(one) if kind is int else one if isinstance(one, kind) else None
+        for one, kind in zip(parts, kinds, strict=True)
+    )
+    known = tuple(found)
+    return None if None in known else known
 
 
 _READ: Final = {
-    "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _texts, "mark": _mark,
-    "since": _moment, "until": _moment, "complete": _yes_or_no, "netns": _texts,
-    "packet": _number, "path": _number,
+    "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _texts, "mark": arguments.mark,
+    "since": arguments.moment, "until": arguments.moment, "complete": arguments.yes_or_no, "netns": _texts,
+    "packet": arguments.number, "path": arguments.number,
 }  # fmt: skip
 _FIELDS: Final = {
     "verdict": "verdicts", "chain": "chains", "rule": "rules", "iface": "interfaces",

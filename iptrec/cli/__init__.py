@@ -89,7 +89,7 @@ def main() -> None:
         command = context.command_path if context else "iptrec"
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", command)
     except IptrecError as error:
-        _fail(str(error), exit_status=error.exit_status)
+        _fail(error.typed, exit_status=error.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except OSError as error:

@@ -154,4 +154,4 @@ def _expectation(recording: Recording, where: str, line: int, table: dict[str, A
             most=table.get("max") if count is None else count,
         )
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{where}: ", *error.parts) from None

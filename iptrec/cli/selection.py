@@ -269,4 +269,8 @@ def _mark(text: str) -> tuple[int, int]:
         numbers = -1, -1
     if not all(0 <= number < 2**32 for number in numbers):
         raise UsageError(f"--mark {text!r}: expected VALUE[/MASK] of 32 bits, such as 0x1/0xff")
-    return numbers[0] & numbers[1], numbers[1]
+    if numbers[0] & ~numbers[1]:
+        raise UsageError(
+            f"--mark {text!r}: the value has bits that the mask leaves out, so nothing can match"
+        )
+    return numbers

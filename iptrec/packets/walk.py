@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.names import HOOKS
+from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
     from iptrec.names import Family
@@ -223,7 +224,7 @@ class Walker:
         """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
         place = self._resolver.places[number]
         if place.base is None:
-            return place.table == "nat"
+            return plain(place.table) == "nat"
         chains = self._resolver.grammars[number].ruleset.tables.get(place.table, {})
         base = chains[place.base].base if place.base in chains else None
         return base is not None and base.type == "nat"
@@ -232,7 +233,7 @@ class Walker:
         """The filter table's decision if it took one, else the last one."""
         places = [self._resolver.places[place] for place in way]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
-        filtered = [i for i in accepted if places[i].table == "filter"] or [
+        filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
         ]
         return (filtered or accepted or [len(way) - 1])[-1]

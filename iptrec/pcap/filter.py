@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from iptrec.errors import HostError, RecordingError, UsageError
+from iptrec.errors import IFACE, HostError, RecordingError, UsageError
 from iptrec.pcap.libpcap import Instruction, Program, libpcap
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[Instru
     if any(_leaves_the_packet(one) for one in program):
         raise UsageError(
             f"{name}: it asks for something outside of the packet, as inbound, outbound, ifindex "
-            "and huge offsets do; for interfaces there is --iface"
+            "and huge offsets do; for interfaces there is ",
+            IFACE,
         )
     return program
 

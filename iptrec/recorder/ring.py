@@ -50,6 +50,6 @@ class Ring:
         try:
             self._writer.copy(path, time.time_ns(), "SIGUSR1")
         except IptrecError as error:
-            self._report.note(str(error))
+            self._report.note(error.typed)
         else:
             self._report.note(f"written: {path}")

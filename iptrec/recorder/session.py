@@ -136,7 +136,7 @@ class _Session:
                     writer.close(time.time_ns(), self._report.progress.reason)
         except IptrecError as error:
             if left := self._left_behind():
-                raise HostError(f"{error}; {left}") from None
+                raise HostError(*error.parts, f"; {left}") from None
             raise
         if left := self._left_behind():
             raise HostError(f"recorded to {options.output}, but {left}")

@@ -51,7 +51,7 @@ class Distrusted:
     def __init__(self, path: str | Path, held: int | None = None) -> None:
         self.path = Path(path)
         self._held = held
-        self._closed = False
+        self.closed = False
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
         self._check_file()
@@ -188,12 +188,12 @@ class Distrusted:
 
     def close(self) -> None:
         """Let go of the file for good."""
-        self._closed = True
+        self.closed = True
         self._disconnect()
 
     def require_open(self) -> None:
         """Raise `RecordingError` after `close`."""
-        if self._closed:
+        if self.closed:
             raise RecordingError(f"{self.path} was closed; open it again")
 
     def _disconnect(self) -> None:

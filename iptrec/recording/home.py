@@ -13,7 +13,7 @@ import sqlite3
 import stat
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import RecordingError
+from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError
 from iptrec.files import Draft, connect, held_twice, is_file
 
 if TYPE_CHECKING:
@@ -143,15 +143,18 @@ def creating(path: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise RecordingError(f"{path} exists; use --force or another -o") from None
+        raise RecordingError(f"{path} exists; use ", FORCE, " or ", ANOTHER_OUTPUT) from None
     except FileNotFoundError:
         raise RecordingError(
-            f"cannot create {path}: there is no directory {path.parent}; make it or use another -o"
+            f"cannot create {path}: there is no directory {path.parent}; make it or use ",
+            ANOTHER_OUTPUT,
         ) from None
     except OSError as error:
-        raise RecordingError(f"cannot create {path}: {error.strerror}; use another -o") from None
+        raise RecordingError(
+            f"cannot create {path}: {error.strerror}; use ", ANOTHER_OUTPUT
+        ) from None
     except sqlite3.Error as error:
-        raise RecordingError(f"cannot create {path}: {error}; use another -o") from None
+        raise RecordingError(f"cannot create {path}: {error}; use ", ANOTHER_OUTPUT) from None
 
 
 def _make_room(place: Place, *, force: bool) -> None:
@@ -161,9 +164,9 @@ def _make_room(place: Place, *, force: bool) -> None:
     for name, status in found.items():
         old = place.path.with_name(name)
         if not stat.S_ISREG(status.st_mode):
-            raise RecordingError(f"{old} exists and is not a regular file; use another -o")
+            raise RecordingError(f"{old} exists and is not a regular file; use ", ANOTHER_OUTPUT)
         if not force:
-            raise RecordingError(f"{old} exists; use --force or another -o")
+            raise RecordingError(f"{old} exists; use ", FORCE, " or ", ANOTHER_OUTPUT)
         place.require_own(name)
     for name in found:
         place.unlink(name)

@@ -55,6 +55,11 @@ class Reader:
         """Let go of the file for good."""
         self._file.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._file.closed
+
     def require_open(self) -> None:
         """Raise `RecordingError` after `close`."""
         self._file.require_open()

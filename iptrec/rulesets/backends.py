@@ -61,11 +61,18 @@ class RulesetBackend(Protocol):
         """The place that a site names in a ruleset, None if it names none."""
 
     def grammar(
-        self, family: Family, ruleset: Ruleset, late: frozenset[str], our_comment: str | None
+        self,
+        family: Family,
+        ruleset: Ruleset,
+        late: frozenset[str],
+        our_comment: str | None,
+        *,
+        single: bool,
     ) -> Grammar:
         """What can follow what in a ruleset.
 
         ``late``: tables that need not have logged all the time. ``our_comment``: of the recorder's rules.
+        ``single``: as of `history`, on which the names of the tables depend (`table_names`).
         """
 
 

@@ -16,6 +16,7 @@ from iptrec.names import FAMILIES, HOOKS
 from iptrec.recording.kinds import SAVES
 from iptrec.rulesets.grammar import ROUTES, Grammar
 from iptrec.rulesets.places import Locations, Pass, Place
+from iptrec.rulesets.table_names import called, plain
 from iptrec.rulesets.targets import STANDARD, end_effect, rule_effect
 from iptrec.rulesets.timeline import EVER, Timelines
 
@@ -42,13 +43,22 @@ _TABLES: Final = (
     ("raw", "mangle", "nat", "filter", "security"),
     ("mangle", "nat"),
 )
-_ROUTES: Final[Routes] = tuple(
-    {
-        one: order
-        for order, one in enumerate(Pass(hook, table) for hook in route for table in _TABLES[hook])
-    }
-    for route in ROUTES
-)
+
+
+def _routes(*, single: bool) -> Routes:
+    """The passes of each route; see `table_names`."""
+    return tuple(
+        {
+            Pass(hook, called("legacy", table, single=single)): order
+            for order, (hook, table) in enumerate(
+                (hook, table) for hook in route for table in _TABLES[hook]
+            )
+        }
+        for route in ROUTES
+    )
+
+
+_ROUTES: Final = {single: _routes(single=single) for single in (True, False)}
 _RAW: Final = "raw"  # where TRACE works, and so the first table that is traced
 
 
@@ -78,23 +88,25 @@ class Legacy:
             time = EVER if first else one.time_ns
             before[family] = one.time_ns
             if one.kind == _UNKNOWN[family]:
-                name = one.content.decode("utf-8", "backslashreplace").strip()
-                found.add(family, name, None, after, time)
+                table = one.content.decode("utf-8", "backslashreplace").strip()
+                found.add(family, called(self.name, table, single=single), None, after, time)
             else:
-                for name, chains in iptables_save.parse(one.content, known[family]).tables.items():
+                saved = iptables_save.parse(one.content, known[family])
+                for table, chains in saved.tables.items():
+                    name = called(self.name, table, single=single)
                     found.add(family, name, chains, after, time)
         return found
 
-    def locations(self, events: TraceEvents, history: Timelines) -> Locations:  # noqa: ARG002
+    def locations(self, events: TraceEvents, history: Timelines) -> Locations:
         """The kernel tells the hook; table and chain are in the prefix."""
-        tables = [prefix.table(one) if isinstance(one, bytes) else None for one in events.sites]
+        tables = [_table(one, history) for one in events.sites]
         passed = np.minimum(events.hook, _OTHER_HOOK).astype(np.int64)
         return Locations(events, tables, passed, _PASSES)
 
-    def place(self, site: Hashable, table: str, passed: Pass, grammar: Grammar) -> Place | None:  # noqa: ARG002
+    def place(self, site: Hashable, table: str, passed: Pass, grammar: Grammar) -> Place | None:
         """Resolve a prefix; the ruleset, not the kernel's word, tells rule from chain end."""
         said = prefix.parse(site) if isinstance(site, bytes) else None
-        return None if said is None else _place(said, passed.hook, grammar)
+        return None if said is None else _place(said, table, passed.hook, grammar)
 
     def grammar(
         self,
@@ -102,19 +114,28 @@ class Legacy:
         ruleset: Ruleset,
         late: frozenset[str],
         our_comment: str | None,
+        *,
+        single: bool,
     ) -> Grammar:
         """A table never loaded logs nothing; nat sees only the first packet of a connection."""
-        every = {one for route in _ROUTES for one in route}
+        routes = _ROUTES[single]
+        every = {one for route in routes for one in route}
         silent = frozenset(one for one in every if one.table not in ruleset.tables)
-        maybe = (one for one in every if one.table == "nat" or one.table in late)
-        return Grammar(ruleset, our_comment, _ROUTES, silent | frozenset(maybe), silent)
+        maybe = (one for one in every if plain(one.table) == "nat" or one.table in late)
+        return Grammar(ruleset, our_comment, routes, silent | frozenset(maybe), silent)
 
 
 LEGACY: Final = Legacy()
 
 
-def _place(said: Prefix, hook: int, grammar: Grammar) -> Place:
-    chain = grammar.chain(said.table, said.chain)
+def _table(site: Hashable, history: Timelines) -> str | None:
+    said = prefix.table(site) if isinstance(site, bytes) else None
+    return None if said is None else called("legacy", said, single=history.single)
+
+
+def _place(said: Prefix, table: str, hook: int, grammar: Grammar) -> Place:
+    """``table``: its name for readers."""
+    chain = grammar.chain(table, said.chain)
     builtin = said.chain in HOOKS if chain is None else chain.policy is not None
     if builtin and said.chain in HOOKS:
         hook = HOOKS.index(said.chain)
@@ -123,20 +144,20 @@ def _place(said: Prefix, hook: int, grammar: Grammar) -> Place:
         # The kernel's number: of a rule, or of the end behind the last one. Only the ruleset would tell.
         effect: EffectKind = "return" if said.type == "return" else "unknown"
         return Place(
-            hook, said.table, said.chain, said.rulenum, said.rulenum, False, builtin, False, None,
+            hook, table, said.chain, said.rulenum, said.rulenum, False, builtin, False, None,
             effect, None, begins, rank,
         )  # fmt: skip
     if said.rulenum > len(chain.rules):
         return Place(
-            hook, said.table, said.chain, said.rulenum, None, True, builtin, False, None,
+            hook, table, said.chain, said.rulenum, None, True, builtin, False, None,
             *end_effect(chain), begins, rank,
         )  # fmt: skip
     rule = chain.rules[said.rulenum - 1]
-    shape = grammar.shape(said.table, said.chain)
+    shape = grammar.shape(table, said.chain)
     number = None if shape is None else shape.number(said.rulenum)
     return Place(
-        hook, said.table, said.chain, said.rulenum, number, False, builtin, number is None, rule,
-        *rule_effect(rule, grammar.ruleset.tables[said.table]), begins, rank,
+        hook, table, said.chain, said.rulenum, number, False, builtin, number is None, rule,
+        *rule_effect(rule, grammar.ruleset.tables[table]), begins, rank,
     )  # fmt: skip
 
 

@@ -1,8 +1,7 @@
 """nf_tables: its ruleset over time, and the place of each event of a trace in it.
 
 A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables of iptables
-are called as iptables calls them (filter; where legacy iptables was recorded, too: nft filter), whoever made
-them, others by family and name (inet fw).
+are called as iptables calls them (see `table_names`), whoever made them, others by family and name.
 
 A rule is the same one as long as its handle and nft's text are the same. Its words are those of iptables where
 these were true at any time: iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
@@ -24,6 +23,7 @@ from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES
 from iptrec.rulesets import nft_places
 from iptrec.rulesets.places import Locations, Pass
+from iptrec.rulesets.table_names import called
 from iptrec.rulesets.timeline import EVER, Timelines
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
 # Of the packets that pass a table; a table of another family is passed by those of both.
 _FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
-_OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})
 _NO_HOOK: Final = 255
 _NO_PASS: Final = Pass(_NO_HOOK, "")
 
@@ -95,19 +94,19 @@ class Nft:
         return nft_places.place(site, table, passed if passed.table == table else _NO_PASS, grammar)
 
     def grammar(
-        self, family: Family, ruleset: Ruleset, late: frozenset[str], our_comment: str | None
+        self,
+        family: Family,
+        ruleset: Ruleset,
+        late: frozenset[str],
+        our_comment: str | None,
+        *,
+        single: bool,  # noqa: ARG002 - the ruleset has the names
     ) -> Grammar:
         """All base chains that packets of a family pass."""
         return nft_places.grammar(family, ruleset, late, our_comment)
 
 
 NFT: Final = Nft()
-
-
-def family_of(table: str, family: Family) -> str:
-    """Whose a table is: the packets' family, or its own where packets of both pass it ("inet fw")."""
-    own, _, name = table.partition(" ")
-    return own if name and own in _OF_BOTH else family
 
 
 def of_listing(listing: Listing) -> dict[Family, Ruleset]:
@@ -140,7 +139,7 @@ def _key(site: Hashable) -> tuple[str, str, str] | None:
 def table_name(table: TableName, *, single: bool) -> str:
     """What a table is called; it depends on no rule of it."""
     if table[0] in _FAMILIES and table[1] in OF_IPTABLES:
-        return table[1] if single else f"nft {table[1]}"
+        return called("nft", table[1], single=single)
     return " ".join(table)
 
 

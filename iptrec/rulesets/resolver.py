@@ -195,7 +195,7 @@ class Resolver:
             others, late = self._others[family]
             tables = others | ({} if state is None else {table: state.chains or {}})
             self._grammars[key] = self.backend.grammar(
-                family, Ruleset(tables), late, self.our_comment
+                family, Ruleset(tables), late, self.our_comment, single=self.timelines.single
             )
         return self._grammars[key]
 

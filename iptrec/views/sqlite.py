@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import sqlite_utils
 
-from iptrec.errors import RecordingError, UsageError
+from iptrec.errors import TIMEOUT, RecordingError, UsageError
 from iptrec.views.tables import TABLES, Table
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ def tables_of(query: str) -> set[str]:
 
 
 def reading(path: Path) -> sqlite3.Connection:
-    """A database to be read, open from now on whatever becomes of its name."""
+    """A database to be read by any thread, open from now on whatever becomes of its name."""
     name = f"file:{quote(str(path))}?mode=ro"
-    connection = sqlite3.connect(name, uri=True, isolation_level=None)
+    connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = 1")
     connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     return connection
@@ -162,7 +162,7 @@ def _in_time(deadline: float, timeout_s: float | None) -> Iterator[None]:
         if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
             raise
         if time.monotonic() > deadline:
-            raise UsageError(f"the query took longer than {timeout_s:g} s; see --timeout") from None
+            raise UsageError(f"the query took longer than {timeout_s:g} s; see ", TIMEOUT) from None
         raise KeyboardInterrupt from None
 
 
@@ -182,7 +182,7 @@ def _reading(read: set[str]) -> Callable[..., int]:
 def _refused(query: str) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, sqlite3.Warning, MemoryError) as error:
+    except (sqlite3.Error, sqlite3.Warning, MemoryError, UnicodeEncodeError) as error:
         fact = "it takes too much memory" if isinstance(error, MemoryError) else error
         raise UsageError(
             f"query {query[:60]!r}: {fact}; iptrec query --tables tells what there is"

@@ -56,7 +56,10 @@ def _maybe(column: Column) -> Column:
 
 _NAMESPACE: Final = _number("namespace", "of which network namespace", "namespaces(id)")
 _PLACE: Final = (
-    _text("table_name", "table: raw, mangle, nat, filter, security"),
+    _text(
+        "table_name",
+        "table, such as filter or inet fw; in a recording of both backends legacy filter, nft filter",
+    ),
     _text("chain", "chain"),
 )
 

@@ -189,10 +189,7 @@ def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
 
 
 def _step_lines(step: Step, layout: Layout) -> list[str]:
-    words: list[str] = []
-    if step.backend is not None and not step.table.startswith(f"{step.backend} "):
-        words.append(step.backend)
-    words += [printable(step.table), printable(step.chain), f"NFMARK=0x{step.mark:x}"]
+    words = [printable(step.table), printable(step.chain), f"NFMARK=0x{step.mark:x}"]
     if layout.iface_changes and ("in" in step.changed or "out" in step.changed):
         words += [f"IN={printable(step.in_ or '')}", f"OUT={printable(step.out or '')}"]
     if layout.phys:

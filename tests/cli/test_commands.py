@@ -131,6 +131,10 @@ def test_selections_are_the_same_everywhere(case):
 BAD_SELECTIONS = {
     "rule": (["--rule", "filter/INPUT"], "--rule 'filter/INPUT': expected TABLE/CHAIN/N"),
     "mark": (["--mark", "blue"], "--mark 'blue': expected VALUE[/MASK]"),
+    "mark_outside_mask": (
+        ["--mark", "0x100/0xff"],
+        "--mark '0x100/0xff': the value has bits that the mask leaves out, so nothing can match",
+    ),
     "big_mark": (["--mark", "0x100000000"], "--mark '0x100000000': expected VALUE[/MASK]"),
     "time": (["--since", "yesterday"], "--since 'yesterday' is not a time"),
     "verdict": (["--verdict", "MAYBE"], "--verdict 'MAYBE': must be one of ACCEPT"),

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from recorder import proc
 
 import iptrec
 
 pytestmark = pytest.mark.live
+DOCS = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
 HEAD = """\
 import json, os, signal, sys, iptrec
@@ -77,7 +84,7 @@ def started(lab, program, backend, output):
     """Start one, and wait for its first line."""
     child = lab.popen(
         [sys.executable, "-c", HEAD + program, backend, str(output)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     line = child.stdout.readline()
     assert line == "recording\n", line + child.stderr.read()
@@ -109,6 +116,19 @@ def test_a_recording_and_an_unchanged_caller(lab, backend, tmp_path):
         assert {
             one.verdict for one in recording.packets("icmp[0] = 8", chain=("filter", "INPUT"))
         } == {"ACCEPT"}
+
+
+def test_the_example_of_the_documentation(lab, backend, tmp_path):
+    """It runs as it stands there, but for the seconds and the backend that is asked for."""
+    section = DOCS.partition("\n## Record")[2].partition("\n## ")[0]
+    (program,) = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
+    program = textwrap.dedent(program).replace("duration=30", "duration=0.2")
+    program = program.replace('.db",', '.db", backend=backend,')
+    done = python(lab, f"os.chdir({str(tmp_path)!r})\n{program}", backend, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "0 0 duration"
+    with iptrec.open(tmp_path / "ping.db") as recording:
+        assert recording.summary().events == int(lines[-1]) > 0
 
 
 def test_a_limit_of_packets(lab, backend, tmp_path):
@@ -157,6 +177,90 @@ def test_what_progress_raises(lab, backend, tmp_path):
     assert rules(lab) == []
 
 
+FULL = """\
+def pipes(pid, mode):
+    found = {}
+    for one in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            flags = open(f"/proc/{pid}/fdinfo/{one}").read().split()[3]
+            found[os.readlink(f"/proc/{pid}/fd/{one}")] = f"/proc/{pid}/fd/{one}"
+        except FileNotFoundError:
+            continue
+        if int(flags, 8) & os.O_ACCMODE != mode:
+            found.popitem()
+    return found
+
+def fill():
+    # With blanks, which JSON allows before an object.
+    (child,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+    theirs, ours = pipes(child, os.O_WRONLY), pipes("self", os.O_RDONLY)
+    ((descriptor),) = [os.open(theirs[one], os.O_WRONLY | os.O_NONBLOCK) for one in theirs.keys() & ours]
+    try:
+        while os.write(descriptor, b" " * 4096):
+            pass
+    except BlockingIOError:
+        os.close(descriptor)
+
+def progress(far):
+    if far.elapsed_ns and not any(one.elapsed_ns for one in told):
+        fill()
+        reached()
+    told.append(far)
+
+told = []
+"""
+SLOW = """\
+def reached():
+    print("recording", flush=True)
+    sys.stdin.readline()
+recorded = iptrec.record(output, backend=backend, duration=1.5, progress=progress)
+print(recorded.reason, len(told) < 5, told[-1].events == recorded.events)
+"""
+RAISING = """\
+def reached():
+    raise ValueError("enough")
+before = me()
+try:
+    iptrec.record(output, backend=backend, progress=progress)
+except ValueError as error:
+    assert me() == before
+    print(error)
+"""
+
+
+def test_a_slow_progress(lab, backend, tmp_path):
+    """The recorder waits for nobody: it ends in time, and undoes what it did, while nobody looks."""
+    child = started(lab, FULL + SLOW, backend, tmp_path / "t.db")
+    until(lambda: rules(lab) == [])
+    with iptrec.open(tmp_path / "t.db") as recording:
+        until(lambda: recording.facts.closed)
+        assert recording.facts.stop_reason == "duration"
+    out, errors = child.communicate("\n", timeout=60)
+    assert (child.returncode, out, errors) == (0, "duration True True\n", "")
+
+
+def test_a_signal_while_progress_is_slow(lab, backend, tmp_path):
+    """The recorder obeys it at once."""
+    program = (FULL + SLOW).replace("duration=1.5", "duration=300")
+    child = started(lab, program, backend, tmp_path / "t.db")
+    assert rules(lab) != []
+    with suppress(ProcessLookupError):
+        for recorder in proc(child.pid, f"task/{child.pid}/children").split():
+            os.kill(int(recorder), signal.SIGTERM)
+    until(lambda: rules(lab) == [])
+    out, errors = child.communicate("\n", timeout=60)
+    assert (child.returncode, out, errors) == (0, "SIGTERM True True\n", "")
+
+
+def test_progress_raises_while_the_pipe_is_full(lab, backend, tmp_path):
+    """Nobody waits for the other; all is undone when the error comes out."""
+    done = python(lab, FULL + RAISING, backend, tmp_path / "t.db")
+    assert done.stdout == "enough\n"
+    assert rules(lab) == []
+    with iptrec.open(tmp_path / "t.db") as recording:
+        assert recording.facts.closed
+
+
 def test_the_caller_is_killed(lab, backend, tmp_path):
     """Nobody records on for it: the recording ends as with a signal."""
     child = started(lab, LIVE, backend, tmp_path / "t.db")
@@ -188,6 +292,16 @@ except iptrec.HostError as error:
     until(lambda: rules(lab) == [])
     with iptrec.open(tmp_path / "t.db") as recording:
         assert not recording.facts.closed
+
+
+def test_a_process_of_another_namespace(lab, backend, tmp_path):
+    """A number is a pid, and its namespace is called by the path that it is."""
+    output = tmp_path / "t.db"
+    program = "iptrec.record(output, netns=os.getpid(), backend=backend, command=['true'])"
+    python(lab, program, backend, output)
+    with iptrec.open(output) as recording:
+        ((name),) = [one.name for one in recording.namespaces]
+    assert re.fullmatch(r"/proc/[0-9]+/ns/net", name)
 
 
 REFUSED = """\

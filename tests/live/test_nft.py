@@ -371,7 +371,7 @@ def test_both_backends(lab, tmp_path):
     )
     assert "both are recorded" in done.stderr
     tables = {step.table for packet in packets(tmp_path / "t.db") for step in packet.steps}
-    assert {"filter", "nft filter"} <= tables
+    assert {"legacy filter", "nft filter"} <= tables
     for names, backends in (
         (["legacy filter"], ["legacy"]), (["nft filter", "nft ip filter"], ["nft"]),
         (["filter"], ["legacy", "nft"]),

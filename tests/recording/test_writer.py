@@ -294,7 +294,7 @@ def test_existing_output_is_kept(tmp_path, facts, suffix):
     """Without force an existing file, or what SQLite would take for its log, is refused untouched."""
     old = tmp_path / f"t.db{suffix}"
     old.write_text("mine")
-    with pytest.raises(RecordingError, match=r"exists; use --force or another -o$"):
+    with pytest.raises(RecordingError, match=r"exists; use force=True or another output$"):
         Writer.create(tmp_path / "t.db", facts)
     assert old.read_text() == "mine"
     with Writer.create(tmp_path / "t.db", facts, force=True) as writer:
@@ -316,7 +316,9 @@ def test_only_regular_files_are_replaced(tmp_path, facts, make):
         path.symlink_to(other)
         if make != "dangling":
             other.write_text("precious")
-    with pytest.raises(RecordingError, match="exists and is not a regular file; use another -o"):
+    with pytest.raises(
+        RecordingError, match="exists and is not a regular file; use another output"
+    ):
         Writer.create(path, facts, force=True)
     assert other.exists() == (make == "symlink_to")
     assert make != "symlink_to" or other.read_text() == "precious"
@@ -399,9 +401,7 @@ def test_disk_too_full_to_begin(tmp_path, small_disk, size):
         before=small_disk(f"mount -t tmpfs -o size={size} tmpfs {tmp_path}"),
     )
     assert done.stderr == ""
-    told = (
-        rf"cannot create {tmp_path}/t\.db: (No space left on device|.* full); use another -o \[\]\n"
-    )
+    told = rf"cannot create {tmp_path}/t\.db: (No space left on device|.* full); use another output \[\]\n"
     assert re.fullmatch(told, done.stdout)
 
 

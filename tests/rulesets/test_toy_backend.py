@@ -77,7 +77,7 @@ class Toy:
             passed.hook, table, "GATE", site, number, end, True, False, rule, *effect, starts=True
         )
 
-    def grammar(self, family, ruleset, late, our_comment):  # noqa: ARG002
+    def grammar(self, family, ruleset, late, our_comment, *, single):  # noqa: ARG002
         return Grammar(ruleset, our_comment, ({GATE: 0},), frozenset())
 
 

@@ -1,0 +1,43 @@
+"""What readers call a table.
+
+Where a recording holds the rules of both backends, each table of iptables is there twice: its name is told with
+the backend's, "legacy filter" and "nft filter". Else it is "filter". Other tables of nf_tables are called by
+family and name, "inet fw".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, get_args
+
+from iptrec.decode.rulesets.types import OF_IPTABLES
+from iptrec.names import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from iptrec.names import Family
+
+_OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})
+BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
+
+
+def called(backend: Backend, table: str, *, single: bool) -> str:
+    """A table of iptables; ``single``: no other backend's rules were recorded."""
+    return table if single else f"{backend} {table}"
+
+
+def plain(name: str) -> str:
+    """The same without the backend."""
+    backend, _, table = name.partition(" ")
+    return table if backend in BACKENDS and table in OF_IPTABLES else name
+
+
+def tell_backends(names: Iterable[str]) -> bool:
+    """Whether these are the tables of a recording of both."""
+    return any(plain(one) != one for one in names)
+
+
+def family_of(table: str, family: Family) -> str:
+    """Whose a table is: the packets' family, or its own where packets of both pass it ("inet fw")."""
+    own, _, name = table.partition(" ")
+    return own if name and own in _OF_BOTH else family
