@@ -14,6 +14,7 @@ from iptrec.cli.follower import Follower
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -56,6 +57,18 @@ class Lookout:
 
 def options(expression: str) -> tuple[list[str], list[str]]:
     """The options of `iptrec show`, and the filter, that an expression stands for."""
+    from iptrec.answers.select import VERDICTS
+
+    try:
+        return _options(expression)
+    except UsageError as error:
+        raise UsageError(
+            f"--stop-on {expression!r}: {error}; expected verdicts ({', '.join(VERDICTS)})"
+            " and rules (TABLE/CHAIN/N), then a filter"
+        ) from None
+
+
+def _options(expression: str) -> tuple[list[str], list[str]]:
     from iptrec.pcap.filter import PacketFilter
 
     verdicts: list[str] = []
@@ -63,16 +76,24 @@ def options(expression: str) -> tuple[list[str], list[str]]:
     words: list[str] = []
     for word in expression.split():
         if word.isupper() and word.isalpha() and not words:
-            verdicts.append(which.verdict(word))
+            verdicts.append(_known(which.verdict, word, "a verdict"))
         elif word.count("/") > 1 and not words:
-            which.rule(word)
-            rules.append(word)
+            rules.append(_known(which.rule, word, "a rule"))
         else:
             words.append(word)
     if not (verdicts or rules or words):
-        raise UsageError("--stop-on is empty: give a verdict, a rule or a filter")
+        raise UsageError("it is empty")
     if words:
         PacketFilter(" ".join(words))
     found = ["--verdict", ",".join(verdicts)] if verdicts else []
     found += ["--rule", ",".join(rules)] if rules else []
     return found, words
+
+
+def _known(read: Callable[[str], object], word: str, what: str) -> str:
+    """A word that the option of `show` takes."""
+    try:
+        read(word)
+    except UsageError:
+        raise UsageError(f"{word} is not {what}") from None
+    return word
