@@ -203,7 +203,7 @@ class _Chosen:
         return rows(self.recording.rows, self.packets, {table.name for table in TABLES})
 
     def ending(self, written: int) -> int:
-        """The exit status; a selection that fits no packet is told, and what the recording lacks."""
+        """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
         from iptrec.cli.recordings import tell_flaws
 
         nothing = not written and not self.everything

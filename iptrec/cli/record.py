@@ -289,7 +289,7 @@ class _Live:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self.ready = False
         self._begun = False
-        self._told = 0
+        self._printed = 0
 
     def _begin(self) -> None:
         self._begun = True
@@ -325,10 +325,10 @@ class _Live:
         """Those that are new; they scroll up above the live line."""
         from iptrec.views.escape import printable
 
-        for note in progress.notes[self._told :] if self._level >= 1 else []:
+        for note in progress.notes[self._printed :] if self._level >= 1 else []:
             line = f"iptrec record: {printable(note)}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._told = len(progress.notes)
+        self._printed = len(progress.notes)
 
     def end(self) -> None:
         self._live.stop()

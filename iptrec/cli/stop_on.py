@@ -1,7 +1,6 @@
 """``record --stop-on``: a process of its own looks at the recording while it grows.
 
-The recorder has no time for that. It is told by a pipe: something can be read from it when the first packet
-fits.
+The recorder has no time for that. A pipe signals it: something can be read from it when the first packet fits.
 """
 
 from __future__ import annotations

@@ -93,14 +93,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The progress, and whom to tell."""
+    """The progress, and who shows it."""
 
     progress: Progress
-    told: Callable[[Progress], None]
+    show: Callable[[Progress], None]
 
     def tell(self) -> None:
         """Tell how far the recording is."""
-        self.told(self.progress)
+        self.show(self.progress)
 
     def note(self, text: str) -> None:
         """Tell the user at once; the same text only once."""
