@@ -1,6 +1,6 @@
 """Packets that read the same but for their numbers: ten thousand packets are a dozen shapes.
 
-The packets of a shape took the same way, have headers of the same kind, met the same interfaces and
+The packets of a shape took the same path, have headers of the same kind, met the same interfaces and
 marks, and changed in the same fields. What is left, times, addresses, ports and the like, are columns.
 A view renders one packet of a shape and fills in the others' values. Packets that are in any way odd have
 no shape: they are to be made as objects, one by one.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _FEWEST: Final = 4  # packets; to find the values of fewer costs more than to make them as objects
-_DENSE: Final = 1 << 16  # numbers below are told apart by counting, others by sorting
+_DENSE: Final = 1 << 16  # numbers below are distinguished by counting, others by sorting
 _ETHERNET: Final = 14  # bytes of a link header without VLAN
 _TYPE: Final = 12  # where its type begins
 _TAGGED: Final = b"\x81\x00"  # a VLAN's
@@ -75,17 +75,17 @@ def shapes(
     """
     if len(positions) < _FEWEST:
         return []
-    told = _Told(window, positions)
-    headers = told.headers
+    shown = _ShownEvents(window, positions)
+    headers = shown.headers
     changes = headers.changes()
-    changes[told.first] = 0
-    link, odd = told.links()
+    changes[shown.first] = 0
+    link, odd = shown.links()
     odd |= relations.reassembled()[positions]
-    odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), told.first)
+    odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
-    look = _numbered(headers.kind + 1, changes + 1, told.mark, *told.interfaces(interfaces))
+    look = _numbered(headers.kind + 1, changes + 1, shown.mark, *shown.interfaces(interfaces))
     way = _numbered(
-        told.outcome,
+        shown.outcome,
         link >= 0,
         fates.numbers(window, positions),
         *(numbers > 0 for numbers in related.values()),
@@ -94,19 +94,19 @@ def shapes(
         Shape(
             positions=positions[members],
             number=window.number + positions[members],
-            link=told.link_values(link[members]),
-            header=told.header(members),
+            link=shown.link_values(link[members]),
+            header=shown.header(members),
             related={
                 kind: numbers[members] for kind, numbers in related.items() if numbers[members[0]]
             },
-            steps=told.steps(members, changes),
+            steps=shown.steps(members, changes),
         )
-        for members in _alike(look, told.first, told.count, way, ~odd)
+        for members in _alike(look, shown.first, shown.count, way, ~odd)
     ]
 
 
-class _Told:
-    """The events that are told of some traversals: those of the user's rules, or all if there are no others.
+class _ShownEvents:
+    """The events that are shown of some traversals: those of the user's rules, or all if there are no others.
 
     ``first``, ``count``, ``outcome`` have one value a traversal, ``mark`` and ``headers`` one an event.
     """
@@ -152,7 +152,7 @@ class _Told:
         return found
 
     def links(self) -> tuple[I64, Mask]:
-        """Where the link header that is told of each traversal begins (-1: there is none); the odd ones."""
+        """Where the link header that is shown of each traversal begins (-1: there is none); the odd ones."""
         buffer = self._events.buffer
         start, length = self._events.link[self._every], self._events.link_length[self._every]
         plain = (start >= 0) & (length == _ETHERNET)

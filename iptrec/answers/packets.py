@@ -219,11 +219,11 @@ class _Builder:
 
     def _steps(self, rows: I64, places: list[Place], family: int) -> list[Step]:
         steps: list[Step] = []
-        told = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
+        shown = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
         before: Step | None = None
         last = b""
         columns = _Columns(self._window, rows)
-        for at in told:
+        for at in shown:
             payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, family)

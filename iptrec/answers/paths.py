@@ -1,4 +1,4 @@
-"""Packets by the way they took: ten thousand packets are a dozen paths.
+"""Packets by the path they took: ten thousand packets are a dozen paths.
 
 A path is what a reader is told of a way: tables, chains, rules with their texts, and the verdict. Paths are
 numbered in the order in which they first appear in the recording, whatever is selected.
@@ -36,7 +36,7 @@ class PathStep:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A way that packets took."""
+    """A path that packets took."""
 
     family: Family
     netns: str | None

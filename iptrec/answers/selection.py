@@ -1,7 +1,7 @@
 """Which packets of a recording are meant: one set of conditions for every command.
 
-All conditions hold for a packet that is selected. What is decided by a packet's way is decided once for
-each distinct way; only what depends on its bytes looks at every event.
+All conditions hold for a packet that is selected. What is decided by a packet's path is decided once for
+each distinct path; only what depends on its bytes looks at every event.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.grammar import Grammar, State
+    from iptrec.rulesets.places import Place
     from iptrec.rulesets.resolver import Resolver
 
 
@@ -91,12 +92,31 @@ def _before(window: Window, position: int) -> list[_Before]:
     """For each step of a packet."""
     way = window.assembly.outcomes[window.assembly.outcome[position]].way
     rows = window.assembly.events(position)
-    marks = _marks_before(window, rows.tolist(), way)
     found = list(
-        map(_Before, _skipped(window.resolver, way), marks, window.events.ct_state[rows].tolist())
+        map(
+            _Before,
+            _skipped(window.resolver, way),
+            _marks_before(window, rows.tolist(), way),
+            window.events.ct_state[rows].tolist(),
+        )
     )
-    places = window.resolver.places
-    return [one for one, number in zip(found, way, strict=True) if not places[number].ours] or found
+    return _of_steps(found, [window.resolver.places[number] for number in way]) or found
+
+
+def _of_steps(found: Sequence[_Before], places: Sequence[Place]) -> list[_Before]:
+    """Leave out our own events; rules passed over before one were passed over before the next of its chain.
+
+    The kernel reports the end of a base chain of nf_tables, then its policy: the former is counted as ours.
+    """
+    steps: list[_Before] = []
+    rules: list[tuple[int, Rule]] = []
+    for at, (one, place) in enumerate(zip(found, places, strict=True)):
+        same = at > 0 and (place.pass_, place.chain) == (places[at - 1].pass_, places[at - 1].chain)
+        rules = rules + one.rules if same else one.rules
+        if not place.ours:
+            steps.append(one._replace(rules=rules))
+            rules = []
+    return steps
 
 
 def _marks_before(window: Window, rows: Sequence[int], way: tuple[int, ...]) -> list[int | None]:

@@ -45,11 +45,15 @@ def check(
 
     The file is TOML (schemas/expectations-v1.schema.json), a table for each expectation:
 
-      [[expect]]
-      name = "DNS is answered"
-      filter = "udp port 53"        # also iface, netns, mark, since, until: which packets
-      verdict = "ACCEPT"            # also rule = "filter/FORWARD/2", chain = "nat/DOCKER": of each of them
-      count = 2                     # or min (1 if nothing is said) and max: how many of them
+    \b
+    [[expect]]
+    name = "DNS is answered"
+    # Which packets; also iface, netns, mark, since, until.
+    filter = "udp port 53"
+    # What became of each; also rule = "filter/INPUT/2", chain = "nat/DOCKER".
+    verdict = "ACCEPT"
+    # How many there are; or min (1 unless it is given) and max.
+    count = 2
 
     At most 1,000 of them in 256 kB; the recording is read once for all.
 

@@ -79,10 +79,13 @@ def _rulesets(operands: list[str], stream: TextIO, *, json: bool, colour: bool) 
     from iptrec.views.diff import as_json, as_text
 
     if len(operands) == 1:
-        if not is_recording(path_of(operands[0])):
-            raise UsageError(f"{operands[0]} is not a recording: say what to compare it with")
-        operands = [f"{path_of(operands[0])}@start", f"{path_of(operands[0])}@end"]
-    old, new = both(operands[0], operands[1])
+        (alone,) = operands
+        if path_of(alone) != alone:
+            raise UsageError(f"{alone} is one moment of a recording: say what to compare it with")
+        if not is_recording(alone):
+            raise UsageError(f"{alone} is not a recording: say what to compare it with")
+        operands = [f"{alone}@start", f"{alone}@end"]
+    old, new = both(*operands)
     differences = list(compare(old.rulesets, new.rulesets))
     if old.objects is not None and new.objects is not None:
         differences += compare_objects(old.objects, new.objects)

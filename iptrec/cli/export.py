@@ -90,7 +90,7 @@ def pcapng(
     mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Write packets for Wireshark, each as it first was, with its way through the rules as a comment.
+    """Write packets for Wireshark, each as it first was, with its path through the rules as a comment.
 
     In Wireshark: frame.comment contains "DROP" finds the dropped packets; frame.packet_id is the number of
     iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing fits the selection.
@@ -203,7 +203,7 @@ class _Chosen:
         return rows(self.recording.rows, self.packets, {table.name for table in TABLES})
 
     def ending(self, written: int) -> int:
-        """The exit status; a selection that fits no packet is told, and what the recording lacks."""
+        """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
         from iptrec.cli.recordings import tell_flaws
 
         nothing = not written and not self.everything

@@ -148,7 +148,7 @@ def _check_output(output: Path, sources: list[str]) -> None:
 
     names = [Path(f"{output}{suffix}") for suffix in ("", *COMPANIONS)]
     for source, name in itertools.product(sources, names):
-        with contextlib.suppress(OSError):  # what cannot be looked at is told when it is read
+        with contextlib.suppress(OSError):  # what cannot be looked at is reported when it is read
             if name.samefile(source):
                 raise UsageError(f"--output {output}: {source} is read; use another -o")
 

@@ -73,11 +73,11 @@ def _key(reader: Reader) -> str:
     """What differs where the recording's packets may have other numbers: the file, and our own code."""
     status = reader.path.stat()
     facts = reader.facts
-    told = [
+    parts = [
         facts.uuid, facts.started_ns, facts.stopped_ns, reader.datagrams,
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
     ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(told).encode())
+    digest = hashlib.sha256(json.dumps(parts).encode())
     home = Path(__file__).parents[1]
     for source in sorted(home.rglob("*.py")):
         digest.update(source.read_bytes())

@@ -39,7 +39,7 @@ class Operand:
 
 def both(first: str, second: str) -> tuple[Operand, Operand]:
     """The two operands, in words that can be compared. Raises `UsageError` where there are none."""
-    files = [_text(path_of(one)) for one in (first, second) if not is_recording(path_of(one))]
+    files = [_text(one) for one in (first, second) if not is_recording(path_of(one))]
     printed = {_printed(one) for one in files}
     if len(printed) > 1:
         commands = " and ".join(sorted(printed))
@@ -76,7 +76,10 @@ def is_recording(path: str) -> bool:
     return False
 
 
-def _text(path: str) -> bytes:
+def _text(operand: str) -> bytes:
+    path = path_of(operand)
+    if path != operand and Path(path).exists():
+        raise UsageError(f"{path} is not a recording: it has no {operand[len(path) :]}")
     if path == "-":
         return sys.stdin.buffer.read(_LARGEST)
     try:

@@ -20,7 +20,7 @@ def paths(
     ] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
 ) -> int:
-    """Group the packets by the way that they took; the path with the most packets comes first.
+    """Group the packets by the path that they took; the path with the most packets comes first.
 
     iptrec show --path K lists the packets of path K. Exit status 1 when nothing fits the selection.
 

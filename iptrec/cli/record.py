@@ -95,7 +95,7 @@ StopOn = Annotated[
     ),
 ]
 After = Annotated[
-    str, typer.Option(metavar="TIME", help="With --stop-on: go on for so long, then stop.")
+    str | None, typer.Option(metavar="TIME", help="With --stop-on: go on for so long, then stop.")
 ]
 Snaplen = Annotated[
     int, typer.Option(min=64, max=65535, help="Bytes of each packet to keep at each rule.")
@@ -120,7 +120,7 @@ def record(
     max_size: MaxSize = None,
     ring: Ring = None,
     stop_on: StopOn = None,
-    after: After = "0s",
+    after: After = None,
     snaplen: Snaplen = 256,
     force: Force = False,
     log_level: Annotated[
@@ -148,6 +148,8 @@ def record(
     from iptrec.recorder.session import record as run
 
     level = log_levels(log_level, verbose=verbose, quiet=quiet)
+    if after is not None and stop_on is None:
+        raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
     options = make_options(
         words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
         conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration, packets=packets,
@@ -155,7 +157,9 @@ def record(
     )  # fmt: skip
     live = _Live(str(output), level)
     with Lookout(output, stop_on) as lookout:
-        options = replace(options, trigger=lookout.descriptor, after_s=seconds(after, "--after"))
+        options = replace(
+            options, trigger=lookout.descriptor, after_s=seconds(after or "0s", "--after")
+        )
 
         def begun(recording: int) -> None:
             lookout.start(recording)
@@ -193,8 +197,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     compiled = bytecodes(expression, families)
     duration = more.pop("duration")
     max_size = more.pop("max_size", None)
-    ring = more.pop("ring", None)
-    lasts = None if ring is None else re.fullmatch(r".*(ms|s|m|h)", ring)
+    ring_bytes, ring_s = _ring(more.pop("ring", None))
     options = Options(
         bytecodes=compiled,
         filter=expression or None,
@@ -202,8 +205,8 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
         duration_s=None if duration is None else seconds(duration),
         max_bytes=None if max_size is None else size(max_size, "--max-size"),
-        ring_bytes=None if ring is None or lasts else size(ring, "--ring"),
-        ring_s=seconds(ring, "--ring") if ring is not None and lasts else None,
+        ring_bytes=ring_bytes,
+        ring_s=ring_s,
         command=command,
         argv=["iptrec", *sys.argv[1:]],
         **more,
@@ -249,6 +252,20 @@ def size(text: str, option: str) -> int:
     return int(float(found[1]) * _SIZES[found[2].lower()])
 
 
+def _ring(text: str | None) -> tuple[int | None, float | None]:
+    """A size in bytes, or a time in seconds."""
+    if text is None:
+        return None, None
+    try:
+        if text.endswith(("s", "m", "h")):
+            return None, seconds(text)
+        return size(text, "--ring"), None
+    except UsageError:
+        raise UsageError(
+            f"--ring {text!r}: expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
+        ) from None
+
+
 def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:
     """0 error, 1 warning, 2 info, 3 debug."""
     names = ("error", "warning", "info", "debug")
@@ -272,7 +289,7 @@ class _Live:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self.ready = False
         self._begun = False
-        self._told = 0
+        self._printed = 0
 
     def _begin(self) -> None:
         self._begun = True
@@ -308,10 +325,10 @@ class _Live:
         """Those that are new; they scroll up above the live line."""
         from iptrec.views.escape import printable
 
-        for note in progress.notes[self._told :] if self._level >= 1 else []:
+        for note in progress.notes[self._printed :] if self._level >= 1 else []:
             line = f"iptrec record: {printable(note)}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._told = len(progress.notes)
+        self._printed = len(progress.notes)
 
     def end(self) -> None:
         self._live.stop()

@@ -151,7 +151,7 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
 
 
 def _ending(recording: Recording, shown: int, *, everything: bool, quiet: bool) -> int:
-    """The exit status; a selection that fits no packet is told, and what the recording lacks."""
+    """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
     from iptrec.cli import recordings
 
     nothing = not shown and not everything
@@ -162,12 +162,12 @@ def _ending(recording: Recording, shown: int, *, everything: bool, quiet: bool) 
 
 
 class _Holes:
-    """What is missing between the packets, each told once, at its place."""
+    """What is missing between the packets, each shown once, at its place."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._losses = recording.losses
-        self._told = 0
+        self._shown = 0
         self._looked = time.monotonic()
 
     def until(self, time_ns: int | None, *, look: bool) -> list[str]:
@@ -179,10 +179,10 @@ class _Holes:
             self._losses = self._recording.losses
         ended = list(
             itertools.takewhile(
-                lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._told :]
+                lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._shown :]
             )
         )
-        self._told += len(ended)
+        self._shown += len(ended)
         return text.holes(ended)
 
 

@@ -1,7 +1,6 @@
 """``record --stop-on``: a process of its own looks at the recording while it grows.
 
-The recorder has no time for that. It is told by a pipe: something can be read from it when the first packet
-fits.
+The recorder has no time for that. A pipe signals it: something can be read from it when the first packet fits.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from iptrec.cli.follower import Follower
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -56,6 +56,18 @@ class Lookout:
 
 def options(expression: str) -> tuple[list[str], list[str]]:
     """The options of `iptrec show`, and the filter, that an expression stands for."""
+    from iptrec.answers.select import VERDICTS
+
+    try:
+        return _options(expression)
+    except UsageError as error:
+        raise UsageError(
+            f"--stop-on {expression!r}: {error}; expected verdicts ({', '.join(VERDICTS)})"
+            " and rules (TABLE/CHAIN/N), then a filter"
+        ) from None
+
+
+def _options(expression: str) -> tuple[list[str], list[str]]:
     from iptrec.pcap.filter import PacketFilter
 
     verdicts: list[str] = []
@@ -63,16 +75,24 @@ def options(expression: str) -> tuple[list[str], list[str]]:
     words: list[str] = []
     for word in expression.split():
         if word.isupper() and word.isalpha() and not words:
-            verdicts.append(which.verdict(word))
+            verdicts.append(_known(which.verdict, word, "a verdict"))
         elif word.count("/") > 1 and not words:
-            which.rule(word)
-            rules.append(word)
+            rules.append(_known(which.rule, word, "a rule"))
         else:
             words.append(word)
     if not (verdicts or rules or words):
-        raise UsageError("--stop-on is empty: give a verdict, a rule or a filter")
+        raise UsageError("it is empty")
     if words:
         PacketFilter(" ".join(words))
     found = ["--verdict", ",".join(verdicts)] if verdicts else []
     found += ["--rule", ",".join(rules)] if rules else []
     return found, words
+
+
+def _known(read: Callable[[str], object], word: str, what: str) -> str:
+    """A word that the option of `show` takes."""
+    try:
+        read(word)
+    except UsageError:
+        raise UsageError(f"{word} is not {what}") from None
+    return word

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,11 +45,15 @@ def trace(
 ) -> int:
     """Record and show live, until Ctrl-C, the duration or the command's end.
 
+    The trace alone is written to stdout: what the command writes there goes to stderr.
+
     Examples:
 
       iptrec trace tcp port 443
 
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
+
+      iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
     """
     from iptrec.recorder.session import record
     from iptrec.recording import private
@@ -78,7 +83,9 @@ def trace(
             life.close()
 
         try:
-            outcome = record(replace(options, viewer=reading), begun=begun)
+            outcome = record(
+                replace(options, viewer=reading, command_stdout=_stderr()), begun=begun
+            )
         except BaseException:
             viewer.stop()  # it would wait for the end of what nobody writes any more
             raise
@@ -88,3 +95,8 @@ def trace(
     if outcome.lost:
         print(f"iptrec trace: {outcome.lost:,} events were lost", file=sys.stderr)
     return EXIT_TROUBLE if status == EXIT_TROUBLE else outcome.exit_status
+
+
+def _stderr() -> int:
+    """Where a command writes whose stdout is not its own; nowhere if we were started without stderr."""
+    return subprocess.DEVNULL if sys.stderr is None else sys.stderr.fileno()

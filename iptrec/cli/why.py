@@ -23,7 +23,7 @@ def why(
 ) -> int:
     """Explain what became of packets: who decided, and which rules did not match before, and why not.
 
-    The kernel tells only of rules that match. What a rule wants is compared with the packet; where that
+    The kernel reports only rules that match. What a rule wants is compared with the packet; where that
     depends on what only the kernel knew (connection tracking, limits, sets), it says so.
 
     Examples:

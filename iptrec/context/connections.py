@@ -44,8 +44,8 @@ class Connections:
 
     def advance(self, first_ns: int, last_ns: int) -> None:
         """Know the connections of packets between two times (epoch); they never go back."""
-        while (told := self._look_ahead()) is not None and told[0] <= last_ns + _LATER_NS:
-            self._take(*told)
+        while (change := self._look_ahead()) is not None and change[0] <= last_ns + _LATER_NS:
+            self._take(*change)
             self._ahead = None
         kept = []
         for lived in self._ended:

@@ -41,7 +41,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection as it was told; ``gone`` when it ended. ``status``: enum ip_conntrack_status."""
+    """A connection as the kernel reported it; ``gone`` when it ended. ``status``: enum ip_conntrack_status."""
 
     id: int
     orig: Flow

@@ -1,6 +1,6 @@
 """The headers of one packet as plain values, in the order in which a reader expects them.
 
-What was captured may be cut off anywhere: what is there is told, where dpkt would refuse the packet as a
+What was captured may be cut off anywhere: what is there is decoded, where dpkt would refuse the packet as a
 whole. The tables of fields serve `headers`, too, which reads many packets at once; those of rare protocols
 are dpkt's, which is loaded (30 ms) when such a packet comes.
 """

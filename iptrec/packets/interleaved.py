@@ -1,4 +1,4 @@
-"""The events of equal packets, dealt out one by one to the packets that are under way.
+"""The events of equal packets, dealt out one by one to the packets in flight.
 
 Each event goes to a packet that it can follow by the grammar. Of several the one that it resembles most
 has it: the same arrival stamp, addresses, interfaces. Where that does not tell either, the one that
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _UNDER_WAY: Final = (
-    64  # equal packets in flight that are told apart; more are cut off as incomplete
+    64  # equal packets in flight that are kept apart; more are cut off as incomplete
 )
 _EQUAL: Final = "equal packets were under way together"
 _POSTROUTING: Final = HOOKS.index("POSTROUTING")
@@ -29,7 +29,7 @@ _POSTROUTING: Final = HOOKS.index("POSTROUTING")
 
 @dataclass(slots=True)
 class Packet:
-    """A packet under way; an event is a packet of one row.
+    """A packet in flight; an event is a packet of one row.
 
     ``addresses``: with ports. ``conntrack``: the connection's id, -1 if the kernel did not tell.
     ``trace``: nf_tables' id of it in this base chain (``pass_``), -1 in legacy iptables.

@@ -1,4 +1,4 @@
-"""What a view shows: one packet's way through one hook sequence, step by step.
+"""What a view shows: one packet's path through one hook sequence, step by step.
 
 A traversal is one pass of a packet from its first traced rule (raw PREROUTING or raw OUTPUT) to its
 end. A looped-back packet makes two. These types are made only for packets that are shown; everything
@@ -114,7 +114,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Traversal:
-    """One packet's way, whole or as far as it was seen.
+    """One packet's path, whole or as far as it was seen.
 
     ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED (a fragment), or UNKNOWN where the end
     was not seen.

@@ -2,7 +2,7 @@
 
 A looped-back packet makes two traversals, a TEE copy one of its own, REJECT's answer as well; a tunnel's
 packet holds another one; an ICMP error quotes one. Each relation names an earlier traversal, is found
-by keys (`identity`), and is told only where the events bear it out.
+by keys (`identity`), and is reported only where the events bear it out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Relations:
 
     def __init__(self) -> None:
         self._pages: deque[_Page] = deque(maxlen=REMEMBERED)
-        self._told: dict[RelationKind, I64] | None = None
+        self._columns: dict[RelationKind, I64] | None = None
         self._deciders: dict[int, I64] = {}
         self._reach = 0
 
@@ -46,7 +46,7 @@ class Relations:
         """Go on to the next window."""
         start = self._pages[-1].stop if self._pages else 0
         self._pages.append(_Page(start, _page(window)))
-        self._told = None
+        self._columns = None
         self._deciders = {}
         self._reach = 0
 
@@ -61,12 +61,12 @@ class Relations:
     def columns(self) -> dict[RelationKind, I64]:
         """What the decided traversals of the window have to do with earlier ones, but for `pieces`.
 
-        For each kind, in the order in which they are told, the number of the other traversal; 0: none.
+        For each kind, in the order in which they are shown, the number of the other traversal; 0: none.
         Each has shape (decided,).
         """
-        if self._told is None:
-            self._told = {kind: self._numbers(rows) for kind, rows in self._related().items()}
-        return self._told
+        if self._columns is None:
+            self._columns = {kind: self._numbers(rows) for kind, rows in self._related().items()}
+        return self._columns
 
     def reassembled(self) -> Mask:
         """Which decided traversals of the window have `pieces`, shape (decided,)."""
@@ -91,10 +91,10 @@ class Relations:
 
     def of(self, position: int) -> tuple[Related, ...]:
         """What the traversal at this position of the window has to do with earlier ones."""
-        told = ((kind, int(numbers[position])) for kind, numbers in self.columns().items())
+        related = ((kind, int(numbers[position])) for kind, numbers in self.columns().items())
         return (
             *(Related("reassembled", number) for number in self.pieces(position)),
-            *(Related(kind, number) for kind, number in told if number),
+            *(Related(kind, number) for kind, number in related if number),
         )
 
     def decider_before(self, position: int, time_ns: int) -> int | None:

@@ -85,7 +85,7 @@ class _Evidence:
         self._ranges: dict[Table, tuple[I64, I64, I64]] = {}
 
     def uncontradicted(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Those ways that fit what the rules did to the packet; all if none does."""
+        """Those outcomes that fit what the rules did to the packet; all if none does."""
         fitting = tuple(
             one
             for one in outcomes
@@ -94,7 +94,7 @@ class _Evidence:
         return fitting or outcomes
 
     def hear(self, rows: list[int], outcome: Outcome) -> None:
-        """Take a packet whose way is certain as evidence."""
+        """Take a packet whose path is certain as evidence."""
         for table, row, state in self._seen(rows, outcome):
             self._heard.setdefault(table, []).append((row, state))
 
@@ -126,7 +126,7 @@ class _Evidence:
         return True
 
     def _seen(self, rows: list[int], outcome: Outcome) -> Iterator[Seen]:
-        """What the way says about the state of each table; nothing where that state held twice."""
+        """What the path says about the state of each table; nothing where that state held twice."""
         book = self._book
         for row, number in zip(rows, outcome.way, strict=True):
             start, end = int(self._resolved.first[row]), int(self._resolved.last[row])
@@ -143,13 +143,13 @@ class _Evidence:
                 yield (family, place.table), row, held[0]
 
     def _doubt(self, outcomes: list[Outcome]) -> str:
-        """Where the ways differ, in words."""
+        """Where the paths differ, in words."""
         for numbers in zip(*(one.way for one in outcomes), strict=True):
             places = [self._book.places[number] for number in numbers]
-            told = list(dict.fromkeys(_shown(place) for place in places))
-            if len(told) > 1:
+            texts = list(dict.fromkeys(_shown(place) for place in places))
+            if len(texts) > 1:
                 where = f"{places[0].table}/{places[0].chain}"
-                return f"the rules changed just then: in {where} it was {' or '.join(told[:3])}"
+                return f"the rules changed just then: in {where} it was {' or '.join(texts[:3])}"
         return "the rules changed just then"
 
 

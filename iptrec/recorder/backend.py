@@ -66,7 +66,7 @@ class TraceBackend(Protocol):
 class Undo(contextlib.ExitStack):
     """Steps that undo what was done, the last one first; each is tried even if another one failed.
 
-    ``failed``: is told why a step failed, and outlives this.
+    ``failed``: is called with the reason why a step failed, and outlives this.
     """
 
     def __init__(self, failed: list[str]) -> None:

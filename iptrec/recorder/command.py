@@ -18,10 +18,14 @@ class Command:
     """Runs in the namespace ``outside`` (a descriptor; None: where we are), as whoever made this object.
 
     ``arguments`` are empty where there is no command: then nothing is started, and it never ends.
+    ``stdout``: as `subprocess.Popen` takes it.
     """
 
-    def __init__(self, arguments: Sequence[str], outside: int | None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], outside: int | None, stdout: int | None = None
+    ) -> None:
         self._arguments = arguments
+        self._stdout = stdout
         self._outside = outside
         self._groups = os.getgroups()
         self._child: subprocess.Popen[bytes] | None = None
@@ -37,6 +41,7 @@ class Command:
             child = subprocess.Popen(
                 self._arguments,
                 env=os.environ,
+                stdout=self._stdout,
                 preexec_fn=None if self._outside is None else self._leave,  # noqa: PLW1509
                 # Handling files as the user behind sudo took on that user's groups.
                 extra_groups=self._groups if self._groups != os.getgroups() else None,

@@ -59,7 +59,7 @@ class Loop:
         self._ring = Ring(options, report, writer)
         self._gather_s = min(one.gather_s for one in backends)
         self._poll = self._polled()
-        self._started = self._told = time.monotonic_ns()
+        self._started = self._reported_ns = time.monotonic_ns()
         self._stop_ns: int | None = None  # where the trigger was pulled
         self._ends: list[int] = []  # times to wake up at, of the monotonic clock
         if options.duration_s is not None:
@@ -96,10 +96,10 @@ class Loop:
             self._guarded.keep(now)
             self._tend(now)
             progress.elapsed_ns = now - self._started
-            if now - self._told >= _PROGRESS_NS:
+            if now - self._reported_ns >= _PROGRESS_NS:
                 progress.file_bytes = writer.stored_bytes
                 self._report.tell()
-                self._told = now
+                self._reported_ns = now
             progress.reason = progress.reason or self._wake.stopped() or self._limit()
         self._report.tell()
         if progress.reason in ("command", "packets"):

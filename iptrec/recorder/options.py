@@ -29,6 +29,7 @@ class Options:
     read from when it is time to stop, ``after_s`` later. ``viewer``: a pipe that is closed when nobody looks at
     the recording any more: time to stop.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late.
@@ -55,6 +56,7 @@ class Options:
     snaplen: int = 256
     matches: Callable[[str | None, Family], Sequence[str]] = lambda *_: ("",)
     command: Sequence[str] = ()
+    command_stdout: int | None = None
     argv: Sequence[str] = ()
     receive_buffer: int = RECEIVE_BUFFER
 
@@ -91,14 +93,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The progress, and whom to tell."""
+    """The progress, and who shows it."""
 
     progress: Progress
-    told: Callable[[Progress], None]
+    show: Callable[[Progress], None]
 
     def tell(self) -> None:
         """Tell how far the recording is."""
-        self.told(self.progress)
+        self.show(self.progress)
 
     def note(self, text: str) -> None:
         """Tell the user at once; the same text only once."""

@@ -58,7 +58,9 @@ def record(
     report = Report(Progress(), progress)
     try:
         with waking(beside_command=bool(options.command)) as wake, Findings() as findings:
-            command = Command(options.command, None if path is None else outside)
+            command = Command(
+                options.command, None if path is None else outside, options.command_stdout
+            )
             _Session(options, report, wake, findings, command).run(begun)
     finally:
         os.close(outside)

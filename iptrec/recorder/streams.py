@@ -42,7 +42,7 @@ class EventSocket(Protocol):
         """Let nothing follow; what is in the socket can still be received."""
 
     def unseen(self) -> int:
-        """How many events were dropped that no `receive` has told of."""
+        """How many events were dropped that no `receive` has reported."""
 
 
 class SideSocket(Protocol):
@@ -68,8 +68,8 @@ class Events:
 class Side:
     """A stream beside the events.
 
-    ``there``: gives the datagrams for what is there already. ``received`` is told the time (epoch, ns) of each
-    datagram, ``missed`` that the kernel dropped some.
+    ``there``: gives the datagrams for what is there already. ``received`` is called with the time (epoch ns) of
+    each datagram, ``missed`` where the kernel dropped some.
     """
 
     socket: SideSocket

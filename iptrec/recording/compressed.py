@@ -1,6 +1,6 @@
 """Recordings as they come out of a bug tracker: .gz, .zst, .zip with one recording inside.
 
-They are told by their first bytes, not by their names. What is unpacked has to be a recording from its
+They are recognised by their first bytes, not by their names. What is unpacked has to be a recording from its
 first page on. The size that this page declares is a stranger's word: it must be possible for what was
 packed by so little (`_most`), and half of what is free in the directory for temporary files must hold it;
 else nothing is unpacked. What turns out longer than declared is refused there.
@@ -100,7 +100,8 @@ def _member(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
                 f"{path} holds {len(members)} files: unpack it and give the recording"
             )
         if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise NotImplementedError("a rare method of compression")  # lzma takes 4 GB if told so
+            # lzma takes 4 GB if the header says so.
+            raise NotImplementedError("a rare method of compression")
         with archive.open(members[0]) as inside:
             yield inside
 

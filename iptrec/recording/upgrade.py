@@ -18,7 +18,7 @@ _JSON_IN_1: Final = frozenset(
 
 
 def _with_media(table: str, row: Row) -> Row:
-    """In format 1 a snapshot's kind alone told what it was written in."""
+    """In format 1 a snapshot's kind alone says what it was written in."""
     if table != "snapshot":
         return row
     return row | {"media": "json" if row["kind"] in _JSON_IN_1 else "text"}

@@ -73,7 +73,7 @@ class Place:
 
     @property
     def target(self) -> str | None:
-        """The target as a reader expects it: the rule's, the policy, RETURN, or what the kernel told."""
+        """The target as a reader expects it: the rule's, the policy, RETURN, or what the kernel reported."""
         if self.rule is not None:
             return self.rule.target
         match self.effect:

@@ -21,9 +21,9 @@ _NO_XML: Final = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def as_text(result: Result, *, colour: bool) -> str:
     """One line, without its newline."""
     word, style = ("ok  ", "32") if result.failure is None else ("FAIL", "31")
-    told = f"{result.packets:,} packets" if result.failure is None else printable(result.failure)
+    outcome = f"{result.packets:,} packets" if result.failure is None else printable(result.failure)
     head = f"\x1b[{style}m{word}\x1b[0m" if colour else word
-    return f"{head} {printable(result.expectation.name)}: {told}"
+    return f"{head} {printable(result.expectation.name)}: {outcome}"
 
 
 def as_json(result: Result) -> str:

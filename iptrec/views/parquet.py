@@ -44,7 +44,7 @@ class Files:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for writer in self._writers.values():
-            # What went wrong first is what is told; the files go.
+            # What went wrong first is what is reported; the files go.
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 writer.close()
 

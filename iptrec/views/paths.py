@@ -1,4 +1,4 @@
-"""``iptrec paths``: a table of the ways that packets took."""
+"""``iptrec paths``: a table of the paths that packets took."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_json(one: PathCount) -> str:
 
 
 def as_text(one: PathCount) -> str:
-    """A few lines of at most 80 columns, each with its newline: who decided, how often, and the way."""
+    """A few lines of at most 80 columns, each with its newline: who decided, how often, and the path."""
     path, count = one.path, one.count
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"
     title = f"path {one.number}: {path.family}{netns} {ending(path)}"

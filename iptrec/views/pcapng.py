@@ -1,7 +1,7 @@
-"""``iptrec export pcapng``: packets for Wireshark, each with its way through the rules as a comment.
+"""``iptrec export pcapng``: packets for Wireshark, each with its path through the rules as a comment.
 
 A block is written as https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html has it, little
-endian. What is said of a packet depends on its way alone, so it is made once for each way.
+endian. What is said of a packet depends on its path alone, so it is made once for each path.
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ class Capture:
         interface = self._interfaces(names, which, framed, netns, found)
         times = _times(events)
         self._count(interface, times)
-        told, of = _packet_options(window, stages, outbound, paths, numbers)
+        options, of = _packet_options(window, stages, outbound, paths, numbers)
         captured = events.payload_length + _MAC_HEADER * framed
         length = np.maximum(lengths(events) + _MAC_HEADER * framed, captured)
-        sizes = np.array([len(options) for options in told], np.int64)[of]
+        sizes = np.array([len(one) for one in options], np.int64)[of]
         total = _HEAD.itemsize + (captured + 3 & ~3) + _ID.itemsize + sizes + _TAIL
         heads = _heads(total, interface, times, captured, length)
         identities = np.zeros(len(events), _ID)
@@ -159,7 +159,7 @@ class Capture:
             )
         ):
             tail = tails[number * _TAIL : (number + 1) * _TAIL]
-            found += (head, frame, _ZEROS[: -len(frame) % 4], identity, told[option], tail)
+            found += (head, frame, _ZEROS[: -len(frame) % 4], identity, options[option], tail)
         return b"".join(found)
 
     def events(self, events: TraceEvents, kind: str) -> bytes:

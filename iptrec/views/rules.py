@@ -49,7 +49,7 @@ def as_text(table: TableCount) -> Iterator[str]:
 
 
 def _lines(one: RuleCount) -> list[str]:
-    assert one.rule is not None  # noqa: S101 - policies are told with their chains
+    assert one.rule is not None  # noqa: S101 - policies are printed with their chains
     count = one.count
     counted = f"{count.packets:,}" if count.packets else "-"
     when = f"{_clock(count.first_ns)}" if count.packets else ""
@@ -67,7 +67,7 @@ def _lines(one: RuleCount) -> list[str]:
 
 
 def _rule(one: RuleCount) -> dict[str, Any]:
-    assert one.rule is not None  # noqa: S101 - policies are told with their chains
+    assert one.rule is not None  # noqa: S101 - policies are printed with their chains
     return {
         "rule": one.number,
         "spec": one.rule.spec,

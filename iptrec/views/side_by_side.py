@@ -1,4 +1,4 @@
-"""Two packets' ways side by side."""
+"""Two packets' paths side by side."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def as_json(left: Traversal, right: Traversal) -> str:
 
 
 def as_text(left: Traversal, right: Traversal) -> Iterator[str]:
-    """Lines of 80 columns: what both did, then a mark where their ways part."""
+    """Lines of 80 columns: what both did, then a mark where their paths part."""
     yield _line(f"#{left.number} {left.verdict}", f"#{right.number} {right.verdict}", " ")
     diverges = _divergence(left, right)
     for number, (one, other) in enumerate(itertools.zip_longest(left.steps, right.steps)):
         parted = diverges is not None and number >= diverges
         yield _line(_step(one), _step(other), "|" if parted else " ")
     if diverges is None:
-        yield "the same way"
+        yield "the same path"
 
 
 def _divergence(left: Traversal, right: Traversal) -> int | None:

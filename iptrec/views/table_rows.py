@@ -89,14 +89,14 @@ def _put(rows: list[Any], places: list[int], values: Iterable[Any]) -> None:
 def _packets_alike(shape: Shape, model: Traversal, row: Row) -> Iterable[Row]:
     """The rows of a shape's packets, of which one has this row; none where it will not do as a model."""
     header = shape.header
-    told = [((name,), values) for name, values in header.items()]
+    places = [((name,), values) for name, values in header.items()]
     _, iso = times(shape.steps[0].time_ns)
     varying = {name: values for name, values in header.items() if name in _PACKETS.places}
     varying |= {
         "packet": shape.number.tolist(),
         "time_ns": shape.steps[0].time_ns.tolist(),
         "time": iso,
-        "header": list(filled(model.header, told, json.dumps)),
+        "header": list(filled(model.header, places, json.dumps)),
     }
     if "hop_limit" in header:
         varying["ttl"] = header["hop_limit"]
@@ -107,7 +107,7 @@ def _steps_alike(shape: Shape, model: Traversal, rows: list[Row]) -> Iterable[It
     """The same for the rows of their steps, packet by packet."""
     columns = []
     packet = shape.number.tolist()
-    for row, step, told in zip(rows, shape.steps, model.steps, strict=True):
+    for row, step, example in zip(rows, shape.steps, model.steps, strict=True):
         varying = {"packet": packet, "time_ns": step.time_ns.tolist()}
         if step.changed:
             changes = [
@@ -115,7 +115,7 @@ def _steps_alike(shape: Shape, model: Traversal, rows: list[Row]) -> Iterable[It
                 for name, change in step.changed.items()
                 for side, values in enumerate(change)
             ]
-            varying["changed"] = list(filled(told.changed, changes, json.dumps))
+            varying["changed"] = list(filled(example.changed, changes, json.dumps))
         columns.append(_varied(_STEPS, row, varying))
     return zip(*columns, strict=True)
 
@@ -196,8 +196,8 @@ def _rules(recording: Recording) -> Iterator[Row]:
                             key = (namespace.id, family, table, chain.name, number, rule.spec)
                             if key not in found:
                                 found.add(key)
-                                told = rule.target, rule.target_args, rule.comment
-                                yield len(found), *key, *told
+                                target = rule.target, rule.target_args, rule.comment
+                                yield len(found), *key, *target
 
 
 def _packet(traversal: Traversal, namespace: int, path: int) -> Row:

@@ -151,14 +151,14 @@ TABLES: Final = (
     ),
     Table(
         "packets",
-        "Traversals: a packet's way from the first traced rule to its end.",
+        "Traversals: a packet's path from the first traced rule to its end.",
         (
             _number("packet", "number, as iptrec show has it"),
             _number("time_ns", "arrival, or when the recorder received its first event"),
             _text("time", "the same, ISO 8601 in UTC"),
             _NAMESPACE,
             _text("family", "ipv4 or ipv6"),
-            _number("path", "number of its way; equal numbers took the same way"),
+            _number("path", "number of its path; equal numbers took the same path"),
             _maybe(_text("in_interface", "interface that it came in by; NULL: sent by this host")),
             _maybe(_text("out_interface", "interface that it goes out by, as far as it is known")),
             _maybe(_text("src", "source address, when it was first seen")),

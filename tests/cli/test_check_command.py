@@ -45,6 +45,18 @@ def expect(tmp_path):
     return run
 
 
+def test_example_of_the_help(expect):
+    """As it is printed it is a file that check takes, in lines that fit a terminal."""
+    lines = iptrec("check", "--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = next(at for at, line in enumerate(lines) if line.strip() == "[[expect]]")
+    example = "\n".join(lines[first : lines.index("", first)])
+    validator("expectations").validate(tomllib.loads(example))
+    done = expect(example)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("FAIL DNS is answered: ")
+
+
 def test_one_line_for_each(expect):
     """What does not hold names the packet, who decided, and what was expected; exit status 1."""
     done = expect(

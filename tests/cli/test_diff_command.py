@@ -95,6 +95,11 @@ BAD = {
     "no_rules": ([__file__, __file__], "is it a file of iptables-save?"),
     "missing": (["/nope", LOOPBACK], "cannot open /nope"),
     "families": ([KUBEADM, IPV6], "nothing to compare: there is ipv4 in "),
+    "one_moment": (
+        [f"{LOOPBACK}@foo"],
+        "is one moment of a recording: say what to compare it with",
+    ),
+    "moment_of_a_file": ([f"{KUBEADM}@end", KUBEADM], "is not a recording: it has no @end"),
     "time": ([f"{LOOPBACK}@noon", LOOPBACK], "'noon' is not a time"),
     "packet": (["--packets", "1", "99", LOOPBACK], "has no packet 99"),
     "both": (["--traces", "--packets", "1", "2", LOOPBACK], "two different questions"),

@@ -183,7 +183,7 @@ def blocks(data):
         at += size
 
 
-def test_losses_are_told(tmp_path):
+def test_losses_are_reported(tmp_path):
     """As statistics of an interface of their own, with when and how many."""
     recording = HandMade().ruleset("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n")
     recording.events([("filter:INPUT:policy:1", udp(), {"indev": 1})])

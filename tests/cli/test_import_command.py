@@ -123,7 +123,7 @@ def test_the_family_of_a_ruleset(imported, tmp_path, how):
     assert packet["verdict"] == ("DROP" if how in ("ipv4:", "") else "UNKNOWN")
 
 
-def test_what_is_not_known_is_told(imported, tmp_path):
+def test_what_is_not_known_is_reported(imported, tmp_path):
     """A capture has no sequence numbers, and some of its packets may be cut."""
     done, packets = imported(pcap([(1, 0, message()), (2, 0, message())], snaplen=40))
     assert "2 of them are cut" in done.stderr

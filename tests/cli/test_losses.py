@@ -84,7 +84,7 @@ def test_less_than_none(recording, command):
         run(recording([(1, 2, -1, "sequence")]), command)
 
 
-def test_a_sum_over_64_bits_is_told(recording, capsys):
+def test_a_sum_over_64_bits_is_reported(recording, capsys):
     """In words and in JSON; the field of pcapng has the most that it holds, its comment the sum."""
     path = recording(LOSSES["sum over 64 bits"])
     said = "27,670,116,110,564,327,421"

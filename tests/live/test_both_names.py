@@ -97,17 +97,19 @@ TOLD = {
 }
 KNOWN = {
     "rules": lambda path: set(
-        re.findall(r"^\*(.*) \(ipv4\)$", printed("rules", path), re.MULTILINE)
+        re.findall(r"^\*(.*) \((?:ipv4|inet)\)$", printed("rules", path), re.MULTILINE)
     ),
     "rules --json": lambda path: {
-        one["table"] for one in objects("rules", path, "--json") if one["family"] == "ipv4"
+        one["table"]
+        for one in objects("rules", path, "--json")
+        if one["family"] in ("ipv4", "inet")
     },
     "rules table": lambda path: (
         asked(path, "SELECT table_name FROM rules WHERE family = 'ipv4'")
         | {one for one in STEPS if one.endswith(" raw")}
     ),  # our own rules are not told there
     "rules()": lambda path: api(
-        path, lambda one: (t.table for t in one.rules() if t.family == "ipv4")
+        path, lambda one: (t.table for t in one.rules() if t.family in ("ipv4", "inet"))
     ),
     "rulesets()": lambda path: api(path, lambda one: one.rulesets()["ipv4"].tables),
 }

@@ -570,6 +570,25 @@ def test_trace_shows_live_and_keeps_nothing(lab, tmp_path):
     done = lab.run(
         [*IPTREC, "trace", "icmp", "--json", "-o", str(kept), "--", "ping", "-c1", "127.0.0.1"]
     )
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["packet"] for line in lines] == [1, 2, 3, 4]
     assert len(packets(kept)) == 4
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_stdout_of_trace_is_the_trace_alone(lab, options):
+    """What the command writes there goes to stderr, as under perf record -o -; `record` leaves it alone."""
+    command = ["sh", "-c", "echo said; echo complained >&2; ping -qc1 127.0.0.1"]
+    done = lab.run([*IPTREC, "trace", "icmp", *options, "--", *command])
+    assert done.stdout.startswith('{"format":' if options else "#1 ")
+    assert not {"said", "complained"} & set(done.stdout.splitlines())
+    assert {"said", "complained"} <= set(done.stderr.splitlines())
+    closed = ["sh", "-c", 'exec "$@" 2>&-', "sh", *IPTREC, "trace", "icmp", *options, "--"]
+    assert "said" not in lab.run([*closed, "sh", "-c", "echo said"], check=False).stdout
+
+
+def test_command_of_record_keeps_stdout(lab, tmp_path):
+    """A recording is a file."""
+    command = ["sh", "-c", "echo said; echo complained >&2"]
+    done = lab.run([*IPTREC, "record", "-q", "-o", str(tmp_path / "t.db"), "--", *command])
+    assert (done.stdout, done.stderr) == ("said\n", "complained\n")

@@ -64,11 +64,19 @@ MATCHES = """\
 -m mark --mark 0x0
 -m mark --mark 0x4/0x4
 -m mark ! --mark 0x4/0x4
+-m connmark --mark 0x0
+-m connmark ! --mark 0x0
+-m connmark --mark 0x6
+-m connmark --mark 0x5
+-m mark --mark 0x0 -m connmark --mark 0x5
+-m connmark --mark 0x5 -m mark --mark 0x1
 -m addrtype --dst-type LOCAL
 -m addrtype ! --dst-type LOCAL
 -m addrtype --src-type LOCAL
 -m addrtype --dst-type MULTICAST
 -m addrtype --dst-type LOCAL,MULTICAST
+-m addrtype --dst-type LOCAL --limit-iface-in
+-m addrtype ! --dst-type LOCAL --limit-iface-in
 -m length --length 100
 -m length --length 29:60
 -m length ! --length 0:20
@@ -108,12 +116,12 @@ with IPSet() as sets:
     sets.add("nets", "10.0.0.0/16", etype="net")
     sets.create("pairs", stype="hash:ip,port")
 """
-UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent")
+UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent", "connmark")
 
 
 @pytest.fixture
-def host(lab):
-    """A host behind the lab's interface v1."""
+def host(lab, backend):
+    """A host behind the lab's interface v1, some of whose addresses are another interface's."""
     lab.host("h")
     lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
     lab.ip(None, "address add 10.0.1.1/24 dev v1")
@@ -125,7 +133,9 @@ def host(lab):
     lab.restore(
         None,
         "ipv4",
-        f"*mangle\n-A PREROUTING -p tcp -j MARK --set-mark 6\nCOMMIT\n*filter\n{rules}COMMIT\n",
+        "*mangle\n-A PREROUTING -p tcp -j MARK --set-mark 6\n"
+        f"-A PREROUTING -j CONNMARK --set-mark 5\nCOMMIT\n*filter\n{rules}COMMIT\n",
+        backend,
     )
     return lab
 
@@ -136,12 +146,12 @@ def counters(saved):
 
 
 @pytest.mark.parametrize("packet", PACKETS)
-def test_judgements_are_the_kernels(host, tmp_path, packet):
+def test_judgements_are_the_kernels(host, tmp_path, packet, backend):
     """Rule by rule: yes or no as the counter says, or it depends on what only the kernel knew."""
     path = tmp_path / "t.db"
     script = f"import socket\n{PACKETS[packet]}"
     enter = ["nsenter", "--net=/run/netns/h", sys.executable, "-c", script]
-    before = counters(host.run(["iptables-legacy-save", "-c", "-t", "filter"]).stdout)
+    before = counters(host.run([f"iptables-{backend}-save", "-c", "-t", "filter"]).stdout)
     host.run(
         [
             *IPTREC,
@@ -153,11 +163,13 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
             "v1",
             "--family",
             "ipv4",
+            "--backend",
+            backend,
             "--",
             *enter,
         ]
     )
-    saved = host.run(["iptables-legacy-save", "-c", "-t", "filter"]).stdout
+    saved = host.run([f"iptables-{backend}-save", "-c", "-t", "filter"]).stdout
     matched = [after - once for once, after in zip(before, counters(saved), strict=True)]
     rules = iptables_save.parse(saved.encode()).tables["filter"]["INPUT"].rules
     with Reader(path) as reader:

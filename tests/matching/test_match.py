@@ -49,6 +49,32 @@ CASES = {
     "-m socket -p tcp -j DROP": (False, "-p tcp (it is udp)"),
     "-m conntrack --ctstate NEW -m udp --dport 3": (False, "--dport 3 (it is 2)"),
     "-m set --match-set bad src -j DROP": (None, "--match-set bad src"),
+    # An option is of the module that was loaded last and has it.
+    "-m mark --mark 0x0 -j DROP": (True, None),
+    "-m mark ! --mark 0x0 -j DROP": (False, "! --mark 0x0 (it is 0x0)"),
+    "-m connmark --mark 0x0 -j DROP": (None, "--mark 0x0"),
+    "-m connmark ! --mark 0x0 -j DROP": (None, "! --mark 0x0"),
+    "-m connmark --mark 0x1 -j DROP": (None, "--mark 0x1"),
+    "-m mark --mark 0x0 -m connmark --mark 0x1 -j DROP": (None, "--mark 0x1"),
+    "-m connmark --mark 0x1 -m mark --mark 0x2 -j DROP": (False, "--mark 0x2 (it is 0x0)"),
+    "-m mark -m connmark --mark 0x1 -j DROP": (None, "-m mark"),
+    "-m mark -m comment --comment x --mark 0x1 -j DROP": (False, "--mark 0x1 (it is 0x0)"),
+    "-m third-party --mark 0x1 -j DROP": (None, "--mark 0x1"),
+    "-m third-party --length 1 -j DROP": (None, "--length 1"),
+    "--mark 0x1 -j DROP": (None, "--mark 0x1"),
+    # A protocol loads the module of its name where an option asks for it.
+    "-p udp --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
+    "-p 17 --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
+    "-p udp -m mark --mark 0x0 --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
+    "-m mark --mark 0x0 -p udp --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
+    "-p ipv6-icmp --icmpv6-type 128 -j DROP": (False, "-p ipv6-icmp (it is udp)"),
+    # By one interface's addresses: which they are is not known here.
+    "-m addrtype --dst-type LOCAL --limit-iface-in -j DROP": (
+        None, "--dst-type LOCAL --limit-iface-in"
+    ),
+    "-m addrtype ! --src-type MULTICAST --dst-type LOCAL --limit-iface-in -j DROP": (
+        None, "! --src-type MULTICAST --limit-iface-in"
+    ),
     '-m comment --comment "-p tcp" -j DROP': (True, None),
     "-j DROP": (True, None),
 }  # fmt: skip

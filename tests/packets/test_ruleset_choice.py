@@ -174,7 +174,7 @@ FATES = {
 
 
 @pytest.mark.parametrize("case", FATES)
-def test_change_that_altered_the_fate_is_told(case):
+def test_change_that_altered_the_fate_is_reported(case):
     """A rule that came, or one that is gone and had decided the flow before; no other change."""
     old, new, before, after, expected = FATES[case]
     recording = changing(
@@ -189,7 +189,7 @@ def test_change_that_altered_the_fate_is_told(case):
     assert told is None or told.time_ns == 2_600
 
 
-def test_policy_that_altered_the_fate_is_told():
+def test_policy_that_altered_the_fate_is_reported():
     """The chain's policy was another one."""
     new = table().replace(":INPUT ACCEPT", ":INPUT DROP")
     events = packet(1, "filter:INPUT:policy:1") + packet(2, "filter:INPUT:policy:1")

@@ -120,7 +120,7 @@ def test_trigger(trigger):
 
 @pytest.mark.usefixtures("stage")
 def test_trigger_of_a_process_that_ended(trigger):
-    """That is no reason to stop: the recording goes on, and the user is told."""
+    """That is no reason to stop: the recording goes on, and the user is notified."""
     os.close(trigger.writing)
     trigger.writing = None
     outcome = record(options(trigger=trigger.reading, duration_s=0.1))
@@ -233,7 +233,7 @@ def test_a_guardian_that_lives_is_left_alone(guarded):
 
 
 def test_a_guardian_that_was_killed_is_started_again(guarded):
-    """Half a second later, and each time; the user is told once."""
+    """Half a second later, and each time; the user is notified once."""
     for death in (1, 2):
         guarded.guardian.deaths = 1
         guarded.keep()
@@ -262,7 +262,7 @@ def test_no_guardian_is_forked_while_a_watch_works(guarded):
     assert not guarded.watch.working.locked()
 
 
-def test_a_guardian_that_cannot_be_started_is_told(guarded, monkeypatch):
+def test_a_guardian_that_cannot_be_started_is_reported(guarded, monkeypatch):
     """Once: nothing is tried again."""
 
     def renew():

@@ -68,7 +68,7 @@ def test_what_fails_after_the_loop_keeps_the_file(stage, phase):
 
 
 def test_a_step_that_cannot_be_undone_stops_no_other_one(stage):
-    """The guardian is charged with it, and the user is told."""
+    """The guardian is charged with it, and the user is notified."""
     stage.fails = "remove"
     with pytest.raises(HostError) as told:
         record(options())
@@ -85,7 +85,7 @@ def test_a_step_that_cannot_be_undone_stops_no_other_one(stage):
     )
 
 
-def test_two_failures_are_told_together(stage):
+def test_two_failures_are_reported_together(stage):
     """Why it ended, and what is left behind."""
     stage.fails = "remove"
     stage.out.append(("ipv6", "nft", ["OUTPUT drop"]))
@@ -99,7 +99,7 @@ def test_two_failures_are_told_together(stage):
 @pytest.mark.parametrize(
     ("listed", "way"), [(True, "iptrec cleanup --restore"), (False, "-A OUTPUT")]
 )
-def test_rules_that_stayed_out_are_told(stage, monkeypatch, listed, way):
+def test_rules_that_stayed_out_are_reported(stage, monkeypatch, listed, way):
     """Without a list that cleanup finds the rules themselves are."""
     stage.out.append(("ipv4", "legacy", ["[0:0] -A OUTPUT"]))
     monkeypatch.setattr("fake_recorder.Guardian.listed", listed)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from iptrec.decode.rtnetlink import LAYOUTS
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.writer import Writer
 from iptrec.rulesets.backends import BACKENDS
@@ -27,6 +28,12 @@ EVIDENCE = {
 def test_somebody_reads_it(kind):
     of_backends = {kind for one in BACKENDS.values() for kind in (one.stream, *one.snapshots)}
     assert kind in EVIDENCE | of_backends or any(re.search(rf'"{kind}"', text) for text in READERS)
+
+
+@pytest.mark.parametrize("kind", [one.name for one in SNAPSHOTS.values() if one.media == "netlink"])
+def test_answers_of_the_kernel_are_decoded(kind):
+    """Without a layout `iptrec query` would show an empty list; sets have a decoder of their own."""
+    assert kind in {*LAYOUTS, "ipsets"}
 
 
 def test_nothing_else_is_written(tmp_path, facts):

@@ -44,7 +44,7 @@ class _Told(NamedTuple):
     """What nft's text tells: with a handle a rule and its text, else a line about a table or a chain.
 
     ``chain``: None where it is about the table, or where a rule's handle is in what may be a comment alone.
-    ``text``: None where it cannot be told from what is around it.
+    ``text``: None where it cannot be separated from what is around it.
     """
 
     table: TableName

@@ -61,7 +61,7 @@ _LAYOUTS: Final = {
 
 
 def loaded(family: Family) -> list[str] | None:
-    """The tables that are loaded; None where that is not told (a namespace of the user's own)."""
+    """The tables that are loaded; None where the kernel does not say (a namespace of the user's own)."""
     try:
         return host.read(_NAMES[family]).split()
     except OSError:

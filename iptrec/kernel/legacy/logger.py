@@ -30,7 +30,7 @@ class Switched:
     def keep(self, expect: Callable[[str], None]) -> bool:
         """Switch again where somebody has set another logger meanwhile; whether that was so.
 
-        ``expect`` is told which one, before.
+        ``expect`` is called with it, before.
         """
         path = FILES[self.family]
         now = host.read(path).strip()
@@ -53,7 +53,7 @@ def switch(
 ) -> Switched:
     """Let TRACE of the current namespace go to nfnetlink_log.
 
-    ``expect`` is told the logger that was set, before another one is.
+    ``expect`` is called with the logger that was set, before another one is.
     Raises `HostError` with what to set on the host: /proc/sys is read-only in most containers.
     """
     path = FILES[family]

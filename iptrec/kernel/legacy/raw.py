@@ -33,7 +33,7 @@ def insert_again(ours: Sequence[TraceRule]) -> None:
 def replace(ours: Sequence[TraceRule], expect: Callable[[list[str]], None]) -> None:
     """Put our rules of one family in place of those that are in its legacy raw chains.
 
-    ``expect`` is told before which these are, with counters, as `remove` puts them back. They are deleted one
+    ``expect`` is called before with these, with counters, as `remove` puts them back. They are deleted one
     by one: what somebody adds meanwhile who does not take the lock stays, and a rule that iptables does not
     find again by what it printed is not taken out. Raises `HostError`.
     """
@@ -73,13 +73,13 @@ def _taken_out(family: Family) -> list[str]:
     be put back.
     """
     chains = rules(family)
-    told = sum(map(len, chains.values()))
+    printed = sum(map(len, chains.values()))
     with Tables(family) as tables:
         # A chain of the user's own has a head and an end, the built-in two have an end; the table has one.
         count = tables.entries("raw") - 2 * len(chains) + 1
-    if told != count:
+    if printed != count:
         raise HostError(
-            f"the {family} raw table has {count} rules, {iptables.command_of(family, 'save')} prints {told}:"
+            f"the {family} raw table has {count} rules, {iptables.command_of(family, 'save')} prints {printed}:"
             " --flush could not put them back; try again, or record without it"
         )
     found: list[str] = []
@@ -100,7 +100,7 @@ def remove(
 ) -> list[str]:
     """Take out the rules with our comment, wherever they are by now, and put others back.
 
-    ``put_back``: lines that `replace` told; those that stay out are returned: where somebody replaced their
+    ``put_back``: lines that `replace` reported; those that stay out are returned: where somebody replaced their
     chain (`flushed.places`), and those that iptables does not understand any more, as a chain that
     they jump to is gone. Where the kernel refuses what iptables understands all of them stay out.
 

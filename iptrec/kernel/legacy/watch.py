@@ -3,7 +3,7 @@
 Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
 which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
 compares what the kernel holds with what it held (`digest`); only what differs is printed by
-``iptables-save``, and told as unknown where it changed meanwhile, or where several commands had the lock
+``iptables-save``, and reported as unknown where it changed meanwhile, or where several commands had the lock
 since the last look: what was there between them nobody saw. Nothing is ever locked for looking, only
 for a moment before our rules are put back. Where nobody touches the lock the looks become rare; a table's size,
 which costs nothing, is seen all the time.
@@ -69,7 +69,7 @@ class State:
 
 @dataclass(slots=True)
 class _Table:
-    """What is known of a table: the digest that was last told, and until when it surely held.
+    """What is known of a table: the digest that was last reported, and until when it surely held.
 
     ``closes``: how often the lock had been closed then.
     """
@@ -211,15 +211,15 @@ class Watch:
                 source = f"iptables-save -t {table}"
                 self._found(State(family, table, known.until_ns, seen, source, None))
             known.share = _SHARE
-            told = self._tell(family, table, digest, known.until_ns, seen)
+            reported = self._report(family, table, digest, known.until_ns, seen)
             known.digest, known.until_ns, known.changed_ns = digest, begun, begun
             known.closes = closes
-            if told:
+            if reported:
                 break
         known.until_ns = begun
         known.looked_ns = time.monotonic_ns()
 
-    def _tell(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
+    def _report(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
         """Hand a new state over; False where it was gone again before it could be printed."""
         source = f"iptables-save -t {table}"
         content = self._contents.get((family, digest))

@@ -7,7 +7,7 @@ pipe whose other end the recorder holds, and each iptables-restore that the reco
 acts only when nobody is still at work. Where it is killed alone the recorder starts another one.
 
 What --flush took out of a chain that somebody has replaced meanwhile is not put back (`flushed.places`). It
-stays in the list, and the list in /run/iptrec, until `iptrec cleanup` is told what to do with it.
+stays in the list, and the list in /run/iptrec, until somebody decides with `iptrec cleanup`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TRIES: Final = 30  # one a second, where the xtables lock is held by others
 
 
 class Guardian:
-    """A running guardian, which is told of changes before they are made.
+    """A running guardian, which learns of changes before they are made.
 
     To be started before the process has threads, in the network namespace that is recorded. ``changes``:
     what it would undo.
@@ -60,7 +60,7 @@ class Guardian:
         lists.write(self.changes, self._list)
 
     def ended(self) -> bool:
-        """Whether it has ended before its time; told once."""
+        """Whether it has ended before its time; reported once."""
         if self._pid is None:
             return False
         pid, status = os.waitpid(self._pid, os.WNOHANG)

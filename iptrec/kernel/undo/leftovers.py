@@ -74,9 +74,9 @@ def find(where: Path | None = None) -> list[Leftover]:
             found.append(_unreadable(path, descriptor))
     for inode, paths in seen.items():
         found += _seen_by(inode, paths, known)
-    told = {one.comment for one in found}
+    reported = {one.comment for one in found}
     for comment, (changes, held) in known.items():
-        if comment not in told and where is None and not held:  # its namespace is gone
+        if comment not in reported and where is None and not held:  # its namespace is gone
             found.append(Leftover(None, comment, {}, changes, None))
     return found
 
