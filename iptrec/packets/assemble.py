@@ -10,7 +10,7 @@ the packets that are under way. Where the ruleset changed meanwhile, `settle` ha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.resolver import Resolved, Resolver
 
 
-_FORWARD: Final = 2  # enum nf_inet_hooks; later hooks have no arrival stamp
+_FORWARD, _OUTPUT = 2, 3  # enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +125,14 @@ def _begins(way: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     starts = np.array([place.starts for place in resolver.places])
     builtin = np.array([place.builtin for place in resolver.places])
     hook = np.array([place.hook for place in resolver.places])
+    bridged = np.array([place.bridged for place in resolver.places])
     rank = np.array([place.rank for place in resolver.places])
     index = np.array([-1 if place.index is None else place.index for place in resolver.places])
     here, before = way[1:], way[:-1]
     ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
     leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
+    # IP hands what it sends over to the bridge.
+    leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before]
     begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
     return begins
 

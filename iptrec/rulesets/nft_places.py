@@ -8,7 +8,7 @@ that a base chain has no further rule: that is no step of its own, and stands on
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import nftrace
 from iptrec.names import HOOKS
@@ -36,11 +36,31 @@ _ALWAYS: Final = (
     "route",
 )  # types of chains that every packet passes; nat sees the first of a flow
 _BRIDGED: Final = (_PREROUTING, _FORWARD, _POSTROUTING)
+# The priority at which br_netfilter calls IP's chains in the bridge's PREROUTING and FORWARD; in POSTROUTING it
+# calls them last (NF_BR_PRI_BRNF, include/uapi/linux/netfilter_bridge.h; measured on 6.18).
+_BRNF: Final = 0
 _ENDS: Final = {nftrace.DROP: "DROP", nftrace.STOLEN: "STOLEN"}
 _SAID: Final = {
     nftrace.ACCEPT: "ACCEPT", nftrace.DROP: "DROP", nftrace.RETURN: "RETURN", nftrace.QUEUE: "QUEUE",
     nftrace.STOLEN: "STOLEN",
 }  # fmt: skip
+
+
+class _Part(NamedTuple):
+    """Base chains at a hook, of tables of some families, with priorities above one and up to another."""
+
+    hook: int
+    families: frozenset[str]
+    above: int = -(2**31) - 1
+    upto: int = 2**31
+
+    def has(self, base: Base) -> bool:
+        """Whether a base chain is among them."""
+        return (
+            base.hook == self.hook
+            and base.family in self.families
+            and self.above < base.priority <= self.upto
+        )
 
 
 def grammar(
@@ -51,7 +71,7 @@ def grammar(
     return Grammar(
         ruleset,
         our_comment,
-        routes=tuple(_route(list(parts), bases) for parts in _parts(_OWN[family])),
+        routes=tuple(_route(parts, bases) for parts in _parts(_OWN[family], bases)),
         optional=frozenset(
             one
             for one, base in bases
@@ -80,6 +100,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     effect, argument = _effect(site, rule, end=end)
     ours = ours or (known.our_comment is not None and table == our_table(known.our_comment))
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
+    bridged = site.family == "bridge"
     traces = rule is not None and rule.target == "TRACE"
     return Place(
         hook=passed.hook,
@@ -93,9 +114,15 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         rule=rule,
         effect=effect,
         argument=argument,
-        starts=builtin and passed.hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0),
+        # Of a frame that goes out of several ports there are copies from the bridge's OUTPUT on.
+        starts=builtin
+        and (
+            (passed.hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0))
+            or (bridged and passed.hook == _OUTPUT)
+        ),
         rank=rank,
         base=passed.base,
+        bridged=bridged,
     )
 
 
@@ -143,29 +170,41 @@ def _bases(ruleset: Ruleset) -> Iterator[tuple[Pass, Base]]:
                 yield Pass(chain.base.hook, table, chain.name), chain.base
 
 
-def _parts(ours: frozenset[str]) -> Iterator[Iterator[tuple[int, frozenset[str]]]]:
-    """The hooks of each route in their order, each with the families of the tables that are passed there."""
+def _parts(ours: frozenset[str], bases: list[tuple[Pass, Base]]) -> Iterator[tuple[_Part, ...]]:
+    """What packets pass on each route, in this order."""
     netdev, bridge = (frozenset({one}) for one in _AROUND)
-    before = [(_PREROUTING, netdev), (_PREROUTING, bridge), (_INPUT, bridge)]
-    after = [(_OUTPUT, bridge), (_POSTROUTING, bridge), (_POSTROUTING, netdev)]
+    before = (_Part(_PREROUTING, netdev), _Part(_PREROUTING, bridge), _Part(_INPUT, bridge))
+    after = (_Part(_OUTPUT, bridge), _Part(_POSTROUTING, bridge), _Part(_POSTROUTING, netdev))
     for hooks in ROUTES:
-        around = (
-            (before if hooks[0] == _PREROUTING else []),
-            (after if hooks[-1] == _POSTROUTING else []),
+        yield (
+            *(before if hooks[0] == _PREROUTING else ()),
+            *(_Part(hook, ours) for hook in hooks),
+            *(after if hooks[-1] == _POSTROUTING else ()),
         )
-        yield iter([*around[0], *((hook, ours) for hook in hooks), *around[1]])
-    yield iter(
-        [(_PREROUTING, netdev), *((hook, bridge) for hook in _BRIDGED), (_POSTROUTING, netdev)]
-    )
+    yield (before[0], *(_Part(hook, bridge) for hook in _BRIDGED), after[-1])
+    if any(base.family == "bridge" for _, base in bases):
+        for upto in (_BRNF, _BRNF - 1):  # of equal priorities the one that came last is the first
+            pre, forward = (
+                (_Part(hook, bridge, upto=upto), _Part(hook, ours), _Part(hook, bridge, above=upto))
+                for hook in (_PREROUTING, _FORWARD)
+            )
+            yield before[0], *pre, *forward, after[1], _Part(_POSTROUTING, ours), after[2]
+            yield before[0], *pre, before[2], _Part(_INPUT, ours)
+            yield (
+                before[0],
+                *pre,
+                before[2],
+                _Part(_FORWARD, ours),
+                _Part(_POSTROUTING, ours),
+                *after,
+            )
 
 
-def _route(
-    parts: Iterable[tuple[int, frozenset[str]]], bases: list[tuple[Pass, Base]]
-) -> dict[Pass, int]:
+def _route(parts: Iterable[_Part], bases: list[tuple[Pass, Base]]) -> dict[Pass, int]:
     """The passes of a route, numbered; chains of equal priority have equal numbers."""
     found: dict[Pass, int] = {}
-    for hook, families in parts:
-        here = [one for one in bases if one[1].hook == hook and one[1].family in families]
+    for part in parts:
+        here = [one for one in bases if part.has(one[1])]
         priorities = sorted({base.priority for _, base in here})
         first = max(found.values(), default=-1) + 1
         found |= {one: first + priorities.index(base.priority) for one, base in here}
@@ -178,7 +217,8 @@ def _ranks(bases: list[tuple[Pass, Base]], ruleset: Ruleset) -> dict[Pass, int]:
     keys = {
         one: (
             one.hook,
-            order.get(base.family, 2),
+            # What a host sends goes through IP before it comes to a bridge.
+            order.get(base.family, 0 if one.hook == _OUTPUT else 2),
             base.priority,
             all(rule.target != "TRACE" for rule in _rules(one, ruleset)),
         )

@@ -48,7 +48,7 @@ class Place:
     ruleset does not know it. ``effect`` is what comes next: with ``argument`` the chain of a jump or goto,
     the verdict of an end. ``base``: in nf_tables, the base chain that is being passed; None in legacy
     iptables, where each hook has one of a table. ``starts``: whether a trace can begin here. ``rank``:
-    which pass of its hook it is of.
+    which pass of its hook it is of. ``bridged``: in a table of the family bridge.
     """
 
     hook: int
@@ -65,6 +65,7 @@ class Place:
     starts: bool = False
     rank: int = 0
     base: str | None = None
+    bridged: bool = False
 
     @property
     def pass_(self) -> Pass:
