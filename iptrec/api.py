@@ -88,7 +88,13 @@ class Packets(_WhileOpen[Packet]):
 
     def __init__(self, recording: Recording, selection: Selection) -> None:
         self._selection = selection
-        super().__init__(recording, cast("Iterable[Packet]", recording.columns(selection)))
+        self._taken = recording.columns(selection)
+        super().__init__(recording, cast("Iterable[Packet]", self._taken))
+
+    @property
+    def unjudged(self) -> int:
+        """Of how many packets the filter does not know, once all were taken: their headers are not whole."""
+        return self._taken.unjudged
 
     def to_arrow(self, table: Literal["packets", "steps"] = "packets") -> pa.Table:
         """All selected packets, or their steps, as a pyarrow.Table, whatever was taken one by one before.

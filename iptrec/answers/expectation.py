@@ -7,7 +7,7 @@ options of every command do) and what is required of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+
+
+_CUT: Final = "whose headers were not recorded whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,10 @@ def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Res
     for batch in packets.batches(objects=False):
         window, paths = batch.window, list(packets.book.paths)
         for one in tallies:
-            chosen = one.expectation.selection.positions(window, batch.interfaces, batch.netns)
-            one.add(window, chosen, batch.paths, paths)
+            selection = one.expectation.selection
+            here = window, batch.interfaces, batch.netns
+            one.add(window, selection.positions(*here), batch.paths, paths)
+            one.doubt(selection.unjudged(*here), batch.paths, paths)
     return [one.result() for one in tallies]
 
 
@@ -68,6 +73,8 @@ class _Tally:
     def __init__(self, expectation: Expectation) -> None:
         self.expectation = expectation
         self._packets = 0
+        self._unjudged = 0
+        self._suspects = 0
         self._failure: str | None = None
 
     def add(self, window: Window, positions: I64, numbers: I64, paths: Sequence[Path]) -> None:
@@ -85,6 +92,13 @@ class _Tally:
             packet = window.number + int(failing[0])
             self._failure = f"packet #{packet} {failures[int(numbers[failing[0]])]}"
 
+    def doubt(self, positions: I64, numbers: I64, paths: Sequence[Path]) -> None:
+        """Count packets of which the filter does not know, and those of them that would not comply."""
+        self._unjudged += len(positions)
+        for one, many in zip(*np.unique(numbers[positions], return_counts=True), strict=True):
+            if _failure(paths[int(one) - 1], self.expectation):
+                self._suspects += int(many)
+
     def result(self) -> Result:
         """The judgement, once all packets were seen."""
         least, most, packets = self.expectation.least, self.expectation.most, self._packets
@@ -93,6 +107,10 @@ class _Tally:
             failure = f"{packets} packets, expected at least {least}"
         if failure is None and most is not None and packets > most:
             failure = f"{packets} packets, expected at most {most}"
+        too_many = most is not None and packets + self._unjudged > most
+        if failure is None and (self._suspects or too_many):
+            unknown = self._unjudged if too_many else self._suspects
+            failure = f"not known: the filter cannot judge {unknown} packets, {_CUT}"
         return Result(self.expectation, packets, failure)
 
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Packets:
     """The packets of a recording that are selected.
 
-    ``book``: the paths that were met so far; ``count``: how many packets the windows so far have. ``index``:
+    ``book``: the paths that were met so far; ``count``: how many packets the windows so far have;
+    ``unjudged``: of how many more the filter does not know, see `Selection.unjudged`. ``index``:
     where one is known, only what the selection needs is read, and paths are numbered from there; where not, it
     is made. Not for recordings with connections: these are known from the beginning. ``make``: the class of a
     packet.
@@ -50,6 +51,7 @@ class Packets:
         self._make = make
         self.book = PathBook()
         self.count = 0
+        self.unjudged = 0
         self._index = index or Index()
         self._span = self._index.span(self._selection)
         self._notes: list[Bookmark] | None = None
@@ -88,6 +90,7 @@ class Packets:
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
             self.count += len(positions)
+            self.unjudged += len(self._selection.unjudged(window, build.interfaces, build.netns))
             if self._notes is not None:
                 self._notes.append(build.bookmark())
             yield Batch(window, positions, numbers, build)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iptrec.decode import headers, nftrace
+
 if TYPE_CHECKING:
     from iptrec.context.interfaces import Interfaces
     from iptrec.names import I64, Mask
@@ -52,8 +54,44 @@ class Selection:
 
     def positions(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
         """The positions of a window's decided traversals that are selected, in order."""
-        if self.netns and netns not in self.netns:
+        chosen = self._without_filter(window, interfaces, netns)
+        if self.packet_filter is not None and chosen.any():
+            chosen &= self._matches(window)
+        return np.flatnonzero(chosen)
+
+    def unjudged(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
+        """The positions of those that `positions` has not, and the filter might match.
+
+        Their headers were not captured whole; all other conditions hold.
+        """
+        if self.packet_filter is None:
             return np.zeros(0, np.int64)
+        chosen = _any_event(window, lambda rows: self._might_match(window, rows))
+        if chosen.any():
+            chosen &= self._without_filter(window, interfaces, netns) & ~self._matches(window)
+        return np.flatnonzero(chosen)
+
+    def _might_match(self, window: Window, rows: I64) -> Mask:
+        """Which events' packets, being cut, could be more than the filter sees."""
+        assert self.packet_filter is not None  # noqa: S101 - the caller looked
+        events = window.events
+        might = headers.are_cut(
+            events.buffer, events.payload[rows], events.payload_length[rows], events.ipv6[rows]
+        )
+        known = np.flatnonzero(might & nftrace.knows_more(events, rows))
+        if len(known):
+            might[known] = np.logical_or.reduce(
+                [
+                    self.packet_filter.match_many(*one)
+                    for one in nftrace.possible(events, rows[known])
+                ]
+            )
+        return might
+
+    def _without_filter(self, window: Window, interfaces: Interfaces, netns: str | None) -> Mask:
+        """Of which decided traversals all conditions hold but the filter."""
+        if self.netns and netns not in self.netns:
+            return np.zeros(window.decided, np.bool_)
         chosen = self._by_way(window) & self._by_time(window)
         if self.number is not None:
             chosen &= np.arange(window.number, window.number + window.decided) == self.number
@@ -69,15 +107,16 @@ class Selection:
         if self.mark is not None and chosen.any():
             value, mask = map(np.uint32, self.mark)
             chosen &= _any_event(window, lambda rows: (events.mark[rows] & mask) == value)
-        if self.packet_filter is not None and chosen.any():
-            matches = self.packet_filter.match_many
-            chosen &= _any_event(
-                window,
-                lambda rows: matches(
-                    events.buffer, events.payload[rows], events.payload_length[rows]
-                ),
-            )
-        return np.flatnonzero(chosen)
+        return chosen
+
+    def _matches(self, window: Window) -> Mask:
+        """Which decided traversals the filter matches."""
+        assert self.packet_filter is not None  # noqa: S101 - the callers looked
+        matches, events = self.packet_filter.match_many, window.events
+        return _any_event(
+            window,
+            lambda rows: matches(events.buffer, events.payload[rows], events.payload_length[rows]),
+        )
 
     def _by_way(self, window: Window) -> Mask:
         outcomes = window.assembly.outcomes

@@ -108,7 +108,9 @@ def show(
             columns = packets.columns()
             for batch in columns.batches():
                 stream.writelines(json_lines.text(batch))
-            return _ending(source, columns.count, everything=everything, quiet=quiet)
+            return _ending(
+                source, columns.count, columns.unjudged, everything=everything, quiet=quiet
+            )
         for packet in packets.follow() if follow else packets:
             limited = _limited(packet, chains)
             if json:
@@ -121,7 +123,7 @@ def show(
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
-        return _ending(source, shown, everything=everything, quiet=quiet)
+        return _ending(source, shown, packets.unjudged, everything=everything, quiet=quiet)
 
 
 def _look_as_nobody(held: int | None) -> None:
@@ -150,12 +152,19 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
             os.nice(_BEHIND_OTHERS)
 
 
-def _ending(recording: Recording, shown: int, *, everything: bool, quiet: bool) -> int:
+def _ending(
+    recording: Recording, shown: int, unjudged: int, *, everything: bool, quiet: bool
+) -> int:
     """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
     from iptrec.cli import recordings
 
     nothing = not shown and not everything
-    remarks = [*(["no packet matches"] if nothing else []), *recordings.flaws(recording)]
+    remarks = ["no packet matches"] if nothing else []
+    if unjudged:
+        remarks.append(
+            f"the filter cannot judge {unjudged:,} packets, whose headers were not recorded whole"
+        )
+    remarks += recordings.flaws(recording)
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE

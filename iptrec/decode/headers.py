@@ -25,6 +25,7 @@ _WIDTH: Final = 64  # bytes of a packet that are looked at: those of the longest
 _KINDS: Final = 1 << 17  # protocol, type of ICMP, family
 _LONGEST_NUMBER: Final = 4  # bytes
 _ICMP, _ICMPV6 = 1, 58
+_NEXT_HEADER: Final = 6  # of IPv6
 _ADDRESSES4: Final = {"src": Field(12, 4), "dst": Field(16, 4)}
 _ADDRESSES6: Final = {"src": Field(8, 16), "dst": Field(24, 16)}
 _TRANSPORTS: Final = {
@@ -72,6 +73,18 @@ def _layout(protocol: int, kind: int, *, ipv6: bool) -> Layout | None:
     fields = _ADDRESSES6 | packet.IPV6 if ipv6 else _ADDRESSES4 | packet.IPV4
     fields |= {name: one._replace(start=base + one.start) for name, one in own.items()}
     return Layout(ipv6, fields, max(base, *(one.start + one.size for one in fields.values())))
+
+
+def are_cut(buffer: U8, start: I64, length: npt.NDArray[Any], ipv6: Mask) -> Mask:
+    """Packets of which all before the transport header was not captured, or nothing at all; shape (n,).
+
+    For IPv6 that is where an extension header begins behind the last byte. Parameters as of `Headers`.
+    """
+    at = np.maximum(start, 0)
+    size = np.where(ipv6, packet.IPV6_SIZE, (buffer[at] & 0x0F) * 4)
+    extended = ipv6 & np.isin(buffer[at + _NEXT_HEADER], list(packet.EXTENSIONS))
+    cut: Mask = (start < 0) | (length < size) | (extended & (length <= size))
+    return cut
 
 
 class Headers:

@@ -26,6 +26,7 @@ from iptrec.decode.packet import EXTENSIONS
 from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     import numpy.typing as npt
@@ -55,6 +56,9 @@ _LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLE
 
 _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # nf_tables_trace.c
 _PACKET_ROOM: Final = 64
+_DUMPED: Final = 63  # the byte of it that tells whether there was a transport header
+# Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
+_TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
 _EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
 _ETHERNET: Final = 14
 _ETHERTYPES: Final = [0, 0, 0, 0, 0x0800, 0, 0x86DD, 0]  # by the version of the IP header
@@ -238,8 +242,9 @@ def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     packets = np.zeros((len(there), _PACKET_ROOM), np.uint8)
     wide = np.lib.stride_tricks.sliding_window_view(buffer, _NETWORK_ROOM)
     headers = wide[of.offset(_NETWORK)[there]]
-    transport = np.where(_whole(headers, network), transport, 0)
     bodies = wide[np.maximum(of.offset(_TRANSPORT)[there], 0)]
+    packets[:, _DUMPED] = transport > 0
+    transport = np.where(_whole(headers, network), transport, 0)
     for size in np.unique(network).tolist():
         rows = network == size
         packets[rows, :size] = headers[rows, :size]
@@ -260,6 +265,29 @@ def _whole(headers: U8, length: npt.NDArray[Any]) -> Mask:
     extensions = np.isin(headers[:, 6], _EXTENSIONS)
     whole: Mask = np.where(headers[:, 0] >> 4 == 6, ~extensions, options)  # noqa: PLR2004 - the version
     return whole
+
+
+def possible(events: TraceEvents, rows: I64) -> Iterator[tuple[U8, I64, I32]]:
+    """Packets that end before a transport header which was dumped: with it, as of each protocol in turn.
+
+    A buffer, and offset and length of each packet in it, shape (n,), in bytes. ``rows``: see `knows_more`.
+    """
+    wide = np.lib.stride_tricks.sliding_window_view(events.buffer, _PACKET_ROOM)
+    packets = wide[events.payload[rows]].copy()
+    ipv6 = packets[:, 0] >> 4 == 6  # noqa: PLR2004 - the version
+    packets[~ipv6, 0] = 0x40 + _NETWORK_ROOM // 4
+    offset = np.arange(len(rows)) * _PACKET_ROOM
+    length = np.full(len(rows), _NETWORK_ROOM + _TRANSPORT_ROOM, np.int32)
+    for protocol in _TRANSPORTS:
+        packets[ipv6, 6] = protocol
+        yield packets.reshape(-1), offset, length
+
+
+def knows_more(events: TraceEvents, rows: I64) -> Mask:
+    """Of which events a transport header was dumped, if not what protocol it is of; shape (n,)."""
+    traced = (events.trace[rows] >= 0) & (events.payload[rows] >= 0)
+    told: Mask = events.buffer[np.maximum(events.payload[rows], 0) + _DUMPED] == 1
+    return traced & told
 
 
 def _protocol(

@@ -61,19 +61,30 @@ RULES = {  # where the packet is first told of
 }
 
 
-@pytest.mark.parametrize("rules", RULES)
-def test_no_header_is_invented(lab, tmp_path, rules):
-    """Extension headers, options and fragments: what is told of each packet was sent so."""
+def sender(lab, rules):
+    """A host "a", whose frames come in at "va"."""
     lab.host("a")
     lab.link("a", "eth0", "10.0.1.2/24", peer="va")
     lab.ip(None, "address add 10.0.1.1/24 dev va")
     lab.ip(None, "address add fd00::1/64 dev va nodad")
     lab.settle()
-    lab.run(["nft", RULES[rules]])
+    lab.run(["nft", rules])
+
+
+def record(lab, directory):
+    """A recording of what SEND sends."""
     mac = json.loads(lab.run(["ip", "-j", "link", "show", "va"]).stdout)[0]["address"]
-    trace = str(tmp_path / "t.db")
+    trace = str(directory / "t.db")
     lab.run([*IPTREC, "record", "-q", "--backend", "nft", "-o", trace, "--", "nsenter",
              "--net=/run/netns/a", sys.executable, "-c", SEND, mac])  # fmt: skip
+    return trace
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_no_header_is_invented(lab, tmp_path, rules):
+    """Extension headers, options and fragments: what is told of each packet was sent so."""
+    sender(lab, RULES[rules])
+    trace = record(lab, tmp_path)
     shown = lab.run([*IPTREC, "show", "--json", trace]).stdout.splitlines()
     found = [
         one for one in map(json.loads, shown) if one["header"]["src"] in ("fd00::2", "10.0.1.2")
@@ -122,3 +133,30 @@ def test_ipv6_at_egress(lab, tmp_path):
     found = [one for one in shown if one["header"].get("name") == "echo-request"]
     assert [(one["family"], one["out"], one["complete"]) for one in found] == [("ipv6", "va", True)]
     assert [step["table"] for step in found[0]["steps"]] == ["raw", "netdev t", "netdev t"]
+
+
+def test_what_a_filter_cannot_judge(lab, tmp_path):
+    """It is said, and no expectation passes by ignorance; what does not depend on such packets passes."""
+    sender(lab, RULES["inet"])
+    trace = record(lab, tmp_path)
+    done = lab.run([*IPTREC, "show", trace, "udp", "dst", "port", "1001"], check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no packet matches; the filter cannot judge 1 packets" in done.stderr
+    asked = {  # conditions and what is required; whether it holds
+        'filter = "udp dst port 1001"\nmin = 0\nmax = 0': False,  # it was sent, behind an extension header
+        'filter = "udp dst port 1001"\nmin = 0\nverdict = "DROP"': False,
+        'filter = "udp dst port 1001"\nmin = 0\nverdict = "ACCEPT"': True,
+        'filter = "udp dst port 1007"\nmin = 0\nmax = 0': False,  # behind long options
+        'filter = "tcp dst port 1002"\nmin = 0\nmax = 0': False,
+        'filter = "udp dst port 1099"\nmin = 0\nmax = 0': True,  # nobody can have sent it
+        'filter = "udp dst port 1000"\nmax = 1': True,
+    }
+    expectations = tmp_path / "e.toml"
+    expectations.write_text("".join(f"[[expect]]\n{one}\n" for one in asked))
+    done = lab.run([*IPTREC, "check", trace, str(expectations)], check=False)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line.startswith("ok") for line in lines] == [*asked.values()]
+    assert lines[0].endswith(
+        "not known: the filter cannot judge 1 packets, whose headers were not recorded whole"
+    )
