@@ -76,6 +76,12 @@ def addresses(content: bytes, media: str) -> list[tuple[int, IP]]:
         ]
 
 
+def routing(kind: str, content: bytes) -> list[dict[str, Any]]:
+    """The rows of a list of routes or of routing rules, as the kernel told them."""
+    with _undamaged(kind):
+        return [row for row in rows(LAYOUTS[kind], content) if "family" in row]
+
+
 def ipsets(content: bytes, media: str) -> dict[str, IpSet]:
     """The sets by their names; those of which members are missing say so."""
     with _undamaged("ipsets"):

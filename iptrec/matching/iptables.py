@@ -8,11 +8,12 @@ is said to be so.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.matching.facts import Judgement, protocol_number
 from iptrec.matching.iptables_options import CORE, MODULES
+from iptrec.matching.nft import is_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,6 +29,25 @@ _OF_PROTOCOLS: Final = {
 _NO_CONDITIONS: Final = frozenset(["comment", *_OF_PROTOCOLS.values()])  # without an option
 # They change what the other options of their module ask for.
 _MODIFIERS: Final = frozenset(["--return-nomatch", "--limit-iface-in", "--limit-iface-out"])
+
+
+_TOS: Final = ("ip dscp", "ip ecn", "ip6 dscp", "ip6 ecn")
+_LENGTHS: Final = ("ip length", "ip6 length", "tcp doff")
+# What targets change, by the keys of nft: iptables-nft's rules run where a trace tells of the packet before.
+_WRITTEN: Final = {
+    "MARK": ("meta mark",), "CONNMARK": ("meta mark",), "TOS": _TOS, "DSCP": _TOS,
+    "ECN": (*_TOS, "tcp reserved", "tcp flags"), "TTL": ("ip ttl",), "HL": ("ip6 hoplimit",),
+    "TCPMSS": _LENGTHS, "TCPOPTSTRIP": _LENGTHS, "SNPT": ("ip6 saddr",), "DNPT": ("ip6 daddr",),
+    "CT": ("ct",), "NOTRACK": ("ct",),
+}  # fmt: skip
+# The keys of nft of what is in a header as `decode.packet` reads it.
+_KEYS: Final = {
+    "src": ("ip saddr", "ip6 saddr"), "dst": ("ip daddr", "ip6 daddr"), "proto": ("ip protocol", "ip6 nexthdr"),
+    "length": ("ip length", "ip6 length"), "ttl": ("ip ttl",), "hop_limit": ("ip6 hoplimit",), "id": ("ip id",),
+    "tos": _TOS, "flow_label": ("ip6 flowlabel",), "frag": ("ip frag-off",), "mf": ("ip frag-off",),
+    "sport": ("th sport",), "dport": ("th dport",), "flags": ("tcp flags",), "type": ("icmp type",),
+    "code": ("icmp code",), "name": ("icmp type", "icmp code"),
+}  # fmt: skip
 
 
 class _Condition(NamedTuple):
@@ -67,13 +87,33 @@ class _Match:
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of iptables' syntax."""
     unknown: str | None = None
+    facts = _without_written(facts)
     for condition in _conditions(rule):
         fits = _tested(condition, facts)
         if fits is None:
-            unknown = unknown or condition.words
+            unknown = unknown or f"{condition.words}{_hint(condition, facts)}"
         elif fits == condition.negated:
             return Judgement(False, f"{condition.words}{_instead(condition, facts)}")
     return Judgement(True) if unknown is None else Judgement(None, unknown)
+
+
+def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
+    """See `matching.writes`: a target does it, once all matches hold."""
+    for key in _WRITTEN.get(rule.target or "", ()):
+        yield key, False
+
+
+def _without_written(facts: Facts) -> Facts:
+    """What of the facts is still true."""
+    if not facts.written:
+        return facts
+    kept = {
+        name: value
+        for name, value in facts.header.items()
+        if not any(is_written(key, facts.written) for key in _KEYS.get(name, ()))
+    }
+    mark = None if is_written("meta mark", facts.written) else facts.mark
+    return replace(facts, header={} if "" in facts.written else kept, mark=mark)
 
 
 def _tested(condition: _Condition, facts: Facts) -> bool | None:
@@ -87,6 +127,12 @@ def _instead(condition: _Condition, facts: Facts) -> str:
     """What the packet has in the place of what the condition wants."""
     own = None if condition.option is None else condition.option.own(facts)
     return "" if own is None else f" (it is {own})"
+
+
+def _hint(condition: _Condition, facts: Facts) -> str:
+    """What is known of what cannot be judged."""
+    said = None if condition.option is None else condition.option.hint(condition.value, facts)
+    return "" if said is None else f" ({said})"
 
 
 def _conditions(rule: Rule) -> Iterator[_Condition]:

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.matching import ipsets
-from iptrec.matching.facts import Facts, protocol_number
+from iptrec.matching.facts import ROUTE_TYPES, Facts, protocol_number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from iptrec.matching.facts import Address
 
 Test = Callable[[str, Facts], "bool | None"]
+_IPV6: Final = 6
 _NAMED_TYPES: Final = {  # as iptables-save may print them; numbers else
     "any": 255, "echo-reply": 0, "destination-unreachable": 3, "echo-request": 8, "time-exceeded": 11,
 }  # fmt: skip
@@ -26,11 +29,13 @@ class Option(NamedTuple):
     """An option of a match.
 
     ``test``: whether a packet has what the value of the option asks for; None where it is not known.
-    ``own``: what the packet has instead, as a reader knows it; None where there is nothing to say.
+    ``own``: what the packet has instead, as a reader knows it; None where there is nothing to say. ``hint``:
+    what is known although it is not enough.
     """
 
     test: Test
     own: Callable[[Facts], object]
+    hint: Callable[[str, Facts], str | None] = lambda _value, _facts: None
 
 
 def _protocol(value: str, facts: Facts) -> bool | None:
@@ -149,35 +154,56 @@ def _mark(value: str, facts: Facts) -> bool | None:
 
 
 def _address_type(name: str) -> Test:
-    """``--dst-type LOCAL,...`` by the host's addresses; what needs routes is unknown."""
+    """``--dst-type LOCAL,...`` by the routes of the host's own addresses (xt_addrtype.c)."""
 
     def test(value: str, facts: Facts) -> bool | None:
-        if " " in value:  # --limit-iface-in: by those of one interface
-            return None
+        kinds, _, limited = value.partition(" ")
         try:
             address = ipaddress.ip_address(facts.header[name])
+            wanted = {ROUTE_TYPES[one.lower()] for one in kinds.split(",")}
         except (KeyError, ValueError, TypeError):
             return None
-        found = [_is_of_type(address, one, facts) for one in value.split(",")]
-        return True if any(found) else None if None in found else False
+        of = facts.in_ if limited == "--limit-iface-in" else facts.out
+        if limited and of is None:
+            return None
+        if address.version == _IPV6:
+            return _is_of_type6(address, wanted, of if limited else None, facts)
+        found = _types4(address, of if limited else None, facts)
+        answers = {one in wanted for one in found}
+        return answers.pop() if len(answers) == 1 else None
 
     return test
 
 
-def _is_of_type(address: Address, kind: str, facts: Facts) -> bool | None:
-    if kind == "LOCAL":
-        if address.is_loopback:
-            return True
-        return None if facts.local is None else address in facts.local
-    if kind == "MULTICAST":
+def _types4(address: Address, interface: str | None, facts: Facts) -> Iterable[int]:
+    """What an address of IPv4 may be to the host."""
+    if address.is_multicast:
+        return (ROUTE_TYPES["multicast"],)
+    found = None if facts.fib is None else facts.fib.types(address, interface)
+    return set(ROUTE_TYPES.values()) - {ROUTE_TYPES["multicast"]} if found is None else found
+
+
+def _is_of_type6(
+    address: Address, wanted: set[int], interface: str | None, facts: Facts
+) -> bool | None:
+    """Of IPv6 only what does not depend on more routes than the host's own addresses have."""
+    if wanted == {ROUTE_TYPES["multicast"]}:
         return address.is_multicast
-    if kind == "UNICAST":
-        return False if address.is_multicast or address.is_loopback else None
+    if wanted == {ROUTE_TYPES["unicast"]}:
+        return not address.is_multicast and not address.is_unspecified
+    if wanted != {ROUTE_TYPES["local"]} or facts.fib is None:
+        return None
+    answers = {one in wanted for one in facts.fib.types(address, interface) or ()}
+    return answers.pop() if len(answers) == 1 else None
+
+
+def _in_set(value: str, facts: Facts) -> bool | None:  # noqa: ARG001
+    """``--match-set NAME src,dst``: nobody tells when members come and go."""
     return None
 
 
-def _in_set(value: str, facts: Facts) -> bool | None:
-    """``--match-set NAME src,dst``: known where the set had the packet, or had not, whenever it was seen."""
+def _seen_in_set(value: str, facts: Facts) -> str | None:
+    """What the set had whenever it was looked at."""
     name, _, directions = value.partition(" ")
     if " " in directions:  # --return-nomatch
         return None
@@ -186,7 +212,9 @@ def _in_set(value: str, facts: Facts) -> bool | None:
         for sets in facts.sets
         if name in sets
     }
-    return found.pop() if len(found) == 1 else None
+    if found == {True}:
+        return "the packet was in it when it was read"
+    return "the packet was not in it when it was read" if found == {False} else None
 
 
 def _mac(value: str, facts: Facts) -> bool | None:
@@ -265,7 +293,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--src-type": Option(_address_type("src"), _plain("src")),
         "--dst-type": Option(_address_type("dst"), _plain("dst")),
     },
-    "set": {"--match-set": Option(_in_set, _nothing)},
+    "set": {"--match-set": Option(_in_set, _nothing, _seen_in_set)},
     "length": {
         "--length": Option(_range(lambda facts: facts.header.get("length")), _plain("length"))
     },

@@ -94,7 +94,7 @@ class Window:
 
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
     others come again, with more events, in the next window. ``moment_ns``: when each event was logged, as well
-    as one can tell (epoch). ``unplaced``: events that
+    as one can tell (epoch); ``earliest_ns``: it was not before. ``unplaced``: events that
     name no rule; ``unread``: receive times (epoch, ns) of datagrams that hold something else than
     events. Both are of this window alone.
     """
@@ -104,6 +104,7 @@ class Window:
     resolver: Resolver
     events: TraceEvents
     moment_ns: I64
+    earliest_ns: I64
     resolved: Resolved
     assembly: Assembly
     decided: int
@@ -197,6 +198,7 @@ class Assembler:
             resolver=self._resolver,
             events=events,
             moment_ns=clock.moments(events, of_events),
+            earliest_ns=earliest,
             resolved=resolved,
             assembly=assembly,
             decided=decided,

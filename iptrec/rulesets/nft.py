@@ -71,7 +71,7 @@ class Nft:
         for table in dict.fromkeys(name for listing in listings for name in listing.chains):
             for chains, after, time in _states_of(table, states, words):
                 for family in _FAMILIES.get(table[0], FAMILIES):
-                    found.add(family, _shown(table, single=single), chains, after, time)
+                    found.add(family, shown(table, single=single), chains, after, time)
         return found
 
     def locations(self, events: TraceEvents, history: Timelines) -> Locations:
@@ -107,7 +107,7 @@ def _key(site: Hashable) -> tuple[str, str, str] | None:
     return (site.family, site.table, site.chain) if isinstance(site, NftSite) else None
 
 
-def _shown(table: TableName, *, single: bool) -> str:
+def shown(table: TableName, *, single: bool) -> str:
     """What a table is called; it depends on no rule of it."""
     if table[0] in _FAMILIES and table[1] in OF_IPTABLES:
         return table[1] if single else f"nft {table[1]}"
@@ -117,7 +117,7 @@ def _shown(table: TableName, *, single: bool) -> str:
 def _table(site: Hashable, history: Timelines) -> str | None:
     if not isinstance(site, NftSite):
         return None
-    return _shown((site.family, site.table), single=history.single)
+    return shown((site.family, site.table), single=history.single)
 
 
 def _bases(
