@@ -7,8 +7,9 @@ and did not; which condition failed is told by `matching`.
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.before import before_steps
 from iptrec.context.routes import Routes
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+
+
+_INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
+_TELLS_STATE: Final = (6, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class Known:
         self._namespace = namespace
         self._routes = Routes(recording, namespace, interfaces)
         self._ipsets = _ipsets(recording, namespace)
+        self._tells_state = _tells_state(recording.facts.kernel)
 
     @functools.cached_property
     def _nft_sets(self) -> NftSets:
@@ -116,6 +122,10 @@ class Known:
     def facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
         """What is known of a packet before the rule of one of its steps."""
         events, row = window.events, before.row
+        state = int(events.ct_state[row])
+        told = self._tells_state and window.stream.kind == NFT.stream and events.payload[row] >= 0
+        if told and not state:
+            state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
         return Facts(
             header=step.header,
@@ -127,13 +137,19 @@ class Known:
             source_mac=None if packet.link is None else packet.link["src"],
             fib=self._routes.at(time_ns),
             sets=self._ipsets,
-            ct_state=int(events.ct_state[row]),
+            ct_state=state,
             connection=packet.connection,
             bits=Bits(events.packet(row), events.frame(row)),
             written=before.written,
             nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
             time_ns=time_ns,
         )
+
+
+def _tells_state(kernel: str) -> bool:
+    """Whether traces of nf_tables tell the state of each packet that has a connection (nf_tables_trace.c)."""
+    found = re.match(r"Linux (\d+)\.(\d+)", kernel)
+    return found is not None and (int(found[1]), int(found[2])) >= _TELLS_STATE
 
 
 def _ipsets(recording: Recording, namespace: int) -> list[Mapping[str, IpSet]]:

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 _LOCAL, _MAIN, _DEFAULT = 255, 254, 253  # RT_TABLE_...
 _UNICAST, _OWN, _BROADCAST, _ANYCAST, _MULTICAST = 1, 2, 3, 4, 5  # RTN_...
 _UNREACHABLE: Final = frozenset({6, 7, 8, 9})  # and their like
+# Routes by which nf_tables' fib finds an interface
+_LEADING: Final = {
+    4: frozenset({_UNICAST, _BROADCAST, _ANYCAST, _MULTICAST}),
+    6: frozenset({_UNICAST}),
+}
 _AF: Final = {4: 2, 6: 10}
 _ANY: Final = {4: 0, 6: "::"}
 # The rules that are there from the beginning: priority -> table (net/ipv4/fib_rules.c, net/ipv6/fib6_rules.c)
@@ -122,7 +127,9 @@ class Fib:
     def ways(self, address: IP, interface: str | None) -> frozenset[str] | None:
         """See `matching.facts.Fib`."""
         plain = self._plain is not None and self._plain[address.version]
-        if not plain or interface == "lo" or address.is_unspecified or address.is_multicast:
+        if not plain or interface == "lo" or address.is_unspecified:
+            return None
+        if address.version == 6 and address.is_multicast:  # noqa: PLR2004
             return None
         found: set[str] = set()
         for local, others in itertools.product(self._local, self._others):
@@ -161,9 +168,10 @@ class Fib:
     def _ways(self, state: _Table, address: IP, interface: str | None) -> set[str] | None:
         tables = _PLAIN[address.version].values()
         best = next((found for one in tables if (found := _longest(state, address, (one,)))), [])
-        if any(one.kind == _UNICAST and not one.links for one in best):
+        kinds = _LEADING[address.version]
+        if any(one.kind in kinds and not one.links for one in best):
             return None
-        links = {name for one in best if one.kind == _UNICAST for name in self._names(one)}
+        links = {name for one in best if one.kind in kinds for name in self._names(one)}
         if interface is None:
             return links or {""}
         if interface in links:

@@ -12,7 +12,7 @@ from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, On
 from iptrec.matching import nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
 from iptrec.matching.field import AbsentError
-from iptrec.matching.nft_fields import field
+from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_payload import span
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iptrec.matching.field import Field
 
 _SHIFTS: Final = frozenset(["<<", ">>"])
+_REGISTER: Final = 32  # bits, of fields that are compared at once
 _WIDEST: Final = 128  # bits, of what is shifted
 _LOOKUPS: Final = frozenset(["map", "vmap"])
 
@@ -40,7 +41,7 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of nft's syntax."""
     unknown: str | None = None
     written = facts.written
-    for condition in rule.matches:
+    for at, condition in enumerate(rule.matches):
         match condition:
             case Writes(key):
                 written |= {key}
@@ -49,12 +50,45 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
                 fits, own = _judged(condition, facts, written)
             case None:
                 fits, own = None, None
+        if fits is False and _may_hold(rule, at, facts, written):
+            fits = None
         if fits is False and condition is not None:
             instead = "" if own is None else f" (it is {own})"
             return Judgement(False, f"{nft_words.words(condition)}{instead}")
         if fits is None and unknown is None:
             unknown = _without_comment(rule) if condition is None else nft_words.words(condition)
     return Judgement(True) if unknown is None else Judgement(None, unknown)
+
+
+def _may_hold(rule: Rule, at: int, facts: Facts, written: frozenset[str]) -> bool:
+    """Whether a rule may match although one condition of its does not hold.
+
+    nft 1.0.6 compares neighbouring fields at once: sport != 1 dport != 2 matches unless both are equal.
+    """
+    beside = [*rule.matches[max(at - 1, 0) : at], *rule.matches[at + 1 : at + 2]]
+    own = rule.matches[at]
+    return isinstance(own, Match) and any(
+        isinstance(one, Match)
+        and _compared_at_once(own, one)
+        and _judged(one, facts, written)[0] is not False
+        for one in beside
+    )
+
+
+def _compared_at_once(one: Match, other: Match) -> bool:
+    """Whether nft may merge two conditions."""
+    if not one.op == other.op == "!=" or not isinstance(one.left, str):
+        return False
+    spans = [span(match.left) for match in (one, other) if isinstance(match.left, str)]
+    scalars = isinstance(one.right, int | str) and isinstance(other.right, int | str)
+    if len(spans) < 2 or None in spans or not scalars:  # noqa: PLR2004 - both
+        return False
+    first, second = sorted(filter(None, spans))
+    return (
+        first.base == second.base
+        and first.start + first.size == second.start
+        and first.size + second.size <= _REGISTER
+    )
 
 
 def _without_comment(rule: Rule) -> str:
@@ -94,14 +128,17 @@ def _read(left: Left, facts: Facts, written: frozenset[str]) -> _Values:
     if isinstance(left, Bitwise):
         inner = _read(left.of, facts, written)
         by = _bits(left.by, inner.number)
-        known = tuple(_combined(one, left.op, by) for one in inner.known)
-        return inner._replace(known=known)
+        combined = tuple(_combined(one, left.op, by) for one in inner.known)
+        return inner._replace(known=combined)
     one = field(left)
     if one is None:
         return _Values((), str, None)
+    if any(is_written(key, written) for key in depends(left)):
+        return _Values((), one.number, None)
+    known = _possible(one, facts)  # raises where the header is not there
     if is_written(left, written):
         return _Values((), one.number, None)
-    return _Values(_possible(one, facts), one.number, one.own(facts))
+    return _Values(known, one.number, one.own(facts))
 
 
 def _possible(one: Field, facts: Facts) -> tuple[int | str, ...]:
@@ -152,7 +189,10 @@ def _looked_up(match: Match, values: list[_Values], facts: Facts) -> bool | None
     else:
         right = match.right if isinstance(match.right, OneOf) else OneOf((match.right,))
         found = nft_lookup.among(own, right, numbers)
-    return found if found is None or match.op != "!=" else not found
+    if match.op != "!=":
+        return found
+    # What is not known may not be there at all: then nothing is unequal to it.
+    return None if found is None or (not found and None in own) else not found
 
 
 def _in_named(

@@ -44,8 +44,7 @@ def field(key: str) -> Field | None:
     if made is not None or nft_payload.span(key) is None:
         return made
     if key.startswith("@"):
-        read = _raw(key)
-        return Field(read, as_number, _hex_of(read), lambda value: f"{value:#x}")
+        return _bits_field(key)
     protocol, _, name = key.partition(" ")
     read = _of_header(nft_payload.HEADERS[protocol], key)
     names = _NAMES.get(key, _NAMES.get(f"* {name}", {}))
@@ -53,6 +52,25 @@ def field(key: str) -> Field | None:
         return Field(read, as_number, read)
     shown = _hex_name if name == "dscp" else str
     return Field(read, by_names(names), name_of(read, names), shown)
+
+
+def depends(key: str) -> tuple[str, ...]:
+    """The keys of what else a field is read by."""
+    if key.startswith("fib "):
+        return ("ip saddr", "ip6 saddr") if "saddr" in key else ("ip daddr", "ip6 daddr")
+    return (f"{key.partition(' ')[0]} type",) if key in _OF_TYPES else ()
+
+
+def _bits_field(key: str) -> Field:
+    """Some bits wherever they are; nft prints those of which the highest is set as negative numbers."""
+    read, span = _raw(key), nft_payload.span(key)
+    size = 0 if span is None else span.size
+
+    def number(value: Scalar) -> int:
+        found = as_number(value)
+        return found + (1 << size) if found < 0 else found
+
+    return Field(read, number, _hex_of(read), lambda value: f"{number(value):#x}")
 
 
 def _version(facts: Facts) -> int | None:
@@ -103,9 +121,8 @@ def _transported(facts: Facts, protocols: frozenset[str]) -> bool:
         return False
     if protocols and protocol not in protocols:
         raise AbsentError(protocol)
-    if facts.header.get("frag"):
-        raise AbsentError("a later fragment")
-    return True
+    # Of a later fragment the kernel takes what stands there (nft_payload_fast_eval), which no trace tells.
+    return not facts.header.get("frag")
 
 
 def _of_transport(name: str, *protocols: str) -> Callable[[Facts], int | None]:
