@@ -139,7 +139,7 @@ class Known:
             sets=self._ipsets,
             ct_state=state,
             connection=packet.connection,
-            bits=Bits(events.packet(row), events.frame(row)),
+            bits=Bits(events.packet(row), events.frame(row), window.stream.kind == NFT.stream),
             written=before.written,
             nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
             time_ns=time_ns,

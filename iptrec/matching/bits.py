@@ -12,6 +12,7 @@ Base = Literal["ll", "nh", "th"]  # link layer, network and transport header
 
 _IPV4, _IPV6 = 4, 6
 _IPV6_SIZE: Final = 40
+_ROOM: Final = 40  # for a network header in a trace
 
 
 class Span(NamedTuple):
@@ -31,10 +32,19 @@ class Span(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """``captured``: from the network header on, as far as it was captured. ``link``: what is before it."""
+    """``captured``: from the network header on, as far as it was captured. ``link``: what is before it.
+
+    ``joined``: it is the beginnings of two headers, and what is between them is not there.
+    """
 
     captured: bytes = b""
     link: bytes = b""
+    joined: bool = False
+
+    @property
+    def version(self) -> int | None:
+        """That of IP; None where nobody knows."""
+        return self.captured[0] >> 4 if self.captured else None
 
     def number(self, span: Span) -> int | None:
         """The bits as a number; None where they were not captured."""
@@ -54,8 +64,7 @@ class Bits(NamedTuple):
     @property
     def network_size(self) -> int | None:
         """How many bytes the network header has, without extension headers; None where nobody knows."""
-        if not self.captured:
-            return None
-        if self.captured[0] >> 4 == _IPV4:
-            return 4 * (self.captured[0] & 0x0F)
-        return _IPV6_SIZE if self.captured[0] >> 4 == _IPV6 else None
+        if self.version == _IPV4:
+            size = 4 * (self.captured[0] & 0x0F)
+            return None if self.joined and size > _ROOM else size
+        return _IPV6_SIZE if self.version == _IPV6 else None

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.matching.facts import Judgement, protocol_number
-from iptrec.matching.iptables_options import CORE, MODULES
+from iptrec.matching.field import AbsentError
+from iptrec.matching.iptables_options import ALL, CORE, MODULES
 from iptrec.matching.nft import is_written
 
 if TYPE_CHECKING:
@@ -28,9 +29,21 @@ _OF_PROTOCOLS: Final = {
 }  # fmt: skip
 _NO_CONDITIONS: Final = frozenset(["comment", *_OF_PROTOCOLS.values()])  # without an option
 # They change what the other options of their module ask for.
-_MODIFIERS: Final = frozenset(["--return-nomatch", "--limit-iface-in", "--limit-iface-out"])
+_MODIFIERS: Final = frozenset(
+    [
+        "--return-nomatch",
+        "--limit-iface-in",
+        "--limit-iface-out",
+        "--algo",
+        "--from",
+        "--to",
+        "--icase",
+        "--soft",
+    ]
+)
 
 
+_IPV4: Final = 4
 _TOS: Final = ("ip dscp", "ip ecn", "ip6 dscp", "ip6 ecn")
 _LENGTHS: Final = ("ip length", "ip6 length", "tcp doff")
 # What targets change, by the keys of nft: iptables-nft's rules run where a trace tells of the packet before.
@@ -40,6 +53,7 @@ _WRITTEN: Final = {
     "TCPMSS": _LENGTHS, "TCPOPTSTRIP": _LENGTHS, "SNPT": ("ip6 saddr",), "DNPT": ("ip6 daddr",),
     "CT": ("ct",), "NOTRACK": ("ct",),
 }  # fmt: skip
+_OF_IPV6: Final = ("src", "dst", "length", "hop_limit", "tos", "flow_label", "ext")
 # The keys of nft of what is in a header as `decode.packet` reads it.
 _KEYS: Final = {
     "src": ("ip saddr", "ip6 saddr"), "dst": ("ip daddr", "ip6 daddr"), "proto": ("ip protocol", "ip6 nexthdr"),
@@ -69,17 +83,25 @@ class _Match:
 
     def claims(self, word: str) -> bool:
         """Whether an option is its own, as far as is known."""
-        return self.options is None or word in self.options
+        return self.options is None or word in self.options or ALL in self.options
 
     def add(self, word: str, value: str, *, negated: bool) -> None:
         """Take an option as a condition."""
         words = f"{'! ' if negated else ''}{word} {value}".rstrip()
+        together = (self.options or {}).get(ALL)
+        if together is not None and self.conditions:
+            self.modify(word, value)
+            return
+        if together is not None:
+            self.conditions.append(_Condition(words, negated, words, together))
+            return
         self.conditions.append(_Condition(words, negated, value, (self.options or {}).get(word)))
 
-    def modify(self, word: str) -> None:
+    def modify(self, word: str, value: str = "") -> None:
         """Let an option change the conditions so far."""
+        more = f"{word} {value}".rstrip()
         self.conditions = [
-            one._replace(words=f"{one.words} {word}", value=f"{one.value} {word}".lstrip())
+            one._replace(words=f"{one.words} {more}", value=f"{one.value} {more}".lstrip())
             for one in self.conditions
         ]
 
@@ -89,7 +111,10 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
     unknown: str | None = None
     facts = _without_written(facts)
     for condition in _conditions(rule):
-        fits = _tested(condition, facts)
+        try:
+            fits = _tested(condition, facts)
+        except AbsentError as instead:  # whatever is negated
+            return Judgement(False, f"{condition.words} (it is {instead})")
         if fits is None:
             unknown = unknown or f"{condition.words}{_hint(condition, facts)}"
         elif fits == condition.negated:
@@ -105,21 +130,36 @@ def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
 
 def _without_written(facts: Facts) -> Facts:
     """What of the facts is still true."""
+    if facts.bits.joined and facts.header.get("ext"):  # what follows is not captured
+        facts = replace(facts, header={one: facts.header.get(one) for one in _OF_IPV6})
     if not facts.written:
         return facts
+    other = "ip6 " if facts.bits.version == _IPV4 else "ip "
     kept = {
         name: value
         for name, value in facts.header.items()
-        if not any(is_written(key, facts.written) for key in _KEYS.get(name, ()))
+        if not any(
+            is_written(key, facts.written)
+            for key in _KEYS.get(name, ())
+            if not key.startswith(other)
+        )
     }
-    mark = None if is_written("meta mark", facts.written) else facts.mark
-    return replace(facts, header={} if "" in facts.written else kept, mark=mark)
+    return replace(
+        facts,
+        header={} if "" in facts.written else kept,
+        mark=None if is_written("meta mark", facts.written) else facts.mark,
+        ct_state=0 if is_written("ct state", facts.written) else facts.ct_state,
+    )
 
 
 def _tested(condition: _Condition, facts: Facts) -> bool | None:
     try:
         return None if condition.option is None else condition.option.test(condition.value, facts)
-    except (ValueError, OverflowError):  # a number that is none, in a ruleset of a stranger
+    except (
+        ValueError,
+        OverflowError,
+        LookupError,
+    ):  # a number that is none, in a ruleset of a stranger
         return None
 
 
@@ -141,7 +181,8 @@ def _conditions(rule: Rule) -> Iterator[_Condition]:
         if match.conditions or match.options is CORE or match.name in _NO_CONDITIONS:
             yield from match.conditions
         else:
-            yield _Condition(f"-m {match.name}", negated=False, value="", option=None)
+            option = (match.options or {}).get("")
+            yield _Condition(f"-m {match.name}", negated=False, value="", option=option)
 
 
 def _matches(rule: Rule) -> list[_Match]:
@@ -151,7 +192,7 @@ def _matches(rule: Rule) -> list[_Match]:
         if word == "-m":
             matches.append(_Match(value, MODULES.get(value)))
         elif word in _MODIFIERS:
-            matches[-1].modify(word)
+            matches[-1].modify(word, value)
         elif not word.startswith("--"):
             matches[0].add(word, value, negated=negated)
         elif word != "--comment":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iptrec.matching.facts import Facts
     from iptrec.matching.field import Field
 
+_OTHER_IP: Final = {"ip": "ip6", "ip6": "ip"}
 _SHIFTS: Final = frozenset(["<<", ">>"])
 _REGISTER: Final = 32  # bits, of fields that are compared at once
 _WIDEST: Final = 128  # bits, of what is shifted
@@ -155,7 +156,12 @@ def is_written(key: str, written: frozenset[str]) -> bool:
     own = span(key)
     if key in written or "" in written or (key.startswith("ct ") and "ct" in written):
         return True
-    others = [found for one in written if (found := span(one)) is not None]
+    version = _OTHER_IP.get(key.partition(" ")[0])  # a packet is of one
+    others = [
+        found
+        for one in written
+        if one.partition(" ")[0] != version and (found := span(one)) is not None
+    ]
     # The kernel mends checksums.
     return own is not None and (
         any(own.overlaps(one) for one in others) or (bool(others) and "checksum" in key)

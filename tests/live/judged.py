@@ -6,6 +6,7 @@ from iptrec.answers.before import before_steps
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import Known, explain
+from iptrec.matching import judge
 from iptrec.recording.reader import Reader
 
 
@@ -26,3 +27,30 @@ def last_facts(path, chain, in_):
                     facts.nft_sets()  # while the recording is open
                     found.append((facts, explained[packet.number]))
     return found
+
+
+def claims(path, chain, in_):
+    """Each packet's header, rule that it met in a chain, whether it matched, and what is said of that."""
+    with Reader(path) as reader:
+        packets = Packets(reader, Selection(chains=frozenset({chain})))
+        for batch in packets.batches():
+            known = Known(reader, 1, batch.interfaces)
+            for at in batch.positions.tolist():
+                packet = batch.traversal(at)
+                if packet.in_ != in_:
+                    continue
+                for step, before in zip(packet.steps, before_steps(batch.window, at), strict=True):
+                    if (step.table, step.chain) == chain:
+                        facts = known.facts(packet, step, before, batch.window)
+                        for _, rule in before.rules:
+                            yield packet.header, rule, False, judge(rule, facts)
+                        if step.type == "rule":
+                            rule = _rule(batch.window, at, before.row)
+                            yield packet.header, rule, True, judge(rule, facts)
+
+
+def _rule(window, position, row):
+    """The rule of an event."""
+    way = window.assembly.outcomes[window.assembly.outcome[position]].way
+    rows = window.assembly.events(position).tolist()
+    return window.resolver.places[way[rows.index(row)]].rule
