@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
+_TURN_NS: Final = 50_000_000
 _TELLS_STATE: Final = (6, 16)
 
 
@@ -135,7 +136,7 @@ class Known:
             physin=step.physin,
             physout=step.physout,
             source_mac=None if packet.link is None else packet.link["src"],
-            fib=self._routes.at(time_ns),
+            fib=self._routes.at(_near(window, row)),
             sets=self._ipsets,
             ct_state=state,
             connection=packet.connection,
@@ -144,6 +145,15 @@ class Known:
             nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
             time_ns=time_ns,
         )
+
+
+def _near(window: Window, row: int) -> tuple[int, int]:
+    """When an event was logged, beside what its recorder's loop received from other sockets.
+
+    An idle loop reads all of them in turn: what it received well before or after came so.
+    """
+    likely = int(window.moment_ns[row]) - _TURN_NS
+    return max(int(window.earliest_ns[row]), likely), int(window.events.received_ns[row])
 
 
 def _tells_state(kernel: str) -> bool:

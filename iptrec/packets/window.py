@@ -156,8 +156,9 @@ class Assembler:
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
         receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
-        if len(receipt.floor):
-            self._floor = int(receipt.floor[-1])
+        if count:  # a call's datagrams are all in one chunk
+            floor = int(receipt.floor[-1])
+            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
         self._chunks.append(chunk)
         self._receipts.append(receipt)
         self._new_events += count
