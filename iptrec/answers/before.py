@@ -29,8 +29,8 @@ _ANYTHING = frozenset([""])
 class Before(NamedTuple):
     """``row``: of the event. ``rules``: those passed over before it, with the user's numbers.
 
-    ``mark``: the packet's then, None where it is not known. ``written``: what may be other than the event says,
-    see `matching.facts.Facts`. ``table``: of the rules.
+    ``mark``, ``mark_after``: the packet's before and after the event's rule, None where it is not known.
+    ``written``: what may be other than the event says, see `matching.facts.Facts`. ``table``: of the rules.
     """
 
     row: int
@@ -38,6 +38,7 @@ class Before(NamedTuple):
     rules: list[Numbered]
     mark: int | None
     written: frozenset[str]
+    mark_after: int | None
 
 
 def before_steps(window: Window, position: int) -> list[Before]:
@@ -47,12 +48,13 @@ def before_steps(window: Window, position: int) -> list[Before]:
     places = [window.resolver.places[number] for number in way]
     skipped = _skipped(window.resolver, way)
     marks: list[int | None] = window.events.mark[rows].tolist()
+    marks_after = [*marks[1:], None]
     written = [frozenset[str]() for _ in places]
     if window.resolver.backend.mark_after:
         written = _written(places, skipped)
-        marks = _marks_before(places, marks)
+        marks, marks_after = _marks_before(places, marks), marks
     tables = [place.table for place in places]
-    found = list(map(Before, rows.tolist(), tables, skipped, marks, written))
+    found = list(map(Before, rows.tolist(), tables, skipped, marks, written, marks_after))
     return _of_steps(found, places) or found
 
 
@@ -73,13 +75,16 @@ def _of_steps(found: Sequence[Before], places: Sequence[Place]) -> list[Before]:
 
 
 def _marks_before(places: Sequence[Place], marks: Sequence[int | None]) -> list[int | None]:
-    """The mark before each event's rule: that of the event, unless its rule may have set it."""
+    """The mark before each event's rule: that of the event, unless its rule may have set it.
+
+    Then it is that of the event before; but what changes a mark between two hooks is not always seen.
+    """
     found: list[int | None] = []
     for at, (place, mark) in enumerate(zip(places, marks, strict=True)):
         if _MARK not in _changes(place) and "" not in _changes(place):
             found.append(mark)
         else:
-            same = at > 0 and places[at - 1].pass_ == place.pass_
+            same = at > 0 and places[at - 1].hook == place.hook
             found.append(marks[at - 1] if same else None)
     return found
 

@@ -60,10 +60,14 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedStep:
-    """A step, and the rules of its chain that were passed over before it."""
+    """A step, and the rules of its chain that were passed over before it.
+
+    ``mark``: the packet's before and after, where both are known.
+    """
 
     step: Step
     passed: tuple[Passed, ...]
+    mark: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +100,14 @@ def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
 def _explained(
     packet: Traversal, step: Step, before: Before, window: Window, known: Known
 ) -> ExplainedStep:
+    mark = None
+    if before.mark is not None and before.mark_after is not None:
+        mark = before.mark, before.mark_after
     if not before.rules:
-        return ExplainedStep(step, ())
+        return ExplainedStep(step, (), mark)
     facts = known.facts(packet, step, before, window)
-    return ExplainedStep(
-        step, tuple(Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
-    )
+    passed = (Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
+    return ExplainedStep(step, tuple(passed), mark)
 
 
 class Known:

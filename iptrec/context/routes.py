@@ -208,7 +208,11 @@ def _route(row: Row) -> _Route | None:
     version = {af: version for version, af in _AF.items()}.get(row["family"])
     if version is None or row.get("flags", 0) & 0x200:  # RTM_F_CLONED
         return None
-    network = ipaddress.ip_network((row.get("dst", _ANY[version]), row["dst_len"]), strict=False)
+    try:
+        start = row.get("dst", _ANY[version])
+        network = ipaddress.ip_network((start, row["dst_len"]), strict=False)
+    except ValueError:  # of a stranger
+        return None
     links = tuple(one["oif"] for one in row.get("multipath", ()))
     if "oif" in row:
         links += (row["oif"],)

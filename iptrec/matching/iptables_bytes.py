@@ -25,6 +25,7 @@ _NAMES: Final = {
     "ipv6-nonxt": _NONE, "ipv6-opts": _DEST, "protocol": -1,
 }  # fmt: skip
 _MSS: Final = 2
+_WORD: Final = 32  # bits
 _LAST: Final = 65535
 
 
@@ -134,6 +135,8 @@ def _u32(location: str, ranges: str, facts: Facts) -> bool:
         if value is None:
             return False
         number = int(by, 0)
+        if op in ("<<", ">>") and number > _WORD:
+            raise ValueError(by)
         match op:
             case "&":
                 value &= number

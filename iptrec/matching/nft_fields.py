@@ -70,7 +70,10 @@ def _bits_field(key: str) -> Field:
         found = as_number(value)
         return found + (1 << size) if found < 0 else found
 
-    return Field(read, number, _hex_of(read), lambda value: f"{number(value):#x}")
+    def text(value: Scalar) -> str:
+        return f"{number(value):#x}" if isinstance(value, int) else value
+
+    return Field(read, number, _hex_of(read), text)
 
 
 def _version(facts: Facts) -> int | None:

@@ -247,24 +247,46 @@ def test_words_are_those_of_nft():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
-    | st.sampled_from(["tcp", "dport", "10.0.0.1", "new", "syn", "udp", "\ud800", "@s"]),
+    | st.sampled_from(["tcp", "dport", "10.0.0.1", "new", "syn", "udp", "\ud800", "@s", "cs1", "local", "lo"]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["set", "range", "prefix", "addr", "len", "&", "meta", "key"]), inner),
+    | st.dictionaries(
+        st.sampled_from(
+            ["set", "range", "prefix", "addr", "len", "&", "meta", "key", "concat", "elem", "val", "|", "<<"]
+        ),
+        inner,
+    ),
     max_leaves=6,
 )  # fmt: skip
 KEYS = [
     "meta mark",
     "meta iifname",
+    "meta protocol",
     "ip saddr",
     "ip dscp",
     "ip6 saddr",
+    "ip6 nexthdr",
     "tcp dport",
     "tcp flags",
     "udp length",
     "icmp type",
+    "icmp mtu",
+    "ether saddr",
+    "th dport",
+    "ct state",
+    "ct mark",
 ]
-LEFTS = st.sampled_from(KEYS).map(
-    lambda key: meta(key.split()[1]) if key.startswith("meta") else payload(*key.split())
+OTHERS = [
+    raw("th", 0, 16), raw("ll", 0, 48), {"fib": {"result": "type", "flags": ["daddr"]}},
+    {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, {"exthdr": {"name": "frag"}},
+    {"exthdr": {"name": "hbh", "field": "nexthdr"}}, {"tcp option": {"name": "sack"}},
+    {"ct": {"key": "ip saddr", "dir": "reply"}}, {"concat": [payload("ip", "saddr"), meta("mark")]},
+]  # fmt: skip
+LEFTS = st.sampled_from(OTHERS) | st.sampled_from(KEYS).map(
+    lambda key: (
+        {key.split()[0]: {"key": key.split()[1]}}
+        if key.startswith(("meta", "ct"))
+        else payload(*key.split())
+    )
 )
 
 
@@ -279,6 +301,8 @@ LEFTS = st.sampled_from(KEYS).map(
 def test_no_condition_raises(left, op, right, header):
     """And what is told of it can be written anywhere."""
     found = nft_matches.read("match", {"left": left, "op": op, "right": right})
+    found += nft_matches.read("vmap", {"key": left, "data": {"set": [[right, None]]}})
+    found += nft_matches.read("mangle", {"key": left, "value": right})
     rule = Rule("words", None, None, False, None, True, syntax="nft", matches=tuple(found))
     told = judge(rule, Facts(header, 1, "a", None, None, None, "02:00:00:00:00:01", ct_state=2))
     (told.because or "").encode()

@@ -94,6 +94,7 @@ class Writes(NamedTuple):
 Condition = Match | Writes
 
 _OPS: Final = frozenset(["==", "!=", "<", ">", "<=", ">=", "in", "!"])
+_DEEPEST: Final = 8
 _BITWISE: Final = frozenset(["&", "|", "^", "<<", ">>"])
 _BASES: Final = frozenset(["ll", "nh", "th"])
 _MARKS: Final = frozenset(["MARK", "CONNMARK"])
@@ -154,13 +155,15 @@ def _mangle(value: Any) -> list[Condition | None]:  # noqa: ANN401 - JSON
     return [*found, Writes(key)]
 
 
-def _left(printed: Any) -> Left:  # noqa: ANN401 - JSON
+def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON
     ((kind, what),) = printed.items()
+    if deep > _DEEPEST:
+        raise ValueError(kind)
     if kind in _BITWISE:
         of, by = what
-        return Bitwise(_left(of), kind, _flags(by) if isinstance(by, list) else _by(by))
-    if kind == "concat":
-        return Concat(tuple(map(_left, what)))
+        return Bitwise(_left(of, deep + 1), kind, _flags(by) if isinstance(by, list) else _by(by))
+    if kind == "concat" and not deep:
+        return Concat(tuple(_left(one, deep + 1) for one in what))
     return sys.intern(shown(_key(kind, what)))
 
 
@@ -215,12 +218,14 @@ def _element(value: Any) -> Element:  # noqa: ANN401 - JSON
             return Range(_scalar(low), _scalar(high))
         case {"prefix": {"addr": str(address), "len": int(length)}}:
             return Prefix(shown(address), length)
-        case {"concat": list(parts)}:
+        case {"concat": list(parts)} if not any(
+            isinstance(one, dict) and "concat" in one for one in parts
+        ):
             return Joined(tuple(map(_element, parts)))
         case {"|": list(names)}:
             return Flags(_flags(names).names, joined=True)
-        case {"elem": {"val": one}}:  # with a comment or a counter
-            return _element(one)
+        case {"elem": {"val": one}} if not isinstance(one, dict) or "elem" not in one:
+            return _element(one)  # with a comment or a counter
     raise ValueError(value)
 
 
