@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
     "context": {"context", "decode", "recording.rows", "recording.kinds"},
     "packets": {"packets", "rulesets", "context", "decode", "recording.rows", "recording.kinds"},
-    "matching": {"matching", "decode.rulesets", "decode.ipsets"},
+    "matching": {"matching", "decode.rulesets", "decode.ipsets", "decode.conntrack"},
     "answers": {
         "answers",
         "arguments",

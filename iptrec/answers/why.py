@@ -6,27 +6,37 @@ and did not; which condition failed is told by `matching`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from iptrec.context.addresses import addresses
+from iptrec.answers.before import before_steps
+from iptrec.context.routes import Routes
 from iptrec.decode import snapshots
 from iptrec.matching import judge
+from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement
-from iptrec.rulesets.targets import is_ours
+from iptrec.rulesets.backends import is_single
+from iptrec.rulesets.nft import NFT
+from iptrec.rulesets.nft_sets import NftSets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
+    from iptrec.answers.before import Before
     from iptrec.answers.packets import Packets
+    from iptrec.context.interfaces import Interfaces
     from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
-    from iptrec.rulesets.grammar import Grammar, State
-    from iptrec.rulesets.places import Place
-    from iptrec.rulesets.resolver import Resolver
+
+
+_INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
+_TURN_NS: Final = 50_000_000
+_TELLS_STATE: Final = (6, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +60,14 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedStep:
-    """A step, and the rules of its chain that were passed over before it."""
+    """A step, and the rules of its chain that were passed over before it.
+
+    ``mark``: the packet's before and after, where both are known.
+    """
 
     step: Step
     passed: tuple[Passed, ...]
+    mark: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,133 +80,100 @@ class Explanation:
 
 def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
     """Explain the selected packets."""
-    local, sets = local_addresses(recording), _sets(recording)
+    known: dict[int, Known] = {}
     for batch in packets.batches():
+        stream = batch.window.stream
+        if stream.id not in known:
+            known[stream.id] = Known(recording, stream.namespace, batch.interfaces)
         for position in batch.positions.tolist():
             packet = batch.traversal(position)
-            steps = []
-            for step, before in zip(packet.steps, _before(batch.window, position), strict=True):
-                facts = replace(
-                    facts_of(packet, step, local, sets), mark=before.mark, ct_state=before.ct_state
-                )
-                passed = (Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
-                steps.append(ExplainedStep(step, tuple(passed)))
-            yield Explanation(packet, tuple(steps))
+            steps = zip(packet.steps, before_steps(batch.window, position), strict=True)
+            yield Explanation(
+                packet,
+                tuple(
+                    _explained(packet, step, before, batch.window, known[stream.id])
+                    for step, before in steps
+                ),
+            )
 
 
-class _Before(NamedTuple):
-    """The rules that were passed over before an event; the packet's mark then (if known), and state."""
+def _explained(
+    packet: Traversal, step: Step, before: Before, window: Window, known: Known
+) -> ExplainedStep:
+    mark = None
+    if before.mark is not None and before.mark_after is not None:
+        mark = before.mark, before.mark_after
+    if not before.rules:
+        return ExplainedStep(step, (), mark)
+    facts = known.facts(packet, step, before, window)
+    passed = (Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
+    return ExplainedStep(step, tuple(passed), mark)
 
-    rules: list[tuple[int, Rule]]
-    mark: int | None
-    ct_state: int
 
+class Known:
+    """What a recording tells of one namespace beside its packets, over time."""
 
-def _before(window: Window, position: int) -> list[_Before]:
-    """For each step of a packet."""
-    way = window.assembly.outcomes[window.assembly.outcome[position]].way
-    rows = window.assembly.events(position)
-    found = list(
-        map(
-            _Before,
-            _skipped(window.resolver, way),
-            _marks_before(window, rows.tolist(), way),
-            window.events.ct_state[rows].tolist(),
+    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._routes = Routes(recording, namespace, interfaces)
+        self._ipsets = _ipsets(recording, namespace)
+        self._tells_state = _tells_state(recording.facts.kernel)
+
+    @functools.cached_property
+    def _nft_sets(self) -> NftSets:
+        snapshots = self._recording.snapshots(*NFT.snapshots)
+        of_namespace = (one for one in snapshots if one.namespace == self._namespace)
+        return NftSets(of_namespace, single=is_single(self._recording))
+
+    def facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
+        """What is known of a packet before the rule of one of its steps."""
+        events, row = window.events, before.row
+        state = int(events.ct_state[row])
+        told = self._tells_state and window.stream.kind == NFT.stream and events.payload[row] >= 0
+        if told and not state:
+            state = _INVALID
+        time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
+        return Facts(
+            header=step.header,
+            mark=before.mark,
+            in_=step.in_,
+            out=step.out,
+            physin=step.physin,
+            physout=step.physout,
+            source_mac=None if packet.link is None else packet.link["src"],
+            fib=self._routes.at(_near(window, row)),
+            sets=self._ipsets,
+            ct_state=state,
+            connection=packet.connection,
+            bits=Bits(events.packet(row), events.frame(row), window.stream.kind == NFT.stream),
+            written=before.written,
+            nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
+            time_ns=time_ns,
         )
-    )
-    return _of_steps(found, [window.resolver.places[number] for number in way]) or found
 
 
-def _of_steps(found: Sequence[_Before], places: Sequence[Place]) -> list[_Before]:
-    """Leave out our own events; rules passed over before one were passed over before the next of its chain.
+def _near(window: Window, row: int) -> tuple[int, int]:
+    """When an event was logged, beside what its recorder's loop received from other sockets.
 
-    The kernel reports the end of a base chain of nf_tables, then its policy: the former is counted as ours.
+    An idle loop reads all of them in turn: what it received well before or after came so.
     """
-    steps: list[_Before] = []
-    rules: list[tuple[int, Rule]] = []
-    for at, (one, place) in enumerate(zip(found, places, strict=True)):
-        same = at > 0 and (place.pass_, place.chain) == (places[at - 1].pass_, places[at - 1].chain)
-        rules = rules + one.rules if same else one.rules
-        if not place.ours:
-            steps.append(one._replace(rules=rules))
-            rules = []
-    return steps
+    likely = int(window.moment_ns[row]) - _TURN_NS
+    return max(int(window.earliest_ns[row]), likely), int(window.events.received_ns[row])
 
 
-def _marks_before(window: Window, rows: Sequence[int], way: tuple[int, ...]) -> list[int | None]:
-    """The packet's mark before each event's rule, None where it is not known."""
-    marks: list[int | None] = window.events.mark[rows].tolist()
-    if not window.resolver.backend.mark_after:
-        return marks
-    passes = [window.resolver.places[one].pass_ for one in way]
-    # What changes a mark between two base chains is not always seen.
-    return marks[:1] + [
-        before if passes[at] == passes[at - 1] or before == marks[at] else None
-        for at, before in enumerate(marks[:-1], 1)
-    ]
+def _tells_state(kernel: str) -> bool:
+    """Whether traces of nf_tables tell the state of each packet that has a connection (nf_tables_trace.c)."""
+    found = re.match(r"Linux (\d+)\.(\d+)", kernel)
+    return found is not None and (int(found[1]), int(found[2])) >= _TELLS_STATE
 
 
-def _skipped(book: Resolver, way: tuple[int, ...]) -> list[list[tuple[int, Rule]]]:
-    """For each place of a way the rules of its chain that were passed over on the way to it."""
-    found: list[list[tuple[int, Rule]]] = []
-    state: State | None = None
-    for one in way:
-        place, grammar = book.places[one], book.grammars[one]
-        before: int | None = 0
-        if state is not None and state.pass_ == place.pass_:
-            frame = state.frames[-1] if state.frames else None
-            before = frame[1] if frame is not None and frame[0] == place.chain else 0
-        found.append(_between(grammar, place.table, place.chain, before, place.index))
-        state = (grammar.advance(state, place) if state else None) or grammar.begin(place)
-    return found
-
-
-def _between(
-    grammar: Grammar, table: str, chain: str, after: int | None, until: int | None
-) -> list[tuple[int, Rule]]:
-    """The user's rules of a chain between two of the kernel's numbers; None: nobody knows which."""
-    known = grammar.chain(table, chain)
-    after, until = after or 0, until or 0
-    found = []
-    number = 0
-    for index, rule in enumerate(known.rules if known else (), 1):
-        ours = is_ours(rule, grammar.our_comment)
-        number += not ours
-        if after < index < until and not ours:
-            found.append((number, rule))
-    return found
-
-
-def facts_of(
-    traversal: Traversal,
-    step: Step,
-    local: frozenset[Any] | None,
-    sets: Sequence[Mapping[str, IpSet]],
-) -> Facts:
-    """What is known of a packet at one of its steps."""
-    return Facts(
-        header=step.header,
-        mark=step.mark,
-        in_=step.in_,
-        out=step.out,
-        physin=step.physin,
-        physout=step.physout,
-        source_mac=None if traversal.link is None else traversal.link["src"],
-        local=local,
-        sets=sets,
-    )
-
-
-def local_addresses(recording: Recording) -> frozenset[Any] | None:
-    """The addresses of the host; None if there is no snapshot of them."""
-    found = addresses(recording)
-    return None if found is None else frozenset(address for _, address in found)
-
-
-def _sets(recording: Recording) -> list[Mapping[str, IpSet]]:
+def _ipsets(recording: Recording, namespace: int) -> list[Mapping[str, IpSet]]:
     """The ipsets, each time that they were recorded; the same ones again where they have not changed."""
     found: list[Mapping[str, IpSet]] = []
     for snapshot in recording.snapshots("ipsets"):
+        if snapshot.namespace != namespace:
+            continue
         known = found[-1] if found else {}
         read = snapshots.ipsets(snapshot.content, snapshot.media)
         found.append(

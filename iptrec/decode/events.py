@@ -78,6 +78,12 @@ class TraceEvents:
         end = start + int(self.payload_length[event])
         return self.buffer[start:end].tobytes() if start >= 0 else b""
 
+    def frame(self, event: int) -> bytes:
+        """An event's link-layer header, as far as it was captured."""
+        start = int(self.link[event])
+        end = start + int(self.link_length[event])
+        return self.buffer[start:end].tobytes() if start >= 0 else b""
+
     def take(self, index: Index) -> TraceEvents:
         """Return the events that ``index`` (numbers or mask) selects, sharing buffer and sites."""
         return replace(self, **{name: getattr(self, name)[index] for name in _PER_EVENT})

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LINK: Final = struct.Struct("<BxHiII")  # struct ifinfomsg
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
+_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_IFF_UP: Final = 1
 _IFLA_IFNAME: Final = 3
 _NEXTHOP: Final = struct.Struct("<HBBi")  # struct rtnexthop
 _ALT_IFNAME: Final = 53
@@ -48,6 +50,33 @@ def link_changes(datagram: bytes) -> Iterator[LinkChange]:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteChange:
+    """A route came, or is ``gone``; or all routes of a ``link`` are, of one that is down all but local ones.
+
+    The kernel does not tell of routes that end with their link.
+    """
+
+    row: Mapping[str, Any] | None
+    gone: bool
+    link: int = 0
+    down: bool = False
+
+
+def route_changes(datagram: bytes) -> Iterator[RouteChange]:
+    """What one datagram tells of routes and of links that end them."""
+    layout = LAYOUTS["routes"]
+    for message in messages(datagram):
+        body = message.body
+        if message.kind in (_RTM_NEWROUTE, _RTM_DELROUTE) and len(body) >= layout.header.size:
+            row = _row(layout, body)
+            yield RouteChange(row, gone=message.kind == _RTM_DELROUTE)
+        elif message.kind in (_RTM_NEWLINK, _RTM_DELLINK) and len(body) >= _LINK.size:
+            _, _, index, flags, _ = _LINK.unpack_from(body)
+            if message.kind == _RTM_DELLINK or not flags & _IFF_UP:
+                yield RouteChange(None, gone=True, link=index, down=message.kind == _RTM_NEWLINK)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Messages of type ``kind``. ``fields``: of ``header``. ``attributes``: type -> name and reader."""
 
@@ -61,9 +90,13 @@ def rows(layout: Layout, data: bytes) -> Iterator[dict[str, Any]]:
     """The messages of a dump, each as field -> value; attributes that are not there are left out."""
     for message in messages(data):
         if message.kind == layout.kind and len(message.body) >= layout.header.size:
-            values = layout.header.unpack_from(message.body)
-            row = dict(zip(layout.fields, values, strict=True))
-            yield row | named(layout.attributes, message.body[layout.header.size :])
+            yield _row(layout, message.body)
+
+
+def _row(layout: Layout, body: bytes) -> dict[str, Any]:
+    values = layout.header.unpack_from(body)
+    row = dict(zip(layout.fields, values, strict=True))
+    return row | named(layout.attributes, body[layout.header.size :])
 
 
 def named(known: Mapping[int, tuple[str, Read]], data: bytes) -> dict[str, Any]:

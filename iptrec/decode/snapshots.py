@@ -94,6 +94,12 @@ def column(text: str, name: str) -> int:
         return sum(int(line.split()[names.index(name)], 16) for line in lines if line.strip())
 
 
+def routing(kind: str, content: bytes) -> list[dict[str, Any]]:
+    """The rows of a list of routes or of routing rules, as the kernel told them."""
+    with _undamaged(kind):
+        return [row for row in rows(LAYOUTS[kind], content) if "family" in row]
+
+
 def ipsets(content: bytes, media: str) -> dict[str, IpSet]:
     """The sets by their names; those of which members are missing say so."""
     with _undamaged("ipsets"):

@@ -1,16 +1,29 @@
-"""Interfaces, addresses, routes, rules and neighbours of the current namespace, and what becomes of links."""
+"""Interfaces, addresses, routes, rules and neighbours of the current namespace, and what becomes of them."""
 
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Final
 
 from iptrec.kernel import netlink
 from iptrec.kernel.dumps import dump
 from iptrec.kernel.netlink import Listener
 
-_GROUP_LINK: Final = 1  # RTNLGRP_LINK
+_GROUPS: Final = (1, 7, 11)  # RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE
 _AF_BRIDGE: Final = 7
+_TYPE: Final = 4 if sys.byteorder == "little" else 5  # the low byte of nlmsg_type
+_TABLE: Final = 20  # rtm_table behind a netlink header
+# RTM_NEWROUTE and RTM_DELROUTE pass where the table is RT_TABLE_LOCAL, all else passes.
+_LINKS_AND_LOCAL: Final = (
+    (0x30, 0, 0, _TYPE),  # load a byte
+    (0x15, 1, 0, 24),  # jump if equal
+    (0x15, 0, 2, 25),
+    (0x30, 0, 0, _TABLE),
+    (0x15, 0, 1, 255),
+    (0x06, 0, 0, 0xFFFFFFFF),  # return
+    (0x06, 0, 0, 0),
+)
 # Kind of snapshot -> type of the request, and the struct behind its header, all of whose rest is zero: every
 # family, every table, every interface (include/uapi/linux/rtnetlink.h).
 _DUMPS: Final = {
@@ -24,14 +37,17 @@ _DUMPS: Final = {
 
 
 class LinkSocket(Listener):
-    """Tells of interfaces that come, change and go: raw datagrams of the group RTNLGRP_LINK.
+    """Tells of interfaces and local routes that come, change and go, in raw datagrams.
 
     man 7 rtnetlink. Opened before `dumps` is called it misses nothing. A context manager.
     """
 
     def __init__(self) -> None:
         opened = netlink.connected(netlink.ROUTE)
-        netlink.join(opened, _GROUP_LINK)
+        # Tables of routes may change a hundred times a second; what addresses the host has is in one.
+        netlink.attach(opened, _LINKS_AND_LOCAL)
+        for group in _GROUPS:
+            netlink.join(opened, group)
         super().__init__(opened, netlink.LARGEST)
 
 

@@ -5,6 +5,7 @@ man 7 netlink; include/uapi/linux/netlink.h and linux/netfilter/nfnetlink.h.
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from iptrec.errors import HostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 ROUTE, NETFILTER = 0, 12  # NETLINK_
 REQUEST, ACK, DUMP = 1, 4, 0x300  # NLM_F_
@@ -23,6 +24,7 @@ NETFILTER_HEAD: Final = 20  # struct nlmsghdr and struct nfgenmsg
 LARGEST: Final = 65536  # an answer; dumps come in pieces of at most 32 KiB
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP, _CAP_ACK = 270, 1, 2, 10
+_SO_ATTACH_FILTER: Final = 26
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # asm-generic/socket.h
 _SO_MEMINFO: Final = 55  # nine u32 (linux/sock_diag.h); the last counts what found no room
 _HEADER: Final = struct.Struct("=IHHII")
@@ -46,6 +48,13 @@ def connected(protocol: int = NETFILTER, port: int = 0) -> socket.socket:
         opened.bind((0, 0))  # without a port of its own a socket is not sent what others cause
     opened.connect((0, 0))
     return opened
+
+
+def attach(opened: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
+    """Let only those messages in that a program of classic BPF passes (struct sock_filter)."""
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
+    whole = struct.pack("@HP", len(program), ctypes.addressof(code))
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, whole)
 
 
 def join(opened: socket.socket, group: int) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from iptrec.matching.bits import Bits
 from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from iptrec.decode.conntrack import Connection
     from iptrec.decode.ipsets import IpSet
+    from iptrec.decode.rulesets.nft_sets import NftSet
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -20,13 +23,36 @@ _NUMBERS: Final = PROTOCOL_NUMBERS | {
 }  # fmt: skip
 
 
+# include/uapi/linux/rtnetlink.h
+ROUTE_TYPES: Final = {
+    "unspec": 0, "unicast": 1, "local": 2, "broadcast": 3, "anycast": 4, "multicast": 5, "blackhole": 6,
+    "unreachable": 7, "prohibit": 8,
+}  # fmt: skip
+
+
+class Fib(Protocol):
+    """The routes and addresses of the host at one moment. None: nobody knows."""
+
+    def types(self, address: Address, interface: str | None) -> frozenset[int] | None:
+        """What an address may be to the host, or to an interface alone, of `ROUTE_TYPES`."""
+
+    def ways(self, address: Address, interface: str | None) -> frozenset[str] | None:
+        """By which interface it may be reached, "" for none; of an interface: by that one or by none."""
+
+
+_NO_BITS: Final = Bits()
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a packet at a rule. ``header``: as `decode.packet.header` gives it.
+    """What is known of a packet at a rule, before the rule. ``header``: as `decode.packet.header` gives it.
 
-    ``mark``: None where it is not known. ``local``: the host's addresses, None if they were not recorded.
-    ``sets``: the ipsets by their names, each time that they were recorded. ``ct_state``: the bits of
-    its connection's state (`TraceEvents.ct_state`); 0: not known.
+    ``mark``: None where it is not known. ``sets``: the ipsets by their names, each time that they were read.
+    ``ct_state``: the bits of its connection's state (`TraceEvents.ct_state`); 0: not known. ``ct_status``,
+    ``ct_direction``: likewise (enum ip_conntrack_status, enum ip_conntrack_dir); None: not known. ``written``:
+    what rules have changed since ``header`` and ``bits`` were seen, by the keys of `nft_matches.Writes`.
+    ``nft_sets``: the sets of the rule's table by their names, each time that may have been the packet's; None
+    where they are not known. ``time_ns``: between which times it was there (epoch).
     """
 
     header: dict[str, Any]
@@ -36,9 +62,16 @@ class Facts:
     physin: str | None
     physout: str | None
     source_mac: str | None
-    local: frozenset[Address] | None
+    fib: Fib | None = None
     sets: Sequence[Mapping[str, IpSet]] = ()
     ct_state: int = 0
+    ct_status: int | None = None
+    ct_direction: int | None = None
+    connection: Connection | None = None
+    bits: Bits = _NO_BITS
+    written: frozenset[str] = frozenset()
+    nft_sets: Callable[[], Sequence[Mapping[str, NftSet] | None]] = tuple
+    time_ns: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

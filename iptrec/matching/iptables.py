@@ -8,11 +8,13 @@ is said to be so.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.matching.facts import Judgement, protocol_number
-from iptrec.matching.iptables_options import CORE, MODULES
+from iptrec.matching.field import AbsentError
+from iptrec.matching.iptables_options import ALL, CORE, MODULES
+from iptrec.matching.nft import is_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +29,39 @@ _OF_PROTOCOLS: Final = {
 }  # fmt: skip
 _NO_CONDITIONS: Final = frozenset(["comment", *_OF_PROTOCOLS.values()])  # without an option
 # They change what the other options of their module ask for.
-_MODIFIERS: Final = frozenset(["--return-nomatch", "--limit-iface-in", "--limit-iface-out"])
+_MODIFIERS: Final = frozenset(
+    [
+        "--return-nomatch",
+        "--limit-iface-in",
+        "--limit-iface-out",
+        "--algo",
+        "--from",
+        "--to",
+        "--icase",
+        "--soft",
+    ]
+)
+
+
+_IPV4: Final = 4
+_TOS: Final = ("ip dscp", "ip ecn", "ip6 dscp", "ip6 ecn")
+_LENGTHS: Final = ("ip length", "ip6 length", "tcp doff")
+# What targets change, by the keys of nft: iptables-nft's rules run where a trace tells of the packet before.
+_WRITTEN: Final = {
+    "MARK": ("meta mark",), "CONNMARK": ("meta mark",), "TOS": _TOS, "DSCP": _TOS,
+    "ECN": (*_TOS, "tcp reserved", "tcp flags"), "TTL": ("ip ttl",), "HL": ("ip6 hoplimit",),
+    "TCPMSS": _LENGTHS, "TCPOPTSTRIP": _LENGTHS, "SNPT": ("ip6 saddr",), "DNPT": ("ip6 daddr",),
+    "CT": ("ct",), "NOTRACK": ("ct",),
+}  # fmt: skip
+_OF_IPV6: Final = ("src", "dst", "length", "hop_limit", "tos", "flow_label", "ext")
+# The keys of nft of what is in a header as `decode.packet` reads it.
+_KEYS: Final = {
+    "src": ("ip saddr", "ip6 saddr"), "dst": ("ip daddr", "ip6 daddr"), "proto": ("ip protocol", "ip6 nexthdr"),
+    "length": ("ip length", "ip6 length"), "ttl": ("ip ttl",), "hop_limit": ("ip6 hoplimit",), "id": ("ip id",),
+    "tos": _TOS, "flow_label": ("ip6 flowlabel",), "frag": ("ip frag-off",), "mf": ("ip frag-off",),
+    "sport": ("th sport",), "dport": ("th dport",), "flags": ("tcp flags",), "type": ("icmp type",),
+    "code": ("icmp code",), "name": ("icmp type", "icmp code"),
+}  # fmt: skip
 
 
 class _Condition(NamedTuple):
@@ -49,17 +83,25 @@ class _Match:
 
     def claims(self, word: str) -> bool:
         """Whether an option is its own, as far as is known."""
-        return self.options is None or word in self.options
+        return self.options is None or word in self.options or ALL in self.options
 
     def add(self, word: str, value: str, *, negated: bool) -> None:
         """Take an option as a condition."""
         words = f"{'! ' if negated else ''}{word} {value}".rstrip()
+        together = (self.options or {}).get(ALL)
+        if together is not None and self.conditions:
+            self.modify(word, value)
+            return
+        if together is not None:
+            self.conditions.append(_Condition(words, negated, words, together))
+            return
         self.conditions.append(_Condition(words, negated, value, (self.options or {}).get(word)))
 
-    def modify(self, word: str) -> None:
+    def modify(self, word: str, value: str = "") -> None:
         """Let an option change the conditions so far."""
+        more = f"{word} {value}".rstrip()
         self.conditions = [
-            one._replace(words=f"{one.words} {word}", value=f"{one.value} {word}".lstrip())
+            one._replace(words=f"{one.words} {more}", value=f"{one.value} {more}".lstrip())
             for one in self.conditions
         ]
 
@@ -67,19 +109,57 @@ class _Match:
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of iptables' syntax."""
     unknown: str | None = None
+    facts = _without_written(facts)
     for condition in _conditions(rule):
-        fits = _tested(condition, facts)
+        try:
+            fits = _tested(condition, facts)
+        except AbsentError as instead:  # whatever is negated
+            return Judgement(False, f"{condition.words} (it is {instead})")
         if fits is None:
-            unknown = unknown or condition.words
+            unknown = unknown or f"{condition.words}{_hint(condition, facts)}"
         elif fits == condition.negated:
             return Judgement(False, f"{condition.words}{_instead(condition, facts)}")
     return Judgement(True) if unknown is None else Judgement(None, unknown)
 
 
+def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
+    """See `matching.writes`: a target does it, once all matches hold."""
+    for key in _WRITTEN.get(rule.target or "", ()):
+        yield key, False
+
+
+def _without_written(facts: Facts) -> Facts:
+    """What of the facts is still true."""
+    if facts.bits.joined and facts.header.get("ext"):  # what follows is not captured
+        facts = replace(facts, header={one: facts.header.get(one) for one in _OF_IPV6})
+    if not facts.written:
+        return facts
+    other = "ip6 " if facts.bits.version == _IPV4 else "ip "
+    kept = {
+        name: value
+        for name, value in facts.header.items()
+        if not any(
+            is_written(key, facts.written)
+            for key in _KEYS.get(name, ())
+            if not key.startswith(other)
+        )
+    }
+    return replace(
+        facts,
+        header={} if "" in facts.written else kept,
+        mark=None if is_written("meta mark", facts.written) else facts.mark,
+        ct_state=0 if is_written("ct state", facts.written) else facts.ct_state,
+    )
+
+
 def _tested(condition: _Condition, facts: Facts) -> bool | None:
     try:
         return None if condition.option is None else condition.option.test(condition.value, facts)
-    except (ValueError, OverflowError):  # a number that is none, in a ruleset of a stranger
+    except (
+        ValueError,
+        OverflowError,
+        LookupError,
+    ):  # a number that is none, in a ruleset of a stranger
         return None
 
 
@@ -89,13 +169,20 @@ def _instead(condition: _Condition, facts: Facts) -> str:
     return "" if own is None else f" (it is {own})"
 
 
+def _hint(condition: _Condition, facts: Facts) -> str:
+    """What is known of what cannot be judged."""
+    said = None if condition.option is None else condition.option.hint(condition.value, facts)
+    return "" if said is None else f" ({said})"
+
+
 def _conditions(rule: Rule) -> Iterator[_Condition]:
     """A match without options, such as ``-m socket``, is a condition under its name."""
     for match in _matches(rule):
         if match.conditions or match.options is CORE or match.name in _NO_CONDITIONS:
             yield from match.conditions
         else:
-            yield _Condition(f"-m {match.name}", negated=False, value="", option=None)
+            option = (match.options or {}).get("")
+            yield _Condition(f"-m {match.name}", negated=False, value="", option=option)
 
 
 def _matches(rule: Rule) -> list[_Match]:
@@ -105,7 +192,7 @@ def _matches(rule: Rule) -> list[_Match]:
         if word == "-m":
             matches.append(_Match(value, MODULES.get(value)))
         elif word in _MODIFIERS:
-            matches[-1].modify(word)
+            matches[-1].modify(word, value)
         elif not word.startswith("--"):
             matches[0].add(word, value, negated=negated)
         elif word != "--comment":

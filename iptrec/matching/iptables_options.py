@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from iptrec.matching import ipsets
+from iptrec.matching import iptables_bytes as raw
+from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
-
-if TYPE_CHECKING:
-    from iptrec.matching.facts import Address
+from iptrec.matching.field import AbsentError
+from iptrec.matching.iptables_time import within
 
 Test = Callable[[str, Facts], "bool | None"]
+ALL: Final = "*"
 _NAMED_TYPES: Final = {  # as iptables-save may print them; numbers else
     "any": 255, "echo-reply": 0, "destination-unreachable": 3, "echo-request": 8, "time-exceeded": 11,
 }  # fmt: skip
@@ -26,11 +27,13 @@ class Option(NamedTuple):
     """An option of a match.
 
     ``test``: whether a packet has what the value of the option asks for; None where it is not known.
-    ``own``: what the packet has instead, as a reader knows it; None where there is nothing to say.
+    ``own``: what the packet has instead, as a reader knows it; None where there is nothing to say. ``hint``:
+    what is known although it is not enough.
     """
 
     test: Test
     own: Callable[[Facts], object]
+    hint: Callable[[str, Facts], str | None] = lambda _value, _facts: None
 
 
 def _protocol(value: str, facts: Facts) -> bool | None:
@@ -148,47 +151,6 @@ def _mark(value: str, facts: Facts) -> bool | None:
         return None
 
 
-def _address_type(name: str) -> Test:
-    """``--dst-type LOCAL,...`` by the host's addresses; what needs routes is unknown."""
-
-    def test(value: str, facts: Facts) -> bool | None:
-        if " " in value:  # --limit-iface-in: by those of one interface
-            return None
-        try:
-            address = ipaddress.ip_address(facts.header[name])
-        except (KeyError, ValueError, TypeError):
-            return None
-        found = [_is_of_type(address, one, facts) for one in value.split(",")]
-        return True if any(found) else None if None in found else False
-
-    return test
-
-
-def _is_of_type(address: Address, kind: str, facts: Facts) -> bool | None:
-    if kind == "LOCAL":
-        if address.is_loopback:
-            return True
-        return None if facts.local is None else address in facts.local
-    if kind == "MULTICAST":
-        return address.is_multicast
-    if kind == "UNICAST":
-        return False if address.is_multicast or address.is_loopback else None
-    return None
-
-
-def _in_set(value: str, facts: Facts) -> bool | None:
-    """``--match-set NAME src,dst``: known where the set had the packet, or had not, whenever it was seen."""
-    name, _, directions = value.partition(" ")
-    if " " in directions:  # --return-nomatch
-        return None
-    found = {
-        ipsets.contains(sets, name, directions.split(","), facts)
-        for sets in facts.sets
-        if name in sets
-    }
-    return found.pop() if len(found) == 1 else None
-
-
 def _mac(value: str, facts: Facts) -> bool | None:
     return None if facts.source_mac is None else facts.source_mac.lower() == value.lower()
 
@@ -203,6 +165,43 @@ def _compared(sign: str) -> Test:
         return bool({"=": own == int(value), "<": own < int(value), ">": own > int(value)}[sign])
 
     return test
+
+
+def _traffic_class(value: str, facts: Facts) -> bool | None:
+    """``--tos VALUE/MASK``."""
+    own = facts.header.get("tos")
+    wanted, _, mask = value.partition("/")
+    return None if own is None else own & int(mask or "0xff", 0) == int(wanted, 0)
+
+
+def _class_of(value: str, facts: Facts) -> bool | None:
+    """``--dscp``."""
+    own = facts.header.get("tos")
+    return None if own is None else own >> 2 == int(value, 0)
+
+
+def _marked_ecn(value: str, facts: Facts) -> bool | None:
+    """``--ecn-ip-ect``."""
+    own = facts.header.get("tos")
+    return None if own is None else own & 3 == int(value)
+
+
+def _tcp_flag(name: str) -> Test:
+    def test(_: str, facts: Facts) -> bool | None:
+        flags = facts.header.get("flags")
+        return name in flags.split(",") if isinstance(flags, str) else None
+
+    return test
+
+
+def _bridged(read: Callable[[Facts], str | None]) -> Test:
+    """``--physdev-is-in`` and its like; traces of nf_tables do not tell a bridge's ports."""
+    return lambda _, facts: None if facts.bits.joined else bool(read(facts))
+
+
+def _port_of_bridge(read: Callable[[Facts], str | None]) -> Test:
+    test = _interface(read)
+    return lambda value, facts: None if facts.bits.joined else test(value, facts)
 
 
 def _fragment(_: str, facts: Facts) -> bool | None:
@@ -225,13 +224,37 @@ def _nothing(_: Facts) -> None:
     """For an option that asks for more than one thing."""
 
 
+def _own_tos(facts: Facts) -> str | None:
+    own = facts.header.get("tos")
+    return None if own is None else f"{own:#04x}"
+
+
+def _own_class(facts: Facts) -> str | None:
+    own = facts.header.get("tos")
+    return None if own is None else f"{own >> 2:#04x}"
+
+
 def _own_mark(facts: Facts) -> str | None:
     return None if facts.mark is None else f"0x{facts.mark:x}"
 
 
+def _first(test: Test) -> Test:
+    """Look into the transport header, which later fragments do not have.
+
+    nf_tables takes their data for it, in rules of iptables-nft too: what it was is not known.
+    """
+
+    def guarded(value: str, facts: Facts) -> bool | None:
+        if facts.header.get("frag") and not facts.bits.joined:
+            raise AbsentError("a later fragment")
+        return test(value, facts)
+
+    return guarded
+
+
 _PORTS: Final = {
-    "--sport": Option(_range(lambda facts: facts.header.get("sport")), _plain("sport")),
-    "--dport": Option(_range(lambda facts: facts.header.get("dport")), _plain("dport")),
+    "--sport": Option(_first(_range(lambda facts: facts.header.get("sport"))), _plain("sport")),
+    "--dport": Option(_first(_range(lambda facts: facts.header.get("dport"))), _plain("dport")),
 }
 CORE: Final[dict[str, Option]] = {  # iptables' own, of no module
     "-p": Option(_protocol, _plain("proto")),
@@ -241,20 +264,25 @@ CORE: Final[dict[str, Option]] = {  # iptables' own, of no module
     "-o": Option(_interface(lambda facts: facts.out), lambda facts: facts.out or "none"),
     "-f": Option(_fragment, _nothing),
 }
+# By "" is judged what a module asks for without an option, by `ALL` all its options together.
 # Modules whose options nobody can judge afterwards are not here.
 MODULES: Final[dict[str, dict[str, Option]]] = {
     "comment": {},
-    "tcp": {**_PORTS, "--tcp-flags": Option(_tcp_flags, _plain("flags"))},
+    "tcp": {
+        **_PORTS,
+        "--tcp-flags": Option(_first(_tcp_flags), _plain("flags")),
+        "--tcp-option": Option(raw.tcp_option, _nothing),
+    },
     "udp": _PORTS,
     "udplite": _PORTS,
     "sctp": _PORTS,
     "dccp": _PORTS,
-    "icmp": {"--icmp-type": Option(_icmp_type, _plain("name"))},
-    "icmp6": {"--icmpv6-type": Option(_icmp_type, _plain("name"))},
+    "icmp": {"--icmp-type": Option(_first(_icmp_type), _plain("name"))},
+    "icmp6": {"--icmpv6-type": Option(_first(_icmp_type), _plain("name"))},
     "multiport": {
-        "--sports": Option(_ports("sport"), _plain("sport")),
-        "--dports": Option(_ports("dport"), _plain("dport")),
-        "--ports": Option(_ports("sport", "dport"), _nothing),
+        "--sports": Option(_first(_ports("sport")), _plain("sport")),
+        "--dports": Option(_first(_ports("dport")), _plain("dport")),
+        "--ports": Option(_first(_ports("sport", "dport")), _nothing),
     },
     "iprange": {
         "--src-range": Option(_addresses("src"), _plain("src")),
@@ -262,10 +290,10 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     },
     "mark": {"--mark": Option(_mark, _own_mark)},
     "addrtype": {
-        "--src-type": Option(_address_type("src"), _plain("src")),
-        "--dst-type": Option(_address_type("dst"), _plain("dst")),
+        "--src-type": Option(host.address_type("src"), _plain("src")),
+        "--dst-type": Option(host.address_type("dst"), _plain("dst")),
     },
-    "set": {"--match-set": Option(_in_set, _nothing)},
+    "set": {"--match-set": Option(host.in_set, _nothing, host.seen_in_set)},
     "length": {
         "--length": Option(_range(lambda facts: facts.header.get("length")), _plain("length"))
     },
@@ -280,12 +308,61 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--hl-gt": Option(_compared(">"), _plain("hop_limit")),
     },
     "mac": {"--mac-source": Option(_mac, lambda facts: facts.source_mac)},
+    "dscp": {"--dscp": Option(_class_of, _own_class)},
+    "tos": {"--tos": Option(_traffic_class, _own_tos)},
+    "ecn": {
+        "--ecn-ip-ect": Option(_marked_ecn, _own_tos),
+        "--ecn-tcp-ece": Option(_tcp_flag("ECE"), _plain("flags")),
+        "--ecn-tcp-cwr": Option(_tcp_flag("CWR"), _plain("flags")),
+    },
+    "tcpmss": {"--mss": Option(raw.tcp_mss, _nothing)},
+    "u32": {"--u32": Option(raw.u32, _nothing)},
+    "string": {
+        "--string": Option(raw.text, _nothing),
+        "--hex-string": Option(raw.text, _nothing),
+    },
+    "time": {ALL: Option(within, _nothing)},
+    "conntrack": {"--ctstate": Option(host.state, host.own_state)},
+    "state": {"--state": Option(host.state, host.own_state)},
+    "hbh": {
+        "": Option(raw.has_hop, _nothing),
+        "--hbh-len": Option(raw.hop_length, _nothing),
+        "--hbh-opts": Option(raw.hop_options, _nothing),
+    },
+    "dst": {
+        "": Option(raw.has_dst, _nothing),
+        "--dst-len": Option(raw.dst_length, _nothing),
+        "--dst-opts": Option(raw.dst_options, _nothing),
+    },
+    "rt": {
+        "--rt-type": Option(raw.route_type, _nothing),
+        "--rt-segsleft": Option(raw.route_left, _nothing),
+        "--rt-len": Option(raw.route_length, _nothing),
+    },
+    "frag": {
+        "--fragid": Option(raw.fragment_id, _nothing),
+        "--fragfirst": Option(raw.fragment_first, _nothing),
+        "--fragmore": Option(raw.fragment_more, _nothing),
+        "--fraglast": Option(raw.fragment_last, _nothing),
+        "--fragres": Option(raw.fragment_reserved, _nothing),
+    },
+    "ah": {
+        "--ahspi": Option(raw.auth_spi, _plain("spi")),
+        "--ahlen": Option(raw.auth_length, _nothing),
+        "--ahres": Option(raw.auth_reserved, _nothing),
+    },
+    "esp": {"--espspi": Option(raw.spi, _plain("spi"))},
+    "ipv6header": {"--header": Option(raw.has_headers, _nothing)},
+    "eui64": {"": Option(raw.eui64, lambda facts: facts.source_mac)},
     "physdev": {
         "--physdev-in": Option(
-            _interface(lambda facts: facts.physin), lambda facts: facts.physin or "none"
+            _port_of_bridge(lambda facts: facts.physin), lambda facts: facts.physin or "none"
         ),
         "--physdev-out": Option(
-            _interface(lambda facts: facts.physout), lambda facts: facts.physout or "none"
+            _port_of_bridge(lambda facts: facts.physout), lambda facts: facts.physout or "none"
         ),
+        "--physdev-is-in": Option(_bridged(lambda facts: facts.physin), _nothing),
+        "--physdev-is-out": Option(_bridged(lambda facts: facts.physout), _nothing),
+        "--physdev-is-bridged": Option(_bridged(lambda facts: facts.physout), _nothing),
     },
 }

@@ -1,39 +1,95 @@
 """Whether the conditions of a native rule of nf_tables fit a packet: yes, no and why not, or nobody can know.
 
-Fields of the packet are compared as the kernel does (net/netfilter/nft_cmp.c, nft_payload.c, nft_meta.c,
-nft_ct.c). A condition that looks into a header implies that the packet has it: nft compiles that in, and does
-not print it. What the kernel remembers (named sets, limits, maps) cannot be known afterwards.
+Fields are compared as the kernel does (net/netfilter/nft_cmp.c, nft_bitwise.c, nft_lookup.c). What the kernel
+alone remembers (limits, sets that rules change, random numbers) cannot be known afterwards.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.decode.rulesets.nft_matches import Flags, OneOf, Prefix, Range
+from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, OneOf, Writes
+from iptrec.matching import nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
-from iptrec.matching.nft_fields import FIELDS, NAMES, AbsentError
+from iptrec.matching.field import AbsentError
+from iptrec.matching.nft_fields import depends, field
+from iptrec.matching.nft_payload import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
-    from iptrec.decode.rulesets.nft_matches import Match, Scalar, Value
+    from iptrec.decode.rulesets.nft_matches import Flags, Left, Scalar, Value
     from iptrec.decode.rulesets.types import Rule
     from iptrec.matching.facts import Facts
+    from iptrec.matching.field import Field
 
-_UNQUALIFIED: Final = frozenset({"meta iif", "meta oif", "meta iifname", "meta oifname"})
+_OTHER_IP: Final = {"ip": "ip6", "ip6": "ip"}
+_SHIFTS: Final = frozenset(["<<", ">>"])
+_REGISTER: Final = 32  # bits, of fields that are compared at once
+_WIDEST: Final = 128  # bits, of what is shifted
+_LOOKUPS: Final = frozenset(["map", "vmap"])
+
+
+class _Values(NamedTuple):
+    """What the packet may have; ``known`` is empty where that is not known. ``own``: for a reader."""
+
+    known: tuple[int | str, ...]
+    number: Callable[[Scalar], int | str]
+    own: object
 
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of nft's syntax."""
-    open_ = None in rule.matches
-    for match in rule.matches:
-        if match is not None:
-            fits, own = _judged(match, facts)
-            if fits is False:
-                return Judgement(False, f"{_words(match)} (it is {own})")
-            open_ = open_ or fits is None
-    return Judgement(None, _without_comment(rule)) if open_ else Judgement(True)
+    unknown: str | None = None
+    written = facts.written
+    for at, condition in enumerate(rule.matches):
+        match condition:
+            case Writes(key):
+                written |= {key}
+                continue
+            case Match():
+                fits, own = _judged(condition, facts, written)
+            case None:
+                fits, own = None, None
+        if fits is False and _may_hold(rule, at, facts, written):
+            fits = None
+        if fits is False and condition is not None:
+            instead = "" if own is None else f" (it is {own})"
+            return Judgement(False, f"{nft_words.words(condition)}{instead}")
+        if fits is None and unknown is None:
+            unknown = _without_comment(rule) if condition is None else nft_words.words(condition)
+    return Judgement(True) if unknown is None else Judgement(None, unknown)
+
+
+def _may_hold(rule: Rule, at: int, facts: Facts, written: frozenset[str]) -> bool:
+    """Whether a rule may match although one condition of its does not hold.
+
+    nft 1.0.6 compares neighbouring fields at once: sport != 1 dport != 2 matches unless both are equal.
+    """
+    beside = [*rule.matches[max(at - 1, 0) : at], *rule.matches[at + 1 : at + 2]]
+    own = rule.matches[at]
+    return isinstance(own, Match) and any(
+        isinstance(one, Match)
+        and _compared_at_once(own, one)
+        and _judged(one, facts, written)[0] is not False
+        for one in beside
+    )
+
+
+def _compared_at_once(one: Match, other: Match) -> bool:
+    """Whether nft may merge two conditions."""
+    if not one.op == other.op == "!=" or not isinstance(one.left, str):
+        return False
+    spans = [span(match.left) for match in (one, other) if isinstance(match.left, str)]
+    scalars = isinstance(one.right, int | str) and isinstance(other.right, int | str)
+    if len(spans) < 2 or None in spans or not scalars:  # noqa: PLR2004 - both
+        return False
+    first, second = sorted(filter(None, spans))
+    return (
+        first.base == second.base
+        and first.start + first.size == second.start
+        and first.size + second.size <= _REGISTER
+    )
 
 
 def _without_comment(rule: Rule) -> str:
@@ -42,123 +98,156 @@ def _without_comment(rule: Rule) -> str:
     )
 
 
-def _judged(match: Match, facts: Facts) -> tuple[bool | None, object]:
+def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
+    """What a rule changes, and whether it does so although a later condition of its does not hold."""
+    for at, one in enumerate(rule.matches):
+        if isinstance(one, Writes):
+            yield one.key, any(not isinstance(rest, Writes) for rest in rule.matches[at + 1 :])
+
+
+def _judged(match: Match, facts: Facts, written: frozenset[str]) -> tuple[bool | None, object]:
     """Whether a condition holds, and what the packet has; None: it cannot be known."""
-    if match.left in NAMES:
-        name = NAMES[match.left](facts)
-        return _holds_of_name(name, match), name or "none"
-    field = FIELDS.get(match.left)
-    if field is None:
-        return None, None
     try:
-        value = field.read(facts)
-        return None if value is None else _holds(value, match, field.number), field.own(facts)
+        parts = match.left.parts if isinstance(match.left, Concat) else (match.left,)
+        values = [_read(one, facts, written) for one in parts]
+        own = " . ".join(str(one.own) for one in values if one.own is not None) or None
+        if isinstance(match.right, OneOf | Named) or isinstance(match.left, Concat):
+            return _looked_up(match, values, facts), own
+        (value,) = values
+        found = {_holds(one, match, value.number) for one in value.known}
+        return found.pop() if len(found) == 1 else None, own
     except AbsentError as instead:
         return False, instead
-    except (
-        ValueError,
-        OverflowError,
-        TypeError,
-    ):  # a number that is none, in a ruleset of a stranger
+    except (ValueError, OverflowError, TypeError, LookupError):  # a stranger's ruleset
         return None, None
 
 
-def _holds(own: int, match: Match, number: Callable[[Scalar], int]) -> bool:
-    if match.mask is not None:
-        own &= _bits(match.mask, number)
-    match match.op:
-        case "==" | "!=":
-            among = any(low <= own <= high for low, high in _spans(match.right, number))
-            return among == (match.op == "==")
-        case "in":
-            return own & _bits(match.right, number) != 0
-        case "!":
-            return own & _bits(match.right, number) == 0
-        case "<":
-            return own < _bits(match.right, number)
-        case "<=":
-            return own <= _bits(match.right, number)
-        case ">":
-            return own > _bits(match.right, number)
-        case _:
-            return own >= _bits(match.right, number)
+def _read(left: Left, facts: Facts, written: frozenset[str]) -> _Values:
+    """What a packet has of what a condition looks at. Raises ValueError for what is not understood."""
+    if isinstance(left, Concat):
+        raise ValueError(left)  # noqa: TRY004 - of a concatenation
+    if isinstance(left, Bitwise):
+        inner = _read(left.of, facts, written)
+        by = _bits(left.by, inner.number)
+        combined = tuple(_combined(one, left.op, by) for one in inner.known)
+        return inner._replace(known=combined)
+    one = field(left)
+    if one is None:
+        return _Values((), str, None)
+    if any(is_written(key, written) for key in depends(left)):
+        return _Values((), one.number, None)
+    known = _possible(one, facts)  # raises where the header is not there
+    if is_written(left, written):
+        return _Values((), one.number, None)
+    return _Values(known, one.number, one.own(facts))
 
 
-def _bits(value: Value, number: Callable[[Scalar], int]) -> int:
-    """One number, or several bits by their names."""
-    match value:
-        case Flags(names):
-            bits = 0
-            for name in names:
-                bits |= number(name)
-            return bits
-        case int() | str():
-            return number(value)
-    raise ValueError(value)
+def _possible(one: Field, facts: Facts) -> tuple[int | str, ...]:
+    value = one.read(facts)
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, frozenset) else (value,)
 
 
-def _spans(value: Value, number: Callable[[Scalar], int]) -> Iterator[tuple[int, int]]:
-    """The numbers that a value stands for, each from and to."""
-    match value:
-        case OneOf(values):
-            for one in values:
-                yield from _spans(one, number)
-        case Range(low, high):
-            yield number(low), number(high)
-        case Prefix(address, length):
-            network = ipaddress.ip_network((address, length), strict=False)
-            yield int(network.network_address), int(network.broadcast_address)
-        case _:
-            yield (_bits(value, number),) * 2
-
-
-def _holds_of_name(own: str | None, match: Match) -> bool | None:
-    """Whether an interface's name is among some: one that is not there has the name "" (nft_meta.c)."""
-    values: Iterable[object] = (
-        match.right.values if isinstance(match.right, OneOf) else (match.right,)
+def is_written(key: str, written: frozenset[str]) -> bool:
+    """Whether what a key stands for was changed after it was seen; "" stands for anything."""
+    if not written:
+        return False
+    own = span(key)
+    if key in written or "" in written or (key.startswith("ct ") and "ct" in written):
+        return True
+    version = _OTHER_IP.get(key.partition(" ")[0])  # a packet is of one
+    others = [
+        found
+        for one in written
+        if one.partition(" ")[0] != version and (found := span(one)) is not None
+    ]
+    # The kernel mends checksums.
+    return own is not None and (
+        any(own.overlaps(one) for one in others) or (bool(others) and "checksum" in key)
     )
-    names = [one for one in values if isinstance(one, str)]
-    if match.op not in ("==", "!=") or match.mask is not None or not names:
-        return None
-    return any(_is_called(own or "", one) for one in names) == (match.op == "==")
 
 
-def _is_called(own: str, wanted: str) -> bool:
-    if wanted.endswith("\\*"):  # a name that ends so
-        return own == f"{wanted[:-2]}*"
-    return own.startswith(wanted[:-1]) if wanted.endswith("*") else own == wanted
-
-
-def _words(match: Match) -> str:
-    """A condition as nft prints it."""
-    field = FIELDS.get(match.left)
-    text = _quoted if field is None else field.text
-    key = match.left.removeprefix("meta ") if match.left in _UNQUALIFIED else match.left
-    op = "" if match.op in ("==", "in") else f"{match.op} "
-    right = _printed(match.right, text)
-    if match.mask is None:
-        return f"{key} {op}{right}"
-    mask = _printed(match.mask, text)
-    if match.left == "tcp flags":
-        return f"{key} {op}{right} / {mask}"
-    if match.op == "==" and isinstance(match.right, int | str | Flags):
-        op = "== "
-    return f"{key} & {mask} {op}{right}"
-
-
-def _printed(value: Value, text: Callable[[Scalar], str]) -> str:
-    match value:
-        case OneOf(values):
-            return f"{{ {', '.join(_printed(one, text) for one in values)} }}"
-        case Range(low, high):
-            return f"{text(low)}-{text(high)}"
-        case Prefix(address, length):
-            return f"{address}/{length}"
-        case Flags(names):
-            return ",".join(map(text, names))
+def _combined(own: int | str, op: str, by: int) -> int:
+    if isinstance(own, str) or (op in _SHIFTS and by > _WIDEST):
+        raise TypeError(own)
+    match op:
+        case "&":
+            return own & by
+        case "|":
+            return own | by
+        case "^":
+            return own ^ by
+        case "<<":
+            return own << by & 0xFFFFFFFF
         case _:
-            return text(value)
+            return own >> by
 
 
-def _quoted(name: Scalar) -> str:
-    return f'"{name}"'
+def _looked_up(match: Match, values: list[_Values], facts: Facts) -> bool | None:
+    """Whether a set, or a map, has what the packet has."""
+    if match.op not in ("==", "!=", *_LOOKUPS):
+        return None
+    own = [one.known[0] if len(one.known) == 1 else None for one in values]
+    numbers = [one.number for one in values]
+    if isinstance(match.right, Named):
+        found = _in_named(match.right.name, own, numbers, facts)
+    else:
+        right = match.right if isinstance(match.right, OneOf) else OneOf((match.right,))
+        found = nft_lookup.among(own, right, numbers)
+    if match.op != "!=":
+        return found
+    # What is not known may not be there at all: then nothing is unequal to it.
+    return None if found is None or (not found and None in own) else not found
+
+
+def _in_named(
+    name: str,
+    own: list[int | str | None],
+    numbers: list[Callable[[Scalar], int | str]],
+    facts: Facts,
+) -> bool | None:
+    """Whether it is in a named set, whichever of those that may have been the packet's."""
+    found = {
+        None if sets is None or name not in sets
+        else nft_lookup.contains(sets[name], own, numbers, facts.time_ns)
+        for sets in facts.nft_sets()
+    }  # fmt: skip
+    return found.pop() if len(found) == 1 else None
+
+
+def _holds(own: int | str, match: Match, number: Callable[[Scalar], int | str]) -> bool:
+    right = match.right
+    assert not isinstance(right, OneOf | Named)  # noqa: S101 - looked up
+    match match.op:
+        case "has":
+            return True
+        case "==" | "!=":
+            return nft_lookup.fits(own, nft_lookup.span(right, number)) == (match.op == "==")
+    if isinstance(own, str):
+        raise TypeError(own)
+    bits = _bits(right, number)
+    match match.op:
+        case "in":
+            return own & bits != 0
+        case "!":
+            return own & bits == 0
+        case "<":
+            return own < bits
+        case "<=":
+            return own <= bits
+        case ">":
+            return own > bits
+        case ">=":
+            return own >= bits
+    raise ValueError(match.op)
+
+
+def _bits(value: Value | Scalar | Flags, number: Callable[[Scalar], int | str]) -> int:
+    """One number, or several bits by their names."""
+    if isinstance(value, OneOf | Named):
+        raise TypeError(value)
+    wanted = nft_lookup.span(value, number)
+    if isinstance(wanted, str) or wanted[0] != wanted[1]:
+        raise TypeError(value)
+    return wanted[0]

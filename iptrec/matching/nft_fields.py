@@ -1,38 +1,79 @@
 """What a condition of nft can look at, by the keys of its JSON: read of a packet, and of a rule's values.
 
-What nft names is in its sources (src/meta.c, src/proto.c, src/ct.c); what a packet has is in the headers that
-a trace holds.
+What nft names is in its sources (src/meta.c, src/proto.c, src/ct.c, src/fib.c); what a packet has is in the
+headers that a trace holds. A condition that looks into a header implies that the packet has it: nft compiles
+that in, and does not print it.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from iptrec.matching import nft_ct, nft_fib, nft_options, nft_payload
 from iptrec.matching.facts import protocol_number
+from iptrec.matching.field import (
+    AbsentError,
+    Field,
+    as_name,
+    as_number,
+    by_names,
+    hexadecimal,
+    name_of,
+    quoted,
+)
+from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from iptrec.decode.rulesets.nft_matches import Scalar
     from iptrec.matching.facts import Facts
+    from iptrec.matching.nft_payload import Header
+
+_IPV4, _IPV6 = 4, 6
 
 
-class AbsentError(Exception):
-    """The packet does not have the header that a condition looks into. ``args``: what it has instead."""
+@functools.cache
+def field(key: str) -> Field | None:
+    """What a key of nft's JSON stands for; None for what is not understood."""
+    if key in _FIELDS:
+        return _FIELDS[key]
+    made = nft_options.field(key) or nft_fib.field(key)
+    if made is not None or nft_payload.span(key) is None:
+        return made
+    if key.startswith("@"):
+        return _bits_field(key)
+    protocol, _, name = key.partition(" ")
+    read = _of_header(nft_payload.HEADERS[protocol], key)
+    names = _NAMES.get(key, _NAMES.get(f"* {name}", {}))
+    if not names:
+        return Field(read, as_number, read)
+    shown = _hex_name if name == "dscp" else str
+    return Field(read, by_names(names), name_of(read, names), shown)
 
 
-class Field(NamedTuple):
-    """Something that a condition can look at, as a number.
+def depends(key: str) -> tuple[str, ...]:
+    """The keys of what else a field is read by."""
+    if key.startswith("fib "):
+        return ("ip saddr", "ip6 saddr") if "saddr" in key else ("ip daddr", "ip6 daddr")
+    return (f"{key.partition(' ')[0]} type",) if key in _OF_TYPES else ()
 
-    ``read``: of a packet; None where it is not known. ``number``: a value of a rule. ``text``: a value as nft
-    prints it. ``own``: the packet's as a reader knows it.
-    """
 
-    read: Callable[[Facts], int | None]
-    number: Callable[[Scalar], int]
-    own: Callable[[Facts], object]
-    text: Callable[[Scalar], str] = str
+def _bits_field(key: str) -> Field:
+    """Some bits wherever they are; nft prints those of which the highest is set as negative numbers."""
+    read, span = _raw(key), nft_payload.span(key)
+    size = 0 if span is None else span.size
+
+    def number(value: Scalar) -> int:
+        found = as_number(value)
+        return found + (1 << size) if found < 0 else found
+
+    def text(value: Scalar) -> str:
+        return f"{number(value):#x}" if isinstance(value, int) else value
+
+    return Field(read, number, _hex_of(read), text)
 
 
 def _version(facts: Facts) -> int | None:
@@ -40,13 +81,17 @@ def _version(facts: Facts) -> int | None:
     return None if source is None else ipaddress.ip_address(source).version
 
 
+def _of_version(version: int, facts: Facts) -> None:
+    own = _version(facts)
+    if own is not None and own != version:
+        raise AbsentError(f"IPv{own}")
+
+
 def _of_ip(version: int, name: str) -> Callable[[Facts], int | None]:
     """A number of the IP header of one version."""
 
     def read(facts: Facts) -> int | None:
-        own = _version(facts)
-        if own is not None and own != version:
-            raise AbsentError(f"IPv{own}")
+        _of_version(version, facts)
         return _integer(facts.header.get(name))
 
     return read
@@ -68,7 +113,7 @@ def _address(version: int, name: str) -> Field:
             raise ValueError(value)
         return int(found)
 
-    return Field(read, number, lambda facts: facts.header.get(name))
+    return Field(read, number, _plain(name))
 
 
 def _transported(facts: Facts, protocols: frozenset[str]) -> bool:
@@ -79,9 +124,8 @@ def _transported(facts: Facts, protocols: frozenset[str]) -> bool:
         return False
     if protocols and protocol not in protocols:
         raise AbsentError(protocol)
-    if facts.header.get("frag"):
-        raise AbsentError("a later fragment")
-    return True
+    # Of a later fragment the kernel takes what stands there (nft_payload_fast_eval), which no trace tells.
+    return not facts.header.get("frag")
 
 
 def _of_transport(name: str, *protocols: str) -> Callable[[Facts], int | None]:
@@ -92,11 +136,46 @@ def _of_transport(name: str, *protocols: str) -> Callable[[Facts], int | None]:
     return read
 
 
+def _raw(key: str) -> Callable[[Facts], int | None]:
+    """Some bits of a packet, wherever they are."""
+    span = nft_payload.span(key)
+
+    def read(facts: Facts) -> int | None:
+        if span is None or (span.base == "th" and not _transported(facts, frozenset())):
+            return None
+        return facts.bits.number(span)
+
+    return read
+
+
+def _of_header(header: Header, key: str) -> Callable[[Facts], int | None]:
+    """A field of a header."""
+    raw = _raw(key)
+    types = _OF_TYPES.get(key)
+
+    def read(facts: Facts) -> int | None:
+        if header.version is not None:
+            _of_version(header.version, facts)
+        if header.base == "th" and not _transported(facts, header.protocols):
+            return None
+        if types and (own := facts.header.get("type")) not in types:
+            if own is None:
+                return None
+            raise AbsentError(facts.header.get("name"))
+        return raw(facts)
+
+    return read
+
+
 def _tcp_flags(facts: Facts) -> int | None:
     flags = facts.header.get("flags")
     if not _transported(facts, frozenset({"tcp"})) or not isinstance(flags, str):
         return None
-    return sum(_FLAGS[_ECN.get(one, one.lower())] for one in flags.split(",") if one)
+    return sum(nft_payload.FLAGS[_ECN.get(one, one.lower())] for one in flags.split(",") if one)
+
+
+def _flag(value: Scalar) -> int:
+    return nft_payload.FLAGS[value] if isinstance(value, str) else value
 
 
 def _protocol(facts: Facts) -> int | None:
@@ -105,26 +184,25 @@ def _protocol(facts: Facts) -> int | None:
 
 
 def _ip_protocol(facts: Facts) -> int | None:
-    if _version(facts) == _IPV6:
-        raise AbsentError(facts.header.get("proto"))
+    _of_version(_IPV4, facts)
     return _protocol(facts)
+
+
+def _ethertype(facts: Facts) -> int | None:
+    version = _version(facts)
+    return None if version is None else nft_payload.ETHERTYPES["ip" if version == _IPV4 else "ip6"]
 
 
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _number(value: Scalar) -> int:
-    if isinstance(value, str):
-        raise TypeError(value)
-    return value
+def _hex_of(read: Callable[[Facts], int | None]) -> Callable[[Facts], object]:
+    def own(facts: Facts) -> object:
+        value = read(facts)
+        return None if value is None else f"{value:#x}"
 
-
-def _named(names: dict[str, int]) -> Callable[[Scalar], int]:
-    def number(value: Scalar) -> int:
-        return names[value] if isinstance(value, str) and value in names else _number(value)
-
-    return number
+    return own
 
 
 def _protocol_of(value: Scalar) -> int:
@@ -143,102 +221,128 @@ def _plain(name: str) -> Callable[[Facts], object]:
 
 
 def _ports(protocol: str) -> dict[str, Field]:
-    protocols = () if protocol == "th" else (protocol,)
     return {
-        f"{protocol} {name}": Field(_of_transport(name, *protocols), _number, _plain(name))
+        f"{protocol} {name}": Field(_of_transport(name, protocol), as_number, _plain(name))
         for name in ("sport", "dport")
     }
 
 
-def _states(facts: Facts) -> str:
-    return ",".join(name for name, bit in _CT_STATES.items() if facts.ct_state & bit)
+def _any_port(name: str) -> Field:
+    """What stands in the place of a port, whatever the protocol."""
+    raw, known = _raw(f"th {name}"), _of_transport(name)
+
+    def read(facts: Facts) -> int | None:
+        found = known(facts)
+        return raw(facts) if found is None else found
+
+    return Field(read, as_number, read)
 
 
-def _hex(value: Scalar) -> str:
-    return f"0x{value:08x}" if isinstance(value, int) else value
+def _flag_text(value: Scalar) -> str:
+    return f"{value:#x}" if isinstance(value, int) else value
 
 
-_IPV6: Final = 6
-# include/uapi/linux/tcp.h as nft names them
-_FLAGS: Final = {
-    "fin": 1,
-    "syn": 2,
-    "rst": 4,
-    "psh": 8,
-    "ack": 16,
-    "urg": 32,
-    "ecn": 64,
-    "cwr": 128,
-}
+def _link_address(key: str) -> Field:
+    """An address of the frame that the packet came in."""
+    raw = _raw(key)
+
+    def read(facts: Facts) -> int | None:
+        found = raw(facts)
+        if found is None and key == "ether saddr" and facts.in_ and facts.source_mac:
+            return _mac(facts.source_mac)
+        return found
+
+    def own(facts: Facts) -> str | None:
+        found = read(facts)
+        return None if found is None else found.to_bytes(6, "big").hex(":")
+
+    return Field(read, _mac, own)
+
+
+def _next_header(key: str) -> Field:
+    read = _of_header(nft_payload.HEADERS[key.partition(" ")[0]], key)
+    return Field(read, _protocol_of, name_of(read, PROTOCOL_NUMBERS))
+
+
+def _hex_name(value: Scalar) -> str:
+    return f"0x{value:02x}" if isinstance(value, int) else value
+
+
+def _interface(read: Callable[[Facts], str | None]) -> Field:
+    """An interface's name: one that is not there has the name "" (nft_meta.c)."""
+    return Field(
+        lambda facts: read(facts) or "", as_name, lambda facts: read(facts) or "none", quoted
+    )
+
+
 _ECN: Final = {"ECE": "ecn"}
-# NF_CT_STATE_BIT of include/uapi/linux/netfilter/nf_conntrack_common.h
-_CT_STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
-_ICMP: Final = {
-    "echo-reply": 0, "destination-unreachable": 3, "source-quench": 4, "redirect": 5, "echo-request": 8,
-    "router-advertisement": 9, "router-solicitation": 10, "time-exceeded": 11, "parameter-problem": 12,
-    "timestamp-request": 13, "timestamp-reply": 14, "info-request": 15, "info-reply": 16,
-    "address-mask-request": 17, "address-mask-reply": 18,
+_ECHOES, _ECHOES6 = frozenset({0, 8}), frozenset({128, 129})
+# Fields that only some types of ICMP have.
+_OF_TYPES: Final = {
+    "icmp id": _ECHOES, "icmp sequence": _ECHOES, "icmp mtu": frozenset({3}), "icmp gateway": frozenset({5}),
+    "icmpv6 id": _ECHOES6, "icmpv6 sequence": _ECHOES6, "icmpv6 mtu": frozenset({2}),
+    "icmpv6 parameter-problem": frozenset({4}), "icmpv6 max-delay": frozenset({130}),
 }  # fmt: skip
-# Whatever the type: nft prints so (src/datatype.c)
-_ICMP_CODES: Final = {
-    "net-unreachable": 0, "host-unreachable": 1, "prot-unreachable": 2, "port-unreachable": 3,
-    "frag-needed": 4, "net-prohibited": 9, "host-prohibited": 10, "admin-prohibited": 13,
-}  # fmt: skip
-_ICMPV6_CODES: Final = {
-    "no-route": 0, "admin-prohibited": 1, "addr-unreachable": 3, "port-unreachable": 4, "policy-fail": 5,
-    "reject-route": 6,
-}  # fmt: skip
-_ICMPV6: Final = {
-    "destination-unreachable": 1, "packet-too-big": 2, "time-exceeded": 3, "parameter-problem": 4,
-    "echo-request": 128, "echo-reply": 129, "mld-listener-query": 130, "mld-listener-report": 131,
-    "mld-listener-done": 132, "nd-router-solicit": 133, "nd-router-advert": 134, "nd-neighbor-solicit": 135,
-    "nd-neighbor-advert": 136, "nd-redirect": 137, "router-renumbering": 138, "ind-neighbor-solicit": 141,
-    "ind-neighbor-advert": 142, "mld2-listener-report": 143,
-}  # fmt: skip
-
-NAMES: Final[dict[str, Callable[[Facts], str | None]]] = {
-    "meta iif": lambda facts: facts.in_,
-    "meta iifname": lambda facts: facts.in_,
-    "meta oif": lambda facts: facts.out,
-    "meta oifname": lambda facts: facts.out,
+_NAMES: Final[dict[str, Mapping[str, int]]] = {
+    "* dscp": nft_payload.DSCP,
+    "* ecn": nft_payload.ECN,
+    "ether type": nft_payload.ETHERTYPES,
+    "igmp type": nft_payload.IGMP,
+    "dccp type": nft_payload.DCCP,
 }
-FIELDS: Final[dict[str, Field]] = {
+
+_FIELDS: Final[dict[str, Field]] = {
+    "meta iif": _interface(lambda facts: facts.in_),
+    "meta iifname": _interface(lambda facts: facts.in_),
+    "meta oif": _interface(lambda facts: facts.out),
+    "meta oifname": _interface(lambda facts: facts.out),
     "meta mark": Field(
         lambda facts: facts.mark,
-        _number,
+        as_number,
         lambda facts: None if facts.mark is None else f"{facts.mark:#x}",
-        _hex,
+        hexadecimal,
     ),
     "meta l4proto": Field(_protocol, _protocol_of, _plain("proto")),
     "meta nfproto": Field(
-        _version, _named({"ipv4": 4, "ipv6": 6}), lambda facts: f"ipv{_version(facts)}"
+        _version, by_names({"ipv4": 4, "ipv6": 6}), lambda facts: f"ipv{_version(facts)}"
+    ),
+    "meta protocol": Field(
+        _ethertype,
+        by_names(nft_payload.ETHERTYPES),
+        name_of(_ethertype, nft_payload.ETHERTYPES),
     ),
     "meta length": Field(
-        lambda facts: _integer(facts.header.get("length")), _number, _plain("length")
+        lambda facts: _integer(facts.header.get("length")), as_number, _plain("length")
     ),
-    "ct state": Field(lambda facts: facts.ct_state or None, _named(_CT_STATES), _states),
     "ip protocol": Field(_ip_protocol, _protocol_of, _plain("proto")),
     "ip saddr": _address(4, "src"),
     "ip daddr": _address(4, "dst"),
-    "ip ttl": Field(_of_ip(4, "ttl"), _number, _plain("ttl")),
-    "ip length": Field(_of_ip(4, "length"), _number, _plain("length")),
-    "ip id": Field(_of_ip(4, "id"), _number, _plain("id")),
+    "ip ttl": Field(_of_ip(4, "ttl"), as_number, _plain("ttl")),
+    "ip length": Field(_of_ip(4, "length"), as_number, _plain("length")),
+    "ip id": Field(_of_ip(4, "id"), as_number, _plain("id")),
     "ip6 saddr": _address(6, "src"),
     "ip6 daddr": _address(6, "dst"),
-    "ip6 hoplimit": Field(_of_ip(6, "hop_limit"), _number, _plain("hop_limit")),
-    "tcp flags": Field(_tcp_flags, _named(_FLAGS), _plain("flags")),
-    "icmp type": Field(_of_transport("type", "icmp"), _named(_ICMP), _plain("name")),
-    "icmp code": Field(_of_transport("code", "icmp"), _named(_ICMP_CODES), _plain("code")),
-    "icmpv6 type": Field(_of_transport("type", "icmpv6"), _named(_ICMPV6), _plain("name")),
-    "icmpv6 code": Field(_of_transport("code", "icmpv6"), _named(_ICMPV6_CODES), _plain("code")),
-    "ether saddr": Field(
-        lambda facts: None if facts.source_mac is None else _mac(facts.source_mac),
-        _mac,
-        lambda facts: facts.source_mac,
+    "ip6 hoplimit": Field(_of_ip(6, "hop_limit"), as_number, _plain("hop_limit")),
+    "tcp flags": Field(_tcp_flags, _flag, _plain("flags"), _flag_text),
+    "icmp type": Field(_of_transport("type", "icmp"), by_names(nft_payload.ICMP), _plain("name")),
+    "icmp code": Field(
+        _of_transport("code", "icmp"), by_names(nft_payload.ICMP_CODES), _plain("code")
     ),
+    "icmpv6 type": Field(
+        _of_transport("type", "icmpv6"), by_names(nft_payload.ICMPV6), _plain("name")
+    ),
+    "icmpv6 code": Field(
+        _of_transport("code", "icmpv6"), by_names(nft_payload.ICMPV6_CODES), _plain("code")
+    ),
+    "ether saddr": _link_address("ether saddr"),
+    "ether daddr": _link_address("ether daddr"),
+    **{key: _next_header(key) for key in ("ip6 nexthdr", "ah nexthdr", "comp nexthdr")},
     **{
-        name: field
-        for protocol in ("tcp", "udp", "udplite", "sctp", "dccp", "th")
-        for name, field in _ports(protocol).items()
+        name: one
+        for protocol in ("tcp", "udp", "udplite", "sctp", "dccp")
+        for name, one in _ports(protocol).items()
     },
+    "th sport": _any_port("sport"),
+    "th dport": _any_port("dport"),
+    **nft_ct.FIELDS,
 }

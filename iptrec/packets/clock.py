@@ -54,6 +54,13 @@ def receipt(received_ns: I64, before_ns: int, slots: int) -> Receipt:
     return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes))
 
 
+def floor_after(received_ns: I64, before_ns: int, slots: int) -> int:
+    """After which time (epoch, ns) the datagrams of the next call were logged; see `receipt`."""
+    last = int(received_ns[-1])
+    emptied = len(received_ns) - int(np.searchsorted(received_ns, last)) < slots
+    return max(before_ns, last - _SLACK_NS) if emptied else before_ns
+
+
 def bounds(events: TraceEvents, receipt: Receipt) -> tuple[I64, I64]:
     """The earliest and the latest moment at which each event can have been logged, shape (n,).
 

@@ -95,7 +95,7 @@ class Window:
 
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
     others come again, with more events, in the next window. ``moment_ns``: when each event was logged, as well
-    as one can tell (epoch). ``unplaced``: events that
+    as one can tell (epoch); ``earliest_ns``: it was not before. ``unplaced``: events that
     name no rule; ``unread``: receive times (epoch, ns) of datagrams that hold something else than
     events. Both are of this window alone.
     """
@@ -105,6 +105,7 @@ class Window:
     resolver: Resolver
     events: TraceEvents
     moment_ns: I64
+    earliest_ns: I64
     resolved: Resolved
     assembly: Assembly
     decided: int
@@ -156,8 +157,9 @@ class Assembler:
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
         receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
-        if len(receipt.floor):
-            self._floor = int(receipt.floor[-1])
+        if count:  # a call's datagrams are all in one chunk
+            floor = int(receipt.floor[-1])
+            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
         self._chunks.append(chunk)
         self._receipts.append(receipt)
         self._new_events += count
@@ -198,6 +200,7 @@ class Assembler:
             resolver=self._resolver,
             events=events,
             moment_ns=clock.moments(events, of_events),
+            earliest_ns=earliest,
             resolved=resolved,
             assembly=assembly,
             decided=decided,

@@ -150,7 +150,7 @@ class _Session:
             Side(
                 opened.enter_context(links.LinkSocket()),
                 "rtnetlink",
-                {"groups": ["link"]},
+                {"groups": ["link", "route"]},
                 missed=self._look_at_links,
             )
         ]

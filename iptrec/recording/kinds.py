@@ -42,7 +42,11 @@ STREAMS: Final = {
         StreamKind("nftables", "changes of nf_tables' ruleset"),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
         # Names of interfaces are needed for whatever comes.
-        StreamKind("rtnetlink", "changes of links", trimmed=False),
+        StreamKind(
+            "rtnetlink",
+            "changes of links, and of routes of the host's own addresses",
+            trimmed=False,
+        ),
     )
 }
 

@@ -11,7 +11,7 @@ from iptrec.views.packet_json import as_object, endpoint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.answers.why import Explanation, Passed
+    from iptrec.answers.why import ExplainedStep, Explanation, Passed
     from iptrec.packets.model import Step, Traversal
 
 FORMAT: Final = 1
@@ -48,7 +48,7 @@ def as_text(explanation: Explanation, *, colour: bool) -> Iterator[str]:
         before = chain
         for one in explained.passed:
             yield _styled(f"    #{one.number:<4} {_no(one)}", _FAINT, colour)
-        yield f"    {_met(step)}"
+        yield f"    {_met(step)}{_marked(explained)}"
 
 
 def decision(traversal: Traversal) -> str:
@@ -97,6 +97,17 @@ def _met(step: Step) -> str:
         number = f"#{step.rule}" if step.rule is not None else "#-"
         return f"{number:<5} {printable(step.spec or '?')}  => {target}"
     return f"{step.type}  => {target}"
+
+
+def _marked(explained: ExplainedStep) -> str:
+    """The mark that a rule set, and the one before."""
+    if (
+        explained.mark is None
+        or explained.mark[0] == explained.mark[1]
+        or explained.step.type != "rule"
+    ):
+        return ""
+    return "  (mark {:#x} -> {:#x})".format(*explained.mark)
 
 
 def _passed(one: Passed) -> dict[str, Any]:

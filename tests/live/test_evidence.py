@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from iptrec.answers.why import local_addresses
+from iptrec.context.addresses import addresses
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import snapshots
 from iptrec.kernel import process
@@ -351,7 +351,8 @@ def test_recorded_twice(network, tmp_path):
             )
             for each in reader.snapshots("links")
         ]
-        local, interfaces = local_addresses(reader), Interfaces(reader, 1)
+        interfaces = Interfaces(reader, 1)
+        local = {address for _, address in addresses(reader)}
         states = {snapshots.state(one.content, one.media) for one in reader.snapshots()}
     both = [one.name for one in SNAPSHOTS.values() if one.media == "netlink"]
     both += ["counters", "sysctls"]

@@ -8,13 +8,10 @@ from collections import Counter
 
 import pytest
 from command import IPTREC
+from judged import last_facts
 
-from iptrec.answers.packets import Packets
-from iptrec.answers.selection import Selection
-from iptrec.answers.why import _sets, explain, facts_of, local_addresses
 from iptrec.decode.rulesets import iptables_save
 from iptrec.matching import judge
-from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
@@ -116,7 +113,7 @@ with IPSet() as sets:
     sets.add("nets", "10.0.0.0/16", etype="net")
     sets.create("pairs", stype="hash:ip,port")
 """
-UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent", "connmark")
+UNKNOWABLE = ("statistic", "limit", "state", "conntrack", "recent", "connmark", "--match-set")
 
 
 @pytest.fixture
@@ -172,17 +169,7 @@ def test_judgements_are_the_kernels(host, tmp_path, packet, backend):
     saved = host.run([f"iptables-{backend}-save", "-c", "-t", "filter"]).stdout
     matched = [after - once for once, after in zip(before, counters(saved), strict=True)]
     rules = iptables_save.parse(saved.encode()).tables["filter"]["INPUT"].rules
-    with Reader(path) as reader:
-        (explained,) = [
-            one
-            for one in explain(
-                reader, Packets(reader, Selection(chains=frozenset({("filter", "INPUT")})))
-            )
-            if one.packet.in_ == "v1"
-        ]
-        local, sets = local_addresses(reader), _sets(reader)
-    last = explained.packet.steps[-1]
-    facts = facts_of(explained.packet, last, local, sets)
+    ((facts, explained),) = last_facts(path, ("filter", "INPUT"), "v1")
     said = Counter()
     for rule, count in zip(rules, matched, strict=True):
         judgement = judge(rule, facts)

@@ -73,7 +73,7 @@ CASES = {
         None, "--dst-type LOCAL --limit-iface-in"
     ),
     "-m addrtype ! --src-type MULTICAST --dst-type LOCAL --limit-iface-in -j DROP": (
-        None, "! --src-type MULTICAST --limit-iface-in"
+        None, "--dst-type LOCAL --limit-iface-in"
     ),
     '-m comment --comment "-p tcp" -j DROP': (True, None),
     "-j DROP": (True, None),

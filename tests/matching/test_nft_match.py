@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode.rulesets import nft_json, nft_matches
+from iptrec.decode.rulesets.nft_matches import Match
+from iptrec.decode.rulesets.nft_sets import Member, NftSet
 from iptrec.decode.rulesets.types import Rule
 from iptrec.matching import judge
+from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
-from iptrec.matching.nft import _words
-from iptrec.matching.nft_fields import FIELDS, NAMES
+from iptrec.matching.nft_words import words
 
 DATA = Path(__file__).parents[1] / "data" / "nft"
 UDP = {"src": "10.0.1.2", "dst": "10.0.1.1", "proto": "udp", "length": 29, "sport": 9, "dport": 53}
-FACTS = Facts(UDP, 6, "eth0", None, None, None, None, None, ct_state=8)
+FACTS = Facts(UDP, 6, "eth0", None, None, None, None, ct_state=8)
 
 
 def payload(protocol, field):
@@ -55,9 +58,9 @@ CASES = [
     (match({"&": [meta("mark"), 5]}, 5), False, "meta mark & 0x00000005 == 0x00000005 (it is 0x6)"),
     (match({"ct": {"key": "state"}}, ["established", "related"], "in"), False,
      "ct state established,related (it is new)"),
-    (match({"ct": {"key": "mark", "dir": "reply"}}, 1), None, ""),
-    (match(payload("ip", "saddr"), "@good"), None, ""),
-    (match(payload("tcp", "x"), 1), None, ""),
+    (match({"ct": {"key": "mark", "dir": "reply"}}, 1), None, "ct reply mark"),
+    (match(payload("ip", "saddr"), "@good"), None, "ip saddr @good"),
+    (match(payload("tcp", "x"), 1), None, "tcp x"),
     ({"limit": {"rate": 1}}, None, ""),
     ({"counter": None}, True, None),
 ]  # fmt: skip
@@ -68,7 +71,113 @@ def test_judgements(statement, fits, because):
     """Yes, no and why not; or the whole rule, where it depends on what is not known."""
     rule = native(statement, {"accept": None}, text='words accept comment "no # words"')
     found = judge(rule, FACTS)
-    assert (found.fits, found.because) == (fits, because if fits is not None else rule.spec)
+    assert (found.fits, found.because) == (fits, rule.spec if because == "" else because)
+
+
+SPORT, TTL = payload("udp", "sport"), payload("ip", "ttl")
+NOT_SPORT, NOT_DPORT = match(SPORT, 9, "!="), match(DPORT, 1, "!=")
+MARK_8 = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": 8}}
+DPORT_1 = {"mangle": {"key": DPORT, "value": 1}}
+RULES = [
+    # nft 1.0.6 merges neighbours: matches unless both are equal
+    ((NOT_SPORT, NOT_DPORT), None),
+    ((NOT_SPORT, match(DPORT, 53, "!=")), False),
+    ((NOT_SPORT, match(TTL, 1, "!=")), False),
+    ((NOT_SPORT, match(DPORT, 53)), False),
+    # what was written before
+    ((MARK_8, match(meta("mark"), 8)), None),
+    ((match(meta("mark"), 8), MARK_8), False),
+    ((DPORT_1, match(DPORT, 1)), None),
+    ((DPORT_1, match(SPORT, 1)), False),
+    ((DPORT_1, match(payload("tcp", "dport"), 1)), False),
+    ((DPORT_1, match({"payload": {"base": "th", "offset": 16, "len": 16}}, 1)), None),
+    (({"mangle": {"key": payload("tcp", "dport"), "value": 1}}, match(SPORT, 9)), False),
+    (({"notrack": None}, match({"ct": {"key": "state"}}, "established", "in")), None),
+    ((match({"ct": {"key": "state"}}, "established", "in"), {"notrack": None}), False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("statements", "fits"), RULES)
+def test_conditions_together(statements, fits):
+    """Of neighbours, and of what the rule itself has changed before."""
+    assert judge(native(*statements), FACTS).fits is fits
+
+
+def raw(base, offset, length):
+    return {"payload": {"base": base, "offset": offset, "len": length}}
+
+
+IPV4 = bytes.fromhex("4520001d00070000401100000a0001020a000101") + bytes.fromhex("0009003500091234")
+BITS = [
+    (payload("ip", "dscp"), "cs1", True),
+    (payload("ip", "dscp"), {"set": ["cs2", 3]}, False),
+    (payload("ip", "hdrlength"), 5, True),
+    (payload("udp", "length"), {"range": [9, 20]}, True),
+    (payload("udp", "checksum"), 0x1234, True),
+    (payload("tcp", "window"), 1, False),
+    (payload("ip6", "flowlabel"), 1, False),
+    (raw("th", 16, 16), 53, True),
+    (raw("nh", 64, 8), 64, True),
+    (raw("th", 160, 16), 0, None),
+    (raw("ll", 96, 16), 0x800, True),
+    (raw("ll", 48, 64), 0x0200000000010800, True),
+    (raw("nh", 0, 64), 0x4520001D00070000 - (1 << 64), True),
+    (payload("ether", "type"), "ip", True),
+    (payload("ether", "daddr"), "02:00:00:00:00:09", False),
+    ({"&": [payload("ip", "dscp"), 4]}, 0, True),
+    ({"ip option": {"name": "rr"}}, False, True),
+    ({"exthdr": {"name": "frag"}}, True, False),
+    ({"tcp option": {"name": "maxseg"}}, True, False),
+    ({"tcp option": {"name": "maxseg"}}, False, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("left", "right", "fits"), BITS)
+def test_bits_of_the_packet(left, right, fits):
+    """What was captured is known, what was not is neither yes nor no."""
+    link = bytes.fromhex("0200000000020200000000010800")
+    facts = replace(FACTS, bits=Bits(IPV4, link))
+    assert judge(native(match(left, right)), facts).fits is fits
+
+
+SRC_DPORT = {"concat": [payload("ip", "saddr"), DPORT]}
+SECOND = 1_000_000_000
+SETS = {
+    "plain": NftSet((Member("10.0.1.2"),)),
+    "other": NftSet((Member("10.0.1.3"), Member(nft_matches.Range("10.0.2.0", "10.0.2.9")))),
+    "grown": NftSet((Member("10.0.1.2"),), changing=True),
+    "timed": NftSet((Member("10.0.1.2", 10), Member("10.0.1.9")), (50 * SECOND, 60 * SECOND), expiring=True),
+    "none": NftSet((Member("10.0.1.9", 10),), (50 * SECOND, 60 * SECOND), expiring=True),
+    "pairs": NftSet((Member(nft_matches.Joined(("10.0.1.2", nft_matches.Range(50, 60)))),)),
+}  # fmt: skip
+NAMED = [
+    (payload("ip", "saddr"), "plain", 55, True),
+    (payload("ip", "saddr"), "other", 55, False),
+    (payload("ip", "saddr"), "grown", 55, None),
+    (payload("ip", "saddr"), "gone", 55, None),
+    (payload("ip", "saddr"), "timed", 40, True),
+    (payload("ip", "saddr"), "timed", 58, True),
+    (payload("ip", "saddr"), "timed", 65, None),
+    (payload("ip", "saddr"), "timed", 90, False),
+    (payload("ip", "saddr"), "none", 55, None),
+    (payload("ip", "saddr"), "none", 61, False),
+    (payload("ip6", "saddr"), "plain", 55, False),
+    (SRC_DPORT, "pairs", 55, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("left", "name", "time", "fits"), NAMED)
+def test_named_sets(left, name, time, fits):
+    """By their members at the packet's time; unsure where rules or time change them."""
+    facts = replace(FACTS, nft_sets=lambda: [SETS], time_ns=(time * SECOND, time * SECOND))
+    assert judge(native(match(left, f"@{name}")), facts).fits is fits
+
+
+def test_a_set_that_changed_just_then():
+    """Where it may have been in either state, it is known only if both have it, or neither."""
+    facts = replace(FACTS, nft_sets=lambda: [SETS, SETS | {"plain": SETS["other"]}])
+    assert judge(native(match(payload("ip", "saddr"), "@plain")), facts).fits is None
+    assert judge(native(match(payload("ip", "saddr"), "@other")), facts).fits is False
 
 
 def test_a_condition_that_fails_decides():
@@ -89,13 +198,13 @@ def test_a_comment_is_not_a_condition():
 @pytest.mark.parametrize(
     ("header", "fits"),
     [
-        (UDP | {"frag": 1480}, False),  # it has no ports
+        (UDP | {"frag": 1480}, None),  # the kernel takes its data for ports
         (UDP | {"ext": ["hopopt"]}, None),  # and here the trace has others' bytes in their place
         ({"src": None, "dst": None, "proto": None}, None),
     ],
 )
 def test_headers_that_are_not_there(header, fits):
-    facts = Facts(header, 0, None, None, None, None, None, None)
+    facts = Facts(header, 0, None, None, None, None, None)
     assert judge(native(match(DPORT, 53)), facts).fits is fits
 
 
@@ -130,22 +239,54 @@ def test_words_are_those_of_nft():
     seen = 0
     for rule in (one for each in chains.values() for chain in each.values() for one in chain.rules):
         for one in rule.matches:
-            if one is not None and (one.left in FIELDS or one.left in NAMES):
-                assert _words(one) in rule.spec
+            if isinstance(one, Match):
+                assert words(one) in rule.spec
                 seen += 1
-    assert seen > 10
+    assert seen > 50
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
-    | st.sampled_from(["tcp", "dport", "10.0.0.1", "new", "syn", "udp", "\ud800", "@s"]),
+    | st.sampled_from(["tcp", "dport", "10.0.0.1", "new", "syn", "udp", "\ud800", "@s", "cs1", "local", "lo"]),
     lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["set", "range", "prefix", "addr", "len", "&", "meta", "key"]), inner),
+    | st.dictionaries(
+        st.sampled_from(
+            ["set", "range", "prefix", "addr", "len", "&", "meta", "key", "concat", "elem", "val", "|", "<<"]
+        ),
+        inner,
+    ),
     max_leaves=6,
 )  # fmt: skip
-KEYS = sorted([*FIELDS, *NAMES])
-LEFTS = st.sampled_from(KEYS).map(
-    lambda key: meta(key.split()[1]) if key.startswith("meta") else payload(*key.split())
+KEYS = [
+    "meta mark",
+    "meta iifname",
+    "meta protocol",
+    "ip saddr",
+    "ip dscp",
+    "ip6 saddr",
+    "ip6 nexthdr",
+    "tcp dport",
+    "tcp flags",
+    "udp length",
+    "icmp type",
+    "icmp mtu",
+    "ether saddr",
+    "th dport",
+    "ct state",
+    "ct mark",
+]
+OTHERS = [
+    raw("th", 0, 16), raw("ll", 0, 48), {"fib": {"result": "type", "flags": ["daddr"]}},
+    {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, {"exthdr": {"name": "frag"}},
+    {"exthdr": {"name": "hbh", "field": "nexthdr"}}, {"tcp option": {"name": "sack"}},
+    {"ct": {"key": "ip saddr", "dir": "reply"}}, {"concat": [payload("ip", "saddr"), meta("mark")]},
+]  # fmt: skip
+LEFTS = st.sampled_from(OTHERS) | st.sampled_from(KEYS).map(
+    lambda key: (
+        {key.split()[0]: {"key": key.split()[1]}}
+        if key.startswith(("meta", "ct"))
+        else payload(*key.split())
+    )
 )
 
 
@@ -159,10 +300,10 @@ LEFTS = st.sampled_from(KEYS).map(
 )
 def test_no_condition_raises(left, op, right, header):
     """And what is told of it can be written anywhere."""
-    found = nft_matches.read({"left": left, "op": op, "right": right})
-    rule = Rule("words", None, None, False, None, True, syntax="nft", matches=(found,))
-    told = judge(
-        rule, Facts(header, 1, "a", None, None, None, "02:00:00:00:00:01", None, ct_state=2)
-    )
+    found = nft_matches.read("match", {"left": left, "op": op, "right": right})
+    found += nft_matches.read("vmap", {"key": left, "data": {"set": [[right, None]]}})
+    found += nft_matches.read("mangle", {"key": left, "value": right})
+    rule = Rule("words", None, None, False, None, True, syntax="nft", matches=tuple(found))
+    told = judge(rule, Facts(header, 1, "a", None, None, None, "02:00:00:00:00:01", ct_state=2))
     (told.because or "").encode()
-    assert hash(found) is not None
+    assert hash(tuple(found)) is not None

@@ -67,7 +67,10 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A rule, and what it is made of; ``open``: the statements that need not let every packet on."""
+    """A rule, and what it is made of.
+
+    ``open``: the statements that need not let every packet on, or change what later ones look at.
+    """
 
     rule: Rule
     statements: tuple[Statement, ...]
@@ -192,9 +195,7 @@ def _known(read: _Read, known: dict[Any, Any]) -> Rule:
     """A rule with its conditions: the one that was read before, if it is equal."""
     found: Rule | None = known.get(read.rule)
     if found is None:
-        matches = tuple(
-            [nft_matches.read(value) if name == "match" else None for name, value in read.open]
-        )
+        matches = tuple([one for name, value in read.open for one in nft_matches.read(name, value)])
         found = replace(read.rule, matches=matches) if matches else read.rule
         known[found] = found
     return found
@@ -226,7 +227,7 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
     text = None if handle is None else texts.get((*table, handle))
     comment = TAG if table[1] == "raw" and _traces(statements) else rule.get("comment")
     target, statement, goto = _target(statements)
-    uncertain = tuple(one for one in statements if not _certain(*one, table[0]))
+    uncertain = [one for one in statements if not _certain(*one, table[0])]
     whole = Rule(
         spec=json.dumps(printed, separators=(",", ":")) if text is None else text,
         target=target,
@@ -237,7 +238,8 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
         handle=handle,
         syntax="nft",
     )
-    return _Read(whole, statements, uncertain)
+    open_ = (one for one in statements if one in uncertain or one[0] == "notrack")
+    return _Read(whole, statements, tuple(open_))
 
 
 def _traces(statements: tuple[Statement, ...]) -> bool:

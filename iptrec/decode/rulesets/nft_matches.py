@@ -1,7 +1,7 @@
 """The conditions of native rules of nf_tables, out of nft's JSON, as small values.
 
 A rule keeps these and not the JSON, which as values takes ten times the memory. What is not understood
-is None: it may or may not hold. man 5 libnftables-json: MATCH, EXPRESSIONS.
+is None: it may or may not hold. man 5 libnftables-json: STATEMENTS, EXPRESSIONS.
 """
 
 from __future__ import annotations
@@ -27,59 +27,166 @@ class Prefix(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """Some bits by their names."""
+    """Some bits by their names. ``joined``: one value (syn | ack), not a list of bits (syn,ack)."""
 
     names: tuple[str, ...]
+    joined: bool = False
+
+
+class Joined(NamedTuple):
+    """A value for each part of a concatenation."""
+
+    parts: tuple[Element, ...]
 
 
 class OneOf(NamedTuple):
-    """An anonymous set."""
+    """An anonymous set, or the keys of an anonymous map."""
 
-    values: tuple[Scalar | Range | Prefix, ...]
+    values: tuple[Element, ...]
 
 
-Value = Scalar | Range | Prefix | Flags | OneOf
+class Named(NamedTuple):
+    """A set or map with a name."""
+
+    name: str
+
+
+Element = Scalar | Range | Prefix | Flags | Joined
+Value = Element | OneOf | Named
+
+
+class Bitwise(NamedTuple):
+    """``of op by``; ``op``: one of &, |, ^, <<, >>."""
+
+    of: Left
+    op: str
+    by: Scalar | Flags
+
+
+class Concat(NamedTuple):
+    """Several things that are compared together."""
+
+    parts: tuple[Left, ...]
+
+
+# A key of nft's JSON: "meta mark", "tcp dport", "ct original ip saddr", "exthdr frag", "fib daddr type".
+Left = str | Bitwise | Concat
 
 
 class Match(NamedTuple):
-    """A condition: ``left op right``, or with a mask ``left & mask op right``.
+    """A condition: ``left op right``.
 
-    ``left``: a key of nft's JSON: "meta mark", "tcp dport", "ct state". ``op``: one of ==, !=, <, >, <=,
-    >=; "in": a bit of ``right`` is set; "!": none is.
+    ``op``: one of ==, !=, <, >, <=, >=; "in": a bit of ``right`` is set; "!": none is; "map", "vmap": a map has
+    it as a key; "has": the packet has such a field.
     """
 
-    left: str
+    left: Left
     op: str
     right: Value
-    mask: Scalar | Flags | None = None
 
 
-_OPS: Final = {one: one for one in ("==", "!=", "<", ">", "<=", ">=", "in", "!")}
+class Writes(NamedTuple):
+    """A statement that changes what later conditions look at: a key as `Left` has it; "ct" for all of it."""
+
+    key: str
 
 
-def read(value: Any) -> Match | None:  # noqa: ANN401 - JSON
-    """Read what a statement "match" has."""
+Condition = Match | Writes
+
+_OPS: Final = frozenset(["==", "!=", "<", ">", "<=", ">=", "in", "!"])
+_DEEPEST: Final = 8
+_BITWISE: Final = frozenset(["&", "|", "^", "<<", ">>"])
+_BASES: Final = frozenset(["ll", "nh", "th"])
+_MARKS: Final = frozenset(["MARK", "CONNMARK"])
+
+
+def read(name: str, value: Any) -> list[Condition | None]:  # noqa: ANN401 - JSON
+    """What must hold for a statement to let a packet on, and what it changes, in order."""
     try:
-        return _match(value)
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return None
+        match name:
+            case "match":
+                return [_match(value)]
+            case "vmap":
+                return [_in_map(value, "vmap")]
+            case "mangle":
+                return _mangle(value)
+            case "notrack":
+                return [Writes("ct")]
+            case "xt" if value.get("type") == "target" and value.get("name") in _MARKS:
+                return [None, Writes("meta mark")]
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+        pass
+    return [None]
 
 
 def _match(value: Any) -> Match:  # noqa: ANN401 - JSON
-    op, left, mask = _OPS[value["op"]], value["left"], None
-    if "&" in left:
-        left, mask = left["&"]
-        mask = _flags(mask) if isinstance(mask, list) else _scalar(mask)
-    return Match(_key(left), op, _value(value["right"]), mask)
+    op = value["op"]
+    if op not in _OPS:
+        raise ValueError(op)
+    left = _left(value["left"])
+    if isinstance(value["right"], bool) and isinstance(left, str):
+        left = sys.intern(f"{left} exists")
+    return Match(left, op, _value(value["right"]))
 
 
-def _key(left: Any) -> str:  # noqa: ANN401 - JSON
-    ((kind, what),) = left.items()
-    if kind == "payload":
-        return sys.intern(shown(f"{what['protocol']} {what['field']}"))
-    if kind not in ("meta", "ct") or len(what) > 1:  # a ct of one direction
-        raise ValueError(left)
-    return sys.intern(shown(f"{kind} {what['key']}"))
+def _in_map(value: Any, op: str) -> Match:  # noqa: ANN401 - JSON
+    data = value["data"]
+    if isinstance(data, str):
+        return Match(_left(value["key"]), op, _named(data))
+    return Match(_left(value["key"]), op, OneOf(tuple(_element(key) for key, _ in data["set"])))
+
+
+def _mangle(value: Any) -> list[Condition | None]:  # noqa: ANN401 - JSON
+    """A field that is set: of the packet it must be there, and a map that it is taken from must tell it."""
+    try:
+        key = _left(value["key"])
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return [None, Writes("")]
+    if not isinstance(key, str):
+        raise TypeError(key)
+    found: list[Condition | None] = []
+    match value["value"]:
+        case {"map": dict(taken)}:
+            found.append(_in_map(taken, "map"))
+        case dict():
+            found.append(None)
+    if not key.startswith("meta "):
+        found.append(Match(key, "has", 0))
+    return [*found, Writes(key)]
+
+
+def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON
+    ((kind, what),) = printed.items()
+    if deep > _DEEPEST:
+        raise ValueError(kind)
+    if kind in _BITWISE:
+        of, by = what
+        return Bitwise(_left(of, deep + 1), kind, _flags(by) if isinstance(by, list) else _by(by))
+    if kind == "concat" and not deep:
+        return Concat(tuple(_left(one, deep + 1) for one in what))
+    return sys.intern(shown(_key(kind, what)))
+
+
+def _key(kind: str, what: Any) -> str:  # noqa: ANN401 - JSON
+    match kind, what:
+        case "payload", {"base": str(base), "offset": int(offset), "len": int(size)}:
+            if base not in _BASES:
+                raise ValueError(base)
+            return f"@{base},{offset},{size}"
+        case "payload", {"protocol": str(protocol), "field": str(name)}:
+            return f"{protocol} {name}"
+        case "meta" | "rt" | "socket", {"key": str(key)}:
+            return f"{kind} {key}"
+        case "ct", {"key": str(key), "dir": str(direction)}:
+            return f"ct {direction} {key}"
+        case "ct", {"key": str(key)}:
+            return f"ct {key}"
+        case "fib", {"result": str(result), "flags": flags}:
+            names = [flags] if isinstance(flags, str) else flags
+            return f"fib {' . '.join(names)} {result}"
+        case (("exthdr" | "ip option" | "tcp option" | "sctp chunk"), {"name": str(name), **rest}):
+            return f"{kind} {name} {rest['field']}" if "field" in rest else f"{kind} {name}"
+    raise ValueError(kind)
 
 
 def _value(right: Any) -> Value:  # noqa: ANN401 - JSON
@@ -87,12 +194,23 @@ def _value(right: Any) -> Value:  # noqa: ANN401 - JSON
         return _flags(right)
     if isinstance(right, dict) and "set" in right:
         return OneOf(tuple(map(_element, right["set"])))
-    if isinstance(right, str) and right.startswith("@"):  # what it had in it nobody knows
-        raise ValueError(right)
+    if isinstance(right, str) and right.startswith("@"):
+        return _named(right)
     return _element(right)
 
 
-def _element(value: Any) -> Scalar | Range | Prefix:  # noqa: ANN401 - JSON
+def _named(text: str) -> Named:
+    if not text.startswith("@"):
+        raise ValueError(text)
+    return Named(sys.intern(shown(text[1:])))
+
+
+def element(value: Any) -> Element:  # noqa: ANN401 - JSON
+    """Read one element of a set. Raises ValueError and its like for what is not one."""
+    return _element(value)
+
+
+def _element(value: Any) -> Element:  # noqa: ANN401 - JSON
     if not isinstance(value, dict):
         return _scalar(value)
     match value:
@@ -100,6 +218,14 @@ def _element(value: Any) -> Scalar | Range | Prefix:  # noqa: ANN401 - JSON
             return Range(_scalar(low), _scalar(high))
         case {"prefix": {"addr": str(address), "len": int(length)}}:
             return Prefix(shown(address), length)
+        case {"concat": list(parts)} if not any(
+            isinstance(one, dict) and "concat" in one for one in parts
+        ):
+            return Joined(tuple(map(_element, parts)))
+        case {"|": list(names)}:
+            return Flags(_flags(names).names, joined=True)
+        case {"elem": {"val": one}} if not isinstance(one, dict) or "elem" not in one:
+            return _element(one)  # with a comment or a counter
     raise ValueError(value)
 
 
@@ -109,12 +235,19 @@ def _flags(names: list[Any]) -> Flags:
     return Flags(tuple(sys.intern(shown(one)) for one in names))
 
 
+def _by(value: Any) -> Scalar | Flags:  # noqa: ANN401 - JSON
+    if isinstance(value, dict):
+        return _flags(value["|"])
+    return _scalar(value)
+
+
 def _scalar(value: Any) -> Scalar:  # noqa: ANN401 - JSON
+    """A number or a word; whether something is there is told by 1 or 0."""
     if isinstance(value, str):
         return shown(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not isinstance(value, int):
         raise TypeError(value)
-    return value
+    return int(value)
 
 
 def shown(value: Any) -> str:  # noqa: ANN401 - JSON

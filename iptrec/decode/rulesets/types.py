@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from iptrec.decode.rulesets.nft_matches import Match
+    from iptrec.decode.rulesets.nft_matches import Condition
 
 Syntax = Literal["iptables", "nft"]
 TableName = tuple[str, str]  # family as nft names it, name
@@ -33,8 +33,9 @@ class Rule:
     handle: int | None = None  # nf_tables' own name for it, unique in its table
     native: str | None = None  # nft's text of a rule in iptables' words, where it tells all of it
     syntax: Syntax = "iptables"
-    # Of nft's syntax: what must hold for the rule to match; None: what is not understood. The text tells it.
-    matches: tuple[Match | None, ...] = field(default=(), compare=False)
+    # Of nft's syntax: what must hold for the rule to match, and what it changes, in order; None: what is not
+    # understood. The text tells it.
+    matches: tuple[Condition | None, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,80 @@
+"""What a condition can look at: read of a packet, and of a rule's values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from iptrec.decode.rulesets.nft_matches import Scalar
+    from iptrec.matching.facts import Facts
+
+# A number or a name; several of which nobody knows which it is; None: nobody knows anything.
+Read = Callable[["Facts"], "int | str | frozenset[int] | frozenset[str] | None"]
+
+
+class AbsentError(Exception):
+    """The packet does not have the header that a condition looks into. ``args``: what it has instead."""
+
+
+class Field(NamedTuple):
+    """Something that a condition can look at, as a number or a name.
+
+    ``read``: of a packet. ``number``: a value of a rule. ``own``: the packet's as a reader knows it; None where
+    there is nothing to say. ``text``: a value of a rule as nft prints it.
+    """
+
+    read: Read
+    number: Callable[[Scalar], int | str]
+    own: Callable[[Facts], object]
+    text: Callable[[Scalar], str] = str
+
+
+def as_number(value: Scalar) -> int:
+    """Take a number for what it is. Raises TypeError for a word."""
+    if isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def as_name(value: Scalar) -> str:
+    """Take a name for what it is. Raises TypeError for a number."""
+    if isinstance(value, int):
+        raise TypeError(value)
+    return value
+
+
+def by_names(names: Mapping[str, int]) -> Callable[[Scalar], int]:
+    """Read a value that may be one of some names."""
+
+    def number(value: Scalar) -> int:
+        return names[value] if isinstance(value, str) and value in names else as_number(value)
+
+    return number
+
+
+def name_of(read: Read, names: Mapping[str, int]) -> Callable[[Facts], object]:
+    """The packet's own value by its name, the first of several."""
+    told = {number: name for name, number in reversed(list(names.items()))}
+
+    def own(facts: Facts) -> object:
+        value = read(facts)
+        return told.get(value, value) if isinstance(value, int) else None
+
+    return own
+
+
+def quoted(name: Scalar) -> str:
+    """A name as nft prints it."""
+    return f'"{name}"'
+
+
+def hexadecimal(value: Scalar) -> str:
+    """A mark as nft prints it."""
+    return f"0x{value:08x}" if isinstance(value, int) else value
+
+
+def nothing(_: Facts) -> None:
+    """For what the packet has that cannot be told in a word."""

@@ -1,0 +1,278 @@
+"""Matches of iptables that look into headers and data which `decode.packet` does not tell.
+
+What was not captured is not known. Layouts and order of tests are those of net/netfilter/xt_*.c and
+net/ipv6/netfilter/ip6t_*.c.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.matching.field import AbsentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from iptrec.matching.facts import Facts
+
+_IPV4, _IPV6 = 4, 6
+_IPV6_SIZE, _TCP_SIZE = 40, 20
+_HOP, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NONE, _DEST = 0, 43, 44, 50, 51, 59, 60
+_CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
+_NAMES: Final = {
+    "hop-by-hop": _HOP, "ipv6-route": _ROUTING, "ipv6-frag": _FRAGMENT, "esp": _ESP, "ah": _AUTH,
+    "ipv6-nonxt": _NONE, "ipv6-opts": _DEST, "protocol": -1,
+}  # fmt: skip
+_MSS: Final = 2
+_WORD: Final = 32  # bits
+_LAST: Final = 65535
+
+
+class UnknownError(Exception):
+    """It depends on what was not captured."""
+
+
+class _Extension(NamedTuple):
+    kind: int
+    data: bytes  # from its first byte on, as far as it was captured
+    size: int
+
+
+def data(facts: Facts) -> bytes:
+    """The packet from its IP header on, as far as it was captured without a gap."""
+    bits = facts.bits
+    return bits.captured[:_IPV6_SIZE] if bits.joined and facts.header.get("ext") else bits.captured
+
+
+def _total(facts: Facts) -> int:
+    total = facts.header.get("length")
+    if not isinstance(total, int):
+        raise UnknownError
+    return total
+
+
+def _number(found: bytes, start: int, size: int) -> int:
+    if start + size > len(found):
+        raise UnknownError
+    return int.from_bytes(found[start : start + size], "big")
+
+
+def _known(test: Callable[[str, Facts], bool | None]) -> Callable[[str, Facts], bool | None]:
+    """A test that is open where it depends on what was not captured."""
+
+    def guarded(value: str, facts: Facts) -> bool | None:
+        try:
+            return test(value, facts)
+        except UnknownError:
+            return None
+
+    return guarded
+
+
+def _range(value: str, own: int) -> bool:
+    low, _, high = value.partition(":")
+    return int(low, 0) <= own <= int(high or low, 0)
+
+
+def _tcp_options(facts: Facts) -> bytes:
+    if facts.header.get("frag"):
+        raise AbsentError("a later fragment")
+    size = facts.bits.network_size
+    if size is None or facts.header.get("ext") or facts.header.get("proto") != "tcp":
+        raise UnknownError
+    found = data(facts)[size:]
+    length = 4 * (_number(found, 12, 1) >> 4)
+    if length > len(found):
+        raise UnknownError
+    return found[_TCP_SIZE:length]
+
+
+def _each(options: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind, and the bytes from it on, as the kernel walks over them."""
+    at = 0
+    while at < len(options):
+        yield options[at], options[at:]
+        short = options[at] < _MSS
+        at += 1 if short else (options[at + 1] if at + 1 < len(options) else 0) or 1
+
+
+@_known
+def tcp_option(value: str, facts: Facts) -> bool:
+    """``--tcp-option``."""
+    return any(kind == int(value) for kind, _ in _each(_tcp_options(facts)))
+
+
+@_known
+def tcp_mss(value: str, facts: Facts) -> bool:
+    """``-m tcpmss --mss``: by the first option that has one."""
+    for kind, one in _each(_tcp_options(facts)):
+        if kind == _MSS and len(one) >= 4 and one[1] == 4:  # noqa: PLR2004 - TCPOLEN_MSS
+            return _range(value, int.from_bytes(one[2:4], "big"))
+    return False
+
+
+@_known
+def u32(value: str, facts: Facts) -> bool:
+    """``--u32``: all tests of it."""
+    return all(
+        _u32(part.partition("=")[0], part.partition("=")[2], facts)
+        for part in value.strip('"').split("&&")
+    )
+
+
+def _u32(location: str, ranges: str, facts: Facts) -> bool:
+    """One test (u32_match_it of xt_u32.c): a number of the packet, by operators from left to right."""
+    first, *rest = re.findall(r"<<|>>|[&@]|[^<>&@]+", location.replace(" ", ""))
+    found, total, base = data(facts), _total(facts), 0
+    at = int(first, 0)
+
+    def read(position: int) -> int | None:
+        return None if position + 4 > total else _number(found, position, 4)
+
+    value = read(at)
+    for op, by in zip(rest[::2], rest[1::2], strict=True):
+        if value is None:
+            return False
+        number = int(by, 0)
+        if op in ("<<", ">>") and number > _WORD:
+            raise ValueError(by)
+        match op:
+            case "&":
+                value &= number
+            case "<<":
+                value = value << number & 0xFFFFFFFF
+            case ">>":
+                value >>= number
+            case "@":
+                base += value
+                value = read(base + number)
+    return value is not None and any(_range(one, value) for one in ranges.split(","))
+
+
+@_known
+def text(value: str, facts: Facts) -> bool:
+    """``--string`` with what belongs to it: where it begins is between ``--from`` and ``--to``."""
+    words = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', value)
+    options = dict(zip(words[1::2], words[2::2], strict=False))
+    pattern, found = _pattern(words[0]), data(facts)
+    if "--icase" in words:
+        pattern, found = pattern.lower(), found.lower()
+    first, last = int(options.get("--from", 0)), int(options.get("--to", _LAST))
+    at = found.find(pattern, first)
+    if 0 <= at <= last:
+        return True
+    if len(found) < min(_total(facts), last + len(pattern)):
+        raise UnknownError
+    return False
+
+
+def _pattern(word: str) -> bytes:
+    """A pattern as iptables-save prints it: with bytes between bars, backslashes before quotes."""
+    plain = word.removeprefix('"').removesuffix('"')
+    if not re.fullmatch(r"\|[0-9a-f]*\|", plain):
+        return re.sub(r"\\(.)", r"\1", plain).encode()
+    return bytes.fromhex(plain.strip("|"))
+
+
+def _extensions(facts: Facts) -> Iterator[_Extension]:
+    """The headers between IPv6 and the transport, as ipv6_find_hdr walks over them."""
+    found = data(facts)
+    if _number(found, 0, 1) >> 4 != _IPV6:
+        raise AbsentError("IPv4")
+    kind, at = _number(found, 6, 1), _IPV6_SIZE
+    while kind in _CHAINED:
+        units = _number(found, at + 1, 1)
+        size = 8 if kind == _FRAGMENT else 4 * (units + 2) if kind == _AUTH else 8 * (units + 1)
+        yield _Extension(kind, found[at:], size)
+        if kind == _FRAGMENT and _number(found, at + 2, 2) & ~7:
+            return
+        kind, at = _number(found, at, 1), at + size
+    yield _Extension(kind, b"", 0)
+
+
+def _extension(kind: int, facts: Facts) -> _Extension:
+    for one in _extensions(facts):
+        if one.kind == kind:
+            return one
+    raise AbsentError("missing")
+
+
+def _of_extension(
+    kind: int, test: Callable[[str, _Extension], bool]
+) -> Callable[[str, Facts], bool | None]:
+    return _known(lambda value, facts: test(value, _extension(kind, facts)))
+
+
+def _has_options(value: str, one: _Extension) -> bool:
+    """``--hbh-opts``: its first options, in this order, with these lengths."""
+    at = 2
+    for wanted in value.split(","):
+        kind, _, length = wanted.partition(":")
+        if at >= one.size or _number(one.data, at, 1) != int(kind):
+            return False
+        if int(kind):
+            own = _number(one.data, at + 1, 1)
+            if length and own != int(length):
+                return False
+            at += own + 2
+        else:
+            at += 1
+    return True
+
+
+def _offset(one: _Extension) -> int:
+    return _number(one.data, 2, 2)
+
+
+@_known
+def has_headers(value: str, facts: Facts) -> bool:
+    """``--header`` of ipv6header: exactly these, or with ``--soft`` these and others."""
+    names, _, soft = value.partition(" ")
+    wanted = {_NAMES[one] for one in names.split(",")}
+    found = {one.kind for one in _extensions(facts)}
+    own = {kind if kind in _NAMES.values() else -1 for kind in found}
+    return wanted <= own if soft else wanted == own
+
+
+def eui64(_: str, facts: Facts) -> bool | None:
+    """Whether the source address is made of that of the link layer."""
+    found = data(facts)
+    if facts.source_mac is None or len(found) < _IPV6_SIZE:
+        return None
+    mac = bytes.fromhex(facts.source_mac.replace(":", ""))
+    return found[16:24] == bytes([mac[0] ^ 2, mac[1], mac[2], 0xFF, 0xFE, *mac[3:6]])
+
+
+hop_length = _of_extension(_HOP, lambda value, one: one.size == int(value))
+hop_options = _of_extension(_HOP, _has_options)
+dst_length = _of_extension(_DEST, lambda value, one: one.size == int(value))
+dst_options = _of_extension(_DEST, _has_options)
+has_hop = _of_extension(_HOP, lambda _value, _one: True)
+has_dst = _of_extension(_DEST, lambda _value, _one: True)
+route_type = _of_extension(_ROUTING, lambda value, one: _number(one.data, 2, 1) == int(value))
+route_left = _of_extension(_ROUTING, lambda value, one: _range(value, _number(one.data, 3, 1)))
+route_length = _of_extension(_ROUTING, lambda value, one: one.size == int(value))
+fragment_id = _of_extension(_FRAGMENT, lambda value, one: _range(value, _number(one.data, 4, 4)))
+fragment_first = _of_extension(_FRAGMENT, lambda _, one: not _offset(one) & ~7)
+fragment_more = _of_extension(_FRAGMENT, lambda _, one: bool(_offset(one) & 1))
+fragment_last = _of_extension(_FRAGMENT, lambda _, one: not _offset(one) & 1)
+fragment_reserved = _of_extension(
+    _FRAGMENT, lambda _, one: not _number(one.data, 1, 1) and not _offset(one) & 6
+)
+auth_length = _of_extension(_AUTH, lambda value, one: one.size == int(value))
+auth_reserved = _of_extension(_AUTH, lambda _, one: not _number(one.data, 2, 2))
+_auth_spi6 = _of_extension(_AUTH, lambda value, one: _range(value, _number(one.data, 4, 4)))
+
+
+def auth_spi(value: str, facts: Facts) -> bool | None:
+    """``--ahspi``: in IPv4 a protocol, in IPv6 an extension header."""
+    return _auth_spi6(value, facts) if facts.bits.version == _IPV6 else spi(value, facts)
+
+
+def spi(value: str, facts: Facts) -> bool | None:
+    """``--espspi``."""
+    own = facts.header.get("spi")
+    if facts.header.get("frag"):
+        raise AbsentError("a later fragment")
+    return None if own is None else _range(value, own)

@@ -1,0 +1,105 @@
+"""Conditions of nf_tables in the words in which nft prints them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from iptrec.decode.rulesets.nft_matches import (
+    Bitwise,
+    Concat,
+    Flags,
+    Joined,
+    Named,
+    OneOf,
+    Prefix,
+    Range,
+)
+from iptrec.matching.nft_fields import field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from iptrec.decode.rulesets.nft_matches import Element, Left, Match, Scalar
+
+    Text = Callable[[Scalar], str]
+
+# nft prints these without "meta".
+_UNQUALIFIED: Final = frozenset(
+    ["iif", "oif", "iifname", "oifname", "iifgroup", "oifgroup", "skuid", "skgid"]
+)
+_FLAGGED: Final = frozenset(["tcp flags", "ct state", "ct status"])  # value / mask
+_MOST: Final = 10  # elements that are told
+
+
+def words(match: Match) -> str:
+    """A condition as nft prints it; of a long set its beginning."""
+    left, right = match.left, match.right
+    if match.op in ("map", "vmap", "has"):
+        return f"{_key(left)} {'set' if match.op == 'has' else match.op}"
+    if isinstance(left, str) and left.endswith(" exists"):
+        return f"{left.removesuffix(' exists')} {'exists' if right == 1 else 'missing'}"
+    if isinstance(left, str) and field(left) is None:
+        return _key(left)
+    texts = _texts(left)
+    told = _value(right, texts)
+    op = "" if match.op in ("==", "in") else f"{match.op} "
+    if not isinstance(left, Bitwise):
+        plain = match.op == "==" and left == "tcp flags" and not isinstance(right, OneOf | Named)
+        return f"{_key(left)} {'== ' if plain else op}{told}"
+    if left.of in _FLAGGED and left.op == "&":
+        return f"{_key(left.of)} {op}{told} / {_element(left.by, texts[0])}"
+    if match.op == "==" and not isinstance(right, OneOf):
+        op = "== "
+    return f"{_key(left)} {op}{told}"
+
+
+def _key(left: Left) -> str:
+    match left:
+        case Concat(parts):
+            return " . ".join(map(_key, parts))
+        case Bitwise(of, op, by):
+            return f"{_key(of)} {op} {_element(by, _texts(of)[0])}"
+    kind, _, name = left.partition(" ")
+    plain = (kind == "meta" and name in _UNQUALIFIED) or kind == "exthdr"
+    return name if plain else left
+
+
+def _texts(left: Left) -> list[Text]:
+    """How values are printed, for each part."""
+    match left:
+        case Concat(parts):
+            return [text for part in parts for text in _texts(part)]
+        case Bitwise(of):
+            return _texts(of)
+    one = field(left)
+    return [str if one is None else one.text]
+
+
+def _value(value: Element | OneOf | Named, texts: Sequence[Text]) -> str:
+    match value:
+        case Named(name):
+            return f"@{name}"
+        case OneOf(values):
+            told = ", ".join(_joined(one, texts) for one in values[:_MOST])
+            return f"{{ {told}, ..." if len(values) > _MOST else f"{{ {told} }}"
+    return _joined(value, texts)
+
+
+def _joined(value: Element, texts: Sequence[Text]) -> str:
+    if isinstance(value, Joined):
+        return " . ".join(map(_element, value.parts, texts))
+    return _element(value, texts[0])
+
+
+def _element(value: Element, text: Text) -> str:
+    match value:
+        case Range(low, high):
+            return f"{text(low)}-{text(high)}"
+        case Prefix(address, length):
+            return f"{address}/{length}"
+        case Flags(names, joined):
+            return (" | " if joined else ",").join(map(text, names))
+        case Joined(parts):
+            return " . ".join(_element(one, text) for one in parts)
+        case _:
+            return text(value)

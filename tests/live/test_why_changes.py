@@ -1,0 +1,135 @@
+"""`iptrec why` while what rules look at comes and goes: no claim is against the kernel."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from judged import claims
+from recorder import start, until
+
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+APART_S = 0.2  # changes that are nearer to a packet may have been before or after it
+
+
+@pytest.fixture
+def host(lab):
+    """A host behind v1, and a way to it for an address that is not the host's own, but may become that."""
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.ip("h", "route add 10.9.0.0/16 via 10.0.1.1")
+    lab.settle()
+    return lab
+
+
+def ping(lab, address):
+    """One packet, well apart from whatever happens before and after it."""
+    time.sleep(APART_S)
+    lab.run(["ping", "-c1", "-W1", address], "h", check=False)
+    time.sleep(APART_S)
+
+
+def listed(path):
+    """How often the ruleset is in a recording that still grows."""
+    with Reader(path) as reader:
+        return sum(1 for _ in reader.snapshots("nft"))
+
+
+def told(path, chain, spec):
+    """For each packet that met a rule: its destination, whether it matched, and what is said of that."""
+    return [
+        (header["dst"], matched, judgement.fits)
+        for header, rule, matched, judgement in claims(path, chain, "v1")
+        if spec in rule.spec
+    ]
+
+
+CHANGES = {
+    "address": ("address add 10.9.9.9/32 dev lo", "address delete 10.9.9.9/32 dev lo"),
+    "any address": ("route add local 10.9.0.0/16 dev lo", "route delete local 10.9.0.0/16 dev lo"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_addresses_of_the_moment(host, tmp_path, backend, change):
+    """An address that is the host's for a while, at neither end of the recording."""
+    add, delete = CHANGES[change]
+    rules = (
+        "-A PREROUTING -m addrtype --dst-type LOCAL\n-A PREROUTING -m addrtype ! --dst-type LOCAL\n"
+    )
+    host.restore(None, "ipv4", f"*mangle\n{rules}COMMIT\n", backend)
+    path = tmp_path / "t.db"
+    recorder = start(
+        host, "icmp", "--iface", "v1", "--family", "ipv4", "--backend", backend, "-o", path
+    )
+    ping(host, "10.9.9.9")
+    host.ip(None, add)
+    ping(host, "10.9.9.9")
+    host.ip(None, delete)
+    ping(host, "10.9.9.9")
+    recorder.send_signal(signal.SIGINT)
+    recorder.communicate(timeout=60)
+    for spec, matched in (
+        ("! --dst-type", [True, False, True]),
+        ("addrtype --dst", [False, True, False]),
+    ):
+        found = told(path, ("mangle", "PREROUTING"), spec)
+        assert [hit for _, hit, _ in found] == matched
+        assert all(fits in (None, hit) for _, hit, fits in found)
+        assert [fits for _, _, fits in found] == matched
+
+
+NATIVE = """\
+table inet fw {
+	set banned { type ipv4_addr; }
+	set timed { type ipv4_addr; flags timeout; }
+	set grown { type ipv4_addr; flags dynamic; }
+	chain judged {
+		type filter hook prerouting priority mangle;
+		ip saddr @banned counter
+		ip saddr @timed counter
+		ip saddr @grown counter
+		ip saddr != @banned counter
+		add @grown { ip saddr }
+	}
+}
+"""
+
+
+def test_members_of_the_moment(host, tmp_path):
+    """Sets whose members come and go by commands, by themselves and by rules."""
+    rules = tmp_path / "rules.nft"
+    rules.write_text(NATIVE)
+    host.run(["nft", "-f", str(rules)])
+    path = tmp_path / "t.db"
+    recorder = start(
+        host, "icmp", "--iface", "v1", "--family", "ipv4", "--backend", "nft", "-o", path
+    )
+    ping(host, "10.0.1.1")
+    before = listed(path)
+    host.run(["nft", "add element inet fw timed { 10.0.1.2 timeout 2s }"])
+    host.run(["nft", "add element inet fw banned { 10.0.1.2 }"])
+    ping(host, "10.0.1.1")
+    until(lambda: listed(path) > before)
+    ping(host, "10.0.1.1")
+    before = listed(path)
+    host.run(["nft", "delete element inet fw banned { 10.0.1.2 }"])
+    until(lambda: listed(path) > before)
+    for _ in range(5):  # until the element of the other set is gone
+        ping(host, "10.0.1.1")
+    recorder.send_signal(signal.SIGINT)
+    recorder.communicate(timeout=60)
+    chain = ("inet fw", "judged")
+    banned = told(path, chain, "saddr @banned")
+    assert [hit for _, hit, _ in banned] == [False, True, True, *[False] * 5]
+    assert all(fits in (None, hit) for _, hit, fits in banned)
+    assert {hit for _, hit, fits in banned if fits is not None} == {True, False}
+    assert [fits for _, _, fits in banned[-2:]] == [False, False]
+    others = [told(path, chain, f"{one} counter") for one in ("@timed", "@grown", "!= @banned")]
+    assert all(fits in (None, hit) for one in others for _, hit, fits in one)
+    assert {hit for one in others for _, hit, _ in one} == {True, False}
+    assert {fits for _, _, fits in others[1]} == {None}
