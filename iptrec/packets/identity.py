@@ -60,7 +60,8 @@ def lengths(events: TraceEvents) -> I64:
     return Packets.of(events).lengths()
 
 
-def _mixed(columns: list[U64]) -> U64:
+def combined(columns: list[U64]) -> U64:
+    """One key for several columns."""
     key = np.full(len(columns[0]), 0x243F6A8885A308D3, np.uint64)
     for column in columns:
         key ^= column
@@ -94,18 +95,24 @@ class Packets:
 
     def keys(self) -> U64:
         """As `packet_keys`."""
-        return _mixed(self._invariants())
+        return combined(self._invariants())
 
     def flow_keys(self, *, back: bool = False) -> U64:
         """One key a packet for its addresses, ports and protocol.
 
         The two directions of a flow have different keys; ``back`` gives those of the other direction.
         """
-        return _mixed(self._flow(back=back))
+        return combined(self._flow(back=back))
+
+    def end_keys(self) -> tuple[U64, U64]:
+        """Keys of each packet's source and of its destination: address, port and protocol."""
+        protocol, *ends = self._flow()
+        half = len(ends) // 2
+        return combined([protocol, *ends[:half]]), combined([protocol, *ends[half:]])
 
     def pair_keys(self) -> U64:
         """One key a packet for source and destination address."""
-        return _mixed(self._pair())
+        return combined(self._pair())
 
     def datagram_keys(self) -> tuple[U64, Mask]:
         """One key a packet for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
@@ -113,7 +120,7 @@ class Packets:
         RFC 791: source, destination, protocol and identification; 0 for IPv6.
         """
         keys, fragment = self._datagram()
-        return np.where(self._ipv6, np.uint64(0), _mixed(keys)), fragment & ~self._ipv6
+        return np.where(self._ipv6, np.uint64(0), combined(keys)), fragment & ~self._ipv6
 
     def inner_keys(self) -> tuple[U64, U64, Mask]:
         """Keys of the packets inside of packets: `keys` and `flow_keys`; 0 without one.
