@@ -1,9 +1,9 @@
 """What stays of a packet whatever the rules do to it, as one 64-bit key an event; and of its flow.
 
-Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS and marks may
-change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length, the TCP
-sequence numbers and the payload do not. Events with equal keys may be one packet; whether they are is
-decided by `assemble`.
+Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS, marks and options
+of TCP may change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length (of TCP
+that of the payload), the TCP sequence numbers and the payload do not. Events with equal keys may be one
+packet; whether they are is decided by `assemble`.
 """
 
 from __future__ import annotations
@@ -180,8 +180,9 @@ class Packets:
         """IPv4: total length; IPv6: payload length and the header."""
         fixed = self._word(self._start)
         four = _swap16(fixed >> np.uint64(16)).astype(np.int64)
-        six = _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40
-        return np.where(self._ipv6, six, four)
+        if not self._ipv6.any():
+            return four
+        return np.where(self._ipv6, _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40, four)
 
     def _datagram(self) -> tuple[list[U64], Mask]:
         """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
@@ -234,9 +235,9 @@ class Packets:
         """The columns that survive rewriting, each shape (n,), uint64."""
         v6 = self._ipv6
         fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
-        # IPv4: length, id, flags and offset; IPv6: flow label, payload length, next header
+        # IPv4: id, flags and offset; IPv6: flow label, next header
         identity = np.where(
-            v6, fixed & np.uint64(0x00FFFFFFFFFF0F00), fixed & np.uint64(0xFFFFFFFFFFFF0000)
+            v6, fixed & np.uint64(0x00FF0000FFFF0F00), fixed & np.uint64(0xFFFFFFFF00000000)
         )
         layer4, protocol, fragment = self._layer4()
         first = self._word(layer4)
@@ -273,7 +274,10 @@ class Packets:
         data[error] = self._end[error]
         data[~known] += 8
 
-        columns = [identity, (protocol | (fragment << 8)).astype(np.uint64), body]
+        # TCPMSS gives a SYN an option that it did not have (net/netfilter/xt_TCPMSS.c).
+        length = self.lengths()
+        length[tcp] -= data[tcp] - self._start[tcp]
+        columns = [identity, (protocol | fragment << 8 | length << 32).astype(np.uint64), body]
         columns += [self._word(data + 8 * i) for i in range(_PAYLOAD_WORDS)]
         return columns
 
