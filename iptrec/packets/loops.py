@@ -59,7 +59,12 @@ def came_keys(
     by_loopback = into == LOOPBACK
     source, destination = first.end_keys()
     found = (
-        _where(by_loopback | ((into != 0) & ~_framed(events, begun)), key, first.flow_keys(), into),
+        _where(
+            by_loopback | ((into != 0) & (events.link_length[begun] == 0)),
+            key,
+            first.flow_keys(),
+            into,
+        ),
         _where(by_loopback, key, destination),
         _where(by_loopback, key, source),
     )
@@ -69,12 +74,3 @@ def came_keys(
 def _where(chosen: Mask, *columns: npt.NDArray[Any]) -> U64:
     mixed = combined([one.astype(np.uint64) for one in columns])
     return np.where(chosen, mixed, np.uint64(0))
-
-
-def _framed(events: TraceEvents, rows: I64) -> Mask:
-    """Which packets came in a frame; nflog takes the IP header for one where there was none."""
-    link, packet = events.link[rows], events.payload[rows]
-    there = (link >= 0) & (events.link_length[rows] > 0)
-    words = np.ndarray((len(events.buffer) - 7,), "<u8", events.buffer, strides=(1,))
-    framed: Mask = there & (words[np.maximum(link, 0)] != words[np.maximum(packet, 0)])
-    return framed
