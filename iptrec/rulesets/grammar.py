@@ -102,6 +102,7 @@ class Grammar:
     silent: frozenset[Pass] = frozenset()
     ranks: dict[Pass, int] = field(default_factory=dict)
     _shapes: dict[tuple[str, str], ChainShape | None] = field(default_factory=dict)
+    _switches: bool | None = None  # whether any rule switches tracing off
 
     def begin(self, place: Place) -> State:
         """The state after a first event; where the walk came from is unknown inside a user's chain."""
@@ -160,6 +161,11 @@ class Grammar:
     def off_switches(self, state: State) -> tuple[list[OffSwitch], bool]:
         """The rules that may have switched tracing off next, and whether the packet must have met one."""
         found: list[OffSwitch] = []
+        if self._switches is None:
+            chains = (chain for table in self.ruleset.tables.values() for chain in table.values())
+            self._switches = any(switches_off(rule) for chain in chains for rule in chain.rules)
+        if not self._switches:  # as nearly always
+            return found, False
         near = state.status == "walking"
         if near and (frame := state.frames[-1]) is not None and frame[1] is not None:
             found = self._switches_after(state.pass_.table, frame[0], frame[1])
