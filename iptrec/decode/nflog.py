@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.names import I64, U32, Mask
+    from iptrec.names import I32, I64, U32, U64, Mask
 
 NFULNL_MSG_PACKET: Final = 0x0400
 
@@ -104,6 +104,7 @@ def _columns(
     """Read the fields of sound messages; new prefixes get the next numbers in ``prefixes``."""
     of = Fields(buffer, at)
     header = of.number(_PACKET_HDR)
+    link, link_length = _frames(buffer, of)
     return {
         "message": message << 2,
         "stamp_ns": _nanoseconds(*(of.number(_TIMESTAMP, word) for word in (1, 2, 3, 4))),
@@ -119,14 +120,30 @@ def _columns(
         "physoutdev": of.number(_PHYSOUTDEV),
         "payload": of.offset(_PAYLOAD),
         "payload_length": of.length(_PAYLOAD),
-        "link": of.offset(_HWHEADER),
-        "link_length": of.length(_HWHEADER),
+        "link": link,
+        "link_length": link_length,
         "uid": of.or_none(_UID, of.number(_UID)),
         "gid": of.or_none(_GID, of.number(_GID)),
         "ct_state": np.zeros(len(message), np.uint8),
         "conntrack": of.or_none(_CT, of.number(_CT)),
         "trace": np.full(len(message), -1, np.int64),
     }
+
+
+def _frames(buffer: npt.NDArray[np.uint8], of: Fields) -> tuple[I64, I32]:
+    """Where the link-layer header is, and its length.
+
+    Of what the kernel clones for the listeners here (net/core/dev.c, dev_loopback_xmit) it sends the beginning
+    of the packet: that never had one.
+    """
+    link, length = of.offset(_HWHEADER), of.length(_HWHEADER)
+    long: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
+    same = np.flatnonzero(long[link] == long[of.offset(_PAYLOAD)])
+    if len(same):
+        shorter = np.minimum(length[same], of.length(_PAYLOAD)[same])
+        bare = same[shorter >= 8]  # noqa: PLR2004 - bytes that were compared
+        link[bare], length[bare] = -1, 0
+    return link, length
 
 
 def _nanoseconds(high_seconds: U32, seconds: U32, high_microseconds: U32, microseconds: U32) -> I64:

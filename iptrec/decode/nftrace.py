@@ -3,7 +3,9 @@
 nf_tables tells of each rule that matches, of each chain's end and of policies (net/netfilter/
 nf_tables_trace.c, include/uapi/linux/netfilter/nf_tables.h). The packet is in the first message of each
 base chain that it passes, the others carry its trace id alone: they are given the packet of that
-message. The id is a hash of the kernel's buffer, the flow and the interface: the same throughout a base
+message. None is told with the verdict STOLEN.
+
+The id is a hash of the kernel's buffer, the flow and the interface: the same throughout a base
 chain, another one after NAT or on loopback; packets of a flow that come one after the other often have the
 same, packets that are under way together never.
 
@@ -130,7 +132,10 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
     packet_family = np.where(of.there[_NFPROTO], of.number(_NFPROTO), family)
     site, sites, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
-    source = _dumped(trace, table, of.there[_NETWORK] | of.there[_IIF] | of.there[_OIF])
+    stolen = np.array([one.verdict == STOLEN for one in sites], np.bool_)[site]
+    told, source = _dumped(
+        trace, table, stolen, of.there[_NETWORK] | of.there[_IIF] | of.there[_OIF]
+    )
     buffer, payload, payload_length = _packets(buffer, of)
 
     def carried(column: npt.NDArray[Any], without: int) -> npt.NDArray[Any]:
@@ -153,7 +158,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "protocol": _protocol(buffer, packet_family, (link, link_length), carried(payload, -1)),
         "site": site,
         "sites": sites,
-        "mark": of.number(_MARK),
+        "mark": of.number(_MARK)[told],
         "indev": carried(of.number(_IIF), 0),
         "outdev": carried(of.number(_OIF), 0),
         "physindev": no_index,
@@ -216,22 +221,29 @@ def _site(
     )
 
 
-def _dumped(trace: I64, table: I64, dumps: Mask) -> I64:
-    """For each event the one that brought its packet, -1 if that is not here.
+def _dumped(trace: I64, table: I64, stolen: Mask, dumps: Mask) -> tuple[I64, I64]:
+    """For each event which one has its packet's mark, and which one brought its packet (-1: not here).
 
     That is the last one of the same id that brought any; another table's would be another packet, or the
-    same as it was before.
+    same as it was before. Of a packet that a rule took away (``stolen``) the kernel tells neither
+    (nf_tables_trace.c): it is the one that was told of last.
     """
     order = np.argsort(trace, kind="stable")
     position = np.arange(len(order))
     new = np.ones(len(order), np.bool_)
     new[1:] = trace[order][1:] != trace[order][:-1]
-    latest = np.maximum.accumulate(np.where(dumps[order], position, -1))
     first = np.maximum.accumulate(np.where(new, position, 0))
-    source = np.full(len(order), -1, np.int64)
-    source[order] = np.where(latest >= first, order[latest], -1)
-    source[(source >= 0) & (table[source] != table)] = -1
-    return source
+
+    def latest(those: Mask, without: I64) -> I64:
+        at = np.maximum.accumulate(np.where(those[order], position, -1))
+        found = without.copy()
+        found[order] = np.where(at >= first, order[at], without[order])
+        return found
+
+    source = latest(dumps, np.full(len(order), -1, np.int64))
+    source[(source >= 0) & (table[source] != table) & ~stolen] = -1
+    told = latest(~stolen, position) if stolen.any() else position
+    return told, source
 
 
 def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:

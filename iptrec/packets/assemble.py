@@ -18,6 +18,7 @@ from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import MIX, ODD, packet_keys
 from iptrec.packets.interleaved import Packet, deal
 from iptrec.packets.ruleset_choice import settle
+from iptrec.packets.userspace import rejoin
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -115,6 +116,8 @@ def assemble(
         count=np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)]),
         option=np.concatenate([option[clear], found]),
     )
+    starts = np.array([one.starts for one in resolver.places])
+    whole = rejoin(events, place, whole, options.seen, walker, starts)
     settled = settle(events, resolved, resolver, *whole, list(options.seen))
     rows, first, count, _ = whole
     return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))

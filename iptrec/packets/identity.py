@@ -1,9 +1,9 @@
 """What stays of a packet whatever the rules do to it, as one 64-bit key an event; and of its flow.
 
-Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS and marks may
-change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length, the TCP
-sequence numbers and the payload do not. Events with equal keys may be one packet; whether they are is
-decided by `assemble`.
+Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS, marks and options
+of TCP may change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length (of TCP
+that of the payload), the TCP sequence numbers and the payload do not. Events with equal keys may be one
+packet; whether they are is decided by `assemble`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def lengths(events: TraceEvents) -> I64:
     return Packets.of(events).lengths()
 
 
-def _mixed(columns: list[U64]) -> U64:
+def combined(columns: list[U64]) -> U64:
+    """One key for several columns."""
     key = np.full(len(columns[0]), 0x243F6A8885A308D3, np.uint64)
     for column in columns:
         key ^= column
@@ -94,18 +95,24 @@ class Packets:
 
     def keys(self) -> U64:
         """As `packet_keys`."""
-        return _mixed(self._invariants())
+        return combined(self._invariants())
 
     def flow_keys(self, *, back: bool = False) -> U64:
         """One key a packet for its addresses, ports and protocol.
 
         The two directions of a flow have different keys; ``back`` gives those of the other direction.
         """
-        return _mixed(self._flow(back=back))
+        return combined(self._flow(back=back))
+
+    def end_keys(self) -> tuple[U64, U64]:
+        """Keys of each packet's source and of its destination: address, port and protocol."""
+        protocol, *ends = self._flow()
+        half = len(ends) // 2
+        return combined([protocol, *ends[:half]]), combined([protocol, *ends[half:]])
 
     def pair_keys(self) -> U64:
         """One key a packet for source and destination address."""
-        return _mixed(self._pair())
+        return combined(self._pair())
 
     def datagram_keys(self) -> tuple[U64, Mask]:
         """One key a packet for the IPv4 datagram that it is a fragment of, or whole; and which are fragments.
@@ -113,7 +120,7 @@ class Packets:
         RFC 791: source, destination, protocol and identification; 0 for IPv6.
         """
         keys, fragment = self._datagram()
-        return np.where(self._ipv6, np.uint64(0), _mixed(keys)), fragment & ~self._ipv6
+        return np.where(self._ipv6, np.uint64(0), combined(keys)), fragment & ~self._ipv6
 
     def inner_keys(self) -> tuple[U64, U64, Mask]:
         """Keys of the packets inside of packets: `keys` and `flow_keys`; 0 without one.
@@ -173,8 +180,9 @@ class Packets:
         """IPv4: total length; IPv6: payload length and the header."""
         fixed = self._word(self._start)
         four = _swap16(fixed >> np.uint64(16)).astype(np.int64)
-        six = _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40
-        return np.where(self._ipv6, six, four)
+        if not self._ipv6.any():
+            return four
+        return np.where(self._ipv6, _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40, four)
 
     def _datagram(self) -> tuple[list[U64], Mask]:
         """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
@@ -227,9 +235,9 @@ class Packets:
         """The columns that survive rewriting, each shape (n,), uint64."""
         v6 = self._ipv6
         fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
-        # IPv4: length, id, flags and offset; IPv6: flow label, payload length, next header
+        # IPv4: id, flags and offset; IPv6: flow label, next header
         identity = np.where(
-            v6, fixed & np.uint64(0x00FFFFFFFFFF0F00), fixed & np.uint64(0xFFFFFFFFFFFF0000)
+            v6, fixed & np.uint64(0x00FF0000FFFF0F00), fixed & np.uint64(0xFFFFFFFF00000000)
         )
         layer4, protocol, fragment = self._layer4()
         first = self._word(layer4)
@@ -266,7 +274,10 @@ class Packets:
         data[error] = self._end[error]
         data[~known] += 8
 
-        columns = [identity, (protocol | (fragment << 8)).astype(np.uint64), body]
+        # TCPMSS gives a SYN an option that it did not have (net/netfilter/xt_TCPMSS.c).
+        length = self.lengths()
+        length[tcp] -= data[tcp] - self._start[tcp]
+        columns = [identity, (protocol | fragment << 8 | length << 32).astype(np.uint64), body]
         columns += [self._word(data + 8 * i) for i in range(_PAYLOAD_WORDS)]
         return columns
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from iptrec.names import HOOKS
 from iptrec.packets.identity import Packets
+from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.model import Related
 
 if TYPE_CHECKING:
@@ -139,10 +140,13 @@ class Relations:
         return found
 
     def _looped(self, at: I64) -> I64:
-        """The traversal with the same key that left by the interface that this one came in by."""
-        found = self._before("key", "key", at)
-        left = self._of(found, "outdev", 0)
-        return np.where((left != 0) & (left == self._pages[-1]["indev"][at]), found, -1)
+        """The traversal as which this packet left a moment before."""
+        found = np.full(len(at), -1)
+        for left, came in zip(LEFT, CAME, strict=True):
+            found = np.where(found < 0, self._before(left, came, at), found)
+        ended = self._of(found, "ended_ns", np.iinfo(np.int64).min // 2)
+        late = self._pages[-1]["begun_ns"][at] - ended > LOOP_NS
+        return np.where(late, -1, found)
 
     def _copied(self) -> I64:
         """The traversal of this window in the midst of whose TEE rule this one took place."""
@@ -291,6 +295,7 @@ def _page(window: Window) -> dict[str, _Column]:
         [-1 if one.decider is None else one.way[one.decider] for one in assembly.outcomes], np.int64
     )
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
+    dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
     copied = np.array([_has_tee(window, one.way) for one in assembly.outcomes], np.bool_)
     return {
         "number": window.number + np.arange(decided),
@@ -299,8 +304,10 @@ def _page(window: Window) -> dict[str, _Column]:
         "begun": begun,
         "ended": ended,
         "hook": events.hook[begun].astype(np.int64),
-        "indev": events.indev[begun],
-        "outdev": events.outdev[ended],
+        "begun_ns": window.moment_ns[begun],
+        "ended_ns": window.moment_ns[ended],
+        **left_keys(events, begun, ended, key, last, dropped[outcome]),
+        **came_keys(events, begun, key, first),
         "key": key,
         "sent_key": np.where(events.hook[ended] == _POSTROUTING, key, np.uint64(0)),
         "datagram": datagram,

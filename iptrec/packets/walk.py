@@ -207,8 +207,23 @@ class Walker:
             finished=grammar.must_end(state),
             queued=state.status == "queued",
             reason=reason,
-            doubt=self._refusal(way) if verdict == "ACCEPT" else None,
+            doubt=self._otherwise(branch) if verdict == "ACCEPT" else None,
         )
+
+    def _otherwise(self, branch: Branch) -> str | None:
+        """What may have become of an accepted packet that nobody tells of."""
+        off, _ = self._switched_off(branch)
+        return (
+            "; ".join(filter(None, (self._refusal(branch.way), off and f"perhaps {off}"))) or None
+        )
+
+    def _switched_off(self, branch: Branch) -> tuple[str, bool]:
+        """That a rule switched tracing off, in words, and whether it is sure; empty if none can have."""
+        found, sure = self._resolver.grammars[branch.way[-1]].off_switches(branch.state)
+        rules = (
+            f"{one.table}/{one.chain} rule {one.number} (`meta nftrace set 0`)" for one in found
+        )
+        return (f"tracing was switched off by {' or '.join(rules)}" if found else ""), sure
 
     def _refusal(self, way: tuple[int, ...]) -> str | None:
         """Connection tracking may have dropped the first packet of a connection after the last rule."""
@@ -252,17 +267,21 @@ class Walker:
             return None
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
+        off, sure = self._switched_off(branch)
+        if off and sure:
+            return off
         if branch.state.status == "passed":
             elsewhere = "routing, rp_filter, TTL, socket" + (
                 "" if self._resolver.timelines.single else ", the other backend's rules"
             )
             return (
-                f"not seen after {last.table} {HOOKS[last.hook]}: the kernel dropped or consumed it"
-                f" outside of the rules ({elsewhere}), or the events were lost"
+                f"not seen after {last.table} {HOOKS[last.hook]}: {off and f'{off}, or '}"
+                f"the kernel dropped or consumed it outside of the rules ({elsewhere}), or the events were lost"
             )
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"
-        return f"the trace breaks off after {_where(last)}"
+        why = f": {off}, or the events were lost" if off else ""
+        return f"the trace breaks off after {_where(last)}{why}"
 
     def _unseen_table(self, way: tuple[int, ...]) -> str | None:
         """A table that was passed when nobody knew its rules."""

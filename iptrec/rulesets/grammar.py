@@ -12,11 +12,11 @@ which passes there are, in which order, and which of them may be silent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.names import HOOKS
 from iptrec.rulesets.places import Pass
-from iptrec.rulesets.targets import always_matches, is_ours
+from iptrec.rulesets.targets import always_matches, is_ours, switches_off, switches_off_every
 
 if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Chain, Ruleset
@@ -53,6 +53,15 @@ class State:
     frames: tuple[_Frame | None, ...]
     status: Literal["walking", "passed", "queued", "ended", "open"]
     verdict: str | None = None
+
+
+class OffSwitch(NamedTuple):
+    """A rule that switches tracing off; ``certain``: of every packet that comes so far in its chain."""
+
+    table: str
+    chain: str
+    number: int | None
+    certain: bool
 
 
 @dataclass(slots=True)
@@ -93,6 +102,7 @@ class Grammar:
     silent: frozenset[Pass] = frozenset()
     ranks: dict[Pass, int] = field(default_factory=dict)
     _shapes: dict[tuple[str, str], ChainShape | None] = field(default_factory=dict)
+    _switches: bool | None = None  # whether any rule switches tracing off
 
     def begin(self, place: Place) -> State:
         """The state after a first event; where the walk came from is unknown inside a user's chain."""
@@ -147,6 +157,54 @@ class Grammar:
             and route[state.pass_] <= route[place.pass_]
             for route in self.routes
         )
+
+    def off_switches(self, state: State) -> tuple[list[OffSwitch], bool]:
+        """The rules that may have switched tracing off next, and whether the packet must have met one."""
+        found: list[OffSwitch] = []
+        if self._switches is None:
+            chains = (chain for table in self.ruleset.tables.values() for chain in table.values())
+            self._switches = any(switches_off(rule) for chain in chains for rule in chain.rules)
+        if not self._switches:  # as nearly always
+            return found, False
+        near = state.status == "walking"
+        if near and (frame := state.frames[-1]) is not None and frame[1] is not None:
+            found = self._switches_after(state.pass_.table, frame[0], frame[1])
+        if state.status == "passed":
+            ahead = self._ahead(state.pass_)
+            found = [
+                each for one in ahead for each in self._switches_after(one.table, one.base or "", 0)
+            ]
+            near = len(ahead) == 1 and ahead[0].hook == state.pass_.hook
+        return found, near and any(one.certain for one in found)
+
+    def _switches_after(self, table: str, name: str, index: int) -> list[OffSwitch]:
+        chain, shape = self.chain(table, name), self.shape(table, name)
+        if chain is None or shape is None:
+            return []
+        found = []
+        for one in range(index + 1, min(shape.barrier(index), len(chain.rules)) + 1):
+            rule = chain.rules[one - 1]
+            if switches_off(rule):
+                found.append(OffSwitch(table, name, shape.number(one), switches_off_every(rule)))
+                if found[-1].certain:
+                    break
+        return found
+
+    def _ahead(self, here: Pass) -> list[Pass]:
+        """The passes of which one can be the next that logs anything."""
+        found = (
+            one
+            for route in self.routes
+            if here in route
+            for one, order in route.items()
+            if order > route[here]
+            and all(
+                other in self.optional
+                for other, between in route.items()
+                if route[here] < between < order
+            )
+        )
+        return list(dict.fromkeys(found))
 
     def chain(self, table: str, name: str) -> Chain | None:
         """A chain of the ruleset, None if it has none of that name."""

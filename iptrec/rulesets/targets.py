@@ -27,6 +27,9 @@ _ENDS: Final = {"DROP": "DROP", "REJECT": "REJECT", "TARPIT": "DROP", "DELUDE": 
 _COMMENTS_ONLY: Final = re.compile(
     r'(?:-m comment --comment (?:"(?:\\.|[^"\\])*"|[^"\s]\S*)(?: |$))*(?:-[jg] |$)'
 )
+_QUOTED: Final = re.compile(r'"[^"]*"')
+_UNTRACE: Final = re.compile(r"\bmeta nftrace set 0\b")
+_UNTRACE_EVERY: Final = re.compile(r"(?:counter (?:packets \d+ bytes \d+ )?)?meta nftrace set 0\b")
 
 
 def rule_effect(rule: Rule, chains: Container[str]) -> Effect:
@@ -66,6 +69,16 @@ def is_ours(rule: Rule, comment: str | None) -> bool:
 def always_matches(rule: Rule) -> bool:
     """Whether a rule matches every packet: no match at all, or nothing but comments."""
     return not rule.conditional or _COMMENTS_ONLY.match(rule.spec) is not None
+
+
+def switches_off(rule: Rule) -> bool:
+    """Whether a rule of nf_tables switches tracing off: neither it nor what comes after it is told."""
+    return rule.syntax == "nft" and _UNTRACE.search(_QUOTED.sub("", rule.spec)) is not None
+
+
+def switches_off_every(rule: Rule) -> bool:
+    """Whether such a rule does so for every packet that meets it: it begins with that."""
+    return _UNTRACE_EVERY.match(rule.spec) is not None
 
 
 def ends_chain(rule: Rule) -> bool:

@@ -147,6 +147,7 @@ def test_multicast_is_cloned_for_the_local_listeners(net, address, joined, expec
     found = net.record("udp", send(address, setup=setup))
     assert found[0] == (None, "v2", "ACCEPT", OUT)
     assert [one[:2] for one in found[1:]] == expected
+    assert [one.link for one in net.packets] == [None] * len(found)  # the clones never had a frame
     assert net.certain()
     assert net.related()[1:] == [[("looped-back", 1)], [("copy", 1)]][: len(expected)]
 

@@ -90,3 +90,64 @@ def test_error_of_a_router_that_quotes_little():
     quoted = struct.pack("!BBHI", 3, 1, 0, 0) + INNER[:28]
     recording = HandMade().ruleset(RULES).events(events(INNER, udp(b"other"), ip(1, quoted)))
     assert related(recording) == [[], [], [("error-about", 2)]]  # the flow's last packet
+
+
+# Left as this packet by this interface, came in as that one by that one, in a frame or not.
+ETHERNET = ethernet(b"", 0x0800)
+SENT = udp(b"x", ident=0)
+ANSWER = udp(b"x", ident=0, src="10.0.0.2", dst="10.0.0.1", sport=53, dport=1000)
+OTHERS = udp(b"x", ident=0, src="10.0.0.9")
+SNATTED = udp(b"x", ident=0, src="10.0.0.7", sport=9)
+DNATTED = udp(b"x", ident=0, dst="127.0.0.1", dport=9)
+IP_AS_LINK = SENT[:14]  # what nflog gives for a packet that never had a frame
+LOOPS = {
+    "by_lo": ((SENT, 1), (SENT, 1, ETHERNET), True),
+    "translated_after_postrouting": ((SENT, 1), (SNATTED, 1, ETHERNET), True),
+    "multicast": ((SENT, 7), (SENT, 7, IP_AS_LINK), True),
+    "multicast_no_link": ((SENT, 7), (SENT, 7, b""), True),
+    "back_from_outside": ((SENT, 7), (SENT, 7, ETHERNET), False),
+    "answer": ((SENT, 7), (ANSWER, 7, ETHERNET), False),
+    "answer_of_our_own": ((SENT, 1), (ANSWER, 1, ETHERNET), False),
+    "another_host": ((SENT, 7), (OTHERS, 7, b""), False),
+    "another_interface": ((SENT, 7), (SENT, 8, b""), False),
+    "rerouted_but_not_into_lo": ((SENT, 7), (DNATTED, 7, ETHERNET), False),
+}
+
+
+@pytest.mark.parametrize("case", LOOPS)
+@pytest.mark.parametrize("later_ns", [1_000, 9 * 10**8, 2 * 10**9])
+def test_what_the_kernel_loops(case, later_ns):
+    """By lo, or a clone without a frame; as it left, and at once."""
+    (left, out), (came, into, link), looped = LOOPS[case]
+    there = [
+        ("raw:OUTPUT:policy:2", left, {"outdev": out}),
+        ("mangle:POSTROUTING:policy:1", left, {"outdev": out}),
+    ]
+    back = [("raw:PREROUTING:policy:2", came, {"indev": into, "link": link})]
+    rules = RULES + "*mangle\n:POSTROUTING ACCEPT [0:0]\nCOMMIT\n"
+    recording = HandMade().ruleset(rules).events(there).events(back, start_ns=later_ns)
+    found = related(recording)
+    assert found == [[], [("looped-back", 1)] if looped and later_ns <= 10**9 else []]
+
+
+def test_dropped_packets_do_not_loop():
+    """An equal packet that came in was another one."""
+    rules = RULES.replace("OUTPUT ACCEPT", "OUTPUT DROP")
+    recording = HandMade().ruleset(rules).events(
+        [
+            ("raw:OUTPUT:policy:2", SENT, {"outdev": 1}),
+            ("raw:PREROUTING:policy:2", SENT, {"indev": 1, "link": ETHERNET}),
+        ]
+    )  # fmt: skip
+    assert related(recording) == [[], []]
+
+
+def test_redirected_in_output():
+    """Without a chain in POSTROUTING nobody tells where it went: it is known again by its source."""
+    recording = HandMade().ruleset(RULES).events(
+        [
+            ("raw:OUTPUT:policy:2", SENT, {"outdev": 7}),
+            ("raw:PREROUTING:policy:2", DNATTED, {"indev": 1, "link": ETHERNET}),
+        ]
+    )  # fmt: skip
+    assert related(recording) == [[], [("looped-back", 1)]]

@@ -81,6 +81,8 @@ def recording(seed):
         if way == 3:
             events.append(("raw:OUTPUT:policy:2", first, {"outdev": 1}))
             events.append(("filter:OUTPUT:policy:1", last, {"outdev": 1, "mark": mark}))
+            if chance.randrange(2):  # by lo
+                events.append(("raw:PREROUTING:policy:2", last, into | {"indev": 1}))
             continue
         events.append(("raw:PREROUTING:policy:2", first, into))
         if way == 0:
