@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from iptrec.decode.nftrace import NftSite
-    from iptrec.decode.rulesets.types import Base, Rule, Ruleset
+    from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset
     from iptrec.names import Family
     from iptrec.rulesets.places import Effect
 
@@ -41,6 +41,7 @@ _SAID: Final = {
     nftrace.ACCEPT: "ACCEPT", nftrace.DROP: "DROP", nftrace.RETURN: "RETURN", nftrace.QUEUE: "QUEUE",
     nftrace.STOLEN: "STOLEN",
 }  # fmt: skip
+_CERTAIN: Final = frozenset({"ACCEPT", "DROP", "RETURN"})
 
 
 def grammar(
@@ -96,7 +97,19 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         starts=builtin and passed.hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0),
         rank=rank,
         base=passed.base,
+        contradicted=chain is None or _contradicts(site, chain, rule),
     )
+
+
+def _contradicts(site: NftSite, chain: Chain, rule: Rule | None) -> bool:
+    """Whether the kernel told another verdict than a rule, or its chain's policy, has."""
+    if site.policy:
+        return chain.policy not in (None, _SAID.get(site.verdict))
+    if rule is None or rule.target is None:
+        return False
+    if site.target is not None:
+        return rule.target != site.target
+    return rule.target in _CERTAIN and rule.target != _SAID.get(site.verdict)
 
 
 def our_table(comment: str) -> str:

@@ -48,7 +48,7 @@ class Place:
     ruleset does not know it. ``effect`` is what comes next: with ``argument`` the chain of a jump or goto,
     the verdict of an end. ``base``: in nf_tables, the base chain that is being passed; None in legacy
     iptables, where each hook has one of a table. ``starts``: whether a trace can begin here. ``rank``:
-    which pass of its hook it is of.
+    which pass of its hook it is of. ``contradicted``: the kernel told another verdict than that of the rule.
     """
 
     hook: int
@@ -65,6 +65,7 @@ class Place:
     starts: bool = False
     rank: int = 0
     base: str | None = None
+    contradicted: bool = False
 
     @property
     def pass_(self) -> Pass:
@@ -92,4 +93,5 @@ class Place:
     @property
     def explained(self) -> bool:
         """Whether the ruleset knows this place."""
-        return self.end or self.rule is not None
+        # That a base chain has no further rule is told as a place of ours, without a rule.
+        return not self.contradicted and (self.end or self.ours or self.rule is not None)
