@@ -74,7 +74,8 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         else:
             index = shape.size + 1 if site.policy or not builtin else shape.size
     if site.handle is not None and chain is not None and shape is not None and index is not None:
-        rule, number = _completed(chain.rules[index - 1], site), shape.number(index)
+        rule, number = chain.rules[index - 1], shape.number(index)
+        rule = _completed(rule, site) if rule.listed else None
         ours = number is None
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next

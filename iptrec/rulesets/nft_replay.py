@@ -15,10 +15,11 @@ from iptrec.decode.rulesets import nft_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from iptrec.decode.nft_changes import Commit, Edit
+    from iptrec.decode.nft_changes import Edit
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import Base, TableName
 
+_ENDS: Final = 0  # the kernel's handles begin with 1
 _DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 # enum nf_inet_hooks, nf_arp_hooks, nf_dev_hooks
 _INET: Final = dict(
@@ -64,10 +65,10 @@ def of_listing(listing: Listing, table: TableName) -> Table:
     return Table(listing.handles.get(table), shapes)
 
 
-def replayed(table: Table, name: TableName, commits: Iterable[Commit]) -> Iterator[Table]:
-    """The table after each of some commits. Raises `CannotFollowError`."""
-    for commit in commits:
-        table = _after(table, [one for one in commit.edits if one.table == name])
+def replayed(table: Table, commits: Iterable[Iterable[Edit]]) -> Iterator[Table]:
+    """The table after each commit, by what that did to it. Raises `CannotFollowError`."""
+    for edits in commits:
+        table = _after(table, edits)
         yield table
 
 
@@ -119,46 +120,62 @@ class _Changing:
 
 
 class _Rules:
-    """The handles of a chain's rules while a commit is read.
+    """The handles of a chain's rules while a commit is read: a ring, with `_ENDS` before the first one.
 
     Each new rule names the one before it, which may be told later; the first and the last one name none
     (nf_tables_rule_notify).
     """
 
     def __init__(self, rules: Iterable[int | None]) -> None:
-        self._rules = list(rules)
-        self._waiting: dict[int, Edit] = {}  # by the rule before
-        self._deleted_at: int | None = None
+        self._next = {_ENDS: _ENDS}
+        self._before = {_ENDS: _ENDS}
+        self._waiting: dict[int, int] = {}  # by the rule before
+        self._gap = _ENDS  # what was before the rule that was deleted last
+        for one in rules:
+            self._insert(self._before[_ENDS], one)
 
     def change(self, edit: Edit) -> None:
         """A rule came or went."""
         if edit.kind == nft_changes.DELETE_RULE:
-            if edit.handle not in self._rules:
-                raise CannotFollowError
-            self._deleted_at = self._rules.index(edit.handle)
-            del self._rules[self._deleted_at]
-        elif edit.position is None:
-            self._put(self._end(edit.flags), edit)
-        elif edit.position in self._rules:
-            self._put(self._rules.index(edit.position) + 1, edit)
-        else:
-            self._waiting[edit.position] = edit
+            self._delete(edit.handle)
+            return
+        after = self._end(edit.flags) if edit.position is None else edit.position
+        if after not in self._next:
+            self._waiting[after] = edit.handle
+            return
+        new: int | None = edit.handle
+        while new is not None:
+            self._insert(after, new)
+            after, new = new, self._waiting.pop(new, None)
 
     def _end(self, flags: int) -> int:
-        if flags & nft_changes.REPLACE and self._deleted_at is not None:
-            return self._deleted_at
-        return len(self._rules) if flags & nft_changes.APPEND else 0
+        """Behind which rule one comes that names none."""
+        if flags & nft_changes.REPLACE:
+            return self._gap
+        return self._before[_ENDS] if flags & nft_changes.APPEND else _ENDS
 
-    def _put(self, at: int, edit: Edit) -> None:
-        self._rules.insert(at, edit.handle)
-        if edit.handle in self._waiting:
-            self._put(at + 1, self._waiting.pop(edit.handle))
+    def _insert(self, after: int, new: int | None) -> None:
+        if new is None or new in self._next:
+            raise CannotFollowError
+        behind = self._next[after]
+        self._next[after] = self._before[behind] = new
+        self._next[new], self._before[new] = behind, after
 
-    def whole(self) -> tuple[int | None, ...]:
+    def _delete(self, one: int) -> None:
+        if one == _ENDS or one not in self._next:
+            raise CannotFollowError
+        behind, self._gap = self._next.pop(one), self._before.pop(one)
+        self._next[self._gap], self._before[behind] = behind, self._gap
+
+    def whole(self) -> tuple[int, ...]:
         """All of them, in order."""
         if self._waiting:
             raise CannotFollowError
-        return tuple(self._rules)
+        found = []
+        at = _ENDS
+        while (at := self._next[at]) != _ENDS:
+            found.append(at)
+        return tuple(found)
 
 
 def _attached(edit: Edit) -> tuple[str | None, Base | None]:

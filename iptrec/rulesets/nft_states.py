@@ -13,7 +13,7 @@ these were true at any time: iptables-nft-save prints nothing of a table while i
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from iptrec.rulesets.nft_replay import CannotFollowError
 from iptrec.rulesets.timeline import EVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from iptrec.decode.nft_changes import Commit
+    from iptrec.decode.nft_changes import Commit, Edit
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import TableName
     from iptrec.rulesets.changes import Changes
@@ -69,6 +69,15 @@ class _Span:
     begin: Look
     looks: Sequence[Look]
     commits: Sequence[Commit] | None
+    edits: Mapping[TableName, Mapping[int, list[Edit]]]  # what each commit did to a table
+
+    @classmethod
+    def of(cls, begin: Look, looks: Sequence[Look], commits: Sequence[Commit] | None) -> Self:
+        edits: dict[TableName, dict[int, list[Edit]]] = {}
+        for number, commit in enumerate(commits or ()):
+            for edit in commit.edits:
+                edits.setdefault(edit.table, {}).setdefault(number, []).append(edit)
+        return cls(begin, looks, commits, edits)
 
     @property
     def end(self) -> Look:
@@ -88,7 +97,7 @@ class States:
         self._moments = np.zeros(0, np.int64)
         if changes is not None and until is not None:
             self._moments = changes.looks(until)
-        edited = dict.fromkeys(edit.table for commit in followed for edit in commit.edits)
+        edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
         self._edited = {name: _Edited(name, self._spans, listings, self._words) for name in edited}
 
@@ -134,9 +143,10 @@ class States:
         self, table: TableName, span: _Span, commits: Sequence[Commit]
     ) -> Iterator[tuple[bool, State]]:
         """What the kernel told, if it comes to what is listed in the end."""
-        touching = [one for one in commits if any(edit.table == table for edit in one.edits)]
+        edits = span.edits.get(table, {})
+        touching = [commits[number] for number in edits]
         begin, end = (_table(look, table) for look in (span.begin, span.end))
-        steps = _steps(table, begin, touching)
+        steps = _steps(begin, edits.values())
         if len(steps) == len(touching) and [begin, *steps][-1] == end:
             for commit, step in zip(touching, steps, strict=True):
                 chains = self._edited[table].chains(step)
@@ -170,12 +180,11 @@ def _spans(looks: Sequence[Look], commits: dict[int, Commit]) -> Iterator[_Span]
     begin = 0
     for at, look in enumerate(looks):
         if at and look.listing is not None and look.generation is not None:
-            yield _Span(
-                looks[begin], looks[begin + 1 : at + 1], _all_of(looks[begin], look, commits)
-            )
+            told = _all_of(looks[begin], look, commits)
+            yield _Span.of(looks[begin], looks[begin + 1 : at + 1], told)
             begin = at
     if begin + 1 < len(looks):
-        yield _Span(looks[begin], looks[begin + 1 :], None)
+        yield _Span.of(looks[begin], looks[begin + 1 :], None)
 
 
 def _all_of(begin: Look, end: Look, commits: dict[int, Commit]) -> list[Commit] | None:
@@ -191,12 +200,12 @@ def _table(look: Look, table: TableName) -> Table:
     return nft_replay.GONE if look.listing is None else nft_replay.of_listing(look.listing, table)
 
 
-def _steps(name: TableName, begin: Table, commits: Sequence[Commit]) -> list[Table]:
+def _steps(begin: Table, commits: Iterable[list[Edit]]) -> list[Table]:
     """The table after each commit; none where they do not fit."""
     if begin.handle is None:
         return []
     try:
-        return list(nft_replay.replayed(begin, name, commits))
+        return list(nft_replay.replayed(begin, commits))
     except CannotFollowError:
         return []
 
@@ -257,7 +266,7 @@ class _Edited:
 def _contents(name: TableName, span: _Span) -> Iterator[tuple[_Handles, object]]:
     """What the messages of a span tell of rules, by the handles of their tables and their own."""
     table = _table(span.begin, name).handle
-    for edit in (edit for one in span.commits or () for edit in one.edits if edit.table == name):
+    for edit in (edit for some in span.edits.get(name, {}).values() for edit in some):
         if edit.kind == nft_changes.NEW_TABLE:
             table = edit.handle
         elif edit.kind in (nft_changes.NEW_RULE, nft_changes.DELETE_RULE) and table is not None:

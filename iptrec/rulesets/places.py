@@ -91,7 +91,14 @@ class Place:
         return not self.end and not self.ours and self.number is None
 
     @property
+    def wordless(self) -> bool:
+        """Whether it is a rule of which nobody saw the text."""
+        return not self.end and not self.ours and self.rule is None
+
+    @property
     def explained(self) -> bool:
         """Whether the ruleset knows this place."""
-        # That a base chain has no further rule is told as a place of ours, without a rule.
-        return not self.contradicted and (self.end or self.ours or self.rule is not None)
+        # That a base chain has no further rule is told as a place of ours, without a rule; of a rule in a base
+        # chain's pass the words may be missing, not the rule.
+        known = self.rule is not None or (self.base is not None and self.number is not None)
+        return not self.contradicted and (self.end or self.ours or known)

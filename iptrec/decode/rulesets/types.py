@@ -36,6 +36,11 @@ class Rule:
     # Of nft's syntax: what must hold for the rule to match; None: what is not understood. The text tells it.
     matches: tuple[Match | None, ...] = field(default=(), compare=False)
 
+    @property
+    def listed(self) -> bool:
+        """Whether its text is known; nft has no rule without any."""
+        return self.syntax != "nft" or self.spec != ""
+
 
 @dataclass(frozen=True, slots=True)
 class Base:
