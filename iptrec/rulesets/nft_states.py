@@ -159,9 +159,9 @@ class States:
     def _time(self, commit: Commit, span: _Span) -> tuple[int, int]:
         """After which time a commit was, and not after which."""
         received, told = commit.received_ns
-        after = not_before(received, self._moments) or span.begin.time_ns
-        after -= _LAG_NS + _LAG_OF_EDIT_NS * len(commit.edits)
-        return max(after, span.begin.time_ns), told
+        recorded = min(received, *(one.after_ns for one in span.looks))
+        after = max(not_before(received, self._moments) or recorded, recorded)
+        return after - _LAG_NS - _LAG_OF_EDIT_NS * len(commit.edits), told
 
 
 def _commits(changes: Changes | None) -> dict[int, Commit]:

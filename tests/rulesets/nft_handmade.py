@@ -105,7 +105,10 @@ class NftHandMade(HandMade):
     def _snapshots(self, time, after, *parts):
         for kind, content in parts:
             number = len(self.snapshots_) + 1
-            after_ns = None if after is None else after * 10**6
+            if after is None and self.snapshots_:
+                after_ns = self.snapshots_[0].time_ns
+            else:
+                after_ns = None if after is None else after * 10**6
             self.snapshots_.append(
                 Snapshot(number, 1, kind, time * 10**6, kind, content, after_ns=after_ns)
             )

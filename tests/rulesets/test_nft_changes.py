@@ -82,6 +82,14 @@ def test_each_state_is_known_between_two_listings():
     ]
 
 
+def test_where_nothing_was_traced_the_recorder_knows_when_it_changed():
+    """What it noted of a listing holds for all changes that led to it."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 900, rule(DEL_RULE, "f", 5, "drop"))
+    recording.listed({"f": []}, 950, generation=8, after=899)
+    assert states(recording) == [(["drop"], EVER, EVER), ([], 893, 900)]
+
+
 def test_a_table_that_is_made_anew_has_the_texts_of_its_equals():
     """Handles begin again; equal rules have equal texts, whatever they have counted."""
     other = {"f": [(5, "accept"), (6, "drop")]}
