@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from handmade import udp
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nft_handmade import (
     ACCEPT,
     CREATE,
@@ -212,3 +214,18 @@ def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once():
     assert [step.type for step in one.steps] == ["policy", "rule"]
     assert one.ambiguous
     assert one.reason.endswith("it met old and new ones")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_messages_of_strangers(data):
+    """Whatever bytes a recording has there: states, and the last one is what was listed."""
+    messages = [*made_anew(2, "drop", "accept", "drop"), elements()]
+    at = data.draw(st.integers(0, len(messages) - 1))
+    damaged = bytearray(messages[at])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(16, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    messages[at] = bytes(damaged)
+    recording = NftHandMade().listed(ONE, 100, generation=7).commit(8, 110, *messages)
+    recording.listed({"f": [(5, "accept"), (6, "drop")]}, 200, generation=8, handle=2)
+    assert texts(recording)[-1] in (["accept", "drop"], ["", "drop"], ["accept", ""], ["", ""])
