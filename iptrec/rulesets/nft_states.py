@@ -132,7 +132,8 @@ class States:
             if look.listing is None:
                 unknown = unknown or look
                 continue
-            if unknown and not _unchanged(table, last.listing, look.listing):
+            told = last.listing is not None and table in last.listing.handles
+            if unknown and not (told and _alike(table, last.listing, look.listing)):
                 yield self._listed(table, unknown)
             yield self._listed(table, look)
             last, unknown = look, None
@@ -144,6 +145,8 @@ class States:
     ) -> Iterator[tuple[bool, State]]:
         """What the kernel told, if it comes to what is listed in the end."""
         edits = span.edits.get(table, {})
+        if not edits and _alike(table, span.begin.listing, span.end.listing):
+            return
         touching = [commits[number] for number in edits]
         begin, end = (_table(look, table) for look in (span.begin, span.end))
         steps = _steps(begin, edits.values())
@@ -210,18 +213,12 @@ def _steps(begin: Table, commits: Iterable[list[Edit]]) -> list[Table]:
         return []
 
 
-def _unchanged(table: TableName, before: Listing | None, after: Listing) -> bool:
-    """Whether both tell the same rules of the same table."""
-    if before is None or table not in before.chains or table not in before.handles:
+def _alike(table: TableName, before: Listing | None, after: Listing | None) -> bool:
+    """Whether both tell the same rules of the same table, or have none of that name."""
+    if before is None or after is None:
         return False
-    told = [
-        (
-            nft_replay.of_listing(one, table),
-            [rule.spec for chain in one.chains.get(table, {}).values() for rule in chain.rules],
-        )
-        for one in (before, after)
-    ]
-    return told[0] == told[1]
+    same = before.handles.get(table) == after.handles.get(table)
+    return same and before.chains.get(table) == after.chains.get(table)
 
 
 class _Edited:
