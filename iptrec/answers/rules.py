@@ -115,7 +115,7 @@ def _count_window(
         starts = assembly.first[here]
         for at, one in enumerate(way):
             place = window.resolver.places[one]
-            if place.ours or place.nameless:  # which rule it was nobody knows
+            if place.ours or place.wordless:  # which rule it was nobody knows
                 continue
             rows = assembly.rows[starts + at]
             key = _key(window, one, place)

@@ -103,10 +103,11 @@ def assemble(
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
+    changing = resolved.last > resolved.first
     dealt: list[Packet] = []
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
-        dealt += deal(events, stamp, rows[span].tolist(), way[span].tolist(), walker)
+        dealt += deal(events, stamp, changing, rows[span].tolist(), way[span].tolist(), walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
     whole = _in_order(

@@ -15,7 +15,7 @@ from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64
+    from iptrec.names import I64, Mask
     from iptrec.packets.walk import Outcome, Walk, Walker
     from iptrec.rulesets.places import Pass
 
@@ -87,11 +87,17 @@ class Packet:
 
 
 def deal(
-    events: TraceEvents, stamps: I64, rows: list[int], way: list[int], walker: Walker
+    events: TraceEvents,
+    stamps: I64,
+    changing: Mask,
+    rows: list[int],
+    way: list[int],
+    walker: Walker,
 ) -> list[Packet]:
     """Give each event (numbers in ``rows``, places in ``way``) to a packet, or let it begin one.
 
-    ``stamps``: when each event's packet arrived, 0 if not known; shape (events,).
+    ``stamps``: when each event's packet arrived, 0 if not known; ``changing``: whether its table was changed
+    just then; shape (events,).
     """
     packets: list[Packet] = []
     under_way: list[Packet] = []
@@ -117,6 +123,8 @@ def deal(
         followed = _followed(under_way, event, place, walker)
         if followed is None and event.walk.headless:
             followed = _resumed(under_way, event, place, walker)
+            if followed is None and changing[row]:
+                followed = _torn(under_way, event, place, walker)
         if followed is None:
             if event.walk.headless and way_out in sent:
                 event.walk = replace(event.walk, headless=False)
@@ -171,6 +179,21 @@ def _resumed(
         arrived_together = event.stamp != 0 and packet.stamp == event.stamp
         alike = arrived_together or packet.addresses == event.addresses
         if alike and packet.may_be(event) and (walk := walker.leap(packet.walk, place)):
+            return packet, walk
+    return None
+
+
+def _torn(
+    under_way: list[Packet], event: Packet, place: int, walker: Walker
+) -> tuple[Packet, Walk] | None:
+    """The packet that the event is of by the kernel's word, though no ruleset explains it.
+
+    While a table is made anew the base chains of both are attached, and chains change one after the other
+    (net/netfilter/nf_tables_api.c, nf_tables_commit).
+    """
+    for packet in reversed(under_way):
+        same = packet.trace == event.trace >= 0 and packet.addresses == event.addresses
+        if same and (walk := walker.tear(packet.walk, place)):
             return packet, walk
     return None
 

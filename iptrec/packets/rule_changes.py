@@ -88,7 +88,7 @@ def _state(window: Window, position: int, outcome: Outcome, timeline: Timeline) 
 
 def _came(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When a rule that took part was inserted, or the policy set; None if it was there all the time."""
-    if place.ours or (place.rule is not None and place.effect == "continue"):
+    if place.ours or place.wordless or (place.rule is not None and place.effect == "continue"):
         return None
     if not _there(timeline, state, place):  # nf_tables lists no anonymous chain
         return None
@@ -100,7 +100,7 @@ def _came(timeline: Timeline, state: int, place: Place) -> Change | None:
 
 def _went(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When the rule that decided before was deleted; None if it is still there."""
-    until = 0
+    until = 0 if not place.wordless else state + 1
     while until <= state and _there(timeline, until, place):
         until += 1
     return _change(timeline, until, place, gone=True) if 0 < until <= state else None

@@ -18,7 +18,7 @@ import numpy as np
 from iptrec.packets.effects import contradicted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Family
@@ -64,9 +64,7 @@ def settle(
             for one in undecided.tolist()
         }
         for one, span in spans.items():
-            some = left.get(one) or options[option[one]]
-            if len(some) == 1:
-                court.hear(span, some[0])
+            court.hear(span, left.get(one) or options[option[one]])
         court.close()
         for one, some in left.items():
             verdict = court.judge(spans[one], some)
@@ -93,9 +91,12 @@ class _Evidence:
         )
         return fitting or outcomes
 
-    def hear(self, rows: list[int], outcome: Outcome) -> None:
-        """Take a packet whose path is certain as evidence."""
-        for table, row, state in self._seen(rows, outcome):
+    def hear(self, rows: list[int], outcomes: Sequence[Outcome]) -> None:
+        """Take as evidence what a packet shows whichever way it was."""
+        certain = set(self._seen(rows, outcomes[0]))
+        for one in outcomes[1:]:
+            certain &= set(self._seen(rows, one))
+        for table, row, state in certain:
             self._heard.setdefault(table, []).append((row, state))
 
     def close(self) -> None:

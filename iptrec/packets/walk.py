@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
+_TORN: Final = "the rules changed while it was under way: it met old and new ones"
 MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
 
 
@@ -56,11 +57,16 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """All ways that are possible so far. ``holes``: events that cannot follow directly were joined."""
+    """All ways that are possible so far.
+
+    ``holes``: events that cannot follow directly were joined. ``torn``: so were some that no single ruleset
+    explains.
+    """
 
     branches: tuple[Branch, ...]
     headless: bool = False
     holes: bool = False
+    torn: bool = False
 
     @property
     def ended(self) -> bool:
@@ -126,9 +132,19 @@ class Walker:
             if book.families[branch.way[-1]] == book.families[one]
             and book.grammars[one].later(branch.state, book.places[one])
         )
-        if not branches:
-            return None
-        return Walk(branches[:_MOST_BRANCHES], walk.headless, holes=True)
+        return replace(walk, branches=branches[:_MOST_BRANCHES], holes=True) if branches else None
+
+    def tear(self, walk: Walk, place: int) -> Walk | None:
+        """As `step`, between rulesets: a packet meets old and new rules while they are being changed."""
+        book = self._resolver
+        branches = tuple(
+            Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
+            for branch in _short_of_the_limit(walk)
+            for one in book.choices[place]
+            if book.families[branch.way[-1]] == book.families[one]
+            and branch.state.status != "ended"
+        )
+        return replace(walk, branches=branches[:_MOST_BRANCHES], torn=True) if branches else None
 
     def hook(self, walk: Walk) -> int:
         """The hook of the way's last event."""
@@ -207,8 +223,13 @@ class Walker:
             finished=grammar.must_end(state),
             queued=state.status == "queued",
             reason=reason,
-            doubt=self._otherwise(branch) if verdict == "ACCEPT" else None,
+            doubt=self._doubt(walk, branch, verdict),
         )
+
+    def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
+        if walk.torn:
+            return _TORN
+        return self._otherwise(branch) if verdict == "ACCEPT" else None
 
     def _otherwise(self, branch: Branch) -> str | None:
         """What may have become of an accepted packet that nobody tells of."""

@@ -62,6 +62,7 @@ SNAPSHOTS: Final = {
         SnapshotKind("iptables-nft-save", "IPv4's tables of nf_tables in words of iptables"),
         SnapshotKind("ip6tables-nft-save", "IPv6's tables of nf_tables in words of iptables"),
         SnapshotKind("nft-text", "nft -a list ruleset"),
+        SnapshotKind("nft-generation", "the number of the ruleset that is listed at that moment"),
         SnapshotKind("nft", "nft -a -j list ruleset; the last one of its moment", "json"),
         SnapshotKind("nft-unknown", "the ruleset changed to what was gone before it was read"),
         SnapshotKind("raw-table", "what --flush took out and will put back", "json"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from iptrec.decode.rulesets.types import Ruleset
 from iptrec.names import FAMILIES
+from iptrec.rulesets.changes import Changes
 from iptrec.rulesets.legacy import LEGACY
 from iptrec.rulesets.nft import NFT
 
@@ -39,6 +40,10 @@ class RulesetBackend(Protocol):
         """The kinds of snapshots that tell its rules (`kinds.SNAPSHOTS`)."""
 
     @property
+    def changes(self) -> str | None:
+        """The kind of the stream that tells changes of its rules (`kinds.STREAMS`), None if none does."""
+
+    @property
     def mark_after(self) -> bool:
         """Whether the mark in an event is the one after its rule, not before."""
 
@@ -48,10 +53,13 @@ class RulesetBackend(Protocol):
         ``lengths`` (bytes) and ``received_ns`` (epoch) have shape (n_datagrams,).
         """
 
-    def history(self, snapshots: Iterable[Snapshot], *, single: bool) -> Timelines:
+    def history(
+        self, snapshots: Iterable[Snapshot], changes: Changes | None = None, *, single: bool
+    ) -> Timelines:
         """The tables of one namespace over time, by snapshots of its kinds in order of time.
 
-        ``single``: no other backend's rules were recorded. Raises `RecordingError` for what cannot be read.
+        ``changes``: what the kernel told between them. ``single``: no other backend's rules were recorded.
+        Raises `RecordingError` for what cannot be read.
         """
 
     def locations(self, events: TraceEvents, history: Timelines) -> Locations:
@@ -102,7 +110,10 @@ def history(recording: Recording, backend: RulesetBackend, namespace: int) -> Ti
     """A backend's tables of one namespace over time."""
     snapshots = recording.snapshots(*backend.snapshots)
     of_namespace = (one for one in snapshots if one.namespace == namespace)
-    return backend.history(of_namespace, single=is_single(recording))
+    changes = None
+    if backend.changes is not None:
+        changes = Changes(recording, backend.changes, backend.stream, namespace)
+    return backend.history(of_namespace, changes, single=is_single(recording))
 
 
 def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[Family, Ruleset]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Chain, Ruleset
     from iptrec.names import I64, U32, Backend, Family
     from iptrec.recording.rows import Snapshot
+    from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Routes
     from iptrec.rulesets.places import EffectKind
 
@@ -68,13 +69,20 @@ class Legacy:
     name: Backend = "legacy"
     stream = "nflog"
     snapshots = (*SAVES.values(), *_UNKNOWN.values())
+    changes = None
     mark_after = False
 
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nflog.decode`."""
         return nflog.decode(data, lengths, received_ns)
 
-    def history(self, snapshots: Iterable[Snapshot], *, single: bool) -> Timelines:
+    def history(
+        self,
+        snapshots: Iterable[Snapshot],
+        changes: Changes | None = None,  # noqa: ARG002 - legacy iptables tells none
+        *,
+        single: bool,
+    ) -> Timelines:
         """The tables over time."""
         found = Timelines(single=single)
         before = dict.fromkeys(FAMILIES, EVER)

@@ -1,10 +1,7 @@
 """nf_tables: its ruleset over time, and the place of each event of a trace in it.
 
-A change of the ruleset replaces all of it at once, and has a snapshot that tells all tables. Tables of iptables
-are called as iptables calls them (see `table_names`), whoever made them, others by family and name.
-
-A rule is the same one as long as its handle and nft's text are the same. Its words are those of iptables where
-these were true at any time: iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
+Tables of iptables are called as iptables calls them (see `table_names`), whoever made them, others by family
+and name. What was between two listings is told by the kernel (see `nft_states`).
 """
 
 from __future__ import annotations
@@ -22,32 +19,34 @@ from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES
 from iptrec.rulesets import nft_places
+from iptrec.rulesets.nft_states import Look, States
 from iptrec.rulesets.places import Locations, Pass
 from iptrec.rulesets.table_names import called
-from iptrec.rulesets.timeline import EVER, Timelines
+from iptrec.rulesets.timeline import Timelines
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping
 
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.nft_json import Listing
-    from iptrec.decode.rulesets.types import Chain, Rule, TableName
+    from iptrec.decode.rulesets.types import TableName
     from iptrec.names import I64, U32, Backend, Family
     from iptrec.recording.rows import Recording, Snapshot
+    from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Place
-
-    _State = tuple[Listing | None, int, int]
 
 
 # Those of one moment come one after the other, the listing last.
 LISTING: Final = "nft"
+GENERATION: Final = "nft-generation"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
 # Of the packets that pass a table; a table of another family is passed by those of both.
 _FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
 _NO_HOOK: Final = 255
+_DIGITS: Final = 10  # of a u32
 _NO_PASS: Final = Pass(_NO_HOOK, "")
 
 
@@ -56,23 +55,25 @@ class Nft:
 
     name: Backend = "nft"
     stream = "nftrace"
-    snapshots = (*SAVED, TEXT, LISTING, UNKNOWN)
+    snapshots = (*SAVED, TEXT, GENERATION, LISTING, UNKNOWN)
+    changes = "nftables"
     mark_after = True
 
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nftrace.decode`."""
         return nftrace.decode(data, lengths, received_ns)
 
-    def history(self, snapshots: Iterable[Snapshot], *, single: bool) -> Timelines:
+    def history(
+        self, snapshots: Iterable[Snapshot], changes: Changes | None = None, *, single: bool
+    ) -> Timelines:
         """The tables over time; those of the family inet are in both families."""
         found = Timelines(single=single)
-        states = list(_states(snapshots))
-        listings = [listing for listing, *_ in states if listing is not None]
-        words = _Words(listings)
-        for table in dict.fromkeys(name for listing in listings for name in listing.chains):
-            for chains, after, time in _states_of(table, states, words):
+        states = States(list(_looks(snapshots)), changes)
+        for table in states.tables:
+            name = table_name(table, single=single)
+            for chains, after, time in states.of(table):
                 for family in _FAMILIES.get(table[0], FAMILIES):
-                    found.add(family, table_name(table, single=single), chains, after, time)
+                    found.add(family, name, chains, after, time)
         return found
 
     def locations(self, events: TraceEvents, history: Timelines) -> Locations:
@@ -176,13 +177,12 @@ def _latest_of_id(base: I64, trace: I64) -> I64:
     return found
 
 
-def _states(snapshots: Iterable[Snapshot]) -> Iterator[_State]:
-    """What each snapshot tells, after which time and not after which; None: nobody knows."""
+def _looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
+    """What each moment's snapshots tell."""
     known: dict[Any, Any] = {}
     saves = {family: iptables_save.Known() for family in SAVED.values()}
     parts: dict[str, bytes] = {}
     time: int | None = None
-    first = True
     for one in snapshots:
         if one.time_ns != time:  # of another moment: it tells other rules
             parts, time = {}, one.time_ns
@@ -190,8 +190,11 @@ def _states(snapshots: Iterable[Snapshot]) -> Iterator[_State]:
         if one.kind in (LISTING, UNKNOWN):
             listing = _listing(parts, saves, known) if one.kind == LISTING else None
             after = one.time_ns if one.after_ns is None else one.after_ns
-            yield listing, EVER if first else after, EVER if first else one.time_ns
-            first = False
+            yield Look(listing, after, one.time_ns, _number(parts.get(GENERATION, b"")))
+
+
+def _number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() and len(text) <= _DIGITS else None
 
 
 def _listing(
@@ -203,54 +206,3 @@ def _listing(
         with contextlib.suppress(RecordingError):
             saved[family] = iptables_save.parse(parts.get(kind, b""), saves[family])
     return nft_json.parse(parts[LISTING], parts.get(TEXT, b""), saved, known)
-
-
-def _states_of(
-    table: TableName, states: Iterable[_State], words: _Words
-) -> Iterator[tuple[dict[str, Chain] | None, int, int]]:
-    """All states of a table from its first one on; one that is gone has no chains."""
-    there = False
-    for listing, after, time in states:
-        if listing is None:
-            yield None, after, time
-        elif there or table in listing.chains:
-            there = True
-            yield words.chains(listing, table), after, time
-
-
-class _Words:
-    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
-
-    def __init__(self, listings: Iterable[Listing]) -> None:
-        # By table, handle and nft's text; the higher the number, the more is known of the rule.
-        self._best: dict[tuple[TableName, int | None, str], tuple[int, Rule]] = {}
-        self._chains: dict[tuple[TableName, str], Chain] = {}
-        for listing in listings:
-            for table in listing.chains:
-                for _, pairs in _pairs(listing, table):
-                    for printed, rule in pairs:
-                        key = table, printed.handle, printed.spec
-                        rank = int(listing.whole) + (rule != printed)
-                        if key not in self._best or rank > self._best[key][0]:
-                            self._best[key] = rank, rule
-
-    def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
-        """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
-        found = {}
-        for name, pairs in _pairs(listing, table):
-            rules = (
-                rule if rule != printed else self._best[table, printed.handle, printed.spec][1]
-                for printed, rule in pairs
-            )
-            chain = replace(listing.chains[table][name], rules=tuple(rules))
-            before = self._chains.get((table, name))
-            found[name] = self._chains[table, name] = before if before == chain else chain
-        return found
-
-
-def _pairs(listing: Listing, table: TableName) -> Iterator[tuple[str, list[tuple[Rule, Rule]]]]:
-    """The rules of each chain as nft prints them, and in iptables' words where these are true."""
-    native = listing.chains.get(table, {})
-    told = listing.iptables.get(table, native)
-    for name, chain in native.items():
-        yield name, list(zip(chain.rules, told[name].rules, strict=True))

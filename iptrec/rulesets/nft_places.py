@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from iptrec.decode.nftrace import NftSite
-    from iptrec.decode.rulesets.types import Base, Rule, Ruleset
+    from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset
     from iptrec.names import Family
     from iptrec.rulesets.places import Effect
 
@@ -44,6 +44,7 @@ _SAID: Final = {
     nftrace.ACCEPT: "ACCEPT", nftrace.DROP: "DROP", nftrace.RETURN: "RETURN", nftrace.QUEUE: "QUEUE",
     nftrace.STOLEN: "STOLEN",
 }  # fmt: skip
+_CERTAIN: Final = frozenset({"ACCEPT", "DROP", "RETURN"})
 
 
 class _Part(NamedTuple):
@@ -93,7 +94,8 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         else:
             index = shape.size + 1 if site.policy or not builtin else shape.size
     if site.handle is not None and chain is not None and shape is not None and index is not None:
-        rule, number = _completed(chain.rules[index - 1], site), shape.number(index)
+        rule, number = chain.rules[index - 1], shape.number(index)
+        rule = _completed(rule, site) if rule.listed else None
         ours = number is None
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
@@ -123,7 +125,19 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         rank=rank,
         base=passed.base,
         bridged=bridged,
+        contradicted=chain is None or _contradicts(site, chain, rule),
     )
+
+
+def _contradicts(site: NftSite, chain: Chain, rule: Rule | None) -> bool:
+    """Whether the kernel told another verdict than a rule, or its chain's policy, has."""
+    if site.policy:
+        return chain.policy not in (None, _SAID.get(site.verdict))
+    if rule is None or rule.target is None:
+        return False
+    if site.target is not None:
+        return rule.target != site.target
+    return rule.target in _CERTAIN and rule.target != _SAID.get(site.verdict)
 
 
 def our_table(comment: str) -> str:

@@ -49,6 +49,7 @@ class Place:
     the verdict of an end. ``base``: in nf_tables, the base chain that is being passed; None in legacy
     iptables, where each hook has one of a table. ``starts``: whether a trace can begin here. ``rank``:
     which pass of its hook it is of. ``bridged``: in a table of the family bridge.
+    ``contradicted``: the kernel told another verdict than that of the rule.
     """
 
     hook: int
@@ -66,6 +67,7 @@ class Place:
     rank: int = 0
     base: str | None = None
     bridged: bool = False
+    contradicted: bool = False
 
     @property
     def pass_(self) -> Pass:
@@ -91,6 +93,14 @@ class Place:
         return not self.end and not self.ours and self.number is None
 
     @property
+    def wordless(self) -> bool:
+        """Whether it is a rule of which nobody saw the text."""
+        return not self.end and not self.ours and self.rule is None
+
+    @property
     def explained(self) -> bool:
         """Whether the ruleset knows this place."""
-        return self.end or self.rule is not None
+        # That a base chain has no further rule is told as a place of ours, without a rule; of a rule in a base
+        # chain's pass the words may be missing, not the rule.
+        known = self.rule is not None or (self.base is not None and self.number is not None)
+        return not self.contradicted and (self.end or self.ours or known)

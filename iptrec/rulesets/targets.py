@@ -68,7 +68,8 @@ def is_ours(rule: Rule, comment: str | None) -> bool:
 
 def always_matches(rule: Rule) -> bool:
     """Whether a rule matches every packet: no match at all, or nothing but comments."""
-    return not rule.conditional or _COMMENTS_ONLY.match(rule.spec) is not None
+    only_comments = rule.listed and _COMMENTS_ONLY.match(rule.spec) is not None
+    return not rule.conditional or only_comments
 
 
 def switches_off(rule: Rule) -> bool:

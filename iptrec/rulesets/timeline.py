@@ -63,6 +63,7 @@ class Timelines:
         self.hooks: dict[tuple[Family, str, str], int] = {}
         self._tables: dict[tuple[Family, str], Timeline] = {}
         self._numbers: dict[Any, int] = {}
+        self._chains: dict[int, tuple[Chain, int]] = {}  # by id; kept, so that no other gets it
 
     def add(
         self,
@@ -94,18 +95,17 @@ class Timelines:
         """Equal rules get the same number, wherever they come again."""
         content = None
         if chains is not None:
-            content = tuple(
-                self._number_of(
-                    (
-                        one.name,
-                        one.policy,
-                        one.base,
-                        tuple((each.spec, each.handle) for each in one.rules),
-                    )
-                )
-                for one in chains.values()
-            )
+            content = tuple(map(self._number_of_chain, chains.values()))
         return self._number_of((family, name, content))
+
+    def _number_of_chain(self, chain: Chain) -> int:
+        """Of a chain; most are the same object from one state to the next."""
+        known = self._chains.get(id(chain))
+        if known is None:
+            rules = tuple((one.spec, one.handle) for one in chain.rules)
+            number = self._number_of((chain.name, chain.policy, chain.base, rules))
+            known = self._chains[id(chain)] = chain, number
+        return known[1]
 
     def _number_of(self, content: Any) -> int:  # noqa: ANN401 - what can be compared
         return self._numbers.setdefault(content, len(self._numbers))

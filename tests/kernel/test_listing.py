@@ -46,7 +46,7 @@ def test_texts_that_iptables_nft_save_does_not_print_are_told(monkeypatch):
     monkeypatch.setattr(iptables, "require", lambda *_: None)
     monkeypatch.setattr(iptables, "save", refuse)
     kinds, (first, second) = listed()
-    assert kinds == ["nft-text", "nft"]
+    assert kinds == ["nft-generation", "nft-text", "nft"]
     assert first == second
     assert first.startswith("iptables-nft-save failed: no memory; ")
 
@@ -55,7 +55,7 @@ def test_texts_that_iptables_nft_save_does_not_print_are_told(monkeypatch):
 def test_where_there_is_no_iptables_nobody_misses_its_words(monkeypatch):
     """A host with nft alone."""
     monkeypatch.setattr(iptables, "require", refuse)
-    assert listed() == (["nft-text", "nft"], [])
+    assert listed() == (["nft-generation", "nft-text", "nft"], [])
 
 
 @pytest.mark.usefixtures("nft")
@@ -72,4 +72,17 @@ def test_what_is_told_belongs_to_what_is_listed(monkeypatch):
     monkeypatch.setattr(listing, "generation", lambda: next(generations))
     monkeypatch.setattr(iptables, "require", lambda *_: None)
     monkeypatch.setattr(iptables, "save", save)
-    assert listed() == (["iptables-nft-save", "ip6tables-nft-save", "nft-text", "nft"], [])
+    saves = "iptables-nft-save", "ip6tables-nft-save"
+    assert listed() == (["nft-generation", *saves, "nft-text", "nft"], [])
+
+
+@pytest.mark.usefixtures("nft")
+def test_the_number_of_what_is_listed_is_told_where_it_is_sure(monkeypatch):
+    """A listing during which the ruleset changed is of no one generation."""
+    numbers = iter(range(100))
+    monkeypatch.setattr(listing, "generation", lambda: next(numbers))
+    monkeypatch.setattr(iptables, "require", refuse)
+    assert listed() == (["nft-text", "nft"], [])
+    monkeypatch.setattr(listing, "generation", lambda: 7)
+    first, *_ = listing.ruleset(counters=False, failed=refuse)
+    assert (first.kind, first.content) == ("nft-generation", b"7")

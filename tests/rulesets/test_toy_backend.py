@@ -33,6 +33,7 @@ class Toy:
     name = "toy"
     stream = "toy"
     snapshots = ("toy-rules",)
+    changes = None
     mark_after = False
 
     def decode(self, data, lengths, received_ns):
@@ -53,7 +54,7 @@ class Toy:
             undecoded=np.zeros(0, np.int64),
         )  # fmt: skip
 
-    def history(self, snapshots, *, single):
+    def history(self, snapshots, changes=None, *, single):  # noqa: ARG002 - it tells none
         found = Timelines(single=single)
         for one in snapshots:
             rules = tuple(

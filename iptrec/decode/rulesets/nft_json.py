@@ -57,12 +57,13 @@ class Listing:
     """A ruleset; chains have their rules in order.
 
     ``iptables``: the chains of those tables that iptables knows as well, each rule in its words where they
-    say all that nft says. ``whole``: nft's JSON was read, not its text alone.
+    say all that nft says. ``whole``: nft's JSON was read, not its text alone. ``handles``: the tables' own.
     """
 
     chains: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
     iptables: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
     whole: bool = True
+    handles: dict[TableName, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ def parse(
     for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
     found = Listing(
-        {key: _chains(key, chains, rules, known) for key, chains in bases.items()}, whole=whole
+        {key: _chains(key, chains, rules, known) for key, chains in bases.items()},
+        whole=whole,
+        handles=_handles(objects),
     )
     for key, chains in found.chains.items():
         family, table = key
@@ -170,10 +173,19 @@ def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_
                 rules.setdefault((key, shown(name)), []).append(read)
             case {"chain": {"family": str(family), "table": str(table), "name": str(name)}}:
                 key = shown(family), shown(table)
-                bases.setdefault(key, {})[shown(name)] = _base(one["chain"])
+                bases.setdefault(key, {})[shown(name)] = attached(one["chain"])
             case {"table": {"family": str(family), "name": str(name)}}:
                 bases.setdefault((shown(family), shown(name)), {})
     return bases, rules
+
+
+def _handles(objects: list[Any]) -> dict[TableName, int]:
+    found: dict[TableName, int] = {}
+    for one in objects:
+        match one:
+            case {"table": {"family": str(family), "name": str(name), "handle": int(handle)}}:
+                found[shown(family), shown(name)] = handle
+    return found
 
 
 def _chains(
@@ -201,7 +213,7 @@ def _known(read: _Read, known: dict[Any, Any]) -> Rule:
     return found
 
 
-def _base(chain: dict[str, Any]) -> tuple[str | None, Base | None]:
+def attached(chain: dict[str, Any]) -> tuple[str | None, Base | None]:
     """Policy and hook; None for a chain that is only jumped to, or of which nobody knows where it is."""
     match chain:
         case {"hook": str(name), "prio": int(priority)} if name in _HOOKS:

@@ -37,6 +37,11 @@ class Rule:
     # understood. The text tells it.
     matches: tuple[Condition | None, ...] = field(default=(), compare=False)
 
+    @property
+    def listed(self) -> bool:
+        """Whether its text is known; nft has no rule without any."""
+        return self.syntax != "nft" or self.spec != ""
+
 
 @dataclass(frozen=True, slots=True)
 class Base:

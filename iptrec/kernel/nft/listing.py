@@ -28,6 +28,7 @@ class Part(NamedTuple):
     content: bytes
 
 
+GENERATION: Final = "nft-generation"
 NOT_SEEN: Final = Part("nft-unknown", "nft", b"")  # a ruleset that was gone before it was listed
 
 
@@ -67,6 +68,8 @@ def ruleset(
         failures: list[HostError] = []
         parts = [*_saved(until, failures, counters=counters), *_listed(until, counters=counters)]
         if generation() == before:
+            # Known by it is which of the changes that the kernel told of came before.
+            parts.insert(0, Part(GENERATION, "NFT_MSG_GETGEN", str(before).encode()))
             break
     for failure in failures:
         failed(failure)

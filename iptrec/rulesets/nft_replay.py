@@ -1,0 +1,195 @@
+"""What each table of nf_tables was after each commit, by the handles of its rules.
+
+A listing tells the rules of one moment, the kernel's messages what was done to them after it. Handles of tables
+are never given again in a namespace, those of rules never again in their table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.decode import nft_changes
+from iptrec.decode.rulesets import nft_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from iptrec.decode.nft_changes import Edit
+    from iptrec.decode.rulesets.nft_json import Listing
+    from iptrec.decode.rulesets.types import Base, TableName
+
+_ENDS: Final = 0  # the kernel's handles begin with 1
+_DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
+# enum nf_inet_hooks, nf_arp_hooks, nf_dev_hooks
+_INET: Final = dict(
+    enumerate(("prerouting", "input", "forward", "output", "postrouting", "ingress"))
+)
+_HOOKS: Final = {
+    "arp": dict(enumerate(("input", "output", "forward"))),
+    "netdev": dict(enumerate(("ingress", "egress"))),
+}
+
+
+class Shape(NamedTuple):
+    """A chain; its rules by their handles."""
+
+    policy: str | None
+    base: Base | None
+    rules: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's chains; ``handle``: its own, None where nobody knows it. One that is gone has no chains."""
+
+    handle: int | None
+    chains: dict[str, Shape]
+
+
+GONE: Final = Table(0, {})
+
+
+class CannotFollowError(Exception):
+    """A message does not fit what the table was before it."""
+
+
+def of_listing(listing: Listing, table: TableName) -> Table:
+    """A table as it was listed."""
+    if table not in listing.chains:
+        return GONE
+    shapes = {
+        name: Shape(one.policy, one.base, tuple(rule.handle for rule in one.rules))
+        for name, one in listing.chains[table].items()
+    }
+    return Table(listing.handles.get(table), shapes)
+
+
+def replayed(table: Table, commits: Iterable[Iterable[Edit]]) -> Iterator[Table]:
+    """The table after each commit, by what that did to it. Raises `CannotFollowError`."""
+    for edits in commits:
+        table = _after(table, edits)
+        yield table
+
+
+def _after(table: Table, edits: Iterable[Edit]) -> Table:
+    changing = _Changing(table)
+    for edit in edits:
+        changing.edit(edit)
+    return changing.whole()
+
+
+class _Changing:
+    """A table while a commit is read."""
+
+    def __init__(self, table: Table) -> None:
+        self._handle = table.handle
+        self._chains = dict(table.chains)
+        self._rules: dict[str, _Rules] = {}
+
+    def edit(self, edit: Edit) -> None:
+        """Take over what a message tells."""
+        match edit.kind:
+            case nft_changes.NEW_TABLE:
+                if edit.flags & _DORMANT or (self._chains and edit.handle != self._handle):
+                    raise CannotFollowError
+                self._handle = edit.handle
+            case nft_changes.DELETE_TABLE:
+                self._handle, self._chains, self._rules = GONE.handle, {}, {}
+            case nft_changes.NEW_CHAIN:
+                before = self._chains.get(edit.chain)
+                self._chains[edit.chain] = Shape(*_attached(edit), before.rules if before else ())
+            case nft_changes.DELETE_CHAIN:
+                self._chains.pop(edit.chain, None)
+                self._rules.pop(edit.chain, None)
+            case _:
+                self._of(edit.chain).change(edit)
+
+    def _of(self, chain: str) -> _Rules:
+        if chain not in self._chains:
+            raise CannotFollowError
+        if chain not in self._rules:
+            self._rules[chain] = _Rules(self._chains[chain].rules)
+        return self._rules[chain]
+
+    def whole(self) -> Table:
+        """The table after it."""
+        for name, rules in self._rules.items():
+            self._chains[name] = self._chains[name]._replace(rules=rules.whole())
+        return Table(self._handle, self._chains)
+
+
+class _Rules:
+    """The handles of a chain's rules while a commit is read: a ring, with `_ENDS` before the first one.
+
+    Each new rule names the one before it, which may be told later; the first and the last one name none
+    (nf_tables_rule_notify).
+    """
+
+    def __init__(self, rules: Iterable[int | None]) -> None:
+        self._next = {_ENDS: _ENDS}
+        self._before = {_ENDS: _ENDS}
+        self._waiting: dict[int, int] = {}  # by the rule before
+        self._gap = _ENDS  # what was before the rule that was deleted last
+        for one in rules:
+            self._insert(self._before[_ENDS], one)
+
+    def change(self, edit: Edit) -> None:
+        """A rule came or went."""
+        if edit.kind == nft_changes.DELETE_RULE:
+            self._delete(edit.handle)
+            return
+        after = self._end(edit.flags) if edit.position is None else edit.position
+        if after not in self._next:
+            self._waiting[after] = edit.handle
+            return
+        new: int | None = edit.handle
+        while new is not None:
+            self._insert(after, new)
+            after, new = new, self._waiting.pop(new, None)
+
+    def _end(self, flags: int) -> int:
+        """Behind which rule one comes that names none."""
+        if flags & nft_changes.REPLACE:
+            return self._gap
+        return self._before[_ENDS] if flags & nft_changes.APPEND else _ENDS
+
+    def _insert(self, after: int, new: int | None) -> None:
+        if new is None or new in self._next:
+            raise CannotFollowError
+        behind = self._next[after]
+        self._next[after] = self._before[behind] = new
+        self._next[new], self._before[new] = behind, after
+
+    def _delete(self, one: int) -> None:
+        if one == _ENDS or one not in self._next:
+            raise CannotFollowError
+        behind, self._gap = self._next.pop(one), self._before.pop(one)
+        self._next[self._gap], self._before[behind] = behind, self._gap
+
+    def whole(self) -> tuple[int, ...]:
+        """All of them, in order."""
+        if self._waiting:
+            raise CannotFollowError
+        found = []
+        at = _ENDS
+        while (at := self._next[at]) != _ENDS:
+            found.append(at)
+        return tuple(found)
+
+
+def _attached(edit: Edit) -> tuple[str | None, Base | None]:
+    """Policy and hook of a chain, as a listing tells them."""
+    if edit.hook is None:
+        return None, None
+    number, priority, type_, accepts = edit.hook
+    name = _HOOKS.get(edit.table[0], _INET).get(number)
+    return nft_json.attached(
+        {
+            "family": edit.table[0],
+            "hook": name,
+            "prio": priority,
+            "type": type_,
+            "policy": "accept" if accepts else "drop",
+        }
+    )

@@ -1,0 +1,314 @@
+"""The states of nf_tables' tables over time: those that were listed, and those between them.
+
+A recorder lists the ruleset now and then, and the kernel tells each change. Where all changes between two
+listings were received, each state between them is known: which rules it had, by their handles, and their texts
+where these were listed before or after, or an equal rule was. What is made of the messages must in the end be
+what is listed then; else nobody knows what was between. Without the messages a table has not changed where both
+listings tell the same of it.
+
+A rule is the same one as long as its handle and nft's text are the same. Its words are those of iptables where
+these were true at any time: iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+import numpy as np
+
+from iptrec.decode import nft_changes
+from iptrec.decode.rulesets.types import Chain, Rule
+from iptrec.rulesets import nft_replay
+from iptrec.rulesets.changes import not_before
+from iptrec.rulesets.nft_replay import CannotFollowError
+from iptrec.rulesets.timeline import EVER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from iptrec.decode.nft_changes import Commit, Edit
+    from iptrec.decode.rulesets.nft_json import Listing
+    from iptrec.decode.rulesets.types import TableName
+    from iptrec.rulesets.changes import Changes
+    from iptrec.rulesets.nft_replay import Table
+
+_UNLISTED: Final = Rule("", None, None, goto=False, comment=None, conditional=True, syntax="nft")
+# The rules change before the kernel tells it, message by message.
+_LAG_NS, _LAG_OF_EDIT_NS = 5_000_000, 10_000
+_Handles = tuple[int, int | None]  # of the table, and of the rule
+
+
+class Look(NamedTuple):
+    """What was found at one moment; ``listing``: None where the ruleset was gone before it was listed.
+
+    ``generation``: the number of the ruleset that is listed, None where it was not recorded.
+    """
+
+    listing: Listing | None
+    after_ns: int
+    time_ns: int
+    generation: int | None = None
+
+
+class State(NamedTuple):
+    """What a table was from some moment on; ``chains``: None where nobody knows."""
+
+    chains: dict[str, Chain] | None
+    after_ns: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What was found after ``begin``, up to the next listing of which the generation is known.
+
+    ``commits``: all that came up to it, None where some may be missing.
+    """
+
+    begin: Look
+    looks: Sequence[Look]
+    commits: Sequence[Commit] | None
+    edits: Mapping[TableName, Mapping[int, list[Edit]]]  # what each commit did to a table
+
+    @classmethod
+    def of(cls, begin: Look, looks: Sequence[Look], commits: Sequence[Commit] | None) -> Self:
+        edits: dict[TableName, dict[int, list[Edit]]] = {}
+        for number, commit in enumerate(commits or ()):
+            for edit in commit.edits:
+                edits.setdefault(edit.table, {}).setdefault(number, []).append(edit)
+        return cls(begin, looks, commits, edits)
+
+    @property
+    def end(self) -> Look:
+        return self.looks[-1]
+
+
+class States:
+    """All tables of a namespace over time, ``tables`` by name."""
+
+    def __init__(self, looks: Sequence[Look], changes: Changes | None) -> None:
+        self._first = looks[:1]
+        listings = [one.listing for one in looks if one.listing is not None]
+        self._words = _Words(listings)
+        self._spans = list(_spans(looks, _commits(changes)))
+        followed = [commit for span in self._spans for commit in span.commits or () if commit.edits]
+        until = max((one.received_ns[1] for one in followed), default=None)
+        self._moments = np.zeros(0, np.int64)
+        if changes is not None and until is not None:
+            self._moments = changes.looks(until)
+        edited = dict.fromkeys(table for span in self._spans for table in span.edits)
+        self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
+        self._edited = {name: _Edited(name, self._spans, listings, self._words) for name in edited}
+
+    def of(self, table: TableName) -> Iterator[State]:
+        """All states of a table from its first one on; one that is gone has no chains."""
+        there = False
+        for exists, state in self._all(table):
+            there = there or exists
+            if there or state.chains is None:
+                yield state
+
+    def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
+        for look in self._first:
+            exists, state = self._listed(table, look)
+            yield exists, state._replace(after_ns=EVER, time_ns=EVER)
+        for span in self._spans:
+            if span.commits is None:
+                yield from self._between(table, span)
+            else:
+                yield from self._followed(table, span, span.commits)
+
+    def _listed(self, table: TableName, look: Look) -> tuple[bool, State]:
+        if look.listing is None:
+            return False, State(None, look.after_ns, look.time_ns)
+        chains = self._words.chains(look.listing, table)
+        return table in look.listing.chains, State(chains, look.after_ns, look.time_ns)
+
+    def _between(self, table: TableName, span: _Span) -> Iterator[tuple[bool, State]]:
+        """What listings alone tell: a table that they tell the same of has not changed between them."""
+        last, unknown = span.begin, None
+        for look in span.looks:
+            if look.listing is None:
+                unknown = unknown or look
+                continue
+            told = last.listing is not None and table in last.listing.handles
+            if unknown and not (told and _alike(table, last.listing, look.listing)):
+                yield self._listed(table, unknown)
+            yield self._listed(table, look)
+            last, unknown = look, None
+        if unknown:
+            yield self._listed(table, unknown)
+
+    def _followed(
+        self, table: TableName, span: _Span, commits: Sequence[Commit]
+    ) -> Iterator[tuple[bool, State]]:
+        """What the kernel told, if it comes to what is listed in the end."""
+        edits = span.edits.get(table, {})
+        if not edits and _alike(table, span.begin.listing, span.end.listing):
+            return
+        touching = [commits[number] for number in edits]
+        begin, end = (_table(look, table) for look in (span.begin, span.end))
+        steps = _steps(begin, edits.values())
+        if len(steps) == len(touching) and [begin, *steps][-1] == end:
+            for commit, step in zip(touching, steps, strict=True):
+                chains = self._edited[table].chains(step)
+                yield step != nft_replay.GONE, State(chains, *self._time(commit, span))
+            return
+        if touching:
+            yield False, State(None, *self._time(touching[0], span))
+        yield self._listed(table, span.end)
+
+    def _time(self, commit: Commit, span: _Span) -> tuple[int, int]:
+        """After which time a commit was, and not after which."""
+        received, told = commit.received_ns
+        recorded = min(received, *(one.after_ns for one in span.looks))
+        after = max(not_before(received, self._moments) or recorded, recorded)
+        return after - _LAG_NS - _LAG_OF_EDIT_NS * len(commit.edits), told
+
+
+def _commits(changes: Changes | None) -> dict[int, Commit]:
+    """By their generations; from a loss on none can be relied on."""
+    if changes is None:
+        return {}
+    lost = changes.lost_ns
+    return {
+        one.generation: one
+        for one in nft_changes.commits(changes.datagrams())
+        if lost is None or one.received_ns[1] < lost
+    }
+
+
+def _spans(looks: Sequence[Look], commits: dict[int, Commit]) -> Iterator[_Span]:
+    begin = 0
+    for at, look in enumerate(looks):
+        if at and look.listing is not None and look.generation is not None:
+            told = _all_of(looks[begin], look, commits)
+            yield _Span.of(looks[begin], looks[begin + 1 : at + 1], told)
+            begin = at
+    if begin + 1 < len(looks):
+        yield _Span.of(looks[begin], looks[begin + 1 :], None)
+
+
+def _all_of(begin: Look, end: Look, commits: dict[int, Commit]) -> list[Commit] | None:
+    """The commits between two listings, None if some are missing."""
+    first, last = begin.generation, end.generation
+    if first is None or last is None or not 0 <= last - first <= len(commits):
+        return None
+    found = [commits[one] for one in range(first + 1, last + 1) if one in commits]
+    return found if len(found) == last - first else None
+
+
+def _table(look: Look, table: TableName) -> Table:
+    return nft_replay.GONE if look.listing is None else nft_replay.of_listing(look.listing, table)
+
+
+def _steps(begin: Table, commits: Iterable[list[Edit]]) -> list[Table]:
+    """The table after each commit; none where they do not fit."""
+    if begin.handle is None:
+        return []
+    try:
+        return list(nft_replay.replayed(begin, commits))
+    except CannotFollowError:
+        return []
+
+
+def _alike(table: TableName, before: Listing | None, after: Listing | None) -> bool:
+    """Whether both tell the same rules of the same table, or have none of that name."""
+    if before is None or after is None:
+        return False
+    same = before.handles.get(table) == after.handles.get(table)
+    return same and before.chains.get(table) == after.chains.get(table)
+
+
+class _Edited:
+    """The rules of a table by their handles: those that were listed, and equal ones."""
+
+    def __init__(
+        self, name: TableName, spans: Iterable[_Span], listings: Iterable[Listing], words: _Words
+    ) -> None:
+        self._listed: dict[_Handles, Rule] = {}
+        for listing in listings:
+            if (table := listing.handles.get(name)) is not None:
+                for handle, rule in words.rules(listing, name):
+                    self._listed[table, handle] = rule
+        self._contents = dict(
+            told for span in spans for told in _contents(name, span) if told[1] is not None
+        )
+        self._equal: dict[object, Rule] = {}
+        for handles, content in self._contents.items():
+            if handles in self._listed:
+                self._equal[content] = self._listed[handles]
+        self._known: dict[object, Chain] = {}
+
+    def chains(self, table: Table) -> dict[str, Chain]:
+        """The chains of a table after a commit; equal ones are the same objects."""
+        found = {}
+        for name, shape in table.chains.items():
+            key = table.handle, name, shape
+            if key not in self._known:
+                rules = tuple(self._rule((table.handle or 0, one)) for one in shape.rules)
+                self._known[key] = Chain(name, shape.policy, rules, shape.base)
+            found[name] = self._known[key]
+        return found
+
+    def _rule(self, handles: _Handles) -> Rule:
+        """A rule; without words where nobody has seen them."""
+        if handles in self._listed:
+            return self._listed[handles]
+        equal = self._equal.get(self._contents.get(handles), _UNLISTED)
+        return replace(equal, handle=handles[1])
+
+
+def _contents(name: TableName, span: _Span) -> Iterator[tuple[_Handles, object]]:
+    """What the messages of a span tell of rules, by the handles of their tables and their own."""
+    table = _table(span.begin, name).handle
+    for edit in (edit for some in span.edits.get(name, {}).values() for edit in some):
+        if edit.kind == nft_changes.NEW_TABLE:
+            table = edit.handle
+        elif edit.kind in (nft_changes.NEW_RULE, nft_changes.DELETE_RULE) and table is not None:
+            yield (table, edit.handle), edit.content
+
+
+class _Words:
+    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
+
+    def __init__(self, listings: Iterable[Listing]) -> None:
+        # By table, handle and nft's text; the higher the number, the more is known of the rule.
+        self._best: dict[tuple[TableName, int | None, str], tuple[int, Rule]] = {}
+        self._chains: dict[tuple[TableName, str], Chain] = {}
+        for listing in listings:
+            for table in listing.chains:
+                for _, pairs in _pairs(listing, table):
+                    for printed, rule in pairs:
+                        key = table, printed.handle, printed.spec
+                        rank = int(listing.whole) + (rule != printed)
+                        if key not in self._best or rank > self._best[key][0]:
+                            self._best[key] = rank, rule
+
+    def rules(self, listing: Listing, table: TableName) -> Iterator[tuple[int | None, Rule]]:
+        """The rules of a table by their handles, each in the best words that there are."""
+        for chain in self.chains(listing, table).values():
+            for rule in chain.rules:
+                yield rule.handle, rule
+
+    def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
+        """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
+        found = {}
+        for name, pairs in _pairs(listing, table):
+            rules = (
+                rule if rule != printed else self._best[table, printed.handle, printed.spec][1]
+                for printed, rule in pairs
+            )
+            chain = replace(listing.chains[table][name], rules=tuple(rules))
+            before = self._chains.get((table, name))
+            found[name] = self._chains[table, name] = before if before == chain else chain
+        return found
+
+
+def _pairs(listing: Listing, table: TableName) -> Iterator[tuple[str, list[tuple[Rule, Rule]]]]:
+    """The rules of each chain as nft prints them, and in iptables' words where these are true."""
+    native = listing.chains.get(table, {})
+    told = listing.iptables.get(table, native)
+    for name, chain in native.items():
+        yield name, list(zip(chain.rules, told[name].rules, strict=True))

@@ -1,0 +1,231 @@
+"""The states of nf_tables' tables between two listings, by what the kernel told."""
+
+from __future__ import annotations
+
+import pytest
+from handmade import udp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nft_handmade import (
+    ACCEPT,
+    CREATE,
+    DEL_RULE,
+    DEL_TABLE,
+    NEW_CHAIN,
+    NEW_ELEMENTS,
+    NEW_RULE,
+    NEW_TABLE,
+    REPLACE,
+    NftHandMade,
+    chain,
+    event,
+    message,
+    rule,
+    table,
+    text,
+)
+
+from iptrec.answers.packets import Packets
+from iptrec.rulesets.backends import history
+from iptrec.rulesets.nft import NFT
+from iptrec.rulesets.timeline import EVER
+
+ONE = {"f": [(5, "drop")]}
+
+
+def states(recording, name="inet fw"):
+    """(texts of the rules of the chain f or None, after, time) of each state of a table, in ms."""
+    timeline = history(recording, NFT, 1).table("ipv4", name)
+    return [
+        (
+            None if one.chains is None else [each.spec for each in one.chains["f"].rules] if one.chains else [],
+            *(at if at == EVER else at // 10**6 for at in times),
+        )
+        for one, *times in zip(timeline.states, timeline.after_ns, timeline.time_ns, strict=True)
+    ]  # fmt: skip
+
+
+def texts(recording):
+    return [one[0] for one in states(recording)]
+
+
+def elements():
+    return message(NEW_ELEMENTS, (1, text("fw")), (2, text("banned")), (3, b"1234"))
+
+
+def made_anew(handle, what, *rules):
+    """A table gives way to a new one of its name, whose handles begin again."""
+    before = rule(DEL_RULE, "f", 5, what, hits=7)
+    new = [rule(NEW_RULE, "f", 5 + at, words) for at, words in enumerate(rules)]
+    head = table(NEW_TABLE, handle), chain(NEW_CHAIN, "f", 4, policy=ACCEPT)
+    return before, table(DEL_TABLE, handle - 1), *head, *new
+
+
+def test_elements_of_sets_are_not_rules():
+    """They make generations, some of which nobody lists; the rules were the same all the time."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    for number in range(5):
+        recording.commit(8 + number, 110 + number, elements()).unseen(110 + number, 100)
+    assert texts(recording.listed(ONE, 200, generation=12)) == [["drop"]]
+
+
+def test_each_state_is_known_between_two_listings():
+    """When it came, and its rules in order with the texts of a listing before or after."""
+    recording = NftHandMade().listed({"f": [(5, "drop"), (6, "accept")]}, 100, generation=7)
+    for time in (110, 120, 130, 140, 150):
+        recording.traced(time)
+    recording.commit(8, 140, rule(DEL_RULE, "f", 5, "drop")).unseen(145)
+    recording.commit(9, 150, rule(NEW_RULE, "f", 7, "log", flags=CREATE))
+    recording.listed({"f": [(7, "log x"), (6, "accept")]}, 300, generation=9)
+    assert states(recording) == [
+        (["drop", "accept"], EVER, EVER),
+        (["accept"], 114, 140),  # two looks before, and the time that a commit takes
+        (["log x", "accept"], 124, 150),
+    ]
+
+
+def test_where_nothing_was_traced_the_recorder_knows_when_it_changed():
+    """What it noted of a listing holds for all changes that led to it."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 900, rule(DEL_RULE, "f", 5, "drop"))
+    recording.listed({"f": []}, 950, generation=8, after=899)
+    assert states(recording) == [(["drop"], EVER, EVER), ([], 893, 900)]
+
+
+def test_a_table_that_is_made_anew_has_the_texts_of_its_equals():
+    """Handles begin again; equal rules have equal texts, whatever they have counted."""
+    other = {"f": [(5, "accept"), (6, "drop")]}
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, *made_anew(2, "drop", "accept", "drop"))
+    recording.commit(
+        9, 120, rule(DEL_RULE, "f", 6, "drop"), *made_anew(3, "accept", "drop")
+    )  # fmt: skip
+    recording.commit(10, 130, *made_anew(4, "drop", "accept", "drop"))
+    recording.listed(other, 200, generation=10, handle=4)
+    assert texts(recording) == [["drop"], ["accept", "drop"], ["drop"], ["accept", "drop"]]
+
+
+def test_what_nobody_listed_has_no_words():
+    """The rule is there, with its number; its text is not made up."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, *made_anew(2, "drop", "something else"))
+    recording.commit(9, 120, *made_anew(3, "something else", "drop"))
+    assert texts(recording.listed(ONE, 200, generation=9, handle=3)) == [["drop"], [""], ["drop"]]
+
+
+ORDERS = {
+    "appended": ([(7, None, 0x800), (8, None, 0x800)], [5, 6, 7, 8]),
+    "appended together": ([(7, 6, 0x800), (8, None, 0x800)], [5, 6, 7, 8]),
+    "inserted together": ([(7, 8, CREATE), (8, None, CREATE)], [8, 7, 5, 6]),
+    "in between": ([(7, 8, 0x800), (8, 5, 0x800)], [5, 8, 7, 6]),
+}
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_order_of_rules(case):
+    """A new rule names the one before it, which may be a newer one; the first and the last name none."""
+    new, expected = ORDERS[case]
+    recording = NftHandMade().listed({"f": [(5, "r5"), (6, "r6")]}, 100, generation=7)
+    messages = [rule(NEW_RULE, "f", one, after=after, flags=flags) for one, after, flags in new]
+    recording.commit(8, 110, *messages)
+    end = {"f": [(one, f"r{one}") for one in expected]}
+    assert texts(recording.listed(end, 200, generation=8))[1:] == [[f"r{one}" for one in expected]]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_rule_that_is_replaced(last):
+    """It takes the place of the other; the kernel tells no place of the last one."""
+    recording = NftHandMade().listed({"f": [(5, "r5"), (6, "r6")]}, 100, generation=7)
+    old, after = (6, None) if last else (5, None)
+    new = rule(NEW_RULE, "f", 7, after=after, flags=REPLACE)
+    recording.commit(8, 110, rule(DEL_RULE, "f", old), new)
+    expected = [(5, "r5"), (7, "r7")] if last else [(7, "r7"), (6, "r6")]
+    assert len(states(recording.listed({"f": expected}, 200, generation=8))) == 2
+    assert None not in texts(recording)
+
+
+def test_what_cannot_be_relied_on_is_unknown():
+    """A commit that was not received, changes that were lost, messages that do not come to what is listed."""
+    end = {"f": [(5, "drop"), (6, "accept")]}
+
+    def recorded(*commits):
+        recording = NftHandMade().listed(ONE, 100, generation=7)
+        for generation, messages in commits:
+            recording.commit(generation, 110, *messages)
+        return recording.unseen(110, 100).listed(end, 200, generation=9)
+
+    added = [rule(NEW_RULE, "f", 6, "accept")]
+    assert texts(recorded((8, [elements()]), (9, added))) == [["drop"], ["drop", "accept"]]
+    unknown = [["drop"], None, ["drop", "accept"]]
+    assert texts(recorded((9, added))) == unknown
+    assert texts(recorded((8, [elements()]), (9, added)).lost(105)) == unknown
+    assert texts(recorded((8, added), (9, [rule(NEW_RULE, "f", 9)]))) == unknown
+    assert texts(recorded((8, []), (9, [rule(DEL_RULE, "f", 99), *added]))) == unknown
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ({}, [["drop"]]),
+        ({"handle": 2}, [["drop"], None, ["drop"]]),
+    ],
+)
+def test_without_messages_equal_tables_have_not_changed(end, expected):
+    """Two listings tell the same of the same table; another one of its name may have had other rules before."""
+    recording = NftHandMade().listed(ONE, 100).unseen(120, 110)
+    assert texts(recording.listed(ONE, 200, **end)) == expected
+
+
+def test_a_table_that_was_there_between_two_listings_only():
+    """It is told as well, and nothing of it before and after."""
+    recording = NftHandMade().listed(ONE, 100, generation=7, name="other")
+    head = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 4, policy=ACCEPT)
+    recording.commit(8, 110, *head, rule(NEW_RULE, "f", 5, "drop"))
+    recording.commit(9, 120, table(DEL_TABLE, 2))
+    recording.listed(ONE, 200, generation=9, name="other")
+    assert texts(recording) == [[""], []]
+
+
+def changing(*events):
+    """A table that is made anew while packets are traced: its rule 5 was a drop, and is an accept."""
+    recording = NftHandMade().listed({"f": [(5, "drop")]}, 100, generation=7)
+    recording.traced(110).traced(120).traced(130, *events)
+    recording.commit(8, 131, *made_anew(2, "drop", "accept"))
+    return recording.listed({"f": [(5, "accept")]}, 200, generation=8, handle=2)
+
+
+@pytest.mark.parametrize(("verdict", "spec"), [(0, "drop"), (ACCEPT, "accept")])
+def test_the_verdict_tells_which_of_two_rules_with_one_handle_it_was(verdict, spec):
+    """The kernel says what the rule did: the other one did not."""
+    packet = udp(b"x")
+    (one,) = Packets(changing(event(packet, 9, "f", 5, verdict=verdict, dumps=True)))
+    assert (one.steps[-1].spec, one.ambiguous, one.verdict) == (spec, False, spec.upper())
+
+
+def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once():
+    """Both are attached for a moment: no ruleset explains it, the kernel's id does, and the doubt is said."""
+    packet = udp(b"x")
+    way = [
+        event(packet, 9, "f", dumps=True),
+        event(packet, 9, "f", policy=ACCEPT),
+        event(packet, 9, "f", 5, verdict=ACCEPT, dumps=True),
+    ]
+    (one,) = Packets(changing(*way))
+    assert [step.type for step in one.steps] == ["policy", "rule"]
+    assert one.ambiguous
+    assert one.reason.endswith("it met old and new ones")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_messages_of_strangers(data):
+    """Whatever bytes a recording has there: states, and the last one is what was listed."""
+    messages = [*made_anew(2, "drop", "accept", "drop"), elements()]
+    at = data.draw(st.integers(0, len(messages) - 1))
+    damaged = bytearray(messages[at])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(16, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    messages[at] = bytes(damaged)
+    recording = NftHandMade().listed(ONE, 100, generation=7).commit(8, 110, *messages)
+    recording.listed({"f": [(5, "accept"), (6, "drop")]}, 200, generation=8, handle=2)
+    assert texts(recording)[-1] in (["accept", "drop"], ["", "drop"], ["accept", ""], ["", ""])
