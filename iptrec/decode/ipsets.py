@@ -131,7 +131,8 @@ class IpSet:
         before = self.dimensions[: self.dimensions.index("net")]
         place = sum(3 if one == "port" else size + 1 for one in before) + size
         keys = (key for key in self.index or () if key != OF_PORTS)
-        return sorted({key[place] for key in keys}, reverse=True)
+        # The kernel has no member of another family than the set's; a hostile file may.
+        return sorted({key[place] for key in keys if len(key) > place}, reverse=True)
 
     def _entries(self) -> Iterator[tuple[bytes, Entry]]:
         """Key and the rest of each member: a set may have a million, hence without `members`."""

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode import snapshots
+from iptrec.decode.ipsets import IpSet
 from iptrec.errors import RecordingError
 from iptrec.recording.kinds import SNAPSHOTS
 
@@ -181,3 +182,16 @@ def test_any_bytes_are_read(data, cut, kind, before):
     for one in snapshots.ipsets(content, "netlink").values():
         assert one.index is None or isinstance(one.lengths, list)
     json.loads(snapshots.shown(kind, content, "netlink"))
+
+
+@pytest.mark.parametrize(
+    ("family", "networks", "lengths"),
+    [
+        (2, ["10.0.0.0/8", "10.1.0.0/16"], [16, 8]),
+        (10, ["fd00::/8"], [8]),
+        (10, ["10.0.0.0/8"], []),
+    ],
+)
+def test_lengths_of_networks(family, networks, lengths):
+    """Long ones first; what a hostile file has of another family is left out."""
+    assert IpSet("s", "hash:net", family, networks=networks).lengths == lengths
