@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "live"))
+sys.path += [str(Path(__file__).parents[1] / one) for one in ("tests", "tests/live")]
 
 import ground_truth
 
