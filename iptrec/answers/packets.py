@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
@@ -13,7 +13,7 @@ from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.names import AF_INET, AF_INET6
-from iptrec.packets.model import RulePlace, Step, Traversal
+from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from iptrec.packets.window import Bookmark
     from iptrec.recording.rows import Recording, Stream
     from iptrec.rulesets.places import Place
+
+
+_NO_CT: Final = (-1, -1, -1, 0)
 
 
 class Packets:
@@ -275,6 +278,7 @@ class _Builder:
             header=header,
             changed=changed,
             backend=self._backend,
+            ct=columns.ct(at),
         )
 
     def _link(self, row: int) -> dict[str, Any] | None:
@@ -304,8 +308,18 @@ class _Columns:
         self.outdev: list[int] = events.outdev[rows].tolist()
         self.physindev: list[int] = events.physindev[rows].tolist()
         self.physoutdev: list[int] = events.physoutdev[rows].tolist()
+        ct = (events.conntrack, events.ct_direction, events.ct_status, events.ct_state)
+        self._ct = list(zip(*(one[rows].tolist() for one in ct), strict=True))
 
     def packet(self, at: int) -> bytes:
         """As `TraceEvents.packet`."""
         start = self._start[at]
         return bytes(self._memory[start : start + self._size[at]]) if start >= 0 else b""
+
+    def ct(self, at: int) -> CtInfo | None:
+        """What conntrack knew, None if that is nothing."""
+        if self._ct[at] == _NO_CT:
+            return None
+        identity, direction, status, state = self._ct[at]
+        known = (None if one < 0 else one for one in (identity, direction, status))
+        return CtInfo(next(known), next(known), next(known), state or None)

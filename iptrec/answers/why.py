@@ -145,6 +145,8 @@ class Known:
             fib=self._routes.at(_near(window, row)),
             sets=self._ipsets,
             ct_state=state,
+            ct_status=_known(int(events.ct_status[row])),
+            ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
             bits=Bits(events.packet(row), events.frame(row), window.stream.kind == NFT.stream),
             written=before.written,
@@ -160,6 +162,10 @@ def _near(window: Window, row: int) -> tuple[int, int]:
     """
     likely = int(window.moment_ns[row]) - _TURN_NS
     return max(int(window.earliest_ns[row]), likely), int(window.events.received_ns[row])
+
+
+def _known(value: int) -> int | None:
+    return None if value < 0 else value
 
 
 def _tells_state(kernel: str) -> bool:

@@ -58,6 +58,8 @@ class TraceEvents:
     uid: I64  # of the sending socket; -1: none
     gid: I64
     ct_state: npt.NDArray[np.uint8]  # bits of NFTA_TRACE_CT_STATE (NF_CT_STATE_BIT); 0: not known
+    ct_direction: npt.NDArray[np.int8]  # enum ip_conntrack_dir: 0 original, 1 reply; -1: not known
+    ct_status: I64  # bits of enum ip_conntrack_status; -1: not known
     conntrack: I64  # id of the connection (CTA_ID, NFTA_TRACE_CT_ID); -1: none
     trace: I64  # the packet's NFTA_TRACE_ID (`nftrace`); -1: none
     undecoded: I64

@@ -125,6 +125,8 @@ def _columns(
         "uid": of.or_none(_UID, of.number(_UID)),
         "gid": of.or_none(_GID, of.number(_GID)),
         "ct_state": np.zeros(len(message), np.uint8),
+        "ct_direction": np.full(len(message), -1, np.int8),
+        "ct_status": np.full(len(message), -1, np.int64),
         "conntrack": of.or_none(_CT, of.number(_CT)),
         "trace": np.full(len(message), -1, np.int64),
     }

@@ -46,10 +46,12 @@ _NEGATIVE: Final = 2**32 - 16
 _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
-_IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATE = 10, 12, 14, 15, 16, 18, 21
+_IIF, _OIF, _MARK, _NFPROTO, _POLICY = 10, 12, 14, 15, 16
+_CT_ID, _CT_DIRECTION, _CT_STATUS, _CT_STATE = range(18, 22)  # from Linux 6.16 on
 _CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
 _LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
-_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATE]] = 8
+_LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATUS, _CT_STATE]] = 8
+_LEAST[_CT_DIRECTION] = 5
 _LEAST[_HANDLE] = 12
 _LEAST[[_TABLE, _CHAIN]] = 5
 _LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
@@ -170,9 +172,18 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "uid": none,
         "gid": none,
         "ct_state": carried(of.number(_CT_STATE).astype(np.uint8), 0),
+        "ct_direction": carried(_direction(of), -1),
+        # A status without bits is left out.
+        "ct_status": carried(of.or_none(_CT_ID, of.number(_CT_STATUS)), -1),
         "conntrack": carried(of.or_none(_CT_ID, of.number(_CT_ID)), -1),
         "trace": trace,
     }
+
+
+def _direction(of: netlink.Fields) -> npt.NDArray[np.int8]:
+    """The byte behind the attribute's header; -1 without it, and for what is none of the two."""
+    direction = of.or_none(_CT_DIRECTION, of.number(_CT_DIRECTION) >> 24)
+    return np.where(direction <= 1, direction, -1).astype(np.int8)
 
 
 def _sites(

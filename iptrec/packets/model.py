@@ -45,6 +45,21 @@ class RulePlace:
 
 
 @dataclass(frozen=True, slots=True)
+class CtInfo:
+    """What conntrack knew of a packet when it entered a base chain; of nf_tables, from Linux 6.16 on.
+
+    ``state``: a bit of NF_CT_STATE_BIT (2 established, 4 related, 8 new, 64 untracked). A packet without a
+    connection has no ``id``, ``direction`` (0 original, 1 reply) and ``status`` (bits of enum
+    ip_conntrack_status). None: not known.
+    """
+
+    id: int | None
+    direction: int | None
+    status: int | None
+    state: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One event of the kernel, resolved against the ruleset in force.
 
@@ -54,7 +69,8 @@ class Step:
     policy's verdict, or "RETURN"; None where the ruleset does not know the rule.
 
     ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
-    the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both.
+    the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both. ``ct``: None
+    where the kernel told nothing of it.
     """
 
     time_ns: int
@@ -74,6 +90,7 @@ class Step:
     header: dict[str, Any]  # the packet as it was at this rule; see decode.packet.header
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     backend: Backend | None = None
+    ct: CtInfo | None = None
 
 
 RelationKind = Literal[

@@ -50,7 +50,8 @@ class Toy:
             site=site.astype(np.int32), sites=rules.tolist(), mark=nothing, indev=nothing, outdev=nothing,
             physindev=nothing, physoutdev=nothing, payload=start + 1,
             payload_length=(size - 1).astype(np.int32), link=none, link_length=np.zeros(count, np.int32),
-            uid=none, gid=none, ct_state=np.zeros(count, np.uint8), conntrack=none, trace=none,
+            uid=none, gid=none, ct_state=np.zeros(count, np.uint8),
+            ct_direction=none.astype(np.int8), ct_status=none, conntrack=none, trace=none,
             undecoded=np.zeros(0, np.int64),
         )  # fmt: skip
 
