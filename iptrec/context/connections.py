@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _EVER: Final = np.iinfo(np.int64)
 # NEW comes when the first packet is through all rules; both are received a moment later.
 _LATER_NS: Final = 100_000_000
+# Under load much later; an id is no other connection's for that long (nf_conntrack_core.c, nf_ct_get_id).
+_LATEST_NS: Final = 2_000_000_000
 
 
 @dataclass(slots=True)
@@ -39,12 +41,13 @@ class Connections:
         self._seen: dict[int, int] = {}
         self._next: Iterator[tuple[int, Connection]] = iter(())
         self._ahead: tuple[int, Connection] | None = None
-        self._by_flow: dict[Flow, list[_Lived]] = {}
+        self._by_flow: dict[Flow | None, list[_Lived]] = {}
+        self._by_id: dict[int, list[_Lived]] = {}  # an id is used again
         self._ended: list[_Lived] = []
 
     def advance(self, first_ns: int, last_ns: int) -> None:
         """Know the connections of packets between two times (epoch); they never go back."""
-        while (change := self._look_ahead()) is not None and change[0] <= last_ns + _LATER_NS:
+        while (change := self._look_ahead()) is not None and change[0] <= last_ns + _LATEST_NS:
             self._take(*change)
             self._ahead = None
         kept = []
@@ -64,15 +67,19 @@ class Connections:
         """The connection of a packet, before or after NAT; for an ICMP error that of what it quotes.
 
         ``header``: as `decode.packet.header` gives it. ``identity``: what the kernel said with the packet
-        (CTA_ID), -1 if it did not.
+        (CTA_ID), -1 if it did not; it is enough where the header was not dumped whole.
         """
         flow = _flow(header.get("inner", header))
+        if identity >= 0:
+            known, later_ns = self._by_id.get(identity, []), _LATEST_NS
+        else:
+            known, later_ns = self._by_flow.get(flow, []), _LATER_NS
         found = [
             lived.connection
-            for lived in (self._by_flow.get(flow, ()) if flow else ())
-            if lived.since_ns <= time_ns + _LATER_NS and time_ns <= lived.until_ns
+            for lived in known
+            if lived.since_ns <= time_ns + later_ns and time_ns <= lived.until_ns
         ]
-        return next((one for one in found if identity in (-1, one.id)), None)
+        return next((one for one in found if flow in _flows(one)), found[0] if found else None)
 
     def _look_ahead(self) -> tuple[int, Connection] | None:
         if self._ahead is None:
@@ -113,14 +120,18 @@ class Connections:
             self._ended.append(lived)
         for flow in flows:
             self._by_flow.setdefault(flow, []).append(lived)
+        self._by_id.setdefault(connection.id, []).append(lived)
 
     def _forget(self, lived: _Lived) -> None:
         for flow in _flows(lived.connection):
-            left = [one for one in self._by_flow.get(flow, ()) if one is not lived]
-            if left:
-                self._by_flow[flow] = left
-            else:
-                self._by_flow.pop(flow, None)
+            _remove(self._by_flow, flow, lived)
+        _remove(self._by_id, lived.connection.id, lived)
+
+
+def _remove(known: dict[Any, list[_Lived]], key: Flow | int, lived: _Lived) -> None:
+    known[key] = [one for one in known.get(key, ()) if one is not lived]
+    if not known[key]:
+        del known[key]
 
 
 def _flows(connection: Connection) -> set[Flow]:
