@@ -40,10 +40,14 @@ _TAGGED: Final = b"\x81\x00"  # a VLAN's
 
 @dataclass(frozen=True, slots=True)
 class StepColumns:
-    """What differs between the packets of a shape at one step; ``changed``: field -> (before, now)."""
+    """What differs between the packets of a shape at one step.
+
+    ``changed``: field -> (before, now). ``ct_id``: of the packets' connections; None where they have none.
+    """
 
     time_ns: I64
     changed: dict[str, tuple[list[Any], list[Any]]]
+    ct_id: list[int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,9 @@ def shapes(
     odd |= relations.reassembled()[positions]
     odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
-    look = _numbered(headers.kind + 1, changes + 1, shown.mark, *shown.interfaces(interfaces))
+    look = _numbered(
+        headers.kind + 1, changes + 1, shown.mark, *shown.ct(), *shown.interfaces(interfaces)
+    )
     way = _numbered(
         shown.outcome,
         link >= 0,
@@ -132,6 +138,7 @@ class _ShownEvents:
             events.stamp_ns[rows] != 0, events.stamp_ns[rows], events.received_ns[rows]
         )
         self.mark = events.mark[rows]
+        self._ct_id = events.conntrack[rows]
         families = [window.resolver.families[one.way[0]] for one in assembly.outcomes]
         ipv6 = np.array([one == "ipv6" for one in families])[self.outcome]
         self.headers = Headers(
@@ -150,6 +157,15 @@ class _ShownEvents:
                 _, number = interfaces.names(index, self._moment_ns)
                 found.append(number * 2 + (index != 0))
         return found
+
+    def ct(self) -> list[I64]:
+        """What conntrack knew of each event's packet, but for the connection's id."""
+        known = self._ct_id >= 0
+        found = [self._events.ct_state[self._rows].astype(np.int64)]
+        if not known.any():
+            return found
+        direction, status = (self._events.ct_direction, self._events.ct_status)
+        return [*found, known.astype(np.int64), direction[self._rows] + 1, status[self._rows] + 1]
 
     def links(self) -> tuple[I64, Mask]:
         """Where the link header that is shown of each traversal begins (-1: there is none); the odd ones."""
@@ -190,7 +206,8 @@ class _ShownEvents:
                 for bit, name in enumerate(fields)
                 if bits >> bit & 1
             }
-            found.append(StepColumns(self._time_ns[rows], changed))
+            ids = self._ct_id[rows].tolist()
+            found.append(StepColumns(self._time_ns[rows], changed, None if ids[0] < 0 else ids))
         return tuple(found)
 
     def _fields(self, row: int) -> list[str]:

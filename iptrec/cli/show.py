@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _POLL_S: Final = 0.1
 _BEHIND_OTHERS: Final = 10  # nice(2)
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
+Ct = Annotated[
+    bool, typer.Option("--ct/--no-ct", help="What conntrack knew at each step (nf_tables).")
+]
 Rules = Annotated[
     bool, typer.Option("--rules/--no-rules", help="The text of the rules that matched.")
 ]
@@ -50,6 +53,7 @@ def show(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     chosen: which.Chosen = which.NOTHING_TYPED,
     phys: Phys = False,
+    ct: Ct = False,
     rules: Rules = True,
     iface_changes: IfaceChanges = True,
     json: Json = False,
@@ -86,7 +90,11 @@ def show(
     from iptrec.views import packet_json as as_json
 
     layout = text.Layout(
-        colour=colours(color, output), phys=phys, rules=rules, iface_changes=iface_changes
+        colour=colours(color, output),
+        phys=phys,
+        ct=ct,
+        rules=rules,
+        iface_changes=iface_changes,
     )
     shown = 0
     _look_as_nobody(held)

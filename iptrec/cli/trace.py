@@ -38,6 +38,7 @@ def trace(
     chains: which.Chains = "",
     verdicts: which.Verdicts = "",
     phys: showing.Phys = False,
+    ct: showing.Ct = False,
     rules: showing.Rules = True,
     iface_changes: showing.IfaceChanges = True,
     json: showing.Json = False,
@@ -69,6 +70,7 @@ def trace(
             [
                 str(path), "--chain", chains, "--verdict", verdicts, "--color", color,
                 "--phys" if phys else "--no-phys",
+                "--ct" if ct else "--no-ct",
                 "--rules" if rules else "--no-rules",
                 "--iface-changes" if iface_changes else "--no-iface-changes",
                 *(["--json"] if json else []),

@@ -15,6 +15,19 @@ from iptrec.decode.attributes import first, messages
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Of NF_CT_STATE_BIT, enum ip_conntrack_dir and ip_conntrack_status (include/uapi/linux/netfilter/
+# nf_conntrack_common.h), as nft names them (src/ct.c).
+STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
+DIRECTIONS: Final = {"original": 0, "reply": 1}
+STATUS: Final = {
+    "expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32, "dying": 512,
+}  # fmt: skip
+# Those that nft has no name for.
+OTHER_STATUS: Final = {
+    "seq-adjust": 64, "src-nat-done": 128, "dst-nat-done": 256, "fixed-timeout": 1024, "template": 2048,
+    "helper": 8192, "offload": 16384, "hw-offload": 32768,
+}  # fmt: skip
+
 _NFGEN: Final = 4  # bytes of struct nfgenmsg
 _NEW, _DELETE = 1 << 8, 1 << 8 | 2
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ID, _ZONE = 1, 2, 3, 8, 12, 18

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.conntrack import DIRECTIONS, STATES, STATUS
 from iptrec.matching.facts import protocol_number
 from iptrec.matching.field import (
     AbsentError,
@@ -29,13 +30,7 @@ if TYPE_CHECKING:
     from iptrec.matching.facts import Facts
     from iptrec.matching.field import Read
 
-# NF_CT_STATE_BIT of include/uapi/linux/netfilter/nf_conntrack_common.h
-_STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
-_NO_CONNECTION: Final = _STATES["invalid"] | _STATES["untracked"]
-_DIRECTIONS: Final = {"original": 0, "reply": 1}
-_STATUS: Final = {
-    "expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32, "dying": 512,
-}  # fmt: skip
+_NO_CONNECTION: Final = STATES["invalid"] | STATES["untracked"]
 # They are there, and nobody tells them afterwards.
 _NOT_TOLD: Final[dict[str, Callable[[Scalar], str]]] = {
     "mark": hexadecimal, "helper": quoted, "bytes": str, "packets": str, "zone": str,
@@ -50,13 +45,13 @@ def _connected(facts: Facts) -> bool:
 
 
 def _states(facts: Facts) -> str:
-    return ",".join(name for name, bit in _STATES.items() if facts.ct_state & bit)
+    return ",".join(name for name, bit in STATES.items() if facts.ct_state & bit)
 
 
 def _statuses(facts: Facts) -> str | None:
     if facts.ct_status is None:
         return None
-    return ",".join(name for name, bit in _STATUS.items() if facts.ct_status & bit) or "none"
+    return ",".join(name for name, bit in STATUS.items() if facts.ct_status & bit) or "none"
 
 
 def _if_connected(read: Callable[[Facts], int | None]) -> Read:
@@ -70,7 +65,7 @@ def _version(facts: Facts) -> int | None:
 
 def _protocol(facts: Facts) -> int | None:
     """The connection's, which is that of the packet but for an ICMP error about it."""
-    related = facts.ct_state & _STATES["related"]
+    related = facts.ct_state & STATES["related"]
     own = facts.header.get("proto")
     return None if related or own is None or facts.header.get("ext") else protocol_number(own)
 
@@ -110,7 +105,7 @@ def _port(direction: str, name: str) -> Field:
 
 def _of_directions() -> dict[str, Field]:
     found = {}
-    for direction in _DIRECTIONS:
+    for direction in DIRECTIONS:
         for ours, theirs in (("src", "saddr"), ("dst", "daddr")):
             for prefix, version in (("", None), ("ip ", 4), ("ip6 ", 6)):
                 found[f"ct {direction} {prefix}{theirs}"] = _address(direction, ours, version)
@@ -127,13 +122,13 @@ def _protocol_of(value: Scalar) -> int:
 
 
 FIELDS: Final[dict[str, Field]] = {
-    "ct state": Field(lambda facts: facts.ct_state or None, by_names(_STATES), _states),
+    "ct state": Field(lambda facts: facts.ct_state or None, by_names(STATES), _states),
     "ct direction": Field(
         _if_connected(lambda facts: facts.ct_direction),
-        by_names(_DIRECTIONS),
-        name_of(lambda facts: facts.ct_direction, _DIRECTIONS),
+        by_names(DIRECTIONS),
+        name_of(lambda facts: facts.ct_direction, DIRECTIONS),
     ),
-    "ct status": Field(_if_connected(lambda facts: facts.ct_status), by_names(_STATUS), _statuses),
+    "ct status": Field(_if_connected(lambda facts: facts.ct_status), by_names(STATUS), _statuses),
     "ct l3proto": Field(
         _if_connected(_version),
         by_names({"ipv4": 4, "ipv6": 6}),

@@ -102,6 +102,8 @@ def _columns(shape: Shape) -> Iterator[tuple[Place, list[Any]]]:
                 digits[at] = str(time_ns)
             before = step.time_ns
         yield ("steps", number, "time_ns"), digits
+        if step.ct_id is not None:
+            yield ("steps", number, "ct", "id"), step.ct_id
         for name, (old, new) in step.changed.items():
             yield ("steps", number, "changed", name, 0), old
             yield ("steps", number, "changed", name, 1), new

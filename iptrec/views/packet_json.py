@@ -7,9 +7,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
+
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
-    from iptrec.packets.model import RulePlace, Step, Traversal
+    from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 
 FORMAT: Final = 1
 
@@ -78,6 +80,21 @@ def as_connection(connection: Connection) -> dict[str, Any]:
     }
 
 
+def as_ct(ct: CtInfo) -> dict[str, Any]:
+    """What conntrack knew of a packet, by the names of the kernel's numbers."""
+    direction = next((name for name, one in DIRECTIONS.items() if one == ct.direction), None)
+    return {
+        "id": ct.id,
+        "direction": direction,
+        "state": next((name for name, bit in STATES.items() if bit == ct.state), None),
+        "status": None if ct.status is None else _status(ct.status),
+    }
+
+
+def _status(bits: int) -> list[str]:
+    return [name for name, bit in (STATUS | OTHER_STATUS).items() if bits & bit]
+
+
 def nat(connection: Connection) -> dict[str, str]:
     """What NAT does to the connection: "dnat", "snat" -> the new address and port."""
     orig, reply = connection.orig, connection.reply
@@ -98,6 +115,7 @@ def endpoint(address: str, port: int) -> str:
 
 def _step(step: Step) -> dict[str, Any]:
     backend = {} if step.backend is None else {"backend": step.backend}
+    ct = {} if step.ct is None else {"ct": as_ct(step.ct)}
     return {
         **backend,
         "time_ns": step.time_ns,
@@ -114,5 +132,6 @@ def _step(step: Step) -> dict[str, Any]:
         "out": step.out,
         "physin": step.physin,
         "physout": step.physout,
+        **ct,
         "changed": {name: list(change) for name, change in step.changed.items()},
     }

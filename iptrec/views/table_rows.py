@@ -13,7 +13,7 @@ from iptrec.names import FAMILIES
 from iptrec.rulesets.backends import timelines
 from iptrec.rulesets.targets import is_ours
 from iptrec.views.json_lines import filled, times
-from iptrec.views.packet_json import as_connection, iso_time
+from iptrec.views.packet_json import as_connection, as_ct, iso_time
 from iptrec.views.tables import BY_NAME
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.answers.packets import Batch, Packets
-    from iptrec.packets.model import Traversal
+    from iptrec.packets.model import CtInfo, Traversal
     from iptrec.recording.rows import Recording
     from iptrec.views.tables import Row, Table
 
@@ -116,6 +116,8 @@ def _steps_alike(shape: Shape, model: Traversal, rows: list[Row]) -> Iterable[It
                 for side, values in enumerate(change)
             ]
             varying["changed"] = list(filled(example.changed, changes, json.dumps))
+        if step.ct_id is not None:
+            varying["ct_id"] = step.ct_id
         columns.append(_varied(_STEPS, row, varying))
     return zip(*columns, strict=True)
 
@@ -229,5 +231,13 @@ def _steps(traversal: Traversal, namespace: int, ids: dict[_Place, int]) -> Iter
         yield (
             traversal.number, number, one.time_ns, one.table, one.chain, one.type, one.rule, rule,
             one.target, one.mark, one.in_, one.out, one.physin, one.physout,
-            json.dumps(one.changed) if one.changed else None,
+            json.dumps(one.changed) if one.changed else None, *_ct(one.ct),
         )  # fmt: skip
+
+
+def _ct(ct: CtInfo | None) -> tuple[int | None, str | None, str | None, str | None]:
+    if ct is None:
+        return None, None, None, None
+    known = as_ct(ct)
+    status = None if known["status"] is None else ",".join(known["status"])
+    return ct.id, known["direction"], known["state"], status

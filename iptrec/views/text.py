@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
-from iptrec.views.packet_json import endpoint, iso_time, nat
+from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from iptrec.decode.conntrack import Connection
-    from iptrec.packets.model import Change, RelationKind, RulePlace, Step, Traversal
+    from iptrec.packets.model import Change, CtInfo, RelationKind, RulePlace, Step, Traversal
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
@@ -47,6 +47,7 @@ class Layout:
 
     colour: bool = False
     phys: bool = False
+    ct: bool = False
     rules: bool = True
     iface_changes: bool = True
 
@@ -197,6 +198,8 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
             f"PHYSIN={printable(step.physin or '')}",
             f"PHYSOUT={printable(step.physout or '')}",
         ]
+    if layout.ct and step.ct is not None:
+        words += _ct(step.ct)
     if step.changed:
         words += _changes(step.changed)
     if "mark" in step.changed:
@@ -208,6 +211,14 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
         lines.append("\t\tDEFAULT POLICY")
     lines.append("\t\t" + _target(step, layout))
     return lines
+
+
+def _ct(ct: CtInfo) -> list[str]:
+    """What conntrack knew of the packet, as far as the trace tells it."""
+    known = as_ct(ct)
+    known["status"] = ",".join(known["status"] or ()) or None
+    names = {"id": "CTID", "direction": "CTDIR", "state": "CTSTATE", "status": "CTSTATUS"}
+    return [f"{name}={known[key]}" for key, name in names.items() if known[key] is not None]
 
 
 def _rule(step: Step, layout: Layout) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from iptrec.packets.model import RulePlace, Step, Traversal
+from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 from iptrec.views import text
 
 HEADER = {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "udp", "length": 29, "csum": 255}
@@ -44,6 +44,13 @@ def test_layout():
 
 OPTIONS = {
     "phys": (step(), text.Layout(phys=True), "PHYSIN=eth0p PHYSOUT=\n"),
+    "ct": (
+        step(ct=CtInfo(7, 1, 6, 2)), text.Layout(ct=True),
+        "NFMARK=0x0 CTID=7 CTDIR=reply CTSTATE=established CTSTATUS=seen-reply,assured\n",
+    ),
+    "ct_untracked": (step(ct=CtInfo(None, None, None, 64)), text.Layout(ct=True), "0x0 CTSTATE=untracked\n"),
+    "ct_unknown": (step(ct=CtInfo(7, None, 0, None)), text.Layout(ct=True), "NFMARK=0x0 CTID=7\n"),
+    "ct_off": (step(ct=CtInfo(7, 1, 6, 2)), text.Layout(), "NFMARK=0x0\n"),
     "no_rules": (step(), text.Layout(rules=False), "MATCH RULE (#2) /* no udp */\n"),
     "unknown_rule": (
         step(spec=None, target=None), text.Layout(), "(not in the recorded ruleset)\n\t\t=> ?",
