@@ -143,7 +143,7 @@ class _ShownEvents:
         ipv6 = np.array([one == "ipv6" for one in families])[self.outcome]
         self.headers = Headers(
             events.buffer,
-            events.payload[rows],
+            np.where(events.ip[rows], events.payload[rows], -1),
             events.payload_length[rows],
             np.repeat(ipv6, self.count),
         )

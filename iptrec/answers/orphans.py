@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from iptrec.decode import packet
-from iptrec.names import AF_INET, AF_INET6, HOOKS
+from iptrec.names import HOOKS
 from iptrec.packets.window import windows
 
 if TYPE_CHECKING:
@@ -54,5 +54,7 @@ def _event(window: Window, row: int) -> Orphan:
         mark=int(events.mark[row]),
         indev=int(events.indev[row]) or None,
         outdev=int(events.outdev[row]) or None,
-        header=packet.header(events.packet(row), AF_INET6 if events.ipv6[row] else AF_INET),
+        header=packet.header(
+            events.packet(row), events.address_family(row), int(events.protocol[row])
+        ),
     )

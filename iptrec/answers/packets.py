@@ -12,7 +12,6 @@ from iptrec.answers.selection import Selection
 from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
-from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
@@ -196,7 +195,7 @@ class _Builder:
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         places = [window.resolver.places[number] for number in outcome.way]
         family = window.resolver.families[outcome.way[0]]
-        steps = self._steps(rows, places, AF_INET6 if family == "ipv6" else AF_INET)
+        steps = self._steps(rows, places)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
         return self._make(
@@ -223,16 +222,18 @@ class _Builder:
             steps=tuple(steps),
         )
 
-    def _steps(self, rows: I64, places: list[Place], family: int) -> list[Step]:
+    def _steps(self, rows: I64, places: list[Place]) -> list[Step]:
         steps: list[Step] = []
         shown = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
         before: Step | None = None
         last = b""
         columns = _Columns(self._window, rows)
+        first = int(rows[0])
+        kind = self._events.address_family(first), int(self._events.protocol[first])
         for at in shown:
             payload = columns.packet(at)
             same = before is not None and payload == last
-            header = before.header if same and before else packet.header(payload, family)
+            header = before.header if same and before else packet.header(payload, *kind)
             before = self._step(columns, at, places[at], header, before)
             last = payload
             steps.append(before)

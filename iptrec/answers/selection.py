@@ -75,7 +75,7 @@ class Selection:
         """Which events' packets, being cut, could be more than the filter sees."""
         assert self.packet_filter is not None  # noqa: S101 - the caller looked
         events = window.events
-        might = headers.are_cut(
+        might = events.ip[rows] & headers.are_cut(
             events.buffer, events.payload[rows], events.payload_length[rows], events.ipv6[rows]
         )
         known = np.flatnonzero(might & nftrace.knows_more(events, rows))
@@ -113,9 +113,10 @@ class Selection:
         """Which decided traversals the filter matches."""
         assert self.packet_filter is not None  # noqa: S101 - the callers looked
         matches, events = self.packet_filter.match_many, window.events
+        payload = np.where(events.ip, events.payload, -1)
         return _any_event(
             window,
-            lambda rows: matches(events.buffer, events.payload[rows], events.payload_length[rows]),
+            lambda rows: matches(events.buffer, payload[rows], events.payload_length[rows]),
         )
 
     def _by_way(self, window: Window) -> Mask:

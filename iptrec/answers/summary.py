@@ -12,7 +12,7 @@ from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6
-from iptrec.packets.identity import lengths, pair_keys, protocols
+from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.window import windows
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ class _Traffic:
     def tell(self, summary: Summary) -> None:
         """Put it into the summary, the most first."""
         summary.protocols = {
-            protocol_name(number): count for number, count in self._protocols.most_common()
+            protocol_name(number) if number >= 0 else "unknown": count
+            for number, count in self._protocols.most_common()
         }
         summary.interfaces = dict(self._interfaces.most_common())
         ranked = sorted(self._talkers.values(), key=lambda one: (-one.packets, one.src, one.dst))
@@ -154,6 +155,7 @@ class _Traffic:
             self._interfaces[inside, outside] += count
 
     def _add_talkers(self, first: TraceEvents) -> None:
+        first = first.take(addressed(first))
         keys = pair_keys(first)
         distinct, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
         counts = np.bincount(inverse, minlength=len(distinct)).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from iptrec.names import AF_INET6
+from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Index = I64 | Mask | slice
 
-_ETH_P_IPV6: Final = 0x86DD
+_ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class TraceEvents:
     outdev: U32
     physindev: U32
     physoutdev: U32
-    payload: I64  # offset of the packet from its IP header on; -1: none
+    payload: I64  # offset of the packet from its network header on; -1: none
     payload_length: I32  # bytes captured
     link: I64  # offset of the link-layer header; -1: none
     link_length: I32
@@ -73,6 +73,19 @@ class TraceEvents:
         """Which packets are IPv6, bridged ones included; shape (n,)."""
         six: Mask = (self.family == AF_INET6) | (self.protocol == _ETH_P_IPV6)
         return six
+
+    @property
+    def ip(self) -> Mask:
+        """Which packets are IP, or were not dumped: other frames pass bridges, devices and ARP; shape (n,)."""
+        four: Mask = (self.family == AF_INET) | (self.protocol == _ETH_P_IP) | (self.payload < 0)
+        return four | self.ipv6
+
+    def address_family(self, event: int) -> int:
+        """AF_INET or AF_INET6; 0 for a frame that is not IP."""
+        one = self.take(slice(event, event + 1))
+        if one.ipv6[0]:
+            return AF_INET6
+        return AF_INET if one.ip[0] else 0
 
     def packet(self, event: int) -> bytes:
         """An event's packet from the IP header on, as far as it was captured."""

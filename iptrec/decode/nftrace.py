@@ -12,7 +12,9 @@ same, packets that are under way together never.
 An event's site is an `NftSite`. Hooks are not told; the ruleset knows
 them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together where
 they lie side by side in the packet. Behind extension headers of IPv6, or IPv4 options of more than 20 bytes,
-which are cut, the transport header could be of any protocol, and the packet ends where they begin.
+which are cut, the transport header could be of any protocol, and the packet ends where they begin. Of an IPv6
+fragment but the first the kernel knows no transport header: what it dumps as such are the first 20 bytes of the
+packet, and no network header.
 """
 
 from __future__ import annotations
@@ -46,12 +48,13 @@ _NEGATIVE: Final = 2**32 - 16
 _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
 
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
-_IIF, _OIF, _MARK, _NFPROTO, _POLICY = 10, 12, 14, 15, 16
+_IIF, _IIFTYPE, _OIF, _OIFTYPE, _MARK, _NFPROTO, _POLICY = range(10, 17)
 _CT_ID, _CT_DIRECTION, _CT_STATUS, _CT_STATE = range(18, 22)  # from Linux 6.16 on
 _CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
 _LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
 _LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATUS, _CT_STATE]] = 8
 _LEAST[_CT_DIRECTION] = 5
+_LEAST[[_IIFTYPE, _OIFTYPE]] = 6
 _LEAST[_HANDLE] = 12
 _LEAST[[_TABLE, _CHAIN]] = 5
 _LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
@@ -64,8 +67,12 @@ _DUMPED: Final = 63  # the byte of it that tells whether there was a transport h
 # Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
 _TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
 _EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
-_ETHERNET: Final = 14
-_ETHERTYPES: Final = [0, 0, 0, 0, 0x0800, 0, 0x86DD, 0]  # by the version of the IP header
+_ETHERNET, _TAG = 14, 4  # bytes of a link header, and of an 802.1Q tag in it
+_ETHERNET_TYPES: Final = [1, 772]  # ARPHRD_ETHER, ARPHRD_LOOPBACK
+_TAGGED: Final = [0x8100, 0x88A8]
+_LEAST_ETHERTYPE: Final = 0x0600  # below are lengths of 802.3
+_ETH_P_IP, _ETH_P_ARP, _ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
+_NFPROTO_ARP: Final = 3
 _NO_FAMILY: Final = 255
 
 
@@ -136,17 +143,15 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
     stolen = np.array([one.verdict == STOLEN for one in sites], np.bool_)[site]
     told, source = _dumped(
-        trace, table, stolen, of.there[_NETWORK] | of.there[_IIF] | of.there[_OIF]
+        trace, table, stolen, of.there[[_NETWORK, _TRANSPORT, _IIF, _OIF]].any(axis=0)
     )
+    framed = _framed(of)
+    protocol = _protocol(buffer, packet_family, of, framed)
     buffer, payload, payload_length = _packets(buffer, of)
 
     def carried(column: npt.NDArray[Any], without: int) -> npt.NDArray[Any]:
         return np.where(source >= 0, column[source], np.asarray(without, column.dtype))
 
-    link, link_length = (
-        carried(of.offset(_LINK), -1),
-        carried(of.length(_LINK), 0),
-    )
     nothing = np.zeros(n, np.int64)
     none = np.full(n, -1, np.int64)
     no_index = np.zeros(n, np.uint32)
@@ -157,7 +162,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "seq": none,
         "family": np.where(packet_family < _NO_FAMILY, packet_family, 0).astype(np.uint8),
         "hook": np.full(n, 255, np.uint8),
-        "protocol": _protocol(buffer, packet_family, (link, link_length), carried(payload, -1)),
+        "protocol": carried(protocol, 0),
         "site": site,
         "sites": sites,
         "mark": of.number(_MARK)[told],
@@ -167,8 +172,8 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "physoutdev": no_index,
         "payload": carried(payload, -1),
         "payload_length": carried(payload_length, 0),
-        "link": link,
-        "link_length": link_length,
+        "link": carried(np.where(framed, of.offset(_LINK), -1), -1),
+        "link_length": carried(np.where(framed, of.length(_LINK), 0).astype(np.int32), 0),
         "uid": none,
         "gid": none,
         "ct_state": carried(of.number(_CT_STATE).astype(np.uint8), 0),
@@ -259,12 +264,15 @@ def _dumped(trace: I64, table: I64, stolen: Mask, dumps: Mask) -> tuple[I64, I64
 
 def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     """A buffer with packets made of both headers behind the messages; offset and length of each."""
-    there = np.flatnonzero(of.there[_NETWORK])
-    network = np.minimum(of.length(_NETWORK)[there], _NETWORK_ROOM)
-    transport = np.minimum(of.length(_TRANSPORT)[there], _TRANSPORT_ROOM)
+    there = np.flatnonzero(of.there[_NETWORK] | of.there[_TRANSPORT])
+    later = ~of.there[_NETWORK][there]  # fragments
+    begin = np.where(later, of.offset(_TRANSPORT)[there], of.offset(_NETWORK)[there])
+    first = np.minimum(of.length(_TRANSPORT)[there], _TRANSPORT_ROOM)
+    network = np.where(later, first, np.minimum(of.length(_NETWORK)[there], _NETWORK_ROOM))
+    transport = np.where(later, 0, first)
     packets = np.zeros((len(there), _PACKET_ROOM), np.uint8)
     wide = np.lib.stride_tricks.sliding_window_view(buffer, _NETWORK_ROOM)
-    headers = wide[of.offset(_NETWORK)[there]]
+    headers = wide[begin]
     bodies = wide[np.maximum(of.offset(_TRANSPORT)[there], 0)]
     packets[:, _DUMPED] = transport > 0
     transport = np.where(_whole(headers, network), transport, 0)
@@ -313,18 +321,39 @@ def knows_more(events: TraceEvents, rows: I64) -> Mask:
     return traced & told
 
 
-def _protocol(
-    buffer: U8, family: npt.NDArray[Any], link: tuple[I64, I32], payload: I64
-) -> npt.NDArray[np.uint16]:
-    """The ethertype at hooks of bridges and devices: the frame's, else by the version in the IP header.
+def _framed(of: netlink.Fields) -> Mask:
+    """Whether the link header is one of Ethernet, by the type of the device that the packet came in by."""
+    kind = np.where(of.there[_IIFTYPE], of.number(_IIFTYPE), of.number(_OIFTYPE)) >> 16
+    untold = ~(of.there[_IIFTYPE] | of.there[_OIFTYPE])
+    framed: Mask = of.there[_LINK] & (untold | np.isin(kind, _ETHERNET_TYPES))
+    return framed & (of.length(_LINK) >= _ETHERNET)
 
-    At egress a device has not written the link's header yet.
+
+def _protocol(
+    buffer: U8, family: npt.NDArray[Any], of: netlink.Fields, framed: Mask
+) -> npt.NDArray[np.uint16]:
+    """The ethertype; 0: not known.
+
+    At hooks of bridges and devices it is the frame's. At egress a device has not written the link's header yet:
+    a packet with the version of IP in front is IP where the kernel found a transport header in it, or it has
+    nothing else.
     """
-    start, length = link
-    other = (family != AF_INET) & (family != AF_INET6)
-    framed = other & (length >= _ETHERNET)
-    at = np.where(framed, start + 12, 0)
-    type_ = buffer.take(at).astype(np.uint16) << 8 | buffer.take(at + 1)
-    version = np.where(other & (payload >= 0), buffer.take(np.maximum(payload, 0)) >> 4, 0)
-    by_version = np.choose(version, _ETHERTYPES, mode="clip")
-    return np.where(framed, type_, by_version).astype(np.uint16)
+    at = np.where(framed, of.offset(_LINK) + 12, 0)
+    type_ = _short(buffer, at)
+    tagged = framed & np.isin(type_, _TAGGED) & (of.length(_LINK) >= _ETHERNET + _TAG)
+    type_ = np.where(tagged, _short(buffer, at + _TAG), type_)
+    type_[framed & (type_ < _LEAST_ETHERTYPE)] = 0
+    first = np.where(of.there[_NETWORK], of.offset(_NETWORK), of.offset(_TRANSPORT))
+    parsed = of.there[_TRANSPORT] | (of.length(_NETWORK) < _NETWORK_ROOM)
+    version = np.where(parsed & (first >= 0), buffer.take(np.maximum(first, 0)) >> 4, 0)
+    by_version = np.where(version == 4, _ETH_P_IP, np.where(version == 6, _ETH_P_IPV6, 0))  # noqa: PLR2004
+    told = np.where(framed, type_, by_version)
+    told[family == _NFPROTO_ARP] = _ETH_P_ARP
+    told[family == AF_INET] = _ETH_P_IP
+    told[family == AF_INET6] = _ETH_P_IPV6
+    return told.astype(np.uint16)
+
+
+def _short(buffer: U8, at: I64) -> npt.NDArray[Any]:
+    """The big-endian number of two bytes at each offset."""
+    return buffer.take(at).astype(np.uint16) << 8 | buffer.take(at + 1)

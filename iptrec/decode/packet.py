@@ -76,6 +76,7 @@ IPV6: Final = {
     "length": Field(4, 2, plus=IPV6_SIZE), "hop_limit": Field(7, 1), "tos": Field(0, 4, 20, 0xFF),
     "flow_label": Field(0, 4, 0, 0xFFFFF),
 }  # fmt: skip
+_UNKNOWN: Final[Header] = {"src": None, "dst": None, "proto": None, "length": None}
 _PORTS: Final = {"sport": Field(0, 2), "dport": Field(2, 2)}
 TCP: Final = _PORTS | {
     "flags": Field(12, 2, 0, 0xFF), "seq": Field(4, 4), "ack": Field(8, 4), "window": Field(14, 2),
@@ -102,7 +103,7 @@ TCP_FLAGS: Final = tuple(
 )
 
 
-def header(payload: bytes, family: int) -> Header:
+def header(payload: bytes, family: int, ethertype: int = 0) -> Header:
     """The IP header and what it carries, as the "header" object of ``show --json``.
 
     ``payload`` is the packet from its IP header on, as far as it was captured; ``family`` is AF_INET
@@ -110,9 +111,13 @@ def header(payload: bytes, family: int) -> Header:
     bytes), ttl or hop_limit, id, tos, flow_label, ext, frag (offset in bytes), mf, sport, dport, flags,
     seq, ack, window, csum, type, code, name, icmp_id, icmp_seq, target, group (of IGMP), spi (of ESP and
     AH), vrid and priority (of VRRP), inner (the packet that an ICMP error quotes).
-    "truncated" is True where headers are cut off or senseless. Never raises.
+    "truncated" is True where headers are cut off or senseless; what was not captured of src, dst, proto and
+    length is None. Of a frame that is not IP (``family`` 0) there is its ethertype alone, None for 0. Never
+    raises.
     """
-    return _packet(payload, family, quote=True)
+    if family:
+        return _packet(payload, family, quote=True)
+    return _UNKNOWN | {"ethertype": f"0x{ethertype:04x}" if ethertype else None}
 
 
 def link(data: bytes) -> Header | None:
@@ -140,35 +145,32 @@ def _packet(data: bytes, family: int, *, quote: bool) -> Header:
     try:
         return _ipv6(data, quote) if family == AF_INET6 else _ipv4(data, quote)
     except (IndexError, ValueError):
-        return {"src": None, "dst": None, "proto": None, "length": len(data), "truncated": True}
+        return _UNKNOWN | {"truncated": True}
 
 
 def _ipv4(data: bytes, quote: bool) -> Header:
-    if len(data) < IPV4_SIZE or data[0] >> 4 != 4:  # noqa: PLR2004
+    if data[0] >> 4 != 4:  # noqa: PLR2004
         raise ValueError("no IPv4")
-    offset = int.from_bytes(data[6:8], "big")
+    offset = int.from_bytes(data[6:8], "big") if len(data) > 7 else 0  # noqa: PLR2004
     size = (data[0] & 0x0F) * 4
-    result: Header = {
-        "src": address(data[12:16]),
-        "dst": address(data[16:20]),
-        "proto": protocol_name(data[9]),
-    } | _captured(data, IPV4)
+    result = _UNKNOWN | _addresses(data, 12, 4)
+    if len(data) > 9:  # noqa: PLR2004 - where the protocol is
+        result["proto"] = protocol_name(data[9])
+    result |= _captured(data, IPV4)
     fragment = (offset & 0x1FFF) * 8
     if fragment or offset & 0x2000:
         result |= {"frag": fragment, "mf": bool(offset & 0x2000)}
-    if size < IPV4_SIZE:
+    if size < IPV4_SIZE or len(data) < IPV4_SIZE:
         return result | {"truncated": True}
     return _transport(result, data[9], data[size:], fragment, quote=quote)
 
 
 def _ipv6(data: bytes, quote: bool) -> Header:
-    if len(data) < IPV6_SIZE or data[0] >> 4 != 6:  # noqa: PLR2004
+    if data[0] >> 4 != 6:  # noqa: PLR2004
         raise ValueError("no IPv6")
-    result: Header = {
-        "src": address(data[8:24]),
-        "dst": address(data[24:40]),
-        "proto": None,
-    } | _captured(data, IPV6)
+    result = _UNKNOWN | _addresses(data, 8, 16) | _captured(data, IPV6)
+    if len(data) < IPV6_SIZE:
+        return result | _next_header(data[6:7]) | {"truncated": True}
     protocol, data, fragment = data[6], data[IPV6_SIZE:], 0
     extensions: list[str] = []
     for _ in range(_EXTENSIONS_WALKED):
@@ -197,6 +199,20 @@ def _ipv6(data: bytes, quote: bool) -> Header:
     if extensions:
         result["ext"] = extensions
     return _transport(result, protocol, data, fragment, quote=quote)
+
+
+def _addresses(data: bytes, start: int, size: int) -> Header:
+    """Source and destination, those that were captured whole."""
+    ends = {"src": data[start : start + size], "dst": data[start + size : start + 2 * size]}
+    return {name: address(one) for name, one in ends.items() if len(one) == size}
+
+
+def _next_header(number: bytes) -> Header:
+    """What an IPv6 header says of the next one, where nothing of that was captured."""
+    if not number:
+        return {}
+    extension = EXTENSIONS.get(number[0])
+    return {"ext": [extension]} if extension else {"proto": protocol_name(number[0])}
 
 
 def _transport(result: Header, protocol: int, data: bytes, fragment: int, *, quote: bool) -> Header:

@@ -27,8 +27,11 @@ _VXLAN_PORTS: Final = (4789, 8472)  # IANA's, and the one that Linux began with
 _ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
 # RFC 8200: hop-by-hop options, routing, fragment, destination options
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
+_EXTENSIONS: Final = (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION)
 _EXTENSIONS_WALKED = 6
+_PROTOCOL_BYTES: Final = 10  # of IPv4, up to the protocol
 _PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
+_FRAME_WORDS = 5  # all that nf_tables dumps
 # _FIRST_BYTES[n] keeps the first n bytes of a word.
 _FIRST_BYTES: Final = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.uint64)
 # Odd numbers of 64 bits without a pattern: multiplying by one spreads what differs over all bits
@@ -39,6 +42,8 @@ MIX: Final = np.uint64(0xD6E8FEB86659FD93)
 def packet_keys(events: TraceEvents) -> U64:
     """Return one key an event, shape (n,). Events without a readable packet share few keys.
 
+    A frame that is not IP is told by its first bytes.
+
     The lengths and offsets of ``events`` are checked by the decoder; what a header says about itself
     is not believed beyond the captured bytes.
     """
@@ -46,8 +51,15 @@ def packet_keys(events: TraceEvents) -> U64:
 
 
 def protocols(events: TraceEvents) -> I64:
-    """The number of the transport protocol of each packet, shape (n,)."""
+    """The number of the transport protocol of each packet, -1 where that is not known; shape (n,)."""
     return Packets.of(events).protocols()
+
+
+def addressed(events: TraceEvents) -> Mask:
+    """Of which packets the addresses are known, shape (n,)."""
+    size = np.where(events.ipv6, 40, 20)
+    there: Mask = events.ip & (events.payload >= 0) & (events.payload_length >= size)
+    return there
 
 
 def pair_keys(events: TraceEvents) -> U64:
@@ -56,7 +68,7 @@ def pair_keys(events: TraceEvents) -> U64:
 
 
 def lengths(events: TraceEvents) -> I64:
-    """The length of each packet (bytes) as its IP header says it, shape (n,)."""
+    """The length of each packet (bytes) as its IP header says it, 0 without one; shape (n,)."""
     return Packets.of(events).lengths()
 
 
@@ -84,18 +96,32 @@ class Packets:
         # The decoder pads its buffer: a word may begin at any byte of a packet.
         self._words: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
         self._transport: tuple[I64, I64, I64] | None = None
+        self._frames: tuple[I64, U64] | None = None  # those that are not IP, and their keys
 
     @classmethod
     def of(cls, events: TraceEvents, rows: I64 | None = None) -> Packets:
         """The packets of some events, or of all."""
         every: I64 | slice = slice(None) if rows is None else rows
         start, length = events.payload[every], events.payload_length[every]
-        v6 = events.ipv6[every]
-        return cls(events.buffer, np.maximum(start, 0), np.where(start >= 0, start + length, 0), v6)
+        v6, ip = events.ipv6[every], events.ip[every]
+        end = np.where(start >= 0, start + length, 0)
+        start = np.maximum(start, 0)
+        if ip.all():
+            return cls(events.buffer, start, end, v6)
+        packets = cls(events.buffer, start, np.where(ip, end, start), v6)
+        other = np.flatnonzero(~ip)
+        frames = cls(events.buffer, start[other], end[other], v6[other])
+        words = [frames._word(frames._start + 8 * i) for i in range(_FRAME_WORDS)]
+        packets._frames = other, combined(words)
+        return packets
 
     def keys(self) -> U64:
         """As `packet_keys`."""
-        return combined(self._invariants())
+        keys = combined(self._invariants())
+        if self._frames is not None:
+            other, their = self._frames
+            keys[other] = their
+        return keys
 
     def flow_keys(self, *, back: bool = False) -> U64:
         """One key a packet for its addresses, ports and protocol.
@@ -158,8 +184,11 @@ class Packets:
         return [protocol.astype(np.uint64), *source, *destination]
 
     def protocols(self) -> I64:
-        """Behind the extension headers of IPv6."""
-        return self._layer4()[1]
+        """Behind the extension headers of IPv6; -1 where they were not captured."""
+        _, protocol, _ = self._layer4()
+        cut = (self._end <= self._start) | (self._ipv6 & np.isin(protocol, _EXTENSIONS))
+        cut |= ~self._ipv6 & (self._end < self._start + _PROTOCOL_BYTES)
+        return np.where(cut, -1, protocol)
 
     def resets(self) -> Mask:
         """RFC 9293: the flags are the fourteenth byte."""
@@ -301,7 +330,9 @@ class Packets:
             step = np.where(
                 piece, 8, 8 + 8 * ((word >> np.uint64(8)) & np.uint64(0xFF)).astype(np.int64)
             )
-            inside = options | piece
+            inside = (options | piece) & (layer4 < self._end)
+            if not inside.any():
+                break
             protocol = np.where(inside, (word & np.uint64(0xFF)).astype(np.int64), protocol)
             layer4 = np.where(inside, layer4 + step, layer4)
             v6 = v6 & ~(piece & (fragment != 0))  # a later fragment has no transport header

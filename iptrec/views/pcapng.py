@@ -13,9 +13,9 @@ import numpy as np
 
 from iptrec.answers.versions import all_stages, events_of, first_stages
 from iptrec.context.addresses import addresses
-from iptrec.packets.identity import lengths
 from iptrec.version import __version__
 from iptrec.views.escape import printable
+from iptrec.views.frames import frames, header_sizes, wire_lengths
 from iptrec.views.info import how_many
 from iptrec.views.packet_json import iso_time
 from iptrec.views.paths import ending
@@ -67,10 +67,8 @@ _NETLINK_HEADER: Final = 16
 # tcpdump.org/linktypes/LINKTYPE_NETLINK.html: sent to us, ARPHRD_NETLINK, NETLINK_NETFILTER
 _COOKED: Final = struct.pack(">HH10xH", 0, 824, 12)
 _LONGEST: Final = 60_000  # bytes of a comment; an option has at most 65,535
-_MAC_HEADER: Final = 14
 _IPV4_BYTES: Final = 4
 _POSTROUTING, _OUTPUT = 4, 3  # enum nf_inet_hooks
-_NO_MACS: Final = bytes(12)
 
 
 class _Name(NamedTuple):
@@ -134,14 +132,14 @@ class Capture:
         outbound = (events.hook == _OUTPUT) | (events.hook == _POSTROUTING)
         index = np.where(outbound, events.outdev, events.indev)
         names, which = interfaces.names(index, window.moment_ns[stages.row])
-        framed = self._framed(events)
+        headers = header_sizes(events, self._link)
         found: list[bytes] = []
-        interface = self._interfaces(names, which, framed, netns, found)
+        interface = self._interfaces(names, which, headers > 0, netns, found)
         times = _times(events)
         self._count(interface, times)
         options, of = _packet_options(window, stages, outbound, paths, numbers)
-        captured = events.payload_length + _MAC_HEADER * framed
-        length = np.maximum(lengths(events) + _MAC_HEADER * framed, captured)
+        captured = events.payload_length + headers
+        length = wire_lengths(events, headers)
         sizes = np.array([len(one) for one in options], np.int64)[of]
         total = _HEAD.itemsize + (captured + 3 & ~3) + _ID.itemsize + sizes + _TAIL
         heads = _heads(total, interface, times, captured, length)
@@ -152,7 +150,7 @@ class Capture:
         for number, (head, frame, identity, option) in enumerate(
             zip(
                 _split_up(heads.tobytes(), _HEAD.itemsize),
-                _frames(events, framed),
+                frames(events, headers),
                 _split_up(identities.tobytes(), _ID.itemsize),
                 of.tolist(),
                 strict=True,
@@ -209,12 +207,6 @@ class Capture:
             body = struct.pack("<I", number) + _split(moment) + _options(*options)
             found.append(_block(_STATISTICS, body))
         return b"".join(found)
-
-    def _framed(self, events: TraceEvents) -> Mask:
-        """Which packets are written with a link header."""
-        if self._link != "auto":
-            return np.full(len(events), self._link == "ethernet")
-        return _with_mac_header(events)
 
     def _interfaces(
         self,
@@ -283,32 +275,6 @@ def _packet_options(
             )
         )
     return found, of.reshape(-1)
-
-
-def _with_mac_header(events: TraceEvents) -> Mask:
-    """Which events bring an Ethernet header whose type is that of the packet."""
-    there: Mask = (events.link >= 0) & (events.link_length == _MAC_HEADER)
-    at = np.where(there, events.link + len(_NO_MACS), 0)
-    kind = events.buffer[at].astype(np.uint16) << 8 | events.buffer[at + 1]
-    there &= kind == events.protocol
-    return there
-
-
-def _frames(events: TraceEvents, framed: Mask) -> Iterator[bytes]:
-    """The packets, those that are framed with their link header, or with one of zeros."""
-    memory = events.buffer.data
-    ours = _with_mac_header(events)
-    for start, size, link, frame, recorded, ipv6 in zip(
-        events.payload.tolist(), events.payload_length.tolist(), events.link.tolist(),
-        framed.tolist(), ours.tolist(), events.ipv6.tolist(), strict=True,
-    ):  # fmt: skip
-        packet = bytes(memory[start : start + size]) if size else b""
-        if not frame:
-            yield packet
-        elif recorded:
-            yield bytes(memory[link : link + _MAC_HEADER]) + packet
-        else:
-            yield _NO_MACS + (b"\x86\xdd" if ipv6 else b"\x08\x00") + packet
 
 
 def _heads(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
+_ETHERTYPES: Final = {"0x0806": "arp"}
 _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
 
@@ -83,7 +84,7 @@ def _title(traversal: Traversal, layout: Layout) -> str:
     words = [
         f"#{traversal.number}",
         iso_time(traversal.time_ns),
-        traversal.family,
+        kind(traversal),
         _styled(printable(traversal.verdict), style, layout),
     ]
     if traversal.decided_by is not None:
@@ -105,6 +106,14 @@ def _title(traversal: Traversal, layout: Layout) -> str:
     if traversal.altered_by is not None:
         words.append(_styled(f"({_change(traversal.altered_by)})", _UNCERTAIN, layout))
     return " ".join(words)
+
+
+def kind(traversal: Traversal) -> str:
+    """The packet's family; of a frame that is not IP what it is."""
+    if "ethertype" not in traversal.header:
+        return traversal.family
+    ethertype = traversal.header["ethertype"]
+    return _ETHERTYPES.get(ethertype, f"ethertype {ethertype or '?'}")
 
 
 def _change(change: Change) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
+from iptrec.views.text import kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +56,12 @@ def decision(traversal: Traversal) -> str:
     """What became of the packet, by whom: one plain sentence."""
     header = traversal.header
     ends = " > ".join(
-        endpoint(str(header.get(address)), header.get(port) or 0)
+        endpoint(str(header.get(address) or "?"), header.get(port) or 0)
         for address, port in (("src", "sport"), ("dst", "dport"))
     )
-    packet = f"Packet #{traversal.number} ({traversal.family} {header.get('proto')} {ends})"
+    protocol = header.get("proto") or "protocol ?"
+    what = "" if "ethertype" in header else f" {protocol} {ends}"
+    packet = f"Packet #{traversal.number} ({kind(traversal)}{what})"
     verb = _VERBS.get(traversal.verdict)
     if verb is None:
         return printable(f"{packet}: no rule is known to have decided what became of it.")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from handmade import attribute, udp
 
-from iptrec.decode import nftrace
+from iptrec.decode import nftrace, packet
 
 # include/uapi/linux/netfilter/nf_tables.h, enum nft_trace_attributes
 TABLE, CHAIN, HANDLE, TYPE, VERDICT, ID, LINK, NETWORK, TRANSPORT, IIF = range(1, 11)
@@ -80,3 +80,98 @@ def test_conntrack_cut_off(kind, value):
     data = message(*dumped(), (kind, value))
     events = nftrace.decode(data, np.array([len(data)], np.uint32), np.zeros(1, np.int64))
     assert (len(events), events.undecoded.tolist()) == (0, [0])
+
+
+MACS = bytes.fromhex("82dfbcb00d5f020000000001")
+ETHERNET, TUNNEL = b"\0\1", b"\2\x08"  # ARPHRD_ETHER, ARPHRD_TUNNEL
+SIX = bytes.fromhex(
+    "6000000000202c40fd000001000000000000000000000002fd000001000000000000000000000001"
+)
+PORTS = bytes.fromhex("0009003500180000000000000000000000000000")
+ARP = bytes.fromhex("000108000604000106d540df28a90a00010282dfbcb00d5f0a000101")
+UNKNOWN = {"src": None, "dst": None, "proto": None, "length": None}
+ADDRESSES6 = {"src": "fd00:1::2", "dst": "fd00:1::1"}
+
+
+def link(kind, tag=""):
+    return LINK, MACS + bytes.fromhex(tag + kind)
+
+
+def six(following):
+    return SIX[:6] + bytes([following]) + SIX[7:]
+
+
+DUMPS = {  # family of the table, what was dumped; family of the packet, some fields of its header
+    "whole": (
+        (10, 10), [(NETWORK, six(17)), (TRANSPORT, PORTS)], 10, ADDRESSES6 | {"proto": "udp", "dport": 53},
+    ),
+    "first fragment": (
+        (10, 10), [(NETWORK, SIX), (TRANSPORT, PORTS)], 10,
+        ADDRESSES6 | {"proto": None, "ext": ["fragment"], "truncated": True, "length": 72},
+    ),
+    "later fragment": (  # thoff is 0 (net/ipv6/exthdrs_core.c, ipv6_find_hdr)
+        (10, 10), [(TRANSPORT, SIX[:20]), (IIF, number(3))], 10,
+        UNKNOWN | {"length": 72, "hop_limit": 64, "ext": ["fragment"], "truncated": True},
+    ),
+    "later fragment of a device": (
+        (5, 5), [link("86dd"), (TRANSPORT, SIX[:20])], 10, UNKNOWN | {"length": 72, "ext": ["fragment"]},
+    ),
+    "multicast listener report": (
+        (10, 10), [(NETWORK, six(0)), (TRANSPORT, b"\x8f" + bytes(19))], 10,
+        ADDRESSES6 | {"proto": None, "ext": ["hopopt"], "truncated": True},
+    ),
+    "long options": (
+        (2, 2), [(NETWORK, b"\x4b\0\0\x35" + udp()[4:20] + bytes(20)), (TRANSPORT, PORTS)], 2,
+        {"src": "10.0.0.1", "dst": "10.0.0.2", "proto": "udp", "length": 53, "truncated": True},
+    ),
+    "egress, ipv6": ((5, 5), [(NETWORK, six(17)), (TRANSPORT, PORTS)], 10, ADDRESSES6 | {"dport": 53}),
+    "egress, ipv4": ((5, 5), [*dumped()], 2, {"src": "10.0.0.1", "dport": 53}),
+    "egress, no payload": ((5, 5), [(NETWORK, udp()[:20])], 2, {"src": "10.0.0.1", "truncated": True}),
+    "egress, like ipv4": ((5, 5), [(NETWORK, b"\x45" + bytes(39))], 0, UNKNOWN | {"ethertype": None}),
+    "egress, arp": ((5, 5), [(NETWORK, ARP)], 0, UNKNOWN | {"ethertype": None}),
+    "arp": ((5, 5), [link("0806"), (NETWORK, ARP)], 0, UNKNOWN | {"ethertype": "0x0806"}),
+    "table arp": ((3, 3), [(NETWORK, ARP)], 0, UNKNOWN | {"ethertype": "0x0806"}),
+    "bridge, tagged ipv6": (
+        (7, 7), [link("86dd", "81000005"), (NETWORK, six(17)), (TRANSPORT, PORTS)], 10,
+        ADDRESSES6 | {"dport": 53},
+    ),
+    "bridge, tagged twice": (
+        (7, 7), [link("0800", "88a80005"), *dumped()], 2, {"src": "10.0.0.1", "dport": 53},
+    ),
+    "bridge, tagged arp": (
+        (7, 7), [link("0806", "81000005"), (NETWORK, ARP)], 0, UNKNOWN | {"ethertype": "0x0806"},
+    ),
+    "labels": (
+        (5, 5), [link("8847"), (NETWORK, b"\x45\0\1\x40" + udp())], 0, UNKNOWN | {"ethertype": "0x8847"},
+    ),
+    "spanning tree": (
+        (7, 7), [link("0026"), (NETWORK, b"\x42\x42\3" + bytes(37))], 0, UNKNOWN | {"ethertype": None},
+    ),
+    "tunnel": (  # 14 bytes of its link header are not Ethernet's
+        (5, 5), [(IIFTYPE, TUNNEL), link("0806"), *dumped()], 2, {"src": "10.0.0.1", "dport": 53},
+    ),
+    "not dumped": ((5, 5), [(IIF, number(3))], 2, UNKNOWN | {"truncated": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DUMPS)
+def test_dumps(name):
+    """What the kernel dumped is told, and nothing else."""
+    (family, protocol), attributes, expected, fields = DUMPS[name]
+    events = decoded(message(*attributes, family=family, protocol=protocol), message())
+    assert events.address_family(0) == expected
+    assert events.ip.tolist()[0] == (expected != 0)
+    header = packet.header(events.packet(0), expected, int(events.protocol[0]))
+    assert {one: header.get(one) for one in fields} == fields
+    assert "sport" not in header or header["sport"] == (9 if expected == 10 else 1000)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [([(IIFTYPE, ETHERNET)], 14), ([], 14), ([(IIFTYPE, TUNNEL)], 0), ([(OIFTYPE, TUNNEL)], 0)],
+)
+def test_link_headers(more, expected):
+    """Those of Ethernet, by the type of the device, are given; others are not taken for such."""
+    events = decoded(message(link("0800"), *dumped(), *more))
+    assert events.link_length.tolist() == [expected]
+    assert (events.link[0] >= 0) == bool(expected)

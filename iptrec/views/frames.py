@@ -1,0 +1,76 @@
+"""Packets as a capture has them: bare, or behind the link header that was recorded, or one of zeros.
+
+A frame that is not IP is always written with one: nothing else tells what it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.packets.identity import lengths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64, Mask
+
+_ETHERNET, _TAG = 14, 4  # bytes of a header, and of an 802.1Q tag in it
+_TYPE: Final = 12  # where its type begins
+_TAGGED: Final = (0x8100, 0x88A8)
+_LEAST_TYPE: Final = 0x0600  # below are lengths of 802.3
+_NO_ADDRESSES: Final = bytes(12)
+_DUMPED: Final = 40  # bytes that nf_tables dumps of what it does not know
+_IPV4, _IPV6, _RESERVED = 0x0800, 0x86DD, 0xFFFF
+
+
+def header_sizes(events: TraceEvents, link: str) -> I64:
+    """How many bytes of link header each packet is written with, shape (n,).
+
+    ``link``: "auto", with what was recorded; "raw", without; "ethernet", all.
+    """
+    recorded = np.where(_recorded(events), events.link_length, 0).astype(np.int64)
+    made = ~events.ip if link != "ethernet" else np.ones(len(events), np.bool_)
+    wanted = recorded if link != "raw" else np.where(events.ip, 0, recorded)
+    return np.where(made & (wanted == 0), _ETHERNET, wanted)
+
+
+def wire_lengths(events: TraceEvents, sizes: I64) -> I64:
+    """How long each frame was, bytes; of one that is not IP, and cut, one byte more than there is."""
+    captured = events.payload_length + sizes
+    cut = ~events.ip & (events.payload_length >= _DUMPED)
+    return np.where(cut, captured + 1, np.maximum(lengths(events) + sizes, captured))
+
+
+def frames(events: TraceEvents, sizes: I64) -> Iterator[bytes]:
+    """The packets; ``sizes``: as `header_sizes` gives them."""
+    memory = events.buffer.data
+    types = np.where(events.ip, np.where(events.ipv6, _IPV6, _IPV4), events.protocol)
+    types[types == 0] = _RESERVED
+    for start, size, link, header, recorded, kind in zip(
+        events.payload.tolist(), events.payload_length.tolist(), events.link.tolist(),
+        sizes.tolist(), _recorded(events).tolist(), types.tolist(), strict=True,
+    ):  # fmt: skip
+        packet = bytes(memory[start : start + size]) if size else b""
+        if not header:
+            yield packet
+        elif recorded:
+            yield bytes(memory[link : link + header]) + packet
+        else:
+            yield _NO_ADDRESSES + kind.to_bytes(2, "big") + packet
+
+
+def _recorded(events: TraceEvents) -> Mask:
+    """Which events bring an Ethernet header whose type is that of the packet."""
+    there = (events.link >= 0) & (events.link_length >= _ETHERNET)
+    at = np.where(there, events.link + _TYPE, 0)
+    kind = events.buffer[at].astype(np.uint16) << 8 | events.buffer[at + 1]
+    tagged = there & np.isin(kind, _TAGGED)
+    at = np.where(tagged, at + _TAG, 0)
+    inner = events.buffer[at].astype(np.uint16) << 8 | events.buffer[at + 1]
+    kind = np.where(tagged, inner, kind)
+    there &= events.link_length == np.where(tagged, _ETHERNET + _TAG, _ETHERNET)
+    recorded: Mask = there & ((kind == events.protocol) | ((kind < _LEAST_TYPE) & ~events.ip))
+    return recorded
