@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from iptrec.answers.index import Index
+    from iptrec.answers.packets import Counted
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.rules import TableCount
     from iptrec.answers.select import Select
@@ -117,6 +118,19 @@ class Packets(_WhileOpen[Packet]):
     def columns(self) -> answers.Packets:
         """All selected packets as columns, of which iptrec's own views are made. May change."""
         return self._recording.columns(self._selection)
+
+
+class Explanations(_WhileOpen["Explanation"]):
+    """The explanations of the selected packets, each made when it is asked for."""
+
+    def __init__(self, recording: Recording, packets: answers.Packets) -> None:
+        self._taken = packets
+        super().__init__(recording, why.explain(recording.rows, packets))
+
+    @property
+    def unjudged(self) -> int:
+        """See `Packets.unjudged`."""
+        return self._taken.unjudged
 
 
 class Rows(Iterator[tuple[Any, ...]]):
@@ -225,7 +239,7 @@ class Recording:
         self,
         filter: str | None = None,
         **conditions: Unpack[Select],
-    ) -> list[PathCount]:
+    ) -> Counted[PathCount]:
         """The ways that the selected packets took, the most taken first."""
         from iptrec.answers.path_counts import count_paths  # noqa: PLC0415
 
@@ -235,7 +249,7 @@ class Recording:
         self,
         filter: str | None = None,
         **conditions: Unpack[Select],
-    ) -> list[TableCount]:
+    ) -> Counted[TableCount]:
         """The rules as they last were, table by table, with the selected packets that hit them."""
         from iptrec.answers.rules import count_rules  # noqa: PLC0415
 
@@ -257,10 +271,9 @@ class Recording:
         self,
         filter: str | None = None,
         **conditions: Unpack[Select],
-    ) -> Iterator[Explanation]:
+    ) -> Explanations:
         """The same of all selected packets."""
-        found = why.explain(self.rows, self.packets(filter, **conditions).columns())
-        return _WhileOpen(self, found)
+        return Explanations(self, self.packets(filter, **conditions).columns())
 
     def rulesets(self, time_ns: int | datetime | None = None) -> Mapping[Family, Ruleset]:
         """The rules in force at a time, as far as they had been seen; None: in the end.

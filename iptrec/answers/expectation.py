@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
-_CUT: Final = "whose headers were not recorded whole"
+_CUT: Final = "the headers were not recorded whole"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,16 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``failure`` is None where the expectation holds."""
+    """``failure`` is None where the expectation holds; ``unknown``: whether it does is not known.
+
+    ``unjudged``: of how many packets the filter does not know.
+    """
 
     expectation: Expectation
     packets: int
     failure: str | None
+    unknown: bool = False
+    unjudged: int = 0
 
 
 def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Result]:
@@ -103,15 +108,21 @@ class _Tally:
         """The judgement, once all packets were seen."""
         least, most, packets = self.expectation.least, self.expectation.most, self._packets
         failure = self._failure
-        if failure is None and packets < least:
+        if failure is None and packets + self._unjudged < least:
             failure = f"{packets} packets, expected at least {least}"
         if failure is None and most is not None and packets > most:
             failure = f"{packets} packets, expected at most {most}"
-        too_many = most is not None and packets + self._unjudged > most
-        if failure is None and (self._suspects or too_many):
-            unknown = self._unjudged if too_many else self._suspects
-            failure = f"not known: the filter cannot judge {unknown} packets, {_CUT}"
-        return Result(self.expectation, packets, failure)
+        doubtful = self._doubtful() if failure is None else 0
+        if doubtful:
+            counted = "1 packet" if doubtful == 1 else f"{doubtful:,} packets"
+            failure = f"not known: the filter cannot judge {counted}: {_CUT}"
+        return Result(self.expectation, packets, failure, bool(doubtful), self._unjudged)
+
+    def _doubtful(self) -> int:
+        """On how many packets it depends of which the filter does not know."""
+        least, most, packets = self.expectation.least, self.expectation.most, self._packets
+        few, many = packets < least, most is not None and packets + self._unjudged > most
+        return self._unjudged if few or many else self._suspects
 
 
 def _failure(path: Path, expectation: Expectation) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.places import Place
 
 
+T = TypeVar("T")
 _NO_CT: Final = (-1, -1, -1, 0)
 
 
@@ -116,6 +117,14 @@ class Packets:
     def _learn(self, *, whole: bool) -> None:
         if self._notes is not None:
             self._index.learn(self._notes, whole=whole)
+
+
+class Counted(list[T]):
+    """An answer about the selected packets; ``unjudged``: as of `Packets`."""
+
+    def __init__(self, found: Iterable[T], unjudged: int) -> None:
+        super().__init__(found)
+        self.unjudged = unjudged
 
 
 class Batch:

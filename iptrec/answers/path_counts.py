@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.answers.packets import Packets
+from iptrec.answers.packets import Counted, Packets
 from iptrec.packets.identity import lengths
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PathCount:
 
 def count_paths(
     recording: Recording, selection: Selection, index: Index | None = None
-) -> list[PathCount]:
+) -> Counted[PathCount]:
     """The paths of the selected packets, the most taken first.
 
     An ``index`` is made if all packets are selected: paths are numbered from the first packet on.
@@ -73,4 +73,5 @@ def count_paths(
             )
     paths = {number: path for path, number in packets.book.paths.items()}
     found = [PathCount(number, paths[number], count) for number, count in counts.items()]
-    return sorted(found, key=lambda one: (-one.count.packets, one.number))
+    found.sort(key=lambda one: (-one.count.packets, one.number))
+    return Counted(found, packets.unjudged)

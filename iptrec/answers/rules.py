@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.answers.packets import Packets
+from iptrec.answers.packets import Counted, Packets
 from iptrec.answers.path_counts import Count
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
@@ -59,15 +59,17 @@ class TableCount:
 _Key = tuple[str, str, str, "str | None", int]
 
 
-def count_rules(recording: Recording, selection: Selection) -> list[TableCount]:
+def count_rules(recording: Recording, selection: Selection) -> Counted[TableCount]:
     """What the selected packets hit, for each table as it last was, and in rules that are gone."""
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
     books: dict[int, Resolver] = {}
-    for batch in Packets(recording, selection).batches(objects=False):
+    packets = Packets(recording, selection)
+    for batch in packets.batches(objects=False):
         books[batch.window.stream.id] = batch.window.resolver
         _count_window(batch.window, batch.positions, hits, rules)
-    return [table for book in books.values() for table in _tables(book, hits, rules)]
+    found = (table for book in books.values() for table in _tables(book, hits, rules))
+    return Counted(found, packets.unjudged)
 
 
 def _tables(

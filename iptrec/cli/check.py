@@ -55,7 +55,8 @@ def check(
     # How many there are; or min (1 unless it is given) and max.
     count = 2
 
-    At most 1,000 of them in 256 kB; the recording is read once for all.
+    At most 1,000 of them in 256 kB; the recording is read once for all. Where the answer depends on packets
+    that the filter cannot judge, for their headers were not recorded whole, it is ????, not known: one fails.
 
     Example:
 

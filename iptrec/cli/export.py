@@ -210,7 +210,7 @@ class _Chosen:
         if nothing and not self.quiet:
             print("iptrec export: no packet matches", file=sys.stderr)
         if not self.quiet:
-            tell_flaws("export", self.recording)
+            tell_flaws("export", self.recording, self.packets.unjudged)
         return EXIT_NO if nothing else EXIT_DONE
 
 

@@ -38,7 +38,7 @@ def paths(
         found = source.paths(chosen.filter, **chosen.of(source))
         for one in found:
             stream.write(as_json(one) + "\n" if json else as_text(one))
-        recordings.tell_flaws("paths", source)
+        recordings.tell_flaws("paths", source, found.unjudged)
     if not found:
         print("iptrec paths: no packet matches", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO

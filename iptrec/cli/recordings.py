@@ -32,11 +32,17 @@ def opened(
         yield Recording(reader, rows, known)
 
 
-def flaws(recording: Recording) -> list[str]:
-    """What the reader of the packets must know about the recording."""
+def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
+    """What the reader of the packets must know about the recording.
+
+    ``unjudged``: of how many packets the filter does not know.
+    """
     from iptrec.views.info import how_many
 
     found = []
+    if unjudged:
+        packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
+        found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")
     if not recording.facts.closed:
@@ -44,7 +50,7 @@ def flaws(recording: Recording) -> list[str]:
     return found
 
 
-def tell_flaws(command: str, recording: Recording) -> None:
+def tell_flaws(command: str, recording: Recording, unjudged: int = 0) -> None:
     """The same on stderr, so that nobody takes an answer for more than it is."""
-    if found := flaws(recording):
+    if found := flaws(recording, unjudged):
         print(f"iptrec {command}: {'; '.join(found)}", file=sys.stderr)

@@ -65,7 +65,7 @@ def rules(
             for line in (as_json if json else as_text)(limited):
                 stream.write(line + "\n")
             shown = True
-        recordings.tell_flaws("rules", source)
+        recordings.tell_flaws("rules", source, counted.unjudged)
     if not shown:
         print("iptrec rules: no rule fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

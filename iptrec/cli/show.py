@@ -168,11 +168,7 @@ def _ending(
 
     nothing = not shown and not everything
     remarks = ["no packet matches"] if nothing else []
-    if unjudged:
-        remarks.append(
-            f"the filter cannot judge {unjudged:,} packets, whose headers were not recorded whole"
-        )
-    remarks += recordings.flaws(recording)
+    remarks += recordings.flaws(recording, unjudged)
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE

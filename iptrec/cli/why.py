@@ -39,7 +39,8 @@ def why(
     shown = 0
     colour = colours(color, output)
     with recordings.opened(recording, index=True) as source, opened(output, recording) as stream:
-        for explanation in source.explain(chosen.filter, **chosen.of(source)):
+        explanations = source.explain(chosen.filter, **chosen.of(source))
+        for explanation in explanations:
             if json:
                 stream.write(as_json(explanation) + "\n")
             else:
@@ -47,7 +48,7 @@ def why(
                 for line in as_text(explanation, colour=colour):
                     stream.write(line + "\n")
             shown += 1
-        recordings.tell_flaws("why", source)
+        recordings.tell_flaws("why", source, explanations.unjudged)
     if not shown:
         print("iptrec why: no packet matches", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

@@ -21,6 +21,8 @@ _NO_XML: Final = re.compile("[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def as_text(result: Result, *, colour: bool) -> str:
     """One line, without its newline."""
     word, style = ("ok  ", "32") if result.failure is None else ("FAIL", "31")
+    if result.unknown:
+        word, style = "????", "33"
     outcome = f"{result.packets:,} packets" if result.failure is None else printable(result.failure)
     head = f"\x1b[{style}m{word}\x1b[0m" if colour else word
     return f"{head} {printable(result.expectation.name)}: {outcome}"
@@ -35,6 +37,8 @@ def as_json(result: Result) -> str:
             "line": result.expectation.line,
             "packets": result.packets,
             "ok": result.failure is None,
+            "result": _word(result),
+            "unjudged": result.unjudged,
             "failure": result.failure,
         },
         separators=(",", ":"),
@@ -56,9 +60,15 @@ def as_junit(results: Sequence[Result], recording: str) -> str:
             suite, "testcase", classname=_text(recording), name=_text(one.expectation.name)
         )
         if one.failure is not None:
-            ET.SubElement(case, "failure", message=_text(one.failure))
+            ET.SubElement(case, "failure", type=_word(one), message=_text(one.failure))
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _word(result: Result) -> str:
+    if result.failure is None:
+        return "ok"
+    return "unknown" if result.unknown else "failed"
 
 
 def _text(text: str) -> str:

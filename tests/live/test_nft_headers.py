@@ -8,6 +8,8 @@ import sys
 import pytest
 from command import IPTREC
 
+import iptrec
+
 pytestmark = pytest.mark.live
 
 # From an interface's other end, as frames: what the kernel makes of them is no matter of sockets.
@@ -139,24 +141,48 @@ def test_what_a_filter_cannot_judge(lab, tmp_path):
     """It is said, and no expectation passes by ignorance; what does not depend on such packets passes."""
     sender(lab, RULES["inet"])
     trace = record(lab, tmp_path)
-    done = lab.run([*IPTREC, "show", trace, "udp", "dst", "port", "1001"], check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "no packet matches; the filter cannot judge 1 packets" in done.stderr
+    filtered = ["udp", "dst", "port", "1001"]
+    for command in (
+        ["show"],
+        ["paths"],
+        ["why"],
+        ["export", "ndjson", "-o", "-"],
+        ["rules", "--hit"],
+    ):
+        done = lab.run([*IPTREC, *command, trace, *filtered], check=False)
+        assert (done.returncode, done.stdout) == (1, ""), command
+        assert (
+            "the filter cannot judge 1 packet: the headers were not recorded whole" in done.stderr
+        )
+    with iptrec.open(trace) as recording:
+        words = " ".join(filtered)
+        answers = recording.packets(words), recording.explain(words), recording.paths(words)
+        assert [(list(one), one.unjudged) for one in answers] == [([], 1)] * 3
     asked = {  # conditions and what is required; whether it holds
-        'filter = "udp dst port 1001"\nmin = 0\nmax = 0': False,  # it was sent, behind an extension header
-        'filter = "udp dst port 1001"\nmin = 0\nverdict = "DROP"': False,
-        'filter = "udp dst port 1001"\nmin = 0\nverdict = "ACCEPT"': True,
-        'filter = "udp dst port 1007"\nmin = 0\nmax = 0': False,  # behind long options
-        'filter = "tcp dst port 1002"\nmin = 0\nmax = 0': False,
-        'filter = "udp dst port 1099"\nmin = 0\nmax = 0': True,  # nobody can have sent it
-        'filter = "udp dst port 1000"\nmax = 1': True,
+        'filter = "udp dst port 1001"\nmin = 0\nmax = 0': "unknown",  # sent, behind an extension header
+        'filter = "udp dst port 1001"': "unknown",
+        'filter = "udp dst port 1001"\nmin = 2': "failed",
+        'filter = "udp dst port 1001"\nmin = 0\nverdict = "DROP"': "unknown",
+        'filter = "udp dst port 1001"\nmin = 0\nverdict = "ACCEPT"': "ok",
+        'filter = "udp dst port 1007"\nmin = 0\nmax = 0': "unknown",  # behind long options
+        'filter = "tcp dst port 1002"\nmin = 0\nmax = 0': "unknown",
+        'filter = "udp dst port 1099"\nmin = 0\nmax = 0': "ok",  # nobody can have sent it
+        'filter = "udp dst port 1000"\nmax = 1': "ok",
     }
     expectations = tmp_path / "e.toml"
     expectations.write_text("".join(f"[[expect]]\n{one}\n" for one in asked))
-    done = lab.run([*IPTREC, "check", trace, str(expectations)], check=False)
+    junit = tmp_path / "j.xml"
+    command = [*IPTREC, "check", trace, str(expectations), "--junit", str(junit)]
+    done = lab.run([*command, "--json"], check=False)
     assert done.returncode == 1
-    lines = done.stdout.splitlines()
-    assert [line.startswith("ok") for line in lines] == [*asked.values()]
-    assert lines[0].endswith(
-        "not known: the filter cannot judge 1 packets, whose headers were not recorded whole"
-    )
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["result"] for one in results] == [*asked.values()]
+    assert [one["ok"] for one in results] == [one == "ok" for one in asked.values()]
+    assert [one["unjudged"] for one in results] == [1] * 7 + [0, 0]
+    told = "not known: the filter cannot judge 1 packet: the headers were not recorded whole"
+    assert junit.read_text().count(f'<failure type="unknown" message="{told}"') == 5
+    lines = lab.run(command, check=False).stdout.splitlines()
+    assert lines[0].startswith("???? ")
+    assert lines[0].endswith(told)
+    words = {"ok": "ok  ", "unknown": "????", "failed": "FAIL"}
+    assert [line[:4] for line in lines] == [words[one] for one in asked.values()]
