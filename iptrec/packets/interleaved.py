@@ -31,7 +31,8 @@ _POSTROUTING: Final = HOOKS.index("POSTROUTING")
 class Packet:
     """A packet in flight; an event is a packet of one row.
 
-    ``addresses``: with ports. ``conntrack``: the connection's id, -1 if the kernel did not tell.
+    ``addresses``: with ports. ``conntrack``, ``direction``: the connection's id, and the packet's direction in
+    it (an answer may equal its question); -1 if the kernel did not tell.
     ``trace``: nf_tables' id of it in this base chain (``pass_``), -1 in legacy iptables.
     ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
     arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
@@ -48,6 +49,7 @@ class Packet:
     stamp: int
     trace: int
     pass_: Pass
+    direction: int = -1
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
@@ -57,6 +59,8 @@ class Packet:
         if self.arrival and event.stamp and self.stamp != event.stamp:
             return False
         if self.pass_ == event.pass_ and self.trace != event.trace:
+            return False
+        if -1 not in (self.direction, event.direction) and self.direction != event.direction:
             return False
         return -1 in (self.conntrack, event.conntrack) or self.conntrack == event.conntrack
 
@@ -77,6 +81,7 @@ class Packet:
         self.arrival |= self.hook != event.hook and 0 != self.stamp == event.stamp
         self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
         self.conntrack = max(self.conntrack, event.conntrack)
+        self.direction = max(self.direction, event.direction)
         self.hook, self.stamp = event.hook, event.stamp or self.stamp
         self.trace, self.pass_ = event.trace, event.pass_
 
@@ -116,6 +121,7 @@ def deal(
             stamp=int(stamps[row]),
             trace=int(events.trace[row]),
             pass_=walker.pass_(place),
+            direction=int(events.ct_direction[row]),
         )
         way_out = None
         if walker.hook(event.walk) == _POSTROUTING:
