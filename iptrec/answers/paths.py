@@ -103,7 +103,7 @@ def _step(place: Place) -> PathStep:
 
 
 def step_type(place: Place) -> StepType:
-    """The truth about a place: a rule, a user chain's end, a policy."""
+    """The truth about a place: a rule, a user chain's end, a policy, or that nobody knows."""
     if place.end:
         return "policy" if place.builtin else "return"
-    return "rule"
+    return "unknown" if place.rule_or_end else "rule"

@@ -47,16 +47,19 @@ class TableCount:
     """A table as it last was; each chain with its policy (None: a user's) and its rules.
 
     ``family``: "ipv4", "ipv6", or of a table of nf_tables that packets of both pass its own ("inet").
-    Rules that are gone follow those that are there, in the order of their first hits.
+    Rules that are gone follow those that are there, in the order of their first hits. ``unseen``: what hit
+    rules of a chain, or its end, while the rules of that time were not known.
     """
 
     family: str
     table: str
     chains: dict[str, tuple[str | None, list[RuleCount]]] = field(default_factory=dict)
     policies: dict[str, Count] = field(default_factory=dict)
+    unseen: dict[str, Count] = field(default_factory=dict)
 
 
 _Key = tuple[str, str, str, "str | None", int]
+_END, _UNSEEN = 0, -1  # in the place of a rule's text and number
 
 
 def count_rules(recording: Recording, selection: Selection) -> Counted[TableCount]:
@@ -85,6 +88,7 @@ def _tables(
             continue
         found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
         _add_gone(found, hits, rules)
+        _add_unseen(found, hits)
         yield found
 
 
@@ -101,7 +105,15 @@ def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule
             table.chains.setdefault(chain, (None, []))[1].append(
                 RuleCount(chain, None, rule, hits[key])
             )
-            table.policies.setdefault(chain, hits.get((family, name, chain, None, 0), Count()))
+            table.policies.setdefault(chain, hits.get((family, name, chain, None, _END), Count()))
+
+
+def _add_unseen(table: TableCount, hits: dict[_Key, Count]) -> None:
+    for (family, name, chain, _, ordinal), count in hits.items():
+        if (family, name, ordinal) == (table.family, table.table, _UNSEEN):
+            table.unseen[chain] = count
+            table.chains.setdefault(chain, (None, []))
+            table.policies.setdefault(chain, Count())
 
 
 def _count_window(
@@ -117,7 +129,7 @@ def _count_window(
         starts = assembly.first[here]
         for at, one in enumerate(way):
             place = window.resolver.places[one]
-            if place.ours or place.wordless:  # which rule it was nobody knows
+            if place.ours:
                 continue
             rows = assembly.rows[starts + at]
             key = _key(window, one, place)
@@ -136,7 +148,7 @@ def _key(window: Window, number: int, place: Place) -> _Key:
     """What stays of a rule when others come and go: its text, and which of equal ones it is."""
     family = family_of(place.table, window.resolver.families[number])
     if place.rule is None:
-        return family, place.table, place.chain, None, 0
+        return family, place.table, place.chain, None, _UNSEEN if place.wordless else _END
     chain = window.resolver.grammars[number].ruleset.tables[place.table][place.chain]
     before = chain.rules[: (place.index or 1) - 1]
     return (
@@ -164,5 +176,5 @@ def _table(
             if ended is None and always_matches(rule) and ends_chain(rule):
                 ended = number
         found.chains[chain.name] = chain.policy, rules
-        found.policies[chain.name] = hits.get((family, table, chain.name, None, 0), Count())
+        found.policies[chain.name] = hits.get((family, table, chain.name, None, _END), Count())
     return found

@@ -36,7 +36,8 @@ def rules(
     """Print the rules as they last were, with the packets of the recording that hit them.
 
     Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
-    marked, and so are rules that were hit and are gone by the end. Exit status 1 when no rule fits.
+    marked, and so are rules that were hit and are gone by the end; ? are hits from while the rules of the
+    chain were not known. Exit status 1 when no rule fits.
 
     Examples:
 

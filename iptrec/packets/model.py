@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iptrec.names import Backend
     from iptrec.rulesets.places import Place
 
-StepType = Literal["rule", "policy", "return"]
+StepType = Literal["rule", "policy", "return", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,9 @@ class Step:
 
     ``type`` is the truth, not the kernel's word (nf_log's TRACE reports an unconditional rule as
     "policy" or "return"): "rule" is a rule that matched, "return" and "policy" are the end of a user
-    chain and of a built-in chain, where ``rule`` is None. ``target`` is the rule's target, the
-    policy's verdict, or "RETURN"; None where the ruleset does not know the rule.
+    chain and of a built-in chain, where ``rule`` is None, "unknown" is either: rule ``rule`` if it is one.
+    ``target`` is the rule's target, the policy's verdict, or "RETURN"; None where the ruleset does not know
+    the rule.
 
     ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
     the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both. ``ct``: None

@@ -90,26 +90,39 @@ def _came(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When a rule that took part was inserted, or the policy set; None if it was there all the time."""
     if place.ours or place.wordless or (place.rule is not None and place.effect == "continue"):
         return None
-    if not _there(timeline, state, place):  # nf_tables lists no anonymous chain
-        return None
-    since = state
-    while since and _there(timeline, since - 1, place):
-        since -= 1
-    return _change(timeline, since, place, gone=False) if since else None
+    since = _turned(timeline, state, place, there=True)  # nf_tables lists no anonymous chain
+    return None if since is None else _change(timeline, since, place, gone=False)
 
 
 def _went(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When the rule that decided before was deleted; None if it is still there."""
-    until = 0 if not place.wordless else state + 1
-    while until <= state and _there(timeline, until, place):
-        until += 1
-    return _change(timeline, until, place, gone=True) if 0 < until <= state else None
+    gone = None if place.wordless else _turned(timeline, state, place, there=False)
+    return None if gone is None else _change(timeline, gone, place, gone=True)
 
 
-def _there(timeline: Timeline, state: int, place: Place) -> bool:
-    """Whether a state of the table has the rule, or the policy."""
-    chain = (timeline.states[state].chains or {}).get(place.chain)
-    if chain is None:
+def _turned(timeline: Timeline, state: int, place: Place, *, there: bool) -> int | None:
+    """From which state on the rule has been there, or not there, up to this one; None if it always was.
+
+    None, too, where this state says otherwise or is not known.
+    """
+    if _there(timeline, state, place) is not there:
+        return None
+    since = state
+    for one in reversed(range(state)):
+        before = _there(timeline, one, place)
+        if before is (not there):
+            return since
+        if before is there:
+            since = one
+    return None
+
+
+def _there(timeline: Timeline, state: int, place: Place) -> bool | None:
+    """Whether a state of the table has the rule, or the policy; None if nobody saw that state."""
+    chains = timeline.states[state].chains
+    if chains is None:
+        return None
+    if (chain := chains.get(place.chain)) is None:
         return False
     if place.rule is None:
         return place.target in (chain.policy, "RETURN")

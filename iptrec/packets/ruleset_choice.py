@@ -157,5 +157,4 @@ class _Evidence:
 def _shown(place: Place) -> str:
     if place.end:
         return f"the chain's end ({place.target})"
-    spec = f": {place.rule.spec}" if place.rule else ""
-    return f"rule {place.number}{spec}"
+    return "what nobody saw" if place.rule is None else f"rule {place.number}: {place.rule.spec}"

@@ -149,11 +149,10 @@ def _place(said: Prefix, table: str, hook: int, grammar: Grammar) -> Place:
         hook = HOOKS.index(said.chain)
     begins, rank = builtin and said.table == _RAW, int(said.table != _RAW)
     if chain is None or not _may_say(said, chain):
-        # The kernel's number: of a rule, or of the end behind the last one. Only the ruleset would tell.
         effect: EffectKind = "return" if said.type == "return" else "unknown"
         return Place(
             hook, table, said.chain, said.rulenum, said.rulenum, False, builtin, False, None,
-            effect, None, begins, rank,
+            effect, None, begins, rank, rule_or_end=said.type != "rule",
         )  # fmt: skip
     if said.rulenum > len(chain.rules):
         return Place(

@@ -68,7 +68,7 @@ def _step(step: PathStep) -> str:
     if step.type == "rule":
         unnumbered = "(our own)" if step.spec else "(not in the recorded ruleset)"
         return f"{where} {f'#{step.rule}' if step.rule else unnumbered}"
-    return f"{where} {step.type}"
+    return f"{where} #{step.rule} or end" if step.type == "unknown" else f"{where} {step.type}"
 
 
 def _wrapped(steps: list[str]) -> list[str]:

@@ -7,18 +7,19 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.answers.path_counts import Count
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.answers.path_counts import Count
     from iptrec.answers.rules import RuleCount, TableCount
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
 _INDENT: Final = 30
+_UNSEEN: Final = "rules, or the end, while the rules were not known"
 
 
 def as_json(table: TableCount) -> Iterator[str]:
@@ -32,6 +33,7 @@ def as_json(table: TableCount) -> Iterator[str]:
                 "chain": chain,
                 "policy": policy,
                 "end": _count(table.policies[chain]),
+                "unseen": _count(table.unseen.get(chain, Count())),
                 "rules": [_rule(one) for one in rules],
             },
             separators=(",", ":"),
@@ -45,21 +47,25 @@ def as_text(table: TableCount) -> Iterator[str]:
         end = table.policies[chain]
         yield f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
         for one in rules:
-            yield from _lines(one)
+            yield from _rule_lines(one)
+        if chain in table.unseen:
+            yield from _lines("?", table.unseen[chain], _UNSEEN)
 
 
-def _lines(one: RuleCount) -> list[str]:
+def _rule_lines(one: RuleCount) -> list[str]:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
-    count = one.count
+    reached = f"  (never reached: #{one.unreachable} ends the chain)" if one.unreachable else ""
+    number = "gone" if one.number is None else f"#{one.number}"
+    return _lines(number, one.count, printable(one.rule.spec), reached)
+
+
+def _lines(number: str, count: Count, text: str, more: str = "") -> list[str]:
     counted = f"{count.packets:,}" if count.packets else "-"
     when = f"{_clock(count.first_ns)}" if count.packets else ""
-    number = "gone" if one.number is None else f"#{one.number}"
     head = f"{number:>5} {counted:>8} {when:<12}  "
-    text = printable(one.rule.spec)
     if count.packets:
         text += f"  (to {_clock(count.last_ns)}, {count.bytes:,} bytes)"
-    if one.unreachable is not None:
-        text += f"  (never reached: #{one.unreachable} ends the chain)"
+    text += more
     return textwrap.wrap(
         text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT,
         break_long_words=False, break_on_hyphens=False,

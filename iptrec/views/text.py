@@ -214,7 +214,7 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
     if "mark" in step.changed:
         words.append(f"(mark was 0x{step.changed['mark'][0]:x})")
     lines = ["\t" + " ".join(words)]
-    if step.type == "rule":
+    if step.type in ("rule", "unknown"):
         lines.append("\t\t" + _rule(step, layout))
     elif step.type == "policy":
         lines.append("\t\tDEFAULT POLICY")
@@ -232,10 +232,10 @@ def _ct(ct: CtInfo) -> list[str]:
 
 def _rule(step: Step, layout: Layout) -> str:
     number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
-    if step.spec is None and step.rule is None:  # of nf_tables, which tells rules from ends
-        return "MATCH RULE: (not in the recorded ruleset)"
     if step.spec is None:
-        return f"{number}, OR THE END: (not in the recorded ruleset)"
+        what = "MATCH RULE" if step.rule is None else number
+        end = ", OR THE END" if step.type == "unknown" else ""
+        return f"{what}{end}: (not in the recorded ruleset)"
     if layout.rules:
         return f"{number}: {printable(step.spec)}"
     return number + (f" /* {printable(step.comment)} */" if step.comment else "")

@@ -99,6 +99,8 @@ def _met(step: Step) -> str:
     if step.type == "rule":
         number = f"#{step.rule}" if step.rule is not None else "#-"
         return f"{number:<5} {printable(step.spec or '?')}  => {target}"
+    if step.type == "unknown":
+        return f"#{step.rule:<4} or the end: what it says nobody saw"
     return f"{step.type}  => {target}"
 
 

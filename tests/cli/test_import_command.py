@@ -109,7 +109,7 @@ def test_kinds_of_capture(imported):
         assert "imported 1 events" in done.stderr
         assert packet["time_ns"] == 100_000_005_000
         assert (packet["in"], packet["verdict"]) == ("if7", "UNKNOWN")
-        assert steps(packet) == [("filter", "INPUT", "rule", 1, None, None)]
+        assert steps(packet) == [("filter", "INPUT", "unknown", 1, None, None)]
 
 
 @pytest.mark.parametrize("how", ["ipv4:", "ipv6:", "", "header"])

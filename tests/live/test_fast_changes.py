@@ -1,0 +1,125 @@
+"""Legacy rules that change faster than anybody can look: what was not seen is said, and nothing is made up."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sqlite3
+import sys
+
+import pytest
+import recorder
+from typer.testing import CliRunner
+
+import iptrec
+from iptrec.cli import app
+
+pytestmark = pytest.mark.live
+SENDER = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+    number = 0
+    while sys.stdin not in __import__("select").select([sys.stdin], [], [], 0.0005)[0]:
+        out.sendto(b"%d" % number, ("127.0.0.1", 9))
+        number += 1
+"""
+RULES = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -p udp -m comment --comment stable
+-A INPUT -j ACCEPT
+-A OUTPUT -p udp -m comment --comment stable
+COMMIT
+"""
+COUNTER = re.compile(r"^\[(\d+):\d+\] -A (INPUT|OUTPUT) -p udp", re.MULTILINE)
+
+
+def run(*args):
+    result = CliRunner().invoke(app, list(map(str, args)))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture
+def recorded(lab, tmp_path):
+    """A recording of many states that nobody saw, and the counters of the kernel."""
+    path = tmp_path / "fast.db"
+    lab.restore(None, "ipv4", RULES)
+    child = recorder.start(lab, "udp", "--backend", "legacy", "-o", path, notes=True)
+    sender = lab.popen([sys.executable, "-c", SENDER], None, stdin=-1)
+    for number in range(60):
+        lab.run(
+            [
+                "iptables-legacy",
+                "-I",
+                "INPUT",
+                "1",
+                "-p",
+                "tcp",
+                "-m",
+                "comment",
+                "--comment",
+                f"c{number}",
+            ]
+        )
+        if number % 20 == 0:
+            lab.run(["iptables-legacy", "-N", f"chain{number}"])
+    sender.communicate(b"", timeout=60)
+    child.send_signal(signal.SIGINT)
+    _, noted = child.communicate(timeout=60)
+    assert child.returncode == 0, noted
+    return path, lab.run(["iptables-legacy-save", "-c", "-t", "filter"]).stdout
+
+
+def test_hits_that_nobody_can_name_are_counted_apart(recorded):
+    """What hit a rule and what may have hit it make the kernel's counter together."""
+    path, saved = recorded
+    chains = {
+        (one["table"], one["chain"]): one
+        for one in map(json.loads, run("rules", path, "--json").splitlines())
+        if one["family"] == "ipv4"
+    }
+    for count, chain in COUNTER.findall(saved):
+        told = chains["filter", chain]
+        stable = next(one for one in told["rules"] if "stable" in one["spec"])
+        others = sum(one["packets"] for one in told["rules"] if "-p tcp" in one["spec"])
+        assert others == 0
+        assert stable["packets"] <= int(count) <= stable["packets"] + told["unseen"]["packets"]
+        assert told["end"]["packets"] in (0, stable["packets"])
+    assert chains["filter", "INPUT"]["end"]["packets"] == 0
+    assert chains["filter", "INPUT"]["unseen"]["packets"] > 0, "all states were seen"
+
+
+def test_no_policy_changed(recorded):
+    """A state that nobody saw is none without the rule."""
+    path, _ = recorded
+    with iptrec.open(path) as recording:
+        changes = {one.altered_by for one in recording.packets() if one.altered_by is not None}
+    assert not [one for one in changes if one.kind == "policy" or "stable" in (one.spec or "")]
+
+
+def test_views_do_not_take_what_may_be_the_end_for_a_rule(recorded):
+    """INPUT's last rule and OUTPUT's end have one name in the kernel's log."""
+    path, _ = recorded
+    with iptrec.open(path) as recording:
+        steps = [
+            step for one in recording.packets() for step in one.steps if step.chain == "OUTPUT"
+        ]
+    assert {(one.type, one.rule) for one in steps if one.table == "filter"} == {
+        ("rule", 1), ("policy", None), ("unknown", 2),
+    }  # fmt: skip
+    assert "filter/OUTPUT #1 > filter/OUTPUT #2 or end" in run("paths", path)
+    shown = run("show", path)
+    assert "MATCH RULE (#2), OR THE END: (not in the recorded ruleset)" in shown
+    assert "MATCH RULE (#1): (not in the recorded ruleset)" in shown
+    assert "rule 1 or" not in shown
+    tables = path.with_suffix(".sqlite")
+    run("export", "sqlite", path, "-o", tables)
+    with sqlite3.connect(tables) as database:
+        found = database.execute(
+            'select distinct type, rule from steps where chain = "OUTPUT" and "table" = "filter"'
+        ).fetchall()
+    assert ("rule", 2) not in found
