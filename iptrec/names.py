@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
 Backend = Literal["legacy", "nft"]
+BACKEND_NAMES: Final[dict[Backend, str]] = {"legacy": "legacy iptables", "nft": "nf_tables"}
 BackendChoice = Literal["auto", "legacy", "nft", "both"]
 BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 

@@ -6,8 +6,11 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from iptrec.names import BACKEND_NAMES, Backend
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "iptrec"
@@ -327,3 +330,8 @@ def test_show_is_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
     assert SHOWN in done.stdout
+
+
+def test_every_backend_has_a_name():
+    """The one that `doctor` says."""
+    assert set(BACKEND_NAMES) == set(get_args(Backend))

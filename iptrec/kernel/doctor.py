@@ -21,7 +21,7 @@ from iptrec.kernel.legacy import digest, logger, nflog
 from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.undo import leftovers
 from iptrec.libc import libc
-from iptrec.names import FAMILIES, Family
+from iptrec.names import BACKEND_NAMES, FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,8 +170,7 @@ def _backends(backends: tuple[Backend, ...]) -> Finding:
         return Finding(
             "warning", "backends", fact, "iptables -V says which one your commands change"
         )
-    names = {"legacy": "legacy iptables", "nft": "nf_tables"}
-    return Finding("ok", "backends", f"{names[backends[0]]} is recorded")
+    return Finding("ok", "backends", f"{BACKEND_NAMES[backends[0]]} is recorded")
 
 
 def _traces() -> Iterator[Finding]:
