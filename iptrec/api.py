@@ -192,6 +192,11 @@ class Recording:
         return self.rows.facts
 
     @property
+    def running(self) -> bool | None:
+        """Whether its recorder is still at work; None where that cannot be told."""
+        return self._reader.running
+
+    @property
     def namespaces(self) -> Sequence[recorded.Namespace]:
         """The network namespaces that were recorded."""
         return self.rows.namespaces
@@ -232,7 +237,10 @@ class Recording:
         filter: str | None = None,
         **conditions: Unpack[Select],
     ) -> Iterator[Packet]:
-        """The selected packets of a recording that grows, as they are decided; ends when it is closed."""
+        """The selected packets of a recording that grows, as they are decided; ends with the recorder.
+
+        Where `running` is None it ends when the recording is closed, which a killed recorder does not do.
+        """
         return self.packets(filter, **conditions).follow()
 
     def paths(
@@ -319,8 +327,8 @@ class Recording:
         return answers.Packets(self.rows, selection, self._index, Packet)
 
     def ticks(self) -> Iterator[int]:
-        """The time (ns since 1970), again and again, until the recording is closed."""
-        while not self.facts.closed:
+        """The time (ns since 1970), again and again, until the recording is closed or its recorder is gone."""
+        while self.running is not False:
             yield time.time_ns()
             time.sleep(_POLL_S)
 

@@ -25,8 +25,9 @@ def info(
     from iptrec.views.info import as_json, as_text
 
     with recordings.opened(recording) as source, opened(output, recording) as stream:
-        summary = source.summary()
-        stream.write(
-            as_json(source.rows, summary) + "\n" if json else as_text(source.rows, summary)
-        )
+        running, summary = source.running, source.summary()
+        if json:
+            stream.write(as_json(source.rows, summary, running=running) + "\n")
+        else:
+            stream.write(as_text(source.rows, summary, running=running))
     return EXIT_DONE

@@ -37,7 +37,7 @@ def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
 
     ``unjudged``: of how many packets the filter does not know.
     """
-    from iptrec.views.info import how_many
+    from iptrec.views.info import NOT_CLOSED, how_many
 
     found = []
     if unjudged:
@@ -46,7 +46,7 @@ def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")
     if not recording.facts.closed:
-        found.append("the recording was not closed: cut off or running")
+        found.append(NOT_CLOSED[recording.running])
     return found
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from iptrec.errors import RecordingError
-from iptrec.recording import private
+from iptrec.recording import at_work, private
 from iptrec.recording.compressed import is_compressed, unpacked
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
 from iptrec.recording.upgrade import Row, upgraded
@@ -54,6 +54,7 @@ class Distrusted:
         self.closed = False
         self._connection: sqlite3.Connection | None = None
         self._version = FORMAT
+        self._shared = False  # the connection, with a recorder
         self._check_file()
         self._file = self.path.resolve()  # SQLite, too, looks for its neighbours there
         with contextlib.ExitStack() as stack:
@@ -62,6 +63,13 @@ class Distrusted:
                 self._file = stack.enter_context(unpacked(self.path))
             with self.translating():
                 self._connect()
+
+    @property
+    def at_work(self) -> bool | None:
+        """Whether its recorder is; None where that cannot be told."""
+        return (
+            at_work.is_recording(self.path) if self._held is None else at_work.is_held(self._held)
+        )
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
@@ -109,7 +117,8 @@ class Distrusted:
         if self._held is not None:  # its writer is at work
             return self._connect_as("readonly_shm=1")
         wal, shm = (Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm"))
-        if not wal.exists():
+        self._shared = wal.exists()
+        if not self._shared:
             # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
             return self._connect_as("immutable=1")
         # What the recorder shares with us; where it was killed, SQLite reads the -wal by itself.
@@ -120,6 +129,7 @@ class Distrusted:
                 if error.sqlite_errorcode & 0xFF not in _USELESS_SHM:
                     raise
         # SQLite would make a -shm, and might remove the -wal. The copy's names go as soon as it is open.
+        self._shared = False
         try:
             with private.copied(self._file, wal) as self._file:
                 return self._connect_as("")
@@ -182,8 +192,8 @@ class Distrusted:
             raise self.damaged(f"it has no {' '.join(min(missing)[:2])}")
 
     def let_go(self) -> None:
-        """Disconnect from a file that may still be written."""
-        if self._held is None and Path(f"{self._file}-wal").exists():
+        """Disconnect from a file that was being written: what comes is not in the connection once it ends."""
+        if self._shared:
             self._disconnect()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError
 from iptrec.files import Draft, connect, held_twice, is_file
+from iptrec.recording import at_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _TO_LOG: Final = ("PRAGMA journal_mode = MEMORY", "PRAGMA journal_mode = WAL")
 _LOG: Final = ("-wal", "-shm")
 # An empty -journal is none: while it is there nobody can have one of his own be taken for ours.
-COMPANIONS: Final = (*_LOG, "-journal")
+COMPANIONS: Final = (*_LOG, at_work.COMPANION)
 
 
 class Home:
@@ -47,6 +48,7 @@ class Home:
             with self._draft.stream() as file:
                 file.write(content)
             os.fsync(self._draft.descriptor)
+            at_work.hold(self._draft.descriptor)
             _make_room(self._draft.place, force=force)
             undo.callback(self.remove)
             self._draft.publish(replace=False)
@@ -54,6 +56,7 @@ class Home:
                 descriptor = self._draft.place.make(f"{path.name}{suffix}")
                 self._open.callback(os.close, descriptor)
                 self._companions[f"{path.name}{suffix}"] = descriptor
+            at_work.hold(self._companions[f"{path.name}{at_work.COMPANION}"])
             undo.pop_all()
 
     @property
@@ -117,7 +120,7 @@ class Home:
         """Let go of the files, after SQLite has; what it could not take away by name is taken away now."""
         left_over = bool(self._companions) and self._log_is_left_over()
         for name, descriptor in self._companions.items():
-            if name.endswith("-journal") or left_over:
+            if name.endswith(at_work.COMPANION) or left_over:
                 self._remove(name, descriptor)
         self._companions = {}
         self._open.close()

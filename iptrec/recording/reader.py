@@ -83,6 +83,11 @@ class Reader:
         return Facts(**row)
 
     @property
+    def running(self) -> bool | None:
+        """Whether it is still recorded; None where that cannot be told."""
+        return not self.facts.closed and self._file.at_work
+
+    @property
     def namespaces(self) -> list[Namespace]:
         """The namespaces."""
         return [Namespace(**row) for row in self._table("namespace")]

@@ -24,6 +24,12 @@ HOLES: Final = {
     "rules-gone": "somebody removed our TRACE rules; they were put back",
     "logger-switched": "somebody switched net.netfilter.nf_log; it was switched back",
 }
+# By `Recording.running`
+NOT_CLOSED: Final = {
+    True: "still recording",
+    False: "cut off: the recorder did not end cleanly",
+    None: "not closed: cut off, or still recording",
+}
 _WIDTH: Final = 80
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value; a command can be as long as it likes
@@ -31,8 +37,8 @@ _LOSSES: Final = 10
 _TALKERS: Final = 4
 
 
-def as_json(recording: Recording, summary: Summary) -> str:
-    """One JSON object, ASCII only."""
+def as_json(recording: Recording, summary: Summary, *, running: bool | None = False) -> str:
+    """One JSON object, ASCII only. ``running``: whether the recorder is still at work; None: not known."""
     facts, losses = recording.facts, recording.losses
     return json.dumps(
         {
@@ -43,6 +49,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
             "packets": summary.packets,
             "complete": not _flaws(recording, summary),
             "closed": facts.closed,
+            "running": running,
             "incomplete": summary.incomplete,
             "ambiguous": summary.ambiguous,
             "orphans": summary.orphans,
@@ -74,14 +81,14 @@ def as_json(recording: Recording, summary: Summary) -> str:
     )
 
 
-def as_text(recording: Recording, summary: Summary) -> str:
+def as_text(recording: Recording, summary: Summary, *, running: bool | None = False) -> str:
     """A few lines for a reader, each with its newline and at most 80 columns wide."""
     facts, losses = recording.facts, recording.losses
-    stopped = "cut off: the recorder did not end cleanly, or is still at work"
+    stopped = NOT_CLOSED[running]
     if facts.closed and facts.stopped_ns is not None:
         seconds = (facts.stopped_ns - facts.started_ns) / 1e9
         stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
-    flaws = _flaws(recording, summary)
+    flaws = _flaws(recording, summary, running)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
     ways = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
     talkers = [
@@ -172,14 +179,14 @@ def _loss(loss: Loss) -> str:
     return f"{count} between {iso_time(loss.first_ns)} and {iso_time(loss.last_ns)} ({how})"
 
 
-def _flaws(recording: Recording, summary: Summary) -> list[str]:
+def _flaws(recording: Recording, summary: Summary, running: bool | None = False) -> list[str]:
     """Why the recording does not tell everything; empty if it does."""
     losses = recording.losses
     uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
     return [
         text
         for text, holds in (
-            ("cut off", not recording.facts.closed),
+            (NOT_CLOSED[running].partition(":")[0], not recording.facts.closed),
             (
                 "whether events are missing is not known (the capture has no sequence numbers)",
                 uncounted,
