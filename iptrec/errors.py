@@ -57,3 +57,8 @@ class HostError(IptrecError):
 
 class RecordingError(IptrecError):
     """A recording cannot be read or written: no recording, damaged, newer format, disk full."""
+
+
+def reason(error: OSError) -> str:
+    """What the system says, without Python's number before it and the file behind it."""
+    return error.strerror or str(error)
