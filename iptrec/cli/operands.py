@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from iptrec.errors import RecordingError, UsageError, reason
+from iptrec.errors import RecordingError, UsageError, strerror
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +92,7 @@ def _text(operand: str) -> bytes:
         with Path(path).open("rb") as file:
             return _read(path, file)
     except OSError as error:
-        raise RecordingError(f"cannot open {path}: {reason(error)}") from None
+        raise RecordingError(f"cannot open {path}: {strerror(error)}") from None
 
 
 def _read(path: str, file: BinaryIO) -> bytes:
