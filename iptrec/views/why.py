@@ -59,8 +59,8 @@ def decision(traversal: Traversal) -> str:
         endpoint(str(header.get(address) or "?"), header.get(port) or 0)
         for address, port in (("src", "sport"), ("dst", "dport"))
     )
-    protocol = header.get("proto") or "protocol ?"
-    what = "" if "ethertype" in header else f" {protocol} {ends}"
+    protocol = f" {proto}" if (proto := header.get("proto")) else ", protocol not known,"
+    what = "" if "ethertype" in header else f"{protocol} {ends}"
     packet = f"Packet #{traversal.number} ({kind(traversal)}{what})"
     verb = _VERBS.get(traversal.verdict)
     if verb is None:
