@@ -98,7 +98,7 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("packets", f"{summary.packets:,}"),
         ("verdicts", ", ".join(verdicts) or "-"),
         ("protocols", _counted(_protocols(summary.protocols))),
-        ("ways", _counted(paths)),
+        ("paths", _counted(paths)),
         ("talkers", "; ".join(talkers) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
