@@ -319,7 +319,7 @@ def _target(statements: tuple[Statement, ...]) -> tuple[str | None, str | None, 
                 found, statement = shown(target), None
             case "mangle", {"key": {"meta": {"key": "nftrace"}}, "value": 1}:
                 found = "TRACE"
-            case "", _:  # _UNKNOWN
+            case (("" | "text"), _):  # _UNKNOWN, nft_others.TEXT
                 found, statement = None, None
             case _ if name in _VERDICTS:
                 return _VERDICTS[name], None, False
