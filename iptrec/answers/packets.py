@@ -289,6 +289,7 @@ class _Builder:
             changed=changed,
             backend=self._backend,
             ct=columns.ct(at),
+            by_handle=place.by_handle,
         )
 
     def _link(self, row: int) -> dict[str, Any] | None:

@@ -68,6 +68,8 @@ class Step:
     chain and of a built-in chain, where ``rule`` is None. ``target`` is the rule's target, the
     policy's verdict, or "RETURN"; None where the ruleset does not know the rule.
 
+    ``by_handle``: the kernel named a rule by its handle (nf_tables): it is one although its text may not be
+    known. Without it, and without ``spec``, it may as well be the chain's end.
     ``changed``: what differs in the packet (JSON header names, "mark", "in", "out") at this step from
     the step before, as (old, new). ``backend``: whose rule it is, where a recording holds both. ``ct``: None
     where the kernel told nothing of it.
@@ -91,6 +93,7 @@ class Step:
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     backend: Backend | None = None
     ct: CtInfo | None = None
+    by_handle: bool = False
 
 
 RelationKind = Literal[

@@ -234,6 +234,8 @@ def _rule(step: Step, layout: Layout) -> str:
     number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
     if step.spec is None and step.rule is None:  # of nf_tables, which tells rules from ends
         return "MATCH RULE: (not in the recorded ruleset)"
+    if step.spec is None and step.by_handle:
+        return f"{number}: (its text was not recorded)"
     if step.spec is None:
         return f"{number}, OR THE END: (not in the recorded ruleset)"
     if layout.rules:

@@ -81,7 +81,8 @@ def decision(traversal: Traversal) -> str:
         ),
         None,
     )
-    return printable(f"{packet} was {verb} by {where} rule {place.rule}, `{spec}`.")
+    text = "whose text was not recorded" if spec is None else f"`{spec}`"
+    return printable(f"{packet} was {verb} by {where} rule {place.rule}, {text}.")
 
 
 def _no(one: Passed) -> str:
@@ -95,10 +96,15 @@ def _no(one: Passed) -> str:
 
 
 def _met(step: Step) -> str:
-    target = printable(step.target or "goes on")
+    unknown = "?" if step.spec is None else "goes on"
+    target = printable(step.target or unknown)
     if step.type == "rule":
         number = f"#{step.rule}" if step.rule is not None else "#-"
-        return f"{number:<5} {printable(step.spec or '?')}  => {target}"
+        unseen = (
+            "(its text was not recorded)" if step.by_handle else "(not in the recorded ruleset)"
+        )
+        spec = unseen if step.spec is None else printable(step.spec)
+        return f"{number:<5} {spec}  => {target}"
     return f"{step.type}  => {target}"
 
 

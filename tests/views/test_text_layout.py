@@ -55,6 +55,12 @@ OPTIONS = {
     "unknown_rule": (
         step(spec=None, target=None), text.Layout(), "(not in the recorded ruleset)\n\t\t=> ?",
     ),
+    "unknown_rule_of_legacy": (
+        step(spec=None), text.Layout(), "MATCH RULE (#2), OR THE END: (not in the recorded ruleset)\n",
+    ),
+    "unseen_rule_of_nft": (
+        step(spec=None, by_handle=True), text.Layout(), "MATCH RULE (#2): (its text was not recorded)\n",
+    ),
     "changed": (step(changed={"dst": ("a", "b")}), text.Layout(), "DST=b (was a)\n"),
     "header_gone": (step(changed={"tos": (1, None)}), text.Layout(), "TOS=(none) (was 01)"),
     "quoted": (
