@@ -192,6 +192,7 @@ class _Chosen:
 
     recording: Recording
     packets: Packets
+    chosen: which.Chosen
     everything: bool
     quiet: bool
 
@@ -207,6 +208,8 @@ class _Chosen:
         from iptrec.cli.recordings import tell_flaws
 
         nothing = not written and not self.everything
+        if nothing:
+            self.chosen.require_chains(self.recording)
         if nothing and not self.quiet:
             print("iptrec export: no packet matches", file=sys.stderr)
         if not self.quiet:
@@ -223,4 +226,4 @@ def _chosen(
     with recordings.opened(path, index=index, bar=not quiet) as recording:
         conditions = chosen.of(recording)
         packets = recording.packets(chosen.filter, **conditions).columns()
-        yield _Chosen(recording, packets, not (chosen.filter or conditions), quiet)
+        yield _Chosen(recording, packets, chosen, not (chosen.filter or conditions), quiet)
