@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import resource
+from pathlib import Path
 
 import pytest
 from command import iptrec, program
 
+DATA = Path(__file__).parents[1] / "data" / "nft"
 NFT = (
     "table inet fw {\n\tchain in {\n\t\ttype filter hook input priority filter; policy accept;\n"
     "\t\taccept\n\t}\n}\n"
@@ -152,3 +154,23 @@ def test_a_listing_of_nft_that_is_too_large_is_refused(file, text):
     done = program("diff", path, path, preexec_fn=bounded)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "of more than 33,554,432 bytes is not read" in done.stderr
+
+
+@pytest.mark.parametrize("printed", ["numeric", "services"])
+def test_numbers_are_names(tmp_path, printed):
+    """What nft 1.0.6 printed of one ruleset with -n, or -S, is what it printed without."""
+    named, other = DATA / "named.txt", DATA / f"{printed}.txt"
+    assert named.read_text() != other.read_text()
+    for operands in ((named, other), (other, named)):
+        assert iptrec("diff", *operands).stdout == "no difference\n"
+    changed = tmp_path / "changed"
+    for old, new, kind in (
+        ("protocol 6 ", "protocol 17 ", "1 changed"),
+        ("ip protocol tcp ", "ip protocol udp ", "1 changed"),
+        ("priority -140;", "priority -141;", "1 object changed"),
+        ("elements = { 8 }", "elements = { 0 }", "1 element removed, 1 element added"),
+        ("timeout 3600s", "timeout 3601s", "1 object changed"),
+    ):
+        if old in other.read_text():
+            changed.write_text(other.read_text().replace(old, new))
+            assert iptrec("diff", named, changed).stdout.splitlines()[-1] == kind
