@@ -57,3 +57,13 @@ class HostError(IptrecError):
 
 class RecordingError(IptrecError):
     """A recording cannot be read or written: no recording, damaged, newer format, disk full."""
+
+
+def strerror(error: OSError) -> str:
+    """What the system says, without Python's "[Errno 2]" before it and the file behind it."""
+    return error.strerror or str(error)
+
+
+def located(error: OSError) -> str:
+    """The same, after the file that it says it of, if it tells which."""
+    return f"{error.filename}: {strerror(error)}" if error.filename else strerror(error)

@@ -17,7 +17,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.errors import HostError, UsageError
+from iptrec.errors import HostError, UsageError, strerror
 from iptrec.libc import libc
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def prepare(user: User | None) -> None:
         os.setresuid(-1, -1, user.uid)
     except OSError as error:
         raise HostError(
-            f"cannot act as user {user.uid}, who ran sudo: {error.strerror}; unset SUDO_UID to make the"
+            f"cannot act as user {user.uid}, who ran sudo: {strerror(error)}; unset SUDO_UID to make the"
             " files root's"
         ) from None
 

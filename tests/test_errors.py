@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -11,8 +14,10 @@ from handmade import HandMade
 
 import iptrec
 from iptrec import child_recorder, errors
+from iptrec.kernel.child import Forked
 from iptrec.recording.writer import Writer
 
+PACKAGE = Path(iptrec.__file__).parent
 LOOPBACK = str(Path(__file__).parents[1] / "samples" / "loopback.db")
 
 
@@ -91,3 +96,75 @@ def test_what_a_recorder_says(monkeypatch, tmp_path):
     monkeypatch.setattr(child_recorder, "iptrec", lambda *_, **__: ["true"])
     with pytest.raises(iptrec.RecordingError, match=r"use force=True$"):
         iptrec.record(tmp_path / "t.db")
+
+
+@pytest.mark.parametrize(
+    ("error", "plain", "place"),
+    [
+        (
+            OSError(errno.ENOENT, "No such file or directory", "/x"),
+            "No such file or directory",
+            "/x: ",
+        ),
+        (OSError(errno.EPERM, "Operation not permitted"), "Operation not permitted", ""),
+        (TimeoutError("timed out"), "timed out", ""),
+    ],
+)
+def test_what_the_system_says(error, plain, place):
+    """Without the number that Python puts before it."""
+    assert errors.strerror(error) == plain
+    assert errors.located(error) == place + plain
+
+
+def python_words(source):
+    """Lines that tell an OSError as Python does, "[Errno 2] ..."."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.ExceptHandler)
+            and node.name
+            and "OSError" in ast.unparse(node.type)
+        ):
+            for one in ast.walk(node):
+                if (
+                    isinstance(one, ast.FormattedValue) and ast.unparse(one.value) == node.name
+                ) or (isinstance(one, ast.Call) and ast.unparse(one) == f"str({node.name})"):
+                    yield one.lineno
+        if isinstance(node, ast.Attribute) and ast.unparse(node).endswith(".strerror"):
+            yield from [] if ast.unparse(node) == "os.strerror" else [node.lineno]
+
+
+def test_errors_of_the_system_are_told_in_one_way():
+    """By `strerror` and `located`."""
+    found = {
+        str(path.relative_to(PACKAGE)): lines
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "errors.py" and (lines := [*python_words(path.read_text())])
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        ("f'cannot: {error}'", [4]),
+        ("str(error)", [4]),
+        ("f'{error.strerror}'", [4]),
+        ("f'{strerror(error)}'", []),
+        ("os.strerror(2)", []),
+    ],
+)
+def test_python_words_are_found(told, lines):
+    """The test above can fail."""
+    source = f"try:\n    pass\nexcept (ValueError, OSError) as error:\n    say({told})\n"
+    assert list(python_words(source)) == lines
+
+
+def test_a_fork_tells_what_the_system_said():
+    """As who called it would have."""
+
+    def look():
+        os.open("/nowhere/at/all", os.O_RDONLY)
+
+    with Forked("the sets", look) as forked, pytest.raises(errors.HostError) as caught:
+        forked.result()
+    assert str(caught.value) == "cannot read the sets: /nowhere/at/all: No such file or directory"

@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from iptrec.answers.nft_numbers import numeric
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.rulesets.table_names import called, family_of, tell_backends
 
@@ -101,6 +102,7 @@ def _tables(
     family: str, table: str, old: Mapping[str, Chain], new: Mapping[str, Chain]
 ) -> Iterator[Difference]:
     old, new = _in_same_words(old, new)
+    new = _in_words_of(old, new)
     renamed = _renamed(old, new)
     for name, now in renamed.items():
         yield Difference("chain renamed", family, table, name, old=name, new=now)
@@ -148,6 +150,26 @@ def _in_nfts(chains: Mapping[str, Chain], natives: set[str]) -> Mapping[str, Cha
             ),
         )
         for name, chain in chains.items()
+    }
+
+
+def _in_words_of(old: Mapping[str, Chain], new: Mapping[str, Chain]) -> Mapping[str, Chain]:
+    """The new side, in the old one's words those rules that differ in names and numbers alone (nft -n)."""
+    texts = [
+        {rule.spec for chain in one.values() for rule in chain.rules if rule.syntax == "nft"}
+        for one in (old, new)
+    ]
+    gone, come = texts[0] - texts[1], texts[1] - texts[0]
+    known = {numeric(spec): spec for spec in gone} if come else {}
+    words = {spec: known[number] for spec in come if (number := numeric(spec)) in known}
+    if not words:
+        return new
+    return {
+        name: replace(
+            chain,
+            rules=tuple(replace(one, spec=words.get(one.spec, one.spec)) for one in chain.rules),
+        )
+        for name, chain in new.items()
     }
 
 

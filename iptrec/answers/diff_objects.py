@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.answers.diff import Difference
+from iptrec.answers.nft_numbers import numeric
 from iptrec.rulesets.nft import table_name
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.nft_objects import Object
     from iptrec.decode.rulesets.types import TableName
 
+_Elements = dict[str, None]
 Objects = dict["TableName", list["Object"]]
 _FAMILIES: Final[dict[str, Literal["ipv4", "ipv6"]]] = {"ip": "ipv4", "ip6": "ipv6"}
 
@@ -41,12 +43,27 @@ def _compare(table: TableName, old: Object | None, new: Object | None) -> Iterat
             kind: Kind = "object created" if old is None else "object deleted"
             before, after = (side.definition if side else None for side in (old, new))
             yield _difference(kind, table, one, before, after)
-    elif old.definition != new.definition:
+    elif not _alike(old.definition, new.definition, table[0]):
         yield _difference("object changed", table, one, old.definition, new.definition)
     gone = dict.fromkeys(old.elements if old else ())
     come = dict.fromkeys(new.elements if new else ())
-    yield from (_difference("element removed", table, one, x, None) for x in gone if x not in come)
-    yield from (_difference("element added", table, one, None, x) for x in come if x not in gone)
+    gone, come = (
+        _not_among(mine, other, one.definition) for mine, other in ((gone, come), (come, gone))
+    )
+    yield from (_difference("element removed", table, one, element, None) for element in gone)
+    yield from (_difference("element added", table, one, None, element) for element in come)
+
+
+def _alike(old: str, new: str, family: str) -> bool:
+    """Whether two definitions say the same, in names or in numbers (nft -n)."""
+    return old == new or numeric(old, family) == numeric(new, family)
+
+
+def _not_among(mine: _Elements, other: _Elements, definition: str) -> _Elements:
+    """The elements of one side that the other one does not have, in names or in numbers."""
+    missing = dict.fromkeys(one for one in mine if one not in other)
+    extra = {numeric(one, of=definition) for one in other if one not in mine} if missing else ()
+    return {one: None for one in missing if numeric(one, of=definition) not in extra}
 
 
 def _difference(

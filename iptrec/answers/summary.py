@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
+UNKNOWN: Final = "unknown"  # in the place of a protocol's name
 _TALKERS: Final = 10
 _PAIRS: Final = 100_000  # of addresses that are counted at a time
 
@@ -126,7 +127,7 @@ class _Traffic:
     def tell(self, summary: Summary) -> None:
         """Put it into the summary, the most first."""
         summary.protocols = {
-            protocol_name(number) if number >= 0 else "unknown": count
+            protocol_name(number) if number >= 0 else UNKNOWN: count
             for number, count in self._protocols.most_common()
         }
         summary.interfaces = dict(self._interfaces.most_common())

@@ -27,7 +27,7 @@ from iptrec.cli import (
     trace,
     why,
 )  # fmt: skip
-from iptrec.errors import EXIT_TROUBLE, IptrecError
+from iptrec.errors import EXIT_TROUBLE, IptrecError, located, strerror
 from iptrec.version import __version__
 
 app = typer.Typer(
@@ -93,14 +93,14 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else _nameless(error))
+        _fail(located(error) if error.filename else _nameless(error))
 
 
 def _nameless(error: OSError) -> str:
     """What to say where the system does not tell which file it was; os.getcwd does not."""
     if isinstance(error, FileNotFoundError) and not Path("/proc/self/cwd").exists():
         return "the current directory is gone: change to another one"
-    return str(error)
+    return strerror(error)
 
 
 def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from iptrec.cli import selection as which
-from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
+from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError, strerror
 
 if TYPE_CHECKING:
     from iptrec.answers.expectation import Expectation
@@ -93,8 +93,12 @@ def _read(recording: Recording, path: str) -> list[Expectation]:
         )
     try:
         found = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(
+            f"{path}: a value is nested too deeply; no expectation needs that"
+        ) from None
     tables = found.pop("expect", None)
     if not isinstance(tables, list) or len(tables) != len(lines) or found:
         raise UsageError(f"{path}: expectations are tables [[expect]], and nothing else")
@@ -112,13 +116,13 @@ def _text(path: str) -> str:
         with opened(Path(path), follow=True) as file:
             raw = file.read(_LARGEST + 1)
     except OSError as error:
-        raise UsageError(f"cannot open {path}: {error.strerror}") from None
+        raise UsageError(f"cannot open {path}: {strerror(error)}") from None
     if len(raw) > _LARGEST:
         raise UsageError(f"{path} is larger than {_LARGEST >> 10} kB; split the file")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: byte {error.start} is not UTF-8") from None
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > _LONGEST_LINE:
             raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -15,12 +15,14 @@ from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from iptrec.answers.packets import Packets
     from iptrec.api import Recording
     from iptrec.views.pcapng import Content
     from iptrec.views.tables import Row
+
+_LONGEST: Final = 200  # of a note that has words of the recording
 
 app = typer.Typer(
     name="export",
@@ -102,7 +104,7 @@ def pcapng(
       iptrec export pcapng trace.db -o - --stages --verdict DROP | tshark -r - -T fields -e frame.comment
     """
     from iptrec.cli.output import exported
-    from iptrec.views.pcapng import Capture, section
+    from iptrec.views.pcapng import EVENTS, Capture, section
 
     if link not in ("auto", "raw", "ethernet"):
         raise UsageError(f"--link {link!r}: must be one of auto, raw, ethernet")
@@ -116,7 +118,20 @@ def pcapng(
             what: Content = "stages" if stages else "events" if events else "packets"
             for blocks in section(capture, rows, asked.packets, what):
                 stream.write(blocks)
+        if events and not quiet:
+            _tell_left_out({one.kind for one in rows.streams} - EVENTS)
         return asked.ending(capture.written)
+
+
+def _tell_left_out(kinds: Collection[str]) -> None:
+    """Say which streams may hold events that were not written: those of a later version."""
+    from iptrec.recording.kinds import STREAMS
+    from iptrec.views.escape import printable
+
+    unknown = sorted(kind for kind in kinds if kind not in STREAMS or STREAMS[kind].events)
+    if unknown:
+        told = printable(", ".join(unknown))[:_LONGEST]
+        print(f"iptrec export: left out, not known here: {told}", file=sys.stderr)
 
 
 @app.command()
@@ -192,6 +207,7 @@ class _Chosen:
 
     recording: Recording
     packets: Packets
+    chosen: which.Chosen
     everything: bool
     quiet: bool
 
@@ -207,6 +223,8 @@ class _Chosen:
         from iptrec.cli.recordings import tell_flaws
 
         nothing = not written and not self.everything
+        if nothing:
+            self.chosen.require_chains(self.recording)
         if nothing and not self.quiet:
             print("iptrec export: no packet matches", file=sys.stderr)
         if not self.quiet:
@@ -223,4 +241,4 @@ def _chosen(
     with recordings.opened(path, index=index, bar=not quiet) as recording:
         conditions = chosen.of(recording)
         packets = recording.packets(chosen.filter, **conditions).columns()
-        yield _Chosen(recording, packets, not (chosen.filter or conditions), quiet)
+        yield _Chosen(recording, packets, chosen, not (chosen.filter or conditions), quiet)

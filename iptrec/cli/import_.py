@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iptrec.cli.record import Force
-from iptrec.errors import EXIT_DONE, RecordingError, UsageError
+from iptrec.errors import EXIT_DONE, RecordingError, UsageError, strerror
 from iptrec.names import FAMILIES
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _read(path: str) -> bytes:
             content = file.read(_LARGEST)
             pipe = stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
     except OSError as error:
-        raise RecordingError(f"cannot open {path}: {error.strerror}") from None
+        raise RecordingError(f"cannot open {path}: {strerror(error)}") from None
     if pipe and not content:
         raise RecordingError(f"{path} is a pipe to which nobody writes; start who writes first")
     return content

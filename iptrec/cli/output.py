@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
 import typer
 
-from iptrec.errors import RecordingError, UsageError
+from iptrec.errors import RecordingError, UsageError, strerror
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,7 @@ def _writing(
     except FileExistsError:
         raise UsageError(f"{target} exists; use --force or another --output") from None
     except OSError as error:
-        raise RecordingError(f"cannot write {target}: {error.strerror or error}") from None
+        raise RecordingError(f"cannot write {target}: {strerror(error)}") from None
 
 
 def _check_target(target: Path, recording: str, *, force: bool, directory: bool) -> None:
@@ -196,7 +196,7 @@ def _stdout() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # as head closes it; there is nothing to be said
             raise SystemExit(_EXIT_PIPE) from None
-        raise RecordingError(f"cannot write to stdout: {error.strerror}") from None
+        raise RecordingError(f"cannot write to stdout: {strerror(error)}") from None
 
 
 def colours(choice: str, output: str) -> bool:

@@ -38,6 +38,8 @@ def paths(
         found = source.paths(chosen.filter, **chosen.of(source))
         for one in found:
             stream.write(as_json(one) + "\n" if json else as_text(one))
+        if not found:
+            chosen.require_chains(source)
         recordings.tell_flaws("paths", source, found.unjudged)
     if not found:
         print("iptrec paths: no packet matches", file=sys.stderr)

@@ -66,6 +66,10 @@ def rules(
             for line in (as_json if json else as_text)(limited):
                 stream.write(line + "\n")
             shown = True
+        if not shown:
+            asked = {one: which.chain(one) for one in which.listed(chains)}
+            which.require_chains(source, "--chain", asked)
+            chosen.require_chains(source)
         recordings.tell_flaws("rules", source, counted.unjudged)
     if not shown:
         print("iptrec rules: no rule fits", file=sys.stderr)

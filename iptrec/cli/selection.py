@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_type_hints
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iptrec.api import Recording
 
 _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
+_MOST_CHAINS: Final = 12  # that are named where another one was asked for
 _UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 Chains = Annotated[
@@ -159,6 +160,14 @@ class Chosen:
         }
         return cast("Select", {name: one for name, one in given.items() if one not in (None, [])})
 
+    def require_chains(self, recording: Recording) -> None:
+        """Raise `UsageError` for a chain that is not in the recording; asked where no packet was found."""
+        require_chains(recording, "--chain", {one: chain(one) for one in listed(self.chain)})
+        rules = {one: rule(one) for one in listed(self.rule)}
+        require_chains(
+            recording, "--rule", {one: {name[:2] for name in names} for one, names in rules.items()}
+        )
+
 
 NOTHING_TYPED: Final = Chosen()
 
@@ -229,6 +238,26 @@ def rule(text: str) -> frozenset[tuple[str, str, int]]:
     if not (known and all(place.partition("/"))):
         raise UsageError(f"--rule {text!r}: expected TABLE/CHAIN/N, such as filter/FORWARD/2")
     return frozenset((*names, int(number)) for names in chain(place))
+
+
+def require_chains(
+    recording: Recording, option: str, typed: Mapping[str, Collection[tuple[str, str]]]
+) -> None:
+    """Raise `UsageError` for a chain that no recorded ruleset has; it names those that there are.
+
+    ``typed``: what each text may mean. Nothing is said where the recording does not tell all its rulesets.
+    """
+    from iptrec.answers import chains
+
+    there = chains.recorded(recording.rows) if typed else None
+    if not there:
+        return
+    for text, names in typed.items():
+        if not chains.is_possible(recording.rows, names, there):
+            known = sorted(there, key=lambda one: (one[0] not in {name for name, _ in names}, one))
+            told = ", ".join("/".join(one) for one in known[:_MOST_CHAINS])
+            more = f" and {len(known) - _MOST_CHAINS:,} more" if len(known) > _MOST_CHAINS else ""
+            raise UsageError(f"{option} {text!r}: not in this recording; there are {told}{more}")
 
 
 def moment(recording: Recording, option: str, text: str) -> int:

@@ -116,9 +116,8 @@ def show(
             columns = packets.columns()
             for batch in columns.batches():
                 stream.writelines(json_lines.text(batch))
-            return _ending(
-                source, columns.count, columns.unjudged, everything=everything, quiet=quiet
-            )
+            shown, unjudged = columns.count, columns.unjudged
+            return _ending(source, shown, unjudged, chosen, everything=everything, quiet=quiet)
         for packet in packets.follow() if follow else packets:
             limited = _limited(packet, chains)
             if json:
@@ -131,7 +130,8 @@ def show(
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
-        return _ending(source, shown, packets.unjudged, everything=everything, quiet=quiet)
+        asked = which.NOTHING_TYPED if follow else chosen  # a chain may be made later
+        return _ending(source, shown, packets.unjudged, asked, everything=everything, quiet=quiet)
 
 
 def _look_as_nobody(held: int | None) -> None:
@@ -161,12 +161,20 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
 
 
 def _ending(
-    recording: Recording, shown: int, unjudged: int, *, everything: bool, quiet: bool
+    recording: Recording,
+    shown: int,
+    unjudged: int,
+    asked: which.Chosen,
+    *,
+    everything: bool,
+    quiet: bool,
 ) -> int:
     """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
     from iptrec.cli import recordings
 
     nothing = not shown and not everything
+    if nothing:
+        asked.require_chains(recording)
     remarks = ["no packet matches"] if nothing else []
     remarks += recordings.flaws(recording, unjudged)
     if remarks and not quiet:

@@ -48,6 +48,8 @@ def why(
                 for line in as_text(explanation, colour=colour):
                     stream.write(line + "\n")
             shown += 1
+        if not shown:
+            chosen.require_chains(source)
         recordings.tell_flaws("why", source, explanations.unjudged)
     if not shown:
         print("iptrec why: no packet matches", file=sys.stderr)

@@ -163,8 +163,10 @@ def _undamaged(what: str) -> Iterator[None]:
         yield
     except (
         ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
-    ) as error:  # fmt: skip
-        raise RecordingError(f"the recording's list of {what} is damaged: {error}") from None
+    ):  # fmt: skip
+        raise RecordingError(
+            f"the recording's list of {what} is damaged: it is not one that iptrec writes"
+        ) from None
 
 
 def _text(name: object) -> str:

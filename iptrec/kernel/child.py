@@ -10,7 +10,7 @@ import marshal
 import os
 from typing import TYPE_CHECKING, Self
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -62,7 +62,8 @@ def _answer(writing: int, look: Callable[[], Mapping[str, bytes]]) -> None:
                 out.write(marshal.dumps(dict(look())))
                 status = 0
             except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells it
-                out.write(" ".join(str(error).split()).encode("utf-8", "backslashreplace"))
+                fact = located(error) if isinstance(error, OSError) else str(error)
+                out.write(" ".join(fact.split()).encode("utf-8", "backslashreplace"))
     finally:
         os._exit(status)
 

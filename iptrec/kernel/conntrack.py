@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import dumps, netlink
 from iptrec.kernel.netlink import Listener
 
@@ -34,7 +34,7 @@ class ConntrackSocket(Listener):
         except OSError as error:
             opened.close()
             raise HostError(
-                f"cannot listen to connection tracking: {error.strerror}; the kernel needs"
+                f"cannot listen to connection tracking: {strerror(error)}; the kernel needs"
                 " nf_conntrack_netlink, or leave --conntrack out"
             ) from None
         super().__init__(opened, _LARGEST)

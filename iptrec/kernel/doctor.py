@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import host, privileges
 from iptrec.kernel import iptables as xtables
 from iptrec.kernel.detect import used
@@ -131,7 +131,7 @@ def _logger(family: Family) -> Iterator[Finding]:
         now = path.read_text().strip()
     except OSError as error:
         yield Finding(
-            "failure", f"{family} logger", f"{name}: {error.strerror}", "load nfnetlink_log"
+            "failure", f"{family} logger", f"{name}: {strerror(error)}", "load nfnetlink_log"
         )
         return
     if now != "nfnetlink_log" and not os.access(path, os.W_OK):
@@ -219,7 +219,8 @@ def _bridges() -> Iterator[Finding]:
         with IPRoute() as route:
             bridges = [one.get_attr("IFLA_IFNAME") for one in route.get_links(kind="bridge")]
     except (NetlinkError, OSError) as error:
-        yield Finding("warning", "bridges", f"cannot list interfaces: {error}")
+        fact = strerror(error) if isinstance(error, OSError) else os.strerror(error.code)
+        yield Finding("warning", "bridges", f"cannot list interfaces: {fact}")
         return
     for name in ("iptables", "ip6tables") if bridges else ():
         setting = f"net.bridge.bridge-nf-call-{name}"
@@ -265,7 +266,9 @@ def _space(directory: Path) -> Iterator[Finding]:
     try:
         free = shutil.disk_usage(directory).free
     except OSError as error:
-        yield Finding("failure", "space", f"{directory}: {error.strerror}", "use another directory")
+        yield Finding(
+            "failure", "space", f"{directory}: {strerror(error)}", "use another directory"
+        )
         return
     level: Level = "warning" if free < _LITTLE_SPACE else "ok"
     fix = "a flood writes some megabytes a second" if level == "warning" else ""

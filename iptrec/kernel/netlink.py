@@ -10,7 +10,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +41,7 @@ def connected(protocol: int = NETFILTER, port: int = 0) -> socket.socket:
     try:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        raise HostError(f"this kernel has no nfnetlink: {error.strerror}") from error
+        raise HostError(f"this kernel has no nfnetlink: {strerror(error)}") from error
     try:
         opened.bind((port, 0))
     except OSError:

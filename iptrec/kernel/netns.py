@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError, UsageError
+from iptrec.errors import HostError, UsageError, strerror
 from iptrec.libc import failure, libc
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def resolve(spec: str) -> Path:
     except OSError as error:
         names = sorted(one.name for one in _NAMED.glob("*")) or ["none"]
         raise UsageError(
-            f"no network namespace {spec!r} ({error.strerror}); named ones: {', '.join(names)}"
+            f"no network namespace {spec!r} ({strerror(error)}); named ones: {', '.join(names)}"
         ) from None
     try:
         kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)

@@ -11,6 +11,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Final
 
+from iptrec.errors import strerror
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -81,7 +83,7 @@ def _read(root: str, names: Iterable[str]) -> dict[str, str | dict[str, str]]:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         except OSError as error:
-            found[name] = {"error": errno.errorcode.get(error.errno or 0, str(error))}
+            found[name] = {"error": errno.errorcode.get(error.errno or 0, strerror(error))}
             continue
         if text is not None:
             found[name] = text

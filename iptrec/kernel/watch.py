@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from iptrec.errors import HostError, IptrecError
+from iptrec.errors import HostError, IptrecError, strerror
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +108,6 @@ class WatchThread:
         except IptrecError as error:
             self._failed(error)
         except OSError as error:
-            self._failed(HostError(f"cannot look at {self._what}: {error.strerror}"))
+            self._failed(HostError(f"cannot look at {self._what}: {strerror(error)}"))
         except Exception as error:  # noqa: BLE001 - see above
             self._failed(HostError(f"cannot look at {self._what}: {error!r}"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, OneOf, Writes
+from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching import nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
 from iptrec.matching.field import AbsentError
@@ -49,15 +50,15 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
                 continue
             case Match():
                 fits, own = _judged(condition, facts, written)
-            case None:
+            case Other():
                 fits, own = None, None
         if fits is False and _may_hold(rule, at, facts, written):
             fits = None
-        if fits is False and condition is not None:
+        if fits is False:
             instead = "" if own is None else f" (it is {own})"
             return Judgement(False, f"{nft_words.words(condition)}{instead}")
         if fits is None and unknown is None:
-            unknown = _without_comment(rule) if condition is None else nft_words.words(condition)
+            unknown = nft_words.words(condition)
     return Judgement(True) if unknown is None else Judgement(None, unknown)
 
 
@@ -89,12 +90,6 @@ def _compared_at_once(one: Match, other: Match) -> bool:
         first.base == second.base
         and first.start + first.size == second.start
         and first.size + second.size <= _REGISTER
-    )
-
-
-def _without_comment(rule: Rule) -> str:
-    return (
-        rule.spec if rule.comment is None else rule.spec.removesuffix(f' comment "{rule.comment}"')
     )
 
 

@@ -14,6 +14,7 @@ from iptrec.decode.rulesets.nft_matches import (
     Prefix,
     Range,
 )
+from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching.nft_fields import field
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ _FLAGGED: Final = frozenset(["tcp flags", "ct state", "ct status"])  # value / m
 _MOST: Final = 10  # elements that are told
 
 
-def words(match: Match) -> str:
+def words(match: Match | Other) -> str:
     """A condition as nft prints it; of a long set its beginning."""
+    if isinstance(match, Other):
+        return match.words
     left, right = match.left, match.right
-    if match.op in ("map", "vmap", "has"):
-        return f"{_key(left)} {'set' if match.op == 'has' else match.op}"
+    if match.op == "has":
+        return f"{_key(left)} set"
+    if match.op in ("map", "vmap"):
+        return f"{_key(left)} {match.op}{f' @{right.name}' if isinstance(right, Named) else ''}"
     if isinstance(left, str) and left.endswith(" exists"):
         return f"{left.removesuffix(' exists')} {'exists' if right == 1 else 'missing'}"
     if isinstance(left, str) and field(left) is None:

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from iptrec.decode.nflog import NFULNL_MSG_PACKET
-from iptrec.errors import RecordingError
+from iptrec.errors import RecordingError, strerror
 from iptrec.libc import libc
 from iptrec.pcap.libpcap import PacketHeader, libpcap
 
@@ -65,7 +65,7 @@ class Capture:
         except ValueError:  # a NUL byte
             raise RecordingError(f"cannot open {path!r}: that is not a file name") from None
         except OSError as error:
-            raise RecordingError(f"cannot read {path}: {error.strerror}") from None
+            raise RecordingError(f"cannot read {path}: {strerror(error)}") from None
         self._handle = self._libpcap.pcap_fopen_offline_with_tstamp_precision(
             file, _NANOSECONDS, complaint
         )

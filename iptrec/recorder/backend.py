@@ -11,7 +11,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from iptrec.errors import IptrecError
+from iptrec.errors import IptrecError, located
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
@@ -80,8 +80,10 @@ class Undo(contextlib.ExitStack):
     def _attempt(self, undo: Callable[[], None]) -> None:
         try:
             undo()
-        except (IptrecError, OSError) as error:
+        except IptrecError as error:
             self._failed.append(str(error))
+        except OSError as error:
+            self._failed.append(located(error))
 
 
 class Findings:

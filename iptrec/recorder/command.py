@@ -6,7 +6,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from iptrec.errors import EXIT_DONE, UsageError
+from iptrec.errors import EXIT_DONE, UsageError, strerror
 from iptrec.kernel import netns
 
 if TYPE_CHECKING:
@@ -46,8 +46,14 @@ class Command:
                 # Handling files as the user behind sudo took on that user's groups.
                 extra_groups=self._groups if self._groups != os.getgroups() else None,
             )
-        except (OSError, subprocess.SubprocessError) as error:
-            raise UsageError(f"cannot run {self._arguments[0]}: {error}") from None
+        except OSError as error:
+            raise UsageError(
+                f"cannot run {self._arguments[0]}: {strerror(error)}; give a program in PATH, or its path"
+            ) from None
+        except subprocess.SubprocessError:  # of preexec_fn
+            raise UsageError(
+                f"cannot run {self._arguments[0]}: its network namespace cannot be entered; it needs root"
+            ) from None
         self._child = child
         undo.callback(child.terminate)  # does nothing to one that has ended
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches
 from iptrec.recording.rows import Loss
 
@@ -167,7 +167,7 @@ class Streams:
                     side.received(time.time_ns())
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise HostError(f"cannot read netlink: {error.strerror}") from None
+                    raise HostError(f"cannot read netlink: {strerror(error)}") from None
                 now = time.time_ns()
                 self._writer.add_loss(Loss(self.ids[side.kind], now, now, None, "enobufs"))
                 side.missed()

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import zstandard
 
-from iptrec.errors import RecordingError
+from iptrec.errors import RecordingError, strerror
 from iptrec.recording import private
 from iptrec.recording.schema import APPLICATION_ID
 
@@ -58,7 +58,7 @@ def unpacked(path: Path) -> Iterator[Path]:
         except (NotImplementedError, RuntimeError) as error:  # zip: a method, a password
             raise RecordingError(f"{path} cannot be unpacked: {error}; unpack it first") from None
         except OSError as error:
-            raise RecordingError(f"cannot unpack {path}: {error.strerror or error}") from None
+            raise RecordingError(f"cannot unpack {path}: {strerror(error)}") from None
         yield target
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
-from iptrec.errors import RecordingError
+from iptrec.errors import RecordingError, strerror
 from iptrec.recording import at_work, private
 from iptrec.recording.compressed import is_compressed, unpacked
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
@@ -100,7 +100,7 @@ class Distrusted:
         try:
             mode = self.path.stat().st_mode
         except OSError as error:
-            raise RecordingError(f"cannot open {self.path}: {error.strerror}") from None
+            raise RecordingError(f"cannot open {self.path}: {strerror(error)}") from None
         if stat.S_ISDIR(mode):
             raise RecordingError(f"cannot open {self.path}: {os.strerror(errno.EISDIR)}")
         if not stat.S_ISREG(mode):
@@ -224,11 +224,12 @@ class Distrusted:
             raise self.damaged(str(error)) from None
         except OSError as error:
             raise RecordingError(
-                f"cannot read {error.filename or self.path}: {error.strerror}"
+                f"cannot read {error.filename or self.path}: {strerror(error)}"
             ) from None
-        except (OverflowError, MemoryError, UnicodeDecodeError) as error:
-            # The last one: Python cannot decode SQLite's message about a schema that is no text.
-            raise self.damaged(str(error)) from None
+        except (OverflowError, MemoryError):
+            raise self.damaged("a value in it is too large") from None
+        except UnicodeDecodeError:  # in SQLite's message
+            raise self.damaged("its schema is not a text") from None
 
     def damaged(self, fact: str) -> RecordingError:
         """The error that says so."""

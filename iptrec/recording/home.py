@@ -13,7 +13,7 @@ import sqlite3
 import stat
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError
+from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError, strerror
 from iptrec.files import Draft, connect, held_twice, is_file
 from iptrec.recording import at_work
 
@@ -154,7 +154,7 @@ def creating(path: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise RecordingError(
-            f"cannot create {path}: {error.strerror}; use ", ANOTHER_OUTPUT
+            f"cannot create {path}: {strerror(error)}; use ", ANOTHER_OUTPUT
         ) from None
     except sqlite3.Error as error:
         raise RecordingError(f"cannot create {path}: {error}; use ", ANOTHER_OUTPUT) from None

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from iptrec.errors import RecordingError
+from iptrec.errors import RecordingError, strerror
 from iptrec.identity import only_root_changes, open_led_by_root
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def place() -> Path | None:
     try:
         found = open_led_by_root(path)
     except OSError as error:
-        raise RecordingError(f"cannot use TMPDIR {path}: {error.strerror}; unset it") from None
+        raise RecordingError(f"cannot use TMPDIR {path}: {strerror(error)}; unset it") from None
     kept = found is not None and only_root_changes(found, sticky=True)
     if found is not None:
         os.close(found)

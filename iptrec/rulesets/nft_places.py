@@ -1,6 +1,6 @@
 """The walk of a packet through a ruleset of nf_tables: what differs from legacy iptables.
 
-A pass is one through a base chain, whose hook and priority say when its turn is. The kernel's word is to be
+A pass goes through one base chain, whose hook and priority say when it comes. The kernel's word is to be
 believed here: it names the rule by its handle, and tells the verdict. Before a policy it logs once more
 that a base chain has no further rule: that is no step of its own, and stands one place before the policy.
 """

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.answers.summary import UNKNOWN
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.views.escape import printable
@@ -30,6 +31,7 @@ NOT_CLOSED: Final = {
     False: "cut off: the recorder did not end cleanly",
     None: "not closed: cut off, or still recording",
 }
+_UNTOLD: Final = "not known (the headers were not recorded whole)"
 _WIDTH: Final = 80
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value; a command can be as long as it likes
@@ -90,7 +92,7 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
         stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
     flaws = _flaws(recording, summary, running)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
-    ways = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
+    paths = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
     talkers = [
         f"{one.packets:,} {one.src} > {one.dst} ({one.bytes:,} bytes)"
         for one in summary.talkers[:_TALKERS]
@@ -102,8 +104,8 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
         ("packets", f"{summary.packets:,}"),
         ("verdicts", ", ".join(verdicts) or "-"),
-        ("protocols", _counted(summary.protocols)),
-        ("ways", _counted(ways)),
+        ("protocols", _counted(_protocols(summary.protocols))),
+        ("paths", _counted(paths)),
         ("talkers", "; ".join(talkers) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
@@ -132,6 +134,10 @@ def _rings(recording: Recording) -> Iterator[str]:
             yield f"the last {stream.detail['ring_bytes']} bytes were kept, as asked"
         if "ring_s" in stream.detail:
             yield f"the last {stream.detail['ring_s']} s were kept, as asked"
+
+
+def _protocols(counts: dict[str, int]) -> dict[str, int]:
+    return {_UNTOLD if name == UNKNOWN else name: count for name, count in counts.items()}
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -83,6 +83,7 @@ _SOURCES: Final = {
     "nflog": _Name(None, "nflog:0", NFLOG),
     "nftrace": _Name(None, "nftrace", NETLINK),
 }
+EVENTS: Final = frozenset(_SOURCES)  # kinds of streams whose events Wireshark can read
 
 
 class Capture:
@@ -314,6 +315,8 @@ def section(
     yield capture.begin(recording.losses, names)
     for batch in packets.batches(objects=False):
         window, positions = batch.window, batch.positions
+        if what == "events" and window.stream.kind not in EVENTS:
+            continue
         capture.written += len(positions)
         if what == "events":
             rows = events_of(window, positions)

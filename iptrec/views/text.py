@@ -20,6 +20,7 @@ _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
 _ETHERTYPES: Final = {"0x0806": "arp"}
 _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
+NOT_RECORDED: Final = "(its text was not recorded)"
 
 # JSON names of the header's fields -> the LOG target's, in the order in which they are printed
 _FIELDS: Final = {
@@ -232,10 +233,12 @@ def _ct(ct: CtInfo) -> list[str]:
 
 def _rule(step: Step, layout: Layout) -> str:
     number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
+    if step.type == "unknown":
+        return f"{number}, OR THE END: (not in the recorded ruleset)"
+    if step.spec is None and step.rule is None:  # in an anonymous chain of nf_tables
+        return "MATCH RULE: (not in the recorded ruleset)"
     if step.spec is None:
-        what = "MATCH RULE" if step.rule is None else number
-        end = ", OR THE END" if step.type == "unknown" else ""
-        return f"{what}{end}: (not in the recorded ruleset)"
+        return f"{number}: {NOT_RECORDED}"
     if layout.rules:
         return f"{number}: {printable(step.spec)}"
     return number + (f" /* {printable(step.comment)} */" if step.comment else "")

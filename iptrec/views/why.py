@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
-from iptrec.views.text import kind
+from iptrec.views.text import NOT_RECORDED, kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,8 +59,8 @@ def decision(traversal: Traversal) -> str:
         endpoint(str(header.get(address) or "?"), header.get(port) or 0)
         for address, port in (("src", "sport"), ("dst", "dport"))
     )
-    protocol = header.get("proto") or "protocol ?"
-    what = "" if "ethertype" in header else f" {protocol} {ends}"
+    protocol = f" {proto}" if (proto := header.get("proto")) else ", protocol not known,"
+    what = "" if "ethertype" in header else f"{protocol} {ends}"
     packet = f"Packet #{traversal.number} ({kind(traversal)}{what})"
     verb = _VERBS.get(traversal.verdict)
     if verb is None:
@@ -81,7 +81,8 @@ def decision(traversal: Traversal) -> str:
         ),
         None,
     )
-    return printable(f"{packet} was {verb} by {where} rule {place.rule}, `{spec}`.")
+    text = "whose text was not recorded" if spec is None else f"`{spec}`"
+    return printable(f"{packet} was {verb} by {where} rule {place.rule}, {text}.")
 
 
 def _no(one: Passed) -> str:
@@ -95,12 +96,15 @@ def _no(one: Passed) -> str:
 
 
 def _met(step: Step) -> str:
-    target = printable(step.target or "goes on")
+    unknown = "?" if step.spec is None else "goes on"
+    target = printable(step.target or unknown)
     if step.type == "rule":
         number = f"#{step.rule}" if step.rule is not None else "#-"
-        return f"{number:<5} {printable(step.spec or '?')}  => {target}"
+        unseen = "(not in the recorded ruleset)" if step.rule is None else NOT_RECORDED
+        spec = unseen if step.spec is None else printable(step.spec)
+        return f"{number:<5} {spec}  => {target}"
     if step.type == "unknown":
-        return f"#{step.rule:<4} or the end: what it says nobody saw"
+        return f"#{step.rule:<4} or the end: (not in the recorded ruleset)  => {target}"
     return f"{step.type}  => {target}"
 
 

@@ -135,7 +135,7 @@ BAD = {
     "longest line": (f"\n[[expect]]\n{'a.' * 3000}a = 1\n", ":3: the line has more than 4,096"),
     "many": ("[[expect]]\n" * 1001, "1,001 expectations, 1,000 is the most"),
     "large": ("#\n" * 140_000, "is larger than 256 kB"),
-    "deep": ("a = [" + "[\n" * 100_000, "is not TOML: maximum recursion"),
+    "deep": ("a = [" + "[\n" * 100_000, "a value is nested too deeply"),
 }
 
 

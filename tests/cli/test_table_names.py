@@ -37,6 +37,46 @@ def test_unknown_table(recording, table, there):
     assert there in done.stderr
 
 
+COMMANDS = {
+    "show": ["show"], "json": ["show", "--json"], "paths": ["paths"], "why": ["why"], "rules": ["rules"],
+    "ndjson": ["export", "ndjson", "-o", "-"],
+}  # fmt: skip
+FIRST = {
+    NFT: "inet fw/before, inet fw/dns, ",
+    HAIRPIN: "filter/DOCKER, filter/DOCKER-ISOLATION-STAGE-1, ",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("recording", "chain"), [(NFT, "inet fw/nosuch"), (HAIRPIN, "filter/NOPE")]
+)
+def test_unknown_chain(command, recording, chain):
+    """One line that names some of those that there are, of the same table first; also of a rule's chain."""
+    name, *options = COMMANDS[command]
+    for option in (["--chain", chain], ["--rule", f"{chain}/1"])[: 1 if command == "rules" else 2]:
+        done = iptrec(name, *options, recording, *option)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        told = f"iptrec: {option[0]} {option[1]!r}: not in this recording; there are {FIRST[recording]}"
+        assert done.stderr.startswith(told)
+        assert len(done.stderr) < 600
+
+
+@pytest.mark.parametrize(
+    ("recording", "chain"),
+    [
+        (NFT, "inet fw/__chain7"),  # which nft does not list
+        (HAIRPIN, "mangle/POSTROUTING"),  # which was not loaded
+        (HAIRPIN, "filter/DOCKER"),
+    ],
+)
+def test_a_chain_that_no_packet_passed(recording, chain):
+    """That is an answer."""
+    done = iptrec("show", recording, "--chain", chain, "udp")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("iptrec show: no packet matches")
+
+
 class Kinds:
     """A recording of these streams."""
 

@@ -114,7 +114,7 @@ def test_views_do_not_take_what_may_be_the_end_for_a_rule(recorded):
     assert "filter/OUTPUT #1 > filter/OUTPUT #2 or end" in run("paths", path)
     shown = run("show", path)
     assert "MATCH RULE (#2), OR THE END: (not in the recorded ruleset)" in shown
-    assert "MATCH RULE (#1): (not in the recorded ruleset)" in shown
+    assert "MATCH RULE (#1): (its text was not recorded)" in shown
     assert "rule 1 or" not in shown
     tables = path.with_suffix(".sqlite")
     run("export", "sqlite", path, "-o", tables)

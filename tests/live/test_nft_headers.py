@@ -186,3 +186,19 @@ def test_what_a_filter_cannot_judge(lab, tmp_path):
     assert lines[0].endswith(told)
     words = {"ok": "ok  ", "unknown": "????", "failed": "FAIL"}
     assert [line[:4] for line in lines] == [words[one] for one in asked.values()]
+
+
+def test_a_protocol_that_is_not_known(lab, tmp_path):
+    """It is said so, where packets are counted and where one is explained."""
+    sender(lab, RULES["inet"])
+    trace = record(lab, tmp_path)
+    info = " ".join(lab.run([*IPTREC, "info", trace]).stdout.split())
+    assert "5 udp, 4 not known (the headers were not recorded whole)" in info
+    assert (
+        json.loads(lab.run([*IPTREC, "info", "--json", trace]).stdout)["protocols"]["unknown"] == 4
+    )
+    with iptrec.open(trace) as recording:
+        unknown = [one.number for one in recording.packets() if one.header["proto"] is None]
+    assert len(unknown) == 4
+    why = lab.run([*IPTREC, "why", trace, "--packet", str(unknown[0])]).stdout
+    assert f"Packet #{unknown[0]} (ipv6, protocol not known, fd00::2 > fd00::1) was accepted" in why

@@ -315,6 +315,9 @@ def test_judgements_are_the_kernels(host, tmp_path, packet):
         assert all(one.replace("== ", "") in spec for one in told), (rule.spec, told)
         if judgement.fits is None:
             assert any(word in match for word in UNKNOWABLE), (rule.spec, judgement)
+            assert judgement.because != rule.spec, (
+                judgement
+            )  # but the condition, without the counter
         elif judgement.fits != bool(count):
             false.append((rule.spec, judgement, count))
     assert false == []

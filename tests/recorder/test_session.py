@@ -201,7 +201,7 @@ def test_the_command_ends_the_recording_and_gives_its_status():
 
 def test_a_command_that_cannot_be_run_leaves_no_file(stage):
     """It is found before anything counts as recorded."""
-    with pytest.raises(UsageError, match=r"cannot run /nowhere: .*No such file"):
+    with pytest.raises(UsageError, match=r"^cannot run /nowhere: No such file or directory; give"):
         record(options(command=["/nowhere"]))
     assert not stage.writer.kept
     assert stage.done[-3:] == ["remove", "undo", "dismiss"]

@@ -29,6 +29,7 @@ from iptrec.answers.packets import Packets
 from iptrec.rulesets.backends import history
 from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.timeline import EVER
+from iptrec.views.text import Layout, render
 
 ONE = {"f": [(5, "drop")]}
 
@@ -111,6 +112,16 @@ def test_what_nobody_listed_has_no_words():
     recording.commit(8, 110, *made_anew(2, "drop", "something else"))
     recording.commit(9, 120, *made_anew(3, "something else", "drop"))
     assert texts(recording.listed(ONE, 200, generation=9, handle=3)) == [["drop"], [""], ["drop"]]
+
+
+def test_a_rule_that_nobody_listed_is_told_as_a_rule():
+    """The kernel names it by its handle; that it may be the chain's end is legacy iptables' doubt."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, rule(NEW_RULE, "f", 6, "something else"))
+    recording.traced(120, event(udp(b"x"), 9, "f", 6, verdict=0, dumps=True))
+    recording.commit(9, 130, rule(DEL_RULE, "f", 6, "something else"))
+    (one,) = Packets(recording.listed(ONE, 200, generation=9))
+    assert "\t\tMATCH RULE (#2): (its text was not recorded)\n" in render(one, Layout())
 
 
 ORDERS = {

@@ -133,3 +133,15 @@ def test_show_tells_its_packets(recording, capfd):
 def test_so_do_the_other_commands(recording, capfd, words, expected):
     command, *options = words
     assert expected in told(capfd, command, recording, *options)
+
+
+def test_events_that_wireshark_cannot_read_are_left_out(recording, capfd, tmp_path):
+    """A stream of a kind that is not known there is said to be missing, and no KeyError."""
+    out = str(tmp_path / "out.pcapng")
+    assert app(["export", "pcapng", "--events", recording, "-o", out], standalone_mode=False) == 0
+    assert "iptrec export: left out, not known here: toy\n" in capfd.readouterr().err
+    app(
+        ["export", "pcapng", "--events", recording, "-o", out, "--force", "-q"],
+        standalone_mode=False,
+    )
+    assert capfd.readouterr().err == ""

@@ -53,7 +53,13 @@ OPTIONS = {
     "ct_off": (step(ct=CtInfo(7, 1, 6, 2)), text.Layout(), "NFMARK=0x0\n"),
     "no_rules": (step(), text.Layout(rules=False), "MATCH RULE (#2) /* no udp */\n"),
     "unknown_rule": (
-        step(spec=None, target=None), text.Layout(), "(not in the recorded ruleset)\n\t\t=> ?",
+        step(spec=None, target=None), text.Layout(), "(its text was not recorded)\n\t\t=> ?",
+    ),
+    "unknown_rule_of_legacy": (
+        step(spec=None, type="unknown"), text.Layout(), "(#2), OR THE END: (not in the recorded ruleset)\n",
+    ),
+    "unseen_rule_of_nft": (
+        step(spec=None), text.Layout(), "MATCH RULE (#2): (its text was not recorded)\n",
     ),
     "changed": (step(changed={"dst": ("a", "b")}), text.Layout(), "DST=b (was a)\n"),
     "header_gone": (step(changed={"tos": (1, None)}), text.Layout(), "TOS=(none) (was 01)"),

@@ -25,6 +25,8 @@ _TEXT_FOLLOWS: Final = ("--comment", "-i", "-o")
 _JUMPS: Final = ("-j", "-g")
 _ESCAPED: Final = re.compile(r"\\(.)")
 _COUNTERS: Final = re.compile(r"\[(\d{1,20}):(\d{1,20})\] ?")
+# Bytes of a line, as text: to the kernel a rule is at most 64 KB (next_offset is a __u16).
+_LONGEST: Final = 1 << 19
 _MOST_RULES: Final = 1_000_000  # and chains of one ruleset
 _MOST_BYTES: Final = 200 << 20  # of all rules and chains of a family, about (sys.getsizeof)
 _RULE_BYTES, _CHAIN_BYTES, _ENTRY_BYTES = 400, 300, 64  # beside a rule's text
@@ -114,8 +116,11 @@ def parse(text: bytes, known: Known | None = None) -> Ruleset:
 def _lines(text: bytes) -> Iterator[tuple[int, str]]:
     """The lines with their numbers; a quoted comment may go on over several."""
     begun: list[str] = []
-    first = 0
+    first = size = 0
     for number, raw in enumerate(io.BytesIO(text), 1):  # line by line: a copy of all could be large
+        size = size + len(raw) if begun else len(raw)
+        if size > _LONGEST:
+            raise _unreadable(first if begun else number, f"longer than {_LONGEST:,} bytes")
         line = raw.decode("utf-8", "backslashreplace").rstrip("\n")
         if not begun and ('"' not in line or _ONE_QUOTED.fullmatch(line)):
             yield number, line

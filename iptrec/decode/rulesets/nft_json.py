@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.decode.rulesets import nft_iptables, nft_matches, nft_text
+from iptrec.decode.rulesets import nft_iptables, nft_listing, nft_matches, nft_text
 from iptrec.decode.rulesets.nft_matches import shown
 from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset, TableName
 from iptrec.errors import RecordingError
@@ -34,7 +34,6 @@ _HOOKS: Final = {
 # include/uapi/linux/netfilter_ipv4.h: NAT's own hooks are there, whatever a chain of the type nat says
 _NAT_PRIORITIES: Final = {0: -100, 1: 100, 3: -100, 4: 100}
 _VERDICTS: Final = {"accept": "ACCEPT", "drop": "DROP", "return": "RETURN", "queue": "QUEUE"}
-_NAT_VERDICTS: Final = {"accept": "ACCEPT", "drop": "DROP", "return": "RETURN", "queue": "QUEUE"}
 _STATEMENTS: Final = {
     "reject": "REJECT", "dnat": "DNAT", "snat": "SNAT", "masquerade": "MASQUERADE",
     "redirect": "REDIRECT", "tproxy": "TPROXY", "notrack": "NOTRACK", "log": "LOG", "dup": "TEE",
@@ -48,7 +47,7 @@ TAG: Final = "iptrec:"
 _UNKNOWN: Final = ""  # in the place of a statement's name: it is none that is understood
 _MOST_RULES: Final = 1_000_000
 _MOST_TOLD: Final = 200_000  # by the text alone
-_LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
+LARGEST: Final = 32 << 20  # bytes: as values it takes ten times as much
 Statement = tuple[str, Any]  # name, value
 
 
@@ -94,15 +93,13 @@ def parse(
     read before; equal ones become the same objects. Raises `RecordingError` for what is no such listing where
     no text tells the ruleset, either; an object in it that has no name, or is of an unknown kind, is left out.
     """
-    if len(listing) > _LARGEST or len(text) > _LARGEST:
-        raise RecordingError(f"an nft ruleset of more than {_LARGEST:,} bytes is not read")
+    if len(listing) > LARGEST or len(text) > LARGEST:
+        raise too_large()
     known = {} if known is None else known
     texts, dormant = nft_text.texts(text)
     whole = True
     try:
-        objects = json.loads(listing)["nftables"]
-        if not isinstance(objects, list):
-            raise TypeError("nftables is not a list")  # noqa: TRY301 - told below
+        objects = nft_listing.objects(listing)
         bases, rules = _read(objects, texts)
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         whole, objects = False, list(islice(nft_text.objects(text, texts), _MOST_TOLD + 1))
@@ -111,10 +108,7 @@ def parse(
                 f"an nft ruleset of more than {_MOST_TOLD:,} rules is not read by its text alone"
             ) from None
         if not objects:
-            fact = f"{type(error).__name__}: {error}"[:200]
-            raise RecordingError(
-                f"the recording's nft ruleset is damaged: {fact if fact.isprintable() else ascii(fact)}"
-            ) from None
+            raise RecordingError(f"the nft ruleset is damaged: {_fact(error)}") from None
         bases, rules = _read(objects, texts)
     for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
@@ -132,6 +126,16 @@ def parse(
                 for name, chain in chains.items()
             }
     return found
+
+
+def too_large() -> RecordingError:
+    """The error for more than `LARGEST` bytes."""
+    return RecordingError(f"an nft ruleset of more than {LARGEST:,} bytes is not read")
+
+
+def _fact(error: Exception) -> str:
+    """What is wrong with a listing; `nft_listing` has said it in plain words."""
+    return str(error) if isinstance(error, ValueError) else "it is not what nft -j prints"
 
 
 def _alike(saved: Chain | None, chain: Chain) -> bool:
@@ -315,7 +319,7 @@ def _target(statements: tuple[Statement, ...]) -> tuple[str | None, str | None, 
                 found, statement = shown(target), None
             case "mangle", {"key": {"meta": {"key": "nftrace"}}, "value": 1}:
                 found = "TRACE"
-            case "", _:  # _UNKNOWN
+            case (("" | "text"), _):  # _UNKNOWN, nft_others.TEXT
                 found, statement = None, None
             case _ if name in _VERDICTS:
                 return _VERDICTS[name], None, False

@@ -1,13 +1,15 @@
 """The conditions of native rules of nf_tables, out of nft's JSON, as small values.
 
 A rule keeps these and not the JSON, which as values takes ten times the memory. What is not understood
-is None: it may or may not hold. man 5 libnftables-json: STATEMENTS, EXPRESSIONS.
+is an `Other`: it may or may not hold. man 5 libnftables-json: STATEMENTS, EXPRESSIONS.
 """
 
 from __future__ import annotations
 
 import sys
 from typing import Any, Final, NamedTuple
+
+from iptrec.decode.rulesets.nft_others import Other, other
 
 Scalar = int | str
 
@@ -91,16 +93,17 @@ class Writes(NamedTuple):
     key: str
 
 
-Condition = Match | Writes
+Condition = Match | Writes | Other
 
 _OPS: Final = frozenset(["==", "!=", "<", ">", "<=", ">=", "in", "!"])
 _DEEPEST: Final = 8
 _BITWISE: Final = frozenset(["&", "|", "^", "<<", ">>"])
 _BASES: Final = frozenset(["ll", "nh", "th"])
 _MARKS: Final = frozenset(["MARK", "CONNMARK"])
+_NAT: Final = frozenset(["dnat", "snat", "redirect", "masquerade", "tproxy"])
 
 
-def read(name: str, value: Any) -> list[Condition | None]:  # noqa: ANN401 - JSON
+def read(name: str, value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
     """What must hold for a statement to let a packet on, and what it changes, in order."""
     try:
         match name:
@@ -113,10 +116,12 @@ def read(name: str, value: Any) -> list[Condition | None]:  # noqa: ANN401 - JSO
             case "notrack":
                 return [Writes("ct")]
             case "xt" if value.get("type") == "target" and value.get("name") in _MARKS:
-                return [None, Writes("meta mark")]
+                return [other(name, value), Writes("meta mark")]
+            case _ if name in _NAT:
+                return [*_taken(value), other(name, value)]
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         pass
-    return [None]
+    return [other(name, value)]
 
 
 def _match(value: Any) -> Match:  # noqa: ANN401 - JSON
@@ -136,20 +141,27 @@ def _in_map(value: Any, op: str) -> Match:  # noqa: ANN401 - JSON
     return Match(_left(value["key"]), op, OneOf(tuple(_element(key) for key, _ in data["set"])))
 
 
-def _mangle(value: Any) -> list[Condition | None]:  # noqa: ANN401 - JSON
+def _taken(value: Any) -> list[Match]:  # noqa: ANN401 - JSON
+    """The maps out of which a new address and port are taken: for what they do not have the rule ends."""
+    parts = (value.get("addr"), value.get("port")) if isinstance(value, dict) else ()
+    maps = (one["map"] for one in parts if isinstance(one, dict) and "map" in one)
+    return [_in_map(one, "map") for one in maps]
+
+
+def _mangle(value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
     """A field that is set: of the packet it must be there, and a map that it is taken from must tell it."""
     try:
         key = _left(value["key"])
     except (AttributeError, LookupError, TypeError, ValueError):
-        return [None, Writes("")]
+        return [other("mangle", value), Writes("")]
     if not isinstance(key, str):
         raise TypeError(key)
-    found: list[Condition | None] = []
+    found: list[Condition] = []
     match value["value"]:
         case {"map": dict(taken)}:
             found.append(_in_map(taken, "map"))
         case dict():
-            found.append(None)
+            found.append(other(f"{key} set", None))
     if not key.startswith("meta "):
         found.append(Match(key, "has", 0))
     return [*found, Writes(key)]
@@ -162,7 +174,7 @@ def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON
     if kind in _BITWISE:
         of, by = what
         return Bitwise(_left(of, deep + 1), kind, _flags(by) if isinstance(by, list) else _by(by))
-    if kind == "concat" and not deep:
+    if kind == "concat" and what and not deep:
         return Concat(tuple(_left(one, deep + 1) for one in what))
     return sys.intern(shown(_key(kind, what)))
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.decode.rulesets import nft_listing
 from iptrec.decode.rulesets.nft_matches import shown
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _TABLE: Final = re.compile(r"table (\S+) (\S+) \{(?: # handle \d+)?")
 _BLOCK: Final = re.compile(r"\t((?:ct )?\S+) (\S+) \{(?: # handle \d+)?")
 _HOOK: Final = re.compile(r"\t\t(type \S+ hook .*?;)(?: policy \w+;)?")
-_ELEMENTS: Final = re.compile(r"\s*elements = \{ ?")
 _ELEMENT: Final = re.compile(r'(?:"[^"]*"|[^,"])+')
 _STATE: Final = re.compile(
     r" expires \S+|(?<=counter) packets \d+ bytes \d+|(?<=bytes) used \d+ \w+"
@@ -145,7 +145,7 @@ def of_json(listing: bytes) -> dict[TableName, list[Object]]:
     Raises ValueError for what is not that.
     """
     found: dict[TableName, list[Object]] = {}
-    for kind, value in _printed(listing):
+    for kind, value in _named(nft_listing.objects(listing)):
         match value:
             case {"family": str(family), "table": str(table), "name": str(name)}:
                 if kind != "chain" or "hook" in value:
@@ -161,12 +161,8 @@ def of_json(listing: bytes) -> dict[TableName, list[Object]]:
     return found
 
 
-def _printed(listing: bytes) -> Iterator[tuple[str, Any]]:
-    try:
-        objects = json.loads(listing)["nftables"]
-    except (LookupError, TypeError, RecursionError) as error:
-        raise ValueError(str(error)) from None
-    for one in objects if isinstance(objects, list) else ():
+def _named(objects: list[Any]) -> Iterator[tuple[str, Any]]:
+    for one in objects:
         if isinstance(one, dict):
             yield from one.items()
 

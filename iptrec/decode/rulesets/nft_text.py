@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from iptrec.decode.rulesets.nft_others import TEXT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -93,11 +95,11 @@ def _expr(line: str, spec: str) -> list[Any]:
         return [{"xt": {"type": "match", "name": "comment"}}, {"counter": None}, _TRACE]
     plain = _COMMENT.sub("", spec)
     if plain.endswith("meta nftrace set 1"):
-        return [spec, _TRACE]
+        return [{TEXT: spec}, _TRACE]
     conditions = list(_conditions(_ANONYMOUS.sub("", plain)))
     _, last, how = f" {plain}".rpartition(" reject")
     rejects = last and (not how or how.startswith(" with ")) and not set('"{}') & set(how)
-    return [*conditions, spec, {"reject": None}] if rejects else [*conditions, spec]
+    return [*conditions, {TEXT: spec}, *([{"reject": None}] if rejects else [])]
 
 
 def _conditions(spec: str) -> Iterator[dict[str, Any]]:

@@ -33,9 +33,8 @@ class Rule:
     handle: int | None = None  # nf_tables' own name for it, unique in its table
     native: str | None = None  # nft's text of a rule in iptables' words, where it tells all of it
     syntax: Syntax = "iptables"
-    # Of nft's syntax: what must hold for the rule to match, and what it changes, in order; None: what is not
-    # understood. The text tells it.
-    matches: tuple[Condition | None, ...] = field(default=(), compare=False)
+    # Of nft's syntax: what must hold for the rule to match, and what it changes, in order.
+    matches: tuple[Condition, ...] = field(default=(), compare=False)
 
     @property
     def listed(self) -> bool:

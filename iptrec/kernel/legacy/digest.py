@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 import numpy as np
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import host
 from iptrec.libc import libc
 
@@ -94,7 +94,7 @@ class Tables:
                 socket.IPPROTO_RAW,
             )
         except OSError as error:
-            raise HostError(f"cannot look at the {family} tables: {error.strerror}") from None
+            raise HostError(f"cannot look at the {family} tables: {strerror(error)}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -199,4 +199,4 @@ class Tables:
             raise OSError(number, os.strerror(number))
 
     def _refused(self, table: str, error: OSError) -> HostError:
-        return HostError(f"cannot look at the {self._family} table {table}: {error.strerror}")
+        return HostError(f"cannot look at the {self._family} table {table}: {strerror(error)}")

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.libc import failure, libc
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def held() -> Iterator[dict[str, str]]:
         descriptor = os.open(path(), os.O_RDONLY | os.O_CREAT, 0o600)
     except OSError as error:
         raise HostError(
-            f"cannot open {path()}: {error.strerror}; set {VARIABLE} to a file that you can write"
+            f"cannot open {path()}: {strerror(error)}; set {VARIABLE} to a file that you can write"
         ) from None
     try:
         _wait(descriptor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import host
 
 if TYPE_CHECKING:
@@ -74,5 +74,5 @@ def switch(
         else:
             name = f"net.netfilter.nf_log.{path.name}"
             advice = f"on the host, in this namespace, run: sysctl {name}={_LOGGER}"
-        raise HostError(f"cannot write {path}: {error.strerror}; {advice}") from None
+        raise HostError(f"cannot write {path}: {strerror(error)}; {advice}") from None
     return Switched(family, before)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
 from iptrec.kernel.netlink import Listener
@@ -101,7 +101,7 @@ def _listening(group: int) -> socket.socket:
     except OSError as error:
         opened.close()
         raise HostError(
-            f"cannot listen to nf_tables: {error.strerror}; it needs root or CAP_NET_ADMIN, and a kernel"
+            f"cannot listen to nf_tables: {strerror(error)}; it needs root or CAP_NET_ADMIN, and a kernel"
             " with nf_tables"
         ) from None
     return opened

@@ -10,7 +10,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel import netlink
 from iptrec.names import AF_INET, AF_INET6
 
@@ -182,7 +182,7 @@ def _sent(asking: socket.socket, text: bytes) -> None:
         asking.send(text)
     except OSError as error:
         raise HostError(
-            f"nf_tables does not take {len(text):,} bytes at once: {error.strerror}; raise net.core.wmem_max"
+            f"nf_tables does not take {len(text):,} bytes at once: {strerror(error)}; raise net.core.wmem_max"
         ) from None
 
 
@@ -195,7 +195,7 @@ def _received(asking: socket.socket) -> bytes:
     try:
         return asking.recv(netlink.LARGEST)
     except OSError as error:
-        raise HostError(f"nf_tables does not answer: {error.strerror or error}") from None
+        raise HostError(f"nf_tables does not answer: {strerror(error)}") from None
 
 
 def _message(

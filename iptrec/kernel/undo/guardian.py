@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.errors import HostError, IptrecError
+from iptrec.errors import HostError, IptrecError, strerror
 from iptrec.kernel import netns, privileges
 from iptrec.kernel.undo import lists
 from iptrec.kernel.undo.changes import RAW_TABLES, Changes
@@ -79,7 +79,7 @@ class Guardian:
         try:
             self._fork()
         except OSError as error:
-            raise HostError(str(error.strerror)) from None
+            raise HostError(strerror(error)) from None
 
     @property
     def there(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, located
 from iptrec.kernel import netns
 from iptrec.kernel.legacy import digest, nflog
 from iptrec.kernel.nft import nftrace, raw
@@ -165,7 +165,7 @@ def _undo(changes: Changes, *, restore: bool) -> None:
         if restore:
             changes.restore()
     except OSError as error:
-        raise HostError(f"cannot undo {changes.comment}: {error}") from None
+        raise HostError(f"cannot undo {changes.comment}: {located(error)}") from None
     finally:
         lists.rewrite(changes)  # whatever of it succeeded is not to be done twice
 

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel.undo.changes import Changes
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def write(changes: Changes, descriptor: int) -> None:
             return
         fact = os.strerror(errno.ENOSPC)
     except OSError as error:
-        fact = str(error.strerror)
+        fact = strerror(error)
     os.ftruncate(descriptor, size)
     raise HostError(f"cannot write down in {STATE} what has to be undone: {fact}; make room there")
 

@@ -1,0 +1,176 @@
+"""`iptrec diff` of files that are empty, odd, or made to do harm: one line says what is wrong with which."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+from command import iptrec, program
+
+DATA = Path(__file__).parents[1] / "data" / "nft"
+NFT = (
+    "table inet fw {\n\tchain in {\n\t\ttype filter hook input priority filter; policy accept;\n"
+    "\t\taccept\n\t}\n}\n"
+)
+TABLE = {"table": {"family": "ip", "name": "t", "handle": 1}}
+CHAIN = {"chain": {"family": "ip", "table": "t", "name": "c", "handle": 1}}
+RULE = {"family": "ip", "table": "t", "chain": "c", "handle": 2, "expr": [{"accept": None}]}
+SET = {"family": "ip", "table": "t", "name": "s", "handle": 3}
+SAVED = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j DROP\nCOMMIT\n"
+MEMORY = 700 << 20  # address space: an eighth of what 30 MB have cost
+
+
+def printed(*objects):
+    return json.dumps({"nftables": [*objects]})
+
+
+def without(name, of):
+    return {key: value for key, value in of.items() if key != name}
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a file and gives its path."""
+
+    def write(name, text):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("empty", ["", "\n \n\t\n"])
+@pytest.mark.parametrize(
+    ("text", "created"),
+    [
+        (NFT, "@@ inet fw/in (inet) @@"),
+        (printed(TABLE, CHAIN, {"rule": RULE}), "@@ ip t/c (ipv4) @@"),
+        (SAVED, "@@ filter/INPUT (ipv4) @@"),
+    ],
+)
+def test_an_empty_file_is_a_ruleset_of_nothing(file, empty, text, created):
+    """No table was there when it was printed, whichever command it was."""
+    operands = [file("empty", empty), file("full", text)]
+    done = iptrec("diff", *operands)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert created in done.stdout
+    assert "-   " not in done.stdout
+    assert iptrec("diff", *reversed(operands)).returncode == 1
+    assert iptrec("diff", operands[0], operands[0]).stdout == "no difference\n"
+
+
+ODD = {
+    "no_object": (
+        '{"nftables":[{"rule":[]},3,null]}',
+        'object 1: its "rule" is not an object',
+    ),
+    "number": (printed(TABLE, 3), "object 2 is not an object of one key"),
+    "two_keys": (printed({**TABLE, **CHAIN}), "object 1 is not an object of one key"),
+    "no_family": (printed({"rule": without("family", RULE)}), 'object 1: its "rule" has no "family"'),
+    "no_table": (printed(TABLE, {"rule": without("table", RULE)}), 'object 2: its "rule" has no "table"'),
+    "no_handle": (printed({"rule": without("handle", RULE)}), 'object 1: its "rule" has no "handle"'),
+    "no_chain": (printed({"rule": without("chain", RULE)}), 'object 1: its "rule" has no "chain"'),
+    "no_expr": (printed({"rule": without("expr", RULE)}), 'object 1: its "rule" has no "expr"'),
+    "no_name": (printed({"set": without("name", SET)}), 'object 1: its "set" has no "name"'),
+    "expr": (printed({"rule": RULE | {"expr": "accept"}}), 'object 1: "expr" of its "rule" is not a list'),
+    "handle": (printed({"rule": RULE | {"handle": "7"}}), 'object 1: "handle" of its "rule" is not a number'),
+    "table": (printed({"rule": RULE | {"table": 1}}), 'object 1: "table" of its "rule" is not a text'),
+    "elements": (
+        printed({"set": SET | {"elem": {}}}),
+        'object 1: "elem" of its "set" is not a list',
+    ),
+    "priority": (
+        printed({"chain": CHAIN["chain"] | {"hook": "input", "type": "filter", "prio": "filter"}}),
+        'object 1: "prio" of its "chain" is not a number',
+    ),
+    "no_list": ('{"nftables":{}}', 'it has no list "nftables"'),
+    "no_nftables": ('{"tables":[]}', 'it has no list "nftables"'),
+    "cut": ('{"nftables":[{"table":', "it is not JSON (line 1, column 23)"),
+    "deep": ('{"nftables":' + "[" * 100_000, "it is nested too deeply"),
+    "deep_rule": (
+        printed({"rule": RULE | {"expr": [0]}}).replace("[0]", "[" * 980 + "]" * 980),
+        None,  # Python's limit decides, and no traceback tells
+    ),
+    "long_number": ('{"nftables":[' + "1" * 5000 + "]}", "it is not JSON"),
+    "bytes": ('{"nftables":["\\ud800"]}', "object 1 is not an object of one key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_nft_does_not_print_is_refused(file, case):
+    """In one line that names the file and what is wrong; not taken for a ruleset without that."""
+    text, message = ODD[case]
+    path = file("odd.json", text)
+    done = iptrec("diff", path, file("whole.json", printed(TABLE, CHAIN, {"rule": RULE})))
+    assert "Traceback" not in done.stderr
+    if message is not None:
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert f"{path}: " in done.stderr
+        assert message in done.stderr
+        for word in ("Error", "Expecting", "recording", "NoneType"):
+            assert word not in done.stderr
+
+
+def test_stdin_is_read_once():
+    """It cannot be both sides; nor has it a moment."""
+    done = program("diff", "-", "-", input=SAVED)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "stdin (-) can be read only once" in done.stderr
+    done = program("diff", "-@end", "-", input=SAVED)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def bounded():
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+LARGE = {
+    "quoted": ('-A INPUT -m comment --comment "{}" -j DROP'.format("a b " * (8 << 20)), "longer than"),
+    "escaped": ('-A INPUT -m comment --comment "{}" -j DROP'.format(r"\"" * (8 << 20)), "longer than"),
+    "lines": ('-A INPUT -m comment --comment "{}" -j DROP'.format("a b\n" * (4 << 20)), "longer than"),
+    "words": ("-A INPUT " + "a " * (8 << 20), "longer than"),
+    "open": ('-A INPUT --comment "' + "a" * (8 << 20), "longer than"),
+    "hash": ("# " + "a " * (8 << 20), "longer than"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_line_that_is_too_long_is_refused(file, case):
+    """Before it is read as words, which takes a hundred times as much memory."""
+    line, message = LARGE[case]
+    path = file("large.rules", f"*filter\n:INPUT ACCEPT [0:0]\n{line}\nCOMMIT\n")
+    done = program("diff", path, path, preexec_fn=bounded)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("text", ["table ip t {\n", '{"nftables":[{},{},'])
+def test_a_listing_of_nft_that_is_too_large_is_refused(file, text):
+    """As soon as that is seen."""
+    path = file("large", text + "  " * (18 << 20))
+    done = program("diff", path, path, preexec_fn=bounded)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "of more than 33,554,432 bytes is not read" in done.stderr
+
+
+@pytest.mark.parametrize("printed", ["numeric", "services"])
+def test_numbers_are_names(tmp_path, printed):
+    """What nft 1.0.6 printed of one ruleset with -n, or -S, is what it printed without."""
+    named, other = DATA / "named.txt", DATA / f"{printed}.txt"
+    assert named.read_text() != other.read_text()
+    for operands in ((named, other), (other, named)):
+        assert iptrec("diff", *operands).stdout == "no difference\n"
+    changed = tmp_path / "changed"
+    for old, new, kind in (
+        ("protocol 6 ", "protocol 17 ", "1 changed"),
+        ("ip protocol tcp ", "ip protocol udp ", "1 changed"),
+        ("priority -140;", "priority -141;", "1 object changed"),
+        ("elements = { 8 }", "elements = { 0 }", "1 element removed, 1 element added"),
+        ("timeout 3600s", "timeout 3601s", "1 object changed"),
+    ):
+        if old in other.read_text():
+            changed.write_text(other.read_text().replace(old, new))
+            assert iptrec("diff", named, changed).stdout.splitlines()[-1] == kind
