@@ -271,8 +271,12 @@ class Recording:
         number = packet.number if isinstance(packet, Traversal) else packet
         found = next(self.explain(packet=number), None)
         known = packet if isinstance(packet, Traversal) else None
-        if found is None or (known and known.time_ns != found.packet.time_ns):
-            raise LookupError(f"{self.path} has no such packet {number}")
+        if found is None:
+            raise LookupError(f"{self.path} has no packet {number}")
+        if known and known.time_ns != found.packet.time_ns:
+            raise LookupError(
+                f"packet {number} of {self.path} is another one: ask the recording that it is of"
+            )
         return found
 
     def explain(

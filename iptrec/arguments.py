@@ -50,7 +50,7 @@ def number(name: str, value: object) -> int:
     """An integer of 64 bits."""
     found = integer(value)
     if found is None or abs(found) > _MOST:
-        raise wrong(name, value, "expected a number")
+        raise wrong(name, value, f"expected a number, at most {_MOST}")
     return found
 
 

@@ -1,7 +1,7 @@
 """Record in a child process, so that the caller keeps its rights, signals and namespace: `iptrec.record`.
 
 The recorder stays in the namespace that it records and gives up its rights. Nor is anything loaded into the
-caller that starts threads (numpy). The child gets its order as JSON in its arguments, and answers on a pipe
+caller that starts threads (numpy). The child gets its order as JSON in a file in memory, and answers on a pipe
 with a line of JSON a time: how far it is, and in the end the outcome, or an error. It waits for nobody who does
 not read: what is between is dropped. Once nobody reads there any more, it stops as with SIGTERM: all is undone.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec import arguments
-from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
+from iptrec.errors import HostError, IptrecError, RecordingError, UsageError, located
 from iptrec.kernel.process import iptrec
 from iptrec.names import BACKEND_CHOICES, FAMILIES
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options
 
 _AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
-_ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError)}
+# The public ones, the nearest first
+_ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError, IptrecError)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Recorded:
 
     ``events``: of the kernel, in the file; ``lost``: that it sent beside them. ``packets``: about how many;
     None where they were not a limit, for nobody counted them. ``reason``: why it ended: "duration", "packets",
-    "command", the name of a signal. ``exit_status``: of the command. ``notes``: what went on that the user
-    should know, in words.
+    "command", the name of a signal. ``exit_status``: of the command, None without one. ``notes``: what went on
+    that the user should know, in words.
     """
 
     path: Path
@@ -60,7 +61,7 @@ class Recorded:
     lost: int
     packets: int | None
     reason: str
-    exit_status: int
+    exit_status: int | None
     notes: tuple[str, ...]
 
 
@@ -105,7 +106,7 @@ def record(
         lost=outcome["lost"],
         packets=None if packets is None else outcome["packets"],
         reason=outcome["reason"],
-        exit_status=outcome["exit_status"],
+        exit_status=outcome["exit_status"] if order.command else None,
         notes=tuple(outcome["notes"]),
     )
 
@@ -145,8 +146,7 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         try:
-            words = iptrec(str(writing), json.dumps(asdict(order)), module=__name__)
-            child = subprocess.Popen(words, pass_fds=(writing,))
+            child = _started(order, writing)
         finally:
             os.close(writing)
         answer: dict[str, Any] = {}
@@ -160,11 +160,33 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
             child.wait()
             raise
     if child.wait() or not answer:
-        raise HostError(
-            f"the recorder's process ended by itself ({child.returncode}); {order.output} has what it"
-            " recorded until then; run iptrec cleanup"
-        )
+        raise HostError(_died(child.returncode, order.output))
     return answer
+
+
+def _started(order: _Order, writing: int) -> subprocess.Popen[bytes]:
+    """The child with its order: a command in it may be longer than one argument can be (execve(2))."""
+    with os.fdopen(os.memfd_create("iptrec order"), "wb") as file:
+        file.write(json.dumps(asdict(order)).encode())
+        file.flush()
+        words = iptrec(str(writing), str(file.fileno()), module=__name__)
+        return subprocess.Popen(words, pass_fds=(writing, file.fileno()))
+
+
+def _died(status: int, output: str) -> str:
+    """What to say of a recorder that ended without a word."""
+    killed = f"was killed by {_signal(-status)}" if status < 0 else f"ended by itself ({status})"
+    until = (
+        f"{output} has what it recorded until then" if Path(output).exists() else "no file is left"
+    )
+    return (
+        f"the recorder's process {killed}; {until}; what it changed on the host is undone by its guardian:"
+        " see iptrec cleanup --dry-run"
+    )
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _answers(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -188,7 +210,7 @@ def _progress(answer: dict[str, Any]) -> Progress:
 
 def _raise_error(answer: dict[str, Any]) -> None:
     if "error" in answer:
-        raise _ERRORS.get(answer["error"], IptrecError)(answer["text"])
+        raise _ERRORS[answer["error"]](answer["text"])
 
 
 def main() -> None:
@@ -198,14 +220,24 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: None)
     from iptrec.recorder.session import record as run  # noqa: PLC0415 - takes a while
 
-    descriptor, order = sys.argv[1:]
-    os.set_inheritable(int(descriptor), False)
-    caller = _Caller(int(descriptor))
+    descriptor, order = map(int, sys.argv[1:])
+    os.set_inheritable(descriptor, False)
+    caller = _Caller(descriptor)
     try:
-        outcome = run(_options(json.loads(order)), lambda progress: caller.tell(asdict(progress)))
+        with os.fdopen(order, "rb") as file:
+            file.seek(0)
+            options = _options(json.load(file))
+        outcome = run(options, lambda progress: caller.tell(asdict(progress)))
         caller.tell_at_last(asdict(outcome))
     except IptrecError as error:
-        caller.tell_at_last({"error": type(error).__name__, "text": str(error)})
+        caller.tell_at_last({"error": _public(error), "text": str(error)})
+    except OSError as error:
+        caller.tell_at_last({"error": HostError.__name__, "text": located(error)})
+
+
+def _public(error: IptrecError) -> str:
+    """The name of the nearest kind that a caller knows."""
+    return next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
 
 
 class _Caller:

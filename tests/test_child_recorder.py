@@ -1,149 +1,30 @@
-"""The pipe between who calls `iptrec.record` and the recorder: neither waits for the other but in the end."""
+"""What `iptrec.record` and its child tell each other, without a kernel."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
-import signal
-import sys
-import threading
+import re
 
 import pytest
 
 import iptrec
 from iptrec import child_recorder
-
-STATE = {"events": 1, "lost": 0, "file_bytes": 2, "elapsed_ns": 3, "notes": []}
-LAST = STATE | {"events": 9, "packets": 0, "reason": "duration", "exit_status": 0}
-
-
-@pytest.fixture
-def pipe():
-    """Both ends of the smallest pipe that there is."""
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
-    yield reading, writing
-    for one in (reading, writing):
-        with contextlib.suppress(OSError):
-            os.close(one)
+from iptrec.kernel.iptables import RefusedError
+from iptrec.kernel.legacy.lock import LockHeldError
 
 
-def read_all(reading):
-    with os.fdopen(reading, "rb", closefd=False) as stream:
-        return [json.loads(line) for line in stream]
-
-
-def told_by_another(caller, answer, writing):
-    """Tell the last word as the recorder does, then be gone."""
-
-    def tell():
-        caller.tell_at_last(answer)
-        os.close(writing)
-
-    thread = threading.Thread(target=tell)
-    thread.start()
-    return thread
-
-
-@pytest.mark.parametrize("note", ["", "n" * 3000, "n" * 10_000], ids=["short", "long", "too long"])
-def test_nobody_reads(pipe, note):
-    """Telling waits for nobody: whole lines arrive, in their order, and the last one whatever it takes."""
-    reading, writing = pipe
-    caller = child_recorder._Caller(writing)
-    for number in range(500):
-        caller.tell(STATE | {"events": number, "notes": [note]})
-    teller = told_by_another(caller, LAST | {"notes": [note]}, writing)
-    *before, last = read_all(reading)
-    teller.join()
-    assert last == LAST | {"notes": [note]}
-    numbers = [one["events"] for one in before]
-    assert numbers == sorted(numbers)
-    assert 0 < len(numbers) < 500
-
-
-def test_who_reads_again_is_told_what_is_new(pipe):
-    """What was dropped stays so."""
-    reading, writing = pipe
-    caller = child_recorder._Caller(writing)
-    for number in range(500):
-        caller.tell(STATE | {"events": number})
-    os.read(reading, 4096)
-    caller.tell(STATE | {"events": 501})
-    os.close(writing)
-    assert read_all(reading)[-1]["events"] == 501
-
-
-def test_nobody_is_there(pipe):
-    """Then the recorder stops as with SIGTERM; the last word is for nobody."""
-    reading, writing = pipe
-    caller = child_recorder._Caller(writing)
-    os.close(reading)
-    got = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
-    try:
-        caller.tell(STATE)
-        caller.tell_at_last(LAST)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert got == [signal.SIGTERM]
-
-
-# It fills the pipe, and ends when it is told to and has said all: as a recorder did that waits.
-STUBBORN = """\
-import json, os, signal, sys
-descriptor = int(sys.argv[1])
-signal.signal(signal.SIGTERM, lambda *_: None)
-state = json.dumps(%(state)r).encode() + b"\\n"
-try:
-    for _ in range(5000):
-        left = state
-        while left:
-            left = left[os.write(descriptor, left):]
-    os.write(descriptor, json.dumps(%(last)r).encode() + b"\\n")
-except BrokenPipeError:
-    pass
-""" % {"state": STATE, "last": LAST}  # noqa: UP031 - braces
-
-
-@pytest.fixture
-def stubborn(monkeypatch):
-    """It takes the place of the recorder."""
-    monkeypatch.setattr(
-        child_recorder,
-        "iptrec",
-        lambda descriptor, *_, **__: [sys.executable, "-c", STUBBORN, descriptor],
-    )
-
-
-@pytest.mark.usefixtures("stubborn")
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_while_the_pipe_is_full(tmp_path, error):
-    """It comes out; nobody waits for who waits for us."""
-
-    def progress(_):
-        raise error("enough")
-
-    outcome = []
-
-    def record():
-        try:
-            iptrec.record(tmp_path / "t.db", progress=progress)
-        except error as raised:
-            outcome.append(str(raised))
-
-    thread = threading.Thread(target=record, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert outcome == ["enough"]
-
-
-@pytest.mark.usefixtures("stubborn")
-def test_a_slow_caller_is_told_what_is_new(tmp_path):
-    """Not all that went on meanwhile; in the end what came of it."""
-    told = []
-    recorded = iptrec.record(tmp_path / "t.db", progress=lambda far: told.append(far.events))
-    assert (recorded.events, recorded.reason) == (9, "duration")
-    assert told[-1] == 9
-    assert len(told) < 1000
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (LockHeldError("held"), iptrec.HostError),
+        (RefusedError("iptables-restore", "-A x", "no", 1), iptrec.HostError),
+        (iptrec.UsageError("what"), iptrec.UsageError),
+        (iptrec.RecordingError("full"), iptrec.RecordingError),
+        (iptrec.IptrecError("else"), iptrec.IptrecError),
+    ],
+)
+def test_an_error_arrives_as_the_nearest_public_one(error, kind):
+    """With its text; what is below the public kinds is iptrec's own."""
+    answer = {"error": child_recorder._public(error), "text": str(error)}
+    with pytest.raises(iptrec.IptrecError, match=re.escape(str(error))) as caught:
+        child_recorder._raise_error(answer)
+    assert type(caught.value) is kind

@@ -147,11 +147,11 @@ def creating(path: Path) -> Iterator[None]:
         yield
     except FileExistsError:
         raise RecordingError(f"{path} exists; use ", FORCE, " or ", ANOTHER_OUTPUT) from None
-    except FileNotFoundError:
-        raise RecordingError(
-            f"cannot create {path}: there is no directory {path.parent}; make it or use ",
-            ANOTHER_OUTPUT,
-        ) from None
+    except FileNotFoundError as error:
+        where = f"there is no directory {path.parent}; make it or use "
+        if path.parent.is_dir():  # "." has no name, and /proc takes no files
+            where = f"{'it is a directory' if path.is_dir() else strerror(error)}; use "
+        raise RecordingError(f"cannot create {path}: {where}", ANOTHER_OUTPUT) from None
     except OSError as error:
         raise RecordingError(
             f"cannot create {path}: {strerror(error)}; use ", ANOTHER_OUTPUT

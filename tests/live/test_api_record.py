@@ -288,7 +288,8 @@ except iptrec.HostError as error:
     print(error)
 """
     done = python(lab, program, backend, tmp_path / "t.db")
-    assert "the recorder's process ended by itself (-9)" in done.stdout
+    assert "the recorder's process was killed by SIGKILL; " in done.stdout
+    assert f"{tmp_path / 't.db'} has what it recorded until then; " in done.stdout
     until(lambda: rules(lab) == [])
     with iptrec.open(tmp_path / "t.db") as recording:
         assert not recording.facts.closed
@@ -313,6 +314,7 @@ except iptrec.IptrecError as error:
 REFUSALS = {
     "netns": ({"netns": "nowhere"}, "Error"),
     "filter": ({"filter": "tcp and ("}, "UsageError"),
+    "nothing can match": ({"filter": "tcp and udp"}, "UsageError filter"),
     "option in a filter": ({"filter": "--force"}, "UsageError filter"),
     "command": ({"command": ["no-such-command"]}, "UsageError cannot run no-such-command"),
     "backend": ({"backend": "ebpf"}, "UsageError backend='ebpf': must be one of auto"),
@@ -359,3 +361,45 @@ print(os.readlink("/proc/self/ns/net"))
     assert command == caller
     with iptrec.open(tmp_path / "t.db") as recording:
         assert [one.name for one in recording.namespaces] == ["web"]
+
+
+def test_a_long_command(lab, tmp_path):
+    """Longer than one argument of a program can be; one word that is, is the command's."""
+    program = """\
+for words in (["true", *["x" * 100_000] * 2], ["true", "x" * 150_000]):
+    try:
+        print(iptrec.record(output, backend=backend, command=words, force=True).exit_status)
+    except iptrec.UsageError as error:
+        print(error)
+"""
+    lines = python(lab, program, "legacy", tmp_path / "t.db").stdout.splitlines()
+    assert lines[0] == "0"
+    assert lines[1].startswith("cannot run true: Argument list too long")
+
+
+def test_no_command_has_no_exit_status(lab, tmp_path):
+    """None, as nothing ran."""
+    program = "print(iptrec.record(output, backend=backend, duration=0.1).exit_status)"
+    assert python(lab, program, "legacy", tmp_path / "t.db").stdout == "None\n"
+
+
+def test_places_where_no_file_can_be(lab, tmp_path):
+    """Each is told as what it is."""
+    program = """\
+gone = output + ".d"
+os.mkdir(gone); os.chdir(gone); os.rmdir(gone)
+for file in ("x.db", "/proc/x.db", "."):
+    try:
+        iptrec.record(file, backend=backend, duration=0.1)
+    except iptrec.IptrecError as error:
+        print(type(error).__name__, error)
+    os.chdir("/")
+"""
+    done = python(lab, program, "legacy", tmp_path / "t.db")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "HostError the current directory is gone: change to another one"
+    assert lines[1].startswith(
+        "RecordingError cannot create /proc/x.db: No such file or directory;"
+    )
+    assert lines[2].startswith("RecordingError cannot create .: it is a directory;")
+    assert done.stderr == ""
