@@ -1,9 +1,8 @@
 """The events of equal packets, dealt out one by one to the packets in flight.
 
-Each event goes to a packet that it can follow by the grammar. Of several the one that it resembles most
-has it: the same arrival stamp, addresses, interfaces. Where that does not tell either, the one that
-has waited longest has it,
-and both are called ambiguous.
+Each event goes to a packet that it can follow by the grammar. Where several would do, it goes to the one
+that it resembles most (arrival stamp, addresses, interfaces). Where they resemble it equally, it goes to the
+one that has waited longest, and both are called ambiguous.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import iso_time
+from iptrec.views.style import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,12 +52,12 @@ def _lines(one: RuleCount) -> list[str]:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
     count = one.count
     counted = f"{count.packets:,}" if count.packets else "-"
-    when = f"{_clock(count.first_ns)}" if count.packets else ""
+    when = f"{clock(count.first_ns)}" if count.packets else ""
     number = "gone" if one.number is None else f"#{one.number}"
     head = f"{number:>5} {counted:>8} {when:<12}  "
     text = printable(one.rule.spec)
     if count.packets:
-        text += f"  (to {_clock(count.last_ns)}, {count.bytes:,} bytes)"
+        text += f"  (to {clock(count.last_ns)}, {count.bytes:,} bytes)"
     if one.unreachable is not None:
         text += f"  (never reached: #{one.unreachable} ends the chain)"
     return textwrap.wrap(
@@ -81,8 +81,3 @@ def _count(count: Count) -> dict[str, Any]:
     for name in ("first_ns", "last_ns", "example"):
         found[name] = found[name] if count.packets else None
     return found
-
-
-def _clock(time_ns: int) -> str:
-    text = iso_time(time_ns).partition("T")[2]
-    return text[:12] if text else str(time_ns)
