@@ -1,10 +1,10 @@
 """Real hosts under fire: are the hits those of the kernel's counters, and is what is told of each packet true?
 
-usage: python bench/hosts.py [--count PACKETS] [--keep DIRECTORY] [HOST...]
+usage: python bench/hosts.py [--count PACKETS] [--rate PACKETS/S] [--keep DIRECTORY] [HOST...]
 
 firewalld, ufw, dockerd and podman make their own rules in a lab, where they are installed; kube-proxy's, fw4's
-and kubeadm's are loaded. Packets come from outside, from the local network, from containers and from the host
-itself. HOST: those whose name begins so. Of each difference, what it is.
+and kubeadm's are loaded. Packets come from outside, from a local network, from containers and from the host
+itself. HOST: those whose names begin so. The table is on stdout; on stderr, what each difference is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEAD = (
-    "host", "rules", "hit", "hits equal", "different", "not countable", "sent", "packets", "wrong and sure",
-    "accepted, not seen", "unsure", "incomplete", "mixed", "lost",
+    "host", "sent", "traversals", "rules", "hit", "hits equal", "different", "not countable",
+    "dropped, but arrived", "accepted, not seen", "unsure", "incomplete", "mixed", "lost",
 )  # fmt: skip
 SHOWN = 20
 
@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=4000)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
-    print("|", " | ".join(HEAD), "|\n|" + "---|" * len(HEAD))
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
     for name, host in hosts.HOSTS.items():
-        if options.hosts and not any(name.startswith(one) for one in options.hosts):
+        if options.hosts and not name.startswith(tuple(options.hosts)):
             continue
         if missing := host.missing():
             print(f"| {name} | skipped: {', '.join(missing)} not installed |", flush=True)
@@ -52,8 +52,10 @@ def main() -> None:
         with _directory(options.keep, name) as directory, Lab() as lab:
             lab.ip(None, "link set lo up")
             found = truth.run(lab, host, directory, options.count, options.rate)
-        print("|", " | ".join(_row(name, found)), "|", flush=True)
-        _tell(found, time.monotonic() - begun)
+        print(f"| {name} | {' | '.join(_row(found))} |", flush=True)
+        print(
+            f"{name}: {time.monotonic() - begun:.0f} s", *_flaws(found), sep="\n  ", file=sys.stderr
+        )
 
 
 @contextlib.contextmanager
@@ -67,27 +69,27 @@ def _directory(keep: Path | None, name: str) -> Iterator[Path]:
         yield directory
 
 
-def _row(name: str, found: Any) -> Iterator[str]:  # noqa: ANN401 - the tests have no types
-    yield name
-    for count in (found.rules, found.hit, found.equal, len(found.differing), found.uncountable):
+def _row(found: Any) -> Iterator[str]:  # noqa: ANN401 - the tests have no types
+    for count in (found.sent, found.packets, found.rules, found.hit, found.equal):
         yield f"{count:,}"
-    for count in (found.sent, found.packets, len(found.wrong), len(found.died)):
+    for count in (len(found.differing), found.uncountable, len(found.wrong), len(found.vanished)):
         yield f"{count:,}"
     for count in (found.unsure, found.incomplete):
         yield f"{count / max(1, found.packets):.3%}"
-    yield f"{found.mixed:,}"
-    yield f"{found.lost:,}"
+    yield from (f"{found.mixed:,}", f"{found.lost:,}")
 
 
-def _tell(found: Any, seconds: float) -> None:  # noqa: ANN401
-    """Everything that is not as it should be, on stderr."""
-    say = [f"  {seconds:.0f} s; refused {found.refused}; {len(found.unseen)} sent and not traced; {dict(found.verdicts)}"]
-    say += [f"  {place}: kernel {k}, recording {r}" for place, (k, r) in sorted(found.differing.items(), key=str)[:SHOWN]]
-    say += [f"  {place}: {count} after the end" for place, count in found.noise.items()]
-    for some in (found.wrong, found.died, found.unknown, found.unseen):
-        say += [f"  {one}" for one in some[:SHOWN]]
-    say += [f"  {times} x {why}" for why, times in found.reasons.most_common(SHOWN)]
-    print("\n".join(say), file=sys.stderr, flush=True)
+def _flaws(found: Any) -> Iterator[str]:  # noqa: ANN401
+    """Everything that is not as it should be, or needs a reason."""
+    yield f"{dict(found.verdicts)}; refused: {found.refused}; not traced: {len(found.untraced):,}"
+    for kind in ("differing", "noise"):
+        for place, counts in list(getattr(found, kind).items())[:SHOWN]:
+            yield f"{kind}: {place} {counts}"
+    for kind in ("wrong", "vanished", "unknown", "untraced"):
+        for line in getattr(found, kind)[:SHOWN]:
+            yield f"{kind}: {line}"
+    for why, times in found.reasons.most_common(SHOWN):
+        yield f"{times:,} x {why}"
 
 
 if __name__ == "__main__":

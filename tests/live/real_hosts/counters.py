@@ -1,7 +1,8 @@
 """What the kernel counted, rule by rule: (family, table, chain, number) -> packets.
 
-A rule of nf_tables gets a counter in front of its last statement, where it counts what the rule matched. Where that statement looks up a map, which may not have the packet, a rule behind counts those of
-them that went on: what is missing there was hit. That holds where every element ends the chain.
+A rule of nf_tables gets a counter in front of its last statement, where it counts what the rule matched. Where
+that statement looks up a map, which may not have the packet, a rule behind asks for the same and counts those
+that went on: what is missing there was hit. That holds where every element ends the chain.
 """
 
 from __future__ import annotations
@@ -14,7 +15,22 @@ from iptrec.decode.rulesets.types import OF_IPTABLES
 _FAMILIES = {"ip": "ipv4", "ip6": "ipv6"}
 _PROBE = "hosts.py: went on"
 _COUNTER = {"counter": {"packets": 0, "bytes": 0}}
-_ENDS = {"accept", "drop", "jump", "goto", "return", "reject", "dnat", "snat", "masquerade", "redirect", "queue", "continue"}
+_ENDS = frozenset(
+    [
+        "accept",
+        "drop",
+        "jump",
+        "goto",
+        "return",
+        "reject",
+        "dnat",
+        "snat",
+        "masquerade",
+        "redirect",
+        "queue",
+        "continue",
+    ]
+)
 
 
 class Counters:
@@ -23,13 +39,17 @@ class Counters:
     def __init__(self, lab, backend):
         self._lab = lab
         self._legacy = backend == "legacy"
-        self._own = set() if self._legacy else {_handle(one) for one in listing(lab) if "rule" in one}
+        self._own = (
+            set() if self._legacy else {_handle(one) for one in listing(lab) if "rule" in one}
+        )
 
     def read(self):
-        """All rules, and of legacy iptables the policies (number None), with their counts; None: cannot be known."""
+        """Packets of each rule, of legacy iptables of each policy (number None); None: cannot be known."""
         if self._legacy:
             return {**_legacy(self._lab, "ipv4"), **_legacy(self._lab, "ipv6")}
-        return _nft([one for one in listing(self._lab) if "rule" not in one or _handle(one) in self._own])
+        return _nft(
+            [one for one in listing(self._lab) if "rule" not in one or _handle(one) in self._own]
+        )
 
 
 def _handle(one):
@@ -68,7 +88,7 @@ def _nft(objects):
             chain = _FAMILIES.get(rule["family"], rule["family"]), table, rule["chain"]
             chains.setdefault(chain, []).append(rule)
     for chain, rules in chains.items():
-        for at, rule in enumerate(rules):
+        for at in range(len(rules)):
             found[*chain, at + 1] = _hits(rules[at : at + 2], maps)
     return found
 
@@ -96,7 +116,9 @@ def _comes_back(rule, maps):
     """Whether an element leads to a chain from which packets return."""
     data = rule["expr"][-1].get("vmap", {}).get("data", {})
     elements = maps.get(data[1:], []) if isinstance(data, str) else data.get("set", [])
-    return any("jump" in one[1] or "continue" in one[1] for one in elements if isinstance(one[1], dict))
+    return any(
+        "jump" in one[1] or "continue" in one[1] for one in elements if isinstance(one[1], dict)
+    )
 
 
 def add_counters(lab):
@@ -109,8 +131,13 @@ def add_counters(lab):
             rules.append({"rule": rule | {"expr": _with_counter(rule["expr"])}})
             if _looks_up(rule):
                 where = {key: rule[key] for key in ("family", "table", "chain")}
-                rules.append({"rule": {**where, "expr": [*_asked(rule), _COUNTER], "comment": _PROBE}})
-    kept = [[one for one in objects if kind in one] for kind in ("table", "chain", "ct helper", "set", "map")]
+                rules.append(
+                    {"rule": {**where, "expr": [*_asked(rule), _COUNTER], "comment": _PROBE}}
+                )
+    kept = [
+        [one for one in objects if kind in one]
+        for kind in ("table", "chain", "ct helper", "set", "map")
+    ]
     commands = [{"flush": {"ruleset": None}}, *(one for some in kept for one in some), *rules]
     lab.run(["nft", "-j", "-f", "-"], stdin=json.dumps({"nftables": commands}))
 

@@ -92,7 +92,11 @@ def _firewalld(lab, backend) -> Iterator[list[str]]:
     behind = _behind(lab)
     with (
         _running(lab, bus, lambda: _says_yes(lab, "test", "-S", "/run/dbus/system_bus_socket")),
-        _running(lab, ["firewalld", "--nofork", "--nopid"], lambda: _says_yes(lab, "firewall-cmd", "--state")),
+        _running(
+            lab,
+            ["firewalld", "--nofork", "--nopid"],
+            lambda: _says_yes(lab, "firewall-cmd", "--state"),
+        ),
     ):
         pass
     if backend == "nft":
@@ -123,7 +127,13 @@ def _ufw(lab, backend) -> Iterator[list[str]]:  # noqa: ARG001 - iptables is of 
     for line in (RULES / "ufw.sh").read_text().splitlines():
         if line and line[0] != "#":
             lab.run(["sh", "-c", line])
-    for scope in ("all", "default", "eth0", "eth1", "eth2"):  # ufw switches it on: more dies before the rules
+    for scope in (
+        "all",
+        "default",
+        "eth0",
+        "eth1",
+        "eth2",
+    ):  # ufw switches it on: more dies before the rules
         lab.sysctl(None, f"net/ipv4/conf/{scope}/rp_filter", 0)
     yield lan
 
@@ -144,7 +154,9 @@ def _docker(lab, backend) -> Iterator[list[str]]:  # noqa: ARG001 - iptables is 
                 else:
                     names.append(words[words.index("--name") + 1])
                     lab.run([*docker, *words, "box", "/bin/busybox", "sleep", "100000"])
-                    pid = lab.run([*docker, "inspect", "-f", "{{.State.Pid}}", names[-1]]).stdout.strip()
+                    pid = lab.run(
+                        [*docker, "inspect", "-f", "{{.State.Pid}}", names[-1]]
+                    ).stdout.strip()
                     lab.run(["ip", "netns", "attach", names[-1], _outer_pid(pid)])
             _answering(lab, names)
             yield names

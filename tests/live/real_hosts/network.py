@@ -29,7 +29,14 @@ _SYSCTLS = {
     "net/netfilter/nf_conntrack_icmp_timeout": 5,
     "net/netfilter/nf_conntrack_icmpv6_timeout": 5,
 }
-_TOOLS = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
+_TOOLS = (
+    "iptables",
+    "iptables-save",
+    "iptables-restore",
+    "ip6tables",
+    "ip6tables-save",
+    "ip6tables-restore",
+)
 _PRIVATE = "/etc/alternatives", "/etc/ufw", "/etc/default", "/etc/firewalld", "/var/lib/ufw"
 _COPIES = """
 for directory in "$@"; do
@@ -75,7 +82,9 @@ def addresses(lab, host, *, local=False):
     found = {}
     for link in json.loads(lab.run(["ip", "-json", "address"], host).stdout):
         if link["ifname"] != "lo" or local:
-            ips = [ipaddress.ip_interface(f"{a['local']}/{a['prefixlen']}") for a in link["addr_info"]]
+            ips = [
+                ipaddress.ip_interface(f"{a['local']}/{a['prefixlen']}") for a in link["addr_info"]
+            ]
             found[link["ifname"]] = [one for one in ips if not one.is_link_local]
     return found
 
