@@ -1,6 +1,6 @@
 """Real hosts under fire: are the hits those of the kernel's counters, and is what is told of each packet true?
 
-usage: python bench/hosts.py [--count PACKETS] [--rate PACKETS/S] [--keep DIRECTORY] [HOST...]
+usage: python bench/hosts.py [--count PACKETS] [--keep DIRECTORY] [HOST...]
 
 firewalld, ufw, dockerd and podman make their own rules in a lab, where they are installed; kube-proxy's, fw4's
 and kubeadm's are loaded. Packets come from outside, from a local network, from containers and from the host
@@ -38,7 +38,6 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("hosts", nargs="*", metavar="HOST")
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--rate", type=int, default=4000)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}")
@@ -51,7 +50,7 @@ def main() -> None:
         begun = time.monotonic()
         with _directory(options.keep, name) as directory, Lab() as lab:
             lab.ip(None, "link set lo up")
-            found = truth.run(lab, host, directory, options.count, options.rate)
+            found = truth.run(lab, host, directory, options.count)
         print(f"| {name} | {' | '.join(_row(found))} |", flush=True)
         print(
             f"{name}: {time.monotonic() - begun:.0f} s", *_flaws(found), sep="\n  ", file=sys.stderr

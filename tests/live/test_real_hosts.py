@@ -21,7 +21,7 @@ def test_hits_are_the_kernels_and_what_is_told_is_so(lab, tmp_path, name):
     host = hosts.HOSTS[name]
     if missing := host.missing():
         pytest.skip(f"not installed: {', '.join(missing)}")
-    found = truth.run(lab, host, tmp_path, PACKETS, rate=1000)
+    found = truth.run(lab, host, tmp_path, PACKETS)
     assert found.noise == {}
     assert found.differing == {}
     assert (found.uncountable, found.mixed, found.lost, found.unsure) == (0, 0, 0, 0)

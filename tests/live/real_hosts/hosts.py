@@ -39,11 +39,15 @@ _LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 
 @dataclass(frozen=True)
 class Host:
-    """``start`` makes the rules in a lab and gives the names of the hosts behind it."""
+    """``start`` makes the rules in a lab and gives the names of the hosts behind it.
+
+    ``rate``: packets a second that a busy machine records without loss.
+    """
 
     backend: str
     start: Callable[[Lab, str], contextlib.AbstractContextManager[list[str]]]
     needs: tuple[str, ...] = ()
+    rate: int = 2000
 
     def missing(self):
         """The programs that are not installed."""
@@ -254,8 +258,10 @@ def _fw4(lab, backend) -> Iterator[list[str]]:  # noqa: ARG001 - nf_tables alone
 
 
 HOSTS = {
-    "firewalld, nftables": Host("nft", _firewalld, ("firewalld", "dbus-daemon", "nft")),
-    "firewalld, iptables": Host("legacy", _firewalld, ("firewalld", "dbus-daemon", "ipset")),
+    "firewalld, nftables": Host("nft", _firewalld, ("firewalld", "dbus-daemon", "nft"), rate=1000),
+    "firewalld, iptables": Host(
+        "legacy", _firewalld, ("firewalld", "dbus-daemon", "ipset"), rate=600
+    ),  # a hundred events a packet
     "ufw, legacy": Host("legacy", _ufw, ("ufw",)),
     "ufw, iptables-nft": Host("nft", _ufw, ("ufw",)),
     "dockerd, legacy": Host("legacy", _docker, ("dockerd", "docker", "busybox")),

@@ -56,8 +56,8 @@ class Truth:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-def run(lab, host, directory, count, rate=4000):
-    """Make the host, send ``count`` packets, ``rate`` a second, record, compare."""
+def run(lab, host, directory, count):
+    """Make the host, send ``count`` packets, record, compare."""
     network.build(lab, host.backend)
     with host.start(lab, host.backend) as behind:
         lab.settle()
@@ -69,7 +69,7 @@ def run(lab, host, directory, count, rate=4000):
         path = directory / "t.db"
         counters = Counters(lab, host.backend)
         before, child = _recorder(lab, host.backend, path, counters)
-        refused = send(lab, plan.packets, directory, rate)
+        refused = send(lab, plan.packets, directory, host.rate)
         after = _still(counters)
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=300)
