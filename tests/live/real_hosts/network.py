@@ -1,4 +1,4 @@
-"""What every host has around it: an outside, a local network, copies of /etc that its daemons may write."""
+"""What every host has around it: an outside, a local network, and /etc and /var that its daemons may write."""
 
 from __future__ import annotations
 
@@ -29,27 +29,19 @@ _SYSCTLS = {
     "net/netfilter/nf_conntrack_icmp_timeout": 5,
     "net/netfilter/nf_conntrack_icmpv6_timeout": 5,
 }
-_TOOLS = (
-    "iptables",
-    "iptables-save",
-    "iptables-restore",
-    "ip6tables",
-    "ip6tables-save",
-    "ip6tables-restore",
-)
-_PRIVATE = "/etc/alternatives", "/etc/ufw", "/etc/default", "/etc/firewalld", "/var/lib/ufw"
-_COPIES = """
-for directory in "$@"; do
-    [ -d $directory ] || continue
-    mkdir -p /run/private$directory && cp -a $directory/. /run/private$directory || exit
-    mount --bind /run/private$directory $directory || exit
+_TOOLS = [f"{one}{part}" for one in ("iptables", "ip6tables") for part in ("", "-save", "-restore")]
+_OVERLAYS = """
+for directory in /etc /var; do
+    own=/run/own$directory
+    mkdir -p $own/upper $own/work || exit
+    mount -t overlay -o lowerdir=$directory,upperdir=$own/upper,workdir=$own/work overlay $directory || exit
 done
 """
 
 
 def build(lab, backend):
     """Two neighbours of the lab's own host; ``backend``: whose iptables "iptables" is."""
-    lab.run(["sh", "-c", _COPIES, "sh", *_PRIVATE])
+    lab.run(["sh", "-c", _OVERLAYS])
     for tool in _TOOLS:
         link = f"/etc/alternatives/{tool}"
         lab.run(["ln", "-sfn", f"/usr/sbin/xtables-{backend}-multi", link])
