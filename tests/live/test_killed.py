@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_it_ends_with_the_recorder(recording, number, program):
     assert info(path).startswith("cut off:") is not closed
 
 
-def test_beside_the_recorder_it_ends_with_it_too(lab):
+def test_beside_the_recorder_it_ends_with_it_too(lab, tmp_path):
     """`trace`, whose view has no rights to look for anything but what it inherited."""
     lab.run(["iptables-legacy-restore"], stdin=RULES["legacy"])
     child = lab.popen(
@@ -76,6 +77,7 @@ def test_beside_the_recorder_it_ends_with_it_too(lab):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},  # nobody takes its file away
     )
     recorder.until(
         lambda: lab.run(["iptables-legacy-save", "-t", "raw"]).stdout.count("TRACE") == 2
