@@ -1,7 +1,7 @@
 """Record in a child process, so that the caller keeps its rights, signals and namespace: `iptrec.record`.
 
 The recorder stays in the namespace that it records and gives up its rights. Nor is anything loaded into the
-caller that starts threads (numpy). The child gets its order as JSON in its arguments, and answers on a pipe
+caller that starts threads (numpy). The child gets its order as JSON in a file in memory, and answers on a pipe
 with a line of JSON a time: how far it is, and in the end the outcome, or an error. It waits for nobody who does
 not read: what is between is dropped. Once nobody reads there any more, it stops as with SIGTERM: all is undone.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec import arguments
-from iptrec.errors import HostError, IptrecError, RecordingError, UsageError
+from iptrec.errors import HostError, IptrecError, RecordingError, UsageError, located
 from iptrec.kernel.process import iptrec
+from iptrec.kernel.undo import after_kill
 from iptrec.names import BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options
 
 _AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
-_ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError)}
+_ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError, IptrecError)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Recorded:
 
     ``events``: of the kernel, in the file; ``lost``: that it sent beside them. ``packets``: about how many;
     None where they were not a limit, for nobody counted them. ``reason``: why it ended: "duration", "packets",
-    "command", the name of a signal. ``exit_status``: of the command. ``notes``: what went on that the user
-    should know, in words.
+    "command", the name of a signal. ``exit_status``: of the command; None where there was none, or it did not
+    end by itself. ``notes``: what went on that the user should know, in words.
     """
 
     path: Path
@@ -60,7 +61,7 @@ class Recorded:
     lost: int
     packets: int | None
     reason: str
-    exit_status: int
+    exit_status: int | None
     notes: tuple[str, ...]
 
 
@@ -105,7 +106,7 @@ def record(
         lost=outcome["lost"],
         packets=None if packets is None else outcome["packets"],
         reason=outcome["reason"],
-        exit_status=outcome["exit_status"],
+        exit_status=outcome["exit_status"] if outcome["reason"] == "command" else None,
         notes=tuple(outcome["notes"]),
     )
 
@@ -142,14 +143,13 @@ def _plain(seconds: float) -> str:
 
 def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, Any]:
     """Have it recorded; the recorder's last word."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        try:
-            words = iptrec(str(writing), json.dumps(asdict(order)), module=__name__)
-            child = subprocess.Popen(words, pass_fds=(writing,))
-        finally:
-            os.close(writing)
-        answer: dict[str, Any] = {}
+    try:
+        output = Path(order.output).absolute()  # wherever we are when it ends
+        child, pipe = _started(order)
+    except OSError as error:
+        raise HostError(f"cannot start the recorder: {located(error)}") from None
+    answer: dict[str, Any] = {}
+    with pipe:
         try:
             for answer in _answers(pipe):
                 _raise_error(answer)
@@ -160,11 +160,36 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
             child.wait()
             raise
     if child.wait() or not answer:
+        kept = f"{order.output} has what it recorded until then; "
         raise HostError(
-            f"the recorder's process ended by itself ({child.returncode}); {order.output} has what it"
-            " recorded until then; run iptrec cleanup"
+            f"the recorder {_ended(child.returncode)}; {kept if answer.get('elapsed_ns') else ''}"
+            f"{after_kill.undone(output)}"
         )
     return answer
+
+
+def _started(order: _Order) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """The child, and the pipe on which it answers. Raises OSError."""
+    with contextlib.ExitStack() as kept, os.fdopen(os.memfd_create("order"), "wb") as file:
+        file.write(json.dumps(asdict(order)).encode())
+        file.seek(0)
+        reading, writing = os.pipe()
+        pipe = kept.enter_context(os.fdopen(reading, "rb", buffering=0))
+        try:
+            words = iptrec(str(writing), str(file.fileno()), module=__name__)
+            child = subprocess.Popen(words, pass_fds=(writing, file.fileno()))
+        finally:
+            os.close(writing)
+        kept.pop_all()
+    return child, pipe
+
+
+def _ended(status: int) -> str:
+    """How a process did that has not said why."""
+    if status >= 0:
+        return f"failed (exit status {status})"
+    known = {one.value: one.name for one in signal.Signals}
+    return f"was killed by {known.get(-status, f'signal {-status}')}"
 
 
 def _answers(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -188,24 +213,34 @@ def _progress(answer: dict[str, Any]) -> Progress:
 
 def _raise_error(answer: dict[str, Any]) -> None:
     if "error" in answer:
-        raise _ERRORS.get(answer["error"], IptrecError)(answer["text"])
+        raise _ERRORS[answer["error"]](answer["text"])
 
 
 def main() -> None:
-    """Be the child: ``argv`` has the pipe's descriptor and the order."""
+    """Be the child: ``argv`` has the descriptors of the pipe and of the order."""
     # Until the recorder takes signals itself: Ctrl-C is for our parent to answer, with a SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, lambda *_: None)
     from iptrec.recorder.session import record as run  # noqa: PLC0415 - takes a while
 
-    descriptor, order = sys.argv[1:]
-    os.set_inheritable(int(descriptor), False)
-    caller = _Caller(int(descriptor))
+    answers, order = map(int, sys.argv[1:])
+    os.set_inheritable(answers, False)
+    with open(order, "rb") as file:  # noqa: PTH123 - no name
+        given = json.load(file)
+    caller = _Caller(answers)
     try:
-        outcome = run(_options(json.loads(order)), lambda progress: caller.tell(asdict(progress)))
+        outcome = run(_options(given), lambda progress: caller.tell(asdict(progress)))
         caller.tell_at_last(asdict(outcome))
-    except IptrecError as error:
-        caller.tell_at_last({"error": type(error).__name__, "text": str(error)})
+    except (IptrecError, OSError) as error:
+        caller.tell_at_last(_refusal(error))
+
+
+def _refusal(error: IptrecError | OSError) -> dict[str, str]:
+    """An error, of the nearest class that our caller knows."""
+    if isinstance(error, OSError):
+        error = HostError(located(error))
+    kind = next(one for one in type(error).__mro__ if one in _ERRORS.values())
+    return {"error": kind.__name__, "text": str(error)}
 
 
 class _Caller:

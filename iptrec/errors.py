@@ -6,6 +6,7 @@ It is printed once, in ``iptrec.cli``; nothing else in iptrec prints errors or e
 
 from __future__ import annotations
 
+import os
 from typing import Final, NamedTuple
 
 EXIT_DONE = 0
@@ -66,4 +67,16 @@ def strerror(error: OSError) -> str:
 
 def located(error: OSError) -> str:
     """The same, after the file that it says it of, if it tells which."""
-    return f"{error.filename}: {strerror(error)}" if error.filename else strerror(error)
+    if error.filename:
+        return f"{error.filename}: {strerror(error)}"
+    if isinstance(error, FileNotFoundError) and _current_directory_is_gone():
+        return "the current directory is gone: change to another one"
+    return strerror(error)
+
+
+def _current_directory_is_gone() -> bool:
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd is slow to load
+    except FileNotFoundError:
+        return True
+    return False

@@ -14,6 +14,9 @@ import pytest
 
 import iptrec
 from iptrec import child_recorder
+from iptrec.errors import FORCE
+from iptrec.kernel.iptables import RefusedError
+from iptrec.kernel.legacy.lock import LockHeldError
 
 STATE = {"events": 1, "lost": 0, "file_bytes": 2, "elapsed_ns": 3, "notes": []}
 LAST = STATE | {"events": 9, "packets": 0, "reason": "duration", "exit_status": 0}
@@ -147,3 +150,55 @@ def test_a_slow_caller_is_told_what_is_new(tmp_path):
     assert (recorded.events, recorded.reason) == (9, "duration")
     assert told[-1] == 9
     assert len(told) < 1000
+
+
+class SlipError(iptrec.UsageError):
+    """A private class, two steps away from a public one."""
+
+
+ERRORS = {
+    iptrec.UsageError: [iptrec.UsageError("no"), type("Deeper", (SlipError,), {})("no")],
+    iptrec.HostError: [LockHeldError("iptrec"), RefusedError("iptables-restore", "-A x", "no", 1)],
+    iptrec.RecordingError: [iptrec.RecordingError("t.db exists; use ", FORCE)],
+    iptrec.IptrecError: [iptrec.IptrecError("no"), type("Other", (iptrec.IptrecError,), {})("no")],
+}
+
+
+@pytest.mark.parametrize(
+    ("public", "error"), [(public, one) for public, them in ERRORS.items() for one in them]
+)
+def test_an_error_arrives_as_its_nearest_public_class(public, error):
+    """Its own may be one that no caller knows."""
+    answer = json.loads(json.dumps(child_recorder._refusal(error)))
+    with pytest.raises(public) as caught:
+        child_recorder._raise_error(answer)
+    assert type(caught.value) is public
+    assert str(caught.value) == str(error)
+
+
+def test_the_system_refuses():
+    """In one line, after the file that it is about."""
+    answer = child_recorder._refusal(FileNotFoundError(2, "No such file or directory", "/x"))
+    with pytest.raises(iptrec.HostError, match=r"^/x: No such file or directory$"):
+        child_recorder._raise_error(answer)
+
+
+# What the child does instead of recording: it dies of a signal, or ends with a status.
+ENDS = {
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", "^the recorder was killed by SIGKILL; "),
+    "SIGSEGV": ("os.kill(os.getpid(), signal.SIGSEGV)", "^the recorder was killed by SIGSEGV; "),
+    "signal without name": ("os.kill(os.getpid(), 40)", "^the recorder was killed by signal 40; "),
+    "status": ("sys.exit(3)", r"^the recorder failed \(exit status 3\); "),
+    "no word": ("sys.exit(0)", r"^the recorder failed \(exit status 0\); "),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_it_ends_without_a_word(tmp_path, monkeypatch, case):
+    """What is said is what was seen: how it ended, and no file where none is."""
+    program, expected = ENDS[case]
+    words = [sys.executable, "-c", f"import os, signal, sys; {program}"]
+    monkeypatch.setattr(child_recorder, "iptrec", lambda *_, **__: words)
+    with pytest.raises(iptrec.HostError, match=expected) as caught:
+        iptrec.record(tmp_path / "t.db")
+    assert "t.db" not in str(caught.value)

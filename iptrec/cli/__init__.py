@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +26,7 @@ from iptrec.cli import (
     trace,
     why,
 )  # fmt: skip
-from iptrec.errors import EXIT_TROUBLE, IptrecError, located, strerror
+from iptrec.errors import EXIT_TROUBLE, IptrecError, located
 from iptrec.version import __version__
 
 app = typer.Typer(
@@ -93,14 +92,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except OSError as error:
-        _fail(located(error) if error.filename else _nameless(error))
-
-
-def _nameless(error: OSError) -> str:
-    """What to say where the system does not tell which file it was; os.getcwd does not."""
-    if isinstance(error, FileNotFoundError) and not Path("/proc/self/cwd").exists():
-        return "the current directory is gone: change to another one"
-    return strerror(error)
+        _fail(located(error))
 
 
 def _fail(message: str, command: str = "iptrec", exit_status: int = EXIT_TROUBLE) -> None:

@@ -52,10 +52,6 @@ _IPV6_HEADER: Final = 40  # bytes, RFC 8200, section 3
 _LENGTH_READABLE: Final = 6  # bytes of an IP header of either version that hold its length
 
 
-class _MatchesNothingError(UsageError):
-    """No packet can match."""
-
-
 def compile_for_kernel(expression: str, family: Literal["ipv4", "ipv6"]) -> str | None:
     """Return what ``-m bpf --bytecode`` takes, for the packets of one family that can match.
 
@@ -66,9 +62,8 @@ def compile_for_kernel(expression: str, family: Literal["ipv4", "ipv6"]) -> str 
     """
     # Alone first: complaints are about what the user wrote, and no parenthesis of it can close ours.
     _compile(expression)
-    try:
-        program = _compile(f"{_FAMILIES[family]} and ({expression})", written=expression)
-    except _MatchesNothingError:
+    program = _compiled(f"{_FAMILIES[family]} and ({expression})", written=expression)
+    if program is None:
         return None
     count = len(program)
     if count > MOST_INSTRUCTIONS:
@@ -164,8 +159,19 @@ def _wire_lengths(buffer: npt.NDArray[np.uint8], start: I64, captured: I64) -> I
     return wire
 
 
-def _compile(expression: str, written: str | None = None) -> ctypes.Array[Instruction]:
-    """Compile for DLT_RAW; ``written`` is what the user wrote, if that is not ``expression``."""
+def _compile(expression: str) -> ctypes.Array[Instruction]:
+    """Compile what the user wrote, for DLT_RAW."""
+    program = _compiled(expression)
+    if program is None:
+        raise UsageError(f"{_named(expression)}: {_REJECTS_ALL}")
+    return program
+
+
+def _compiled(expression: str, written: str | None = None) -> ctypes.Array[Instruction] | None:
+    """The program; None if no packet can match.
+
+    ``written`` is what the user wrote, if that is not ``expression``.
+    """
     name = _named(expression if written is None else written)
     if not expression.strip():
         raise UsageError(f"{name}: it is empty; leave it out to take every packet")
@@ -185,8 +191,9 @@ def _compile(expression: str, written: str | None = None) -> ctypes.Array[Instru
         compiled = Program()
         if library.pcap_compile(handle, compiled, text, _OPTIMIZE, _NETMASK_UNKNOWN):
             message = library.pcap_geterr(handle).decode("utf-8", "backslashreplace").strip()
-            error = _MatchesNothingError if message == _REJECTS_ALL else UsageError
-            raise error(f"{name}: {message}")
+            if message == _REJECTS_ALL:
+                return None
+            raise UsageError(f"{name}: {message}")
         instructions = compiled.instructions[: compiled.length]
         program: ctypes.Array[Instruction] = (Instruction * compiled.length)(*instructions)
         library.pcap_freecode(compiled)
