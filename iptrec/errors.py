@@ -6,12 +6,15 @@ It is printed once, in ``iptrec.cli``; nothing else in iptrec prints errors or e
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Final, NamedTuple
 
 EXIT_DONE = 0
 EXIT_NO = 1
 EXIT_TROUBLE = 2
+
+
+_GONE = "the current directory is gone: change to another one"
 
 
 class Advice(NamedTuple):
@@ -66,17 +69,15 @@ def strerror(error: OSError) -> str:
 
 
 def located(error: OSError) -> str:
-    """The same, after the file that it says it of, if it tells which."""
+    """The same, after the file that it says it of, if it tells which; getcwd(3) does not."""
     if error.filename:
         return f"{error.filename}: {strerror(error)}"
-    if isinstance(error, FileNotFoundError) and _current_directory_is_gone():
-        return "the current directory is gone: change to another one"
-    return strerror(error)
+    return _GONE if isinstance(error, FileNotFoundError) and _is_gone() else strerror(error)
 
 
-def _current_directory_is_gone() -> bool:
+def _is_gone() -> bool:
     try:
-        os.getcwd()  # noqa: PTH109 - Path.cwd is slow to load
+        Path.cwd()
     except FileNotFoundError:
         return True
     return False

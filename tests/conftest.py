@@ -51,12 +51,24 @@ def _locked(path, how, behind=None):
         os.close(descriptor)
 
 
+def _refused():
+    """Why no lab with legacy iptables can be made here; None if one can (one was)."""
+    from iptrec.demo.lab import Lab
+    from iptrec.errors import HostError
+
+    try:
+        with Lab() as lab:
+            lab.restore(None, "ipv4", "*raw\nCOMMIT\n")
+            lab.restore(None, "ipv6", "*raw\nCOMMIT\n")
+    except HostError as refusal:
+        return str(refusal)
+    return None
+
+
 @pytest.fixture(scope="session")
 def labs():
     """Labs can be made here; else tests are skipped, or fail where IPTREC_REQUIRE_LIVE=1 has root make them."""
-    from iptrec.demo.lab import Lab
-
-    refusal = Lab.available()
+    refusal = _refused()
     if refusal is not None:
         if IS_ROOT and os.environ.get("IPTREC_REQUIRE_LIVE") == "1":
             pytest.fail(f"IPTREC_REQUIRE_LIVE=1, and no lab can be made: {refusal}", pytrace=False)

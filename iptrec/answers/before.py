@@ -43,10 +43,10 @@ class Before(NamedTuple):
 
 def before_steps(window: Window, position: int) -> list[Before]:
     """For each step of a packet."""
-    way = window.assembly.outcomes[window.assembly.outcome[position]].way
+    path = window.assembly.outcomes[window.assembly.outcome[position]].path
     rows = window.assembly.events(position)
-    places = [window.resolver.places[number] for number in way]
-    skipped = _skipped(window.resolver, way)
+    places = [window.resolver.places[number] for number in path]
+    skipped = _skipped(window.resolver, path)
     marks: list[int | None] = window.events.mark[rows].tolist()
     marks_after = [*marks[1:], None]
     written = [frozenset[str]() for _ in places]
@@ -124,12 +124,12 @@ def _changes(place: Place) -> frozenset[str]:
     return frozenset(key for key, _ in writes(place.rule))
 
 
-def _skipped(book: Resolver, way: tuple[int, ...]) -> list[list[Numbered]]:
-    """For each place of a way the rules of its chain that were passed over on the way to it."""
+def _skipped(resolver: Resolver, path: tuple[int, ...]) -> list[list[Numbered]]:
+    """For each place of a path the rules of its chain that were passed over before it."""
     found: list[list[Numbered]] = []
     state: State | None = None
-    for one in way:
-        place, grammar = book.places[one], book.grammars[one]
+    for one in path:
+        place, grammar = resolver.places[one], resolver.grammars[one]
         before: int | None = 0
         if state is not None and state.pass_ == place.pass_:
             frame = state.frames[-1] if state.frames else None

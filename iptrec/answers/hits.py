@@ -35,7 +35,7 @@ def packets_that_hit(
     for window in windows(recording) if wanted else ():
         outcome = window.assembly.outcome[: window.decided]
         for number in np.unique(outcome).tolist():
-            hit = _hit(window, window.assembly.outcomes[number].way, wanted)
+            hit = _hit(window, window.assembly.outcomes[number].path, wanted)
             packets = (np.flatnonzero(outcome == number) + window.number).tolist() if hit else []
             for difference in hit:
                 found.setdefault(difference, []).extend(packets)
@@ -43,14 +43,14 @@ def packets_that_hit(
 
 
 def _hit(
-    window: Window, way: tuple[int, ...], wanted: dict[tuple[str, str, str, str], list[int]]
+    window: Window, path: tuple[int, ...], wanted: dict[tuple[str, str, str, str], list[int]]
 ) -> set[int]:
-    book = window.resolver
+    resolver = window.resolver
     found: set[int] = set()
-    for number in way:
-        place = book.places[number]
+    for number in path:
+        place = resolver.places[number]
         if place.rule is not None:
             for spec in {place.rule.spec, place.rule.native} - {None}:
-                key = (book.families[number], place.table, place.chain, spec or "")
+                key = (resolver.families[number], place.table, place.chain, spec or "")
                 found.update(wanted.get(key, ()))
     return found

@@ -90,7 +90,7 @@ def shapes(
     look = _numbered(
         headers.kind + 1, changes + 1, shown.mark, *shown.ct(), *shown.interfaces(interfaces)
     )
-    way = _numbered(
+    path = _numbered(
         shown.outcome,
         link >= 0,
         fates.numbers(window, positions),
@@ -107,7 +107,7 @@ def shapes(
             },
             steps=shown.steps(members, changes),
         )
-        for members in _alike(look, shown.first, shown.count, way, ~odd)
+        for members in _alike(look, shown.first, shown.count, path, ~odd)
     ]
 
 
@@ -125,7 +125,7 @@ class _ShownEvents:
         every = assembly.rows[np.repeat(assembly.first[positions], count) + step]
         self._every = every
         self.outcome = assembly.outcome[positions]
-        shown = [_shown(window, one.way) for one in assembly.outcomes]
+        shown = [_shown(window, one.path) for one in assembly.outcomes]
         offset = np.cumsum([0, *(len(one) for one in shown)])
         here = np.concatenate(shown)[np.repeat(offset[self.outcome], count) + step]
         rows = every[here]
@@ -139,7 +139,7 @@ class _ShownEvents:
         )
         self.mark = events.mark[rows]
         self._ct_id = events.conntrack[rows]
-        families = [window.resolver.families[one.way[0]] for one in assembly.outcomes]
+        families = [window.resolver.families[one.path[0]] for one in assembly.outcomes]
         ipv6 = np.array([one == "ipv6" for one in families])[self.outcome]
         self.headers = Headers(
             events.buffer,
@@ -214,8 +214,8 @@ class _ShownEvents:
         return list(self.headers.layouts[self.headers.which[row]].fields)
 
 
-def _shown(window: Window, way: Sequence[int]) -> Mask:
-    ours = np.array([window.resolver.places[one].ours for one in way], np.bool_)
+def _shown(window: Window, path: Sequence[int]) -> Mask:
+    ours = np.array([window.resolver.places[one].ours for one in path], np.bool_)
     return ours if ours.all() else ~ours
 
 

@@ -202,8 +202,8 @@ class _Builder:
         window = self._window
         rows = window.assembly.events(position)
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        places = [window.resolver.places[number] for number in outcome.way]
-        family = window.resolver.families[outcome.way[0]]
+        places = [window.resolver.places[number] for number in outcome.path]
+        family = window.resolver.families[outcome.path[0]]
         steps = self._steps(rows, places)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]

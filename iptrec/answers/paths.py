@@ -1,6 +1,6 @@
 """Packets by the path they took: ten thousand packets are a dozen paths.
 
-A path is what a reader is told of a way: tables, chains, rules with their texts, and the verdict. Paths are
+A path is what a reader is told of it: tables, chains, rules with their texts, and the verdict. Paths are
 numbered in the order in which they first appear in the recording, whatever is selected.
 """
 
@@ -74,11 +74,11 @@ class PathBook:
 
 
 def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
-    book = window.resolver
-    places = [book.places[number] for number in outcome.way]
+    resolver = window.resolver
+    places = [resolver.places[number] for number in outcome.path]
     decider = None if outcome.decider is None else places[outcome.decider]
     return Path(
-        family=book.families[outcome.way[0]],
+        family=resolver.families[outcome.path[0]],
         netns=netns,
         verdict=outcome.verdict,
         decided_by=None if decider is None else RulePlace.of(decider),

@@ -66,12 +66,12 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     """What the selected packets hit, for each table as it last was, and in rules that are gone."""
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
-    books: dict[int, Resolver] = {}
+    resolvers: dict[int, Resolver] = {}
     packets = Packets(recording, selection)
     for batch in packets.batches(objects=False):
-        books[batch.window.stream.id] = batch.window.resolver
+        resolvers[batch.window.stream.id] = batch.window.resolver
         _count_window(batch.window, batch.positions, hits, rules)
-    found = (table for book in books.values() for table in _tables(book, hits, rules))
+    found = (table for book in resolvers.values() for table in _tables(book, hits, rules))
     return Counted(found, packets.unjudged)
 
 
@@ -124,10 +124,10 @@ def _count_window(
     outcome = assembly.outcome[chosen]
     sizes, times = lengths(events), window.moment_ns
     for number in np.unique(outcome).tolist():
-        way = assembly.outcomes[number].way
+        path = assembly.outcomes[number].path
         here = chosen[outcome == number]
         starts = assembly.first[here]
-        for at, one in enumerate(way):
+        for at, one in enumerate(path):
             place = window.resolver.places[one]
             if place.ours:
                 continue

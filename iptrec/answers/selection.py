@@ -125,7 +125,7 @@ class Selection:
         return fits[window.assembly.outcome[: window.decided]]
 
     def _fits(self, window: Window, outcome: Outcome) -> bool:
-        places = [window.resolver.places[number] for number in outcome.way]
+        places = [window.resolver.places[number] for number in outcome.path]
         whole = outcome.complete and outcome.doubt is None
         return (
             (not self.verdicts or outcome.verdict in self.verdicts)

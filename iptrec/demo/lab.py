@@ -100,17 +100,6 @@ class Lab:
             remedy = _WITHOUT_ROOT if self._unprivileged else _AS_ROOT
             raise HostError(f"cannot make namespaces: {complaint}; {remedy}")
 
-    @staticmethod
-    def available() -> str | None:
-        """Why no lab with legacy iptables can be made here; None if one can (one was)."""
-        try:
-            with Lab() as lab:
-                lab.restore(None, "ipv4", "*raw\nCOMMIT\n")
-                lab.restore(None, "ipv6", "*raw\nCOMMIT\n")
-        except HostError as refusal:
-            return str(refusal)
-        return None
-
     def __enter__(self) -> Self:
         """Nothing more to do: the lab stands since it was made."""
         return self

@@ -76,5 +76,10 @@ def hexadecimal(value: Scalar) -> str:
     return f"0x{value:08x}" if isinstance(value, int) else value
 
 
+def of_header(name: str) -> Callable[[Facts], object]:
+    """A field of the packet's header as a reader knows it (`decode.packet.header`)."""
+    return lambda facts: facts.header.get(name)
+
+
 def nothing(_: Facts) -> None:
     """For what the packet has that cannot be told in a word."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from iptrec.matching import iptables_bytes as raw
 from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
-from iptrec.matching.field import AbsentError
+from iptrec.matching.field import AbsentError, of_header
 from iptrec.matching.iptables_time import within
 
 Test = Callable[[str, Facts], "bool | None"]
@@ -215,11 +215,6 @@ def _number(text: str, names: dict[str, int]) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _plain(name: str) -> Callable[[Facts], object]:
-    """A field of the packet's header."""
-    return lambda facts: facts.header.get(name)
-
-
 def _nothing(_: Facts) -> None:
     """For an option that asks for more than one thing."""
 
@@ -253,13 +248,13 @@ def _first(test: Test) -> Test:
 
 
 _PORTS: Final = {
-    "--sport": Option(_first(_range(lambda facts: facts.header.get("sport"))), _plain("sport")),
-    "--dport": Option(_first(_range(lambda facts: facts.header.get("dport"))), _plain("dport")),
+    "--sport": Option(_first(_range(lambda facts: facts.header.get("sport"))), of_header("sport")),
+    "--dport": Option(_first(_range(lambda facts: facts.header.get("dport"))), of_header("dport")),
 }
 CORE: Final[dict[str, Option]] = {  # iptables' own, of no module
-    "-p": Option(_protocol, _plain("proto")),
-    "-s": Option(_network("src"), _plain("src")),
-    "-d": Option(_network("dst"), _plain("dst")),
+    "-p": Option(_protocol, of_header("proto")),
+    "-s": Option(_network("src"), of_header("src")),
+    "-d": Option(_network("dst"), of_header("dst")),
     "-i": Option(_interface(lambda facts: facts.in_), lambda facts: facts.in_ or "none"),
     "-o": Option(_interface(lambda facts: facts.out), lambda facts: facts.out or "none"),
     "-f": Option(_fragment, _nothing),
@@ -270,50 +265,50 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     "comment": {},
     "tcp": {
         **_PORTS,
-        "--tcp-flags": Option(_first(_tcp_flags), _plain("flags")),
+        "--tcp-flags": Option(_first(_tcp_flags), of_header("flags")),
         "--tcp-option": Option(raw.tcp_option, _nothing),
     },
     "udp": _PORTS,
     "udplite": _PORTS,
     "sctp": _PORTS,
     "dccp": _PORTS,
-    "icmp": {"--icmp-type": Option(_first(_icmp_type), _plain("name"))},
-    "icmp6": {"--icmpv6-type": Option(_first(_icmp_type), _plain("name"))},
+    "icmp": {"--icmp-type": Option(_first(_icmp_type), of_header("name"))},
+    "icmp6": {"--icmpv6-type": Option(_first(_icmp_type), of_header("name"))},
     "multiport": {
-        "--sports": Option(_first(_ports("sport")), _plain("sport")),
-        "--dports": Option(_first(_ports("dport")), _plain("dport")),
+        "--sports": Option(_first(_ports("sport")), of_header("sport")),
+        "--dports": Option(_first(_ports("dport")), of_header("dport")),
         "--ports": Option(_first(_ports("sport", "dport")), _nothing),
     },
     "iprange": {
-        "--src-range": Option(_addresses("src"), _plain("src")),
-        "--dst-range": Option(_addresses("dst"), _plain("dst")),
+        "--src-range": Option(_addresses("src"), of_header("src")),
+        "--dst-range": Option(_addresses("dst"), of_header("dst")),
     },
     "mark": {"--mark": Option(_mark, _own_mark)},
     "addrtype": {
-        "--src-type": Option(host.address_type("src"), _plain("src")),
-        "--dst-type": Option(host.address_type("dst"), _plain("dst")),
+        "--src-type": Option(host.address_type("src"), of_header("src")),
+        "--dst-type": Option(host.address_type("dst"), of_header("dst")),
     },
     "set": {"--match-set": Option(host.in_set, _nothing, host.seen_in_set)},
     "length": {
-        "--length": Option(_range(lambda facts: facts.header.get("length")), _plain("length"))
+        "--length": Option(_range(lambda facts: facts.header.get("length")), of_header("length"))
     },
     "ttl": {
-        "--ttl-eq": Option(_compared("="), _plain("ttl")),
-        "--ttl-lt": Option(_compared("<"), _plain("ttl")),
-        "--ttl-gt": Option(_compared(">"), _plain("ttl")),
+        "--ttl-eq": Option(_compared("="), of_header("ttl")),
+        "--ttl-lt": Option(_compared("<"), of_header("ttl")),
+        "--ttl-gt": Option(_compared(">"), of_header("ttl")),
     },
     "hl": {
-        "--hl-eq": Option(_compared("="), _plain("hop_limit")),
-        "--hl-lt": Option(_compared("<"), _plain("hop_limit")),
-        "--hl-gt": Option(_compared(">"), _plain("hop_limit")),
+        "--hl-eq": Option(_compared("="), of_header("hop_limit")),
+        "--hl-lt": Option(_compared("<"), of_header("hop_limit")),
+        "--hl-gt": Option(_compared(">"), of_header("hop_limit")),
     },
     "mac": {"--mac-source": Option(_mac, lambda facts: facts.source_mac)},
     "dscp": {"--dscp": Option(_class_of, _own_class)},
     "tos": {"--tos": Option(_traffic_class, _own_tos)},
     "ecn": {
         "--ecn-ip-ect": Option(_marked_ecn, _own_tos),
-        "--ecn-tcp-ece": Option(_tcp_flag("ECE"), _plain("flags")),
-        "--ecn-tcp-cwr": Option(_tcp_flag("CWR"), _plain("flags")),
+        "--ecn-tcp-ece": Option(_tcp_flag("ECE"), of_header("flags")),
+        "--ecn-tcp-cwr": Option(_tcp_flag("CWR"), of_header("flags")),
     },
     "tcpmss": {"--mss": Option(raw.tcp_mss, _nothing)},
     "u32": {"--u32": Option(raw.u32, _nothing)},
@@ -347,11 +342,11 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--fragres": Option(raw.fragment_reserved, _nothing),
     },
     "ah": {
-        "--ahspi": Option(raw.auth_spi, _plain("spi")),
+        "--ahspi": Option(raw.auth_spi, of_header("spi")),
         "--ahlen": Option(raw.auth_length, _nothing),
         "--ahres": Option(raw.auth_reserved, _nothing),
     },
-    "esp": {"--espspi": Option(raw.spi, _plain("spi"))},
+    "esp": {"--espspi": Option(raw.spi, of_header("spi"))},
     "ipv6header": {"--header": Option(raw.has_headers, _nothing)},
     "eui64": {"": Option(raw.eui64, lambda facts: facts.source_mac)},
     "physdev": {

@@ -21,6 +21,7 @@ from iptrec.matching.field import (
     by_names,
     hexadecimal,
     name_of,
+    of_header,
     quoted,
 )
 from iptrec.names import PROTOCOL_NUMBERS
@@ -113,7 +114,7 @@ def _address(version: int, name: str) -> Field:
             raise ValueError(value)
         return int(found)
 
-    return Field(read, number, _plain(name))
+    return Field(read, number, of_header(name))
 
 
 def _transported(facts: Facts, protocols: frozenset[str]) -> bool:
@@ -216,13 +217,9 @@ def _mac(text: Scalar) -> int:
     return int(str(text).replace(":", ""), 16)
 
 
-def _plain(name: str) -> Callable[[Facts], object]:
-    return lambda facts: facts.header.get(name)
-
-
 def _ports(protocol: str) -> dict[str, Field]:
     return {
-        f"{protocol} {name}": Field(_of_transport(name, protocol), as_number, _plain(name))
+        f"{protocol} {name}": Field(_of_transport(name, protocol), as_number, of_header(name))
         for name in ("sport", "dport")
     }
 
@@ -302,7 +299,7 @@ _FIELDS: Final[dict[str, Field]] = {
         lambda facts: None if facts.mark is None else f"{facts.mark:#x}",
         hexadecimal,
     ),
-    "meta l4proto": Field(_protocol, _protocol_of, _plain("proto")),
+    "meta l4proto": Field(_protocol, _protocol_of, of_header("proto")),
     "meta nfproto": Field(
         _version, by_names({"ipv4": 4, "ipv6": 6}), lambda facts: f"ipv{_version(facts)}"
     ),
@@ -312,27 +309,29 @@ _FIELDS: Final[dict[str, Field]] = {
         name_of(_ethertype, nft_payload.ETHERTYPES),
     ),
     "meta length": Field(
-        lambda facts: _integer(facts.header.get("length")), as_number, _plain("length")
+        lambda facts: _integer(facts.header.get("length")), as_number, of_header("length")
     ),
-    "ip protocol": Field(_ip_protocol, _protocol_of, _plain("proto")),
+    "ip protocol": Field(_ip_protocol, _protocol_of, of_header("proto")),
     "ip saddr": _address(4, "src"),
     "ip daddr": _address(4, "dst"),
-    "ip ttl": Field(_of_ip(4, "ttl"), as_number, _plain("ttl")),
-    "ip length": Field(_of_ip(4, "length"), as_number, _plain("length")),
-    "ip id": Field(_of_ip(4, "id"), as_number, _plain("id")),
+    "ip ttl": Field(_of_ip(4, "ttl"), as_number, of_header("ttl")),
+    "ip length": Field(_of_ip(4, "length"), as_number, of_header("length")),
+    "ip id": Field(_of_ip(4, "id"), as_number, of_header("id")),
     "ip6 saddr": _address(6, "src"),
     "ip6 daddr": _address(6, "dst"),
-    "ip6 hoplimit": Field(_of_ip(6, "hop_limit"), as_number, _plain("hop_limit")),
-    "tcp flags": Field(_tcp_flags, _flag, _plain("flags"), _flag_text),
-    "icmp type": Field(_of_transport("type", "icmp"), by_names(nft_payload.ICMP), _plain("name")),
+    "ip6 hoplimit": Field(_of_ip(6, "hop_limit"), as_number, of_header("hop_limit")),
+    "tcp flags": Field(_tcp_flags, _flag, of_header("flags"), _flag_text),
+    "icmp type": Field(
+        _of_transport("type", "icmp"), by_names(nft_payload.ICMP), of_header("name")
+    ),
     "icmp code": Field(
-        _of_transport("code", "icmp"), by_names(nft_payload.ICMP_CODES), _plain("code")
+        _of_transport("code", "icmp"), by_names(nft_payload.ICMP_CODES), of_header("code")
     ),
     "icmpv6 type": Field(
-        _of_transport("type", "icmpv6"), by_names(nft_payload.ICMPV6), _plain("name")
+        _of_transport("type", "icmpv6"), by_names(nft_payload.ICMPV6), of_header("name")
     ),
     "icmpv6 code": Field(
-        _of_transport("code", "icmpv6"), by_names(nft_payload.ICMPV6_CODES), _plain("code")
+        _of_transport("code", "icmpv6"), by_names(nft_payload.ICMPV6_CODES), of_header("code")
     ),
     "ether saddr": _link_address("ether saddr"),
     "ether daddr": _link_address("ether daddr"),

@@ -1,8 +1,8 @@
 """Events into packets.
 
 Events with equal keys (`identity`) are candidates for one packet. Almost always a key belongs to one
-packet at a time: then its events, cut where a trace can begin, are the ways of the packets, and the
-grammar confirms each distinct way once. Only where it does not, or where the arrival stamps differ
+packet at a time: then its events, cut where a trace can begin, are the paths of the packets, and the
+grammar confirms each distinct path once. Only where it does not, or where the arrival stamps differ
 (equal packets in flight together, or lost events), are the events of that key dealt out one by one to
 the packets that are under way. Where the ruleset changed meanwhile, `settle` has the last word.
 """
@@ -86,20 +86,20 @@ def assemble(
     keys = packet_keys(events)[known]
     order = np.argsort(keys, kind="stable")
     rows, keys = known[order], keys[order]
-    way = place[rows]
+    path = place[rows]
     if len(rows) == 0:
         nothing = np.zeros(0, np.int64)
         return Assembly(nothing, nothing, nothing, nothing, [])
 
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
-    first = np.flatnonzero(new_key | _begins(way, resolver))
+    first = np.flatnonzero(new_key | _begins(path, resolver))
     count = np.diff(first, append=len(rows))
     options = _Options()
-    option = _judge(way, first, count, walker, options)
+    option = _judge(path, first, count, walker, options)
     stamp = _arrival_stamps(events, arrival_ns)
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
-    doubtful |= _of_several(group, events.trace[rows], way, first, resolver)
+    doubtful |= _of_several(group, events.trace[rows], path, first, resolver)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -107,7 +107,7 @@ def assemble(
     dealt: list[Packet] = []
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
-        dealt += deal(events, stamp, changing, rows[span].tolist(), way[span].tolist(), walker)
+        dealt += deal(events, stamp, changing, rows[span].tolist(), path[span].tolist(), walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
     whole = _in_order(
@@ -124,7 +124,7 @@ def assemble(
     return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
 
 
-def _begins(way: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
+def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     """Where a trace begins: in a chain where it can, unless the event before leads on to it there."""
     starts = np.array([place.starts for place in resolver.places])
     builtin = np.array([place.builtin for place in resolver.places])
@@ -132,7 +132,7 @@ def _begins(way: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     bridged = np.array([place.bridged for place in resolver.places])
     rank = np.array([place.rank for place in resolver.places])
     index = np.array([-1 if place.index is None else place.index for place in resolver.places])
-    here, before = way[1:], way[:-1]
+    here, before = path[1:], path[:-1]
     ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
     leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
     # IP hands what it sends over to the bridge.
@@ -142,22 +142,22 @@ def _begins(way: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
 
 
 def _judge(
-    way: npt.NDArray[np.int32], first: I64, count: I64, walker: Walker, options: _Options
+    path: npt.NDArray[np.int32], first: I64, count: I64, walker: Walker, options: _Options
 ) -> I64:
-    """The number of each candidate's possible outcomes, -1 where no packet can have gone that way."""
-    position = np.arange(len(way)) - np.repeat(first, count)
-    mixed = (way.astype(np.uint64) + np.uint64(1)) * ODD ^ position.astype(np.uint64) * MIX
+    """The number of each candidate's possible outcomes, -1 where no packet can have taken that path."""
+    position = np.arange(len(path)) - np.repeat(first, count)
+    mixed = (path.astype(np.uint64) + np.uint64(1)) * ODD ^ position.astype(np.uint64) * MIX
     mixed ^= mixed >> np.uint64(31)
     signature = np.add.reduceat(mixed * MIX, first)
     _, example, inverse = np.unique(signature, return_index=True, return_inverse=True)
     numbers = np.empty(len(example), np.int64)
     for i, candidate in enumerate(example):
         start = first[candidate]
-        found = walker.outcomes(tuple(way[start : start + count[candidate]].tolist()))
+        found = walker.outcomes(tuple(path[start : start + count[candidate]].tolist()))
         numbers[i] = options.number(found) if found else -1
-    # The hash proposes which ways are equal, the ways decide.
+    # The hash proposes which paths are equal, the paths decide.
     model = example[inverse]
-    equal = way[np.minimum(np.repeat(first[model], count) + position, len(way) - 1)] == way
+    equal = path[np.minimum(np.repeat(first[model], count) + position, len(path) - 1)] == path
     same = (count[model] == count) & np.logical_and.reduceat(equal, first)
     return np.where(same, numbers[inverse], -1)
 
@@ -173,7 +173,7 @@ def _arrival_stamps(events: TraceEvents, since_ns: int | None) -> I64:
 def _impossible_or_cut(group: I64, option: I64, options: _Options) -> Mask:
     """Candidates whose key's events must be dealt out one by one.
 
-    A way that cannot be; or several candidates of a key of which one is cut short: its other events may
+    A path that cannot be; or several candidates of a key of which one is cut short: its other events may
     have gone to its neighbour. ``group``: the key's number, for each candidate.
     """
     complete = np.array([all(one.complete for one in some) for some in options.seen] + [False])
@@ -199,7 +199,7 @@ def _mixed(group: I64, stamp: I64, first: I64) -> Mask:
 
 
 def _of_several(
-    group: I64, trace: I64, way: npt.NDArray[np.int32], first: I64, resolver: Resolver
+    group: I64, trace: I64, path: npt.NDArray[np.int32], first: I64, resolver: Resolver
 ) -> Mask:
     """The same for candidates in which the kernel's id changes in the midst of a base chain.
 
@@ -209,8 +209,8 @@ def _of_several(
         return np.zeros(len(first), np.bool_)
     numbers: dict[Pass, int] = {}
     passes = [numbers.setdefault(place.pass_, len(numbers)) for place in resolver.places]
-    passed = np.array(passes, np.int64)[way]
-    changes = np.zeros(len(way), np.int64)
+    passed = np.array(passes, np.int64)[path]
+    changes = np.zeros(len(path), np.int64)
     changes[1:] = (trace[1:] != trace[:-1]) & (passed[1:] == passed[:-1])
     changes[first] = 0
     several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]

@@ -261,7 +261,7 @@ class Packets:
         return self._transport
 
     def _invariants(self) -> list[U64]:
-        """The columns that survive rewriting, each shape (n,), uint64."""
+        """Return what no rule rewrites, as columns of shape (n,), uint64."""
         v6 = self._ipv6
         fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
         # IPv4: id, flags and offset; IPv6: flow label, next header

@@ -1,9 +1,8 @@
 """The events of equal packets, dealt out one by one to the packets in flight.
 
-Each event goes to a packet that it can follow by the grammar. Of several the one that it resembles most
-has it: the same arrival stamp, addresses, interfaces. Where that does not tell either, the one that
-has waited longest has it,
-and both are called ambiguous.
+Each event goes to a packet that it can follow by the grammar. Where several would do, it goes to the one
+that it resembles most (arrival stamp, addresses, interfaces). Where they resemble it equally, it goes to the
+one that has waited longest, and both are called ambiguous.
 """
 
 from __future__ import annotations
@@ -96,10 +95,10 @@ def deal(
     stamps: I64,
     changing: Mask,
     rows: list[int],
-    way: list[int],
+    path: list[int],
     walker: Walker,
 ) -> list[Packet]:
-    """Give each event (numbers in ``rows``, places in ``way``) to a packet, or let it begin one.
+    """Give each event (numbers in ``rows``, places in ``path``) to a packet, or let it begin one.
 
     ``stamps``: when each event's packet arrived, 0 if not known; ``changing``: whether its table was changed
     just then; shape (events,).
@@ -109,7 +108,7 @@ def deal(
     # The kernel clones multicasts and broadcasts for the local host, and both pass POSTROUTING by the
     # same interface (net/ipv4/ip_output.c, ip_mc_output; net/ipv6/ip6_output.c, ip6_finish_output2).
     sent: set[tuple[int, bytes]] = set()
-    for row, place in zip(rows, way, strict=True):
+    for row, place in zip(rows, path, strict=True):
         event = Packet(
             rows=[row],
             walk=walker.begin(place),

@@ -292,11 +292,12 @@ def _page(window: Window) -> dict[str, _Column]:
     received = events.received_ns[begun]
     outcome = assembly.outcome[:decided]
     decider = np.array(
-        [-1 if one.decider is None else one.way[one.decider] for one in assembly.outcomes], np.int64
+        [-1 if one.decider is None else one.path[one.decider] for one in assembly.outcomes],
+        np.int64,
     )
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
-    copied = np.array([_has_tee(window, one.way) for one in assembly.outcomes], np.bool_)
+    copied = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
     return {
         "number": window.number + np.arange(decided),
         "time": np.maximum.accumulate(received) if decided else received,
@@ -324,5 +325,5 @@ def _page(window: Window) -> dict[str, _Column]:
     }
 
 
-def _has_tee(window: Window, way: tuple[int, ...]) -> bool:
-    return any(window.resolver.places[one].target == "TEE" for one in way)
+def _has_tee(window: Window, path: tuple[int, ...]) -> bool:
+    return any(window.resolver.places[one].target == "TEE" for one in path)

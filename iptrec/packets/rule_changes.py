@@ -47,10 +47,10 @@ class RuleChanges:
         timeline = _changing(window, outcome)
         if timeline is None or outcome.decider is None:
             return None
-        decided = outcome.way[outcome.decider]
+        decided = outcome.path[outcome.decider]
         decider = book.places[decided]
         state = _state(window, position, outcome, timeline)
-        for number in reversed(outcome.way[: outcome.decider + 1]):
+        for number in reversed(outcome.path[: outcome.decider + 1]):
             place = book.places[number]
             if place.pass_ != decider.pass_:
                 break
@@ -72,7 +72,7 @@ def _changing(window: Window, outcome: Outcome) -> Timeline | None:
     """The states of the table that decided, if there was more than one."""
     if outcome.decider is None:
         return None
-    book, decided = window.resolver, outcome.way[outcome.decider]
+    book, decided = window.resolver, outcome.path[outcome.decider]
     timeline = book.timelines.table(book.families[decided], book.places[decided].table)
     return timeline if timeline is not None and len(timeline.states) > 1 else None
 
@@ -81,7 +81,7 @@ def _state(window: Window, position: int, outcome: Outcome, timeline: Timeline) 
     """The index of the table's state that judged the packet."""
     assert outcome.decider is not None  # noqa: S101 - the caller looked
     row = window.assembly.events(position)[outcome.decider]
-    number = window.resolver.states[outcome.way[outcome.decider]]
+    number = window.resolver.states[outcome.path[outcome.decider]]
     held = range(int(window.resolved.first[row]), int(window.resolved.last[row]) + 1)
     return max((one for one in held if timeline.states[one].number == number), default=0)
 

@@ -1,10 +1,10 @@
 """Which ruleset a packet was judged by, where more than one may have been in force.
 
-A table changes at one moment, and events come in the order in which they were logged. So a packet that
-only the old rules explain says that they still held when it passed, and one that only the new rules
-explain that these held already: every packet that passed before the first or after the second is settled
-too. What a rule did to the packet is evidence as well (`effects`). Where nothing tells, the newest ruleset is
-taken, and the doubt is said.
+A table changes at one moment, and events come in the order in which they were logged. A packet that only the
+old rules explain shows that they still held when it passed: this decides every packet before it, too. One that
+only the new rules explain shows that these held already, which decides every packet after it. What a rule did
+to the packet is evidence as well (`effects`). Where nothing tells, the newest ruleset is taken, and the packet
+is said to be ambiguous.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Evidence:
         fitting = tuple(
             one
             for one in outcomes
-            if not contradicted(self._events, rows, [self._book.places[n] for n in one.way])
+            if not contradicted(self._events, rows, [self._book.places[n] for n in one.path])
         )
         return fitting or outcomes
 
@@ -129,7 +129,7 @@ class _Evidence:
     def _seen(self, rows: list[int], outcome: Outcome) -> Iterator[Seen]:
         """What the path says about the state of each table; nothing where that state held twice."""
         book = self._book
-        for row, number in zip(rows, outcome.way, strict=True):
+        for row, number in zip(rows, outcome.path, strict=True):
             start, end = int(self._resolved.first[row]), int(self._resolved.last[row])
             if start == end:
                 continue
@@ -145,7 +145,7 @@ class _Evidence:
 
     def _doubt(self, outcomes: list[Outcome]) -> str:
         """Where the paths differ, in words."""
-        for numbers in zip(*(one.way for one in outcomes), strict=True):
+        for numbers in zip(*(one.path for one in outcomes), strict=True):
             places = [self._book.places[number] for number in numbers]
             texts = list(dict.fromkeys(_shown(place) for place in places))
             if len(texts) > 1:

@@ -42,15 +42,15 @@ def rejoin(
     pairs = _pairs(events, spans, queued[option], headless)
     owner, option = np.arange(len(first)), option.copy()
 
-    def way(one: int) -> tuple[int, ...]:
+    def path(one: int) -> tuple[int, ...]:
         return tuple(place[rows[first[one] : first[one] + count[one]]].tolist())
 
-    ways: dict[int, tuple[int, ...]] = {}
+    paths: dict[int, tuple[int, ...]] = {}
     for head, tail in pairs:
         whole = int(owner[head])
-        longer = ways.get(whole, way(whole)) + way(tail)
+        longer = paths.get(whole, path(whole)) + path(tail)
         if found := walker.outcomes(longer):
-            ways[whole], owner[tail] = longer, whole
+            paths[whole], owner[tail] = longer, whole
             option[whole] = options.setdefault(found, len(options))
     return _joined(spans, owner, option)
 

@@ -1,6 +1,6 @@
-"""The way of one packet as a whole: is it possible, how did it end, who decided.
+"""The path of one packet as a whole: is it possible, how did it end, who decided.
 
-Traffic takes few distinct ways. A way is a tuple of place numbers (`Resolver`); each distinct one is
+Traffic takes few distinct paths. A path is a tuple of place numbers (`Resolver`); each distinct one is
 walked once and its outcomes shared by all packets that took it. Where more than one ruleset may have
 been in force, the walk goes on in branches, one for each that fits so far.
 """
@@ -31,13 +31,13 @@ MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
 class Outcome:
     """What became of a packet.
 
-    ``way``: its place numbers. ``decider`` is the position in the way of the event that decided, None
+    ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
     is certain.
     """
 
-    way: tuple[int, ...]
+    path: tuple[int, ...]
     verdict: str
     decider: int | None
     complete: bool
@@ -49,15 +49,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One possible way, and where it stands."""
+    """One possible path, and where it stands."""
 
-    way: tuple[int, ...]
+    path: tuple[int, ...]
     state: State
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """All ways that are possible so far.
+    """All paths that are possible so far.
 
     ``holes``: events that cannot follow directly were joined. ``torn``: so were some that no single ruleset
     explains.
@@ -77,7 +77,7 @@ class Walk:
 
 
 class Walker:
-    """Steps and judges ways against the rulesets of a `Resolver`, remembering what it has seen."""
+    """Steps and judges paths against the rulesets of a `Resolver`, remembering what it has seen."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -87,7 +87,9 @@ class Walker:
 
     def outcomes(self, path: tuple[int, ...]) -> tuple[Outcome, ...]:
         """How a packet that was seen at these places ended; empty if no packet can have been."""
-        if len(self._outcomes) > _REMEMBERED:  # real traffic takes few ways; a made-up file may not
+        if (
+            len(self._outcomes) > _REMEMBERED
+        ):  # real traffic takes few paths; a made-up file may not
             self._outcomes.clear()
         if path not in self._outcomes:
             walk: Walk | None = self.begin(path[0])
@@ -97,25 +99,25 @@ class Walker:
         return self._outcomes[path]
 
     def begin(self, place: int) -> Walk:
-        """A way that begins here; headless unless TRACE can have been switched on just before.
+        """A path that begins here; headless unless TRACE can have been switched on just before.
 
         Always the same object for a place.
         """
-        book = self._resolver
+        resolver = self._resolver
         if place not in self._begun:
             self._begun[place] = Walk(
                 tuple(
-                    Branch((one,), book.grammars[one].begin(book.places[one]))
-                    for one in book.choices[place]
+                    Branch((one,), resolver.grammars[one].begin(resolver.places[one]))
+                    for one in resolver.choices[place]
                 ),
-                headless=not book.places[place].starts,
+                headless=not resolver.places[place].starts,
             )
         return self._begun[place]
 
     def step(self, walk: Walk, place: int) -> Walk | None:
-        """The way with one more event; None if it cannot follow."""
+        """The path with one more event; None if it cannot follow."""
         branches = tuple(
-            Branch((*branch.way, one), state)
+            Branch((*branch.path, one), state)
             for branch in _short_of_the_limit(walk)
             for one in self._resolver.choices[place]
             if (state := self._follow(branch, one)) is not None
@@ -124,63 +126,65 @@ class Walker:
 
     def leap(self, walk: Walk, place: int) -> Walk | None:
         """As `step`, over events that are missing; None if ``place`` does not lie further on."""
-        book = self._resolver
+        resolver = self._resolver
         branches = tuple(
-            Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
+            Branch((*branch.path, one), resolver.grammars[one].begin(resolver.places[one]))
             for branch in _short_of_the_limit(walk)
-            for one in book.choices[place]
-            if book.families[branch.way[-1]] == book.families[one]
-            and book.grammars[one].later(branch.state, book.places[one])
+            for one in resolver.choices[place]
+            if resolver.families[branch.path[-1]] == resolver.families[one]
+            and resolver.grammars[one].later(branch.state, resolver.places[one])
         )
         return replace(walk, branches=branches[:_MOST_BRANCHES], holes=True) if branches else None
 
     def tear(self, walk: Walk, place: int) -> Walk | None:
         """As `step`, between rulesets: a packet meets old and new rules while they are being changed."""
-        book = self._resolver
+        resolver = self._resolver
         branches = tuple(
-            Branch((*branch.way, one), book.grammars[one].begin(book.places[one]))
+            Branch((*branch.path, one), resolver.grammars[one].begin(resolver.places[one]))
             for branch in _short_of_the_limit(walk)
-            for one in book.choices[place]
-            if book.families[branch.way[-1]] == book.families[one]
+            for one in resolver.choices[place]
+            if resolver.families[branch.path[-1]] == resolver.families[one]
             and branch.state.status != "ended"
         )
         return replace(walk, branches=branches[:_MOST_BRANCHES], torn=True) if branches else None
 
     def hook(self, walk: Walk) -> int:
-        """The hook of the way's last event."""
-        return self._resolver.places[walk.branches[0].way[-1]].hook
+        """The hook of the path's last event."""
+        return self._resolver.places[walk.branches[0].path[-1]].hook
 
     def pass_(self, place: int) -> Pass:
         """The pass that a place belongs to."""
         return self._resolver.places[place].pass_
 
     def stands_at(self, walk: Walk, target: str) -> bool:
-        """Whether the way's last event was a rule with this target."""
-        return self._resolver.places[walk.branches[0].way[-1]].target == target
+        """Whether the path's last event was a rule with this target."""
+        return self._resolver.places[walk.branches[0].path[-1]].target == target
 
     def judge(self, walk: Walk) -> tuple[Outcome, ...]:
         """What became of a packet that went so and was not seen again: all that a reader could tell.
 
-        Ways that read the same are one; where one is complete, those that break off are left out, unless
+        Paths that read the same are one; where one is complete, those that break off are left out, unless
         that is because nobody saw the rules.
         """
         found: dict[tuple[object, ...], Outcome] = {}
         for branch in walk.branches:
-            found.setdefault(self._reading(branch.way), self._outcome(walk, branch))
+            found.setdefault(self._reading(branch.path), self._outcome(walk, branch))
         if not any(one.complete for one in found.values()):
             return tuple(found.values())
         return tuple(
-            one for one in found.values() if one.complete or self._unseen_table(one.way) is not None
+            one
+            for one in found.values()
+            if one.complete or self._unseen_table(one.path) is not None
         )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
-        book, last = self._resolver, branch.way[-1]
-        key = (branch.state, book.families[last], book.states[last], place)
+        resolver, last = self._resolver, branch.path[-1]
+        key = (branch.state, resolver.families[last], resolver.states[last], place)
         if key not in self._steps:
             if len(self._steps) > _REMEMBERED:
                 self._steps.clear()
             self._steps[key] = (
-                book.grammars[place].advance(branch.state, book.places[place])
+                resolver.grammars[place].advance(branch.state, resolver.places[place])
                 if self._together(last, place)
                 else None
             )
@@ -188,35 +192,35 @@ class Walker:
 
     def _together(self, last: int, place: int) -> bool:
         """Whether both can be of one packet: a table is passed in one of its states."""
-        book = self._resolver
-        here, there = book.places[last], book.places[place]
-        return book.families[last] == book.families[place] and (
-            here.pass_ != there.pass_ or book.states[last] == book.states[place]
+        resolver = self._resolver
+        here, there = resolver.places[last], resolver.places[place]
+        return resolver.families[last] == resolver.families[place] and (
+            here.pass_ != there.pass_ or resolver.states[last] == resolver.states[place]
         )
 
-    def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
-        """What a reader is told of a way."""
-        places = (self._resolver.places[one] for one in way)
+    def _reading(self, path: tuple[int, ...]) -> tuple[object, ...]:
+        """What a reader is told of a path."""
+        places = (self._resolver.places[one] for one in path)
         return tuple(
             (one.table, one.chain, one.number, one.ours, one.rule and one.rule.spec, one.target)
             for one in places
         )
 
     def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
-        grammar = self._resolver.grammars[branch.way[-1]]
-        state, way = branch.state, branch.way
+        grammar = self._resolver.grammars[branch.path[-1]]
+        state, path = branch.state, branch.path
         ended = grammar.may_end(state)
         verdict = "UNKNOWN"
         decider = None
         if state.status == "ended":
-            verdict, decider = state.verdict or "UNKNOWN", len(way) - 1
+            verdict, decider = state.verdict or "UNKNOWN", len(path) - 1
         elif state.status == "queued":
-            verdict, decider = "QUEUE", len(way) - 1
+            verdict, decider = "QUEUE", len(path) - 1
         elif ended:
-            verdict, decider = "ACCEPT", self._accepted_by(way)
+            verdict, decider = "ACCEPT", self._accepted_by(path)
         reason = self._why_incomplete(walk, branch, ended=ended)
         return Outcome(
-            way=way,
+            path=path,
             verdict=verdict,
             decider=decider,
             complete=reason is None,
@@ -235,21 +239,21 @@ class Walker:
         """What may have become of an accepted packet that nobody tells of."""
         off, _ = self._switched_off(branch)
         return (
-            "; ".join(filter(None, (self._refusal(branch.way), off and f"perhaps {off}"))) or None
+            "; ".join(filter(None, (self._refusal(branch.path), off and f"perhaps {off}"))) or None
         )
 
     def _switched_off(self, branch: Branch) -> tuple[str, bool]:
         """That a rule switched tracing off, in words, and whether it is sure; empty if none can have."""
-        found, sure = self._resolver.grammars[branch.way[-1]].off_switches(branch.state)
+        found, sure = self._resolver.grammars[branch.path[-1]].off_switches(branch.state)
         rules = (
             f"{one.table}/{one.chain} rule {one.number} (`meta nftrace set 0`)" for one in found
         )
         return (f"tracing was switched off by {' or '.join(rules)}" if found else ""), sure
 
-    def _refusal(self, way: tuple[int, ...]) -> str | None:
+    def _refusal(self, path: tuple[int, ...]) -> str | None:
         """Connection tracking may have dropped the first packet of a connection after the last rule."""
         refused = self._resolver.refused
-        if not refused or not any(map(self._is_of_nat, way)):
+        if not refused or not any(map(self._is_of_nat, path)):
             return None
         connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
         return (
@@ -265,20 +269,20 @@ class Walker:
         base = chains[place.base].base if place.base in chains else None
         return base is not None and base.type == "nat"
 
-    def _accepted_by(self, way: tuple[int, ...]) -> int:
+    def _accepted_by(self, path: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
-        places = [self._resolver.places[place] for place in way]
+        places = [self._resolver.places[place] for place in path]
         accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
         filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
         ]
-        return (filtered or accepted or [len(way) - 1])[-1]
+        return (filtered or accepted or [len(path) - 1])[-1]
 
     def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
-        last = self._resolver.places[branch.way[-1]]
-        if unseen := self._unseen_table(branch.way):
+        last = self._resolver.places[branch.path[-1]]
+        if unseen := self._unseen_table(branch.path):
             return f"the rules of table {unseen} at that time are not known"
-        if len(branch.way) == MOST_STEPS and not ended:
+        if len(branch.path) == MOST_STEPS and not ended:
             return f"cut after {MOST_STEPS:,} steps: no more are put together"
         if walk.headless:
             return "its beginning was not recorded"
@@ -304,17 +308,18 @@ class Walker:
         why = f": {off}, or the events were lost" if off else ""
         return f"the trace breaks off after {_where(last)}{why}"
 
-    def _unseen_table(self, way: tuple[int, ...]) -> str | None:
+    def _unseen_table(self, path: tuple[int, ...]) -> str | None:
         """A table that was passed when nobody knew its rules."""
-        book = self._resolver
+        resolver = self._resolver
         return next(
-            (book.places[one].table for one in way if book.states[one] in book.unseen), None
+            (resolver.places[one].table for one in path if resolver.states[one] in resolver.unseen),
+            None,
         )
 
 
 def _short_of_the_limit(walk: Walk) -> tuple[Branch, ...]:
     """The branches that may go on; all have the same length."""
-    return walk.branches if len(walk.branches[0].way) < MOST_STEPS else ()
+    return walk.branches if len(walk.branches[0].path) < MOST_STEPS else ()
 
 
 def _where(place: Place) -> str:

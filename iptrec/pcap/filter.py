@@ -62,7 +62,7 @@ def compile_for_kernel(expression: str, family: Literal["ipv4", "ipv6"]) -> str 
     """
     # Alone first: complaints are about what the user wrote, and no parenthesis of it can close ours.
     _compile(expression)
-    program = _compiled(f"{_FAMILIES[family]} and ({expression})", written=expression)
+    program = _compiled(f"{_FAMILIES[family]} and ({expression})", expression)
     if program is None:
         return None
     count = len(program)
@@ -160,29 +160,26 @@ def _wire_lengths(buffer: npt.NDArray[np.uint8], start: I64, captured: I64) -> I
 
 
 def _compile(expression: str) -> ctypes.Array[Instruction]:
-    """Compile what the user wrote, for DLT_RAW."""
-    program = _compiled(expression)
-    if program is None:
-        raise UsageError(f"{_named(expression)}: {_REJECTS_ALL}")
-    return program
-
-
-def _compiled(expression: str, written: str | None = None) -> ctypes.Array[Instruction] | None:
-    """The program; None if no packet can match.
-
-    ``written`` is what the user wrote, if that is not ``expression``.
-    """
-    name = _named(expression if written is None else written)
+    """Compile for DLT_RAW what a user wrote. Raises as `compile_for_kernel`."""
+    name = _named(expression)
     if not expression.strip():
         raise UsageError(f"{name}: it is empty; leave it out to take every packet")
     if "\0" in expression:
         raise UsageError(f"{name}: it holds a NUL byte")
-    text = expression.encode("utf-8", "surrogateescape")
-    if written is None and len(text) > _LONGEST:
+    if (length := len(expression.encode("utf-8", "surrogateescape"))) > _LONGEST:
         raise UsageError(
-            f"{name}: it has {len(text):,} bytes, and {_LONGEST:,} is the most that is compiled; "
+            f"{name}: it has {length:,} bytes, and {_LONGEST:,} is the most that is compiled; "
             "split it, or use net and portrange"
         )
+    program = _compiled(expression, expression)
+    if program is None:
+        raise UsageError(f"{name}: {_REJECTS_ALL}")
+    return program
+
+
+def _compiled(expression: str, written: str) -> ctypes.Array[Instruction] | None:
+    """Its program, None where no packet can match; ``written`` is what the user wrote of it."""
+    text, name = expression.encode("utf-8", "surrogateescape"), _named(written)
     library = libpcap()
     handle = library.pcap_open_dead(_DLT_RAW, _SNAPLEN)
     if not handle:

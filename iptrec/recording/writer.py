@@ -428,5 +428,5 @@ def _insert(database: sqlite_utils.Database, table: str, row: dict[str, Any]) ->
 
 
 def _text(value: str) -> str:
-    r"""A text that SQLite takes: argv's bytes that are no UTF-8 as \xNN."""
+    r"""Return a text that SQLite takes: what is not UTF-8 (in argv) is written as \xNN."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

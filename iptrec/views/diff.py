@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
+from iptrec.views.style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ def as_text(
         numbered, key=lambda one: (one[1].family, one[1].table, one[1].object or one[1].chain)
     ):
         where = f"{printable(table)}/{printable(inside)}" if inside else printable(table)
-        yield _styled(f"@@ {where} ({family}) @@", _BOLD, colour)
+        yield styled(f"@@ {where} ({family}) @@", _BOLD, colour=colour)
         for number, one in group:
             yield from _lines(one, colour=colour)
             if hits and hits.get(number):
@@ -61,15 +62,15 @@ def summary(differences: Sequence[Difference]) -> str:
 def _lines(one: Difference, *, colour: bool) -> Iterator[str]:
     if one.kind == "moved":
         spec = printable(one.new or "")
-        yield _styled(f"~{_number(one.old_rule)} > #{one.new_rule}  {spec}", _YELLOW, colour)
+        yield styled(f"~{_number(one.old_rule)} > #{one.new_rule}  {spec}", _YELLOW, colour=colour)
     elif one.kind == "chain renamed":
-        yield _styled(f"~      renamed to {printable(one.new or '')}", _YELLOW, colour)
+        yield styled(f"~      renamed to {printable(one.new or '')}", _YELLOW, colour=colour)
     else:
         before, after = _sides(one)
         if before is not None:
-            yield _styled(f"-{before}", _RED, colour)
+            yield styled(f"-{before}", _RED, colour=colour)
         if after is not None:
-            yield _styled(f"+{after}", _GREEN, colour)
+            yield styled(f"+{after}", _GREEN, colour=colour)
 
 
 def _sides(one: Difference) -> tuple[str | None, str | None]:
@@ -102,7 +103,3 @@ def _packets(numbers: list[int]) -> str:
 
 def _counts(differences: Sequence[Difference]) -> dict[str, int]:
     return dict(Counter(one.kind for one in differences))
-
-
-def _styled(text: str, style: str, colour: bool) -> str:
-    return f"\x1b[{style}m{text}\x1b[0m" if colour else text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
+from iptrec.views.style import clock
 
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
@@ -42,8 +43,8 @@ def as_text(one: PathCount) -> str:
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"
     title = f"path {one.number}: {path.family}{netns} {ending(path)}"
     counts = (
-        f"{count.packets:,} packets, {count.bytes:,} bytes, {_clock(count.first_ns)} to"
-        f" {_clock(count.last_ns)}, first #{count.example}"
+        f"{count.packets:,} packets, {count.bytes:,} bytes, {clock(count.first_ns)} to"
+        f" {clock(count.last_ns)}, first #{count.example}"
     )
     lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
     return "\n".join(lines) + "\n"
@@ -81,9 +82,3 @@ def _wrapped(steps: list[str]) -> list[str]:
         else:
             lines.append(f"    {text}")
     return lines
-
-
-def _clock(time_ns: int) -> str:
-    """The time of day, UTC, with milliseconds."""
-    text = iso_time(time_ns).partition("T")[2]
-    return text[:12] if text else str(time_ns)

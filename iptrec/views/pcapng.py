@@ -264,7 +264,7 @@ def _packet_options(
     for (number, until, end, out), at in zip(distinct.tolist(), first.tolist(), strict=True):
         one = window.assembly.outcomes[number]
         path = paths[numbers[stages.position[at]] - 1]
-        places = [window.resolver.places[place] for place in one.way]
+        places = [window.resolver.places[place] for place in one.path]
         ours = all(place.ours for place in places)
         steps = sum(ours or not place.ours for place in places[:until])
         reason = "; ".join(filter(None, (one.reason, one.doubt)))

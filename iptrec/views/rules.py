@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.path_counts import Count
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import iso_time
+from iptrec.views.style import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +61,10 @@ def _rule_lines(one: RuleCount) -> list[str]:
 
 def _lines(number: str, count: Count, text: str, more: str = "") -> list[str]:
     counted = f"{count.packets:,}" if count.packets else "-"
-    when = f"{_clock(count.first_ns)}" if count.packets else ""
+    when = f"{clock(count.first_ns)}" if count.packets else ""
     head = f"{number:>5} {counted:>8} {when:<12}  "
     if count.packets:
-        text += f"  (to {_clock(count.last_ns)}, {count.bytes:,} bytes)"
+        text += f"  (to {clock(count.last_ns)}, {count.bytes:,} bytes)"
     text += more
     return textwrap.wrap(
         text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT,
@@ -87,8 +87,3 @@ def _count(count: Count) -> dict[str, Any]:
     for name in ("first_ns", "last_ns", "example"):
         found[name] = found[name] if count.packets else None
     return found
-
-
-def _clock(time_ns: int) -> str:
-    text = iso_time(time_ns).partition("T")[2]
-    return text[:12] if text else str(time_ns)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
 from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat
+from iptrec.views.style import styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,7 @@ def _title(traversal: Traversal, layout: Layout) -> str:
         f"#{traversal.number}",
         iso_time(traversal.time_ns),
         kind(traversal),
-        _styled(printable(traversal.verdict), style, layout),
+        styled(printable(traversal.verdict), style, colour=layout.colour),
     ]
     if traversal.decided_by is not None:
         words.append(f"by {_place(traversal.decided_by)}")
@@ -102,10 +103,10 @@ def _title(traversal: Traversal, layout: Layout) -> str:
     )
     doubts = [doubt for doubt in (flaws, printable(traversal.reason or "")) if doubt]
     if doubts:
-        words.append(_styled(f"({': '.join(doubts)})", _UNCERTAIN, layout))
+        words.append(styled(f"({': '.join(doubts)})", _UNCERTAIN, colour=layout.colour))
     words += [f"({_RELATIONS[one.kind].format(one.packet)})" for one in traversal.related]
     if traversal.altered_by is not None:
-        words.append(_styled(f"({_change(traversal.altered_by)})", _UNCERTAIN, layout))
+        words.append(styled(f"({_change(traversal.altered_by)})", _UNCERTAIN, colour=layout.colour))
     return " ".join(words)
 
 
@@ -246,10 +247,12 @@ def _rule(step: Step, layout: Layout) -> str:
 
 def _target(step: Step, layout: Layout) -> str:
     if step.target is None:
-        return _styled("=> (goes on)" if step.spec is not None else "=> ?", _FAINT, layout)
+        return styled(
+            "=> (goes on)" if step.spec is not None else "=> ?", _FAINT, colour=layout.colour
+        )
     arguments = f": {printable(step.target_args)}" if step.target_args else ""
-    return "=> " + _styled(printable(step.target), _STYLES.get(step.target, ""), layout) + arguments
-
-
-def _styled(text: str, style: str, layout: Layout) -> str:
-    return f"\x1b[{style}m{text}\x1b[0m" if layout.colour and style else text
+    return (
+        "=> "
+        + styled(printable(step.target), _STYLES.get(step.target, ""), colour=layout.colour)
+        + arguments
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
+from iptrec.views.style import styled
 from iptrec.views.text import NOT_RECORDED, kind
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def as_text(explanation: Explanation, *, colour: bool) -> Iterator[str]:
             yield f"  {chain}"
         before = chain
         for one in explained.passed:
-            yield _styled(f"    #{one.number:<4} {_no(one)}", _FAINT, colour)
+            yield styled(f"    #{one.number:<4} {_no(one)}", _FAINT, colour=colour)
         yield f"    {_met(step)}{_marked(explained)}"
 
 
@@ -126,7 +127,3 @@ def _passed(one: Passed) -> dict[str, Any]:
         "fits": one.fits,
         "because": one.because,
     }
-
-
-def _styled(text: str, style: str, colour: bool) -> str:
-    return f"\x1b[{style}m{text}\x1b[0m" if colour else text

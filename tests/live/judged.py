@@ -51,6 +51,6 @@ def claims(path, chain, in_):
 
 def _rule(window, position, row):
     """The rule of an event."""
-    way = window.assembly.outcomes[window.assembly.outcome[position]].way
+    path = window.assembly.outcomes[window.assembly.outcome[position]].path
     rows = window.assembly.events(position).tolist()
-    return window.resolver.places[way[rows.index(row)]].rule
+    return window.resolver.places[path[rows.index(row)]].rule

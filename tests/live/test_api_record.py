@@ -367,6 +367,12 @@ def test_a_long_command(lab, backend, tmp_path):
         assert recording.facts.command[-8:] == ("x" * 100_000,) * 8
 
 
+def test_no_command_has_no_exit_status(lab, backend, tmp_path):
+    """None, as nothing ran."""
+    program = "print(iptrec.record(output, backend=backend, duration=0.1).exit_status)"
+    assert python(lab, program, backend, tmp_path / "t.db").stdout == "None\n"
+
+
 def test_what_a_command_inherits(lab, backend, tmp_path):
     """The caller's stdin, and nothing of what we and the recorder say to each other."""
     program = (

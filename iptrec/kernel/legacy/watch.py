@@ -253,7 +253,7 @@ class Watch:
         if last:
             self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
             return
-        # Who made the state that was seen may still have the lock: when he lets it go is no second change.
+        # Whoever made the state that was seen may still hold the lock; releasing it is not a second change.
         with lock.held():
             self._look_at(family, "raw", known)
         known.closes += 1  # our own
