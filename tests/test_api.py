@@ -201,16 +201,10 @@ CONDITIONS = {
 @pytest.mark.parametrize("path", [DOCKER, LOOPBACK], ids=["docker", "loopback"])
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_conditions_are_the_options(path, name):
-    """Each condition selects what the option of the same name does; a chain that is not there is told there."""
+    """Each condition selects what the option of the same name does."""
     conditions, options = CONDITIONS[name]
     with iptrec.open(path) as recording:
-        found = numbers(recording, **conditions)
-    if name in ("rule", "rules") and path is LOOPBACK:  # it has no nat
-        assert found == []
-        with pytest.raises(iptrec.UsageError, match="not in this recording"):
-            shown(path, *options)
-    else:
-        assert found == shown(path, *options)
+        assert numbers(recording, **conditions) == shown(path, *options)
 
 
 def test_a_filter_is_the_filter(loopback):

@@ -67,8 +67,7 @@ def rules(
                 stream.write(line + "\n")
             shown = True
         if not shown:
-            asked = {one: which.chain(one) for one in which.listed(chains)}
-            which.require_chains(source, "--chain", asked)
+            which.require_chains(source, chains)
             chosen.require_chains(source)
         recordings.tell_flaws("rules", source, counted.unjudged)
     if not shown:

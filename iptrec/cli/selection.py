@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_type_hints
@@ -162,11 +162,7 @@ class Chosen:
 
     def require_chains(self, recording: Recording) -> None:
         """Raise `UsageError` for a chain that is not in the recording; asked where no packet was found."""
-        require_chains(recording, "--chain", {one: chain(one) for one in listed(self.chain)})
-        rules = {one: rule(one) for one in listed(self.rule)}
-        require_chains(
-            recording, "--rule", {one: {name[:2] for name in names} for one, names in rules.items()}
-        )
+        require_chains(recording, self.chain)
 
 
 NOTHING_TYPED: Final = Chosen()
@@ -240,24 +236,24 @@ def rule(text: str) -> frozenset[tuple[str, str, int]]:
     return frozenset((*names, int(number)) for names in chain(place))
 
 
-def require_chains(
-    recording: Recording, option: str, typed: Mapping[str, Collection[tuple[str, str]]]
-) -> None:
+def require_chains(recording: Recording, typed: str) -> None:
     """Raise `UsageError` for a chain that no recorded ruleset has; it names those that there are.
 
-    ``typed``: what each text may mean. Nothing is said where the recording does not tell all its rulesets.
+    ``typed``: TABLE/CHAIN,... Nothing is said where the recording does not tell all its rulesets.
     """
-    from iptrec.answers import chains
+    from iptrec.answers import chains as known
 
-    there = chains.recorded(recording.rows) if typed else None
+    there = known.recorded(recording.rows) if typed else None
     if not there:
         return
-    for text, names in typed.items():
-        if not chains.is_possible(recording.rows, names, there):
-            known = sorted(there, key=lambda one: (one[0] not in {name for name, _ in names}, one))
-            told = ", ".join("/".join(one) for one in known[:_MOST_CHAINS])
-            more = f" and {len(known) - _MOST_CHAINS:,} more" if len(known) > _MOST_CHAINS else ""
-            raise UsageError(f"{option} {text!r}: not in this recording; there are {told}{more}")
+    for text in listed(typed):
+        names = chain(text)
+        if not known.is_possible(recording.rows, names, there):
+            tables = {name for name, _ in names}
+            nearest = sorted(there, key=lambda one: (one[0] not in tables, one))
+            told = ", ".join("/".join(one) for one in nearest[:_MOST_CHAINS])
+            more = f" and {len(there) - _MOST_CHAINS:,} more" if len(there) > _MOST_CHAINS else ""
+            raise UsageError(f"--chain {text!r}: not in this recording; there are {told}{more}")
 
 
 def moment(recording: Recording, option: str, text: str) -> int:
