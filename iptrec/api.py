@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack, ca
 from iptrec import arguments
 from iptrec.answers import packets as answers
 from iptrec.answers import select, why
+from iptrec.errors import TIMEOUT
 from iptrec.packets.model import Traversal
 
 if TYPE_CHECKING:
@@ -268,15 +269,16 @@ class Recording:
 
         Raises `LookupError` if there is no such packet in this recording.
         """
+        known = packet if isinstance(packet, Traversal) else None
         number = packet.number if isinstance(packet, Traversal) else packet
         found = next(self.explain(packet=number), None)
-        known = packet if isinstance(packet, Traversal) else None
+        if known and (found is None or known.time_ns != found.packet.time_ns):
+            raise LookupError(
+                f"this packet {number} is not in {self.path}: it is of another recording, or a ring has let"
+                " it go"
+            )
         if found is None:
             raise LookupError(f"{self.path} has no packet {number}")
-        if known and known.time_ns != found.packet.time_ns:
-            raise LookupError(
-                f"packet {number} of {self.path} is another one: ask the recording that it is of"
-            )
         return found
 
     def explain(
@@ -313,7 +315,7 @@ class Recording:
 
         sql = arguments.text("sql", sql)
         if timeout_s is not None:
-            timeout_s = arguments.seconds("timeout_s", timeout_s)
+            timeout_s = arguments.seconds(TIMEOUT, timeout_s)
         if heap_limit is not None:
             heap_limit = arguments.count("heap_limit", heap_limit, _LEAST_HEAP, "bytes, ")
         wanted = sqlite.tables_of(sql)

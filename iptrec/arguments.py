@@ -1,7 +1,8 @@
 """What a caller of the Python API gives: taken where its meaning is plain, else refused in one line.
 
 Each function takes an argument's name and value, and returns the value as the rest of iptrec has it. It raises
-`UsageError`, which says what was given and what was expected. Integers are all that have __index__, those of
+`UsageError`, which says what was given and what was expected. A name is `Advice` where a command passes on what
+was typed. Integers are all that have __index__, those of
 numpy as well; True and False are no numbers.
 """
 
@@ -12,13 +13,14 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-from iptrec.errors import UsageError
+from iptrec.errors import Advice, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+Name: TypeAlias = str | Advice
 T = TypeVar("T")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -27,7 +29,7 @@ _MOST: Final = 2**63 - 1  # what SQLite and numpy count to
 _SHOWN: Final = 100  # characters of a value in an error
 
 
-def wrong(name: str, value: object, expected: str) -> UsageError:
+def wrong(name: Name, value: object, expected: str) -> UsageError:
     """The error that says what was given; ``expected``: what was meant to be."""
     try:
         shown = " ".join(repr(value).split())
@@ -35,7 +37,7 @@ def wrong(name: str, value: object, expected: str) -> UsageError:
         shown = f"({type(value).__name__})"
     shown = shown if shown.isprintable() else ascii(shown)[1:-1]
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    return UsageError(f"{name}={shown}: {expected}")
+    return UsageError(name, f"={shown}: {expected}")
 
 
 def integer(value: object) -> int | None:
@@ -46,23 +48,28 @@ def integer(value: object) -> int | None:
         return None
 
 
-def number(name: str, value: object) -> int:
+def number(name: Name, value: object) -> int:
     """An integer of 64 bits."""
     found = integer(value)
-    if found is None or abs(found) > _MOST:
-        raise wrong(name, value, f"expected a number, at most {_MOST}")
+    if found is None:
+        raise wrong(name, value, "expected a number")
+    if abs(found) > _MOST:
+        raise wrong(name, value, "expected a number between -2^63 and 2^63")
     return found
 
 
-def count(name: str, value: object, least: int = 1, what: str = "") -> int:
+def count(name: Name, value: object, least: int = 1, what: str = "") -> int:
     """An integer from ``least`` on; ``what``: it counts."""
     found = integer(value)
-    if found is None or not least <= found <= _MOST:
-        raise wrong(name, value, f"expected {what}a number from {least}")
+    expected = f"expected {what}a number from {least}"
+    if found is None or found < least:
+        raise wrong(name, value, expected)
+    if found > _MOST:
+        raise wrong(name, value, f"{expected}, less than 2^63")
     return found
 
 
-def seconds(name: str, value: object) -> float:
+def seconds(name: Name, value: object) -> float:
     """A time that passes."""
     found: Any = value if isinstance(value, Real) else integer(value)
     if found is None or isinstance(value, bool) or not 0 < found < _MOST_SECONDS:
@@ -70,7 +77,7 @@ def seconds(name: str, value: object) -> float:
     return float(found)
 
 
-def moment(name: str, value: object) -> int:
+def moment(name: Name, value: object) -> int:
     """A time as ns since 1970, of 64 bits at most; a datetime has to have a time zone."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return (value - _EPOCH) // _MICROSECOND * 1000
@@ -80,7 +87,7 @@ def moment(name: str, value: object) -> int:
     return max(-_MOST, min(found, _MOST))
 
 
-def mark(name: str, value: object) -> tuple[int, int]:
+def mark(name: Name, value: object) -> tuple[int, int]:
     """A mark and its mask: a number, all of whose bits count, or both."""
     parts = value if isinstance(value, tuple) else (value, 0xFFFFFFFF)
     found = [one for one in map(integer, parts) if one is not None and 0 <= one < 2**32]
@@ -93,28 +100,28 @@ def mark(name: str, value: object) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def text(name: str, value: object) -> str:
+def text(name: Name, value: object) -> str:
     """A text that programs and files can be given."""
     if not isinstance(value, str):
         raise wrong(name, value, "expected a text")
     return _storable(name, value, str(value))
 
 
-def yes_or_no(name: str, value: object) -> bool:
+def yes_or_no(name: Name, value: object) -> bool:
     """True or False, nothing else."""
     if not isinstance(value, bool):
         raise wrong(name, value, "must be True or False")
     return value
 
 
-def one_of(name: str, value: T, known: Collection[str]) -> T:
+def one_of(name: Name, value: T, known: Collection[str]) -> T:
     """One of some words."""
     if not isinstance(value, str) or value not in known:
         raise wrong(name, value, f"must be one of {', '.join(known)}")
     return value
 
 
-def file(name: str, value: object) -> str:
+def file(name: Name, value: object) -> str:
     """The name of a file, as text, bytes or os.PathLike."""
     found = _path(value)
     if not found:
@@ -122,7 +129,7 @@ def file(name: str, value: object) -> str:
     return _storable(name, value, found)
 
 
-def namespace(name: str, value: object) -> str:
+def namespace(name: Name, value: object) -> str:
     """A network namespace: its name, its path, or a process in it."""
     pid = integer(value)
     if pid is not None and 0 < pid <= _MOST:
@@ -133,7 +140,7 @@ def namespace(name: str, value: object) -> str:
     return _storable(name, value, found)
 
 
-def words(name: str, value: object) -> tuple[str, ...]:
+def words(name: Name, value: object) -> tuple[str, ...]:
     """A command and its arguments; a text is not cut into words."""
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
     found = [*map(_path, value)] if several and isinstance(value, Sequence) else [None]
@@ -142,7 +149,7 @@ def words(name: str, value: object) -> tuple[str, ...]:
     return tuple(_storable(name, value, one or "") for one in found)
 
 
-def function(name: str, value: T) -> T:
+def function(name: Name, value: T) -> T:
     """Something to be called."""
     if not callable(value):
         raise wrong(name, value, "expected a function")
@@ -153,7 +160,7 @@ def _path(value: object) -> str | None:
     return os.fsdecode(value) if isinstance(value, str | bytes | os.PathLike) else None
 
 
-def _storable(name: str, value: object, found: str) -> str:
+def _storable(name: Name, value: object, found: str) -> str:
     """The text, if the system takes it: neither what ends a text in C nor what has no bytes."""
     if "\0" in found:
         raise wrong(name, value, "holds a NUL byte")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec import arguments
 from iptrec.errors import HostError, IptrecError, RecordingError, UsageError, located
 from iptrec.kernel.process import iptrec
+from iptrec.kernel.undo import after_kill
 from iptrec.names import BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options
 
 _AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
-# The public ones, the nearest first
 _ERRORS: Final = {one.__name__: one for one in (HostError, RecordingError, UsageError, IptrecError)}
 
 
@@ -52,8 +52,8 @@ class Recorded:
 
     ``events``: of the kernel, in the file; ``lost``: that it sent beside them. ``packets``: about how many;
     None where they were not a limit, for nobody counted them. ``reason``: why it ended: "duration", "packets",
-    "command", the name of a signal. ``exit_status``: of the command, None without one. ``notes``: what went on
-    that the user should know, in words.
+    "command", the name of a signal. ``exit_status``: of the command; None where there was none, or it did not
+    end by itself. ``notes``: what went on that the user should know, in words.
     """
 
     path: Path
@@ -106,7 +106,7 @@ def record(
         lost=outcome["lost"],
         packets=None if packets is None else outcome["packets"],
         reason=outcome["reason"],
-        exit_status=outcome["exit_status"] if order.command else None,
+        exit_status=outcome["exit_status"] if outcome["reason"] == "command" else None,
         notes=tuple(outcome["notes"]),
     )
 
@@ -143,13 +143,13 @@ def _plain(seconds: float) -> str:
 
 def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, Any]:
     """Have it recorded; the recorder's last word."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        try:
-            child = _started(order, writing)
-        finally:
-            os.close(writing)
-        answer: dict[str, Any] = {}
+    try:
+        output = Path(order.output).absolute()  # wherever we are when it ends
+        child, pipe = _started(order)
+    except OSError as error:
+        raise HostError(f"cannot start the recorder: {located(error)}") from None
+    answer: dict[str, Any] = {}
+    with pipe:
         try:
             for answer in _answers(pipe):
                 _raise_error(answer)
@@ -160,33 +160,36 @@ def _outcome(order: _Order, progress: Callable[[Progress], None]) -> dict[str, A
             child.wait()
             raise
     if child.wait() or not answer:
-        raise HostError(_died(child.returncode, order.output))
+        kept = f"{order.output} has what it recorded until then; "
+        raise HostError(
+            f"the recorder {_ended(child.returncode)}; {kept if answer.get('elapsed_ns') else ''}"
+            f"{after_kill.undone(output)}"
+        )
     return answer
 
 
-def _started(order: _Order, writing: int) -> subprocess.Popen[bytes]:
-    """The child with its order: a command in it may be longer than one argument can be (execve(2))."""
-    with os.fdopen(os.memfd_create("iptrec order"), "wb") as file:
+def _started(order: _Order) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """The child, and the pipe on which it answers. Raises OSError."""
+    with contextlib.ExitStack() as kept, os.fdopen(os.memfd_create("order"), "wb") as file:
         file.write(json.dumps(asdict(order)).encode())
-        file.flush()
-        words = iptrec(str(writing), str(file.fileno()), module=__name__)
-        return subprocess.Popen(words, pass_fds=(writing, file.fileno()))
+        file.seek(0)
+        reading, writing = os.pipe()
+        pipe = kept.enter_context(os.fdopen(reading, "rb", buffering=0))
+        try:
+            words = iptrec(str(writing), str(file.fileno()), module=__name__)
+            child = subprocess.Popen(words, pass_fds=(writing, file.fileno()))
+        finally:
+            os.close(writing)
+        kept.pop_all()
+    return child, pipe
 
 
-def _died(status: int, output: str) -> str:
-    """What to say of a recorder that ended without a word."""
-    killed = f"was killed by {_signal(-status)}" if status < 0 else f"ended by itself ({status})"
-    until = (
-        f"{output} has what it recorded until then" if Path(output).exists() else "no file is left"
-    )
-    return (
-        f"the recorder's process {killed}; {until}; what it changed on the host is undone by its guardian:"
-        " see iptrec cleanup --dry-run"
-    )
-
-
-def _signal(number: int) -> str:
-    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+def _ended(status: int) -> str:
+    """How a process did that has not said why."""
+    if status >= 0:
+        return f"failed (exit status {status})"
+    known = {one.value: one.name for one in signal.Signals}
+    return f"was killed by {known.get(-status, f'signal {-status}')}"
 
 
 def _answers(pipe: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -214,30 +217,30 @@ def _raise_error(answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Be the child: ``argv`` has the pipe's descriptor and the order."""
+    """Be the child: ``argv`` has the descriptors of the pipe and of the order."""
     # Until the recorder takes signals itself: Ctrl-C is for our parent to answer, with a SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, lambda *_: None)
     from iptrec.recorder.session import record as run  # noqa: PLC0415 - takes a while
 
-    descriptor, order = map(int, sys.argv[1:])
-    os.set_inheritable(descriptor, False)
-    caller = _Caller(descriptor)
+    answers, order = map(int, sys.argv[1:])
+    os.set_inheritable(answers, False)
+    with open(order, "rb") as file:  # noqa: PTH123 - no name
+        given = json.load(file)
+    caller = _Caller(answers)
     try:
-        with os.fdopen(order, "rb") as file:
-            file.seek(0)
-            options = _options(json.load(file))
-        outcome = run(options, lambda progress: caller.tell(asdict(progress)))
+        outcome = run(_options(given), lambda progress: caller.tell(asdict(progress)))
         caller.tell_at_last(asdict(outcome))
-    except IptrecError as error:
-        caller.tell_at_last({"error": _public(error), "text": str(error)})
-    except OSError as error:
-        caller.tell_at_last({"error": HostError.__name__, "text": located(error)})
+    except (IptrecError, OSError) as error:
+        caller.tell_at_last(_refusal(error))
 
 
-def _public(error: IptrecError) -> str:
-    """The name of the nearest kind that a caller knows."""
-    return next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
+def _refusal(error: IptrecError | OSError) -> dict[str, str]:
+    """An error, of the nearest class that our caller knows."""
+    if isinstance(error, OSError):
+        error = HostError(located(error))
+    kind = next(one for one in type(error).__mro__ if one in _ERRORS.values())
+    return {"error": kind.__name__, "text": str(error)}
 
 
 class _Caller:

@@ -277,9 +277,13 @@ def test_why_is_of_this_recording(docker, loopback):
     assert explanation == docker.why(1)
     assert explanation.packet == packet
     assert [one.step for one in explanation.steps] == list(packet.steps)
-    with pytest.raises(LookupError):
+    with pytest.raises(
+        LookupError, match=r"this packet 1 is not in .*loopback\.db: it is of another"
+    ):
         loopback.why(packet)
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match=r"this packet 16 is not in .*docker_hairpin\.db: it is"):
+        docker.why(loopback.packet(16))
+    with pytest.raises(LookupError, match=r"docker_hairpin.db has no packet 9999$"):
         docker.why(9999)
 
 

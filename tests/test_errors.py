@@ -88,6 +88,41 @@ def test_the_command_line_has_its_own():
     assert done.stderr.endswith("for interfaces there is --iface\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("query", LOOPBACK, "SELECT 1", "--timeout", "0"),
+            "--timeout must be more than 0",
+        ),
+        (
+            ("query", LOOPBACK, "SELECT 1", "--timeout", "999999999h"),
+            "--timeout=3599999996400.0: expected seconds, more than 0 and less than 10^9",
+        ),
+        (
+            ("show", LOOPBACK, "--packet", str(2**63)),
+            f"--packet={2**63}: expected a number between -2^63 and 2^63",
+        ),
+        (
+            ("show", LOOPBACK, "--path", str(2**63)),
+            f"--path={2**63}: expected a number between -2^63 and 2^63",
+        ),
+    ],
+)
+def test_what_was_typed_is_named_so(arguments, expected):
+    """By its option; Python's argument is another word."""
+    done = command(*arguments)
+    assert (done.returncode, done.stderr) == (2, f"iptrec: {expected}\n")
+
+
+@pytest.mark.parametrize("cause", ["tcp and udp", "", "tcp and (", "inbound", "x" * 3000])
+def test_what_a_filter_raises_is_public(cause):
+    """The very class that is documented."""
+    with iptrec.open(LOOPBACK) as opened, pytest.raises(iptrec.UsageError) as raised:
+        opened.packets(cause or " ")
+    assert type(raised.value) is iptrec.UsageError
+
+
 def test_what_a_recorder_says(monkeypatch, tmp_path):
     """Of the child's errors the words of Python come through."""
     error = iptrec.RecordingError("t.db exists; use ", errors.FORCE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 from iptrec import arguments
 from iptrec.answers.selection import Selection
 from iptrec.decode.rulesets.types import OF_IPTABLES
-from iptrec.errors import UsageError
+from iptrec.errors import Advice, UsageError
 from iptrec.pcap.filter import PacketFilter
 from iptrec.rulesets.table_names import BACKENDS, called
 
@@ -58,7 +58,8 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
             known = ", ".join(Select.__annotations__)
             raise UsageError(f"{name} is not a condition; there are {known}")
     made: dict[str, Any] = {
-        _FIELDS.get(name, name): _READ[name](name, value) for name, value in select.items()
+        _FIELDS.get(name, name): _READ[name](Advice(f"--{name}", name), value)
+        for name, value in select.items()
     }
     for name, named in (("chains", places), ("rules", rule_places)):
         if name in made:
@@ -103,27 +104,27 @@ def tables(recording: Recording, name: str) -> frozenset[str]:
     return frozenset(meant or {name})
 
 
-def _verdicts(name: str, value: object) -> frozenset[str]:
+def _verdicts(name: arguments.Name, value: object) -> frozenset[str]:
     found = frozenset(one.upper() for one in _texts(name, value))
     for unknown in sorted(found - {*VERDICTS}):
         arguments.one_of(name, unknown, VERDICTS)
     return found
 
 
-def _texts(name: str, value: object) -> frozenset[str]:
+def _texts(name: arguments.Name, value: object) -> frozenset[str]:
     return frozenset(one for (one,) in _several(name, value, (str,), "a text"))
 
 
-def _chains(name: str, value: object) -> frozenset[Any]:
+def _chains(name: arguments.Name, value: object) -> frozenset[Any]:
     return frozenset(_several(name, value, (str, str), '("filter", "FORWARD")'))
 
 
-def _rules(name: str, value: object) -> frozenset[Any]:
+def _rules(name: arguments.Name, value: object) -> frozenset[Any]:
     return frozenset(_several(name, value, (str, str, int), '("filter", "FORWARD", 2)'))
 
 
 def _several(
-    name: str, value: object, kinds: tuple[type, ...], example: str
+    name: arguments.Name, value: object, kinds: tuple[type, ...], example: str
 ) -> list[tuple[Any, ...]]:
     """The parts of one value, or of all of a collection; ``kinds``: of its parts."""
     if (one := _parts(value, kinds)) is not None:

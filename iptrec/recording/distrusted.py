@@ -56,7 +56,8 @@ class Distrusted:
         self._version = FORMAT
         self._shared = False  # the connection, with a recorder
         self._check_file()
-        self._file = self.path.resolve()  # SQLite, too, looks for its neighbours there
+        self._given = self.path.resolve()  # SQLite, too, looks for its neighbours there
+        self._file = self._given
         with contextlib.ExitStack() as stack:
             if held is None and is_compressed(self.path):
                 # Its name goes as soon as it is open: nothing can stay behind.
@@ -68,7 +69,7 @@ class Distrusted:
     def at_work(self) -> bool | None:
         """Whether its recorder is; None where that cannot be told."""
         return (
-            at_work.is_recording(self.path) if self._held is None else at_work.is_held(self._held)
+            at_work.is_recording(self._given) if self._held is None else at_work.is_held(self._held)
         )
 
     @contextlib.contextmanager

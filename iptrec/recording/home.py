@@ -147,17 +147,23 @@ def creating(path: Path) -> Iterator[None]:
         yield
     except FileExistsError:
         raise RecordingError(f"{path} exists; use ", FORCE, " or ", ANOTHER_OUTPUT) from None
-    except FileNotFoundError as error:
-        where = f"there is no directory {path.parent}; make it or use "
-        if path.parent.is_dir():  # "." has no name, and /proc takes no files
-            where = f"{'it is a directory' if path.is_dir() else strerror(error)}; use "
-        raise RecordingError(f"cannot create {path}: {where}", ANOTHER_OUTPUT) from None
+    except FileNotFoundError:
+        raise RecordingError(f"cannot create {path}: {_missing(path)}", ANOTHER_OUTPUT) from None
     except OSError as error:
         raise RecordingError(
             f"cannot create {path}: {strerror(error)}; use ", ANOTHER_OUTPUT
         ) from None
     except sqlite3.Error as error:
         raise RecordingError(f"cannot create {path}: {error}; use ", ANOTHER_OUTPUT) from None
+
+
+def _missing(path: Path) -> str:
+    """Why the system finds nothing where a file is to be made; up to what to use instead."""
+    if path.is_dir():
+        return "it is a directory; use "
+    if path.parent.is_dir():  # such as /proc
+        return f"no file can be made in {path.parent}; use "
+    return f"there is no directory {path.parent}; make it or use "
 
 
 def _make_room(place: Place, *, force: bool) -> None:

@@ -248,11 +248,12 @@ def test_a_pipe_as_wal(place):
 
 RECORDER = """
 import sys
+from dataclasses import replace
 import numpy as np
 from handmade import HandMade
 from pathlib import Path
 from iptrec.recording.writer import Writer
-with Writer.create(Path(sys.argv[1]), HandMade().facts) as writer:
+with Writer.create(Path(sys.argv[1]), replace(HandMade().facts, closed=False)) as writer:
     stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
     for number, line in enumerate(sys.stdin):
         writer.append(stream, number, np.array([4], np.uint32), b"more")
@@ -262,9 +263,10 @@ with Writer.create(Path(sys.argv[1]), HandMade().facts) as writer:
 
 
 def test_a_recorder_at_work(tmp_path):
-    """Its -shm is shared, and its -wal is read, again and again while it goes on."""
-    path = tmp_path / "in" / "t.db"
+    """Its -shm is shared, and its -wal is read, again and again while it goes on; through a link, too."""
+    path, link = tmp_path / "in" / "t.db", tmp_path / "link.db"
     path.parent.mkdir()
+    link.symlink_to(path)
     with subprocess.Popen(
         [sys.executable, "-c", RECORDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -275,7 +277,10 @@ def test_a_recorder_at_work(tmp_path):
             assert recorder.stdout.readline() == "written\n"
             before = state(path.parent)
             assert {"t.db-wal", "t.db-shm"} < {*before}
+            with Reader(link) as reader:
+                assert reader.running
             with Reader(path) as reader:
+                assert reader.running
                 assert reader.datagrams == count
                 assert sum(len(chunk.lengths) for chunk in reader.chunks()) == count
             assert state(path.parent) == before

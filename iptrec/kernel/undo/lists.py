@@ -12,13 +12,14 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.errors import HostError, strerror
-from iptrec.kernel.undo.changes import Changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from iptrec.kernel.undo.changes import Changes
 
 STATE: Final = Path("/run/iptrec")
 _LINK_TRIES: Final = 5
@@ -27,11 +28,20 @@ _LARGEST: Final = 64 << 20  # bytes of a list that we believe
 
 def read(descriptor: int) -> Changes | None:
     """The last list that was written whole; None if there is none, or none of ours."""
+    from iptrec.kernel.undo.changes import Changes  # noqa: PLC0415 - loads numpy; see `after_kill`
+
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        return Changes.of_json(last(descriptor))
+    return None
+
+
+def last(descriptor: int) -> Any:  # noqa: ANN401 - JSON
+    """The same as it is written; None if there is none."""
     begin = max(0, os.fstat(descriptor).st_size - _LARGEST)
     for line in reversed(os.pread(descriptor, _LARGEST, begin).splitlines(keepends=True)):
         if line.endswith(b"\n"):
-            with contextlib.suppress(ValueError, TypeError, AttributeError):
-                return Changes.of_json(json.loads(line))
+            with contextlib.suppress(ValueError):
+                return json.loads(line)
             break
     return None
 
