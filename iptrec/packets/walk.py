@@ -34,7 +34,7 @@ class Outcome:
     ``way``: its place numbers. ``decider`` is the position in the way of the event that decided, None
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
-    is certain.
+    is certain. ``alike``: ways through other rulesets that read the same.
     """
 
     way: tuple[int, ...]
@@ -45,6 +45,12 @@ class Outcome:
     queued: bool
     reason: str | None
     doubt: str | None = None
+    alike: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def ways(self) -> tuple[tuple[int, ...], ...]:
+        """All that it may have gone."""
+        return self.way, *self.alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,13 +170,17 @@ class Walker:
         Ways that read the same are one; where one is complete, those that break off are left out, unless
         that is because nobody saw the rules.
         """
-        found: dict[tuple[object, ...], Outcome] = {}
+        read: dict[tuple[object, ...], list[Branch]] = {}
         for branch in walk.branches:
-            found.setdefault(self._reading(branch.way), self._outcome(walk, branch))
-        if not any(one.complete for one in found.values()):
-            return tuple(found.values())
+            read.setdefault(self._reading(branch.way), []).append(branch)
+        found = tuple(
+            replace(self._outcome(walk, first), alike=tuple(one.way for one in others))
+            for first, *others in read.values()
+        )
+        if not any(one.complete for one in found):
+            return found
         return tuple(
-            one for one in found.values() if one.complete or self._unseen_table(one.way) is not None
+            one for one in found if one.complete or self._unseen_table(one.way) is not None
         )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
@@ -190,9 +200,20 @@ class Walker:
         """Whether both can be of one packet: a table is passed in one of its states."""
         book = self._resolver
         here, there = book.places[last], book.places[place]
-        return book.families[last] == book.families[place] and (
-            here.pass_ != there.pass_ or book.states[last] == book.states[place]
-        )
+        if book.families[last] != book.families[place]:
+            return False
+        if here.pass_ == there.pass_ and book.states[last] == book.states[place]:
+            return True
+        ahead = here.beside and here.base in book.attached[book.states[last]].ahead
+        behind = there.beside and there.base in book.attached[book.states[place]].behind
+        if here.pass_ != there.pass_:
+            return not (ahead or behind)
+        return (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
+
+    def _beside(self, attached: int, other: int) -> bool:
+        """Whether a place is in a chain that was not in force beside the rules of the other place."""
+        book = self._resolver
+        return book.attached[book.states[attached]].beside == book.states[other]
 
     def _reading(self, way: tuple[int, ...]) -> tuple[object, ...]:
         """What a reader is told of a way."""
@@ -268,7 +289,9 @@ class Walker:
     def _accepted_by(self, way: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
         places = [self._resolver.places[place] for place in way]
-        accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
+        accepted = [
+            i for i, place in enumerate(places) if place.effect == "accept" and not place.beside
+        ]
         filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
         ]

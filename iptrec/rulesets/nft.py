@@ -71,9 +71,9 @@ class Nft:
         states = States(list(_looks(snapshots)), changes)
         for table in states.tables:
             name = table_name(table, single=single)
-            for chains, after, time in states.of(table):
+            for state in states.of(table):
                 for family in _FAMILIES.get(table[0], FAMILIES):
-                    found.add(family, name, chains, after, time)
+                    found.add(family, name, *state)
         return found
 
     def locations(self, events: TraceEvents, history: Timelines) -> Locations:

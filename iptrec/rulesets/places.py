@@ -49,7 +49,8 @@ class Place:
     the verdict of an end. ``base``: in nf_tables, the base chain that is being passed; None in legacy
     iptables, where each hook has one of a table. ``starts``: whether a trace can begin here. ``rank``:
     which pass of its hook it is of. ``bridged``: in a table of the family bridge.
-    ``contradicted``: the kernel told another verdict than that of the rule.
+    ``contradicted``: the kernel told another verdict than that of the rule. ``beside``: in a chain that was not
+    in force, see `timeline.Attached`.
     """
 
     hook: int
@@ -68,6 +69,7 @@ class Place:
     base: str | None = None
     bridged: bool = False
     contradicted: bool = False
+    beside: bool = False
 
     @property
     def pass_(self) -> Pass:

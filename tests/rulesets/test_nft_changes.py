@@ -11,6 +11,7 @@ from nft_handmade import (
     CREATE,
     DEL_RULE,
     DEL_TABLE,
+    DROP,
     NEW_CHAIN,
     NEW_ELEMENTS,
     NEW_RULE,
@@ -30,6 +31,7 @@ from iptrec.rulesets.backends import history
 from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.timeline import EVER
 
+UDP = udp(b"x")
 ONE = {"f": [(5, "drop")]}
 
 
@@ -202,15 +204,26 @@ def test_the_verdict_tells_which_of_two_rules_with_one_handle_it_was(verdict, sp
     assert (one.steps[-1].spec, one.ambiguous, one.verdict) == (spec, False, spec.upper())
 
 
-def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once():
-    """Both are attached for a moment: no ruleset explains it, the kernel's id does, and the doubt is said."""
-    packet = udp(b"x")
-    way = [
-        event(packet, 9, "f", dumps=True),
-        event(packet, 9, "f", policy=ACCEPT),
-        event(packet, 9, "f", 5, verdict=ACCEPT, dumps=True),
-    ]
+BESIDE = event(UDP, 9, "f", dumps=True), event(UDP, 9, "f", policy=ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ((*BESIDE, event(UDP, 9, "f", 5, verdict=DROP, dumps=True)), ["policy", "drop"]),
+        ((event(UDP, 9, "f", 5, verdict=ACCEPT, dumps=True), *BESIDE), ["accept", "policy"]),
+    ],
+)
+def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once(way, told):
+    """Both are attached for a moment, the new one first, and one of them is empty: that is no doubt."""
     (one,) = Packets(changing(*way))
+    assert [step.spec or step.type for step in one.steps] == told
+    assert not one.ambiguous
+
+
+def test_what_no_rules_explain_is_told_once_and_the_doubt_is_said():
+    """The new chain is passed before the old one: it cannot have been empty and in force behind it."""
+    (one,) = Packets(changing(*BESIDE, event(UDP, 9, "f", 5, verdict=ACCEPT, dumps=True)))
     assert [step.type for step in one.steps] == ["policy", "rule"]
     assert one.ambiguous
     assert one.reason.endswith("it met old and new ones")
