@@ -6,8 +6,9 @@ where these were listed before or after, or an equal rule was. What is made of t
 what is listed then; else nobody knows what was between. Without the messages a table has not changed where both
 listings tell the same of it.
 
-A rule is the same one as long as its handle and nft's text are the same. Its words are those of iptables where
-these were true at any time: iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
+A rule is the same one as long as its handle, that of its table and nft's text are the same. Its words are those
+of iptables where these were true at any time: iptables-nft-save prints nothing of a table while it has a rule
+that it cannot say.
 """
 
 from __future__ import annotations
@@ -293,14 +294,15 @@ class _Words:
     """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
 
     def __init__(self, listings: Iterable[Listing]) -> None:
-        # By table, handle and nft's text; the higher the number, the more is known of the rule.
-        self._best: dict[tuple[TableName, int | None, str], tuple[int, Rule]] = {}
+        # By the handles of table and rule, and nft's text; the higher the number, the more is known of it.
+        self._best: dict[tuple[TableName, int | None, int | None, str], tuple[int, Rule]] = {}
         self._chains: dict[tuple[TableName, str], Chain] = {}
         for listing in listings:
             for table in listing.chains:
+                handle = listing.handles.get(table)
                 for _, pairs in _pairs(listing, table):
                     for printed, rule in pairs:
-                        key = table, printed.handle, printed.spec
+                        key = table, handle, printed.handle, printed.spec
                         rank = int(listing.whole) + (rule != printed)
                         if key not in self._best or rank > self._best[key][0]:
                             self._best[key] = rank, rule
@@ -314,9 +316,12 @@ class _Words:
     def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
         """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
         found = {}
+        handle = listing.handles.get(table)
         for name, pairs in _pairs(listing, table):
             rules = (
-                rule if rule != printed else self._best[table, printed.handle, printed.spec][1]
+                rule
+                if rule != printed
+                else self._best[table, handle, printed.handle, printed.spec][1]
                 for printed, rule in pairs
             )
             chain = replace(listing.chains[table][name], rules=tuple(rules))

@@ -178,6 +178,17 @@ def test_without_messages_equal_tables_have_not_changed(end, expected):
     assert texts(recording.listed(ONE, 200, **end)) == expected
 
 
+def test_a_listing_of_several_moments_is_not_believed():
+    """The ruleset changed from one command to the next, so it has no number: handles may be of other rules."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, *made_anew(2, "drop", "accept")).listed(
+        {"f": [(5, "log x")]}, 115, handle=2
+    )
+    recording.commit(9, 120, rule(DEL_RULE, "f", 5, "accept"), rule(NEW_RULE, "f", 6, "log"))
+    recording.listed({"f": [(6, "log y")]}, 200, generation=9, handle=2)
+    assert texts(recording) == [["drop"], [""], ["log y"]]
+
+
 def test_a_table_that_was_there_between_two_listings_only():
     """It is told as well, and nothing of it before and after."""
     recording = NftHandMade().listed(ONE, 100, generation=7, name="other")
