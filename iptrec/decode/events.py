@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from iptrec.decode.generations import Generations
     from iptrec.names import I32, I64, U32, Mask
 
     Index = I64 | Mask | slice
@@ -24,19 +25,20 @@ _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 class TraceEvents:
     """The events of a chunk, one row each, in order of arrival.
 
-    All columns but ``buffer``, ``sites`` and ``undecoded`` have shape (n,). Offsets count bytes
-    of ``buffer``, and offset + length never exceeds it.
+    All columns but ``buffer``, ``sites``, ``generations`` and ``undecoded`` have shape (n,). Offsets count
+    bytes of ``buffer``, and offset + length never exceeds it.
 
     ``buffer`` is the chunk's bytes and 256 zeros, so that wide reads near the end stay inside; a
     datagram whose length is not a multiple of 4 is followed by zeros up to the next one. Read-only.
     ``sites`` are distinct: where an event was, in the words of the kernel. Of nflog it is the log prefix
     (bytes) without the trailing NUL, of nftrace an `NftSite`.
     ``undecoded`` lists the datagrams (ascending) that held something else than well-formed event
-    messages, NLMSG_DONE and NLMSG_NOOP. What was well-formed in them is among the events.
+    messages, ``generations``, NLMSG_DONE and NLMSG_NOOP. What was well-formed in them is among the events.
     """
 
     buffer: npt.NDArray[np.uint8]
     datagram: I64  # the index in the chunk of the datagram that brought the event
+    head: I64  # the same of the first event of the pass through a base chain that it is of (`nftrace`)
     message: I64  # offset of the message's netlink header
     received_ns: I64  # of that datagram, as recorded
     stamp_ns: I64  # NFULA_TIMESTAMP since the epoch; 0: none, or after the year 2106
@@ -62,6 +64,7 @@ class TraceEvents:
     ct_status: I64  # bits of enum ip_conntrack_status; -1: not known
     conntrack: I64  # id of the connection (CTA_ID, NFTA_TRACE_CT_ID); -1: none
     trace: I64  # the packet's NFTA_TRACE_ID (`nftrace`); -1: none
+    generations: Generations  # of the rules, told among the datagrams
     undecoded: I64
 
     def __len__(self) -> int:
@@ -107,5 +110,5 @@ class TraceEvents:
 _PER_EVENT: Final = tuple(
     name
     for name in TraceEvents.__dataclass_fields__
-    if name not in {"buffer", "sites", "undecoded"}
+    if name not in {"buffer", "sites", "generations", "undecoded"}
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iptrec.decode import netlink
+from iptrec.decode import generations, netlink
 from iptrec.decode.events import TraceEvents
 from iptrec.decode.netlink import (
     ATTRIBUTE_HEADER,
@@ -74,8 +74,10 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     return TraceEvents(
         buffer=buffer,
+        head=columns["datagram"],
         received_ns=received_ns[columns["datagram"]],
         sites=list(prefixes),
+        generations=generations.NONE,
         undecoded=np.flatnonzero(undecoded),
         **columns,
     )

@@ -9,6 +9,8 @@ The id is a hash of the kernel's buffer, the flow and the interface: the same th
 chain, another one after NAT or on loopback; packets of a flow that come one after the other often have the
 same, packets that are under way together never.
 
+Between the traces the recorder keeps the numbers of the rulesets (NFT_MSG_NEWGEN, see `generations`).
+
 An event's site is an `NftSite`. Hooks are not told; the ruleset knows
 them. Network and transport header are two attributes, of 40 and 20 bytes at most, and are put together where
 they lie side by side in the packet. Behind extension headers of IPv6, or IPv4 options of more than 20 bytes,
@@ -25,6 +27,7 @@ import numpy as np
 
 from iptrec.decode import netlink
 from iptrec.decode.events import TraceEvents
+from iptrec.decode.generations import Generations
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
 from iptrec.decode.packet import EXTENSIONS
 from iptrec.names import AF_INET, AF_INET6
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from iptrec.names import I32, I64, U8, U32, Mask
 
 
-NFT_MSG_TRACE: Final = 0x0A11
+NFT_MSG_TRACE, NFT_MSG_NEWGEN = 0x0A11, 0x0A0F
 FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 POLICY: Final = 1  # enum nft_trace_types; 2 and 3 are rules and ends of chains
 # Verdicts: netfilter's own, and those of enum nft_verdicts
@@ -74,6 +77,8 @@ _LEAST_ETHERTYPE: Final = 0x0600  # below are lengths of 802.3
 _ETH_P_IP, _ETH_P_ARP, _ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
 _NFPROTO_ARP: Final = 3
 _NO_FAMILY: Final = 255
+# The first attribute of NFT_MSG_NEWGEN: its header (NFTA_GEN_ID) and the number, big-endian.
+_GENERATION, _LEAST_GENERATION = 1 << 16 | 8, FAMILY_HEADER + 8
 
 
 class NftSite(NamedTuple):
@@ -112,18 +117,32 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
     for names in (at[_TABLE], at[_CHAIN], verdict[_TARGET]):
         sound &= (words.take(names) & LENGTH_MASK) <= _LONGEST_NAME
     undecoded[datagram[~sound]] = True
+    generations = _generations(words, start, length, received_ns)
+    undecoded[generations.datagram] = False
     datagram, message, at, verdict = (
         datagram[sound],
         message[sound],
         at[:, sound],
         verdict[:, sound],
     )
+    columns = _columns(buffer, message, at, verdict)
     return TraceEvents(
         datagram=datagram,
+        head=datagram[columns.pop("head")],
         received_ns=received_ns[datagram],
+        generations=generations,
         undecoded=np.flatnonzero(undecoded),
-        **_columns(buffer, message, at, verdict),
+        **columns,
     )
+
+
+def _generations(words: U32, start: I64, length: I64, received_ns: I64) -> Generations:
+    """The datagrams that tell which ruleset was in force from there on."""
+    of_kind = (words.take(start + 1) & LENGTH_MASK) == NFT_MSG_NEWGEN
+    told = np.flatnonzero(of_kind & (length >= _LEAST_GENERATION))
+    told = told[words.take(start[told] + FAMILY_HEADER // 4) == _GENERATION]
+    number = words.take(start[told] + FAMILY_HEADER // 4 + 1).byteswap().astype(np.int64)
+    return Generations(number, told, received_ns[told])
 
 
 def _nested(words: U32, outer: I64) -> tuple[I64, Mask]:
@@ -157,6 +176,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
     no_index = np.zeros(n, np.uint32)
     return {
         "buffer": buffer,
+        "head": np.where(source >= 0, source, np.arange(n)),
         "message": message << 2,
         "stamp_ns": nothing,
         "seq": none,

@@ -39,13 +39,17 @@ _MMSGHDR: Final = np.dtype(
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Datagrams of one call, back to back: received together at ``received_ns`` (epoch)."""
+    """Datagrams of one call, back to back: received together at ``received_ns`` (epoch).
+
+    ``beside``: how many of them tell of no packet.
+    """
 
     received_ns: int
     lengths: npt.NDArray[np.uint32]
     data: bytes
     lost: int  # events missing before or among these, by their sequence numbers
     truncated: int  # datagrams longer than a slot
+    beside: int = 0
 
 
 class Overrun(Exception):  # noqa: N818 - not an error: a fact about the stream

@@ -3,6 +3,8 @@
 Some targets say exactly what the packet looks like at the next rule. A rule whose effect is not there
 did not match; so its ruleset was not the one in force. Arguments are read as iptables-save prints them
 (iptables, extensions/libxt_*.c and libipt_*.c); where one is not understood nothing is concluded.
+
+nf_tables tells the mark as it is after the rule, and the packet once a base chain, as it came there.
 """
 
 from __future__ import annotations
@@ -18,23 +20,51 @@ if TYPE_CHECKING:
     from iptrec.rulesets.places import Place
 
 _MASKED: Final = re.compile(r"--set-(?:xmark|tos) (0x[0-9a-f]{1,8})/(0x[0-9a-f]{1,8})")
+# Of nft's words the one statement that sets it, and not in a text within quotes.
+_SET: Final = "meta mark set "
+_SET_MARK: Final = re.compile(rf'(?:[^"]* )?{_SET}(0x[0-9a-f]{{1,8}})(?: [a-z].*)?')
 _HOPS: Final = re.compile(r"--(?:ttl|hl)-set (\d{1,3})")
 _NAT: Final = re.compile(
     r"--to-(?:source|destination) (?:\[([0-9a-f:]+)\]|([0-9.]+|[0-9a-f:]+))(?::(\d+))?"
 )
 
 
-def contradicted(events: TraceEvents, rows: Sequence[int], places: Sequence[Place]) -> bool:
+def contradicted(
+    events: TraceEvents, rows: Sequence[int], places: Sequence[Place], *, mark_after: bool
+) -> bool:
     """Whether an event of a packet does not show what the rule before it did.
 
-    ``rows``: the events' numbers, ``places``: where each is taken to have been.
+    ``rows``: the events' numbers, ``places``: where each is taken to have been. ``mark_after``: see
+    `RulesetBackend`.
     """
+    if mark_after and any(map(_marked_otherwise, places, events.mark[list(rows)].tolist())):
+        return True
     return any(
         place.rule is not None
         and (shows := _EFFECTS.get(place.rule.target or "")) is not None
+        and not (mark_after and (shows is _mark or place.pass_ == next_.pass_))
         and not shows(place.rule.target_args or "", events, row, after)
-        for place, row, after in zip(places, rows, rows[1:], strict=False)
+        for place, next_, row, after in zip(places, places[1:], rows, rows[1:], strict=False)
     )
+
+
+def _marked_otherwise(place: Place, mark: int) -> bool:
+    """Whether a rule's mark is not the one that the kernel told after it."""
+    rule = place.rule
+    if rule is None:
+        return False
+    if rule.target == "MARK":
+        found = _MASKED.fullmatch(rule.target_args or "")
+        return found is not None and not _has(mark, int(found[1], 16), int(found[2], 16))
+    if rule.syntax != "nft" or rule.spec.count(_SET) != 1:
+        return False
+    said = _SET_MARK.fullmatch(rule.spec)
+    return said is not None and int(said[1], 16) != mark
+
+
+def _has(mark: int, value: int, mask: int) -> bool:
+    """Whether a mark is what a mask and a value leave of another one, as far as that tells."""
+    return (mark ^ value) & mask == 0
 
 
 def _mark(arguments: str, events: TraceEvents, row: int, after: int) -> bool:

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Family
     from iptrec.packets.walk import Outcome
-    from iptrec.rulesets.places import Place
+    from iptrec.rulesets.places import Pass, Place
     from iptrec.rulesets.resolver import Resolved, Resolver
 
-    Table = tuple[Family, str]
-    Seen = tuple[Table, int, int]  # table, event, index of the state in its timeline
+    Changing = tuple[Family, str | Pass]  # a table, or a base chain
+    # With the datagram of the event, and the index of the state in its timeline or the phase (`Attached`).
+    Seen = tuple[Changing, int, int]
 
 
 def settle(
@@ -55,6 +56,7 @@ def settle(
         court = _Evidence(events, resolved, resolver)
         changed = np.flatnonzero(
             np.logical_or.reduceat(resolved.last[rows] > resolved.first[rows], first)
+            | np.array([_tells_beside(some, resolver) for some in options])[option]
         )
         spans = {
             one: rows[first[one] : first[one] + count[one]].tolist() for one in changed.tolist()
@@ -72,6 +74,13 @@ def settle(
     return outcome, list(outcomes)
 
 
+def _tells_beside(outcomes: tuple[Outcome, ...], resolver: Resolver) -> bool:
+    """Whether a packet may have passed a chain that was not in force: it tells when that was."""
+    return any(
+        resolver.places[one].beside for some in outcomes for path in some.paths for one in path
+    )
+
+
 class _Evidence:
     """Hears what is certain, then judges what is not."""
 
@@ -79,46 +88,61 @@ class _Evidence:
         self._events = events
         self._resolved = resolved
         self._book = resolver
-        self._heard: dict[Table, list[tuple[int, int]]] = {}
-        self._ranges: dict[Table, tuple[I64, I64, I64]] = {}
+        self._heard: dict[Changing, list[tuple[int, int]]] = {}
+        self._ranges: dict[Changing, tuple[I64, I64, I64]] = {}
 
     def uncontradicted(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """Those outcomes that fit what the rules did to the packet; all if none does."""
+        """Those outcomes that fit what the rules did to the packet, and when; all if none does."""
         fitting = tuple(
             one
             for one in outcomes
-            if not contradicted(self._events, rows, [self._book.places[n] for n in one.path])
+            if any(self._in_time(rows, path) for path in one.paths)
+            and not contradicted(
+                self._events,
+                rows,
+                [self._book.places[number] for number in one.path],
+                mark_after=self._book.backend.mark_after,
+            )
         )
         return fitting or outcomes
 
+    def _in_time(self, rows: list[int], path: tuple[int, ...]) -> bool:
+        """Whether no state was gone before the packet came into its base chain."""
+        return all(held is None or held for held in self._held(rows, path))
+
     def hear(self, rows: list[int], outcomes: Sequence[Outcome]) -> None:
         """Take as evidence what a packet shows whichever way it was."""
-        certain = set(self._seen(rows, outcomes[0]))
-        for one in outcomes[1:]:
-            certain &= set(self._seen(rows, one))
-        for table, row, state in certain:
-            self._heard.setdefault(table, []).append((row, state))
+        paths = [path for one in outcomes for path in one.paths]
+        certain = set(self._seen(rows, paths[0]))
+        for path in paths[1:]:
+            certain &= set(self._seen(rows, path))
+        for of, row, state in certain:
+            self._heard.setdefault(of, []).append((row, state))
 
     def close(self) -> None:
-        """Put the evidence in order: the newest state seen up to an event, the oldest from it on."""
-        for table, heard in self._heard.items():
+        """Put the evidence in order: the newest state seen up to a datagram, the oldest from it on."""
+        for of, heard in self._heard.items():
             row, state = np.array(sorted(heard), np.int64).T
             newest = np.maximum.accumulate(state)
             oldest = np.minimum.accumulate(state[::-1])[::-1]
-            self._ranges[table] = row, newest, oldest
+            self._ranges[of] = row, newest, oldest
 
     def judge(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> Outcome:
         """The outcome that the evidence leaves; the first, with the doubt said, if it leaves more."""
-        possible = [one for one in outcomes if self._possible(rows, one)] or list(outcomes)
+        possible = [
+            one for one in outcomes if any(self._possible(rows, path) for path in one.paths)
+        ] or list(outcomes)
         if len(possible) == 1:
             return possible[0]
         return replace(possible[0], doubt=self._doubt(possible))
 
-    def _possible(self, rows: list[int], outcome: Outcome) -> bool:
-        for table, row, state in self._seen(rows, outcome):
-            if table not in self._ranges:
+    def _possible(self, rows: list[int], path: tuple[int, ...]) -> bool:
+        if not self._in_time(rows, path):
+            return False
+        for of, row, state in self._seen(rows, path):
+            if of not in self._ranges:
                 continue
-            heard, newest, oldest = self._ranges[table]
+            heard, newest, oldest = self._ranges[of]
             at = int(np.searchsorted(heard, row))
             seen_before = int(newest[at - 1]) if at else 0
             seen_after = int(oldest[at]) if at < len(heard) else sys.maxsize
@@ -126,22 +150,46 @@ class _Evidence:
                 return False
         return True
 
-    def _seen(self, rows: list[int], outcome: Outcome) -> Iterator[Seen]:
+    def _seen(self, rows: list[int], path: tuple[int, ...]) -> Iterator[Seen]:
         """What the path says about the state of each table; nothing where that state held twice."""
-        book = self._book
-        for row, number in zip(rows, outcome.path, strict=True):
-            start, end = int(self._resolved.first[row]), int(self._resolved.last[row])
-            if start == end:
-                continue
+        book, head = self._book, self._events.head
+        phases: dict[Changing, tuple[int, int]] = {}
+        for (row, number), held in zip(
+            zip(rows, path, strict=True), self._held(rows, path), strict=True
+        ):
             place, family = book.places[number], book.families[number]
+            if held is not None and len(held) == 1:
+                yield (family, place.table), int(head[row]), held[0]
+                phases.setdefault((family, place.pass_), (int(head[row]), 4 * held[0]))
+            elif place.beside:
+                phase = book.attached[book.states[number]].phase
+                phases[family, place.pass_] = int(head[row]), phase
+        for of, told in phases.items():
+            yield of, *told
+
+    def _held(self, rows: list[int], path: tuple[int, ...]) -> Iterator[list[int] | None]:
+        """For each event the states that the path says, by their indices; None where only one may have held."""
+        book, events = self._book, self._events
+        oldest, head, before = 0, -1, rows[0]
+        for row, number in zip(rows, path, strict=True):
+            if events.head[row] != head:  # it comes into a base chain after it left the last one
+                head, oldest = int(events.head[row]), self._told_before(before)
+            before = row
+            place, family = book.places[number], book.families[number]
+            start, end = int(self._resolved.first[row]), int(self._resolved.last[row])
             timeline = book.timelines.table(family, place.table)
-            held = [
+            if start == end or place.beside or timeline is None:
+                yield None
+                continue
+            start = max(start, min(end, timeline.first_of(oldest)))
+            yield [
                 index
                 for index in range(start, end + 1)
-                if timeline is not None and timeline.states[index].number == book.states[number]
+                if timeline.states[index].number == book.states[number]
             ]
-            if len(held) == 1:
-                yield (family, place.table), row, held[0]
+
+    def _told_before(self, row: int) -> int:
+        return self._events.generations.told_before(int(self._events.datagram[row]))
 
     def _doubt(self, outcomes: list[Outcome]) -> str:
         """Where the paths differ, in words."""

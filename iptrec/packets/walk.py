@@ -34,7 +34,7 @@ class Outcome:
     ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
-    is certain.
+    is certain. ``alike``: paths through other rulesets that read the same.
     """
 
     path: tuple[int, ...]
@@ -45,6 +45,12 @@ class Outcome:
     queued: bool
     reason: str | None
     doubt: str | None = None
+    alike: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def paths(self) -> tuple[tuple[int, ...], ...]:
+        """All that it may have gone."""
+        return self.path, *self.alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +172,17 @@ class Walker:
         Paths that read the same are one; where one is complete, those that break off are left out, unless
         that is because nobody saw the rules.
         """
-        found: dict[tuple[object, ...], Outcome] = {}
+        read: dict[tuple[object, ...], list[Branch]] = {}
         for branch in walk.branches:
-            found.setdefault(self._reading(branch.path), self._outcome(walk, branch))
-        if not any(one.complete for one in found.values()):
-            return tuple(found.values())
+            read.setdefault(self._reading(branch.path), []).append(branch)
+        found = tuple(
+            replace(self._outcome(walk, first), alike=tuple(one.path for one in others))
+            for first, *others in read.values()
+        )
+        if not any(one.complete for one in found):
+            return found
         return tuple(
-            one
-            for one in found.values()
-            if one.complete or self._unseen_table(one.path) is not None
+            one for one in found if one.complete or self._unseen_table(one.path) is not None
         )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
@@ -194,9 +202,20 @@ class Walker:
         """Whether both can be of one packet: a table is passed in one of its states."""
         resolver = self._resolver
         here, there = resolver.places[last], resolver.places[place]
-        return resolver.families[last] == resolver.families[place] and (
-            here.pass_ != there.pass_ or resolver.states[last] == resolver.states[place]
-        )
+        if resolver.families[last] != resolver.families[place]:
+            return False
+        if here.pass_ == there.pass_ and resolver.states[last] == resolver.states[place]:
+            return True
+        ahead = here.beside and here.base in resolver.attached[resolver.states[last]].ahead
+        behind = there.beside and there.base in resolver.attached[resolver.states[place]].behind
+        if here.pass_ != there.pass_:
+            return not (ahead or behind)
+        return (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
+
+    def _beside(self, attached: int, other: int) -> bool:
+        """Whether a place is in a chain that was not in force beside the rules of the other place."""
+        resolver = self._resolver
+        return resolver.attached[resolver.states[attached]].beside == resolver.states[other]
 
     def _reading(self, path: tuple[int, ...]) -> tuple[object, ...]:
         """What a reader is told of a path."""
@@ -272,7 +291,9 @@ class Walker:
     def _accepted_by(self, path: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
         places = [self._resolver.places[place] for place in path]
-        accepted = [i for i, place in enumerate(places) if place.effect == "accept"]
+        accepted = [
+            i for i, place in enumerate(places) if place.effect == "accept" and not place.beside
+        ]
         filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
         ]

@@ -121,7 +121,7 @@ class Window:
 
 
 class Assembler:
-    """Puts the packets of one stream together, window by window."""
+    """Puts the packets of one stream together, window by window; ``empty``: no event waits for one."""
 
     def __init__(self, stream: Stream, resolver: Resolver, begun_ns: int) -> None:
         self._stream = stream
@@ -133,6 +133,7 @@ class Assembler:
         self._walker = Walker(resolver)
         self._chunks: list[Chunk] = []
         self._new_events = self._new_bytes = 0
+        self.empty = True
         self._receipts: list[clock.Receipt] = []
         self._floor = begun_ns
         self._last = self._seen = 0  # chunk; datagrams
@@ -145,14 +146,10 @@ class Assembler:
         """Whether enough new datagrams wait for a window."""
         return self._new_events >= WINDOW_EVENTS or self._new_bytes >= _WINDOW_BYTES
 
-    @property
-    def empty(self) -> bool:
-        """Whether no datagram waits."""
-        return not self._chunks
-
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
         count = len(chunk.lengths)
+        self.empty = False
         self._origins.append(_Origin(self._last, self._seen, self._floor))
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
@@ -194,6 +191,8 @@ class Assembler:
         again = _again(events, assembly, decided, len(lengths))
         if lengths[again].sum() > _MOST_WAITING_BYTES:
             decided, again = len(assembly), np.zeros(len(lengths), np.bool_)
+        self.empty = not again.any()
+        again[events.generations.needed(again)] = True
         window = Window(
             stream=self._stream,
             start=self._start,

@@ -35,10 +35,11 @@ class TraceBackend(Protocol):
 
     Made of a `Setting`, which raises `IptrecError` where what it needs is missing. The methods are called in
     the order in which they stand here, `traversals` and `caught_up` again and again while events come.
-    ``gather_s``: how long the loop may let events come together, so that each call fetches many.
     """
 
-    gather_s: float
+    @property
+    def gather_s(self) -> float:
+        """How long the loop may let events come together now, so that each call fetches many."""
 
     def open(self, opened: contextlib.ExitStack) -> tuple[Sequence[Side], Events]:
         """Open its sockets, before anything is looked at, so that nothing is missed."""

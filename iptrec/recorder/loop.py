@@ -57,7 +57,6 @@ class Loop:
         self._command = command
         self._guarded = guarded
         self._ring = Ring(options, report, writer)
-        self._gather_s = min(one.gather_s for one in backends)
         self._poll = self._polled()
         self._started = self._reported_ns = time.monotonic_ns()
         self._stop_ns: int | None = None  # where the trigger was pulled
@@ -89,7 +88,7 @@ class Loop:
             for backend in self._backends:
                 backend.caught_up()
             if 0 < fetched < batches.SLOTS:
-                time.sleep(self._gather_s)
+                time.sleep(min(one.gather_s for one in self._backends))
             if writer.due:
                 writer.commit()
             now = time.monotonic_ns()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import struct
 import time
@@ -10,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
-from iptrec.kernel import batches, iptables
+from iptrec.kernel import iptables
 from iptrec.kernel.nft import nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.listing import iptables_speaks
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.backend import Evidence, Setting, Undo
 
 _STREAM: Final = "nftrace"
+_GATHER_S, _GATHER_CHANGING_S, _CHANGING_NS = 0.004, 0.0005, 1_000_000_000
 # Changes that wait for the ruleset to be listed; beyond them neighbours are taken together.
 _MOST_CHANGES: Final = 1000
 # In a message that tells a policy: the table, then what the policy is (NFTA_TRACE_TABLE, NFTA_TRACE_POLICY).
@@ -37,8 +37,6 @@ _TABLE, _POLICY = 1, struct.pack("=HH", 8, 16)
 
 class NftBackend:
     """See `backend.TraceBackend`."""
-
-    gather_s = 0.004  # rules are known by their handles, not by time
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -124,9 +122,13 @@ class NftBackend:
 
     def _forget_events(self) -> None:
         """Of packets that met ours together with rules that --flush took out: no ruleset has both."""
-        with contextlib.suppress(batches.Overrun):
-            while (batch := self._events.receive()) and len(batch.lengths) == batches.SLOTS:
-                pass
+        self._events.forget()
+
+    @property
+    def gather_s(self) -> float:
+        """Rules are known by their handles, not by time; while these change, better by time as well."""
+        changing = time.monotonic_ns() - self._changes.rules_ns < _CHANGING_NS
+        return _GATHER_CHANGING_S if changing else _GATHER_S
 
     def traversals(self, data: bytes) -> int:
         """Ends of the raw table's chains, which every packet comes to."""

@@ -144,7 +144,7 @@ class Streams:
         if batch is None:
             return 0
         self._writer.append(source.stream, batch.received_ns, batch.lengths, batch.data)
-        self._progress.events += len(batch.lengths)
+        self._progress.events += len(batch.lengths) - batch.beside
         if self._traversals is not None and source is self._sources[-1]:
             self._progress.packets += self._traversals(batch.data)
         between = source.stream, source.last_ns, batch.received_ns

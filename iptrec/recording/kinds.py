@@ -38,7 +38,9 @@ STREAMS: Final = {
     one.name: one
     for one in (
         StreamKind("nflog", "events of legacy iptables' traces", events=True),
-        StreamKind("nftrace", "events of nf_tables' traces", events=True),
+        StreamKind(
+            "nftrace", "events of nf_tables' traces, and numbers of its rulesets", events=True
+        ),
         StreamKind("nftables", "changes of nf_tables' ruleset"),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
         # Names of interfaces are needed for whatever comes.

@@ -33,6 +33,8 @@ ROUTES: Final = (
 # The passes of each route with their order; nothing tells which of two with equal numbers comes first.
 Routes = tuple[dict[Pass, int], ...]
 
+_BESIDE: Final = "beside"
+
 _Frame = tuple[str, "int | None"]
 _DEEPEST: Final = (
     256  # chains that call each other; the kernel refuses circles, a made-up file has them
@@ -45,8 +47,8 @@ class State:
 
     ``frames``: (chain, index of its last matched rule) of the current chain last, its callers before
     it; None in front when the callers were not seen. ``status``: "walking" in a table, "passed" (the
-    table accepted), "queued", "ended" (``verdict`` says how), "open" (the target may have ended the
-    walk or not).
+    table accepted; ``verdict`` says where it was not in force), "queued", "ended" (``verdict`` says how),
+    "open" (the target may have ended the walk or not).
     """
 
     pass_: Pass
@@ -118,8 +120,10 @@ class Grammar:
             if frames is not None:
                 return self._after(place, frames)
         if state.status in ("passed", "queued", "open") and place.builtin:
-            # NF_REPEAT from userspace: the table is passed once more (net/netfilter/nf_queue.c).
-            again = state.status == "queued" and place.pass_ == state.pass_
+            # NF_REPEAT from userspace: the table is passed once more (net/netfilter/nf_queue.c). So is a chain
+            # that is not in force beside the one that is.
+            again = state.status == "queued" or place.beside or state.verdict == _BESIDE
+            again = again and place.pass_ == state.pass_
             reached = (again or self._next(state, place)) and self._reachable_from(place, 0)
             return self._after(place, ((place.chain, place.index),)) if reached else None
         return None
@@ -243,7 +247,7 @@ class Grammar:
             case "return":
                 return State(here, self._unwound(place, frames[:-1]), "walking")
             case "accept":
-                return State(here, (), "passed")
+                return State(here, (), "passed", _BESIDE if place.beside else None)
             case "queue":
                 return State(here, (), "queued", "QUEUE")
             case "end":

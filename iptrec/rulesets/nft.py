@@ -71,9 +71,9 @@ class Nft:
         states = States(list(_looks(snapshots)), changes)
         for table in states.tables:
             name = table_name(table, single=single)
-            for chains, after, time in states.of(table):
+            for state in states.of(table):
                 for family in _FAMILIES.get(table[0], FAMILIES):
-                    found.add(family, name, chains, after, time)
+                    found.add(family, name, *state)
         return found
 
     def locations(self, events: TraceEvents, history: Timelines) -> Locations:
@@ -178,17 +178,24 @@ def _latest_of_id(base: I64, trace: I64) -> I64:
 
 
 def _looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
-    """What each moment's snapshots tell."""
+    """What each moment's snapshots tell.
+
+    The number is missing where the ruleset changed from one command to the next, again and again: what they
+    printed is not of one moment then.
+    """
     known: dict[Any, Any] = {}
     saves = {family: iptables_save.Known() for family in SAVED.values()}
     parts: dict[str, bytes] = {}
     time: int | None = None
+    numbered = False
     for one in snapshots:
         if one.time_ns != time:  # of another moment: it tells other rules
             parts, time = {}, one.time_ns
         parts[one.kind] = one.content
+        numbered = numbered or one.kind == GENERATION
         if one.kind in (LISTING, UNKNOWN):
-            listing = _listing(parts, saves, known) if one.kind == LISTING else None
+            whole = one.kind == LISTING and (GENERATION in parts or not numbered)
+            listing = _listing(parts, saves, known) if whole else None
             after = one.time_ns if one.after_ns is None else one.after_ns
             yield Look(listing, after, one.time_ns, _number(parts.get(GENERATION, b"")))
 

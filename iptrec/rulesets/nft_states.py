@@ -6,8 +6,9 @@ where these were listed before or after, or an equal rule was. What is made of t
 what is listed then; else nobody knows what was between. Without the messages a table has not changed where both
 listings tell the same of it.
 
-A rule is the same one as long as its handle and nft's text are the same. Its words are those of iptables where
-these were true at any time: iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
+A rule is the same one as long as its handle, that of its table and nft's text are the same. Its words are those
+of iptables where these were true at any time: iptables-nft-save prints nothing of a table while it has a rule
+that it cannot say.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from iptrec.decode.rulesets.types import Chain, Rule
 from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import not_before
 from iptrec.rulesets.nft_replay import CannotFollowError
-from iptrec.rulesets.timeline import EVER
+from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import TableName
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.nft_replay import Table
+    from iptrec.rulesets.timeline import Came
 
 _UNLISTED: Final = Rule("", None, None, goto=False, comment=None, conditional=True, syntax="nft")
 # The rules change before the kernel tells it, message by message.
@@ -57,6 +59,8 @@ class State(NamedTuple):
     chains: dict[str, Chain] | None
     after_ns: int
     time_ns: int
+    generations: Came = ANY_TIME
+    handle: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +115,23 @@ class States:
 
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
         for look in self._first:
-            exists, state = self._listed(table, look)
-            yield exists, state._replace(after_ns=EVER, time_ns=EVER)
+            exists, state = self._listed(table, look, look)
+            yield exists, state._replace(after_ns=EVER, time_ns=EVER, generations=FROM_THE_FIRST)
         for span in self._spans:
             if span.commits is None:
                 yield from self._between(table, span)
             else:
                 yield from self._followed(table, span, span.commits)
 
-    def _listed(self, table: TableName, look: Look) -> tuple[bool, State]:
+    def _listed(self, table: TableName, look: Look, before: Look) -> tuple[bool, State]:
+        """What was found; the table was another one ``before``."""
+        generations = _came(before, look)
         if look.listing is None:
-            return False, State(None, look.after_ns, look.time_ns)
+            return False, State(None, look.after_ns, look.time_ns, generations)
         chains = self._words.chains(look.listing, table)
-        return table in look.listing.chains, State(chains, look.after_ns, look.time_ns)
+        handle = look.listing.handles.get(table)
+        there = table in look.listing.chains
+        return there, State(chains, look.after_ns, look.time_ns, generations, handle)
 
     def _between(self, table: TableName, span: _Span) -> Iterator[tuple[bool, State]]:
         """What listings alone tell: a table that they tell the same of has not changed between them."""
@@ -134,11 +142,11 @@ class States:
                 continue
             told = last.listing is not None and table in last.listing.handles
             if unknown and not (told and _alike(table, last.listing, look.listing)):
-                yield self._listed(table, unknown)
-            yield self._listed(table, look)
+                yield self._listed(table, unknown, last)
+            yield self._listed(table, look, last)
             last, unknown = look, None
         if unknown:
-            yield self._listed(table, unknown)
+            yield self._listed(table, unknown, last)
 
     def _followed(
         self, table: TableName, span: _Span, commits: Sequence[Commit]
@@ -153,18 +161,21 @@ class States:
         if len(steps) == len(touching) and [begin, *steps][-1] == end:
             for commit, step in zip(touching, steps, strict=True):
                 chains = self._edited[table].chains(step)
-                yield step != nft_replay.GONE, State(chains, *self._time(commit, span))
+                exists = step != nft_replay.GONE
+                handle = step.handle if exists else None
+                yield exists, State(chains, *self._moment(commit, span), handle)
             return
         if touching:
-            yield False, State(None, *self._time(touching[0], span))
-        yield self._listed(table, span.end)
+            yield False, State(None, *self._moment(touching[0], span))
+        yield self._listed(table, span.end, span.begin)
 
-    def _time(self, commit: Commit, span: _Span) -> tuple[int, int]:
-        """After which time a commit was, and not after which."""
+    def _moment(self, commit: Commit, span: _Span) -> tuple[int, int, Came]:
+        """After which time a commit was, and not after which; the same of generations."""
         received, told = commit.received_ns
         recorded = min(received, *(one.after_ns for one in span.looks))
         after = max(not_before(received, self._moments) or recorded, recorded)
-        return after - _LAG_NS - _LAG_OF_EDIT_NS * len(commit.edits), told
+        lag = _LAG_NS + _LAG_OF_EDIT_NS * len(commit.edits)
+        return after - lag, told, (commit.generation - 1, commit.generation)
 
 
 def _commits(changes: Changes | None) -> dict[int, Commit]:
@@ -197,6 +208,15 @@ def _all_of(begin: Look, end: Look, commits: dict[int, Commit]) -> list[Commit] 
         return None
     found = [commits[one] for one in range(first + 1, last + 1) if one in commits]
     return found if len(found) == last - first else None
+
+
+def _came(before: Look, look: Look) -> Came:
+    """After which generation came what was found, and after which not."""
+    after, until = ANY_TIME
+    return (
+        after if before.generation is None else before.generation,
+        until if look.generation is None else look.generation,
+    )
 
 
 def _table(look: Look, table: TableName) -> Table:
@@ -274,14 +294,15 @@ class _Words:
     """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
 
     def __init__(self, listings: Iterable[Listing]) -> None:
-        # By table, handle and nft's text; the higher the number, the more is known of the rule.
-        self._best: dict[tuple[TableName, int | None, str], tuple[int, Rule]] = {}
+        # By the handles of table and rule, and nft's text; the higher the number, the more is known of it.
+        self._best: dict[tuple[TableName, int | None, int | None, str], tuple[int, Rule]] = {}
         self._chains: dict[tuple[TableName, str], Chain] = {}
         for listing in listings:
             for table in listing.chains:
+                handle = listing.handles.get(table)
                 for _, pairs in _pairs(listing, table):
                     for printed, rule in pairs:
-                        key = table, printed.handle, printed.spec
+                        key = table, handle, printed.handle, printed.spec
                         rank = int(listing.whole) + (rule != printed)
                         if key not in self._best or rank > self._best[key][0]:
                             self._best[key] = rank, rule
@@ -295,9 +316,12 @@ class _Words:
     def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
         """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
         found = {}
+        handle = listing.handles.get(table)
         for name, pairs in _pairs(listing, table):
             rules = (
-                rule if rule != printed else self._best[table, printed.handle, printed.spec][1]
+                rule
+                if rule != printed
+                else self._best[table, handle, printed.handle, printed.spec][1]
                 for printed, rule in pairs
             )
             chain = replace(listing.chains[table][name], rules=tuple(rules))

@@ -51,6 +51,7 @@ class Place:
     which pass of its hook it is of. ``bridged``: in a table of the family bridge.
     ``contradicted``: the kernel told another verdict than that of the rule. ``rule_or_end``: a rule without
     conditions, or the end: legacy iptables calls both the same, and the rules of that time are not known.
+    ``beside``: in a chain that was not in force, see `timeline.Attached`.
     """
 
     hook: int
@@ -70,6 +71,7 @@ class Place:
     bridged: bool = False
     contradicted: bool = False
     rule_or_end: bool = False
+    beside: bool = False
 
     @property
     def pass_(self) -> Pass:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -14,15 +14,18 @@ from iptrec.rulesets.timeline import EVER
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    Range = tuple["I64", "I64"]
+
     from iptrec.decode.rulesets.types import Chain
     from iptrec.names import I32, I64, U32, Family, Mask
     from iptrec.rulesets.backends import RulesetBackend
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Locations, Pass, Place
-    from iptrec.rulesets.timeline import TableState, Timeline, Timelines
+    from iptrec.rulesets.timeline import Attached, TableState, Timeline, Timelines
 
 
 _MOST_CANDIDATES: Final = 16  # rulesets tried for one event; of more only the latest
+_PREPARING_NS: Final = 5_000_000_000  # a commit, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class Resolver:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,). ``unseen`` are the numbers of states whose rules nobody saw. ``our_comment``: of the recorder's rules.
+    (i,). ``unseen`` are the numbers of states whose rules nobody saw, ``attached`` has those of chains that
+    were not in force. ``our_comment``: of the recorder's rules.
     ``refused``: how many new connections connection tracking refused meanwhile.
     """
 
@@ -73,8 +77,9 @@ class Resolver:
         self.states: list[int] = []
         self.choices: list[tuple[int, ...]] = []
         self.unseen: set[int] = set()
+        self.attached: dict[int, Attached] = {}
         self.backend = backend
-        self._known: dict[tuple[_Seen, int, int], int] = {}
+        self._known: dict[tuple[_Seen, int, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
         self._grammars: dict[tuple[Family, str, int], Grammar] = {}
@@ -89,17 +94,18 @@ class Resolver:
         """Find the events' places; each was logged between the two times given for it."""
         events = located.events
         v6 = events.ipv6
-        first, last = self._candidates(located, v6, earliest_ns, latest_ns)
+        first, last, soon = self._candidates(located, v6, earliest_ns, latest_ns)
         code = (events.site.astype(np.int64) + 1) * len(located.passes) + located.passed
         code = code * 2 + v6
-        if last.any():
-            states = int(last.max()) + 1
-            code = (code * states + first) * states + last
+        if soon.any():
+            states = int(soon.max()) + 1
+            code = ((code * states + first) * states + last) * states + soon
         _, example, inverse = np.unique(code, return_index=True, return_inverse=True)
         numbers = np.array(
             [
                 self._number(
-                    _seen(located, int(row), v6=bool(v6[row])), int(first[row]), int(last[row])
+                    _seen(located, int(row), v6=bool(v6[row])),
+                    *(int(one[row]) for one in (first, last, soon)),
                 )
                 for row in example
             ],
@@ -109,30 +115,38 @@ class Resolver:
 
     def _candidates(
         self, located: Locations, v6: Mask, earliest_ns: I64, latest_ns: I64
-    ) -> tuple[I32, I32]:
-        """The range of table states that may have held at each event."""
+    ) -> tuple[I32, I32, I32]:
+        """The first and last state of its table that may have held at each event, the last prepared then."""
         events = located.events
         first = np.zeros(len(events), np.int32)
         last = np.zeros(len(events), np.int32)
+        soon = np.zeros(len(events), np.int32)
         changing = {
             (family, name): timeline
             for family in FAMILIES
             for name, timeline in self.timelines.loaded(family).items()
             if len(timeline.states) > 1
         }
+        told = None
+        if changing and len(events.generations):
+            told = events.generations.bounds(events.head, events.received_ns)
         for (family, name), timeline in changing.items():
             named = np.array([*(table == name for table in located.tables), False])  # -1: the last
             rows = np.flatnonzero(named[events.site] & (v6 == (family == "ipv6")))
-            first[rows], last[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows])
-        return first, last
+            held = timeline.candidates(earliest_ns[rows], latest_ns[rows])
+            if told is not None:
+                held = _both(held, timeline.of_generations(told[0][rows], told[1][rows]))
+            first[rows], last[rows] = held
+            _, soon[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows] + _PREPARING_NS)
+        return first, last, np.maximum(last, soon)
 
-    def _number(self, seen: _Seen, first: int, last: int) -> int:
-        key = (seen, first, last)
+    def _number(self, seen: _Seen, first: int, last: int, soon: int) -> int:
+        key = (seen, first, last, soon)
         if key not in self._known:
-            self._known[key] = self._choice(seen, first, last)
+            self._known[key] = self._choice(*key)
         return self._known[key]
 
-    def _choice(self, seen: _Seen, first: int, last: int) -> int:
+    def _choice(self, seen: _Seen, first: int, last: int, soon: int) -> int:
         if seen.table is None:
             return -1
         timeline = self.timelines.table(seen.family, seen.table)
@@ -140,6 +154,11 @@ class Resolver:
         if timeline is not None:
             states = [*reversed(timeline.states[first : last + 1][-_MOST_CANDIDATES:])]
         found = [self._intern(seen, seen.table, state) for state in states]
+        if timeline is not None:
+            soon = min(soon, first + _MOST_CANDIDATES)
+            attached = self.timelines.attached(seen.family, seen.table, first, soon)
+            self.attached |= {one.state.number: one for one in attached}
+            found += [self._intern(seen, seen.table, one.state, beside=True) for one in attached]
         numbers = tuple(dict.fromkeys(one for one in found if one >= 0))
         if not numbers:
             return -1
@@ -160,11 +179,15 @@ class Resolver:
             )
         return self._chosen[fitting]
 
-    def _intern(self, seen: _Seen, table: str, state: TableState | None) -> int:
+    def _intern(
+        self, seen: _Seen, table: str, state: TableState | None, *, beside: bool = False
+    ) -> int:
         grammar = self._grammar(seen.family, table, state)
         place = self.backend.place(seen.site, table, seen.passed, grammar)
-        if place is None:
+        if place is None or (beside and not (place.builtin and place.explained)):
             return -1
+        if beside:
+            place = replace(place, beside=True)
         number = -1 if state is None else state.number
         if state is not None and state.chains is None:
             self.unseen.add(number)
@@ -198,6 +221,14 @@ class Resolver:
                 family, Ruleset(tables), late, self.our_comment, single=self.timelines.single
             )
         return self._grammars[key]
+
+
+def _both(one: Range, other: Range) -> Range:
+    """What two kinds of evidence leave: all, where they have nothing in common."""
+    lower, upper = np.minimum(one, other), np.maximum(one, other)
+    first, last = upper[0], lower[1]
+    agree = first <= last
+    return np.where(agree, first, lower[0]), np.where(agree, last, upper[1])
 
 
 def _seen(located: Locations, row: int, *, v6: bool) -> _Seen:

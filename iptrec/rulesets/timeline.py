@@ -6,10 +6,14 @@ the packets did tells which.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import bisect
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 
 if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Chain
@@ -17,38 +21,140 @@ if TYPE_CHECKING:
 
 
 EVER: Final = int(np.iinfo(np.int64).min)  # when the first state came: before all
+Came = tuple[int, int]  # after a generation of the rules, and not after another one
+ANY_TIME: Final[Came] = (BEFORE_ALL, LAST_OF_ALL)
+FROM_THE_FIRST: Final[Came] = (BEFORE_ALL, BEFORE_ALL)
 
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """A table's rules; ``chains`` is None where they are not known. Equal rules have equal numbers."""
+    """A table's rules; ``chains`` is None where they are not known. Equal rules have equal numbers.
+
+    ``handle``: of nf_tables; a table that was made anew has another one.
+    """
 
     number: int
     chains: dict[str, Chain] | None
+    handle: int | None = None
+
+    def same(self, other: TableState) -> bool:
+        """Whether it is the same table with the same rules."""
+        return (self.number, self.handle) == (other.number, other.handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """Base chains of nf_tables that are passed beside a table's rules: in a commit, and not in force.
+
+    The kernel attaches a new one while it prepares a commit, and detaches an old one after it
+    (nf_tables_addchain, nf_tables_commit). Meanwhile they are passed without rules, a new one with the policy
+    accept. ``state``: they alone. ``beside``: the number of the state that is in force. ``ahead``, ``behind``:
+    those that are passed right before and right after their namesakes of that state. ``phase``: of the table;
+    that of its i-th state is 4 i.
+    """
+
+    state: TableState
+    beside: int
+    ahead: frozenset[str]
+    behind: frozenset[str]
+    phase: int
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        chains: dict[str, Chain],
+        old: TableState,
+        new: TableState,
+        after: int,
+        *,
+        is_new: bool,
+    ) -> Attached:
+        """Those of a change; ``after``: the index of the state that it made."""
+        empty = {
+            name: replace(one, rules=(), policy="ACCEPT" if is_new else one.policy)
+            for name, one in chains.items()
+        }
+        namesakes = _bases(old).keys() & _bases(new).keys()
+        # Of equal priorities the one that came last is the first.
+        ahead = {
+            name for name in namesakes if (_priority(new, name) <= _priority(old, name)) == is_new
+        }
+        return cls(
+            TableState(number, empty),
+            old.number if is_new else new.number,
+            frozenset(ahead),
+            frozenset(namesakes - ahead),
+            4 * after - 3 if is_new else 4 * after - 1,
+        )
+
+
+def _made_anew(state: TableState, other: TableState) -> dict[str, Chain]:
+    """The base chains of a state that another one does not have, or of another table of that name."""
+    kept = _bases(other) if state.handle == other.handle else {}
+    return {name: one for name, one in _bases(state).items() if name not in kept}
+
+
+def _bases(state: TableState) -> dict[str, Chain]:
+    chains = state.chains or {}
+    return {name: one for name, one in chains.items() if one.base is not None}
+
+
+def _priority(state: TableState, name: str) -> int:
+    base = _bases(state)[name].base
+    return 0 if base is None else base.priority
 
 
 @dataclass(slots=True)
 class Timeline:
-    """The states of one table: state i came after ``after_ns[i]``, and not after ``time_ns[i]``."""
+    """The states of one table: state i came after ``after_ns[i]``, and not after ``time_ns[i]``.
+
+    ``generations[i]``: the generation of the rules that it came after, and one that it did not come after.
+    """
 
     states: list[TableState] = field(default_factory=list)
     after_ns: list[int] = field(default_factory=list)
     time_ns: list[int] = field(default_factory=list)
+    generations: list[Came] = field(default_factory=list)
+    _ordered: tuple[list[int], list[int]] = ([], [])
 
-    def add(self, state: TableState, after_ns: int, time_ns: int) -> None:
+    def add(
+        self, state: TableState, after_ns: int, time_ns: int, generations: Came = ANY_TIME
+    ) -> None:
         """Add the next state, unless it is the last one again."""
-        if self.states and self.states[-1].number == state.number:
+        if self.states and self.states[-1].same(state):
             return
         self.states.append(state)
         self.after_ns.append(max([after_ns, *self.after_ns[-1:]]))
         self.time_ns.append(max([time_ns, *self.time_ns[-1:]]))
+        self.generations.append(generations)
 
     def candidates(self, earliest_ns: I64, latest_ns: I64) -> tuple[I64, I64]:
         """First and last index of the states that may have held somewhere between two times."""
-        last = np.searchsorted(np.array(self.after_ns), latest_ns, side="left") - 1
-        first = np.searchsorted(np.array(self.time_ns), earliest_ns, side="right") - 1
-        last = np.maximum(last, 0)
-        return np.clip(first, 0, last), last
+        return _within(np.array(self.after_ns), np.array(self.time_ns), earliest_ns, latest_ns)
+
+    def first_of(self, generation: int) -> int:
+        """The index of the first state that may have held in a generation, or later."""
+        _, until = self._came()
+        return max(bisect.bisect_right(until, generation) - 1, 0)
+
+    def of_generations(self, oldest: I64, newest: I64) -> tuple[I64, I64]:
+        """The same of two generations of the rules."""
+        after, until = self._came()
+        return _within(np.array(after), np.array(until), oldest, newest)
+
+    def _came(self) -> tuple[list[int], list[int]]:
+        """After which generation each state came, and after which not: in order, as the states are."""
+        if len(self._ordered[0]) != len(self.generations):
+            after, until = zip(*self.generations, strict=True)
+            before_others = [*accumulate(reversed(until), min)][::-1]
+            self._ordered = [*accumulate(after, max)], before_others
+        return self._ordered
+
+
+def _within(after: I64, until: I64, oldest: I64, newest: I64) -> tuple[I64, I64]:
+    last = np.maximum(np.searchsorted(after, newest, side="left") - 1, 0)
+    return np.clip(np.searchsorted(until, oldest, side="right") - 1, 0, last), last
 
 
 class Timelines:
@@ -72,13 +178,17 @@ class Timelines:
         chains: dict[str, Chain] | None,
         after_ns: int,
         time_ns: int,
+        generations: Came = ANY_TIME,
+        handle: int | None = None,
     ) -> None:
         """Add what a table was from some moment on: after the one time, not after the other.
 
-        ``chains``: None where its rules are not known.
+        ``chains``: None where its rules are not known. ``generations``: see `Timeline`. ``handle``: see
+        `TableState`.
         """
         timeline = self._tables.setdefault((family, name), Timeline())
-        timeline.add(TableState(self._number(family, name, chains), chains), after_ns, time_ns)
+        state = TableState(self._number(family, name, chains), chains, handle)
+        timeline.add(state, after_ns, time_ns, generations)
         for chain in (chains or {}).values():
             if chain.base is not None:
                 self.hooks.setdefault((family, name, chain.name), chain.base.hook)
@@ -86,6 +196,19 @@ class Timelines:
     def table(self, family: Family, name: str) -> Timeline | None:
         """One table's states; None if it was never loaded."""
         return self._tables.get((family, name))
+
+    def attached(self, family: Family, name: str, first: int, last: int) -> list[Attached]:
+        """What packets may have passed beside a table's states, at the changes between two of them."""
+        states = self._tables[family, name].states
+        found = []
+        for after in range(first + 1, last + 1):
+            old, new = states[after - 1 : after + 1]
+            for state, other in ((new, old), (old, new)):
+                chains = _made_anew(state, other)
+                if chains:
+                    number = self._number_of(("attached", family, name, after, state is new))
+                    found.append(Attached.of(number, chains, old, new, after, is_new=state is new))
+        return found
 
     def loaded(self, family: Family) -> dict[str, Timeline]:
         """All tables of a family that were ever loaded."""

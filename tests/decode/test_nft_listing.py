@@ -471,6 +471,22 @@ def test_words_outlive_what_iptables_cannot_say(order):
     assert [len(one) for one in told] == [1, 2][::order]
 
 
+@pytest.mark.parametrize(("handle", "same"), [(1, True), (2, False)])
+def test_words_end_with_their_table(handle, same):
+    """Of iptables' extensions nft prints the name alone: made anew, an equal text may be another rule."""
+
+    def in_table(number, printed):
+        objects = json.loads(printed)
+        objects["nftables"].insert(
+            0, {"table": {"family": "ip", "name": "filter", "handle": number}}
+        )
+        return json.dumps(objects).encode()
+
+    first = ("iptables-nft-save", 1, IPTABLES), ("nft", 1, in_table(1, NATIVE))
+    spec = last_spec(*first, ("nft", 9, in_table(handle, MORE)))
+    assert (spec == "-s 10.0.0.9/32") is same
+
+
 @pytest.mark.parametrize(
     ("family", "table", "name"),
     [("ip", "filter", "filter"), ("ip", "own", "ip own"), ("inet", "filter", "inet filter")],

@@ -161,7 +161,7 @@ def judge(path, counted):
                 truth.packets += int(times)
                 truth.incomplete += 0 if one.complete else int(times)
                 truth.ambiguous += 0 if one.doubt is None else int(times)
-                for place in (window.resolver.places[each] for each in one.way):
+                for place in (window.resolver.places[each] for each in one.path):
                     if not place.ours and (place.rule or place.builtin):
                         spec = place.rule.spec if place.rule else "policy"
                         hits[place.table, place.chain, spec] += int(times)

@@ -109,6 +109,16 @@ def test_a_change_without_effect_on_the_way_is_no_doubt():
     ]
 
 
+def test_what_reads_the_same_by_both_settles_nothing():
+    """A packet on which old and new rules agree does not say which of them held."""
+    old, new = (
+        table("INPUT -p tcp -j DROP", f"INPUT -p udp -j {one}") for one in ("ACCEPT", "DROP")
+    )
+    events = packet(1, "filter:INPUT:rule:1") + packet(2, SECOND)
+    answers = found(changing(events, after_ns=0, time_ns=10**9, old=old, new=new))
+    assert [one[2] for one in answers] == [False, True]
+
+
 def test_one_table_is_passed_in_one_state():
     """Events of one pass are never read half by the old rules and half by the new."""
     old = table("INPUT -p udp -j a", "a -p udp -j DROP", chains=":a - [0:0]\n")

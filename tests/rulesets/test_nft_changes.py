@@ -11,6 +11,7 @@ from nft_handmade import (
     CREATE,
     DEL_RULE,
     DEL_TABLE,
+    DROP,
     NEW_CHAIN,
     NEW_ELEMENTS,
     NEW_RULE,
@@ -31,6 +32,7 @@ from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.timeline import EVER
 from iptrec.views.text import Layout, render
 
+UDP = udp(b"x")
 ONE = {"f": [(5, "drop")]}
 
 
@@ -187,6 +189,17 @@ def test_without_messages_equal_tables_have_not_changed(end, expected):
     assert texts(recording.listed(ONE, 200, **end)) == expected
 
 
+def test_a_listing_of_several_moments_is_not_believed():
+    """The ruleset changed from one command to the next, so it has no number: handles may be of other rules."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, *made_anew(2, "drop", "accept")).listed(
+        {"f": [(5, "log x")]}, 115, handle=2
+    )
+    recording.commit(9, 120, rule(DEL_RULE, "f", 5, "accept"), rule(NEW_RULE, "f", 6, "log"))
+    recording.listed({"f": [(6, "log y")]}, 200, generation=9, handle=2)
+    assert texts(recording) == [["drop"], [""], ["log y"]]
+
+
 def test_a_table_that_was_there_between_two_listings_only():
     """It is told as well, and nothing of it before and after."""
     recording = NftHandMade().listed(ONE, 100, generation=7, name="other")
@@ -213,15 +226,26 @@ def test_the_verdict_tells_which_of_two_rules_with_one_handle_it_was(verdict, sp
     assert (one.steps[-1].spec, one.ambiguous, one.verdict) == (spec, False, spec.upper())
 
 
-def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once():
-    """Both are attached for a moment: no ruleset explains it, the kernel's id does, and the doubt is said."""
-    packet = udp(b"x")
-    way = [
-        event(packet, 9, "f", dumps=True),
-        event(packet, 9, "f", policy=ACCEPT),
-        event(packet, 9, "f", 5, verdict=ACCEPT, dumps=True),
-    ]
+BESIDE = event(UDP, 9, "f", dumps=True), event(UDP, 9, "f", policy=ACCEPT)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        ((*BESIDE, event(UDP, 9, "f", 5, verdict=DROP, dumps=True)), ["policy", "drop"]),
+        ((event(UDP, 9, "f", 5, verdict=ACCEPT, dumps=True), *BESIDE), ["accept", "policy"]),
+    ],
+)
+def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once(way, told):
+    """Both are attached for a moment, the new one first, and one of them is empty: that is no doubt."""
     (one,) = Packets(changing(*way))
+    assert [step.spec or step.type for step in one.steps] == told
+    assert not one.ambiguous
+
+
+def test_what_no_rules_explain_is_told_once_and_the_doubt_is_said():
+    """The new chain is passed before the old one: it cannot have been empty and in force behind it."""
+    (one,) = Packets(changing(*BESIDE, event(UDP, 9, "f", 5, verdict=ACCEPT, dumps=True)))
     assert [step.type for step in one.steps] == ["policy", "rule"]
     assert one.ambiguous
     assert one.reason.endswith("it met old and new ones")

@@ -9,6 +9,7 @@ import pytest
 from handmade import HandMade, udp
 
 from iptrec.cli import app
+from iptrec.decode import generations
 from iptrec.decode.events import TraceEvents
 from iptrec.decode.rulesets.types import Chain, Rule
 from iptrec.names import HOOKS
@@ -44,15 +45,16 @@ class Toy:
         count = len(size)
         none, nothing = np.full(count, -1, np.int64), np.zeros(count, np.uint32)
         return TraceEvents(
-            buffer=buffer, datagram=np.arange(count), message=start, received_ns=received_ns,
-            stamp_ns=np.zeros(count, np.int64), seq=none, family=np.full(count, 2, np.uint8),
-            hook=np.full(count, 255, np.uint8), protocol=np.full(count, 0x0800, np.uint16),
+            buffer=buffer, datagram=np.arange(count), head=np.arange(count), message=start,
+            received_ns=received_ns, stamp_ns=np.zeros(count, np.int64), seq=none,
+            family=np.full(count, 2, np.uint8), hook=np.full(count, 255, np.uint8),
+            protocol=np.full(count, 0x0800, np.uint16),
             site=site.astype(np.int32), sites=rules.tolist(), mark=nothing, indev=nothing, outdev=nothing,
             physindev=nothing, physoutdev=nothing, payload=start + 1,
             payload_length=(size - 1).astype(np.int32), link=none, link_length=np.zeros(count, np.int32),
             uid=none, gid=none, ct_state=np.zeros(count, np.uint8),
             ct_direction=none.astype(np.int8), ct_status=none, conntrack=none, trace=none,
-            undecoded=np.zeros(0, np.int64),
+            generations=generations.NONE, undecoded=np.zeros(0, np.int64),
         )  # fmt: skip
 
     def history(self, snapshots, changes=None, *, single):  # noqa: ARG002 - it tells none

@@ -1,0 +1,131 @@
+"""Which rules a packet met, by the numbers of the rulesets that the kernel told among the traces."""
+
+from __future__ import annotations
+
+import pytest
+from handmade import udp
+from nft_handmade import (
+    ACCEPT,
+    DEL_RULE,
+    DEL_TABLE,
+    NEW_CHAIN,
+    NEW_GENERATION,
+    NEW_RULE,
+    NEW_TABLE,
+    NftHandMade,
+    chain,
+    event,
+    message,
+    rule,
+    table,
+    u32,
+)
+
+from iptrec.answers.orphans import orphans
+from iptrec.answers.packets import Packets
+from iptrec.answers.summary import summarize
+from iptrec.packets import window
+
+OLD, NEW = "log accept", "counter accept"
+
+
+def number(generation):
+    return message(NEW_GENERATION, (1, u32(generation)))
+
+
+def passing(port):
+    """A packet that meets the one rule, whose handle the old table and the new one have."""
+    return [event(udp(b"x", sport=port), port, "f", 5, verdict=ACCEPT, dumps=True)]
+
+
+def beside(port):
+    """The same packet in a chain that is attached, and not in force."""
+    packet = udp(b"x", sport=port)
+    return [event(packet, port, "f", dumps=True), event(packet, port, "f", policy=ACCEPT)]
+
+
+def changing(*traced):
+    """A table that is made anew by generation 8; ``traced``: (time in ms, messages)."""
+    recording = NftHandMade().listed({"f": [(5, OLD)]}, 100, generation=7)
+    for time, *messages in traced:
+        recording.traced(time, *(one for some in messages for one in some))
+    new = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 4, policy=ACCEPT)
+    before = rule(DEL_RULE, "f", 5, OLD), table(DEL_TABLE, 1)
+    recording.commit(8, 301, *before, *new, rule(NEW_RULE, "f", 5, NEW))
+    return recording.listed({"f": [(5, NEW)]}, 400, generation=8, handle=2, after=100)
+
+
+def found(recording):
+    """The rule that each packet met; with "?" where that is unsure."""
+    specs = [[step.spec for step in one.steps if step.spec] for one in Packets(recording)]
+    return [
+        one + "?" * each.ambiguous for (one,), each in zip(specs, Packets(recording), strict=True)
+    ]
+
+
+SEVEN, EIGHT = [number(7)], [number(8)]
+CASES = {
+    "nothing told": ([(300, passing(1), passing(2))], [NEW + "?"] * 2),
+    "before and behind": (
+        [(290, SEVEN), (299, passing(1)), (300, SEVEN, EIGHT), (301, passing(2)), (320, passing(3))],
+        [OLD, NEW, NEW],
+    ),
+    "in the last moment before": (
+        [(290, SEVEN), (300, passing(1), SEVEN, passing(2), EIGHT)], [OLD, NEW + "?"],
+    ),
+    "a number was lost": ([(290, SEVEN), (300, passing(1), [number(9)], passing(2))], [NEW + "?", NEW]),
+    "attached, not in force: it is the old one": (
+        [(300, SEVEN, passing(1), beside(2), passing(2), passing(3), EIGHT)], [OLD, OLD, NEW],
+    ),
+    "in force, the old one still attached": (
+        [(300, SEVEN, passing(1), passing(2), beside(2), passing(3), EIGHT)], [OLD, NEW, NEW],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_rules_of_its_generation(case):
+    """Equal handles in a new table of the same name: only the order tells, and where it does not, we say so."""
+    traced, expected = CASES[case]
+    assert found(changing(*traced)) == expected
+
+
+def test_a_packet_under_way_when_the_rules_changed():
+    """The rules are chosen when it comes into a base chain: its later events there are of the same ones."""
+    packet = udp(b"x")
+    begins = event(packet, 9, "f", 5, dumps=True)
+    ends = event(packet, 9, "f", policy=ACCEPT)
+    recording = NftHandMade().listed({"f": [(5, OLD)]}, 100, generation=7)
+    recording.traced(300, number(7), begins, number(7), number(8), event(packet, 9, "f"), ends)
+    new = rule(DEL_RULE, "f", 5, OLD), rule(NEW_RULE, "f", 6, NEW)
+    recording.commit(8, 301, *new).listed({"f": [(6, NEW)]}, 400, generation=8)
+    (one,) = Packets(recording)
+    assert [(step.type, step.spec) for step in one.steps] == [("rule", OLD), ("policy", None)]
+    assert not one.ambiguous
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_windows_take_over_what_was_told_before_them(size, monkeypatch):
+    """However few events are read at a time."""
+    monkeypatch.setattr(window, "WINDOW_EVENTS", size)
+    traced = [(290, SEVEN), *((295, passing(port)) for port in range(1, 6)), (300, SEVEN, EIGHT)]
+    recording = changing(*traced, *((301, passing(port)) for port in range(6, 9)))
+    assert not {NEW, OLD + "?"} & {*found(recording)[:5]}
+    assert found(recording)[5:] == [NEW] * 3
+
+
+def test_numbers_are_no_events():
+    """Nobody counts them, and they are not what cannot be read."""
+    recording = changing((290, SEVEN, passing(1)), (300, EIGHT))
+    summary = summarize(recording)
+    assert (summary.events, summary.packets, summary.orphans) == (1, 1, 0)
+    assert list(orphans(recording)) == []
+
+
+@pytest.mark.parametrize("cut", [16, 20, 24, 27])
+def test_a_number_that_is_cut_off(cut):
+    """It is said that there is something else, and nothing is concluded."""
+    damaged = number(8)[:cut]
+    recording = changing((290, SEVEN), (300, passing(1), [damaged]))
+    assert summarize(recording).events == 2
+    assert len(found(recording)) == 1
