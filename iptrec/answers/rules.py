@@ -47,19 +47,19 @@ class TableCount:
     """A table as it last was; each chain with its policy (None: a user's) and its rules.
 
     ``family``: "ipv4", "ipv6", or of a table of nf_tables that packets of both pass its own ("inet").
-    Rules that are gone follow those that are there, in the order of their first hits. ``unseen``: what hit
-    rules of a chain, or its end, while the rules of that time were not known.
+    Rules that are gone follow those that are there, in the order of their first hits. ``unsure``: what hit
+    rules of a chain, or its end, while the rules changed or were not known: nobody can tell which.
     """
 
     family: str
     table: str
     chains: dict[str, tuple[str | None, list[RuleCount]]] = field(default_factory=dict)
     policies: dict[str, Count] = field(default_factory=dict)
-    unseen: dict[str, Count] = field(default_factory=dict)
+    unsure: dict[str, Count] = field(default_factory=dict)
 
 
 _Key = tuple[str, str, str, "str | None", int]
-_END, _UNSEEN = 0, -1  # in the place of a rule's text and number
+_END, _UNSURE = 0, -1  # in the place of a rule's text and number
 
 
 def count_rules(recording: Recording, selection: Selection) -> Counted[TableCount]:
@@ -88,7 +88,7 @@ def _tables(
             continue
         found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
         _add_gone(found, hits, rules)
-        _add_unseen(found, hits)
+        _add_unsure(found, hits)
         yield found
 
 
@@ -108,10 +108,10 @@ def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule
             table.policies.setdefault(chain, hits.get((family, name, chain, None, _END), Count()))
 
 
-def _add_unseen(table: TableCount, hits: dict[_Key, Count]) -> None:
+def _add_unsure(table: TableCount, hits: dict[_Key, Count]) -> None:
     for (family, name, chain, _, ordinal), count in hits.items():
-        if (family, name, ordinal) == (table.family, table.table, _UNSEEN):
-            table.unseen[chain] = count
+        if (family, name, ordinal) == (table.family, table.table, _UNSURE):
+            table.unsure[chain] = count
             table.chains.setdefault(chain, (None, []))
             table.policies.setdefault(chain, Count())
 
@@ -124,7 +124,7 @@ def _count_window(
     outcome = assembly.outcome[chosen]
     sizes, times = lengths(events), window.moment_ns
     for number in np.unique(outcome).tolist():
-        path = assembly.outcomes[number].path
+        path, unsure = assembly.outcomes[number].path, assembly.outcomes[number].unsure
         here = chosen[outcome == number]
         starts = assembly.first[here]
         for at, one in enumerate(path):
@@ -132,8 +132,8 @@ def _count_window(
             if place.ours:
                 continue
             rows = assembly.rows[starts + at]
-            key = _key(window, one, place)
-            if place.rule is not None:
+            key = _key(window, one, place, sure=at not in unsure)
+            if key[3] is not None and place.rule is not None:
                 rules.setdefault(key, place.rule)
             hits.setdefault(key, Count()).add(
                 len(rows),
@@ -144,11 +144,13 @@ def _count_window(
             )
 
 
-def _key(window: Window, number: int, place: Place) -> _Key:
+def _key(window: Window, number: int, place: Place, *, sure: bool) -> _Key:
     """What stays of a rule when others come and go: its text, and which of equal ones it is."""
     family = family_of(place.table, window.resolver.families[number])
+    if place.wordless or not sure:
+        return family, place.table, place.chain, None, _UNSURE
     if place.rule is None:
-        return family, place.table, place.chain, None, _UNSEEN if place.wordless else _END
+        return family, place.table, place.chain, None, _END
     chain = window.resolver.grammars[number].ruleset.tables[place.table][place.chain]
     before = chain.rules[: (place.index or 1) - 1]
     return (

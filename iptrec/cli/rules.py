@@ -37,7 +37,7 @@ def rules(
 
     Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
     marked, and so are rules that were hit and are gone by the end; ? are hits from while the rules of the
-    chain were not known. Exit status 1 when no rule fits.
+    chain changed or were not known. Exit status 1 when no rule fits.
 
     Examples:
 

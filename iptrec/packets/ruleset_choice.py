@@ -134,7 +134,14 @@ class _Evidence:
         ] or list(outcomes)
         if len(possible) == 1:
             return possible[0]
-        return replace(possible[0], doubt=self._doubt(possible))
+        readings = list(map(self._reading, zip(*(one.path for one in possible), strict=True)))
+        unsure = frozenset(at for at, some in enumerate(readings) if len(some) > 1)
+        return replace(possible[0], doubt=self._doubt(possible), unsure=unsure)
+
+    def _reading(self, numbers: tuple[int, ...]) -> set[tuple[str | None, str | None]]:
+        """What an event was, by each of several paths: a rule's text, whatever its number, or an end."""
+        places = [self._book.places[number] for number in numbers]
+        return {(None if one.rule is None else one.rule.spec, one.target) for one in places}
 
     def _possible(self, rows: list[int], path: tuple[int, ...]) -> bool:
         if not self._in_time(rows, path):

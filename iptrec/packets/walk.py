@@ -34,7 +34,8 @@ class Outcome:
     ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
-    is certain. ``alike``: paths through other rulesets that read the same.
+    is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
+    path whose rule it may not have been.
     """
 
     path: tuple[int, ...]
@@ -46,6 +47,7 @@ class Outcome:
     reason: str | None
     doubt: str | None = None
     alike: tuple[tuple[int, ...], ...] = ()
+    unsure: frozenset[int] = frozenset()
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 _WIDTH: Final = 80
 _INDENT: Final = 30
-_UNSEEN: Final = "rules, or the end, while the rules were not known"
+_UNSURE: Final = "rules that cannot be told: they changed just then, or were not known"
 
 
 def as_json(table: TableCount) -> Iterator[str]:
@@ -33,7 +33,7 @@ def as_json(table: TableCount) -> Iterator[str]:
                 "chain": chain,
                 "policy": policy,
                 "end": _count(table.policies[chain]),
-                "unseen": _count(table.unseen.get(chain, Count())),
+                "unsure": _count(table.unsure.get(chain, Count())),
                 "rules": [_rule(one) for one in rules],
             },
             separators=(",", ":"),
@@ -48,8 +48,8 @@ def as_text(table: TableCount) -> Iterator[str]:
         yield f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
         for one in rules:
             yield from _rule_lines(one)
-        if chain in table.unseen:
-            yield from _lines("?", table.unseen[chain], _UNSEEN)
+        if chain in table.unsure:
+            yield from _lines("?", table.unsure[chain], _UNSURE)
 
 
 def _rule_lines(one: RuleCount) -> list[str]:
