@@ -36,7 +36,8 @@ def rules(
     """Print the rules as they last were, with the packets of the recording that hit them.
 
     Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
-    marked, and so are rules that were hit and are gone by the end. Exit status 1 when no rule fits.
+    marked, and so are rules that were hit and are gone by the end. A rule where packets may pass untraced is
+    neither hit nor unused as long as no packet was seen there. Exit status 1 when no rule fits.
 
     Examples:
 
@@ -90,7 +91,11 @@ def _limited(
     for name, (policy, rules) in table.chains.items():
         if places and (table.table, name) not in places:
             continue
-        kept = [one for one in rules if hit is None or bool(one.count.packets) == hit]
+        kept = [
+            one
+            for one in rules
+            if hit is None or (bool(one.count.packets) if hit else table.unused(one))
+        ]
         if hit is None or kept:
             chains[name] = policy, kept
     return replace(table, chains=chains)

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
     from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording, Snapshot
+    from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
 HOLES: Final = {
     "rules-gone": "somebody removed our TRACE rules; they were put back",
     "logger-switched": "somebody switched net.netfilter.nf_log; it was switched back",
+}
+UNTRACED: Final[dict[Why, str]] = {
+    "before": "packets pass it before tracing begins",
+    "beside": "frames that do not come through IP pass it untraced",
 }
 _WIDTH: Final = 80
 _INDENT: Final = 13
@@ -54,6 +59,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
             ],
             "talkers": [asdict(one) for one in summary.talkers],
             "talkers_exact": summary.talkers_exact,
+            "untraced": [one._asdict() for one in summary.untraced],
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
             "losses": [asdict(one) for one in losses],
@@ -112,6 +118,7 @@ def as_text(recording: Recording, summary: Summary) -> str:
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
+    rows += [("not traced", text) for text in _untraced(summary)]
     rows += [("lost", _loss(loss)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
@@ -142,6 +149,18 @@ def how_many(losses: Sequence[Loss]) -> str:
         seconds = sum(loss.last_ns - loss.first_ns for loss in holes) / 1e9
         words.append(f"not traced for {seconds:.1f} s")
     return ", ".join(words)
+
+
+def _untraced(summary: Summary) -> Iterator[str]:
+    """Which chains packets may pass untraced."""
+    for why, text in UNTRACED.items():
+        chains = [f"{one.table}/{one.chain}" for one in summary.untraced if one.why == why]
+        if chains:
+            yield f"{', '.join(chains)}: {text}"
+
+
+def _chains(count: int) -> str:
+    return f"{count:,} chain{'s are' if count > 1 else ' is'}"
 
 
 def _row(name: str, value: str) -> str:
@@ -175,6 +194,7 @@ def _loss(loss: Loss) -> str:
 def _flaws(recording: Recording, summary: Summary) -> list[str]:
     """Why the recording does not tell everything; empty if it does."""
     losses = recording.losses
+    early = [one for one in summary.untraced if one.why == "before"]
     uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
     return [
         text
@@ -188,6 +208,7 @@ def _flaws(recording: Recording, summary: Summary) -> list[str]:
             (f"{summary.incomplete:,} traces incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
             (f"{summary.orphans:,} events name no rule", summary.orphans),
+            (f"{_chains(len(early))} passed before tracing begins", early),
         )
         if holds
     ]

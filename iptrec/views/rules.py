@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
+from iptrec.views.info import UNTRACED
 from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.path_counts import Count
     from iptrec.answers.rules import RuleCount, TableCount
+    from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
@@ -32,6 +34,7 @@ def as_json(table: TableCount) -> Iterator[str]:
                 "chain": chain,
                 "policy": policy,
                 "end": _count(table.policies[chain]),
+                "untraced": table.untraced.get(chain),
                 "rules": [_rule(one) for one in rules],
             },
             separators=(",", ":"),
@@ -45,13 +48,13 @@ def as_text(table: TableCount) -> Iterator[str]:
         end = table.policies[chain]
         yield f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
         for one in rules:
-            yield from _lines(one)
+            yield from _lines(one, table.untraced.get(chain))
 
 
-def _lines(one: RuleCount) -> list[str]:
+def _lines(one: RuleCount, untraced: Why | None) -> list[str]:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
     count = one.count
-    counted = f"{count.packets:,}" if count.packets else "-"
+    counted = f"{count.packets:,}" if count.packets else "-" if untraced is None else "?"
     when = f"{_clock(count.first_ns)}" if count.packets else ""
     number = "gone" if one.number is None else f"#{one.number}"
     head = f"{number:>5} {counted:>8} {when:<12}  "
@@ -60,6 +63,8 @@ def _lines(one: RuleCount) -> list[str]:
         text += f"  (to {_clock(count.last_ns)}, {count.bytes:,} bytes)"
     if one.unreachable is not None:
         text += f"  (never reached: #{one.unreachable} ends the chain)"
+    if untraced is not None:
+        text += f"  (not traced: {UNTRACED[untraced]})"
     return textwrap.wrap(
         text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT,
         break_long_words=False, break_on_hyphens=False,
