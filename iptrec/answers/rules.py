@@ -14,6 +14,7 @@ from iptrec.packets.identity import lengths
 from iptrec.rulesets.nft_places import our_table
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import always_matches, ends_chain, is_ours
+from iptrec.rulesets.untraced import untraced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.places import Place
     from iptrec.rulesets.resolver import Resolver
+    from iptrec.rulesets.untraced import Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class TableCount:
     ``family``: "ipv4", "ipv6", or of a table of nf_tables that packets of both pass its own ("inet").
     Rules that are gone follow those that are there, in the order of their first hits. ``unsure``: what hit
     rules of a chain, or its end, while the rules changed or were not known: nobody can tell which.
+    ``untraced``: the chains that packets may pass untraced, and why (`rulesets.untraced`): what hit them is
+    not all known.
     """
 
     family: str
@@ -56,6 +60,11 @@ class TableCount:
     chains: dict[str, tuple[str | None, list[RuleCount]]] = field(default_factory=dict)
     policies: dict[str, Count] = field(default_factory=dict)
     unsure: dict[str, Count] = field(default_factory=dict)
+    untraced: dict[str, Why] = field(default_factory=dict)
+
+    def unused(self, rule: RuleCount) -> bool:
+        """Whether no packet hit a rule, as far as packets can be seen there at all."""
+        return not rule.count.packets and rule.chain not in self.untraced
 
 
 _Key = tuple[str, str, str, "str | None", int]
@@ -83,10 +92,14 @@ def _tables(
         for family in FAMILIES
         for table, timeline in book.timelines.loaded(family).items()
     }
+    blind = untraced(book.timelines, book.our_comment)
     for (family, table), timeline in loaded.items():
         if book.our_comment is not None and table == our_table(book.our_comment):
             continue
         found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
+        found.untraced = {
+            chain: why for (of, name, chain), why in blind.items() if (of, name) == (family, table)
+        }
         _add_gone(found, hits, rules)
         _add_unsure(found, hits)
         yield found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -14,14 +14,20 @@ from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.window import windows
+from iptrec.rulesets.backends import timelines
+from iptrec.rulesets.table_names import family_of
+from iptrec.rulesets.untraced import untraced
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+    from iptrec.rulesets.untraced import Why
 
 
 UNKNOWN: Final = "unknown"  # in the place of a protocol's name
@@ -39,6 +45,15 @@ class Talker:
     bytes: int = 0
 
 
+class UntracedChain(NamedTuple):
+    """A base chain of nf_tables that packets may pass untraced, and why: see `rulesets.untraced`."""
+
+    family: str
+    table: str
+    chain: str
+    why: Why
+
+
 @dataclass(slots=True)
 class Summary:
     """Counts over the whole recording.
@@ -51,6 +66,7 @@ class Summary:
 
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
+    ``untraced``: base chains that packets may pass untraced.
     """
 
     events: int = 0
@@ -67,11 +83,13 @@ class Summary:
     interfaces: dict[tuple[str | None, str | None], int] = field(default_factory=dict)
     talkers: list[Talker] = field(default_factory=list)
     talkers_exact: bool = True
+    untraced: list[UntracedChain] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """Whether it is known that no event is missing, and every trace is whole and certain."""
+        """Whether it is known that no event or packet is missing, and every trace is whole and certain."""
         missing = self.lost or self.uncounted or not (self.countable and self.closed)
+        missing = missing or any(one.why == "before" for one in self.untraced)
         return not (missing or self.incomplete or self.ambiguous or self.orphans)
 
 
@@ -83,6 +101,7 @@ def summarize(reader: Recording) -> Summary:
         uncounted=sum(loss.events is None for loss in losses),
         countable=all(one.detail.get("sequence") is not False for one in reader.streams),
         closed=reader.facts.closed,
+        untraced=list(untraced_chains(reader)),
     )
     verdicts: Counter[str] = Counter()
     traffic = _Traffic(reader)
@@ -100,6 +119,17 @@ def summarize(reader: Recording) -> Summary:
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
+
+
+def untraced_chains(recording: Recording) -> Iterator[UntracedChain]:
+    """The base chains that packets may pass untraced, of all namespaces."""
+    ours = f"iptrec:{recording.facts.uuid}"
+    for namespace in recording.namespaces:
+        for known in timelines(recording, namespace.id):
+            bases = {(family_of(table, of), table, chain) for of, table, chain in known.hooks}
+            for place, why in untraced(known, ours).items():
+                if place in bases:
+                    yield UntracedChain(*place, why)
 
 
 class _Traffic:

@@ -37,7 +37,8 @@ def rules(
 
     Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
     marked, and so are rules that were hit and are gone by the end; ? are hits from while the rules of the
-    chain changed or were not known. Exit status 1 when no rule fits.
+    chain changed or were not known. A rule where packets may pass untraced is neither hit nor unused as long
+    as no packet was seen there. Exit status 1 when no rule fits.
 
     Examples:
 
@@ -94,7 +95,11 @@ def _limited(
     for name, (policy, rules) in table.chains.items():
         if places and (table.table, name) not in places:
             continue
-        kept = [one for one in rules if hit is None or bool(one.count.packets) == hit]
+        kept = [
+            one
+            for one in rules
+            if hit is None or (bool(one.count.packets) if hit else table.unused(one))
+        ]
         if hit is None or kept:
             chains[name] = policy, kept
     return replace(table, chains=chains)

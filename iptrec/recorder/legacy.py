@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from iptrec.errors import HostError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.watch import State, Watch
+from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events
+from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.kinds import SAVES
 from iptrec.recording.writer import Blob
 
@@ -73,6 +77,11 @@ class LegacyBackend:
     def insert(self, evidence: Evidence, undo: Undo) -> None:
         """Our rules on top of the raw tables."""
         self._evidence = evidence
+        if (
+            self._setting.options.backend == "legacy"
+        ):  # else nf_tables has no rules, or is recorded as well
+            with contextlib.suppress(HostError):
+                note_untraced(self._setting.report, RAW_PRIORITY)
         # It begins to listen to the lock before anything is changed.
         self.watch = Watch(self._rules, self._loggers, self._found, self._setting.guardian)
         for family, ours in self._rules.items():

@@ -17,6 +17,7 @@ from iptrec.kernel.nft.watch import NftState, NftWatch
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events, Side
+from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.writer import Blob
 
 if TYPE_CHECKING:
@@ -102,12 +103,7 @@ class NftBackend:
     def _note_untraced(self) -> None:
         """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
         beside = self._table is None and any(map(raw.has_raw, self._rules))
-        early = raw.passed_before(raw.RAW_PRIORITY - (not beside))
-        if early:
-            self._setting.report.note(
-                f"{', '.join(early)} may be passed before tracing begins: packets that are dropped there"
-                " are not seen"
-            )
+        note_untraced(self._setting.report, raw.RAW_PRIORITY - (not beside))
 
     def baseline(self, evidence: Evidence) -> None:
         """The ruleset as it is now; the changes up to here are our own."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording, Snapshot
+    from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
 HOLES: Final = {
@@ -32,6 +33,10 @@ NOT_CLOSED: Final = {
     None: "not closed: cut off, or still recording",
 }
 _UNTOLD: Final = "not known (the headers were not recorded whole)"
+UNTRACED: Final[dict[Why, str]] = {
+    "before": "packets pass it before tracing begins",
+    "beside": "frames that do not come through IP pass it untraced",
+}
 _WIDTH: Final = 80
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value; a command can be as long as it likes
@@ -63,6 +68,7 @@ def as_json(recording: Recording, summary: Summary, *, running: bool | None = Fa
             ],
             "talkers": [asdict(one) for one in summary.talkers],
             "talkers_exact": summary.talkers_exact,
+            "untraced": [one._asdict() for one in summary.untraced],
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
             "losses": [asdict(one) for one in losses],
@@ -121,6 +127,7 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
+    rows += [("not traced", text) for text in _untraced(summary)]
     rows += [("lost", _loss(loss)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
@@ -157,6 +164,18 @@ def how_many(losses: Sequence[Loss]) -> str:
     return ", ".join(words)
 
 
+def _untraced(summary: Summary) -> Iterator[str]:
+    """Which chains packets may pass untraced."""
+    for why, text in UNTRACED.items():
+        chains = [f"{one.table}/{one.chain}" for one in summary.untraced if one.why == why]
+        if chains:
+            yield f"{', '.join(chains)}: {text}"
+
+
+def _chains(count: int) -> str:
+    return f"{count:,} chain{'s are' if count > 1 else ' is'}"
+
+
 def _row(name: str, value: str) -> str:
     """Aligned, and short where a value is as long as somebody liked: the JSON has all of it."""
     return (
@@ -188,6 +207,7 @@ def _loss(loss: Loss) -> str:
 def _flaws(recording: Recording, summary: Summary, running: bool | None = False) -> list[str]:
     """Why the recording does not tell everything; empty if it does."""
     losses = recording.losses
+    early = [one for one in summary.untraced if one.why == "before"]
     uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
     return [
         text
@@ -201,6 +221,7 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
             (f"{summary.incomplete:,} traces incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
             (f"{summary.orphans:,} events name no rule", summary.orphans),
+            (f"{_chains(len(early))} passed before tracing begins", early),
         )
         if holds
     ]

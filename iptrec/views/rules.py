@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.path_counts import Count
 from iptrec.views.escape import printable
+from iptrec.views.info import UNTRACED
 from iptrec.views.style import clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.answers.rules import RuleCount, TableCount
+    from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
@@ -34,6 +36,7 @@ def as_json(table: TableCount) -> Iterator[str]:
                 "policy": policy,
                 "end": _count(table.policies[chain]),
                 "unsure": _count(table.unsure.get(chain, Count())),
+                "untraced": table.untraced.get(chain),
                 "rules": [_rule(one) for one in rules],
             },
             separators=(",", ":"),
@@ -47,20 +50,23 @@ def as_text(table: TableCount) -> Iterator[str]:
         end = table.policies[chain]
         yield f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
         for one in rules:
-            yield from _rule_lines(one)
+            yield from _rule_lines(one, table.untraced.get(chain))
         if chain in table.unsure:
             yield from _lines("?", table.unsure[chain], _UNSURE)
 
 
-def _rule_lines(one: RuleCount) -> list[str]:
+def _rule_lines(one: RuleCount, untraced: Why | None) -> list[str]:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
-    reached = f"  (never reached: #{one.unreachable} ends the chain)" if one.unreachable else ""
+    more = f"  (never reached: #{one.unreachable} ends the chain)" if one.unreachable else ""
+    more += f"  (not traced: {UNTRACED[untraced]})" if untraced is not None else ""
     number = "gone" if one.number is None else f"#{one.number}"
-    return _lines(number, one.count, printable(one.rule.spec), reached)
+    return _lines(
+        number, one.count, printable(one.rule.spec), more, none="-" if untraced is None else "?"
+    )
 
 
-def _lines(number: str, count: Count, text: str, more: str = "") -> list[str]:
-    counted = f"{count.packets:,}" if count.packets else "-"
+def _lines(number: str, count: Count, text: str, more: str = "", none: str = "-") -> list[str]:
+    counted = f"{count.packets:,}" if count.packets else none
     when = f"{clock(count.first_ns)}" if count.packets else ""
     head = f"{number:>5} {counted:>8} {when:<12}  "
     if count.packets:

@@ -11,7 +11,9 @@ import numpy as np
 from iptrec.decode import snapshots
 from iptrec.names import FAMILIES
 from iptrec.rulesets.backends import timelines
+from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
+from iptrec.rulesets.untraced import untraced
 from iptrec.views.json_lines import filled, times
 from iptrec.views.packet_json import as_connection, as_ct, iso_time
 from iptrec.views.tables import BY_NAME
@@ -189,6 +191,7 @@ def _rules(recording: Recording) -> Iterator[Row]:
     found: set[_Place] = set()
     for namespace in recording.namespaces:
         known = timelines(recording, namespace.id)
+        blind = {place: why for each in known for place, why in untraced(each, ours).items()}
         for family, each in itertools.product(FAMILIES, known):
             for table, timeline in each.loaded(family).items():
                 for state in timeline.states:
@@ -199,7 +202,8 @@ def _rules(recording: Recording) -> Iterator[Row]:
                             if key not in found:
                                 found.add(key)
                                 target = rule.target, rule.target_args, rule.comment
-                                yield len(found), *key, *target
+                                why = blind.get((family_of(table, family), table, chain.name))
+                                yield len(found), *key, *target, why
 
 
 def _packet(traversal: Traversal, namespace: int, path: int) -> Row:

@@ -145,6 +145,13 @@ TABLES: Final = (
             _maybe(_text("target", "DROP, DNAT, a chain; NULL: it only counts")),
             _maybe(_text("target_args", "options of the target")),
             _maybe(_text("comment", "-m comment")),
+            _maybe(
+                _text(
+                    "untraced",
+                    "before, beside: packets may pass it untraced, so that not all that hit it is known;"
+                    " NULL: they are traced",
+                )
+            ),
         ),
         ("id",),
         (("table_name", "chain", "rule"),),

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import HostError
 from iptrec.kernel import iptables, netlink, process
 from iptrec.kernel.legacy.digest import COMMENT
-from iptrec.kernel.netlink import attributes
 from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft import transactions
 from iptrec.kernel.nft.listing import nft
 from iptrec.kernel.nft.rule import Rule
 from iptrec.kernel.nft.transactions import FAMILIES, ChangedError, Request, batch, generation
 from iptrec.kernel.undo import flushed
-from iptrec.names import AF_INET, AF_INET6, HOOKS
+from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 _TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME = 1, 1, 3  # NFTA_
 _CHAIN_HOOK, _CHAIN_TYPE, _HOOK_NUMBER, _HOOK_PRIORITY = 4, 7, 1, 2
-_INET: Final = 1  # NFPROTO_INET
-_OF_PACKETS: Final = {"ip": AF_INET, "ip6": AF_INET6, "inet": _INET}
 _HOOKS: Final = {chain: HOOKS.index(chain) for chain in iptables.CHAINS}
 RAW_PRIORITY: Final = -300  # NF_IP_PRI_RAW
 _RAW: Final = "raw"
@@ -65,30 +62,6 @@ def made(family: Family) -> list[str]:
 def has_raw(family: Family) -> bool:
     """Whether there is a table ip raw, or ip6 raw."""
     return transactions.there(transactions.GET_TABLE, family, [(_TABLE_NAME, _RAW)])
-
-
-def passed_before(priority: int) -> list[str]:
-    """The base chains that packets pass before they are traced there, as nft names them; not raw's own."""
-    found = []
-    for family, number in _OF_PACKETS.items():
-        for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ():
-            hook = dict(attributes(chain.get(_CHAIN_HOOK, b"")))
-            table, name = (
-                chain[one].rstrip(b"\0").decode("utf-8", "backslashreplace")
-                for one in (_CHAIN_TABLE, _CHAIN_NAME)
-            )
-            if (family, table) not in (("ip", _RAW), ("ip6", _RAW)) and _is_before(hook, priority):
-                found.append(f"{family} {table}/{name}")
-    return found
-
-
-def _is_before(hook: dict[int, bytes], priority: int) -> bool:
-    """Whether what is attached there sees packets up to this priority; nothing is: the chain is a user's."""
-    if not hook:
-        return False
-    (number,) = struct.unpack("!I", hook[_HOOK_NUMBER])
-    (own,) = struct.unpack("!i", hook[_HOOK_PRIORITY])
-    return number in _HOOKS.values() and own <= priority
 
 
 def taken_out(family: Family) -> list[str]:

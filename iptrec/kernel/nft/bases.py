@@ -1,0 +1,124 @@
+"""The base chains of nf_tables: which of them packets pass before they are traced, or beside that.
+
+include/uapi/linux/netfilter.h, netfilter_bridge.h, netfilter_arp.h have the numbers of the hooks.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from iptrec.kernel.netlink import attributes
+from iptrec.kernel.nft import transactions
+from iptrec.names import AF_INET, AF_INET6, HOOKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TABLE, _NAME, _HOOK = 1, 3, 4  # NFTA_CHAIN_
+_TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1  # NFTA_TABLE_, NFT_TABLE_F_DORMANT
+_HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_
+_INET: Final = 1  # NFPROTO_INET
+_FAMILIES: Final = {
+    "ip": AF_INET, "ip6": AF_INET6, "inet": _INET, "arp": 3, "netdev": 5, "bridge": 7,
+}  # fmt: skip
+_INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
+_FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
+_RAW: Final = "raw"
+# What a bridge forwards, or hands to its host; what the host sends was traced before.
+_BRIDGED: Final = frozenset(HOOKS.index(one) for one in ("INPUT", "FORWARD", "POSTROUTING"))
+
+
+class Base(NamedTuple):
+    """A base chain; ``family``, ``table``, ``name`` as nft says them, ``hook`` as the kernel does.
+
+    ``devices``: those whose packets alone it sees, where it is at ingress or egress.
+    """
+
+    family: str
+    table: str
+    name: str
+    hook: int
+    priority: int
+    devices: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """What a reader calls it."""
+        return f"{self.family} {self.table}/{self.name}"
+
+    @property
+    def ingress(self) -> bool:
+        """Whether it sees what a device received before all other hooks."""
+        return self.hook == _INGRESS.get(self.family)
+
+
+def bases() -> list[Base]:
+    """All that packets meet. Raises `HostError` where nf_tables cannot be asked."""
+    return [
+        found
+        for family, number in _FAMILIES.items()
+        for dormant in [set(_dormant(number))]
+        for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
+        if (found := _read(family, chain)) is not None and found.table not in dormant
+    ]
+
+
+def _dormant(family: int) -> Iterator[str]:
+    """The tables of a family that no packet meets; the kernel tells of their hooks all the same."""
+    for one in transactions.dumped(transactions.GET_TABLE, family, []) or ():
+        if int.from_bytes(one.get(_TABLE_FLAGS, b""), "big") & _DORMANT:
+            yield _text(one[_TABLE_NAME])
+
+
+def passed_before(priority: int) -> list[Base]:
+    """Those that packets pass before they are traced at this priority of IP's hooks; not raw's own."""
+    return [one for one in bases() if not _is_raw(one) and _is_before(one, priority)]
+
+
+def passed_beside() -> list[Base]:
+    """Those that frames pass which may never come to IP's hooks, where packets are traced."""
+    return [
+        one
+        for one in bases()
+        if one.family == "arp"
+        or (one.family == "bridge" and one.hook in _BRIDGED)
+        or (one.family == "netdev" and not one.ingress)
+    ]
+
+
+def _is_raw(one: Base) -> bool:
+    return (one.family, one.table) in (("ip", _RAW), ("ip6", _RAW))
+
+
+def _is_before(one: Base, priority: int) -> bool:
+    """Of equal priorities nobody knows which comes first."""
+    match one.family:
+        case "ip" | "ip6" | "inet":
+            return one.ingress or (one.hook in _FIRST and one.priority <= priority)
+        case "netdev":
+            return one.ingress
+        case "bridge":
+            return one.hook == HOOKS.index("PREROUTING")
+    return False
+
+
+def _read(family: str, chain: dict[int, bytes]) -> Base | None:
+    """A chain that was dumped; None for a user's chain."""
+    if not (hook := dict(attributes(chain.get(_HOOK, b"")))):
+        return None
+    (number,) = struct.unpack("!I", hook[_HOOK_NUMBER])
+    (priority,) = struct.unpack("!i", hook[_HOOK_PRIORITY])
+    table, name = (_text(chain[one]) for one in (_TABLE, _NAME))
+    return Base(family, table, name, number, priority, tuple(_devices(hook)))
+
+
+def _devices(hook: dict[int, bytes]) -> Iterator[str]:
+    """One alone is told twice."""
+    listed = [value for _, value in attributes(hook.get(_HOOK_DEVICES, b""))]
+    for one in listed or [value for kind, value in hook.items() if kind == _HOOK_DEVICE]:
+        yield _text(one)
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "backslashreplace")
