@@ -144,7 +144,7 @@ def words(name: Name, value: object) -> tuple[str, ...]:
     """A command and its arguments; a text is not cut into words."""
     several = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
     found = [*map(_path, value)] if several and isinstance(value, Sequence) else [None]
-    if None in found:
+    if None in found or not found:
         raise wrong(name, value, 'expected a list of words, e.g. ["ping", "-c1", "192.0.2.1"]')
     return tuple(_storable(name, value, one or "") for one in found)
 

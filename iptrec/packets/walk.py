@@ -220,12 +220,15 @@ class Walker:
         return resolver.attached[resolver.states[attached]].beside == resolver.states[other]
 
     def _reading(self, path: tuple[int, ...]) -> tuple[object, ...]:
-        """What a reader is told of a path."""
+        """What a reader is told of a path; a rule that has moved is the same one, with its text."""
         places = (self._resolver.places[one] for one in path)
         return tuple(
-            (one.table, one.chain, one.number, one.ours, one.rule and one.rule.spec, one.target)
+            (
+                one.table, one.chain, one.number if one.rule is None else one.rule.spec, one.ours, one.end,
+                one.target,
+            )
             for one in places
-        )
+        )  # fmt: skip
 
     def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
         grammar = self._resolver.grammars[branch.path[-1]]

@@ -47,8 +47,10 @@ class Command:
                 extra_groups=self._groups if self._groups != os.getgroups() else None,
             )
         except OSError as error:
+            found = not isinstance(error, FileNotFoundError | PermissionError)
+            advice = "" if found else "; give a program in PATH, or its path"
             raise UsageError(
-                f"cannot run {self._arguments[0]}: {strerror(error)}; give a program in PATH, or its path"
+                f"cannot run {self._arguments[0]}: {strerror(error)}{advice}"
             ) from None
         except subprocess.SubprocessError:  # of preexec_fn
             raise UsageError(

@@ -176,6 +176,8 @@ def _make_room(place: Place, *, force: bool) -> None:
             raise RecordingError(f"{old} exists and is not a regular file; use ", ANOTHER_OUTPUT)
         if not force:
             raise RecordingError(f"{old} exists; use ", FORCE, " or ", ANOTHER_OUTPUT)
+        if name == place.name and at_work.is_recording(old):
+            raise RecordingError(f"{old} is being recorded by another iptrec; use ", ANOTHER_OUTPUT)
         place.require_own(name)
     for name in found:
         place.unlink(name)

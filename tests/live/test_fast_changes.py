@@ -158,12 +158,15 @@ def test_neighbours_of_a_rule_that_comes_and_goes(lab, tmp_path, backend):
         for one in map(json.loads, run("rules", path, "--json").splitlines())
         if one["chain"] == "INPUT" and one["table"] == "filter" and one["family"] == "ipv4"
     ]
-    hits = {one["spec"].split("--comment ")[1].split()[0]: one["packets"] for one in told["rules"]}
-    sent = hits["all"] + told["unsure"]["packets"]
-    assert (hits["never"], hits["neither"]) == (0, 0)
+    hits = {
+        one["spec"].partition("--comment ")[2].partition(" ")[0]: one["packets"]
+        for one in told["rules"]
+    }
+    sent = hits.get("all", 0) + told["unsure"]["packets"]
+    assert {name for name, packets in hits.items() if packets} <= {"all"}, told
     with iptrec.open(path) as recording:
         decided = [one for one in recording.packets(chain=("filter", "INPUT")) if not one.ambiguous]
-    assert {one.verdict for one in decided} == {"REJECT"}
+    assert {one.verdict for one in decided} <= {"REJECT"}
     assert sent == int(
         re.search(r"\[(\d+):\d+\] -A INPUT -p udp -m comment --comment all", saved(lab, backend))[1]
     )

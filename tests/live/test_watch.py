@@ -120,7 +120,10 @@ def test_states_that_nobody_saw_are_not_guessed(lab, recording):
     child.send_signal(signal.SIGCONT)
     until(lambda: changes(recording.path))
     recording.stop()
-    assert [one.kind for one in told(recording.path)] == ["iptables-unknown", "iptables-save"]
+    mangle = [
+        one.kind for one in told(recording.path) if one.content.strip(b"*").startswith(b"mangle")
+    ]
+    assert mangle == ["iptables-unknown", "iptables-save"]
     with Reader(recording.path) as reader:
         sent = [one for one in Packets(reader) if one.in_ is None]
     assert len(sent) == 2

@@ -290,6 +290,20 @@ def test_stubborn_reader_does_not_stop_the_end(tmp_path, facts):
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
+def test_nobody_takes_the_file_of_a_recorder_at_work(tmp_path, facts):
+    """Not by force either; once that is gone, however it ended, it is a file like others."""
+    path = tmp_path / "t.db"
+    with (
+        Writer.create(path, facts),
+        pytest.raises(
+            RecordingError, match=r"t.db is being recorded by another iptrec; use another"
+        ),
+    ):
+        Writer.create(path, facts, force=True)
+    with Writer.create(path, facts, force=True):
+        pass
+
+
 def test_existing_output_is_kept(tmp_path, facts, suffix):
     """Without force an existing file, or what SQLite would take for its log, is refused untouched."""
     old = tmp_path / f"t.db{suffix}"

@@ -41,6 +41,7 @@ _QUIET_SHARE: Final = (
 )
 _LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
 _CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
+_CHANGING_NS: Final = 1_000_000_000  # So lately a table changed that may change again.
 _TRIES: Final = 3
 _REMEMBERED: Final = 64  # States: more than one look at all tables can find.
 _REMEMBERED_BYTES: Final = 64 << 20  # Of their contents.
@@ -81,6 +82,16 @@ class _Table:
     looked_ns: int = 0
     closes: int = 0
     share: int = _SHARE
+
+    @property
+    def may_be_back(self) -> bool:
+        """Whether a state that is as before may have been another one meanwhile, if there were commands.
+
+        Of all tables that would be too much to fear: commands use one lock, most of them change nothing, and
+        a large table is looked at seldom. It is one that is just being changed, or whose looks are close.
+        """
+        changing = self.until_ns - self.changed_ns < _CHANGING_NS
+        return changing or self.cost_ns < _CHEAP_NS
 
     @property
     def due_ns(self) -> int:
@@ -136,11 +147,12 @@ class Watch:
         """
         for table in tables:
             begun = time.time_ns()
+            closes = self._lock.read()
             digest = self._tables[family].digest(table)
             known = self._known.get((family, table))
             if known is None:
-                self._known[family, table] = _Table(digest, begun)
-            elif known.digest != digest:
+                self._known[family, table] = _Table(digest, begun, closes=closes)
+            elif known.digest != digest or known.closes != self._lock.read():
                 known.digest = None
 
     def start(self) -> None:
@@ -203,16 +215,18 @@ class Watch:
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
             known.cost_ns = time.monotonic_ns() - started
-            if digest == known.digest:
+            several = self._lock.read() - known.closes > 1
+            if digest == known.digest and not (several and known.may_be_back):
                 known.share = min(2 * known.share, _QUIET_SHARE)
                 known.closes = closes
                 break
-            if self._lock.read() - known.closes > 1:
+            if several:  # what the first of them made, the last may have taken back
                 source = f"iptables-save -t {table}"
                 self._found(State(family, table, known.until_ns, seen, source, None))
             known.share = _SHARE
             reported = self._report(family, table, digest, known.until_ns, seen)
-            known.digest, known.until_ns, known.changed_ns = digest, begun, begun
+            known.digest = digest if reported else None
+            known.until_ns = known.changed_ns = begun
             known.closes = closes
             if reported:
                 break
@@ -224,12 +238,23 @@ class Watch:
         source = f"iptables-save -t {table}"
         content = self._contents.get((family, digest))
         if content is None:
-            source, printed = iptables.save(family, table=table, counters=False)
-            if self._tables[family].digest(table) == digest:
-                content = normal(printed)
+            source, content = self._printed(family, table, digest)
+            if content is not None:
                 self._remember(family, digest, content)
         self._found(State(family, table, after, seen, source, content))
         return content is not None
+
+    def _printed(self, family: Family, table: str, digest: bytes) -> tuple[str, bytes | None]:
+        """Which command, and what it prints of a state; None where that went meanwhile, or went and came."""
+        source = ""
+        for _ in range(_TRIES):
+            closes = self._lock.read()
+            if self._tables[family].digest(table) != digest:
+                break
+            source, printed = iptables.save(family, table=table, counters=False)
+            if self._tables[family].digest(table) == digest and self._lock.read() == closes:
+                return source, normal(printed)
+        return source or f"iptables-save -t {table}", None
 
     def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
         """States often come back: a script that swaps two rulesets, say."""
