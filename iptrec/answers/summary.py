@@ -14,7 +14,6 @@ from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.window import windows
-from iptrec.rulesets.backends import timelines
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.untraced import untraced
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+    from iptrec.rulesets.resolver import Resolver
     from iptrec.rulesets.untraced import Why
 
 
@@ -100,11 +100,12 @@ def summarize(reader: Recording) -> Summary:
         uncounted=sum(loss.events is None for loss in losses),
         countable=all(one.detail.get("sequence") is not False for one in reader.streams),
         closed=reader.facts.closed,
-        untraced=list(untraced_chains(reader)),
     )
     verdicts: Counter[str] = Counter()
     traffic = _Traffic(reader)
+    books: dict[int, Resolver] = {}
     for window in windows(reader):
+        books[window.stream.id] = window.resolver
         traffic.add(window)
         assembly, decided = window.assembly, window.decided
         outcome = assembly.outcome[:decided]
@@ -115,20 +116,19 @@ def summarize(reader: Recording) -> Summary:
         summary.packets += decided
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
+    summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
 
 
-def untraced_chains(recording: Recording) -> Iterator[UntracedChain]:
-    """The base chains that packets may pass untraced, of all namespaces."""
-    ours = f"iptrec:{recording.facts.uuid}"
-    for namespace in recording.namespaces:
-        for known in timelines(recording, namespace.id):
-            bases = {(family_of(table, of), table, chain) for of, table, chain in known.hooks}
-            for place, why in untraced(known, ours).items():
-                if place in bases:
-                    yield UntracedChain(*place, why)
+def _untraced(book: Resolver) -> Iterator[UntracedChain]:
+    """The base chains of a stream's ruleset that packets may pass untraced."""
+    known = book.timelines
+    bases = {(family_of(table, family), table, chain) for family, table, chain in known.hooks}
+    for place, why in untraced(known, book.our_comment).items():
+        if place in bases:
+            yield UntracedChain(*place, why)
 
 
 class _Traffic:

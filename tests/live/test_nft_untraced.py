@@ -47,7 +47,6 @@ BESIDE = {
     "arp": (ARP, "arp a/c", ["arp a"]),
     "egress": (chain("netdev", 'egress device "to-b" priority 0', "arp operation 9 counter;\n"),
                "netdev early/c", ["netdev early"]),
-    "bridge": (chain("bridge", "forward priority 0"), "bridge early/c", ["bridge early"]),
 }  # fmt: skip
 
 

@@ -118,6 +118,7 @@ def parse(
         bases, rules = _read(objects, texts)
     for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
+    _add_devices(bases, text)
     found = Listing(
         {key: _chains(key, chains, rules, known) for key, chains in bases.items()},
         whole=whole,
@@ -132,6 +133,20 @@ def parse(
                 for name, chain in chains.items()
             }
     return found
+
+
+def _add_devices(bases: _Bases, text: bytes) -> None:
+    """Those of chains at ingress and egress, where there are such chains."""
+    ends = [
+        (*table, name, policy, base)
+        for table, chains in bases.items()
+        for name, (policy, base) in chains.items()
+        if base is not None and base.family == "netdev"
+    ]
+    told = nft_text.devices(text) if ends else {}
+    for family, table, name, policy, base in ends:
+        seen = told.get((family, table, name), frozenset())
+        bases[family, table][name] = policy, replace(base, devices=seen)
 
 
 def _alike(saved: Chain | None, chain: Chain) -> bool:
