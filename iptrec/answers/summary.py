@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from iptrec.rulesets.untraced import Why
 
 
+# As nft names them, and as answers do
+_FAMILIES: Final = {one: one for one in ("inet", "bridge", "netdev")} | {
+    "ip": "ipv4",
+    "ip6": "ipv6",
+}
 _TALKERS: Final = 10
 _PAIRS: Final = 100_000  # of addresses that are counted at a time
 
@@ -117,6 +122,7 @@ def summarize(reader: Recording) -> Summary:
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
+    summary.untraced += _passed_before_legacy(reader)
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
@@ -129,6 +135,16 @@ def _untraced(book: Resolver) -> Iterator[UntracedChain]:
     for place, why in untraced(known, book.our_comment).items():
         if place in bases:
             yield UntracedChain(*place, why)
+
+
+def _passed_before_legacy(recording: Recording) -> Iterator[UntracedChain]:
+    """The chains of nf_tables that a recorder of legacy iptables alone saw before its own rules."""
+    for stream in recording.streams:
+        told = stream.detail.get("passed_before")
+        for one in told if isinstance(told, list) else ():
+            match one:
+                case [str(family), str(table), str(chain)] if family in _FAMILIES:
+                    yield UntracedChain(_FAMILIES[family], f"{family} {table}", chain, "before")
 
 
 class _Traffic:
