@@ -11,7 +11,7 @@ from iptrec.answers.packets import Counted, Packets
 from iptrec.answers.path_counts import Count
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
-from iptrec.rulesets.nft_places import our_table
+from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import always_matches, ends_chain, is_ours
 from iptrec.rulesets.untraced import untraced
@@ -94,7 +94,7 @@ def _tables(
     }
     blind = untraced(book.timelines, book.our_comment)
     for (family, table), timeline in loaded.items():
-        if book.our_comment is not None and table == our_table(book.our_comment):
+        if is_our_table(table, book.our_comment):
             continue
         found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
         found.untraced = {

@@ -14,7 +14,6 @@ from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.window import windows
-from iptrec.rulesets.backends import timelines
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.untraced import untraced
 
@@ -27,10 +26,16 @@ if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+    from iptrec.rulesets.resolver import Resolver
     from iptrec.rulesets.untraced import Why
 
 
 UNKNOWN: Final = "unknown"  # in the place of a protocol's name
+# As nft names them, and as answers do
+_FAMILIES: Final = {one: one for one in ("inet", "bridge", "netdev")} | {
+    "ip": "ipv4",
+    "ip6": "ipv6",
+}
 _TALKERS: Final = 10
 _PAIRS: Final = 100_000  # of addresses that are counted at a time
 
@@ -101,11 +106,12 @@ def summarize(reader: Recording) -> Summary:
         uncounted=sum(loss.events is None for loss in losses),
         countable=all(one.detail.get("sequence") is not False for one in reader.streams),
         closed=reader.facts.closed,
-        untraced=list(untraced_chains(reader)),
     )
     verdicts: Counter[str] = Counter()
     traffic = _Traffic(reader)
+    books: dict[int, Resolver] = {}
     for window in windows(reader):
+        books[window.stream.id] = window.resolver
         traffic.add(window)
         assembly, decided = window.assembly, window.decided
         outcome = assembly.outcome[:decided]
@@ -116,20 +122,30 @@ def summarize(reader: Recording) -> Summary:
         summary.packets += decided
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
+    summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
+    summary.untraced += _passed_before_legacy(reader)
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
 
 
-def untraced_chains(recording: Recording) -> Iterator[UntracedChain]:
-    """The base chains that packets may pass untraced, of all namespaces."""
-    ours = f"iptrec:{recording.facts.uuid}"
-    for namespace in recording.namespaces:
-        for known in timelines(recording, namespace.id):
-            bases = {(family_of(table, of), table, chain) for of, table, chain in known.hooks}
-            for place, why in untraced(known, ours).items():
-                if place in bases:
-                    yield UntracedChain(*place, why)
+def _untraced(book: Resolver) -> Iterator[UntracedChain]:
+    """The base chains of a stream's ruleset that packets may pass untraced."""
+    known = book.timelines
+    bases = {(family_of(table, family), table, chain) for family, table, chain in known.hooks}
+    for place, why in untraced(known, book.our_comment).items():
+        if place in bases:
+            yield UntracedChain(*place, why)
+
+
+def _passed_before_legacy(recording: Recording) -> Iterator[UntracedChain]:
+    """The chains of nf_tables that a recorder of legacy iptables alone saw before its own rules."""
+    for stream in recording.streams:
+        told = stream.detail.get("passed_before")
+        for one in told if isinstance(told, list) else ():
+            match one:
+                case [str(family), str(table), str(chain)] if family in _FAMILIES:
+                    yield UntracedChain(_FAMILIES[family], f"{family} {table}", chain, "before")
 
 
 class _Traffic:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from iptrec.rulesets.resolver import Resolved, Resolver
 
 
-_FORWARD, _OUTPUT = 2, 3  # enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
+# enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
+_PREROUTING, _INPUT, _FORWARD, _OUTPUT = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +133,18 @@ def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     bridged = np.array([place.bridged for place in resolver.places])
     rank = np.array([place.rank for place in resolver.places])
     index = np.array([-1 if place.index is None else place.index for place in resolver.places])
+    numbers: dict[Pass, int] = {}
+    passed = np.array([numbers.setdefault(one.pass_, len(numbers)) for one in resolver.places])
     here, before = path[1:], path[:-1]
-    ahead = (rank[before] == rank[here]) & (~builtin[before] | (index[before] < index[here]))
+    ahead = (passed[before] != passed[here]) | ~builtin[before] | (index[before] < index[here])
+    ahead &= rank[before] == rank[here]
     leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
     # IP hands what it sends over to the bridge.
     leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before]
+    # A bridge hands what is for its host over to IP.
+    leads_on |= (
+        bridged[before] & (hook[before] == _INPUT) & ~bridged[here] & (hook[here] == _PREROUTING)
+    )
     begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
     return begins
 

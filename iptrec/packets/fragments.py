@@ -2,7 +2,8 @@
 
 Without connection tracking IPv4 reassembles only what is for this host, between PREROUTING and INPUT
 (net/ipv4/ip_input.c, ip_local_deliver): each fragment is traced in PREROUTING, the whole packet from
-INPUT on.
+INPUT on. With connection tracking it does so in PREROUTING (NF_IP_PRI_CONNTRACK_DEFRAG, -400): where tracing
+begins before that, the whole packet begins there, behind its fragments.
 """
 
 from __future__ import annotations
@@ -34,17 +35,18 @@ def reassemble(
     """
     broken = np.array([not one.complete for one in outcomes], np.bool_)[outcome]
     hook = events.hook[begun]
-    if not (broken & (hook == _PREROUTING)).any() or not (broken & (hook == _INPUT)).any():
+    if not (broken & (hook == _PREROUTING)).any():
         return outcome, outcomes
     keys, fragment = Packets.of(events, begun).datagram_keys()
     pieces = fragment & broken & (hook == _PREROUTING)
-    wholes = ~fragment & broken & (hook == _INPUT)
+    headless = broken & (hook == _INPUT)
+    wholes = ~fragment & (headless | (hook == _PREROUTING))
     both = np.intersect1d(keys[pieces], keys[wholes])
     if not len(both):
         return outcome, outcomes
     numbers = {one: number for number, one in enumerate(outcomes)}
     changed = outcome.copy()
-    for position in np.flatnonzero((pieces | wholes) & np.isin(keys, both)).tolist():
+    for position in np.flatnonzero((pieces | headless & wholes) & np.isin(keys, both)).tolist():
         one = outcomes[outcome[position]]
         verdict = REASSEMBLED if pieces[position] else one.verdict
         joined = replace(one, verdict=verdict, complete=True, reason=None)

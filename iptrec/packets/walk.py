@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.names import HOOKS
+from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
@@ -326,13 +327,18 @@ class Walker:
                 "" if self._resolver.timelines.single else ", the other backend's rules"
             )
             return (
-                f"not seen after {last.table} {HOOKS[last.hook]}: {off and f'{off}, or '}"
+                f"not seen after {self._named(last.table)} {HOOKS[last.hook]}: {off and f'{off}, or '}"
                 f"the kernel dropped or consumed it outside of the rules ({elsewhere}), or the events were lost"
             )
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"
         why = f": {off}, or the events were lost" if off else ""
         return f"the trace breaks off after {_where(last)}{why}"
+
+    def _named(self, table: str) -> str:
+        """A table as a reason names it."""
+        ours = is_our_table(table, self._resolver.our_comment)
+        return "iptrec's own table at" if ours else table
 
     def _unseen_table(self, path: tuple[int, ...]) -> str | None:
         """A table that was passed when nobody knew its rules."""

@@ -11,6 +11,7 @@ from iptrec.errors import HostError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.watch import State, Watch
+from iptrec.kernel.nft import bases
 from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
@@ -58,8 +59,22 @@ class LegacyBackend:
                 modprobe=options.modprobe,
             )
         )
-        detail = {"group": nflog.GROUP, "conntrack": socket.conntrack, "stamps_ns": time.time_ns()}
+        detail = {
+            "group": nflog.GROUP,
+            "conntrack": socket.conntrack,
+            "stamps_ns": time.time_ns(),
+            "passed_before": self._passed_before(),
+        }
         return (), Events(socket, _STREAM, detail)
+
+    def _passed_before(self) -> list[tuple[str, str, str]]:
+        """The chains of nf_tables before our rules; none where it has no rules, or is recorded as well."""
+        if self._setting.options.backend != "legacy":
+            return []
+        with contextlib.suppress(HostError):
+            note_untraced(self._setting.report, RAW_PRIORITY)
+            return [one[:3] for one in bases.passed_before(RAW_PRIORITY)]
+        return []
 
     def prepare(self, undo: Undo) -> None:
         """Let TRACE go to nfnetlink_log."""
@@ -77,11 +92,6 @@ class LegacyBackend:
     def insert(self, evidence: Evidence, undo: Undo) -> None:
         """Our rules on top of the raw tables."""
         self._evidence = evidence
-        if (
-            self._setting.options.backend == "legacy"
-        ):  # else nf_tables has no rules, or is recorded as well
-            with contextlib.suppress(HostError):
-                note_untraced(self._setting.report, RAW_PRIORITY)
         # It begins to listen to the lock before anything is changed.
         self.watch = Watch(self._rules, self._loggers, self._found, self._setting.guardian)
         for family, ours in self._rules.items():

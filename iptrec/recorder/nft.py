@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import select
-import struct
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
 from iptrec.kernel import iptables
-from iptrec.kernel.nft import nftrace, raw
+from iptrec.kernel.nft import bases, nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.listing import iptables_speaks
+from iptrec.kernel.nft.table import Own
 from iptrec.kernel.nft.watch import NftState, NftWatch
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events, Side
+from iptrec.recorder.traversals import Traversals
 from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.writer import Blob
 
@@ -32,8 +34,6 @@ _STREAM: Final = "nftrace"
 _GATHER_S, _GATHER_CHANGING_S, _CHANGING_NS = 0.004, 0.0005, 1_000_000_000
 # Changes that wait for the ruleset to be listed; beyond them neighbours are taken together.
 _MOST_CHANGES: Final = 1000
-# In a message that tells a policy: the table, then what the policy is (NFTA_TRACE_TABLE, NFTA_TRACE_POLICY).
-_TABLE, _POLICY = 1, struct.pack("=HH", 8, 16)
 
 
 class NftBackend:
@@ -45,10 +45,7 @@ class NftBackend:
         self._rules = iptables.trace_rules(
             "nft", setting.comment, options.bytecodes, options.interfaces
         )
-        # Of our own, as nft reads it; None where iptables-nft inserts our rules.
-        self._table = None if iptables_speaks(options.bytecodes) else _own_table(setting)
-        name = "raw" if self._table is None else nft_table.name(setting.comment)
-        self._policy = struct.pack("=HH", 5 + len(name), _TABLE) + name.encode() + b"\0" + _POLICY
+        self._own = _own_tables(setting, alone=not iptables_speaks(options.bytecodes))
         self._clock = ChangeClock()
         for family in self._rules if options.flush else ():
             raw.taken_out(
@@ -72,15 +69,21 @@ class NftBackend:
     def insert(self, evidence: Evidence, undo: Undo) -> None:
         """Our rules on top of the raw tables, or in a table of our own."""
         self._evidence = evidence
-        guardian, comment = self._setting.guardian, self._setting.comment
-        self.watch = NftWatch(self._rules, self._found, guardian, self._table)
-        self._note_untraced()
-        if self._table is not None:
-            undo.step(partial(nft_table.remove, comment))
-            guardian.expect_table()
-            nft_table.insert(self._table)
-        for family, ours in self._rules.items() if self._table is None else ():
+        # Of equal priorities a new chain is passed first.
+        beside = not self._own.alone and any(map(raw.has_raw, self._rules))
+        self._priority = raw.RAW_PRIORITY - (not beside)
+        early = bases.passed_before(self._priority)
+        early += (one for one in bases.passed_beside() if one.family == "bridge")
+        self._own = replace(self._own, early=early)
+        for family, ours in self._rules.items() if not self._own.alone else ():
             self._insert(family, ours, undo)
+        if self._own.needed:
+            undo.step(partial(nft_table.remove, self._setting.comment))
+            self._setting.guardian.expect_table()
+            self._own = self._own.made()
+        note_untraced(self._setting.report, self._priority, self._own.traced)
+        self._counted = Traversals(self._own)
+        self.watch = NftWatch(self._rules, self._found, self._setting.guardian, self._own)
         undo.callback(self.watch.stop)
 
     def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:
@@ -99,11 +102,6 @@ class NftBackend:
         raw.take_out(family, taken_out)
         if again := flushed.started_again(raw.matches(taken_out), family, "nft"):
             undo.callback(self._setting.report.note, again)
-
-    def _note_untraced(self) -> None:
-        """Tell which chains packets pass before ours; of equal priorities a new chain is passed first."""
-        beside = self._table is None and any(map(raw.has_raw, self._rules))
-        note_untraced(self._setting.report, raw.RAW_PRIORITY - (not beside))
 
     def baseline(self, evidence: Evidence) -> None:
         """The ruleset as it is now; the changes up to here are our own."""
@@ -127,8 +125,8 @@ class NftBackend:
         return _GATHER_CHANGING_S if changing else _GATHER_S
 
     def traversals(self, data: bytes) -> int:
-        """Ends of the raw table's chains, which every packet comes to."""
-        return data.count(self._policy)
+        """Ends of the chain of ours that packets come to first."""
+        return self._counted.of(data)
 
     def caught_up(self) -> None:
         """Note when the kernel had told of no change: what was received met the rules as they were."""
@@ -197,10 +195,16 @@ class ChangeClock:
         return max(after_ns, min(since, default=after_ns))
 
 
-def _own_table(setting: Setting) -> str:
-    """Our rules without iptables-nft. Raises `UsageError` where nft cannot say what was asked for."""
+def _own_tables(setting: Setting, *, alone: bool) -> Own:
+    """Raises `UsageError` where they would be all that there is of our rules, and nft cannot say the filter."""
     options = setting.options
-    if options.flush:
+    if alone and options.flush:
         raise UsageError("--flush needs iptables-nft; on Debian: apt-get install iptables")
-    found = {one: options.matches(options.filter, one) for one in options.bytecodes}
-    return nft_table.text(setting.comment, found, options.interfaces)
+    families = list(options.bytecodes)
+    matches: dict[Family, Sequence[str]] | None = None
+    try:
+        matches = {one: options.matches(options.filter, one) for one in families}
+    except UsageError:
+        if alone:
+            raise
+    return Own(setting.comment, families, options.interfaces, matches, alone)

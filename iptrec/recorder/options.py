@@ -32,7 +32,8 @@ class Options:
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
-    table has no other rules that match; otherwise the recording stops early rather than late.
+    table has no other rules that match; otherwise the recording stops early rather than late. So it does where
+    a frame that is traced in a bridge comes to its host.
     """
 
     output: Path

@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING
 from iptrec.kernel.nft import bases
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from iptrec.kernel.nft.bases import Base
     from iptrec.recorder.options import Report
 
 
-def note_untraced(report: Report, priority: int) -> None:
-    """Note those that are passed before tracing begins at this priority, and those that IP does not see."""
-    if early := bases.passed_before(priority):
+def note_untraced(report: Report, priority: int, traced: Collection[Base] = ()) -> None:
+    """Note those that are passed before tracing begins at this priority, and those that IP does not see.
+
+    ``traced``: those before which a table of our own traces.
+    """
+    if early := [one for one in bases.passed_before(priority) if one not in traced]:
         report.note(
             f"{_listed(early)} may be passed before tracing begins: packets that are dropped there"
             " are not seen"
         )
-    if beside := bases.passed_beside():
+    if beside := [one for one in bases.passed_beside() if one not in traced]:
         report.note(f"{_listed(beside)}: frames that do not come through IP pass there untraced")
 
 
-def _listed(chains: list[bases.Base]) -> str:
+def _listed(chains: list[Base]) -> str:
     return ", ".join(one.shown for one in chains)

@@ -29,6 +29,7 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
     "ipv4": frozenset({"ip", "inet"}),
     "ipv6": frozenset({"ip6", "inet"}),
 }
+_OURS: Final = ("inet", "bridge")
 _AROUND: Final = ("netdev", "bridge")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _ALWAYS: Final = (
@@ -69,15 +70,18 @@ def grammar(
 ) -> Grammar:
     """The grammar of all base chains that packets of a family pass."""
     bases = list(_bases(ruleset))
+    ours = {base.family: one for one, base in bases if is_our_table(one.table, our_comment)}
     return Grammar(
         ruleset,
         our_comment,
-        routes=tuple(_route(parts, bases) for parts in _parts(_OWN[family], bases)),
+        routes=tuple(
+            _route(parts, bases) for parts in _parts(_OWN[family], bases, ip_alone="netdev" in ours)
+        ),
         optional=frozenset(
             one
             for one, base in bases
             if base.type not in _ALWAYS or base.family not in _OWN[family] or one.table in late
-        ),
+        ).difference([ours["bridge"]] if "bridge" in ours else ()),
         ranks=_ranks(bases, ruleset),
     )
 
@@ -100,7 +104,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
     effect, argument = _effect(site, rule, end=end)
-    ours = ours or (known.our_comment is not None and table == our_table(known.our_comment))
+    ours = ours or is_our_table(table, known.our_comment)
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
     bridged = site.family == "bridge"
     traces = rule is not None and rule.target == "TRACE"
@@ -140,9 +144,10 @@ def _contradicts(site: NftSite, chain: Chain, rule: Rule | None) -> bool:
     return rule.target in _CERTAIN and rule.target != _SAID.get(site.verdict)
 
 
-def our_table(comment: str) -> str:
-    """The table that a recorder makes where iptables-nft is missing, by the comment of its rules."""
-    return f"inet {comment.replace(':', '-')}"
+def is_our_table(table: str, comment: str | None) -> bool:
+    """Whether it is one that the recorder made, by the comment of its rules (`kernel.nft.table`)."""
+    family, _, name = table.partition(" ")
+    return family in _OURS and comment is not None and name == comment.replace(":", "-")
 
 
 def _completed(rule: Rule, site: NftSite) -> Rule:
@@ -184,19 +189,27 @@ def _bases(ruleset: Ruleset) -> Iterator[tuple[Pass, Base]]:
                 yield Pass(chain.base.hook, table, chain.name), chain.base
 
 
-def _parts(ours: frozenset[str], bases: list[tuple[Pass, Base]]) -> Iterator[tuple[_Part, ...]]:
-    """What packets pass on each route, in this order."""
+def _parts(
+    ours: frozenset[str], bases: list[tuple[Pass, Base]], *, ip_alone: bool
+) -> Iterator[tuple[_Part, ...]]:
+    """What packets pass on each route, in this order.
+
+    ``ip_alone``: what is traced from ingress on is IP, so that it comes to a bridge, or to IP.
+    """
     netdev, bridge = (frozenset({one}) for one in _AROUND)
+    bridged = any(base.family == "bridge" for _, base in bases)
     before = (_Part(_PREROUTING, netdev), _Part(_PREROUTING, bridge), _Part(_INPUT, bridge))
     after = (_Part(_OUTPUT, bridge), _Part(_POSTROUTING, bridge), _Part(_POSTROUTING, netdev))
     for hooks in ROUTES:
-        yield (
-            *(before if hooks[0] == _PREROUTING else ()),
-            *(_Part(hook, ours) for hook in hooks),
-            *(after if hooks[-1] == _POSTROUTING else ()),
-        )
-    yield (before[0], *(_Part(hook, bridge) for hook in _BRIDGED), after[-1])
-    if any(base.family == "bridge" for _, base in bases):
+        for first in (before, before[:1]) if hooks[0] == _PREROUTING else ((),):
+            yield (
+                *first,
+                *(_Part(hook, ours) for hook in hooks),
+                *(after if hooks[-1] == _POSTROUTING else ()),
+            )
+    if bridged or not ip_alone:
+        yield (before[0], *(_Part(hook, bridge) for hook in _BRIDGED), after[-1])
+    if bridged:
         for upto in (_BRNF, _BRNF - 1):  # of equal priorities the one that came last is the first
             pre, forward = (
                 (_Part(hook, bridge, upto=upto), _Part(hook, ours), _Part(hook, bridge, above=upto))
@@ -226,15 +239,22 @@ def _route(parts: Iterable[_Part], bases: list[tuple[Pass, Base]]) -> dict[Pass,
 
 
 def _ranks(bases: list[tuple[Pass, Base]], ruleset: Ruleset) -> dict[Pass, int]:
-    """Which pass of its hook each one is; of equal priorities the one that traces is the first to be seen."""
+    """Which pass of its hook each one is.
+
+    Of equal priorities the one that traces is the first to be seen, unless packets were traced before.
+    """
     order = {"netdev": 0, "bridge": 1}
+    traced: dict[int, int] = {}
+    for one, base in bases:
+        if base.family not in order and _traces(one, ruleset):
+            traced[one.hook] = min(base.priority, traced.get(one.hook, base.priority))
     keys = {
         one: (
             one.hook,
             # What a host sends goes through IP before it comes to a bridge.
             order.get(base.family, 0 if one.hook == _OUTPUT else 2),
             base.priority,
-            all(rule.target != "TRACE" for rule in _rules(one, ruleset)),
+            base.priority == traced.get(one.hook) and not _traces(one, ruleset),
         )
         for one, base in bases
     }
@@ -246,6 +266,7 @@ def _ranks(bases: list[tuple[Pass, Base]], ruleset: Ruleset) -> dict[Pass, int]:
     }
 
 
-def _rules(one: Pass, ruleset: Ruleset) -> tuple[Rule, ...]:
-    """The rules of a base chain."""
-    return ruleset.tables[one.table][one.base or ""].rules
+def _traces(one: Pass, ruleset: Ruleset) -> bool:
+    """Whether a base chain switches tracing on."""
+    rules = ruleset.tables[one.table][one.base or ""].rules
+    return any(rule.target == "TRACE" for rule in rules)

@@ -7,15 +7,15 @@ in a recording of legacy iptables, nothing is known.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.names import FAMILIES, HOOKS
-from iptrec.rulesets.nft_places import our_table
+from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from iptrec.decode.rulesets.types import Base, Chain
     from iptrec.names import Family
@@ -28,58 +28,92 @@ Untraced = dict[tuple[str, str, str], Why]  # by family, as `family_of`, table a
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _BRIDGED: Final = (_INPUT, _FORWARD, _POSTROUTING)  # what the host sends was traced in IP's OUTPUT
 _CALLS: Final = re.compile(r"\b(?:jump|goto) ([^\s,}]+)")
+_ANY: Final = ""  # the name of no chain
 _Chains = dict[str, "Chain"]
 _Place = tuple[str, int]  # of what, at which hook
-_Starts = dict[
-    _Place, tuple[int, bool]
-]  # our first priority, and whether that chain is older than we are
+
+
+class _Starts(NamedTuple):
+    """Where tracing begins.
+
+    ``first``: our first priority at each place, and whether that chain is older than we are. ``devices``: those
+    that we trace at ingress. ``chains``: those with our rules, by table; somebody may have taken these out.
+    """
+
+    first: dict[_Place, tuple[int, bool]]
+    devices: frozenset[str]
+    chains: frozenset[tuple[str, str]]
 
 
 def untraced(timelines: Timelines, our_comment: str | None) -> Untraced:
     """The chains of all states."""
     found: Untraced = {}
-    if our_comment is None:
-        return found
-    for family in FAMILIES:
-        tables = [
-            (table, state.chains)
-            for table, timeline in timelines.loaded(family).items()
-            for state in timeline.states
-            if state.chains is not None and table != our_table(our_comment)
-        ]
+    for family in FAMILIES if our_comment is not None else ():
         starts = _starts(timelines, family, our_comment)
-        for table, chains in tables if starts else ():
-            for name, why in _of_table(chains, starts, our_comment):
-                found[family_of(table, family), table, name] = why
+        if not starts.first:
+            continue
+        calls: dict[int, list[str]] = {}
+        for table, timeline in timelines.loaded(family).items():
+            for state in timeline.states if not is_our_table(table, our_comment) else ():
+                chains = {
+                    name: one
+                    for name, one in (state.chains or {}).items()
+                    if (table, name) not in starts.chains
+                }
+                for name, why in _of_table(chains, starts, calls):
+                    found[family_of(table, family), table, name] = why
     return found
 
 
-def _starts(timelines: Timelines, family: Family, our_comment: str) -> _Starts:
+def _starts(timelines: Timelines, family: Family, our_comment: str | None) -> _Starts:
     """Where tracing begins."""
-    found: _Starts = {}
+    found: dict[_Place, tuple[int, bool]] = {}
+    devices: set[str] = set()
+    with_ours: set[tuple[str, str]] = set()
     for table, timeline in timelines.loaded(family).items():
-        chains = [one for state in timeline.states for one in (state.chains or {}).values()]
-        for chain in chains:
+        states = [state.chains or {} for state in timeline.states]
+        # Most are the same objects from one state to the next.
+        bases = {id(one): one for chains in states for one in chains.values() if one.base}
+        for chain in bases.values():
             ours = [is_ours(rule, our_comment) for rule in chain.rules]
-            if chain.base is None or not (any(ours) or table == our_table(our_comment)):
+            if chain.base is None or not (any(ours) or is_our_table(table, our_comment)):
                 continue
             here = chain.base.priority, not all(ours)
             found[_place(chain.base)] = min(here, found.get(_place(chain.base), here))
-    return found
+            devices |= chain.base.devices
+            with_ours.add((table, chain.name))
+    return _Starts(found, frozenset(devices), frozenset(with_ours))
 
 
 def _place(base: Base) -> _Place:
     return base.family if base.family in ("netdev", "bridge") else "ip", base.hook
 
 
-def _of_table(chains: _Chains, starts: _Starts, our_comment: str) -> Iterator[tuple[str, Why]]:
-    """The base chains that packets may pass untraced, and what these call."""
-    for chain in chains.values():
-        ours = any(is_ours(rule, our_comment) for rule in chain.rules)
-        why = None if chain.base is None or ours else _why(chain.base, starts)
-        if why is not None:
-            for name in _called(chains, chain.name):
-                yield name, why
+def _of_table(
+    chains: _Chains, starts: _Starts, calls: dict[int, list[str]]
+) -> Iterator[tuple[str, Why]]:
+    """The base chains that packets may pass untraced, and all that these call.
+
+    ``calls``: what is known of chains already, by their objects.
+    """
+    waiting = [
+        (chain.name, why)
+        for chain in chains.values()
+        if chain.base and (why := _why(chain.base, starts)) is not None
+    ]
+    found: dict[tuple[str, Why], None] = {}
+    while waiting:
+        if (here := waiting.pop()) in found or (chain := chains.get(here[0])) is None:
+            continue
+        found[here] = None
+        if id(chain) not in calls:
+            calls[id(chain)] = list(_called(chain))
+        for name in calls[id(chain)]:
+            named = (
+                [name] if name != _ANY else [one.name for one in chains.values() if not one.base]
+            )
+            waiting += ((one, here[1]) for one in named if (one, here[1]) not in found)
+    return iter(found)
 
 
 def _why(base: Base, starts: _Starts) -> Why | None:
@@ -87,29 +121,29 @@ def _why(base: Base, starts: _Starts) -> Why | None:
         case "arp":
             return "beside"
         case "netdev":
-            return "before" if base.hook == _PREROUTING else "beside"
+            if base.hook != _PREROUTING:
+                return "beside"
+            return None if base.devices and base.devices <= starts.devices else "before"
+        case "bridge" if ("bridge", _PREROUTING) in starts.first:
+            return None
         case "bridge":
             if base.hook == _PREROUTING:
                 return "before"
             return "beside" if base.hook in _BRIDGED else None
-    if base.hook not in (_PREROUTING, _OUTPUT) or (start := starts.get(_place(base))) is None:
+    if base.hook not in (_PREROUTING, _OUTPUT) or (start := starts.first.get(_place(base))) is None:
         return None
     # Of equal priorities the newest chain is passed first.
     priority, older = start
     return "before" if base.priority < priority + older else None
 
 
-def _called(chains: Mapping[str, Chain], name: str) -> Iterable[str]:
-    """A chain and all that it calls; where a map says what it calls, those may be all of its table."""
+def _called(chain: Chain) -> Iterator[str]:
+    """The chains that a chain calls; `_ANY` where a map says which."""
     found: dict[str, None] = {}
-    waiting = [name]
-    while waiting:
-        if (here := waiting.pop()) in found or here not in chains:
-            continue
-        found[here] = None
-        for rule in chains[here].rules:
-            if "vmap @" in rule.spec:
-                waiting += (one.name for one in chains.values() if one.base is None)
-            waiting += _CALLS.findall(rule.native or rule.spec)
-            waiting += [rule.target] if rule.target is not None else []
-    return found
+    for rule in chain.rules:
+        if "vmap @" in rule.spec:
+            found[_ANY] = None
+        found |= dict.fromkeys(_CALLS.findall(rule.native or rule.spec))
+        if rule.target is not None:
+            found[rule.target] = None
+    return iter(found)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iptrec.decode.rulesets import iptables_save, nft_json
+from iptrec.decode.rulesets import iptables_save, nft_json, nft_text
 from iptrec.decode.rulesets.types import Base
 from iptrec.errors import RecordingError
 from iptrec.recording.rows import Snapshot
@@ -250,6 +250,26 @@ HOOK_LINES = [
     ("ip", "type filter hook nowhere priority 0; policy accept;", None),
     ("ip", "udp dport 53 type filter hook input priority 0;", None),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "devices"),
+    [
+        ('device "v0"', {"v0"}),
+        ("device v0", {"v0"}),
+        ("devices = { v1, v0 }", {"v0", "v1"}),
+        ('devices = { "v1", "v 0" }', {"v1", "v 0"}),
+        ("", None),
+    ],
+)
+def test_devices_by_the_text(line, devices):
+    """The JSON of nft 1.0.6 has none."""
+    text = (
+        "table netdev t { # handle 1\n\tchain c { # handle 2\n\t\ttype filter hook ingress"
+        f" {line} priority 0; policy accept;\n\t}}\n}}\n"
+    ).encode()
+    found = nft_text.devices(text)
+    assert found == ({("netdev", "t", "c"): frozenset(devices)} if devices else {})
 
 
 @pytest.mark.parametrize(("family", "line", "base"), HOOK_LINES)

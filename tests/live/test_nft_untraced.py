@@ -47,7 +47,6 @@ BESIDE = {
     "arp": (ARP, "arp a/c", ["arp a"]),
     "egress": (chain("netdev", 'egress device "to-b" priority 0', "arp operation 9 counter;\n"),
                "netdev early/c", ["netdev early"]),
-    "bridge": (chain("bridge", "forward priority 0"), "bridge early/c", ["bridge early"]),
 }  # fmt: skip
 
 
@@ -86,3 +85,6 @@ def test_legacy_names_chains_of_nf_tables_too(lab, tmp_path, hook):
     """They see packets first, and nothing there can be traced by legacy iptables."""
     said = recorded(lab, tmp_path / "t.db", "legacy", chain("inet", hook))
     assert "inet early/c may be passed before tracing begins" in said
+    info = json.loads(iptrec("info", tmp_path / "t.db", "--json").stdout)
+    early = {"family": "inet", "table": "inet early", "chain": "c", "why": "before"}
+    assert (info["complete"], info["untraced"]) == (False, [early])

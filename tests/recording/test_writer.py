@@ -289,7 +289,6 @@ def test_stubborn_reader_does_not_stop_the_end(tmp_path, facts):
         assert datagrams(reader) == [(7, b"a")]
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 def test_nobody_takes_the_file_of_a_recorder_at_work(tmp_path, facts):
     """Not by force either; once that is gone, however it ended, it is a file like others."""
     path = tmp_path / "t.db"
@@ -304,6 +303,7 @@ def test_nobody_takes_the_file_of_a_recorder_at_work(tmp_path, facts):
         pass
 
 
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 def test_existing_output_is_kept(tmp_path, facts, suffix):
     """Without force an existing file, or what SQLite would take for its log, is refused untouched."""
     old = tmp_path / f"t.db{suffix}"

@@ -92,3 +92,31 @@ def test_a_table_of_our_own(priority, seen):
     """It is not told itself."""
     known = recorded(("inet fw", [base("inet", 0, priority)]), where="inet iptrec-1", priority=-300)
     assert untraced(known, OURS) == ({} if seen else {("inet", "inet fw", "c"): "before"})
+
+
+@pytest.mark.parametrize(
+    ("devices", "why"),
+    [({"a"}, None), ({"a", "b"}, None), ({"a", "c"}, "before"), (set(), "before")],
+)
+def test_ingress_is_traced_on_some_devices(devices, why):
+    """Where a device is not known it may be any."""
+    ours = Chain("i", "ACCEPT", (TRACE,), Base("netdev", 0, -9, "filter", frozenset("ab")))
+    theirs = Chain("c", "ACCEPT", (DROP,), Base("netdev", 0, 0, "filter", frozenset(devices)))
+    known = recorded(("inet iptrec-1", [ours]), ("netdev fw", [theirs]))
+    assert untraced(known, OURS) == ({("netdev", "netdev fw", "c"): why} if why else {})
+
+
+def test_a_bridge_is_traced_from_its_ports_on():
+    """All of its chains, then."""
+    ours = Chain("b", "ACCEPT", (TRACE,), Base("bridge", 0, -9, "filter"))
+    theirs = [base("bridge", hook) for hook in range(5)]
+    tables = [(f"bridge {number}", [one]) for number, one in enumerate(theirs)]
+    assert untraced(recorded(("bridge iptrec-1", [ours]), *tables), OURS) == {}
+
+
+def test_our_rules_may_have_been_taken_out_for_a_while():
+    """The chain that they were in is where tracing began all the same."""
+    known = recorded(ours=(TRACE, DROP))
+    gone = Chain("P", "ACCEPT", (DROP,), Base("ip", 0, -300, "filter"))
+    known.add("ipv4", "raw", {"P": gone}, 1, 2)
+    assert untraced(known, OURS) == {}

@@ -112,6 +112,7 @@ def parse(
         bases, rules = _read(objects, texts)
     for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
+    _add_devices(bases, text)
     found = Listing(
         {key: _chains(key, chains, rules, known) for key, chains in bases.items()},
         whole=whole,
@@ -136,6 +137,20 @@ def too_large() -> RecordingError:
 def _fact(error: Exception) -> str:
     """What is wrong with a listing; `nft_listing` has said it in plain words."""
     return str(error) if isinstance(error, ValueError) else "it is not what nft -j prints"
+
+
+def _add_devices(bases: _Bases, text: bytes) -> None:
+    """Those of chains at ingress and egress, where there are such chains."""
+    ends = [
+        (*table, name, policy, base)
+        for table, chains in bases.items()
+        for name, (policy, base) in chains.items()
+        if base is not None and base.family == "netdev"
+    ]
+    told = nft_text.devices(text) if ends else {}
+    for family, table, name, policy, base in ends:
+        seen = told.get((family, table, name), frozenset())
+        bases[family, table][name] = policy, replace(base, devices=seen)
 
 
 def _alike(saved: Chain | None, chain: Chain) -> bool:

@@ -26,6 +26,7 @@ _HOOK_LINE: Final = re.compile(
     r"^\t\ttype (?P<type>\S+) hook (?P<hook>\S+) (?:.* )?priority (?P<name>[a-z]+|(?=-?\d))"
     r"(?: ?(?P<offset>[+-]? ?\d{1,10}))?;(?: policy (?P<policy>\w+);)?"
 )
+_DEVICES: Final = re.compile(r" devices? (?:= \{ )?(.*?)(?: \})? priority ")
 _RULE_LINE: Final = re.compile(r"^(.+) # handle (\d{1,19})$", re.DOTALL)
 
 _COMMENT: Final = re.compile(r' comment "([^"]*)"$')
@@ -69,6 +70,17 @@ def texts(text: bytes) -> tuple[dict[tuple[str, str, int], str], set[TableName]]
         elif one.chain is None and "dormant" in re.split(r"[\s,;]+", one.text or ""):
             dormant.add(one.table)
     return {key: spec for key, spec in found.items() if spec is not None}, dormant
+
+
+def devices(text: bytes) -> dict[tuple[str, str, str], frozenset[str]]:
+    """Of chains at ingress and egress: those devices whose packets they see; nft's JSON may leave them out."""
+    found = {}
+    for (family, table), chain, handle, line in _lines(text):
+        hook = _HOOK_LINE.match(line or "") if chain is not None and handle is None else None
+        if chain is not None and hook and (told := _DEVICES.search(hook[0])):
+            names = re.findall(r'"([^"]*)"|([^\s,"]+)', told[1])
+            found[family, table, chain] = frozenset(one or other for one, other in names)
+    return found
 
 
 def objects(text: bytes, specs: Mapping[tuple[str, str, int], str]) -> Iterator[dict[str, Any]]:

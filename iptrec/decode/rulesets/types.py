@@ -46,13 +46,15 @@ class Rule:
 class Base:
     """Where a base chain of nf_tables is attached: enum nf_inet_hooks, and which of several is first.
 
-    ``family``: the packets that pass it, as nft names them; ``type``: "filter", "nat" or "route".
+    ``family``: the packets that pass it, as nft names them; ``type``: "filter", "nat" or "route". ``devices``:
+    at ingress and egress those whose packets it sees; empty where nobody knows.
     """
 
     family: str
     hook: int
     priority: int
     type: str
+    devices: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ include/uapi/linux/netfilter.h, netfilter_bridge.h, netfilter_arp.h have the num
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -25,6 +26,7 @@ _FAMILIES: Final = {
 _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
 _RAW: Final = "raw"
+_OWN: Final = re.compile(r"iptrec-[0-9a-f-]{36}$")  # see `table`
 # What a bridge forwards, or hands to its host; what the host sends was traced before.
 _BRIDGED: Final = frozenset(HOOKS.index(one) for one in ("INPUT", "FORWARD", "POSTROUTING"))
 
@@ -54,13 +56,15 @@ class Base(NamedTuple):
 
 
 def bases() -> list[Base]:
-    """All that packets meet. Raises `HostError` where nf_tables cannot be asked."""
+    """All that packets meet, but for recorders' own. Raises `HostError` where nf_tables cannot be asked."""
     return [
         found
         for family, number in _FAMILIES.items()
         for dormant in [set(_dormant(number))]
         for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
-        if (found := _read(family, chain)) is not None and found.table not in dormant
+        if (found := _read(family, chain)) is not None
+        and found.table not in dormant
+        and not _OWN.match(found.table)
     ]
 
 

@@ -130,6 +130,11 @@ def ours(family: Family) -> list[str]:
     return [one[0].decode() for one in found if one]
 
 
+def of_recorder(family: Family, comment: str) -> list[Rule]:
+    """The rules of one recorder in the raw table."""
+    return [rule for rule in _rules(family) if _is_ours(rule, comment)]
+
+
 def remove(family: Family, comment: str, put_back: Iterable[str], made: Iterable[str]) -> list[str]:
     """Take out our rules, put others back, and delete of `made` what is empty now.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from iptrec.kernel.netlink import attributes, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6, 7  # NFTA_RULE_
 _ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
@@ -149,6 +149,14 @@ class Rule(NamedTuple):
     def _parts(self) -> Iterator[tuple[str, bytes]]:
         """Name and attributes of each expression."""
         return (_part(element) for _, element in attributes(self.expressions))
+
+
+def expressions(parts: Iterable[tuple[str, list[tuple[int, bytes]]]]) -> bytes:
+    """Expressions of their names and attributes, as `Rule.expressions` has them."""
+    return packed(
+        (_ELEMENT, packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(values))]))
+        for name, values in parts
+    )
 
 
 def _part(element: bytes) -> tuple[str, bytes]:

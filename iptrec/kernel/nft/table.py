@@ -1,26 +1,236 @@
-"""A table of our own that traces packets, for where iptables-nft is missing: nft makes it, and it goes whole.
+"""Tables of our own: where iptables-nft is missing, and where packets meet chains before they come to raw.
 
-It is called after the recording, iptrec-UUID. Its chains have the priority of the raw table; of chains with
-equal priorities the one that came last is passed first (net/netfilter/core.c, nf_hook_entries_grow).
+They are called after the recording, iptrec-UUID; nft makes them, and they go whole. Of chains with equal
+priorities the one that came last is passed first (net/netfilter/core.c, nf_hook_entries_grow).
+
+The filter of `iptables` is a match of x_tables, which nft cannot say: it is copied from our rules in the raw
+tables, as the kernel holds them. At ingress the kernel takes none (net/netfilter/nft_compat.c,
+nft_match_validate): there a rule is what nft can say of the filter, or there is none.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import socket
+import struct
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from iptrec.kernel import iptables, process
+from iptrec.errors import HostError
+from iptrec.kernel import iptables, netlink, process
+from iptrec.kernel.nft import raw, transactions
+from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.listing import nft
+from iptrec.kernel.nft.transactions import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from iptrec.kernel.nft.bases import Base
+    from iptrec.kernel.nft.rule import Rule
+    from iptrec.kernel.nft.transactions import Holder
     from iptrec.names import Family
 
-_HOOKS: Final = {"prerouting": "iifname", "output": "oifname"}
+FIRST: Final = (
+    "early_prerouting",
+    "early_output",
+)  # the chains that packets come to before all others of IP
+INGRESS, BRIDGED = "ingress", "bridged"
+_HOOKS: Final = {
+    "prerouting": ("prerouting", "iifname"), "output": ("output", "oifname"),
+    FIRST[0]: ("prerouting", "iifname"), FIRST[1]: ("output", "oifname"),
+    INGRESS: ("ingress", "iifname"), BRIDGED: ("prerouting", "iifname"),
+}  # fmt: skip
 _FAMILIES: Final[dict[Family, str]] = {"ipv4": "meta nfproto ipv4", "ipv6": "meta nfproto ipv6"}
+_ETHERTYPES: Final[dict[Family, str]] = {"ipv4": "meta protocol ip", "ipv6": "meta protocol ip6"}
 _PRIORITY: Final = -300  # NF_IP_PRI_RAW
-_NAMED: Final = re.compile(rb"^table inet iptrec-([0-9a-f-]{36})$", re.MULTILINE)
+# After NF_IP_PRI_FIRST, where br_netfilter spares IP a frame that it has passed already (ip_sabotage_in).
+_FIRST_PRIORITY: Final = -(2**31) + 1
+_NAMED: Final = re.compile(rb"^table (inet|bridge) iptrec-([0-9a-f-]{36})$", re.MULTILINE)
+
+# Of a copy: which of our rules in the raw table, and what a packet's family is told by.
+_COPIED: Final[dict[str, tuple[Holder, str]]] = {
+    FIRST[0]: ("inet", "PREROUTING"), FIRST[1]: ("inet", "OUTPUT"), BRIDGED: ("bridge", "PREROUTING"),
+}  # fmt: skip
+_NFPROTO, _PROTOCOL = 15, 1  # NFT_META_
+_IS: Final[dict[Holder, tuple[int, dict[Family, bytes]]]] = {
+    "inet": (_NFPROTO, {"ipv4": b"\x02", "ipv6": b"\x0a"}),
+    "bridge": (_PROTOCOL, {"ipv4": b"\x08\x00", "ipv6": b"\x86\xdd"}),
+}
+_REGISTER: Final = struct.pack("!I", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What is to be in our tables.
+
+    ``matches``: the filter as nft reads it, an alternative a rule; None where nft cannot say it. ``alone``:
+    there are no rules of ours in the raw tables. ``early``: chains that packets pass before raw, or beside it.
+    """
+
+    comment: str
+    families: Sequence[Family]
+    interfaces: Sequence[str]
+    matches: Mapping[Family, Sequence[str]] | None
+    alone: bool
+    early: Sequence[Base] = field(default=())
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is to be a table at all."""
+        return self.alone or bool(self.traced)
+
+    @property
+    def traced(self) -> list[Base]:
+        """Those of the early chains whose packets are traced before they come there."""
+        return [one for one in self.early if not one.ingress or self.matches is not None]
+
+    @property
+    def devices(self) -> list[str]:
+        """Those that have chains at ingress, as long as they are there."""
+        found = {device for one in self.traced if one.ingress for device in one.devices}
+        return (
+            sorted(found.intersection(name for _, name in socket.if_nameindex())) if found else []
+        )
+
+    @property
+    def ingress(self) -> bool:
+        """Whether packets are traced from devices on."""
+        return any(one.ingress for one in self.traced)
+
+    @property
+    def bridged(self) -> bool:
+        """Whether frames of bridges are traced."""
+        return any(one.family == "bridge" for one in self.traced)
+
+    def text(self) -> str:
+        """The tables as nft reads them; rules that are copies are still missing."""
+        early = bool(self.traced)
+        chains = [
+            *(
+                (self._chain(one, _PRIORITY) for one in ("prerouting", "output"))
+                if self.alone
+                else ()
+            ),
+            *(
+                (self._chain(one, self._first, copied=not self.alone) for one in FIRST)
+                if early
+                else ()
+            ),
+        ]
+        if self.devices:
+            chains.append(self._chain(INGRESS, self._first))
+        found = f"table inet {name(self.comment)} {{\n{''.join(chains)}}}\n"
+        if self.bridged:
+            chain = self._chain(BRIDGED, self._first, copied=not self.alone)
+            found += f"table bridge {name(self.comment)} {{\n{chain}}}\n"
+        return found
+
+    def made(self) -> Own:
+        """Make the tables, without early chains before which the kernel takes none. Raises `HostError`."""
+        of_ip = [one for one in self.early if one.family != "bridge"]
+        for early in (self.early, of_ip, [one for one in of_ip if not one.ingress]):
+            less = replace(self, early=early)
+            with contextlib.suppress(HostError):
+                if less.traced:
+                    less.insert()
+                    return less
+            remove(self.comment)
+        less = replace(self, early=())
+        if less.needed:
+            less.insert()
+        return less
+
+    def insert(self) -> None:
+        """Make the tables. Raises `HostError`."""
+        command = [nft(), "-f", "-"]
+        iptables.check(command, process.run(command, self.text().encode()))
+        if not self.alone:
+            for holder in ("inet", "bridge") if self.bridged else ("inet",):
+                self._copy(holder)
+
+    def insert_again(self) -> None:
+        """Make them anew, where something of them is gone. Raises `HostError`."""
+        remove(self.comment)
+        self.insert()
+
+    def in_place(self, listed: bytes) -> bool:
+        """Whether all rules are there in what nft lists."""
+        ours = re.compile(
+            rb"^table (?:inet|bridge) %s .*?^}" % name(self.comment).encode(),
+            re.DOTALL | re.MULTILINE,
+        )
+        found: list[bytes] = ours.findall(listed)
+        there = sum(one.count(b'comment "%s"' % self.comment.encode()) for one in found)
+        copies = len(self.families) * max(len(self.interfaces), 1) * (len(FIRST) + self.bridged)
+        return there >= self.text().count(f'"{self.comment}"') + (not self.alone) * copies
+
+    @property
+    def _first(self) -> int:
+        """A priority that no early chain comes before; of equal ones the new one is the first."""
+        return min(_FIRST_PRIORITY, *(one.priority for one in self.traced))
+
+    def _chain(self, chain: str, priority: int, *, copied: bool = False) -> str:
+        hook, key = _HOOKS[chain]
+        of_family = _ETHERTYPES if chain == BRIDGED else _FAMILIES
+        names = [f'{key} "{one.replace("+", "*")}" ' for one in self.interfaces] or [""]
+        rules = [
+            f'  {of_family[family]} {device}{match} meta nftrace set 1 comment "{self.comment}"\n'
+            for family, alternatives in ({} if copied else self.matches or {}).items()
+            for device in names
+            for match in alternatives
+        ]
+        devices = ", ".join(f'"{one}"' for one in self.devices)
+        where = f" devices = {{ {devices} }}" if chain == INGRESS else ""
+        head = f"  type filter hook {hook}{where} priority {priority}; policy accept;\n"
+        return f" chain {chain} {{\n{head}{''.join(rules)} }}\n"
+
+    def _copied(self) -> Iterator[tuple[str, Holder, Family, Rule]]:
+        """Our rules in the raw tables, and the chains that get a copy."""
+        for family in self.families:
+            for rule in raw.of_recorder(family, self.comment):
+                for chain, (holder, copied) in _COPIED.items():
+                    if rule.chain == copied and (holder == "inet" or self.bridged):
+                        yield chain, holder, family, rule
+
+    def _copy(self, holder: Holder) -> None:
+        table = name(self.comment)
+        requests = [
+            Request(
+                transactions.NEW_RULE,
+                netlink.CREATE | netlink.APPEND,
+                [
+                    (nft_rule.TABLE, table),
+                    (nft_rule.CHAIN, chain),
+                    *self._copy_of(rule, of, family),
+                ],
+            )
+            for chain, of, family, rule in self._copied()
+            if of == holder
+        ]
+        for code in transactions.batch(holder, requests).values():
+            raise HostError(
+                f"nf_tables does not take our rules in a {holder} table: {os.strerror(code)}"
+            )
+
+    def _copy_of(self, rule: Rule, holder: Holder, family: Family) -> list[tuple[int, bytes]]:
+        """A rule with the condition that its table's family makes."""
+        key, values = _IS[holder]
+        told = self.comment.encode() + b"\0"
+        copy = rule._replace(
+            expressions=_is(key, values[family]) + rule.expressions,
+            userdata=bytes([0, len(told)]) + told,  # NFTNL_UDATA_RULE_COMMENT
+        )
+        return copy.new(transactions.FAMILIES[family])
+
+
+def _is(key: int, value: bytes) -> bytes:
+    """The expressions that compare what a packet is (NFTA_META_, NFTA_CMP_)."""
+    load = [(1, _REGISTER), (2, struct.pack("!I", key))]
+    compare = [(1, _REGISTER), (2, struct.pack("!I", 0)), (3, netlink.packed([(1, value)]))]
+    return nft_rule.expressions([("meta", load), ("cmp", compare)])
 
 
 def name(comment: str) -> str:
@@ -28,36 +238,22 @@ def name(comment: str) -> str:
     return comment.replace(":", "-")
 
 
-def text(comment: str, matches: Mapping[Family, Sequence[str]], interfaces: Sequence[str]) -> str:
-    """The table as nft reads it: a rule for each family's matches and each interface."""
-    chains = []
-    for hook, key in _HOOKS.items():
-        devices = [f'{key} "{one.replace("+", "*")}" ' for one in interfaces] or [""]
-        rules = [
-            f'  {_FAMILIES[family]} {device}{match} meta nftrace set 1 comment "{comment}"\n'
-            for family, alternatives in matches.items()
-            for device in devices
-            for match in alternatives
-        ]
-        head = f"  type filter hook {hook} priority {_PRIORITY}; policy accept;\n"
-        chains.append(f" chain {hook} {{\n{head}{''.join(rules)} }}\n")
-    return f"table inet {name(comment)} {{\n{''.join(chains)}}}\n"
-
-
-def insert(table: str) -> None:
-    """Make it of what `text` gave. Raises `HostError`."""
-    command = [nft(), "-f", "-"]
-    iptables.check(command, process.run(command, table.encode()))
-
-
 def remove(comment: str) -> None:
-    """Delete it, if it is there. Raises `HostError`."""
-    if comment in comments():
-        command = [nft(), "delete", "table", "inet", name(comment)]
-        iptables.check(command, process.run(command))
+    """Delete those that are there, all at once. Raises `HostError`."""
+    if families := [family for family, one in _there() if one == comment]:
+        command = [nft(), "-f", "-"]
+        lines = "".join(f"delete table {family} {name(comment)}\n" for family in families)
+        iptables.check(command, process.run(command, lines.encode()))
 
 
 def comments() -> list[str]:
     """Whose tables there are in the current namespace."""
-    done = process.run([nft(), "list", "tables", "inet"])
-    return [f"iptrec:{one.decode()}" for one in _NAMED.findall(done.stdout)]
+    return list(dict.fromkeys(comment for _, comment in _there()))
+
+
+def _there() -> list[tuple[str, str]]:
+    """The families of recorders' tables, and whose they are."""
+    done = process.run([nft(), "list", "tables"])
+    return [
+        (family.decode(), f"iptrec:{one.decode()}") for family, one in _NAMED.findall(done.stdout)
+    ]

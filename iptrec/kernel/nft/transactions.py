@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import netlink
@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 NEW_TABLE, GET_TABLE, DELETE_TABLE = 0, 1, 2  # NFT_MSG_
 NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE = 6, 7, 8
-FAMILIES: Final[dict[Family, int]] = {"ipv4": AF_INET, "ipv6": AF_INET6}
+Holder = Literal["ipv4", "ipv6", "inet", "bridge"]  # of a table
+FAMILIES: Final[dict[Holder, int]] = {
+    "ipv4": AF_INET,
+    "ipv6": AF_INET6,
+    "inet": 1,
+    "bridge": 7,
+}  # fmt: skip - NFPROTO_
 ALWAYS_CHANGES: Final = "the ruleset of nf_tables changes all the time; try again later"
 TRIES: Final = 5
 UNSPECIFIED: Final = 0  # AF_UNSPEC
@@ -121,7 +127,7 @@ def _ask(kind: int, family: int, values: Values | tuple[()] = ()) -> bytes:
 
 
 def batch(
-    family: Family,
+    family: Holder,
     requests: Sequence[Request],
     generation: int | None = None,
     *,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
 from iptrec.kernel.nft import listing, raw
-from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole, WatchThread
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from iptrec.kernel.iptables import TraceRule
     from iptrec.kernel.nft.listing import Part
+    from iptrec.kernel.nft.table import Own
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
@@ -51,7 +51,7 @@ class NftWatch:
 
     ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
     `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
-    while it waits. ``table``: that of our own, which has our rules where iptables-nft is missing.
+    while it waits. ``own``: the tables of our own, if there may be any.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class NftWatch:
         rules: Mapping[Family, Sequence[TraceRule]],
         found: Callable[[NftState | Hole | IptrecError], None],
         guardian: Guardian,
-        table: str | None = None,
+        own: Own | None = None,
     ) -> None:
         self._rules = rules
         self._found = found
         self._guardian = guardian
-        self._table = table
+        self._own = own
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
@@ -132,8 +132,11 @@ class NftWatch:
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
         self._until, self._untold = listed, False
+        own = self._own_in_place(parts)
         for family, rules in self._rules.items():
-            self._check_rules(family, rules, parts, last=last)
+            self._check_rules(family, rules, own=own, last=last)
+        if self._own and not own and not last:
+            self._own.insert_again()
 
     def _list(self, *, last: bool) -> list[Part]:
         """The ruleset; the next time it may be listed depends on how long that takes."""
@@ -158,28 +161,26 @@ class NftWatch:
         return parts
 
     def _check_rules(
-        self, family: Family, rules: Sequence[TraceRule], parts: list[Part], *, last: bool
+        self, family: Family, rules: Sequence[TraceRule], *, own: bool, last: bool
     ) -> None:
-        """Put our rules back where they are gone; not in the end."""
-        comment = rules[0].comment
-        if self._table is None:
-            in_place = raw.ours(family).count(comment) >= len(rules)
-        else:
-            text = next(one.content for one in parts if one.kind == listing.TEXT)
-            in_place = text.count(comment.encode()) >= self._table.count(f'"{comment}"')
-        if in_place:
+        """Put our rules back where they are gone; not in the end. ``own``: our own tables are whole."""
+        alone = self._own is not None and self._own.alone
+        in_raw = alone or raw.ours(family).count(rules[0].comment) >= len(rules)
+        if own and in_raw:
             self._in_place[family] = self._until
             return
-        if not last and self._table is not None:
-            if family == next(iter(self._rules)):  # it has the rules of all families
-                nft_table.remove(comment)
-                nft_table.insert(self._table)
-        elif not last:
+        if not last and not in_raw:
             self._guardian.expect_again("nft", family)
-            raw.remove(family, comment, [], [])  # where some of them are left
+            raw.remove(family, rules[0].comment, [], [])  # where some of them are left
             iptables.insert(rules)
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         self._in_place[family] = time.time_ns()
+
+    def _own_in_place(self, parts: list[Part]) -> bool:
+        """Whether our own tables are there, as far as there are any."""
+        if self._own is None or not self._own.needed:
+            return True
+        return self._own.in_place(next(one.content for one in parts if one.kind == listing.TEXT))
 
     def _drain(self) -> bool:
         """Take what was told; whether the ruleset changed."""
