@@ -94,7 +94,7 @@ class Summary:
     def complete(self) -> bool:
         """Whether it is known that no event or packet is missing, and every trace is whole and certain."""
         missing = self.lost or self.uncounted or not (self.countable and self.closed)
-        missing = missing or any(one.why == "before" for one in self.untraced)
+        missing = missing or any(one.why != "beside" for one in self.untraced)
         return not (missing or self.incomplete or self.ambiguous or self.orphans)
 
 

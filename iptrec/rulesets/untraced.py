@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.names import FAMILIES, HOOKS
 from iptrec.rulesets.nft_places import is_our_table
-from iptrec.rulesets.table_names import family_of
-from iptrec.rulesets.targets import is_ours
+from iptrec.rulesets.table_names import family_of, plain
+from iptrec.rulesets.targets import PASSING, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from iptrec.decode.rulesets.types import Base, Chain
+    from iptrec.decode.rulesets.types import Base, Chain, Rule
     from iptrec.names import Family
     from iptrec.rulesets.timeline import Timelines
 
-# "before": packets pass it before they are traced. "beside": frames pass it that may never be.
-Why = Literal["before", "beside"]
+# "before": packets pass it before they are traced. "beside": frames pass it that may never be. "above":
+# somebody put rules before ours there, which take packets.
+Why = Literal["before", "beside", "above"]
 Untraced = dict[tuple[str, str, str], Why]  # by family, as `family_of`, table and chain
 
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _BRIDGED: Final = (_INPUT, _FORWARD, _POSTROUTING)  # what the host sends was traced in IP's OUTPUT
 _CALLS: Final = re.compile(r"\b(?:jump|goto) ([^\s,}]+)")
 _ANY: Final = ""  # the name of no chain
+_RAW: Final = "raw"  # where our rules are, but for a table of our own
 _Chains = dict[str, "Chain"]
 _Place = tuple[str, int]  # of what, at which hook
 
@@ -49,6 +51,8 @@ def untraced(timelines: Timelines, our_comment: str | None) -> Untraced:
     """The chains of all states."""
     found: Untraced = {}
     for family in FAMILIES if our_comment is not None else ():
+        for table, name in _above(timelines, family, our_comment):
+            found[family_of(table, family), table, name] = "above"
         starts = _starts(timelines, family, our_comment)
         if not starts.first:
             continue
@@ -63,6 +67,23 @@ def untraced(timelines: Timelines, our_comment: str | None) -> Untraced:
                 for name, why in _of_table(chains, starts, calls):
                     found[family_of(table, family), table, name] = why
     return found
+
+
+def _above(
+    timelines: Timelines, family: Family, our_comment: str | None
+) -> Iterator[tuple[str, str]]:
+    """Chains in which, at any time, rules before ours may have ended a packet's walk."""
+    for table, timeline in timelines.loaded(family).items():
+        for state in timeline.states if plain(table) == _RAW else ():
+            for chain in (state.chains or {}).values():
+                ours = [is_ours(rule, our_comment) for rule in chain.rules]
+                if any(ours) and any(map(_takes, chain.rules[: ours.index(True)])):
+                    yield table, chain.name
+
+
+def _takes(rule: Rule) -> bool:
+    """Whether a packet may not come to the next rule."""
+    return (rule.target is not None and rule.target not in PASSING) or "vmap" in rule.spec
 
 
 def _starts(timelines: Timelines, family: Family, our_comment: str | None) -> _Starts:

@@ -36,6 +36,7 @@ _UNTOLD: Final = "not known (the headers were not recorded whole)"
 UNTRACED: Final[dict[Why, str]] = {
     "before": "packets pass it before tracing begins",
     "beside": "frames that do not come through IP pass it untraced",
+    "above": "somebody put rules above iptrec's there: what they take is not traced",
 }
 _WIDTH: Final = 80
 _INDENT: Final = 13
@@ -208,6 +209,7 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
     """Why the recording does not tell everything; empty if it does."""
     losses = recording.losses
     early = [one for one in summary.untraced if one.why == "before"]
+    below = [one for one in summary.untraced if one.why == "above"]
     uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
     return [
         text
@@ -222,6 +224,7 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
             (f"{summary.orphans:,} events name no rule", summary.orphans),
             (f"{_chains(len(early))} passed before tracing begins", early),
+            (f"{_chains(len(below))} traced only below rules of others", below),
         )
         if holds
     ]

@@ -174,3 +174,28 @@ def test_neighbours_of_a_rule_that_comes_and_goes(lab, tmp_path, backend):
 
 def saved(lab, backend):
     return lab.run([f"{BOTH[backend]}-save", "-c", "-t", "filter"]).stdout
+
+
+@pytest.mark.parametrize("backend", BOTH)
+def test_what_rules_above_ours_take_is_not_complete(lab, tmp_path, backend):
+    """Somebody puts a rule before our TRACE rule while we record: packets that it ends are never seen."""
+    path = tmp_path / "above.db"
+    lab.restore(None, "ipv4", THREE, backend)
+    child = recorder.start(lab, "udp", "--backend", backend, "-o", path, notes=True)
+    for chain in ("OUTPUT", "PREROUTING"):
+        lab.run([BOTH[backend], "-w", "-t", "raw", "-I", chain, "1", "-p", "udp", "-j", "ACCEPT"])
+    lab.run(
+        [sys.executable, "-c", "import socket; socket.socket(2, 2).sendto(b'x', ('127.0.0.1', 9))"]
+    )
+    recorder.until(lambda: set(above(path)) == {"OUTPUT", "PREROUTING"})
+    child.send_signal(signal.SIGINT)
+    _, noted = child.communicate(timeout=60)
+    assert child.returncode == 0, noted
+    with iptrec.open(path) as recording:
+        assert not recording.summary().complete
+    assert "2 chains are traced only below rules of others" in run("info", path)
+
+
+def above(path):
+    with iptrec.open(path) as recording:
+        return [one.chain for one in recording.summary().untraced if one.why == "above"]
