@@ -134,7 +134,7 @@ def _untraced(book: Resolver) -> Iterator[UntracedChain]:
     known = book.timelines
     bases = {(family_of(table, family), table, chain) for family, table, chain in known.hooks}
     for place, why in untraced(known, book.our_comment).items():
-        if place in bases:
+        if place in bases or why == "above":
             yield UntracedChain(*place, why)
 
 
