@@ -12,8 +12,11 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import select
 import struct
+import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +32,8 @@ _STEP_S: Final = 0.002
 _PATH: Final = "/run/xtables.lock"
 # A file that each process has for itself, and that nobody else may open: one that it can always lock.
 _PRIVATE: Final = "/proc/self/environ"
+
+_REMEMBERED: Final = 64  # times that somebody began to use it
 
 _IN_OPEN, _IN_CLOSE, _IN_OVERFLOW, _IN_IGNORED = 0x20, 0x18, 0x4000, 0x8000  # linux/inotify.h
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
@@ -89,6 +94,7 @@ class Lock:
     """The xtables lock file under inotify (man 7 inotify).
 
     ``uses``: events that were reported; ``closes``: those of them that say that a command had ended.
+    ``holders``: how many have it open, as far as was reported.
     ``refused``: why nothing is reported, "" if it is. A user may have so many instances on the whole host
     (fs.inotify.max_user_instances), and containers run as root, too.
     """
@@ -96,6 +102,10 @@ class Lock:
     def __init__(self) -> None:
         self.uses = 0
         self.closes = 0
+        self.holders = 0
+        self._quiet_ns = 0
+        self._begun: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+        self._reading = threading.Lock()
         self.refused = ""
         self.descriptor = libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
         if self.descriptor >= 0:
@@ -106,17 +116,38 @@ class Lock:
 
     def read(self) -> int:
         """Take what was reported; ``closes``."""
-        with contextlib.suppress(BlockingIOError):
+        with self._reading, contextlib.suppress(BlockingIOError):
             while data := os.read(self.descriptor, 65536):
                 at = 0
                 while at < len(data):
                     _, mask, _, length = struct.unpack_from("=iIII", data, at)
                     at += 16 + length
-                    self.uses += 1
-                    self.closes += 2 if mask & _IN_OVERFLOW else bool(mask & _IN_CLOSE)
-                    if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
-                        self._watch()
+                    self._take(mask)
         return self.closes
+
+    def _take(self, mask: int) -> None:
+        if not self.holders:
+            self._begun.append((self.uses, self._quiet_ns if mask & _IN_OPEN else 0))
+        self.uses += 1
+        self.closes += 2 if mask & _IN_OVERFLOW else bool(mask & _IN_CLOSE)
+        self.holders = max(0, self.holders + bool(mask & _IN_OPEN) - bool(mask & _IN_CLOSE))
+        if mask & _IN_IGNORED:  # the file was deleted; the next command makes a new one
+            self._watch()
+
+    def note_quiet(self, now_ns: int) -> None:
+        """Remember that nobody had it until now, if so; for another thread than the one that reads."""
+        if self._reading.acquire(blocking=False):
+            try:
+                if not self.holders and not select.select([self.descriptor], [], [], 0)[0]:
+                    self._quiet_ns = now_ns
+            finally:
+                self._reading.release()
+
+    def unused_until(self, uses: int) -> int:
+        """Until when (epoch, ns) nobody had it, since there were so many uses; 0 where that is not known."""
+        if len(self._begun) == _REMEMBERED and self._begun[0][0] > uses:
+            return 0
+        return next((quiet_ns for begun, quiet_ns in self._begun if begun >= uses), 0)
 
     def close(self) -> None:
         """Stop watching."""

@@ -72,7 +72,8 @@ class State:
 class _Table:
     """What is known of a table: the digest that was last reported, and until when it surely held.
 
-    ``closes``: how often the lock had been closed then.
+    ``closes``: how often the lock had been closed then. ``uses``: how often it had been used, -1 if somebody
+    had it.
     """
 
     digest: bytes | None
@@ -81,6 +82,7 @@ class _Table:
     cost_ns: int = 0
     looked_ns: int = 0
     closes: int = 0
+    uses: int = -1
     share: int = _SHARE
 
     @property
@@ -134,6 +136,10 @@ class Watch:
     def working(self) -> threading.Lock:
         """Held except while it waits."""
         return self._thread.working
+
+    def caught_up(self, now_ns: int) -> None:
+        """Nothing was changed until now, if nobody had the lock; to be called often, in any thread."""
+        self._lock.note_quiet(now_ns)
 
     def loaded(self, family: Family) -> list[str]:
         """The tables to look at."""
@@ -212,6 +218,7 @@ class Watch:
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
             closes = self._lock.read()
+            uses = -1 if self._lock.holders else self._lock.uses
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
             known.cost_ns = (
@@ -220,16 +227,18 @@ class Watch:
             several = self._lock.read() - known.closes > 1
             if digest == known.digest and not (several and known.may_be_back):
                 known.share = min(2 * known.share, _QUIET_SHARE)
-                known.closes = closes
+                known.closes, known.uses = closes, uses
                 break
+            # Who changes a table has the lock. Who uses another one may have done so since the last look.
+            after = max(known.until_ns, self._lock.unused_until(known.uses))
             if several:  # what the first of them made, the last may have taken back
                 source = f"iptables-save -t {table}"
-                self._found(State(family, table, known.until_ns, seen, source, None))
+                self._found(State(family, table, after, seen, source, None))
             known.share = _SHARE
-            reported = self._report(family, table, digest, known.until_ns, seen)
+            reported = self._report(family, table, digest, after, seen)
             known.digest = digest if reported else None
             known.until_ns = known.changed_ns = begun
-            known.closes = closes
+            known.closes, known.uses = closes, uses
             if reported:
                 break
         known.until_ns = begun
