@@ -133,10 +133,10 @@ class NftWatch:
         self._found(NftState(self._until, seen, parts))
         self._until, self._untold = listed, False
         own = self._own_in_place(parts)
-        for family, rules in self._rules.items():
-            self._check_rules(family, rules, own=own, last=last)
         if self._own and not own and not last:
             self._own.insert_again()
+        for family, rules in self._rules.items():
+            self._check_rules(family, rules, own=own, last=last)
 
     def _list(self, *, last: bool) -> list[Part]:
         """The ruleset; the next time it may be listed depends on how long that takes."""
