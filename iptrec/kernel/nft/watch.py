@@ -132,11 +132,7 @@ class NftWatch:
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
         self._until, self._untold = listed, False
-        own = self._own_in_place(parts)
-        if self._own and not own and not last:
-            self._own.insert_again()
-        for family, rules in self._rules.items():
-            self._check_rules(family, rules, own=own, last=last)
+        self._check_rules(own=self._own_in_place(parts), last=last)
 
     def _list(self, *, last: bool) -> list[Part]:
         """The ruleset; the next time it may be listed depends on how long that takes."""
@@ -160,21 +156,29 @@ class NftWatch:
             )
         return parts
 
-    def _check_rules(
-        self, family: Family, rules: Sequence[TraceRule], *, own: bool, last: bool
-    ) -> None:
+    def _check_rules(self, *, own: bool, last: bool) -> None:
         """Put our rules back where they are gone; not in the end. ``own``: our own tables are whole."""
+        gone = [family for family, rules in self._rules.items() if not self._in_raw(family, rules)]
+        for family in gone if not last else ():
+            self._insert_again(family, self._rules[family])
+        if self._own and not (own or last):
+            self._own.insert_again()  # with copies of what is in the raw tables
+        for family in self._rules:
+            if own and family not in gone:
+                self._in_place[family] = self._until
+            else:
+                self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
+                self._in_place[family] = time.time_ns()
+
+    def _in_raw(self, family: Family, rules: Sequence[TraceRule]) -> bool:
+        """Whether our rules are in the raw table, if they are to be there."""
         alone = self._own is not None and self._own.alone
-        in_raw = alone or raw.ours(family).count(rules[0].comment) >= len(rules)
-        if own and in_raw:
-            self._in_place[family] = self._until
-            return
-        if not last and not in_raw:
-            self._guardian.expect_again("nft", family)
-            raw.remove(family, rules[0].comment, [], [])  # where some of them are left
-            iptables.insert(rules)
-        self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
-        self._in_place[family] = time.time_ns()
+        return alone or raw.ours(family).count(rules[0].comment) >= len(rules)
+
+    def _insert_again(self, family: Family, rules: Sequence[TraceRule]) -> None:
+        self._guardian.expect_again("nft", family)
+        raw.remove(family, rules[0].comment, [], [])  # where some of them are left
+        iptables.insert(rules)
 
     def _own_in_place(self, parts: list[Part]) -> bool:
         """Whether our own tables are there, as far as there are any."""
