@@ -51,20 +51,12 @@ def recorded(lab, tmp_path):
     child = recorder.start(lab, "udp", "--backend", "legacy", "-o", path, notes=True)
     sender = lab.popen([sys.executable, "-c", SENDER], None, stdin=-1)
     for number in range(60):
-        lab.run(
-            [
-                "iptables-legacy",
-                "-I",
-                "INPUT",
-                "1",
-                "-p",
-                "tcp",
-                "-m",
-                "comment",
-                "--comment",
-                f"c{number}",
-            ]
-        )
+        if number == 30:  # here some pass for sure that nobody looks at
+            child.send_signal(signal.SIGSTOP)
+        if number == 40:
+            child.send_signal(signal.SIGCONT)
+        insert = ["iptables-legacy", "-I", "INPUT", "1", "-p", "tcp", "-m", "comment", "--comment"]
+        lab.run([*insert, f"c{number}"])
         if number % 20 == 0:
             lab.run(["iptables-legacy", "-N", f"chain{number}"])
     sender.communicate(b"", timeout=60)
