@@ -23,6 +23,7 @@ _LEFT: Final = "not all that it had changed was undone: run iptrec cleanup"
 _NOT_KNOWN: Final = "run iptrec cleanup, which finds what is left of it"
 _PATIENCE_S: Final = 5.0
 _POLL_S: Final = 0.02
+_LET_GO_S: Final = 1.0
 
 
 def undone(output: Path) -> str:
@@ -36,9 +37,12 @@ def undone(output: Path) -> str:
     charged = _charged(output)
     if charged is None:
         return NOTHING
-    while charged and time.monotonic() < deadline:
+    # For a moment nobody has the list: the guardian lets it go, then takes it away.
+    held = time.monotonic()
+    while charged is not None and time.monotonic() < min(deadline, held + _LET_GO_S):
         time.sleep(_POLL_S)
         charged = _charged(output)
+        held = time.monotonic() if charged else held
     return DONE if charged is None else _UNDER_WAY if charged else _LEFT
 
 
