@@ -99,6 +99,26 @@ def test_each_change_is_stored_with_its_interval(lab, recording, tmp_path, famil
     assert rules == [1, 2, 3]
 
 
+def test_who_uses_another_lock_is_not_taken_for_who_has_it(lab, recording, tmp_path):
+    """Once such a change was seen, a later user of the lock does not say when one came."""
+    lab.restore(None, "ipv4", MANGLE + "COMMIT\n")
+    recording.start()
+    other = ["env", f"XTABLES_LOCKFILE={tmp_path / 'other'}"]
+    change = ["iptables-legacy", "-t", "mangle", "-A", "OUTPUT", "-p", "icmp"]
+    lab.run([*other, *change])
+    until(lambda: changes(recording.path))
+    before = time.time_ns()
+    lab.run([*other, *change])
+    after = time.time_ns()
+    lab.run(["ping", "-c3", "-i0.02", "127.0.0.1"])  # the recorder notes that nobody has the lock
+    lab.run(["iptables-legacy", "-t", "mangle", "-S"])
+    until(lambda: len(changes(recording.path)) == 2)
+    recording.stop()
+    found = changes(recording.path)[-1]
+    assert found.after_ns < after
+    assert found.time_ns > before
+
+
 def test_state_that_comes_back_is_stored_once(lab, recording):
     """A, B, A, B: four changes, two contents, and no comment or counter in them."""
     lab.restore(None, "ipv4", MANGLE + "COMMIT\n")

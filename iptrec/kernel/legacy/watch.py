@@ -1,7 +1,8 @@
 """Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
 
 Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
-which inotify reports at once; whoever uses another lock file is found by looking now and then. A look
+which inotify reports at once; whoever uses another lock file is found by looking now and then. A change came
+after the lock was last seen unused, until one is found that came without it. A look
 compares what the kernel holds with what it held (`digest`); only what differs is printed by
 ``iptables-save``, and reported as unknown where it changed meanwhile, or where several commands had the lock
 since the last look: what was there between them nobody saw. Nothing is ever locked for looking, only
@@ -128,6 +129,7 @@ class Watch:
         self._contents: dict[tuple[Family, bytes], bytes] = {}
         self._lock = Lock()
         self._glanced = 0  # how often the lock had been used then
+        self._unlocked = False  # whether tables were changed without it
         self._thread = WatchThread(
             self._lock.descriptor, self._wait_ms, self._work, self._found, "the rules"
         )
@@ -221,16 +223,16 @@ class Watch:
             uses = -1 if self._lock.holders else self._lock.uses
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
-            known.cost_ns = (
-                time.thread_time_ns() - started
-            )  # without what others took of the processor
+            known.cost_ns = time.thread_time_ns() - started  # not what others took of the processor
             several = self._lock.read() - known.closes > 1
             if digest == known.digest and not (several and known.may_be_back):
                 known.share = min(2 * known.share, _QUIET_SHARE)
                 known.closes, known.uses = closes, uses
                 break
-            # Who changes a table has the lock. Who uses another one may have done so since the last look.
-            after = max(known.until_ns, self._lock.unused_until(known.uses))
+            # A change that nobody had the lock for: then who has it next need not have made one, either.
+            self._unlocked |= known.digest not in (None, digest) and known.uses == self._lock.uses
+            unused = 0 if self._unlocked else self._lock.unused_until(known.uses)
+            after = max(known.until_ns, unused)
             if several:  # what the first of them made, the last may have taken back
                 source = f"iptables-save -t {table}"
                 self._found(State(family, table, after, seen, source, None))
