@@ -250,16 +250,14 @@ class Watch:
         """Hand a new state over; False where it was gone again before it could be printed."""
         source = f"iptables-save -t {table}"
         content = self._contents.get((family, digest))
-        if content is None:
-            source, content = self._printed(family, table, digest)
-            if content is not None:
-                self._remember(family, digest, content)
+        if content is None and (printed := self._printed(family, table, digest)):
+            source, content = printed
+            self._remember(family, digest, content)
         self._found(State(family, table, after, seen, source, content))
         return content is not None
 
-    def _printed(self, family: Family, table: str, digest: bytes) -> tuple[str, bytes | None]:
+    def _printed(self, family: Family, table: str, digest: bytes) -> tuple[str, bytes] | None:
         """Which command, and what it prints of a state; None where that went meanwhile, or went and came."""
-        source = ""
         for _ in range(_TRIES):
             closes = self._lock.read()
             if self._tables[family].digest(table) != digest:
@@ -267,7 +265,7 @@ class Watch:
             source, printed = iptables.save(family, table=table, counters=False)
             if self._tables[family].digest(table) == digest and self._lock.read() == closes:
                 return source, normal(printed)
-        return source or f"iptables-save -t {table}", None
+        return None
 
     def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
         """States often come back: a script that swaps two rulesets, say."""
