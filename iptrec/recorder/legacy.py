@@ -72,8 +72,9 @@ class LegacyBackend:
         if self._setting.options.backend != "legacy":
             return []
         with contextlib.suppress(HostError):
-            note_untraced(self._setting.report, RAW_PRIORITY)
-            return [one[:3] for one in bases.passed_before(RAW_PRIORITY)]
+            known = bases.bases()
+            note_untraced(self._setting.report, known, RAW_PRIORITY)
+            return [one[:3] for one in bases.passed_before(known, RAW_PRIORITY)]
         return []
 
     def prepare(self, undo: Undo) -> None:

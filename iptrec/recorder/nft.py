@@ -71,9 +71,10 @@ class NftBackend:
         self._evidence = evidence
         # Of equal priorities a new chain is passed first.
         beside = not self._own.alone and any(map(raw.has_raw, self._rules))
-        self._priority = raw.RAW_PRIORITY - (not beside)
-        early = bases.passed_before(self._priority)
-        early += (one for one in bases.passed_beside() if one.family == "bridge")
+        priority = raw.RAW_PRIORITY - (not beside)
+        known = bases.bases()
+        early = bases.passed_before(known, priority)
+        early += (one for one in bases.passed_beside(known) if one.family == "bridge")
         self._own = replace(self._own, early=early)
         for family, ours in self._rules.items() if not self._own.alone else ():
             self._insert(family, ours, undo)
@@ -81,7 +82,7 @@ class NftBackend:
             undo.step(partial(nft_table.remove, self._setting.comment))
             self._setting.guardian.expect_table()
             self._own = self._own.made()
-        note_untraced(self._setting.report, self._priority, self._own.traced)
+        note_untraced(self._setting.report, known, priority, self._own.traced)
         self._counted = Traversals(self._own)
         self.watch = NftWatch(self._rules, self._found, self._setting.guardian, self._own)
         undo.callback(self.watch.stop)

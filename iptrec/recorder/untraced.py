@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Report
 
 
-def note_untraced(report: Report, priority: int, traced: Collection[Base] = ()) -> None:
+def note_untraced(
+    report: Report, known: Collection[Base], priority: int, traced: Collection[Base] = ()
+) -> None:
     """Note those that are passed before tracing begins at this priority, and those that IP does not see.
 
-    ``traced``: those before which a table of our own traces.
+    ``known``: all that there are. ``traced``: those before which a table of our own traces.
     """
-    if early := [one for one in bases.passed_before(priority) if one not in traced]:
+    if early := [one for one in bases.passed_before(known, priority) if one not in traced]:
         report.note(
             f"{_listed(early)} may be passed before tracing begins: packets that are dropped there"
             " are not seen"
         )
-    if beside := [one for one in bases.passed_beside() if one not in traced]:
+    if beside := [one for one in bases.passed_beside(known) if one not in traced]:
         report.note(f"{_listed(beside)}: frames that do not come through IP pass there untraced")
 
 

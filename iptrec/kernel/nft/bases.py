@@ -14,7 +14,7 @@ from iptrec.kernel.nft import transactions
 from iptrec.names import AF_INET, AF_INET6, HOOKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _TABLE, _NAME, _HOOK = 1, 3, 4  # NFTA_CHAIN_
 _TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1  # NFTA_TABLE_, NFT_TABLE_F_DORMANT
@@ -75,16 +75,16 @@ def _dormant(family: int) -> Iterator[str]:
             yield _text(one[_TABLE_NAME])
 
 
-def passed_before(priority: int) -> list[Base]:
+def passed_before(known: Iterable[Base], priority: int) -> list[Base]:
     """Those that packets pass before they are traced at this priority of IP's hooks; not raw's own."""
-    return [one for one in bases() if not _is_raw(one) and _is_before(one, priority)]
+    return [one for one in known if not _is_raw(one) and _is_before(one, priority)]
 
 
-def passed_beside() -> list[Base]:
+def passed_beside(known: Iterable[Base]) -> list[Base]:
     """Those that frames pass which may never come to IP's hooks, where packets are traced."""
     return [
         one
-        for one in bases()
+        for one in known
         if one.family == "arp"
         or (one.family == "bridge" and one.hook in _BRIDGED)
         or (one.family == "netdev" and not one.ingress)
@@ -96,7 +96,7 @@ def _is_raw(one: Base) -> bool:
 
 
 def _is_before(one: Base, priority: int) -> bool:
-    """Of equal priorities nobody knows which comes first."""
+    """Of equal priorities it may be."""
     match one.family:
         case "ip" | "ip6" | "inet":
             return one.ingress or (one.hook in _FIRST and one.priority <= priority)
