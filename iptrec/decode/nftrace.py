@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.decode import netlink
+from iptrec.decode import ethernet, netlink
 from iptrec.decode.events import TraceEvents
 from iptrec.decode.generations import Generations
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
@@ -70,10 +70,7 @@ _DUMPED: Final = 63  # the byte of it that tells whether there was a transport h
 # Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
 _TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
 _EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
-_ETHERNET, _TAG = 14, 4  # bytes of a link header, and of an 802.1Q tag in it
 _ETHERNET_TYPES: Final = [1, 772]  # ARPHRD_ETHER, ARPHRD_LOOPBACK
-_TAGGED: Final = [0x8100, 0x88A8]
-_LEAST_ETHERTYPE: Final = 0x0600  # below are lengths of 802.3
 _ETH_P_IP, _ETH_P_ARP, _ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
 _NFPROTO_ARP: Final = 3
 _NO_FAMILY: Final = 255
@@ -346,7 +343,7 @@ def _framed(of: netlink.Fields) -> Mask:
     kind = np.where(of.there[_IIFTYPE], of.number(_IIFTYPE), of.number(_OIFTYPE)) >> 16
     untold = ~(of.there[_IIFTYPE] | of.there[_OIFTYPE])
     framed: Mask = of.there[_LINK] & (untold | np.isin(kind, _ETHERNET_TYPES))
-    return framed & (of.length(_LINK) >= _ETHERNET)
+    return framed & (of.length(_LINK) >= ethernet.HEADER)
 
 
 def _protocol(
@@ -358,11 +355,15 @@ def _protocol(
     a packet with the version of IP in front is IP where the kernel found a transport header in it, or it has
     nothing else.
     """
-    at = np.where(framed, of.offset(_LINK) + 12, 0)
-    type_ = _short(buffer, at)
-    tagged = framed & np.isin(type_, _TAGGED) & (of.length(_LINK) >= _ETHERNET + _TAG)
-    type_ = np.where(tagged, _short(buffer, at + _TAG), type_)
-    type_[framed & (type_ < _LEAST_ETHERTYPE)] = 0
+    at = np.where(framed, of.offset(_LINK) + ethernet.TYPE, 0)
+    type_ = ethernet.short(buffer, at)
+    tagged = (
+        framed
+        & np.isin(type_, ethernet.TAGGED)
+        & (of.length(_LINK) >= ethernet.HEADER + ethernet.TAG)
+    )
+    type_ = np.where(tagged, ethernet.short(buffer, at + ethernet.TAG), type_)
+    type_[framed & (type_ < ethernet.LEAST_TYPE)] = 0
     first = np.where(of.there[_NETWORK], of.offset(_NETWORK), of.offset(_TRANSPORT))
     parsed = of.there[_TRANSPORT] | (of.length(_NETWORK) < _NETWORK_ROOM)
     version = np.where(parsed & (first >= 0), buffer.take(np.maximum(first, 0)) >> 4, 0)
@@ -372,8 +373,3 @@ def _protocol(
     told[family == AF_INET] = _ETH_P_IP
     told[family == AF_INET6] = _ETH_P_IPV6
     return told.astype(np.uint16)
-
-
-def _short(buffer: U8, at: I64) -> npt.NDArray[Any]:
-    """The big-endian number of two bytes at each offset."""
-    return buffer.take(at).astype(np.uint16) << 8 | buffer.take(at + 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.decode import ethernet
 from iptrec.packets.identity import lengths
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
 
-_ETHERNET, _TAG = 14, 4  # bytes of a header, and of an 802.1Q tag in it
-_TYPE: Final = 12  # where its type begins
-_TAGGED: Final = (0x8100, 0x88A8)
-_LEAST_TYPE: Final = 0x0600  # below are lengths of 802.3
 _NO_ADDRESSES: Final = bytes(12)
 _DUMPED: Final = 40  # bytes that nf_tables dumps of what it does not know
 _IPV4, _IPV6, _RESERVED = 0x0800, 0x86DD, 0xFFFF
@@ -34,7 +31,7 @@ def header_sizes(events: TraceEvents, link: str) -> I64:
     recorded = np.where(_recorded(events), events.link_length, 0).astype(np.int64)
     made = ~events.ip if link != "ethernet" else np.ones(len(events), np.bool_)
     wanted = recorded if link != "raw" else np.where(events.ip, 0, recorded)
-    return np.where(made & (wanted == 0), _ETHERNET, wanted)
+    return np.where(made & (wanted == 0), ethernet.HEADER, wanted)
 
 
 def wire_lengths(events: TraceEvents, sizes: I64) -> I64:
@@ -64,13 +61,14 @@ def frames(events: TraceEvents, sizes: I64) -> Iterator[bytes]:
 
 def _recorded(events: TraceEvents) -> Mask:
     """Which events bring an Ethernet header whose type is that of the packet."""
-    there = (events.link >= 0) & (events.link_length >= _ETHERNET)
-    at = np.where(there, events.link + _TYPE, 0)
-    kind = events.buffer[at].astype(np.uint16) << 8 | events.buffer[at + 1]
-    tagged = there & np.isin(kind, _TAGGED)
-    at = np.where(tagged, at + _TAG, 0)
-    inner = events.buffer[at].astype(np.uint16) << 8 | events.buffer[at + 1]
-    kind = np.where(tagged, inner, kind)
-    there &= events.link_length == np.where(tagged, _ETHERNET + _TAG, _ETHERNET)
-    recorded: Mask = there & ((kind == events.protocol) | ((kind < _LEAST_TYPE) & ~events.ip))
+    there = (events.link >= 0) & (events.link_length >= ethernet.HEADER)
+    at = np.where(there, events.link + ethernet.TYPE, 0)
+    kind = ethernet.short(events.buffer, at)
+    tagged = there & np.isin(kind, ethernet.TAGGED)
+    at = np.where(tagged, at + ethernet.TAG, 0)
+    kind = np.where(tagged, ethernet.short(events.buffer, at), kind)
+    there &= events.link_length == np.where(tagged, ethernet.HEADER + ethernet.TAG, ethernet.HEADER)
+    recorded: Mask = there & (
+        (kind == events.protocol) | ((kind < ethernet.LEAST_TYPE) & ~events.ip)
+    )
     return recorded
