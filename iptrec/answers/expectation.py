@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.packets import Packets
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -114,8 +115,7 @@ class _Tally:
             failure = f"{packets} packets, expected at most {most}"
         doubtful = self._doubtful() if failure is None else 0
         if doubtful:
-            counted = "1 packet" if doubtful == 1 else f"{doubtful:,} packets"
-            failure = f"not known: the filter cannot judge {counted}: {_CUT}"
+            failure = f"not known: the filter cannot judge {counted(doubtful, 'packet')}: {_CUT}"
         return Result(self.expectation, packets, failure, bool(doubtful), self._unjudged)
 
     def _doubtful(self) -> int:

@@ -145,8 +145,9 @@ def _count_window(
             if place.ours:
                 continue
             rows = assembly.rows[starts + at]
-            key = _key(window, one, place, sure=at not in unsure)
-            if key[3] is not None and place.rule is not None:
+            sure = at not in unsure
+            key = _key(window, one, place, sure=sure)
+            if sure and place.rule is not None:
                 rules.setdefault(key, place.rule)
             hits.setdefault(key, Count()).add(
                 len(rows),

@@ -37,11 +37,12 @@ def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
 
     ``unjudged``: of how many packets the filter does not know.
     """
+    from iptrec.names import counted
     from iptrec.views.info import NOT_CLOSED, how_many
 
     found = []
     if unjudged:
-        packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
+        packets = counted(unjudged, "packet")
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")

@@ -96,9 +96,8 @@ class Walker:
 
     def outcomes(self, path: tuple[int, ...]) -> tuple[Outcome, ...]:
         """How a packet that was seen at these places ended; empty if no packet can have been."""
-        if (
-            len(self._outcomes) > _REMEMBERED
-        ):  # real traffic takes few paths; a made-up file may not
+        # Real traffic takes few paths; a made-up file may not.
+        if len(self._outcomes) > _REMEMBERED:
             self._outcomes.clear()
         if path not in self._outcomes:
             walk: Walk | None = self.begin(path[0])

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMPANION: Final = (
-    "-journal"  # of a recording; SQLite never opens it, so that anybody may open and close it
-)
+# Beside a recording; SQLite never opens it, so that anybody may open and close it.
+COMPANION: Final = "-journal"
 _BYTE: Final = 1 << 62
 _FLOCK: Final = "hhqqi0q"  # struct flock: type, whence, start, length, process
 

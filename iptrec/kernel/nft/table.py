@@ -33,10 +33,8 @@ if TYPE_CHECKING:
     from iptrec.kernel.nft.transactions import Holder
     from iptrec.names import Family
 
-FIRST: Final = (
-    "early_prerouting",
-    "early_output",
-)  # the chains that packets come to before all others of IP
+# The chains that packets come to before all others of IP
+FIRST: Final = ("early_prerouting", "early_output")
 INGRESS, BRIDGED = "ingress", "bridged"
 _HOOKS: Final = {
     "prerouting": ("prerouting", "iifname"), "output": ("output", "oifname"),
@@ -107,19 +105,11 @@ class Own:
 
     def text(self) -> str:
         """The tables as nft reads them; rules that are copies are still missing."""
-        early = bool(self.traced)
-        chains = [
-            *(
-                (self._chain(one, _PRIORITY) for one in ("prerouting", "output"))
-                if self.alone
-                else ()
-            ),
-            *(
-                (self._chain(one, self._first, copied=not self.alone) for one in FIRST)
-                if early
-                else ()
-            ),
-        ]
+        chains = []
+        if self.alone:
+            chains += [self._chain(one, _PRIORITY) for one in ("prerouting", "output")]
+        if self.traced:
+            chains += [self._chain(one, self._first, copied=not self.alone) for one in FIRST]
         if self.devices:
             chains.append(self._chain(INGRESS, self._first))
         found = f"table inet {name(self.comment)} {{\n{''.join(chains)}}}\n"
