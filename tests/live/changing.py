@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import recorder
+import sides
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
@@ -107,12 +108,7 @@ def saved(number):
 
 def router(lab):
     """Two hosts, a and b, and the lab as the router between them; nobody answers."""
-    for name, net in (("a", 1), ("b", 2)):
-        lab.host(name)
-        lab.link(name, "eth0", f"10.0.{net}.2/24", peer=f"to-{name}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 dev to-{name}")
-        lab.ip(name, f"route add default via 10.0.{net}.1")
-    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    sides.join(lab, "a", "b", peer="to-{name}")
     lab.restore("b", "ipv4", "*filter\n:OUTPUT DROP\nCOMMIT\n")
     lab.settle()
 

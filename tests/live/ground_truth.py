@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import sides
 from command import IPTREC
 
 from iptrec.packets.window import windows
@@ -106,14 +107,9 @@ class Truth:
 
 def run(lab, path, count, backend="legacy"):
     """Send ``count`` datagrams, half from each side; judge the recording."""
-    for name, net in (("a", 1), ("b", 2)):
-        lab.host(name)
-        lab.link(name, "eth0", f"10.0.{net}.2/24", peer=f"to-{name}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 dev to-{name}")
-        lab.ip(name, f"route add default via 10.0.{net}.1")
-        # Nobody listens: the answers would be counted, but are not traced.
+    sides.join(lab, "a", "b", peer="to-{name}")
+    for name in ("a", "b"):  # nobody listens: the answers would be counted, but are not traced
         lab.restore(name, "ipv4", "*filter\n-A OUTPUT -p icmp -j DROP\nCOMMIT\n")
-    lab.sysctl(None, "net/ipv4/ip_forward", 1)
     for conf in ("all", "to-a", "to-b"):  # what is translated goes back where it came from
         lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
     lab.settle()

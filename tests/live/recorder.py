@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import time
 from pathlib import Path
@@ -16,13 +17,41 @@ from iptrec.recording.reader import Reader
 
 def start(lab, *arguments, before=IPTREC, notes=False, **pipes):
     """A recorder that records. It says nothing before, but for ``notes``, which are left out."""
+    child, said = started(lab, *arguments, before=before, **pipes)
+    assert notes or said.startswith("recording to"), said
+    return child
+
+
+def started(lab, *arguments, before=IPTREC, **pipes):
+    """A recorder that records, and all that it has said up to that."""
     command = [*before, "record", *map(str, arguments)]
     child = lab.popen(command, stderr=subprocess.PIPE, text=True, **pipes)
-    line = child.stderr.readline()
-    while notes and line and not line.startswith("recording to"):
-        line = child.stderr.readline()
-    assert line.startswith("recording to"), line + child.stderr.read()
-    return child
+    said = ""
+    for line in child.stderr:
+        said += line
+        if line.startswith("recording to"):
+            return child, said
+    raise AssertionError(said)
+
+
+def kill_at_any_moment(lab, tmp_path, kills, state, *command):
+    """SIGKILL in set-up, recording and clean-up: ``state()`` is as before, and nobody is left.
+
+    ``command``: up to the file to record to.
+    """
+    before, alive = state(), processes(lab)
+    begun = time.monotonic()
+    assert lab.popen([*command, str(tmp_path / "t.db")]).wait(timeout=30) == 0
+    whole = time.monotonic() - begun
+    assert state() == before
+    for number in range(kills):
+        child = lab.popen([*command, str(tmp_path / f"{number}.db")], stderr=subprocess.DEVNULL)
+        moment = random.uniform(0, 1.2 * whole)  # noqa: S311
+        time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
+        child.kill()
+        child.communicate()
+        until(lambda: processes(lab) == alive, f"killed after {moment:.3f} s")
+        assert state() == before, moment
 
 
 def until(condition, what="it does not come to be so", seconds=30):

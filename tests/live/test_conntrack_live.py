@@ -7,6 +7,7 @@ import shlex
 import sys
 
 import pytest
+import sides
 from command import IPTREC, iptrec
 
 from iptrec.answers.packets import Packets
@@ -38,12 +39,7 @@ except OSError: pass
 @pytest.fixture
 def routed(lab):
     """Hosts h1 and h2 on both sides of the lab, which translates."""
-    for net in (1, 2):
-        lab.host(f"h{net}")
-        lab.link(f"h{net}", "eth0", f"10.0.{net}.2/24", peer=f"v{net}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 dev v{net}")
-        lab.ip(f"h{net}", f"route add default via 10.0.{net}.1")
-    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    sides.join(lab, "h1", "h2", peer="v{net}")
     lab.settle()
     lab.restore(None, "ipv4", NAT)
     return lab

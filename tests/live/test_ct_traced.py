@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import sides
 import test_nft
 from command import IPTREC
 from recorder import until
@@ -71,12 +72,7 @@ while True:
 @pytest.fixture
 def talking(lab):
     """The lab with hosts, rules that ask, and somebody who answers."""
-    for net in (1, 2):
-        lab.host(f"h{net}")
-        lab.link(f"h{net}", "eth0", f"10.0.{net}.2/24", peer=f"v{net}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 dev v{net}")
-        lab.ip(f"h{net}", f"route add default via 10.0.{net}.1")
-    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    sides.join(lab, "h1", "h2", peer="v{net}")
     lab.settle()
     lab.run(["nft", RULES.format("\n\t\t".join(f"{one} counter" for one in ASKED))])
     enter = ["nsenter", "--net=/run/netns/h2", sys.executable, "-uc", ECHO]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
 import recorder
 import test_nft
 from command import IPTREC, iptrec
-from recorder import guardians, packets, processes, until
+from recorder import guardians, packets, until
 from test_nft import router
 from test_nft_table import ALONE
 
@@ -59,13 +56,7 @@ def dropping(family, hook):
 def recorded(lab, path, rules, who, *options, before=IPTREC):
     """What the recorder says, and what nft lists of the rules afterwards."""
     lab.run(["nft", "-f", "-"], stdin=rules)
-    command = [*before, "record", "--backend", "nft", "-o", str(path), *options]
-    child = lab.popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    for line in child.stderr:
-        said += line
-        if line.startswith("recording to"):
-            break
+    child, said = recorder.started(lab, "--backend", "nft", "-o", path, *options, before=before)
     host, *hosts = who
     lab.run([sys.executable, "-c", SEND, *hosts], host)
     counted = lab.run(["nft", "list", "ruleset"]).stdout
@@ -206,22 +197,8 @@ OPTIONS = ("--backend", "nft", "udp", "-o")
 
 def test_killed_at_any_moment(quiet_lab, tmp_path):
     """SIGKILL in set-up, recording and clean-up: our tables are gone, nobody is left."""
-    before, alive = state(quiet_lab), processes(quiet_lab)
     command = [*IPTREC, "record", "--duration", "50ms", *OPTIONS]
-    started = time.monotonic()
-    assert quiet_lab.popen([*command, str(tmp_path / "t.db")]).wait(timeout=30) == 0
-    whole = time.monotonic() - started
-    assert state(quiet_lab) == before
-    for number in range(KILLS):
-        child = quiet_lab.popen(
-            [*command, str(tmp_path / f"{number}.db")], stderr=subprocess.DEVNULL
-        )
-        moment = random.uniform(0, 1.2 * whole)  # noqa: S311
-        time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
-        child.kill()
-        child.communicate()
-        until(lambda: processes(quiet_lab) == alive, f"killed after {moment:.3f} s")
-        assert state(quiet_lab) == before, moment
+    recorder.kill_at_any_moment(quiet_lab, tmp_path, KILLS, lambda: state(quiet_lab), *command)
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["", "without-its-list"])

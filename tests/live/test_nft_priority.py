@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 
 import pytest
+import recorder
 import test_nft
-from command import IPTREC, iptrec
+from command import iptrec
 from recorder import packets
 from test_nft import router
 from test_nft_dormant import SEND
@@ -42,13 +42,7 @@ def test_of_equal_priorities_the_newest_is_passed_first(lab, tmp_path, rules, ea
     router(lab)
     lab.run(["nft", "-f", "-"], stdin=rules)
     path = tmp_path / "t.db"
-    command = [*IPTREC, "record", "--backend", "nft", "udp", "-o", str(path)]
-    child = lab.popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    for line in child.stderr:
-        said += line
-        if line.startswith("recording to"):
-            break
+    child, said = recorder.started(lab, "--backend", "nft", "udp", "-o", path)
     lab.run([sys.executable, "-c", SEND, "999", "1000"], "a")
     family = rules.partition(" early")[0].split()[-1]
     counted = lab.run(["nft", "list", "table", family, "early"])

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import recorder
 from command import IPTREC, iptrec
-from recorder import guardians, processes, until
+from recorder import guardians
 
 from iptrec.answers.packets import Packets
 from iptrec.recording.reader import Reader
@@ -137,7 +134,6 @@ def quiet_lab(lab):
 
 def test_killed_at_any_moment(quiet_lab, tmp_path):
     """SIGKILL in set-up, recording and clean-up: our table is gone, nobody is left."""
-    before, alive = state(quiet_lab), processes(quiet_lab)
     command = [
         *ALONE,
         *IPTREC,
@@ -149,20 +145,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
         "50ms",
         "-o",
     ]
-    started = time.monotonic()
-    assert quiet_lab.popen([*command, str(tmp_path / "t.db")]).wait(timeout=30) == 0
-    whole = time.monotonic() - started
-    assert state(quiet_lab) == before
-    for number in range(KILLS):
-        child = quiet_lab.popen(
-            [*command, str(tmp_path / f"{number}.db")], stderr=subprocess.DEVNULL
-        )
-        moment = random.uniform(0, 1.2 * whole)  # noqa: S311
-        time.sleep(moment)  # the moment to kill is what is tested, nothing is waited for
-        child.kill()
-        child.communicate()
-        until(lambda: processes(quiet_lab) == alive, f"killed after {moment:.3f} s")
-        assert state(quiet_lab) == before, moment
+    recorder.kill_at_any_moment(quiet_lab, tmp_path, KILLS, lambda: state(quiet_lab), *command)
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["", "without-its-list"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 
 import pytest
+import recorder
 import test_nft
-from command import IPTREC, iptrec
+from command import iptrec
 from test_nft import router
 from test_nft_dormant import SEND
 
@@ -29,13 +29,7 @@ def recorded(lab, path, backend, rules):
     """What the recorder says before it records; two datagrams come by."""
     router(lab)
     lab.run(["nft", "-f", "-"], stdin=rules)
-    command = [*IPTREC, "record", "--backend", backend, "udp", "-o", str(path)]
-    child = lab.popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    for line in child.stderr:
-        said += line
-        if line.startswith("recording to"):
-            break
+    child, said = recorder.started(lab, "--backend", backend, "udp", "-o", path)
     lab.run([sys.executable, "-c", SEND, "999", "1000"], "a")
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=60)
