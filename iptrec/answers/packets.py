@@ -16,7 +16,7 @@ from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
-from iptrec.rulesets.backends import backend
+from iptrec.rulesets.backends import is_single
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,7 +109,7 @@ class Packets:
                 self.interfaces_of(stream.namespace),
                 Connections(self._recording, stream.namespace),
                 names.get(stream.namespace),
-                backend(self._recording, stream),
+                is_single(self._recording),
                 self._make,
             )
         return self._builders[stream.id]
@@ -165,10 +165,10 @@ class _Builder:
         interfaces: Interfaces,
         connections: Connections,
         netns: str | None,
-        backend: Backend | None,
+        single: bool,
         make: type[Traversal],
     ) -> None:
-        self._backend = backend
+        self._single = single
         self.interfaces = interfaces
         self.netns = netns
         self._connections = connections
@@ -204,7 +204,10 @@ class _Builder:
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         places = [window.resolver.places[number] for number in outcome.way]
         family = window.resolver.families[outcome.way[0]]
-        steps = self._steps(rows, places)
+        backends = [
+            None if self._single else window.resolver.backends[one].name for one in outcome.way
+        ]
+        steps = self._steps(rows, places, backends)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
         return self._make(
@@ -231,7 +234,7 @@ class _Builder:
             steps=tuple(steps),
         )
 
-    def _steps(self, rows: I64, places: list[Place]) -> list[Step]:
+    def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []
         shown = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
         before: Step | None = None
@@ -243,13 +246,19 @@ class _Builder:
             payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, *kind)
-            before = self._step(columns, at, places[at], header, before)
+            before = self._step(columns, at, places[at], backends[at], header, before)
             last = payload
             steps.append(before)
         return steps
 
     def _step(
-        self, columns: _Columns, at: int, place: Place, header: dict[str, Any], before: Step | None
+        self,
+        columns: _Columns,
+        at: int,
+        place: Place,
+        backend: Backend | None,
+        header: dict[str, Any],
+        before: Step | None,
     ) -> Step:
         rule = place.rule
         moment = columns.moment_ns[at]
@@ -265,9 +274,15 @@ class _Builder:
             if out != before.out:
                 changed["out"] = before.out, out
             if header is not before.header:
+                # nf_tables dumps less of a packet.
+                told = (
+                    before.header | header
+                    if backend == before.backend
+                    else [name for name in before.header if name in header]
+                )
                 changed |= {
                     name: (before.header.get(name), header.get(name))
-                    for name in (before.header | header)
+                    for name in told
                     if before.header.get(name) != header.get(name)
                 }
         return Step(
@@ -287,7 +302,7 @@ class _Builder:
             physout=self._interface(columns.physoutdev[at], moment),
             header=header,
             changed=changed,
-            backend=self._backend,
+            backend=backend,
             ct=columns.ct(at),
         )
 

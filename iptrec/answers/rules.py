@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.places import Place
-    from iptrec.rulesets.resolver import Resolver
+    from iptrec.rulesets.resolver import Book
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     """What the selected packets hit, for each table as it last was, and in rules that are gone."""
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
-    books: dict[int, Resolver] = {}
+    books: dict[int, Book] = {}
     packets = Packets(recording, selection)
     for batch in packets.batches(objects=False):
         books[batch.window.stream.id] = batch.window.resolver
@@ -72,9 +72,7 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     return Counted(found, packets.unjudged)
 
 
-def _tables(
-    book: Resolver, hits: dict[_Key, Count], rules: dict[_Key, Rule]
-) -> Iterator[TableCount]:
+def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Iterator[TableCount]:
     loaded = {
         (family_of(table, family), table): timeline
         for family in FAMILIES

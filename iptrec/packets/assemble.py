@@ -110,7 +110,7 @@ def assemble(
         dealt += deal(events, stamp, changing, rows[span].tolist(), way[span].tolist(), walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
-    whole = _in_order(
+    whole = in_order(
         rows=np.concatenate(
             [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
         ),
@@ -228,10 +228,10 @@ def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
+def in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
     """Sort the traversals by their first event: rows, first, count, option."""
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
-    order = np.argsort(rows[first], kind="stable")
+    order = np.argsort(np.minimum.reduceat(rows, first), kind="stable")
     count_ordered = count[order]
     new_first = np.concatenate([[0], np.cumsum(count_ordered)[:-1]])
     source = np.repeat(first[order] - new_first, count_ordered) + np.arange(len(rows))

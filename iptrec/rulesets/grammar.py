@@ -158,6 +158,21 @@ class Grammar:
             for route in self.routes
         )
 
+    def passed_beside(self, passes: frozenset[Pass]) -> bool:
+        """Whether all that has the same turn as one of these passes is among them, on some route.
+
+        Nothing tells which of them comes first, so `advance` asks for none.
+        """
+        return any(
+            passes <= route.keys()
+            and not any(
+                order in turns and one not in passes and one not in self.optional
+                for turns in ({route[one] for one in passes},)
+                for one, order in route.items()
+            )
+            for route in self.routes
+        )
+
     def off_switches(self, state: State) -> tuple[list[OffSwitch], bool]:
         """The rules that may have switched tracing off next, and whether the packet must have met one."""
         found: list[OffSwitch] = []

@@ -1,0 +1,246 @@
+"""The packets of a host with rules of both backends: one traversal with the steps of both.
+
+Each backend's events are put together by themselves first (`assemble`); then those that are one packet are
+joined (`pairs`): its steps come in the order of hooks and priorities, and it is judged by the rules of
+both. Of equal priorities nobody knows which was first, unless one of them ended the packet; else legacy
+iptables is shown first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from iptrec.decode.events import side_by_side
+from iptrec.names import HOOKS
+from iptrec.packets.assemble import Assembly, in_order
+from iptrec.packets.assembler import Read
+from iptrec.packets.fragments import reassemble
+from iptrec.packets.identity import Packets, combined
+from iptrec.packets.interleaved import EQUAL
+from iptrec.packets.pairs import Side, pair
+from iptrec.packets.walk import HOLES, TORN, Walker
+from iptrec.rulesets.resolver import Resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64
+    from iptrec.packets.walk import Outcome
+    from iptrec.rulesets.grammar import Grammar
+    from iptrec.rulesets.joined import Joined
+    from iptrec.rulesets.places import Pass
+
+_SENT: Final = tuple(map(HOOKS.index, ("OUTPUT", "POSTROUTING")))
+_ENDS: Final = ("DROP", "REJECT", "STOLEN")
+_OTHER: Final = ("nf_tables", "legacy iptables")  # of each part
+_REMEMBERED: Final = 100_000
+
+
+class _Block(NamedTuple):
+    """The events of one pass: ``steps`` are their places in the way of a part."""
+
+    pass_: Pass
+    part: int
+    steps: range
+
+
+class _Whole(NamedTuple):
+    """What became of a packet by the events of both, and of which part each step is, at which place there."""
+
+    outcome: Outcome
+    steps: list[tuple[int, int]]
+
+
+class Joiner:
+    """Joins the packets of legacy iptables and nf_tables, remembering how ways fit together.
+
+    ``walkers``: of both by themselves.
+    """
+
+    def __init__(self, book: Joined, walkers: Sequence[Walker]) -> None:
+        self._book = book
+        self._walkers = walkers
+        self._walker = Walker(book)
+        self._known: dict[tuple[Outcome | None, ...], _Whole | None] = {}
+
+    def join(self, parts: Sequence[Read]) -> Read:
+        """Both as one, their events in order of receipt."""
+        one, other = parts
+        received = np.concatenate([part.events.received_ns for part in parts])
+        order = np.argsort(received, kind="stable")
+        place_of = np.empty(len(order), np.int64)
+        place_of[order] = np.arange(len(order))
+        events = side_by_side(one.events, other.events, len(one.lengths)).take(order)
+        return Read(
+            lengths=np.concatenate([part.lengths for part in parts]),
+            received_ns=np.concatenate([part.received_ns for part in parts]),
+            events=events,
+            moment_ns=np.concatenate([part.moment_ns for part in parts])[order],
+            earliest_ns=np.concatenate([part.earliest_ns for part in parts])[order],
+            resolved=Resolved(
+                *(
+                    np.concatenate([getattr(part.resolved, name) for part in parts])[order]
+                    for name in ("place", "first", "last")
+                )
+            ),
+            assembly=self._assembly(
+                parts, events, [place_of[: len(one.events)], place_of[len(one.events) :]]
+            ),
+        )
+
+    def _assembly(
+        self, parts: Sequence[Read], events: TraceEvents, place_of: Sequence[I64]
+    ) -> Assembly:
+        """``place_of``: for each part the number among the joined events of each event."""
+        known = [part.assembly.outcomes for part in parts]
+        one, other = (_side(part) for part in parts)
+
+        def outcomes(*numbers: int) -> tuple[Outcome | None, ...]:
+            found = zip(known, numbers, strict=True)
+            return tuple(some[at] if at >= 0 else None for some, at in found)
+
+        def judge(mine: int, its: int) -> tuple[bool, bool]:
+            whole = self._whole(outcomes(mine, its))
+            return whole is not None, whole is not None and whole.outcome.complete
+
+        pairs = pair(one, other, judge)
+        numbers = [
+            np.where(which >= 0, np.append(side.outcome, [-1])[which], -1)
+            for which, side in zip(pairs[:2], (one, other), strict=True)
+        ]
+        kinds = np.stack([*numbers, pairs.doubtful], axis=1)
+        distinct, of = np.unique(kinds, axis=0, return_inverse=True)
+        found: dict[Outcome, int] = {}
+        rows, counts, option = [], [], []
+        for number, (mine, its, doubtful) in enumerate(distinct.tolist()):
+            members = np.flatnonzero(of.reshape(-1) == number)
+            whole = self._whole(outcomes(mine, its))
+            assert whole is not None  # noqa: S101 - they are no pair otherwise
+            columns = [
+                place_of[at][parts[at].assembly.rows[parts[at].assembly.first[pairs[at][members]] + step]]
+                for at, step in whole.steps
+            ]  # fmt: skip
+            outcome = whole.outcome
+            if doubtful:
+                outcome = replace(outcome, doubt=outcome.doubt or EQUAL)
+            rows.append(np.stack(columns, axis=1).reshape(-1))
+            counts.append(np.full(len(members), len(columns)))
+            option.append(np.full(len(members), found.setdefault(outcome, len(found))))
+        if not rows:
+            nothing = np.zeros(0, np.int64)
+            return Assembly(nothing, nothing, nothing, nothing, [])
+        row, first, count, outcome_of = in_order(
+            rows=np.concatenate(rows), count=np.concatenate(counts), option=np.concatenate(option)
+        )
+        return Assembly(row, first, count, *reassemble(events, row[first], outcome_of, list(found)))
+
+    def _whole(self, outcomes: tuple[Outcome | None, ...]) -> _Whole | None:
+        if outcomes not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._known[outcomes] = self._judged(outcomes)
+        return self._known[outcomes]
+
+    def _judged(self, outcomes: tuple[Outcome | None, ...]) -> _Whole | None:
+        """What became of a packet that was seen so; None if no packet can have been."""
+        there = {at: one for at, one in enumerate(outcomes) if one is not None}
+        ways = {at: self._book.way(at, one.way) for at, one in there.items()}
+        torn = any(one.doubt == TORN for one in there.values())
+        found: list[_Whole] = []
+        for steps in self._orders(there, ways):
+            way = tuple(ways[part][at] for part, at in steps)
+            outcome = self._walker.across_holes(way, torn=torn)
+            if outcome is not None:
+                found.append(_Whole(self._with_doubts(outcome, there), steps))
+        if not found and len(there) == 1:
+            ((at, one),) = there.items()
+            broken = replace(one, way=ways[at], complete=False, reason=one.reason or HOLES)
+            found.append(_Whole(broken, [(at, step) for step in range(len(one.way))]))
+        found.sort(key=lambda one: not one.outcome.complete)
+        return found[0] if found else None
+
+    def _orders(
+        self, there: dict[int, Outcome], ways: dict[int, tuple[int, ...]]
+    ) -> Iterator[list[tuple[int, int]]]:
+        """The steps of all parts, in each order that they can have."""
+        blocks = {at: self._blocks(at, way) for at, way in ways.items()}
+        grammar = self._grammar(ways)
+        passes = {one.pass_ for some in blocks.values() for one in some}
+        seen = []
+        for route in grammar.routes:
+            if not passes <= route.keys():
+                continue
+            ended = {at for at, one in there.items() if one.verdict in _ENDS}
+            order = _merged(blocks, route, ended)
+            if order not in seen:
+                seen.append(order)
+                yield order
+
+    def _grammar(self, ways: dict[int, tuple[int, ...]]) -> Grammar:
+        return self._book.grammars[next(iter(ways.values()))[0]]
+
+    def _blocks(self, part: int, way: tuple[int, ...]) -> list[_Block]:
+        found = []
+        start = 0
+        for pass_, some in groupby(self._book.places[one].pass_ for one in way):
+            stop = start + len(list(some))
+            found.append(_Block(pass_, part, range(start, stop)))
+            start = stop
+        return found
+
+    def _with_doubts(self, outcome: Outcome, there: dict[int, Outcome]) -> Outcome:
+        """The outcome by the rules of both, with what else is known of its parts."""
+        if outcome.complete and outcome.verdict not in _ENDS:
+            passes = frozenset(self._book.places[one].pass_ for one in outcome.way)
+            if not self._book.grammars[outcome.way[-1]].passed_beside(passes):
+                outcome = replace(outcome, complete=False, reason=HOLES)
+        if outcome.reason == HOLES and len(there) == 1:
+            (part,) = there
+            untold = f"of its way through the rules of {_OTHER[part]} nothing was recorded"
+            outcome = replace(outcome, reason=untold)
+        for at, one in there.items():
+            # By its own rules it may have been accepted, and nobody told what then became of it.
+            moot = {each.doubt for each in self._walkers[at].outcomes(one.way)}
+            if one.doubt not in moot:
+                outcome = replace(outcome, doubt=outcome.doubt or one.doubt)
+        # What is missing may come yet, and so may the other's events.
+        finished = outcome.finished and outcome.complete and len(there) > 1
+        return replace(outcome, finished=finished)
+
+
+def _merged(
+    blocks: dict[int, list[_Block]], route: dict[Pass, int], ended: set[int]
+) -> list[tuple[int, int]]:
+    """The steps of all blocks in the order of a route; ``ended``: the parts that end the packet."""
+    turns = []
+    for at, some in blocks.items():
+        turn = -1
+        for number, one in enumerate(some):
+            turn = max(turn, route[one.pass_])  # a part's own order stays
+            last = at in ended and number == len(some) - 1
+            turns.append((turn, last, at, number))
+    return [(at, step) for _, _, at, number in sorted(turns) for step in blocks[at][number].steps]
+
+
+def _side(part: Read) -> Side:
+    assembly, events = part.assembly, part.events
+    begun = assembly.rows[assembly.first]
+    ended = assembly.rows[assembly.first + assembly.count - 1]
+    packets = Packets.of(events, begun).dumped()
+    sent = np.isin(events.hook[begun], _SENT).astype(np.uint64)
+    loose = combined([packets.keys(), sent])
+    return Side(
+        exact=combined([loose, packets.flow_keys()]),
+        loose=loose,
+        outcome=assembly.outcome,
+        first=begun,
+        last=ended,
+        earliest_ns=part.earliest_ns[begun],
+        received_ns=events.received_ns[begun],
+        latest_ns=events.received_ns[ended],
+    )
