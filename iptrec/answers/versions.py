@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.window import Window
 
@@ -25,30 +26,50 @@ class Stages(NamedTuple):
 
 def first_stages(window: Window, positions: I64) -> Stages:
     """Each traversal once, as it first was, with all of its events."""
-    assembly = window.assembly
-    return Stages(positions, assembly.rows[assembly.first[positions]], assembly.count[positions])
+    assembly, traced = window.assembly, window.events.trace >= 0
+    rows = assembly.rows[assembly.first[positions]]
+    if not traced.all():
+        for at in np.flatnonzero(traced[rows]).tolist():
+            rows[at] = _stages(window, int(positions[at]))[0].row
+    return Stages(positions, rows, assembly.count[positions])
 
 
 def all_stages(window: Window, positions: I64) -> Stages:
     """Each traversal once for every change of the packet."""
-    assembly, events = window.assembly, window.events
-    memory = events.buffer.data
-    found: list[tuple[int, int, int]] = []
-    for position in positions.tolist():
-        rows = assembly.events(position).tolist()
-        begun, before = 0, None
-        for at, row in enumerate(rows):
-            start = int(events.payload[row])
-            packet = memory[start : start + int(events.payload_length[row])] if start >= 0 else b""
-            # Of a packet that both backends tell of nf_tables dumps the headers only.
-            size = len(packet) if before is None else min(len(packet), len(before))
-            if before is not None and packet[:size] != before[:size]:
-                found.append((position, rows[begun], at))
-                begun = at
-            before = packet
-        found.append((position, rows[begun], len(rows)))
+    found = [
+        (position, *one) for position in positions.tolist() for one in _stages(window, position)
+    ]
     columns = np.array(found, np.int64).reshape(-1, 3).T
     return Stages(*columns)
+
+
+class _Stage(NamedTuple):
+    """As in `Stages`; ``row``: of several events the one that has most of the packet."""
+
+    row: int
+    until: int
+
+
+def _stages(window: Window, position: int) -> list[_Stage]:
+    events = window.events
+    found: list[_Stage] = []
+    stage: list[int] = []
+    for at, row in enumerate(window.assembly.events(position).tolist()):
+        if stage and not _alike(events, stage[-1], row):
+            found.append(_Stage(max(stage, key=events.payload_length.__getitem__), at))
+            stage = []
+        stage.append(row)
+    until = int(window.assembly.count[position])
+    return [*found, _Stage(max(stage, key=events.payload_length.__getitem__), until)]
+
+
+def _alike(events: TraceEvents, before: int, row: int) -> bool:
+    """Whether two events have the same packet; nf_tables dumps less of it than legacy iptables."""
+    old, new = events.packet(before), events.packet(row)
+    if (events.trace[before] < 0) == (events.trace[row] < 0):
+        return old == new
+    size = min(len(old), len(new))
+    return old[:size] == new[:size]
 
 
 def events_of(window: Window, positions: I64) -> I64:

@@ -319,7 +319,10 @@ def section(
             rows = events_of(window, positions)
             if len(positions) == window.decided:
                 rows = np.sort(np.concatenate([rows, window.unplaced]))
-            yield capture.events(window.events.take(rows), window.stream.kind)
+            traced = window.events.trace[rows] >= 0
+            for kind, some in (("nflog", rows[~traced]), ("nftrace", rows[traced])):
+                if len(some) or kind == window.stream.kind:
+                    yield capture.events(window.events.take(some), kind)
             continue
         yield capture.packets(
             window,
