@@ -52,6 +52,10 @@ class Assembly:
         """How many traversals."""
         return len(self.first)
 
+    def lasts(self) -> I64:
+        """The event of each traversal that came last."""
+        return np.maximum.reduceat(self.rows, self.first) if len(self) else self.first
+
     def events(self, traversal: int) -> I64:
         """The event numbers of one traversal."""
         start = self.first[traversal]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # The kernel begins to stamp packets a moment after it is asked to.
 _STAMPING_NS: Final = 100_000_000
 
+_NEVER: Final = int(np.iinfo(np.int64).max)
 _NO_LENGTHS: Final = np.zeros(0, np.uint32)
 _NO_TIMES: Final = np.zeros(0, np.int64)
 
@@ -55,6 +56,8 @@ class Read:
     """All datagrams that wait, and the packets that were put together of them.
 
     ``lengths`` (bytes) and ``received_ns`` (epoch): of the datagrams; the rest as `Window` has it.
+    ``reached_ns``: all events that were logged before are among these. ``waits``: traversals of which another
+    stream may tell more, shape (n,).
     """
 
     lengths: U32
@@ -64,6 +67,8 @@ class Read:
     earliest_ns: I64
     resolved: Resolved
     assembly: Assembly
+    reached_ns: int
+    waits: Mask
 
 
 class _Waiting(NamedTuple):
@@ -79,11 +84,12 @@ class Assembler:
     """Puts the packets of one stream together, window by window.
 
     ``start``: of the window that is being read; ``events``, ``bytes``: how many datagrams came for it, and
-    their size.
+    their size. ``ended``: no more chunks come.
     """
 
     def __init__(self, stream: Stream, resolver: Resolver, begun_ns: int) -> None:
         self.stream = stream
+        self.ended = False
         self._resolver = resolver
         self._slots = _number(stream.detail.get("slots"), 0)
         self._arrival_ns = None
@@ -141,6 +147,7 @@ class Assembler:
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
+        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns)
         return Read(
             lengths=lengths,
             received_ns=received,
@@ -148,7 +155,9 @@ class Assembler:
             moment_ns=clock.moments(events, of_events),
             earliest_ns=earliest,
             resolved=resolved,
-            assembly=assemble(events, resolved, self._resolver, self.walker, self._arrival_ns),
+            assembly=assembly,
+            reached_ns=_NEVER if self.ended else self._floor,
+            waits=np.zeros(len(assembly), np.bool_),
         )
 
     def keep(self, again: Mask) -> None:

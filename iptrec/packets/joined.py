@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
+    from iptrec.packets.pairs import Pairs
     from iptrec.packets.walk import Outcome
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.joined import Joined
@@ -73,9 +74,12 @@ class Joiner:
         one, other = parts
         received = np.concatenate([part.events.received_ns for part in parts])
         order = np.argsort(received, kind="stable")
-        place_of = np.empty(len(order), np.int64)
-        place_of[order] = np.arange(len(order))
         events = side_by_side(one.events, other.events, len(one.lengths)).take(order)
+        assembly = self._assembly(parts, events, order)
+        reached_ns = min(part.reached_ns for part in parts)
+        # Under load one socket is read long after the other.
+        unsure = np.array([self._may_miss_some(one) for one in assembly.outcomes], np.bool_)
+        latest_ns = events.received_ns[assembly.lasts()]
         return Read(
             lengths=np.concatenate([part.lengths for part in parts]),
             received_ns=np.concatenate([part.received_ns for part in parts]),
@@ -88,17 +92,20 @@ class Joiner:
                     for name in ("place", "first", "last")
                 )
             ),
-            assembly=self._assembly(
-                parts, events, [place_of[: len(one.events)], place_of[len(one.events) :]]
-            ),
+            assembly=assembly,
+            reached_ns=reached_ns,
+            waits=unsure[assembly.outcome] & (latest_ns > reached_ns),
         )
 
-    def _assembly(
-        self, parts: Sequence[Read], events: TraceEvents, place_of: Sequence[I64]
-    ) -> Assembly:
-        """``place_of``: for each part the number among the joined events of each event."""
+    def _may_miss_some(self, outcome: Outcome) -> bool:
+        alone = len({self._book.backends[one].name for one in outcome.way}) == 1
+        return alone or not outcome.complete
+
+    def _assembly(self, parts: Sequence[Read], events: TraceEvents, order: I64) -> Assembly:
+        """``order``: of all events of the parts, in which they are joined."""
+        place_of = np.empty(len(order), np.int64)
+        place_of[order] = np.arange(len(order))
         known = [part.assembly.outcomes for part in parts]
-        one, other = (_side(part) for part in parts)
 
         def outcomes(*numbers: int) -> tuple[Outcome | None, ...]:
             found = zip(known, numbers, strict=True)
@@ -108,32 +115,29 @@ class Joiner:
             whole = self._whole(outcomes(mine, its))
             return whole is not None, whole is not None and whole.outcome.complete
 
-        pairs = pair(one, other, judge)
-        numbers = [
-            np.where(which >= 0, np.append(side.outcome, [-1])[which], -1)
-            for which, side in zip(pairs[:2], (one, other), strict=True)
-        ]
-        kinds = np.stack([*numbers, pairs.doubtful], axis=1)
-        distinct, of = np.unique(kinds, axis=0, return_inverse=True)
+        pairs = pair(_side(parts[0]), _side(parts[1]), judge)
+        if not len(pairs.doubtful):
+            return parts[0].assembly
+        distinct, of = np.unique(_kinds(parts, pairs), axis=0, return_inverse=True)
         found: dict[Outcome, int] = {}
         rows, counts, option = [], [], []
         for number, (mine, its, doubtful) in enumerate(distinct.tolist()):
             members = np.flatnonzero(of.reshape(-1) == number)
             whole = self._whole(outcomes(mine, its))
             assert whole is not None  # noqa: S101 - they are no pair otherwise
-            columns = [
-                place_of[at][parts[at].assembly.rows[parts[at].assembly.first[pairs[at][members]] + step]]
-                for at, step in whole.steps
-            ]  # fmt: skip
             outcome = whole.outcome
             if doubtful:
                 outcome = replace(outcome, doubt=outcome.doubt or EQUAL)
-            rows.append(np.stack(columns, axis=1).reshape(-1))
-            counts.append(np.full(len(members), len(columns)))
+            steps = [
+                place_of[offset + part.assembly.rows[part.assembly.first[which] + step]]
+                for part, which, offset, step in (
+                    (parts[at], pairs[at][members], at * len(parts[0].events), step)
+                    for at, step in whole.steps
+                )
+            ]
+            rows.append(np.stack(steps, axis=1).reshape(-1))
+            counts.append(np.full(len(members), len(steps)))
             option.append(np.full(len(members), found.setdefault(outcome, len(found))))
-        if not rows:
-            nothing = np.zeros(0, np.int64)
-            return Assembly(nothing, nothing, nothing, nothing, [])
         row, first, count, outcome_of = in_order(
             rows=np.concatenate(rows), count=np.concatenate(counts), option=np.concatenate(option)
         )
@@ -225,6 +229,15 @@ def _merged(
             last = at in ended and number == len(some) - 1
             turns.append((turn, last, at, number))
     return [(at, step) for _, _, at, number in sorted(turns) for step in blocks[at][number].steps]
+
+
+def _kinds(parts: Sequence[Read], pairs: Pairs) -> I64:
+    """The outcomes of each pair's traversals (-1: it has none), and whether it is doubtful; shape (n, 3)."""
+    numbers = [
+        np.where(which >= 0, np.append(part.assembly.outcome, [-1])[which], -1)
+        for part, which in zip(parts, pairs[:2], strict=True)
+    ]
+    return np.stack([*numbers, pairs.doubtful], axis=1)
 
 
 def _side(part: Read) -> Side:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
     from iptrec.packets.assemble import Assembly
-    from iptrec.packets.assembler import Start
+    from iptrec.packets.assembler import Read, Start
     from iptrec.recording.rows import Chunk, Recording, Stream
     from iptrec.rulesets.resolver import Book, Resolved
 
@@ -41,6 +41,8 @@ _MOST_WAITING_BYTES: Final = 2 * _WINDOW_BYTES
 # through OUTPUT takes milliseconds; userspace behind NFQUEUE takes its time.
 UNDER_WAY_NS: Final = 100_000_000
 QUEUED_NS: Final = 2_000_000_000
+# How much later one of two sockets is read, while a recording is followed.
+_MOST_BEHIND_NS: Final = 2_000_000_000
 _NEVER: Final = int(np.iinfo(np.int64).max)
 
 
@@ -119,18 +121,26 @@ class _Streams:
         """Whether no datagram waits."""
         return all(one.empty for one in self.assemblers)
 
-    def close(self, until_ns: int | None, number: int) -> Window:
+    @property
+    def ahead(self) -> Assembler | None:
+        """The one with packets of which the other's events are still to be read, if those are many."""
+        waiting = [len(one.start.kept) for one in self.assemblers]
+        if max(waiting) - min(waiting) < WINDOW_EVENTS // 4:
+            return None
+        return self.assemblers[waiting.index(max(waiting))]
+
+    def close(self, until_ns: int | None, number: int, *, live: bool = False) -> Window:
         """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
 
-        ``number``: of the first of them.
+        ``number``: of the first of them. ``live``: it is the time now; no packet waits for ever.
         """
         starts = tuple(one.start for one in self.assemblers)
         parts = [one.read() for one in self.assemblers]
         read = parts[0] if self._joiner is None else self._joiner.join(parts)
         events, assembly = read.events, read.assembly
-        decided = (
-            len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
-        )
+        decided = len(assembly)
+        if until_ns is not None:
+            decided = _first_under_way(read, until_ns, _MOST_BEHIND_NS if live else _NEVER)
         again = _again(events, assembly, decided, len(read.lengths))
         if read.lengths[again].sum() > _MOST_WAITING_BYTES:
             decided, again = len(assembly), np.zeros(len(read.lengths), np.bool_)
@@ -166,7 +176,7 @@ def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window
                 one.resume(start, _chunks(reader, one.stream, start))
             after, number = [one.through for one in since.starts], since.number
             since = None
-        for one, chunk, until_ns in _in_turn(reader, streams.assemblers, after):
+        for one, chunk, until_ns in _in_turn(reader, streams, after):
             one.add(chunk)
             if streams.full:
                 yield (window := streams.close(until_ns, number))
@@ -184,30 +194,32 @@ def _chunks(reader: Recording, stream: Stream, start: Start) -> Iterator[Chunk]:
 
 
 def _in_turn(
-    reader: Recording, assemblers: list[Assembler], after: list[int]
+    reader: Recording, streams: _Streams, after: list[int]
 ) -> Iterator[tuple[Assembler, Chunk, int]]:
     """The chunks of some streams in the order of their first datagrams, and whose each is.
 
-    ``after``: which chunk of each. With a chunk comes the time up to which all were read then (epoch, ns).
+    One that is ahead waits for the others. ``after``: which chunk of each. With a chunk comes the time up to
+    which all were read then (epoch, ns).
     """
+    assemblers = streams.assemblers
     sources = [
         reader.chunks(one.stream.id, last) for one, last in zip(assemblers, after, strict=True)
     ]
     heads = [next(one, None) for one in sources]
-    while True:
+    while any(one is not None for one in heads):
         begin = {
-            at: int(one.received_ns.min(initial=_NEVER))
-            for at, one in enumerate(heads)
-            if one is not None
+            at: (one is streams.ahead, int(head.received_ns.min(initial=_NEVER)))
+            for at, (one, head) in enumerate(zip(assemblers, heads, strict=True))
+            if head is not None
         }
-        if not begin:
-            return
+        for at, one in enumerate(assemblers):
+            one.ended = at not in begin
         at = min(begin, key=lambda one: (begin[one], one))
         chunk = heads[at]
         assert chunk is not None  # noqa: S101 - it is there
         del begin[at]
         last = int(chunk.received_ns.max(initial=0))
-        yield assemblers[at], chunk, min([last, *begin.values()])
+        yield assemblers[at], chunk, min([last, *(time for _, time in begin.values())])
         heads[at] = next(sources[at], None)
 
 
@@ -226,7 +238,7 @@ def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
                     seen[one.stream.id] = chunk.id
                     one.add(chunk)
             if now_ns is None or not streams.empty:
-                yield (window := streams.close(now_ns, number))
+                yield (window := streams.close(now_ns, number, live=True))
                 number += window.decided
 
 
@@ -280,18 +292,23 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     return _Streams(assemblers, book, Joiner(book, [one.walker for one in assemblers]))
 
 
-def _first_under_way(events: TraceEvents, assembly: Assembly, now_ns: int) -> int:
-    """The number of traversals, from the first, none of which can go on."""
+def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
+    """The number of traversals, from the first, none of which can go on.
+
+    ``behind_ns``: how long one waits at most for what another stream may tell of it.
+    """
+    assembly = read.assembly
     if not len(assembly):
         return 0
-    last = np.maximum.reduceat(assembly.rows, assembly.first)
+    last_ns = read.events.received_ns[assembly.lasts()]
     patience = np.array(
         [
             0 if one.finished else QUEUED_NS if one.queued else UNDER_WAY_NS
             for one in assembly.outcomes
         ]
     )[assembly.outcome]
-    waiting = (patience > 0) & (events.received_ns[last] + patience > now_ns)
+    waiting = (patience > 0) & (last_ns + patience > now_ns)
+    waiting |= read.waits & (now_ns - last_ns < behind_ns)
     first = int(np.argmax(waiting)) if waiting.any() else len(assembly)
     return max(first, int(np.searchsorted(assembly.first, len(assembly.rows) - _MOST_WAITING)))
 

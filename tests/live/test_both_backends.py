@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 
 import pytest
-from ground_truth import RULES, SENDER, counters, judge
+from ground_truth import counters, run
 from recorder import start
 from test_nft import router
 
@@ -58,7 +58,10 @@ CASES = {
     "equal priorities, nft newer": [(LEGACY, DROPS % (5001, 5002)), (NFT, FW % (0, 5002, 5003))],
     "equal priorities, legacy newer": [(NFT, FW % (0, 5002, 5003)), (LEGACY, DROPS % (5001, 5002))],
     "policies": [
-        (LEGACY, "*filter\n:FORWARD DROP\n-A FORWARD -p udp -m udp ! --dport 5001 -j ACCEPT\nCOMMIT\n"),
+        (
+            LEGACY,
+            "*filter\n:FORWARD DROP\n-A FORWARD -p udp -m udp ! --dport 5001 -j ACCEPT\nCOMMIT\n",
+        ),
         (
             NFT,
             "table inet fw { chain f { type filter hook forward priority 5; policy drop;"
@@ -105,7 +108,10 @@ CASES = {
 }
 NAT = {
     "DNAT by legacy, nft filters": [
-        (LEGACY, "*nat\n-A PREROUTING -p udp -m udp --dport 5004 -j DNAT --to-destination 10.0.2.2:6004\nCOMMIT\n"),
+        (
+            LEGACY,
+            "*nat\n-A PREROUTING -p udp -m udp --dport 5004 -j DNAT --to-destination 10.0.2.2:6004\nCOMMIT\n",
+        ),
         (NFT, FW % (10, 6004, 5003)),
     ],
     "DNAT by nft, legacy filters": [
@@ -196,7 +202,11 @@ def check(path, arrived, kernel, count=NUMBERS):
         packets = [one for one in recording.packets() if one.header["sport"] != 29999]
         told_of = Counter(one.header["sport"] - 20000 for one in packets)
         assert told_of == Counter(range(count))
-        odd = [(one.header["sport"], one.reason) for one in packets if not one.complete or one.ambiguous]
+        odd = [
+            (one.header["sport"], one.reason)
+            for one in packets
+            if not one.complete or one.ambiguous
+        ]
         assert odd == []
         verdicts = {one.header["sport"] - 20000: one.verdict for one in packets}
         assert {number for number, one in verdicts.items() if one == "ACCEPT"} == arrived
@@ -221,3 +231,119 @@ def test_forwarded(lab, tmp_path, rules):
 def test_ipv6(lab, tmp_path, rules):
     path = tmp_path / "t.db"
     check(path, *recorded(lab, path, rules, "fd00:2::2"))
+
+
+def test_loopback(lab, tmp_path):
+    """Sent and looped back: two traversals, each once; what either backend drops has one or none of the second."""
+    load(
+        lab,
+        [
+            (
+                LEGACY,
+                "*filter\n-A OUTPUT -p udp -m udp --dport 5001 -j DROP\n-A INPUT -p udp -m udp --dport 5002 -j DROP\nCOMMIT\n",
+            ),
+            (
+                NFT,
+                "table inet fw { chain o { type filter hook output priority -10; udp dport 5003 counter drop; };"
+                " chain i { type filter hook input priority 10; udp dport 5004 counter drop; }; }",
+            ),
+        ],
+        "ipv4",
+    )
+    path = tmp_path / "t.db"
+    child = start(lab, "udp", "--backend", "both", "--force", "-o", path)
+    lab.run([sys.executable, "-c", SEND, "127.0.0.1", str(NUMBERS)])
+    kernel = counted(lab, "ipv4")
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    with iptrec.open(path) as recording:
+        packets = [one for one in recording.packets() if one.header["sport"] != 29999]
+        assert alike(told(recording)) == alike(kernel)
+    assert [(one.complete, one.ambiguous, one.reason) for one in packets] == [
+        (True, False, None)
+    ] * len(packets)
+    ways = Counter((one.header["sport"] % 10, one.out, one.in_, one.verdict) for one in packets)
+    each = NUMBERS // 10
+    assert ways == Counter(
+        {(port, "lo", None, "DROP" if port in (1, 3) else "ACCEPT"): each for port in range(10)}
+        | {
+            (port, None, "lo", "DROP" if port in (2, 4) else "ACCEPT"): each
+            for port in range(10)
+            if port not in (1, 3)
+        }
+    )
+    looped = [one for one in packets if one.in_ == "lo"]
+    assert {tuple(other.kind for other in one.related) for one in looped} == {("looped-back",)}
+
+
+BESIDE = """\
+table inet beside {
+	chain p { type filter hook prerouting priority -140; meta mark and 1 == 1 counter; }
+	chain f { type filter hook forward priority 10; udp sport 1-40000 numgen inc mod 5 0 drop; }
+	chain q { type filter hook postrouting priority 150; ip dscp 4 counter accept; }
+}
+"""
+
+
+def test_on_two_processors(lab, tmp_path):
+    """Both directions at once, through rules of both: no event is of another packet, legacy's counters agree."""
+    truth = run(lab, tmp_path / "t.db", 4000, beside=BESIDE)
+    assert (truth.mixed, truth.lost, truth.incomplete, truth.ambiguous) == (0, 0, 0, 0)
+    assert truth.differing == {}
+
+
+PINGS = """\
+import os, socket, struct, sys
+cpus = sorted(os.sched_getaffinity(0))
+def pinged(cpu):
+    os.sched_setaffinity(0, [cpu])
+    out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 7, 0, 64, 1, 0, *map(socket.inet_aton, ("10.0.1.2", "10.0.2.2")))
+    packet += struct.pack("!BBHHH", 8, 0, 0xF7FF - 7 - 1, 7, 1)
+    for _ in range(100):
+        out.sendto(packet, ("10.0.2.2", 0))
+children = []
+for cpu in (cpus * 2)[:2]:
+    if not (child := os.fork()):
+        pinged(cpu)
+        os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+"""
+
+
+def test_equal_packets_at_once(lab, tmp_path):
+    """Each is told once, and each verdict as often as the kernel gave it; who was who is said not to be known."""
+    router(lab)
+    load(
+        lab,
+        [
+            (
+                LEGACY,
+                "*mangle\n-A PREROUTING -p icmp -m statistic --mode nth --every 3 --packet 0 -j DROP\nCOMMIT\n",
+            ),
+            (
+                NFT,
+                "table inet fw { chain f { type filter hook forward priority 10; icmp type echo-request numgen inc mod 4 0 counter drop; }; }",
+            ),
+        ],
+        "ipv4",
+    )
+    path = tmp_path / "t.db"
+    child = start(lab, "icmp", "--backend", "both", "--force", "-o", path)
+    lab.run([sys.executable, "-c", PINGS], "a")
+    kernel = counted(lab, "ipv4")
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    with iptrec.open(path) as recording:
+        packets = list(recording.packets("icmp[0] == 8"))
+        assert len(packets) == 200
+        assert {one.reason for one in packets} <= {None, "equal packets were under way together"}
+        assert alike(told(recording)) == alike(kernel)
+        verdicts = Counter((one.verdict, one.decided_by.table) for one in packets)
+    assert (
+        verdicts["DROP", "legacy mangle"]
+        == kernel[next(one for one in kernel if one[0] == "legacy mangle")]
+    )
+    assert verdicts["DROP", "inet fw"] == kernel[next(one for one in kernel if one[0] == "inet fw")]
