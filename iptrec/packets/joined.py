@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64
+    from iptrec.names import I64, Mask
     from iptrec.packets.pairs import Pairs
     from iptrec.packets.walk import Outcome
     from iptrec.rulesets.grammar import Grammar
@@ -40,6 +40,7 @@ _SENT: Final = tuple(map(HOOKS.index, ("OUTPUT", "POSTROUTING")))
 _ENDS: Final = ("DROP", "REJECT", "STOLEN")
 _OTHER: Final = ("nf_tables", "legacy iptables")  # of each part
 _REMEMBERED: Final = 100_000
+_JITTER_NS: Final = 10_000_000  # by which packets may overtake each other between two rules
 
 
 class _Block(NamedTuple):
@@ -76,10 +77,6 @@ class Joiner:
         order = np.argsort(received, kind="stable")
         events = side_by_side(one.events, other.events, len(one.lengths)).take(order)
         assembly = self._assembly(parts, events, order)
-        reached_ns = min(part.reached_ns for part in parts)
-        # Under load one socket is read long after the other.
-        unsure = np.array([self._may_miss_some(one) for one in assembly.outcomes], np.bool_)
-        latest_ns = events.received_ns[assembly.lasts()]
         return Read(
             lengths=np.concatenate([part.lengths for part in parts]),
             received_ns=np.concatenate([part.received_ns for part in parts]),
@@ -93,13 +90,33 @@ class Joiner:
                 )
             ),
             assembly=assembly,
-            reached_ns=reached_ns,
-            waits=unsure[assembly.outcome] & (latest_ns > reached_ns),
+            reached_ns=min(part.reached_ns for part in parts),
+            waits=self._waits(parts, events, assembly, order),
         )
 
-    def _may_miss_some(self, outcome: Outcome) -> bool:
-        alone = len({self._book.backends[one].name for one in outcome.way}) == 1
-        return alone or not outcome.complete
+    def _waits(
+        self, parts: Sequence[Read], events: TraceEvents, assembly: Assembly, order: I64
+    ) -> Mask:
+        """Of which packets the part that is behind may yet tell.
+
+        Under load one socket is read long after the other. Both tell in the order of the kernel: each has told
+        of all before the latest packet of which both have.
+        """
+        if not len(assembly):
+            return np.zeros(0, np.bool_)
+        both = np.array([self._told_by_both(one) for one in assembly.outcomes], np.bool_)
+        unsure = np.array([not one.complete for one in assembly.outcomes], np.bool_) | ~both
+        sure, waits = ~unsure[assembly.outcome], np.zeros(len(assembly), np.bool_)
+        theirs = order[assembly.rows] >= len(parts[0].events)
+        received = events.received_ns[assembly.rows]
+        for own, other in ((~theirs, parts[1]), (theirs, parts[0])):
+            latest_ns = np.maximum.reduceat(np.where(own, received, 0), assembly.first)
+            front_ns = int(latest_ns[sure].max(initial=0)) - _JITTER_NS
+            waits |= ~sure & (latest_ns > max(front_ns, other.reached_ns))
+        return waits
+
+    def _told_by_both(self, outcome: Outcome) -> bool:
+        return len({self._book.backends[one].name for one in outcome.way}) > 1
 
     def _assembly(self, parts: Sequence[Read], events: TraceEvents, order: I64) -> Assembly:
         """``order``: of all events of the parts, in which they are joined."""
@@ -199,9 +216,10 @@ class Joiner:
 
     def _with_doubts(self, outcome: Outcome, there: dict[int, Outcome]) -> Outcome:
         """The outcome by the rules of both, with what else is known of its parts."""
-        if outcome.complete and outcome.verdict not in _ENDS:
-            passes = frozenset(self._book.places[one].pass_ for one in outcome.way)
-            if not self._book.grammars[outcome.way[-1]].passed_beside(passes):
+        if outcome.complete:
+            passes = [self._book.places[one].pass_ for one in outcome.way]
+            ended = passes[-1] if outcome.verdict in _ENDS else None
+            if not self._book.grammars[outcome.way[-1]].passed_beside(passes, ended):
                 outcome = replace(outcome, complete=False, reason=HOLES)
         if outcome.reason == HOLES and len(there) == 1:
             (part,) = there
