@@ -2,8 +2,8 @@
 
 Each backend's events are put together by themselves first (`assemble`); then those that are one packet are
 joined (`pairs`): its steps come in the order of hooks and priorities, and it is judged by the rules of
-both. Of equal priorities nobody knows which was first, unless one of them ended the packet; else legacy
-iptables is shown first.
+both. Of equal priorities nobody knows which was first, unless one of them ended the packet, or began to
+trace it; else legacy iptables is shown first.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from iptrec.rulesets.joined import Joined
     from iptrec.rulesets.places import Pass
 
+_FORWARD: Final = HOOKS.index("FORWARD")
+_NEVER: Final = int(np.iinfo(np.int64).max)
 _SENT: Final = tuple(map(HOOKS.index, ("OUTPUT", "POSTROUTING")))
 _ENDS: Final = ("DROP", "REJECT", "STOLEN")
 _OTHER: Final = ("nf_tables", "legacy iptables")  # of each part
@@ -44,11 +46,14 @@ _JITTER_NS: Final = 10_000_000  # by which packets may overtake each other betwe
 
 
 class _Block(NamedTuple):
-    """The events of one pass: ``steps`` are their places in the way of a part."""
+    """The events of one pass: ``steps`` are their places in the way of a part.
+
+    ``traced``: tracing had begun before, for legacy iptables tells of no rule that begins it.
+    """
 
     pass_: Pass
-    part: int
     steps: range
+    traced: bool
 
 
 class _Whole(NamedTuple):
@@ -77,11 +82,13 @@ class Joiner:
         order = np.argsort(received, kind="stable")
         events = side_by_side(one.events, other.events, len(one.lengths)).take(order)
         assembly = self._assembly(parts, events, order)
+        stamp_ns = _stamps(events, assembly)
+        moment_ns = np.concatenate([part.moment_ns for part in parts])[order]
         return Read(
             lengths=np.concatenate([part.lengths for part in parts]),
             received_ns=np.concatenate([part.received_ns for part in parts]),
-            events=events,
-            moment_ns=np.concatenate([part.moment_ns for part in parts])[order],
+            events=replace(events, stamp_ns=stamp_ns),
+            moment_ns=np.where(stamp_ns != events.stamp_ns, stamp_ns, moment_ns),
             earliest_ns=np.concatenate([part.earliest_ns for part in parts])[order],
             resolved=Resolved(
                 *(
@@ -146,11 +153,8 @@ class Joiner:
             if doubtful:
                 outcome = replace(outcome, doubt=outcome.doubt or EQUAL)
             steps = [
-                place_of[offset + part.assembly.rows[part.assembly.first[which] + step]]
-                for part, which, offset, step in (
-                    (parts[at], pairs[at][members], at * len(parts[0].events), step)
-                    for at, step in whole.steps
-                )
+                place_of[_rows(parts, at, (pairs.one, pairs.other)[at][members], step)]
+                for at, step in whole.steps
             ]
             rows.append(np.stack(steps, axis=1).reshape(-1))
             counts.append(np.full(len(members), len(steps)))
@@ -210,7 +214,8 @@ class Joiner:
         start = 0
         for pass_, some in groupby(self._book.places[one].pass_ for one in way):
             stop = start + len(list(some))
-            found.append(_Block(pass_, part, range(start, stop)))
+            traced = part == 0 and self._book.places[way[start]].target == "TRACE"
+            found.append(_Block(pass_, range(start, stop), traced))
             start = stop
         return found
 
@@ -235,6 +240,20 @@ class Joiner:
         return replace(outcome, finished=finished)
 
 
+def _stamps(events: TraceEvents, assembly: Assembly) -> I64:
+    """The stamps of all events: nf_tables tells none, but a packet's arrival is the same for both backends."""
+    stamps = events.stamp_ns.copy()
+    if not len(assembly):
+        return stamps
+    rows = assembly.rows
+    arriving = events.hook[rows] <= _FORWARD
+    told = np.where(arriving & (stamps[rows] > 0), stamps[rows], _NEVER)
+    arrival = np.repeat(np.minimum.reduceat(told, assembly.first), assembly.count)
+    untold = arriving & (stamps[rows] == 0) & (arrival <= events.received_ns[rows])
+    stamps[rows[untold]] = arrival[untold]
+    return stamps
+
+
 def _merged(
     blocks: dict[int, list[_Block]], route: dict[Pass, int], ended: set[int]
 ) -> list[tuple[int, int]]:
@@ -245,8 +264,14 @@ def _merged(
         for number, one in enumerate(some):
             turn = max(turn, route[one.pass_])  # a part's own order stays
             last = at in ended and number == len(some) - 1
-            turns.append((turn, last, at, number))
-    return [(at, step) for _, _, at, number in sorted(turns) for step in blocks[at][number].steps]
+            turns.append((turn, last, one.traced, at, number))
+    return [(at, step) for *_, at, number in sorted(turns) for step in blocks[at][number].steps]
+
+
+def _rows(parts: Sequence[Read], at: int, positions: I64, step: int) -> I64:
+    """Of traversals of a part one event each; events are numbered through all parts."""
+    assembly = parts[at].assembly
+    return assembly.rows[assembly.first[positions] + step] + at * len(parts[0].events)
 
 
 def _kinds(parts: Sequence[Read], pairs: Pairs) -> I64:
