@@ -123,8 +123,9 @@ def run(lab, path, count, backend="legacy", beside=None):
     lab.restore(None, "ipv4", RULES, backend)
     if beside is not None:
         lab.run(["nft", "-f", "-"], stdin=beside)
+    words = ["--backend", "both" if beside else backend, "--family", "ipv4"]
     recorder = lab.popen(
-        [*IPTREC, "record", "udp", "--backend", "both" if beside else backend, "--family", "ipv4", "--force", "-o", str(path)],
+        [*IPTREC, "record", "udp", *words, "--force", "-o", str(path)],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert recorder.stderr.readline().startswith("recording to")
