@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
+
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
@@ -322,6 +324,8 @@ class _Columns:
 
     def __init__(self, window: Window, rows: I64) -> None:
         events = window.events
+        whole = np.flatnonzero(events.trace[rows] < 0)
+        self._whole: list[int] = whole.tolist() if len(whole) < len(rows) else []
         self._memory = events.buffer.data
         self._start = events.payload[rows].tolist()
         self._size = events.payload_length[rows].tolist()
@@ -337,6 +341,12 @@ class _Columns:
         self._ct = list(zip(*(one[rows].tolist() for one in ct), strict=True))
 
     def packet(self, at: int) -> bytes:
+        """The packet, as far as it was captured: nf_tables dumps headers, legacy iptables may tell the rest."""
+        captured = self._captured(at)
+        told = map(self._captured, sorted(self._whole, key=lambda one: abs(one - at)))
+        return next((one for one in told if one.startswith(captured)), captured)
+
+    def _captured(self, at: int) -> bytes:
         """As `TraceEvents.packet`."""
         start = self._start[at]
         return bytes(self._memory[start : start + self._size[at]]) if start >= 0 else b""

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 class Stages(NamedTuple):
     """Stages of packets, in order; all columns have shape (n,).
 
-    ``position``: of the traversal in the window's assembly. ``row``: the event that showed it first.
-    ``until``: how many of the traversal's events there are up to the stage's end.
+    ``position``: of the traversal in the window's assembly. ``begun``: the event that showed it first,
+    ``row``: the first one that showed most of it. ``until``: how many of the traversal's events there are up to
+    the stage's end.
     """
 
     position: I64
+    begun: I64
     row: I64
     until: I64
 
@@ -27,11 +29,12 @@ class Stages(NamedTuple):
 def first_stages(window: Window, positions: I64) -> Stages:
     """Each traversal once, as it first was, with all of its events."""
     assembly, traced = window.assembly, window.events.trace >= 0
-    rows = assembly.rows[assembly.first[positions]]
+    begun = assembly.rows[assembly.first[positions]]
+    rows = begun.copy()
     if not traced.all():
         for at in np.flatnonzero(traced[rows]).tolist():
             rows[at] = _stages(window, int(positions[at]))[0].row
-    return Stages(positions, rows, assembly.count[positions])
+    return Stages(positions, begun, rows, assembly.count[positions])
 
 
 def all_stages(window: Window, positions: I64) -> Stages:
@@ -39,13 +42,14 @@ def all_stages(window: Window, positions: I64) -> Stages:
     found = [
         (position, *one) for position in positions.tolist() for one in _stages(window, position)
     ]
-    columns = np.array(found, np.int64).reshape(-1, 3).T
+    columns = np.array(found, np.int64).reshape(-1, 4).T
     return Stages(*columns)
 
 
 class _Stage(NamedTuple):
-    """As in `Stages`; ``row``: of several events the one that has most of the packet."""
+    """As in `Stages`."""
 
+    begun: int
     row: int
     until: int
 
@@ -56,11 +60,14 @@ def _stages(window: Window, position: int) -> list[_Stage]:
     stage: list[int] = []
     for at, row in enumerate(window.assembly.events(position).tolist()):
         if stage and not _alike(events, stage[-1], row):
-            found.append(_Stage(max(stage, key=events.payload_length.__getitem__), at))
+            found.append(_stage(events, stage, at))
             stage = []
         stage.append(row)
-    until = int(window.assembly.count[position])
-    return [*found, _Stage(max(stage, key=events.payload_length.__getitem__), until)]
+    return [*found, _stage(events, stage, int(window.assembly.count[position]))]
+
+
+def _stage(events: TraceEvents, rows: list[int], until: int) -> _Stage:
+    return _Stage(rows[0], max(rows, key=events.payload_length.__getitem__), until)
 
 
 def _alike(events: TraceEvents, before: int, row: int) -> bool:

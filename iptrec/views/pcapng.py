@@ -135,7 +135,7 @@ class Capture:
         headers = header_sizes(events, self._link)
         found: list[bytes] = []
         interface = self._interfaces(names, which, headers > 0, netns, found)
-        times = _times(events)
+        times = _times(window.events.take(stages.begun))
         self._count(interface, times)
         options, of = _packet_options(window, stages, outbound, paths, numbers)
         captured = events.payload_length + headers
