@@ -323,3 +323,65 @@ def test_equal_packets_at_once(lab, tmp_path):
         verdicts = Counter((one.verdict, one.decided_by.table) for one in packets)
     for (table, *_), count in kernel.items():
         assert verdicts["DROP", table] == count
+
+
+ODD = """\
+import socket, struct
+def ip(protocol, body, *, options=b"", place=0, ident=[100]):
+    ident[0] += 1
+    size = 20 + len(options)
+    head = struct.pack("!BBHHHBBH", 0x40 | size // 4, 0, size + len(body), ident[0], place, 33, protocol, 0)
+    return head + socket.inet_aton("10.0.1.2") + socket.inet_aton("10.0.2.2") + options + body
+def ip6(first, body, label=[0]):
+    label[0] += 1
+    ends = [socket.inet_pton(socket.AF_INET6, f"fd00:{net}::2") for net in (1, 2)]
+    return struct.pack("!IHBB", 0x60000000 | label[0], len(body), first, 33) + b"".join(ends) + body
+udp = struct.pack("!HHHH", 1000, 2000, 8 + 40, 0) + bytes(range(40))
+tcp = struct.pack("!HHIIBBHHH", 1000, 2000, 1, 2, 7 << 4, 2, 0, 0, 0) + bytes((2, 4, 5, 180, 1, 1, 1, 0))
+quote = ip(17, udp)
+four = [
+    ip(17, udp), ip(17, udp[:10]), ip(6, tcp), ip(132, bytes(range(40))), ip(47, bytes(40)),
+    ip(50, bytes(range(24))),
+    ip(1, struct.pack("!BBHHH", 8, 0, 0, 5, 6) + bytes(40)), ip(1, struct.pack("!BBHI", 3, 3, 0, 0) + quote),
+    ip(17, udp, options=b"\\x01" * 4), ip(17, udp, options=b"\\x01" * 20), ip(17, udp, options=b"\\x01" * 40),
+    ip(17, udp, place=0x2000), ip(17, udp, place=5), ip(200, b""),
+]
+hop, route = b"\\x11\\0\\1\\4\\0\\0\\0\\0", b"\\x3c\\0\\1\\4\\0\\0\\0\\0"
+def piece(place):
+    return struct.pack("!BBHI", 17, 0, place, 7)
+six = [
+    ip6(17, udp), ip6(6, tcp), ip6(58, struct.pack("!BBHHH", 128, 0, 0, 5, 6)), ip6(60, hop + udp),
+    ip6(0, route + hop + udp),
+    ip6(44, piece(1) + udp), ip6(44, piece(48 << 3) + udp), ip6(59, b""), ip6(47, bytes(40)),
+]
+for family, packets, to in ((socket.AF_INET, four, "10.0.2.2"), (socket.AF_INET6, six, "fd00:2::2")):
+    with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as out:
+        if family == socket.AF_INET6:
+            out.setsockopt(socket.IPPROTO_IPV6, 36, 1)
+        for packet in packets:
+            out.sendto(packet, (to, 0))
+print(len(four), len(six))
+"""
+
+
+def test_packets_of_every_sort(lab, tmp_path):
+    """What nf_tables dumps of a packet is enough to know it by: options, extension headers, fragments."""
+    router(lab)
+    for family in ("ipv4", "ipv6"):
+        load(lab, [tables(filter="-A FORWARD -j ACCEPT")], family)
+    load(lab, [fw(("forward", 10, "counter accept"))], "ipv4")
+    path = tmp_path / "t.db"
+    child = start(lab, "--backend", "both", "--force", "-o", path)
+    four, six = map(int, lab.run([sys.executable, "-c", ODD], "a").stdout.split())
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    with iptrec.open(path) as recording:
+        found = [
+            one
+            for one in recording.packets()
+            if 33 in (one.header.get("ttl"), one.header.get("hop_limit"))
+        ]
+    told_by = [(one.header, sorted({step.backend for step in one.steps})) for one in found]
+    assert [one for one in told_by if one[1] != ["legacy", "nft"]] == []
+    assert Counter(one.family for one in found) == {"ipv4": four, "ipv6": six}
+    assert {(one.verdict, one.reason) for one in found} == {("ACCEPT", None)}
