@@ -17,6 +17,9 @@ from recorder import start
 from test_nft import router
 
 import iptrec
+from iptrec.answers.packets import Packets
+from iptrec.answers.select import selection
+from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
@@ -381,6 +384,10 @@ def test_packets_of_every_sort(lab, tmp_path):
             for one in recording.packets()
             if 33 in (one.header.get("ttl"), one.header.get("hop_limit"))
         ]
+    with Reader(path) as reader:
+        chosen = Packets(reader, selection(reader, "udp port 2000", {}))
+        assert len([*chosen]) == 7  # libpcap looks behind no extension header
+        assert chosen.unjudged == 0
     told_by = [(one.header, sorted({step.backend for step in one.steps})) for one in found]
     assert [one for one in told_by if one[1] != ["legacy", "nft"]] == []
     assert Counter(one.family for one in found) == {"ipv4": four, "ipv6": six}

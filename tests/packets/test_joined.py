@@ -116,6 +116,18 @@ def test_lost_events(kinds, lost, seed):
 
 
 @pytest.mark.parametrize("kind", sorted(ALL))
+def test_nothing_of_one_backend(kind):
+    """All of its events were lost: what the other tells is not called whole."""
+    with Lossy(BOTH, {kind}, 1.0, 0) as reader:
+        packets = list(Packets(reader))
+    assert packets
+    assert not any(one.complete for one in packets)
+    reasons = {one.reason.split(":")[0] for one in packets}
+    teller = {LEGACY.stream: "legacy iptables", NFT.stream: "nf_tables"}[kind]
+    assert f"of its way through the rules of {teller} nothing was recorded" in reasons
+
+
+@pytest.mark.parametrize("kind", sorted(ALL))
 def test_one_stream_alone(kind):
     """Each backend's own telling is read as before."""
     with Lossy(BOTH, ALL - {kind}, None, 0) as reader:
