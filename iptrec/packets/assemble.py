@@ -39,7 +39,8 @@ class Assembly:
     """The traversals of a batch, in order of their first event.
 
     ``rows`` holds event numbers, traversal after traversal; traversal t has
-    ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``.
+    ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``. ``possible``: what
+    outcomes may be of which the rules changed just then.
     """
 
     rows: I64
@@ -47,6 +48,7 @@ class Assembly:
     count: I64
     outcome: I64
     outcomes: list[Outcome]
+    possible: dict[Outcome, tuple[Outcome, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many traversals."""
@@ -123,9 +125,10 @@ def assemble(
     )
     starts = np.array([one.starts for one in resolver.places])
     whole = rejoin(events, place, whole, options.seen, walker, starts)
-    settled = settle(events, resolved, resolver, *whole, list(options.seen))
+    outcome, outcomes, possible = settle(events, resolved, resolver, *whole, list(options.seen))
     rows, first, count, _ = whole
-    return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
+    fates = reassemble(events, rows[first], outcome, outcomes)
+    return Assembly(rows, first, count, *fates, possible)
 
 
 def _begins(way: npt.NDArray[np.int32], resolver: Resolver) -> Mask:

@@ -9,7 +9,7 @@ trace it; else legacy iptables is shown first.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -56,6 +56,13 @@ class _Block(NamedTuple):
     traced: bool
 
 
+class _Told(NamedTuple):
+    """What became of a packet by one backend's events: one of these, and the doubt which of them."""
+
+    possible: tuple[Outcome, ...]
+    doubt: str | None
+
+
 class _Whole(NamedTuple):
     """What became of a packet by the events of both, and of which part each step is, at which place there."""
 
@@ -73,7 +80,7 @@ class Joiner:
         self._book = book
         self._walkers = walkers
         self._walker = Walker(book)
-        self._known: dict[tuple[Outcome | None, ...], _Whole | None] = {}
+        self._known: dict[tuple[_Told | None, ...], _Whole | None] = {}
 
     def join(self, parts: Sequence[Read]) -> Read:
         """Both as one, their events in order of receipt."""
@@ -129,9 +136,9 @@ class Joiner:
         """``order``: of all events of the parts, in which they are joined."""
         place_of = np.empty(len(order), np.int64)
         place_of[order] = np.arange(len(order))
-        known = [part.assembly.outcomes for part in parts]
+        known = [_told(part.assembly) for part in parts]
 
-        def outcomes(*numbers: int) -> tuple[Outcome | None, ...]:
+        def outcomes(*numbers: int) -> tuple[_Told | None, ...]:
             found = zip(known, numbers, strict=True)
             return tuple(some[at] if at >= 0 else None for some, at in found)
 
@@ -164,16 +171,35 @@ class Joiner:
         )
         return Assembly(row, first, count, *reassemble(events, row[first], outcome_of, list(found)))
 
-    def _whole(self, outcomes: tuple[Outcome | None, ...]) -> _Whole | None:
+    def _whole(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
         if outcomes not in self._known:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
             self._known[outcomes] = self._judged(outcomes)
         return self._known[outcomes]
 
-    def _judged(self, outcomes: tuple[Outcome | None, ...]) -> _Whole | None:
-        """What became of a packet that was seen so; None if no packet can have been."""
-        there = {at: one for at, one in enumerate(outcomes) if one is not None}
+    def _judged(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
+        """What became of a packet that was seen so; None if no packet can have been.
+
+        Where the rules of one backend changed just then, the steps of the other may tell which held.
+        """
+        told = {at: one for at, one in enumerate(outcomes) if one is not None}
+        found = [
+            whole
+            for some in product(*(one.possible for one in told.values()))
+            for whole in self._ordered(dict(zip(told, some, strict=True)))
+        ]
+        found.sort(key=lambda one: not one.outcome.complete)
+        if not found:
+            return None
+        best, *others = found
+        if not any(one.outcome.complete == best.outcome.complete for one in others):
+            return best
+        doubt = best.outcome.doubt or next((one.doubt for one in told.values() if one.doubt), None)
+        return best._replace(outcome=replace(best.outcome, doubt=doubt))
+
+    def _ordered(self, there: dict[int, Outcome]) -> list[_Whole]:
+        """The same for one choice of rules: the best of the orders that the steps can have, if any."""
         ways = {at: self._book.way(at, one.way) for at, one in there.items()}
         torn = any(one.doubt == TORN for one in there.values())
         found: list[_Whole] = []
@@ -187,7 +213,7 @@ class Joiner:
             broken = replace(one, way=ways[at], complete=False, reason=one.reason or HOLES)
             found.append(_Whole(broken, [(at, step) for step in range(len(one.way))]))
         found.sort(key=lambda one: not one.outcome.complete)
-        return found[0] if found else None
+        return found[:1]
 
     def _orders(
         self, there: dict[int, Outcome], ways: dict[int, tuple[int, ...]]
@@ -272,6 +298,15 @@ def _rows(parts: Sequence[Read], at: int, positions: I64, step: int) -> I64:
     """Of traversals of a part one event each; events are numbered through all parts."""
     assembly = parts[at].assembly
     return assembly.rows[assembly.first[positions] + step] + at * len(parts[0].events)
+
+
+def _told(assembly: Assembly) -> list[_Told]:
+    """Of each outcome of a part."""
+    found = []
+    for one in assembly.outcomes:
+        possible = assembly.possible.get(one, ())
+        found.append(_Told(possible, one.doubt) if len(possible) > 1 else _Told((one,), None))
+    return found
 
 
 def _kinds(parts: Sequence[Read], pairs: Pairs) -> I64:

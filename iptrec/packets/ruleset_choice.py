@@ -39,8 +39,8 @@ def settle(
     count: I64,
     option: I64,
     options: list[tuple[Outcome, ...]],
-) -> tuple[I64, list[Outcome]]:
-    """One outcome for each traversal: its number, shape (n,), and the outcomes.
+) -> tuple[I64, list[Outcome], dict[Outcome, tuple[Outcome, ...]]]:
+    """One outcome for each traversal: its number, shape (n,), the outcomes; and what each in doubt may be.
 
     The traversals are those of `Assembly`; ``option`` indexes ``options``, what each may have been.
     """
@@ -50,6 +50,7 @@ def settle(
         np.int64,
     )
     outcome = alone[option]
+    doubtful: dict[Outcome, tuple[Outcome, ...]] = {}
     undecided = np.flatnonzero(outcome < 0)
     if len(undecided):
         court = _Evidence(events, resolved, resolver)
@@ -67,9 +68,11 @@ def settle(
             court.hear(span, left.get(one) or options[option[one]])
         court.close()
         for one, some in left.items():
-            verdict = court.judge(spans[one], some)
+            possible = court.possible(spans[one], some)
+            verdict = court.judge(possible)
+            doubtful[verdict] = possible
             outcome[one] = outcomes.setdefault(verdict, len(outcomes))
-    return outcome, list(outcomes)
+    return outcome, list(outcomes), doubtful
 
 
 class _Evidence:
@@ -107,9 +110,12 @@ class _Evidence:
             oldest = np.minimum.accumulate(state[::-1])[::-1]
             self._ranges[table] = row, newest, oldest
 
-    def judge(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> Outcome:
-        """The outcome that the evidence leaves; the first, with the doubt said, if it leaves more."""
-        possible = [one for one in outcomes if self._possible(rows, one)] or list(outcomes)
+    def possible(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """The outcomes that the evidence leaves."""
+        return tuple(one for one in outcomes if self._possible(rows, one)) or outcomes
+
+    def judge(self, possible: tuple[Outcome, ...]) -> Outcome:
+        """The outcome; the first, with the doubt said, of several."""
         if len(possible) == 1:
             return possible[0]
         return replace(possible[0], doubt=self._doubt(possible))
@@ -143,7 +149,7 @@ class _Evidence:
             if len(held) == 1:
                 yield (family, place.table), row, held[0]
 
-    def _doubt(self, outcomes: list[Outcome]) -> str:
+    def _doubt(self, outcomes: tuple[Outcome, ...]) -> str:
         """Where the paths differ, in words."""
         for numbers in zip(*(one.way for one in outcomes), strict=True):
             places = [self._book.places[number] for number in numbers]

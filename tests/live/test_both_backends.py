@@ -13,7 +13,8 @@ from collections import Counter
 
 import pytest
 from ground_truth import counters, run
-from recorder import start
+from recorder import packets as every
+from recorder import start, until
 from test_nft import router
 
 import iptrec
@@ -27,9 +28,9 @@ NUMBERS = 40
 LAST = 5999  # a port that nobody drops
 SEND = """\
 import socket, sys
-host, count = sys.argv[1], int(sys.argv[2])
+host, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 family = socket.AF_INET6 if ":" in host else socket.AF_INET
-for number in [*range(count), 9999]:
+for number in [*range(first, first + count), *([9999] if sys.argv[4:] else [])]:
     with socket.socket(family, socket.SOCK_DGRAM) as out:
         out.bind(("", 20000 + number))
         try:
@@ -181,6 +182,10 @@ def alike(rules):
     }
 
 
+def send(lab, to, first, count, *last, host="a"):
+    lab.run([sys.executable, "-c", SEND, to, str(first), str(count), *last], host)
+
+
 def recorded(lab, path, rules, host="10.0.2.2", count=NUMBERS):
     """Send from a to b; who arrived, and what was counted."""
     router(lab)
@@ -189,7 +194,7 @@ def recorded(lab, path, rules, host="10.0.2.2", count=NUMBERS):
     ear = lab.popen([sys.executable, "-c", RECEIVE], "b", stdout=subprocess.PIPE, text=True)
     assert ear.stdout.readline() == "ready\n"
     child = start(lab, "udp", "--backend", "both", "--force", "-o", path)
-    lab.run([sys.executable, "-c", SEND, host, str(count)], "a")
+    send(lab, host, 0, count, "last")
     arrived = {int(one) for one in ear.communicate(timeout=60)[0].split()} - {9999}
     kernel = counted(lab, family)
     child.send_signal(signal.SIGINT)
@@ -242,7 +247,7 @@ def test_loopback(lab, tmp_path):
     load(lab, rules, "ipv4")
     path = tmp_path / "t.db"
     child = start(lab, "udp", "--backend", "both", "--force", "-o", path)
-    lab.run([sys.executable, "-c", SEND, "127.0.0.1", str(NUMBERS)])
+    send(lab, "127.0.0.1", 0, NUMBERS, host=None)
     kernel = counted(lab, "ipv4")
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=60)
@@ -264,6 +269,53 @@ def test_loopback(lab, tmp_path):
     )
     looped = [one for one in packets if one.in_ == "lo"]
     assert {tuple(other.kind for other in one.related) for one in looped} == {("looped-back",)}
+
+
+def test_rules_that_change(lab, tmp_path):
+    """Each backend's rules change for itself: what held is known, and what altered a packet's fate."""
+    router(lab)
+    load(lab, [DROPS, drops(10)], "ipv4")
+    path = tmp_path / "t.db"
+    child = start(lab, "udp", "--backend", "both", "--force", "-o", path)
+    send(lab, "10.0.2.2", 0, NUMBERS)
+    until(lambda: len(every(path)) == NUMBERS)
+    lab.run(["iptables-legacy", "-I", "FORWARD", "-p", "udp", "--dport", "5004", "-j", "DROP"])
+    until(lambda: changed(path, "iptables-save") == 1)
+    send(lab, "10.0.2.2", NUMBERS, NUMBERS)
+    until(lambda: len(every(path)) == 2 * NUMBERS)
+    lab.run(["nft", "add rule inet fw c0 udp dport 5005 counter drop"])
+    until(lambda: changed(path, "nft") == 1)
+    send(lab, "10.0.2.2", 2 * NUMBERS, NUMBERS)
+    kernel = counted(lab, "ipv4")
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    with iptrec.open(path) as recording:
+        packets = list(recording.packets())
+        certain = not any(one.ambiguous for one in packets)
+        assert not certain or alike(told(recording)) == alike(kernel)
+    assert len(packets) == 3 * NUMBERS
+    assert {one.complete for one in packets} == {True}
+    # When the change was seen late nobody knows by which rule a packet was dropped, but that it was.
+    assert {one.verdict for one in packets if one.ambiguous} <= {"DROP"}
+    phases = [Counter(one.verdict for one in packets[at * NUMBERS :][:NUMBERS]) for at in range(3)]
+    assert [one["DROP"] for one in phases] == [12, 16, 20]
+    altered = Counter(
+        (one.altered_by.table, one.header["dport"], (one.header["sport"] - 20000) // NUMBERS)
+        for one in packets
+        if one.altered_by is not None and not one.ambiguous
+    )
+    each = NUMBERS // 10
+    assert altered == {
+        ("legacy filter", 5004, 1): each,
+        ("legacy filter", 5004, 2): each,
+        ("inet fw", 5005, 2): each,
+    }
+
+
+def changed(path, kind):
+    """How often rules were seen to have changed."""
+    with Reader(path) as reader:
+        return len([one for one in reader.snapshots(kind) if one.after_ns is not None])
 
 
 BESIDE = """\
