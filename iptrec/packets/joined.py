@@ -149,11 +149,9 @@ class Joiner:
         pairs = pair(_side(parts[0]), _side(parts[1]), judge)
         if not len(pairs.doubtful):
             return parts[0].assembly
-        distinct, of = np.unique(_kinds(parts, pairs), axis=0, return_inverse=True)
         found: dict[Outcome, int] = {}
         rows, counts, option = [], [], []
-        for number, (mine, its, doubtful) in enumerate(distinct.tolist()):
-            members = np.flatnonzero(of.reshape(-1) == number)
+        for (mine, its, doubtful), members in _alike(parts, pairs):
             whole = self._whole(outcomes(mine, its))
             assert whole is not None  # noqa: S101 - they are no pair otherwise
             outcome = whole.outcome
@@ -309,13 +307,16 @@ def _told(assembly: Assembly) -> list[_Told]:
     return found
 
 
-def _kinds(parts: Sequence[Read], pairs: Pairs) -> I64:
-    """The outcomes of each pair's traversals (-1: it has none), and whether it is doubtful; shape (n, 3)."""
+def _alike(parts: Sequence[Read], pairs: Pairs) -> Iterator[tuple[list[int], I64]]:
+    """The positions of pairs that are judged alike: the outcomes of both (-1: none), and whether in doubt."""
     numbers = [
         np.where(which >= 0, np.append(part.assembly.outcome, [-1])[which], -1)
         for part, which in zip(parts, pairs[:2], strict=True)
     ]
-    return np.stack([*numbers, pairs.doubtful], axis=1)
+    kinds = np.stack([*numbers, pairs.doubtful], axis=1)
+    distinct, of, counts = np.unique(kinds, axis=0, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(of.reshape(-1), kind="stable"), np.cumsum(counts)[:-1])
+    return zip(distinct.tolist(), members, strict=True)
 
 
 def _side(part: Read) -> Side:
