@@ -104,8 +104,11 @@ class Truth:
     differing: dict[tuple[str, str, str], tuple[int, int]]  # (kernel, traces) where they differ
 
 
-def run(lab, path, count, backend="legacy"):
-    """Send ``count`` datagrams, half from each side; judge the recording."""
+def run(lab, path, count, backend="legacy", beside=None):
+    """Send ``count`` datagrams, half from each side; judge the recording.
+
+    ``beside``: rules of nf_tables, so that both backends are recorded.
+    """
     for name, net in (("a", 1), ("b", 2)):
         lab.host(name)
         lab.link(name, "eth0", f"10.0.{net}.2/24", peer=f"to-{name}")
@@ -118,8 +121,11 @@ def run(lab, path, count, backend="legacy"):
         lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
     lab.settle()
     lab.restore(None, "ipv4", RULES, backend)
+    if beside is not None:
+        lab.run(["nft", "-f", "-"], stdin=beside)
+    words = ["--backend", "both" if beside else backend, "--family", "ipv4"]
     recorder = lab.popen(
-        [*IPTREC, "record", "udp", "--family", "ipv4", "--force", "-o", str(path)],
+        [*IPTREC, "record", "udp", *words, "--force", "-o", str(path)],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert recorder.stderr.readline().startswith("recording to")
@@ -131,6 +137,10 @@ def run(lab, path, count, backend="legacy"):
     counted = counters(lab.run([f"iptables-{backend}-save", "-c"]).stdout)
     recorder.send_signal(signal.SIGINT)
     recorder.communicate(timeout=60)
+    if beside is not None:
+        counted = Counter(
+            {(f"{backend} {table}", *rest): n for (table, *rest), n in counted.items()}
+        )
     return judge(path, counted)
 
 
@@ -147,8 +157,8 @@ def counters(saved):
     return found
 
 
-def judge(path, counted):
-    """Compare the traces with what the kernel counted."""
+def judge(path, counted, unjudged=("inet beside", "nft raw")):
+    """Compare the traces with what the kernel counted; ``unjudged``: tables of which nobody asks."""
     hits = Counter()
     truth = Truth(0, 0, 0, 0, 0, {})
     with Reader(path) as reader:
@@ -162,7 +172,11 @@ def judge(path, counted):
                 truth.incomplete += 0 if one.complete else int(times)
                 truth.ambiguous += 0 if one.doubt is None else int(times)
                 for place in (window.resolver.places[each] for each in one.path):
-                    if not place.ours and (place.rule or place.builtin):
+                    if (
+                        not place.ours
+                        and (place.rule or place.builtin)
+                        and place.table not in unjudged
+                    ):
                         spec = place.rule.spec if place.rule else "policy"
                         hits[place.table, place.chain, spec] += int(times)
             rows = window.rows()
