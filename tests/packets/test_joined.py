@@ -13,6 +13,8 @@ import pytest
 from handmade import UUID, HandMade, attribute, udp
 
 from iptrec.answers.packets import Packets
+from iptrec.answers.rules import count_rules
+from iptrec.answers.selection import Selection
 from iptrec.packets import window
 from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Chunk, Snapshot, Stream
@@ -241,3 +243,26 @@ def test_one_packet_by_hand(places, priority, told, verdict, decider, steps, rea
     assert (packet.reason or "").startswith(reason or "")
     assert (packet.reason is None) == (reason is None)
     assert (packet.complete, packet.ambiguous) == (reason in (None, CHANGED), reason == CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told", "unsure", "hits"),
+    [
+        (1, False, 1, {}),  # one of two rules that drop
+        (
+            3,
+            True,
+            0,
+            {"-p udp -j ACCEPT": 1},
+        ),  # nf_tables tells that it went on: the old rules held
+        (3, False, 0, {"-p udp -m udp --dport 2 -j DROP": 1}),
+    ],
+)
+def test_rules_that_may_have_been_others_are_counted_apart(rule, told, unsure, hits):
+    """As in a recording of one backend; what the other one tells may leave no doubt."""
+    places = [RAW, f"filter:FORWARD:rule:{rule}"]
+    counted = count_rules(Both(places, priority=10, told=told), Selection())
+    table = next(one for one in counted if one.table == "legacy filter")
+    assert sum(one.packets for one in table.unsure.values()) == unsure
+    found = {one.rule.spec: one.count.packets for one in table.chains["FORWARD"][1]}
+    assert {spec: count for spec, count in found.items() if count} == hits

@@ -86,12 +86,17 @@ def test_one_timeline_of_both():
         found.add("ipv4", table, {}, EVER, EVER)
         found.add("ipv4", table, None, 5, 6)
     base = Base("inet", 1, 0, "filter")
-    its.add("ipv4", "inet fw", {"c": Chain("c", "ACCEPT", (), base)}, 7, 8)
+    for handle in (1, 2):  # made anew with the same rules
+        its.add(
+            "ipv4", "inet fw", {"c": Chain("c", "ACCEPT", (), base)}, 7, 8, (3, 3 + handle), handle
+        )
     mine.adopt(its)
     known = mine.loaded("ipv4")
     assert known.keys() == {"legacy filter", "nft filter", "inet fw"}
     numbers = [state.number for one in known.values() for state in one.states]
-    assert len(set(numbers)) == len(numbers) == 5
+    assert (len(set(numbers)), len(numbers)) == (5, 6)
+    assert known["inet fw"].generations == [(3, 4), (3, 5)]
+    assert [state.handle for state in known["inet fw"].states] == [1, 2]
     assert known["nft filter"].time_ns == [EVER, 6]
     assert known["nft filter"].after_ns == [EVER, 5]
     assert mine.hooks["ipv4", "inet fw", "c"] == 1
