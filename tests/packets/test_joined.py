@@ -160,7 +160,7 @@ AFTER = BEFORE.replace(
 SECOND = 10**9
 
 
-def chain(priority):
+def chain(priority, does="drop"):
     """The listing of one chain of the hook forward, with one rule."""
     place = {"family": "inet", "table": "fw"}
     hook = {"type": "filter", "hook": "forward", "prio": priority, "policy": "accept"}
@@ -168,21 +168,21 @@ def chain(priority):
     objects = [
         {"table": {"family": "inet", "name": "fw", "handle": 1}},
         {"chain": place | hook | {"name": "c", "handle": 2}},
-        {"rule": place | {"chain": "c", "handle": 4, "expr": [rule, {"drop": None}]}},
+        {"rule": place | {"chain": "c", "handle": 4, "expr": [rule, {does: None}]}},
     ]
     text = (
         f"table inet fw {{ # handle 1\n\tchain c {{ # handle 2\n"
         f"\t\ttype filter hook forward priority {priority}; policy accept;\n"
-        "\t\tcounter drop # handle 4\n\t}\n}"
+        f"\t\tcounter {does} # handle 4\n\t}}\n}}"
     )
     return json.dumps({"nftables": objects}).encode(), text.encode()
 
 
-def dropped(packet):
-    """What nf_tables tells of a packet that the rule drops."""
+def judged(packet, verdict):
+    """What nf_tables tells of a packet that the rule drops (verdict 0) or accepts (1)."""
     fields = [
         (16 - 1, struct.pack("!I", 2)), (4, struct.pack("!I", 3)), (6, struct.pack("<I", 7)), (2, b"c\0"),
-        (1, b"fw\0"), (3, struct.pack("!Q", 4)), (5, attribute(1, struct.pack("!i", 0))),
+        (1, b"fw\0"), (3, struct.pack("!Q", 4)), (5, attribute(1, struct.pack("!i", verdict))),
         (8, packet[:20]), (9, packet[20:40]),
     ]  # fmt: skip
     body = struct.pack("=BBH", 1, 0, 0) + b"".join(attribute(*one) for one in fields)
@@ -202,7 +202,7 @@ class Both(HandMade):
         packet = udp(dport=9)
         self.events([(place, packet, {"indev": 2}) for place in places], start_ns=SECOND)
         if told:
-            data = dropped(packet)
+            data = judged(packet, 0)
             time, size = np.array([SECOND + 1]), np.array([len(data)], np.uint32)
             self.chunks_.append(Chunk(2, 2, time, size, data))
 
@@ -266,3 +266,38 @@ def test_rules_that_may_have_been_others_are_counted_apart(rule, told, unsure, h
     assert sum(one.packets for one in table.unsure.values()) == unsure
     found = {one.rule.spec: one.count.packets for one in table.chains["FORWARD"][1]}
     assert {spec: count for spec, count in found.items() if count} == hits
+
+
+class Moved(HandMade):
+    """A packet that a chain of nf_tables accepted and legacy iptables dropped, while the chain was moved."""
+
+    def __init__(self, *priorities):
+        super().__init__(streams=[Stream(1, 1, "nflog", {}), Stream(2, 1, "nftrace", {})])
+        self.ruleset(BEFORE)
+        for time, priority in zip((0, 3 * SECOND), priorities, strict=True):
+            listing, text = chain(priority, "accept")
+            for kind, content in (("nft-text", text), ("nft", listing)):
+                number, after = len(self.snapshots_) + 1, 1 if time else None
+                self.snapshots_.append(
+                    Snapshot(number, 1, kind, time, "json", content, after_ns=after)
+                )
+        packet = udp(dport=1)
+        places = [RAW, "filter:FORWARD:rule:1"]
+        self.events([(place, packet, {"indev": 2}) for place in places], start_ns=SECOND)
+        data = judged(packet, 1)
+        time, size = np.array([SECOND + 1]), np.array([len(data)], np.uint32)
+        self.chunks_.append(Chunk(2, 2, time, size, data))
+
+    def chunks(self, stream=None, after=0):
+        return iter(
+            [one for one in self.chunks_ if one.id > after and stream in (None, one.stream)]
+        )
+
+
+@pytest.mark.parametrize("priorities", [(-10, -20), (-10, 10)])
+def test_rulesets_that_read_the_same_may_have_other_priorities(priorities):
+    """What was dropped came to no later chain: then the chain was passed where it stood before the drop."""
+    (packet,) = Packets(Moved(*priorities))
+    assert (packet.verdict, packet.decided_by.table) == ("DROP", "legacy filter")
+    assert [step.backend for step in packet.steps] == ["legacy", "nft", "legacy"]
+    assert (packet.complete, packet.ambiguous) == (True, False)
