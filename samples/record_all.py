@@ -1,5 +1,6 @@
 """Records all samples again (make samples), each into a .db beside its script."""
 
+import both
 import docker_hairpin
 import ipsets
 import ipv6
@@ -8,7 +9,7 @@ import loopback
 import nftables
 
 if __name__ == "__main__":
-    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables, ipsets):
+    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables, ipsets, both):
         sample.main()
         print(f"recorded samples/{sample.__name__}.db")
     docker_hairpin.main("nft")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.packets.window import Window
     from iptrec.rulesets.grammar import Grammar, State
     from iptrec.rulesets.places import Place
-    from iptrec.rulesets.resolver import Resolver
+    from iptrec.rulesets.resolver import Book
 
     Numbered = tuple[int, Rule]
 
@@ -47,12 +47,9 @@ def before_steps(window: Window, position: int) -> list[Before]:
     rows = window.assembly.events(position)
     places = [window.resolver.places[number] for number in path]
     skipped = _skipped(window.resolver, path)
-    marks: list[int | None] = window.events.mark[rows].tolist()
-    marks_after = [*marks[1:], None]
-    written = [frozenset[str]() for _ in places]
-    if window.resolver.backend.mark_after:
-        written = _written(places, skipped)
-        marks, marks_after = _marks_before(places, marks), marks
+    after = [window.resolver.backends[number].mark_after for number in path]
+    written = _written(places, skipped, after)
+    marks, marks_after = _marks(places, window.events.mark[rows].tolist(), after)
     tables = [place.table for place in places]
     found = list(map(Before, rows.tolist(), tables, skipped, marks, written, marks_after))
     return _of_steps(found, places) or found
@@ -74,25 +71,38 @@ def _of_steps(found: Sequence[Before], places: Sequence[Place]) -> list[Before]:
     return steps
 
 
-def _marks_before(places: Sequence[Place], marks: Sequence[int | None]) -> list[int | None]:
-    """The mark before each event's rule: that of the event, unless its rule may have set it.
+def _marks(
+    places: Sequence[Place], marks: Sequence[int], after: Sequence[bool]
+) -> tuple[list[int | None], list[int | None]]:
+    """The marks before and after each event's rule; ``after``: whether the event tells the latter."""
+    before = [
+        _mark_before(places, marks, after, at) if told_after else marks[at]
+        for at, told_after in enumerate(after)
+    ]
+    told = zip(marks, after, [*before[1:], None], strict=True)
+    return before, [mark if told_after else following for mark, told_after, following in told]
+
+
+def _mark_before(
+    places: Sequence[Place], marks: Sequence[int], after: Sequence[bool], at: int
+) -> int | None:
+    """That of the event, unless its rule may have set it.
 
     Then it is that of the event before; but what changes a mark between two hooks is not always seen.
     """
-    found: list[int | None] = []
-    for at, (place, mark) in enumerate(zip(places, marks, strict=True)):
-        if _MARK not in _changes(place) and "" not in _changes(place):
-            found.append(mark)
-        else:
-            same = at > 0 and places[at - 1].hook == place.hook
-            found.append(marks[at - 1] if same else None)
-    return found
+    if _MARK not in _changes(places[at]) and "" not in _changes(places[at]):
+        return marks[at]
+    same = at > 0 and after[at - 1] and places[at - 1].hook == places[at].hook
+    return marks[at - 1] if same else None
 
 
 def _written(
-    places: Sequence[Place], skipped: Sequence[Sequence[Numbered]]
+    places: Sequence[Place], skipped: Sequence[Sequence[Numbered]], after: Sequence[bool]
 ) -> list[frozenset[str]]:
-    """What may differ from what the first event of the same base chain tells of the packet."""
+    """What may differ from what the first event of the same base chain tells of the packet.
+
+    Each event of legacy iptables tells all of it.
+    """
     found: list[frozenset[str]] = []
     at = 0
     while at < len(places):
@@ -111,7 +121,8 @@ def _written(
         for number in range(at, end):
             first = number == at
             changes = _changes(places[number]) - {_MARK}
-            found.append(half | (changes if first else since))
+            written = half | (changes if first else since)
+            found.append(written if after[number] else frozenset())
             since = since if first else since | changes
         at = end
     return found
@@ -124,12 +135,12 @@ def _changes(place: Place) -> frozenset[str]:
     return frozenset(key for key, _ in writes(place.rule))
 
 
-def _skipped(resolver: Resolver, path: tuple[int, ...]) -> list[list[Numbered]]:
+def _skipped(book: Book, path: tuple[int, ...]) -> list[list[Numbered]]:
     """For each place of a path the rules of its chain that were passed over before it."""
     found: list[list[Numbered]] = []
     state: State | None = None
     for one in path:
-        place, grammar = resolver.places[one], resolver.grammars[one]
+        place, grammar = book.places[one], book.grammars[one]
         before: int | None = 0
         if state is not None and state.pass_ == place.pass_:
             frame = state.frames[-1] if state.frames else None

@@ -59,7 +59,7 @@ class Index:
         if not chosen:
             return Span(None, 0)
         begin = max(0, min(at - self.marks[at].reach for at in chosen))
-        while begin and self.marks[begin].start is None:
+        while begin and self.marks[begin].starts is None:
             begin -= 1
         return Span(self.marks[begin] if begin else None, chosen[-1] + 1 - begin)
 
@@ -68,13 +68,14 @@ def bookmark(window: Window, relations: Relations) -> Bookmark:
     """Note a window. ``relations`` are at it."""
     assembly = window.assembly
     begun = window.moment_ns[assembly.rows[assembly.first[: window.decided]]]
+    kept = sum(len(one.kept) for one in window.starts)
     timelines = window.resolver.timelines
     changing = any(
         len(one.states) > 1 for family in FAMILIES for one in timelines.loaded(family).values()
     )
     return Bookmark(
         stream=window.stream.id,
-        start=window.start if len(window.start.kept) <= _MOST_KEPT else None,
+        starts=window.starts if kept <= _MOST_KEPT else None,
         number=window.number,
         packets=window.decided,
         # What altered a packet's fate is sought among all packets that are remembered.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import numpy as np
+
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
@@ -16,7 +18,7 @@ from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
-from iptrec.rulesets.backends import backend
+from iptrec.rulesets.backends import is_single
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,7 +111,7 @@ class Packets:
                 self.interfaces_of(stream.namespace),
                 Connections(self._recording, stream.namespace),
                 names.get(stream.namespace),
-                backend(self._recording, stream),
+                is_single(self._recording),
                 self._make,
             )
         return self._builders[stream.id]
@@ -165,10 +167,10 @@ class _Builder:
         interfaces: Interfaces,
         connections: Connections,
         netns: str | None,
-        backend: Backend | None,
+        single: bool,
         make: type[Traversal],
     ) -> None:
-        self._backend = backend
+        self._single = single
         self.interfaces = interfaces
         self.netns = netns
         self._connections = connections
@@ -204,7 +206,10 @@ class _Builder:
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         places = [window.resolver.places[number] for number in outcome.path]
         family = window.resolver.families[outcome.path[0]]
-        steps = self._steps(rows, places)
+        backends = [
+            None if self._single else window.resolver.backends[one].name for one in outcome.path
+        ]
+        steps = self._steps(rows, places, backends)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
         return self._make(
@@ -231,7 +236,7 @@ class _Builder:
             steps=tuple(steps),
         )
 
-    def _steps(self, rows: I64, places: list[Place]) -> list[Step]:
+    def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []
         shown = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
         before: Step | None = None
@@ -243,13 +248,19 @@ class _Builder:
             payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, *kind)
-            before = self._step(columns, at, places[at], header, before)
+            before = self._step(columns, at, places[at], backends[at], header, before)
             last = payload
             steps.append(before)
         return steps
 
     def _step(
-        self, columns: _Columns, at: int, place: Place, header: dict[str, Any], before: Step | None
+        self,
+        columns: _Columns,
+        at: int,
+        place: Place,
+        backend: Backend | None,
+        header: dict[str, Any],
+        before: Step | None,
     ) -> Step:
         rule = place.rule
         moment = columns.moment_ns[at]
@@ -265,9 +276,15 @@ class _Builder:
             if out != before.out:
                 changed["out"] = before.out, out
             if header is not before.header:
+                # nf_tables dumps less of a packet.
+                told = (
+                    before.header | header
+                    if backend == before.backend
+                    else [name for name in before.header if name in header]
+                )
                 changed |= {
                     name: (before.header.get(name), header.get(name))
-                    for name in (before.header | header)
+                    for name in told
                     if before.header.get(name) != header.get(name)
                 }
         return Step(
@@ -287,7 +304,7 @@ class _Builder:
             physout=self._interface(columns.physoutdev[at], moment),
             header=header,
             changed=changed,
-            backend=self._backend,
+            backend=backend,
             ct=columns.ct(at),
         )
 
@@ -307,6 +324,8 @@ class _Columns:
 
     def __init__(self, window: Window, rows: I64) -> None:
         events = window.events
+        whole = np.flatnonzero(events.trace[rows] < 0)
+        self._whole: list[int] = whole.tolist() if len(whole) < len(rows) else []
         self._memory = events.buffer.data
         self._start = events.payload[rows].tolist()
         self._size = events.payload_length[rows].tolist()
@@ -322,6 +341,12 @@ class _Columns:
         self._ct = list(zip(*(one[rows].tolist() for one in ct), strict=True))
 
     def packet(self, at: int) -> bytes:
+        """The packet, as far as it was captured: nf_tables dumps headers, legacy iptables may tell the rest."""
+        captured = self._captured(at)
+        told = map(self._captured, sorted(self._whole, key=lambda one: abs(one - at)))
+        return next((one for one in told if one.startswith(captured)), captured)
+
+    def _captured(self, at: int) -> bytes:
         """As `TraceEvents.packet`."""
         start = self._start[at]
         return bytes(self._memory[start : start + self._size[at]]) if start >= 0 else b""

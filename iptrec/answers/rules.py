@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.places import Place
-    from iptrec.rulesets.resolver import Resolver
+    from iptrec.rulesets.resolver import Book
     from iptrec.rulesets.untraced import Why
 
 
@@ -75,18 +75,16 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     """What the selected packets hit, for each table as it last was, and in rules that are gone."""
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
-    resolvers: dict[int, Resolver] = {}
+    books: dict[int, Book] = {}
     packets = Packets(recording, selection)
     for batch in packets.batches(objects=False):
-        resolvers[batch.window.stream.id] = batch.window.resolver
+        books[batch.window.stream.id] = batch.window.resolver
         _count_window(batch.window, batch.positions, hits, rules)
-    found = (table for book in resolvers.values() for table in _tables(book, hits, rules))
+    found = (table for book in books.values() for table in _tables(book, hits, rules))
     return Counted(found, packets.unjudged)
 
 
-def _tables(
-    book: Resolver, hits: dict[_Key, Count], rules: dict[_Key, Rule]
-) -> Iterator[TableCount]:
+def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Iterator[TableCount]:
     loaded = {
         (family_of(table, family), table): timeline
         for family in FAMILIES

@@ -66,7 +66,9 @@ class Selection:
         """
         if self.packet_filter is None:
             return np.zeros(0, np.int64)
-        chosen = _any_event(window, lambda rows: self._might_match(window, rows))
+        chosen = _any_event(
+            window, lambda rows: self._might_match(window, rows) & ~_told_whole(window, rows)
+        )
         if chosen.any():
             chosen &= self._without_filter(window, interfaces, netns) & ~self._matches(window)
         return np.flatnonzero(chosen)
@@ -147,6 +149,17 @@ class Selection:
 
 def _rule(place: Place) -> tuple[str, str, int | None]:
     return place.table, place.chain, place.number
+
+
+def _told_whole(window: Window, rows: I64) -> Mask:
+    """Which events of nf_tables are of packets that legacy iptables told whole; ``rows``: all of the window."""
+    traced: Mask = window.events.trace[rows] >= 0
+    if traced.all():
+        return np.zeros(len(rows), np.bool_)
+    assembly, decided = window.assembly, window.decided
+    whole = np.logical_or.reduceat(~traced, assembly.first[:decided])
+    told: Mask = traced & np.repeat(whole, assembly.count[:decided])
+    return told
 
 
 def _any_event(window: Window, test: Any) -> Mask:  # noqa: ANN401 - a function over event numbers

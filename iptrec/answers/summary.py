@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
-    from iptrec.rulesets.resolver import Resolver
+    from iptrec.rulesets.resolver import Book
     from iptrec.rulesets.untraced import Why
 
 
@@ -109,7 +109,7 @@ def summarize(reader: Recording) -> Summary:
     )
     verdicts: Counter[str] = Counter()
     traffic = _Traffic(reader)
-    books: dict[int, Resolver] = {}
+    books: dict[int, Book] = {}
     for window in windows(reader):
         books[window.stream.id] = window.resolver
         traffic.add(window)
@@ -129,7 +129,7 @@ def summarize(reader: Recording) -> Summary:
     return summary
 
 
-def _untraced(book: Resolver) -> Iterator[UntracedChain]:
+def _untraced(book: Book) -> Iterator[UntracedChain]:
     """The base chains of a stream's ruleset that packets may pass untraced."""
     known = book.timelines
     bases = {(family_of(table, family), table, chain) for family, table, chain in known.hooks}

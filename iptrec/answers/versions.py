@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.window import Window
 
@@ -14,39 +15,68 @@ if TYPE_CHECKING:
 class Stages(NamedTuple):
     """Stages of packets, in order; all columns have shape (n,).
 
-    ``position``: of the traversal in the window's assembly. ``row``: the event that showed it first.
-    ``until``: how many of the traversal's events there are up to the stage's end.
+    ``position``: of the traversal in the window's assembly. ``begun``: the event that showed it first,
+    ``row``: the first one that showed most of it. ``until``: how many of the traversal's events there are up to
+    the stage's end.
     """
 
     position: I64
+    begun: I64
     row: I64
     until: I64
 
 
 def first_stages(window: Window, positions: I64) -> Stages:
     """Each traversal once, as it first was, with all of its events."""
-    assembly = window.assembly
-    return Stages(positions, assembly.rows[assembly.first[positions]], assembly.count[positions])
+    assembly, traced = window.assembly, window.events.trace >= 0
+    begun = assembly.rows[assembly.first[positions]]
+    rows = begun.copy()
+    if not traced.all():
+        for at in np.flatnonzero(traced[rows]).tolist():
+            rows[at] = _stages(window, int(positions[at]))[0].row
+    return Stages(positions, begun, rows, assembly.count[positions])
 
 
 def all_stages(window: Window, positions: I64) -> Stages:
     """Each traversal once for every change of the packet."""
-    assembly, events = window.assembly, window.events
-    memory = events.buffer.data
-    found: list[tuple[int, int, int]] = []
-    for position in positions.tolist():
-        rows = assembly.events(position).tolist()
-        begun, before = 0, None
-        for at, row in enumerate(rows):
-            start = int(events.payload[row])
-            packet = memory[start : start + int(events.payload_length[row])] if start >= 0 else b""
-            if before is not None and packet != before:
-                found.append((position, rows[begun], at))
-                begun = at
-            before = packet
-        found.append((position, rows[begun], len(rows)))
-    columns = np.array(found, np.int64).reshape(-1, 3).T
+    found = [
+        (position, *one) for position in positions.tolist() for one in _stages(window, position)
+    ]
+    columns = np.array(found, np.int64).reshape(-1, 4).T
     return Stages(*columns)
+
+
+class _Stage(NamedTuple):
+    """As in `Stages`."""
+
+    begun: int
+    row: int
+    until: int
+
+
+def _stages(window: Window, position: int) -> list[_Stage]:
+    events = window.events
+    found: list[_Stage] = []
+    stage: list[int] = []
+    for at, row in enumerate(window.assembly.events(position).tolist()):
+        if stage and not _alike(events, stage[-1], row):
+            found.append(_stage(events, stage, at))
+            stage = []
+        stage.append(row)
+    return [*found, _stage(events, stage, int(window.assembly.count[position]))]
+
+
+def _stage(events: TraceEvents, rows: list[int], until: int) -> _Stage:
+    return _Stage(rows[0], max(rows, key=events.payload_length.__getitem__), until)
+
+
+def _alike(events: TraceEvents, before: int, row: int) -> bool:
+    """Whether two events have the same packet; nf_tables dumps less of it than legacy iptables."""
+    old, new = events.packet(before), events.packet(row)
+    if (events.trace[before] < 0) == (events.trace[row] < 0):
+        return old == new
+    size = min(len(old), len(new))
+    return old[:size] == new[:size]
 
 
 def events_of(window: Window, positions: I64) -> I64:

@@ -130,7 +130,8 @@ class Known:
         """What is known of a packet before the rule of one of its steps."""
         events, row = window.events, before.row
         state = int(events.ct_state[row])
-        told = self._tells_state and window.stream.kind == NFT.stream and events.payload[row] >= 0
+        traced = bool(events.trace[row] >= 0)  # by nf_tables
+        told = self._tells_state and traced and events.payload[row] >= 0
         if told and not state:
             state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
@@ -148,7 +149,7 @@ class Known:
             ct_status=_known(int(events.ct_status[row])),
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
-            bits=Bits(events.packet(row), events.frame(row), window.stream.kind == NFT.stream),
+            bits=Bits(events.packet(row), events.frame(row), traced),
             written=before.written,
             nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
             time_ns=time_ns,

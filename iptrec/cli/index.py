@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iptrec.packets.window import Bookmark
     from iptrec.recording.reader import Reader
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _FEWEST: Final = 500_000  # datagrams; what has fewer is read in half a second
 _MOST_FILES: Final = 32
 _LARGEST: Final = 64 << 20  # bytes
@@ -139,8 +139,8 @@ def _keep(path: Path, content: bytes) -> None:
 
 def _written(bookmarks: Index) -> dict[str, Any]:
     def row(one: Bookmark) -> list[Any]:
-        start = one.start and one.start._replace(kept=one.start.kept.tolist())
-        return [one.stream, start, *one[2:]]
+        starts = one.starts and [each._replace(kept=each.kept.tolist()) for each in one.starts]
+        return [one.stream, starts, *one[2:]]
 
     return {
         "format": _FORMAT,
@@ -154,17 +154,19 @@ def _read(value: dict[str, Any], streams: Collection[int]) -> Index:
     import numpy as np
 
     from iptrec.answers.index import Index
-    from iptrec.packets.window import Bookmark, Start
+    from iptrec.packets.assembler import Start
+    from iptrec.packets.window import Bookmark
 
     if value["format"] != _FORMAT:
         raise ValueError("another format")
     marks = []
-    for stream, start, *rest in value["windows"]:
+    for stream, starts, *rest in value["windows"]:
         begun = None
-        if start is not None:
-            after, through, kept, floors = start
-            floors = tuple(map(int, floors))
-            begun = Start(int(after), int(through), np.array(kept, np.int64), floors)
+        if starts is not None:
+            begun = tuple(
+                Start(int(after), int(through), np.array(kept, np.int64), tuple(map(int, floors)))
+                for after, through, kept, floors in starts
+            )
         marks.append(Bookmark(int(stream), begun, *map(int, rest)))
     if not all(map(_follows, [None, *marks], marks)):
         raise ValueError("windows do not follow each other")
@@ -176,9 +178,8 @@ def _read(value: dict[str, Any], streams: Collection[int]) -> Index:
 def _follows(before: Bookmark | None, one: Bookmark) -> bool:
     """Whether a window can come after another one, or as the first."""
     first = 1 if before is None else before.number + before.packets
-    start = one.start
     return (
         one.number == first
         and min(one.packets, one.reach) >= 0
-        and (start is None or (0 <= start.after <= start.through and bool(start.floors_ns)))
+        and all(0 <= each.after <= each.through and each.floors_ns for each in one.starts or ())
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
     from iptrec.decode.generations import Generations
@@ -105,6 +106,28 @@ class TraceEvents:
     def take(self, index: Index) -> TraceEvents:
         """Return the events that ``index`` (numbers or mask) selects, sharing buffer and sites."""
         return replace(self, **{name: getattr(self, name)[index] for name in _PER_EVENT})
+
+
+def side_by_side(one: TraceEvents, other: TraceEvents, datagrams: int) -> TraceEvents:
+    """The events of two chunks, the one's first; ``datagrams``: how many that one's chunk has."""
+    size, sites = len(one.buffer), len(one.sites)
+    offsets = {
+        "message": size, "payload": size, "link": size, "site": sites, "datagram": datagrams,
+        "head": datagrams,
+    }  # fmt: skip
+    columns = {}
+    for name in _PER_EVENT:
+        column = getattr(other, name)
+        if name in offsets:
+            column = np.where(column >= 0, column + offsets[name], column).astype(column.dtype)
+        columns[name] = np.concatenate([getattr(one, name), column])
+    return TraceEvents(
+        buffer=np.concatenate([one.buffer, other.buffer]),
+        sites=[*one.sites, *other.sites],
+        generations=one.generations.then(other.generations, datagrams),
+        undecoded=np.concatenate([one.undecoded, other.undecoded + datagrams]),
+        **columns,
+    )
 
 
 _PER_EVENT: Final = tuple(

@@ -37,6 +37,14 @@ class Generations:
         """Return how many were told."""
         return len(self.number)
 
+    def then(self, other: Generations, datagrams: int) -> Generations:
+        """With those of other datagrams behind these; ``datagrams``: how many these are."""
+        return Generations(
+            np.concatenate([self.number, other.number]),
+            np.concatenate([self.datagram, other.datagram + datagrams]),
+            np.concatenate([self.received_ns, other.received_ns]),
+        )
+
     def bounds(self, head: I64, received_ns: I64) -> tuple[I64, I64]:
         """The oldest and the newest that each event can have met; all of shape (n,), see `TraceEvents`.
 

@@ -40,7 +40,8 @@ class Assembly:
     """The traversals of a batch, in order of their first event.
 
     ``rows`` holds event numbers, traversal after traversal; traversal t has
-    ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``.
+    ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``. ``possible``: what
+    outcomes may be of which the rules changed just then.
     """
 
     rows: I64
@@ -48,10 +49,15 @@ class Assembly:
     count: I64
     outcome: I64
     outcomes: list[Outcome]
+    possible: dict[Outcome, tuple[Outcome, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many traversals."""
         return len(self.first)
+
+    def lasts(self) -> I64:
+        """The event of each traversal that came last."""
+        return np.maximum.reduceat(self.rows, self.first) if len(self) else self.first
 
     def events(self, traversal: int) -> I64:
         """The event numbers of one traversal."""
@@ -111,7 +117,7 @@ def assemble(
         dealt += deal(events, stamp, changing, rows[span].tolist(), path[span].tolist(), walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
-    whole = _in_order(
+    whole = in_order(
         rows=np.concatenate(
             [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
         ),
@@ -120,9 +126,10 @@ def assemble(
     )
     starts = np.array([one.starts for one in resolver.places])
     whole = rejoin(events, place, whole, options.seen, walker, starts)
-    settled = settle(events, resolved, resolver, *whole, list(options.seen))
+    outcome, outcomes, possible = settle(events, resolved, resolver, *whole, list(options.seen))
     rows, first, count, _ = whole
-    return Assembly(rows, first, count, *reassemble(events, rows[first], *settled))
+    fates = reassemble(events, rows[first], outcome, outcomes)
+    return Assembly(rows, first, count, *fates, possible)
 
 
 def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
@@ -236,10 +243,10 @@ def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
+def in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
     """Sort the traversals by their first event: rows, first, count, option."""
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
-    order = np.argsort(rows[first], kind="stable")
+    order = np.argsort(np.minimum.reduceat(rows, first), kind="stable")
     count_ordered = count[order]
     new_first = np.concatenate([[0], np.cumsum(count_ordered)[:-1]])
     source = np.repeat(first[order] - new_first, count_ordered) + np.arange(len(rows))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _UNDER_WAY: Final = (
     64  # equal packets in flight that are kept apart; more are cut off as incomplete
 )
-_EQUAL: Final = "equal packets were under way together"
+EQUAL: Final = "equal packets were under way together"
 _POSTROUTING: Final = HOOKS.index("POSTROUTING")
 
 
@@ -87,7 +87,7 @@ class Packet:
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
         """What may have become of it."""
         found = walker.judge(self.walk)
-        return tuple(replace(one, doubt=_EQUAL) for one in found) if self.ambiguous else found
+        return tuple(replace(one, doubt=EQUAL) for one in found) if self.ambiguous else found
 
 
 def deal(

@@ -285,7 +285,7 @@ def _page(window: Window) -> dict[str, _Column]:
     assembly, events, decided = window.assembly, window.events, window.decided
     begun = assembly.rows[assembly.first[:decided]]
     ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
-    first, last = Packets.of(events, begun), Packets.of(events, ended)
+    first, last = (Packets.of(events, rows) for rows in _recorded_whole(window, begun, ended))
     inner, inner_flow, quotes = last.inner_keys()
     datagram, fragment = first.datagram_keys()
     key, last_flow = first.keys(), last.flow_keys()
@@ -323,6 +323,22 @@ def _page(window: Window) -> dict[str, _Column]:
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "copied": copied[outcome],
     }
+
+
+def _recorded_whole(window: Window, begun: I64, ended: I64) -> tuple[I64, I64]:
+    """The first and last events of each traversal by legacy iptables, if any: nf_tables dumps headers alone."""
+    rows, first = window.rows(), window.assembly.first[: window.decided]
+    whole = window.events.trace[rows] < 0
+    if whole.all() or not whole.any():
+        return begun, ended
+    at = np.arange(len(rows))
+    lowest = np.minimum.reduceat(np.where(whole, at, len(rows)), first)
+    highest = np.maximum.reduceat(np.where(whole, at, -1), first)
+    there = highest >= 0
+    return (
+        np.where(there, np.append(rows, [0])[lowest], begun),
+        np.where(there, rows[highest], ended),
+    )
 
 
 def _has_tee(window: Window, path: tuple[int, ...]) -> bool:

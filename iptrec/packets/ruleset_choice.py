@@ -40,8 +40,8 @@ def settle(
     count: I64,
     option: I64,
     options: list[tuple[Outcome, ...]],
-) -> tuple[I64, list[Outcome]]:
-    """One outcome for each traversal: its number, shape (n,), and the outcomes.
+) -> tuple[I64, list[Outcome], dict[Outcome, tuple[Outcome, ...]]]:
+    """One outcome for each traversal: its number, shape (n,), the outcomes; and what each in doubt may be.
 
     The traversals are those of `Assembly`; ``option`` indexes ``options``, what each may have been.
     """
@@ -51,6 +51,7 @@ def settle(
         np.int64,
     )
     outcome = alone[option]
+    doubtful: dict[Outcome, tuple[Outcome, ...]] = {}
     undecided = np.flatnonzero(outcome < 0)
     if len(undecided):
         court = _Evidence(events, resolved, resolver)
@@ -69,9 +70,11 @@ def settle(
             court.hear(span, left.get(one) or options[option[one]])
         court.close()
         for one, some in left.items():
-            verdict = court.judge(spans[one], some)
+            possible = court.possible(spans[one], some)
+            verdict = court.judge(possible)
+            doubtful[verdict] = possible
             outcome[one] = outcomes.setdefault(verdict, len(outcomes))
-    return outcome, list(outcomes)
+    return outcome, list(outcomes), doubtful
 
 
 def _tells_beside(outcomes: tuple[Outcome, ...], resolver: Resolver) -> bool:
@@ -127,21 +130,24 @@ class _Evidence:
             oldest = np.minimum.accumulate(state[::-1])[::-1]
             self._ranges[of] = row, newest, oldest
 
-    def judge(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> Outcome:
-        """The outcome that the evidence leaves; the first, with the doubt said, if it leaves more."""
-        possible = [
+    def possible(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        """The outcomes that the evidence leaves."""
+        possible = (
             one for one in outcomes if any(self._possible(rows, path) for path in one.paths)
-        ] or list(outcomes)
+        )
+        return tuple(possible) or outcomes
+
+    def judge(self, possible: tuple[Outcome, ...]) -> Outcome:
+        """The outcome; the first, with the doubt said, of several."""
         if len(possible) == 1:
             return possible[0]
-        readings = list(map(self._reading, zip(*(one.path for one in possible), strict=True)))
-        unsure = frozenset(at for at, some in enumerate(readings) if len(some) > 1)
+        places = self._book.places
+        unsure = frozenset(
+            at
+            for at, numbers in enumerate(zip(*(one.path for one in possible), strict=True))
+            if len({reading(places[number]) for number in numbers}) > 1
+        )
         return replace(possible[0], doubt=self._doubt(possible), unsure=unsure)
-
-    def _reading(self, numbers: tuple[int, ...]) -> set[tuple[str | None, str | None]]:
-        """What an event was, by each of several paths: a rule's text, whatever its number, or an end."""
-        places = [self._book.places[number] for number in numbers]
-        return {(None if one.rule is None else one.rule.spec, one.target) for one in places}
 
     def _possible(self, rows: list[int], path: tuple[int, ...]) -> bool:
         if not self._in_time(rows, path):
@@ -198,7 +204,7 @@ class _Evidence:
     def _told_before(self, row: int) -> int:
         return self._events.generations.told_before(int(self._events.datagram[row]))
 
-    def _doubt(self, outcomes: list[Outcome]) -> str:
+    def _doubt(self, outcomes: tuple[Outcome, ...]) -> str:
         """Where the paths differ, in words."""
         for numbers in zip(*(one.path for one in outcomes), strict=True):
             places = [self._book.places[number] for number in numbers]
@@ -207,6 +213,11 @@ class _Evidence:
                 where = f"{places[0].table}/{places[0].chain}"
                 return f"the rules changed just then: in {where} it was {' or '.join(texts[:3])}"
         return "the rules changed just then"
+
+
+def reading(place: Place) -> tuple[str | None, str | None]:
+    """What an event was by a ruleset: a rule's text, whatever its number, or an end."""
+    return None if place.rule is None else place.rule.spec, place.target
 
 
 def _shown(place: Place) -> str:

@@ -1,6 +1,6 @@
 """The path of one packet as a whole: is it possible, how did it end, who decided.
 
-Traffic takes few distinct paths. A path is a tuple of place numbers (`Resolver`); each distinct one is
+Traffic takes few distinct paths. A path is a tuple of place numbers (`Book`); each distinct one is
 walked once and its outcomes shared by all packets that took it. Where more than one ruleset may have
 been in force, the walk goes on in branches, one for each that fits so far.
 """
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from iptrec.names import Family
     from iptrec.rulesets.grammar import State
     from iptrec.rulesets.places import Pass, Place
-    from iptrec.rulesets.resolver import Resolver
+    from iptrec.rulesets.resolver import Book
 
 
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
-_TORN: Final = "the rules changed while it was under way: it met old and new ones"
+HOLES: Final = "events are missing in the middle"
+TORN: Final = "the rules changed while it was under way: it met old and new ones"
 MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
 
 
@@ -86,9 +87,9 @@ class Walk:
 
 
 class Walker:
-    """Steps and judges paths against the rulesets of a `Resolver`, remembering what it has seen."""
+    """Steps and judges paths against the rulesets of a `Book`, remembering what it has seen."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Book) -> None:
         self._resolver = resolver
         self._begun: dict[int, Walk] = {}
         self._steps: dict[tuple[State, Family, int, int], State | None] = {}
@@ -105,6 +106,22 @@ class Walker:
                 walk = self.step(walk, place) if walk else None
             self._outcomes[path] = self.judge(walk) if walk else ()
         return self._outcomes[path]
+
+    def across_holes(self, path: tuple[int, ...], *, torn: bool) -> Outcome | None:
+        """The outcome of a path whose rules are settled; None if no packet can have taken it.
+
+        Events may be missing in it; ``torn``: it may have met old and new rules.
+        """
+        walk: Walk | None = self.begin(path[0])
+        for place in path[1:]:
+            if walk is None:
+                return None
+            walk = (
+                self.step(walk, place)
+                or self.leap(walk, place)
+                or (self.tear(walk, place) if torn else None)
+            )
+        return self.judge(walk)[0] if walk else None
 
     def begin(self, place: int) -> Walk:
         """A path that begins here; headless unless TRACE can have been switched on just before.
@@ -256,7 +273,7 @@ class Walker:
 
     def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
         if walk.torn:
-            return _TORN
+            return TORN
         return self._otherwise(branch) if verdict == "ACCEPT" else None
 
     def _otherwise(self, branch: Branch) -> str | None:
@@ -313,7 +330,7 @@ class Walker:
         if walk.headless:
             return "its beginning was not recorded"
         if walk.holes:
-            return "events are missing in the middle"
+            return HOLES
         if ended:
             return None
         if branch.state.status == "queued":
@@ -322,12 +339,10 @@ class Walker:
         if off and sure:
             return off
         if branch.state.status == "passed":
-            elsewhere = "routing, rp_filter, TTL, socket" + (
-                "" if self._resolver.timelines.single else ", the other backend's rules"
-            )
             return (
                 f"not seen after {self._named(last.table)} {HOOKS[last.hook]}: {off and f'{off}, or '}"
-                f"the kernel dropped or consumed it outside of the rules ({elsewhere}), or the events were lost"
+                "the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL, socket),"
+                " or the events were lost"
             )
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"

@@ -8,28 +8,28 @@ the order of their first event.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from iptrec.context.refusals import refused
-from iptrec.packets import clock
-from iptrec.packets.assemble import Assembly, assemble
-from iptrec.packets.walk import Walker
-from iptrec.recording.rows import Chunk
+from iptrec.packets.assembler import Assembler
+from iptrec.packets.joined import Joiner
 from iptrec.rulesets.backends import BACKENDS, history
+from iptrec.rulesets.joined import STREAMS as JOINED
+from iptrec.rulesets.joined import Joined
 from iptrec.rulesets.resolver import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    import numpy.typing as npt
-
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
-    from iptrec.recording.rows import Recording, Stream
-    from iptrec.rulesets.resolver import Resolved
+    from iptrec.packets.assemble import Assembly
+    from iptrec.packets.assembler import Read, Start
+    from iptrec.recording.rows import Chunk, Recording, Stream
+    from iptrec.rulesets.resolver import Book, Resolved
 
 
 WINDOW_EVENTS: Final = 65_536  # what fits into the caches is read faster
@@ -41,39 +41,22 @@ _MOST_WAITING_BYTES: Final = 2 * _WINDOW_BYTES
 # through OUTPUT takes milliseconds; userspace behind NFQUEUE takes its time.
 UNDER_WAY_NS: Final = 100_000_000
 QUEUED_NS: Final = 2_000_000_000
-
-# The kernel begins to stamp packets a moment after it is asked to.
-_STAMPING_NS: Final = 100_000_000
-
-_NO_LENGTHS: Final = np.zeros(0, np.uint32)
-_NO_TIMES: Final = np.zeros(0, np.int64)
-
-
-class Start(NamedTuple):
-    """All that a window takes over from what was read before it.
-
-    It has the ``kept`` ones of the datagrams in the stream's chunks after chunk ``after`` up to chunk
-    ``through``, counted from 0, and goes on with the chunks after that one. ``floors_ns``: before each of
-    these chunks, and after the last one, see `clock.receipt`.
-    """
-
-    after: int
-    through: int
-    kept: I64
-    floors_ns: tuple[int, ...]
+# How much later one of two sockets is read, while a recording is followed.
+_MOST_BEHIND_NS: Final = 2_000_000_000
+_NEVER: Final = int(np.iinfo(np.int64).max)
 
 
 class Bookmark(NamedTuple):
     """A window.
 
-    ``start``: None where that is too long to be noted: one begins at a window before. ``number``: of its
-    first packet; ``packets``: how many are decided in it. ``reach``: how many windows before it its packets'
-    relations lead to. ``earliest_ns``, ``latest_ns``: the times between which its packets began; both 0 if
-    it has none.
+    ``stream``: the first one that it is of. ``starts``: of each of its streams; None where that is too
+    long to be noted: one begins at a window before. ``number``: of its first packet; ``packets``: how many
+    are decided in it. ``reach``: how many windows before it its packets' relations lead to. ``earliest_ns``,
+    ``latest_ns``: the times between which its packets began; both 0 if it has none.
     """
 
     stream: int
-    start: Start | None
+    starts: tuple[Start, ...] | None
     number: int
     packets: int
     reach: int
@@ -81,28 +64,20 @@ class Bookmark(NamedTuple):
     latest_ns: int
 
 
-class _Origin(NamedTuple):
-    """What came before a chunk: the chunk before it, datagrams, and the floor."""
-
-    after: int
-    datagrams: int
-    floor_ns: int
-
-
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Some events of one stream and the traversals that they make.
+    """Some events of one stream, or of those of both backends in one namespace, and their traversals.
 
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
-    others come again, with more events, in the next window. ``moment_ns``: when each event was logged, as well
-    as one can tell (epoch); ``earliest_ns``: it was not before. ``unplaced``: events that
-    name no rule; ``unread``: receive times (epoch, ns) of datagrams that hold something else than
-    events. Both are of this window alone.
+    others come again, with more events, in the next window. ``stream``: the first one, ``starts``: of each.
+    ``moment_ns``: when each event was logged, as well as one can tell (epoch); ``earliest_ns``: it was not
+    before. ``unplaced``: events that name no rule; ``unread``: receive times (epoch, ns) of datagrams that
+    hold something else than events. Both are of this window alone.
     """
 
     stream: Stream
-    start: Start
-    resolver: Resolver
+    starts: tuple[Start, ...]
+    resolver: Book
     events: TraceEvents
     moment_ns: I64
     earliest_ns: I64
@@ -120,160 +95,95 @@ class Window:
         return assembly.rows[:end]
 
 
-class Assembler:
-    """Puts the packets of one stream together, window by window; ``empty``: no event waits for one."""
+class _Streams:
+    """One stream of events, or those of both backends in one namespace: they tell of the same packets."""
 
-    def __init__(self, stream: Stream, resolver: Resolver, begun_ns: int) -> None:
-        self._stream = stream
-        self._resolver = resolver
-        self._slots = _number(stream.detail.get("slots"), 0)
-        self._arrival_ns = None
-        if "stamps_ns" in stream.detail:
-            self._arrival_ns = _number(stream.detail["stamps_ns"], 0) + _STAMPING_NS
-        self._walker = Walker(resolver)
-        self._chunks: list[Chunk] = []
-        self._new_events = self._new_bytes = 0
-        self.empty = True
-        self._receipts: list[clock.Receipt] = []
-        self._floor = begun_ns
-        self._last = self._seen = 0  # chunk; datagrams
-        self._numbers: list[I64] = []  # of the datagrams, among all of the stream
-        self._origins: list[_Origin] = []  # of the chunks that they are of
-        self._start = Start(0, 0, _NO_TIMES, (begun_ns,))
+    def __init__(self, assemblers: list[Assembler], book: Book, joiner: Joiner | None) -> None:
+        self.assemblers = assemblers
+        self._book = book
+        self._joiner = joiner
+
+    @property
+    def first(self) -> Stream:
+        """The first one."""
+        return self.assemblers[0].stream
 
     @property
     def full(self) -> bool:
         """Whether enough new datagrams wait for a window."""
-        return self._new_events >= WINDOW_EVENTS or self._new_bytes >= _WINDOW_BYTES
+        return (
+            sum(one.events for one in self.assemblers) >= WINDOW_EVENTS
+            or sum(one.bytes for one in self.assemblers) >= _WINDOW_BYTES
+        )
 
-    def add(self, chunk: Chunk) -> None:
-        """Take a chunk of the stream; chunks come in order."""
-        count = len(chunk.lengths)
-        self.empty = False
-        self._origins.append(_Origin(self._last, self._seen, self._floor))
-        self._numbers.append(np.arange(self._seen, self._seen + count))
-        self._last, self._seen = chunk.id, self._seen + count
-        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
-        if count:  # a call's datagrams are all in one chunk
-            floor = int(receipt.floor[-1])
-            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
-        self._chunks.append(chunk)
-        self._receipts.append(receipt)
-        self._new_events += count
-        self._new_bytes += len(chunk.data)
+    @property
+    def empty(self) -> bool:
+        """Whether no event waits."""
+        return all(one.empty for one in self.assemblers)
 
-    def resume(self, start: Start, chunks: Iterable[Chunk]) -> None:
-        """Stand where a window begins, without the windows before. ``chunks``: as `Start` says."""
-        self._last = start.after
-        for floor, chunk in zip(start.floors_ns, chunks, strict=False):
-            self._floor = floor
-            self.add(chunk)
-        self._floor = start.floors_ns[-1]
-        self._keep(*self._waiting(), start.kept)
+    @property
+    def ahead(self) -> Assembler | None:
+        """The one with packets of which the other's events are still to be read, if those are many."""
+        waiting = [len(one.start.kept) for one in self.assemblers]
+        if max(waiting) - min(waiting) < WINDOW_EVENTS // 4:
+            return None
+        return self.assemblers[waiting.index(max(waiting))]
 
-    def close(self, until_ns: int | None, number: int) -> Window:
+    def close(self, until_ns: int | None, number: int, *, live: bool = False) -> Window:
         """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
 
-        ``number``: of the first of them.
+        ``number``: of the first of them. ``live``: it is the time now; no packet waits for ever.
         """
-        data, lengths, received, receipt = self._waiting()
-        located = self._resolver.locate(data, lengths, received)
-        events = located.events
-        of_events = receipt.take(events.datagram)
-        earliest, latest = clock.bounds(events, of_events)
-        # What comes in the next window was logged after what is stamped in this one.
-        self._floor = max(self._floor, clock.latest_stamp(events))
-        resolved = self._resolver.resolve(located, earliest, latest)
-        assembly = assemble(events, resolved, self._resolver, self._walker, self._arrival_ns)
-        decided = (
-            len(assembly) if until_ns is None else _first_under_way(events, assembly, until_ns)
-        )
-        again = _again(events, assembly, decided, len(lengths))
-        if lengths[again].sum() > _MOST_WAITING_BYTES:
-            decided, again = len(assembly), np.zeros(len(lengths), np.bool_)
-        self.empty = not again.any()
-        again[events.generations.needed(again)] = True
-        window = Window(
-            stream=self._stream,
-            start=self._start,
-            resolver=self._resolver,
+        starts = tuple(one.start for one in self.assemblers)
+        parts = [one.read() for one in self.assemblers]
+        read = parts[0] if self._joiner is None else self._joiner.join(parts)
+        events, assembly = read.events, read.assembly
+        decided = len(assembly)
+        if until_ns is not None:
+            decided = _first_under_way(read, until_ns, _MOST_BEHIND_NS if live else _NEVER)
+        again = _again(events, assembly, decided, len(read.lengths))
+        if read.lengths[again].sum() > _MOST_WAITING_BYTES:
+            decided, again = len(assembly), np.zeros(len(read.lengths), np.bool_)
+        sizes = np.cumsum([len(one.lengths) for one in parts])
+        for one, part, some in zip(
+            self.assemblers, parts, np.split(again, sizes[:-1]), strict=True
+        ):
+            one.keep(some, part.events.generations)
+        return Window(
+            stream=self.first,
+            starts=starts,
+            resolver=self._book,
             events=events,
-            moment_ns=clock.moments(events, of_events),
-            earliest_ns=earliest,
-            resolved=resolved,
+            moment_ns=read.moment_ns,
+            earliest_ns=read.earliest_ns,
+            resolved=read.resolved,
             assembly=assembly,
             decided=decided,
             number=number,
-            unplaced=np.flatnonzero((resolved.place < 0) & ~again[events.datagram]),
-            unread=received[events.undecoded[~again[events.undecoded]]],
+            unplaced=np.flatnonzero((read.resolved.place < 0) & ~again[events.datagram]),
+            unread=read.received_ns[events.undecoded[~again[events.undecoded]]],
         )
-        self._keep(data, lengths, received, receipt, np.flatnonzero(again))
-        return window
-
-    def _waiting(self) -> tuple[bytes, npt.NDArray[np.uint32], I64, clock.Receipt]:
-        """The datagrams that wait, their lengths, receive times, and what these tell."""
-        data = b"".join(chunk.data for chunk in self._chunks)
-        lengths = np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)])
-        received = np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)])
-        receipt = clock.Receipt(
-            np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
-            np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
-        )
-        return data, lengths, received, receipt
-
-    def _keep(
-        self,
-        data: bytes,
-        lengths: npt.NDArray[np.uint32],
-        received: I64,
-        receipt: clock.Receipt,
-        datagrams: I64,
-    ) -> None:
-        """Let the given datagrams begin the next window."""
-        if len(datagrams) == len(lengths):
-            again = data
-        else:
-            ends = np.cumsum(lengths, dtype=np.int64)
-            spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
-            again = b"".join([data[start:end] for start, end in spans])
-        self._chunks, self._receipts = [], []
-        self._new_events = self._new_bytes = 0
-        if again:
-            self._chunks = [
-                Chunk(0, self._stream.id, received[datagrams], lengths[datagrams], again)
-            ]
-            self._receipts = [receipt.take(datagrams)]
-        kept = np.concatenate([_NO_TIMES, *self._numbers])[datagrams]
-        self._numbers = [kept]
-        if not len(kept):
-            self._origins = []
-            self._start = Start(self._last, self._last, kept, (self._floor,))
-            return
-        needed = sum(one.datagrams <= kept[0] for one in self._origins) - 1
-        del self._origins[:needed]
-        first = self._origins[0]
-        floors = (*(one.floor_ns for one in self._origins), self._floor)
-        self._start = Start(first.after, self._last, kept - first.datagrams, floors)
 
 
 def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window]:
     """All of a recording, or from a bookmark on."""
     number = 1
-    for assembler, stream in _assemblers(reader, {}):
-        after = 0
+    for streams in _streams(reader, {}):
+        after = [0] * len(streams.assemblers)
         if since is not None:
-            if stream.id != since.stream:
+            if streams.first.id != since.stream:
                 continue
-            assert since.start is not None  # noqa: S101 - one can begin there
-            assembler.resume(since.start, _chunks(reader, stream, since.start))
-            after, number = since.start.through, since.number
+            assert since.starts is not None  # noqa: S101 - one can begin there
+            for one, start in zip(streams.assemblers, since.starts, strict=True):
+                one.resume(start, _chunks(reader, one.stream, start))
+            after, number = [one.through for one in since.starts], since.number
             since = None
-        for chunk in reader.chunks(stream.id, after):
-            assembler.add(chunk)
-            if assembler.full:
-                yield (window := assembler.close(int(chunk.received_ns[-1]), number))
+        for one, chunk, until_ns in _in_turn(reader, streams, after):
+            one.add(chunk)
+            if streams.full:
+                yield (window := streams.close(until_ns, number))
                 number += window.decided
-        yield (window := assembler.close(None, number))
+        yield (window := streams.close(None, number))
         number += window.decided
 
 
@@ -285,60 +195,122 @@ def _chunks(reader: Recording, stream: Stream, start: Start) -> Iterator[Chunk]:
     return takewhile(lambda chunk: chunk.id <= start.through, chunks)
 
 
+def _in_turn(
+    reader: Recording, streams: _Streams, after: list[int]
+) -> Iterator[tuple[Assembler, Chunk, int]]:
+    """The chunks of some streams in the order of their first datagrams, and whose each is.
+
+    One that is ahead waits for the others. ``after``: which chunk of each. With a chunk comes the time up to
+    which all were read then (epoch, ns).
+    """
+    assemblers = streams.assemblers
+    sources = [
+        reader.chunks(one.stream.id, last) for one, last in zip(assemblers, after, strict=True)
+    ]
+    heads = [next(one, None) for one in sources]
+    while any(one is not None for one in heads):
+        begin = {
+            at: (one is streams.ahead, int(head.received_ns.min(initial=_NEVER)))
+            for at, (one, head) in enumerate(zip(assemblers, heads, strict=True))
+            if head is not None
+        }
+        for at, one in enumerate(assemblers):
+            one.ended = at not in begin
+        at = min(begin, key=lambda one: (begin[one], one))
+        chunk = heads[at]
+        assert chunk is not None  # noqa: S101 - it is there
+        del begin[at]
+        last = int(chunk.received_ns.max(initial=0))
+        yield assemblers[at], chunk, min([last, *(time for _, time in begin.values())])
+        heads[at] = next(sources[at], None)
+
+
 def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
     """A recording while it grows: look for new chunks at each tick, which is the time (epoch, ns).
 
     Ends, with all that is left, when the ticks end.
     """
-    assemblers: dict[int, tuple[Assembler, Stream]] = {}
+    known: dict[int, _Streams] = {}
     seen: dict[int, int] = {}
     number = 1
-    for now_ns in ticks:
-        for assembler, stream in _assemblers(reader, assemblers):
-            for chunk in reader.chunks(stream.id, after=seen.get(stream.id, 0)):
-                seen[stream.id] = chunk.id
-                assembler.add(chunk)
-            if not assembler.empty:
-                yield (window := assembler.close(now_ns, number))
+    for now_ns in chain(ticks, [None]):
+        for streams in _streams(reader, known):
+            for one in streams.assemblers:
+                for chunk in reader.chunks(one.stream.id, after=seen.get(one.stream.id, 0)):
+                    seen[one.stream.id] = chunk.id
+                    one.add(chunk)
+            if now_ns is None or not streams.empty:
+                yield (window := streams.close(now_ns, number, live=True))
                 number += window.decided
-    for assembler, stream in _assemblers(reader, assemblers):
-        for chunk in reader.chunks(stream.id, after=seen.get(stream.id, 0)):
-            assembler.add(chunk)
-        yield (window := assembler.close(None, number))
-        number += window.decided
 
 
-def _assemblers(
-    reader: Recording, known: dict[int, tuple[Assembler, Stream]]
-) -> Iterator[tuple[Assembler, Stream]]:
-    """An assembler for each stream of events; the rulesets are read once its first chunk is there."""
-    for stream in reader.streams:
-        if stream.kind not in BACKENDS:
-            continue
-        if stream.id not in known:
-            backend = BACKENDS[stream.kind]
-            resolver = Resolver(
-                backend,
-                history(reader, backend, stream.namespace),
-                f"iptrec:{reader.facts.uuid}",
-                refused(reader, stream.namespace),
-            )
-            known[stream.id] = (Assembler(stream, resolver, reader.facts.started_ns), stream)
-        yield known[stream.id]
+def _streams(reader: Recording, known: dict[int, _Streams]) -> Iterator[_Streams]:
+    """All streams of events, those of the same packets together; ``known``: by the first one's id.
+
+    The rulesets are read once a first chunk is there.
+    """
+    for some in _of_same_packets(reader.streams):
+        if some[0].id not in known:
+            known[some[0].id] = _opened(reader, some)
+        yield known[some[0].id]
 
 
-def _first_under_way(events: TraceEvents, assembly: Assembly, now_ns: int) -> int:
-    """The number of traversals, from the first, none of which can go on."""
+def _of_same_packets(streams: Iterable[Stream]) -> Iterator[list[Stream]]:
+    """Each stream of events alone, but those of both backends in a namespace together."""
+    left = [one for one in streams if one.kind in BACKENDS]
+    while left:
+        one = left.pop(0)
+        others = [
+            each
+            for each in left
+            if {one.kind, each.kind} == {*JOINED} and one.namespace == each.namespace
+        ][:1]
+        left = [each for each in left if each not in others]
+        yield sorted([one, *others], key=lambda each: (*JOINED, each.kind).index(each.kind))
+
+
+def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
+    """``streams``: one, or those of both backends."""
+    histories = [history(reader, BACKENDS[one.kind], one.namespace) for one in streams]
+    timelines = histories[0]
+    for other in histories[1:]:
+        timelines.adopt(other)
+    resolvers = [
+        Resolver(
+            BACKENDS[one.kind],
+            timelines,
+            f"iptrec:{reader.facts.uuid}",
+            refused(reader, one.namespace),
+        )
+        for one in streams
+    ]
+    assemblers = [
+        Assembler(one, resolver, reader.facts.started_ns)
+        for one, resolver in zip(streams, resolvers, strict=True)
+    ]
+    if len(streams) == 1:
+        return _Streams(assemblers, resolvers[0], None)
+    book = Joined(resolvers)
+    return _Streams(assemblers, book, Joiner(book, [one.walker for one in assemblers]))
+
+
+def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
+    """The number of traversals, from the first, none of which can go on.
+
+    ``behind_ns``: how long one waits at most for what another stream may tell of it.
+    """
+    assembly = read.assembly
     if not len(assembly):
         return 0
-    last = assembly.rows[assembly.first + assembly.count - 1]
+    last_ns = read.events.received_ns[assembly.lasts()]
     patience = np.array(
         [
             0 if one.finished else QUEUED_NS if one.queued else UNDER_WAY_NS
             for one in assembly.outcomes
         ]
     )[assembly.outcome]
-    waiting = (patience > 0) & (events.received_ns[last] + patience > now_ns)
+    waiting = (patience > 0) & (last_ns + patience > now_ns)
+    waiting |= read.waits & (now_ns - last_ns < behind_ns)
     first = int(np.argmax(waiting)) if waiting.any() else len(assembly)
     return max(first, int(np.searchsorted(assembly.first, len(assembly.rows) - _MOST_WAITING)))
 
@@ -348,8 +320,3 @@ def _again(events: TraceEvents, assembly: Assembly, decided: int, datagrams: int
     again = np.zeros(datagrams, np.bool_)
     again[events.datagram[assembly.rows[assembly.count[:decided].sum() :]]] = True
     return again
-
-
-def _number(value: object, default: int) -> int:
-    """A number of a stream's detail, which anybody may have written."""
-    return value if isinstance(value, int) and 0 <= value < 2**62 else default

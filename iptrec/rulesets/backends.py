@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U32, Backend, Family
-    from iptrec.recording.rows import Recording, Snapshot, Stream
+    from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Locations, Pass, Place
     from iptrec.rulesets.timeline import Timelines
@@ -85,11 +85,6 @@ class RulesetBackend(Protocol):
 
 
 BACKENDS: Final[dict[str, RulesetBackend]] = {one.stream: one for one in (LEGACY, NFT)}
-
-
-def backend(recording: Recording, stream: Stream) -> Backend | None:
-    """Whose rules the events of a stream tell of; None where the recording holds those of one backend only."""
-    return None if is_single(recording) else BACKENDS[stream.kind].name
 
 
 def is_single(recording: Recording) -> bool:

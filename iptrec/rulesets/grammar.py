@@ -19,6 +19,8 @@ from iptrec.rulesets.places import Pass
 from iptrec.rulesets.targets import always_matches, is_ours, switches_off, switches_off_every
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from iptrec.decode.rulesets.types import Chain, Ruleset
     from iptrec.rulesets.places import Place
 
@@ -160,6 +162,24 @@ class Grammar:
             and place.pass_ in route
             and route[state.pass_] <= route[place.pass_]
             for route in self.routes
+        )
+
+    def passed_beside(self, passes: Collection[Pass], ended: Pass | None) -> bool:
+        """Whether all that has the same turn as one of these passes is among them, on some route.
+
+        Nothing tells which of them comes first, so `advance` asks for none. ``ended``: the pass that ended the
+        packet; others need not have come before it.
+        """
+        known = frozenset(passes)
+        return any(
+            known <= route.keys() and not self._missed(known, route, ended) for route in self.routes
+        )
+
+    def _missed(self, passes: frozenset[Pass], route: dict[Pass, int], ended: Pass | None) -> bool:
+        turns = {route[one] for one in passes} - ({route[ended]} if ended else set())
+        return any(
+            order in turns and one not in passes and one not in self.optional
+            for one, order in route.items()
         )
 
     def off_switches(self, state: State) -> tuple[list[OffSwitch], bool]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from iptrec.decode import nflog, prefix
 from iptrec.decode.rulesets import iptables_save
+from iptrec.decode.rulesets.types import Base
 from iptrec.names import FAMILIES, HOOKS
 from iptrec.recording.kinds import SAVES
 from iptrec.rulesets.grammar import ROUTES, Grammar
@@ -45,6 +46,10 @@ _TABLES: Final = (
     ("mangle", "nat"),
 )
 
+# enum nf_ip_hook_priorities; of NAT's by hook
+_PRIORITIES: Final = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
+_NAT: Final = (-100, 100, 0, -100, 100)
+
 
 def _routes(*, single: bool) -> Routes:
     """The passes of each route; see `table_names`."""
@@ -60,6 +65,20 @@ def _routes(*, single: bool) -> Routes:
 
 
 _ROUTES: Final = {single: _routes(single=single) for single in (True, False)}
+# As what each table is attached to each hook beside the base chains of nf_tables.
+ATTACHED: Final = tuple(
+    (
+        Pass(hook, called("legacy", table, single=False)),
+        Base(
+            family="inet",
+            hook=hook,
+            priority=_PRIORITIES.get(table, _NAT[hook]),
+            type="nat" if table == "nat" else "filter",
+        ),
+    )
+    for hook, tables in enumerate(_TABLES)
+    for table in tables
+)
 _RAW: Final = "raw"  # where TRACE works, and so the first table that is traced
 
 

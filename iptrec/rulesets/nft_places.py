@@ -17,7 +17,7 @@ from iptrec.rulesets.places import Pass, Place
 from iptrec.rulesets.targets import PASSING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.nftrace import NftSite
     from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset
@@ -66,23 +66,34 @@ class _Part(NamedTuple):
 
 
 def grammar(
-    family: Family, ruleset: Ruleset, late: frozenset[str], our_comment: str | None
+    family: Family,
+    ruleset: Ruleset,
+    late: frozenset[str],
+    our_comment: str | None,
+    beside: Sequence[tuple[Pass, Base]] = (),
 ) -> Grammar:
-    """The grammar of all base chains that packets of a family pass."""
-    bases = list(_bases(ruleset))
-    ours = {base.family: one for one, base in bases if is_our_table(one.table, our_comment)}
+    """The grammar of all base chains that packets of a family pass.
+
+    ``beside``: what else is attached to the same hooks; where its table was never loaded it logs nothing.
+    """
+    own = list(_bases(ruleset))
+    ours = {base.family: one for one, base in own if is_our_table(one.table, our_comment)}
+    bases = [*own, *beside]
+    silent = frozenset(one for one, _ in beside if one.table not in ruleset.tables)
     return Grammar(
         ruleset,
         our_comment,
         routes=tuple(
             _route(parts, bases) for parts in _parts(_OWN[family], bases, ip_alone="netdev" in ours)
         ),
-        optional=frozenset(
+        optional=silent
+        | frozenset(
             one
             for one, base in bases
             if base.type not in _ALWAYS or base.family not in _OWN[family] or one.table in late
         ).difference([ours["bridge"]] if "bridge" in ours else ()),
-        ranks=_ranks(bases, ruleset),
+        silent=silent,
+        ranks=_ranks(own, ruleset),
     )
 
 

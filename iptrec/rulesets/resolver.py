@@ -50,24 +50,18 @@ class _Seen(NamedTuple):
     family: Family
 
 
-class Resolver:
-    """Resolves events to `Place` numbers; equal places get the same number, over all batches.
+class Book:
+    """Places by their numbers, and all that is needed to judge paths through them.
 
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
     (i,). ``unseen`` are the numbers of states whose rules nobody saw, ``attached`` has those of chains that
-    were not in force. ``our_comment``: of the recorder's rules.
+    were not in force. ``backends[i]``: whose rules they are. ``our_comment``: of the recorder's rules.
     ``refused``: how many new connections connection tracking refused meanwhile.
     """
 
-    def __init__(
-        self,
-        backend: RulesetBackend,
-        timelines: Timelines,
-        our_comment: str | None,
-        refused: int = 0,
-    ) -> None:
+    def __init__(self, timelines: Timelines, our_comment: str | None, refused: int = 0) -> None:
         self.refused = refused
         self.timelines = timelines
         self.our_comment = our_comment
@@ -76,8 +70,41 @@ class Resolver:
         self.families: list[Family] = []
         self.states: list[int] = []
         self.choices: list[tuple[int, ...]] = []
+        self.backends: list[RulesetBackend] = []
         self.unseen: set[int] = set()
         self.attached: dict[int, Attached] = {}
+
+    def add(
+        self,
+        place: Place,
+        grammar: Grammar,
+        family: Family,
+        state: int,
+        backend: RulesetBackend,
+        choice: tuple[int, ...] = (),
+    ) -> int:
+        """Give a place its number."""
+        number = len(self.places)
+        self.places.append(place)
+        self.grammars.append(grammar)
+        self.families.append(family)
+        self.states.append(state)
+        self.backends.append(backend)
+        self.choices.append(choice or (number,))
+        return number
+
+
+class Resolver(Book):
+    """Resolves events to `Place` numbers; equal places get the same number, over all batches."""
+
+    def __init__(
+        self,
+        backend: RulesetBackend,
+        timelines: Timelines,
+        our_comment: str | None,
+        refused: int = 0,
+    ) -> None:
+        super().__init__(timelines, our_comment, refused)
         self.backend = backend
         self._known: dict[tuple[_Seen, int, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}
@@ -174,9 +201,8 @@ class Resolver:
         if len(fitting) == 1:
             return fitting[0]
         if fitting not in self._chosen:
-            self._chosen[fitting] = self._add(
-                self.places[fitting[0]], self.grammars[fitting[0]], seen.family, -1, fitting
-            )
+            place, grammar = self.places[fitting[0]], self.grammars[fitting[0]]
+            self._chosen[fitting] = self.add(place, grammar, seen.family, -1, self.backend, fitting)
         return self._chosen[fitting]
 
     def _intern(
@@ -193,19 +219,8 @@ class Resolver:
             self.unseen.add(number)
         key = (seen.family, number, place)
         if key not in self._interned:
-            self._interned[key] = self._add(place, grammar, seen.family, number, ())
+            self._interned[key] = self.add(place, grammar, seen.family, number, self.backend)
         return self._interned[key]
-
-    def _add(
-        self, place: Place, grammar: Grammar, family: Family, state: int, choice: tuple[int, ...]
-    ) -> int:
-        number = len(self.places)
-        self.places.append(place)
-        self.grammars.append(grammar)
-        self.families.append(family)
-        self.states.append(state)
-        self.choices.append(choice or (number,))
-        return number
 
     def _grammar(self, family: Family, table: str, state: TableState | None) -> Grammar:
         """What can follow what in a table's state, with the other tables as they first were."""
@@ -213,8 +228,8 @@ class Resolver:
         if key not in self._grammars:
             if family not in self._others:
                 loaded = self.timelines.loaded(family)
-                late = frozenset(name for name, one in loaded.items() if _late(one))
-                self._others[family] = {name: _first(one) for name, one in loaded.items()}, late
+                others = {name: _first(one) for name, one in loaded.items()}
+                self._others[family] = others, late_tables(self.timelines, family)
             others, late = self._others[family]
             tables = others | ({} if state is None else {table: state.chains or {}})
             self._grammars[key] = self.backend.grammar(
@@ -239,6 +254,11 @@ def _seen(located: Locations, row: int, *, v6: bool) -> _Seen:
         passed=located.passes[int(located.passed[row])],
         family="ipv6" if v6 else "ipv4",
     )
+
+
+def late_tables(timelines: Timelines, family: Family) -> frozenset[str]:
+    """Those that need not have logged all the time."""
+    return frozenset(name for name, one in timelines.loaded(family).items() if _late(one))
 
 
 def _first(timeline: Timeline) -> dict[str, Chain]:

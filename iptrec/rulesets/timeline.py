@@ -193,6 +193,18 @@ class Timelines:
             if chain.base is not None:
                 self.hooks.setdefault((family, name, chain.name), chain.base.hook)
 
+    def adopt(self, other: Timelines) -> None:
+        """Take another backend's tables as well: their names differ."""
+        for (family, name), timeline in other._tables.items():
+            for state, after, time, generations in zip(
+                timeline.states,
+                timeline.after_ns,
+                timeline.time_ns,
+                timeline.generations,
+                strict=True,
+            ):
+                self.add(family, name, state.chains, after, time, generations, state.handle)
+
     def table(self, family: Family, name: str) -> Timeline | None:
         """One table's states; None if it was never loaded."""
         return self._tables.get((family, name))

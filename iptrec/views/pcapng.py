@@ -136,7 +136,7 @@ class Capture:
         headers = header_sizes(events, self._link)
         found: list[bytes] = []
         interface = self._interfaces(names, which, headers > 0, netns, found)
-        times = _times(events)
+        times = _times(window.events.take(stages.begun))
         self._count(interface, times)
         options, of = _packet_options(window, stages, outbound, paths, numbers)
         captured = events.payload_length + headers
@@ -322,7 +322,10 @@ def section(
             rows = events_of(window, positions)
             if len(positions) == window.decided:
                 rows = np.sort(np.concatenate([rows, window.unplaced]))
-            yield capture.events(window.events.take(rows), window.stream.kind)
+            traced = window.events.trace[rows] >= 0
+            for kind, some in (("nflog", rows[~traced]), ("nftrace", rows[traced])):
+                if len(some) or kind == window.stream.kind:
+                    yield capture.events(window.events.take(some), kind)
             continue
         yield capture.packets(
             window,

@@ -147,7 +147,12 @@ def test_events_are_read_by_their_dissector(sample, export):
     found = tshark(path, "frame.protocols", "nflog.prefix", "frame.interface_name")
     events = json.loads(iptrec("info", "--json", sample).stdout)["events"]
     assert len(found) == events
-    if "nft" in sample.stem:
+    if sample.stem == "both":
+        assert {name for *_, name in found} == {"nftrace", "nflog:0"}
+        for protocols, prefix, name in found:
+            netlink = protocols.startswith("netlink:netlink-netfilter")
+            assert (netlink, prefix.startswith("TRACE: ")) == (name == "nftrace", name == "nflog:0")
+    elif "nft" in sample.stem:
         assert all(protocols.startswith("netlink:netlink-netfilter") for protocols, *_ in found)
         assert {name for *_, name in found} == {"nftrace"}
     else:
@@ -156,7 +161,7 @@ def test_events_are_read_by_their_dissector(sample, export):
     some = export(sample, "--events", "--packet", "1")
     steps = json.loads(iptrec("show", "--json", "--packet", "1", sample).stdout)["steps"]
     # Our own rule, and of nf_tables base chains that go on into others.
-    more = 5 if "nft" in sample.stem else 1
+    more = 5 if sample.stem == "both" or "nft" in sample.stem else 1
     assert len(steps) <= len(tshark(some, "frame.number")) <= len(steps) + more
 
 

@@ -16,6 +16,8 @@ import pytest
 from command import iptrec, program
 from handmade import datagram, udp
 
+from iptrec.rulesets.table_names import plain
+
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
 RULES = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
@@ -94,10 +96,13 @@ def test_events_that_come_back(sample, tmp_path):
     assert len(pairs[0]) == len(pairs[1]) > 0
     for before, after in zip(*pairs, strict=True):
         # The TRACE rules in the file are somebody's now: they are counted.
-        places = [[(table, chain, spec) for table, chain, _, _, spec, _ in steps(one)
+        # Of both backends those of legacy iptables come back, which had not the last word.
+        both = sample.stem == "both"
+        before["steps"] = [one for one in before["steps"] if one.get("backend") != "nft"]
+        places = [[(plain(table), chain, spec) for table, chain, _, _, spec, _ in steps(one)
                    if "-j TRACE" not in (spec or "")] for one in (before, after)]  # fmt: skip
         assert places[0] == places[1]
-        for name in ("verdict", "in", "out", "header", "family"):
+        for name in ("in", "out", "header", "family", *(() if both else ("verdict",))):
             assert before[name] == after[name]
 
 

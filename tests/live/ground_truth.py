@@ -105,8 +105,11 @@ class Truth:
     differing: dict[tuple[str, str, str], tuple[int, int]]  # (kernel, traces) where they differ
 
 
-def run(lab, path, count, backend="legacy"):
-    """Send ``count`` datagrams, half from each side; judge the recording."""
+def run(lab, path, count, backend="legacy", beside=None):
+    """Send ``count`` datagrams, half from each side; judge the recording.
+
+    ``beside``: rules of nf_tables, so that both backends are recorded.
+    """
     sides.join(lab, "a", "b", peer="to-{name}")
     for name in ("a", "b"):  # nobody listens: the answers would be counted, but are not traced
         lab.restore(name, "ipv4", "*filter\n-A OUTPUT -p icmp -j DROP\nCOMMIT\n")
@@ -114,8 +117,11 @@ def run(lab, path, count, backend="legacy"):
         lab.sysctl(None, f"net/ipv4/conf/{conf}/send_redirects", 0)
     lab.settle()
     lab.restore(None, "ipv4", RULES, backend)
+    if beside is not None:
+        lab.run(["nft", "-f", "-"], stdin=beside)
+    words = ["--backend", "both" if beside else backend, "--family", "ipv4"]
     recorder = lab.popen(
-        [*IPTREC, "record", "udp", "--family", "ipv4", "--force", "-o", str(path)],
+        [*IPTREC, "record", "udp", *words, "--force", "-o", str(path)],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert recorder.stderr.readline().startswith("recording to")
@@ -127,6 +133,10 @@ def run(lab, path, count, backend="legacy"):
     counted = counters(lab.run([f"iptables-{backend}-save", "-c"]).stdout)
     recorder.send_signal(signal.SIGINT)
     recorder.communicate(timeout=60)
+    if beside is not None:
+        counted = Counter(
+            {(f"{backend} {table}", *rest): n for (table, *rest), n in counted.items()}
+        )
     return judge(path, counted)
 
 
@@ -143,8 +153,8 @@ def counters(saved):
     return found
 
 
-def judge(path, counted):
-    """Compare the traces with what the kernel counted."""
+def judge(path, counted, unjudged=("inet beside", "nft raw")):
+    """Compare the traces with what the kernel counted; ``unjudged``: tables of which nobody asks."""
     hits = Counter()
     truth = Truth(0, 0, 0, 0, 0, {})
     with Reader(path) as reader:
@@ -158,7 +168,11 @@ def judge(path, counted):
                 truth.incomplete += 0 if one.complete else int(times)
                 truth.ambiguous += 0 if one.doubt is None else int(times)
                 for place in (window.resolver.places[each] for each in one.path):
-                    if not place.ours and (place.rule or place.builtin):
+                    if (
+                        not place.ours
+                        and (place.rule or place.builtin)
+                        and place.table not in unjudged
+                    ):
                         spec = place.rule.spec if place.rule else "policy"
                         hits[place.table, place.chain, spec] += int(times)
             rows = window.rows()

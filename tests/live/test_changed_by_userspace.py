@@ -78,3 +78,28 @@ def test_what_comes_back_is_what_was_handed_over(net, backend):
     arrived = re.search(r"\[(\d+):(\d+)\] -A INPUT -p udp", text).groups()
     accepted = [one.steps[-1].header["length"] for one in net.packets if one.verdict == "ACCEPT"]
     assert tuple(map(int, arrived)) == (len(accepted), sum(accepted))
+
+
+def test_what_comes_back_goes_on_to_the_other_backend(lab, tmp_path):
+    """Given back as it was: a later chain of nf_tables tells of the same packet."""
+    net = Net(lab, tmp_path)
+    net.hosts(1, 2)
+    net.rules(RULES)
+    lab.restore("h2", "ipv4", HOST)
+    lab.run(
+        ["nft", "table inet fw { chain f { type filter hook forward priority 10; counter; }; }"]
+    )
+    lab.run(["ping", "-c1", "10.0.2.2"])
+    sends = "import socket\n" + "".join(send("10.0.2.2", port, count=COUNT) for port in EXPECTED)
+    unchanged = CHANGE.replace('b"longer" * 3', "b''")
+    script = LISTENER.replace('"!IB", 0, 1', '"!IB", 0xFFFF, 2') + unchanged + (
+        "import subprocess, sys\n"
+        f"sender = subprocess.Popen(['nsenter', '--net=/run/netns/h1', sys.executable, '-c', {sends!r}])\n"
+        f"change({COUNT * len(EXPECTED)})\nsender.wait()\n"
+    )  # fmt: skip
+    net.record("udp", script, options=("--backend", "both"))
+    assert len(net.packets) == COUNT * len(EXPECTED)
+    for packet in net.packets:
+        assert (packet.verdict, packet.complete) == EXPECTED[packet.header["dport"]]
+        went_on = any(step.table == "inet fw" for step in packet.steps)
+        assert went_on == (packet.verdict == "ACCEPT")

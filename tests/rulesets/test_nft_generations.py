@@ -25,6 +25,7 @@ from iptrec.answers.orphans import orphans
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
 from iptrec.packets import window
+from iptrec.recording.rows import Stream
 
 OLD, NEW = "log accept", "counter accept"
 
@@ -83,11 +84,21 @@ CASES = {
 }  # fmt: skip
 
 
+def with_legacy(recording):
+    """The same of a host that has both backends, and no rules of legacy iptables: packets are joined there."""
+    recording.streams.append(Stream(9, 1, "nflog", {}))
+    return recording
+
+
+BACKENDS = pytest.mark.parametrize("backends", [lambda one: one, with_legacy], ids=["nft", "both"])
+
+
+@BACKENDS
 @pytest.mark.parametrize("case", CASES)
-def test_the_rules_of_its_generation(case):
+def test_the_rules_of_its_generation(case, backends):
     """Equal handles in a new table of the same name: only the order tells, and where it does not, we say so."""
     traced, expected = CASES[case]
-    assert found(changing(*traced)) == expected
+    assert found(backends(changing(*traced))) == expected
 
 
 def test_a_packet_under_way_when_the_rules_changed():
@@ -104,12 +115,13 @@ def test_a_packet_under_way_when_the_rules_changed():
     assert not one.ambiguous
 
 
+@BACKENDS
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_windows_take_over_what_was_told_before_them(size, monkeypatch):
+def test_windows_take_over_what_was_told_before_them(size, backends, monkeypatch):
     """However few events are read at a time."""
     monkeypatch.setattr(window, "WINDOW_EVENTS", size)
     traced = [(290, SEVEN), *((295, passing(port)) for port in range(1, 6)), (300, SEVEN, EIGHT)]
-    recording = changing(*traced, *((301, passing(port)) for port in range(6, 9)))
+    recording = backends(changing(*traced, *((301, passing(port)) for port in range(6, 9))))
     assert not {NEW, OLD + "?"} & {*found(recording)[:5]}
     assert found(recording)[5:] == [NEW] * 3
 

@@ -1,0 +1,213 @@
+"""The packets of one stream of events, put together from what waits of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from iptrec.packets import clock
+from iptrec.packets.assemble import Assembly, assemble
+from iptrec.packets.walk import Walker
+from iptrec.recording.rows import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.decode.generations import Generations
+    from iptrec.names import I64, U32, Mask
+    from iptrec.recording.rows import Stream
+    from iptrec.rulesets.resolver import Resolved, Resolver
+
+
+# The kernel begins to stamp packets a moment after it is asked to.
+_STAMPING_NS: Final = 100_000_000
+
+_NEVER: Final = int(np.iinfo(np.int64).max)
+_NO_LENGTHS: Final = np.zeros(0, np.uint32)
+_NO_TIMES: Final = np.zeros(0, np.int64)
+
+
+class Start(NamedTuple):
+    """All that a window takes over from what was read before it.
+
+    It has the ``kept`` ones of the datagrams in the stream's chunks after chunk ``after`` up to chunk
+    ``through``, counted from 0, and goes on with the chunks after that one. ``floors_ns``: before each of
+    these chunks, and after the last one, see `clock.receipt`.
+    """
+
+    after: int
+    through: int
+    kept: I64
+    floors_ns: tuple[int, ...]
+
+
+class _Origin(NamedTuple):
+    """What came before a chunk: the chunk before it, datagrams, and the floor."""
+
+    after: int
+    datagrams: int
+    floor_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """All datagrams that wait, and the packets that were put together of them.
+
+    ``lengths`` (bytes) and ``received_ns`` (epoch): of the datagrams; the rest as `Window` has it.
+    ``reached_ns``: all events that were logged before are among these. ``waits``: traversals of which another
+    stream may tell more, shape (n,).
+    """
+
+    lengths: U32
+    received_ns: I64
+    events: TraceEvents
+    moment_ns: I64
+    earliest_ns: I64
+    resolved: Resolved
+    assembly: Assembly
+    reached_ns: int
+    waits: Mask
+
+
+class _Waiting(NamedTuple):
+    """Datagrams that lie back to back in ``data``, and what their receive times tell."""
+
+    data: bytes
+    lengths: U32
+    received_ns: I64
+    receipt: clock.Receipt
+
+
+class Assembler:
+    """Puts the packets of one stream together, window by window.
+
+    ``start``: of the window that is being read; ``events``, ``bytes``: how many datagrams came for it, and
+    their size. ``empty``: no event waits for one. ``ended``: no more chunks come.
+    """
+
+    def __init__(self, stream: Stream, resolver: Resolver, begun_ns: int) -> None:
+        self.stream = stream
+        self.ended = False
+        self.empty = True
+        self._resolver = resolver
+        self._slots = _number(stream.detail.get("slots"), 0)
+        self._arrival_ns = None
+        if "stamps_ns" in stream.detail:
+            self._arrival_ns = _number(stream.detail["stamps_ns"], 0) + _STAMPING_NS
+        self.walker = Walker(resolver)
+        self._chunks: list[Chunk] = []
+        self.events = self.bytes = 0
+        self._receipts: list[clock.Receipt] = []
+        self._floor = begun_ns
+        self._last = self._seen = 0  # chunk; datagrams
+        self._numbers: list[I64] = []  # of the datagrams, among all of the stream
+        self._origins: list[_Origin] = []  # of the chunks that they are of
+        self.start = Start(0, 0, _NO_TIMES, (begun_ns,))
+        self._waiting = _Waiting(b"", _NO_LENGTHS, _NO_TIMES, clock.Receipt(_NO_TIMES, _NO_TIMES))
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk of the stream; chunks come in order."""
+        count = len(chunk.lengths)
+        self.empty = False
+        self._origins.append(_Origin(self._last, self._seen, self._floor))
+        self._numbers.append(np.arange(self._seen, self._seen + count))
+        self._last, self._seen = chunk.id, self._seen + count
+        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
+        if count:  # a call's datagrams are all in one chunk
+            floor = int(receipt.floor[-1])
+            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
+        self._chunks.append(chunk)
+        self._receipts.append(receipt)
+        self.events += count
+        self.bytes += len(chunk.data)
+
+    def resume(self, start: Start, chunks: Iterable[Chunk]) -> None:
+        """Stand where a window begins, without the windows before. ``chunks``: as `Start` says."""
+        self._last = start.after
+        for floor, chunk in zip(start.floors_ns, chunks, strict=False):
+            self._floor = floor
+            self.add(chunk)
+        self._floor = start.floors_ns[-1]
+        self._gather()
+        self._keep(start.kept)
+
+    def read(self) -> Read:
+        """Put together what waits."""
+        self._gather()
+        data, lengths, received, receipt = self._waiting
+        located = self._resolver.locate(data, lengths, received)
+        events = located.events
+        of_events = receipt.take(events.datagram)
+        earliest, latest = clock.bounds(events, of_events)
+        # What comes in the next window was logged after what is stamped in this one.
+        self._floor = max(self._floor, clock.latest_stamp(events))
+        resolved = self._resolver.resolve(located, earliest, latest)
+        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns)
+        return Read(
+            lengths=lengths,
+            received_ns=received,
+            events=events,
+            moment_ns=clock.moments(events, of_events),
+            earliest_ns=earliest,
+            resolved=resolved,
+            assembly=assembly,
+            reached_ns=_NEVER if self.ended else self._floor,
+            waits=np.zeros(len(assembly), np.bool_),
+        )
+
+    def keep(self, again: Mask, generations: Generations) -> None:
+        """Let some of the datagrams that were read, shape (n,), begin the next window.
+
+        The ``generations`` that these are judged by come along.
+        """
+        self.empty = not again.any()
+        judged_by = np.zeros(len(again), np.bool_)
+        judged_by[generations.needed(again)] = True
+        self._keep(np.flatnonzero(again | judged_by))
+
+    def _gather(self) -> None:
+        """Take all datagrams that wait together."""
+        self._waiting = _Waiting(
+            b"".join(chunk.data for chunk in self._chunks),
+            np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)]),
+            np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)]),
+            clock.Receipt(
+                np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
+                np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
+            ),
+        )
+
+    def _keep(self, datagrams: I64) -> None:
+        data, lengths, received, receipt = self._waiting
+        if len(datagrams) == len(lengths):
+            again = data
+        else:
+            ends = np.cumsum(lengths, dtype=np.int64)
+            spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
+            again = b"".join([data[start:end] for start, end in spans])
+        self._chunks, self._receipts = [], []
+        self.events = self.bytes = 0
+        if again:
+            self._chunks = [
+                Chunk(0, self.stream.id, received[datagrams], lengths[datagrams], again)
+            ]
+            self._receipts = [receipt.take(datagrams)]
+        kept = np.concatenate([_NO_TIMES, *self._numbers])[datagrams]
+        self._numbers = [kept]
+        if not len(kept):
+            self._origins = []
+            self.start = Start(self._last, self._last, kept, (self._floor,))
+            return
+        needed = sum(one.datagrams <= kept[0] for one in self._origins) - 1
+        del self._origins[:needed]
+        first = self._origins[0]
+        floors = (*(one.floor_ns for one in self._origins), self._floor)
+        self.start = Start(first.after, self._last, kept - first.datagrams, floors)
+
+
+def _number(value: object, default: int) -> int:
+    """A number of a stream's detail, which anybody may have written."""
+    return value if isinstance(value, int) and 0 <= value < 2**62 else default

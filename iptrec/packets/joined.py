@@ -1,0 +1,367 @@
+"""The packets of a host with rules of both backends: one traversal with the steps of both.
+
+Each backend's events are put together by themselves first (`assemble`); then those that are one packet are
+joined (`pairs`): its steps come in the order of hooks and priorities, and it is judged by the rules of
+both. Of equal priorities nobody knows which was first, unless one of them ended the packet, or began to
+trace it; else legacy iptables is shown first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby, islice, product
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from iptrec.decode.events import side_by_side
+from iptrec.names import HOOKS
+from iptrec.packets.assemble import Assembly, in_order
+from iptrec.packets.assembler import Read
+from iptrec.packets.fragments import reassemble
+from iptrec.packets.identity import Packets, combined
+from iptrec.packets.interleaved import EQUAL
+from iptrec.packets.pairs import Side, pair
+from iptrec.packets.ruleset_choice import reading
+from iptrec.packets.walk import HOLES, TORN, Walker
+from iptrec.rulesets.resolver import Resolved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64, Mask
+    from iptrec.packets.pairs import Pairs
+    from iptrec.packets.walk import Outcome
+    from iptrec.rulesets.grammar import Grammar
+    from iptrec.rulesets.joined import Joined
+    from iptrec.rulesets.places import Pass
+
+_FORWARD: Final = HOOKS.index("FORWARD")
+_NEVER: Final = int(np.iinfo(np.int64).max)
+_SENT: Final = tuple(map(HOOKS.index, ("OUTPUT", "POSTROUTING")))
+_ENDS: Final = ("DROP", "REJECT", "STOLEN")
+_OTHER: Final = ("nf_tables", "legacy iptables")  # of each part
+_REMEMBERED: Final = 100_000
+_MOST_TRIED: Final = 64  # rulesets that read the same
+_JITTER_NS: Final = 10_000_000  # by which packets may overtake each other between two rules
+
+
+class _Block(NamedTuple):
+    """The events of one pass: ``steps`` are their places in the path of a part.
+
+    ``traced``: tracing had begun before, for legacy iptables tells of no rule that begins it.
+    """
+
+    pass_: Pass
+    steps: range
+    traced: bool
+
+
+class _Told(NamedTuple):
+    """What became of a packet by one backend's events: one of these, and the doubt which of them."""
+
+    possible: tuple[Outcome, ...]
+    doubt: str | None
+
+
+class _Whole(NamedTuple):
+    """What became of a packet by the events of both, and of which part each step is, at which place there."""
+
+    outcome: Outcome
+    steps: list[tuple[int, int]]
+
+
+class Joiner:
+    """Joins the packets of legacy iptables and nf_tables, remembering how paths fit together.
+
+    ``walkers``: of both by themselves.
+    """
+
+    def __init__(self, book: Joined, walkers: Sequence[Walker]) -> None:
+        self._book = book
+        self._walkers = walkers
+        self._walker = Walker(book)
+        self._known: dict[tuple[_Told | None, ...], _Whole | None] = {}
+
+    def join(self, parts: Sequence[Read]) -> Read:
+        """Both as one, their events in order of receipt."""
+        one, other = parts
+        received = np.concatenate([part.events.received_ns for part in parts])
+        order = np.argsort(received, kind="stable")
+        events = side_by_side(one.events, other.events, len(one.lengths)).take(order)
+        assembly = self._assembly(parts, events, order)
+        stamp_ns = _stamps(events, assembly)
+        moment_ns = np.concatenate([part.moment_ns for part in parts])[order]
+        return Read(
+            lengths=np.concatenate([part.lengths for part in parts]),
+            received_ns=np.concatenate([part.received_ns for part in parts]),
+            events=replace(events, stamp_ns=stamp_ns),
+            moment_ns=np.where(stamp_ns != events.stamp_ns, stamp_ns, moment_ns),
+            earliest_ns=np.concatenate([part.earliest_ns for part in parts])[order],
+            resolved=Resolved(
+                *(
+                    np.concatenate([getattr(part.resolved, name) for part in parts])[order]
+                    for name in ("place", "first", "last")
+                )
+            ),
+            assembly=assembly,
+            reached_ns=min(part.reached_ns for part in parts),
+            waits=self._waits(parts, events, assembly, order),
+        )
+
+    def _waits(
+        self, parts: Sequence[Read], events: TraceEvents, assembly: Assembly, order: I64
+    ) -> Mask:
+        """Of which packets the part that is behind may yet tell.
+
+        Under load one socket is read long after the other. Both tell in the order of the kernel: each has told
+        of all before the latest packet of which both have.
+        """
+        if not len(assembly):
+            return np.zeros(0, np.bool_)
+        both = np.array([self._told_by_both(one) for one in assembly.outcomes], np.bool_)
+        unsure = np.array([not one.complete for one in assembly.outcomes], np.bool_) | ~both
+        sure, waits = ~unsure[assembly.outcome], np.zeros(len(assembly), np.bool_)
+        theirs = order[assembly.rows] >= len(parts[0].events)
+        received = events.received_ns[assembly.rows]
+        for own, other in ((~theirs, parts[1]), (theirs, parts[0])):
+            latest_ns = np.maximum.reduceat(np.where(own, received, 0), assembly.first)
+            front_ns = int(latest_ns[sure].max(initial=0)) - _JITTER_NS
+            waits |= ~sure & (latest_ns > max(front_ns, other.reached_ns))
+        return waits
+
+    def _told_by_both(self, outcome: Outcome) -> bool:
+        return len({self._book.backends[one].name for one in outcome.path}) > 1
+
+    def _assembly(self, parts: Sequence[Read], events: TraceEvents, order: I64) -> Assembly:
+        """``order``: of all events of the parts, in which they are joined."""
+        place_of = np.empty(len(order), np.int64)
+        place_of[order] = np.arange(len(order))
+        known = [_told(part.assembly) for part in parts]
+
+        def outcomes(*numbers: int) -> tuple[_Told | None, ...]:
+            found = zip(known, numbers, strict=True)
+            return tuple(some[at] if at >= 0 else None for some, at in found)
+
+        def judge(mine: int, its: int) -> tuple[bool, bool]:
+            whole = self._whole(outcomes(mine, its))
+            return whole is not None, whole is not None and whole.outcome.complete
+
+        pairs = pair(_side(parts[0]), _side(parts[1]), judge)
+        if not len(pairs.doubtful):
+            return parts[0].assembly
+        found: dict[Outcome, int] = {}
+        rows, counts, option = [], [], []
+        for (mine, its, doubtful), members in _alike(parts, pairs):
+            whole = self._whole(outcomes(mine, its))
+            assert whole is not None  # noqa: S101 - they are no pair otherwise
+            outcome = whole.outcome
+            if doubtful:
+                outcome = replace(outcome, doubt=outcome.doubt or EQUAL)
+            steps = [
+                place_of[_rows(parts, at, (pairs.one, pairs.other)[at][members], step)]
+                for at, step in whole.steps
+            ]
+            rows.append(np.stack(steps, axis=1).reshape(-1))
+            counts.append(np.full(len(members), len(steps)))
+            option.append(np.full(len(members), found.setdefault(outcome, len(found))))
+        row, first, count, outcome_of = in_order(
+            rows=np.concatenate(rows), count=np.concatenate(counts), option=np.concatenate(option)
+        )
+        return Assembly(row, first, count, *reassemble(events, row[first], outcome_of, list(found)))
+
+    def _whole(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
+        if outcomes not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._known[outcomes] = self._judged(outcomes)
+        return self._known[outcomes]
+
+    def _judged(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
+        """What became of a packet that was seen so; None if no packet can have been.
+
+        Where the rules of one backend changed just then, the steps of the other may tell which held.
+        """
+        told = {at: one for at, one in enumerate(outcomes) if one is not None}
+        found = [
+            whole
+            for some in product(*(one.possible for one in told.values()))
+            for whole in self._ordered(dict(zip(told, some, strict=True)))
+        ]
+        found.sort(key=lambda one: not one.outcome.complete)
+        if not found:
+            return None
+        best = found[0]
+        equal = [one for one in found if one.outcome.complete == best.outcome.complete]
+        if len(equal) == 1:
+            return best
+        doubt = best.outcome.doubt or next((one.doubt for one in told.values() if one.doubt), None)
+        unsure = best.outcome.unsure | self._unsure(equal)
+        return best._replace(outcome=replace(best.outcome, doubt=doubt, unsure=unsure))
+
+    def _unsure(self, equal: Sequence[_Whole]) -> frozenset[int]:
+        """The positions in the first one's path that are other rules in the others."""
+        read: dict[tuple[int, int], set[object]] = {}
+        for one in equal:
+            for step, number in zip(one.steps, one.outcome.path, strict=True):
+                read.setdefault(step, set()).add(reading(self._book.places[number]))
+        return frozenset(at for at, step in enumerate(equal[0].steps) if len(read[step]) > 1)
+
+    def _ordered(self, there: dict[int, Outcome]) -> list[_Whole]:
+        """The same for one choice of rules: the best of what can be, if anything.
+
+        Rulesets that read the same may have other base chains; the first one is taken that leaves nothing out.
+        """
+        found: list[_Whole] = []
+        for some in islice(product(*(one.paths for one in there.values())), _MOST_TRIED):
+            numbered = zip(there, some, strict=True)
+            found += self._along(there, {at: self._book.path(at, one) for at, one in numbered})
+            if any(one.outcome.complete for one in found):
+                break
+        found.sort(key=lambda one: not one.outcome.complete)
+        return found[:1]
+
+    def _along(self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]]) -> list[_Whole]:
+        """What can be along these paths of the parts, one for each order of the steps."""
+        torn = any(one.doubt == TORN for one in there.values())
+        found: list[_Whole] = []
+        for steps in self._orders(there, paths):
+            path = tuple(paths[part][at] for part, at in steps)
+            outcome = self._walker.across_holes(path, torn=torn)
+            if outcome is not None:
+                found.append(_Whole(self._with_doubts(outcome, there, steps), steps))
+        if not found and len(there) == 1:
+            ((at, one),) = there.items()
+            broken = replace(
+                one, path=paths[at], alike=(), complete=False, reason=one.reason or HOLES
+            )
+            found.append(_Whole(broken, [(at, step) for step in range(len(one.path))]))
+        return found
+
+    def _orders(
+        self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]]
+    ) -> Iterator[list[tuple[int, int]]]:
+        """The steps of all parts, in each order that they can have."""
+        blocks = {at: self._blocks(at, path) for at, path in paths.items()}
+        grammar = self._grammar(paths)
+        passes = {one.pass_ for some in blocks.values() for one in some}
+        seen = []
+        for route in grammar.routes:
+            if not passes <= route.keys():
+                continue
+            ended = {at for at, one in there.items() if one.verdict in _ENDS}
+            order = _merged(blocks, route, ended)
+            if order not in seen:
+                seen.append(order)
+                yield order
+
+    def _grammar(self, paths: dict[int, tuple[int, ...]]) -> Grammar:
+        return self._book.grammars[next(iter(paths.values()))[0]]
+
+    def _blocks(self, part: int, path: tuple[int, ...]) -> list[_Block]:
+        found = []
+        start = 0
+        for pass_, some in groupby(self._book.places[one].pass_ for one in path):
+            stop = start + len(list(some))
+            traced = part == 0 and self._book.places[path[start]].target == "TRACE"
+            found.append(_Block(pass_, range(start, stop), traced))
+            start = stop
+        return found
+
+    def _with_doubts(
+        self, outcome: Outcome, there: dict[int, Outcome], steps: Sequence[tuple[int, int]]
+    ) -> Outcome:
+        """The outcome by the rules of both, with what else is known of its parts."""
+        if outcome.complete:
+            passes = [self._book.places[one].pass_ for one in outcome.path]
+            ended = passes[-1] if outcome.verdict in _ENDS else None
+            if not self._book.grammars[outcome.path[-1]].passed_beside(passes, ended):
+                outcome = replace(outcome, complete=False, reason=HOLES)
+        if outcome.reason == HOLES and len(there) == 1:
+            (part,) = there
+            untold = f"of its way through the rules of {_OTHER[part]} nothing was recorded"
+            outcome = replace(outcome, reason=untold)
+        for at, one in there.items():
+            # By its own rules it may have been accepted, and nobody told what then became of it.
+            moot = {each.doubt for each in self._walkers[at].outcomes(one.path)}
+            if one.doubt not in moot:
+                outcome = replace(outcome, doubt=outcome.doubt or one.doubt)
+        # What is missing may come yet, and so may the other's events.
+        finished = outcome.finished and outcome.complete and len(there) > 1
+        unsure = frozenset(i for i, (at, step) in enumerate(steps) if step in there[at].unsure)
+        return replace(outcome, finished=finished, unsure=unsure)
+
+
+def _stamps(events: TraceEvents, assembly: Assembly) -> I64:
+    """The stamps of all events: nf_tables tells none, but a packet's arrival is the same for both backends."""
+    stamps = events.stamp_ns.copy()
+    if not len(assembly):
+        return stamps
+    rows = assembly.rows
+    arriving = events.hook[rows] <= _FORWARD
+    told = np.where(arriving & (stamps[rows] > 0), stamps[rows], _NEVER)
+    arrival = np.repeat(np.minimum.reduceat(told, assembly.first), assembly.count)
+    untold = arriving & (stamps[rows] == 0) & (arrival <= events.received_ns[rows])
+    stamps[rows[untold]] = arrival[untold]
+    return stamps
+
+
+def _merged(
+    blocks: dict[int, list[_Block]], route: dict[Pass, int], ended: set[int]
+) -> list[tuple[int, int]]:
+    """The steps of all blocks in the order of a route; ``ended``: the parts that end the packet."""
+    turns = []
+    for at, some in blocks.items():
+        turn = -1
+        for number, one in enumerate(some):
+            turn = max(turn, route[one.pass_])  # a part's own order stays
+            last = at in ended and number == len(some) - 1
+            turns.append((turn, last, one.traced, at, number))
+    return [(at, step) for *_, at, number in sorted(turns) for step in blocks[at][number].steps]
+
+
+def _rows(parts: Sequence[Read], at: int, positions: I64, step: int) -> I64:
+    """Of traversals of a part one event each; events are numbered through all parts."""
+    assembly = parts[at].assembly
+    return assembly.rows[assembly.first[positions] + step] + at * len(parts[0].events)
+
+
+def _told(assembly: Assembly) -> list[_Told]:
+    """Of each outcome of a part."""
+    found = []
+    for one in assembly.outcomes:
+        possible = assembly.possible.get(one, ())
+        found.append(_Told(possible, one.doubt) if len(possible) > 1 else _Told((one,), None))
+    return found
+
+
+def _alike(parts: Sequence[Read], pairs: Pairs) -> Iterator[tuple[list[int], I64]]:
+    """The positions of pairs that are judged alike: the outcomes of both (-1: none), and whether in doubt."""
+    numbers = [
+        np.where(which >= 0, np.append(part.assembly.outcome, [-1])[which], -1)
+        for part, which in zip(parts, pairs[:2], strict=True)
+    ]
+    kinds = np.stack([*numbers, pairs.doubtful], axis=1)
+    distinct, of, counts = np.unique(kinds, axis=0, return_inverse=True, return_counts=True)
+    members = np.split(np.argsort(of.reshape(-1), kind="stable"), np.cumsum(counts)[:-1])
+    return zip(distinct.tolist(), members, strict=True)
+
+
+def _side(part: Read) -> Side:
+    assembly, events = part.assembly, part.events
+    begun = assembly.rows[assembly.first]
+    ended = assembly.rows[assembly.first + assembly.count - 1]
+    packets = Packets.of(events, begun).dumped()
+    sent = np.isin(events.hook[begun], _SENT).astype(np.uint64)
+    loose = combined([packets.keys(), sent])
+    return Side(
+        exact=combined([loose, packets.flow_keys()]),
+        loose=loose,
+        outcome=assembly.outcome,
+        first=begun,
+        last=ended,
+        earliest_ns=part.earliest_ns[begun],
+        received_ns=events.received_ns[begun],
+        latest_ns=events.received_ns[ended],
+    )
