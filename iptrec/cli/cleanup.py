@@ -32,11 +32,11 @@ def cleanup(
         ),
     ] = None,
 ) -> int:
-    """Remove what a recorder left behind that was killed together with its guardian.
+    """Remove what a killed recorder left behind.
 
-    That is: TRACE rules with the comment iptrec:UUID, rules that --flush took out, loggers that were
-    switched; in every network namespace that can be seen, or in one. What belongs to a running recorder
-    is never touched. Needs root (or CAP_NET_ADMIN).
+    A recorder has a guardian that does this; both were killed. What may be left: TRACE rules with the comment
+    iptrec:UUID, rules that --flush took out, loggers that were switched; in every network namespace that can
+    be seen, or in one. What belongs to a running recorder is never touched. Needs root (or CAP_NET_ADMIN).
 
     Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
     printed, each as iptables-restore reads it or nft lists it, until --restore or --discard; the exit status

@@ -14,7 +14,14 @@ def demo(
         typer.Option("-o", "--output", help="Keep the recording in this file.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Record and show a dropped packet on a small Docker-like network (no root needed)."""
+    """Record and show a dropped packet on a small Docker network.
+
+    The network is made for that, and goes in the end. No root is needed.
+
+    Example:
+
+      iptrec demo -o demo.db
+    """
     from iptrec.demo.lab import Lab
     from iptrec.demo.scenario import FILTER, STORY, TRAFFIC, docker_hairpin
     from iptrec.kernel.process import iptrec

@@ -34,14 +34,18 @@ def diff(
         typer.Option("--packets", metavar="N M", help="Two packets' ways, side by side."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Compare rulesets by what their rules say; or the paths of two recordings; or two packets.
+    """Compare rulesets, paths of recordings, or two packets.
 
-    Of nf_tables also sets with their elements, maps, flowtables, objects, hooks and priorities. Counters,
-    times to expiry, comments of iptables-save, the order of tables and chains do not count. Exit status 0:
-    the same, 1: different.
+    Rulesets are compared by what their rules say; of nf_tables also sets with their elements, maps,
+    flowtables, objects, hooks and priorities. Counters, times to expiry, comments of iptables-save, the order
+    of tables and chains do not count. Exit status 0: the same, 1: different.
 
     Examples:
 

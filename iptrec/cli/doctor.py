@@ -20,12 +20,14 @@ def doctor(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a finding and line (schemas/).")
     ] = False,
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Look whether recording would work here, and say what to do where it would not.
+    """Tell whether recording works here, and what to do if not.
 
-    Kernel, rights, commands, extensions, loggers, rules of others, what killed recorders left behind,
-    buffers, clock and disk. Nothing is changed. Exit status 1 when recording would fail.
+    It looks at kernel, rights, commands, extensions, loggers, rules of others, what killed recorders left
+    behind, buffers, clock and disk. Nothing is changed. Exit status 1 when recording would fail.
 
     Example:
 

@@ -52,9 +52,10 @@ def import_(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on stderr.")] = False,
 ) -> int:
-    """Make a recording of a capture with TRACE events that tcpdump took off nflog group 0.
+    """Make a recording of a capture of tcpdump.
 
-    For those who could only run tcpdump, with TRACE rules of their own at the top of the raw table:
+    The capture has TRACE events of nflog group 0. For those who could only run tcpdump, with TRACE rules of
+    their own at the top of the raw table:
 
       sysctl net.netfilter.nf_log.2=nfnetlink_log; iptables-legacy -t raw -I PREROUTING -p icmp -j TRACE
 

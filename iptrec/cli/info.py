@@ -12,9 +12,11 @@ from iptrec.errors import EXIT_DONE
 def info(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """What is in a recording, how complete it is, and whether it was closed cleanly.
+    """Tell what is in a recording, and how complete it is.
 
     Example:
 

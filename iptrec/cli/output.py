@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 _EXIT_PIPE: Final = 141  # what a shell says of a program that SIGPIPE (13) ended: 128 + 13
 
 
+GROUP: Final = "Output"  # of options in --help
 Mode = Annotated[
     str,
     typer.Option(
         "--mode",
         metavar="MODE",
+        rich_help_panel=GROUP,
         help="Permissions of what is made, as of chmod: 640. Without: 600.",
     ),
 ]

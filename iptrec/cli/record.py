@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
 from iptrec.names import BACKEND_CHOICES, FAMILIES
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+WHAT, WHEN = "What to record", "When to stop"  # groups of options in --help
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 Words = Annotated[
@@ -31,12 +33,16 @@ Words = Annotated[
         " gives its own up.",
     ),
 ]
-Family = Annotated[str, typer.Option(help="ipv4, ipv6 or both.")]
+Family = Annotated[
+    str,
+    typer.Option(metavar="FAMILY", rich_help_panel=WHAT, help="ipv4, ipv6 or both."),
+]
 Interfaces = Annotated[
     str,
     typer.Option(
         "--iface",
         metavar="A,B",
+        rich_help_panel=WHAT,
         help="Only packets that come in by one of these, or that this host sends out by one. A"
         " forwarded packet is chosen by where it comes in.",
     ),
@@ -44,7 +50,9 @@ Interfaces = Annotated[
 Netns = Annotated[
     str | None,
     typer.Option(
-        help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid."
+        metavar="NETNS",
+        rich_help_panel=WHAT,
+        help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid.",
     ),
 ]
 Flush = Annotated[
@@ -58,29 +66,44 @@ Flush = Annotated[
 Conntrack = Annotated[
     bool,
     typer.Option(
-        "--conntrack", help="Record connections as well: new ones, ended ones, their NAT."
+        "--conntrack",
+        rich_help_panel=WHAT,
+        help="Record connections as well: new ones, ended ones, their NAT.",
     ),
 ]
 Backend = Annotated[
     str,
     typer.Option(
+        metavar="BACKEND",
+        rich_help_panel=WHAT,
         help="Whose rules: legacy (iptables-legacy), nft (iptables-nft and nft), both, or auto: what has"
-        " rules here."
+        " rules here.",
     ),
 ]
 SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
 Duration = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Stop after so long: 500ms, 30s, 5m, 1h.")
+    str | None,
+    typer.Option(
+        metavar="TIME", rich_help_panel=WHEN, help="Stop after so long: 500ms, 30s, 5m, 1h."
+    ),
 ]
-Packets = Annotated[int | None, typer.Option(min=1, help="Stop after about so many packets.")]
+Packets = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=WHEN, help="Stop after about so many packets."),
+]
 MaxSize = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Stop when the file has about this size: 500k, 100M, 2G."),
+    typer.Option(
+        metavar="SIZE",
+        rich_help_panel=WHEN,
+        help="Stop when the file has about this size: 500k, 100M, 2G.",
+    ),
 ]
 Ring = Annotated[
     str | None,
     typer.Option(
         metavar="SIZE|TIME",
+        rich_help_panel=OUTPUT,
         help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. Rulesets that"
         " were replaced meanwhile take as much again, at most. SIGUSR1 writes what there is into a file of its"
         " own, and recording goes on.",
@@ -90,58 +113,87 @@ StopOn = Annotated[
     str | None,
     typer.Option(
         metavar="EXPR",
+        rich_help_panel=WHEN,
         help="Stop when a packet fits: a verdict, a rule (TABLE/CHAIN/N), a filter, or several of them:"
         ' "DROP dst port 443".',
     ),
 ]
 After = Annotated[
-    str | None, typer.Option(metavar="TIME", help="With --stop-on: go on for so long, then stop.")
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        rich_help_panel=WHEN,
+        help="With --stop-on: go on for so long, then stop.",
+    ),
 ]
 Snaplen = Annotated[
-    int, typer.Option(min=64, max=65535, help="Bytes of each packet to keep at each rule.")
+    int,
+    typer.Option(
+        min=64,
+        max=65535,
+        rich_help_panel=WHAT,
+        help="Bytes of each packet to keep at each rule.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", rich_help_panel=OUTPUT, help="Replace the output file if it exists."),
+]
+LogLevel = Annotated[
+    str,
+    typer.Option(
+        metavar="LEVEL",
+        rich_help_panel=OUTPUT,
+        help="error, warning, info or debug: what is said on stderr.",
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="As --log-level debug."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="As --log-level error.")
+]
 
 
 def record(
     words: Words = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path(
-        "trace.db"
-    ),
     family: Family = "both",
     interfaces: Interfaces = "",
     netns: Netns = None,
-    flush: Flush = False,
-    conntrack: Conntrack = False,
     backend: Backend = "auto",
-    skip_modprobe: SkipModprobe = False,
+    conntrack: Conntrack = False,
+    snaplen: Snaplen = 256,
     duration: Duration = None,
     packets: Packets = None,
     max_size: MaxSize = None,
-    ring: Ring = None,
     stop_on: StopOn = None,
     after: After = None,
-    snaplen: Snaplen = 256,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", rich_help_panel=OUTPUT, help="The recording."
+        ),
+    ] = Path("trace.db"),
     force: Force = False,
-    log_level: Annotated[
-        str, typer.Option(help="error, warning, info or debug: what is said on stderr.")
-    ] = "info",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="As --log-level debug.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --log-level error.")] = False,
+    ring: Ring = None,
+    log_level: LogLevel = "info",
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    flush: Flush = False,
+    skip_modprobe: SkipModprobe = False,
 ) -> int:
-    """Trace packets through the rules of iptables and nftables into a file.
+    """Trace packets through iptables and nftables into a file.
 
-    Needs root (or CAP_NET_ADMIN). Nobody's rules are touched: two tagged TRACE rules a family are put on
-    top of the raw table and taken out again; of legacy iptables the logger is switched and switched back.
+    Needs root (or CAP_NET_ADMIN). Two TRACE rules a family, tagged with a comment, are put on top of the raw
+    table and taken out again. Nobody else's rules are touched. For legacy iptables net.netfilter.nf_log is
+    switched to nfnetlink_log meanwhile.
 
     Examples:
 
       iptrec record tcp port 443 -o trace.db
-
       iptrec record icmp or icmp6 --duration 30s
-
       iptrec record --netns web -- curl -s http://10.0.0.5/
-
       iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
     """
     from iptrec.cli.stop_on import Lookout

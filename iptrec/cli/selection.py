@@ -25,13 +25,23 @@ if TYPE_CHECKING:
 _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
 _UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
+GROUP: Final = "Which packets"  # of options in --help
 Chains = Annotated[
-    str, typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Packets that pass one of these.")
+    str,
+    typer.Option(
+        "--chain",
+        rich_help_panel=GROUP,
+        metavar="TABLE/CHAIN,...",
+        help="Packets that pass one of these.",
+    ),
 ]
 Verdicts = Annotated[
     str,
     typer.Option(
-        "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
+        "--verdict",
+        rich_help_panel=GROUP,
+        metavar="V,...",
+        help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ...",
     ),
 ]
 # In the order in which --help has them: type, and what it is if it is not given
@@ -52,7 +62,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--rule", metavar="TABLE/CHAIN/N,...", help="Packets that one of these matched."
+                "--rule",
+                rich_help_panel=GROUP,
+                metavar="TABLE/CHAIN/N,...",
+                help="Packets that one of these matched.",
             ),
         ],
         "",
@@ -61,7 +74,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--iface", metavar="A,B", help="Packets that come in or go out by one of these."
+                "--iface",
+                rich_help_panel=GROUP,
+                metavar="A,B",
+                help="Packets that come in or go out by one of these.",
             ),
         ],
         "",
@@ -69,7 +85,13 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
     "verdict": (Verdicts, ""),
     "netns": (
         Annotated[
-            str, typer.Option("--netns", metavar="NAME,...", help="Packets of these namespaces.")
+            str,
+            typer.Option(
+                "--netns",
+                rich_help_panel=GROUP,
+                metavar="NAME,...",
+                help="Packets of these namespaces.",
+            ),
         ],
         "",
     ),
@@ -77,7 +99,9 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             bool | None,
             typer.Option(
-                "--complete/--incomplete", help="Packets whose trace is whole and certain, or not."
+                "--complete/--incomplete",
+                rich_help_panel=GROUP,
+                help="Packets whose trace is whole and certain, or not.",
             ),
         ],
         None,
@@ -86,7 +110,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--mark", metavar="VALUE[/MASK]", help="Packets that had this mark somewhere."
+                "--mark",
+                rich_help_panel=GROUP,
+                metavar="VALUE[/MASK]",
+                help="Packets that had this mark somewhere.",
             ),
         ],
         "",
@@ -96,6 +123,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--since",
+                rich_help_panel=GROUP,
                 metavar="TIME",
                 help="From then on: 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
             ),
@@ -103,17 +131,30 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         "",
     ),
     "until": (
-        Annotated[str, typer.Option("--until", metavar="TIME", help="Before then, as --since.")],
+        Annotated[
+            str,
+            typer.Option(
+                "--until", rich_help_panel=GROUP, metavar="TIME", help="Before then, as --since."
+            ),
+        ],
         "",
     ),
     "packet": (
-        Annotated[int | None, typer.Option("--packet", min=1, help="This packet alone.")],
+        Annotated[
+            int | None,
+            typer.Option("--packet", min=1, rich_help_panel=GROUP, help="This packet alone."),
+        ],
         None,
     ),
     "path": (
         Annotated[
             int | None,
-            typer.Option("--path", min=1, help="Packets of this path; see iptrec paths."),
+            typer.Option(
+                "--path",
+                min=1,
+                rich_help_panel=GROUP,
+                help="Packets of this path; see iptrec paths.",
+            ),
         ],
         None,
     ),

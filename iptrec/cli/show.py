@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TextIO
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
@@ -23,25 +24,47 @@ if TYPE_CHECKING:
 
 _POLL_S: Final = 0.1
 _BEHIND_OTHERS: Final = 10  # nice(2)
-Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
+Phys = Annotated[
+    bool,
+    typer.Option("--phys/--no-phys", rich_help_panel=OUTPUT, help="Bridge ports: PHYSIN, PHYSOUT."),
+]
 Ct = Annotated[
-    bool, typer.Option("--ct/--no-ct", help="What conntrack knew at each step (nf_tables).")
+    bool,
+    typer.Option(
+        "--ct/--no-ct",
+        rich_help_panel=OUTPUT,
+        help="What conntrack knew at each step (nf_tables).",
+    ),
 ]
 Rules = Annotated[
-    bool, typer.Option("--rules/--no-rules", help="The text of the rules that matched.")
+    bool,
+    typer.Option(
+        "--rules/--no-rules", rich_help_panel=OUTPUT, help="The text of the rules that matched."
+    ),
 ]
 IfaceChanges = Annotated[
     bool,
-    typer.Option("--iface-changes/--no-iface-changes", help="IN= and OUT= where they change."),
+    typer.Option(
+        "--iface-changes/--no-iface-changes",
+        rich_help_panel=OUTPUT,
+        help="IN= and OUT= where they change.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line (schemas/).")]
-Colour = Annotated[str, typer.Option("--color", help="auto, always or never.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUTPUT, help="One JSON object a line (schemas/)."),
+]
+Colour = Annotated[
+    str,
+    typer.Option("--color", metavar="WHEN", rich_help_panel=OUTPUT, help="auto, always or never."),
+]
 
 
 Chains = Annotated[
     str,
     typer.Option(
         "--chain",
+        rich_help_panel=which.GROUP,
         metavar="TABLE/CHAIN,...",
         help="Packets that pass one of these, and only their steps there.",
     ),
@@ -63,7 +86,16 @@ def show(
     follow: Annotated[
         bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="A file; - is stdout.",
+        ),
+    ] = "-",
     mode: Mode = "",
     color: Colour = "auto",
     quiet: Annotated[
@@ -71,7 +103,7 @@ def show(
     ] = False,
     held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
 ) -> int:
-    """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
+    """Show packets step by step through tables, chains and rules.
 
     Needs neither root nor netfilter. Exit status 1 when nothing fits the selection.
 

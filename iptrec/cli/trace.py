@@ -16,44 +16,51 @@ from iptrec.cli import record as recording
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 from iptrec.cli.follower import Follower
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import EXIT_TROUBLE
 
 
 def trace(
     words: recording.Words = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep the recording in this file.")
-    ] = None,
     family: recording.Family = "both",
     interfaces: recording.Interfaces = "",
     netns: recording.Netns = None,
-    flush: recording.Flush = False,
-    conntrack: recording.Conntrack = False,
     backend: recording.Backend = "auto",
-    skip_modprobe: recording.SkipModprobe = False,
+    conntrack: recording.Conntrack = False,
+    snaplen: recording.Snaplen = 256,
     duration: recording.Duration = None,
     packets: recording.Packets = None,
-    snaplen: recording.Snaplen = 256,
-    force: recording.Force = False,
     chains: which.Chains = "",
     verdicts: which.Verdicts = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Keep the recording in this file.",
+        ),
+    ] = None,
+    force: recording.Force = False,
     phys: showing.Phys = False,
     ct: showing.Ct = False,
     rules: showing.Rules = True,
     iface_changes: showing.IfaceChanges = True,
     json: showing.Json = False,
     color: showing.Colour = "auto",
+    flush: recording.Flush = False,
+    skip_modprobe: recording.SkipModprobe = False,
 ) -> int:
-    """Record and show live, until Ctrl-C, the duration or the command's end.
+    """Record and show live.
 
-    The trace alone is written to stdout: what the command writes there goes to stderr.
+    Until Ctrl-C, the duration or the command's end. The trace alone is written to stdout: what the command
+    writes there goes to stderr.
 
     Examples:
 
       iptrec trace tcp port 443
-
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
-
       iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
     """
     from iptrec.recorder.session import record
