@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from iptrec.cli.record import Netns
+from iptrec.cli.record import Netns, one_netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def cleanup(
 
     privileges.require_net_admin()
     stayed_out: _StayedOut = "keep" if restore is None else "restore" if restore else "discard"
-    found = list(leftovers.find(None if netns is None else resolve(netns)))
+    name = one_netns(netns)
+    found = list(leftovers.find(None if name is None else resolve(name)))
     kept = [_clean(one, stayed_out, dry_run=dry_run) for one in found]
     if not found:
         print("nothing is left behind")

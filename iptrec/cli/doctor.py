@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from iptrec.cli.record import Netns
+from iptrec.cli.record import Netns, one_netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 _STYLES = {"ok": "32", "note": "2", "warning": "33", "failure": "31"}
@@ -39,8 +39,9 @@ def doctor(
     from iptrec.views.escape import printable
 
     colour = colours(color, "-")
+    name = one_netns(netns)
     fails = False
-    with entered(None if netns is None else resolve(netns)):
+    with entered(None if name is None else resolve(name)):
         for one in inspect(Path.cwd()):
             fails = fails or one.level == "failure"
             if json:

@@ -28,9 +28,8 @@ Words = Annotated[
     typer.Argument(
         metavar="[FILTER] [-- COMMAND...]",
         help="Packets to trace, in tcpdump's language (man pcap-filter); all without it. After --, a"
-        " command to run: the recording ends with it and passes on its exit status. It runs in the"
-        " namespace that iptrec is started in, and keeps all rights of whoever starts it: only the recorder"
-        " gives its own up.",
+        " command to run: the recording ends with it and passes on its exit status. It keeps all rights of"
+        " whoever starts it: only the recorder gives its own up.",
     ),
 ]
 Family = Annotated[
@@ -48,11 +47,20 @@ Interfaces = Annotated[
     ),
 ]
 Netns = Annotated[
-    str | None,
+    list[str] | None,  # all that were given: to keep the last one alone in silence would mislead
     typer.Option(
         metavar="NETNS",
         rich_help_panel=WHAT,
         help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid.",
+    ),
+]
+Inside = Annotated[
+    bool,
+    typer.Option(
+        "--inside",
+        rich_help_panel=WHAT,
+        help="Run COMMAND in the namespace of --netns. Without it COMMAND runs where iptrec was started."
+        " Files, /etc/netns included, are the same in both.",
     ),
 ]
 Flush = Annotated[
@@ -161,6 +169,7 @@ def record(
     family: Family = "both",
     interfaces: Interfaces = "",
     netns: Netns = None,
+    inside: Inside = False,
     backend: Backend = "auto",
     conntrack: Conntrack = False,
     snaplen: Snaplen = 256,
@@ -193,7 +202,7 @@ def record(
 
       iptrec record tcp port 443 -o trace.db
       iptrec record icmp or icmp6 --duration 30s
-      iptrec record --netns web -- curl -s http://10.0.0.5/
+      iptrec record --netns web --inside -- curl -s http://10.0.0.5/
       iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
     """
     from iptrec.cli.stop_on import Lookout
@@ -203,8 +212,8 @@ def record(
     if after is not None and stop_on is None:
         raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
     options = make_options(
-        words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
-        conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration, packets=packets,
+        words, output=output, family=family, interfaces=interfaces, netns=one_netns(netns), inside=inside,
+        flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration, packets=packets,
         max_size=max_size, ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
     live = _Live(str(output), level)
@@ -239,6 +248,10 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     expression, command = split_command(words or [])
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"command {command[0]!r} is not found")
+    if more["inside"] and not (command and more["netns"]):
+        raise UsageError(
+            "--inside runs COMMAND in the namespace of --netns: --netns NAME --inside -- COMMAND"
+        )
     if family not in ("ipv4", "ipv6", "both"):
         raise UsageError(f"--family {family!r}: must be one of ipv4, ipv6, both")
     if more["backend"] not in BACKEND_CHOICES:
@@ -265,6 +278,15 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     )
     _check_limits(options)
     return options
+
+
+def one_netns(given: list[str] | None) -> str | None:
+    """The network namespace. Raises `UsageError` for several."""
+    if given and len(given) > 1:
+        raise UsageError(
+            f"--netns was given {len(given)} times; run iptrec once for each namespace: {', '.join(given)}"
+        )
+    return given[0] if given else None
 
 
 def split_command(words: list[str]) -> tuple[str, list[str]]:

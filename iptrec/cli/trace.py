@@ -25,6 +25,7 @@ def trace(
     family: recording.Family = "both",
     interfaces: recording.Interfaces = "",
     netns: recording.Netns = None,
+    inside: recording.Inside = False,
     backend: recording.Backend = "auto",
     conntrack: recording.Conntrack = False,
     snaplen: recording.Snaplen = 256,
@@ -69,7 +70,8 @@ def trace(
     with contextlib.ExitStack() as stack:
         path = output or stack.enter_context(private.directory()) / "trace.db"
         options = recording.make_options(
-            words, output=path, family=family, interfaces=interfaces, netns=netns, flush=flush,
+            words, output=path, family=family, interfaces=interfaces, netns=recording.one_netns(netns),
+            inside=inside, flush=flush,
             conntrack=conntrack, backend=backend,
             modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
         )  # fmt: skip

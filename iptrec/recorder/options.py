@@ -29,6 +29,7 @@ class Options:
     read from when it is time to stop, ``after_s`` later. ``viewer``: a pipe that is closed when nobody looks at
     the recording any more: time to stop.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
@@ -56,6 +57,7 @@ class Options:
     snaplen: int = 256
     matches: Callable[[str | None, Family], Sequence[str]] = lambda *_: ("",)
     command: Sequence[str] = ()
+    inside: bool = False
     command_stdout: int | None = None
     argv: Sequence[str] = ()
     receive_buffer: int = RECEIVE_BUFFER

@@ -58,8 +58,9 @@ def record(
     report = Report(Progress(), progress)
     try:
         with waking(beside_command=bool(options.command)) as wake, Findings() as findings:
+            elsewhere = path is not None and not options.inside
             command = Command(
-                options.command, None if path is None else outside, options.command_stdout
+                options.command, outside if elsewhere else None, options.command_stdout
             )
             _Session(options, report, wake, findings, command).run(begun)
     finally:

@@ -337,6 +337,13 @@ REFUSALS = {
     "family that cannot match": (["icmp6", "--family", "ipv4"], "can match no ipv4 packet"),
     "interface": (["--iface", "nope0"], "no interface 'nope0' here; there are: lo"),
     "netns": (["--netns", "nope"], "no network namespace 'nope'"),
+    "no process": (["--netns", "999999999"], "no process 999999999, and no network namespace of"),
+    "two namespaces": (
+        ["--netns", "a", "--netns", "b"],
+        "--netns was given 2 times; run iptrec once",
+    ),
+    "inside of nothing": (["--inside", "--", "true"], "--netns NAME --inside -- COMMAND"),
+    "nothing inside": (["--inside", "--netns", "a"], "--netns NAME --inside -- COMMAND"),
     "not a netns": (["--netns", "/etc/passwd"], "is not a network namespace"),
     "directory": (["-o", "/nope/t.db"], "cannot create /nope/t.db"),
     "command": (["--", "no-such-command"], "command 'no-such-command' is not found"),
@@ -483,6 +490,16 @@ def test_netns_by_name_path_and_pid(lab, tmp_path, how):
     assert len(found) >= 4
     assert {one.netns for one in found} == {spec}
     assert "TRACE" not in lab.run(["iptables-legacy-save", "-t", "raw"], "other").stdout
+
+
+def test_command_inside(lab, tmp_path, backend):
+    """--inside: COMMAND runs in the namespace that is recorded, so what it sends is there."""
+    lab.host("other")
+    record(
+        lab, "icmp", "-o", tmp_path / "t.db", "--netns", "other", "--inside", "--backend", backend,
+        "--", "ping", "-c1", "127.0.0.1",
+    )  # fmt: skip
+    assert len(packets(tmp_path / "t.db")) == 4
 
 
 def test_iface_and_single_family_filters(lab, tmp_path):
