@@ -14,7 +14,7 @@ import typer
 
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
-from iptrec.names import BACKEND_CHOICES, FAMILIES
+from iptrec.names import ANY, BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
     from iptrec.recorder.options import Options, Progress
@@ -42,8 +42,18 @@ Interfaces = Annotated[
         "--iface",
         metavar="A,B",
         rich_help_panel=WHAT,
-        help="Only packets that come in by one of these, or that this host sends out by one. A"
-        " forwarded packet is chosen by where it comes in.",
+        help="Only packets that come in or go out by one of these; eth+ is all whose names begin so. Where"
+        " this host forwards, all that come in are traced, as nobody knows yet where they will go out, and"
+        " show and the others leave out those that pass none of these.",
+    ),
+]
+NoForwarded = Annotated[
+    bool,
+    typer.Option(
+        "--no-forwarded",
+        rich_help_panel=WHAT,
+        help="With --iface: leave out packets that are forwarded out by one of these and came in by another,"
+        " and trace less.",
     ),
 ]
 Netns = Annotated[
@@ -168,6 +178,7 @@ def record(
     words: Words = None,
     family: Family = "both",
     interfaces: Interfaces = "",
+    no_forwarded: NoForwarded = False,
     netns: Netns = None,
     inside: Inside = False,
     backend: Backend = "auto",
@@ -212,12 +223,14 @@ def record(
     if after is not None and stop_on is None:
         raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
     options = make_options(
-        words, output=output, family=family, interfaces=interfaces, netns=one_netns(netns), inside=inside,
-        flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration, packets=packets,
-        max_size=max_size, ring=ring, snaplen=snaplen, force=force,
+        words, output=output, family=family, interfaces=interfaces,
+        forwarded=not no_forwarded, netns=one_netns(netns), inside=inside,
+        flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
+        packets=packets, max_size=max_size, ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
     live = _Live(str(output), level)
-    with Lookout(output, stop_on) as lookout:
+    options = counted_by_interface(options, stop_on)
+    with Lookout(output, stop_on, any_packet=options.trigger_packets is not None) as lookout:
         options = replace(
             options, trigger=lookout.descriptor, after_s=seconds(after or "0s", "--after")
         )
@@ -258,6 +271,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         raise UsageError(
             f"--backend {more['backend']!r}: must be one of {', '.join(BACKEND_CHOICES)}"
         )
+    interfaces = tuple(name for name in more.pop("interfaces").split(",") if name)
     families: Any = FAMILIES if family == "both" else (family,)
     compiled = bytecodes(expression, families)
     duration = more.pop("duration")
@@ -267,7 +281,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         bytecodes=compiled,
         filter=expression or None,
         matches=matches,
-        interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
+        interfaces=() if ANY in interfaces else interfaces,
         duration_s=None if duration is None else seconds(duration),
         max_bytes=None if max_size is None else size(max_size, "--max-size"),
         ring_bytes=ring_bytes,
@@ -278,6 +292,16 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     )
     _check_limits(options)
     return options
+
+
+def counted_by_interface(options: Options, stop_on: str | None) -> Options:
+    """The options, with --packets for packets of --iface where others may be traced as well.
+
+    Who looks for --stop-on looks for nothing else: then all that are traced count.
+    """
+    if not (options.packets and options.interfaces and options.forwarded) or stop_on is not None:
+        return options
+    return replace(options, packets=None, trigger_packets=options.packets)
 
 
 def one_netns(given: list[str] | None) -> str | None:

@@ -77,7 +77,8 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
                 "--iface",
                 rich_help_panel=GROUP,
                 metavar="A,B",
-                help="Packets that come in or go out by one of these.",
+                help="Packets that come in or go out by one of these, eth+ or any. Without it those of"
+                " record --iface, if that was given.",
             ),
         ],
         "",

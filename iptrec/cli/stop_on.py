@@ -1,6 +1,6 @@
 """``record --stop-on``: a process of its own looks at the recording while it grows.
 
-The recorder has no time for that. A pipe signals it: something can be read from it when the first packet fits.
+The recorder has no time for that. A line for each packet that fits can be read from a pipe.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 
 class Lookout:
-    """Looks for the first packet that fits; a context manager. ``descriptor``: None if there is nothing to do.
+    """Looks for packets that fit; a context manager. ``descriptor``: None if there is nothing to do.
 
-    Raises `UsageError` for an expression that cannot be meant.
+    ``expression``: which ones. ``any_packet``: if there is none, all that `show` has. Raises `UsageError` for
+    an expression that cannot be meant.
     """
 
-    def __init__(self, output: Path, expression: str | None) -> None:
+    def __init__(self, output: Path, expression: str | None, *, any_packet: bool = False) -> None:
         self._follower: Follower | None = None
         self.descriptor: int | None = None
-        if expression is not None:
-            conditions, words = options(expression)
+        if expression is not None or any_packet:
+            conditions, words = ([], []) if expression is None else options(expression)
             arguments = ["--json", "--quiet", *conditions, "--", str(output), *words]
             self._follower = Follower(arguments)
             self.descriptor, writing = os.pipe2(os.O_CLOEXEC)

@@ -24,6 +24,7 @@ def trace(
     words: recording.Words = None,
     family: recording.Family = "both",
     interfaces: recording.Interfaces = "",
+    no_forwarded: recording.NoForwarded = False,
     netns: recording.Netns = None,
     inside: recording.Inside = False,
     backend: recording.Backend = "auto",
@@ -70,7 +71,8 @@ def trace(
     with contextlib.ExitStack() as stack:
         path = output or stack.enter_context(private.directory()) / "trace.db"
         options = recording.make_options(
-            words, output=path, family=family, interfaces=interfaces, netns=recording.one_netns(netns),
+            words, output=path, family=family, interfaces=interfaces,
+            forwarded=not no_forwarded, netns=recording.one_netns(netns),
             inside=inside, flush=flush,
             conntrack=conntrack, backend=backend,
             modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
+_TOLD: Final = 1 << 16  # bytes of a pipe
 _GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 
 
@@ -60,6 +61,7 @@ class Loop:
         self._gather_s = min(one.gather_s for one in backends)
         self._poll = self._polled()
         self._started = self._reported_ns = time.monotonic_ns()
+        self._told = 0  # lines from the trigger
         self._stop_ns: int | None = None  # where the trigger was pulled
         self._ends: list[int] = []  # times to wake up at, of the monotonic clock
         if options.duration_s is not None:
@@ -115,9 +117,15 @@ class Loop:
         self._streams.take_sides()
 
     def _pull(self, trigger: int) -> None:
-        """Once: what was waited for has been seen, or nobody looks for it any more."""
+        """What was waited for has been seen, a line each time, or nobody looks for it any more."""
+        told = os.read(trigger, _TOLD)
+        self._told += told.count(b"\n")
+        self._progress.stopped_by = (self._progress.stopped_by + told.decode("latin-1"))[:_TOLD]
+        enough = self._told >= (self._options.trigger_packets or 1)
+        if told and not enough:
+            return
         self._poll.unregister(trigger)
-        if os.read(trigger, 1):
+        if enough:
             self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
             self._ends.append(self._stop_ns)
         else:
@@ -150,7 +158,7 @@ class Loop:
         if options.packets is not None and progress.packets >= options.packets:
             return "packets"
         if self._stop_ns is not None and time.monotonic_ns() >= self._stop_ns:
-            return "stop-on"
+            return "stop-on" if options.trigger_packets is None else "packets"
         if options.max_bytes is not None and self._writer.file_bytes >= options.max_bytes:
             return "max-size"
         return ""

@@ -44,7 +44,11 @@ class NftBackend:
         self._setting = setting
         options = setting.options
         self._rules = iptables.trace_rules(
-            "nft", setting.comment, options.bytecodes, options.interfaces
+            "nft",
+            setting.comment,
+            options.bytecodes,
+            options.interfaces,
+            all_incoming=options.all_incoming,
         )
         # Of our own, as nft reads it; None where iptables-nft inserts our rules.
         self._table = None if iptables_speaks(options.bytecodes) else _own_table(setting)
@@ -205,4 +209,6 @@ def _own_table(setting: Setting) -> str:
     if options.flush:
         raise UsageError("--flush needs iptables-nft; on Debian: apt-get install iptables")
     found = {one: options.matches(options.filter, one) for one in options.bytecodes}
-    return nft_table.text(setting.comment, found, options.interfaces)
+    return nft_table.text(
+        setting.comment, found, options.interfaces, all_incoming=options.all_incoming
+    )

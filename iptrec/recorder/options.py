@@ -25,10 +25,12 @@ class Options:
 
     ``bytecodes``: for each family that is recorded the filter as `iptables.TraceRule.bytecode`, None for
     all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
-    ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
-    read from when it is time to stop, ``after_s`` later. ``viewer``: a pipe that is closed when nobody looks at
-    the recording any more: time to stop.
+    ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that a line can be read
+    from when it is time to stop, ``after_s`` later; or ``trigger_packets`` lines. ``viewer``: a pipe that is
+    closed when nobody looks at the recording any more: time to stop.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``all_incoming``: trace all packets that come in, as they may be forwarded out by one of ``interfaces``;
+    readers leave out the others then. ``forwarded``: do so where this host forwards.
     ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
@@ -40,6 +42,8 @@ class Options:
     bytecodes: Mapping[Family, str | None]
     filter: str | None = None
     interfaces: Sequence[str] = ()
+    all_incoming: bool = False
+    forwarded: bool = True
     netns: str | None = None
     force: bool = False
     flush: bool = False
@@ -52,6 +56,7 @@ class Options:
     ring_bytes: int | None = None
     ring_s: float | None = None
     trigger: int | None = None
+    trigger_packets: int | None = None
     after_s: float = 0
     viewer: int | None = None
     snaplen: int = 256
@@ -79,6 +84,7 @@ class Options:
 class Progress:
     """How far the recording is.
 
+    ``stopped_by``: what could be read from the trigger, the beginning of it.
     ``notes`` are for the user to read in the end, ``details`` for who asks for more (-v).
     """
 
@@ -88,6 +94,7 @@ class Progress:
     file_bytes: int = 0
     elapsed_ns: int = 0
     reason: str = ""
+    stopped_by: str = ""
     exit_status: int = EXIT_DONE
     notes: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)

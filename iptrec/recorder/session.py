@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iptrec.errors import HostError, IptrecError
@@ -62,12 +63,23 @@ def record(
             command = Command(
                 options.command, outside if elsewhere else None, options.command_stdout
             )
-            _Session(options, report, wake, findings, command).run(begun)
+            _Session(_with_forwarded(options, report), report, wake, findings, command).run(begun)
     finally:
         os.close(outside)
     # Signals are as they were, and nothing is left to undo: a command that we stopped may take its time.
     report.progress.exit_status = command.status(report.progress.reason)
     return report.progress
+
+
+def _with_forwarded(options: Options, report: Report) -> Options:
+    """The options, with packets that are forwarded out by one of the interfaces, where any are."""
+    if not (options.interfaces and options.forwarded and sysctls.forwards()):
+        return options
+    report.note(
+        "this host forwards: all packets that come in are traced, and shown if they pass"
+        f" {' or '.join(options.interfaces)}; --no-forwarded traces less"
+    )
+    return replace(options, all_incoming=True)
 
 
 class _Session:
@@ -164,7 +176,8 @@ class _Session:
         for backend in reversed(self._backends):
             beside, traced = backend.open(opened)
             sides += beside
-            events.append(traced)
+            detail = {"all_incoming": True} if self._options.all_incoming else {}
+            events.append(replace(traced, detail={**traced.detail, **detail}))
         return sides, events
 
     def _create(self, writer: Writer, sides: Sequence[Side], events: Sequence[Events]) -> Evidence:

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.answers.select import by_its_interfaces
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.views.escape import printable
@@ -100,7 +101,7 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("talkers", "; ".join(talkers) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
-        ("interfaces", ", ".join(facts.interfaces) or "all"),
+        ("interfaces", _chosen(recording)),
         ("namespace", ", ".join(one.name or "iptrec's own" for one in recording.namespaces)),
         ("started", iso_time(facts.started_ns)),
         ("stopped", stopped),
@@ -116,6 +117,14 @@ def as_text(recording: Recording, summary: Summary) -> str:
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
     return "".join(_row(name, value) for name, value in rows)
+
+
+def _chosen(recording: Recording) -> str:
+    """The interfaces whose packets were recorded, and that there are others where so."""
+    names = ", ".join(recording.facts.interfaces) or "all"
+    if by_its_interfaces(recording):
+        names += " (and all that came in elsewhere, which show leaves out without --iface any)"
+    return names
 
 
 def _rings(recording: Recording) -> Iterator[str]:

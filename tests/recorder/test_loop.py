@@ -111,7 +111,7 @@ def test_size_of_the_file(monkeypatch):
 @pytest.mark.usefixtures("stage")
 def test_trigger(trigger):
     """Some time later, as asked for."""
-    os.write(trigger.writing, b"x")
+    os.write(trigger.writing, b"{}\n")
     outcome = record(options(trigger=trigger.reading, after_s=0.2))
     assert outcome.reason == "stop-on"
     assert outcome.elapsed_ns >= 0.2e9

@@ -28,11 +28,22 @@ def name(comment: str) -> str:
     return comment.replace(":", "-")
 
 
-def text(comment: str, matches: Mapping[Family, Sequence[str]], interfaces: Sequence[str]) -> str:
-    """The table as nft reads it: a rule for each family's matches and each interface."""
+def text(
+    comment: str,
+    matches: Mapping[Family, Sequence[str]],
+    interfaces: Sequence[str],
+    *,
+    all_incoming: bool = False,
+) -> str:
+    """The table as nft reads it: a rule for each family's matches and each interface.
+
+    ``all_incoming``: see `iptables.trace_rules`.
+    """
     chains = []
     for hook, key in _HOOKS.items():
         devices = [f'{key} "{one.replace("+", "*")}" ' for one in interfaces] or [""]
+        if all_incoming and hook == "prerouting":
+            devices = [f'{key} != "lo" ' if "lo" not in interfaces else ""]
         rules = [
             f'  {_FAMILIES[family]} {device}{match} meta nftrace set 1 comment "{comment}"\n'
             for family, alternatives in matches.items()
