@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -12,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iptrec.cli.live import Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
 from iptrec.names import ANY, BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -162,7 +164,7 @@ LogLevel = Annotated[
     typer.Option(
         metavar="LEVEL",
         rich_help_panel=OUTPUT,
-        help="error, warning, info or debug: what is said on stderr.",
+        help="error, warning (or warn), info or debug: what is said on stderr.",
     ),
 ]
 Verbose = Annotated[
@@ -216,27 +218,52 @@ def record(
       iptrec record --netns web --inside -- curl -s http://10.0.0.5/
       iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
     """
-    from iptrec.cli.stop_on import Lookout
-    from iptrec.recorder.session import record as run
-
-    level = log_levels(log_level, verbose=verbose, quiet=quiet)
-    if after is not None and stop_on is None:
-        raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
+    level = levels(log_level, verbose=verbose, quiet=quiet)
     options = make_options(
         words, output=output, family=family, interfaces=interfaces,
         forwarded=not no_forwarded, netns=one_netns(netns), inside=inside,
         flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
         packets=packets, max_size=max_size, ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
-    live = _Live(str(output), level)
-    options = counted_by_interface(options, stop_on)
-    with Lookout(output, stop_on, any_packet=options.trigger_packets is not None) as lookout:
-        options = replace(
-            options, trigger=lookout.descriptor, after_s=seconds(after or "0s", "--after")
-        )
+    live = Live("record", level, f"recording to {output}", line=True)
+    outcome = run(options, live, stop_on, after)
+    live.report(outcome)
+    live.tell(stopped_by(outcome, output, renumbers=bool(options.ring)))
+    return outcome.exit_status
 
-        def begun(recording: int) -> None:
+
+def stopped_by(outcome: Progress, output: Path | None, *, renumbers: bool = False) -> str:
+    """What --stop-on saw, if that was the reason to stop, and how to see it; see `stop_on.stopped_by`."""
+    from iptrec.cli import stop_on
+
+    if outcome.reason != "stop-on":
+        return ""
+    return stop_on.stopped_by(outcome.stopped_by, output, renumbers=renumbers)
+
+
+def run(
+    options: Options,
+    live: Live,
+    stop_on: str | None,
+    after: str | None,
+    begun: Callable[[int], None] = lambda _: None,
+) -> Progress:
+    """Record. A process beside it looks for --stop-on, or counts for --packets.
+
+    ``begun``: see `session.record`.
+    """
+    from iptrec.cli.stop_on import Lookout
+    from iptrec.recorder.session import record as record_
+
+    if after is not None and stop_on is None:
+        raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
+    options = counted_by_interface(options, stop_on)
+    counts = options.trigger_packets is not None
+    with Lookout(options.output, stop_on, any_packet=counts) as lookout:
+
+        def ready(recording: int) -> None:
             lookout.start(recording)
+            begun(recording)
             live.ready = True
 
         def tell(progress: Progress) -> None:
@@ -244,12 +271,13 @@ def record(
             if progress.reason:
                 lookout.stop()
 
+        after_s = seconds(after or "0s", "--after")
         try:
-            outcome = run(options, tell, begun)
+            return record_(
+                replace(options, trigger=lookout.descriptor, after_s=after_s), tell, ready
+            )
         finally:
             live.end()
-    live.report(outcome)
-    return outcome.exit_status
 
 
 def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
@@ -362,85 +390,3 @@ def _ring(text: str | None) -> tuple[int | None, float | None]:
         raise UsageError(
             f"--ring {text!r}: expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
         ) from None
-
-
-def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:
-    """0 error, 1 warning, 2 info, 3 debug."""
-    names = ("error", "warning", "info", "debug")
-    if name not in names:
-        raise UsageError(f"--log-level {name!r}: must be one of {', '.join(names)}")
-    return 3 if verbose else 0 if quiet else names.index(name)
-
-
-class _Live:
-    """The live line of a terminal; off a terminal one line when recording begins.
-
-    ``ready``: events are recorded.
-    """
-
-    def __init__(self, output: str, level: int) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._output, self._level = output, level
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self.ready = False
-        self._begun = False
-        self._printed = 0
-
-    def _begin(self) -> None:
-        self._begun = True
-        if self._console.is_terminal:
-            self._live.start()
-        else:
-            # One line that scripts can wait for.
-            print(
-                f"recording to {self._output} (pid {os.getpid()}); Ctrl-C to stop",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def __call__(self, progress: Progress) -> None:
-        self._tell_notes(progress)
-        if not self.ready or self._level < 2:  # noqa: PLR2004 - info
-            return
-        if not self._begun:
-            self._begin()
-        if self._console.is_terminal:
-            from rich.text import Text
-
-            rate = progress.events / max(progress.elapsed_ns, 1) * 1e9
-            self._live.update(
-                Text(
-                    f"{progress.events:,} events  {rate:,.0f}/s  {progress.file_bytes:,} bytes"
-                    f"  {progress.lost:,} lost  (Ctrl-C to stop)"
-                ),
-                refresh=True,
-            )
-
-    def _tell_notes(self, progress: Progress) -> None:
-        """Those that are new; they scroll up above the live line."""
-        from iptrec.views.escape import printable
-
-        for note in progress.notes[self._printed :] if self._level >= 1 else []:
-            line = f"iptrec record: {printable(note)}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._printed = len(progress.notes)
-
-    def end(self) -> None:
-        self._live.stop()
-
-    def report(self, outcome: Progress) -> None:
-        from iptrec.views.escape import printable
-
-        for detail in outcome.details if self._level > 2 else []:  # noqa: PLR2004 - debug
-            print(f"iptrec record: {printable(detail)}", file=sys.stderr)
-        self._tell_notes(outcome)
-        if self._level >= 2:  # noqa: PLR2004 - info
-            lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
-            print(
-                f"recorded {outcome.events:,} events ({lost}), {outcome.file_bytes:,} bytes:"
-                f" {self._output}",
-                file=sys.stderr,
-            )

@@ -6,6 +6,7 @@ import itertools
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
@@ -102,6 +103,7 @@ def show(
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
     ] = False,
     held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
+    tally: Annotated[bool, typer.Option("--tally", hidden=True)] = False,
 ) -> int:
     """Show packets step by step through tables, chains and rules.
 
@@ -129,6 +131,7 @@ def show(
         iface_changes=iface_changes,
     )
     shown = 0
+    verdicts: Counter[str] = Counter()
     _look_as_nobody(held)
     with (
         recordings.opened(recording, held=held, index=not follow) as source,
@@ -159,11 +162,27 @@ def show(
                 stream.write("".join(holes.until(packet.time_ns, look=follow)))
                 stream.write(("\n" if shown else "") + text.render(limited, layout))
             shown += 1
+            verdicts[packet.verdict] += 1
             if follow:
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
+        if tally:
+            _tell_tally(verdicts, source)
         return _ending(source, shown, packets.unjudged, everything=everything, quiet=quiet)
+
+
+def _tell_tally(verdicts: Counter[str], recording: Recording) -> None:
+    """What was seen, on stderr, for `iptrec trace`."""
+    from iptrec.views.info import how_many
+
+    count = verdicts.total()
+    each = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
+    lost = how_many(recording.losses) or "none lost"
+    print(
+        f"traced {count:,} packet{'' if count == 1 else 's'}{f': {each}' if each else ''} ({lost})",
+        file=sys.stderr,
+    )
 
 
 def _look_as_nobody(held: int | None) -> None:

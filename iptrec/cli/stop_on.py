@@ -5,15 +5,16 @@ The recorder has no time for that. A line for each packet that fits can be read 
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from iptrec.cli import selection as which
 from iptrec.cli.follower import Follower
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -53,6 +54,38 @@ class Lookout:
         """Look no more."""
         if self._follower is not None:
             self._follower.stop()
+
+
+def stopped_by(told: str, output: Path | None, *, renumbers: bool) -> str:
+    """Which packet it was, of what a looker told, and how to see it; "" where it told nothing.
+
+    ``renumbers``: packets have other numbers when they are read, as earlier ones are let go.
+    """
+    try:
+        packet = json.loads(told.partition("\n")[0])
+        time, number = packet["time"], f"#{packet['packet']}"
+        words = [packet["verdict"], *_flow(packet["header"]), *_place(packet["decided_by"])]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    see = f"--since {time}" if renumbers else f"--packet {number[1:]}"
+    said = " ".join(map(str, words if renumbers else [number, *words]))
+    return f"stopped by {said}" + (f": iptrec show {output} {see}" if output else "")
+
+
+def _flow(header: dict[str, Any]) -> Iterator[str]:
+    """Protocol and ends of a packet."""
+    from iptrec.views.packet_json import endpoint
+
+    yield header.get("proto") or "?"
+    for address, port, after in (("src", "sport", " >"), ("dst", "dport", "")):
+        yield endpoint(header.get(address) or "?", header.get(port) or 0) + after
+
+
+def _place(by: dict[str, Any] | None) -> Iterator[str]:
+    """Who decided."""
+    if by:
+        what = f"rule {by['rule']}" if by["rule"] else "policy"
+        yield f"by {by['table']}/{by['chain']} {what}"
 
 
 def options(expression: str) -> tuple[list[str], list[str]]:

@@ -16,6 +16,7 @@ from iptrec.cli import record as recording
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 from iptrec.cli.follower import Follower
+from iptrec.cli.live import INFO, Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import EXIT_TROUBLE
 
@@ -32,6 +33,9 @@ def trace(
     snaplen: recording.Snaplen = 256,
     duration: recording.Duration = None,
     packets: recording.Packets = None,
+    max_size: recording.MaxSize = None,
+    stop_on: recording.StopOn = None,
+    after: recording.After = None,
     chains: which.Chains = "",
     verdicts: which.Verdicts = "",
     output: Annotated[
@@ -51,13 +55,16 @@ def trace(
     iface_changes: showing.IfaceChanges = True,
     json: showing.Json = False,
     color: showing.Colour = "auto",
+    log_level: recording.LogLevel = "info",
+    verbose: recording.Verbose = False,
+    quiet: recording.Quiet = False,
     flush: recording.Flush = False,
     skip_modprobe: recording.SkipModprobe = False,
 ) -> int:
     """Record and show live.
 
     Until Ctrl-C, the duration or the command's end. The trace alone is written to stdout: what the command
-    writes there goes to stderr.
+    writes there goes to stderr, where trace says when it is ready, and how many packets there were.
 
     Examples:
 
@@ -65,17 +72,18 @@ def trace(
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
       iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
     """
-    from iptrec.recorder.session import record
     from iptrec.recording import private
 
+    level = levels(log_level, verbose=verbose, quiet=quiet)
+    name = recording.one_netns(netns)
+    live = Live("trace", level, _doing(words, name), line=False)
     with contextlib.ExitStack() as stack:
         path = output or stack.enter_context(private.directory()) / "trace.db"
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces,
-            forwarded=not no_forwarded, netns=recording.one_netns(netns),
-            inside=inside, flush=flush,
-            conntrack=conntrack, backend=backend,
-            modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
+            forwarded=not no_forwarded, netns=name, inside=inside,
+            flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
+            packets=packets, max_size=max_size, snaplen=snaplen, force=force,
         )  # fmt: skip
         viewer = Follower(
             [
@@ -85,6 +93,7 @@ def trace(
                 "--rules" if rules else "--no-rules",
                 "--iface-changes" if iface_changes else "--no-iface-changes",
                 *(["--json"] if json else []),
+                *(["--tally"] if level >= INFO else []),
             ]
         )  # fmt: skip
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -96,18 +105,21 @@ def trace(
             life.close()
 
         try:
-            outcome = record(
-                replace(options, viewer=reading, command_stdout=_stderr()), begun=begun
-            )
+            options = replace(options, viewer=reading, command_stdout=_stderr())
+            outcome = recording.run(options, live, stop_on, after, begun)
         except BaseException:
             viewer.stop()  # it would wait for the end of what nobody writes any more
             raise
         status = viewer.wait()
-    for note in outcome.notes:
-        print(f"iptrec trace: {note}", file=sys.stderr)
-    if outcome.lost:
-        print(f"iptrec trace: {outcome.lost:,} events were lost", file=sys.stderr)
+    live.tell_end(outcome)
+    live.tell(recording.stopped_by(outcome, output))
     return EXIT_TROUBLE if status == EXIT_TROUBLE else outcome.exit_status
+
+
+def _doing(words: list[str] | None, netns: str | None) -> str:
+    """What is traced."""
+    expression, _ = recording.split_command(words or [])
+    return f"tracing {expression or 'all packets'}{f' in {netns}' if netns else ''}"
 
 
 def _stderr() -> int:

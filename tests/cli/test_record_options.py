@@ -32,3 +32,13 @@ def test_refusals(words):
     done = iptrec("record", option, value, "-o", "/nonexistent/t.db")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"iptrec: {REFUSED[words]}\n"
+
+
+@pytest.mark.parametrize("command", ["record", "trace"])
+def test_levels(command):
+    """Also "warn", as most programs have it; what is none names those that there are."""
+    known = "must be one of error, warning, info, debug"
+    for level, said in (("much", f"--log-level 'much': {known}"), ("warn", 'filter "bogus": ')):
+        done = iptrec(command, "--log-level", level, "-o", "/nonexistent/t.db", "bogus")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr

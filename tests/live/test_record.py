@@ -592,6 +592,34 @@ def test_trace_shows_live_and_keeps_nothing(lab, tmp_path):
     assert len(packets(kept)) == 4
 
 
+def test_trace_says_what_it_does(lab, backend):
+    """When it is ready, and in the end what there was, on stderr; -q leaves both out."""
+    trace = [*IPTREC, "trace", "icmp", "--backend", backend]
+    child = lab.popen(trace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ready = child.stderr.readline()
+    assert ready == f"tracing icmp (pid {child.pid}); Ctrl-C to stop\n"
+    lab.run(["ping", "-c1", "127.0.0.1"])
+    child.send_signal(signal.SIGINT)
+    stdout, stderr = child.communicate(timeout=30)
+    assert stdout.count("\n#") == 3
+    assert stderr == "traced 4 packets: 4 ACCEPT (none lost)\n"
+    done = lab.run([*trace, "-q", "--", "ping", "-qc1", "127.0.0.1"])
+    assert "trac" not in done.stderr
+
+
+def test_trace_stops_on(lab, backend):
+    """As record does; there is no file to look at."""
+    lab.restore(None, "ipv4", "*filter\n-A INPUT -p icmp -j DROP\nCOMMIT\n", backend)
+    trace = [*IPTREC, "trace", "--backend", backend, "--stop-on", "DROP", "--log-level", "info"]
+    child = lab.popen(trace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stderr.readline().startswith("tracing all packets (pid")
+    lab.run(["ping", "-c1", "-W1", "127.0.0.1"], check=False)
+    _, stderr = child.communicate(timeout=30)
+    assert stderr.splitlines()[-1] == (
+        "stopped by #2 DROP icmp 127.0.0.1 > 127.0.0.1 by filter/INPUT rule 1"
+    )
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_stdout_of_trace_is_the_trace_alone(lab, options):
     """What the command writes there goes to stderr, as under perf record -o -; `record` leaves it alone."""
