@@ -22,13 +22,17 @@ def info(
 
       iptrec info trace.db
     """
+    from iptrec.answers.nothing import nothing
     from iptrec.cli import recordings
     from iptrec.cli.output import opened
+    from iptrec.recording.lock import holder
     from iptrec.views.info import as_json, as_text
 
+    recorder = holder(recording)  # before it is opened: a lock of SQLite's would go
     with recordings.opened(recording) as source, opened(output, recording) as stream:
         summary = source.summary()
-        stream.write(
-            as_json(source.rows, summary) + "\n" if json else as_text(source.rows, summary)
-        )
+        if json:
+            stream.write(as_json(source.rows, summary) + "\n")
+        else:
+            stream.write(as_text(source.rows, summary, nothing(source.rows), recorder))
     return EXIT_DONE

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import UsageError
+from iptrec.errors import IptrecError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from iptrec.recorder.options import Progress
 
 LEVELS: Final = ("error", "warning", "info", "debug")
@@ -72,6 +75,19 @@ class Live:
 
         if text and self._level >= INFO:
             print(printable(text), file=sys.stderr)
+
+    def tell_nothing(self, outcome: Progress, path: Path) -> None:
+        """Where nothing was recorded: what the reason may be."""
+        if outcome.events or self._level < INFO:
+            return
+        from iptrec.answers.nothing import nothing
+        from iptrec.recording.reader import Reader
+
+        with contextlib.suppress(IptrecError), Reader(path) as reader:
+            if found := nothing(reader):
+                self.tell(f"{found.fact}; likely causes:")
+                for cause in found.causes:
+                    self.tell(f"  {cause}")
 
     def tell_end(self, outcome: Progress) -> None:
         """Details and notes that were not told yet."""

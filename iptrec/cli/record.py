@@ -228,6 +228,7 @@ def record(
     live = Live("record", level, f"recording to {output}", line=True)
     outcome = run(options, live, stop_on, after)
     live.report(outcome)
+    live.tell_nothing(outcome, output)
     live.tell(stopped_by(outcome, output, renumbers=bool(options.ring)))
     return outcome.exit_status
 

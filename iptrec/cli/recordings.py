@@ -37,12 +37,15 @@ def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
 
     ``unjudged``: of how many packets the filter does not know.
     """
+    from iptrec.answers.nothing import traced
     from iptrec.views.info import how_many
 
     found = []
     if unjudged:
         packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
+    if not traced(recording.rows):
+        found.append("no packet was recorded; see iptrec info")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")
     if not recording.facts.closed:

@@ -111,6 +111,7 @@ def trace(
             viewer.stop()  # it would wait for the end of what nobody writes any more
             raise
         status = viewer.wait()
+        live.tell_nothing(outcome, path)
     live.tell_end(outcome)
     live.tell(recording.stopped_by(outcome, output))
     return EXIT_TROUBLE if status == EXIT_TROUBLE else outcome.exit_status

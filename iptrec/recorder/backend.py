@@ -15,7 +15,7 @@ from iptrec.errors import IptrecError
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.kernel.watch import Hole, Watch
@@ -55,6 +55,9 @@ class TraceBackend(Protocol):
     @property
     def watch(self) -> Watch:
         """The watch of its rules, once they are inserted; the session starts and stops it."""
+
+    def matched(self) -> Mapping[str, int]:
+        """Return how many packets our rules have matched, by backend, family and chain; called at the end."""
 
     def traversals(self, data: bytes) -> int:
         """Return how many packets some events tell of (back to back), each counted once."""

@@ -115,6 +115,15 @@ class LegacyBackend:
             count = text.count(b"] -A ")
             self._setting.report.detail(f"{family}: {count} rules in force, ours included")
 
+    def matched(self) -> dict[str, int]:
+        """By the rules' own counters."""
+        comment = self._setting.comment
+        return {
+            f"legacy {family} {chain}": packets
+            for family in self._rules
+            for chain, packets in raw.matched(family, comment).items()
+        }
+
     def traversals(self, data: bytes) -> int:
         """Events of the raw table but for our own rules': the ends of its chains."""
         ours = sum(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
 from iptrec.kernel import batches, iptables
-from iptrec.kernel.nft import nftrace, raw
+from iptrec.kernel.nft import counters, nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.watch import NftState, NftWatch
@@ -131,6 +131,10 @@ class NftBackend:
         with contextlib.suppress(batches.Overrun):
             while (batch := self._events.receive()) and len(batch.lengths) == batches.SLOTS:
                 pass
+
+    def matched(self) -> dict[str, int]:
+        """By the rules' own counters."""
+        return counters.matched(self._setting.comment, self._rules)
 
     def traversals(self, data: bytes) -> int:
         """Ends of the raw table's chains, which every packet comes to."""

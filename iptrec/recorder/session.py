@@ -7,6 +7,7 @@ step is tried even if another one failed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -97,6 +98,7 @@ class _Session:
     - begin: tell that events are recorded, give rights up, start the watches
     - loop: until there is a reason to stop
     - stop: the watches, after a last look
+    - count: what our rules have matched
     - again: a child begins to list the sets again; that forks, so no thread may be left
     - remove: our rules; end the command
     - drain: what is still in the sockets
@@ -212,6 +214,7 @@ class _Session:
                 loop.run()
                 for backend in self._backends:
                     backend.watch.stop()
+                self._count()
                 # What is there in the beginning and in the end was there all the time, or came and went.
                 again = prepared.enter_context(Forked("the network again", network.last))
                 self._findings.take()
@@ -250,6 +253,17 @@ class _Session:
         with self._evidence.writer.together():
             for kind, content in found.items():
                 self._evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+
+    def _count(self) -> None:
+        """How many packets came to our rules: where no event came, it tells whether any could."""
+        found: dict[str, int] = {}
+        for backend in self._backends:
+            try:
+                found.update(backend.matched())
+            except HostError as error:
+                self._report.detail(f"the counters of the TRACE rules cannot be read: {error}")
+                return
+        self._evidence.snapshot("trace-rules", "TRACE rules", json.dumps(found).encode())
 
     def _look_at_links(self) -> None:
         """Where changes of interfaces were lost: how they all are now."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError
 from iptrec.files import Draft, connect, held_twice, is_file
+from iptrec.recording import lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,11 @@ class Home:
         return connection
 
     def open_to_read(self) -> int:
-        """Another descriptor of the recording, closed with the rest: that takes away SQLite's locks."""
+        """Another descriptor of the recording, closed with the rest: that takes away SQLite's locks.
+
+        From now on others can see who writes it (`lock`).
+        """
+        lock.hold(self._draft.descriptor)
         with self.acting():
             found = os.open(f"/proc/self/fd/{self._draft.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         self._open.callback(os.close, found)

@@ -17,6 +17,7 @@ from iptrec.views.packet_json import iso_time
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording, Snapshot
 
@@ -75,14 +76,25 @@ def as_json(recording: Recording, summary: Summary) -> str:
     )
 
 
-def as_text(recording: Recording, summary: Summary) -> str:
-    """A few lines for a reader, each with its newline and at most 80 columns wide."""
+def as_text(
+    recording: Recording,
+    summary: Summary,
+    none: Nothing | None = None,
+    recorder: int | None = None,
+) -> str:
+    """A few lines for a reader, each with its newline and at most 80 columns wide.
+
+    ``none``: why there may be no event. ``recorder``: the process that still writes it, 0 if it is not known.
+    """
     facts, losses = recording.facts, recording.losses
-    stopped = "cut off: the recorder did not end cleanly, or is still at work"
+    stopped = "cut off: the recorder did not end cleanly"
     if facts.closed and facts.stopped_ns is not None:
         seconds = (facts.stopped_ns - facts.started_ns) / 1e9
         stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
     flaws = _flaws(recording, summary)
+    if recorder is not None and not facts.closed:
+        stopped = f"still recording{f' (pid {recorder})' if recorder else ''}"
+        flaws[0] = stopped
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
     ways = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
     talkers = [
@@ -110,6 +122,9 @@ def as_text(recording: Recording, summary: Summary) -> str:
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
         ("snapshots", ", ".join(dict.fromkeys(map(_snapshot, recording.snapshots())))),
     ]
+    if none is not None:
+        rows.insert(1, ("nothing", none.fact))
+        rows[2:2] = [("likely", cause) for cause in none.causes]
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))

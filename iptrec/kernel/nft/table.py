@@ -45,7 +45,7 @@ def text(
         if all_incoming and hook == "prerouting":
             devices = [f'{key} != "lo" ' if "lo" not in interfaces else ""]
         rules = [
-            f'  {_FAMILIES[family]} {device}{match} meta nftrace set 1 comment "{comment}"\n'
+            f'  {_FAMILIES[family]} {device}{match} counter meta nftrace set 1 comment "{comment}"\n'
             for family, alternatives in matches.items()
             for device in devices
             for match in alternatives
