@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -114,7 +115,7 @@ def _text(path: str) -> str:
     from iptrec.recording.private import opened
 
     try:
-        with opened(Path(path), follow=True) as file:
+        with sys.stdin.buffer if path == "-" else opened(Path(path), follow=True) as file:
             raw = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"cannot open {path}: {error.strerror}") from None

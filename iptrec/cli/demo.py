@@ -28,11 +28,12 @@ def demo(
 
     # Without -o the recording lies on the lab's own /run, which vanishes with the lab.
     recording = "/run/demo.db" if output is None else str(output)
+    quiet = ["-q"] if output is None else []  # it would name a file that nobody can look at
     with Lab() as lab:
         docker_hairpin(lab)
         print(STORY, flush=True)
         for command in (
-            ("record", FILTER, "--output", recording, "--", *TRAFFIC),
+            ("record", *quiet, FILTER, "--output", recording, "--", *TRAFFIC),
             ("show", recording),
         ):
             with lab.popen(iptrec(*command)) as child:

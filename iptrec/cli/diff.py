@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iptrec.cli.operands import is_recording, path_of
+from iptrec.cli.operands import in_files, is_recording, path_of
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def diff(
         raise UsageError(
             f"diff compares {'one recording' if packets else 'two'}, not {len(operands)}"
         )
-    with opened(output, path_of(operands[0])) as stream:
+    with in_files(operands) as files, opened(output, path_of(files[0])) as stream:
+        operands = files
         if packets:
             return _packets(operands[0], packets, stream, json=json)
         if traces:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,9 @@ from typer.core import TyperCommand
 from iptrec.errors import EXIT_TROUBLE, UsageError
 
 _METAVARS: Final = {"number": "N", "path": "FILE", "file": "FILE"}
+_ONE_DASH: Final = re.compile(
+    r"-([a-z][a-z-]+)(?:=.*)?", re.DOTALL
+)  # as Go's programs have options
 _ARGUMENTS, _OPTIONS = "Arguments", "Options"
 # A paragraph that is indented is an example; click keeps its lines where \b stands before it.
 _EXAMPLES: Final = re.compile(r"(?<=\n\n)(?=  )")
@@ -24,6 +28,20 @@ class Command(TyperCommand):
         self.help = _EXAMPLES.sub("\b\n", self.help or "")
         for one in self.params:
             _name_value(one)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own click
+        """Refuse -iface=eth0, which would be -i with the value "face=eth0": say how it is written."""
+        options = {name for one in self.params for name in one.opts}
+        for word in itertools.takewhile(lambda one: one != "--", args):
+            found = _ONE_DASH.fullmatch(word)
+            if found and found[1] == "filter":
+                raise UsageError(
+                    f"{word}: the filter is an argument: {ctx.command_path} tcp port 443 (man pcap-filter)"
+                )
+            if found and f"--{found[1]}" in options:
+                raise UsageError(f"{word}: did you mean --{word[1:]}?")
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
 
     def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - typer's own click
         """Write them group by group, in the order in which the groups first come up; others last."""

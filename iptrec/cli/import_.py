@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iptrec.cli.record import Force
+from iptrec.cli.record import Force, require_file
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError
 from iptrec.names import FAMILIES
 
@@ -71,6 +71,7 @@ def import_(
     from iptrec.pcap.capture import Capture
     from iptrec.recording.writer import Writer
 
+    require_file(output)
     sources = [capture, links, *(_named(one)[1] for one in rulesets or ())]
     _check_output(output, ["/dev/stdin" if one == "-" else one for one in sources if one])
     snapshots = dict(_ruleset(one) for one in rulesets or ())

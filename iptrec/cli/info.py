@@ -28,7 +28,9 @@ def info(
     from iptrec.recording.lock import holder
     from iptrec.views.info import as_json, as_text
 
-    recorder = holder(recording)  # before it is opened: a lock of SQLite's would go
+    recorder = holder(
+        recordings.named(recording)
+    )  # before it is opened: a lock of SQLite's would go
     with recordings.opened(recording) as source, opened(output, recording) as stream:
         summary = source.summary()
         if json:

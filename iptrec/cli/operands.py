@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from iptrec.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from iptrec.answers.diff_objects import Objects
     from iptrec.api import Recording
@@ -59,6 +59,23 @@ def both(first: str, second: str) -> tuple[Operand, Operand]:
             f" {', '.join(new.rulesets)} in {second}"
         )
     return old, new
+
+
+@contextlib.contextmanager
+def in_files(operands: list[str]) -> Iterator[list[str]]:
+    """The operands, with what comes by pipes or stdin in files of our own: each is read more than once."""
+    from iptrec.recording.spooled import STDIN, is_pipe, spooled
+
+    with contextlib.ExitStack() as stack:
+        found = []
+        for one in operands:
+            path = path_of(one)
+            given = STDIN if path == "-" else Path(path)
+            if is_pipe(given):
+                file = stack.enter_context(spooled(given, recording=False))
+                one = f"{file}{one[len(path) :]}"  # noqa: PLW2901
+            found.append(one)
+        yield found
 
 
 def path_of(operand: str) -> str:

@@ -155,7 +155,7 @@ def _check_target(target: Path, recording: str, *, force: bool, directory: bool)
         raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
     if not target.exists():
         return
-    if target.samefile(recording):
+    if recording != "-" and target.samefile(recording):
         raise UsageError(f"--output {target} is the recording itself; choose another file")
     if target.is_dir() != directory:
         what = "not a directory" if directory else "a directory"

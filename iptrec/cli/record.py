@@ -42,6 +42,7 @@ Interfaces = Annotated[
     str,
     typer.Option(
         "--iface",
+        "-i",
         metavar="A,B",
         rich_help_panel=WHAT,
         help="Only packets that come in or go out by one of these; eth+ is all whose names begin so. Where"
@@ -100,6 +101,10 @@ Backend = Annotated[
         " rules here.",
     ),
 ]
+Numeric = Annotated[
+    bool,
+    typer.Option("-n", help="For tcpdump's habits: addresses and ports are always numbers."),
+]
 SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
 Duration = Annotated[
     str | None,
@@ -109,7 +114,9 @@ Duration = Annotated[
 ]
 Packets = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=WHEN, help="Stop after about so many packets."),
+    typer.Option(
+        "--packets", "-c", min=1, rich_help_panel=WHEN, help="Stop after about so many packets."
+    ),
 ]
 MaxSize = Annotated[
     str | None,
@@ -194,7 +201,7 @@ def record(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", rich_help_panel=OUTPUT, help="The recording."
+            "--output", "-o", "-w", metavar="FILE", rich_help_panel=OUTPUT, help="The recording."
         ),
     ] = Path("trace.db"),
     force: Force = False,
@@ -204,6 +211,7 @@ def record(
     quiet: Quiet = False,
     flush: Flush = False,
     skip_modprobe: SkipModprobe = False,
+    _: Numeric = False,
 ) -> int:
     """Trace packets through iptables and nftables into a file.
 
@@ -287,6 +295,7 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     from iptrec.pcap.nft import matches
     from iptrec.recorder.options import Options
 
+    require_file(more["output"])
     expression, command = split_command(words or [])
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"command {command[0]!r} is not found")
@@ -331,6 +340,14 @@ def counted_by_interface(options: Options, stop_on: str | None) -> Options:
     if not (options.packets and options.interfaces and options.forwarded) or stop_on is not None:
         return options
     return replace(options, packets=None, trigger_packets=options.packets)
+
+
+def require_file(output: Path) -> None:
+    """Raise `UsageError` for "-": elsewhere that is stdout."""
+    if str(output) == "-":
+        raise UsageError(
+            "--output -: a recording is a file, which SQLite writes to everywhere; name one, such as trace.db"
+        )
 
 
 def one_netns(given: list[str] | None) -> str | None:

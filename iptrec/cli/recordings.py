@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def opened(
     path: str, *, held: int | None = None, index: bool = False, bar: bool = False
 ) -> Iterator[Recording]:
-    """The recording.
+    """The recording; "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
     on where that will do, see `index`. ``bar``: on stderr, while it is read.
@@ -26,10 +27,17 @@ def opened(
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
 
+    path = named(path)
     with Reader(path, held) as reader, contextlib.ExitStack() as stack:
         rows = stack.enter_context(watched(reader, "packets")) if bar else reader
+        index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
+
+
+def named(path: str) -> str:
+    """The name of a file that is to be read: "-" is stdin."""
+    return "/dev/stdin" if path == "-" else path
 
 
 def flaws(recording: Recording, unjudged: int = 0) -> list[str]:

@@ -75,6 +75,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--iface",
+                "-i",
                 rich_help_panel=GROUP,
                 metavar="A,B",
                 help="Packets that come in or go out by one of these, eth+ or any. Without it those of"

@@ -43,6 +43,7 @@ def trace(
         typer.Option(
             "--output",
             "-o",
+            "-w",
             metavar="FILE",
             rich_help_panel=OUTPUT,
             help="Keep the recording in this file.",
@@ -60,6 +61,7 @@ def trace(
     quiet: recording.Quiet = False,
     flush: recording.Flush = False,
     skip_modprobe: recording.SkipModprobe = False,
+    _: recording.Numeric = False,
 ) -> int:
     """Record and show live.
 

@@ -6,10 +6,8 @@ import contextlib
 import fcntl
 import os
 import struct
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Final
 
 _BYTE: Final = 1 << 62  # beyond what SQLite locks, and whatever a file may hold
 _FLOCK: Final = struct.Struct("@hhqqi0q")  # struct flock of 64-bit Linux
@@ -26,8 +24,10 @@ def holder(path: str | Path) -> int | None:
 
     To be called while SQLite has not opened the file in this process: it would lose its locks.
     """
+    if not Path(path).is_file():  # a pipe would lose its only reader
+        return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -100,8 +100,8 @@ def test_options_are_in_groups(command, groups):
 
 def test_what_is_not_a_number():
     """In words that are not the program's."""
-    done = iptrec("record", "--packets", "abc")
+    done = iptrec("record", "--snaplen", "abc")
     assert done.stderr == (
-        "iptrec record: Invalid value for '--packets': 'abc' is not a valid number;"
+        "iptrec record: Invalid value for '--snaplen': 'abc' is not a valid number;"
         " see iptrec record --help\n"
     )

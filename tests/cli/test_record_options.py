@@ -42,3 +42,30 @@ def test_levels(command):
         done = iptrec(command, "--log-level", level, "-o", "/nonexistent/t.db", "bogus")
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "record -filter=tcp",
+            "-filter=tcp: the filter is an argument: iptrec record tcp port 443",
+        ),
+        ("trace -filter tcp", "-filter: the filter is an argument: iptrec trace tcp port 443"),
+        ("record -netns=web", "-netns=web: did you mean --netns=web?"),
+        ("record -iface eth0", "-iface: did you mean --iface?"),
+        ("show -verdict=DROP t.db", "-verdict=DROP: did you mean --verdict=DROP?"),
+    ],
+)
+def test_one_dash(words, said):
+    """As programs in Go have it, and an older tracer: -iface=eth0 is not -i with the value "face=eth0"."""
+    done = iptrec(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"iptrec: {said}")
+
+
+@pytest.mark.parametrize("command", ["record", "trace"])
+def test_habits_of_tcpdump(command):
+    """-n, -c, -i and -w are understood; what is wrong is the filter alone."""
+    done = iptrec(command, *["-n", "-c", "3", "-i", "nope0", "-w", "/nonexistent/t.db", "bogus"])
+    assert done.stderr == f"iptrec: {SYNTAX}\n"
