@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from iptrec.cli.record import Netns, one_netns
+from iptrec.cli.record import one_netns
+from iptrec.cli.record_options import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 if TYPE_CHECKING:

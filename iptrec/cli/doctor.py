@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from iptrec.cli.record import Netns, one_netns
+from iptrec.cli.record import one_netns
+from iptrec.cli.record_options import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 _STYLES = {"ok": "32", "note": "2", "warning": "33", "failure": "31"}

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iptrec.cli.record import Force, require_file
+from iptrec.cli.record import require_file
+from iptrec.cli.record_options import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError
 from iptrec.names import FAMILIES
 

@@ -65,7 +65,7 @@ class Live:
             lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
             print(
                 f"recorded {outcome.events:,} events ({lost}), {outcome.file_bytes:,} bytes:"
-                f" {self._doing.removeprefix('recording to ')}",
+                f" {outcome.written_to or self._doing.removeprefix('recording to ')}",
                 file=sys.stderr,
             )
 

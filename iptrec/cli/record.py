@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from iptrec.cli import record_options as typed
 from iptrec.cli.live import Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
@@ -22,196 +24,46 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-WHAT, WHEN = "What to record", "When to stop"  # groups of options in --help
+DATED: Final = "-%Y%m%d-%H%M%S"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[FILTER] [-- COMMAND...]",
-        help="Packets to trace, in tcpdump's language (man pcap-filter); all without it. After --, a"
-        " command to run: the recording ends with it and passes on its exit status. It keeps all rights of"
-        " whoever starts it: only the recorder gives its own up.",
-    ),
-]
-Family = Annotated[
-    str,
-    typer.Option(metavar="FAMILY", rich_help_panel=WHAT, help="ipv4, ipv6 or both."),
-]
-Interfaces = Annotated[
-    str,
-    typer.Option(
-        "--iface",
-        "-i",
-        metavar="A,B",
-        rich_help_panel=WHAT,
-        help="Only packets that come in or go out by one of these; eth+ is all whose names begin so. Where"
-        " this host forwards, all that come in are traced, as nobody knows yet where they will go out, and"
-        " show and the others leave out those that pass none of these.",
-    ),
-]
-NoForwarded = Annotated[
-    bool,
-    typer.Option(
-        "--no-forwarded",
-        rich_help_panel=WHAT,
-        help="With --iface: leave out packets that are forwarded out by one of these and came in by another,"
-        " and trace less.",
-    ),
-]
-Netns = Annotated[
-    list[str] | None,  # all that were given: to keep the last one alone in silence would mislead
-    typer.Option(
-        metavar="NETNS",
-        rich_help_panel=WHAT,
-        help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid.",
-    ),
-]
-Inside = Annotated[
-    bool,
-    typer.Option(
-        "--inside",
-        rich_help_panel=WHAT,
-        help="Run COMMAND in the namespace of --netns. Without it COMMAND runs where iptrec was started."
-        " Files, /etc/netns included, are the same in both.",
-    ),
-]
-Flush = Annotated[
-    bool,
-    typer.Option(
-        "--flush",
-        help="Empty the raw chains while recording; put back, counters included, after. What limit, quota and"
-        " hashlimit have counted starts again.",
-    ),
-]
-Conntrack = Annotated[
-    bool,
-    typer.Option(
-        "--conntrack",
-        rich_help_panel=WHAT,
-        help="Record connections as well: new ones, ended ones, their NAT.",
-    ),
-]
-Backend = Annotated[
-    str,
-    typer.Option(
-        metavar="BACKEND",
-        rich_help_panel=WHAT,
-        help="Whose rules: legacy (iptables-legacy), nft (iptables-nft and nft), both, or auto: what has"
-        " rules here.",
-    ),
-]
-Numeric = Annotated[
-    bool,
-    typer.Option("-n", help="For tcpdump's habits: addresses and ports are always numbers."),
-]
-SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
-Duration = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME", rich_help_panel=WHEN, help="Stop after so long: 500ms, 30s, 5m, 1h."
-    ),
-]
-Packets = Annotated[
-    int | None,
-    typer.Option(
-        "--packets", "-c", min=1, rich_help_panel=WHEN, help="Stop after about so many packets."
-    ),
-]
-MaxSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        rich_help_panel=WHEN,
-        help="Stop when the file has about this size: 500k, 100M, 2G.",
-    ),
-]
-Ring = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE|TIME",
-        rich_help_panel=OUTPUT,
-        help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. Rulesets that"
-        " were replaced meanwhile take as much again, at most. SIGUSR1 writes what there is into a file of its"
-        " own, and recording goes on.",
-    ),
-]
-StopOn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="EXPR",
-        rich_help_panel=WHEN,
-        help="Stop when a packet fits: a verdict, a rule (TABLE/CHAIN/N), a filter, or several of them:"
-        ' "DROP dst port 443".',
-    ),
-]
-After = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        rich_help_panel=WHEN,
-        help="With --stop-on: go on for so long, then stop.",
-    ),
-]
-Snaplen = Annotated[
-    int,
-    typer.Option(
-        min=64,
-        max=65535,
-        rich_help_panel=WHAT,
-        help="Bytes of each packet to keep at each rule.",
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option("--force", rich_help_panel=OUTPUT, help="Replace the output file if it exists."),
-]
-LogLevel = Annotated[
-    str,
-    typer.Option(
-        metavar="LEVEL",
-        rich_help_panel=OUTPUT,
-        help="error, warning (or warn), info or debug: what is said on stderr.",
-    ),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option("--verbose", "-v", rich_help_panel=OUTPUT, help="As --log-level debug."),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="As --log-level error.")
-]
 
 
 def record(
-    words: Words = None,
-    family: Family = "both",
-    interfaces: Interfaces = "",
-    no_forwarded: NoForwarded = False,
-    netns: Netns = None,
-    inside: Inside = False,
-    backend: Backend = "auto",
-    conntrack: Conntrack = False,
-    snaplen: Snaplen = 256,
-    duration: Duration = None,
-    packets: Packets = None,
-    max_size: MaxSize = None,
-    stop_on: StopOn = None,
-    after: After = None,
+    words: typed.Words = None,
+    family: typed.Family = "both",
+    interfaces: typed.Interfaces = "",
+    no_forwarded: typed.NoForwarded = False,
+    netns: typed.Netns = None,
+    inside: typed.Inside = False,
+    backend: typed.Backend = "auto",
+    conntrack: typed.Conntrack = False,
+    snaplen: typed.Snaplen = 256,
+    duration: typed.Duration = None,
+    packets: typed.Packets = None,
+    max_size: typed.MaxSize = None,
+    stop_on: typed.StopOn = None,
+    after: typed.After = None,
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", "-w", metavar="FILE", rich_help_panel=OUTPUT, help="The recording."
+            "--output",
+            "-o",
+            "-w",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="The recording; %Y, %m, %d, %H, %M, %S and the others of date(1) are the local time.",
         ),
-    ] = Path("trace.db"),
-    force: Force = False,
-    ring: Ring = None,
-    log_level: LogLevel = "info",
-    verbose: Verbose = False,
-    quiet: Quiet = False,
-    flush: Flush = False,
-    skip_modprobe: SkipModprobe = False,
-    _: Numeric = False,
+    ] = Path(f"trace{DATED}.db"),
+    force: typed.Force = False,
+    ring: typed.Ring = None,
+    rotate: typed.Rotate = None,
+    keep: typed.Keep = None,
+    log_level: typed.LogLevel = "info",
+    verbose: typed.Verbose = False,
+    quiet: typed.Quiet = False,
+    flush: typed.Flush = False,
+    skip_modprobe: typed.SkipModprobe = False,
+    _: typed.Numeric = False,
 ) -> int:
     """Trace packets through iptables and nftables into a file.
 
@@ -225,17 +77,21 @@ def record(
       iptrec record icmp or icmp6 --duration 30s
       iptrec record --netns web --inside -- curl -s http://10.0.0.5/
       iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
+      iptrec record --rotate 1h --keep 24 -o 'fr-%Y%m%d-%H%M%S.db'
     """
     level = levels(log_level, verbose=verbose, quiet=quiet)
+    pattern = rotating(output) if rotate else str(output)
     options = make_options(
-        words, output=output, family=family, interfaces=interfaces,
-        forwarded=not no_forwarded, netns=one_netns(netns), inside=inside,
+        words, output=dated(pattern), pattern=pattern, rotate=rotate, keep=keep, family=family,
+        interfaces=interfaces, forwarded=not no_forwarded, netns=one_netns(netns), inside=inside,
         flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
         packets=packets, max_size=max_size, ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
+    output = options.output
     live = Live("record", level, f"recording to {output}", line=True)
     outcome = run(options, live, stop_on, after)
     live.report(outcome)
+    output = Path(outcome.written_to or output)
     live.tell_nothing(outcome, output)
     live.tell(stopped_by(outcome, output, renumbers=bool(options.ring)))
     return outcome.exit_status
@@ -266,6 +122,8 @@ def run(
 
     if after is not None and stop_on is None:
         raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
+    if stop_on is not None and options.rotates:
+        raise UsageError("--stop-on looks at one file: leave --rotate out, or record with --ring")
     options = counted_by_interface(options, stop_on)
     counts = options.trigger_packets is not None
     with Lookout(options.output, stop_on, any_packet=counts) as lookout:
@@ -314,7 +172,8 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     compiled = bytecodes(expression, families)
     duration = more.pop("duration")
     max_size = more.pop("max_size", None)
-    ring_bytes, ring_s = _ring(more.pop("ring", None))
+    ring_bytes, ring_s = _size_or_time(more.pop("ring", None), "--ring")
+    rotate_bytes, rotate_s = _size_or_time(more.pop("rotate", None), "--rotate")
     options = Options(
         bytecodes=compiled,
         filter=expression or None,
@@ -324,6 +183,8 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         max_bytes=None if max_size is None else size(max_size, "--max-size"),
         ring_bytes=ring_bytes,
         ring_s=ring_s,
+        rotate_bytes=rotate_bytes,
+        rotate_s=rotate_s,
         command=command,
         argv=["iptrec", *sys.argv[1:]],
         **more,
@@ -335,11 +196,32 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
 def counted_by_interface(options: Options, stop_on: str | None) -> Options:
     """The options, with --packets for packets of --iface where others may be traced as well.
 
-    Who looks for --stop-on looks for nothing else: then all that are traced count.
+    Who looks for --stop-on looks for nothing else, and at one file: then all that are traced count.
     """
-    if not (options.packets and options.interfaces and options.forwarded) or stop_on is not None:
+    beside = stop_on is not None or options.rotates
+    if beside or not (options.packets and options.interfaces and options.forwarded):
         return options
     return replace(options, packets=None, trigger_packets=options.packets)
+
+
+def rotating(output: Path) -> str:
+    """The pattern of the names of files that follow each other: it has a date."""
+    if "%" in output.name:
+        return str(output)
+    return str(output.with_name(f"{output.stem}{DATED}{output.suffix}"))
+
+
+def dated(pattern: str) -> Path:
+    """The name with the time of now in it. Raises `UsageError` for what is not a name then."""
+    if "%" not in pattern:
+        return Path(pattern)
+    try:
+        name = time.strftime(pattern)
+    except ValueError as error:  # UnicodeError is one
+        raise UsageError(f"--output {pattern!r}: {error}") from None
+    if "\n" in name or not name:
+        raise UsageError(f"--output {pattern!r} is not the name of a file: {name!r}")
+    return Path(name)
 
 
 def require_file(output: Path) -> None:
@@ -382,10 +264,17 @@ def _check_limits(options: Options) -> None:
     limits = {
         "--duration": options.duration_s, "--max-size": options.max_bytes,
         "--ring": options.ring_bytes if options.ring_s is None else options.ring_s,
+        "--rotate": options.rotate_bytes if options.rotate_s is None else options.rotate_s,
     }  # fmt: skip
     for option, limit in limits.items():
         if limit == 0:
             raise UsageError(f"{option} must be more than 0")
+    if options.keep is not None and not options.rotates:
+        raise UsageError("--keep is how many files --rotate keeps: say when to rotate")
+    others = {"--ring": options.ring, "--max-size": options.max_bytes, "--flush": options.flush}
+    for option, given in others.items():
+        if options.rotates and given:
+            raise UsageError(f"--rotate goes on in another file: leave {option} out")
 
 
 def size(text: str, option: str) -> int:
@@ -396,15 +285,17 @@ def size(text: str, option: str) -> int:
     return int(float(found[1]) * _SIZES[found[2].lower()])
 
 
-def _ring(text: str | None) -> tuple[int | None, float | None]:
-    """A size in bytes, or a time in seconds."""
+def _size_or_time(text: str | None, option: str) -> tuple[int | None, float | None]:
+    """A size in bytes, or a time in seconds; without a unit it could be either."""
     if text is None:
         return None, None
     try:
         if text.endswith(("s", "m", "h")):
             return None, seconds(text)
-        return size(text, "--ring"), None
+        if not text.strip("0").isdigit():
+            return size(text, option), None
     except UsageError:
-        raise UsageError(
-            f"--ring {text!r}: expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
-        ) from None
+        pass
+    raise UsageError(
+        f"{option} {text!r}: expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
+    )

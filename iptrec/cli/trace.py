@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from iptrec.cli import record as recording
+from iptrec.cli import record_options as option
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 from iptrec.cli.follower import Follower
@@ -22,20 +23,20 @@ from iptrec.errors import EXIT_TROUBLE
 
 
 def trace(
-    words: recording.Words = None,
-    family: recording.Family = "both",
-    interfaces: recording.Interfaces = "",
-    no_forwarded: recording.NoForwarded = False,
-    netns: recording.Netns = None,
-    inside: recording.Inside = False,
-    backend: recording.Backend = "auto",
-    conntrack: recording.Conntrack = False,
-    snaplen: recording.Snaplen = 256,
-    duration: recording.Duration = None,
-    packets: recording.Packets = None,
-    max_size: recording.MaxSize = None,
-    stop_on: recording.StopOn = None,
-    after: recording.After = None,
+    words: option.Words = None,
+    family: option.Family = "both",
+    interfaces: option.Interfaces = "",
+    no_forwarded: option.NoForwarded = False,
+    netns: option.Netns = None,
+    inside: option.Inside = False,
+    backend: option.Backend = "auto",
+    conntrack: option.Conntrack = False,
+    snaplen: option.Snaplen = 256,
+    duration: option.Duration = None,
+    packets: option.Packets = None,
+    max_size: option.MaxSize = None,
+    stop_on: option.StopOn = None,
+    after: option.After = None,
     chains: which.Chains = "",
     verdicts: which.Verdicts = "",
     output: Annotated[
@@ -49,19 +50,19 @@ def trace(
             help="Keep the recording in this file.",
         ),
     ] = None,
-    force: recording.Force = False,
+    force: option.Force = False,
     phys: showing.Phys = False,
     ct: showing.Ct = False,
     rules: showing.Rules = True,
     iface_changes: showing.IfaceChanges = True,
     json: showing.Json = False,
     color: showing.Colour = "auto",
-    log_level: recording.LogLevel = "info",
-    verbose: recording.Verbose = False,
-    quiet: recording.Quiet = False,
-    flush: recording.Flush = False,
-    skip_modprobe: recording.SkipModprobe = False,
-    _: recording.Numeric = False,
+    log_level: option.LogLevel = "info",
+    verbose: option.Verbose = False,
+    quiet: option.Quiet = False,
+    flush: option.Flush = False,
+    skip_modprobe: option.SkipModprobe = False,
+    _: option.Numeric = False,
 ) -> int:
     """Record and show live.
 
@@ -80,6 +81,7 @@ def trace(
     name = recording.one_netns(netns)
     live = Live("trace", level, _doing(words, name), line=False)
     with contextlib.ExitStack() as stack:
+        output = None if output is None else recording.dated(str(output))
         path = output or stack.enter_context(private.directory()) / "trace.db"
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces,

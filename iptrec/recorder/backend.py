@@ -120,14 +120,24 @@ class Findings:
             self._queue.get()()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evidence:
-    """Where backends put what they see beside the events: snapshots and losses of one namespace."""
+    """Where backends put what they see beside the events: snapshots and losses of one namespace.
+
+    ``named``: the namespace's name and inode, for each file that is written.
+    """
 
     writer: Writer
     namespace: int
     streams: Streams
     report: Report
+    named: tuple[str | None, int]
+
+    def write_to(self, writer: Writer) -> None:
+        """Go on in another file, which has nothing yet."""
+        self.writer = writer
+        self.namespace = writer.add_namespace(*self.named)
+        self.streams.write_to(writer, self.namespace)
 
     def snapshot(
         self,

@@ -13,12 +13,12 @@ from iptrec.recorder.ring import Ring
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from iptrec.recorder.backend import Findings, TraceBackend
+    from iptrec.recorder.backend import Evidence, Findings, TraceBackend
     from iptrec.recorder.command import Command
     from iptrec.recorder.guarded import Guarded
     from iptrec.recorder.options import Options, Report
+    from iptrec.recorder.rotation import Rotation
     from iptrec.recorder.signals import Wake
-    from iptrec.recorder.streams import Streams
     from iptrec.recording.writer import Writer
 
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
@@ -38,10 +38,10 @@ class Loop:
         self,
         options: Options,
         report: Report,
-        writer: Writer,
-        streams: Streams,
+        evidence: Evidence,
         backends: Sequence[TraceBackend],
         *,
+        rotation: Rotation | None,
         findings: Findings,
         wake: Wake,
         command: Command,
@@ -50,14 +50,15 @@ class Loop:
         self._options = options
         self._report = report
         self._progress = report.progress
-        self._writer = writer
-        self._streams = streams
+        self._evidence = evidence
+        self._streams = evidence.streams
+        self._rotation = rotation
         self._backends = backends
         self._findings = findings
         self._wake = wake
         self._command = command
         self._guarded = guarded
-        self._ring = Ring(options, report, writer)
+        self._ring = Ring(options, report, evidence)
         self._gather_s = min(one.gather_s for one in backends)
         self._poll = self._polled()
         self._started = self._reported_ns = time.monotonic_ns()
@@ -67,6 +68,10 @@ class Loop:
         if options.duration_s is not None:
             self._ends.append(self._started + int(options.duration_s * 1e9))
         self._give_back_ns = 0
+
+    @property
+    def _writer(self) -> Writer:
+        return self._evidence.writer
 
     def _polled(self) -> select.poll:
         """All that is waited for."""
@@ -82,7 +87,7 @@ class Loop:
 
     def run(self) -> None:
         """Until there is a reason to stop."""
-        progress, writer, streams = self._progress, self._writer, self._streams
+        progress, streams = self._progress, self._streams
         while not progress.reason:
             ready = dict(self._poll.poll(self._timeout_ms()))
             fetched = streams.fetch()
@@ -92,14 +97,14 @@ class Loop:
                 backend.caught_up()
             if 0 < fetched < batches.SLOTS:
                 time.sleep(self._gather_s)
-            if writer.due:
-                writer.commit()
+            if self._writer.due:
+                self._writer.commit()
             now = time.monotonic_ns()
             self._guarded.keep(now)
             self._tend(now)
             progress.elapsed_ns = now - self._started
             if now - self._reported_ns >= _PROGRESS_NS:
-                progress.file_bytes = writer.stored_bytes
+                progress.file_bytes = self._writer.stored_bytes
                 self._report.tell()
                 self._reported_ns = now
             progress.reason = progress.reason or self._wake.stopped() or self._limit()
@@ -133,6 +138,8 @@ class Loop:
 
     def _tend(self, now: int) -> None:
         """Write out where that was asked for; keep what the ring holds; give free memory back."""
+        if self._rotation is not None and self._rotation.due(now):
+            self._rotation.turn()
         if self._wake.copies:
             self._wake.copies = 0
             self._ring.copy()

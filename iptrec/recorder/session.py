@@ -26,6 +26,7 @@ from iptrec.recorder.command import Command
 from iptrec.recorder.guarded import Guarded
 from iptrec.recorder.loop import Loop
 from iptrec.recorder.options import Progress, Report
+from iptrec.recorder.rotation import Rotation
 from iptrec.recorder.signals import waking
 from iptrec.recorder.streams import Events, Side, Streams
 from iptrec.recording.rows import Facts
@@ -146,10 +147,14 @@ class _Session:
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
                 child = opened.enter_context(Forked("the network", network.first))
-                with Writer.create(options.output, self._facts(), force=options.force) as writer:
+                with contextlib.ExitStack() as self._files:
+                    writer = self._files.enter_context(
+                        Writer.create(options.output, self._facts(), force=options.force)
+                    )
                     writer.keeps = False  # no file where nothing was recorded
                     self._evidence = self._create(writer, sides, events)
                     self._trace(child, begun)
+                    writer = self._evidence.writer
                     writer.close(time.time_ns(), self._report.progress.reason)
         except IptrecError as error:
             if left := self._left_behind():
@@ -184,7 +189,8 @@ class _Session:
 
     def _create(self, writer: Writer, sides: Sequence[Side], events: Sequence[Events]) -> Evidence:
         """The streams of the file, and a place for what is seen beside them."""
-        namespace = writer.add_namespace(self._options.netns, netns.inode())
+        named = self._options.netns, netns.inode()
+        namespace = writer.add_namespace(*named)
         streams = Streams(
             writer,
             namespace,
@@ -194,7 +200,7 @@ class _Session:
             report=self._report,
             traversals=self._backends[0].traversals,
         )
-        return Evidence(writer, namespace, streams, self._report)
+        return Evidence(writer, namespace, streams, self._report, named)
 
     def _trace(self, child: Forked, begun: Callable[[int], None]) -> None:
         """Everything that is changed on the host is changed, and undone, in here."""
@@ -226,13 +232,26 @@ class _Session:
         return Loop(
             self._options,
             self._report,
-            self._evidence.writer,
-            self._evidence.streams,
+            self._evidence,
             self._backends,
+            rotation=self._rotation(),
             findings=self._findings,
             wake=self._wake,
             command=self._command,
             guarded=Guarded(self._guardian, watches, self._report),
+        )
+
+    def _rotation(self) -> Rotation | None:
+        """What goes on in other files, where that was asked for."""
+        if not self._options.rotates:
+            return None
+        return Rotation(
+            self._options,
+            self._evidence,
+            self._backends,
+            self._findings,
+            self._files,
+            self._facts,
         )
 
     def _begin(self, begun: Callable[[int], None]) -> None:

@@ -215,7 +215,10 @@ def test_read_only_sysctls_are_refused(quiet_lab, tmp_path):
         ["unshare", "-m", "sh", "-c", READ_ONLY + ' && exec "$@"', "sh", *command], check=False
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "run: sysctl net.netfilter.nf_log.2=nfnetlink_log" in done.stderr
+    assert (
+        "run: nsenter --net --target PID sysctl -w net.netfilter.nf_log.2=nfnetlink_log"
+        " net.netfilter.nf_log.10=nfnetlink_log (PID: of any process in this container"
+    ) in done.stderr
     assert state(quiet_lab) == before
     assert list(tmp_path.iterdir()) == []
 

@@ -158,7 +158,7 @@ def test_a_copy_that_fails(stage):
 
 def ring(**given):
     writer = Writer(Stage())
-    return Ring(options(**given), None, writer), writer
+    return Ring(options(**given), None, SimpleNamespace(writer=writer)), writer
 
 
 def test_a_recording_without_a_ring_keeps_everything():
