@@ -12,6 +12,8 @@ from iptrec.errors import IptrecError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.live import Live as LiveLine
+
     from iptrec.recorder.options import Progress
 
 LEVELS: Final = ("error", "warning", "info", "debug")
@@ -33,13 +35,9 @@ class Live:
     """
 
     def __init__(self, command: str, level: int, doing: str, *, line: bool) -> None:
-        from rich.console import Console
-        from rich.live import Live as LiveLine
-
         self._command, self._level, self._doing = command, level, doing
-        self._console = Console(stderr=True)
-        self._live = LiveLine(console=self._console, auto_refresh=False, transient=True)
-        self._line = line and self._console.is_terminal
+        # Where it is of use alone: loading it takes as long as putting TRACE rules in place.
+        self._live = _live_line() if line and sys.stderr.isatty() else None
         self.ready = False
         self._begun = False
         self._printed = 0
@@ -51,12 +49,13 @@ class Live:
             return
         if not self._begun:
             self._begin()
-        if self._line:
-            self._refresh(progress)
+        if self._live is not None:
+            self._refresh(self._live, progress)
 
     def end(self) -> None:
         """Let go of the terminal."""
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def report(self, outcome: Progress) -> None:
         """What came of it, in a line for each kind of it."""
@@ -97,18 +96,18 @@ class Live:
 
     def _begin(self) -> None:
         self._begun = True
-        if self._line:
+        if self._live is not None:
             self._live.start()
         else:
             # One line that scripts can wait for.
             said = f"{self._doing} (pid {os.getpid()}); Ctrl-C to stop"
             print(said, file=sys.stderr, flush=True)
 
-    def _refresh(self, progress: Progress) -> None:
+    def _refresh(self, line: LiveLine, progress: Progress) -> None:
         from rich.text import Text
 
         rate = progress.events / max(progress.elapsed_ns, 1) * 1e9
-        self._live.update(
+        line.update(
             Text(
                 f"{progress.events:,} events  {rate:,.0f}/s  {progress.file_bytes:,} bytes"
                 f"  {progress.lost:,} lost  (Ctrl-C to stop)"
@@ -119,10 +118,22 @@ class Live:
     def _tell_notes(self, progress: Progress) -> None:
         """Those that are new; they scroll up above the live line."""
         for note in progress.notes[self._printed :] if self._level >= WARNING else []:
-            self._console.print(self._note(note), markup=False, highlight=False, soft_wrap=True)
+            if self._live is None:
+                print(self._note(note), file=sys.stderr, flush=True)
+            else:
+                self._live.console.print(
+                    self._note(note), markup=False, highlight=False, soft_wrap=True
+                )
         self._printed = len(progress.notes)
 
     def _note(self, text: str) -> str:
         from iptrec.views.escape import printable
 
         return f"iptrec {self._command}: {printable(text)}"
+
+
+def _live_line() -> LiveLine:
+    from rich.console import Console
+    from rich.live import Live as LiveLine
+
+    return LiveLine(console=Console(stderr=True), auto_refresh=False, transient=True)

@@ -13,7 +13,7 @@ from iptrec.recording.home import remove
 from iptrec.recording.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from iptrec.recorder.backend import Evidence, Findings, TraceBackend
@@ -45,7 +45,8 @@ class Rotation:
         self._findings = findings
         self._files = files
         self._facts = facts
-        self._path = options.output
+        self._path = self._name = options.output
+        self._number = 1  # of those with this name
         self._made: list[tuple[Path, os.stat_result]] = []
         self._begin(time.monotonic_ns())
 
@@ -82,7 +83,7 @@ class Rotation:
         self._findings.take()
         evidence.streams.take_sides()
         old.commit()
-        path = _free(self._options.named())
+        path = self._next_path()
         new = self._files.enter_context(Writer.create(path, self._facts()))
         evidence.write_to(new)
         self._begin(time.monotonic_ns())
@@ -93,32 +94,35 @@ class Rotation:
         for backend in self._backends:
             backend.baseline(evidence)
         self._end(old)
+        self._files.pop_all()  # that one has ended: nothing of it is kept in mind
+        self._files.push(new)
         self._path = path
         evidence.report.progress.written_to = str(path)
+
+    def _next_path(self) -> Path:
+        """The name of now, with a number where there are several of it: none comes a second time."""
+        path = self._options.named()
+        if path != self._name:
+            self._name, self._number = path, 0
+        while True:
+            self._number += 1
+            ending = f"-{self._number}" if self._number > 1 else ""
+            numbered = path.with_name(f"{path.stem}{ending}{path.suffix}")
+            if not os.path.lexists(numbered):
+                return numbered
 
     def _end(self, old: Writer) -> None:
         """Close a file, and let go of the first ones where there are too many."""
         path = self._path
         status = os.fstat(old.descriptor)
-        try:
-            old.close(time.time_ns(), "rotate")
-        except IptrecError as error:  # somebody moved it
-            self._evidence.report.note(f"--rotate: {error}")
-            return
-        self._made.append((path, status))
+        with old:
+            try:
+                old.close(time.time_ns(), "rotate")
+            except IptrecError as error:  # somebody moved it
+                self._evidence.report.note(f"--rotate: {error.typed}")
+                return
         keep = self._options.keep
+        if keep is not None:
+            self._made.append((path, status))
         while keep is not None and len(self._made) >= keep:
             remove(*self._made.pop(0))
-
-
-def _free(path: Path) -> Path:
-    """The name, or the first one like it that nothing has: several may be full within a second."""
-    return next(one for one in _alike(path) if not os.path.lexists(one))
-
-
-def _alike(path: Path) -> Iterator[Path]:
-    yield path
-    number = 2
-    while True:
-        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1

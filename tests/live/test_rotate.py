@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from command import IPTREC
-from recorder import packets, start, until
+from recorder import packets, start, taken, until
 
 from iptrec.recording.reader import Reader
 
@@ -99,6 +99,25 @@ def test_by_size(lab, tmp_path, backend):
         with Reader(path) as reader:
             assert (reader.losses, reader.facts.closed) == ([], True)
         assert len(packets(path)) > 10
+
+
+def test_memory_does_not_grow_with_files(lab, tmp_path, backend):
+    """A file that was written is forgotten."""
+    child = start(
+        lab, "icmp", "-o", tmp_path / "fr.db", "--rotate", "50ms", "--keep", "2",
+        "--backend", backend,
+    )  # fmt: skip
+    found = []
+    for more in (10, 25):
+        seen = set()
+        while len(seen) < more:
+            seen.update(tmp_path.glob("fr-*.db"))
+        found.append(taken(child.pid))
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    (before, descriptors), (after, still) = found
+    assert after - before < 3000
+    assert still <= descriptors + 8  # a file may be in the making
 
 
 @pytest.mark.parametrize("moment", range(6))
