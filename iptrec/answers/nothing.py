@@ -83,7 +83,7 @@ def _unmet(recording: Recording) -> Iterator[str]:
         yield f'the filter "{facts.filter}": did any packet fit? Record without it, or try it with tcpdump'
     yield from _interfaces(recording)
     yield from _namespace(recording)
-    if len(facts.families) == 1:
+    if len(facts.families) == 1 and not facts.filter:  # which may be of that family alone
         yield f"packets of {'ipv6' if facts.families[0] == 'ipv4' else 'ipv4'} were not recorded"
     yield from _bridges(recording)
     yield from _nft(recording)

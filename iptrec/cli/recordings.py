@@ -40,10 +40,11 @@ def named(path: str) -> str:
     return "/dev/stdin" if path == "-" else path
 
 
-def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
+def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> list[str]:
     """What the reader of the packets must know about the recording.
 
-    ``unjudged``: of how many packets the filter does not know.
+    ``unjudged``: of how many packets the filter does not know. ``trace``: for `iptrec trace`, which says by
+    itself why there is none.
     """
     from iptrec.answers.nothing import traced
     from iptrec.views.info import how_many
@@ -52,7 +53,7 @@ def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
     if unjudged:
         packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
-    if not traced(recording.rows):
+    if not trace and not traced(recording.rows):
         found.append("no packet was recorded; see iptrec info")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")

@@ -169,7 +169,9 @@ def show(
             stream.write("".join(holes.until(None, look=follow)))
         if tally:
             _tell_tally(verdicts, source)
-        return _ending(source, shown, packets.unjudged, everything=everything, quiet=quiet)
+        return _ending(
+            source, shown, packets.unjudged, everything=everything, quiet=quiet, tally=tally
+        )
 
 
 def _tell_tally(verdicts: Counter[str], recording: Recording) -> None:
@@ -212,14 +214,20 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
 
 
 def _ending(
-    recording: Recording, shown: int, unjudged: int, *, everything: bool, quiet: bool
+    recording: Recording,
+    shown: int,
+    unjudged: int,
+    *,
+    everything: bool,
+    quiet: bool,
+    tally: bool = False,
 ) -> int:
     """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
     from iptrec.cli import recordings
 
     nothing = not shown and not everything
     remarks = ["no packet matches"] if nothing else []
-    remarks += recordings.flaws(recording, unjudged)
+    remarks += recordings.flaws(recording, unjudged, trace=tally)
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE

@@ -44,6 +44,7 @@ def test_trace_says_so_too(lab, backend):
     done = lab.run([*IPTREC, "trace", "--backend", backend, "udp port 9", "--", "true"])
     assert done.stdout == ""
     assert "no packet met the TRACE rules; likely causes:\n  the filter" in done.stderr
+    assert "see iptrec info" not in done.stderr
 
 
 def test_what_our_rules_matched_is_there(lab, tmp_path, backend):
