@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iptrec.cli.operands import is_recording, path_of
+from iptrec.cli.operands import in_files, is_recording, path_of
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -34,14 +34,18 @@ def diff(
         typer.Option("--packets", metavar="N M", help="Two packets' ways, side by side."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Compare rulesets by what their rules say; or the paths of two recordings; or two packets.
+    """Compare rulesets, paths of recordings, or two packets.
 
-    Of nf_tables also sets with their elements, maps, flowtables, objects, hooks and priorities. Counters,
-    times to expiry, comments of iptables-save, the order of tables and chains do not count. Exit status 0:
-    the same, 1: different.
+    Rulesets are compared by what their rules say; of nf_tables also sets with their elements, maps,
+    flowtables, objects, hooks and priorities. Counters, times to expiry, comments of iptables-save, the order
+    of tables and chains do not count. Exit status 0: the same, 1: different.
 
     Examples:
 
@@ -64,7 +68,8 @@ def diff(
         raise UsageError(
             f"diff compares {'one recording' if packets else 'two'}, not {len(operands)}"
         )
-    with opened(output, path_of(operands[0])) as stream:
+    with in_files(operands) as files, opened(output, path_of(files[0])) as stream:
+        operands = files
         if packets:
             return _packets(operands[0], packets, stream, json=json)
         if traces:

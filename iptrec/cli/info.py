@@ -12,14 +12,17 @@ from iptrec.errors import EXIT_DONE
 def info(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """What is in a recording, how complete it is, and whether it was closed cleanly.
+    """Tell what is in a recording, and how complete it is.
 
     Example:
 
       iptrec info trace.db
     """
+    from iptrec.answers.nothing import nothing
     from iptrec.cli import recordings
     from iptrec.cli.output import opened
     from iptrec.views.info import as_json, as_text
@@ -29,5 +32,6 @@ def info(
         if json:
             stream.write(as_json(source.rows, summary, running=running) + "\n")
         else:
-            stream.write(as_text(source.rows, summary, running=running))
+            none = nothing(source.rows)
+            stream.write(as_text(source.rows, summary, none, running=running))
     return EXIT_DONE

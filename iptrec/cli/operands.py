@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from iptrec.errors import RecordingError, UsageError, strerror
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
     from iptrec.answers.diff_objects import Objects
@@ -43,8 +43,6 @@ class Operand:
 
 def both(first: str, second: str) -> tuple[Operand, Operand]:
     """The two operands, in words that can be compared. Raises `UsageError` where there are none."""
-    if path_of(first) == path_of(second) == _STDIN:
-        raise UsageError("stdin (-) can be read only once; give a file for one of the two")
     files = [_text(one) for one in (first, second) if not is_recording(path_of(one))]
     printed = {_printed(one) for one in files if one.strip()}
     if len(printed) > 1:
@@ -65,6 +63,28 @@ def both(first: str, second: str) -> tuple[Operand, Operand]:
             f" {', '.join(new.rulesets)} in {second}"
         )
     return old, new
+
+
+@contextlib.contextmanager
+def in_files(operands: list[str]) -> Iterator[list[str]]:
+    """The operands, with what comes by pipes or stdin in files of our own: each is read more than once.
+
+    Raises `UsageError` where stdin is both.
+    """
+    from iptrec.recording.spooled import STDIN, is_pipe, spooled
+
+    if [path_of(one) for one in operands].count(_STDIN) > 1:
+        raise UsageError("stdin (-) can be read only once; give a file for one of the two")
+    with contextlib.ExitStack() as stack:
+        found = []
+        for one in operands:
+            path = path_of(one)
+            given = STDIN if path == _STDIN else Path(path)
+            if is_pipe(given):
+                file = stack.enter_context(spooled(given, recording=False))
+                one = f"{file}{one[len(path) :]}"  # noqa: PLW2901
+            found.append(one)
+        yield found
 
 
 def path_of(operand: str) -> str:

@@ -18,11 +18,14 @@ def paths(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """Group the packets by the path that they took; the path with the most packets comes first.
+    """Group packets by the path that they took.
 
-    iptrec show --path K lists the packets of path K. Exit status 1 when nothing fits the selection.
+    The path with the most packets comes first. iptrec show --path K lists the packets of path K. Exit status
+    1 when nothing fits the selection.
 
     Examples:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def opened(
     path: str, *, held: int | None = None, index: bool = False, bar: bool = False
 ) -> Iterator[Recording]:
-    """The recording.
+    """The recording; "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
     on where that will do, see `index`. ``bar``: on stderr, while it is read.
@@ -26,23 +27,34 @@ def opened(
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
 
+    path = named(path)
     with Reader(path, held) as reader, contextlib.ExitStack() as stack:
         rows = stack.enter_context(watched(reader, "packets")) if bar else reader
+        index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
 
 
-def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
+def named(path: str) -> str:
+    """The name of a file that is to be read: "-" is stdin."""
+    return "/dev/stdin" if path == "-" else path
+
+
+def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> list[str]:
     """What the reader of the packets must know about the recording.
 
-    ``unjudged``: of how many packets the filter does not know.
+    ``unjudged``: of how many packets the filter does not know. ``trace``: for `iptrec trace`, which says by
+    itself why there is none.
     """
+    from iptrec.answers.nothing import traced
     from iptrec.views.info import NOT_CLOSED, how_many
 
     found = []
     if unjudged:
         packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
+    if not trace and not traced(recording.rows):
+        found.append("no packet was recorded; see iptrec info")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")
     if not recording.facts.closed:

@@ -31,14 +31,16 @@ def rules(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a chain and line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """Print the rules as they last were, with the packets of the recording that hit them.
+    """Print the rules, with the packets that hit them.
 
-    Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
-    marked, and so are rules that were hit and are gone by the end; ? are hits from while the rules of the
-    chain changed or were not known. A rule where packets may pass untraced is neither hit nor unused as long
-    as no packet was seen there. Exit status 1 when no rule fits.
+    The rules are those of the end of the recording: number, packets, time of the first hit, the rule. Rules
+    that an earlier one makes unreachable are marked, and so are rules that were hit and are gone by the end;
+    ? are hits from while the rules of the chain changed or were not known. A rule where packets may pass
+    untraced is neither hit nor unused as long as no packet was seen there. Exit status 1 when no rule fits.
 
     Examples:
 

@@ -26,13 +26,23 @@ _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 byte
 _MOST_CHAINS: Final = 12  # that are named where another one was asked for
 _UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
+GROUP: Final = "Which packets"  # of options in --help
 Chains = Annotated[
-    str, typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Packets that pass one of these.")
+    str,
+    typer.Option(
+        "--chain",
+        rich_help_panel=GROUP,
+        metavar="TABLE/CHAIN,...",
+        help="Packets that pass one of these.",
+    ),
 ]
 Verdicts = Annotated[
     str,
     typer.Option(
-        "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
+        "--verdict",
+        rich_help_panel=GROUP,
+        metavar="V,...",
+        help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ...",
     ),
 ]
 # In the order in which --help has them: type, and what it is if it is not given
@@ -53,7 +63,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--rule", metavar="TABLE/CHAIN/N,...", help="Packets that one of these matched."
+                "--rule",
+                rich_help_panel=GROUP,
+                metavar="TABLE/CHAIN/N,...",
+                help="Packets that one of these matched.",
             ),
         ],
         "",
@@ -62,7 +75,12 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--iface", metavar="A,B", help="Packets that come in or go out by one of these."
+                "--iface",
+                "-i",
+                rich_help_panel=GROUP,
+                metavar="A,B",
+                help="Packets that come in or go out by one of these, eth+ or any. Without it those of"
+                " record --iface, if that was given.",
             ),
         ],
         "",
@@ -70,7 +88,13 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
     "verdict": (Verdicts, ""),
     "netns": (
         Annotated[
-            str, typer.Option("--netns", metavar="NAME,...", help="Packets of these namespaces.")
+            str,
+            typer.Option(
+                "--netns",
+                rich_help_panel=GROUP,
+                metavar="NAME,...",
+                help="Packets of these namespaces.",
+            ),
         ],
         "",
     ),
@@ -78,7 +102,9 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             bool | None,
             typer.Option(
-                "--complete/--incomplete", help="Packets whose trace is whole and certain, or not."
+                "--complete/--incomplete",
+                rich_help_panel=GROUP,
+                help="Packets whose trace is whole and certain, or not.",
             ),
         ],
         None,
@@ -87,7 +113,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--mark", metavar="VALUE[/MASK]", help="Packets that had this mark somewhere."
+                "--mark",
+                rich_help_panel=GROUP,
+                metavar="VALUE[/MASK]",
+                help="Packets that had this mark somewhere.",
             ),
         ],
         "",
@@ -97,6 +126,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--since",
+                rich_help_panel=GROUP,
                 metavar="TIME",
                 help="From then on: 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
             ),
@@ -104,17 +134,30 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         "",
     ),
     "until": (
-        Annotated[str, typer.Option("--until", metavar="TIME", help="Before then, as --since.")],
+        Annotated[
+            str,
+            typer.Option(
+                "--until", rich_help_panel=GROUP, metavar="TIME", help="Before then, as --since."
+            ),
+        ],
         "",
     ),
     "packet": (
-        Annotated[int | None, typer.Option("--packet", min=1, help="This packet alone.")],
+        Annotated[
+            int | None,
+            typer.Option("--packet", min=1, rich_help_panel=GROUP, help="This packet alone."),
+        ],
         None,
     ),
     "path": (
         Annotated[
             int | None,
-            typer.Option("--path", min=1, help="Packets of this path; see iptrec paths."),
+            typer.Option(
+                "--path",
+                min=1,
+                rich_help_panel=GROUP,
+                help="Packets of this path; see iptrec paths.",
+            ),
         ],
         None,
     ),

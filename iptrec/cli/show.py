@@ -6,12 +6,14 @@ import itertools
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
@@ -23,25 +25,47 @@ if TYPE_CHECKING:
 
 _POLL_S: Final = 0.1
 _BEHIND_OTHERS: Final = 10  # nice(2)
-Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
+Phys = Annotated[
+    bool,
+    typer.Option("--phys/--no-phys", rich_help_panel=OUTPUT, help="Bridge ports: PHYSIN, PHYSOUT."),
+]
 Ct = Annotated[
-    bool, typer.Option("--ct/--no-ct", help="What conntrack knew at each step (nf_tables).")
+    bool,
+    typer.Option(
+        "--ct/--no-ct",
+        rich_help_panel=OUTPUT,
+        help="What conntrack knew at each step (nf_tables).",
+    ),
 ]
 Rules = Annotated[
-    bool, typer.Option("--rules/--no-rules", help="The text of the rules that matched.")
+    bool,
+    typer.Option(
+        "--rules/--no-rules", rich_help_panel=OUTPUT, help="The text of the rules that matched."
+    ),
 ]
 IfaceChanges = Annotated[
     bool,
-    typer.Option("--iface-changes/--no-iface-changes", help="IN= and OUT= where they change."),
+    typer.Option(
+        "--iface-changes/--no-iface-changes",
+        rich_help_panel=OUTPUT,
+        help="IN= and OUT= where they change.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line (schemas/).")]
-Colour = Annotated[str, typer.Option("--color", help="auto, always or never.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUTPUT, help="One JSON object a line (schemas/)."),
+]
+Colour = Annotated[
+    str,
+    typer.Option("--color", metavar="WHEN", rich_help_panel=OUTPUT, help="auto, always or never."),
+]
 
 
 Chains = Annotated[
     str,
     typer.Option(
         "--chain",
+        rich_help_panel=which.GROUP,
         metavar="TABLE/CHAIN,...",
         help="Packets that pass one of these, and only their steps there.",
     ),
@@ -63,15 +87,25 @@ def show(
     follow: Annotated[
         bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="A file; - is stdout.",
+        ),
+    ] = "-",
     mode: Mode = "",
     color: Colour = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
     ] = False,
     held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
+    tally: Annotated[bool, typer.Option("--tally", hidden=True)] = False,
 ) -> int:
-    """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
+    """Show packets step by step through tables, chains and rules.
 
     Needs neither root nor netfilter. Exit status 1 when nothing fits the selection.
 
@@ -97,6 +131,7 @@ def show(
         iface_changes=iface_changes,
     )
     shown = 0
+    verdicts: Counter[str] = Counter()
     _look_as_nobody(held)
     with (
         recordings.opened(recording, held=held, index=not follow) as source,
@@ -126,12 +161,36 @@ def show(
                 stream.write("".join(holes.until(packet.time_ns, look=follow)))
                 stream.write(("\n" if shown else "") + text.render(limited, layout))
             shown += 1
+            verdicts[packet.verdict] += 1
             if follow:
                 stream.flush()
         if not json:
             stream.write("".join(holes.until(None, look=follow)))
+        if tally:
+            _tell_tally(verdicts, source)
         asked = which.NOTHING_TYPED if follow else chosen  # a chain may be made later
-        return _ending(source, shown, packets.unjudged, asked, everything=everything, quiet=quiet)
+        return _ending(
+            source,
+            shown,
+            packets.unjudged,
+            asked,
+            everything=everything,
+            quiet=quiet,
+            tally=tally,
+        )
+
+
+def _tell_tally(verdicts: Counter[str], recording: Recording) -> None:
+    """What was seen, on stderr, for `iptrec trace`."""
+    from iptrec.views.info import how_many
+
+    count = verdicts.total()
+    each = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
+    lost = how_many(recording.losses) or "none lost"
+    print(
+        f"traced {count:,} packet{'' if count == 1 else 's'}{f': {each}' if each else ''} ({lost})",
+        file=sys.stderr,
+    )
 
 
 def _look_as_nobody(held: int | None) -> None:
@@ -168,6 +227,7 @@ def _ending(
     *,
     everything: bool,
     quiet: bool,
+    tally: bool = False,
 ) -> int:
     """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
     from iptrec.cli import recordings
@@ -176,7 +236,7 @@ def _ending(
     if nothing:
         asked.require_chains(recording)
     remarks = ["no packet matches"] if nothing else []
-    remarks += recordings.flaws(recording, unjudged)
+    remarks += recordings.flaws(recording, unjudged, trace=tally)
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
     return EXIT_NO if nothing else EXIT_DONE

@@ -18,10 +18,14 @@ def why(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Explain what became of packets: who decided, and which rules did not match before, and why not.
+    """Explain which rule decided, and why no earlier one did.
 
     The kernel reports only rules that match. What a rule wants is compared with the packet; where that
     depends on what only the kernel knew (connection tracking, limits, sets), it says so.

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.answers.select import by_its_interfaces
 from iptrec.answers.summary import UNKNOWN
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
@@ -17,6 +18,7 @@ from iptrec.views.packet_json import iso_time
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording, Snapshot
     from iptrec.rulesets.untraced import Why
@@ -90,8 +92,17 @@ def as_json(recording: Recording, summary: Summary, *, running: bool | None = Fa
     )
 
 
-def as_text(recording: Recording, summary: Summary, *, running: bool | None = False) -> str:
-    """A few lines for a reader, each with its newline and at most 80 columns wide."""
+def as_text(
+    recording: Recording,
+    summary: Summary,
+    none: Nothing | None = None,
+    *,
+    running: bool | None = False,
+) -> str:
+    """A few lines for a reader, each with its newline and at most 80 columns wide.
+
+    ``none``: why there may be no event. ``running``: see `as_json`.
+    """
     facts, losses = recording.facts, recording.losses
     stopped = NOT_CLOSED[running]
     if facts.closed and facts.stopped_ns is not None:
@@ -116,7 +127,7 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
         ("talkers", "; ".join(talkers) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
-        ("interfaces", ", ".join(facts.interfaces) or "all"),
+        ("interfaces", _chosen(recording)),
         ("namespace", ", ".join(one.name or "iptrec's own" for one in recording.namespaces)),
         ("started", iso_time(facts.started_ns)),
         ("stopped", stopped),
@@ -125,6 +136,9 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
         ("snapshots", ", ".join(dict.fromkeys(map(_snapshot, recording.snapshots())))),
     ]
+    if none is not None:
+        rows.insert(1, ("nothing", none.fact))
+        rows[2:2] = [("likely", cause) for cause in none.causes]
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
@@ -133,6 +147,14 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
     return "".join(_row(name, value) for name, value in rows)
+
+
+def _chosen(recording: Recording) -> str:
+    """The interfaces whose packets were recorded, and that there are others where so."""
+    names = ", ".join(recording.facts.interfaces) or "all"
+    if by_its_interfaces(recording):
+        names += " (and all that came in elsewhere, which show leaves out without --iface any)"
+    return names
 
 
 def _rings(recording: Recording) -> Iterator[str]:

@@ -174,6 +174,17 @@ def made_anew(chains: Mapping[str, Sequence[str]], *, flush: bool) -> set[str]:
     return set().union(*names.values()) - flushed.NAMED | out
 
 
+def matched(family: Family, comment: str) -> dict[str, int]:
+    """Chain -> how many packets our rules in it have matched."""
+    found: dict[str, int] = {}
+    for chain, lines in rules(family).items():
+        for line in lines:
+            if _is_ours(line, comment):
+                packets = int(line[1:].partition(":")[0])
+                found[chain] = found.get(chain, 0) + packets
+    return found
+
+
 def staying_out(family: Family, comment: str, lines: Iterable[str]) -> list[str]:
     """Lines of `replace` that `remove` would leave out now."""
     return _sorted(rules(family), comment, lines)[1]
