@@ -16,7 +16,7 @@ import typer
 
 from iptrec.cli.record import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError
-from iptrec.names import FAMILIES
+from iptrec.names import FAMILIES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ def import_(
             count, last_ns, cut = _copy(writer, namespace, first, packets)
             writer.close(last_ns, "imported")
     if not quiet:
-        remarks = [f"imported {count:,} events: {output}"]
+        remarks = [f"imported {counted(count, 'event')}: {output}"]
         if cut:
             remarks.append(f"{cut:,} of them are cut (tcpdump -s 0 keeps them whole)")
         if source.damage:

@@ -37,8 +37,11 @@ class Operand:
     any_family: bool = False
 
 
-def both(first: str, second: str) -> tuple[Operand, Operand]:
-    """The two operands, in words that can be compared. Raises `UsageError` where there are none."""
+def both(first: str, second: str, *, utc: bool = False) -> tuple[Operand, Operand]:
+    """The two operands, in words that can be compared. Raises `UsageError` where there are none.
+
+    ``utc``: times without a zone are UTC.
+    """
     files = [_text(one) for one in (first, second) if not is_recording(path_of(one))]
     printed = {_printed(one) for one in files}
     if len(printed) > 1:
@@ -46,7 +49,7 @@ def both(first: str, second: str) -> tuple[Operand, Operand]:
         raise UsageError(f"cannot compare what {commands} print: use the same command for both")
     words = next(iter(printed), None)
     old, new = (
-        _recorded(one, words)
+        _recorded(one, words, utc=utc)
         if is_recording(path_of(one))
         else _of_file(path_of(one), files.pop(0))
         for one in (first, second)
@@ -120,10 +123,10 @@ def _of_file(path: str, text: bytes) -> Operand:
     return Operand({"ipv4": parsed, "ipv6": parsed}, any_family=True)
 
 
-def _recorded(operand: str, words: Printed | None) -> Operand:
+def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
     """A recording's rules at a moment; those of nf_tables in these words, None: in any."""
     from iptrec.cli import recordings
-    from iptrec.cli.selection import moment
+    from iptrec.cli.moments import moment
 
     path = path_of(operand)
     when = operand[len(path) + 1 :]
@@ -134,7 +137,7 @@ def _recorded(operand: str, words: Printed | None) -> Operand:
                 2**62
             )  # what was there in the beginning is known from before the first event on
         elif when not in ("", "end"):
-            time_ns = moment(recording, f"{path}@", when)
+            time_ns = moment(recording, f"{path}@", when, utc=utc)
         return _at(recording, time_ns, words)
 
 

@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from iptrec.names import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,7 +43,7 @@ def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
 
     found = []
     if unjudged:
-        packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
+        packets = counted(unjudged, "packet")
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")

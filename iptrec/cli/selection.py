@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_type_hints
 
 import typer
 
+from iptrec.cli.moments import moment
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
     from iptrec.answers.select import Select
     from iptrec.api import Recording
 
+ANY_TABLE: Final = ""  # of `iptrec.answers.selection`
 _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
-_UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 Chains = Annotated[
     str, typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Packets that pass one of these.")
@@ -34,6 +33,7 @@ Verdicts = Annotated[
         "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
     ),
 ]
+Utc = Annotated[bool, typer.Option("--utc", help="Times in UTC, not in the local zone (TZ).")]
 # In the order in which --help has them: type, and what it is if it is not given
 _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
     "words": (
@@ -97,7 +97,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             typer.Option(
                 "--since",
                 metavar="TIME",
-                help="From then on: 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
+                help="From then on: 10:02, 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
             ),
         ],
         "",
@@ -117,6 +117,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         ],
         None,
     ),
+    "utc": (Utc, False),
 }
 
 
@@ -136,6 +137,7 @@ class Chosen:
     until: str = ""
     packet: int | None = None
     path: int | None = None
+    utc: bool = False
 
     @property
     def filter(self) -> str | None:
@@ -152,12 +154,15 @@ class Chosen:
             "netns": listed(self.netns),
             "complete": self.complete,
             "mark": _mark(self.mark) if self.mark else None,
-            "since": moment(recording, "--since", self.since) if self.since else None,
-            "until": moment(recording, "--until", self.until) if self.until else None,
+            "since": self._moment(recording, "--since", self.since),
+            "until": self._moment(recording, "--until", self.until),
             "packet": self.packet,
             "path": self.path,
         }
         return cast("Select", {name: one for name, one in given.items() if one not in (None, [])})
+
+    def _moment(self, recording: Recording, option: str, text: str) -> int | None:
+        return moment(recording, option, text, utc=self.utc) if text else None
 
 
 NOTHING_TYPED: Final = Chosen()
@@ -213,12 +218,16 @@ def chains(text: str) -> Iterator[tuple[str, str]]:
 
 
 def chain(text: str) -> frozenset[tuple[str, str]]:
-    """TABLE/CHAIN: the two names, once for each slash, as nft allows slashes in both."""
+    """TABLE/CHAIN: the two names, once for each slash, as nft allows slashes in both; CHAIN of any table."""
+    if text and "/" not in text and len(text) <= _LONGEST:
+        return frozenset({(ANY_TABLE, text)})
     parts = text.split("/") if len(text) <= _LONGEST else []
     splits = (("/".join(parts[:at]), "/".join(parts[at:])) for at in range(1, len(parts)))
     found = frozenset(names for names in splits if all(names))
     if not found:
-        raise UsageError(f"--chain {text!r}: expected TABLE/CHAIN, such as filter/FORWARD")
+        raise UsageError(
+            f"--chain {text!r}: expected TABLE/CHAIN, such as filter/FORWARD, or CHAIN"
+        )
     return found
 
 
@@ -229,22 +238,6 @@ def rule(text: str) -> frozenset[tuple[str, str, int]]:
     if not (known and all(place.partition("/"))):
         raise UsageError(f"--rule {text!r}: expected TABLE/CHAIN/N, such as filter/FORWARD/2")
     return frozenset((*names, int(number)) for names in chain(place))
-
-
-def moment(recording: Recording, option: str, text: str) -> int:
-    """A time as epoch ns: absolute (UTC unless it says), after the start, or before the end with "-"."""
-    if found := re.fullmatch(r"(-?)([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text):
-        distance = int(float(found[2]) * _UNITS[found[3]])
-        return recording.end_ns - distance if found[1] else recording.facts.started_ns + distance
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"{option} {text!r} is not a time; write 2026-01-31T10:02:07, 10s (after the start) or -5s"
-            " (before the end)"
-        ) from None
-    time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return int(time.timestamp()) * 10**9 + time.microsecond * 1000
 
 
 def listed(text: str) -> list[str]:

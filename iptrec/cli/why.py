@@ -33,6 +33,7 @@ def why(
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
     from iptrec.cli import recordings
+    from iptrec.cli.absent import nothing
     from iptrec.cli.output import colours, opened
     from iptrec.views.why import as_json, as_text
 
@@ -48,7 +49,7 @@ def why(
                 for line in as_text(explanation, colour=colour):
                     stream.write(line + "\n")
             shown += 1
+        if not shown:
+            print(f"iptrec why: {nothing(source, chosen)}", file=sys.stderr)
         recordings.tell_flaws("why", source, explanations.unjudged)
-    if not shown:
-        print("iptrec why: no packet matches", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

@@ -11,6 +11,7 @@ from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.watch import State, Watch
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
+from iptrec.names import counted
 from iptrec.recorder.streams import Events
 from iptrec.recording.kinds import SAVES
 from iptrec.recording.writer import Blob
@@ -106,7 +107,9 @@ class LegacyBackend:
             self.watch.baseline(family, tables)
             evidence.snapshot(SAVES[family], command, text)
             count = text.count(b"] -A ")
-            self._setting.report.detail(f"{family}: {count} rules in force, ours included")
+            self._setting.report.detail(
+                f"{family}: {counted(count, 'rule')} in force, ours included"
+            )
 
     def traversals(self, data: bytes) -> int:
         """Events of the raw table but for our own rules': the ends of its chains."""

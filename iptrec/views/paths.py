@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
 
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.paths import Path, PathStep
+    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
@@ -36,14 +38,14 @@ def as_json(one: PathCount) -> str:
     )
 
 
-def as_text(one: PathCount) -> str:
+def as_text(one: PathCount, clock: Clock) -> str:
     """A few lines of at most 80 columns, each with its newline: who decided, how often, and the path."""
     path, count = one.path, one.count
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"
     title = f"path {one.number}: {path.family}{netns} {ending(path)}"
     counts = (
-        f"{count.packets:,} packets, {count.bytes:,} bytes, {_clock(count.first_ns)} to"
-        f" {_clock(count.last_ns)}, first #{count.example}"
+        f"{counted(count.packets, 'packet')}, {counted(count.bytes, 'byte')},"
+        f" {clock.span(count.first_ns, count.last_ns)}, first #{count.example}"
     )
     lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
     return "\n".join(lines) + "\n"
@@ -81,9 +83,3 @@ def _wrapped(steps: list[str]) -> list[str]:
         else:
             lines.append(f"    {text}")
     return lines
-
-
-def _clock(time_ns: int) -> str:
-    """The time of day, UTC, with milliseconds."""
-    text = iso_time(time_ns).partition("T")[2]
-    return text[:12] if text else str(time_ns)

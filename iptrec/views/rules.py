@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.path_counts import Count
+from iptrec.names import counted
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from iptrec.answers.rules import RuleCount, TableCount
+    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
@@ -40,31 +42,37 @@ def as_json(table: TableCount) -> Iterator[str]:
         )
 
 
-def as_text(table: TableCount) -> Iterator[str]:
-    """Lines of at most 80 columns (a word that is longer excepted), without their newlines."""
+def as_text(table: TableCount, clock: Clock, day: str) -> Iterator[str]:
+    """Lines of at most 80 columns (a word that is longer excepted), without their newlines.
+
+    ``day``: the `Clock.day` that is known; times on another one have their date and zone.
+    """
+    when = partial(clock.on, day)
     yield f"*{printable(table.table)} ({table.family})"
     for chain, (policy, rules) in table.chains.items():
         end = table.policies[chain]
         yield f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
         for one in rules:
-            yield from _rule_lines(one)
+            yield from _rule_lines(one, when)
         if chain in table.unseen:
-            yield from _lines("?", table.unseen[chain], _UNSEEN)
+            yield from _lines("?", table.unseen[chain], _UNSEEN, when)
 
 
-def _rule_lines(one: RuleCount) -> list[str]:
+def _rule_lines(one: RuleCount, when: Callable[[int], str]) -> list[str]:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
     reached = f"  (never reached: #{one.unreachable} ends the chain)" if one.unreachable else ""
     number = "gone" if one.number is None else f"#{one.number}"
-    return _lines(number, one.count, printable(one.rule.spec), reached)
+    return _lines(number, one.count, printable(one.rule.spec), when, reached)
 
 
-def _lines(number: str, count: Count, text: str, more: str = "") -> list[str]:
-    counted = f"{count.packets:,}" if count.packets else "-"
-    when = f"{_clock(count.first_ns)}" if count.packets else ""
-    head = f"{number:>5} {counted:>8} {when:<12}  "
+def _lines(
+    number: str, count: Count, text: str, when: Callable[[int], str], more: str = ""
+) -> list[str]:
+    packets = f"{count.packets:,}" if count.packets else "-"
+    first = when(count.first_ns) if count.packets else ""
+    head = f"{number:>5} {packets:>8} {first:<12}  "
     if count.packets:
-        text += f"  (to {_clock(count.last_ns)}, {count.bytes:,} bytes)"
+        text += f"  (to {when(count.last_ns)}, {counted(count.bytes, 'byte')})"
     text += more
     return textwrap.wrap(
         text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT,
@@ -87,8 +95,3 @@ def _count(count: Count) -> dict[str, Any]:
     for name in ("first_ns", "last_ns", "example"):
         found[name] = found[name] if count.packets else None
     return found
-
-
-def _clock(time_ns: int) -> str:
-    text = iso_time(time_ns).partition("T")[2]
-    return text[:12] if text else str(time_ns)

@@ -9,6 +9,7 @@ from command import iptrec
 from test_commands import HAIRPIN
 
 from iptrec.answers import select
+from iptrec.answers.selection import ANY_TABLE, is_among
 from iptrec.cli import selection
 from iptrec.errors import UsageError
 from iptrec.recording.rows import Stream
@@ -91,7 +92,7 @@ def test_slashes():
     }
 
 
-@pytest.mark.parametrize("text", ["", "/", "a", "a/", "/a", "a/b" * 10**5, "/" * 10**5])
+@pytest.mark.parametrize("text", ["", "/", "a/", "/a", "a" * 10**5, "a/b" * 10**5, "/" * 10**5])
 def test_no_names(text):
     with pytest.raises(UsageError, match="TABLE/CHAIN"):
         selection.chain(text)
@@ -99,3 +100,13 @@ def test_no_names(text):
         selection.rule(f"{text}/5")
     with pytest.raises(UsageError, match="TABLE/CHAIN/N"):
         selection.rule("a/b/" + "9" * 5000)
+
+
+def test_any_table():
+    """A chain alone is one of any table; a rule has a table."""
+    assert selection.chain("FORWARD") == {(ANY_TABLE, "FORWARD")}
+    assert select.places(BOTH, selection.chain("FORWARD")) == {(ANY_TABLE, "FORWARD")}
+    assert is_among({(ANY_TABLE, "C"), ("filter", "D")}, "nat", "C")
+    assert not is_among({(ANY_TABLE, "C"), ("filter", "D")}, "nat", "D")
+    with pytest.raises(UsageError, match="TABLE/CHAIN/N"):
+        selection.rule("FORWARD/5")
