@@ -26,7 +26,7 @@ def demo(
         print(STORY, flush=True)
         for command in (
             ("record", FILTER, "--output", recording, "--", *TRAFFIC),
-            ("show", recording),
+            ("show", "--no-pager", recording),
         ):
             with lab.popen(iptrec(*command)) as child:
                 status = child.wait()

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
+from iptrec.cli import layout as printing
 from iptrec.cli import selection as which
 from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Iterator
 
     from iptrec.api import Recording
-    from iptrec.packets.model import Traversal
 
-_POLL_S: Final = 0.1
 _BEHIND_OTHERS: Final = 10  # nice(2)
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
 Ct = Annotated[
@@ -56,6 +54,12 @@ def show(
     ct: Ct = False,
     rules: Rules = True,
     iface_changes: IfaceChanges = True,
+    verbose: printing.Verbose = False,
+    brief: printing.Brief = None,
+    classic: printing.Classic = False,
+    limit: printing.Limit = None,
+    tail: printing.Tail = None,
+    pager: printing.Pager = True,
     json: Json = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="Events that belong to no packet, instead of packets.")
@@ -73,7 +77,8 @@ def show(
 ) -> int:
     """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
 
-    Needs neither root nor netfilter. Exit status 1 when nothing fits the selection.
+    Needs neither root nor netfilter. Times are local: a line tells date and zone where these change. A packet
+    that was dropped or rejected has --> at the margin. Exit status 1 when nothing fits the selection.
 
     Examples:
 
@@ -81,57 +86,86 @@ def show(
 
       iptrec show trace.db --verdict DROP,REJECT tcp port 443
 
-      iptrec show trace.db --chain filter/FORWARD,filter/DOCKER-USER --json
+      iptrec show trace.db --brief --since 10:02 --tail 100
+
+      iptrec show trace.db --chain filter/FORWARD,DOCKER-USER --json
     """
     from iptrec.answers.select import places
     from iptrec.cli import recordings
-    from iptrec.cli.output import colours, opened
-    from iptrec.views import json_lines, text
-    from iptrec.views import packet_json as as_json
+    from iptrec.cli.output import colours
+    from iptrec.views import json_lines, show, text  # noqa: F401 - before rights are given up
+    from iptrec.views.packet_json import iso_time
+    from iptrec.views.timestamps import Clock
 
+    _check(brief=brief, classic=classic, limit=limit, tail=tail, follow=follow)
     layout = text.Layout(
         colour=colours(color, output),
         phys=phys,
         ct=ct,
         rules=rules,
         iface_changes=iface_changes,
+        verbose=verbose,
+        clock=Clock(utc=chosen.utc, exact=verbose),
     )
-    shown = 0
+    terminal = output == "-" and sys.stdout.isatty() and not follow
+    form = printing.form(brief, classic=classic, choose=terminal and not verbose)
+    chose_brief = False
     _look_as_nobody(held)
-    with (
-        recordings.opened(recording, held=held, index=not follow) as source,
-        opened(output, recording, mode, grows=follow) as stream,
-    ):
-        conditions = chosen.of(source)
-        everything = not (chosen.filter or conditions)
-        packets = source.packets(chosen.filter, **conditions)
-        _give_up_rights(held, behind_others=quiet)
-        if orphans:
-            if follow or not everything:
-                raise UsageError("--orphans shows all events without a packet; leave the rest out")
-            return _show_orphans(source, stream, json=json)
-        chains = places(source.rows, which.chains(chosen.chain))
-        holes = _Holes(source)
-        if json and not (follow or chains):  # many at once
-            columns = packets.columns()
-            for batch in columns.batches():
-                stream.writelines(json_lines.text(batch))
-            return _ending(
-                source, columns.count, columns.unjudged, everything=everything, quiet=quiet
-            )
-        for packet in packets.follow() if follow else packets:
-            limited = _limited(packet, chains)
-            if json:
-                stream.write(as_json.line(limited) + "\n")
+    with recordings.opened(recording, held=held, index=not follow) as source:
+        with _stream(output, recording, mode, grows=follow, paged=terminal and pager) as stream:
+            conditions = chosen.of(source)
+            everything = not (chosen.filter or conditions)
+            packets = source.packets(chosen.filter, **conditions)
+            _give_up_rights(held, behind_others=quiet)
+            if orphans:
+                if follow or not everything:
+                    raise UsageError(
+                        "--orphans shows all events without a packet; leave the rest out"
+                    )
+                when = iso_time if classic else layout.clock.full
+                return _show_orphans(source, stream, when, json=json)
+            chains = places(source.rows, which.chains(chosen.chain))
+            taken = packets.columns()
+            if json and not (follow or chains or limit or tail):  # many at once
+                for batch in taken.batches():
+                    stream.writelines(json_lines.text(batch))
+                shown = taken.count
             else:
-                stream.write("".join(holes.until(packet.time_ns, look=follow)))
-                stream.write(("\n" if shown else "") + text.render(limited, layout))
-            shown += 1
-            if follow:
-                stream.flush()
-        if not json:
-            stream.write("".join(holes.until(None, look=follow)))
-        return _ending(source, shown, packets.unjudged, everything=everything, quiet=quiet)
+                growing = packets.follow() if follow else taken
+                found = taken.last(tail) if tail else itertools.islice(growing, limit)
+                printer = printing.Printer(source, stream, layout, form, chains, grows=follow)
+                shown = printer.json(found) if json else printer.text(found)
+                chose_brief = printer.chose_brief
+        if chose_brief and not quiet:
+            print(f"iptrec show: {printing.CHOSE_BRIEF}", file=sys.stderr)
+        return _ending(source, chosen, shown, taken.unjudged, everything=everything, quiet=quiet)
+
+
+def _check(
+    *, brief: bool | None, classic: bool, limit: int | None, tail: int | None, follow: bool
+) -> None:
+    if brief and classic:
+        raise UsageError("--brief and --classic are two layouts; choose one")
+    if limit and tail:
+        raise UsageError("--limit has the first packets, --tail the last; choose one")
+    if tail and follow:
+        raise UsageError("--tail has the last packets, and --follow waits for more; choose one")
+
+
+@contextlib.contextmanager
+def _stream(
+    output: str, recording: str, mode: str, *, grows: bool, paged: bool
+) -> Iterator[TextIO]:
+    """Where the packets go."""
+    from iptrec.cli import output as files
+
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(files.opened(output, recording, mode, grows=grows))
+        if paged:
+            from iptrec.cli import pager
+
+            stream = stack.enter_context(pager.paged())
+        yield stream
 
 
 def _look_as_nobody(held: int | None) -> None:
@@ -161,60 +195,36 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
 
 
 def _ending(
-    recording: Recording, shown: int, unjudged: int, *, everything: bool, quiet: bool
+    recording: Recording,
+    chosen: which.Chosen,
+    shown: int,
+    unjudged: int,
+    *,
+    everything: bool,
+    quiet: bool,
 ) -> int:
     """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
     from iptrec.cli import recordings
+    from iptrec.cli.absent import nothing
 
-    nothing = not shown and not everything
-    remarks = ["no packet matches"] if nothing else []
+    none = not shown and not everything
+    remarks = [nothing(recording, chosen)] if none and not quiet else []
     remarks += recordings.flaws(recording, unjudged)
     if remarks and not quiet:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
-    return EXIT_NO if nothing else EXIT_DONE
+    return EXIT_NO if none else EXIT_DONE
 
 
-class _Holes:
-    """What is missing between the packets, each shown once, at its place."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._losses = recording.losses
-        self._shown = 0
-        self._looked = time.monotonic()
-
-    def until(self, time_ns: int | None, *, look: bool) -> list[str]:
-        """Those that ended before a packet; None: all. ``look``: the file may have more by now."""
-        from iptrec.views import text
-
-        if look and time.monotonic() > self._looked + _POLL_S:
-            self._looked = time.monotonic()
-            self._losses = self._recording.losses
-        ended = list(
-            itertools.takewhile(
-                lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._shown :]
-            )
-        )
-        self._shown += len(ended)
-        return text.holes(ended)
-
-
-def _show_orphans(recording: Recording, stream: TextIO, *, json: bool) -> int:
+def _show_orphans(
+    recording: Recording, stream: TextIO, when: Callable[[int], str], *, json: bool
+) -> int:
     from iptrec.answers.orphans import orphans
     from iptrec.views.orphans import as_json, as_text
 
     found = False
     for orphan in orphans(recording.rows):
-        stream.write((as_json if json else as_text)(orphan) + "\n")
+        stream.write((as_json(orphan) if json else as_text(orphan, when)) + "\n")
         found = True
     if not found:
         print("iptrec show: every event belongs to a packet", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO
-
-
-def _limited(traversal: Traversal, places: Collection[tuple[str, str]]) -> Traversal:
-    """The traversal with its steps in these (table, chain) alone, with all of them if there are none."""
-    if not places:
-        return traversal
-    steps = (step for step in traversal.steps if (step.table, step.chain) in places)
-    return replace(traversal, steps=tuple(steps))

@@ -11,6 +11,8 @@ from iptrec.views.packet_json import iso_time
 from iptrec.views.text import fields
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iptrec.answers.orphans import Orphan
 
 FORMAT: Final = 1
@@ -24,11 +26,11 @@ def as_json(orphan: Orphan) -> str:
     )
 
 
-def as_text(orphan: Orphan) -> str:
-    """One line, without its newline."""
+def as_text(orphan: Orphan, when: Callable[[int], str] = iso_time) -> str:
+    """One line, without its newline; ``when`` prints a time, ns since 1970."""
     if orphan.header is None:
-        return f"{iso_time(orphan.time_ns)} (a datagram that holds no event)"
+        return f"{when(orphan.time_ns)} (a datagram that holds no event)"
     prefix = "(no prefix)" if orphan.prefix is None else f"'{printable(orphan.prefix)}'"
-    words = [iso_time(orphan.time_ns), orphan.hook or "(no hook)", prefix]
+    words = [when(orphan.time_ns), orphan.hook or "(no hook)", prefix]
     words += [f"NFMARK=0x{orphan.mark:x}", *fields(orphan.header)]
     return " ".join(words)
