@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from iptrec.api import Recording
     from iptrec.cli.selection import Chosen
 
+NOTHING: Final = "no packet matches"
 _MOST: Final = 12  # names
 
 
@@ -20,7 +21,7 @@ def nothing(recording: Recording, chosen: Chosen) -> str:
     """What to say where no packet fits: that, and each such name by which alone no packet would."""
     from iptrec.views.escape import printable
 
-    found = ["no packet matches"]
+    found = [NOTHING]
     if chosen.chain or chosen.rule:
         found += _chains(recording, chosen)
     if chosen.iface:

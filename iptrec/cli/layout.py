@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from iptrec.answers.packets import Packets
     from iptrec.api import Recording
     from iptrec.packets.model import Traversal
     from iptrec.recording.rows import Loss
@@ -82,6 +83,7 @@ class Printer:
         self._places = places
         self._holes = _Holes(recording, grows=grows)
         self._day = ""
+        self._second: int | None = None  # that of the last packet
         self._grows = grows
         self.chose_brief = False
 
@@ -100,8 +102,16 @@ class Printer:
         self._write_holes(None)
         return printed
 
+    def columns(self, packets: Packets) -> int:
+        """Print them as JSON, many at once; return how many they were."""
+        from iptrec.views import json_lines
+
+        for batch in packets.batches():
+            self._stream.writelines(json_lines.text(batch))
+        return packets.count
+
     def json(self, packets: Iterable[Traversal]) -> int:
-        """Print them as JSON; return how many they were."""
+        """Print them as JSON, one by one; return how many they were."""
         from iptrec.views.packet_json import line
 
         printed = 0
@@ -141,6 +151,9 @@ class Printer:
             self._stream.writelines(lines)
 
     def _write_day(self, time_ns: int) -> None:
+        if time_ns // 10**9 == self._second:
+            return
+        self._second = time_ns // 10**9
         day = self._layout.clock.day(time_ns)
         if self._form != "classic" and day not in ("", self._day):
             self._day = day

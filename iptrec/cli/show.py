@@ -16,11 +16,13 @@ from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from iptrec.api import Recording
+    from iptrec.views.timestamps import Clock
 
 _BEHIND_OTHERS: Final = 10  # nice(2)
+_ORPHANS: Final = "all events without a packet"
 Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
 Ct = Annotated[
     bool, typer.Option("--ct/--no-ct", help="What conntrack knew at each step (nf_tables).")
@@ -90,11 +92,11 @@ def show(
 
       iptrec show trace.db --chain filter/FORWARD,DOCKER-USER --json
     """
-    from iptrec.answers.select import places
+    from iptrec.answers import select
     from iptrec.cli import recordings
+    from iptrec.cli.absent import NOTHING, nothing
     from iptrec.cli.output import colours
     from iptrec.views import json_lines, show, text  # noqa: F401 - before rights are given up
-    from iptrec.views.packet_json import iso_time
     from iptrec.views.timestamps import Clock
 
     _check(brief=brief, classic=classic, limit=limit, tail=tail, follow=follow)
@@ -109,7 +111,6 @@ def show(
     )
     terminal = output == "-" and sys.stdout.isatty() and not follow
     form = printing.form(brief, classic=classic, choose=terminal and not verbose)
-    chose_brief = False
     _look_as_nobody(held)
     with recordings.opened(recording, held=held, index=not follow) as source:
         with _stream(output, recording, mode, grows=follow, paged=terminal and pager) as stream:
@@ -118,27 +119,24 @@ def show(
             packets = source.packets(chosen.filter, **conditions)
             _give_up_rights(held, behind_others=quiet)
             if orphans:
-                if follow or not everything:
-                    raise UsageError(
-                        "--orphans shows all events without a packet; leave the rest out"
-                    )
-                when = iso_time if classic else layout.clock.full
-                return _show_orphans(source, stream, when, json=json)
-            chains = places(source.rows, which.chains(chosen.chain))
+                if not everything or follow or limit or tail:
+                    raise UsageError(f"--orphans shows {_ORPHANS}; leave the rest out")
+                return _show_orphans(source, stream, layout.clock, json=json)
+            places = select.places(source.rows, which.chains(chosen.chain))
+            printer = printing.Printer(source, stream, layout, form, places, grows=follow)
             taken = packets.columns()
-            if json and not (follow or chains or limit or tail):  # many at once
-                for batch in taken.batches():
-                    stream.writelines(json_lines.text(batch))
-                shown = taken.count
+            growing = packets.follow() if follow else taken
+            if json and not (follow or places or limit or tail):
+                shown = printer.columns(taken)
             else:
-                growing = packets.follow() if follow else taken
                 found = taken.last(tail) if tail else itertools.islice(growing, limit)
-                printer = printing.Printer(source, stream, layout, form, chains, grows=follow)
                 shown = printer.json(found) if json else printer.text(found)
-                chose_brief = printer.chose_brief
-        if chose_brief and not quiet:
-            print(f"iptrec show: {printing.CHOSE_BRIEF}", file=sys.stderr)
-        return _ending(source, chosen, shown, taken.unjudged, everything=everything, quiet=quiet)
+        if not quiet:
+            remarks = [printing.CHOSE_BRIEF] if printer.chose_brief else []
+            if not (shown or everything):  # beside a recorder nothing more can be loaded
+                remarks.append(NOTHING if held is not None else nothing(source, chosen))
+            _tell(remarks + recordings.flaws(source, taken.unjudged))
+        return EXIT_DONE if shown or everything else EXIT_NO
 
 
 def _check(
@@ -194,36 +192,18 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
             os.nice(_BEHIND_OTHERS)
 
 
-def _ending(
-    recording: Recording,
-    chosen: which.Chosen,
-    shown: int,
-    unjudged: int,
-    *,
-    everything: bool,
-    quiet: bool,
-) -> int:
-    """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
-    from iptrec.cli import recordings
-    from iptrec.cli.absent import nothing
-
-    none = not shown and not everything
-    remarks = [nothing(recording, chosen)] if none and not quiet else []
-    remarks += recordings.flaws(recording, unjudged)
-    if remarks and not quiet:
+def _tell(remarks: list[str]) -> None:
+    if remarks:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
-    return EXIT_NO if none else EXIT_DONE
 
 
-def _show_orphans(
-    recording: Recording, stream: TextIO, when: Callable[[int], str], *, json: bool
-) -> int:
+def _show_orphans(recording: Recording, stream: TextIO, clock: Clock, *, json: bool) -> int:
     from iptrec.answers.orphans import orphans
     from iptrec.views.orphans import as_json, as_text
 
     found = False
     for orphan in orphans(recording.rows):
-        stream.write((as_json(orphan) if json else as_text(orphan, when)) + "\n")
+        stream.write((as_json(orphan) if json else as_text(orphan, clock)) + "\n")
         found = True
     if not found:
         print("iptrec show: every event belongs to a packet", file=sys.stderr)

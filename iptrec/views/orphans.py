@@ -11,9 +11,8 @@ from iptrec.views.packet_json import iso_time
 from iptrec.views.text import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from iptrec.answers.orphans import Orphan
+    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 
@@ -26,11 +25,11 @@ def as_json(orphan: Orphan) -> str:
     )
 
 
-def as_text(orphan: Orphan, when: Callable[[int], str] = iso_time) -> str:
-    """One line, without its newline; ``when`` prints a time, ns since 1970."""
+def as_text(orphan: Orphan, clock: Clock) -> str:
+    """One line, without its newline."""
     if orphan.header is None:
-        return f"{when(orphan.time_ns)} (a datagram that holds no event)"
+        return f"{clock.full(orphan.time_ns)} (a datagram that holds no event)"
     prefix = "(no prefix)" if orphan.prefix is None else f"'{printable(orphan.prefix)}'"
-    words = [when(orphan.time_ns), orphan.hook or "(no hook)", prefix]
+    words = [clock.full(orphan.time_ns), orphan.hook or "(no hook)", prefix]
     words += [f"NFMARK=0x{orphan.mark:x}", *fields(orphan.header)]
     return " ".join(words)
