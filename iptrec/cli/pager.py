@@ -16,8 +16,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final, TextIO, cast
 
-from iptrec.errors import EXIT_DONE
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -27,13 +25,12 @@ _NONE: Final = ("", "cat")  # a PAGER that wants none
 
 @contextlib.contextmanager
 def paged() -> Iterator[TextIO]:
-    """Stdout, a terminal; with a pager once the screen is full. Quitting that is no error."""
+    """Stdout, a terminal; with a pager once the screen is full. When that is quit, what writes to it ends."""
     screen = _Screen()
     try:
-        yield cast("TextIO", screen)
-        screen.finish()
-    except BrokenPipeError:
-        raise SystemExit(EXIT_DONE) from None
+        with contextlib.suppress(BrokenPipeError):
+            yield cast("TextIO", screen)
+            screen.finish()
     finally:
         screen.wait()
 

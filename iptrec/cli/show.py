@@ -111,6 +111,7 @@ def show(
     )
     terminal = output == "-" and sys.stdout.isatty() and not follow
     form = printing.form(brief, classic=classic, choose=terminal and not verbose)
+    shown: int | None = None  # where the pager was quit
     _look_as_nobody(held)
     with recordings.opened(recording, held=held, index=not follow) as source:
         with _stream(output, recording, mode, grows=follow, paged=terminal and pager) as stream:
@@ -131,12 +132,13 @@ def show(
             else:
                 found = taken.last(tail) if tail else itertools.islice(growing, limit)
                 shown = printer.json(found) if json else printer.text(found)
+        none = shown == 0 and not everything
         if not quiet:
             remarks = [printing.CHOSE_BRIEF] if printer.chose_brief else []
-            if not (shown or everything):  # beside a recorder nothing more can be loaded
+            if none:  # beside a recorder nothing more can be loaded
                 remarks.append(NOTHING if held is not None else nothing(source, chosen))
             _tell(remarks + recordings.flaws(source, taken.unjudged))
-        return EXIT_DONE if shown or everything else EXIT_NO
+        return EXIT_NO if none else EXIT_DONE
 
 
 def _check(

@@ -12,13 +12,13 @@ from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
 from iptrec.views.escape import printable
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording, Snapshot
-    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 HOLES: Final = {
@@ -75,7 +75,7 @@ def as_json(recording: Recording, summary: Summary) -> str:
     )
 
 
-def as_text(recording: Recording, summary: Summary, clock: Clock) -> str:
+def as_text(recording: Recording, summary: Summary, clock: Clock = LOCAL) -> str:
     """A few lines for a reader, each with its newline and at most 80 columns wide."""
     facts, losses = recording.facts, recording.losses
     stopped = "cut off: the recorder did not end cleanly, or is still at work"

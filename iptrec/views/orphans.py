@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import iso_time
 from iptrec.views.text import fields
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from iptrec.answers.orphans import Orphan
-    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 
@@ -25,7 +25,7 @@ def as_json(orphan: Orphan) -> str:
     )
 
 
-def as_text(orphan: Orphan, clock: Clock) -> str:
+def as_text(orphan: Orphan, clock: Clock = LOCAL) -> str:
     """One line, without its newline."""
     if orphan.header is None:
         return f"{clock.full(orphan.time_ns)} (a datagram that holds no event)"

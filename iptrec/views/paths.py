@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.paths import Path, PathStep
-    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
@@ -38,7 +38,7 @@ def as_json(one: PathCount) -> str:
     )
 
 
-def as_text(one: PathCount, clock: Clock) -> str:
+def as_text(one: PathCount, clock: Clock = LOCAL) -> str:
     """A few lines of at most 80 columns, each with its newline: who decided, how often, and the path."""
     path, count = one.path, one.count
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.answers.path_counts import Count
 from iptrec.names import counted
 from iptrec.views.escape import printable
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from iptrec.answers.rules import RuleCount, TableCount
-    from iptrec.views.timestamps import Clock
 
 FORMAT: Final = 1
 _WIDTH: Final = 80
@@ -42,7 +42,7 @@ def as_json(table: TableCount) -> Iterator[str]:
         )
 
 
-def as_text(table: TableCount, clock: Clock, day: str) -> Iterator[str]:
+def as_text(table: TableCount, clock: Clock = LOCAL, day: str = "") -> Iterator[str]:
     """Lines of at most 80 columns (a word that is longer excepted), without their newlines.
 
     ``day``: the `Clock.day` that is known; times on another one have their date and zone.

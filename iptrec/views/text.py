@@ -12,7 +12,7 @@ from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
 from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat
-from iptrec.views.timestamps import Clock
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,6 @@ _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
 _ETHERTYPES: Final = {"0x0806": "arp"}
 _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
-_LOCAL: Final = Clock()
 
 # JSON names of the header's fields -> the LOG target's, in the order in which they are printed
 _FIELDS: Final = {
@@ -58,7 +57,7 @@ class Layout:
     rules: bool = True
     iface_changes: bool = True
     verbose: bool = False
-    clock: Clock = _LOCAL
+    clock: Clock = LOCAL
 
 
 def render(traversal: Traversal, layout: Layout) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ class Clock:
         rest = f"{time_ns % 1_000_000_000:09d}"
         whole = moment.isoformat()[11:19]  # strftime takes three times as long
         return f"{whole}.{rest if self.exact else rest[:3]}"
+
+
+LOCAL: Final = Clock()
 
 
 def _offset(moment: datetime) -> str:

@@ -101,11 +101,13 @@ def test_wrapped_lines_count(tmp_path):
 
 @pytest.mark.parametrize("program", ["true", "head -n1"])
 def test_a_pager_that_is_quit(program, tmp_path):
-    """Quitting ends it: status 0, no word, however much was to come."""
+    """Quitting ends it: status 0, no word but how to see more, however much was to come."""
     path = many(tmp_path / "t.db", 2000)
     shown, said, status = Terminal("show", path, "--no-brief", PAGER=program).end()
     assert (said, status) == ("", 0)
     assert shown.count("\n") <= 1
+    _, said, status = Terminal("show", path, PAGER=program).end()
+    assert (said, status) == (f"iptrec show: {SAYS_SO}\n", 0)
 
 
 def test_ctrl_c_is_the_pagers(tmp_path):
