@@ -80,7 +80,8 @@ def show(
     """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
 
     Needs neither root nor netfilter. Times are local: a line tells date and zone where these change. A packet
-    that was dropped or rejected has --> at the margin. Exit status 1 when nothing fits the selection.
+    that was dropped or rejected has --> at the margin. A chain without a table is one of any table. Exit
+    status 1 when nothing fits the selection.
 
     Examples:
 

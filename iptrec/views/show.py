@@ -106,7 +106,8 @@ def _new(step: Step, before: Step | None, layout: Layout) -> list[str]:
 def _mark_words(step: Step, before: Step | None) -> list[str]:
     if "mark" in step.changed:
         return [f"NFMARK=0x{step.mark:x} (was 0x{step.changed['mark'][0]:x})"]
-    return [f"NFMARK=0x{step.mark:x}"] if before is None and step.mark else []
+    known = 0 if before is None else before.mark  # that of a step which is not shown may be another
+    return [f"NFMARK=0x{step.mark:x}"] if step.mark != known else []
 
 
 def _telling(changed: dict[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:

@@ -87,6 +87,9 @@ REFUSED = {
     "two ends": (
         ["--limit", "1", "--tail", "1"], "--limit has the first packets, --tail the last; choose one",
     ),
+    "orphans": (
+        ["--orphans", "--tail", "1"], "--orphans shows all events without a packet; leave the rest out",
+    ),
     "no end": (
         ["--tail", "1", "--follow"], "--tail has the last packets, and --follow waits for more; choose one",
     ),

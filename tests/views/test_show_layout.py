@@ -147,6 +147,13 @@ LINES = {  # steps, what else the packet has, the layout; the lines below the he
         ["\ta INPUT NFMARK=0x5", "\t\tMATCH RULE (#2): -p udp -j DROP", "\t\t=> (goes on)",
          "-->\tfilter INPUT", "\t\tMATCH RULE (#2): -p udp -j DROP", "\t\t=> DROP"],
     ),
+    "a mark of a step that is not shown": (
+        [step(table="a", target=None), step(mark=5), step(mark=5, chain="x", target=None)],
+        {}, replace(UTC, rules=False),
+        ["\ta INPUT", "\t\tMATCH RULE (#2) /* no udp */", "\t\t=> (goes on)",
+         "-->\tfilter INPUT NFMARK=0x5", "\t\tMATCH RULE (#2) /* no udp */", "\t\t=> DROP",
+         "\tfilter x", "\t\tMATCH RULE (#2) /* no udp */", "\t\t=> (goes on)"],
+    ),
     "a mark that goes": (
         [step(changed={"mark": (5, 0)})], {}, UTC,
         ["-->\tfilter INPUT NFMARK=0x0 (was 0x5)", "\t\tMATCH RULE (#2): -p udp -j DROP", "\t\t=> DROP"],
