@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     U64 = npt.NDArray[np.uint64]
     Mask = npt.NDArray[np.bool_]
 
+
+def counted(number: int, noun: str) -> str:
+    """How many there are: 1 packet, 4,000 packets."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 Family = Literal["ipv4", "ipv6"]
 FAMILIES: Final[tuple[Family, ...]] = ("ipv4", "ipv6")
 Backend = Literal["legacy", "nft"]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from iptrec import arguments
-from iptrec.answers.selection import Selection
+from iptrec.answers.selection import ANY_TABLE, Selection
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import Advice, UsageError
 from iptrec.names import ANY
@@ -100,8 +100,10 @@ def tables(recording: Recording, name: str) -> frozenset[str]:
 
     A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
     is nft's own name for the latter, "nft inet fw" means "inet fw". Never empty: where no table can be meant,
-    the name itself.
+    the name itself. `ANY_TABLE` stays what it is.
     """
+    if name == ANY_TABLE:
+        return frozenset({ANY_TABLE})
     kinds = {one.kind for one in recording.streams}
     backend, _, rest = name.partition(" ")
     if backend not in BACKENDS:

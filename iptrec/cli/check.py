@@ -153,6 +153,7 @@ def _expectation(recording: Recording, where: str, line: int, table: dict[str, A
     count = table.get("count")
     chosen = which.Chosen(
         words=[table["filter"]] if "filter" in table else None,
+        utc=True,  # a file must not mean another time elsewhere
         **{name: table.get(name, "") for name in ("iface", "netns", "mark", "since", "until")},
     )
     try:

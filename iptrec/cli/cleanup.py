@@ -9,6 +9,7 @@ import typer
 from iptrec.cli.record import one_netns
 from iptrec.cli.record_options import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from iptrec.kernel.undo.leftovers import Leftover
@@ -96,7 +97,7 @@ def _what(one: Leftover) -> str:
         return printable(f"{one.comment} (a list without changes)")
     where = "a namespace that is gone" if one.where is None else str(one.where)
     things = [
-        f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
+        f"{counted(count, f'{family} rule')}{' of nf_tables' if backend == 'nft' else ''}"
         for (family, backend), count in one.rules.items()
     ]
     things += ["a table of nf_tables"] if one.table else []

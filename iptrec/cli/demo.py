@@ -34,7 +34,7 @@ def demo(
         print(STORY, flush=True)
         for command in (
             ("record", *quiet, FILTER, "--output", recording, "--", *TRAFFIC),
-            ("show", recording),
+            ("show", "--no-pager", recording),
         ):
             with lab.popen(iptrec(*command)) as child:
                 status = child.wait()

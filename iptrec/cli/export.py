@@ -223,16 +223,15 @@ class _Chosen:
 
     def ending(self, written: int) -> int:
         """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
+        from iptrec.cli.absent import nothing
         from iptrec.cli.recordings import tell_flaws
 
-        nothing = not written and not self.everything
-        if nothing:
-            self.chosen.require_chains(self.recording)
-        if nothing and not self.quiet:
-            print("iptrec export: no packet matches", file=sys.stderr)
+        none = not written and not self.everything
+        if none and not self.quiet:
+            print(f"iptrec export: {nothing(self.recording, self.chosen)}", file=sys.stderr)
         if not self.quiet:
             tell_flaws("export", self.recording, self.packets.unjudged)
-        return EXIT_NO if nothing else EXIT_DONE
+        return EXIT_NO if none else EXIT_DONE
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import typer
 from iptrec.cli.record import require_file
 from iptrec.cli.record_options import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError, strerror
-from iptrec.names import FAMILIES
+from iptrec.names import FAMILIES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,7 @@ def import_(
             count, last_ns, cut = _copy(writer, namespace, first, packets)
             writer.close(last_ns, "imported")
     if not quiet:
-        remarks = [f"imported {count:,} events: {output}"]
+        remarks = [f"imported {counted(count, 'event')}: {output}"]
         if cut:
             remarks.append(f"{cut:,} of them are cut (tcpdump -s 0 keeps them whole)")
         if source.damage:

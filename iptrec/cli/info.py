@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from iptrec.cli import selection as which
 from iptrec.errors import EXIT_DONE
 
 
 def info(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
+    utc: which.Utc = False,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
     ] = "-",
@@ -26,12 +28,14 @@ def info(
     from iptrec.cli import recordings
     from iptrec.cli.output import opened
     from iptrec.views.info import as_json, as_text
+    from iptrec.views.timestamps import Clock
 
     with recordings.opened(recording) as source, opened(output, recording) as stream:
         running, summary = source.running, source.summary()
         if json:
-            stream.write(as_json(source.rows, summary, running=running) + "\n")
+            text = as_json(source.rows, summary, running=running) + "\n"
         else:
-            none = nothing(source.rows)
-            stream.write(as_text(source.rows, summary, none, running=running))
+            none, clock = nothing(source.rows), Clock(utc=utc)
+            text = as_text(source.rows, summary, clock, none=none, running=running)
+        stream.write(text)
     return EXIT_DONE

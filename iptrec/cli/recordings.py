@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iptrec.names import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -46,14 +48,13 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     ``unjudged``: of how many packets the filter does not know. ``trace``: for `iptrec trace`, which says by
     itself why there is none.
     """
-    from iptrec.answers.nothing import traced
     from iptrec.views.info import NOT_CLOSED, how_many
 
     found = []
     if unjudged:
-        packets = "1 packet" if unjudged == 1 else f"{unjudged:,} packets"
+        packets = counted(unjudged, "packet")
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
-    if not trace and not traced(recording.rows):
+    if not trace and _is_empty(recording):
         found.append("no packet was recorded; see iptrec info")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")
@@ -66,3 +67,9 @@ def tell_flaws(command: str, recording: Recording, unjudged: int = 0) -> None:
     """The same on stderr, so that nobody takes an answer for more than it is."""
     if found := flaws(recording, unjudged):
         print(f"iptrec {command}: {'; '.join(found)}", file=sys.stderr)
+
+
+def _is_empty(recording: Recording) -> bool:
+    from iptrec.answers.nothing import traced
+
+    return not traced(recording.rows)

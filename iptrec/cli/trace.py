@@ -55,6 +55,10 @@ def trace(
     ct: showing.Ct = False,
     rules: showing.Rules = True,
     iface_changes: showing.IfaceChanges = True,
+    brief: Annotated[
+        bool, typer.Option("--brief", rich_help_panel=OUTPUT, help="A line a packet.")
+    ] = False,
+    utc: which.Utc = False,
     json: showing.Json = False,
     color: showing.Colour = "auto",
     log_level: option.LogLevel = "info",
@@ -96,6 +100,8 @@ def trace(
                 "--ct" if ct else "--no-ct",
                 "--rules" if rules else "--no-rules",
                 "--iface-changes" if iface_changes else "--no-iface-changes",
+                *(["--brief"] if brief else []),
+                *(["--utc"] if utc else []),
                 *(["--json"] if json else []),
                 *(["--tally"] if level >= INFO else []),
             ]

@@ -37,6 +37,7 @@ def why(
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
     from iptrec.cli import recordings
+    from iptrec.cli.absent import nothing
     from iptrec.cli.output import colours, opened
     from iptrec.views.why import as_json, as_text
 
@@ -53,8 +54,6 @@ def why(
                     stream.write(line + "\n")
             shown += 1
         if not shown:
-            chosen.require_chains(source)
+            print(f"iptrec why: {nothing(source, chosen)}", file=sys.stderr)
         recordings.tell_flaws("why", source, explanations.unjudged)
-    if not shown:
-        print("iptrec why: no packet matches", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

@@ -16,6 +16,7 @@ from iptrec.kernel.nft import bases
 from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
+from iptrec.names import counted
 from iptrec.recorder.streams import Events
 from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.kinds import SAVES
@@ -132,7 +133,9 @@ class LegacyBackend:
             self.watch.baseline(family, tables)
             evidence.snapshot(SAVES[family], command, text)
             count = text.count(b"] -A ")
-            self._setting.report.detail(f"{family}: {count} rules in force, ours included")
+            self._setting.report.detail(
+                f"{family}: {counted(count, 'rule')} in force, ours included"
+            )
 
     def matched(self) -> dict[str, int]:
         """By the rules' own counters."""

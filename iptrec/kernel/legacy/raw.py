@@ -15,6 +15,7 @@ from iptrec.kernel.iptables import OF_A_RECORDER, RefusedError, TraceRule, inser
 from iptrec.kernel.legacy import lock
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.undo import flushed
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,8 +79,9 @@ def _taken_out(family: Family) -> list[str]:
         # A chain of the user's own has a head and an end, the built-in two have an end; the table has one.
         count = tables.entries("raw") - 2 * len(chains) + 1
     if printed != count:
+        save = iptables.command_of(family, "save")
         raise HostError(
-            f"the {family} raw table has {count} rules, {iptables.command_of(family, 'save')} prints {printed}:"
+            f"the {family} raw table has {counted(count, 'rule')}, {save} prints {printed}:"
             " --flush could not put them back; try again, or record without it"
         )
     found: list[str] = []
