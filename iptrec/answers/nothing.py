@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from iptrec.answers.summary import passed_before
+from iptrec.decode.nftrace import NFT_MSG_NEWGEN
 from iptrec.decode.rulesets import nft_json, nft_objects
 from iptrec.decode.snapshots import counters, described_links
 from iptrec.errors import RecordingError
@@ -19,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from iptrec.decode.rulesets.types import Base, Chain
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Chunk, Recording
 
+_KIND: Final = 4  # where the kind of a netlink message is
+_NUMBER: Final = struct.pack("=H", NFT_MSG_NEWGEN)
 _IFF_UP: Final = 1
 _RAW_PRIORITY: Final = -300
 _BEGINNINGS: Final = (0, 3)  # hooks where tracing begins: prerouting, output
@@ -50,10 +56,17 @@ class Nothing:
 def traced(recording: Recording) -> bool:
     """Whether there is any event."""
     return any(
-        next(iter(recording.chunks(stream.id)), None) is not None
+        _has_events(chunk)
         for stream in recording.streams
         if stream.kind in STREAMS and STREAMS[stream.kind].events
+        for chunk in recording.chunks(stream.id)
     )
+
+
+def _has_events(chunk: Chunk) -> bool:
+    """Whether more is in it than numbers of rulesets, which nf_tables tells among the traces."""
+    starts = chunk.lengths.cumsum(dtype=np.int64) - chunk.lengths
+    return any(chunk.data[at + _KIND : at + _KIND + 2] != _NUMBER for at in starts.tolist())
 
 
 def nothing(recording: Recording) -> Nothing | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from handmade import HandMade
 
-from iptrec.answers.nothing import nothing
+from iptrec.answers.nothing import nothing, traced
 from iptrec.errors import RecordingError
-from iptrec.recording.rows import Snapshot
+from iptrec.recording.rows import Chunk, Snapshot, Stream
 
 TEXT = b"""table inet fw { # handle 1
 \tflowtable fast { # handle 2
@@ -29,6 +31,18 @@ def empty(**contents):
     for number, (kind, content) in enumerate(contents.items(), 1):
         made.snapshots_.append(Snapshot(number, 1, kind.replace("_", "-"), 1, kind, content))
     return made
+
+
+@pytest.mark.parametrize(("kind", "there"), [(0x0A0F, False), (0x0A11, True)])
+def test_numbers_of_rulesets_are_no_events(kind, there):
+    """They come among the traces of nf_tables (NFT_MSG_NEWGEN, NFT_MSG_TRACE)."""
+    made = empty()
+    made.streams = [Stream(1, 1, "nftrace", {})]
+    data = struct.pack("=IHHII", 48, 0x0A0F, 0, 0, 0) + bytes(32)
+    data += struct.pack("=IHHII", 48, kind, 0, 0, 0) + bytes(32)
+    lengths = np.array([48, 48], np.uint32)
+    made.chunks_ = [Chunk(1, 1, np.array([1, 2], np.int64), lengths, data)]
+    assert traced(made) == there
 
 
 def test_flowtables():
