@@ -17,16 +17,29 @@ from iptrec.answers.why import explain
 from iptrec.errors import IptrecError
 from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
-from iptrec.views import info, json_lines, parquet, pcapng, sqlite, table_rows, tables, text
+from iptrec.views import (
+    info,
+    json_lines,
+    parquet,
+    pcapng,
+    show,
+    sqlite,
+    table_rows,
+    tables,
+    text,
+    title,
+)
 from iptrec.views import packet_json as as_json
 from iptrec.views import paths as paths_view
 from iptrec.views import rules as rules_view
 from iptrec.views import why as why_view
+from iptrec.views.timestamps import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAYOUT = text.Layout(phys=True)
+LAYOUT = text.Layout(phys=True, ct=True)
+LOCAL = Clock()
 EVERYTHING = Selection()
 MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
 
@@ -46,10 +59,13 @@ def look(path: Path) -> None:
         said = []
         for traversal in Packets(reader):
             said += [text.render(traversal, LAYOUT), as_json.line(traversal)]
-        said += text.holes(reader.losses)
-        said += [info.as_text(reader, summarize(reader)), info.as_json(reader, summarize(reader))]
-        said += [paths_view.as_text(one) for one in count_paths(reader, EVERYTHING)]
-        said += ["\n".join(rules_view.as_text(one)) for one in count_rules(reader, EVERYTHING)]
+            said += [show.as_text(traversal, LAYOUT), title.brief(traversal, LAYOUT)]
+        said += [*text.holes(reader.losses), *text.holes(reader.losses, LOCAL.full)]
+        summary = summarize(reader)
+        said += [info.as_text(reader, summary, LOCAL), info.as_json(reader, summary)]
+        said += [paths_view.as_text(one, LOCAL) for one in count_paths(reader, EVERYTHING)]
+        for table in count_rules(reader, EVERYTHING):
+            said += rules_view.as_text(table, LOCAL, LOCAL.day(reader.facts.started_ns))
         for one in explain(reader, Packets(reader)):
             said += why_view.as_text(one, colour=False)
         for line in said:

@@ -43,3 +43,4 @@ PROTOCOLS: Final = {
     103: "pim", 108: "ipcomp", 112: "vrrp", 115: "l2tp", 132: "sctp", 136: "udplite",
 }  # fmt: skip
 PROTOCOL_NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()}
+ANY: Final = "any"  # of the interfaces, as tcpdump has it

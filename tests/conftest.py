@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from rights import IS_ROOT
 # What a test runs can be interrupted, also where a shell's "&" or nohup had us ignore it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Times that people read are local: everywhere an hour, in summer two, ahead of UTC. POSIX.1, without tzdata.
+os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
+time.tzset()
 TESTS = Path(__file__).parent
 
 

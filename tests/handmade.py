@@ -64,6 +64,28 @@ def link_message(kind, index, *attributes, claim=0):
     return struct.pack("<IHHII", 16 + len(body) + claim, kind, 0, 0, 0) + body
 
 
+def written(path, made):
+    """The recording as a file: its snapshots, events and losses."""
+    from iptrec.recording.writer import Writer
+
+    with Writer.create(path, made.facts) as writer:
+        namespace = writer.add_namespace(None, 1)
+        stream = writer.add_stream(namespace, "nflog", {})
+        for one in made.snapshots_:
+            writer.add_snapshot(namespace, one.kind, one.time_ns, one.source, one.content)
+        for chunk in made.chunks_:
+            ends = np.cumsum(chunk.lengths).tolist()
+            for time_ns, size, end in zip(
+                chunk.received_ns.tolist(), chunk.lengths, ends, strict=True
+            ):
+                data = chunk.data[end - int(size) : end]
+                writer.append(stream, time_ns, np.array([size], np.uint32), data)
+        for loss in made.losses:
+            writer.add_loss(loss)
+        writer.close(made.facts.stopped_ns, made.facts.stop_reason)
+    return path
+
+
 @dataclass
 class HandMade:
     """A recording in memory with the interface that the analysis needs."""

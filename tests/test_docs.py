@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from command import iptrec
 from typer.main import get_command
 from validation import validator
 
@@ -80,6 +81,34 @@ def test_examples_are_understood(words):
         rest = [*context._protected_args, *context.args]
         name, command, rest = context.command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
+
+
+def readable(text):
+    """With tabs of four columns."""
+    return text.replace("-->\t", "--> ").replace("\t", "    ")
+
+
+def outputs():
+    """Each command line of the README whose output is printed below it, with that; "..." is left out."""
+    for words, lines in re.findall(r"^    \$ iptrec (.*)\n((?:    .*\n)+)", README, re.MULTILINE):
+        printed = textwrap.dedent(lines).splitlines()
+        yield words, [line for line in printed if line != "..."]
+
+
+@pytest.mark.parametrize(("words", "expected"), [*outputs()], ids=str)
+def test_outputs_are_those_of_today(words, expected, monkeypatch):
+    """In the zone of the tests."""
+    monkeypatch.chdir(ROOT)
+    lines = readable(iptrec(*shlex.split(words)).stdout).splitlines()
+    assert expected
+    assert [line for line in expected if line not in lines] == []
+
+
+def test_the_demo_prints_what_the_readme_says():
+    """The sample is a recording of the demo."""
+    printed = README[README.index("What `make demo` prints:") :].split("\n\n")[1]
+    shown = iptrec("show", ROOT / "samples" / "docker_hairpin.db").stdout
+    assert textwrap.dedent(printed) + "\n" == readable(shown)
 
 
 def test_the_sample_of_expectations():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.packets import Packets
+from iptrec.answers.selection import is_among
 from iptrec.names import counted
 
 if TYPE_CHECKING:
@@ -110,9 +111,9 @@ class _Tally:
         least, most, packets = self.expectation.least, self.expectation.most, self._packets
         failure = self._failure
         if failure is None and packets + self._unjudged < least:
-            failure = f"{packets} packets, expected at least {least}"
+            failure = f"{counted(packets, 'packet')}, expected at least {least}"
         if failure is None and most is not None and packets > most:
-            failure = f"{packets} packets, expected at most {most}"
+            failure = f"{counted(packets, 'packet')}, expected at most {most}"
         doubtful = self._doubtful() if failure is None else 0
         if doubtful:
             failure = f"not known: the filter cannot judge {counted(doubtful, 'packet')}: {_CUT}"
@@ -136,7 +137,7 @@ def _failure(path: Path, expectation: Expectation) -> str | None:
     places = {(step.table, step.chain, step.rule) for step in path.steps}
     if expectation.rule is not None and not expectation.rule & places:
         return f"is not matched by {'/'.join(map(str, min(expectation.rule)))}"
-    chains = {place[:2] for place in places}
-    if expectation.chain is not None and not expectation.chain & chains:
-        return f"does not pass {'/'.join(min(expectation.chain))}"
+    chains = expectation.chain
+    if chains is not None and not any(is_among(chains, *place[:2]) for place in places):
+        return f"does not pass {'/'.join(filter(None, min(chains)))}"
     return None

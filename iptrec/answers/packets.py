@@ -69,6 +69,14 @@ class Packets:
         """All of the recording."""
         return _one_by_one(self.batches())
 
+    def last(self, number: int) -> Iterator[Traversal]:
+        """As many of the last; the recording is gone through twice, for an object of each costs more."""
+        before = Packets(self._recording, self._selection, self._index)
+        self._notes = None  # `before` has them
+        for _ in before.batches(objects=False):
+            pass
+        return _one_by_one(self.batches(), max(0, before.count - number))
+
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
         self._notes = None  # its windows are cut where the ticks fall
@@ -153,10 +161,13 @@ class Batch:
         return self._build.shapes(self.positions)
 
 
-def _one_by_one(batches: Iterable[Batch]) -> Iterator[Traversal]:
+def _one_by_one(batches: Iterable[Batch], skipped: int = 0) -> Iterator[Traversal]:
+    """The packets, but for the first ones."""
     for batch in batches:
-        for position in batch.positions.tolist():
+        positions = batch.positions.tolist()
+        for position in positions[skipped:]:
             yield batch.traversal(position)
+        skipped = max(0, skipped - len(positions))
 
 
 class _Builder:

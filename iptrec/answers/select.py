@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from iptrec import arguments
-from iptrec.answers.selection import Selection
+from iptrec.answers.selection import ANY_TABLE, Selection
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import Advice, UsageError
+from iptrec.names import ANY
 from iptrec.pcap.filter import PacketFilter
 from iptrec.rulesets.table_names import BACKENDS, called
 
@@ -25,7 +26,9 @@ class Select(TypedDict, total=False):
 
     ``verdict``: how it ended, one of ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, UNKNOWN.
     ``chain``: (table, chain) that it passed. ``rule``: (table, chain, number from 1) that matched. ``iface``:
-    an interface that it came in or went out by. ``mark``: that it had somewhere, or (value, mask), 32 bits.
+    an interface that it came in or went out by; "eth+" are those that begin so, "any" are all. Without it a
+    packet is selected by the --iface of a recording that has others, too (see `by_its_interfaces`), but where
+    ``packet`` is given. ``mark``: that it had somewhere, or (value, mask), 32 bits.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
     recorded. ``packet``: its number. ``path``: the number of its path.
@@ -57,6 +60,8 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
         if name not in Select.__annotations__:
             known = ", ".join(Select.__annotations__)
             raise UsageError(f"{name} is not a condition; there are {known}")
+    if "iface" not in select and "packet" not in select and by_its_interfaces(recording):
+        select = {**select, "iface": recording.facts.interfaces}
     made: dict[str, Any] = {
         _FIELDS.get(name, name): _READ[name](Advice(f"--{name}", name), value)
         for name, value in select.items()
@@ -65,6 +70,15 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
         if name in made:
             made[name] = named(recording, made[name])
     return Selection(packet_filter=PacketFilter(words) if words else None, **made)
+
+
+def by_its_interfaces(recording: Recording) -> bool:
+    """Whether it has packets of other interfaces than those of its --iface.
+
+    By which one a packet is forwarded is not known where tracing begins: all that came in were recorded.
+    """
+    traced = [one for one in recording.streams if "all_incoming" in one.detail]
+    return bool(traced and recording.facts.interfaces)
 
 
 def places(recording: Recording, named: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
@@ -86,8 +100,10 @@ def tables(recording: Recording, name: str) -> frozenset[str]:
 
     A plain name means the tables of both backends, "legacy filter" and "nft filter" that of one; "ip filter"
     is nft's own name for the latter, "nft inet fw" means "inet fw". Never empty: where no table can be meant,
-    the name itself.
+    the name itself. `ANY_TABLE` stays what it is.
     """
+    if name == ANY_TABLE:
+        return frozenset({ANY_TABLE})
     kinds = {one.kind for one in recording.streams}
     backend, _, rest = name.partition(" ")
     if backend not in BACKENDS:
@@ -113,6 +129,11 @@ def _verdicts(name: arguments.Name, value: object) -> frozenset[str]:
 
 def _texts(name: arguments.Name, value: object) -> frozenset[str]:
     return frozenset(one for (one,) in _several(name, value, (str,), "a text"))
+
+
+def _interfaces(name: arguments.Name, value: object) -> frozenset[str]:
+    found = _texts(name, value)
+    return frozenset() if ANY in found else found
 
 
 def _chains(name: arguments.Name, value: object) -> frozenset[Any]:
@@ -150,7 +171,7 @@ def _parts(value: object, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
 
 
 _READ: Final = {
-    "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _texts, "mark": arguments.mark,
+    "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _interfaces, "mark": arguments.mark,
     "since": arguments.moment, "until": arguments.moment, "complete": arguments.yes_or_no, "netns": _texts,
     "packet": arguments.number, "path": arguments.number,
 }  # fmt: skip

@@ -7,13 +7,15 @@ each distinct path; only what depends on its bytes looks at every event.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from iptrec.decode import headers, nftrace
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from iptrec.context.interfaces import Interfaces
     from iptrec.names import I64, Mask
     from iptrec.packets.walk import Outcome
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
     from iptrec.pcap.filter import PacketFilter
     from iptrec.rulesets.places import Place
 
+ANY_TABLE: Final = ""  # no table has this name
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Conditions; those that are not given hold for every packet.
 
     ``packet_filter``: any stage of the packet matches. ``interfaces``: any stage came in or went out by
-    one of them. ``chains``: (table, chain) of which it passed one. ``rules``: (table, chain, number among
+    one of them. ``chains``: see `is_among`; it passed one. ``rules``: (table, chain, number among
     the user's) of which one matched. ``verdicts``: upper case. ``whole``: complete and unambiguous, or
     not. ``mark``: (value, mask) that any stage had. ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
@@ -132,7 +136,10 @@ class Selection:
         return (
             (not self.verdicts or outcome.verdict in self.verdicts)
             and (self.whole is None or self.whole == whole)
-            and (not self.chains or any((one.table, one.chain) in self.chains for one in places))
+            and (
+                not self.chains
+                or any(is_among(self.chains, one.table, one.chain) for one in places)
+            )
             and (not self.rules or any(_rule(one) in self.rules for one in places))
         )
 
@@ -145,6 +152,11 @@ class Selection:
         if self.until_ns is not None:
             chosen &= begun < self.until_ns
         return chosen
+
+
+def is_among(chains: Collection[tuple[str, str]], table: str, chain: str) -> bool:
+    """Whether a chain is one of these (table, chain), some of which may be of `ANY_TABLE`."""
+    return (table, chain) in chains or (ANY_TABLE, chain) in chains
 
 
 def _rule(place: Place) -> tuple[str, str, int | None]:

@@ -123,7 +123,7 @@ def summarize(reader: Recording) -> Summary:
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
-    summary.untraced += _passed_before_legacy(reader)
+    summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
@@ -138,7 +138,7 @@ def _untraced(book: Book) -> Iterator[UntracedChain]:
             yield UntracedChain(*place, why)
 
 
-def _passed_before_legacy(recording: Recording) -> Iterator[UntracedChain]:
+def passed_before(recording: Recording) -> Iterator[UntracedChain]:
     """The chains of nf_tables that a recorder of legacy iptables alone saw before its own rules."""
     for stream in recording.streams:
         told = stream.detail.get("passed_before")

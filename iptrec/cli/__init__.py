@@ -42,22 +42,22 @@ app = typer.Typer(
 _WrongUse: type[Any] = typer.BadParameter.__mro__[1]
 # FILTER is words up to "--"; what comes after it is a command of its own.
 _WORDS = {"ignore_unknown_options": False, "allow_interspersed_args": True}
-app.command(context_settings=_WORDS)(record.record)
-app.command(context_settings=_WORDS)(trace.trace)
-app.command()(show.show)
-app.command()(why.why)
-app.command()(paths.paths)
-app.command()(rules.rules)
-app.command()(diff.diff)
-app.command()(check.check)
-app.command()(info.info)
+app.command(cls=help_.Command, context_settings=_WORDS)(record.record)
+app.command(cls=help_.Command, context_settings=_WORDS)(trace.trace)
+app.command(cls=help_.Command)(show.show)
+app.command(cls=help_.Command)(why.why)
+app.command(cls=help_.Command)(paths.paths)
+app.command(cls=help_.Command)(rules.rules)
+app.command(cls=help_.Command)(diff.diff)
+app.command(cls=help_.Command)(check.check)
+app.command(cls=help_.Command)(info.info)
 app.add_typer(export.app)
-app.command()(query.query)
-app.command("import")(import_.import_)
-app.command()(doctor.doctor)
-app.command()(cleanup.cleanup)
-app.command()(demo.demo)
-app.command("help")(help_.help_)
+app.command(cls=help_.Command)(query.query)
+app.command("import", cls=help_.Command)(import_.import_)
+app.command(cls=help_.Command)(doctor.doctor)
+app.command(cls=help_.Command)(cleanup.cleanup)
+app.command(cls=help_.Command)(demo.demo)
+app.command("help", cls=help_.Command)(help_.help_)
 
 
 def _version(value: bool) -> None:

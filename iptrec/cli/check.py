@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -38,12 +39,17 @@ def check(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Check a recording against expectations: a firewall's regression test. Exit status 1 if one fails.
+    """Check a recording against expectations.
 
-    The file is TOML (schemas/expectations-v1.schema.json), a table for each expectation:
+    A regression test for a firewall; exit status 1 if an expectation fails. The file is TOML
+    (schemas/expectations-v1.schema.json), a table for each expectation:
 
     \b
     [[expect]]
@@ -113,7 +119,7 @@ def _text(path: str) -> str:
     from iptrec.recording.private import opened
 
     try:
-        with opened(Path(path), follow=True) as file:
+        with sys.stdin.buffer if path == "-" else opened(Path(path), follow=True) as file:
             raw = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"cannot open {path}: {strerror(error)}") from None
@@ -147,6 +153,7 @@ def _expectation(recording: Recording, where: str, line: int, table: dict[str, A
     count = table.get("count")
     chosen = which.Chosen(
         words=[table["filter"]] if "filter" in table else None,
+        utc=True,  # a file must not mean another time elsewhere
         **{name: table.get(name, "") for name in ("iface", "netns", "mark", "since", "until")},
     )
     try:

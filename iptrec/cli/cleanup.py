@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from iptrec.cli.record import Netns
+from iptrec.cli.record import one_netns
+from iptrec.cli.record_options import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from iptrec.kernel.undo.leftovers import Leftover
@@ -32,11 +34,11 @@ def cleanup(
         ),
     ] = None,
 ) -> int:
-    """Remove what a recorder left behind that was killed together with its guardian.
+    """Remove what a killed recorder left behind.
 
-    That is: TRACE rules with the comment iptrec:UUID, rules that --flush took out, loggers that were
-    switched; in every network namespace that can be seen, or in one. What belongs to a running recorder
-    is never touched. Needs root (or CAP_NET_ADMIN).
+    A recorder has a guardian that does this; both were killed. What may be left: TRACE rules with the comment
+    iptrec:UUID, rules that --flush took out, loggers that were switched; in every network namespace that can
+    be seen, or in one. What belongs to a running recorder is never touched. Needs root (or CAP_NET_ADMIN).
 
     Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
     printed, each as iptables-restore reads it or nft lists it, until --restore or --discard; the exit status
@@ -56,7 +58,8 @@ def cleanup(
 
     privileges.require_net_admin()
     stayed_out: _StayedOut = "keep" if restore is None else "restore" if restore else "discard"
-    found = list(leftovers.find(None if netns is None else resolve(netns)))
+    name = one_netns(netns)
+    found = list(leftovers.find(None if name is None else resolve(name)))
     kept = [_clean(one, stayed_out, dry_run=dry_run) for one in found]
     if not found:
         print("nothing is left behind")
@@ -94,7 +97,7 @@ def _what(one: Leftover) -> str:
         return printable(f"{one.comment} (a list without changes)")
     where = "a namespace that is gone" if one.where is None else str(one.where)
     things = [
-        f"{count} {family} rules{' of nf_tables' if backend == 'nft' else ''}"
+        f"{counted(count, f'{family} rule')}{' of nf_tables' if backend == 'nft' else ''}"
         for (family, backend), count in one.rules.items()
     ]
     things += ["a table of nf_tables"] if one.table else []

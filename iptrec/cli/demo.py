@@ -14,19 +14,27 @@ def demo(
         typer.Option("-o", "--output", help="Keep the recording in this file.", dir_okay=False),
     ] = None,
 ) -> None:
-    """Record and show a dropped packet on a small Docker-like network (no root needed)."""
+    """Record and show a dropped packet on a small Docker network.
+
+    The network is made for that, and goes in the end. No root is needed.
+
+    Example:
+
+      iptrec demo -o demo.db
+    """
     from iptrec.demo.lab import Lab
     from iptrec.demo.scenario import FILTER, STORY, TRAFFIC, docker_hairpin
     from iptrec.kernel.process import iptrec
 
     # Without -o the recording lies on the lab's own /run, which vanishes with the lab.
     recording = "/run/demo.db" if output is None else str(output)
+    quiet = ["-q"] if output is None else []  # it would name a file that nobody can look at
     with Lab() as lab:
         docker_hairpin(lab)
         print(STORY, flush=True)
         for command in (
-            ("record", FILTER, "--output", recording, "--", *TRAFFIC),
-            ("show", recording),
+            ("record", *quiet, FILTER, "--output", recording, "--", *TRAFFIC),
+            ("show", "--no-pager", recording),
         ):
             with lab.popen(iptrec(*command)) as child:
                 status = child.wait()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iptrec.cli.operands import is_recording, path_of
+from iptrec.cli import selection as which
+from iptrec.cli.operands import in_files, is_recording, path_of
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -33,15 +34,20 @@ def diff(
         tuple[int, int] | None,
         typer.Option("--packets", metavar="N M", help="Two packets' ways, side by side."),
     ] = None,
+    utc: which.Utc = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Compare rulesets by what their rules say; or the paths of two recordings; or two packets.
+    """Compare rulesets, paths of recordings, or two packets.
 
-    Of nf_tables also sets with their elements, maps, flowtables, objects, hooks and priorities. Counters,
-    times to expiry, comments of iptables-save, the order of tables and chains do not count. Exit status 0:
-    the same, 1: different.
+    Rulesets are compared by what their rules say; of nf_tables also sets with their elements, maps,
+    flowtables, objects, hooks and priorities. Counters, times to expiry, comments of iptables-save, the order
+    of tables and chains do not count. Exit status 0: the same, 1: different.
 
     Examples:
 
@@ -64,15 +70,16 @@ def diff(
         raise UsageError(
             f"diff compares {'one recording' if packets else 'two'}, not {len(operands)}"
         )
-    with opened(output, path_of(operands[0])) as stream:
+    with in_files(operands) as files, opened(output, path_of(files[0])) as stream:
+        operands = files
         if packets:
             return _packets(operands[0], packets, stream, json=json)
         if traces:
-            return _traces(operands[0], operands[1], stream, json=json)
-        return _rulesets(operands, stream, json=json, colour=colours(color, output))
+            return _traces(operands[0], operands[1], stream, json=json, utc=utc)
+        return _rulesets(operands, stream, json=json, utc=utc, colour=colours(color, output))
 
 
-def _rulesets(operands: list[str], stream: TextIO, *, json: bool, colour: bool) -> int:
+def _rulesets(operands: list[str], stream: TextIO, *, json: bool, utc: bool, colour: bool) -> int:
     from iptrec.answers.diff import compare
     from iptrec.answers.diff_objects import compare_objects
     from iptrec.cli.operands import both
@@ -85,7 +92,7 @@ def _rulesets(operands: list[str], stream: TextIO, *, json: bool, colour: bool) 
         if not is_recording(alone):
             raise UsageError(f"{alone} is not a recording: say what to compare it with")
         operands = [f"{alone}@start", f"{alone}@end"]
-    old, new = both(*operands)
+    old, new = both(*operands, utc=utc)
     differences = list(compare(old.rulesets, new.rulesets))
     if old.objects is not None and new.objects is not None:
         differences += compare_objects(old.objects, new.objects)
@@ -108,9 +115,12 @@ def _hits(operands: list[str], differences: list[Difference]) -> dict[int, list[
         return packets_that_hit(recording.rows, differences)
 
 
-def _traces(before: str, after: str, stream: TextIO, *, json: bool) -> int:
+def _traces(before: str, after: str, stream: TextIO, *, json: bool, utc: bool) -> int:
     from iptrec.cli import recordings
     from iptrec.views.paths import as_json, as_text
+    from iptrec.views.timestamps import Clock
+
+    clock = Clock(utc=utc)
 
     sides = []
     for operand in (before, after):
@@ -122,7 +132,7 @@ def _traces(before: str, after: str, stream: TextIO, *, json: bool) -> int:
         different = different or bool(only)
         if not json and only:
             stream.write(f"only in {operand}:\n")
-        stream.writelines(as_json(one) + "\n" if json else as_text(one) for one in only)
+        stream.writelines(as_json(one) + "\n" if json else as_text(one, clock) for one in only)
     if not different and not json:
         stream.write("the same paths\n")
     return EXIT_NO if different else EXIT_DONE

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from iptrec.cli.record import Netns
+from iptrec.cli.record import one_netns
+from iptrec.cli.record_options import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
 _STYLES = {"ok": "32", "note": "2", "warning": "33", "failure": "31"}
@@ -20,12 +21,14 @@ def doctor(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a finding and line (schemas/).")
     ] = False,
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Look whether recording would work here, and say what to do where it would not.
+    """Tell whether recording works here, and what to do if not.
 
-    Kernel, rights, commands, extensions, loggers, rules of others, what killed recorders left behind,
-    buffers, clock and disk. Nothing is changed. Exit status 1 when recording would fail.
+    It looks at kernel, rights, commands, extensions, loggers, rules of others, what killed recorders left
+    behind, buffers, clock and disk. Nothing is changed. Exit status 1 when recording would fail.
 
     Example:
 
@@ -37,8 +40,9 @@ def doctor(
     from iptrec.views.escape import printable
 
     colour = colours(color, "-")
+    name = one_netns(netns)
     fails = False
-    with entered(None if netns is None else resolve(netns)):
+    with entered(None if name is None else resolve(name)):
         for one in inspect(Path.cwd()):
             fails = fails or one.level == "failure"
             if json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from iptrec.cli import selection as which
-from iptrec.cli.help_ import unless_commanded
+from iptrec.cli.help_ import Command, unless_commanded
 from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     name="export",
     callback=unless_commanded,
     invoke_without_command=True,
-    help="Write packets for other programs: Wireshark, SQL, data frames.",
+    help="Write packets for Wireshark, SQL or data frames.",
 )
 
 Trace = Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")]
@@ -39,7 +39,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
 
 
-@app.command()
+@app.command(cls=Command)
 @which.selection()
 def ndjson(
     recording: Trace,
@@ -49,9 +49,10 @@ def ndjson(
     mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Write one JSON object a packet and line, as `iptrec show --json` prints it (schemas/).
+    """Write one JSON object a packet and line.
 
-    Exit status 1 when nothing fits the selection; the file is then empty.
+    As iptrec show --json prints it (schemas/). Exit status 1 when nothing fits the selection; the file is
+    then empty.
 
     Example:
 
@@ -67,7 +68,7 @@ def ndjson(
         return asked.ending(asked.packets.count)
 
 
-@app.command()
+@app.command(cls=Command)
 @which.selection()
 def pcapng(
     recording: Trace,
@@ -84,6 +85,7 @@ def pcapng(
         str,
         typer.Option(
             "--link",
+            metavar="KIND",
             help="auto: with the Ethernet header where one was recorded; raw: from the IP header on;"
             " ethernet: always with a header, of zeros where none was recorded.",
         ),
@@ -92,10 +94,11 @@ def pcapng(
     mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Write packets for Wireshark, each as it first was, with its path through the rules as a comment.
+    """Write packets for Wireshark, with their paths as comments.
 
-    In Wireshark: frame.comment contains "DROP" finds the dropped packets; frame.packet_id is the number of
-    iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing fits the selection.
+    Each packet is as it first was. In Wireshark: frame.comment contains "DROP" finds the dropped packets;
+    frame.packet_id is the number of iptrec show, frame.verdict.hw the verdict. Exit status 1 when nothing
+    fits the selection.
 
     Examples:
 
@@ -134,7 +137,7 @@ def _tell_left_out(kinds: Collection[str]) -> None:
         print(f"iptrec export: left out, not known here: {told}", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=Command)
 @which.selection()
 def sqlite(
     recording: Trace,
@@ -144,7 +147,7 @@ def sqlite(
     mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Write a SQLite database with packets, steps, rules, snapshots and losses as ordinary tables.
+    """Write a SQLite database: packets, steps, rules, losses.
 
     Each column says what it is (sqlite3 OUT .schema); iptrec query --tables lists them as well. Exit status
     1 when nothing fits the selection.
@@ -164,7 +167,7 @@ def sqlite(
         return asked.ending(asked.packets.count)
 
 
-@app.command()
+@app.command(cls=Command)
 @which.selection()
 def parquet(
     recording: Trace,
@@ -174,10 +177,10 @@ def parquet(
     mode: Mode = "",
     quiet: Quiet = False,
 ) -> int:
-    """Write a directory of Parquet files, the same tables: OUT/packets/host=HOST/date=DAY/....parquet.
+    """Write a directory of Parquet files with the same tables.
 
-    Several exports may be moved into one directory. Needs pyarrow (pip install 'iptrec[parquet]'). Exit
-    status 1 when nothing fits the selection.
+    OUT/packets/host=HOST/date=DAY/....parquet and so on. Several exports may be moved into one directory.
+    Needs pyarrow (pip install 'iptrec[parquet]'). Exit status 1 when nothing fits the selection.
 
     Examples:
 
@@ -220,16 +223,15 @@ class _Chosen:
 
     def ending(self, written: int) -> int:
         """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
+        from iptrec.cli.absent import nothing
         from iptrec.cli.recordings import tell_flaws
 
-        nothing = not written and not self.everything
-        if nothing:
-            self.chosen.require_chains(self.recording)
-        if nothing and not self.quiet:
-            print("iptrec export: no packet matches", file=sys.stderr)
+        none = not written and not self.everything
+        if none and not self.quiet:
+            print(f"iptrec export: {nothing(self.recording, self.chosen)}", file=sys.stderr)
         if not self.quiet:
             tell_flaws("export", self.recording, self.packets.unjudged)
-        return EXIT_NO if nothing else EXIT_DONE
+        return EXIT_NO if none else EXIT_DONE
 
 
 @contextlib.contextmanager

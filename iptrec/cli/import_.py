@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iptrec.cli.record import Force
+from iptrec.cli.record import require_file
+from iptrec.cli.record_options import Force
 from iptrec.errors import EXIT_DONE, RecordingError, UsageError, strerror
-from iptrec.names import FAMILIES
+from iptrec.names import FAMILIES, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +53,10 @@ def import_(
     force: Force = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on stderr.")] = False,
 ) -> int:
-    """Make a recording of a capture with TRACE events that tcpdump took off nflog group 0.
+    """Make a recording of a capture of tcpdump.
 
-    For those who could only run tcpdump, with TRACE rules of their own at the top of the raw table:
+    The capture has TRACE events of nflog group 0. For those who could only run tcpdump, with TRACE rules of
+    their own at the top of the raw table:
 
       sysctl net.netfilter.nf_log.2=nfnetlink_log; iptables-legacy -t raw -I PREROUTING -p icmp -j TRACE
 
@@ -70,6 +72,7 @@ def import_(
     from iptrec.pcap.capture import Capture
     from iptrec.recording.writer import Writer
 
+    require_file(output)
     sources = [capture, links, *(_named(one)[1] for one in rulesets or ())]
     _check_output(output, ["/dev/stdin" if one == "-" else one for one in sources if one])
     snapshots = dict(_ruleset(one) for one in rulesets or ())
@@ -92,7 +95,7 @@ def import_(
             count, last_ns, cut = _copy(writer, namespace, first, packets)
             writer.close(last_ns, "imported")
     if not quiet:
-        remarks = [f"imported {count:,} events: {output}"]
+        remarks = [f"imported {counted(count, 'event')}: {output}"]
         if cut:
             remarks.append(f"{cut:,} of them are cut (tcpdump -s 0 keeps them whole)")
         if source.damage:

@@ -6,28 +6,36 @@ from typing import Annotated
 
 import typer
 
+from iptrec.cli import selection as which
 from iptrec.errors import EXIT_DONE
 
 
 def info(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    utc: which.Utc = False,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """What is in a recording, how complete it is, and whether it was closed cleanly.
+    """Tell what is in a recording, and how complete it is.
 
     Example:
 
       iptrec info trace.db
     """
+    from iptrec.answers.nothing import nothing
     from iptrec.cli import recordings
     from iptrec.cli.output import opened
     from iptrec.views.info import as_json, as_text
+    from iptrec.views.timestamps import Clock
 
     with recordings.opened(recording) as source, opened(output, recording) as stream:
         running, summary = source.running, source.summary()
         if json:
-            stream.write(as_json(source.rows, summary, running=running) + "\n")
+            text = as_json(source.rows, summary, running=running) + "\n"
         else:
-            stream.write(as_text(source.rows, summary, running=running))
+            none, clock = nothing(source.rows), Clock(utc=utc)
+            text = as_text(source.rows, summary, clock, none=none, running=running)
+        stream.write(text)
     return EXIT_DONE

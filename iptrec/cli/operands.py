@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from iptrec.errors import RecordingError, UsageError, strerror
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import BinaryIO
 
     from iptrec.answers.diff_objects import Objects
@@ -41,10 +41,11 @@ class Operand:
     empty: bool = False
 
 
-def both(first: str, second: str) -> tuple[Operand, Operand]:
-    """The two operands, in words that can be compared. Raises `UsageError` where there are none."""
-    if path_of(first) == path_of(second) == _STDIN:
-        raise UsageError("stdin (-) can be read only once; give a file for one of the two")
+def both(first: str, second: str, *, utc: bool = False) -> tuple[Operand, Operand]:
+    """The two operands, in words that can be compared. Raises `UsageError` where there are none.
+
+    ``utc``: times without a zone are UTC.
+    """
     files = [_text(one) for one in (first, second) if not is_recording(path_of(one))]
     printed = {_printed(one) for one in files if one.strip()}
     if len(printed) > 1:
@@ -52,7 +53,7 @@ def both(first: str, second: str) -> tuple[Operand, Operand]:
         raise UsageError(f"cannot compare what {commands} print: use the same command for both")
     words = next(iter(printed), None)
     old, new = (
-        _recorded(one, words)
+        _recorded(one, words, utc=utc)
         if is_recording(path_of(one))
         else _of_file(path_of(one), files.pop(0))
         for one in (first, second)
@@ -65,6 +66,28 @@ def both(first: str, second: str) -> tuple[Operand, Operand]:
             f" {', '.join(new.rulesets)} in {second}"
         )
     return old, new
+
+
+@contextlib.contextmanager
+def in_files(operands: list[str]) -> Iterator[list[str]]:
+    """The operands, with what comes by pipes or stdin in files of our own: each is read more than once.
+
+    Raises `UsageError` where stdin is both.
+    """
+    from iptrec.recording.spooled import STDIN, is_pipe, spooled
+
+    if [path_of(one) for one in operands].count(_STDIN) > 1:
+        raise UsageError("stdin (-) can be read only once; give a file for one of the two")
+    with contextlib.ExitStack() as stack:
+        found = []
+        for one in operands:
+            path = path_of(one)
+            given = STDIN if path == _STDIN else Path(path)
+            if is_pipe(given):
+                file = stack.enter_context(spooled(given, recording=False))
+                one = f"{file}{one[len(path) :]}"  # noqa: PLW2901
+            found.append(one)
+        yield found
 
 
 def path_of(operand: str) -> str:
@@ -146,10 +169,10 @@ def _of_nft(text: bytes, words: Printed) -> Operand:
     return Operand(of_listing(nft_json.parse(text)), nft_objects.of_json(text))
 
 
-def _recorded(operand: str, words: Printed | None) -> Operand:
+def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
     """A recording's rules at a moment; those of nf_tables in these words, None: in any."""
     from iptrec.cli import recordings
-    from iptrec.cli.selection import moment
+    from iptrec.cli.moments import moment
 
     path = path_of(operand)
     when = operand[len(path) + 1 :]
@@ -160,7 +183,7 @@ def _recorded(operand: str, words: Printed | None) -> Operand:
                 2**62
             )  # what was there in the beginning is known from before the first event on
         elif when not in ("", "end"):
-            time_ns = moment(recording, f"{path}@", when)
+            time_ns = moment(recording, f"{path}@", when, utc=utc)
         return _at(recording, time_ns, words)
 
 

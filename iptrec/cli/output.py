@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 _EXIT_PIPE: Final = 141  # what a shell says of a program that SIGPIPE (13) ended: 128 + 13
 
 
+GROUP: Final = "Output"  # of options in --help
 Mode = Annotated[
     str,
     typer.Option(
         "--mode",
         metavar="MODE",
+        rich_help_panel=GROUP,
         help="Permissions of what is made, as of chmod: 640. Without: 600.",
     ),
 ]
@@ -153,7 +155,7 @@ def _check_target(target: Path, recording: str, *, force: bool, directory: bool)
         raise UsageError(f"{target} is a symbolic link; name what it leads to, or - for stdout")
     if not target.exists():
         return
-    if target.samefile(recording):
+    if recording != "-" and target.samefile(recording):
         raise UsageError(f"--output {target} is the recording itself; choose another file")
     if target.is_dir() != directory:
         what = "not a directory" if directory else "a directory"

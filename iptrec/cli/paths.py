@@ -18,11 +18,14 @@ def paths(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """Group the packets by the path that they took; the path with the most packets comes first.
+    """Group packets by the path that they took.
 
-    iptrec show --path K lists the packets of path K. Exit status 1 when nothing fits the selection.
+    The path with the most packets comes first. iptrec show --path K lists the packets of path K. Exit status
+    1 when nothing fits the selection.
 
     Examples:
 
@@ -31,16 +34,18 @@ def paths(
       iptrec paths trace.db --verdict DROP tcp port 443
     """
     from iptrec.cli import recordings
+    from iptrec.cli.absent import nothing
     from iptrec.cli.output import opened
     from iptrec.views.paths import as_json, as_text
+    from iptrec.views.timestamps import Clock
+
+    clock = Clock(utc=chosen.utc)
 
     with recordings.opened(recording, index=True) as source, opened(output, recording) as stream:
         found = source.paths(chosen.filter, **chosen.of(source))
         for one in found:
-            stream.write(as_json(one) + "\n" if json else as_text(one))
+            stream.write(as_json(one) + "\n" if json else as_text(one, clock))
         if not found:
-            chosen.require_chains(source)
+            print(f"iptrec paths: {nothing(source, chosen)}", file=sys.stderr)
         recordings.tell_flaws("paths", source, found.unjudged)
-    if not found:
-        print("iptrec paths: no packet matches", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO

@@ -34,16 +34,19 @@ def query(
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma separated values.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a row.")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
     mode: Mode = "",
     timeout: Annotated[
         str, typer.Option("--timeout", metavar="TIME", help="Give up a query after 500ms, 30s, 5m.")
     ] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> int:
-    r"""Ask a recording in SQL, over the tables that iptrec export sqlite makes.
+    r"""Ask a recording in SQL.
 
-    Only what the query reads is put together. Exit status 1 when there is no row.
+    It has the tables that iptrec export sqlite makes. Only what the query reads is put together. Exit status
+    1 when there is no row.
 
     The table and --csv show control, escape and bidirectional characters as \x1b, \u202e; --json keeps
     texts exact, and has null for an infinite number. Texts are not made safe for spreadsheets: import the

@@ -2,167 +2,135 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from iptrec.cli import record_options as typed
+from iptrec.cli.live import Live, levels
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
-from iptrec.names import BACKEND_CHOICES, FAMILIES
+from iptrec.names import ANY, BACKEND_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iptrec.recorder.options import Options, Progress
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+DATED: Final = "-%Y%m%d-%H%M%S"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[FILTER] [-- COMMAND...]",
-        help="Packets to trace, in tcpdump's language (man pcap-filter); all without it. After --, a"
-        " command to run: the recording ends with it and passes on its exit status. It runs in the"
-        " namespace that iptrec is started in, and keeps all rights of whoever starts it: only the recorder"
-        " gives its own up.",
-    ),
-]
-Family = Annotated[str, typer.Option(help="ipv4, ipv6 or both.")]
-Interfaces = Annotated[
-    str,
-    typer.Option(
-        "--iface",
-        metavar="A,B",
-        help="Only packets that come in by one of these, or that this host sends out by one. A"
-        " forwarded packet is chosen by where it comes in.",
-    ),
-]
-Netns = Annotated[
-    str | None,
-    typer.Option(
-        help="Network namespace: a name of ip netns, a path such as /proc/PID/ns/net, a pid."
-    ),
-]
-Flush = Annotated[
-    bool,
-    typer.Option(
-        "--flush",
-        help="Empty the raw chains while recording; put back, counters included, after. What limit, quota and"
-        " hashlimit have counted starts again.",
-    ),
-]
-Conntrack = Annotated[
-    bool,
-    typer.Option(
-        "--conntrack", help="Record connections as well: new ones, ended ones, their NAT."
-    ),
-]
-Backend = Annotated[
-    str,
-    typer.Option(
-        help="Whose rules: legacy (iptables-legacy), nft (iptables-nft and nft), both, or auto: what has"
-        " rules here."
-    ),
-]
-SkipModprobe = Annotated[bool, typer.Option("--skip-modprobe", help="Never load a kernel module.")]
-Duration = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Stop after so long: 500ms, 30s, 5m, 1h.")
-]
-Packets = Annotated[int | None, typer.Option(min=1, help="Stop after about so many packets.")]
-MaxSize = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="Stop when the file has about this size: 500k, 100M, 2G."),
-]
-Ring = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE|TIME",
-        help="Keep the last events only, for days if need be: 500k, 100M, 2G or 30s, 10m, 24h. Rulesets that"
-        " were replaced meanwhile take as much again, at most. SIGUSR1 writes what there is into a file of its"
-        " own, and recording goes on.",
-    ),
-]
-StopOn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="EXPR",
-        help="Stop when a packet fits: a verdict, a rule (TABLE/CHAIN/N), a filter, or several of them:"
-        ' "DROP dst port 443".',
-    ),
-]
-After = Annotated[
-    str | None, typer.Option(metavar="TIME", help="With --stop-on: go on for so long, then stop.")
-]
-Snaplen = Annotated[
-    int, typer.Option(min=64, max=65535, help="Bytes of each packet to keep at each rule.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
 
 
 def record(
-    words: Words = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The recording.")] = Path(
-        "trace.db"
-    ),
-    family: Family = "both",
-    interfaces: Interfaces = "",
-    netns: Netns = None,
-    flush: Flush = False,
-    conntrack: Conntrack = False,
-    backend: Backend = "auto",
-    skip_modprobe: SkipModprobe = False,
-    duration: Duration = None,
-    packets: Packets = None,
-    max_size: MaxSize = None,
-    ring: Ring = None,
-    stop_on: StopOn = None,
-    after: After = None,
-    snaplen: Snaplen = 256,
-    force: Force = False,
-    log_level: Annotated[
-        str, typer.Option(help="error, warning, info or debug: what is said on stderr.")
-    ] = "info",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="As --log-level debug.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="As --log-level error.")] = False,
+    words: typed.Words = None,
+    family: typed.Family = "both",
+    interfaces: typed.Interfaces = "",
+    no_forwarded: typed.NoForwarded = False,
+    netns: typed.Netns = None,
+    inside: typed.Inside = False,
+    backend: typed.Backend = "auto",
+    conntrack: typed.Conntrack = False,
+    snaplen: typed.Snaplen = 256,
+    duration: typed.Duration = None,
+    packets: typed.Packets = None,
+    max_size: typed.MaxSize = None,
+    stop_on: typed.StopOn = None,
+    after: typed.After = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            "-w",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="The recording; %Y, %m, %d, %H, %M, %S and the others of date(1) are the local time.",
+        ),
+    ] = Path(f"trace{DATED}.db"),
+    force: typed.Force = False,
+    ring: typed.Ring = None,
+    rotate: typed.Rotate = None,
+    keep: typed.Keep = None,
+    log_level: typed.LogLevel = "info",
+    verbose: typed.Verbose = False,
+    quiet: typed.Quiet = False,
+    flush: typed.Flush = False,
+    skip_modprobe: typed.SkipModprobe = False,
+    _: typed.Numeric = False,
 ) -> int:
-    """Trace packets through the rules of iptables and nftables into a file.
+    """Trace packets through iptables and nftables into a file.
 
-    Needs root (or CAP_NET_ADMIN). Nobody's rules are touched: two tagged TRACE rules a family are put on
-    top of the raw table and taken out again; of legacy iptables the logger is switched and switched back.
+    Needs root (or CAP_NET_ADMIN). Two TRACE rules a family, tagged with a comment, are put on top of the raw
+    table and taken out again. Nobody else's rules are touched. For legacy iptables net.netfilter.nf_log is
+    switched to nfnetlink_log meanwhile.
 
     Examples:
 
       iptrec record tcp port 443 -o trace.db
-
       iptrec record icmp or icmp6 --duration 30s
-
-      iptrec record --netns web -- curl -s http://10.0.0.5/
-
+      iptrec record --netns web --inside -- curl -s http://10.0.0.5/
       iptrec record --ring 10m --stop-on "DROP dst port 443" --after 5s
+      iptrec record --rotate 1h --keep 24 -o 'fr-%Y%m%d-%H%M%S.db'
+    """
+    level = levels(log_level, verbose=verbose, quiet=quiet)
+    pattern = rotating(output) if rotate else str(output)
+    options = make_options(
+        words, output=dated(pattern), pattern=pattern, rotate=rotate, keep=keep, family=family,
+        interfaces=interfaces, forwarded=not no_forwarded, netns=one_netns(netns), inside=inside,
+        flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
+        packets=packets, max_size=max_size, ring=ring, snaplen=snaplen, force=force,
+    )  # fmt: skip
+    output = options.output
+    live = Live("record", level, f"recording to {output}", line=True)
+    outcome = run(options, live, stop_on, after)
+    live.report(outcome)
+    output = Path(outcome.written_to or output)
+    live.tell_nothing(outcome, output)
+    live.tell(stopped_by(outcome, output, renumbers=bool(options.ring)))
+    return outcome.exit_status
+
+
+def stopped_by(outcome: Progress, output: Path | None, *, renumbers: bool = False) -> str:
+    """What --stop-on saw, if that was the reason to stop, and how to see it; see `stop_on.stopped_by`."""
+    from iptrec.cli import stop_on
+
+    if outcome.reason != "stop-on":
+        return ""
+    return stop_on.stopped_by(outcome.stopped_by, output, renumbers=renumbers)
+
+
+def run(
+    options: Options,
+    live: Live,
+    stop_on: str | None,
+    after: str | None,
+    begun: Callable[[int], None] = lambda _: None,
+) -> Progress:
+    """Record. A process beside it looks for --stop-on, or counts for --packets.
+
+    ``begun``: see `session.record`.
     """
     from iptrec.cli.stop_on import Lookout
-    from iptrec.recorder.session import record as run
+    from iptrec.recorder.session import record as record_
 
-    level = log_levels(log_level, verbose=verbose, quiet=quiet)
     if after is not None and stop_on is None:
         raise UsageError("--after is the time to go on for after --stop-on: say what to stop on")
-    options = make_options(
-        words, output=output, family=family, interfaces=interfaces, netns=netns, flush=flush,
-        conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration, packets=packets,
-        max_size=max_size, ring=ring, snaplen=snaplen, force=force,
-    )  # fmt: skip
-    live = _Live(str(output), level)
-    with Lookout(output, stop_on) as lookout:
-        options = replace(
-            options, trigger=lookout.descriptor, after_s=seconds(after or "0s", "--after")
-        )
+    if stop_on is not None and options.rotates:
+        raise UsageError("--stop-on looks at one file: leave --rotate out, or record with --ring")
+    options = counted_by_interface(options, stop_on)
+    counts = options.trigger_packets is not None
+    with Lookout(options.output, stop_on, any_packet=counts) as lookout:
 
-        def begun(recording: int) -> None:
+        def ready(recording: int) -> None:
             lookout.start(recording)
+            begun(recording)
             live.ready = True
 
         def tell(progress: Progress) -> None:
@@ -170,12 +138,13 @@ def record(
             if progress.reason:
                 lookout.stop()
 
+        after_s = seconds(after or "0s", "--after")
         try:
-            outcome = run(options, tell, begun)
+            return record_(
+                replace(options, trigger=lookout.descriptor, after_s=after_s), tell, ready
+            )
         finally:
             live.end()
-    live.report(outcome)
-    return outcome.exit_status
 
 
 def make_options(words: list[str] | None, *, family: str, **more: Any) -> Options:  # noqa: ANN401
@@ -184,35 +153,92 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
     from iptrec.pcap.nft import matches
     from iptrec.recorder.options import Options
 
+    require_file(more["output"])
     expression, command = split_command(words or [])
     if command and shutil.which(command[0]) is None:
         raise UsageError(f"command {command[0]!r} is not found")
+    if more["inside"] and not (command and more["netns"]):
+        raise UsageError(
+            "--inside runs COMMAND in the namespace of --netns: --netns NAME --inside -- COMMAND"
+        )
     if family not in ("ipv4", "ipv6", "both"):
         raise UsageError(f"--family {family!r}: must be one of ipv4, ipv6, both")
     if more["backend"] not in BACKEND_CHOICES:
         raise UsageError(
             f"--backend {more['backend']!r}: must be one of {', '.join(BACKEND_CHOICES)}"
         )
+    interfaces = tuple(name for name in more.pop("interfaces").split(",") if name)
     families: Any = FAMILIES if family == "both" else (family,)
     compiled = bytecodes(expression, families)
     duration = more.pop("duration")
     max_size = more.pop("max_size", None)
-    ring_bytes, ring_s = _ring(more.pop("ring", None))
+    ring_bytes, ring_s = _size_or_time(more.pop("ring", None), "--ring")
+    rotate_bytes, rotate_s = _size_or_time(more.pop("rotate", None), "--rotate")
     options = Options(
         bytecodes=compiled,
         filter=expression or None,
         matches=matches,
-        interfaces=tuple(name for name in more.pop("interfaces").split(",") if name),
+        interfaces=() if ANY in interfaces else interfaces,
         duration_s=None if duration is None else seconds(duration),
         max_bytes=None if max_size is None else size(max_size, "--max-size"),
         ring_bytes=ring_bytes,
         ring_s=ring_s,
+        rotate_bytes=rotate_bytes,
+        rotate_s=rotate_s,
         command=command,
         argv=["iptrec", *sys.argv[1:]],
         **more,
     )
     _check_limits(options)
     return options
+
+
+def counted_by_interface(options: Options, stop_on: str | None) -> Options:
+    """The options, with --packets for packets of --iface where others may be traced as well.
+
+    Who looks for --stop-on looks for nothing else, and at one file: then all that are traced count.
+    """
+    beside = stop_on is not None or options.rotates
+    if beside or not (options.packets and options.interfaces and options.forwarded):
+        return options
+    return replace(options, packets=None, trigger_packets=options.packets)
+
+
+def rotating(output: Path) -> str:
+    """The pattern of the names of files that follow each other: it has a date."""
+    if "%" in output.name:
+        return str(output)
+    return str(output.with_name(f"{output.stem}{DATED}{output.suffix}"))
+
+
+def dated(pattern: str) -> Path:
+    """The name with the time of now in it. Raises `UsageError` for what is not a name then."""
+    if "%" not in pattern:
+        return Path(pattern)
+    try:
+        name = time.strftime(pattern)
+    except ValueError as error:  # UnicodeError is one
+        raise UsageError(f"--output {pattern!r}: {error}") from None
+    if "\n" in name or not name:
+        raise UsageError(f"--output {pattern!r} is not the name of a file: {name!r}")
+    return Path(name)
+
+
+def require_file(output: Path) -> None:
+    """Raise `UsageError` for "-": elsewhere that is stdout."""
+    if str(output) == "-":
+        raise UsageError(
+            "--output -: a recording is a file, which SQLite writes to everywhere; name one, such as trace.db"
+        )
+
+
+def one_netns(given: list[str] | None) -> str | None:
+    """The network namespace. Raises `UsageError` for several."""
+    if given and len(given) > 1:
+        raise UsageError(
+            f"--netns was given {len(given)} times; run iptrec once for each namespace: {', '.join(given)}"
+        )
+    return given[0] if given else None
 
 
 def split_command(words: list[str]) -> tuple[str, list[str]]:
@@ -238,10 +264,17 @@ def _check_limits(options: Options) -> None:
     limits = {
         "--duration": options.duration_s, "--max-size": options.max_bytes,
         "--ring": options.ring_bytes if options.ring_s is None else options.ring_s,
+        "--rotate": options.rotate_bytes if options.rotate_s is None else options.rotate_s,
     }  # fmt: skip
     for option, limit in limits.items():
         if limit == 0:
             raise UsageError(f"{option} must be more than 0")
+    if options.keep is not None and not options.rotates:
+        raise UsageError("--keep is how many files --rotate keeps: say when to rotate")
+    others = {"--ring": options.ring, "--max-size": options.max_bytes, "--flush": options.flush}
+    for option, given in others.items():
+        if options.rotates and given:
+            raise UsageError(f"--rotate goes on in another file: leave {option} out")
 
 
 def size(text: str, option: str) -> int:
@@ -252,97 +285,17 @@ def size(text: str, option: str) -> int:
     return int(float(found[1]) * _SIZES[found[2].lower()])
 
 
-def _ring(text: str | None) -> tuple[int | None, float | None]:
-    """A size in bytes, or a time in seconds."""
+def _size_or_time(text: str | None, option: str) -> tuple[int | None, float | None]:
+    """A size in bytes, or a time in seconds; without a unit it could be either."""
     if text is None:
         return None, None
     try:
         if text.endswith(("s", "m", "h")):
             return None, seconds(text)
-        return size(text, "--ring"), None
+        if not text.strip("0").isdigit():
+            return size(text, option), None
     except UsageError:
-        raise UsageError(
-            f"--ring {text!r}: expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
-        ) from None
-
-
-def log_levels(name: str, *, verbose: bool, quiet: bool) -> int:
-    """0 error, 1 warning, 2 info, 3 debug."""
-    names = ("error", "warning", "info", "debug")
-    if name not in names:
-        raise UsageError(f"--log-level {name!r}: must be one of {', '.join(names)}")
-    return 3 if verbose else 0 if quiet else names.index(name)
-
-
-class _Live:
-    """The live line of a terminal; off a terminal one line when recording begins.
-
-    ``ready``: events are recorded.
-    """
-
-    def __init__(self, output: str, level: int) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._output, self._level = output, level
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
-        self.ready = False
-        self._begun = False
-        self._printed = 0
-
-    def _begin(self) -> None:
-        self._begun = True
-        if self._console.is_terminal:
-            self._live.start()
-        else:
-            # One line that scripts can wait for.
-            print(
-                f"recording to {self._output} (pid {os.getpid()}); Ctrl-C to stop",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def __call__(self, progress: Progress) -> None:
-        self._tell_notes(progress)
-        if not self.ready or self._level < 2:  # noqa: PLR2004 - info
-            return
-        if not self._begun:
-            self._begin()
-        if self._console.is_terminal:
-            from rich.text import Text
-
-            rate = progress.events / max(progress.elapsed_ns, 1) * 1e9
-            self._live.update(
-                Text(
-                    f"{progress.events:,} events  {rate:,.0f}/s  {progress.file_bytes:,} bytes"
-                    f"  {progress.lost:,} lost  (Ctrl-C to stop)"
-                ),
-                refresh=True,
-            )
-
-    def _tell_notes(self, progress: Progress) -> None:
-        """Those that are new; they scroll up above the live line."""
-        from iptrec.views.escape import printable
-
-        for note in progress.notes[self._printed :] if self._level >= 1 else []:
-            line = f"iptrec record: {printable(note)}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._printed = len(progress.notes)
-
-    def end(self) -> None:
-        self._live.stop()
-
-    def report(self, outcome: Progress) -> None:
-        from iptrec.views.escape import printable
-
-        for detail in outcome.details if self._level > 2 else []:  # noqa: PLR2004 - debug
-            print(f"iptrec record: {printable(detail)}", file=sys.stderr)
-        self._tell_notes(outcome)
-        if self._level >= 2:  # noqa: PLR2004 - info
-            lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
-            print(
-                f"recorded {outcome.events:,} events ({lost}), {outcome.file_bytes:,} bytes:"
-                f" {self._output}",
-                file=sys.stderr,
-            )
+        pass
+    raise UsageError(
+        f"{option} {text!r}: expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
+    )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 def opened(
     path: str, *, held: int | None = None, index: bool = False, bar: bool = False
 ) -> Iterator[Recording]:
-    """The recording.
+    """The recording; "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
     on where that will do, see `index`. ``bar``: on stderr, while it is read.
@@ -26,24 +29,33 @@ def opened(
     from iptrec.cli.progress import watched
     from iptrec.recording.reader import Reader
 
+    path = named(path)
     with Reader(path, held) as reader, contextlib.ExitStack() as stack:
         rows = stack.enter_context(watched(reader, "packets")) if bar else reader
+        index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
 
 
-def flaws(recording: Recording, unjudged: int = 0) -> list[str]:
+def named(path: str) -> str:
+    """The name of a file that is to be read: "-" is stdin."""
+    return "/dev/stdin" if path == "-" else path
+
+
+def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> list[str]:
     """What the reader of the packets must know about the recording.
 
-    ``unjudged``: of how many packets the filter does not know.
+    ``unjudged``: of how many packets the filter does not know. ``trace``: for `iptrec trace`, which says by
+    itself why there is none.
     """
-    from iptrec.names import counted
     from iptrec.views.info import NOT_CLOSED, how_many
 
     found = []
     if unjudged:
         packets = counted(unjudged, "packet")
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
+    if not trace and _is_empty(recording):
+        found.append("no packet was recorded; see iptrec info")
     if losses := recording.losses:
         found.append(f"{how_many(losses)}; see iptrec info")
     if not recording.facts.closed:
@@ -55,3 +67,9 @@ def tell_flaws(command: str, recording: Recording, unjudged: int = 0) -> None:
     """The same on stderr, so that nobody takes an answer for more than it is."""
     if found := flaws(recording, unjudged):
         print(f"iptrec {command}: {'; '.join(found)}", file=sys.stderr)
+
+
+def _is_empty(recording: Recording) -> bool:
+    from iptrec.answers.nothing import traced
+
+    return not traced(recording.rows)

@@ -31,14 +31,17 @@ def rules(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a chain and line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
 ) -> int:
-    """Print the rules as they last were, with the packets of the recording that hit them.
+    """Print the rules, with the packets that hit them.
 
-    Number, packets, time of the first hit, the rule. Rules that an earlier one makes unreachable are
-    marked, and so are rules that were hit and are gone by the end; ? are hits from while the rules of the
-    chain changed or were not known. A rule where packets may pass untraced is neither hit nor unused as long
-    as no packet was seen there. Exit status 1 when no rule fits.
+    The rules are those of the end of the recording: number, packets, time of the first hit (of the day that
+    the first line tells), the rule. Rules that an earlier one makes unreachable are marked, and so are rules
+    that were hit and are gone by the end; ? are hits from while the rules of the chain changed or were not
+    known. A rule where packets may pass untraced is neither hit nor unused as long as no packet was seen
+    there. Exit status 1 when no rule fits.
 
     Examples:
 
@@ -52,7 +55,9 @@ def rules(
     from iptrec.cli import recordings
     from iptrec.cli.output import opened
     from iptrec.views.rules import as_json, as_text
+    from iptrec.views.timestamps import Clock
 
+    clock = Clock(utc=chosen.utc)
     shown = False
     with recordings.opened(recording) as source, opened(output, recording) as stream:
         conditions = chosen.of(source)
@@ -60,19 +65,19 @@ def rules(
         named = {one: tables(source.rows, one) for one in which.listed(table)}
         counted = source.rules(chosen.filter, **conditions)
         _check(named, {one.table for one in counted})
+        day = clock.day(source.facts.started_ns)
         for one in counted:
             limited = _limited(one, frozenset().union(*named.values()), wanted, hit)
             if not limited.chains:
                 continue
-            for line in (as_json if json else as_text)(limited):
-                stream.write(line + "\n")
+            if not (shown or json):
+                stream.write(f"# {day}\n" if day else "")
+            lines = as_json(limited) if json else as_text(limited, clock, day)
+            stream.writelines(line + "\n" for line in lines)
             shown = True
         if not shown:
-            which.require_chains(source, chains)
-            chosen.require_chains(source)
+            print(f"iptrec rules: no rule fits{_missing(wanted, counted)}", file=sys.stderr)
         recordings.tell_flaws("rules", source, counted.unjudged)
-    if not shown:
-        print("iptrec rules: no rule fits", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO
 
 
@@ -82,6 +87,19 @@ def _check(asked: dict[str, frozenset[str]], there: set[str]) -> None:
         raise UsageError(f"--table {min(unknown)!r}: the tables of this recording are {names}")
 
 
+def _missing(wanted: frozenset[tuple[str, str]], counted: list[TableCount]) -> str:
+    """The chains that are asked for and not there, with those that are."""
+    from iptrec.answers.selection import is_among
+    from iptrec.cli.absent import some
+    from iptrec.views.escape import printable
+
+    there = [(one.table, chain) for one in counted for chain in one.chains]
+    if not wanted or any(is_among(wanted, *one) for one in there):
+        return ""
+    names = {f"{table}/{chain}" for table, chain in there}
+    return printable(f"; the chains of this recording are {some(names)}") if names else ""
+
+
 def _limited(
     table: TableCount,
     tables: frozenset[str],
@@ -89,11 +107,13 @@ def _limited(
     hit: bool | None,
 ) -> TableCount:
     """The chains and rules that were asked for; a chain without any of them is left out."""
+    from iptrec.answers.selection import is_among
+
     if tables and table.table not in tables:
         return replace(table, chains={})
     chains = {}
     for name, (policy, rules) in table.chains.items():
-        if places and (table.table, name) not in places:
+        if places and not is_among(places, table.table, name):
             continue
         kept = [
             one

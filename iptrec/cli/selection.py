@@ -8,33 +8,42 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast, get_type_hints
 
 import typer
 
+from iptrec.cli.moments import moment
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
     from iptrec.answers.select import Select
     from iptrec.api import Recording
 
+ANY_TABLE: Final = ""  # of `iptrec.answers.selection`
 _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
-_MOST_CHAINS: Final = 12  # that are named where another one was asked for
-_UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
+GROUP: Final = "Which packets"  # of options in --help
 Chains = Annotated[
-    str, typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Packets that pass one of these.")
+    str,
+    typer.Option(
+        "--chain",
+        rich_help_panel=GROUP,
+        metavar="TABLE/CHAIN,...",
+        help="Packets that pass one of these.",
+    ),
 ]
 Verdicts = Annotated[
     str,
     typer.Option(
-        "--verdict", metavar="V,...", help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ..."
+        "--verdict",
+        rich_help_panel=GROUP,
+        metavar="V,...",
+        help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ...",
     ),
 ]
+Utc = Annotated[bool, typer.Option("--utc", help="Times in UTC, not in the local zone (TZ).")]
 # In the order in which --help has them: type, and what it is if it is not given
 _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
     "words": (
@@ -53,7 +62,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--rule", metavar="TABLE/CHAIN/N,...", help="Packets that one of these matched."
+                "--rule",
+                rich_help_panel=GROUP,
+                metavar="TABLE/CHAIN/N,...",
+                help="Packets that one of these matched.",
             ),
         ],
         "",
@@ -62,7 +74,12 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--iface", metavar="A,B", help="Packets that come in or go out by one of these."
+                "--iface",
+                "-i",
+                rich_help_panel=GROUP,
+                metavar="A,B",
+                help="Packets that come in or go out by one of these, eth+ or any. Without it those of"
+                " record --iface, if that was given.",
             ),
         ],
         "",
@@ -70,7 +87,13 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
     "verdict": (Verdicts, ""),
     "netns": (
         Annotated[
-            str, typer.Option("--netns", metavar="NAME,...", help="Packets of these namespaces.")
+            str,
+            typer.Option(
+                "--netns",
+                rich_help_panel=GROUP,
+                metavar="NAME,...",
+                help="Packets of these namespaces.",
+            ),
         ],
         "",
     ),
@@ -78,7 +101,9 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             bool | None,
             typer.Option(
-                "--complete/--incomplete", help="Packets whose trace is whole and certain, or not."
+                "--complete/--incomplete",
+                rich_help_panel=GROUP,
+                help="Packets whose trace is whole and certain, or not.",
             ),
         ],
         None,
@@ -87,7 +112,10 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--mark", metavar="VALUE[/MASK]", help="Packets that had this mark somewhere."
+                "--mark",
+                rich_help_panel=GROUP,
+                metavar="VALUE[/MASK]",
+                help="Packets that had this mark somewhere.",
             ),
         ],
         "",
@@ -97,27 +125,42 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--since",
+                rich_help_panel=GROUP,
                 metavar="TIME",
-                help="From then on: 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
+                help="From then on: 10:02, 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
             ),
         ],
         "",
     ),
     "until": (
-        Annotated[str, typer.Option("--until", metavar="TIME", help="Before then, as --since.")],
+        Annotated[
+            str,
+            typer.Option(
+                "--until", rich_help_panel=GROUP, metavar="TIME", help="Before then, as --since."
+            ),
+        ],
         "",
     ),
     "packet": (
-        Annotated[int | None, typer.Option("--packet", min=1, help="This packet alone.")],
+        Annotated[
+            int | None,
+            typer.Option("--packet", min=1, rich_help_panel=GROUP, help="This packet alone."),
+        ],
         None,
     ),
     "path": (
         Annotated[
             int | None,
-            typer.Option("--path", min=1, help="Packets of this path; see iptrec paths."),
+            typer.Option(
+                "--path",
+                min=1,
+                rich_help_panel=GROUP,
+                help="Packets of this path; see iptrec paths.",
+            ),
         ],
         None,
     ),
+    "utc": (Utc, False),
 }
 
 
@@ -137,6 +180,7 @@ class Chosen:
     until: str = ""
     packet: int | None = None
     path: int | None = None
+    utc: bool = False
 
     @property
     def filter(self) -> str | None:
@@ -153,16 +197,15 @@ class Chosen:
             "netns": listed(self.netns),
             "complete": self.complete,
             "mark": _mark(self.mark) if self.mark else None,
-            "since": moment(recording, "--since", self.since) if self.since else None,
-            "until": moment(recording, "--until", self.until) if self.until else None,
+            "since": self._moment(recording, "--since", self.since),
+            "until": self._moment(recording, "--until", self.until),
             "packet": self.packet,
             "path": self.path,
         }
         return cast("Select", {name: one for name, one in given.items() if one not in (None, [])})
 
-    def require_chains(self, recording: Recording) -> None:
-        """Raise `UsageError` for a chain that is not in the recording; asked where no packet was found."""
-        require_chains(recording, self.chain)
+    def _moment(self, recording: Recording, option: str, text: str) -> int | None:
+        return moment(recording, option, text, utc=self.utc) if text else None
 
 
 NOTHING_TYPED: Final = Chosen()
@@ -218,12 +261,16 @@ def chains(text: str) -> Iterator[tuple[str, str]]:
 
 
 def chain(text: str) -> frozenset[tuple[str, str]]:
-    """TABLE/CHAIN: the two names, once for each slash, as nft allows slashes in both."""
+    """TABLE/CHAIN: the two names, once for each slash, as nft allows slashes in both; CHAIN of any table."""
+    if text and "/" not in text and len(text) <= _LONGEST:
+        return frozenset({(ANY_TABLE, text)})
     parts = text.split("/") if len(text) <= _LONGEST else []
     splits = (("/".join(parts[:at]), "/".join(parts[at:])) for at in range(1, len(parts)))
     found = frozenset(names for names in splits if all(names))
     if not found:
-        raise UsageError(f"--chain {text!r}: expected TABLE/CHAIN, such as filter/FORWARD")
+        raise UsageError(
+            f"--chain {text!r}: expected TABLE/CHAIN, such as filter/FORWARD, or CHAIN"
+        )
     return found
 
 
@@ -234,42 +281,6 @@ def rule(text: str) -> frozenset[tuple[str, str, int]]:
     if not (known and all(place.partition("/"))):
         raise UsageError(f"--rule {text!r}: expected TABLE/CHAIN/N, such as filter/FORWARD/2")
     return frozenset((*names, int(number)) for names in chain(place))
-
-
-def require_chains(recording: Recording, typed: str) -> None:
-    """Raise `UsageError` for a chain that no recorded ruleset has; it names those that there are.
-
-    ``typed``: TABLE/CHAIN,... Nothing is said where the recording does not tell all its rulesets.
-    """
-    from iptrec.answers import chains as known
-
-    there = known.recorded(recording.rows) if typed else None
-    if not there:
-        return
-    for text in listed(typed):
-        names = chain(text)
-        if not known.is_possible(recording.rows, names, there):
-            tables = {name for name, _ in names}
-            nearest = sorted(there, key=lambda one: (one[0] not in tables, one))
-            told = ", ".join("/".join(one) for one in nearest[:_MOST_CHAINS])
-            more = f" and {len(there) - _MOST_CHAINS:,} more" if len(there) > _MOST_CHAINS else ""
-            raise UsageError(f"--chain {text!r}: not in this recording; there are {told}{more}")
-
-
-def moment(recording: Recording, option: str, text: str) -> int:
-    """A time as epoch ns: absolute (UTC unless it says), after the start, or before the end with "-"."""
-    if found := re.fullmatch(r"(-?)([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)", text):
-        distance = int(float(found[2]) * _UNITS[found[3]])
-        return recording.end_ns - distance if found[1] else recording.facts.started_ns + distance
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f"{option} {text!r} is not a time; write 2026-01-31T10:02:07, 10s (after the start) or -5s"
-            " (before the end)"
-        ) from None
-    time = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return int(time.timestamp()) * 10**9 + time.microsecond * 1000
 
 
 def listed(text: str) -> list[str]:

@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
-import time
-from dataclasses import replace
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Final, TextIO
 
 import typer
 
+from iptrec.cli import layout as printing
 from iptrec.cli import selection as which
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.cli.output import Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
+from iptrec.names import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Iterable, Iterator
 
     from iptrec.api import Recording
     from iptrec.packets.model import Traversal
+    from iptrec.views.timestamps import Clock
 
-_POLL_S: Final = 0.1
 _BEHIND_OTHERS: Final = 10  # nice(2)
-Phys = Annotated[bool, typer.Option("--phys/--no-phys", help="Bridge ports: PHYSIN, PHYSOUT.")]
+_ORPHANS: Final = "all events without a packet"
+Phys = Annotated[
+    bool,
+    typer.Option("--phys/--no-phys", rich_help_panel=OUTPUT, help="Bridge ports: PHYSIN, PHYSOUT."),
+]
 Ct = Annotated[
-    bool, typer.Option("--ct/--no-ct", help="What conntrack knew at each step (nf_tables).")
+    bool,
+    typer.Option(
+        "--ct/--no-ct",
+        rich_help_panel=OUTPUT,
+        help="What conntrack knew at each step (nf_tables).",
+    ),
 ]
 Rules = Annotated[
-    bool, typer.Option("--rules/--no-rules", help="The text of the rules that matched.")
+    bool,
+    typer.Option(
+        "--rules/--no-rules", rich_help_panel=OUTPUT, help="The text of the rules that matched."
+    ),
 ]
 IfaceChanges = Annotated[
     bool,
-    typer.Option("--iface-changes/--no-iface-changes", help="IN= and OUT= where they change."),
+    typer.Option(
+        "--iface-changes/--no-iface-changes",
+        rich_help_panel=OUTPUT,
+        help="IN= and OUT= where they change.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line (schemas/).")]
-Colour = Annotated[str, typer.Option("--color", help="auto, always or never.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUTPUT, help="One JSON object a line (schemas/)."),
+]
+Colour = Annotated[
+    str,
+    typer.Option("--color", metavar="WHEN", rich_help_panel=OUTPUT, help="auto, always or never."),
+]
 
 
 Chains = Annotated[
     str,
     typer.Option(
         "--chain",
+        rich_help_panel=which.GROUP,
         metavar="TABLE/CHAIN,...",
         help="Packets that pass one of these, and only their steps there.",
     ),
@@ -56,6 +82,12 @@ def show(
     ct: Ct = False,
     rules: Rules = True,
     iface_changes: IfaceChanges = True,
+    verbose: printing.Verbose = False,
+    brief: printing.Brief = None,
+    classic: printing.Classic = False,
+    limit: printing.Limit = None,
+    tail: printing.Tail = None,
+    pager: printing.Pager = True,
     json: Json = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="Events that belong to no packet, instead of packets.")
@@ -63,17 +95,29 @@ def show(
     follow: Annotated[
         bool, typer.Option("--follow", help="Wait for more until the recording is closed.")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="A file; - is stdout.",
+        ),
+    ] = "-",
     mode: Mode = "",
     color: Colour = "auto",
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No word on stderr about losses and the like.")
     ] = False,
     held: Annotated[int | None, typer.Option("--held", hidden=True)] = None,
+    tally: Annotated[bool, typer.Option("--tally", hidden=True)] = False,
 ) -> int:
-    """Show the packets of a recording: each step through tables, chains and rules, and the verdict.
+    """Show packets step by step through tables, chains and rules.
 
-    Needs neither root nor netfilter. Exit status 1 when nothing fits the selection.
+    Needs neither root nor netfilter. Times are local: a line tells date and zone where these change. A packet
+    that was dropped or rejected has --> at the margin. A chain without a table is one of any table. Exit
+    status 1 when nothing fits the selection.
 
     Examples:
 
@@ -81,57 +125,105 @@ def show(
 
       iptrec show trace.db --verdict DROP,REJECT tcp port 443
 
-      iptrec show trace.db --chain filter/FORWARD,filter/DOCKER-USER --json
-    """
-    from iptrec.answers.select import places
-    from iptrec.cli import recordings
-    from iptrec.cli.output import colours, opened
-    from iptrec.views import json_lines, text
-    from iptrec.views import packet_json as as_json
+      iptrec show trace.db --brief --since 10:02 --tail 100
 
+      iptrec show trace.db --chain filter/FORWARD,DOCKER-USER --json
+    """
+    from iptrec.answers import select
+    from iptrec.cli import recordings
+    from iptrec.cli.absent import NOTHING, nothing
+    from iptrec.cli.output import colours
+    from iptrec.views import json_lines, show, text  # noqa: F401 - before rights are given up
+    from iptrec.views.timestamps import Clock
+
+    _check(brief=brief, classic=classic, limit=limit, tail=tail, follow=follow)
     layout = text.Layout(
         colour=colours(color, output),
         phys=phys,
         ct=ct,
         rules=rules,
         iface_changes=iface_changes,
+        verbose=verbose,
+        clock=Clock(utc=chosen.utc, exact=verbose),
     )
-    shown = 0
+    terminal = output == "-" and sys.stdout.isatty() and not follow
+    form = printing.form(brief, classic=classic, choose=terminal and not verbose)
+    shown: int | None = None  # where the pager was quit
+    verdicts: Counter[str] = Counter()
     _look_as_nobody(held)
-    with (
-        recordings.opened(recording, held=held, index=not follow) as source,
-        opened(output, recording, mode, grows=follow) as stream,
-    ):
-        conditions = chosen.of(source)
-        everything = not (chosen.filter or conditions)
-        packets = source.packets(chosen.filter, **conditions)
-        _give_up_rights(held, behind_others=quiet)
-        if orphans:
-            if follow or not everything:
-                raise UsageError("--orphans shows all events without a packet; leave the rest out")
-            return _show_orphans(source, stream, json=json)
-        chains = places(source.rows, which.chains(chosen.chain))
-        holes = _Holes(source)
-        if json and not (follow or chains):  # many at once
-            columns = packets.columns()
-            for batch in columns.batches():
-                stream.writelines(json_lines.text(batch))
-            shown, unjudged = columns.count, columns.unjudged
-            return _ending(source, shown, unjudged, chosen, everything=everything, quiet=quiet)
-        for packet in packets.follow() if follow else packets:
-            limited = _limited(packet, chains)
-            if json:
-                stream.write(as_json.line(limited) + "\n")
+    with recordings.opened(recording, held=held, index=not follow) as source:
+        with _stream(output, recording, mode, grows=follow, paged=terminal and pager) as stream:
+            conditions = chosen.of(source)
+            everything = not (chosen.filter or conditions)
+            packets = source.packets(chosen.filter, **conditions)
+            _give_up_rights(held, behind_others=quiet)
+            if orphans:
+                if not everything or follow or limit or tail:
+                    raise UsageError(f"--orphans shows {_ORPHANS}; leave the rest out")
+                return _show_orphans(source, stream, layout.clock, json=json)
+            places = select.places(source.rows, which.chains(chosen.chain))
+            printer = printing.Printer(source, stream, layout, form, places, grows=follow)
+            taken = packets.columns()
+            growing = packets.follow() if follow else taken
+            if json and not (follow or places or limit or tail):
+                shown = printer.columns(taken)
             else:
-                stream.write("".join(holes.until(packet.time_ns, look=follow)))
-                stream.write(("\n" if shown else "") + text.render(limited, layout))
-            shown += 1
-            if follow:
-                stream.flush()
-        if not json:
-            stream.write("".join(holes.until(None, look=follow)))
-        asked = which.NOTHING_TYPED if follow else chosen  # a chain may be made later
-        return _ending(source, shown, packets.unjudged, asked, everything=everything, quiet=quiet)
+                found = taken.last(tail) if tail else itertools.islice(growing, limit)
+                found = _counted(found, verdicts) if tally else found
+                shown = printer.json(found) if json else printer.text(found)
+        if tally:
+            _tell_tally(verdicts, source)
+        none = shown == 0 and not everything
+        if not quiet:
+            remarks = [printing.CHOSE_BRIEF] if printer.chose_brief else []
+            if none:  # beside a recorder nothing more can be loaded
+                remarks.append(NOTHING if held is not None else nothing(source, chosen))
+            _tell(remarks + recordings.flaws(source, taken.unjudged, trace=held is not None))
+        return EXIT_NO if none else EXIT_DONE
+
+
+def _counted(packets: Iterable[Traversal], verdicts: Counter[str]) -> Iterator[Traversal]:
+    """The same packets, whose verdicts are counted as they pass."""
+    for one in packets:
+        verdicts[one.verdict] += 1
+        yield one
+
+
+def _tell_tally(verdicts: Counter[str], recording: Recording) -> None:
+    """What was seen, on stderr, for `iptrec trace`."""
+    from iptrec.views.info import how_many
+
+    packets = counted(verdicts.total(), "packet")
+    each = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
+    lost = how_many(recording.losses) or "none lost"
+    print(f"traced {packets}{f': {each}' if each else ''} ({lost})", file=sys.stderr)
+
+
+def _check(
+    *, brief: bool | None, classic: bool, limit: int | None, tail: int | None, follow: bool
+) -> None:
+    if brief and classic:
+        raise UsageError("--brief and --classic are two layouts; choose one")
+    if limit and tail:
+        raise UsageError("--limit has the first packets, --tail the last; choose one")
+    if tail and follow:
+        raise UsageError("--tail has the last packets, and --follow waits for more; choose one")
+
+
+@contextlib.contextmanager
+def _stream(
+    output: str, recording: str, mode: str, *, grows: bool, paged: bool
+) -> Iterator[TextIO]:
+    """Where the packets go."""
+    from iptrec.cli import output as files
+
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(files.opened(output, recording, mode, grows=grows))
+        if paged:
+            from iptrec.cli import pager
+
+            stream = stack.enter_context(pager.paged())
+        yield stream
 
 
 def _look_as_nobody(held: int | None) -> None:
@@ -160,69 +252,19 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
             os.nice(_BEHIND_OTHERS)
 
 
-def _ending(
-    recording: Recording,
-    shown: int,
-    unjudged: int,
-    asked: which.Chosen,
-    *,
-    everything: bool,
-    quiet: bool,
-) -> int:
-    """The exit status; a selection that fits no packet is reported, and what the recording lacks."""
-    from iptrec.cli import recordings
-
-    nothing = not shown and not everything
-    if nothing:
-        asked.require_chains(recording)
-    remarks = ["no packet matches"] if nothing else []
-    remarks += recordings.flaws(recording, unjudged)
-    if remarks and not quiet:
+def _tell(remarks: list[str]) -> None:
+    if remarks:
         print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
-    return EXIT_NO if nothing else EXIT_DONE
 
 
-class _Holes:
-    """What is missing between the packets, each shown once, at its place."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._losses = recording.losses
-        self._shown = 0
-        self._looked = time.monotonic()
-
-    def until(self, time_ns: int | None, *, look: bool) -> list[str]:
-        """Those that ended before a packet; None: all. ``look``: the file may have more by now."""
-        from iptrec.views import text
-
-        if look and time.monotonic() > self._looked + _POLL_S:
-            self._looked = time.monotonic()
-            self._losses = self._recording.losses
-        ended = list(
-            itertools.takewhile(
-                lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._shown :]
-            )
-        )
-        self._shown += len(ended)
-        return text.holes(ended)
-
-
-def _show_orphans(recording: Recording, stream: TextIO, *, json: bool) -> int:
+def _show_orphans(recording: Recording, stream: TextIO, clock: Clock, *, json: bool) -> int:
     from iptrec.answers.orphans import orphans
     from iptrec.views.orphans import as_json, as_text
 
     found = False
     for orphan in orphans(recording.rows):
-        stream.write((as_json if json else as_text)(orphan) + "\n")
+        stream.write((as_json(orphan) if json else as_text(orphan, clock)) + "\n")
         found = True
     if not found:
         print("iptrec show: every event belongs to a packet", file=sys.stderr)
     return EXIT_DONE if found else EXIT_NO
-
-
-def _limited(traversal: Traversal, places: Collection[tuple[str, str]]) -> Traversal:
-    """The traversal with its steps in these (table, chain) alone, with all of them if there are none."""
-    if not places:
-        return traversal
-    steps = (step for step in traversal.steps if (step.table, step.chain) in places)
-    return replace(traversal, steps=tuple(steps))

@@ -1,33 +1,35 @@
 """``record --stop-on``: a process of its own looks at the recording while it grows.
 
-The recorder has no time for that. A pipe signals it: something can be read from it when the first packet fits.
+The recorder has no time for that. A line for each packet that fits can be read from a pipe.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from iptrec.cli import selection as which
 from iptrec.cli.follower import Follower
 from iptrec.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 class Lookout:
-    """Looks for the first packet that fits; a context manager. ``descriptor``: None if there is nothing to do.
+    """Looks for packets that fit; a context manager. ``descriptor``: None if there is nothing to do.
 
-    Raises `UsageError` for an expression that cannot be meant.
+    ``expression``: which ones. ``any_packet``: if there is none, all that `show` has. Raises `UsageError` for
+    an expression that cannot be meant.
     """
 
-    def __init__(self, output: Path, expression: str | None) -> None:
+    def __init__(self, output: Path, expression: str | None, *, any_packet: bool = False) -> None:
         self._follower: Follower | None = None
         self.descriptor: int | None = None
-        if expression is not None:
-            conditions, words = options(expression)
+        if expression is not None or any_packet:
+            conditions, words = ([], []) if expression is None else options(expression)
             arguments = ["--json", "--quiet", *conditions, "--", str(output), *words]
             self._follower = Follower(arguments)
             self.descriptor, writing = os.pipe2(os.O_CLOEXEC)
@@ -52,6 +54,38 @@ class Lookout:
         """Look no more."""
         if self._follower is not None:
             self._follower.stop()
+
+
+def stopped_by(told: str, output: Path | None, *, renumbers: bool) -> str:
+    """Which packet it was, of what a looker told, and how to see it; "" where it told nothing.
+
+    ``renumbers``: packets have other numbers when they are read, as earlier ones are let go.
+    """
+    try:
+        packet = json.loads(told.partition("\n")[0])
+        time, number = packet["time"], f"#{packet['packet']}"
+        words = [packet["verdict"], *_flow(packet["header"]), *_place(packet["decided_by"])]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    see = f"--since {time}" if renumbers else f"--packet {number[1:]}"
+    said = " ".join(map(str, words if renumbers else [number, *words]))
+    return f"stopped by {said}" + (f": iptrec show {output} {see}" if output else "")
+
+
+def _flow(header: dict[str, Any]) -> Iterator[str]:
+    """Protocol and ends of a packet."""
+    from iptrec.views.packet_json import endpoint
+
+    yield header.get("proto") or "?"
+    for address, port, after in (("src", "sport", " >"), ("dst", "dport", "")):
+        yield endpoint(header.get(address) or "?", header.get(port) or 0) + after
+
+
+def _place(by: dict[str, Any] | None) -> Iterator[str]:
+    """Who decided."""
+    if by:
+        what = f"rule {by['rule']}" if by["rule"] else "policy"
+        yield f"by {by['table']}/{by['chain']} {what}"
 
 
 def options(expression: str) -> tuple[list[str], list[str]]:

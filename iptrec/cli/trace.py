@@ -13,58 +13,85 @@ from typing import Annotated
 import typer
 
 from iptrec.cli import record as recording
+from iptrec.cli import record_options as option
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 from iptrec.cli.follower import Follower
+from iptrec.cli.live import INFO, Live, levels
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import EXIT_TROUBLE
 
 
 def trace(
-    words: recording.Words = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Keep the recording in this file.")
-    ] = None,
-    family: recording.Family = "both",
-    interfaces: recording.Interfaces = "",
-    netns: recording.Netns = None,
-    flush: recording.Flush = False,
-    conntrack: recording.Conntrack = False,
-    backend: recording.Backend = "auto",
-    skip_modprobe: recording.SkipModprobe = False,
-    duration: recording.Duration = None,
-    packets: recording.Packets = None,
-    snaplen: recording.Snaplen = 256,
-    force: recording.Force = False,
+    words: option.Words = None,
+    family: option.Family = "both",
+    interfaces: option.Interfaces = "",
+    no_forwarded: option.NoForwarded = False,
+    netns: option.Netns = None,
+    inside: option.Inside = False,
+    backend: option.Backend = "auto",
+    conntrack: option.Conntrack = False,
+    snaplen: option.Snaplen = 256,
+    duration: option.Duration = None,
+    packets: option.Packets = None,
+    max_size: option.MaxSize = None,
+    stop_on: option.StopOn = None,
+    after: option.After = None,
     chains: which.Chains = "",
     verdicts: which.Verdicts = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            "-w",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+            help="Keep the recording in this file.",
+        ),
+    ] = None,
+    force: option.Force = False,
     phys: showing.Phys = False,
     ct: showing.Ct = False,
     rules: showing.Rules = True,
     iface_changes: showing.IfaceChanges = True,
+    brief: Annotated[
+        bool, typer.Option("--brief", rich_help_panel=OUTPUT, help="A line a packet.")
+    ] = False,
+    utc: which.Utc = False,
     json: showing.Json = False,
     color: showing.Colour = "auto",
+    log_level: option.LogLevel = "info",
+    verbose: option.Verbose = False,
+    quiet: option.Quiet = False,
+    flush: option.Flush = False,
+    skip_modprobe: option.SkipModprobe = False,
+    _: option.Numeric = False,
 ) -> int:
-    """Record and show live, until Ctrl-C, the duration or the command's end.
+    """Record and show live.
 
-    The trace alone is written to stdout: what the command writes there goes to stderr.
+    Until Ctrl-C, the duration or the command's end. The trace alone is written to stdout: what the command
+    writes there goes to stderr, where trace says when it is ready, and how many packets there were.
 
     Examples:
 
       iptrec trace tcp port 443
-
       iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
-
       iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
     """
-    from iptrec.recorder.session import record
     from iptrec.recording import private
 
+    level = levels(log_level, verbose=verbose, quiet=quiet)
+    name = recording.one_netns(netns)
+    live = Live("trace", level, _doing(words, name), line=False)
     with contextlib.ExitStack() as stack:
+        output = None if output is None else recording.dated(str(output))
         path = output or stack.enter_context(private.directory()) / "trace.db"
         options = recording.make_options(
-            words, output=path, family=family, interfaces=interfaces, netns=netns, flush=flush,
-            conntrack=conntrack, backend=backend,
-            modprobe=not skip_modprobe, duration=duration, packets=packets, snaplen=snaplen, force=force,
+            words, output=path, family=family, interfaces=interfaces,
+            forwarded=not no_forwarded, netns=name, inside=inside,
+            flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
+            packets=packets, max_size=max_size, snaplen=snaplen, force=force,
         )  # fmt: skip
         viewer = Follower(
             [
@@ -73,7 +100,10 @@ def trace(
                 "--ct" if ct else "--no-ct",
                 "--rules" if rules else "--no-rules",
                 "--iface-changes" if iface_changes else "--no-iface-changes",
+                *(["--brief"] if brief else []),
+                *(["--utc"] if utc else []),
                 *(["--json"] if json else []),
+                *(["--tally"] if level >= INFO else []),
             ]
         )  # fmt: skip
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -85,18 +115,22 @@ def trace(
             life.close()
 
         try:
-            outcome = record(
-                replace(options, viewer=reading, command_stdout=_stderr()), begun=begun
-            )
+            options = replace(options, viewer=reading, command_stdout=_stderr())
+            outcome = recording.run(options, live, stop_on, after, begun)
         except BaseException:
             viewer.stop()  # it would wait for the end of what nobody writes any more
             raise
         status = viewer.wait()
-    for note in outcome.notes:
-        print(f"iptrec trace: {note}", file=sys.stderr)
-    if outcome.lost:
-        print(f"iptrec trace: {outcome.lost:,} events were lost", file=sys.stderr)
+        live.tell_nothing(outcome, path)
+    live.tell_end(outcome)
+    live.tell(recording.stopped_by(outcome, output))
     return EXIT_TROUBLE if status == EXIT_TROUBLE else outcome.exit_status
+
+
+def _doing(words: list[str] | None, netns: str | None) -> str:
+    """What is traced."""
+    expression, _ = recording.split_command(words or [])
+    return f"tracing {expression or 'all packets'}{f' in {netns}' if netns else ''}"
 
 
 def _stderr() -> int:

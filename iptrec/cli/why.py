@@ -18,10 +18,14 @@ def why(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="A file; - is stdout.")] = "-",
-    color: Annotated[str, typer.Option("--color", help="auto, always or never.")] = "auto",
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+    ] = "-",
+    color: Annotated[
+        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+    ] = "auto",
 ) -> int:
-    """Explain what became of packets: who decided, and which rules did not match before, and why not.
+    """Explain which rule decided, and why no earlier one did.
 
     The kernel reports only rules that match. What a rule wants is compared with the packet; where that
     depends on what only the kernel knew (connection tracking, limits, sets), it says so.
@@ -33,6 +37,7 @@ def why(
       iptrec why trace.db --verdict DROP host 10.0.0.5
     """
     from iptrec.cli import recordings
+    from iptrec.cli.absent import nothing
     from iptrec.cli.output import colours, opened
     from iptrec.views.why import as_json, as_text
 
@@ -49,8 +54,6 @@ def why(
                     stream.write(line + "\n")
             shown += 1
         if not shown:
-            chosen.require_chains(source)
+            print(f"iptrec why: {nothing(source, chosen)}", file=sys.stderr)
         recordings.tell_flaws("why", source, explanations.unjudged)
-    if not shown:
-        print("iptrec why: no packet matches", file=sys.stderr)
     return EXIT_DONE if shown else EXIT_NO

@@ -98,12 +98,13 @@ class Interfaces:
         return list(known), found
 
     def named(self, names: frozenset[str], index: npt.NDArray[np.uint32], time_ns: I64) -> Mask:
-        """Which of many (index, time) had one of these names, shape (n,)."""
+        """Which of many (index, time) had one of these names, shape (n,); "eth+": those that begin so."""
+        begin = tuple(one[:-1] for one in names if one.endswith("+"))
         found = np.zeros(len(index), np.bool_)
         for number in _distinct(index):
             here = index == number
             for i, (name, first) in enumerate(self._spans(number)):
-                if name in names:
+                if name in names or (begin and name.startswith(begin)):
                     until = self._until(number, i)
                     found |= here & ((time_ns >= first) | (i == 0)) & (time_ns < until)
         return found

@@ -66,6 +66,12 @@ def links(content: bytes, media: str) -> list[tuple[int, str]]:
         return [(int(one["index"]), _text(one["name"])) for one in _rows("links", content, media)]
 
 
+def described_links(content: bytes, media: str) -> list[dict[str, Any]]:
+    """All that is known of each interface."""
+    with _undamaged("interfaces"):
+        return [dict(one) for one in _rows("links", content, media)]
+
+
 def addresses(content: bytes, media: str) -> list[tuple[int, IP]]:
     """Interface's index and address, of each address of the host's own."""
     with _undamaged("addresses"):

@@ -135,7 +135,7 @@ def _logger(family: Family) -> Iterator[Finding]:
         )
         return
     if now != "nfnetlink_log" and not os.access(path, os.W_OK):
-        fix = f"on the host, in this namespace, run: sysctl {name}=nfnetlink_log"
+        fix = logger.advice_for_host()
         yield Finding("failure", f"{family} logger", f"{name} is {now} and cannot be written", fix)
     else:
         yield Finding("ok", f"{family} logger", f"{name} is {now}")

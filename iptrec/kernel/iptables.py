@@ -48,18 +48,15 @@ class TraceRule:
     family: Family
     chain: str  # PREROUTING or OUTPUT
     comment: str
-    interface: str | None = None
+    device: str = ""  # how the rule says by which interface packets come or go; "" for all
     bytecode: str | None = None
     backend: Backend = "legacy"
 
     @property
     def spec(self) -> str:
         """The rule as iptables-restore reads it."""
-        interface = ""
-        if self.interface is not None:
-            interface = f"-{'i' if self.chain == 'PREROUTING' else 'o'} {self.interface} "
         bpf = f'-m bpf --bytecode "{self.bytecode}" ' if self.bytecode else ""
-        return f"{interface}{bpf}-m comment --comment {self.comment} -j TRACE"
+        return f"{self.device}{bpf}-m comment --comment {self.comment} -j TRACE"
 
 
 def trace_rules(
@@ -67,13 +64,23 @@ def trace_rules(
     comment: str,
     bytecodes: Mapping[Family, str | None],
     interfaces: Sequence[str] = (),
+    *,
+    all_incoming: bool = False,
 ) -> dict[Family, list[TraceRule]]:
-    """Our rules of each family: one a chain, or one a chain and interface."""
+    """Our rules of each family: one a chain, or one a chain and interface.
+
+    ``all_incoming``: by which interface a packet will be forwarded is not known in the raw table, so all that
+    come in are traced, but for those that this host sends to itself.
+    """
+    incoming = [f"-i {one} " for one in interfaces]
+    if all_incoming:
+        incoming = ["! -i lo " if "lo" not in interfaces else ""]
+    devices = {"PREROUTING": incoming, "OUTPUT": [f"-o {one} " for one in interfaces]}
     return {
         family: [
-            TraceRule(family, chain, comment, interface, bytecode, backend)
+            TraceRule(family, chain, comment, device, bytecode, backend)
             for chain in CHAINS
-            for interface in (interfaces or (None,))
+            for device in devices[chain] or [""]
         ]
         for family, bytecode in bytecodes.items()
     }

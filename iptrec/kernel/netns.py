@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -26,23 +27,23 @@ _SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h
 def resolve(spec: str) -> Path:
     """The file of a namespace: NAME of ``ip netns``, a path, or a process id.
 
-    Raises `UsageError` naming the namespaces that exist, or saying that the path is none.
+    Raises `UsageError` naming the namespaces that exist, or saying that there is no such process, or that
+    the path is none.
     """
     if "/" in spec:
         path = Path(spec)
-    elif (_NAMED / spec).exists():
-        path = _NAMED / spec
-    elif spec.isdigit():
+    elif spec.isdigit() and not (_NAMED / spec).exists():
         path = Path("/proc", spec, "ns/net")
     else:
         path = _NAMED / spec
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        names = sorted(one.name for one in _NAMED.glob("*")) or ["none"]
-        raise UsageError(
-            f"no network namespace {spec!r} ({strerror(error)}); named ones: {', '.join(names)}"
-        ) from None
+        names = ", ".join(sorted(one.name for one in _NAMED.glob("*"))) or "none"
+        missing = f"no network namespace {spec!r} ({strerror(error)})"
+        if path.parts[:2] == ("/", "proc") and spec.isdigit() and error.errno == errno.ENOENT:
+            missing = f"no process {spec}, and no network namespace of that name"
+        raise UsageError(f"{missing}; named ones: {names}") from None
     try:
         kind = fcntl.ioctl(descriptor, _NS_GET_NSTYPE)
     except OSError:

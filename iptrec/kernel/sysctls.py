@@ -61,6 +61,17 @@ def counters() -> bytes:
     return json.dumps(_read(root, _COUNTERS)).encode()
 
 
+def forwards() -> bool:
+    """Whether packets may be forwarded in the current network namespace, by any interface."""
+    names = [
+        name
+        for family in ("ipv4", "ipv6")
+        for name in _below(ROOT, f"net/{family}/conf/*/forwarding")
+        if "/default/" not in name
+    ]
+    return any(one != "0" for one in _read(ROOT, names).values())
+
+
 def _below(root: str, pattern: str) -> Iterator[str]:
     """The files below ``root`` that a pattern with one "*" names, in order."""
     directory, _, name = pattern.partition("*")

@@ -26,6 +26,9 @@ class Watch(Protocol):
     def start(self) -> None:
         """Begin to watch."""
 
+    def look(self) -> None:
+        """Look at once; to be called by who holds ``working``."""
+
     def stop(self) -> None:
         """End, after a last look; a second call does nothing."""
 
@@ -86,6 +89,10 @@ class WatchThread:
         for descriptor in (self._stop, self._stopping):
             os.close(descriptor)
         return True
+
+    def work(self) -> None:
+        """Work at once, for who holds ``working``."""
+        self._try(last=False)
 
     def ready(self, timeout_ms: int) -> bool:
         """Wait for something to look at, or for the end, within the work."""

@@ -15,7 +15,7 @@ from iptrec.errors import IptrecError, located
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.kernel.watch import Hole, Watch
@@ -56,6 +56,9 @@ class TraceBackend(Protocol):
     @property
     def watch(self) -> Watch:
         """The watch of its rules, once they are inserted; the session starts and stops it."""
+
+    def matched(self) -> Mapping[str, int]:
+        """Return how many packets our rules have matched, by backend, family and chain; called at the end."""
 
     def traversals(self, data: bytes) -> int:
         """Return how many packets some events tell of (back to back), each counted once."""
@@ -120,14 +123,24 @@ class Findings:
             self._queue.get()()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Evidence:
-    """Where backends put what they see beside the events: snapshots and losses of one namespace."""
+    """Where backends put what they see beside the events: snapshots and losses of one namespace.
+
+    ``named``: the namespace's name and inode, for each file that is written.
+    """
 
     writer: Writer
     namespace: int
     streams: Streams
     report: Report
+    named: tuple[str | None, int]
+
+    def write_to(self, writer: Writer) -> None:
+        """Go on in another file, which has nothing yet."""
+        self.writer = writer
+        self.namespace = writer.add_namespace(*self.named)
+        self.streams.write_to(writer, self.namespace)
 
     def snapshot(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from iptrec.kernel.nft import bases
 from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
+from iptrec.names import counted
 from iptrec.recorder.streams import Events
 from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.kinds import SAVES
@@ -45,8 +47,14 @@ class LegacyBackend:
             if options.flush:
                 raw.require_way_back(family)
         self._rules = iptables.trace_rules(
-            "legacy", setting.comment, options.bytecodes, options.interfaces
+            "legacy",
+            setting.comment,
+            options.bytecodes,
+            options.interfaces,
+            all_incoming=options.all_incoming,
         )
+        (one, *_) = self._rules.values()  # of every family as many
+        self._ours = Counter(rule.chain for rule in one)
         self._loggers: dict[Family, logger.Switched] = {}
 
     def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
@@ -126,14 +134,25 @@ class LegacyBackend:
             self.watch.baseline(family, tables)
             evidence.snapshot(SAVES[family], command, text)
             count = text.count(b"] -A ")
-            self._setting.report.detail(f"{family}: {count} rules in force, ours included")
+            self._setting.report.detail(
+                f"{family}: {counted(count, 'rule')} in force, ours included"
+            )
+
+    def matched(self) -> dict[str, int]:
+        """By the rules' own counters."""
+        comment = self._setting.comment
+        return {
+            f"legacy {family} {chain}": packets
+            for family in self._rules
+            for chain, packets in raw.matched(family, comment).items()
+        }
 
     def traversals(self, data: bytes) -> int:
         """Events of the raw table but for our own rules': the ends of its chains."""
         ours = sum(
-            data.count(b"TRACE: raw:%s:rule:%d " % (chain, number))
-            for chain in (b"PREROUTING", b"OUTPUT")
-            for number in range(1, max(len(self._setting.options.interfaces), 1) + 1)
+            data.count(b"TRACE: raw:%s:rule:%d " % (chain.encode(), number))
+            for chain, rules in self._ours.items()
+            for number in range(1, rules + 1)
         )
         return data.count(b"TRACE: raw:") - ours
 

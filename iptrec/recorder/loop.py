@@ -13,17 +13,18 @@ from iptrec.recorder.ring import Ring
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from iptrec.recorder.backend import Findings, TraceBackend
+    from iptrec.recorder.backend import Evidence, Findings, TraceBackend
     from iptrec.recorder.command import Command
     from iptrec.recorder.guarded import Guarded
     from iptrec.recorder.options import Options, Report
+    from iptrec.recorder.rotation import Rotation
     from iptrec.recorder.signals import Wake
-    from iptrec.recorder.streams import Streams
     from iptrec.recording.writer import Writer
 
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
+_TOLD: Final = 1 << 16  # bytes of a pipe
 _GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 
 
@@ -37,10 +38,10 @@ class Loop:
         self,
         options: Options,
         report: Report,
-        writer: Writer,
-        streams: Streams,
+        evidence: Evidence,
         backends: Sequence[TraceBackend],
         *,
+        rotation: Rotation | None,
         findings: Findings,
         wake: Wake,
         command: Command,
@@ -49,21 +50,27 @@ class Loop:
         self._options = options
         self._report = report
         self._progress = report.progress
-        self._writer = writer
-        self._streams = streams
+        self._evidence = evidence
+        self._streams = evidence.streams
+        self._rotation = rotation
         self._backends = backends
         self._findings = findings
         self._wake = wake
         self._command = command
         self._guarded = guarded
-        self._ring = Ring(options, report, writer)
+        self._ring = Ring(options, report, evidence)
         self._poll = self._polled()
         self._started = self._reported_ns = time.monotonic_ns()
+        self._told = 0  # lines from the trigger
         self._stop_ns: int | None = None  # where the trigger was pulled
         self._ends: list[int] = []  # times to wake up at, of the monotonic clock
         if options.duration_s is not None:
             self._ends.append(self._started + int(options.duration_s * 1e9))
         self._give_back_ns = 0
+
+    @property
+    def _writer(self) -> Writer:
+        return self._evidence.writer
 
     def _polled(self) -> select.poll:
         """All that is waited for."""
@@ -79,7 +86,7 @@ class Loop:
 
     def run(self) -> None:
         """Until there is a reason to stop."""
-        progress, writer, streams = self._progress, self._writer, self._streams
+        progress, streams = self._progress, self._streams
         while not progress.reason:
             ready = dict(self._poll.poll(self._timeout_ms()))
             fetched = streams.fetch()
@@ -89,14 +96,14 @@ class Loop:
                 backend.caught_up()
             if 0 < fetched < batches.SLOTS:
                 time.sleep(min(one.gather_s for one in self._backends))
-            if writer.due:
-                writer.commit()
+            if self._writer.due:
+                self._writer.commit()
             now = time.monotonic_ns()
             self._guarded.keep(now)
             self._tend(now)
             progress.elapsed_ns = now - self._started
             if now - self._reported_ns >= _PROGRESS_NS:
-                progress.file_bytes = writer.stored_bytes
+                progress.file_bytes = self._writer.stored_bytes
                 self._report.tell()
                 self._reported_ns = now
             progress.reason = progress.reason or self._wake.stopped() or self._limit()
@@ -114,9 +121,15 @@ class Loop:
         self._streams.take_sides()
 
     def _pull(self, trigger: int) -> None:
-        """Once: what was waited for has been seen, or nobody looks for it any more."""
+        """What was waited for has been seen, a line each time, or nobody looks for it any more."""
+        told = os.read(trigger, _TOLD)
+        self._told += told.count(b"\n")
+        self._progress.stopped_by = (self._progress.stopped_by + told.decode("latin-1"))[:_TOLD]
+        enough = self._told >= (self._options.trigger_packets or 1)
+        if told and not enough:
+            return
         self._poll.unregister(trigger)
-        if os.read(trigger, 1):
+        if enough:
             self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
             self._ends.append(self._stop_ns)
         else:
@@ -124,6 +137,8 @@ class Loop:
 
     def _tend(self, now: int) -> None:
         """Write out where that was asked for; keep what the ring holds; give free memory back."""
+        if self._rotation is not None and self._rotation.due(now):
+            self._rotation.turn()
         if self._wake.copies:
             self._wake.copies = 0
             self._ring.copy()
@@ -149,7 +164,7 @@ class Loop:
         if options.packets is not None and progress.packets >= options.packets:
             return "packets"
         if self._stop_ns is not None and time.monotonic_ns() >= self._stop_ns:
-            return "stop-on"
+            return "stop-on" if options.trigger_packets is None else "packets"
         if options.max_bytes is not None and self._writer.file_bytes >= options.max_bytes:
             return "max-size"
         return ""

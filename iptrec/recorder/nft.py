@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import UsageError
 from iptrec.kernel import iptables
-from iptrec.kernel.nft import bases, nftrace, raw
+from iptrec.kernel.nft import bases, counters, nftrace, raw
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.table import Own
@@ -43,7 +43,11 @@ class NftBackend:
         self._setting = setting
         options = setting.options
         self._rules = iptables.trace_rules(
-            "nft", setting.comment, options.bytecodes, options.interfaces
+            "nft",
+            setting.comment,
+            options.bytecodes,
+            options.interfaces,
+            all_incoming=options.all_incoming,
         )
         self._own = _own_tables(setting, alone=not iptables_speaks(options.bytecodes))
         self._clock = ChangeClock()
@@ -124,6 +128,10 @@ class NftBackend:
         """Rules are known by their handles, not by time; while these change, better by time as well."""
         changing = time.monotonic_ns() - self._changes.rules_ns < _CHANGING_NS
         return _GATHER_CHANGING_S if changing else _GATHER_S
+
+    def matched(self) -> dict[str, int]:
+        """By the rules' own counters."""
+        return counters.matched(self._setting.comment, self._rules)
 
     def traversals(self, data: bytes) -> int:
         """Ends of the chain of ours that packets come to first."""
@@ -208,4 +216,11 @@ def _own_tables(setting: Setting, *, alone: bool) -> Own:
     except UsageError:
         if alone:
             raise
-    return Own(setting.comment, families, options.interfaces, matches, alone)
+    return Own(
+        setting.comment,
+        families,
+        options.interfaces,
+        matches,
+        alone,
+        all_incoming=options.all_incoming,
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import EXIT_DONE, UsageError
@@ -11,7 +13,6 @@ from iptrec.kernel.batches import RECEIVE_BUFFER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from iptrec.names import BackendChoice, Family
 
@@ -25,10 +26,15 @@ class Options:
 
     ``bytecodes``: for each family that is recorded the filter as `iptables.TraceRule.bytecode`, None for
     all packets. ``duration_s``, ``packets``, ``max_bytes`` (of the file, about): when to stop by itself.
-    ``ring_bytes``, ``ring_s``: keep the last events only. ``trigger``: a descriptor that something can be
-    read from when it is time to stop, ``after_s`` later. ``viewer``: a pipe that is closed when nobody looks at
-    the recording any more: time to stop.
+    ``ring_bytes``, ``ring_s``: keep the last events only. ``rotate_bytes``, ``rotate_s``: go on in
+    another file when one has about this size, or this age; ``keep``: so many files of this recording, the last
+    ones. ``pattern``: their names, as strftime(3) reads them. ``trigger``: a descriptor that a line can be read
+    from when it is time to stop, ``after_s`` later; or ``trigger_packets`` lines. ``viewer``: a pipe that is
+    closed when nobody looks at the recording any more: time to stop.
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
+    ``all_incoming``: trace all packets that come in, as they may be forwarded out by one of ``interfaces``;
+    readers leave out the others then. ``forwarded``: do so where this host forwards.
+    ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
@@ -40,6 +46,8 @@ class Options:
     bytecodes: Mapping[Family, str | None]
     filter: str | None = None
     interfaces: Sequence[str] = ()
+    all_incoming: bool = False
+    forwarded: bool = True
     netns: str | None = None
     force: bool = False
     flush: bool = False
@@ -51,12 +59,18 @@ class Options:
     max_bytes: int | None = None
     ring_bytes: int | None = None
     ring_s: float | None = None
+    rotate_bytes: int | None = None
+    rotate_s: float | None = None
+    keep: int | None = None
+    pattern: str = ""
     trigger: int | None = None
+    trigger_packets: int | None = None
     after_s: float = 0
     viewer: int | None = None
     snaplen: int = 256
     matches: Callable[[str | None, Family], Sequence[str]] = lambda *_: ("",)
     command: Sequence[str] = ()
+    inside: bool = False
     command_stdout: int | None = None
     argv: Sequence[str] = ()
     receive_buffer: int = RECEIVE_BUFFER
@@ -66,6 +80,15 @@ class Options:
         for interface in self.interfaces:
             if not _WILDCARD.fullmatch(interface) and interface not in there:
                 raise UsageError(f"no interface {interface!r} here; there are: {', '.join(there)}")
+
+    @property
+    def rotates(self) -> bool:
+        """Whether it goes on in other files."""
+        return self.rotate_bytes is not None or self.rotate_s is not None
+
+    def named(self) -> Path:
+        """The name of a file that is begun now."""
+        return Path(time.strftime(self.pattern))
 
     @property
     def ring(self) -> dict[str, float]:
@@ -78,7 +101,8 @@ class Options:
 class Progress:
     """How far the recording is.
 
-    ``notes`` are for the user to read in the end, ``details`` for who asks for more (-v).
+    ``written_to``: the last one of several files. ``stopped_by``: what could be read from the trigger, the
+    beginning of it. ``notes`` are for the user to read in the end, ``details`` for who asks for more (-v).
     """
 
     events: int = 0
@@ -87,6 +111,8 @@ class Progress:
     file_bytes: int = 0
     elapsed_ns: int = 0
     reason: str = ""
+    stopped_by: str = ""
+    written_to: str = ""
     exit_status: int = EXIT_DONE
     notes: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import IptrecError
 
 if TYPE_CHECKING:
+    from iptrec.recorder.backend import Evidence
     from iptrec.recorder.options import Options, Report
-    from iptrec.recording.writer import Writer
 
 _RING_NS: Final = 1_000_000_000  # the least time between two looks at the ring
 _RING_SHARE: Final = 100  # one part in so many of the ring's time may pass between them
@@ -19,10 +19,9 @@ _CROWDED: Final = 1.25  # of its size: a look at once
 class Ring:
     """The ring of a recording; without --ring everything is kept."""
 
-    def __init__(self, options: Options, report: Report, writer: Writer) -> None:
-        self._output = options.output
+    def __init__(self, options: Options, report: Report, evidence: Evidence) -> None:
         self._report = report
-        self._writer = writer
+        self._evidence = evidence
         self._there = bool(options.ring)
         self._most_bytes = options.ring_bytes
         self._lasts_ns = int((options.ring_s or 0) * 1e9)
@@ -35,20 +34,20 @@ class Ring:
         """
         if self._there and (now >= self._trim_ns or self._crowded):
             self._trim_ns = now + max(_RING_NS, self._lasts_ns // _RING_SHARE)
-            self._writer.trim(most_bytes=self._most_bytes, lasts_ns=self._lasts_ns or None)
+            self._evidence.writer.trim(most_bytes=self._most_bytes, lasts_ns=self._lasts_ns or None)
 
     @property
     def _crowded(self) -> bool:
         most = self._most_bytes
-        return most is not None and self._writer.event_bytes > _CROWDED * most
+        return most is not None and self._evidence.writer.event_bytes > _CROWDED * most
 
     def copy(self) -> None:
         """Write what there is by now into a file of its own beside the recording."""
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        output = self._output
+        output = self._evidence.writer.path
         path = output.with_name(f"{output.stem}-{moment}{output.suffix}")
         try:
-            self._writer.copy(path, time.time_ns(), "SIGUSR1")
+            self._evidence.writer.copy(path, time.time_ns(), "SIGUSR1")
         except IptrecError as error:
             self._report.note(error.typed)
         else:

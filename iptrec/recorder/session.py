@@ -7,10 +7,12 @@ step is tried even if another one failed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iptrec.errors import HostError, IptrecError
@@ -24,6 +26,7 @@ from iptrec.recorder.command import Command
 from iptrec.recorder.guarded import Guarded
 from iptrec.recorder.loop import Loop
 from iptrec.recorder.options import Progress, Report
+from iptrec.recorder.rotation import Rotation
 from iptrec.recorder.signals import waking
 from iptrec.recorder.streams import Events, Side, Streams
 from iptrec.recording.rows import Facts
@@ -58,15 +61,27 @@ def record(
     report = Report(Progress(), progress)
     try:
         with waking(beside_command=bool(options.command)) as wake, Findings() as findings:
+            elsewhere = path is not None and not options.inside
             command = Command(
-                options.command, None if path is None else outside, options.command_stdout
+                options.command, outside if elsewhere else None, options.command_stdout
             )
-            _Session(options, report, wake, findings, command).run(begun)
+            _Session(_with_forwarded(options, report), report, wake, findings, command).run(begun)
     finally:
         os.close(outside)
     # Signals are as they were, and nothing is left to undo: a command that we stopped may take its time.
     report.progress.exit_status = command.status(report.progress.reason)
     return report.progress
+
+
+def _with_forwarded(options: Options, report: Report) -> Options:
+    """The options, with packets that are forwarded out by one of the interfaces, where any are."""
+    if not (options.interfaces and options.forwarded and sysctls.forwards()):
+        return options
+    report.note(
+        "this host forwards: all packets that come in are traced, and shown if they pass"
+        f" {' or '.join(options.interfaces)}; --no-forwarded traces less"
+    )
+    return replace(options, all_incoming=True)
 
 
 class _Session:
@@ -84,6 +99,7 @@ class _Session:
     - begin: tell that events are recorded, give rights up, start the watches
     - loop: until there is a reason to stop
     - stop: the watches, after a last look
+    - count: what our rules have matched
     - again: a child begins to list the sets again; that forks, so no thread may be left
     - remove: our rules; end the command
     - drain: what is still in the sockets
@@ -131,10 +147,14 @@ class _Session:
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
                 child = opened.enter_context(Forked("the network", network.first))
-                with Writer.create(options.output, self._facts(), force=options.force) as writer:
+                with contextlib.ExitStack() as self._files:
+                    writer = self._files.enter_context(
+                        Writer.create(options.output, self._facts(), force=options.force)
+                    )
                     writer.keeps = False  # no file where nothing was recorded
                     self._evidence = self._create(writer, sides, events)
                     self._trace(child, begun)
+                    writer = self._evidence.writer
                     writer.close(time.time_ns(), self._report.progress.reason)
         except IptrecError as error:
             if left := self._left_behind():
@@ -163,12 +183,14 @@ class _Session:
         for backend in reversed(self._backends):
             beside, traced = backend.open(opened)
             sides += beside
-            events.append(traced)
+            detail = {"all_incoming": True} if self._options.all_incoming else {}
+            events.append(replace(traced, detail={**traced.detail, **detail}))
         return sides, events
 
     def _create(self, writer: Writer, sides: Sequence[Side], events: Sequence[Events]) -> Evidence:
         """The streams of the file, and a place for what is seen beside them."""
-        namespace = writer.add_namespace(self._options.netns, netns.inode())
+        named = self._options.netns, netns.inode()
+        namespace = writer.add_namespace(*named)
         streams = Streams(
             writer,
             namespace,
@@ -178,7 +200,7 @@ class _Session:
             report=self._report,
             traversals=self._backends[0].traversals,
         )
-        return Evidence(writer, namespace, streams, self._report)
+        return Evidence(writer, namespace, streams, self._report, named)
 
     def _trace(self, child: Forked, begun: Callable[[int], None]) -> None:
         """Everything that is changed on the host is changed, and undone, in here."""
@@ -198,6 +220,7 @@ class _Session:
                 loop.run()
                 for backend in self._backends:
                     backend.watch.stop()
+                self._count()
                 # What is there in the beginning and in the end was there all the time, or came and went.
                 again = prepared.enter_context(Forked("the network again", network.last))
                 self._findings.take()
@@ -209,13 +232,26 @@ class _Session:
         return Loop(
             self._options,
             self._report,
-            self._evidence.writer,
-            self._evidence.streams,
+            self._evidence,
             self._backends,
+            rotation=self._rotation(),
             findings=self._findings,
             wake=self._wake,
             command=self._command,
             guarded=Guarded(self._guardian, watches, self._report),
+        )
+
+    def _rotation(self) -> Rotation | None:
+        """What goes on in other files, where that was asked for."""
+        if not self._options.rotates:
+            return None
+        return Rotation(
+            self._options,
+            self._evidence,
+            self._backends,
+            self._findings,
+            self._files,
+            self._facts,
         )
 
     def _begin(self, begun: Callable[[int], None]) -> None:
@@ -236,6 +272,17 @@ class _Session:
         with self._evidence.writer.together():
             for kind, content in found.items():
                 self._evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+
+    def _count(self) -> None:
+        """How many packets came to our rules: where no event came, it tells whether any could."""
+        found: dict[str, int] = {}
+        for backend in self._backends:
+            try:
+                found.update(backend.matched())
+            except HostError as error:
+                self._report.detail(f"the counters of the TRACE rules cannot be read: {error}")
+                return
+        self._evidence.snapshot("trace-rules", "TRACE rules", json.dumps(found).encode())
 
     def _look_at_links(self) -> None:
         """Where changes of interfaces were lost: how they all are now."""

@@ -112,20 +112,29 @@ class Streams:
         self._progress = report.progress
         self._traversals = None if options.packets is None else traversals
         self._sides = sides
+        self._events = events
         self._sources: list[_Source] = []
         self.ids: dict[str, int] = {}
-        for side in sides:
+        self.write_to(writer, namespace)
+        for one in events:
+            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns()))
+            report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
+        self.event_sockets = frozenset(one.socket.fileno() for one in events)
+        self.side_sockets = frozenset(one.socket.fileno() for one in sides)
+
+    def write_to(self, writer: Writer, namespace: int) -> None:
+        """Write into this file from now on: its streams are added, and what is there already."""
+        self._writer = writer
+        for side in self._sides:
             stream = self.ids[side.kind] = writer.add_stream(namespace, side.kind, {**side.detail})
             for datagram in side.there():
                 self._append(stream, datagram)
-        for one in events:
+        for one in self._events:
             room = one.socket.receive_buffer
-            detail = {**one.detail, "receive_buffer": room, "slots": batches.SLOTS, **options.ring}
-            self.ids[one.kind] = writer.add_stream(namespace, one.kind, detail)
-            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns()))
-            report.detail(f"receive buffer: {room:,} bytes")
-        self.event_sockets = frozenset(one.socket.fileno() for one in events)
-        self.side_sockets = frozenset(one.socket.fileno() for one in sides)
+            detail = {"receive_buffer": room, "slots": batches.SLOTS, **self._options.ring}
+            self.ids[one.kind] = writer.add_stream(namespace, one.kind, {**one.detail, **detail})
+        for one, source in zip(self._events, self._sources, strict=False):  # none yet at first
+            source.stream = self.ids[one.kind]
 
     def fetch(self) -> int:
         """Move the events that are there into the file; the most datagrams that one socket had."""

@@ -41,12 +41,20 @@ _HEADER: Final = 100  # bytes, https://www.sqlite.org/fileformat.html#the_databa
 def is_compressed(path: str | Path) -> bool:
     """Whether a file begins like one of them. Raises OSError."""
     with Path(path).open("rb") as file:
-        return file.read(4).startswith((_GZIP, _ZSTD, _ZIP))
+        return begins(file.read(4))
+
+
+def begins(head: bytes) -> bool:
+    """Whether these bytes are the first ones of one of them."""
+    return head.startswith((_GZIP, _ZSTD, _ZIP))
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
-    """The recording inside, in a file that is gone afterwards. Raises `RecordingError` if there is none."""
+def unpacked(path: Path, shown: Path) -> Iterator[Path]:
+    """The recording inside, in a file that is gone afterwards; ``shown``: the name of the file for the user.
+
+    Raises `RecordingError` if there is none.
+    """
     with private.directory() as place:
         target = place / "recording.db"
         try:
@@ -54,11 +62,11 @@ def unpacked(path: Path) -> Iterator[Path]:
                 _copy(path, source, target)
         except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, EOFError, ValueError) as error:
             # The last one: a name of a zip's member that is no text, a place before its beginning.
-            raise RecordingError(f"{path} cannot be unpacked: {error}") from None
+            raise RecordingError(f"{shown} cannot be unpacked: {error}") from None
         except (NotImplementedError, RuntimeError) as error:  # zip: a method, a password
-            raise RecordingError(f"{path} cannot be unpacked: {error}; unpack it first") from None
+            raise RecordingError(f"{shown} cannot be unpacked: {error}; unpack it first") from None
         except OSError as error:
-            raise RecordingError(f"cannot unpack {path}: {strerror(error)}") from None
+            raise RecordingError(f"cannot unpack {shown}: {strerror(error)}") from None
         yield target
 
 

@@ -22,6 +22,7 @@ from iptrec.errors import RecordingError, strerror
 from iptrec.recording import at_work, private
 from iptrec.recording.compressed import is_compressed, unpacked
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
+from iptrec.recording.spooled import is_pipe, spooled
 from iptrec.recording.upgrade import Row, upgraded
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ class Distrusted:
         self._given = self.path.resolve()  # SQLite, too, looks for its neighbours there
         self._file = self._given
         with contextlib.ExitStack() as stack:
-            if held is None and is_compressed(self.path):
-                # Its name goes as soon as it is open: nothing can stay behind.
-                self._file = stack.enter_context(unpacked(self.path))
+            # Names of what we made go as soon as it is open: nothing can stay behind.
+            if is_pipe(self.path):
+                self._file = stack.enter_context(spooled(self.path))
+            if held is None and is_compressed(self._file):
+                self._file = stack.enter_context(unpacked(self._file, self.path))
             with self.translating():
                 self._connect()
 
@@ -104,7 +107,7 @@ class Distrusted:
             raise RecordingError(f"cannot open {self.path}: {strerror(error)}") from None
         if stat.S_ISDIR(mode):
             raise RecordingError(f"cannot open {self.path}: {os.strerror(errno.EISDIR)}")
-        if not stat.S_ISREG(mode):
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
             raise RecordingError(f"cannot open {self.path}: it is not a regular file")
         effective = os.access in os.supports_effective_ids
         if not os.access(self.path, os.R_OK, effective_ids=effective):

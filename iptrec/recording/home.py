@@ -14,7 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError, strerror
-from iptrec.files import Draft, connect, held_twice, is_file
+from iptrec.files import Draft, Place, connect, held_twice, is_file
 from iptrec.recording import at_work
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from iptrec.files import Place
 
 _TO_LOG: Final = ("PRAGMA journal_mode = MEMORY", "PRAGMA journal_mode = WAL")
 _LOG: Final = ("-wal", "-shm")
@@ -138,6 +137,14 @@ class Home:
         with contextlib.suppress(OSError):
             if is_file(self._draft.place.status(name), descriptor):
                 self._draft.place.unlink(name)
+
+
+def remove(path: Path, made: os.stat_result) -> None:
+    """Delete a recording if it is still the file that was made, with these rights; nothing else."""
+    with contextlib.suppress(RecordingError, OSError), contextlib.closing(Place(path)) as place:
+        status = place.status(place.name)
+        if status is not None and os.path.samestat(status, made):
+            place.unlink(place.name)
 
 
 @contextlib.contextmanager

@@ -78,6 +78,11 @@ SNAPSHOTS: Final = {
         SnapshotKind(
             "sysctls", "settings of forwarding, netfilter and connection tracking", "json"
         ),
+        SnapshotKind(
+            "trace-rules",
+            "packets that our TRACE rules matched, by backend, family and chain",
+            "json",
+        ),
         SnapshotKind("counters", "what protocols, interfaces, connection tracking counted", "json"),
     )
 }

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
+from iptrec.names import counted
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def as_text(result: Result, *, colour: bool) -> str:
     word, style = ("ok  ", "32") if result.failure is None else ("FAIL", "31")
     if result.unknown:
         word, style = "????", "33"
-    outcome = f"{result.packets:,} packets" if result.failure is None else printable(result.failure)
+    outcome = (
+        counted(result.packets, "packet") if result.failure is None else printable(result.failure)
+    )
     head = f"\x1b[{style}m{word}\x1b[0m" if colour else word
     return f"{head} {printable(result.expectation.name)}: {outcome}"
 

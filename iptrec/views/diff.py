@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.style import styled
 
@@ -98,7 +99,7 @@ def _number(rule: int | None) -> str:
 def _packets(numbers: list[int]) -> str:
     shown = ", ".join(f"#{number}" for number in numbers[:_SHOWN])
     more = f" and {len(numbers) - _SHOWN:,} more" if len(numbers) > _SHOWN else ""
-    return f"{len(numbers):,} packets: {shown}{more}"
+    return f"{counted(len(numbers), 'packet')}: {shown}{more}"
 
 
 def _counts(differences: Sequence[Difference]) -> dict[str, int]:

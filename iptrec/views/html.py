@@ -6,7 +6,8 @@ import html
 import re
 from typing import TYPE_CHECKING, Final
 
-from iptrec.views.text import Layout, render
+from iptrec.views.show import as_text
+from iptrec.views.text import Layout
 
 if TYPE_CHECKING:
     from iptrec.packets.model import Traversal
@@ -22,7 +23,7 @@ def as_html(packet: Traversal) -> str:
 
     The text has no escape characters but those of its own colours, since `printable` took all others.
     """
-    text = html.escape(render(packet, Layout(colour=True)))
+    text = html.escape(as_text(packet, Layout(colour=True)))
     return f'<pre style="tab-size: 4">{_SGR.sub(_span, text)}</pre>'
 
 

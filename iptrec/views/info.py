@@ -8,15 +8,18 @@ import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.answers.select import by_its_interfaces
 from iptrec.answers.summary import UNKNOWN
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
+from iptrec.names import counted
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import iso_time
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
     from iptrec.recording.rows import Loss, Recording, Snapshot
     from iptrec.rulesets.untraced import Why
@@ -90,18 +93,28 @@ def as_json(recording: Recording, summary: Summary, *, running: bool | None = Fa
     )
 
 
-def as_text(recording: Recording, summary: Summary, *, running: bool | None = False) -> str:
-    """A few lines for a reader, each with its newline and at most 80 columns wide."""
+def as_text(
+    recording: Recording,
+    summary: Summary,
+    clock: Clock = LOCAL,
+    *,
+    none: Nothing | None = None,
+    running: bool | None = False,
+) -> str:
+    """A few lines for a reader, each with its newline and at most 80 columns wide.
+
+    ``none``: why there may be no event. ``running``: see `as_json`.
+    """
     facts, losses = recording.facts, recording.losses
     stopped = NOT_CLOSED[running]
     if facts.closed and facts.stopped_ns is not None:
         seconds = (facts.stopped_ns - facts.started_ns) / 1e9
-        stopped = f"{iso_time(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
+        stopped = f"{clock.full(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
     flaws = _flaws(recording, summary, running)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
     paths = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
     talkers = [
-        f"{one.packets:,} {one.src} > {one.dst} ({one.bytes:,} bytes)"
+        f"{one.packets:,} {one.src} > {one.dst} ({counted(one.bytes, 'byte')})"
         for one in summary.talkers[:_TALKERS]
     ]
     if not summary.talkers_exact:
@@ -116,23 +129,34 @@ def as_text(recording: Recording, summary: Summary, *, running: bool | None = Fa
         ("talkers", "; ".join(talkers) or "-"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
-        ("interfaces", ", ".join(facts.interfaces) or "all"),
+        ("interfaces", _chosen(recording)),
         ("namespace", ", ".join(one.name or "iptrec's own" for one in recording.namespaces)),
-        ("started", iso_time(facts.started_ns)),
+        ("started", clock.full(facts.started_ns)),
         ("stopped", stopped),
         ("host", facts.host),
         ("kernel", facts.kernel),
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
         ("snapshots", ", ".join(dict.fromkeys(map(_snapshot, recording.snapshots())))),
     ]
+    if none is not None:
+        rows.insert(1, ("nothing", none.fact))
+        rows[2:2] = [("likely", cause) for cause in none.causes]
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
     rows += [("not traced", text) for text in _untraced(summary)]
-    rows += [("lost", _loss(loss)) for loss in losses[:_LOSSES]]
+    rows += [("lost", _loss(loss, clock)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
         rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
     return "".join(_row(name, value) for name, value in rows)
+
+
+def _chosen(recording: Recording) -> str:
+    """The interfaces whose packets were recorded, and that there are others where so."""
+    names = ", ".join(recording.facts.interfaces) or "all"
+    if by_its_interfaces(recording):
+        names += " (and all that came in elsewhere, which show leaves out without --iface any)"
+    return names
 
 
 def _rings(recording: Recording) -> Iterator[str]:
@@ -155,9 +179,9 @@ def _counted(counts: dict[str, int]) -> str:
 def how_many(losses: Sequence[Loss]) -> str:
     """What is missing, in words; a loss without a count is not to look like none."""
     holes = [loss for loss in losses if loss.how in HOLES]
-    counted = sum(loss.events or 0 for loss in losses)
-    words = [f"{counted:,} events lost"] if counted else []
-    if len(losses) > len(holes) and not counted:
+    lost = sum(loss.events or 0 for loss in losses)
+    words = [f"{counted(lost, 'event')} lost"] if lost else []
+    if len(losses) > len(holes) and not lost:
         words.append("events lost, not known how many")
     if holes:
         seconds = sum(loss.last_ns - loss.first_ns for loss in holes) / 1e9
@@ -199,10 +223,10 @@ def _snapshot(one: Snapshot) -> str:
     return one.kind if said == WHOLE else f"{one.kind} ({said})"
 
 
-def _loss(loss: Loss) -> str:
+def _loss(loss: Loss, clock: Clock) -> str:
     count = "some" if loss.events is None else f"{loss.events:,}"
     how = HOLES.get(loss.how, loss.how)
-    return f"{count} between {iso_time(loss.first_ns)} and {iso_time(loss.last_ns)} ({how})"
+    return f"{count} between {clock.full(loss.first_ns)} and {clock.full(loss.last_ns)} ({how})"
 
 
 def _flaws(recording: Recording, summary: Summary, running: bool | None = False) -> list[str]:
@@ -220,9 +244,12 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
                 uncounted,
             ),
             (how_many(losses), losses),
-            (f"{summary.incomplete:,} traces incomplete", summary.incomplete),
+            (f"{counted(summary.incomplete, 'trace')} incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
-            (f"{summary.orphans:,} events name no rule", summary.orphans),
+            (
+                f"{counted(summary.orphans, 'event')} {'names' if summary.orphans == 1 else 'name'} no rule",
+                summary.orphans,
+            ),
             (f"{_chains(len(early))} passed before tracing begins", early),
             (f"{_chains(len(below))} traced only below rules of others", below),
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import iso_time
 from iptrec.views.text import fields
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from iptrec.answers.orphans import Orphan
@@ -24,11 +25,11 @@ def as_json(orphan: Orphan) -> str:
     )
 
 
-def as_text(orphan: Orphan) -> str:
+def as_text(orphan: Orphan, clock: Clock = LOCAL) -> str:
     """One line, without its newline."""
     if orphan.header is None:
-        return f"{iso_time(orphan.time_ns)} (a datagram that holds no event)"
+        return f"{clock.full(orphan.time_ns)} (a datagram that holds no event)"
     prefix = "(no prefix)" if orphan.prefix is None else f"'{printable(orphan.prefix)}'"
-    words = [iso_time(orphan.time_ns), orphan.hook or "(no hook)", prefix]
+    words = [clock.full(orphan.time_ns), orphan.hook or "(no hook)", prefix]
     words += [f"NFMARK=0x{orphan.mark:x}", *fields(orphan.header)]
     return " ".join(words)

@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
+from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
-from iptrec.views.style import clock
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
@@ -37,14 +38,14 @@ def as_json(one: PathCount) -> str:
     )
 
 
-def as_text(one: PathCount) -> str:
+def as_text(one: PathCount, clock: Clock = LOCAL) -> str:
     """A few lines of at most 80 columns, each with its newline: who decided, how often, and the path."""
     path, count = one.path, one.count
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"
     title = f"path {one.number}: {path.family}{netns} {ending(path)}"
     counts = (
-        f"{count.packets:,} packets, {count.bytes:,} bytes, {clock(count.first_ns)} to"
-        f" {clock(count.last_ns)}, first #{count.example}"
+        f"{counted(count.packets, 'packet')}, {counted(count.bytes, 'byte')},"
+        f" {clock.span(count.first_ns, count.last_ns)}, first #{count.example}"
     )
     lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ import numpy as np
 
 from iptrec.answers.versions import all_stages, events_of, first_stages
 from iptrec.context.addresses import addresses
+from iptrec.names import counted
 from iptrec.version import __version__
 from iptrec.views.escape import printable
 from iptrec.views.frames import frames, header_sizes, wire_lengths
@@ -200,7 +201,7 @@ class Capture:
                 options.append((_DROPPED, struct.pack("<Q", min(dropped, _MOST_DROPPED))))
                 spans = "; ".join(
                     f"{iso_time(one.first_ns)} to {iso_time(one.last_ns)}: {one.how},"
-                    f" {'?' if one.events is None else one.events} events"
+                    f" {'? events' if one.events is None else counted(one.events, 'event')}"
                     for one in losses[:100]
                 )
                 options.append((_COMMENT, f"{how_many(losses)}: {spans}"))

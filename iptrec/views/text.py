@@ -1,17 +1,22 @@
-"""``show``: packets as text, in the layout that users of iptables-tracer know."""
+"""``show --classic``: packets as text, in the layout of iptables-tracer.
+
+`iptrec.views.show` is made of the same words.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
 from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat
 from iptrec.views.style import styled
+from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from iptrec.decode.conntrack import Connection
     from iptrec.packets.model import Change, CtInfo, RelationKind, RulePlace, Step, Traversal
@@ -46,53 +51,65 @@ _RELATIONS: Final[dict[RelationKind, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What is printed of each packet."""
+    """What is printed of each packet. `render` takes no notice of ``verbose`` and ``clock``."""
 
     colour: bool = False
     phys: bool = False
     ct: bool = False
     rules: bool = True
     iface_changes: bool = True
+    verbose: bool = False
+    clock: Clock = LOCAL
 
 
 def render(traversal: Traversal, layout: Layout) -> str:
     """One packet, several lines, each with its newline."""
-    lines = [_title(traversal, layout), _header_line(traversal)]
+    lines = [_title(traversal, layout), header_line(traversal)]
     if traversal.connection is not None:
-        lines.append(_connection(traversal.connection))
+        lines.append(connection_line(traversal.connection))
     for step in traversal.steps:
-        lines += _step_lines(step, layout)
+        lines += step_lines(step, layout)
     return "\n".join(lines) + "\n"
 
 
-def holes(losses: Sequence[Loss]) -> list[str]:
-    """Lines between packets for what is missing there: times without tracing, and lost events together."""
+def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list[str]:
+    """Lines between packets for what is missing there: times without tracing, and lost events together.
+
+    ``when`` prints a time, ns since 1970.
+    """
     lines = []
     for loss in losses:
         if loss.how in HOLES:
-            first, last = iso_time(loss.first_ns), iso_time(loss.last_ns)
+            first, last = when(loss.first_ns), when(loss.last_ns)
             lines.append(f"-- not traced from {first} to {last}: {HOLES[loss.how]} --\n")
     lost = [loss for loss in losses if loss.events]
     if lost:
         count = sum(loss.events or 0 for loss in lost)
-        first, last = iso_time(lost[0].first_ns), iso_time(lost[-1].last_ns)
-        lines.append(f"-- {count:,} events lost from {first} to {last} --\n")
+        first, last = when(lost[0].first_ns), when(lost[-1].last_ns)
+        lines.append(f"-- {counted(count, 'event')} lost from {first} to {last} --\n")
     return lines
 
 
 def _title(traversal: Traversal, layout: Layout) -> str:
+    words = [f"#{traversal.number}", iso_time(traversal.time_ns), kind(traversal)]
+    if traversal.netns is not None:
+        words.append(f"netns={printable(traversal.netns)}")
+    words.append(verdict(traversal, layout))
+    if traversal.decided_by is not None:
+        words.append(f"by {place_of(traversal.decided_by)}")
+    return " ".join([*words, *remarks(traversal, layout, _time_of_day)])
+
+
+def verdict(traversal: Traversal, layout: Layout) -> str:
+    """How it ended."""
     certain = traversal.complete and not traversal.ambiguous
     style = _STYLES.get(traversal.verdict, _UNCERTAIN) if certain else _UNCERTAIN
-    words = [
-        f"#{traversal.number}",
-        iso_time(traversal.time_ns),
-        kind(traversal),
-        styled(printable(traversal.verdict), style, colour=layout.colour),
-    ]
-    if traversal.decided_by is not None:
-        words.append(f"by {_place(traversal.decided_by)}")
-    if traversal.netns is not None:
-        words.insert(3, f"netns={printable(traversal.netns)}")
+    return styled(printable(traversal.verdict), style, colour=layout.colour)
+
+
+def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) -> list[str]:
+    """What is unsure of a packet, what it has to do with others, and which change of the rules decided."""
+    words = []
     flaws = " and ".join(
         flaw
         for flaw, holds in (
@@ -106,8 +123,9 @@ def _title(traversal: Traversal, layout: Layout) -> str:
         words.append(styled(f"({': '.join(doubts)})", _UNCERTAIN, colour=layout.colour))
     words += [f"({_RELATIONS[one.kind].format(one.packet)})" for one in traversal.related]
     if traversal.altered_by is not None:
-        words.append(styled(f"({_change(traversal.altered_by)})", _UNCERTAIN, colour=layout.colour))
-    return " ".join(words)
+        change = _change(traversal.altered_by, when)
+        words.append(styled(f"({change})", _UNCERTAIN, colour=layout.colour))
+    return words
 
 
 def kind(traversal: Traversal) -> str:
@@ -118,26 +136,32 @@ def kind(traversal: Traversal) -> str:
     return _ETHERTYPES.get(ethertype, f"ethertype {ethertype or '?'}")
 
 
-def _change(change: Change) -> str:
-    when = iso_time(change.time_ns).partition("T")[2].removesuffix("Z") or str(change.time_ns)
+def _change(change: Change, clock: Callable[[int], str]) -> str:
+    when = clock(change.time_ns)
     where = f"{printable(change.table)}/{printable(change.chain)}"
     if change.kind == "policy":
         return f"the policy of {where} changed at {when}"
     return f"rule #{change.rule} of {where} {change.kind} at {when}"
 
 
-def _place(place: RulePlace) -> str:
+def _time_of_day(time_ns: int) -> str:
+    return iso_time(time_ns).partition("T")[2].removesuffix("Z") or str(time_ns)
+
+
+def place_of(place: RulePlace) -> str:
+    """Where it was decided."""
     return f"{printable(place.table)}/{printable(place.chain)} {place.what}"
 
 
-def _header_line(traversal: Traversal) -> str:
+def header_line(traversal: Traversal) -> str:
+    """The packet as it came, with its link header."""
     words = [f"IN={printable(traversal.in_ or '')}", f"OUT={printable(traversal.out or '')}"]
     if traversal.link is not None:
         words += [f"MACSRC={traversal.link['src']}", f"MACDST={traversal.link['dst']}"]
     return " ".join([*words, *fields(traversal.header)])
 
 
-def _connection(connection: Connection) -> str:
+def connection_line(connection: Connection) -> str:
     """Both directions as /proc/net/nf_conntrack has them, and what NAT does."""
     orig, reply = (
         f"{endpoint(flow.src, flow.sport)} > {endpoint(flow.dst, flow.dport)}"
@@ -166,7 +190,7 @@ def _field(key: str, name: str, value: Any) -> str:  # noqa: ANN401 - JSON
     return f"({_value(key, value)})" if key == "name" else f"{name}={_value(key, value)}"
 
 
-def _changes(changed: dict[str, tuple[Any, Any]]) -> list[str]:
+def changes(changed: dict[str, tuple[Any, Any]]) -> list[str]:
     """What is new in the packet, and what was there before, in the order of the header line."""
     words = [
         f"{name}={_value(key, changed[key][1])} (was {_value(key, changed[key][0])})"
@@ -178,7 +202,7 @@ def _changes(changed: dict[str, tuple[Any, Any]]) -> list[str]:
         inner = {
             key: (old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)
         }
-        words.append(f"[{' '.join(_changes(inner))} ]")
+        words.append(f"[{' '.join(changes(inner))} ]")
     return words
 
 
@@ -200,7 +224,8 @@ def _value(key: str, value: Any) -> str:  # noqa: ANN401 - JSON
     return printable(str(value))
 
 
-def _step_lines(step: Step, layout: Layout) -> list[str]:
+def step_lines(step: Step, layout: Layout) -> list[str]:
+    """A step: where it was and how the packet was then; what it met there; what came of it."""
     words = [printable(step.table), printable(step.chain), f"NFMARK=0x{step.mark:x}"]
     if layout.iface_changes and ("in" in step.changed or "out" in step.changed):
         words += [f"IN={printable(step.in_ or '')}", f"OUT={printable(step.out or '')}"]
@@ -210,12 +235,17 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
             f"PHYSOUT={printable(step.physout or '')}",
         ]
     if layout.ct and step.ct is not None:
-        words += _ct(step.ct)
+        words += ct_words(step.ct)
     if step.changed:
-        words += _changes(step.changed)
+        words += changes(step.changed)
     if "mark" in step.changed:
         words.append(f"(mark was 0x{step.changed['mark'][0]:x})")
-    lines = ["\t" + " ".join(words)]
+    return ["\t" + " ".join(words), *met(step, layout)]
+
+
+def met(step: Step, layout: Layout) -> list[str]:
+    """What the packet met, and the target: a line each."""
+    lines = []
     if step.type in ("rule", "unknown"):
         lines.append("\t\t" + _rule(step, layout))
     elif step.type == "policy":
@@ -224,7 +254,7 @@ def _step_lines(step: Step, layout: Layout) -> list[str]:
     return lines
 
 
-def _ct(ct: CtInfo) -> list[str]:
+def ct_words(ct: CtInfo) -> list[str]:
     """What conntrack knew of the packet, as far as the trace tells it."""
     known = as_ct(ct)
     known["status"] = ",".join(known["status"] or ()) or None

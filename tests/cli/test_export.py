@@ -138,7 +138,7 @@ def test_view_goes_into_no_link(tmp_path):
         assert "is a symbolic link; name what it leads to" in done.stderr
     assert (tmp_path / "precious").read_text() == "mine"
     assert iptrec("show", LOOPBACK, "-o", tmp_path / "precious").returncode == 0
-    assert (tmp_path / "precious").read_text().startswith("#1 ")
+    assert (tmp_path / "precious").read_text().startswith("-- 2026-11-23 ")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "nowhere", "precious"]
 
 
@@ -195,7 +195,7 @@ def test_into_a_pipe(make, tmp_path):
         )
         written = (tmp_path / "out").read_bytes()
         assert child.wait() == 0
-        assert written[:3] in (b"#1 ", b"SQL")
+        assert written[:3] in (b"-- ", b"SQL")
     assert sorted(one.name for one in tmp_path.iterdir()) == before
 
 

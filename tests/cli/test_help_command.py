@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from command import iptrec
+
+from iptrec.cli import app, export
 
 COMMANDS = ["show", "record", "import", "help", "export", "export pcapng"]
 
@@ -46,3 +50,58 @@ def test_wrong_use_of_a_group_is_an_error_still():
     for words in (["--nope"], ["export", "--nope"], ["nope"], ["export", "nope"]):
         done = iptrec(*words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def commands():
+    """Each command as it is typed, with its docstring."""
+    for group, typed in (("", app), ("export ", export.app)):
+        for one in typed.registered_commands:
+            yield group + (one.name or one.callback.__name__), one.callback.__doc__
+
+
+@pytest.mark.parametrize("group", ["", "export"])
+def test_summaries_are_short(group):
+    """Each fits its line: none is cut, none has more than 60 letters."""
+    _, _, listed = iptrec(*group.split(), "--help").stdout.partition("\nCommands:\n")
+    found = re.findall(r"^  (\S+) +(.+)$", listed.partition("\n\n")[0], re.MULTILINE)
+    assert len(found) == listed.partition("\n\n")[0].strip().count("\n") + 1
+    assert not [text for _, text in found if "..." in text or len(text) > 60]
+
+
+@pytest.mark.parametrize(("command", "doc"), [*commands()])
+def test_examples_are_verbatim(command, doc, monkeypatch):
+    """However narrow the terminal is: they are there to be copied."""
+    monkeypatch.setenv("COLUMNS", "60")
+    text = iptrec(*command.split(), "--help").stdout
+    examples = re.findall(r"^      (\S.*)$", doc, re.MULTILINE)
+    assert [one for one in examples if f"\n    {one}\n" not in text] == []
+
+
+@pytest.mark.parametrize(("command", "_"), [*commands()])
+def test_metavars_are_words(command, _):
+    """What a value is, not its type in the program."""
+    assert re.findall(r"<[a-z ]+>", iptrec(*command.split(), "--help").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "groups"),
+    [
+        ("record", ["What to record", "When to stop", "Output", "Options"]),
+        ("trace", ["What to record", "When to stop", "Which packets", "Output", "Options"]),
+        ("show", ["Which packets", "Output", "Options"]),
+        ("info", ["Options"]),
+    ],
+)
+def test_options_are_in_groups(command, groups):
+    """In the order in which one asks; what fits none comes last."""
+    heads = re.findall(r"^([A-Z].*):$", iptrec(command, "--help").stdout, re.MULTILINE)
+    assert heads == ["Arguments", *groups]
+
+
+def test_what_is_not_a_number():
+    """In words that are not the program's."""
+    done = iptrec("record", "--snaplen", "abc")
+    assert done.stderr == (
+        "iptrec record: Invalid value for '--snaplen': 'abc' is not a valid number;"
+        " see iptrec record --help\n"
+    )

@@ -111,7 +111,7 @@ def test_kinds_of_capture(imported):
     for magic, fraction in ((0xA1B23C4D, 5_000), (0xA1B2C3D4, 5)):
         done, (packet,) = imported(pcap([(100, fraction, message())], magic=magic))
         assert done.returncode == 0, done.stderr
-        assert "imported 1 events" in done.stderr
+        assert "imported 1 event:" in done.stderr
         assert packet["time_ns"] == 100_000_005_000
         assert (packet["in"], packet["verdict"]) == ("if7", "UNKNOWN")
         assert steps(packet) == [("filter", "INPUT", "unknown", 1, None, None)]
@@ -264,7 +264,7 @@ def test_stdin(tmp_path):
         [sys.executable, "-m", "iptrec", "import", "-", "-o", str(tmp_path / "t.db")],
         input=data, capture_output=True, check=True,
     )  # fmt: skip
-    assert b"imported 1 events" in done.stderr
+    assert b"imported 1 event:" in done.stderr
 
 
 def test_mutated_captures(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -90,3 +91,9 @@ def proc(pid, name):
 def guardians(lab):
     """The guardians in the lab."""
     return [pid for pid in processes(lab) if proc(pid, "comm") == "iptrec-guardian\n"]
+
+
+def taken(pid):
+    """Memory of the process's own (kB), and its descriptors."""
+    (own,) = re.findall(r"RssAnon:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(own), len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -79,7 +79,7 @@ def api(path, tables):
 
 TOLD = {
     "show": lambda path: set(
-        re.findall(r"^\t(\S.*) \S+ NFMARK", printed("show", path), re.MULTILINE)
+        re.findall(r"^\t(\S.*) \S+ NFMARK", printed("show", path, "--classic"), re.MULTILINE)
     ),
     "show --json": lambda path: {
         step["table"] for one in objects("show", path, "--json") for step in one["steps"]

@@ -39,6 +39,7 @@ def test_demo_shows_the_dropped_packet_and_leaves_nothing(tmp_path):
         printed = child.stdout.read()
     assert child.returncode == 0
     assert len(seen) >= 2  # ours and its router's, and those of hosts while something runs there
-    assert "DROP by filter/DOCKER-ISOLATION-STAGE-2 rule 1" in printed
+    decided = "by filter/DOCKER-ISOLATION-STAGE-2 rule 1: -o hairpin-8-1 -j DROP\n"
+    assert f" DROP tcp 172.22.0.2:41242 > 172.17.0.3:1242 in hairpin-8-2 {decided}" in printed
     assert output.exists()
     assert namespaces(mark) == set()

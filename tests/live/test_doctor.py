@@ -37,7 +37,7 @@ def test_a_host_that_is_fit(lab):
 
 
 CASES = {
-    "read-only": (["unshare", "-m", "sh", "-c", READ_ONLY, "sh"], "ipv4 logger", "sysctl net.netfilter"),
+    "read-only": (["unshare", "-m", "sh", "-c", READ_ONLY, "sh"], "ipv4 logger", "sysctl -w net.netfilter"),
     "rights": (["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"], "rights", "sudo"),
     "iptables": (
         ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /usr/sbin && exec "$@"', "sh"],

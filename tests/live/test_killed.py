@@ -83,6 +83,7 @@ def test_beside_the_recorder_it_ends_with_it_too(lab, tmp_path):
         lambda: lab.run(["iptables-legacy-save", "-t", "raw"]).stdout.count("TRACE") == 2
     )
     lab.run(["ping", "-c1", "127.0.0.1"])
+    assert child.stdout.readline().startswith("-- ")  # the date
     assert child.stdout.readline().startswith("#1 ")
     child.kill()
     child.stdout.read()  # until its view has closed the pipe, too

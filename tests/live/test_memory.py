@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
-from recorder import start
+from recorder import start, taken
 
 pytestmark = pytest.mark.live
 
@@ -20,12 +19,6 @@ for number in range(int(sys.argv[1])):
     if number % 50 == 0:
         time.sleep(0.004)
 """
-
-
-def taken(pid):
-    """Memory of the process's own (kB), and its descriptors."""
-    (own,) = re.findall(r"RssAnon:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(own), len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 @pytest.mark.parametrize("backend", ["legacy", "nft"])

@@ -283,15 +283,17 @@ def test_fragments_are_told_before_they_are_put_together(lab, tmp_path):
 
 
 @pytest.mark.parametrize("before", [IPTREC, (*ALONE, *IPTREC)], ids=["", "without-iptables-nft"])
-@pytest.mark.parametrize(("interface", "seen"), [("to-a", 2), ("to-b", 0), ("to+", 2)])
+@pytest.mark.parametrize(
+    ("interface", "seen"), [("to-a", 2), ("to-b", 2), ("to-b --no-forwarded", 0), ("to+", 2)]
+)
 @pytest.mark.parametrize("case", ["prerouting", "netdev"])
 def test_of_one_interface_alone(lab, tmp_path, case, interface, seen, before):
-    """What comes in by others is not traced before raw, either."""
+    """What comes in by others is traced before raw, too, as it may be forwarded; not with --no-forwarded."""
     family, hook, who = CASES[case]
     router(lab)
     path = tmp_path / "t.db"
     rules = dropping(family, hook)
-    said, _ = recorded(lab, path, rules, who, "udp", "--iface", interface, before=before)
+    said, _ = recorded(lab, path, rules, who, "udp", "--iface", *interface.split(), before=before)
     assert "before tracing begins" not in said
     told = Counter(one.verdict for one in packets(path))
     assert told == Counter({"DROP": seen, "ACCEPT": seen})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 
@@ -72,7 +73,8 @@ def test_a_native_rule_beside_those_of_iptables(lab, tmp_path, rule, first):
     assert kinds(before, after) == changed
     assert kinds(f"{path}@start", before) == kinds(f"{path}@end", after) == []
     for where in ("filter/FORWARD", "ip filter/FORWARD", "nft filter/FORWARD"):
-        assert iptrec("show", path, "--chain", where).stdout.count("DROP by filter/FORWARD") == 2
+        shown = iptrec("show", path, "--chain", where).stdout
+        assert len(re.findall(r"^#.* DROP udp .* by filter/FORWARD ", shown, re.MULTILINE)) == 2
 
 
 ANONYMOUS = """\
@@ -105,8 +107,8 @@ def test_a_rule_of_an_anonymous_chain_decides(lab, tmp_path):
     assert shown["decided_by"] == {"table": "inet fw", "chain": chain, "rule": None}
     assert shown["steps"][-1]["type"] == "rule"
     told = f"inet fw/{chain} rule (not in the recorded ruleset)"
-    for command in ("show", "paths"):
-        assert f"DROP by {told}" in iptrec(command, path, "--verdict", "DROP").stdout
+    assert f" by {told}\n" in iptrec("show", path, "--verdict", "DROP").stdout
+    assert f"DROP by {told}" in iptrec("paths", path, "--verdict", "DROP").stdout
     why = iptrec("why", path, "--verdict", "DROP").stdout
     assert f"by a rule of inet fw/{chain} that was not recorded." in why
 

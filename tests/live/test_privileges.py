@@ -246,7 +246,7 @@ def test_what_shows_a_trace_has_no_rights(lab, tmp_path, env, uid, backend):
     (tmp_path / "closed").mkdir(mode=0o700)
     output = tmp_path / "closed" / "t.db"
     child = lab.popen(
-        ["env", *env, *ISOLATED, "trace", "--json", "-o", str(output), "--backend", backend, "icmp"],
+        ["env", *env, *ISOLATED, "trace", "-q", "--json", "-o", str(output), "--backend", backend, "icmp"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     until(lambda: output.exists() and [one for one in children(child.pid) if _shows(one)])
@@ -333,6 +333,7 @@ def test_a_trace_that_cannot_be_written_ends(lab, tmp_path):
     trace = (
         *ISOLATED,
         "trace",
+        "-q",
         "--json",
         "-o",
         str(tmp_path / "t.db"),
@@ -443,13 +444,13 @@ def test_ctrl_c_while_it_loads(tmp_path, moment):
 def test_a_trace_into_head_ends(lab, backend):
     """Who looks has seen enough: nobody records any more, and nothing stays behind."""
     reading, writing = os.pipe()
-    trace = [*ISOLATED, "trace", "--backend", backend, "icmp"]
+    trace = [*ISOLATED, "trace", "-q", "--backend", backend, "icmp"]
     child = lab.popen(trace, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     until(lambda: recorder.guardians(lab))
     ping = lab.popen(["ping", "-i", "0.2", "127.0.0.1"], stdout=subprocess.DEVNULL)
     with os.fdopen(reading) as pipe:
-        assert pipe.readline().startswith("#1 ")
+        assert pipe.readline().startswith("-- 20")
     _, said = child.communicate(timeout=60)
     ping.kill()
     ping.wait()

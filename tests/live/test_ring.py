@@ -100,8 +100,16 @@ def test_stop_on(lab, tmp_path, expression, backend):
         lab.run([sys.executable, "-c", send.format(80)])
     assert child.poll() is None
     lab.run([sys.executable, "-c", send.format(443)])
-    child.communicate(timeout=30)
+    _, said = child.communicate(timeout=30)
     assert child.returncode == 0
+    number, verdict, by = (8, "DROP", "filter/INPUT rule 1")
+    if expression == "dst port 443":  # on its way out it fits, too
+        number, verdict, by = (7, "ACCEPT", r"(raw|filter)/OUTPUT policy")
+    assert re.fullmatch(
+        rf"stopped by #{number} {verdict} udp 127.0.0.1:\d+ > 127.0.0.1:443 by {by}:"
+        rf" iptrec show {re.escape(str(path))} --packet {number}",
+        said.splitlines()[-1],
+    ), said
     told = json.loads(iptrec("info", "--json", str(path)).stdout)
     assert told["recording"]["stop_reason"] == "stop-on"
     assert told["verdicts"]["DROP"] == 1

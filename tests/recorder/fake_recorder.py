@@ -260,6 +260,10 @@ class Backend:
         self._stage.meet("baseline")
         evidence.snapshot("iptables-save", self._name, b"rules")
 
+    def matched(self):
+        self._stage.meet("count")
+        return {"ipv4 OUTPUT": 3}
+
     def traversals(self, data):
         return data.count(b"ev")
 

@@ -111,7 +111,7 @@ def test_size_of_the_file(monkeypatch):
 @pytest.mark.usefixtures("stage")
 def test_trigger(trigger):
     """Some time later, as asked for."""
-    os.write(trigger.writing, b"x")
+    os.write(trigger.writing, b"{}\n")
     outcome = record(options(trigger=trigger.reading, after_s=0.2))
     assert outcome.reason == "stop-on"
     assert outcome.elapsed_ns >= 0.2e9
@@ -158,7 +158,7 @@ def test_a_copy_that_fails(stage):
 
 def ring(**given):
     writer = Writer(Stage())
-    return Ring(options(**given), None, writer), writer
+    return Ring(options(**given), None, SimpleNamespace(writer=writer)), writer
 
 
 def test_a_recording_without_a_ring_keeps_everything():

@@ -81,6 +81,9 @@ class Toy:
     def baseline(self, evidence):
         evidence.snapshot("nft-text", "toy", b"all toys")
 
+    def matched(self):
+        return {}
+
     def traversals(self, data):
         return data.count(b"packet")
 

@@ -15,7 +15,9 @@ SAMPLES = sorted(path.stem for path in (ROOT / "samples").glob("*.db"))
 RULES = str(ROOT / "samples" / "kubeadm-flannel.rules")
 EXPECTATIONS = str(ROOT / "tests" / "data" / "expectations.toml")
 VIEWS = {  # name of the golden file -> the command; {} is the sample
-    "txt": ["show", "{}", "--phys"],
+    "txt": ["show", "{}"],
+    "brief.txt": ["show", "{}", "--brief"],
+    "classic.txt": ["show", "{}", "--classic", "--phys"],
     "jsonl": ["show", "{}", "--json"],
     "orphans.txt": ["show", "{}", "--orphans"],
     "why.txt": ["why", "{}"],

@@ -12,8 +12,10 @@ from handmade import HandMade
 from iptrec.answers.summary import Summary
 from iptrec.recording.rows import Loss, Snapshot
 from iptrec.views import info
+from iptrec.views.timestamps import Clock
 
 COUNTED = Loss(1, 10, 20, 5, "sequence")
+LOCAL = Clock()
 UNCOUNTED = Loss(1, 10, 20, None, "enobufs")
 
 
@@ -29,7 +31,7 @@ FLAWS = {
     "lost": (recording(COUNTED), Summary(lost=5), "no: 5 events lost"),
     "lost_uncounted": (recording(UNCOUNTED), Summary(), "no: events lost, not known how many"),
     "both": (recording(UNCOUNTED, COUNTED), Summary(lost=5), "no: 5 events lost"),
-    "incomplete": (recording(), Summary(incomplete=1), "no: 1 traces incomplete"),
+    "incomplete": (recording(), Summary(incomplete=1), "no: 1 trace incomplete"),
     "ambiguous": (recording(), Summary(ambiguous=1), "no: 1 ambiguous"),
     "orphans": (recording(), Summary(orphans=2), "no: 2 events name no rule"),
 }
@@ -39,7 +41,7 @@ FLAWS = {
 def test_completeness_is_first(case):
     """The first line says whether the recording can be trusted; the JSON says the same."""
     made, summary, expected = FLAWS[case]
-    assert info.as_text(made, summary).splitlines()[0] == f"complete:    {expected}"
+    assert info.as_text(made, summary, LOCAL).splitlines()[0] == f"complete:    {expected}"
     assert json.loads(info.as_json(made, summary))["complete"] == (expected == "yes")
 
 
@@ -53,7 +55,7 @@ def test_a_list_that_is_not_there_says_why():
         {"ipsets": refused, "fdb": done, "routes": b""}.items()
     ):
         made.snapshots_.append(Snapshot(number, 1, kind, 1, kind, content, media="netlink"))
-    lines = info.as_text(made, Summary()).splitlines()
+    lines = info.as_text(made, Summary(), LOCAL).splitlines()
     assert "snapshots:   ipsets (EPERM), fdb, routes (cut)" in lines
     told = json.loads(info.as_json(made, Summary()))["snapshots"]
     assert [one.get("state") for one in told] == ["EPERM", None, "cut"]
@@ -61,12 +63,12 @@ def test_a_list_that_is_not_there_says_why():
 
 def test_losses_are_listed_up_to_ten():
     """Each with its time and how it is known; the rest is counted."""
-    lines = info.as_text(recording(*[COUNTED] * 13), Summary(lost=65)).splitlines()
+    lines = info.as_text(recording(*[COUNTED] * 13), Summary(lost=65), LOCAL).splitlines()
     shown = [line for line in lines if line.startswith("lost:")]
     assert len(shown) == 11
-    assert shown[0].startswith("lost:        5 between 1970-01-01T00:00:00.000000010Z and")
+    assert shown[0].startswith("lost:        5 between 1970-01-01T01:00:00.000+01:00 and")
     assert shown[-1] == "lost:        and 3 times more; --json has all"
-    assert not [line for line in info.as_text(recording(*[COUNTED] * 10), Summary()).splitlines()
+    assert not [line for line in info.as_text(recording(*[COUNTED] * 10), Summary(), LOCAL).splitlines()
                 if "more" in line]  # fmt: skip
 
 
@@ -77,7 +79,9 @@ def test_text_fits_a_terminal():
         command=("iptrec", "x" * 500, *["word and-word"] * 500, "\x1b[2J\n"),
         kernel="\x1b]0;title\x07" * 50,
     )
-    shown = info.as_text(made, Summary(lost=5, verdicts=dict.fromkeys(map(str, range(999)), 1)))
+    shown = info.as_text(
+        made, Summary(lost=5, verdicts=dict.fromkeys(map(str, range(999)), 1)), LOCAL
+    )
     assert max(map(len, shown.splitlines())) <= 80
     assert len(shown.splitlines()) < 40
     assert shown.replace("\n", "").isprintable()
@@ -85,5 +89,5 @@ def test_text_fits_a_terminal():
 
 def test_command_can_be_typed_again():
     """Words with spaces are quoted."""
-    shown = info.as_text(recording(command=("iptrec", "tcp port 1", "--", "ls")), Summary())
+    shown = info.as_text(recording(command=("iptrec", "tcp port 1", "--", "ls")), Summary(), LOCAL)
     assert "recorded by: iptrec 0: iptrec 'tcp port 1' -- ls\n" in shown

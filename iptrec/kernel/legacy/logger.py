@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,19 @@ class Switched:
             path.write_text(self.before)
 
 
+def advice_for_host() -> str:
+    """How to switch what cannot be switched here, all families at once; PID is one that the host knows."""
+    names = []
+    for path in FILES.values():
+        with contextlib.suppress(OSError):
+            if host.read(path).strip() != _LOGGER:
+                names.append(f"net.netfilter.nf_log.{path.name}={_LOGGER}")
+    return (
+        f"on the host, run: nsenter --net --target PID sysctl -w {' '.join(names)} (PID: of any process in"
+        " this container, as the host numbers it)"
+    )
+
+
 def switch(
     family: Literal["ipv4", "ipv6"], *, modprobe: bool, expect: Callable[[str], None]
 ) -> Switched:
@@ -69,10 +83,7 @@ def switch(
                 raise
             path.write_text(_LOGGER)
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            advice = f"on the host, run: modprobe {_LOGGER}"
-        else:
-            name = f"net.netfilter.nf_log.{path.name}"
-            advice = f"on the host, in this namespace, run: sysctl {name}={_LOGGER}"
+        missing = error.errno == errno.ENOENT
+        advice = f"on the host, run: modprobe {_LOGGER}" if missing else advice_for_host()
         raise HostError(f"cannot write {path}: {strerror(error)}; {advice}") from None
     return Switched(family, before)

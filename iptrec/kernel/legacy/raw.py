@@ -15,6 +15,7 @@ from iptrec.kernel.iptables import OF_A_RECORDER, RefusedError, TraceRule, inser
 from iptrec.kernel.legacy import lock
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.undo import flushed
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,8 +79,9 @@ def _taken_out(family: Family) -> list[str]:
         # A chain of the user's own has a head and an end, the built-in two have an end; the table has one.
         count = tables.entries("raw") - 2 * len(chains) + 1
     if printed != count:
+        save = iptables.command_of(family, "save")
         raise HostError(
-            f"the {family} raw table has {count} rules, {iptables.command_of(family, 'save')} prints {printed}:"
+            f"the {family} raw table has {counted(count, 'rule')}, {save} prints {printed}:"
             " --flush could not put them back; try again, or record without it"
         )
     found: list[str] = []
@@ -172,6 +174,17 @@ def made_anew(chains: Mapping[str, Sequence[str]], *, flush: bool) -> set[str]:
     }
     out = set().union(*(names[chain] for chain in iptables.CHAINS if flush))
     return set().union(*names.values()) - flushed.NAMED | out
+
+
+def matched(family: Family, comment: str) -> dict[str, int]:
+    """Chain -> how many packets our rules in it have matched."""
+    found: dict[str, int] = {}
+    for chain, lines in rules(family).items():
+        for line in lines:
+            if _is_ours(line, comment):
+                packets = int(line[1:].partition(":")[0])
+                found[chain] = found.get(chain, 0) + packets
+    return found
 
 
 def staying_out(family: Family, comment: str, lines: Iterable[str]) -> list[str]:

@@ -169,6 +169,10 @@ class Watch:
             self._found(HostError(_BLIND.format(self._lock.refused)))
         self._thread.start()
 
+    def look(self) -> None:
+        """Look at once; to be called by who holds ``working``."""
+        self._thread.work()
+
     def stop(self) -> None:
         """End, after a last look; again: nothing."""
         if self._thread.stop():

@@ -23,6 +23,7 @@ TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6
 _ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
 _COMPAT_PROTOCOL, _COMPAT_FLAGS, _INVERTED = 1, 2, 2
 _EXTENSIONS: Final = ("match", "target")
+_COUNTED_PACKETS: Final = 2  # NFTA_COUNTER_PACKETS
 _COUNTS: Final = {"counter": (1, 2), "quota": (4,), "last": (1, 2)}  # their attributes that change
 # Attributes that are refused where they are 0: NFTA_DYNSET_TIMEOUT, NFTA_EXTHDR_FLAGS, NFTA_OSF_FLAGS.
 _ZEROS: Final = {"dynset": 6, "exthdr": 5, "osf": 3}
@@ -98,6 +99,12 @@ class Rule(NamedTuple):
         """Which kind of thing without a name it refers to, and takes along when it is deleted."""
         found = _ANONYMOUS.search(self.expressions)
         return None if found is None else found[1].decode()
+
+    @property
+    def packets(self) -> int:
+        """How many packets came to its counters; 0 without one."""
+        found = [dict(attributes(data)) for name, data in self._parts() if name == "counter"]
+        return max((number(one.get(_COUNTED_PACKETS, b"")) for one in found), default=0)
 
     @property
     def matches(self) -> set[str]:

@@ -66,6 +66,7 @@ class Own:
 
     ``matches``: the filter as nft reads it, an alternative a rule; None where nft cannot say it. ``alone``:
     there are no rules of ours in the raw tables. ``early``: chains that packets pass before raw, or beside it.
+    ``all_incoming``: see `iptables.trace_rules`.
     """
 
     comment: str
@@ -74,6 +75,7 @@ class Own:
     matches: Mapping[Family, Sequence[str]] | None
     alone: bool
     early: Sequence[Base] = field(default=())
+    all_incoming: bool = False
 
     @property
     def needed(self) -> bool:
@@ -154,7 +156,8 @@ class Own:
         )
         found: list[bytes] = ours.findall(listed)
         there = sum(one.count(b'comment "%s"' % self.comment.encode()) for one in found)
-        copies = len(self.families) * max(len(self.interfaces), 1) * (len(FIRST) + self.bridged)
+        copied = (*FIRST, BRIDGED) if self.bridged else FIRST
+        copies = len(self.families) * sum(len(self._interfaces(one)) for one in copied)
         return there >= self.text().count(f'"{self.comment}"') + (not self.alone) * copies
 
     @property
@@ -162,14 +165,21 @@ class Own:
         """A priority that no early chain comes before; of equal ones the new one is the first."""
         return min(_FIRST_PRIORITY, *(one.priority for one in self.traced))
 
-    def _chain(self, chain: str, priority: int, *, copied: bool = False) -> str:
+    def _interfaces(self, chain: str) -> list[str]:
+        """How the rules of a chain say by which one packets come or go; "" for all."""
         hook, key = _HOOKS[chain]
+        if self.all_incoming and hook != "output":
+            return [f'{key} != "lo" ' if "lo" not in self.interfaces else ""]
+        return [f'{key} "{one.replace("+", "*")}" ' for one in self.interfaces] or [""]
+
+    def _chain(self, chain: str, priority: int, *, copied: bool = False) -> str:
+        hook, _ = _HOOKS[chain]
         of_family = _ETHERTYPES if chain == BRIDGED else _FAMILIES
-        names = [f'{key} "{one.replace("+", "*")}" ' for one in self.interfaces] or [""]
+        does = f'counter meta nftrace set 1 comment "{self.comment}"'
         rules = [
-            f'  {of_family[family]} {device}{match} meta nftrace set 1 comment "{self.comment}"\n'
+            f"  {of_family[family]} {interface}{match} {does}\n"
             for family, alternatives in ({} if copied else self.matches or {}).items()
-            for device in names
+            for interface in self._interfaces(chain)
             for match in alternatives
         ]
         devices = ", ".join(f'"{one}"' for one in self.devices)

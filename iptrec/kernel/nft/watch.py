@@ -90,6 +90,10 @@ class NftWatch:
         """Begin to watch."""
         self._thread.start()
 
+    def look(self) -> None:
+        """Look at once; to be called by who holds ``working``."""
+        self._thread.work()
+
     def stop(self) -> None:
         """End, after a last look; again: nothing."""
         if self._thread.stop():

@@ -1,0 +1,70 @@
+"""Names that were asked for and that no packet has: which they are, and which there are instead."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Unpack
+
+from iptrec.cli.selection import chain, listed, rule
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from iptrec.answers.select import Select
+    from iptrec.api import Recording
+    from iptrec.cli.selection import Chosen
+
+NOTHING: Final = "no packet matches"
+_MOST: Final = 12  # names
+
+
+def nothing(recording: Recording, chosen: Chosen) -> str:
+    """What to say where no packet fits: that, and each such name by which alone no packet would."""
+    from iptrec.views.escape import printable
+
+    found = [NOTHING]
+    if chosen.chain or chosen.rule:
+        found += _chains(recording, chosen)
+    if chosen.iface:
+        found += _interfaces(recording, listed(chosen.iface))
+    if chosen.netns:
+        found += _namespaces(recording, listed(chosen.netns))
+    return printable("; ".join(found))
+
+
+def some(names: Collection[str]) -> str:
+    """The first of them."""
+    more = len(names) - _MOST
+    shown = ", ".join(sorted(names)[:_MOST])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _chains(recording: Recording, chosen: Chosen) -> Iterator[str]:
+    asked = {one: chain(one) for one in listed(chosen.chain)}
+    for one in listed(chosen.rule):
+        asked[one.rpartition("/")[0]] = frozenset(place[:2] for place in rule(one))
+    steps = (step for one in recording.paths() for step in one.path.steps)
+    there = {f"{step.table}/{step.chain}" for step in steps}
+    for name, meant in asked.items():
+        if there and not _any(recording, chain=meant):
+            yield f"none passes {name}, but {some(there)}"
+
+
+def _interfaces(recording: Recording, asked: list[str]) -> Iterator[str]:
+    pairs = recording.summary().interfaces
+    there = {name for pair in pairs for name in pair if name}
+    for one in asked:
+        if there and not _any(recording, iface=one):
+            yield f"none comes in or goes out by {one}, but {some(there)}"
+
+
+def _namespaces(recording: Recording, asked: list[str]) -> Iterator[str]:
+    there = {one.name for one in recording.namespaces if one.name is not None}
+    for one in asked:
+        if one not in there:
+            yield f"{one} was not recorded" + (f", but {some(there)}" if there else "")
+
+
+def _any(recording: Recording, **condition: Unpack[Select]) -> bool:
+    """Whether any packet fits this alone."""
+    batches = recording.packets(**condition).columns().batches(objects=False)
+    return any(len(one.positions) for one in batches)

@@ -1,0 +1,128 @@
+"""Goes on in another file where one is large or old enough (--rotate), and keeps the last ones (--keep)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import IptrecError
+from iptrec.kernel import network, sysctls
+from iptrec.recording.home import remove
+from iptrec.recording.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from iptrec.recorder.backend import Evidence, Findings, TraceBackend
+    from iptrec.recorder.options import Options
+    from iptrec.recording.rows import Facts
+
+_AGAIN_NS: Final = 60_000_000_000  # after a file that could not be made
+
+
+class Rotation:
+    """The next file, in time. Each is a recording of its own, with the rulesets and the network of its start.
+
+    A packet that is under way meanwhile has its beginning in one file and its end in the next. Whoever is
+    killed in between leaves both: the next one is there before this one is closed.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        evidence: Evidence,
+        backends: Sequence[TraceBackend],
+        findings: Findings,
+        files: contextlib.ExitStack,
+        facts: Callable[[], Facts],
+    ) -> None:
+        self._options = options
+        self._evidence = evidence
+        self._backends = backends
+        self._findings = findings
+        self._files = files
+        self._facts = facts
+        self._path = self._name = options.output
+        self._number = 1  # of those with this name
+        self._made: list[tuple[Path, os.stat_result]] = []
+        self._begin(time.monotonic_ns())
+
+    def _begin(self, now: int) -> None:
+        lasts_s = self._options.rotate_s
+        self._until = None if lasts_s is None else now + int(lasts_s * 1e9)
+        self._not_before = now
+
+    def due(self, now: int) -> bool:
+        """Whether it is time for another file; ``now``: monotonic, ns."""
+        if now < self._not_before:
+            return False
+        most = self._options.rotate_bytes
+        full = most is not None and self._evidence.writer.file_bytes >= most
+        return full or (self._until is not None and now >= self._until)
+
+    def turn(self) -> None:
+        """Go on in another file, unless a watch is at work: then a moment later."""
+        with contextlib.ExitStack() as resting:
+            for backend in self._backends:
+                if not backend.watch.working.acquire(blocking=False):
+                    return
+                resting.callback(backend.watch.working.release)
+            try:
+                self._turn()
+            except IptrecError as error:
+                self._not_before = time.monotonic_ns() + _AGAIN_NS
+                self._evidence.report.note(f"--rotate: {error.typed}; this file goes on")
+
+    def _turn(self) -> None:
+        evidence, old = self._evidence, self._evidence.writer
+        for backend in self._backends:
+            backend.watch.look()
+        self._findings.take()
+        evidence.streams.take_sides()
+        old.commit()
+        path = self._next_path()
+        new = self._files.enter_context(Writer.create(path, self._facts()))
+        evidence.write_to(new)
+        self._begin(time.monotonic_ns())
+        with new.together():
+            evidence.snapshot("sysctls", network.SOURCES["sysctls"], sysctls.settings())
+            for kind, content in network.first().items():
+                evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+        for backend in self._backends:
+            backend.baseline(evidence)
+        self._end(old)
+        self._files.pop_all()  # that one has ended: nothing of it is kept in mind
+        self._files.push(new)
+        self._path = path
+        evidence.report.progress.written_to = str(path)
+
+    def _next_path(self) -> Path:
+        """The name of now, with a number where there are several of it: none comes a second time."""
+        path = self._options.named()
+        if path != self._name:
+            self._name, self._number = path, 0
+        while True:
+            self._number += 1
+            ending = f"-{self._number}" if self._number > 1 else ""
+            numbered = path.with_name(f"{path.stem}{ending}{path.suffix}")
+            if not os.path.lexists(numbered):
+                return numbered
+
+    def _end(self, old: Writer) -> None:
+        """Close a file, and let go of the first ones where there are too many."""
+        path = self._path
+        status = os.fstat(old.descriptor)
+        with old:
+            try:
+                old.close(time.time_ns(), "rotate")
+            except IptrecError as error:  # somebody moved it
+                self._evidence.report.note(f"--rotate: {error.typed}")
+                return
+        keep = self._options.keep
+        if keep is not None:
+            self._made.append((path, status))
+        while keep is not None and len(self._made) >= keep:
+            remove(*self._made.pop(0))

@@ -1,0 +1,111 @@
+"""A packet in a line: number, time, how it ended, who sent it to whom, and who decided.
+
+`title` stands above the steps of ``show``, `brief` stands alone (``show --brief``) and has what tcpdump tells
+of a packet beside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.views.escape import printable
+from iptrec.views.packet_json import endpoint
+from iptrec.views.style import styled
+from iptrec.views.text import kind, place_of, remarks, verdict
+
+if TYPE_CHECKING:
+    from iptrec.packets.model import Step, Traversal
+    from iptrec.views.text import Layout
+
+LOST: Final = ("DROP", "REJECT")
+_MARK: Final = "-->"  # at the margin, so that it is seen without colour
+_RED: Final = "31"
+_VERDICT: Final = 6  # letters of ACCEPT and REJECT
+
+
+def title(traversal: Traversal, layout: Layout) -> str:
+    """The line above the steps."""
+    return _line(traversal, layout, verdict(traversal, layout), flow(traversal))
+
+
+def brief(traversal: Traversal, layout: Layout) -> str:
+    """The line that stands alone; what was dropped or rejected has a mark at the margin."""
+    margin = mark(layout) if traversal.verdict in LOST else " " * len(_MARK)
+    ending = verdict(traversal, layout) + " " * max(0, _VERDICT - len(traversal.verdict))
+    what = " ".join([flow(traversal), *_details(traversal.header)])
+    return f"{margin} {_line(traversal, layout, ending, what)}"
+
+
+def mark(layout: Layout) -> str:
+    """What stands at the margin where a packet was dropped or rejected."""
+    return styled(_MARK, _RED, colour=layout.colour)
+
+
+def decider(traversal: Traversal) -> Step | None:
+    """The step that decided what became of the packet; None where that was not seen."""
+    place = traversal.decided_by
+    if place is None:
+        return None
+    policy = place.rule is None and not place.unlisted
+    wanted = (place.table, place.chain, place.rule, policy)
+    return next(
+        (
+            step
+            for step in reversed(traversal.steps)
+            if (step.table, step.chain, step.rule, step.type == "policy") == wanted
+        ),
+        None,
+    )
+
+
+def flow(traversal: Traversal) -> str:
+    """Protocol, addresses and ports as far as they are known: tcp 10.0.0.1:41242 > 10.0.0.2:1242."""
+    header = traversal.header
+    if "ethertype" in header:
+        return kind(traversal)
+    if header.get("src") is None:
+        return f"{traversal.family} {_flow(header, 'packet')}"
+    return _flow(header, traversal.family)
+
+
+def _line(traversal: Traversal, layout: Layout, ending: str, what: str) -> str:
+    words = [f"#{traversal.number}", layout.clock.time(traversal.time_ns), ending, what]
+    for name, value in (("in", traversal.in_), ("out", traversal.out)):
+        words += [name, printable(value)] if value else []
+    if traversal.netns is not None:
+        words.append(f"netns={printable(traversal.netns)}")
+    if traversal.decided_by is not None:
+        words.append(f"by {place_of(traversal.decided_by)}{_spec(traversal, layout)}")
+    return " ".join([*words, *remarks(traversal, layout, layout.clock.time)])
+
+
+def _spec(traversal: Traversal, layout: Layout) -> str:
+    """What the rule says that decided."""
+    step = decider(traversal) if layout.rules else None
+    return "" if step is None or step.spec is None else f": {printable(step.spec)}"
+
+
+def _flow(header: dict[str, Any], unknown: str) -> str:
+    """``unknown``: what it is called where its protocol is not known."""
+    protocol = header.get("proto")
+    name = printable(str(protocol or unknown))
+    source, target = (
+        endpoint(printable(str(header.get(address) or "?")), header.get(port) or 0)
+        for address, port in (("src", "sport"), ("dst", "dport"))
+    )
+    return f"{f'proto {name}' if name.isdigit() else name} {source} > {target}"
+
+
+def _details(header: dict[str, Any]) -> list[str]:
+    """What tcpdump tells beside: flags, or the kind of a message and what an error is about; the length."""
+    words = [printable(str(header[key])) for key in ("flags", "name") if header.get(key)]
+    words += [
+        f"{name} {header[key]}"
+        for key, name in (("icmp_id", "id"), ("icmp_seq", "seq"), ("frag", "frag"))
+        if header.get(key) is not None
+    ]
+    if header.get("inner", {}).get("src"):
+        words.append(f"[{_flow(header['inner'], 'packet')}]")
+    if header.get("length") is not None:
+        words.append(f"length {header['length']}")
+    return words

@@ -1,0 +1,163 @@
+"""--rotate: files that follow each other, each a recording by itself; --keep deletes our own alone."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+import pytest
+from command import IPTREC
+from recorder import packets, start, taken, until
+
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+RULES = "*filter\n-A INPUT -p icmp -m comment --comment n{} -j ACCEPT\nCOMMIT\n"
+
+
+def files(directory):
+    """Those that are there, in their order."""
+    return sorted(directory.glob("fr-*.db"), key=lambda one: one.stat().st_mtime_ns)
+
+
+def ping(lab):
+    lab.run(["ping", "-c1", "127.0.0.1"])
+
+
+def closed(path):
+    with Reader(path) as reader:
+        return reader.facts.closed
+
+
+def test_files_that_follow_each_other(lab, tmp_path, backend):
+    """Every packet is in one of them; each has the rules of its time, its streams and its network."""
+    lab.restore(None, "ipv4", RULES.format(0), backend)
+    child = start(
+        lab, "icmp", "-o", tmp_path / "fr-%H%M%S.db", "--rotate", "500ms", "--backend", backend
+    )
+    for number in range(3):
+        there = len(files(tmp_path))
+        lab.restore(None, "ipv4", RULES.format(number), backend)
+        ping(lab)
+        until(lambda there=there: len(files(tmp_path)) > there)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert child.returncode == 0, said
+    made = files(tmp_path)
+    assert [one.name for one in tmp_path.iterdir() if one not in made] == []
+    met = []
+    for path in made:
+        with Reader(path) as reader:
+            assert reader.facts.closed
+            assert reader.facts.stop_reason == ("SIGINT" if path == made[-1] else "rotate")
+            assert {"links", "addresses", "sysctls"} <= {one.kind for one in reader.snapshots()}
+        found = packets(path)
+        assert all(one.complete and not one.ambiguous for one in found), path
+        met += [step.comment for one in found for step in one.steps if step.comment]
+    assert met == ["n0", "n0", "n1", "n1", "n2", "n2"]
+    raw = lab.run(["iptables-legacy-save", "-t", "raw"]).stdout
+    assert "TRACE" not in raw
+
+
+def test_keep(lab, tmp_path, backend):
+    """The first ones go, but for those that are not ours any more; nobody else's file does."""
+    foreign = tmp_path / "fr-000000.db"
+    foreign.write_text("mine")
+    child = start(
+        lab, "icmp", "-o", tmp_path / "fr.db", "--rotate", "300ms", "--keep", "2",
+        "--backend", backend,
+    )  # fmt: skip
+    (first,) = [one for one in files(tmp_path) if one != foreign]
+    assert re.fullmatch(r"fr-\d{8}-\d{6}(-\d+)?\.db", first.name)
+    second = until(lambda: [one for one in files(tmp_path) if one not in (foreign, first)])[0]
+    until(lambda: closed(first))
+    first.rename(tmp_path / "kept.db")
+    first.write_text("another file with its name")
+    until(lambda: not second.exists())
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert foreign.read_text() == "mine"
+    assert first.read_text() == "another file with its name"
+    ours = [one for one in files(tmp_path) if one not in (foreign, first)]
+    assert len(ours) == 2
+    assert all(map(closed, [*ours, tmp_path / "kept.db"]))
+
+
+def test_by_size(lab, tmp_path, backend):
+    """Several files within a second have different names."""
+    flood = lab.popen(["ping", "-f", "-q", "-s", "1000", "127.0.0.1"], stdout=-3)
+    child = start(
+        lab, "icmp", "-o", tmp_path / "fr-%S.db", "--rotate", "200k", "--snaplen", "1000",
+        "--backend", backend,
+    )  # fmt: skip
+    until(lambda: len(files(tmp_path)) >= 4)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    flood.kill()
+    flood.wait()
+    for path in files(tmp_path):
+        with Reader(path) as reader:
+            assert (reader.losses, reader.facts.closed) == ([], True)
+        assert len(packets(path)) > 10
+
+
+def test_memory_does_not_grow_with_files(lab, tmp_path, backend):
+    """A file that was written is forgotten."""
+    child = start(
+        lab, "icmp", "-o", tmp_path / "fr.db", "--rotate", "50ms", "--keep", "2",
+        "--backend", backend,
+    )  # fmt: skip
+    found = []
+    for more in (10, 25):
+        seen = set()
+        while len(seen) < more:
+            seen.update(tmp_path.glob("fr-*.db"))
+        found.append(taken(child.pid))
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    (before, descriptors), (after, still) = found
+    assert after - before < 3000
+    assert still <= descriptors + 8  # a file may be in the making
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_in_between(lab, tmp_path, moment):
+    """Whenever that is: all files open, those before the last one are closed."""
+    child = start(lab, "icmp", "-o", tmp_path / "fr.db", "--rotate", "100ms")
+    ping(lab)
+    until(lambda: len(files(tmp_path)) > 1 + moment)
+    child.kill()
+    child.communicate()
+    made = files(tmp_path)
+    assert sum(len(packets(path)) for path in made) == 4
+    until(lambda: "TRACE" not in lab.run(["iptables-legacy-save", "-t", "raw"]).stdout)
+    states = [closed(path) for path in made]
+    assert states.count(False) in (1, 2)
+
+
+def test_a_file_that_cannot_be_made(lab, backend):
+    """The file that there is goes on, and the user is told."""
+    lab.run(["mkdir", "/run/small"])
+    lab.run(["mount", "-t", "tmpfs", "-o", "size=16M,nr_inodes=7", "tmpfs", "/run/small"])
+    child = start(lab, "icmp", "-o", "/run/small/fr.db", "--rotate", "200ms", "--backend", backend)
+    line = child.stderr.readline()
+    assert line.startswith("iptrec record: --rotate: cannot create /run/small/fr-")
+    assert line.endswith("; this file goes on\n")
+    ping(lab)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    assert child.returncode == 0
+    (made,) = lab.run(["ls", "/run/small"]).stdout.split()
+    told = lab.run([*IPTREC, "info", f"/run/small/{made}"]).stdout
+    assert "packets:     4\n" in told
+
+
+DATED = [("fr-%Y.db", r"fr-\d{4}\.db"), ("plain.db", r"plain\.db")]
+
+
+@pytest.mark.parametrize(("name", "expected"), DATED)
+def test_names_with_a_date(lab, tmp_path, name, expected):
+    """As date(1) reads them; the default has one, so that a service can start again."""
+    lab.run([*IPTREC, "record", "-q", "-o", str(tmp_path / name), "--", "true"])
+    (made,) = tmp_path.iterdir()
+    assert re.fullmatch(expected, made.name)
