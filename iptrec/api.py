@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack, ca
 
 from iptrec import arguments
 from iptrec.answers import packets as answers
-from iptrec.answers import select, why
+from iptrec.answers import select
 from iptrec.errors import TIMEOUT
 from iptrec.packets.model import Traversal
 
@@ -125,6 +125,8 @@ class Explanations(_WhileOpen["Explanation"]):
     """The explanations of the selected packets, each made when it is asked for."""
 
     def __init__(self, recording: Recording, packets: answers.Packets) -> None:
+        from iptrec.answers import why  # noqa: PLC0415 - loads all that is known of matches
+
         self._taken = packets
         super().__init__(recording, why.explain(recording.rows, packets))
 
