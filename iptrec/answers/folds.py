@@ -166,10 +166,13 @@ def _pieces(
     for _, alike in itertools.groupby(steps[first].passed, key=reason):
         yield Fold(passed=tuple(alike))
     bare = replace(steps[first], passed=())
+    beyond = tuple(steps[at] for at in called)
     if first in shown or bare.step.type != "rule":
         yield Met(bare, first == decided)
+        if beyond:
+            yield Fold(went_on=beyond)
     else:
-        yield Fold(went_on=(bare, *(steps[at] for at in called)))
+        yield Fold(went_on=(bare, *beyond))
 
 
 def reason(one: Passed) -> Hashable:

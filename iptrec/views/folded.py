@@ -66,7 +66,7 @@ def _section(part: Section, layout: Layout, *, lost: bool) -> Iterator[str]:
     width = max([5, *(len(number) for _, number, _ in rows if number.startswith("#"))])
     for one, number, text in rows:
         decided = lost and isinstance(one, Met) and one.decided
-        line = row(number, text, width)
+        line = row(number, text, width if number.startswith("#") else 0)
         style = _FAINT if isinstance(one, Fold) else ""
         yield f"{mark(layout) if decided else '   '} {styled(line, style, colour=layout.colour)}"
 
@@ -106,8 +106,8 @@ def _label(row: Fold, part: Section) -> str:
     """The numbers of the rules of a fold."""
     own = (one.step.rule for one in row.went_on if _is_of(one, part))
     numbers = [*(one.number for one in row.passed), *(one for one in own if one is not None)]
-    first, last = min(numbers, default=0), max(numbers, default=0)
-    return f"#{first}" if first == last else f"#{first}-#{last}"
+    ends = dict.fromkeys([min(numbers), max(numbers)] if numbers else [])
+    return "-".join(f"#{end}" for end in ends)
 
 
 def _is_of(one: ExplainedStep, part: Section) -> bool:

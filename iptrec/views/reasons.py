@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.folds import reason
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from iptrec.answers.why import Passed
     from iptrec.matching.facts import Clause
@@ -26,6 +25,7 @@ _REMEMBERED: Final = {
     "the routes": ("addrtype", "fib", "rpfilter", "rt"),
 }  # fmt: skip
 _OF_MODULE: Final = {module: what for what, modules in _REMEMBERED.items() for module in modules}
+_ALL_FITS: Final = "although all that is known of the packet fits"
 _VALUES: Final = 48  # characters of what the rules of a fold compare with
 _REASONS: Final = 3
 _RANGES: Final = 4
@@ -35,7 +35,7 @@ def because(one: Passed) -> str:
     """Why a rule did not match."""
     clause, remark = one.judgement.clause, one.judgement.remark
     if clause is None:
-        return "did not match, though all that is known of the packet fits"
+        return f"did not match {_ALL_FITS}"
     words = printable(clause.words)
     told = printable(remark)
     if one.fits is False:
@@ -56,11 +56,10 @@ def together(passed: Sequence[Passed]) -> str:
     alike = _alike(passed)
     if len(alike) == 1:
         return _of_all(passed)
-    first = [f"{len(rules):,} {_reason(rules)}" for rules in alike[:_REASONS]]
-    rest = sum(map(len, alike[_REASONS:]))
-    return (
-        f"did not match: {', '.join([*first, *([f'{rest:,} for other reasons'] if rest else [])])}"
-    )
+    said = [f"{len(rules):,} {_reason(rules)}" for rules in alike[:_REASONS]]
+    if rest := sum(map(len, alike[_REASONS:])):
+        said.append(f"{rest:,} for other reasons")
+    return f"did not match: {', '.join(said)}"
 
 
 def each(passed: Sequence[Passed]) -> str:
@@ -95,23 +94,17 @@ def _alike(passed: Sequence[Passed]) -> list[list[Passed]]:
 def _of_all(rules: Sequence[Passed]) -> str:
     """Why rules with the same reason did not match."""
     said = _reason(rules)
-    return f"no, {said}" if rules[0].fits is False else f"did not match ({said})"
+    return f"no, {said}" if rules[0].fits is False else f"did not match {said}"
 
 
 def _reason(rules: Sequence[Passed]) -> str:
     first = rules[0]
     clause, remark = first.judgement.clause, first.judgement.remark
     if clause is None:
-        return "though all that is known of the packet fits"
+        return _ALL_FITS
     if first.fits is None:
-        return f"depends on {depends(clause) or printable(clause.asks)}"
-    values = ", ".join(dict.fromkeys(_values(rules)))
+        return f"(depends on {depends(clause) or printable(clause.asks)})"
+    clauses = (one.judgement.clause for one in rules)
+    values = ", ".join(dict.fromkeys(one.value for one in clauses if one is not None))
     asks = " ".join(filter(None, (clause.asks, values if len(values) <= _VALUES else "")))
     return printable(f"{asks} ({remark})" if remark else asks)
-
-
-def _values(rules: Sequence[Passed]) -> Iterator[str]:
-    """What they compare with; no more than can be told."""
-    for one in itertools.islice(rules, _VALUES):
-        if one.judgement.clause is not None:
-            yield one.judgement.clause.value
