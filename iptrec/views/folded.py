@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.answers.folds import Fold, Met, Section, Through, fold
 from iptrec.names import counted
 from iptrec.views.escape import printable
-from iptrec.views.reasons import each, ranges, together
+from iptrec.views.reasons import numbered, ranges, together
 from iptrec.views.style import styled
 from iptrec.views.title import LOST, mark, title
 from iptrec.views.why import met, passed_over, row
@@ -17,36 +17,59 @@ from iptrec.views.why import met, passed_over, row
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from iptrec.answers.why import ExplainedStep, Explanation
+    from iptrec.answers.why import ExplainedStep, Explanation, Passed
+    from iptrec.packets.model import Traversal
     from iptrec.views.text import Layout
 
 SCREEN: Final = 22  # lines below the first one, which may have a date above
 _FAINT: Final = "2"
 _NAMES: Final = 4
-# What is folded, one after the other, until it fits on the screen.
-_CHOICES: Final = ((True, SCREEN), (True, 4), (True, 1), (False, 4), (False, 1))
+_LABEL: Final = 5  # columns of #1-#9
+
+
+class _Detail(NamedTuple):
+    """How much is told. ``effects``, ``most``: see `answers.folds.fold`.
+
+    ``each``: of each chain that returned why its rules did not match, in a line of its own.
+    """
+
+    effects: bool
+    most: int
+    each: bool
+
+
+# One after the other, until it fits on the screen.
+_DETAILS: Final = (
+    _Detail(effects=True, most=SCREEN, each=True),
+    _Detail(effects=True, most=SCREEN, each=False),
+    _Detail(effects=True, most=4, each=False),
+    _Detail(effects=True, most=1, each=False),
+    _Detail(effects=False, most=4, each=False),
+    _Detail(effects=False, most=1, each=False),
+)
 
 
 def as_text(explanation: Explanation, layout: Layout) -> Iterator[str]:
     """Lines without their newlines."""
     yield title(explanation.packet, layout)
     lines: list[str] = []
-    for effects, most in _CHOICES:
-        lines = list(_parts(fold(explanation, effects=effects, most=most), explanation, layout))
+    for detail in _DETAILS:
+        parts = fold(explanation, effects=detail.effects, most=detail.most)
+        lines = list(_parts(parts, explanation.packet, layout, each=detail.each))
         if len(lines) <= SCREEN:
             break
     yield from lines
 
 
 def _parts(
-    parts: Iterable[Section | Through], explanation: Explanation, layout: Layout
+    parts: Iterable[Section | Through], packet: Traversal, layout: Layout, *, each: bool
 ) -> Iterator[str]:
-    lost = explanation.packet.verdict in LOST
     for ending, group in itertools.groupby(parts, key=_ending):
         names = []
         for part in group:
             if isinstance(part, Section):
-                yield from _section(part, layout, lost=lost)
+                yield f"  {printable(part.table)}/{printable(part.chain)}"
+                yield from _rows(part, layout, lost=packet.verdict in LOST, each=each)
             else:
                 names.append(_through(part.steps))
         if names:
@@ -60,15 +83,17 @@ def _ending(part: Section | Through) -> str | None:
     return " ".join(met(part.steps[-1]))
 
 
-def _section(part: Section, layout: Layout, *, lost: bool) -> Iterator[str]:
-    yield f"  {printable(part.table)}/{printable(part.chain)}"
-    rows = [(one, *_row(one, part)) for one in part.rows if not _is_usual_end(one)]
-    width = max([5, *(len(number) for _, number, _ in rows if number.startswith("#"))])
-    for one, number, text in rows:
+def _rows(part: Section, layout: Layout, *, lost: bool, each: bool) -> Iterator[str]:
+    rows = [(one, *_row(one, part, each=each)) for one in part.rows if not _is_usual_end(one)]
+    width = max([_LABEL, *(len(number) for _, number, _ in rows if number.startswith("#"))])
+    for one, number, (text, *more) in rows:
         decided = lost and isinstance(one, Met) and one.decided
+        margin = mark(layout) if decided else "   "
         line = row(number, text, width if number.startswith("#") else 0)
         style = _FAINT if isinstance(one, Fold) else ""
-        yield f"{mark(layout) if decided else '   '} {styled(line, style, colour=layout.colour)}"
+        yield f"{margin} {styled(line, style, colour=layout.colour)}"
+        for one_more in more:
+            yield styled(f"    {row('', one_more, width)}", style, colour=layout.colour)
 
 
 def _is_usual_end(one: Met | Fold) -> bool:
@@ -79,27 +104,30 @@ def _is_usual_end(one: Met | Fold) -> bool:
     return step.type == "return" or (step.type == "policy" and step.target == "ACCEPT")
 
 
-def _row(one: Met | Fold, part: Section) -> tuple[str, str]:
-    """The numbers of rules, and what is told of them."""
+def _row(one: Met | Fold, part: Section, *, each: bool) -> tuple[str, list[str]]:
+    """The numbers of rules, and what is told of them, in a line or more."""
     if isinstance(one, Met):
         return _met(one.step)
     if len(one.passed) == 1 and not one.went_on:
-        return passed_over(one.passed[0])
+        number, text = passed_over(one.passed[0])
+        return number, [text]
     if len(one.went_on) == 1 and not one.passed:
         return _met(one.went_on[0])
-    return _label(one, part), "; ".join(_folded(one, part))
+    return _label(one, part), list(_folded(one, part, each=each))
 
 
-def _met(one: ExplainedStep) -> tuple[str, str]:
+def _met(one: ExplainedStep) -> tuple[str, list[str]]:
     """Without its target where the text of the rule ends in it."""
     number, text = met(one)
     target = one.step.target
     if target is None or one.step.type != "rule" or one.step.spec is None:
-        return number, text
+        return number, [text]
     printed = printable(target)
     words = rf" (-[jg] |jump |goto ){re.escape(printed)}(?= |$)|(^| )(?i:{re.escape(printed)})$"
     spec = printable(one.step.spec)
-    return number, text.replace(f"  => {printed}", "", 1) if re.search(words, f" {spec}") else text
+    if re.search(words, f" {spec}"):
+        text = text.replace(f"  => {printed}", "", 1)
+    return number, [text]
 
 
 def _label(row: Fold, part: Section) -> str:
@@ -114,19 +142,19 @@ def _is_of(one: ExplainedStep, part: Section) -> bool:
     return (one.step.table, one.step.chain) == (part.table, part.chain)
 
 
-def _folded(row: Fold, part: Section) -> Iterator[str]:
-    if row.passed:
-        yield together(row.passed)
+def _folded(row: Fold, part: Section, *, each: bool) -> Iterator[str]:
     inner = [one for one in row.went_on if not _is_of(one, part)]
-    logged = sum(
-        one.step.target not in {called.step.chain for called in inner}
-        for one in row.went_on
-        if _is_of(one, part)
-    )
-    if inner:
-        yield _returned(inner)
-    if logged:
-        yield f"{counted(logged, 'rule')} matched and went on"
+    called = {one.step.chain for one in inner}
+    own = (one.step for one in row.went_on if _is_of(one, part))
+    logged = sum(step.target not in called for step in own)
+    words = [together(row.passed)] if row.passed else []
+    words += [f"{counted(logged, 'rule')} matched and went on"] if logged else []
+    if inner and each:
+        first, *more = _returned_each(inner)
+        yield "; ".join([*words, first])
+        yield from more
+    else:
+        yield "; ".join([*words, *([_returned(inner)] if inner else [])])
 
 
 def _returned(steps: Sequence[ExplainedStep]) -> str:
@@ -136,8 +164,22 @@ def _returned(steps: Sequence[ExplainedStep]) -> str:
     if not passed:
         return f"returned from {_named(chains)}"
     if len(chains) == 1:
-        return f"returned from {printable(chains[0])}: {each(passed)}"
+        return f"returned from {printable(chains[0])}: {numbered(passed)}"
     return f"returned from {_named(chains)}, where {counted(len(passed), 'rule')} did not match"
+
+
+def _returned_each(steps: Sequence[ExplainedStep]) -> Iterator[str]:
+    """The same, with a line for each chain that passed over rules."""
+    passed: dict[str, list[Passed]] = {}
+    for one in steps:
+        passed.setdefault(one.step.chain, []).extend(one.passed)
+    if len(passed) == 1:
+        yield _returned(steps)
+        return
+    yield f"returned from {_named(list(passed))}"
+    for chain, rules in passed.items():
+        if rules:
+            yield f"  {printable(chain)}: {numbered(rules)}"
 
 
 def _named(chains: Sequence[str]) -> str:

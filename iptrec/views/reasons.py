@@ -27,7 +27,7 @@ _REMEMBERED: Final = {
 _OF_MODULE: Final = {module: what for what, modules in _REMEMBERED.items() for module in modules}
 _ALL_FITS: Final = "although all that is known of the packet fits"
 _VALUES: Final = 48  # characters of what the rules of a fold compare with
-_REASONS: Final = 3
+_REASONS: Final = 4
 _RANGES: Final = 4
 
 
@@ -52,28 +52,29 @@ def depends(clause: Clause) -> str | None:
 
 
 def together(passed: Sequence[Passed]) -> str:
-    """Why several rules did not match."""
-    alike = _alike(passed)
-    if len(alike) == 1:
-        return _of_all(passed)
-    said = [f"{len(rules):,} {_reason(rules)}" for rules in alike[:_REASONS]]
-    if rest := sum(map(len, alike[_REASONS:])):
-        said.append(f"{rest:,} for other reasons")
-    return f"did not match: {', '.join(said)}"
+    """Why several rules did not match; with their numbers where it was not for the same reason."""
+    return _of_all(passed) if len(_alike(passed)) == 1 else numbered(passed)
 
 
-def each(passed: Sequence[Passed]) -> str:
-    """The same, with the rules' numbers."""
+def numbered(passed: Sequence[Passed]) -> str:
+    """Why several rules did not match, with their numbers."""
     alike = _alike(passed)
-    if len(alike) > _REASONS:
-        return together(passed)
-    return "; ".join(f"{ranges(one.number for one in rules)} {_of_all(rules)}" for rules in alike)
+    told = len(alike) if len(alike) <= _REASONS + 1 else _REASONS  # the last is not one for others
+    most = sorted(alike[:told], key=lambda rules: rules[0].number)
+    said = [f"{_numbers(rules)} {_of_all(rules)}" for rules in most]
+    if rest := [one for rules in alike[told:] for one in rules]:
+        said.append(f"{_numbers(rest)} did not match for other reasons")
+    return "; ".join(said)
+
+
+def _numbers(rules: Sequence[Passed]) -> str:
+    return ranges(one.number for one in rules)
 
 
 def ranges(numbers: Iterable[int]) -> str:
     """Numbers of rules: #1-#3, #7; of many the first and the last."""
     found: list[list[int]] = []
-    for number in sorted(numbers):
+    for number in sorted(set(numbers)):
         if found and number == found[-1][-1] + 1:
             found[-1][1:] = [number]
         else:

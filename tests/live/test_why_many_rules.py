@@ -45,6 +45,7 @@ def test_18000_rules(node, tmp_path, backend):
     assert f"    #1-#{MET} no, -d (it is {address(96, MET)})" in lines
     assert any(line.startswith(f"    #{MET + 1} ") and f"ns/svc{MET}" in line for line in lines)
     assert any(f"-j DNAT --to-destination {address(244, MET)}:53" in line for line in lines)
-    half = f"{SERVICES // 2:,}"
-    here = f"{half} -s (it is 10.0.1.2), {half} -d (it is {address(244, MET)})"
-    assert lines[-2:] == [f"    #1-#{SERVICES} did not match: {here}", "--> policy => DROP"]
+    half = f"{SERVICES // 2:,} of"
+    sources = f"{half} #1-#{SERVICES - 1} no, -s (it is 10.0.1.2)"
+    targets = f"{half} #2-#{SERVICES} no, -d (it is {address(244, MET)})"
+    assert lines[-2:] == [f"    #1-#{SERVICES} {sources}; {targets}", "--> policy => DROP"]

@@ -105,12 +105,15 @@ FOLDED = {
     "too often in turn": (
         [ADDRESS, PORT, STATE] * 100 + [FITS],
         [
-            ("    #1-#301 did not match: 100 -d 10.0.0.1/32 (it is 10.0.0.9), 100 --dport 22 (it is 53),"
-             " 100 (depends on connection tracking), 1 for other reasons")
+            (
+                "    #1-#301 100 of #1-#298 no, -d 10.0.0.1/32 (it is 10.0.0.9);"
+                " 100 of #2-#299 no, --dport 22 (it is 53); 100 of #3-#300 did not match (depends on"
+                " connection tracking); #301 did not match although all that is known of the packet fits"
+            )
         ],
     ),
     "chains that returned": (
-        [[], [], "LOG"], ["    #1-#3 returned from CALLED1, CALLED2; 1 rule matched and went on"],
+        [[], [], "LOG"], ["    #1-#3 1 rule matched and went on; returned from CALLED1, CALLED2"],
     ),
     "a chain that passed over rules": (
         [[ADDRESS, STATE, OTHER]],
@@ -120,7 +123,21 @@ FOLDED = {
         ],
     ),
     "chains within": (
-        [[[ADDRESS], PORT]], ["    #1    returned from CALLED1, CALLED2, where 2 rules did not match"],
+        [[[ADDRESS], PORT]],
+        [
+            "    #1    returned from CALLED1, CALLED2",
+            "            CALLED1: #2 no, --dport 22 (it is 53)",
+            "            CALLED2: #1 no, -d 10.0.0.1/32 (it is 10.0.0.9)",
+        ],
+    ),
+    "too many chains within": (
+        [[[ADDRESS], PORT] for _ in range(30)],
+        [
+            (
+                "    #1-#30 returned from CALLED1, CALLED2, CALLED3, CALLED4 and 56 more, where 60 rules did"
+                " not match"
+            )
+        ],
     ),
     "a rule that only logs": (["LOG"], ["    #1    -p udp -j LOG"]),
     "many chains": (
