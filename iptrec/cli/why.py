@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from iptrec.api import Recording
     from iptrec.views.text import Layout
 
-    Text = Callable[[Explanation, Layout], Iterator[str]]
+    Text = Callable[[Explanation, Layout, int | None], Iterator[str]]
 
 
 @which.selection(first=("packet", "path"))
@@ -81,7 +81,7 @@ def why(
     """
     from iptrec.cli import recordings
     from iptrec.cli.absent import nothing
-    from iptrec.cli.output import colours, opened
+    from iptrec.cli.output import colours, opened, width
     from iptrec.views import folded, text
     from iptrec.views import why as explained
     from iptrec.views.timestamps import Clock
@@ -99,7 +99,7 @@ def why(
         elif markdown:
             found = _issue(explanations, as_text, layout)
         else:
-            found = _text(explanations, as_text, layout)
+            found = _text(explanations, as_text, layout, width(output))
         for one in found:
             stream.write(one + "\n")
             shown += 1
@@ -111,14 +111,16 @@ def why(
     return EXIT_DONE if shown else EXIT_NO
 
 
-def _text(explanations: Iterable[Explanation], as_text: Text, layout: Layout) -> Iterator[str]:
+def _text(
+    explanations: Iterable[Explanation], as_text: Text, layout: Layout, width: int | None
+) -> Iterator[str]:
     """Each packet, and the date where it changes."""
     from iptrec.views.timestamps import Days
 
     days = Days(layout.clock)
     for number, one in enumerate(explanations):
         day = days.line(one.packet.time_ns)
-        yield "\n" * bool(number) + day + "\n".join(as_text(one, layout))
+        yield "\n" * bool(number) + day + "\n".join(as_text(one, layout, width))
 
 
 def _issue(explanations: Iterable[Explanation], as_text: Text, layout: Layout) -> Iterator[str]:
@@ -128,7 +130,7 @@ def _issue(explanations: Iterable[Explanation], as_text: Text, layout: Layout) -
 
     for one in explanations:
         day = Days(layout.clock).line(one.packet.time_ns).splitlines()
-        yield "\n".join(issue.excerpt(one.packet, [*day, *as_text(one, layout)]))
+        yield "\n".join(issue.excerpt(one.packet, [*day, *as_text(one, layout, None)]))
 
 
 def _origin(source: Recording, recording: str) -> Iterator[str]:

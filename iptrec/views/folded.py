@@ -10,21 +10,21 @@ from iptrec.answers.folds import Fold, Met, Section, Through, fold
 from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.reasons import numbered, ranges, together
-from iptrec.views.style import styled
+from iptrec.views.style import styled, wrapped
 from iptrec.views.title import LOST, mark, title
-from iptrec.views.why import met, passed_over, row
+from iptrec.views.why import met, passed_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.answers.why import ExplainedStep, Explanation, Passed
-    from iptrec.packets.model import Traversal
     from iptrec.views.text import Layout
 
 SCREEN: Final = 22  # lines below the first one, which may have a date above
 _FAINT: Final = "2"
 _NAMES: Final = 4
-_LABEL: Final = 5  # columns of #1-#9
+_NUMBER: Final = 5  # columns of #1-#9
+_MARGIN: Final = 3
 
 
 class _Detail(NamedTuple):
@@ -49,31 +49,42 @@ _DETAILS: Final = (
 )
 
 
-def as_text(explanation: Explanation, layout: Layout) -> Iterator[str]:
-    """Lines without their newlines."""
+def as_text(explanation: Explanation, layout: Layout, width: int | None = None) -> Iterator[str]:
+    """Lines without their newlines. ``width``: of the terminal, see `style.wrapped`."""
     yield title(explanation.packet, layout)
-    lines: list[str] = []
+    lines: list[_Line] = []
     for detail in _DETAILS:
         parts = fold(explanation, effects=detail.effects, most=detail.most)
-        lines = list(_parts(parts, explanation.packet, layout, each=detail.each))
+        lines = list(_parts(parts, each=detail.each))
         if len(lines) <= SCREEN:
             break
-    yield from lines
+    lost = explanation.packet.verdict in LOST
+    for line in lines:
+        text = wrapped(line.head, line.text, width)
+        text = styled(text, _FAINT if line.faint else "", colour=layout.colour)
+        yield mark(layout) + text[_MARGIN:] if lost and line.decided else text
 
 
-def _parts(
-    parts: Iterable[Section | Through], packet: Traversal, layout: Layout, *, each: bool
-) -> Iterator[str]:
+class _Line(NamedTuple):
+    """A line behind its beginning, as wide as the terminal. ``faint``: it is a fold."""
+
+    head: str
+    text: str
+    faint: bool = False
+    decided: bool = False
+
+
+def _parts(parts: Iterable[Section | Through], *, each: bool) -> Iterator[_Line]:
     for ending, group in itertools.groupby(parts, key=_ending):
         names = []
         for part in group:
             if isinstance(part, Section):
-                yield f"  {printable(part.table)}/{printable(part.chain)}"
-                yield from _rows(part, layout, lost=packet.verdict in LOST, each=each)
+                yield _Line("", f"  {printable(part.table)}/{printable(part.chain)}")
+                yield from _rows(part, each=each)
             else:
                 names.append(_through(part.steps))
         if names:
-            yield styled(f"  {', '.join(names)}: {ending}", _FAINT, colour=layout.colour)
+            yield _Line("  ", f"{', '.join(names)}: {ending}", faint=True)
 
 
 def _ending(part: Section | Through) -> str | None:
@@ -83,17 +94,14 @@ def _ending(part: Section | Through) -> str | None:
     return " ".join(met(part.steps[-1]))
 
 
-def _rows(part: Section, layout: Layout, *, lost: bool, each: bool) -> Iterator[str]:
+def _rows(part: Section, *, each: bool) -> Iterator[_Line]:
     rows = [(one, *_row(one, part, each=each)) for one in part.rows if not _is_usual_end(one)]
-    width = max([_LABEL, *(len(number) for _, number, _ in rows if number.startswith("#"))])
+    columns = max([_NUMBER, *(len(number) for _, number, _ in rows if number.startswith("#"))])
     for one, number, (text, *more) in rows:
-        decided = lost and isinstance(one, Met) and one.decided
-        margin = mark(layout) if decided else "   "
-        line = row(number, text, width if number.startswith("#") else 0)
-        style = _FAINT if isinstance(one, Fold) else ""
-        yield f"{margin} {styled(line, style, colour=layout.colour)}"
-        for one_more in more:
-            yield styled(f"    {row('', one_more, width)}", style, colour=layout.colour)
+        faint, decided = isinstance(one, Fold), isinstance(one, Met) and one.decided
+        head = f"{number:<{columns}}" if number.startswith("#") else number
+        yield _Line(f"    {head} ", text, faint, decided)
+        yield from (_Line(f"    {'':<{columns}}   ", another, faint) for another in more)
 
 
 def _is_usual_end(one: Met | Fold) -> bool:
@@ -179,7 +187,7 @@ def _returned_each(steps: Sequence[ExplainedStep]) -> Iterator[str]:
     yield f"returned from {_named(list(passed))}"
     for chain, rules in passed.items():
         if rules:
-            yield f"  {printable(chain)}: {numbered(rules)}"
+            yield f"{printable(chain)}: {numbered(rules)}"
 
 
 def _named(chains: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
 from iptrec.views.reasons import because
-from iptrec.views.style import styled
+from iptrec.views.style import styled, wrapped
 from iptrec.views.text import NOT_RECORDED, kind
 from iptrec.views.title import title
 
@@ -38,8 +38,11 @@ def as_json(explanation: Explanation) -> str:
     )
 
 
-def as_text(explanation: Explanation, layout: Layout) -> Iterator[str]:
-    """Lines without their newlines: every step, and every rule that was passed over (``--all``)."""
+def as_text(explanation: Explanation, layout: Layout, width: int | None = None) -> Iterator[str]:
+    """Every step, and every rule that was passed over (``--all``).
+
+    Lines without their newlines. ``width``: of the terminal, see `style.wrapped`.
+    """
     yield title(explanation.packet, layout)
     before = ""
     for explained in explanation.steps:
@@ -49,13 +52,13 @@ def as_text(explanation: Explanation, layout: Layout) -> Iterator[str]:
             yield f"  {chain}"
         before = chain
         for one in explained.passed:
-            yield styled(f"    {row(*passed_over(one))}", _FAINT, colour=layout.colour)
-        yield f"    {row(*met(explained))}"
+            yield styled(row(*passed_over(one), width), _FAINT, colour=layout.colour)
+        yield row(*met(explained), width)
 
 
-def row(number: str, text: str, width: int = 5) -> str:
-    """A rule with its number, or several."""
-    return f"{number:<{width}} {text}"
+def row(number: str, text: str, width: int | None, columns: int = 5) -> str:
+    """A rule, or several, behind its number."""
+    return wrapped(f"    {number:<{columns}} ", text, width)
 
 
 def passed_over(one: Passed) -> tuple[str, str]:

@@ -205,6 +205,18 @@ def test_a_screenful_at_any_size(before, rules):
     assert told == list(range(1, len(rules) + 1))
 
 
+@given(RULES, st.integers(40, 200))
+def test_as_wide_as_the_terminal(rules, width):
+    """Its words are those of a pipe, where a rule is one line."""
+    explanation = Way().base("filter", *rules, policy="DROP").explanation()
+    for as_text in (folded.as_text, why.as_text):
+        title, *lines = as_text(explanation, PLAIN)
+        first, *fitted = "\n".join(as_text(explanation, PLAIN, width)).splitlines()
+        assert first == title
+        assert " ".join(fitted).split() == " ".join(lines).split()
+        assert max(map(len, fitted)) <= width
+
+
 @given(RULES)
 def test_all_tells_all(rules):
     """Each rule that was passed over has its line, whatever is folded else."""
