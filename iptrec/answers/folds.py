@@ -54,24 +54,30 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Through:
-    """A base chain that let the packet go on, with the chains that it called."""
+    """A base chain that let the packet go on, with the chains that it called.
+
+    ``leads``: it is the part of it that ends with a call of the chain of the section that follows.
+    """
 
     steps: tuple[ExplainedStep, ...]
+    leads: bool = False
 
 
 def fold(
-    explanation: Explanation, *, effects: bool = True, most: int = 4
+    explanation: Explanation, *, effects: bool = True, callers: bool = True, most: int = 4
 ) -> Iterator[Section | Through]:
     """Fold what is of no interest.
 
-    ``effects``: what changed the packet is of interest, too, not only what decided. ``most``: folds between two
-    rules that are of interest; one where there would be more.
+    ``effects``: what changed the packet is of interest, too, not only what decided. ``callers``: and so are the
+    calls that led to it. ``most``: folds between two rules that are of interest; one where there would be more.
     """
     steps = explanation.steps
     calls = _calls([one.step for one in steps])
     decided = decided_at(explanation.packet)
-    wanted = {len(steps) - 1 if decided is None else decided}
-    shown = _with_callers(wanted | (_effects(steps, calls) if effects else set()), calls)
+    shown = _with_callers({len(steps) - 1 if decided is None else decided}, calls)
+    if effects:
+        changed = _effects(steps, calls)
+        shown |= _with_callers(changed, calls) if callers else changed
     homes = _homes(calls, {call.visit for at, call in enumerate(calls) if at in shown})
     for home, group in itertools.groupby(range(len(steps)), key=lambda at: homes[at][:2]):
         turns = [list(turn) for _, turn in itertools.groupby(group, key=lambda at: homes[at].under)]
@@ -80,7 +86,9 @@ def fold(
             first = steps[turns[0][0]].step
             yield Section(first.table, first.chain, tuple(_rows(pieces, most)))
         else:
-            yield Through(tuple(steps[at] for turn in turns for at in turn))
+            within = [at for turn in turns for at in turn]
+            leads = any(call.caller == within[-1] for call in calls[within[-1] + 1 :][:1])
+            yield Through(tuple(steps[at] for at in within), leads)
 
 
 class _Call(NamedTuple):

@@ -28,24 +28,27 @@ _MARGIN: Final = 3
 
 
 class _Detail(NamedTuple):
-    """How much is told. ``effects``, ``most``: see `answers.folds.fold`.
+    """How much is told, see `answers.folds.fold`.
 
     ``each``: of each chain that returned why its rules did not match, in a line of its own.
     """
 
-    effects: bool
-    most: int
-    each: bool
+    each: bool = False
+    effects: bool = True
+    callers: bool = True
+    most: int = SCREEN
 
 
 # One after the other, until it fits on the screen.
 _DETAILS: Final = (
-    _Detail(effects=True, most=SCREEN, each=True),
-    _Detail(effects=True, most=SCREEN, each=False),
-    _Detail(effects=True, most=4, each=False),
-    _Detail(effects=True, most=1, each=False),
-    _Detail(effects=False, most=4, each=False),
-    _Detail(effects=False, most=1, each=False),
+    _Detail(each=True),
+    _Detail(),
+    _Detail(most=4),
+    _Detail(most=1),
+    _Detail(callers=False, most=4),
+    _Detail(callers=False, most=1),
+    _Detail(effects=False, most=4),
+    _Detail(effects=False, most=1),
 )
 
 
@@ -53,9 +56,9 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
     """Lines without their newlines. ``width``: of the terminal, see `style.wrapped`."""
     yield title(explanation.packet, layout)
     lines: list[_Line] = []
-    for detail in _DETAILS:
-        parts = fold(explanation, effects=detail.effects, most=detail.most)
-        lines = list(_parts(parts, each=detail.each))
+    for each, effects, callers, most in _DETAILS:
+        parts = fold(explanation, effects=effects, callers=callers, most=most)
+        lines = list(_parts(parts, each=each))
         if len(lines) <= SCREEN:
             break
     lost = explanation.packet.verdict in LOST
@@ -82,16 +85,17 @@ def _parts(parts: Iterable[Section | Through], *, each: bool) -> Iterator[_Line]
                 yield _Line("", f"  {printable(part.table)}/{printable(part.chain)}")
                 yield from _rows(part, each=each)
             else:
-                names.append(_through(part.steps))
+                names.append(_through(part))
         if names:
-            yield _Line("  ", f"{', '.join(names)}: {ending}", faint=True)
+            yield _Line("  ", f"{', '.join(names)}{ending}", faint=True)
 
 
 def _ending(part: Section | Through) -> str | None:
-    """How a base chain let the packet go on."""
+    """How a base chain let the packet go on; "" where it led to what is told next."""
     if isinstance(part, Section):
         return None
-    return " ".join(met(part.steps[-1]))
+    number, (text,) = _met(part.steps[-1])
+    return "" if part.leads else f": {number} {text}"
 
 
 def _rows(part: Section, *, each: bool) -> Iterator[_Line]:
@@ -190,19 +194,25 @@ def _returned_each(steps: Sequence[ExplainedStep]) -> Iterator[str]:
             yield f"{printable(chain)}: {numbered(rules)}"
 
 
-def _named(chains: Sequence[str]) -> str:
+def _named(chains: Sequence[str], between: str = ", ") -> str:
     more = len(chains) - _NAMES
-    names = ", ".join(map(printable, chains[:_NAMES]))
+    names = between.join(map(printable, chains[:_NAMES]))
     return f"{names} and {more:,} more" if more > 0 else names
 
 
-def _through(steps: Sequence[ExplainedStep]) -> str:
-    """A base chain that let the packet go on."""
-    base = steps[0].step
-    own = [one for one in steps if one.step.chain == base.chain]
-    inner = [one for one in steps if one.step.chain != base.chain]
-    numbers = [rule.number for one in own for rule in one.passed]
-    words = [f"{ranges(numbers)} did not match"] if numbers else []
-    words += [_returned(inner)] if inner else []
-    name = f"{printable(base.table)}/{printable(base.chain)}"
+def _through(part: Through) -> str:
+    """A base chain that let the packet go on, or the chains that led to what is told next."""
+    first, last = part.steps[0].step, part.steps[-1].step
+    if last.type == "policy":
+        own = [one for one in part.steps if one.step.chain == last.chain]
+        inner = [one for one in part.steps if one.step.chain != last.chain]
+        numbers = [rule.number for one in own for rule in one.passed]
+        words = [f"{ranges(numbers)} did not match"] if numbers else []
+        words += [_returned(inner)] if inner else []
+        chains = [last.chain]
+    else:
+        count = sum(len(one.passed) for one in part.steps)
+        words = [f"{counted(count, 'rule')} did not match"] if count else []
+        chains = list(dict.fromkeys(one.step.chain for one in part.steps))
+    name = f"{printable(first.table)}/{_named(chains, ' > ')}"
     return f"{name} ({'; '.join(words)})" if words else name

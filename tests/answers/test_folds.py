@@ -45,10 +45,15 @@ def told(part):
     return steps, passed
 
 
-@given(explanations(), st.booleans(), st.integers(1, 5))
-def test_nothing_is_lost(explanation, effects, most):
+OPTIONS = st.fixed_dictionaries(
+    {"effects": st.booleans(), "callers": st.booleans(), "most": st.integers(1, 5)}
+)
+
+
+@given(explanations(), OPTIONS)
+def test_nothing_is_lost(explanation, options):
     """Each rule that was passed over is in exactly one fold, each step in one place, in order."""
-    found = list(map(told, fold(explanation, effects=effects, most=most)))
+    found = list(map(told, fold(explanation, **options)))
     steps = [one.step for part, _ in found for one in part]
     assert steps == [one.step for one in explanation.steps]
     passed = Counter(id(rule) for _, part in found for rule in part)
@@ -56,10 +61,10 @@ def test_nothing_is_lost(explanation, effects, most):
     assert set(passed.values()) <= {1}
 
 
-@given(explanations(), st.booleans(), st.integers(1, 5))
-def test_what_decided_stands_by_itself(explanation, effects, most):
+@given(explanations(), OPTIONS)
+def test_what_decided_stands_by_itself(explanation, options):
     """With the calls that led to it: its chain is shown."""
-    parts = list(fold(explanation, effects=effects, most=most))
+    parts = list(fold(explanation, **options))
     place = explanation.packet.decided_by
     rows = [
         (part.chain, row.step.step)
@@ -85,7 +90,7 @@ def test_no_more_folds_than_asked_for(explanation, most):
 def numbers(part):
     """Sections in short: the chain, and for each row the numbers of its rules."""
     if isinstance(part, Through):
-        return "through"
+        return "leads" if part.leads else "through"
     return [
         (
             [rule.number for rule in row.passed] + [one.step.rule for one in row.went_on]
@@ -122,6 +127,10 @@ CASES = {
     "an effect in a chain": (
         Way().base("mangle", ["MARK"], policy="ACCEPT").base("filter", policy="DROP"), {},
         [["CALLED1"], ["MARK", "RETURN"], ["ACCEPT"], ["DROP"]],
+    ),
+    "an effect without what led to it": (
+        Way().base("mangle", ["LOG", ["MARK"]]).base("filter", policy="DROP"), {"callers": False},
+        ["leads", ["MARK", "RETURN"], "through", ["DROP"]],
     ),
     "too many folds": (
         Way().base("filter", ADDRESS, PORT, ADDRESS, PORT, policy="DROP"), {"most": 3},

@@ -168,6 +168,22 @@ def test_base_chains_that_let_it_go_on():
     ]
 
 
+def test_an_effect_far_below():
+    """Where there is no room for all the calls that led to it, they share a line."""
+    deep = ["DNAT"]
+    for _ in range(12):
+        deep = [ADDRESS, deep]
+    way = Way().base("nat", *deep).base("filter", policy="DROP")
+    assert list(folded.as_text(way.explanation(), PLAIN))[1:] == [
+        "  nat/BASE0 > CALLED1 > CALLED2 > CALLED3 and 8 more (12 rules did not match)",
+        "  nat/CALLED12",
+        "    #1    -p udp -j DNAT",
+        "  nat/BASE0 (returned from CALLED11, CALLED10, CALLED9, CALLED8 and 7 more): policy => ACCEPT",
+        "  filter/BASE13",
+        "--> policy => DROP",
+    ]
+
+
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
