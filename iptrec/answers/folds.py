@@ -25,10 +25,14 @@ _QUIET: Final = frozenset([
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """A rule that matched, or the end of a chain. ``decided``: it is what became of the packet."""
+    """A rule that matched, or the end of a chain.
+
+    ``decided``: it is what became of the packet. ``last``: it is the last that was seen of the packet.
+    """
 
     step: ExplainedStep
     decided: bool
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,7 @@ def _pieces(
     bare = replace(steps[first], passed=())
     beyond = tuple(steps[at] for at in called)
     if first in shown or bare.step.type != "rule":
-        yield Met(bare, first == decided)
+        yield Met(bare, first == decided, first == len(steps) - 1)
         if beyond:
             yield Fold(went_on=beyond)
     else:

@@ -110,7 +110,7 @@ def _rows(part: Section, *, each: bool) -> Iterator[_Line]:
 
 def _is_usual_end(one: Met | Fold) -> bool:
     """Whether it is an end of a chain which goes without saying: the packet went on."""
-    if isinstance(one, Fold) or one.decided:
+    if isinstance(one, Fold) or one.decided or one.last:
         return False
     step = one.step.step
     return step.type == "return" or (step.type == "policy" and step.target == "ACCEPT")

@@ -168,6 +168,18 @@ def test_base_chains_that_let_it_go_on():
     ]
 
 
+def test_where_the_trace_ends():
+    """The last that was seen is told, also where it goes without saying else."""
+    way = Way().base("raw").base("mangle", ADDRESS)
+    explanation = way.explanation(None, "UNKNOWN", complete=False, reason="not seen after mangle")
+    assert list(folded.as_text(explanation, PLAIN))[1:] == [
+        "  raw/BASE0: policy => ACCEPT",
+        "  mangle/BASE1",
+        "    #1    -m rule --number 1  <- no: -d 10.0.0.1/32 (it is 10.0.0.9)",
+        "    policy => ACCEPT",
+    ]
+
+
 def test_an_effect_far_below():
     """Where there is no room for all the calls that led to it, they share a line."""
     deep = ["DNAT"]
