@@ -18,7 +18,9 @@ from iptrec.errors import IptrecError
 from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views import (
+    folded,
     info,
+    issue,
     json_lines,
     parquet,
     pcapng,
@@ -67,7 +69,10 @@ def look(path: Path) -> None:
         for table in count_rules(reader, EVERYTHING):
             said += rules_view.as_text(table, LOCAL, LOCAL.day(reader.facts.started_ns))
         for one in explain(reader, Packets(reader)):
-            said += why_view.as_text(one, colour=False)
+            folds = list(folded.as_text(one, LAYOUT))
+            said += [*folds, *why_view.as_text(one, LAYOUT, 80), why_view.as_json(one)]
+            said += issue.excerpt(one.packet, folds)
+        said += issue.origin(reader, "t.db", running=False)
         for line in said:
             line.encode()
             assert not set(line) & set("\x1b\x9b\u202e\u2066"), ascii(line)  # noqa: S101

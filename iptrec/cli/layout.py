@@ -94,13 +94,14 @@ class Printer:
         *,
         grows: bool = False,
     ) -> None:
+        from iptrec.views.timestamps import Days
+
         self._stream = stream
         self._layout = layout
         self._form = form
         self._places = places
         self._holes = _Holes(recording, grows=grows)
-        self._day = ""
-        self._second: int | None = None  # that of the last packet
+        self._days = Days(layout.clock)
         self._grows = grows
         self.chose_brief = False
 
@@ -111,7 +112,8 @@ class Printer:
             self._write_holes(packet.time_ns)
             if printed and self._form != "brief":
                 self._stream.write("\n")
-            self._write_day(packet.time_ns)
+            if self._form != "classic":
+                self._stream.write(self._days.line(packet.time_ns))
             self._stream.write(self._text(packet))
             printed += 1
             if self._grows:
@@ -166,15 +168,6 @@ class Printer:
             classic = self._form == "classic"
             lines = text.holes(ended) if classic else text.holes(ended, self._layout.clock.full)
             self._stream.writelines(lines)
-
-    def _write_day(self, time_ns: int) -> None:
-        if time_ns // 10**9 == self._second:
-            return
-        self._second = time_ns // 10**9
-        day = self._layout.clock.day(time_ns)
-        if self._form != "classic" and day not in ("", self._day):
-            self._day = day
-            self._stream.write(f"-- {day} --\n")
 
 
 class _Holes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from iptrec.matching.bits import Bits
 from iptrec.names import PROTOCOL_NUMBERS
@@ -74,12 +74,40 @@ class Facts:
     time_ns: tuple[int, int] = (0, 0)
 
 
+class Clause(NamedTuple):
+    """A condition of a rule in its own words.
+
+    ``asks``: what it looks at (``! -d``, ``udp dport !=``). ``value``: what it compares that with. ``module``:
+    whose it is, as ``-m`` of iptables names it or the first word of nft's; "" is iptables itself.
+    """
+
+    asks: str
+    value: str = ""
+    module: str = ""
+
+    @property
+    def words(self) -> str:
+        """All of it."""
+        return f"{self.asks} {self.value}".rstrip()
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``fits`` is None where it cannot be known. ``because``: the condition that failed or is unknown."""
+    """``fits`` is None where it cannot be known. ``clause``: the one that failed or is unknown.
+
+    ``remark``: what the packet has instead, or what is known although it is not enough.
+    """
 
     fits: bool | None
-    because: str | None = None
+    clause: Clause | None = None
+    remark: str = ""
+
+    @property
+    def because(self) -> str | None:
+        """The condition and what is remarked of it; None where all that is known fits."""
+        if self.clause is None:
+            return None
+        return f"{self.clause.words} ({self.remark})" if self.remark else self.clause.words
 
 
 def protocol_number(text: str) -> int | None:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.matching.facts import Judgement, protocol_number
+from iptrec.matching.facts import Clause, Judgement, protocol_number
 from iptrec.matching.field import AbsentError
 from iptrec.matching.iptables_options import ALL, CORE, MODULES
 from iptrec.matching.nft import is_written
@@ -65,9 +65,9 @@ _KEYS: Final = {
 
 
 class _Condition(NamedTuple):
-    """``option``: what judges it; None where nothing can."""
+    """``told``: for a reader. ``option``: what judges it; None where nothing can."""
 
-    words: str
+    told: Clause
     negated: bool
     value: str
     option: Option | None
@@ -87,39 +87,42 @@ class _Match:
 
     def add(self, word: str, value: str, *, negated: bool) -> None:
         """Take an option as a condition."""
-        words = f"{'! ' if negated else ''}{word} {value}".rstrip()
+        told = Clause(f"{'! ' if negated else ''}{word}", value, self.name)
         together = (self.options or {}).get(ALL)
         if together is not None and self.conditions:
             self.modify(word, value)
             return
         if together is not None:
-            self.conditions.append(_Condition(words, negated, words, together))
+            self.conditions.append(_Condition(told, negated, told.words, together))
             return
-        self.conditions.append(_Condition(words, negated, value, (self.options or {}).get(word)))
+        self.conditions.append(_Condition(told, negated, value, (self.options or {}).get(word)))
 
     def modify(self, word: str, value: str = "") -> None:
         """Let an option change the conditions so far."""
         more = f"{word} {value}".rstrip()
         self.conditions = [
-            one._replace(words=f"{one.words} {more}", value=f"{one.value} {more}".lstrip())
+            one._replace(
+                told=one.told._replace(value=f"{one.told.value} {more}".lstrip()),
+                value=f"{one.value} {more}".lstrip(),
+            )
             for one in self.conditions
         ]
 
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of iptables' syntax."""
-    unknown: str | None = None
+    unknown: Judgement | None = None
     facts = _without_written(facts)
     for condition in _conditions(rule):
         try:
             fits = _tested(condition, facts)
         except AbsentError as instead:  # whatever is negated
-            return Judgement(False, f"{condition.words} (it is {instead})")
+            return Judgement(False, condition.told, f"it is {instead}")
         if fits is None:
-            unknown = unknown or f"{condition.words}{_hint(condition, facts)}"
+            unknown = unknown or Judgement(None, condition.told, _hint(condition, facts))
         elif fits == condition.negated:
-            return Judgement(False, f"{condition.words}{_instead(condition, facts)}")
-    return Judgement(True) if unknown is None else Judgement(None, unknown)
+            return Judgement(False, condition.told, _instead(condition, facts))
+    return unknown or Judgement(True)
 
 
 def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
@@ -166,13 +169,13 @@ def _tested(condition: _Condition, facts: Facts) -> bool | None:
 def _instead(condition: _Condition, facts: Facts) -> str:
     """What the packet has in the place of what the condition wants."""
     own = None if condition.option is None else condition.option.own(facts)
-    return "" if own is None else f" (it is {own})"
+    return "" if own is None else f"it is {own}"
 
 
 def _hint(condition: _Condition, facts: Facts) -> str:
     """What is known of what cannot be judged."""
     said = None if condition.option is None else condition.option.hint(condition.value, facts)
-    return "" if said is None else f" ({said})"
+    return said or ""
 
 
 def _conditions(rule: Rule) -> Iterator[_Condition]:
@@ -182,7 +185,8 @@ def _conditions(rule: Rule) -> Iterator[_Condition]:
             yield from match.conditions
         else:
             option = (match.options or {}).get("")
-            yield _Condition(f"-m {match.name}", negated=False, value="", option=option)
+            told = Clause(f"-m {match.name}", module=match.name)
+            yield _Condition(told, negated=False, value="", option=option)
 
 
 def _matches(rule: Rule) -> list[_Match]:
@@ -208,7 +212,7 @@ def _owner(matches: list[_Match], word: str) -> _Match:
     for match in reversed(matches):
         if match.claims(word):
             return match
-    protocol = next((one.value for one in matches[0].conditions if one.words.startswith("-p ")), "")
+    protocol = next((one.value for one in matches[0].conditions if one.told.asks == "-p"), "")
     name = _OF_PROTOCOLS.get(protocol_number(protocol) or 0, "")
     if word in MODULES.get(name, {}):
         matches.append(_Match(name, MODULES[name]))

@@ -41,7 +41,7 @@ class _Values(NamedTuple):
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of nft's syntax."""
-    unknown: str | None = None
+    unknown: Judgement | None = None
     written = facts.written
     for at, condition in enumerate(rule.matches):
         match condition:
@@ -55,11 +55,11 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
         if fits is False and _may_hold(rule, at, facts, written):
             fits = None
         if fits is False:
-            instead = "" if own is None else f" (it is {own})"
-            return Judgement(False, f"{nft_words.words(condition)}{instead}")
+            instead = "" if own is None else f"it is {own}"
+            return Judgement(False, nft_words.told(condition), instead)
         if fits is None and unknown is None:
-            unknown = nft_words.words(condition)
-    return Judgement(True) if unknown is None else Judgement(None, unknown)
+            unknown = Judgement(None, nft_words.told(condition))
+    return unknown or Judgement(True)
 
 
 def _may_hold(rule: Rule, at: int, facts: Facts, written: frozenset[str]) -> bool:

@@ -15,6 +15,7 @@ from iptrec.decode.rulesets.nft_matches import (
     Range,
 )
 from iptrec.decode.rulesets.nft_others import Other
+from iptrec.matching.facts import Clause
 from iptrec.matching.nft_fields import field
 
 if TYPE_CHECKING:
@@ -34,28 +35,36 @@ _MOST: Final = 10  # elements that are told
 
 def words(match: Match | Other) -> str:
     """A condition as nft prints it; of a long set its beginning."""
-    if isinstance(match, Other):
-        return match.words
+    return told(match).words
+
+
+def told(match: Match | Other) -> Clause:
+    """The same, with what it looks at apart from what it compares that with."""
+    asks, value = (match.words, "") if isinstance(match, Other) else _parts(match)
+    return Clause(asks, value, asks.partition(" ")[0])
+
+
+def _parts(match: Match) -> tuple[str, str]:
     left, right = match.left, match.right
     if match.op == "has":
-        return f"{_key(left)} set"
+        return f"{_key(left)} set", ""
     if match.op in ("map", "vmap"):
-        return f"{_key(left)} {match.op}{f' @{right.name}' if isinstance(right, Named) else ''}"
+        return f"{_key(left)} {match.op}", f"@{right.name}" if isinstance(right, Named) else ""
     if isinstance(left, str) and left.endswith(" exists"):
-        return f"{left.removesuffix(' exists')} {'exists' if right == 1 else 'missing'}"
+        return left.removesuffix(" exists"), "exists" if right == 1 else "missing"
     if isinstance(left, str) and field(left) is None:
-        return _key(left)
+        return _key(left), ""
     texts = _texts(left)
-    told = _value(right, texts)
-    op = "" if match.op in ("==", "in") else f"{match.op} "
+    value = _value(right, texts)
+    op = "" if match.op in ("==", "in") else f" {match.op}"
     if not isinstance(left, Bitwise):
         plain = match.op == "==" and left == "tcp flags" and not isinstance(right, OneOf | Named)
-        return f"{_key(left)} {'== ' if plain else op}{told}"
+        return f"{_key(left)}{' ==' if plain else op}", value
     if left.of in _FLAGGED and left.op == "&":
-        return f"{_key(left.of)} {op}{told} / {_element(left.by, texts[0])}"
+        return f"{_key(left.of)}{op}", f"{value} / {_element(left.by, texts[0])}"
     if match.op == "==" and not isinstance(right, OneOf):
-        op = "== "
-    return f"{_key(left)} {op}{told}"
+        op = " =="
+    return f"{_key(left)}{op}", value
 
 
 def _key(left: Left) -> str:

@@ -158,3 +158,17 @@ class Traversal:
     related: tuple[Related, ...] = ()
     altered_by: Change | None = None
     connection: Connection | None = None
+
+
+def decided_at(traversal: Traversal) -> int | None:
+    """Which of its steps decided what became of the packet; None where that was not seen."""
+    place = traversal.decided_by
+    if place is None:
+        return None
+    policy = place.rule is None and not place.unlisted
+    wanted = place.table, place.chain, place.rule, policy
+    for at in range(len(traversal.steps) - 1, -1, -1):
+        step = traversal.steps[at]
+        if (step.table, step.chain, step.rule, step.type == "policy") == wanted:
+            return at
+    return None

@@ -67,6 +67,26 @@ class Clock:
 LOCAL: Final = Clock()
 
 
+class Days:
+    """The date and the zone of times, told where they change."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._day = ""
+        self._second: int | None = None  # that of the last time
+
+    def line(self, time_ns: int) -> str:
+        """A line with its newline; nothing where they are as before, or no calendar reaches."""
+        if time_ns // 10**9 == self._second:
+            return ""
+        self._second = time_ns // 10**9
+        day = self._clock.day(time_ns)
+        if day in ("", self._day):
+            return ""
+        self._day = day
+        return f"-- {day} --\n"
+
+
 def _offset(moment: datetime) -> str:
     """+01:00; nothing for UTC."""
     return moment.isoformat()[19:] if moment.utcoffset() else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.packets.model import decided_at
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import endpoint
 from iptrec.views.style import styled
@@ -43,19 +44,8 @@ def mark(layout: Layout) -> str:
 
 def decider(traversal: Traversal) -> Step | None:
     """The step that decided what became of the packet; None where that was not seen."""
-    place = traversal.decided_by
-    if place is None:
-        return None
-    policy = place.rule is None and not place.unlisted
-    wanted = (place.table, place.chain, place.rule, policy)
-    return next(
-        (
-            step
-            for step in reversed(traversal.steps)
-            if (step.table, step.chain, step.rule, step.type == "policy") == wanted
-        ),
-        None,
-    )
+    at = decided_at(traversal)
+    return None if at is None else traversal.steps[at]
 
 
 def flow(traversal: Traversal) -> str:

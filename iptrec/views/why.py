@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
-from iptrec.views.style import styled
+from iptrec.views.reasons import because
+from iptrec.views.style import styled, wrapped
 from iptrec.views.text import NOT_RECORDED, kind
+from iptrec.views.title import title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.answers.why import ExplainedStep, Explanation, Passed
-    from iptrec.packets.model import Step, Traversal
+    from iptrec.packets.model import Traversal
+    from iptrec.views.text import Layout
 
 FORMAT: Final = 1
 _VERBS: Final = {
@@ -35,12 +38,12 @@ def as_json(explanation: Explanation) -> str:
     )
 
 
-def as_text(explanation: Explanation, *, colour: bool) -> Iterator[str]:
-    """Lines without their newlines."""
-    packet = explanation.packet
-    yield decision(packet)
-    if packet.reason:
-        yield f"({printable(packet.reason)})"
+def as_text(explanation: Explanation, layout: Layout, width: int | None = None) -> Iterator[str]:
+    """Every step, and every rule that was passed over (``--all``).
+
+    Lines without their newlines. ``width``: of the terminal, see `style.wrapped`.
+    """
+    yield title(explanation.packet, layout)
     before = ""
     for explained in explanation.steps:
         step = explained.step
@@ -49,8 +52,32 @@ def as_text(explanation: Explanation, *, colour: bool) -> Iterator[str]:
             yield f"  {chain}"
         before = chain
         for one in explained.passed:
-            yield styled(f"    #{one.number:<4} {_no(one)}", _FAINT, colour=colour)
-        yield f"    {_met(step)}{_marked(explained)}"
+            yield styled(row(*passed_over(one), width), _FAINT, colour=layout.colour)
+        yield row(*met(explained), width)
+
+
+def row(number: str, text: str, width: int | None, columns: int = 5) -> str:
+    """A rule, or several, behind its number."""
+    return wrapped(f"    {number:<{columns}} ", text, width)
+
+
+def passed_over(one: Passed) -> tuple[str, str]:
+    """The number of a rule that did not match; its text, and why."""
+    return f"#{one.number}", f"{printable(one.rule.spec)}  <- {because(one)}"
+
+
+def met(explained: ExplainedStep) -> tuple[str, str]:
+    """The number of a rule that matched, or which end of the chain it was; its text, and what came of it."""
+    step = explained.step
+    target = f"=> {printable(step.target or ('?' if step.spec is None else 'goes on'))}"
+    if step.type == "unknown":
+        return f"#{step.rule}", f"or the end: (not in the recorded ruleset)  {target}"
+    if step.type != "rule":
+        return step.type, target
+    unseen = "(not in the recorded ruleset)" if step.rule is None else NOT_RECORDED
+    spec = unseen if step.spec is None else printable(step.spec)
+    number = "#-" if step.rule is None else f"#{step.rule}"
+    return number, f"{spec}  {target}{_marked(explained)}"
 
 
 def decision(traversal: Traversal) -> str:
@@ -86,36 +113,9 @@ def decision(traversal: Traversal) -> str:
     return printable(f"{packet} was {verb} by {where} rule {place.rule}, {text}.")
 
 
-def _no(one: Passed) -> str:
-    """Why a rule did not match."""
-    spec = printable(one.rule.spec)
-    if one.fits is False:
-        return f"{spec}  <- no: {printable(one.because or '')}"
-    if one.fits is None:
-        return f"{spec}  <- no: it depends on {printable(one.because or '')}"
-    return f"{spec}  <- no, though all that is known of the packet fits"
-
-
-def _met(step: Step) -> str:
-    unknown = "?" if step.spec is None else "goes on"
-    target = printable(step.target or unknown)
-    if step.type == "rule":
-        number = f"#{step.rule}" if step.rule is not None else "#-"
-        unseen = "(not in the recorded ruleset)" if step.rule is None else NOT_RECORDED
-        spec = unseen if step.spec is None else printable(step.spec)
-        return f"{number:<5} {spec}  => {target}"
-    if step.type == "unknown":
-        return f"#{step.rule:<4} or the end: (not in the recorded ruleset)  => {target}"
-    return f"{step.type}  => {target}"
-
-
 def _marked(explained: ExplainedStep) -> str:
     """The mark that a rule set, and the one before."""
-    if (
-        explained.mark is None
-        or explained.mark[0] == explained.mark[1]
-        or explained.step.type != "rule"
-    ):
+    if explained.mark is None or explained.mark[0] == explained.mark[1]:
         return ""
     return "  (mark {:#x} -> {:#x})".format(*explained.mark)
 

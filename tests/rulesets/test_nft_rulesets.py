@@ -15,7 +15,8 @@ from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
 from iptrec.answers.why import explain
 from iptrec.recording.reader import Reader
-from iptrec.views import info, json_lines, rules, why
+from iptrec.views import folded, info, json_lines, rules, why
+from iptrec.views.text import Layout
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "nftables.db"
 ODDITIES = st.sampled_from(
@@ -62,7 +63,7 @@ def answers(recording):
     told = [
         line
         for one in explain(recording, Packets(recording))
-        for line in why.as_text(one, colour=False)
+        for line in (*folded.as_text(one, Layout()), *why.as_text(one, Layout()))
     ]
     counted = [
         line

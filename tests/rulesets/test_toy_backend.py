@@ -126,7 +126,8 @@ def test_show_tells_its_packets(recording, capfd):
     [
         (["show"], "MATCH RULE (#2): -j DROP"),
         (["show", "--", "udp port 54"], "DEFAULT POLICY"),
-        (["why", "--verdict", "ACCEPT"], "#1    -j LOG"),
+        (["why", "--verdict", "ACCEPT"], "#1-#2 did not match"),
+        (["why", "--verdict", "ACCEPT", "--all"], "#1    -j LOG"),
         (["paths"], "toy/GATE"),
         (["rules"], "-j DROP"),
         (["info"], "1 DROP"),

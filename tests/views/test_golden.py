@@ -21,6 +21,7 @@ VIEWS = {  # name of the golden file -> the command; {} is the sample
     "jsonl": ["show", "{}", "--json"],
     "orphans.txt": ["show", "{}", "--orphans"],
     "why.txt": ["why", "{}"],
+    "why-all.txt": ["why", "{}", "--all"],
     "why.jsonl": ["why", "{}", "--json"],
     "paths.txt": ["paths", "{}"],
     "paths.jsonl": ["paths", "{}", "--json"],
@@ -51,7 +52,7 @@ def printed(sample, view):
         assert done.returncode == 2
         return f"{done.stdout}{said}"
     assert (done.returncode in {0, name in ENDED}, done.stderr) == (True, "")
-    if view == "why.txt":  # the explanations one below the other
+    if name.startswith("why") and kind == "txt":  # the explanations one below the other
         return "".join(line for line in done.stdout.splitlines(keepends=True) if line.strip())
     return done.stdout
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from iptrec.views.timestamps import Clock
+from iptrec.views.timestamps import Clock, Days
 
 WINTER = 1_795_446_184_886_261_999  # 2026-11-23T15:03:04.886261999Z
 SUMMER = WINTER - 150 * 86400 * 10**9
@@ -72,3 +72,20 @@ def test_the_zone_is_the_readers(monkeypatch, zone, expected):
     finally:
         monkeypatch.setenv("TZ", before)
         time.tzset()
+
+
+def test_days_are_told_where_they_change():
+    """With their zone; a time that is in no calendar changes nothing."""
+    day = 86_400 * 10**9
+    times = [0, 1, day, 10**21, day + 1, 180 * day, 0]
+    assert [Days(Clock()).line(0)] == ["-- 1970-01-01 UTC+01:00 --\n"]
+    days = Days(Clock())
+    assert [days.line(one).split()[1:3] for one in times] == [
+        ["1970-01-01", "UTC+01:00"],
+        [],
+        ["1970-01-02", "UTC+01:00"],
+        [],
+        [],
+        ["1970-06-30", "UTC+02:00"],
+        ["1970-01-01", "UTC+01:00"],
+    ]
