@@ -2,8 +2,8 @@
 
 A process takes a quarter of a second to load Python and numpy, which is most of what a test would do. `iptrec`
 asks the same `main` here, with pipes in the place of its stdout and stderr, and leaves nothing changed behind.
-`program` starts a process, for what only one has: signals, a charset, limits, another user.
-tests/test_command.py compares the two.
+`program` starts a process, for what only one has: signals, a charset, limits, another user; it, too, need not
+load what tests/warm.py has loaded. tests/test_command.py compares them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ import threading
 import traceback
 from unittest import mock
 
-IPTREC = (sys.executable, "-m", "iptrec")
+import warm
+from warm import IPTREC
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def program(*arguments, **options):
     """Ask a process of its own; ``options`` as for `subprocess.run`."""
-    return subprocess.run(
-        [*IPTREC, *map(str, arguments)],
-        capture_output=True, text=True, check=False, **options,
-    )  # fmt: skip
+    return warm.run([*IPTREC, *map(str, arguments)], capture_output=True, text=True, **options)
 
 
 def iptrec(*arguments, umask=None):

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from rights import IS_ROOT
 
 # What a test runs can be interrupted, also where a shell's "&" or nohup had us ignore it.
@@ -28,8 +29,12 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """A test that is marked "alone" runs while no other process of pytest's runs one."""
-    with _turn(alone=item.get_closest_marker("alone") is not None):
+    """A test that is marked "alone" runs while no other process of pytest's runs one.
+
+    "cold": its commands are not forked from what is loaded already (`warm`).
+    """
+    cold = item.get_closest_marker("cold") is not None
+    with _turn(alone=item.get_closest_marker("alone") is not None), warm.cold(cold):
         return (yield)
 
 
@@ -82,7 +87,7 @@ def labs():
 @pytest.fixture
 def lab(labs):  # noqa: ARG001 - skips
     """A network of namespaces; the test is skipped where the kernel or the host refuses one."""
-    from iptrec.demo.lab import Lab
+    from warm_lab import Lab
 
     with Lab() as network:
         network.ip(None, "link set lo up")

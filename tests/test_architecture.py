@@ -89,7 +89,7 @@ MAY_IMPORT = {
 HOMES = {
     "pyroute2": {"kernel", "demo"},
     "sqlite3": {"recording", "files", "views"},  # a database is a view, too: export sqlite
-    "sqlite_utils": {"recording", "views"},
+    "sqlite_utils": {"views"},
     "pyarrow": {"views", "api"},
     "zstandard": {"recording"},
     "typer": {"cli"},

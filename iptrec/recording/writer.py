@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
-import sqlite_utils
 import zstandard
 
 from iptrec.errors import RecordingError
@@ -93,7 +92,6 @@ class Writer:
         # A commit outlives a power loss, too. Five a second cost nothing that can be measured.
         for statement in ("synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
             self._connection.execute(f"PRAGMA {statement}")
-        self._database = sqlite_utils.Database(self._connection, execute_plugins=False)
         self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
         self._pending: dict[int, _Pending] = {}
         self._pending_bytes = 0
@@ -274,8 +272,9 @@ class Writer:
         self._check_place()
         self.commit()
         with self._transaction():
-            self._database.table("recording").update(
-                1, {"stopped_ns": stopped_ns, "stop_reason": reason, "closed": 1}
+            self._connection.execute(
+                "UPDATE recording SET stopped_ns = ?, stop_reason = ?, closed = 1",
+                (stopped_ns, _text(reason)),
             )
         with self._translating():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -295,7 +294,7 @@ class Writer:
         self._ended = True
 
     def _insert(self, table: str, **row: object) -> int:
-        return _insert(self._database, table, row)
+        return _insert(self._connection, table, row)
 
     def _add_chunk(self, stream: int, pending: _Pending) -> None:
         """Write one chunk."""
@@ -374,7 +373,7 @@ def _content(facts: Facts) -> bytes:
         row[name] = json.dumps([_text(one) for one in row[name]])
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as memory:
         memory.executescript(_HEAD)
-        _insert(sqlite_utils.Database(memory, execute_plugins=False), "recording", {"id": 1, **row})
+        _insert(memory, "recording", {"id": 1, **row})
         memory.execute("COMMIT")
         return memory.serialize()
 
@@ -421,10 +420,11 @@ def _leave_wal(connection: sqlite3.Connection) -> None:
             return
 
 
-def _insert(database: sqlite_utils.Database, table: str, row: dict[str, Any]) -> int:
-    values = {name: _text(one) if isinstance(one, str) else one for name, one in row.items()}
-    number: Any = database.table(table).insert(values, pk="id").last_pk
-    return int(number)
+def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> int:
+    """Add a row of a table of the schema; its id."""
+    values = [_text(one) if isinstance(one, str) else one for one in row.values()]
+    words = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
+    return connection.execute(words, values).lastrowid or 0
 
 
 def _text(value: str) -> str:

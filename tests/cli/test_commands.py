@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from command import IPTREC, iptrec
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -205,6 +206,6 @@ def test_current_directory_is_gone(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
     words = ["sh", "-c", 'rmdir "$PWD" && "$@"', "sh", *IPTREC, "show", "trace.db"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=gone)
+    done = warm.run(words, capture_output=True, text=True, check=False, cwd=gone)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

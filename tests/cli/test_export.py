@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import rights
+import warm
 from command import iptrec, program
 
 ROOT = Path(__file__).parents[2]
@@ -190,9 +191,7 @@ def test_into_a_pipe(make, tmp_path):
     make(tmp_path / "out")
     before = sorted(one.name for one in tmp_path.iterdir())
     for command in (["show", LOOPBACK], ["export", "sqlite", "-q", LOOPBACK]):
-        child = subprocess.Popen(
-            [sys.executable, "-m", "iptrec", *command, "-o", str(tmp_path / "out")]
-        )
+        child = warm.popen([sys.executable, "-m", "iptrec", *command, "-o", str(tmp_path / "out")])
         written = (tmp_path / "out").read_bytes()
         assert child.wait() == 0
         assert written[:3] in (b"-- ", b"SQL")
@@ -220,7 +219,7 @@ def test_what_is_neither_file_nor_pipe_stays(what, tmp_path):
 def test_killed_query_leaves_nothing(tmp_path):
     """What it has put together loses its name before the query is run."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n"
-    child = subprocess.Popen(
+    child = warm.popen(
         [sys.executable, "-m", "iptrec", "query", "-q", LOOPBACK, endless],
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )

@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 import sqlite_utils
+import warm
 from command import iptrec
 
 from iptrec.views.tables import TABLES, described
@@ -124,7 +124,7 @@ def test_selection_and_exit_status(tmp_path):
 def test_stdout_and_refusals(tmp_path):
     """SQLite into a pipe; Parquet needs a directory; what is there stays, but for exports with --force."""
     for output in ("/dev/stdout", "-"):
-        data = subprocess.run(
+        data = warm.run(
             [sys.executable, "-m", "iptrec", "export", "sqlite", str(LOOPBACK), "-o", output],
             capture_output=True, check=True,
         ).stdout  # fmt: skip

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from command import iptrec, program
 from handmade import datagram, udp
 
@@ -237,7 +238,7 @@ def test_a_pipe_with_a_name(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writing = os.open(pipe, os.O_RDWR)
-    child = subprocess.Popen(
+    child = warm.popen(
         [sys.executable, "-m", "iptrec", "import", str(pipe), "-o", str(tmp_path / "t.db")]
     )
     while str(pipe) not in opened_by(child.pid):
@@ -260,7 +261,7 @@ def opened_by(pid):
 def test_stdin(tmp_path):
     """- is stdin."""
     data = pcap([(1, 0, message())])
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "iptrec", "import", "-", "-o", str(tmp_path / "t.db")],
         input=data, capture_output=True, check=True,
     )  # fmt: skip

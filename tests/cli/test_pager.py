@@ -12,6 +12,7 @@ import termios
 from pathlib import Path
 
 import pytest
+import warm
 from command import IPTREC
 from test_show_command import many
 
@@ -32,7 +33,7 @@ class Terminal:
         self._reading, writing = pty.openpty()
         fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         kept = {name: one for name, one in os.environ.items() if name not in OURS}
-        self.process = subprocess.Popen(
+        self.process = warm.popen(
             [*IPTREC, *map(str, words)],
             stdin=subprocess.DEVNULL, stdout=writing, text=True,
             stderr=writing if together else subprocess.PIPE,
@@ -62,7 +63,7 @@ def test_what_is_long_goes_through_the_pager():
     program = "sh -c 'echo LESS=$LESS LV=$LV; sed s/^/:/' "
     shown, said, status = Terminal("show", LOOPBACK, "--color", "never", PAGER=program).end()
     first, *rest = shown.splitlines()
-    plain = subprocess.run([*IPTREC, "show", LOOPBACK], capture_output=True, text=True, check=True)
+    plain = warm.run([*IPTREC, "show", LOOPBACK], capture_output=True, text=True, check=True)
     assert first == "LESS=FRX LV=-c"
     assert [line.removeprefix(":") for line in rest] == plain.stdout.splitlines()
     assert (said, status) == ("", 0)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from command import IPTREC, iptrec
 
 from iptrec.errors import RecordingError
@@ -24,9 +25,7 @@ COMMANDS = (
 
 def piped(words, content, **options):
     """A command that has this on its stdin."""
-    return subprocess.run(
-        [*IPTREC, *words], input=content, capture_output=True, check=False, **options
-    )
+    return warm.run([*IPTREC, *words], input=content, capture_output=True, check=False, **options)
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def test_stdin_is_as_good_as_a_file(command, packed):
     """Compressed or not; the answers are the same, to the byte."""
     words = command.format("-").split()
     done = piped(words, packed(SAMPLE.read_bytes()))
-    expected = subprocess.run(
+    expected = warm.run(
         [*IPTREC, *command.format(SAMPLE).split()], capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (expected.returncode, expected.stderr)
@@ -90,7 +89,7 @@ def test_expectations_on_stdin():
 def test_what_is_not_a_recording():
     """It is noticed at its beginning: what writes for ever fills no disk."""
     yes = subprocess.Popen(["yes"], stdout=subprocess.PIPE)
-    done = subprocess.run(
+    done = warm.run(
         [*IPTREC, "show", "-"], stdin=yes.stdout, capture_output=True, text=True, check=False
     )
     yes.stdout.close()
