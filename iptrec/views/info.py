@@ -165,7 +165,8 @@ def as_text(
     rows += [("not traced", text) for text in _untraced(summary)]
     rows += [("lost", _loss(loss, clock)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
-        rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
+        more = counted(len(losses) - _LOSSES, "more time")
+        rows.append(("lost", f"and {more}; --json has all"))
     return "".join(_row(name, value, width) for name, value in rows)
 
 

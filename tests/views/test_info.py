@@ -67,7 +67,7 @@ def test_losses_are_listed_up_to_ten():
     shown = [line for line in lines if line.startswith("lost:")]
     assert len(shown) == 11
     assert shown[0].startswith("lost:        5 between 1970-01-01T01:00:00.000+01:00 and")
-    assert shown[-1] == "lost:        and 3 times more; --json has all"
+    assert shown[-1] == "lost:        and 3 more times; --json has all"
     assert not [line for line in info.as_text(recording(*[COUNTED] * 10), Summary(), LOCAL).splitlines()
                 if "more" in line]  # fmt: skip
 
