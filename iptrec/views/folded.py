@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.answers.folds import Fold, Met, Section, Through, fold
 from iptrec.names import counted
+from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.reasons import numbered, ranges, together
 from iptrec.views.style import styled, wrapped
-from iptrec.views.title import LOST, mark, title
+from iptrec.views.title import mark, title
 from iptrec.views.why import met, passed_over
 
 if TYPE_CHECKING:
