@@ -122,6 +122,7 @@ def summarize(reader: Recording) -> Summary:
         summary.packets += decided
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
+        summary.events += assembly.copies
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())

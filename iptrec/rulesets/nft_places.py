@@ -29,7 +29,7 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
     "ipv4": frozenset({"ip", "inet"}),
     "ipv6": frozenset({"ip6", "inet"}),
 }
-_OURS: Final = ("inet", "bridge")
+_OURS: Final = ("inet", "bridge", "ip", "ip6")
 _AROUND: Final = ("netdev", "bridge")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _ALWAYS: Final = (
@@ -77,6 +77,7 @@ def grammar(
     ``beside``: what else is attached to the same hooks; where its table was never loaded it logs nothing.
     """
     own = list(_bases(ruleset))
+    of_ip = [one for one in own if one[1].family in _OWN[family]]
     ours = {base.family: one for one, base in own if is_our_table(one.table, our_comment)}
     bases = [*own, *beside]
     silent = frozenset(one for one, _ in beside if one.table not in ruleset.tables)
@@ -93,8 +94,14 @@ def grammar(
             if base.type not in _ALWAYS or base.family not in _OWN[family] or one.table in late
         ).difference([ours["bridge"]] if "bridge" in ours else ()),
         silent=silent,
+        routed=frozenset(one for one, base in [*of_ip, *beside] if _is_routed(base)),
         ranks=_ranks(own, ruleset),
     )
+
+
+def _is_routed(base: Base) -> bool:
+    """Whether the kernel may look for a packet's way after a base chain of IP."""
+    return base.hook == _PREROUTING or (base.hook == _OUTPUT and base.type in ("nat", "route"))
 
 
 def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
@@ -115,6 +122,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
     effect, argument = _effect(site, rule, end=end)
+    late = is_our_table(table, known.our_comment) and passed.hook in (_INPUT, _POSTROUTING)
     ours = ours or is_our_table(table, known.our_comment)
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
     bridged = site.family == "bridge"
@@ -141,6 +149,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         base=passed.base,
         bridged=bridged,
         contradicted=chain is None or _contradicts(site, chain, rule),
+        late=late,
     )
 
 
