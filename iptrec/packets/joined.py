@@ -217,8 +217,8 @@ class Joiner:
         """
         found: list[_Whole] = []
         for some in islice(product(*(one.paths for one in there.values())), _MOST_TRIED):
-            numbered = zip(there, some, strict=True)
-            found += self._along(there, {at: self._book.path(at, one) for at, one in numbered})
+            numbered = dict(zip(there, some, strict=True))
+            found += self._along(there, self._book.paths(numbered))
             if any(one.outcome.complete for one in found):
                 break
         found.sort(key=lambda one: not one.outcome.complete)

@@ -7,6 +7,7 @@ that a base chain has no further rule: that is no step of its own, and stands on
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -29,7 +30,8 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
     "ipv4": frozenset({"ip", "inet"}),
     "ipv6": frozenset({"ip6", "inet"}),
 }
-_OURS: Final = ("inet", "bridge", "ip", "ip6")
+_OURS: Final = ("inet", "bridge")
+_LATE: Final = re.compile(r"ip6? iptrec-[0-9a-f-]{36}")
 _AROUND: Final = ("netdev", "bridge")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _ALWAYS: Final = (
@@ -122,7 +124,6 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
     effect, argument = _effect(site, rule, end=end)
-    late = is_our_table(table, known.our_comment) and passed.hook in (_INPUT, _POSTROUTING)
     ours = ours or is_our_table(table, known.our_comment)
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
     bridged = site.family == "bridge"
@@ -149,7 +150,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         base=passed.base,
         bridged=bridged,
         contradicted=chain is None or _contradicts(site, chain, rule),
-        late=late,
+        late=is_late_table(table),
     )
 
 
@@ -164,8 +165,18 @@ def _contradicts(site: NftSite, chain: Chain, rule: Rule | None) -> bool:
     return rule.target in _CERTAIN and rule.target != _SAID.get(site.verdict)
 
 
+def is_late_table(table: str) -> bool:
+    """Whether it is a recorder's with chains that packets pass last (`kernel.nft.late`)."""
+    return _LATE.fullmatch(table) is not None
+
+
 def is_our_table(table: str, comment: str | None) -> bool:
-    """Whether it is one that the recorder made, by the comment of its rules (`kernel.nft.table`)."""
+    """Whether it is one that the recorder made, by the comment of its rules (`kernel.nft.table`).
+
+    One that tells nothing but that a packet came there is so whichever recorder made it.
+    """
+    if is_late_table(table):
+        return True
     family, _, name = table.partition(" ")
     return family in _OURS and comment is not None and name == comment.replace(":", "-")
 

@@ -5,6 +5,7 @@ Each datagram has a number of its own as source port, which who receives it tell
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -116,19 +117,40 @@ def load(lab, kind, text):
         lab.run(["nft", "-f", "-"], stdin=text)
 
 
-def recorded(lab, path, backend):
-    """What was told of each datagram by its number, with how it is seen, and those that arrived."""
-    fates = {
+def numbered(first=0):
+    """A datagram of each fate, by its number."""
+    return {
         (FIRST_LOST if "lost" in fate else FIRST) + number: fate
-        for number, fate in enumerate(FATES)
+        for number, fate in enumerate(FATES, first)
     }
-    child = recorder.start(lab, "udp", "--backend", backend, "-o", path, notes=True)
-    arrived = sent(lab, fates)
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
+
+
+def told(path, fates, arrived):
+    """What was told of each datagram by its fate, and whether it arrived."""
     found = [one for one in packets(path) if one.header["sport"] in fates]
     assert sorted(one.header["sport"] for one in found) == sorted(fates)
     return {fates[one.header["sport"]]: (one, one.header["sport"] in arrived) for one in found}
+
+
+def stop(child):
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    assert child.returncode == 0
+
+
+def recorded(lab, path, backend):
+    """A datagram of each fate, as it was told, and whether it arrived."""
+    child = recorder.start(lab, "udp", "--backend", backend, "-o", path, notes=True)
+    arrived = sent(lab, fates := numbered())
+    stop(child)
+    return told(path, fates, arrived)
+
+
+WHOLE, UNKNOWN = ("ACCEPT", True, False), ("UNKNOWN", False, False)
+
+
+def seen(packet):
+    return packet.verdict, packet.complete, packet.ambiguous
 
 
 PRE, FORWARD, INPUT = (
@@ -166,9 +188,8 @@ def test_nf_tables_tells_what_arrived(network, tmp_path, case):
     """All that arrived is accepted, for sure; of the rest nothing is told but where it was last seen."""
     load(network, *NFT[case])
     for fate, (packet, arrived) in recorded(network, tmp_path / "t.db", "nft").items():
-        told = packet.verdict, packet.complete, packet.ambiguous
-        assert told == (("ACCEPT", True, False) if arrived else ("UNKNOWN", False, False)), fate
-        assert not any("iptrec-" in step.table for step in packet.steps) or case == "nothing"
+        assert seen(packet) == (WHOLE if arrived else UNKNOWN), fate
+        assert not any("iptrec-" in step.table for step in packet.steps)
     assert "iptrec" not in network.run(["nft", "list", "tables"]).stdout
 
 
@@ -188,8 +209,36 @@ def test_legacy_iptables_claims_nothing_else(network, tmp_path, case):
     """Where no table has a chain that would tell, it is said that nobody knows."""
     load(network, *LEGACY[case])
     for fate, (packet, arrived) in recorded(network, tmp_path / "t.db", "legacy").items():
-        told = packet.verdict, packet.complete, packet.ambiguous
-        assert told in {("ACCEPT", True, False), ("UNKNOWN", False, False)}, fate
+        assert seen(packet) in (WHOLE, UNKNOWN), fate
         assert arrived or packet.verdict == "UNKNOWN", fate
         if case in ("filter", "mangle"):
             assert arrived == (packet.verdict == "ACCEPT"), fate
+
+
+def ours(lab):
+    """Which tables there are whose chains packets pass last, and how many rules that trace."""
+    listed = lab.run(["nft", "list", "ruleset"]).stdout
+    return re.findall(r"^table (ip6?) iptrec-", listed, re.MULTILINE), listed.count("nftrace set 1")
+
+
+def test_chains_that_go_while_we_record(network, tmp_path):
+    """Ours come when they are needed, and again where somebody flushed them; meanwhile nobody knows."""
+    load(network, *rules((PRE,), (INPUT,), (FORWARD,)))
+    path = tmp_path / "t.db"
+    child = recorder.start(network, "udp", "--backend", "nft", "-o", path)
+    assert ours(network) == ([], 4)
+    turns = []
+    for number, change in enumerate((None, "delete chain inet fw c1", "flush ruleset")):
+        if change is not None:
+            network.run(["nft", change])
+            turns.append((numbered(200 * number), sent(network, numbered(200 * number))))
+            recorder.until(lambda: ours(network) == (["ip", "ip6"], 4))
+        turns.append((numbered(200 * number + 100), sent(network, numbered(200 * number + 100))))
+    stop(child)
+    for fates, arrived in turns:
+        found = [one for one in packets(path) if one.header["sport"] in fates]
+        accepted = {one.header["sport"] for one in found if seen(one) == WHOLE}
+        assert accepted <= arrived
+        if (fates, arrived) in turns[::2]:
+            assert accepted == arrived.intersection(fates)
+    assert ours(network) == ([], 0)
