@@ -203,7 +203,8 @@ def _spec(rule: Rule, renamed: Mapping[str, str]) -> str:
 
 
 def _own(rule: Rule) -> bool:
-    return rule.target == "TRACE" and (rule.comment or "").startswith("iptrec:")
+    """Whether it is a recorder's: one that traces, or that accepts in a chain of its own."""
+    return rule.target in ("TRACE", "ACCEPT") and (rule.comment or "").startswith("iptrec:")
 
 
 def _rules(

@@ -72,6 +72,12 @@ def forwards() -> bool:
     return any(one != "0" for one in _read(ROOT, names).values())
 
 
+def hands_over() -> bool:
+    """Whether br_netfilter hands frames of bridges in the current network namespace over to IP's chains."""
+    names = [f"net/bridge/bridge-nf-call-{one}" for one in ("iptables", "ip6tables")]
+    return any(one != "0" for one in _read(ROOT, names).values())
+
+
 def _below(root: str, pattern: str) -> Iterator[str]:
     """The files below ``root`` that a pattern with one "*" names, in order."""
     directory, _, name = pattern.partition("*")

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64, Mask
+    from iptrec.names import I32, I64, Mask
     from iptrec.packets.interleaved import Packet
+    from iptrec.packets.userspace import Spans
     from iptrec.packets.walk import Outcome, Walker
     from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Resolved, Resolver
-
 
 # enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT = range(4)
@@ -41,7 +41,8 @@ class Assembly:
 
     ``rows`` holds event numbers, traversal after traversal; traversal t has
     ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``. ``possible``: what
-    outcomes may be of which the rules changed just then.
+    outcomes may be of which the rules changed just then. ``copies``: how many events told only that a copy of
+    some packet came to a chain of our own.
     """
 
     rows: I64
@@ -50,6 +51,7 @@ class Assembly:
     outcome: I64
     outcomes: list[Outcome]
     possible: dict[Outcome, tuple[Outcome, ...]] = field(default_factory=dict)
+    copies: int = 0
 
     def __len__(self) -> int:
         """How many traversals."""
@@ -126,10 +128,27 @@ def assemble(
     )
     starts = np.array([one.starts for one in resolver.places])
     whole = rejoin(events, place, whole, options.seen, walker, starts)
+    whole, copies = _without_copies(place, whole, resolver)
     outcome, outcomes, possible = settle(events, resolved, resolver, *whole, list(options.seen))
     rows, first, count, _ = whole
     fates = reassemble(events, rows[first], outcome, outcomes)
-    return Assembly(rows, first, count, *fates, possible)
+    return Assembly(rows, first, count, *fates, possible, copies)
+
+
+def _without_copies(place: I32, whole: Spans, resolver: Resolver) -> tuple[Spans, int]:
+    """Leave out what is known by our last chains alone, such as copies that a bridge floods; how many events.
+
+    The packet that was copied is told, and what becomes of its copies no rule decides.
+    """
+    rows, first, count, option = whole
+    late = np.array([one.late for one in resolver.places])
+    shown = ~np.logical_and.reduceat(late[place[rows]], first)
+    kept = rows[np.repeat(shown, count)]
+    if len(kept) == len(rows):
+        return whole, 0
+    count = count[shown]
+    first = np.concatenate([[0], np.cumsum(count)])[:-1]
+    return (kept, first, count, option[shown]), len(rows) - len(kept)
 
 
 def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:

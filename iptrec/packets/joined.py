@@ -148,9 +148,10 @@ class Joiner:
             whole = self._whole(outcomes(mine, its))
             return whole is not None, whole is not None and whole.outcome.complete
 
+        copies = sum(part.assembly.copies for part in parts)
         pairs = pair(_side(parts[0]), _side(parts[1]), judge)
         if not len(pairs.doubtful):
-            return parts[0].assembly
+            return replace(parts[0].assembly, copies=copies)
         found: dict[Outcome, int] = {}
         rows, counts, option = [], [], []
         for (mine, its, doubtful), members in _alike(parts, pairs):
@@ -169,7 +170,8 @@ class Joiner:
         row, first, count, outcome_of = in_order(
             rows=np.concatenate(rows), count=np.concatenate(counts), option=np.concatenate(option)
         )
-        return Assembly(row, first, count, *reassemble(events, row[first], outcome_of, list(found)))
+        fates = reassemble(events, row[first], outcome_of, list(found))
+        return Assembly(row, first, count, *fates, copies=copies)
 
     def _whole(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
         if outcomes not in self._known:
@@ -215,8 +217,8 @@ class Joiner:
         """
         found: list[_Whole] = []
         for some in islice(product(*(one.paths for one in there.values())), _MOST_TRIED):
-            numbered = zip(there, some, strict=True)
-            found += self._along(there, {at: self._book.path(at, one) for at, one in numbered})
+            numbered = dict(zip(there, some, strict=True))
+            found += self._along(there, self._book.paths(numbered))
             if any(one.outcome.complete for one in found):
                 break
         found.sort(key=lambda one: not one.outcome.complete)

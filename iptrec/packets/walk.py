@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.resolver import Book
 
 
+_PREROUTING: Final = HOOKS.index("PREROUTING")
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
@@ -250,7 +251,7 @@ class Walker:
     def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
         grammar = self._resolver.grammars[branch.path[-1]]
         state, path = branch.state, branch.path
-        ended = grammar.may_end(state)
+        ended = grammar.may_end(state) and not self._may_be_lost(path)
         verdict = "UNKNOWN"
         decider = None
         if state.status == "ended":
@@ -301,6 +302,17 @@ class Walker:
             f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
         )
 
+    def _may_be_lost(self, path: tuple[int, ...]) -> bool:
+        """Whether routing may have dropped an accepted packet after its last event."""
+        resolver, last = self._resolver, self._resolver.places[path[-1]]
+        if last.effect != "accept" or last.pass_ not in resolver.grammars[path[-1]].routed:
+            return False
+        # What a host sends has its way already, unless a rule changed it.
+        return last.hook == _PREROUTING or any(
+            place.pass_ == last.pass_ and place.rule is not None and not place.ours
+            for place in (resolver.places[one] for one in path)
+        )
+
     def _is_of_nat(self, number: int) -> bool:
         """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
         place = self._resolver.places[number]
@@ -314,7 +326,9 @@ class Walker:
         """The filter table's decision if it took one, else the last one."""
         places = [self._resolver.places[place] for place in path]
         accepted = [
-            i for i, place in enumerate(places) if place.effect == "accept" and not place.beside
+            i
+            for i, place in enumerate(places)
+            if place.effect == "accept" and not (place.beside or place.ours)
         ]
         filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
             i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
@@ -339,15 +353,24 @@ class Walker:
         if off and sure:
             return off
         if branch.state.status == "passed":
-            return (
-                f"not seen after {self._named(last.table)} {HOOKS[last.hook]}: {off and f'{off}, or '}"
-                "the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL, socket),"
-                " or the events were lost"
-            )
+            return self._why_not_seen_again(branch, last, off)
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"
         why = f": {off}, or the events were lost" if off else ""
         return f"the trace breaks off after {_where(last)}{why}"
+
+    def _why_not_seen_again(self, branch: Branch, last: Place, off: str) -> str:
+        after = f"{self._named(last.table)} {HOOKS[last.hook]}"
+        if self._resolver.grammars[branch.path[-1]].may_end(branch.state):
+            return (
+                f"nothing tells what became of it after {after}: no chain that comes later is passed by all"
+                " packets that routing lets go on"
+            )
+        return (
+            f"not seen after {after}: {off and f'{off}, or '}"
+            "the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL, socket),"
+            " or the events were lost"
+        )
 
     def _named(self, table: str) -> str:
         """A table as a reason names it."""

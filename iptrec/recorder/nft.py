@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import UsageError
+from iptrec.errors import HostError, UsageError
 from iptrec.kernel import iptables
 from iptrec.kernel.nft import bases, counters, nftrace, raw
 from iptrec.kernel.nft import table as nft_table
+from iptrec.kernel.nft.late import none_yet
 from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.table import Own
 from iptrec.kernel.nft.watch import NftState, NftWatch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from iptrec.errors import IptrecError
+    from iptrec.kernel.nft.bases import Base
+    from iptrec.kernel.nft.late import Late
     from iptrec.names import Family
     from iptrec.recorder.backend import Evidence, Setting, Undo
 
@@ -80,16 +83,37 @@ class NftBackend:
         early = bases.passed_before(known, priority)
         early += (one for one in bases.passed_beside(known) if one.family == "bridge")
         self._own = replace(self._own, early=early)
+        last = self._insert_late(known, undo)
         for family, ours in self._rules.items() if not self._own.alone else ():
             self._insert(family, ours, undo)
         if self._own.needed:
-            undo.step(partial(nft_table.remove, self._setting.comment))
+            undo.step(partial(nft_table.remove, self._setting.comment, nft_table.TRACING))
             self._setting.guardian.expect_table()
             self._own = self._own.made()
         note_untraced(self._setting.report, known, priority, self._own.traced)
         self._counted = Traversals(self._own)
-        self.watch = NftWatch(self._rules, self._found, self._setting.guardian, self._own)
+        self.watch = NftWatch(self._rules, self._found, self._setting.guardian, self._own, last)
         undo.callback(self.watch.stop)
+
+    def _insert_late(self, known: Sequence[Base], undo: Undo) -> Late:
+        """Chains that packets pass last, before anything is traced; they go after all that traces.
+
+        Without them, of some packets nobody knows what became of them.
+        """
+        late = none_yet(self._setting.comment, self._rules).beside(known)
+        undo.step(self._remove_late)  # the watch may insert some later on
+        if late.needed:
+            self._setting.guardian.expect_table()
+            try:
+                late.insert()
+            except HostError as error:
+                self._setting.report.note(str(error))
+                return none_yet(self._setting.comment, ())
+        return late
+
+    def _remove_late(self) -> None:
+        if self._setting.guardian.changes.table:
+            nft_table.remove(self._setting.comment, nft_table.LATE)
 
     def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:
         guardian = self._setting.guardian

@@ -79,6 +79,8 @@ ATTACHED: Final = tuple(
     for hook, tables in enumerate(_TABLES)
     for table in tables
 )
+# After which packets that rules have changed are routed again.
+_REROUTED: Final = (("OUTPUT", "mangle"), ("OUTPUT", "nat"))
 _RAW: Final = "raw"  # where TRACE works, and so the first table that is traced
 
 
@@ -148,8 +150,13 @@ class Legacy:
         routes = _ROUTES[single]
         every = {one for route in routes for one in route}
         silent = frozenset(one for one in every if one.table not in ruleset.tables)
+        routed = frozenset(
+            one
+            for one in every
+            if HOOKS[one.hook] == "PREROUTING" or (HOOKS[one.hook], plain(one.table)) in _REROUTED
+        )
         maybe = (one for one in every if plain(one.table) == "nat" or one.table in late)
-        return Grammar(ruleset, our_comment, routes, silent | frozenset(maybe), silent)
+        return Grammar(ruleset, our_comment, routes, silent | frozenset(maybe), silent, routed)
 
 
 LEGACY: Final = Legacy()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Grammar
+    from iptrec.rulesets.nft_states import State
     from iptrec.rulesets.places import Place
 
 
@@ -71,7 +72,8 @@ class Nft:
         states = States(list(_looks(snapshots)), changes)
         for table in states.tables:
             name = table_name(table, single=single)
-            for state in states.of(table):
+            late = nft_places.is_late_table(name)
+            for state in _as_one([*states.of(table)]) if late else states.of(table):
                 for family in _FAMILIES.get(table[0], FAMILIES):
                     found.add(family, name, *state)
         return found
@@ -130,6 +132,14 @@ def printed(recording: Recording, kind: str, time_ns: int | None, namespace: int
             found = one.content if one.kind == kind else None
         first = False
     return found
+
+
+def _as_one(states: list[State]) -> list[State]:
+    """One state for all, of a table that tells nothing by its rules; it was there at times."""
+    known = [one.chains for one in states if one.chains]
+    if len(states) == 1 or not known:
+        return states
+    return [states[1]._replace(chains={name: one for some in known for name, one in some.items()})]
 
 
 def _key(site: Hashable) -> tuple[str, str, str] | None:

@@ -7,6 +7,7 @@ that a base chain has no further rule: that is no step of its own, and stands on
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -30,6 +31,7 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
     "ipv6": frozenset({"ip6", "inet"}),
 }
 _OURS: Final = ("inet", "bridge")
+_LATE: Final = re.compile(r"ip6? iptrec-[0-9a-f-]{36}")
 _AROUND: Final = ("netdev", "bridge")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _ALWAYS: Final = (
@@ -77,6 +79,7 @@ def grammar(
     ``beside``: what else is attached to the same hooks; where its table was never loaded it logs nothing.
     """
     own = list(_bases(ruleset))
+    of_ip = [one for one in own if one[1].family in _OWN[family]]
     ours = {base.family: one for one, base in own if is_our_table(one.table, our_comment)}
     bases = [*own, *beside]
     silent = frozenset(one for one, _ in beside if one.table not in ruleset.tables)
@@ -93,8 +96,14 @@ def grammar(
             if base.type not in _ALWAYS or base.family not in _OWN[family] or one.table in late
         ).difference([ours["bridge"]] if "bridge" in ours else ()),
         silent=silent,
+        routed=frozenset(one for one, base in [*of_ip, *beside] if _is_routed(base)),
         ranks=_ranks(own, ruleset),
     )
+
+
+def _is_routed(base: Base) -> bool:
+    """Whether the kernel may look for a packet's way after a base chain of IP."""
+    return base.hook == _PREROUTING or (base.hook == _OUTPUT and base.type in ("nat", "route"))
 
 
 def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
@@ -141,6 +150,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         base=passed.base,
         bridged=bridged,
         contradicted=chain is None or _contradicts(site, chain, rule),
+        late=is_late_table(table),
     )
 
 
@@ -155,8 +165,18 @@ def _contradicts(site: NftSite, chain: Chain, rule: Rule | None) -> bool:
     return rule.target in _CERTAIN and rule.target != _SAID.get(site.verdict)
 
 
+def is_late_table(table: str) -> bool:
+    """Whether it is a recorder's with chains that packets pass last (`kernel.nft.late`)."""
+    return _LATE.fullmatch(table) is not None
+
+
 def is_our_table(table: str, comment: str | None) -> bool:
-    """Whether it is one that the recorder made, by the comment of its rules (`kernel.nft.table`)."""
+    """Whether it is one that the recorder made, by the comment of its rules (`kernel.nft.table`).
+
+    One that tells nothing but that a packet came there is so whichever recorder made it.
+    """
+    if is_late_table(table):
+        return True
     family, _, name = table.partition(" ")
     return family in _OURS and comment is not None and name == comment.replace(":", "-")
 

@@ -51,7 +51,8 @@ class Place:
     which pass of its hook it is of. ``bridged``: in a table of the family bridge.
     ``contradicted``: the kernel told another verdict than that of the rule. ``rule_or_end``: a rule without
     conditions, or the end: legacy iptables calls both the same, and the rules of that time are not known.
-    ``beside``: in a chain that was not in force, see `timeline.Attached`.
+    ``beside``: in a chain that was not in force, see `timeline.Attached`. ``late``: in a chain of our own that
+    packets pass last, and which tells nothing but that.
     """
 
     hook: int
@@ -72,6 +73,7 @@ class Place:
     contradicted: bool = False
     rule_or_end: bool = False
     beside: bool = False
+    late: bool = False
 
     @property
     def pass_(self) -> Pass:

@@ -11,6 +11,7 @@ import numpy as np
 from iptrec.decode import snapshots
 from iptrec.names import FAMILIES
 from iptrec.rulesets.backends import timelines
+from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
 from iptrec.rulesets.untraced import untraced
@@ -194,7 +195,7 @@ def _rules(recording: Recording) -> Iterator[Row]:
         blind = {place: why for each in known for place, why in untraced(each, ours).items()}
         for family, each in itertools.product(FAMILIES, known):
             for table, timeline in each.loaded(family).items():
-                for state in timeline.states:
+                for state in timeline.states if not is_our_table(table, ours) else ():
                     for chain in (state.chains or {}).values():
                         users = (rule for rule in chain.rules if not is_ours(rule, ours))
                         for number, rule in enumerate(users, 1):

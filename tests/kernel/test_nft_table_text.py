@@ -94,7 +94,7 @@ def test_what_a_kernel_refuses_is_left_out(monkeypatch, refused, kept, alone):
         made.append(self)
 
     monkeypatch.setattr(Own, "insert", insert)
-    monkeypatch.setattr(table, "remove", lambda _: None)
+    monkeypatch.setattr(table, "remove", lambda *_: None)
     wanted = own(IP, LO, BRIDGE, alone=alone)
     if kept is None and alone:
         with pytest.raises(HostError):

@@ -294,7 +294,7 @@ class Moved(HandMade):
         )
 
 
-@pytest.mark.parametrize("priorities", [(-10, -20), (-10, 10)])
+@pytest.mark.parametrize("priorities", [(-10, -20), (-10, 10), (10, -10)])
 def test_rulesets_that_read_the_same_may_have_other_priorities(priorities):
     """What was dropped came to no later chain: then the chain was passed where it stood before the drop."""
     (packet,) = Packets(Moved(*priorities))

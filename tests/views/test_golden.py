@@ -96,7 +96,8 @@ def test_samples_are_whole(sample):
     """Nothing was lost, nothing is unsure; `info` says so in the words of its schema."""
     found = json.loads(printed(sample, "info.json"))
     validator("info").validate(found)
-    # The IPv6 sample has a packet whose hop limit ends at the router: no rule decides that.
-    assert found["incomplete"] == (sample == "ipv6")
+    # Of ipv6 a packet's hop limit ends at the router: no rule decides that. Of loopback two of IPv6 came in
+    # where only the raw table was loaded: nothing tells whether they went on.
+    assert found["incomplete"] == {"ipv6": 1, "loopback": 2}.get(sample, 0)
     assert found["closed"]
     assert (found["lost"], found["ambiguous"], found["orphans"]) == (0, 0, 0)

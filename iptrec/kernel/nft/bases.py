@@ -16,7 +16,7 @@ from iptrec.names import AF_INET, AF_INET6, HOOKS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_TABLE, _NAME, _HOOK = 1, 3, 4  # NFTA_CHAIN_
+_TABLE, _NAME, _HOOK, _TYPE = 1, 3, 4, 7  # NFTA_CHAIN_
 _TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1  # NFTA_TABLE_, NFT_TABLE_F_DORMANT
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_
 _INET: Final = 1  # NFPROTO_INET
@@ -34,7 +34,8 @@ _BRIDGED: Final = frozenset(HOOKS.index(one) for one in ("INPUT", "FORWARD", "PO
 class Base(NamedTuple):
     """A base chain; ``family``, ``table``, ``name`` as nft says them, ``hook`` as the kernel does.
 
-    ``devices``: those whose packets alone it sees, where it is at ingress or egress.
+    ``devices``: those whose packets alone it sees, where it is at ingress or egress. ``type``: "filter",
+    "route", or "nat", which sees the first packet of a connection alone.
     """
 
     family: str
@@ -43,6 +44,7 @@ class Base(NamedTuple):
     hook: int
     priority: int
     devices: tuple[str, ...] = ()
+    type: str = "filter"
 
     @property
     def shown(self) -> str:
@@ -113,8 +115,8 @@ def _read(family: str, chain: dict[int, bytes]) -> Base | None:
         return None
     (number,) = struct.unpack("!I", hook[_HOOK_NUMBER])
     (priority,) = struct.unpack("!i", hook[_HOOK_PRIORITY])
-    table, name = (_text(chain[one]) for one in (_TABLE, _NAME))
-    return Base(family, table, name, number, priority, tuple(_devices(hook)))
+    table, name, kind = (_text(chain[one]) for one in (_TABLE, _NAME, _TYPE))
+    return Base(family, table, name, number, priority, tuple(_devices(hook)), kind)
 
 
 def _devices(hook: dict[int, bytes]) -> Iterator[str]:

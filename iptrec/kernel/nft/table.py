@@ -26,7 +26,7 @@ from iptrec.kernel.nft.listing import nft
 from iptrec.kernel.nft.transactions import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from iptrec.kernel.nft.bases import Base
     from iptrec.kernel.nft.rule import Rule
@@ -46,7 +46,9 @@ _ETHERTYPES: Final[dict[Family, str]] = {"ipv4": "meta protocol ip", "ipv6": "me
 _PRIORITY: Final = -300  # NF_IP_PRI_RAW
 # After NF_IP_PRI_FIRST, where br_netfilter spares IP a frame that it has passed already (ip_sabotage_in).
 _FIRST_PRIORITY: Final = -(2**31) + 1
-_NAMED: Final = re.compile(rb"^table (inet|bridge) iptrec-([0-9a-f-]{36})$", re.MULTILINE)
+_NAMED: Final = re.compile(rb"^table (inet|bridge|ip6?) iptrec-([0-9a-f-]{36})$", re.MULTILINE)
+# The families of tables that trace, and of those whose chains are passed last (see `late`)
+TRACING, LATE = ("inet", "bridge"), ("ip", "ip6")
 
 # Of a copy: which of our rules in the raw table, and what a packet's family is told by.
 _COPIED: Final[dict[str, tuple[Holder, str]]] = {
@@ -129,7 +131,7 @@ class Own:
                 if less.traced:
                     less.insert()
                     return less
-            remove(self.comment)
+            remove(self.comment, TRACING)
         less = replace(self, early=())
         if less.needed:
             less.insert()
@@ -145,7 +147,7 @@ class Own:
 
     def insert_again(self) -> None:
         """Make them anew, where something of them is gone. Raises `HostError`."""
-        remove(self.comment)
+        remove(self.comment, TRACING)
         self.insert()
 
     def in_place(self, listed: bytes) -> bool:
@@ -238,11 +240,11 @@ def name(comment: str) -> str:
     return comment.replace(":", "-")
 
 
-def remove(comment: str) -> None:
-    """Delete those that are there, all at once. Raises `HostError`."""
-    if families := [family for family, one in _there() if one == comment]:
+def remove(comment: str, families: Collection[str] = (*TRACING, *LATE)) -> None:
+    """Delete those of some families that are there, all at once. Raises `HostError`."""
+    if there := [family for family, one in _there() if one == comment and family in families]:
         command = [nft(), "-f", "-"]
-        lines = "".join(f"delete table {family} {name(comment)}\n" for family in families)
+        lines = "".join(f"delete table {family} {name(comment)}\n" for family in there)
         iptables.check(command, process.run(command, lines.encode()))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
-from iptrec.kernel.nft import listing, raw
+from iptrec.kernel.nft import bases, listing, raw
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole, WatchThread
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.iptables import TraceRule
+    from iptrec.kernel.nft.late import Late
     from iptrec.kernel.nft.listing import Part
     from iptrec.kernel.nft.table import Own
     from iptrec.kernel.undo.guardian import Guardian
@@ -51,7 +52,7 @@ class NftWatch:
 
     ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
     `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
-    while it waits. ``own``: the tables of our own, if there may be any.
+    while it waits. ``own``, ``late``: the tables of our own, if there may be any.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class NftWatch:
         found: Callable[[NftState | Hole | IptrecError], None],
         guardian: Guardian,
         own: Own | None = None,
+        late: Late | None = None,
     ) -> None:
         self._rules = rules
         self._found = found
         self._guardian = guardian
         self._own = own
+        self._late = late
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
@@ -136,6 +139,8 @@ class NftWatch:
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
         self._until, self._untold = listed, False
+        if self._late and not last:
+            self._check_late(self._late, parts)
         self._check_rules(own=self._own_in_place(parts), last=last)
 
     def _list(self, *, last: bool) -> list[Part]:
@@ -174,6 +179,19 @@ class NftWatch:
                 self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
                 self._in_place[family] = time.time_ns()
 
+    def _check_late(self, late: Late, parts: list[Part]) -> None:
+        """Put the chains that packets pass last where they are missing, as other chains may be gone."""
+        wanted = late.beside(bases.bases())
+        if wanted == late and late.in_place(_text(parts)):
+            return
+        self._late = wanted
+        self._guardian.expect_table()
+        try:
+            wanted.insert()
+        except HostError as error:
+            self._late = None
+            self._found(error)
+
     def _in_raw(self, family: Family, rules: Sequence[TraceRule]) -> bool:
         """Whether our rules are in the raw table, if they are to be there."""
         alone = self._own is not None and self._own.alone
@@ -188,7 +206,7 @@ class NftWatch:
         """Whether our own tables are there, as far as there are any."""
         if self._own is None or not self._own.needed:
             return True
-        return self._own.in_place(next(one.content for one in parts if one.kind == listing.TEXT))
+        return self._own.in_place(_text(parts))
 
     def _drain(self) -> bool:
         """Take what was told; whether the ruleset changed."""
@@ -208,3 +226,8 @@ class NftWatch:
                 size, kind = struct.unpack_from("=IH", datagram, at)
                 changed = changed or kind == _NEW_GENERATION
                 at += max(size + 3 & ~3, 16)
+
+
+def _text(parts: list[Part]) -> bytes:
+    """The ruleset as nft lists it."""
+    return next(one.content for one in parts if one.kind == listing.TEXT)
