@@ -83,14 +83,21 @@ def fold(
         changed = _effects(steps, calls)
         shown |= _with_callers(changed, calls) if callers else changed
     homes = _homes(calls, {call.visit for at, call in enumerate(calls) if at in shown})
-    for home, group in itertools.groupby(range(len(steps)), key=lambda at: homes[at][:2]):
-        turns = [list(turn) for _, turn in itertools.groupby(group, key=lambda at: homes[at].under)]
-        if home[0]:
-            pieces = [piece for turn in turns for piece in _pieces(turn, steps, shown, decided)]
-            first = steps[turns[0][0]].step
-            yield Section(first.table, first.chain, tuple(_rows(pieces, most)))
+    for (told, _), group in itertools.groupby(range(len(steps)), key=lambda at: homes[at][:2]):
+        turns = [
+            (under, list(turn))
+            for under, turn in itertools.groupby(group, key=lambda at: homes[at].under)
+        ]
+        if told:
+            pieces = [
+                piece
+                for under, turn in turns
+                for piece in _pieces(under, turn, steps, shown, decided)
+            ]
+            here = steps[turns[0][0]].step
+            yield Section(here.table, here.chain, tuple(_rows(pieces, most)))
         else:
-            within = [at for turn in turns for at in turn]
+            within = [at for _, turn in turns for at in turn]
             leads = any(call.caller == within[-1] for call in calls[within[-1] + 1 :][:1])
             yield Through(tuple(steps[at] for at in within), leads)
 
@@ -171,20 +178,29 @@ def _homes(calls: Sequence[_Call], shown: set[int]) -> list[_Home]:
 
 
 def _pieces(
-    turn: Sequence[int], steps: Sequence[ExplainedStep], shown: set[int], decided: int | None
+    under: int,
+    turn: Sequence[int],
+    steps: Sequence[ExplainedStep],
+    shown: set[int],
+    decided: int | None,
 ) -> Iterator[Met | Fold]:
-    """A step with the rules passed over before it, and what was met in the chains that it called."""
-    first, *called = turn
-    for _, alike in itertools.groupby(steps[first].passed, key=reason):
+    """A step with the rules passed over before it, and what was met in the chains that it called.
+
+    ``under``: that step. It is not in its turn where a chain that it called was told in between.
+    """
+    called = tuple(steps[at] for at in turn if at != under)
+    if under not in turn:
+        yield Fold(went_on=called)
+        return
+    for _, alike in itertools.groupby(steps[under].passed, key=reason):
         yield Fold(passed=tuple(alike))
-    bare = replace(steps[first], passed=())
-    beyond = tuple(steps[at] for at in called)
-    if first in shown or bare.step.type != "rule":
-        yield Met(bare, first == decided, first == len(steps) - 1)
-        if beyond:
-            yield Fold(went_on=beyond)
+    bare = replace(steps[under], passed=())
+    if under in shown or bare.step.type != "rule":
+        yield Met(bare, under == decided, under == len(steps) - 1)
+        if called:
+            yield Fold(went_on=called)
     else:
-        yield Fold(went_on=(bare, *beyond))
+        yield Fold(went_on=(bare, *called))
 
 
 def reason(one: Passed) -> Hashable:

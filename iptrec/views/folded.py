@@ -175,10 +175,10 @@ def _returned(steps: Sequence[ExplainedStep]) -> str:
     chains = list(dict.fromkeys(one.step.chain for one in steps))
     passed = [rule for one in steps for rule in one.passed]
     if not passed:
-        return f"returned from {_named(chains)}"
+        return f"went through {_named(chains)}"
     if len(chains) == 1:
-        return f"returned from {printable(chains[0])}: {numbered(passed)}"
-    return f"returned from {_named(chains)}, where {counted(len(passed), 'rule')} did not match"
+        return f"went through {printable(chains[0])}: {numbered(passed)}"
+    return f"went through {_named(chains)}, where {counted(len(passed), 'rule')} did not match"
 
 
 def _returned_each(steps: Sequence[ExplainedStep]) -> Iterator[str]:
@@ -189,7 +189,7 @@ def _returned_each(steps: Sequence[ExplainedStep]) -> Iterator[str]:
     if len(passed) == 1:
         yield _returned(steps)
         return
-    yield f"returned from {_named(list(passed))}"
+    yield f"went through {_named(list(passed))}"
     for chain, rules in passed.items():
         if rules:
             yield f"{printable(chain)}: {numbered(rules)}"

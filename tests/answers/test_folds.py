@@ -132,6 +132,10 @@ CASES = {
         Way().base("mangle", ["LOG", ["MARK"]]).base("filter", policy="DROP"), {"callers": False},
         ["leads", ["MARK", "RETURN"], "through", ["DROP"]],
     ),
+    "an effect below a call that led nowhere": (
+        Way().base("filter", [["MARK"], "LOG"], policy="DROP"), {"callers": False},
+        [[[1, 1]], ["MARK", "RETURN"], [[2, None], "DROP"]],
+    ),
     "too many folds": (
         Way().base("filter", ADDRESS, PORT, ADDRESS, PORT, policy="DROP"), {"most": 3},
         [[[1, 2, 3, 4], "DROP"]],

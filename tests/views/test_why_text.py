@@ -113,19 +113,19 @@ FOLDED = {
         ],
     ),
     "chains that returned": (
-        [[], [], "LOG"], ["    #1-#3 1 rule matched and went on; returned from CALLED1, CALLED2"],
+        [[], [], "LOG"], ["    #1-#3 1 rule matched and went on; went through CALLED1, CALLED2"],
     ),
     "a chain that passed over rules": (
         [[ADDRESS, STATE, OTHER]],
         [
-            ("    #1    returned from CALLED1: #1, #3 no, -d 10.0.0.1/32, 10.0.0.2/32 (it is 10.0.0.9);"
+            ("    #1    went through CALLED1: #1, #3 no, -d 10.0.0.1/32, 10.0.0.2/32 (it is 10.0.0.9);"
              " #2 did not match (depends on connection tracking)")
         ],
     ),
     "chains within": (
         [[[ADDRESS], PORT]],
         [
-            "    #1    returned from CALLED1, CALLED2",
+            "    #1    went through CALLED1, CALLED2",
             "            CALLED1: #2 no, --dport 22 (it is 53)",
             "            CALLED2: #1 no, -d 10.0.0.1/32 (it is 10.0.0.9)",
         ],
@@ -134,14 +134,14 @@ FOLDED = {
         [[[ADDRESS], PORT] for _ in range(30)],
         [
             (
-                "    #1-#30 returned from CALLED1, CALLED2, CALLED3, CALLED4 and 56 more, where 60 rules did"
+                "    #1-#30 went through CALLED1, CALLED2, CALLED3, CALLED4 and 56 more, where 60 rules did"
                 " not match"
             )
         ],
     ),
     "a rule that only logs": (["LOG"], ["    #1    -p udp -j LOG"]),
     "many chains": (
-        [[] for _ in range(9)], ["    #1-#9 returned from CALLED1, CALLED2, CALLED3, CALLED4 and 5 more"],
+        [[] for _ in range(9)], ["    #1-#9 went through CALLED1, CALLED2, CALLED3, CALLED4 and 5 more"],
     ),
 }  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_base_chains_that_let_it_go_on():
     found = list(folded.as_text(way.base("filter", policy="DROP").explanation(), PLAIN))
     assert found[1:] == [
         (
-            "  raw/BASE0, mangle/BASE1 (#1-#2 did not match), nat/BASE2 (returned from CALLED3, CALLED4,"
+            "  raw/BASE0, mangle/BASE1 (#1-#2 did not match), nat/BASE2 (went through CALLED3, CALLED4,"
             " where 1 rule did not match): policy => ACCEPT"
         ),
         "  filter/BASE5",
@@ -190,7 +190,7 @@ def test_an_effect_far_below():
         "  nat/BASE0 > CALLED1 > CALLED2 > CALLED3 and 8 more (12 rules did not match)",
         "  nat/CALLED12",
         "    #1    -p udp -j DNAT",
-        "  nat/BASE0 (returned from CALLED11, CALLED10, CALLED9, CALLED8 and 7 more): policy => ACCEPT",
+        "  nat/BASE0 (went through CALLED11, CALLED10, CALLED9, CALLED8 and 7 more): policy => ACCEPT",
         "  filter/BASE13",
         "--> policy => DROP",
     ]
