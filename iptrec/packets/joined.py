@@ -9,7 +9,7 @@ trace it; else legacy iptables is shown first.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby, islice, product
+from itertools import chain, groupby, islice, product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from iptrec.packets.walk import HOLES, TORN, Walker
 from iptrec.rulesets.resolver import Resolved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.joined import Joined
     from iptrec.rulesets.places import Pass
+    from iptrec.rulesets.resolver import Met
 
 _FORWARD: Final = HOOKS.index("FORWARD")
 _NEVER: Final = int(np.iinfo(np.int64).max)
@@ -217,8 +218,8 @@ class Joiner:
         """
         found: list[_Whole] = []
         for some in islice(product(*(one.paths for one in there.values())), _MOST_TRIED):
-            numbered = dict(zip(there, some, strict=True))
-            found += self._along(there, self._book.paths(numbered))
+            numbered = zip(there, some, strict=True)
+            found += self._along(there, {at: self._book.path(at, one) for at, one in numbered})
             if any(one.outcome.complete for one in found):
                 break
         found.sort(key=lambda one: not one.outcome.complete)
@@ -246,7 +247,7 @@ class Joiner:
     ) -> Iterator[list[tuple[int, int]]]:
         """The steps of all parts, in each order that they can have."""
         blocks = {at: self._blocks(at, path) for at, path in paths.items()}
-        grammar = self._grammar(paths)
+        grammar = self._grammar(chain.from_iterable(paths.values()))
         passes = {one.pass_ for some in blocks.values() for one in some}
         seen = []
         for route in grammar.routes:
@@ -258,8 +259,12 @@ class Joiner:
                 seen.append(order)
                 yield order
 
-    def _grammar(self, paths: dict[int, tuple[int, ...]]) -> Grammar:
-        return self._book.grammars[next(iter(paths.values()))[0]]
+    def _grammar(self, places: Iterable[int]) -> Grammar:
+        """Of a packet that came to these places."""
+        met: Met = ()
+        for one in places:
+            met, last = self._book.meeting(met, one), one
+        return self._book.judging(last, met)
 
     def _blocks(self, part: int, path: tuple[int, ...]) -> list[_Block]:
         found = []
@@ -278,7 +283,7 @@ class Joiner:
         if outcome.complete:
             passes = [self._book.places[one].pass_ for one in outcome.path]
             ended = passes[-1] if outcome.verdict in _ENDS else None
-            if not self._book.grammars[outcome.path[-1]].passed_beside(passes, ended):
+            if not self._grammar(outcome.path).passed_beside(passes, ended):
                 outcome = replace(outcome, complete=False, reason=HOLES)
         if outcome.reason == HOLES and len(there) == 1:
             (part,) = there

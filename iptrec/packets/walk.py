@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
     from iptrec.rulesets.grammar import State
     from iptrec.rulesets.places import Pass, Place
-    from iptrec.rulesets.resolver import Book
+    from iptrec.rulesets.resolver import Book, Met
 
 
 _PREROUTING: Final = HOOKS.index("PREROUTING")
@@ -27,6 +27,14 @@ _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
 HOLES: Final = "events are missing in the middle"
 TORN: Final = "the rules changed while it was under way: it met old and new ones"
+_NOTHING_TELLS: Final = (
+    "nothing tells what became of it after {}: routing may have dropped it, and no later chain sees all that"
+    " it lets pass"
+)
+_NOT_SEEN: Final = (
+    "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
+    " socket), or the events were lost"
+)
 MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
 
 
@@ -60,10 +68,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One possible path, and where it stands."""
+    """One possible path, where it stands, and which states of tables it ``met`` (`Book.meeting`)."""
 
     path: tuple[int, ...]
     state: State
+    met: Met = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class Walker:
     def __init__(self, resolver: Book) -> None:
         self._resolver = resolver
         self._begun: dict[int, Walk] = {}
-        self._steps: dict[tuple[State, Family, int, int], State | None] = {}
+        self._steps: dict[tuple[State, Family, int, int, Met], State | None] = {}
         self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
 
     def outcomes(self, path: tuple[int, ...]) -> tuple[Outcome, ...]:
@@ -132,10 +141,7 @@ class Walker:
         resolver = self._resolver
         if place not in self._begun:
             self._begun[place] = Walk(
-                tuple(
-                    Branch((one,), resolver.grammars[one].begin(resolver.places[one]))
-                    for one in resolver.choices[place]
-                ),
+                tuple(_begun_at(resolver, one) for one in resolver.choices[place]),
                 headless=not resolver.places[place].starts,
             )
         return self._begun[place]
@@ -143,7 +149,7 @@ class Walker:
     def step(self, walk: Walk, place: int) -> Walk | None:
         """The path with one more event; None if it cannot follow."""
         branches = tuple(
-            Branch((*branch.path, one), state)
+            Branch((*branch.path, one), state, self._resolver.meeting(branch.met, one))
             for branch in _short_of_the_limit(walk)
             for one in self._resolver.choices[place]
             if (state := self._follow(branch, one)) is not None
@@ -154,11 +160,11 @@ class Walker:
         """As `step`, over events that are missing; None if ``place`` does not lie further on."""
         resolver = self._resolver
         branches = tuple(
-            Branch((*branch.path, one), resolver.grammars[one].begin(resolver.places[one]))
+            _begun_at(resolver, one, branch)
             for branch in _short_of_the_limit(walk)
             for one in resolver.choices[place]
             if resolver.families[branch.path[-1]] == resolver.families[one]
-            and resolver.grammars[one].later(branch.state, resolver.places[one])
+            and resolver.judging(one, branch.met).later(branch.state, resolver.places[one])
         )
         return replace(walk, branches=branches[:_MOST_BRANCHES], holes=True) if branches else None
 
@@ -166,7 +172,7 @@ class Walker:
         """As `step`, between rulesets: a packet meets old and new rules while they are being changed."""
         resolver = self._resolver
         branches = tuple(
-            Branch((*branch.path, one), resolver.grammars[one].begin(resolver.places[one]))
+            _begun_at(resolver, one, branch)
             for branch in _short_of_the_limit(walk)
             for one in resolver.choices[place]
             if resolver.families[branch.path[-1]] == resolver.families[one]
@@ -207,12 +213,12 @@ class Walker:
 
     def _follow(self, branch: Branch, place: int) -> State | None:
         resolver, last = self._resolver, branch.path[-1]
-        key = (branch.state, resolver.families[last], resolver.states[last], place)
+        key = (branch.state, resolver.families[last], resolver.states[last], place, branch.met)
         if key not in self._steps:
             if len(self._steps) > _REMEMBERED:
                 self._steps.clear()
             self._steps[key] = (
-                resolver.grammars[place].advance(branch.state, resolver.places[place])
+                resolver.judging(place, branch.met).advance(branch.state, resolver.places[place])
                 if self._together(last, place)
                 else None
             )
@@ -249,9 +255,9 @@ class Walker:
         )  # fmt: skip
 
     def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
-        grammar = self._resolver.grammars[branch.path[-1]]
+        grammar = self._resolver.judging(branch.path[-1], branch.met)
         state, path = branch.state, branch.path
-        ended = grammar.may_end(state) and not self._may_be_lost(path)
+        ended = grammar.may_end(state) and not _may_be_lost(self._resolver, path)
         verdict = "UNKNOWN"
         decider = None
         if state.status == "ended":
@@ -302,17 +308,6 @@ class Walker:
             f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
         )
 
-    def _may_be_lost(self, path: tuple[int, ...]) -> bool:
-        """Whether routing may have dropped an accepted packet after its last event."""
-        resolver, last = self._resolver, self._resolver.places[path[-1]]
-        if last.effect != "accept" or last.pass_ not in resolver.grammars[path[-1]].routed:
-            return False
-        # What a host sends has its way already, unless a rule changed it.
-        return last.hook == _PREROUTING or any(
-            place.pass_ == last.pass_ and place.rule is not None and not place.ours
-            for place in (resolver.places[one] for one in path)
-        )
-
     def _is_of_nat(self, number: int) -> bool:
         """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
         place = self._resolver.places[number]
@@ -353,24 +348,17 @@ class Walker:
         if off and sure:
             return off
         if branch.state.status == "passed":
-            return self._why_not_seen_again(branch, last, off)
+            return self._why_not_seen_again(branch, last, off and f"{off}, or ")
         if branch.state.status == "open" and last.target is not None:
             return f"target {last.target} may have ended it"
         why = f": {off}, or the events were lost" if off else ""
         return f"the trace breaks off after {_where(last)}{why}"
 
-    def _why_not_seen_again(self, branch: Branch, last: Place, off: str) -> str:
+    def _why_not_seen_again(self, branch: Branch, last: Place, otherwise: str) -> str:
         after = f"{self._named(last.table)} {HOOKS[last.hook]}"
-        if self._resolver.grammars[branch.path[-1]].may_end(branch.state):
-            return (
-                f"nothing tells what became of it after {after}: no chain that comes later is passed by all"
-                " packets that routing lets go on"
-            )
-        return (
-            f"not seen after {after}: {off and f'{off}, or '}"
-            "the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL, socket),"
-            " or the events were lost"
-        )
+        if self._resolver.judging(branch.path[-1], branch.met).may_end(branch.state):
+            return _NOTHING_TELLS.format(after)
+        return _NOT_SEEN.format(after, otherwise)
 
     def _named(self, table: str) -> str:
         """A table as a reason names it."""
@@ -384,6 +372,25 @@ class Walker:
             (resolver.places[one].table for one in path if resolver.states[one] in resolver.unseen),
             None,
         )
+
+
+def _begun_at(book: Book, place: int, before: Branch | None = None) -> Branch:
+    """A path with one more event, whatever it was that led there."""
+    path, met = ((), ()) if before is None else (before.path, before.met)
+    met = book.meeting(met, place)
+    return Branch((*path, place), book.judging(place, met).begin(book.places[place]), met)
+
+
+def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:
+    """Whether routing may have dropped an accepted packet after its last event."""
+    last = book.places[path[-1]]
+    if last.effect != "accept" or last.pass_ not in book.grammars[path[-1]].routed:
+        return False
+    # What a host sends has its way already, unless a rule changed it.
+    return last.hook == _PREROUTING or any(
+        place.pass_ == last.pass_ and place.rule is not None and not place.ours
+        for place in (book.places[one] for one in path)
+    )
 
 
 def _short_of_the_limit(walk: Walk) -> tuple[Branch, ...]:

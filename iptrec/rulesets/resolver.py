@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     Range = tuple["I64", "I64"]
+    Met = tuple[tuple[str, int], ...]  # tables, each with the number of a state of it
 
-    from iptrec.decode.rulesets.types import Chain
+    from iptrec.decode.rulesets.types import Base, Chain
     from iptrec.names import I32, I64, U32, Family, Mask
     from iptrec.rulesets.backends import RulesetBackend
     from iptrec.rulesets.grammar import Grammar
@@ -73,6 +74,40 @@ class Book:
         self.backends: list[RulesetBackend] = []
         self.unseen: set[int] = set()
         self.attached: dict[int, Attached] = {}
+        self._moved: dict[Family, frozenset[str]] = {}
+        self._chains: dict[
+            tuple[Family, str, int], dict[str, Chain]
+        ] = {}  # of tables in their states
+        self._judging: dict[tuple[int, Met], Grammar] = {}  # by the id of the place's own
+
+    def grammar(self, family: Family, ruleset: Ruleset) -> Grammar:
+        """What can follow what in some tables."""
+        raise NotImplementedError
+
+    def meeting(self, met: Met, number: int) -> Met:
+        """What a packet has met once it comes to a place; see `judging`."""
+        family, table, state = self.families[number], self.places[number].table, self.states[number]
+        if family not in self._moved:
+            self._moved[family] = _moved_tables(self.timelines, family)
+        if table not in self._moved[family]:
+            return met
+        self._chains[family, table, state] = self.grammars[number].ruleset.tables.get(table, {})
+        return tuple(sorted({**dict(met), table: state}.items()))
+
+    def judging(self, number: int, met: Met) -> Grammar:
+        """The grammar of a place of a packet that ``met`` other tables in these states.
+
+        In its own the others are as they first were. Those matter of which a base chain was moved.
+        """
+        own, family = self.grammars[number], self.families[number]
+        others = tuple(one for one in met if one[0] != self.places[number].table)
+        if not others:
+            return own
+        key = id(own), others
+        if key not in self._judging:
+            tables = {table: self._chains[family, table, state] for table, state in others}
+            self._judging[key] = self.grammar(family, Ruleset(own.ruleset.tables | tables))
+        return self._judging[key]
 
     def add(
         self,
@@ -110,7 +145,7 @@ class Resolver(Book):
         self._interned: dict[tuple[Family, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
         self._grammars: dict[tuple[Family, str, int], Grammar] = {}
-        self._others: dict[Family, tuple[dict[str, dict[str, Chain]], frozenset[str]]] = {}
+        self._others: dict[Family, dict[str, dict[str, Chain]]] = {}
 
     def locate(self, data: bytes, lengths: U32, received_ns: I64) -> Locations:
         """Decode datagrams (see `RulesetBackend.decode`), and find the passes that their events tell of."""
@@ -228,14 +263,18 @@ class Resolver(Book):
         if key not in self._grammars:
             if family not in self._others:
                 loaded = self.timelines.loaded(family)
-                others = {name: _first(one) for name, one in loaded.items()}
-                self._others[family] = others, late_tables(self.timelines, family)
-            others, late = self._others[family]
+                self._others[family] = {name: _first(one) for name, one in loaded.items()}
+            others = self._others[family]
             tables = others | ({} if state is None else {table: state.chains or {}})
-            self._grammars[key] = self.backend.grammar(
-                family, Ruleset(tables), late, self.our_comment, single=self.timelines.single
-            )
+            self._grammars[key] = self.grammar(family, Ruleset(tables))
         return self._grammars[key]
+
+    def grammar(self, family: Family, ruleset: Ruleset) -> Grammar:
+        """What can follow what in some tables of the backend."""
+        late = late_tables(self.timelines, family)
+        return self.backend.grammar(
+            family, ruleset, late, self.our_comment, single=self.timelines.single
+        )
 
 
 def _both(one: Range, other: Range) -> Range:
@@ -259,6 +298,21 @@ def _seen(located: Locations, row: int, *, v6: bool) -> _Seen:
 def late_tables(timelines: Timelines, family: Family) -> frozenset[str]:
     """Those that need not have logged all the time."""
     return frozenset(name for name, one in timelines.loaded(family).items() if _late(one))
+
+
+def _moved_tables(timelines: Timelines, family: Family) -> frozenset[str]:
+    """Those of which a base chain was attached now here, now there."""
+    return frozenset(name for name, one in timelines.loaded(family).items() if _moved(one))
+
+
+def _moved(timeline: Timeline) -> bool:
+    places: dict[str, Base] = {}
+    return any(
+        places.setdefault(chain.name, chain.base) != chain.base
+        for state in timeline.states
+        for chain in (state.chains or {}).values()
+        if chain.base is not None
+    )
 
 
 def _first(timeline: Timeline) -> dict[str, Chain]:
