@@ -200,6 +200,11 @@ class Recording:
         return self._reader.running
 
     @property
+    def size(self) -> int:
+        """The bytes of the file, uncompressed."""
+        return self._reader.size
+
+    @property
     def namespaces(self) -> Sequence[recorded.Namespace]:
         """The network namespaces that were recorded."""
         return self.rows.namespaces
@@ -251,7 +256,7 @@ class Recording:
         filter: str | None = None,
         **conditions: Unpack[Select],
     ) -> Counted[PathCount]:
-        """The ways that the selected packets took, the most taken first."""
+        """The paths that the selected packets took, the most taken first."""
         from iptrec.answers.path_counts import count_paths  # noqa: PLC0415
 
         return count_paths(self.rows, self._selection(filter, conditions), self._index)

@@ -6,6 +6,7 @@ options of every command do) and what is required of them.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,10 +19,11 @@ from iptrec.names import counted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from iptrec.answers.packets import Batch
     from iptrec.answers.paths import Path
     from iptrec.answers.selection import Selection
     from iptrec.names import I64
-    from iptrec.packets.window import Window
+    from iptrec.packets.model import Arrival
     from iptrec.recording.rows import Recording
 
 
@@ -50,7 +52,8 @@ class Expectation:
 class Result:
     """``failure`` is None where the expectation holds; ``unknown``: whether it does is not known.
 
-    ``unjudged``: of how many packets the filter does not know.
+    ``unjudged``: of how many packets the filter does not know. ``packet``, ``path``: the first one that does
+    not comply, where it is a packet that fails. ``seconds``: what it took.
     """
 
     expectation: Expectation
@@ -58,6 +61,9 @@ class Result:
     failure: str | None
     unknown: bool = False
     unjudged: int = 0
+    packet: Arrival | None = None
+    path: Path | None = None
+    seconds: float = 0.0
 
 
 def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Result]:
@@ -67,10 +73,12 @@ def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Res
     for batch in packets.batches(objects=False):
         window, paths = batch.window, list(packets.book.paths)
         for one in tallies:
+            begun = time.perf_counter()
             selection = one.expectation.selection
             here = window, batch.interfaces, batch.netns
-            one.add(window, selection.positions(*here), batch.paths, paths)
+            one.add(batch, selection.positions(*here), paths)
             one.doubt(selection.unjudged(*here), batch.paths, paths)
+            one.seconds += time.perf_counter() - begun
     return [one.result() for one in tallies]
 
 
@@ -79,13 +87,16 @@ class _Tally:
 
     def __init__(self, expectation: Expectation) -> None:
         self.expectation = expectation
+        self.seconds = 0.0
         self._packets = 0
         self._unjudged = 0
         self._suspects = 0
         self._failure: str | None = None
+        self._first: tuple[Arrival, Path] | None = None  # that does not comply
 
-    def add(self, window: Window, positions: I64, numbers: I64, paths: Sequence[Path]) -> None:
-        """Count the selected packets of a window; ``numbers``: the path of each, from 1."""
+    def add(self, batch: Batch, positions: I64, paths: Sequence[Path]) -> None:
+        """Count the selected packets of a window; ``paths``: all of the book, of which it has the numbers."""
+        numbers = batch.paths
         self._packets += len(positions)
         if self._failure is not None or not len(positions):
             return
@@ -96,8 +107,10 @@ class _Tally:
         }
         failing = positions[np.isin(numbers[positions], list(failures))]
         if len(failing):
-            packet = window.number + int(failing[0])
-            self._failure = f"packet #{packet} {failures[int(numbers[failing[0]])]}"
+            number = int(numbers[failing[0]])
+            packet = batch.arrival(int(failing[0]))
+            self._failure = f"packet #{packet.number} {failures[number]}"
+            self._first = packet, paths[number - 1]
 
     def doubt(self, positions: I64, numbers: I64, paths: Sequence[Path]) -> None:
         """Count packets of which the filter does not know, and those of them that would not comply."""
@@ -117,7 +130,17 @@ class _Tally:
         doubtful = self._doubtful() if failure is None else 0
         if doubtful:
             failure = f"not known: the filter cannot judge {counted(doubtful, 'packet')}: {_CUT}"
-        return Result(self.expectation, packets, failure, bool(doubtful), self._unjudged)
+        packet, path = self._first or (None, None)
+        return Result(
+            self.expectation,
+            packets,
+            failure,
+            bool(doubtful),
+            self._unjudged,
+            packet,
+            path,
+            self.seconds,
+        )
 
     def _doubtful(self) -> int:
         """On how many packets it depends of which the filter does not know."""

@@ -15,6 +15,7 @@ from iptrec.decode.nftrace import NFT_MSG_NEWGEN
 from iptrec.decode.rulesets import nft_json, nft_objects
 from iptrec.decode.snapshots import counters, described_links
 from iptrec.errors import RecordingError
+from iptrec.names import counted
 from iptrec.recording.kinds import STREAMS
 from iptrec.rulesets import nft
 from iptrec.rulesets.nft_places import is_our_table
@@ -48,8 +49,7 @@ class Nothing:
     def fact(self) -> str:
         """What is known, in a few words."""
         if self.matched:
-            packets = "1 packet" if self.matched == 1 else f"{self.matched:,} packets"
-            return f"{packets} met the TRACE rules, but no event came"
+            return f"{counted(self.matched, 'packet')} met the TRACE rules, but no event came"
         return "no packet met the TRACE rules" if self.matched == 0 else "no packet was traced"
 
 

@@ -14,14 +14,14 @@ from iptrec.answers.selection import Selection
 from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
-from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
+from iptrec.packets.model import Arrival, CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
 from iptrec.rulesets.backends import is_single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
@@ -156,6 +156,10 @@ class Batch:
         """One of the packets."""
         return self._build.traversal(position)
 
+    def arrival(self, position: int) -> Arrival:
+        """One of the packets as it came, also where the batches are without objects."""
+        return self._build.arrival(position)
+
     def shapes(self) -> list[Shape]:
         """Those that read alike; the rest is to be made one by one."""
         return self._build.shapes(self.positions)
@@ -210,6 +214,23 @@ class _Builder:
             return []
         return shapes(self._window, positions, self.interfaces, self._relations, self._fates)
 
+    def arrival(self, position: int) -> Arrival:
+        """As the traversal at a position of the assembly begins."""
+        window = self._window
+        rows = window.assembly.events(position)
+        path = window.assembly.outcomes[window.assembly.outcome[position]].path
+        at = _shown([window.resolver.places[number] for number in path])[0]
+        columns = _Columns(window, rows)
+        moment = columns.moment_ns[at]
+        return Arrival(
+            number=window.number + position,
+            time_ns=columns.time_ns(at),
+            family=window.resolver.families[path[0]],
+            in_=self._interface(columns.indev[at], moment),
+            out=self._interface(columns.outdev[at], moment),
+            header=packet.header(columns.packet(at), *self._kind(rows)),
+        )
+
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
         window = self._window
@@ -249,13 +270,11 @@ class _Builder:
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []
-        shown = [at for at, place in enumerate(places) if not place.ours] or range(len(places))
         before: Step | None = None
         last = b""
         columns = _Columns(self._window, rows)
-        first = int(rows[0])
-        kind = self._events.address_family(first), int(self._events.protocol[first])
-        for at in shown:
+        kind = self._kind(rows)
+        for at in _shown(places):
             payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, *kind)
@@ -299,7 +318,7 @@ class _Builder:
                     if before.header.get(name) != header.get(name)
                 }
         return Step(
-            time_ns=columns.stamp_ns[at] or columns.received_ns[at],
+            time_ns=columns.time_ns(at),
             table=place.table,
             chain=place.chain,
             type=step_type(place),
@@ -319,6 +338,11 @@ class _Builder:
             ct=columns.ct(at),
         )
 
+    def _kind(self, rows: I64) -> tuple[int, int]:
+        """As what the headers of a packet are read."""
+        first = int(rows[0])
+        return self._events.address_family(first), int(self._events.protocol[first])
+
     def _link(self, row: int) -> dict[str, Any] | None:
         start = int(self._events.link[row])
         if start < 0:
@@ -328,6 +352,11 @@ class _Builder:
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None
+
+
+def _shown(places: list[Place]) -> Sequence[int]:
+    """Which events of a packet are steps: not those of our own rules, if there are others."""
+    return [at for at, place in enumerate(places) if not place.ours] or range(len(places))
 
 
 class _Columns:
@@ -350,6 +379,10 @@ class _Columns:
         self.physoutdev: list[int] = events.physoutdev[rows].tolist()
         ct = (events.conntrack, events.ct_direction, events.ct_status, events.ct_state)
         self._ct = list(zip(*(one[rows].tolist() for one in ct), strict=True))
+
+    def time_ns(self, at: int) -> int:
+        """When the packet was there."""
+        return self.stamp_ns[at] or self.received_ns[at]
 
     def packet(self, at: int) -> bytes:
         """The packet, as far as it was captured: nf_tables dumps headers, legacy iptables may tell the rest."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.answers.packets import Counted, Packets
 from iptrec.packets.identity import lengths
+from iptrec.packets.model import LOST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iptrec.answers.index import Index
     from iptrec.answers.paths import Path
     from iptrec.answers.selection import Selection
+    from iptrec.packets.model import Arrival
     from iptrec.recording.rows import Recording
 
 
@@ -40,11 +44,24 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class PathCount:
-    """A path, its number in the recording (from 1), and the packets that took it."""
+    """A path, its number in the recording (from 1), and the packets that took it.
+
+    ``first``: the first of them as it came.
+    """
 
     number: int
     path: Path
     count: Count
+    first: Arrival
+
+
+# What `sorted` takes; the most packets come first in all but the last
+ORDERS: Final[dict[str, Callable[[PathCount], tuple[int, ...]]]] = {
+    "verdict": lambda one: (one.path.verdict not in LOST, -one.count.packets, one.number),
+    "packets": lambda one: (-one.count.packets, one.number),
+    "bytes": lambda one: (-one.count.bytes, one.number),
+    "first": lambda one: (one.first.number,),
+}
 
 
 def count_paths(
@@ -56,6 +73,7 @@ def count_paths(
     """
     packets = Packets(recording, selection, index if selection.everything else None)
     counts: dict[int, Count] = {}
+    firsts: dict[int, Arrival] = {}
     for batch in packets.batches(objects=False):
         window, positions = batch.window, batch.positions
         assembly = window.assembly
@@ -64,6 +82,8 @@ def count_paths(
         chosen = batch.paths[positions]
         for number in np.unique(chosen).tolist():
             here = np.flatnonzero(chosen == number)
+            if number not in firsts:
+                firsts[number] = batch.arrival(int(positions[here[0]]))
             counts.setdefault(number, Count()).add(
                 len(here),
                 int(sizes[here].sum()),
@@ -72,6 +92,7 @@ def count_paths(
                 window.number + int(positions[here[0]]),
             )
     paths = {number: path for path, number in packets.book.paths.items()}
-    found = [PathCount(number, paths[number], count) for number, count in counts.items()]
-    found.sort(key=lambda one: (-one.count.packets, one.number))
-    return Counted(found, packets.unjudged)
+    found = [
+        PathCount(number, paths[number], count, firsts[number]) for number, count in counts.items()
+    ]
+    return Counted(sorted(found, key=ORDERS["packets"]), packets.unjudged)

@@ -46,6 +46,23 @@ class Path:
     ambiguous: bool
     steps: tuple[PathStep, ...]
 
+    @property
+    def decider(self) -> PathStep | None:
+        """The step that decided; None where that was not seen."""
+        place = self.decided_by
+        if place is None:
+            return None
+        policy = place.rule is None and not place.unlisted
+        wanted = (place.table, place.chain, place.rule, policy)
+        return next(
+            (
+                step
+                for step in reversed(self.steps)
+                if (step.table, step.chain, step.rule, step.type == "policy") == wanted
+            ),
+            None,
+        )
+
 
 class PathBook:
     """Numbers the paths of a recording's windows, from 1."""

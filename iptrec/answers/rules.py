@@ -84,17 +84,22 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     return Counted(found, packets.unjudged)
 
 
-def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Iterator[TableCount]:
+def last_tables(book: Book) -> Iterator[tuple[str, str, dict[str, Chain]]]:
+    """The family, the name and the chains of each table as it last was, but for those of our own."""
     loaded = {
         (family_of(table, family), table): timeline
         for family in FAMILIES
         for table, timeline in book.timelines.loaded(family).items()
     }
-    blind = untraced(book.timelines, book.our_comment)
     for (family, table), timeline in loaded.items():
-        if is_our_table(table, book.our_comment):
-            continue
-        found = _table(family, table, timeline.states[-1].chains or {}, hits, book.our_comment)
+        if not is_our_table(table, book.our_comment):
+            yield family, table, timeline.states[-1].chains or {}
+
+
+def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Iterator[TableCount]:
+    blind = untraced(book.timelines, book.our_comment)
+    for family, table, chains in last_tables(book):
+        found = _table(family, table, chains, hits, book.our_comment)
         found.untraced = {
             chain: why for (of, name, chain), why in blind.items() if (of, name) == (family, table)
         }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.answers.rules import last_tables
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
@@ -15,6 +16,7 @@ from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.window import windows
 from iptrec.rulesets.table_names import family_of
+from iptrec.rulesets.targets import is_ours
 from iptrec.rulesets.untraced import untraced
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Summary:
 
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
-    ``untraced``: base chains that packets may pass untraced.
+    ``untraced``: base chains that packets may pass untraced. ``rules``: how many there were in the end.
     """
 
     events: int = 0
@@ -88,6 +90,7 @@ class Summary:
     interfaces: dict[tuple[str | None, str | None], int] = field(default_factory=dict)
     talkers: list[Talker] = field(default_factory=list)
     talkers_exact: bool = True
+    rules: int = 0
     untraced: list[UntracedChain] = field(default_factory=list)
 
     @property
@@ -122,11 +125,22 @@ def summarize(reader: Recording) -> Summary:
         summary.packets += decided
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
+    summary.rules = sum(map(_rules, books.values()))
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
+
+
+def _rules(book: Book) -> int:
+    """How many rules there were in the end, but for ours."""
+    return sum(
+        not is_ours(rule, book.our_comment)
+        for _, _, chains in last_tables(book)
+        for chain in chains.values()
+        for rule in chain.rules
+    )
 
 
 def _untraced(book: Book) -> Iterator[UntracedChain]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -34,11 +35,15 @@ def check(
         str, typer.Argument(metavar="EXPECTATIONS.toml", help="What must be true of it.")
     ],
     junit: Annotated[
-        str, typer.Option("--junit", metavar="FILE", help="Write the results as JUnit XML, too.")
+        str,
+        typer.Option(
+            "--junit", metavar="FILE", help="Write the results as JUnit XML, too (times in UTC)."
+        ),
     ] = "",
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
+    utc: which.Utc = False,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
     ] = "-",
@@ -48,7 +53,8 @@ def check(
 ) -> int:
     """Check a recording against expectations.
 
-    A regression test for a firewall; exit status 1 if an expectation fails. The file is TOML
+    A regression test for a firewall; exit status 1 if an expectation fails, which is told with the first
+    packet that does not comply. The file is TOML
     (schemas/expectations-v1.schema.json), a table for each expectation:
 
     \b
@@ -72,16 +78,19 @@ def check(
     from iptrec.cli import recordings
     from iptrec.cli.output import colours, opened
     from iptrec.views.check import as_json, as_junit, as_text
+    from iptrec.views.timestamps import Clock
 
     colour = colours(color, output)
     with recordings.opened(recording) as source, opened(output, recording) as stream:
-        results = judge(source.rows, _read(source, expectations))
+        wanted, begun = _read(source, expectations), time.perf_counter()
+        results = judge(source.rows, wanted)
+        seconds = time.perf_counter() - begun
         for one in results:
-            line = as_json(one) if json else as_text(one, colour=colour)
+            line = as_json(one) if json else as_text(one, Clock(utc=utc), colour=colour)
             stream.write(line + "\n")
     if junit:
         with opened(junit, recording) as stream:
-            stream.write(as_junit(results, recording))
+            stream.write(as_junit(results, recording, seconds))
     return EXIT_NO if any(one.failure for one in results) else EXIT_DONE
 
 

@@ -26,16 +26,18 @@ def info(
     """
     from iptrec.answers.nothing import nothing
     from iptrec.cli import recordings
-    from iptrec.cli.output import opened
+    from iptrec.cli.output import opened, width
     from iptrec.views.info import as_json, as_text
     from iptrec.views.timestamps import Clock
 
     with recordings.opened(recording) as source, opened(output, recording) as stream:
-        running, summary = source.running, source.summary()
+        running, summary, size = source.running, source.summary(), source.size
         if json:
-            text = as_json(source.rows, summary, running=running) + "\n"
+            text = as_json(source.rows, summary, running=running, size=size) + "\n"
         else:
-            none, clock = nothing(source.rows), Clock(utc=utc)
-            text = as_text(source.rows, summary, clock, none=none, running=running)
+            none, clock, columns = nothing(source.rows), Clock(utc=utc), width(output)
+            text = as_text(
+                source.rows, summary, clock, none=none, running=running, size=size, width=columns
+            )
         stream.write(text)
     return EXIT_DONE

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import IptrecError, UsageError
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,8 @@ class Live:
         if self._level >= INFO:
             lost = f"{outcome.lost:,} lost" if outcome.lost else "none lost"
             print(
-                f"recorded {outcome.events:,} events ({lost}), {outcome.file_bytes:,} bytes:"
+                f"recorded {counted(outcome.events, 'event')} ({lost}),"
+                f" {counted(outcome.file_bytes, 'byte')}:"
                 f" {outcome.written_to or self._doing.removeprefix('recording to ')}",
                 file=sys.stderr,
             )
@@ -109,7 +111,7 @@ class Live:
         rate = progress.events / max(progress.elapsed_ns, 1) * 1e9
         line.update(
             Text(
-                f"{progress.events:,} events  {rate:,.0f}/s  {progress.file_bytes:,} bytes"
+                f"{counted(progress.events, 'event')}  {rate:,.0f}/s  {progress.file_bytes:,} bytes"
                 f"  {progress.lost:,} lost  (Ctrl-C to stop)"
             ),
             refresh=True,

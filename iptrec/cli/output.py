@@ -201,6 +201,13 @@ def _stdout() -> Iterator[None]:
         raise RecordingError(f"cannot write to stdout: {strerror(error)}") from None
 
 
+def width(output: str) -> int | None:
+    """The columns of the terminal; None for a file or a pipe, where nothing is wrapped."""
+    if output == "-" and sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return None
+
+
 def colours(choice: str, output: str) -> bool:
     """--color auto|always|never and https://no-color.org."""
     if choice not in ("auto", "always", "never"):

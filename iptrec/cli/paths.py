@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from iptrec.cli import selection as which
-from iptrec.errors import EXIT_DONE, EXIT_NO
+from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 
 @which.selection(without=("packet", "path"))
@@ -18,33 +18,48 @@ def paths(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line (schemas/).")
     ] = False,
+    sort: Annotated[
+        str,
+        typer.Option(
+            "--sort",
+            metavar="ORDER",
+            help="verdict (DROP and REJECT first, the default), packets (the default of --json), bytes, or"
+            " first (in order of the first packet).",
+        ),
+    ] = "",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
     ] = "-",
 ) -> int:
     """Group packets by the path that they took.
 
-    The path with the most packets comes first. iptrec show --path K lists the packets of path K. Exit status
-    1 when nothing fits the selection.
+    Paths where packets were dropped or rejected come first and have --> at the margin, then those with the
+    most packets; each with its first packet. iptrec show --path K lists the packets of path K. Exit status 1
+    when nothing fits the selection.
 
     Examples:
 
       iptrec paths trace.db
 
+      iptrec paths trace.db --sort bytes
+
       iptrec paths trace.db --verdict DROP tcp port 443
     """
+    from iptrec.answers.path_counts import ORDERS
     from iptrec.cli import recordings
     from iptrec.cli.absent import nothing
-    from iptrec.cli.output import opened
+    from iptrec.cli.output import opened, width
     from iptrec.views.paths import as_json, as_text
     from iptrec.views.timestamps import Clock
 
-    clock = Clock(utc=chosen.utc)
-
+    order = sort or ("packets" if json else "verdict")
+    if order not in ORDERS:
+        raise UsageError(f"--sort {order!r}: must be one of {', '.join(ORDERS)}")
+    clock, columns = Clock(utc=chosen.utc), width(output)
     with recordings.opened(recording, index=True) as source, opened(output, recording) as stream:
         found = source.paths(chosen.filter, **chosen.of(source))
-        for one in found:
-            stream.write(as_json(one) + "\n" if json else as_text(one, clock))
+        for one in sorted(found, key=ORDERS[order]):
+            stream.write(as_json(one) + "\n" if json else as_text(one, clock, columns))
         if not found:
             print(f"iptrec paths: {nothing(source, chosen)}", file=sys.stderr)
         recordings.tell_flaws("paths", source, found.unjudged)

@@ -37,11 +37,12 @@ def rules(
 ) -> int:
     """Print the rules, with the packets that hit them.
 
-    The rules are those of the end of the recording: number, packets, time of the first hit (of the day that
-    the first line tells), the rule. Rules that an earlier one makes unreachable are marked, and so are rules
-    that were hit and are gone by the end; ? are hits from while the rules of the chain changed or were not
-    known. A rule where packets may pass untraced is neither hit nor unused as long as no packet was seen
-    there. Exit status 1 when no rule fits.
+    The rules are those of the end of the recording, a line each: number, packets and bytes that hit it, times
+    of the first and the last of them (of the day that the first line tells). A chain's line has its policy,
+    and in brackets the packets and bytes that came to its end. Rules that an earlier one makes unreachable
+    are marked, and so are rules that were hit and are gone by the end; ? are hits from while the rules of the
+    chain changed or were not known. A rule where packets may pass untraced is neither hit nor unused as long
+    as no packet was seen there. Exit status 1 when no rule fits.
 
     Examples:
 
@@ -53,12 +54,11 @@ def rules(
     """
     from iptrec.answers.select import places, tables
     from iptrec.cli import recordings
-    from iptrec.cli.output import opened
+    from iptrec.cli.output import opened, width
     from iptrec.views.rules import as_json, as_text
     from iptrec.views.timestamps import Clock
 
     clock = Clock(utc=chosen.utc)
-    shown = False
     with recordings.opened(recording) as source, opened(output, recording) as stream:
         conditions = chosen.of(source)
         wanted = places(source.rows, which.chains(chains))
@@ -66,15 +66,14 @@ def rules(
         counted = source.rules(chosen.filter, **conditions)
         _check(named, {one.table for one in counted})
         day = clock.day(source.facts.started_ns)
-        for one in counted:
-            limited = _limited(one, frozenset().union(*named.values()), wanted, hit)
-            if not limited.chains:
-                continue
-            if not (shown or json):
-                stream.write(f"# {day}\n" if day else "")
-            lines = as_json(limited) if json else as_text(limited, clock, day)
+        meant = frozenset().union(*named.values())
+        limited = [_limited(one, meant, wanted, hit) for one in counted]
+        shown = [one for one in limited if one.chains]
+        if json:
+            stream.writelines(line + "\n" for one in shown for line in as_json(one))
+        elif shown:
+            lines = as_text(shown, clock, day, width(output))
             stream.writelines(line + "\n" for line in lines)
-            shown = True
         if not shown:
             print(f"iptrec rules: no rule fits{_missing(wanted, counted)}", file=sys.stderr)
         recordings.tell_flaws("rules", source, counted.unjudged)

@@ -8,13 +8,14 @@ before works on columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
     from iptrec.names import Backend
     from iptrec.rulesets.places import Place
 
+LOST: Final = ("DROP", "REJECT")  # verdicts of packets that the rules ate
 StepType = Literal["rule", "policy", "return", "unknown"]
 
 
@@ -128,6 +129,18 @@ class Change:
     rule: int | None
     spec: str | None
     time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A packet as it came, without its path: see `Traversal`."""
+
+    number: int
+    time_ns: int
+    family: Literal["ipv4", "ipv6"]
+    in_: str | None
+    out: str | None
+    header: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,17 @@ class Reader:
         return not self.facts.closed and self._file.at_work
 
     @property
+    def size(self) -> int:
+        """Its bytes, uncompressed."""
+        with self._file.connected() as connection:
+            pages, page = (
+                connection.execute(f"PRAGMA page_{what}").fetchone()[0]
+                for what in ("count", "size")
+            )
+        self._file.let_go()
+        return int(pages) * int(page)
+
+    @property
     def namespaces(self) -> list[Namespace]:
         """The namespaces."""
         return [Namespace(**row) for row in self._table("namespace")]

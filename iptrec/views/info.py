@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import textwrap
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
 from iptrec.views.escape import printable
+from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
@@ -35,26 +35,38 @@ NOT_CLOSED: Final = {
     False: "cut off: the recorder did not end cleanly",
     None: "not closed: cut off, or still recording",
 }
+_HOST: Final = "this host"
+_UNNAMED: Final = "the one that iptrec ran in"
 _UNTOLD: Final = "not known (the headers were not recorded whole)"
 UNTRACED: Final[dict[Why, str]] = {
     "before": "packets pass it before tracing begins",
     "beside": "frames that do not come through IP pass it untraced",
     "above": "somebody put rules above iptrec's there: what they take is not traced",
 }
-_WIDTH: Final = 80
 _INDENT: Final = 13
-_LINES: Final = 4  # of one value; a command can be as long as it likes
+_LINES: Final = 4  # of one value on a terminal; a command can be as long as it likes
 _LOSSES: Final = 10
 _TALKERS: Final = 4
 
 
-def as_json(recording: Recording, summary: Summary, *, running: bool | None = False) -> str:
-    """One JSON object, ASCII only. ``running``: whether the recorder is still at work; None: not known."""
+def as_json(
+    recording: Recording,
+    summary: Summary,
+    *,
+    running: bool | None = False,
+    size: int = 0,
+) -> str:
+    """One JSON object, ASCII only.
+
+    ``running``: whether the recorder is still at work; None: not known. ``size``: of the file,
+    in bytes, uncompressed.
+    """
     facts, losses = recording.facts, recording.losses
     return json.dumps(
         {
             "format": FORMAT,
             "recording": asdict(facts),
+            "size": size,
             "events": summary.events,
             "lost": summary.lost,
             "packets": summary.packets,
@@ -72,6 +84,7 @@ def as_json(recording: Recording, summary: Summary, *, running: bool | None = Fa
             ],
             "talkers": [asdict(one) for one in summary.talkers],
             "talkers_exact": summary.talkers_exact,
+            "rules": summary.rules,
             "untraced": [one._asdict() for one in summary.untraced],
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
@@ -100,10 +113,12 @@ def as_text(
     *,
     none: Nothing | None = None,
     running: bool | None = False,
+    size: int = 0,
+    width: int | None = None,
 ) -> str:
-    """A few lines for a reader, each with its newline and at most 80 columns wide.
+    """A line for each fact, with its newline; on a terminal of a ``width`` a few.
 
-    ``none``: why there may be no event. ``running``: see `as_json`.
+    ``none``: why there may be no event. ``running``, ``size``: see `as_json`.
     """
     facts, losses = recording.facts, recording.losses
     stopped = NOT_CLOSED[running]
@@ -112,7 +127,7 @@ def as_text(
         stopped = f"{clock.full(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
     flaws = _flaws(recording, summary, running)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
-    paths = {f"{i or 'here'} > {o or 'here'}": n for (i, o), n in summary.interfaces.items()}
+    ways = {f"{i or _HOST} > {o or _HOST}": n for (i, o), n in summary.interfaces.items()}
     talkers = [
         f"{one.packets:,} {one.src} > {one.dst} ({counted(one.bytes, 'byte')})"
         for one in summary.talkers[:_TALKERS]
@@ -125,14 +140,17 @@ def as_text(
         ("packets", f"{summary.packets:,}"),
         ("verdicts", ", ".join(verdicts) or "-"),
         ("protocols", _counted(_protocols(summary.protocols))),
-        ("paths", _counted(paths)),
+        ("in > out", _counted(ways)),
         ("talkers", "; ".join(talkers) or "-"),
+        ("rules", f"{summary.rules:,}"),
         ("filter", facts.filter or "-"),
         ("families", ", ".join(facts.families)),
         ("interfaces", _chosen(recording)),
-        ("namespace", ", ".join(one.name or "iptrec's own" for one in recording.namespaces)),
+        ("namespace", ", ".join(one.name or _UNNAMED for one in recording.namespaces)),
+        ("snaplen", _snaplen(recording)),
         ("started", clock.full(facts.started_ns)),
         ("stopped", stopped),
+        ("size", counted(size, "byte")),
         ("host", facts.host),
         ("kernel", facts.kernel),
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
@@ -147,8 +165,9 @@ def as_text(
     rows += [("not traced", text) for text in _untraced(summary)]
     rows += [("lost", _loss(loss, clock)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
-        rows.append(("lost", f"and {len(losses) - _LOSSES:,} times more; --json has all"))
-    return "".join(_row(name, value) for name, value in rows)
+        more = counted(len(losses) - _LOSSES, "more time")
+        rows.append(("lost", f"and {more}; --json has all"))
+    return "".join(_row(name, value, width) for name, value in rows)
 
 
 def _chosen(recording: Recording) -> str:
@@ -157,6 +176,15 @@ def _chosen(recording: Recording) -> str:
     if by_its_interfaces(recording):
         names += " (and all that came in elsewhere, which show leaves out without --iface any)"
     return names
+
+
+def _snaplen(recording: Recording) -> str:
+    """How much of each packet there is."""
+    kinds = {stream.kind for stream in recording.streams}
+    if "nflog" not in kinds:
+        return "the headers of each packet, as nf_tables tells them"
+    text = f"{counted(recording.facts.snaplen, 'byte')} of each packet"
+    return f"{text}, of nf_tables the headers alone" if "nftrace" in kinds else text
 
 
 def _rings(recording: Recording) -> Iterator[str]:
@@ -201,20 +229,9 @@ def _chains(count: int) -> str:
     return f"{count:,} chain{'s are' if count > 1 else ' is'}"
 
 
-def _row(name: str, value: str) -> str:
-    """Aligned, and short where a value is as long as somebody liked: the JSON has all of it."""
-    return (
-        textwrap.fill(
-            printable(value),
-            _WIDTH,
-            initial_indent=f"{name + ':':<{_INDENT}}",
-            subsequent_indent=" " * _INDENT,
-            max_lines=_LINES,
-            placeholder=" ...",
-            break_on_hyphens=False,
-        )
-        + "\n"
-    )
+def _row(name: str, value: str, width: int | None) -> str:
+    """Aligned, and on a terminal short where a value is as long as somebody liked."""
+    return wrapped(f"{name + ':':<{_INDENT}}", printable(value), width, _LINES) + "\n"
 
 
 def _snapshot(one: Snapshot) -> str:

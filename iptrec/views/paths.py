@@ -7,16 +7,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from iptrec.names import counted
+from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
+from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
+from iptrec.views.title import MARK, ends, flow
 
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.paths import Path, PathStep
 
 FORMAT: Final = 1
-_WIDTH: Final = 80
+_MARGIN: Final = " " * (len(MARK) + 1)
+_BELOW: Final = _MARGIN * 2
+_FLOW: Final = ("proto", "src", "sport", "dst", "dport")
 
 
 def as_json(one: PathCount) -> str:
@@ -31,6 +36,7 @@ def as_json(one: PathCount) -> str:
             "first": iso_time(count.first_ns),
             "last": iso_time(count.last_ns),
             "example": count.example,
+            "flow": {name: one.first.header.get(name) for name in _FLOW},
             **asdict(path),
             "decided_by": as_place(path.decided_by),
         },
@@ -38,16 +44,26 @@ def as_json(one: PathCount) -> str:
     )
 
 
-def as_text(one: PathCount, clock: Clock = LOCAL) -> str:
-    """A few lines of at most 80 columns, each with its newline: who decided, how often, and the path."""
-    path, count = one.path, one.count
+def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> str:
+    """A few lines, each with its newline: who decided, how often, the first packet, and the path.
+
+    What was dropped or rejected has a mark at the margin. ``width``: of the terminal, see `style.wrapped`.
+    """
+    path, count, first = one.path, one.count, one.first
     netns = "" if path.netns is None else f" netns={printable(path.netns)}"
-    title = f"path {one.number}: {path.family}{netns} {ending(path)}"
+    margin = f"{MARK} " if path.verdict in LOST else _MARGIN
+    decider = path.decider
+    rule = "" if decider is None or decider.spec is None else f": {printable(decider.spec)}"
     counts = (
         f"{counted(count.packets, 'packet')}, {counted(count.bytes, 'byte')},"
-        f" {clock.span(count.first_ns, count.last_ns)}, first #{count.example}"
+        f" {clock.span(count.first_ns, count.last_ns)}"
     )
-    lines = [title, f"    {counts}", *_wrapped([_step(step) for step in path.steps])]
+    lines = [
+        wrapped(margin, f"path {one.number}: {path.family}{netns} {ending(path)}{rule}", width),
+        wrapped(_BELOW, counts, width),
+        wrapped(_BELOW, f"first #{first.number}: {' '.join([flow(first), *ends(first)])}", width),
+        *_arrows([_step(step) for step in path.steps], width),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -73,13 +89,13 @@ def _step(step: PathStep) -> str:
     return f"{where} #{step.rule} or end" if step.type == "unknown" else f"{where} {step.type}"
 
 
-def _wrapped(steps: list[str]) -> list[str]:
+def _arrows(steps: list[str], width: int | None) -> list[str]:
     """Steps with arrows between them, never broken inside."""
     lines: list[str] = []
     for step in steps:
         text = step if not lines else f"> {step}"
-        if lines and len(lines[-1]) + 1 + len(text) <= _WIDTH:
+        if lines and (width is None or len(lines[-1]) + 1 + len(text) <= width):
             lines[-1] += f" {text}"
         else:
-            lines.append(f"    {text}")
+            lines.append(f"{_BELOW}{text}")
     return lines

@@ -349,7 +349,7 @@ def comment(path: Path, reason: str, steps: int, *, last: bool = True) -> str:
         line = _line(step)
         size += len(line.encode()) + 1
         if size > _LONGEST:
-            lines.append(f"... {steps - number:,} more steps")
+            lines.append(f"... {counted(steps - number, 'more step')}")
             break
         lines.append(line)
     if not last:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.path_counts import Count
-from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.info import UNTRACED
+from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from iptrec.answers.rules import RuleCount, TableCount
     from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
-_WIDTH: Final = 80
-_INDENT: Final = 30
+_HEADS: Final = ("num", "pkts", "bytes", "first", "last")
+_NUMBERS: Final = 3  # of these are numbers, the others times
 _UNSURE: Final = "rules that cannot be told: they changed just then, or were not known"
 
 
@@ -45,56 +44,73 @@ def as_json(table: TableCount) -> Iterator[str]:
         )
 
 
-def as_text(table: TableCount, clock: Clock = LOCAL, day: str = "") -> Iterator[str]:
-    """Lines of at most 80 columns (a word that is longer excepted), without their newlines.
+def as_text(
+    tables: Sequence[TableCount], clock: Clock = LOCAL, day: str = "", width: int | None = None
+) -> Iterator[str]:
+    """Lines without their newlines, a rule each, in columns with heads.
 
-    ``day``: the `Clock.day` that is known; times on another one have their date and zone.
+    ``day``: the `Clock.day` that the first line tells; times on another one have their date and zone.
+    ``width``: of the terminal, see `style.wrapped`.
     """
-    when = partial(clock.on, day)
-    yield f"*{printable(table.table)} ({table.family})"
+    lines = [line for table in tables for line in _lines(table, partial(clock.on, day))]
+    widths = [
+        max(map(len, column))
+        for column in zip(_HEADS, *(cells for cells, _ in lines if cells), strict=True)
+    ]
+    if day:
+        yield f"# {day}"
+    for cells, text in [(_HEADS, "rule"), *lines]:
+        yield wrapped(_row(cells, widths), text, width) if cells else text
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Numbers to the right, times to the left, and where the rule begins."""
+    columns = [cell.rjust(width) for cell, width in zip(cells[:_NUMBERS], widths, strict=False)]
+    columns += [
+        cell.ljust(width) for cell, width in zip(cells[_NUMBERS:], widths[_NUMBERS:], strict=True)
+    ]
+    return "  ".join([*columns, ""])
+
+
+def _lines(table: TableCount, when: Callable[[int], str]) -> Iterator[tuple[Sequence[str], str]]:
+    """The cells of each line, none of a table's or a chain's, and its text."""
+    yield (), f"*{_name(table)}"
     for chain, (policy, rules) in table.chains.items():
         end = table.policies[chain]
-        yield f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
+        yield (), f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
+        untraced = table.untraced.get(chain)
         for one in rules:
-            yield from _rule_lines(one, table.untraced.get(chain), when)
+            none = "-" if untraced is None else "?"
+            number = "gone" if one.number is None else f"#{one.number}"
+            yield _cells(number, one.count, when, none), _text(one, untraced)
         if chain in table.unsure:
-            yield from _lines("?", table.unsure[chain], _UNSURE, when)
+            yield _cells("?", table.unsure[chain], when), _UNSURE
 
 
-def _rule_lines(one: RuleCount, untraced: Why | None, when: Callable[[int], str]) -> list[str]:
+def _name(table: TableCount) -> str:
+    """With the family, unless the name begins with it."""
+    name = printable(table.table)
+    return name if name.startswith(f"{table.family} ") else f"{name} ({table.family})"
+
+
+def _text(one: RuleCount, untraced: Why | None) -> str:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
-    more = f"  (never reached: #{one.unreachable} ends the chain)" if one.unreachable else ""
-    more += f"  (not traced: {UNTRACED[untraced]})" if untraced is not None else ""
-    number = "gone" if one.number is None else f"#{one.number}"
-    return _lines(
-        number,
-        one.count,
-        printable(one.rule.spec),
-        when,
-        more,
-        none="-" if untraced is None else "?",
-    )
+    words = [printable(one.rule.spec)]
+    if one.unreachable:
+        words.append(f"(never reached: #{one.unreachable} ends the chain)")
+    if untraced is not None:
+        words.append(f"(not traced: {UNTRACED[untraced]})")
+    return "  ".join(words)
 
 
-def _lines(
-    number: str,
-    count: Count,
-    text: str,
-    when: Callable[[int], str],
-    more: str = "",
-    *,
-    none: str = "-",
-) -> list[str]:
-    packets = f"{count.packets:,}" if count.packets else none
-    first = when(count.first_ns) if count.packets else ""
-    head = f"{number:>5} {packets:>8} {first:<12}  "
-    if count.packets:
-        text += f"  (to {when(count.last_ns)}, {counted(count.bytes, 'byte')})"
-    text += more
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent=head, subsequent_indent=" " * _INDENT,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+def _cells(
+    number: str, count: Count, when: Callable[[int], str], none: str = "-"
+) -> tuple[str, ...]:
+    """In the order of the heads; ``none``: what stands for no packet."""
+    if not count.packets:
+        return number, none, "", "", ""
+    times = when(count.first_ns), when(count.last_ns)
+    return number, f"{count.packets:,}", f"{count.bytes:,}", *times
 
 
 def _rule(one: RuleCount) -> dict[str, Any]:

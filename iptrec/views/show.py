@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.text import (
     changes,
@@ -19,7 +20,7 @@ from iptrec.views.text import (
     met,
     step_lines,
 )
-from iptrec.views.title import LOST, decider, mark, title
+from iptrec.views.title import decider, mark, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.conntrack import Connection
-    from iptrec.packets.model import Change, CtInfo, RelationKind, RulePlace, Step, Traversal
+    from iptrec.packets.model import (
+        Arrival,
+        Change,
+        CtInfo,
+        RelationKind,
+        RulePlace,
+        Step,
+        Traversal,
+    )
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
@@ -128,11 +136,11 @@ def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) ->
     return words
 
 
-def kind(traversal: Traversal) -> str:
+def kind(packet: Traversal | Arrival) -> str:
     """The packet's family; of a frame that is not IP what it is."""
-    if "ethertype" not in traversal.header:
-        return traversal.family
-    ethertype = traversal.header["ethertype"]
+    if "ethertype" not in packet.header:
+        return packet.family
+    ethertype = packet.header["ethertype"]
     return _ETHERTYPES.get(ethertype, f"ethertype {ethertype or '?'}")
 
 

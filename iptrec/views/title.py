@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import endpoint
 from iptrec.views.style import styled
 from iptrec.views.text import kind, place_of, remarks, verdict
 
 if TYPE_CHECKING:
-    from iptrec.packets.model import Step, Traversal
+    from iptrec.packets.model import Arrival, Step, Traversal
     from iptrec.views.text import Layout
 
-LOST: Final = ("DROP", "REJECT")
-_MARK: Final = "-->"  # at the margin, so that it is seen without colour
+MARK: Final = "-->"  # at the margin, so that it is seen without colour
 _RED: Final = "31"
 _VERDICT: Final = 6  # letters of ACCEPT and REJECT
 
@@ -30,7 +30,7 @@ def title(traversal: Traversal, layout: Layout) -> str:
 
 def brief(traversal: Traversal, layout: Layout) -> str:
     """The line that stands alone; what was dropped or rejected has a mark at the margin."""
-    margin = mark(layout) if traversal.verdict in LOST else " " * len(_MARK)
+    margin = mark(layout) if traversal.verdict in LOST else " " * len(MARK)
     ending = verdict(traversal, layout) + " " * max(0, _VERDICT - len(traversal.verdict))
     what = " ".join([flow(traversal), *_details(traversal.header)])
     return f"{margin} {_line(traversal, layout, ending, what)}"
@@ -38,7 +38,7 @@ def brief(traversal: Traversal, layout: Layout) -> str:
 
 def mark(layout: Layout) -> str:
     """What stands at the margin where a packet was dropped or rejected."""
-    return styled(_MARK, _RED, colour=layout.colour)
+    return styled(MARK, _RED, colour=layout.colour)
 
 
 def decider(traversal: Traversal) -> Step | None:
@@ -58,20 +58,28 @@ def decider(traversal: Traversal) -> Step | None:
     )
 
 
-def flow(traversal: Traversal) -> str:
+def flow(packet: Traversal | Arrival) -> str:
     """Protocol, addresses and ports as far as they are known: tcp 10.0.0.1:41242 > 10.0.0.2:1242."""
-    header = traversal.header
+    header = packet.header
     if "ethertype" in header:
-        return kind(traversal)
+        return kind(packet)
     if header.get("src") is None:
-        return f"{traversal.family} {_flow(header, 'packet')}"
-    return _flow(header, traversal.family)
+        return f"{packet.family} {_flow(header, 'packet')}"
+    return _flow(header, packet.family)
+
+
+def ends(packet: Traversal | Arrival) -> list[str]:
+    """The interfaces that it came in by and goes out by."""
+    return [
+        f"{name} {printable(value)}"
+        for name, value in (("in", packet.in_), ("out", packet.out))
+        if value
+    ]
 
 
 def _line(traversal: Traversal, layout: Layout, ending: str, what: str) -> str:
-    words = [f"#{traversal.number}", layout.clock.time(traversal.time_ns), ending, what]
-    for name, value in (("in", traversal.in_), ("out", traversal.out)):
-        words += [name, printable(value)] if value else []
+    time = layout.clock.time(traversal.time_ns)
+    words = [f"#{traversal.number}", time, ending, what, *ends(traversal)]
     if traversal.netns is not None:
         words.append(f"netns={printable(traversal.netns)}")
     if traversal.decided_by is not None:

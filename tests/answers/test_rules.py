@@ -40,7 +40,7 @@ def test_rules_behind_one_that_ends_the_chain_are_never_reached():
     assert unreachable == {
         "INPUT": [None, None, None, None, 4], "FORWARD": [None, 1], "OUTPUT": [], "a": [None, 1, 1],
     }  # fmt: skip
-    assert "(never reached: #4 ends the chain)" in "\n".join(view.as_text(found, Clock(), ""))
+    assert "(never reached: #4 ends the chain)" in "\n".join(view.as_text([found], Clock(), ""))
 
 
 def test_counts_follow_a_rule_that_moves():
@@ -95,7 +95,7 @@ def test_a_rule_that_is_gone_keeps_its_hits():
         for one in rules
     ]
     assert gone == [("INPUT", None, "-j a", 1), ("a", None, "-p udp -j DROP", 1)]
-    assert " gone        1 " in "\n".join(view.as_text(found, Clock(), ""))
+    assert "gone     1     30 " in "\n".join(view.as_text([found], Clock(), ""))
 
 
 @pytest.mark.parametrize("sample", ["ipsets", "loopback", "nftables", "docker_hairpin"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -68,11 +69,14 @@ def test_one_line_for_each(expect):
     validator("expectations").validate(tomllib.loads(FILE))
     lines = done.stdout.splitlines()
     assert done.returncode == 1
-    assert [line[:4] for line in lines] == ["FAIL", "FAIL"]
+    assert [line[:4] for line in lines] == ["FAIL", "    "] * 2
     assert lines[0] == "FAIL pings are answered: packet #3 does not pass filter/a:b:rule:1"
-    assert lines[1] == (
+    assert lines[2] == (
         "FAIL discard is dropped: packet #9 is ACCEPT by filter/OUTPUT policy, expected DROP"
     )
+    assert lines[3].startswith("     #9 2026-11-23T")
+    assert lines[3].endswith(" out lo by filter/OUTPUT policy")
+    assert " ACCEPT udp 127.0.0.1:" in lines[3]
 
 
 HOLDS = {
@@ -121,6 +125,27 @@ def test_machine_output(expect, tmp_path):
     suite = ET.parse(junit).getroot()  # noqa: S314 - ours
     assert (suite.get("tests"), suite.get("failures")) == ("2", "2")
     assert [case.get("name") for case in suite] == ["pings are answered", "discard is dropped"]
+
+
+def test_junit_has_what_a_ci_shows(expect, tmp_path):
+    """What each took, how many packets it was about, and of one that fails addresses, ports and the rule."""
+    junit = tmp_path / "junit.xml"
+    text = FILE + '\n[[expect]]\nname = "none"\nfilter = "udp dst port 9"\nverdict = "ACCEPT"\n'
+    assert expect(text, "--junit", str(junit)).returncode == 1
+    suite = ET.parse(junit).getroot()  # noqa: S314 - ours
+    assert float(suite.get("time")) >= sum(float(case.get("time")) for case in suite) > 0
+    assert all(case.findtext("system-out").endswith(" packets") for case in suite)
+    _, accepted, dropped = (case.find("failure") for case in suite)
+    assert accepted.get("message").startswith(
+        "packet #9 is ACCEPT by filter/OUTPUT policy, expected DROP (udp 127.0.0.1:"
+    )
+    assert re.fullmatch(
+        r"#9 2026-11-23T\S+Z ACCEPT udp 127.0.0.1:\d+ > 127.0.0.1:9 out lo by filter/OUTPUT policy",
+        accepted.text,
+    )
+    assert dropped.text.endswith(" in lo by filter/BYE rule 1: -j DROP")
+    listed = [json.loads(line) for line in expect(text, "--json").stdout.splitlines()]
+    assert [one["packet"] for one in listed] == [3, 9, 10]
 
 
 BAD = {

@@ -10,7 +10,7 @@ import pytest
 from handmade import HandMade
 
 from iptrec.answers.summary import Summary
-from iptrec.recording.rows import Loss, Snapshot
+from iptrec.recording.rows import Loss, Snapshot, Stream
 from iptrec.views import info
 from iptrec.views.timestamps import Clock
 
@@ -67,24 +67,45 @@ def test_losses_are_listed_up_to_ten():
     shown = [line for line in lines if line.startswith("lost:")]
     assert len(shown) == 11
     assert shown[0].startswith("lost:        5 between 1970-01-01T01:00:00.000+01:00 and")
-    assert shown[-1] == "lost:        and 3 times more; --json has all"
+    assert shown[-1] == "lost:        and 3 more times; --json has all"
     assert not [line for line in info.as_text(recording(*[COUNTED] * 10), Summary(), LOCAL).splitlines()
                 if "more" in line]  # fmt: skip
 
 
 def test_text_fits_a_terminal():
-    """80 columns and a bounded number of lines, however long and hostile a command is."""
+    """As wide as that and a bounded number of lines, however long and hostile a command is."""
     made = recording(
         COUNTED,
         command=("iptrec", "x" * 500, *["word and-word"] * 500, "\x1b[2J\n"),
         kernel="\x1b]0;title\x07" * 50,
     )
-    shown = info.as_text(
-        made, Summary(lost=5, verdicts=dict.fromkeys(map(str, range(999)), 1)), LOCAL
+    summary = Summary(lost=5, verdicts=dict.fromkeys(map(str, range(999)), 1))
+    for width in (40, 80, 200):
+        shown = info.as_text(made, summary, LOCAL, width=width)
+        assert max(map(len, shown.splitlines())) <= width
+        assert len(shown.splitlines()) < 50
+        assert shown.replace("\n", "").isprintable()
+    piped = info.as_text(made, summary, LOCAL).splitlines()
+    assert len(piped) < 25
+    assert any(
+        line.startswith("recorded by:") and line.endswith(r"'\x1b[2J\x0a'") for line in piped
     )
-    assert max(map(len, shown.splitlines())) <= 80
-    assert len(shown.splitlines()) < 40
-    assert shown.replace("\n", "").isprintable()
+
+
+SNAPLEN = {
+    "legacy": (["nflog", "rtnetlink"], "256 bytes of each packet"),
+    "nft": (["nftrace", "nftables"], "the headers of each packet, as nf_tables tells them"),
+    "both": (["nflog", "nftrace"], "256 bytes of each packet, of nf_tables the headers alone"),
+}
+
+
+@pytest.mark.parametrize("case", SNAPLEN)
+def test_how_much_of_each_packet_there_is(case):
+    """nf_tables does not ask."""
+    kinds, told = SNAPLEN[case]
+    made = recording(snaplen=256)
+    made.streams = [Stream(number, 1, kind, {}) for number, kind in enumerate(kinds)]
+    assert f"snaplen:     {told}\n" in info.as_text(made, Summary(), LOCAL)
 
 
 def test_command_can_be_typed_again():
