@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from iptrec.cli import selection as which
-from iptrec.cli.operands import in_files, is_recording, path_of
+from iptrec.cli.operands import FIRST_NS, in_files, is_recording, path_of
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from iptrec.answers.diff import Difference
     from iptrec.api import Packet, Recording
+    from iptrec.views.timestamps import Clock
+
+_SHOWN: Final = 20  # flows, and paths, of each kind
 
 
 def diff(
@@ -28,8 +32,21 @@ def diff(
         ),
     ],
     traces: Annotated[
-        bool, typer.Option("--traces", help="The paths that two recordings have not in common.")
+        bool,
+        typer.Option(
+            "--traces",
+            help="Flows whose fate changed, and paths that only one of two recordings has.",
+        ),
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help=f"With --traces: N flows and N paths of each kind. Without: {_SHOWN}, all in JSON.",
+        ),
+    ] = None,
     packets: Annotated[
         tuple[int, int] | None,
         typer.Option("--packets", metavar="N M", help="Two packets' ways, side by side."),
@@ -61,8 +78,11 @@ def diff(
 
       iptrec diff --packets 3 14 trace.db
     """
-    from iptrec.cli.output import colours, opened
+    from iptrec.cli.output import colours, opened, width
+    from iptrec.views.timestamps import Clock
 
+    if limit and not traces:
+        raise UsageError("--limit is for --traces")
     if traces and packets:
         raise UsageError("--traces and --packets are two different questions; ask one")
     wanted = 1 if packets else 2
@@ -71,12 +91,19 @@ def diff(
             f"diff compares {'one recording' if packets else 'two'}, not {len(operands)}"
         )
     with in_files(operands) as files, opened(output, path_of(files[0])) as stream:
-        operands = files
         if packets:
-            return _packets(operands[0], packets, stream, json=json)
+            return _packets(files[0], packets, stream, json=json)
         if traces:
-            return _traces(operands[0], operands[1], stream, json=json, utc=utc)
-        return _rulesets(operands, stream, json=json, utc=utc, colour=colours(color, output))
+            return _traces(
+                list(zip(operands, files, strict=True)),
+                stream,
+                Clock(utc=utc),
+                limit,
+                json=json,
+                width=width(output),
+                colour=colours(color, output),
+            )
+        return _rulesets(files, stream, json=json, utc=utc, colour=colours(color, output))
 
 
 def _rulesets(operands: list[str], stream: TextIO, *, json: bool, utc: bool, colour: bool) -> int:
@@ -115,27 +142,35 @@ def _hits(operands: list[str], differences: list[Difference]) -> dict[int, list[
         return packets_that_hit(recording.rows, differences)
 
 
-def _traces(before: str, after: str, stream: TextIO, *, json: bool, utc: bool) -> int:
+def _traces(
+    named: list[tuple[str, str]],
+    stream: TextIO,
+    clock: Clock,
+    limit: int | None,
+    *,
+    json: bool,
+    width: int | None,
+    colour: bool,
+) -> int:
+    from iptrec.answers.diff_traces import compare_traces
     from iptrec.cli import recordings
-    from iptrec.views.paths import as_json, as_text
-    from iptrec.views.timestamps import Clock
+    from iptrec.views.diff_traces import as_json, as_text
 
-    clock = Clock(utc=utc)
-
-    sides = []
-    for operand in (before, after):
-        with recordings.opened(operand) as recording:
-            sides.append({one.path: one for one in recording.paths()})
-    different = False
-    for operand, side, other in ((before, sides[0], sides[1]), (after, sides[1], sides[0])):
-        only = [one for path, one in side.items() if path not in other]
-        different = different or bool(only)
-        if not json and only:
-            stream.write(f"only in {operand}:\n")
-        stream.writelines(as_json(one) + "\n" if json else as_text(one, clock) for one in only)
-    if not different and not json:
-        stream.write("the same paths\n")
-    return EXIT_NO if different else EXIT_DONE
+    names = [name for name, _ in named]
+    with contextlib.ExitStack() as stack:
+        before, now = (stack.enter_context(recordings.opened(one)) for _, one in named)
+        found = compare_traces(
+            (before.packets().columns(), before.rulesets()),
+            (now.packets().columns(), now.rulesets(FIRST_NS)),
+        )
+        if json:
+            lines = as_json(found, names, limit)
+        else:
+            lines = as_text(found, names, limit or _SHOWN, clock, width, colour=colour)
+        stream.writelines(line + "\n" for line in lines)
+        for one in (before, now):
+            recordings.tell_flaws(f"diff: {one.path}", one)
+    return EXIT_NO if found.any else EXIT_DONE
 
 
 def _packets(operand: str, numbers: tuple[int, int], stream: TextIO, *, json: bool) -> int:
