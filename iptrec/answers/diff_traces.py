@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from iptrec.answers.fates import fates
+from iptrec.answers.path_counts import ORDERS
 from iptrec.answers.path_words import UNKNOWN, Language
 from iptrec.packets.flows import Flow
 
@@ -186,7 +187,7 @@ def _uncompared(side: Fates) -> int:
 
 
 def _paths_only_in(side: Fates, other: Fates) -> list[PathCount]:
-    """The paths that say what none of the other recording's says, the most taken first."""
+    """The paths that say what none of the other recording's says, as `iptrec paths` sorts them."""
     others = set(other.words.values())
     found: dict[PathWords, PathCount] = {}
     for number, one in side.paths.items():
@@ -200,4 +201,4 @@ def _paths_only_in(side: Fates, other: Fates) -> list[PathCount]:
             found[words].count.add(
                 count.packets, count.bytes, count.first_ns, count.last_ns, count.example
             )
-    return sorted(found.values(), key=lambda one: (-one.count.packets, one.number))
+    return sorted(found.values(), key=ORDERS["verdict"])

@@ -38,6 +38,8 @@ _CHANGES: Final[dict[Change, str]] = {
     "perhaps": "{} whose fate may have changed: not all packets were seen whole",
     "unknown": "{} of which no packet of one recording was seen whole",
 }
+_CHANGED: Final[dict[Change, str]] = {"changed": " changed", "perhaps": " may have changed"}
+_PATHS: Final = {"now": "new path", "before": "vanished path"}
 _FLOW: Final = ("proto", "src", "sport", "dst", "dport", "type", "code", "ethertype")
 
 
@@ -73,11 +75,11 @@ def as_text(
     for only, name in zip(("now", "before"), reversed(names), strict=True):
         mine = [one.path for one in found.paths if one.only == only]
         if mine:
-            title = f"{counted(len(mine), 'path')} only in {printable(name)}:"
+            title = f"{counted(len(mine), _PATHS[only])}, only in {printable(name)}:"
             yield styled(title, _BOLD, colour=colour)
             yield from (paths.as_text(one, clock, width).rstrip("\n") for one in mine[:limit])
             yield from _more(len(mine), "path", limit)
-    yield from _closing(found, names)
+    yield from _closing(found)
 
 
 def _paths(found: TraceDifferences, limit: int | None) -> Iterator[PathChange]:
@@ -159,8 +161,8 @@ def _verdicts(side: FlowSide) -> str:
 def _side_lines(side: FlowSide, told: Ended | None) -> Iterator[str]:
     """How many packets, and who decided where that was not ``told`` yet."""
     for one in side.ended[:_MOST_ENDS]:
-        fate = "" if one == told else f" {printable(one.verdict)} by {_decided(one)}"
-        yield f"{counted(one.packets, 'packet')}{fate}, first #{one.first}"
+        fate = "" if one == told else f": {printable(one.verdict)} by {_decided(one)}"
+        yield f"{counted(one.packets, 'packet')}, first #{one.first}{fate}"
     if rest := side.ended[_MOST_ENDS:]:
         yield f"{counted(sum(one.packets for one in rest), 'more packet')}, decided elsewhere"
     if side.unsure:
@@ -175,34 +177,28 @@ def _decided(one: Ended) -> str:
 
 def _more(count: int, noun: str, limit: int | None) -> Iterator[str]:
     if limit is not None and count > limit:
-        yield f"{_MARGIN}... and {counted(count - limit, f'more {noun}')}; --limit has more"
+        yield f"{_MARGIN}... and {counted(count - limit, f'more {noun}')} (--limit)"
 
 
-def _closing(found: TraceDifferences, names: Sequence[str]) -> Iterator[str]:
+def _closing(found: TraceDifferences) -> Iterator[str]:
     """What was compared, and what was not."""
-    before, now = map(printable, names)
-    counts = [
-        (found.count("changed"), "flow", " changed"),
-        (found.count("perhaps"), "flow", " may have changed"),
-        (sum(one.only == "now" for one in found.paths), "path", f" only in {now}"),
-        (sum(one.only == "before" for one in found.paths), "path", f" only in {before}"),
+    counts = [(found.count(change), "flow", what) for change, what in _CHANGED.items()]
+    counts += [
+        (sum(one.only == only for one in found.paths), noun, "") for only, noun in _PATHS.items()
     ]
     parts = [f"{counted(count, noun)}{what}" for count, noun, what in counts if count]
-    alike = [f"{counted(found.same, 'flow')} fared alike"]
-    alike += [
-        f"{counted(count, 'flow')} only in {name}"
-        for count, name in zip(found.only, (before, now), strict=True)
-        if count
-    ]
-    yield f"{', '.join(parts) or 'nothing differs'} ({', '.join(alike)})"
+    alike = f"{counted(found.same, 'flow')} fared alike"
+    alone = _each(found.only, "flow", "only ")
+    yield f"{', '.join(parts) or 'nothing differs'}; {', '.join([alike, *alone])}"
     for packets, why in (
-        (found.uncompared, "not seen whole, or by rules whose texts are not known"),
+        (found.uncompared, "not seen whole, or rules whose texts are not known"),
         (found.beyond, "of unknown flows, or of more flows than are compared"),
     ):
-        told = [
-            f"{counted(count, 'packet')} of {name}"
-            for count, name in zip(packets, (before, now), strict=True)
-            if count
-        ]
-        if told:
-            yield f"not compared: {', '.join(told)}: {why}"
+        if told := _each(packets, "packet"):
+            yield f"not compared: {', '.join(told)} ({why})"
+
+
+def _each(counts: Sequence[int | None], noun: str, only: str = "") -> list[str]:
+    """How many there were before and are now: 2 flows only before; nothing where there are none."""
+    words = zip(counts, ("before", "now"), strict=True)
+    return [f"{counted(count, noun)} {only}{word}" for count, word in words if count]

@@ -67,15 +67,6 @@ def test_json(files):
     assert hit["-p udp -j DROP"] == [16]
 
 
-def test_paths_of_two_recordings():
-    """Only what the other one has not; nothing between a recording and itself."""
-    done = diff("--traces", LOOPBACK, KUBERNETES)
-    assert done.returncode == 1
-    assert done.stdout.count("only in ") == 2
-    same = diff("--traces", LOOPBACK, LOOPBACK)
-    assert (same.returncode, same.stdout) == (0, "the same paths\n")
-
-
 def test_two_packets_side_by_side():
     """To the step where their ways part, and on; 80 columns."""
     done = diff("--packets", "2", "10", LOOPBACK)
