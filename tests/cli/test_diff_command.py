@@ -37,7 +37,7 @@ def test_files(files):
     assert done.returncode == 1
     assert done.stdout == (
         "@@ filter/INPUT (ipv4) @@\n-    #1 -j DROP\n+    #1 -p tcp -j DROP\n+    #2 -j LOG\n"
-        "1 changed, 1 inserted\n"
+        "1 rule changed, 1 rule inserted\n"
     )
     same = diff(files[0], files[0])
     assert (same.returncode, same.stdout) == (0, "no difference\n")
