@@ -33,6 +33,11 @@ BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 
 AF_INET: Final = 2
 AF_INET6: Final = 10
+# Of a table of nf_tables, by nft's names: NFPROTO_
+NFT_FAMILIES: Final = {
+    "inet": 1, "ip": AF_INET, "arp": 3, "netdev": 5, "bridge": 7, "ip6": AF_INET6,
+}  # fmt: skip
+OF_NFT: Final[dict[str, Family]] = {"ip": "ipv4", "ip6": "ipv6"}  # others are passed by both
 
 HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by NF_INET_* number
 

@@ -14,7 +14,8 @@ SCHEMAS = Path(__file__).parents[1] / "schemas"
 @functools.cache
 def validator(name):
     """What validates one line, or one object, of that output; the schema itself is valid."""
-    schema = json.loads((SCHEMAS / f"{name}-v1.schema.json").read_text())
+    (file,) = SCHEMAS.glob(f"{name}-v[0-9].schema.json")
+    schema = json.loads(file.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 

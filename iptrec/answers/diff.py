@@ -62,6 +62,17 @@ def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Ite
         yield from _tables(family, table, before or {}, after or {})
 
 
+def renamed_chains(
+    old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]
+) -> dict[tuple[str, str], dict[str, str]]:
+    """The new names of chains of which the name alone changed, by family and table, and old name."""
+    return {
+        (family, table): _renamed(before, after)
+        for family, table, before, after in _pairs(old, new)
+        if before and after
+    }
+
+
 def _pairs(
     old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]
 ) -> Iterator[tuple[str, str, Mapping[str, Chain] | None, Mapping[str, Chain] | None]]:
@@ -189,10 +200,11 @@ def _renamed(old: Mapping[str, Chain], new: Mapping[str, Chain]) -> dict[str, st
 
 def _specs(chain: Chain, renamed: Mapping[str, str]) -> list[str]:
     """The rules' texts, without our own rules, with the new names of renamed chains."""
-    return [_spec(rule, renamed) for rule in chain.rules if not _own(rule)]
+    return [in_new_names(rule, renamed) for rule in chain.rules if not _own(rule)]
 
 
-def _spec(rule: Rule, renamed: Mapping[str, str]) -> str:
+def in_new_names(rule: Rule, renamed: Mapping[str, str]) -> str:
+    """A rule's text with the new name of the chain that it jumps to."""
     if rule.target is None or rule.target not in renamed:
         return rule.spec
     for option in ("-g", "goto") if rule.goto else ("-j", "jump"):

@@ -5,10 +5,11 @@ Sets and maps with elements, objects with a state, flowtables, flags of tables, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING
 
 from iptrec.answers.diff import Difference
 from iptrec.answers.nft_numbers import numeric
+from iptrec.names import OF_NFT
 from iptrec.rulesets.nft import table_name
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _Elements = dict[str, None]
 Objects = dict["TableName", list["Object"]]
-_FAMILIES: Final[dict[str, Literal["ipv4", "ipv6"]]] = {"ip": "ipv4", "ip6": "ipv6"}
 
 
 def compare_objects(old: Objects, new: Objects) -> Iterator[Difference]:
@@ -69,7 +69,7 @@ def _not_among(mine: _Elements, other: _Elements, definition: str) -> _Elements:
 def _difference(
     kind: Kind, table: TableName, one: Object, before: str | None, after: str | None
 ) -> Difference:
-    family, name = _FAMILIES.get(table[0], table[0]), table_name(table, single=True)
+    family, name = OF_NFT.get(table[0], table[0]), table_name(table, single=True)
     chain = one.name if one.kind == "chain" else ""
     what = None if chain else f"{one.kind} {one.name}".rstrip()
     return Difference(kind, family, name, chain, old=before, new=after, object=what)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from iptrec.answers.index import Index
-    from iptrec.answers.paths import Path
+    from iptrec.answers.packets import Batch
+    from iptrec.answers.paths import Path, PathBook
     from iptrec.answers.selection import Selection
     from iptrec.packets.model import Arrival
     from iptrec.recording.rows import Recording
@@ -64,6 +65,42 @@ ORDERS: Final[dict[str, Callable[[PathCount], tuple[int, ...]]]] = {
 }
 
 
+class PathCounter:
+    """Counts the packets of a recording by their paths, batch by batch."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, Count] = {}
+        self._firsts: dict[int, Arrival] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Count those of a batch that are selected."""
+        window, positions = batch.window, batch.positions
+        assembly = window.assembly
+        rows = assembly.rows[assembly.first[positions]]
+        times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
+        chosen = batch.paths[positions]
+        for number in np.unique(chosen).tolist():
+            here = np.flatnonzero(chosen == number)
+            if number not in self._firsts:
+                self._firsts[number] = batch.arrival(int(positions[here[0]]))
+            self._counts.setdefault(number, Count()).add(
+                len(here),
+                int(sizes[here].sum()),
+                int(times[here].min()),
+                int(times[here].max()),
+                window.number + int(positions[here[0]]),
+            )
+
+    def counts(self, book: PathBook) -> list[PathCount]:
+        """All paths that were met, the most taken first; ``book`` has numbered them."""
+        paths = {number: path for path, number in book.paths.items()}
+        found = [
+            PathCount(number, paths[number], count, self._firsts[number])
+            for number, count in self._counts.items()
+        ]
+        return sorted(found, key=ORDERS["packets"])
+
+
 def count_paths(
     recording: Recording, selection: Selection, index: Index | None = None
 ) -> Counted[PathCount]:
@@ -72,27 +109,7 @@ def count_paths(
     An ``index`` is made if all packets are selected: paths are numbered from the first packet on.
     """
     packets = Packets(recording, selection, index if selection.everything else None)
-    counts: dict[int, Count] = {}
-    firsts: dict[int, Arrival] = {}
+    counter = PathCounter()
     for batch in packets.batches(objects=False):
-        window, positions = batch.window, batch.positions
-        assembly = window.assembly
-        rows = assembly.rows[assembly.first[positions]]
-        times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
-        chosen = batch.paths[positions]
-        for number in np.unique(chosen).tolist():
-            here = np.flatnonzero(chosen == number)
-            if number not in firsts:
-                firsts[number] = batch.arrival(int(positions[here[0]]))
-            counts.setdefault(number, Count()).add(
-                len(here),
-                int(sizes[here].sum()),
-                int(times[here].min()),
-                int(times[here].max()),
-                window.number + int(positions[here[0]]),
-            )
-    paths = {number: path for path, number in packets.book.paths.items()}
-    found = [
-        PathCount(number, paths[number], count, firsts[number]) for number, count in counts.items()
-    ]
-    return Counted(sorted(found, key=ORDERS["packets"]), packets.unjudged)
+        counter.add(batch)
+    return Counted(counter.counts(packets.book), packets.unjudged)

@@ -12,7 +12,7 @@ from iptrec.answers.rules import last_tables
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
-from iptrec.names import AF_INET, AF_INET6
+from iptrec.names import AF_INET, AF_INET6, NFT_FAMILIES, OF_NFT
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.window import windows
 from iptrec.rulesets.table_names import family_of
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 
 
 UNKNOWN: Final = "unknown"  # in the place of a protocol's name
-# As nft names them, and as answers do
-_FAMILIES: Final = {one: one for one in ("inet", "bridge", "netdev")} | {
-    "ip": "ipv4",
-    "ip6": "ipv6",
-}
 _TALKERS: Final = 10
 _PAIRS: Final = 100_000  # of addresses that are counted at a time
 
@@ -159,8 +154,9 @@ def passed_before(recording: Recording) -> Iterator[UntracedChain]:
         told = stream.detail.get("passed_before")
         for one in told if isinstance(told, list) else ():
             match one:
-                case [str(family), str(table), str(chain)] if family in _FAMILIES:
-                    yield UntracedChain(_FAMILIES[family], f"{family} {table}", chain, "before")
+                case [str(family), str(table), str(chain)] if family in NFT_FAMILIES:
+                    whose: str = OF_NFT.get(family, family)
+                    yield UntracedChain(whose, f"{family} {table}", chain, "before")
 
 
 class _Traffic:

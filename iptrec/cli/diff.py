@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import contextlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple, TextIO
 
 import typer
 
+from iptrec.cli import layout as printing
 from iptrec.cli import selection as which
-from iptrec.cli.operands import in_files, is_recording, path_of
+from iptrec.cli.operands import FIRST_NS, in_files, is_recording, path_of
+from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import TextIO
+    from collections.abc import Iterator
 
     from iptrec.answers.diff import Difference
     from iptrec.api import Packet, Recording
+
+_SHOWN: Final = 20  # flows, and paths, of each kind
 
 
 def diff(
@@ -28,26 +35,58 @@ def diff(
         ),
     ],
     traces: Annotated[
-        bool, typer.Option("--traces", help="The paths that two recordings have not in common.")
+        bool,
+        typer.Option(
+            "--traces",
+            help="Flows whose fate changed, and paths that only one of two recordings has.",
+        ),
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help=f"Of --traces N flows and N paths of each kind, not {_SHOWN}; in JSON not all.",
+        ),
+    ] = None,
     packets: Annotated[
         tuple[int, int] | None,
         typer.Option("--packets", metavar="N M", help="Two packets' ways, side by side."),
     ] = None,
     utc: which.Utc = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object (schemas/).")] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            rich_help_panel=OUTPUT,
+            help="One JSON object, of --traces one a line (schemas/).",
+        ),
+    ] = False,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="FILE", rich_help_panel=OUTPUT, help="A file; - is stdout."
+        ),
     ] = "-",
     color: Annotated[
-        str, typer.Option("--color", metavar="WHEN", help="auto, always or never.")
+        str,
+        typer.Option(
+            "--color", metavar="WHEN", rich_help_panel=OUTPUT, help="auto, always or never."
+        ),
     ] = "auto",
+    pager: printing.Pager = True,
 ) -> int:
-    """Compare rulesets, paths of recordings, or two packets.
+    """Compare rulesets, the fate of packets, or two packets.
 
     Rulesets are compared by what their rules say; of nf_tables also sets with their elements, maps,
     flowtables, objects, hooks and priorities. Counters, times to expiry, comments of iptables-save, the order
     of tables and chains do not count. Exit status 0: the same, 1: different.
+
+    With --traces: flows whose fate changed, and by which rule, the most packets first; then paths that one
+    recording has alone. A flow has a protocol, two addresses and the port that is served, all before NAT;
+    "out" is what the host itself sends. A path is what its rules say and how it ends, whatever their numbers.
+    Nothing is concluded from packets that were not seen whole.
 
     Examples:
 
@@ -61,8 +100,10 @@ def diff(
 
       iptrec diff --packets 3 14 trace.db
     """
-    from iptrec.cli.output import colours, opened
+    from iptrec.cli.output import colours, width
 
+    if limit and not traces:
+        raise UsageError("--limit is for --traces")
     if traces and packets:
         raise UsageError("--traces and --packets are two different questions; ask one")
     wanted = 1 if packets else 2
@@ -70,16 +111,53 @@ def diff(
         raise UsageError(
             f"diff compares {'one recording' if packets else 'two'}, not {len(operands)}"
         )
-    with in_files(operands) as files, opened(output, path_of(files[0])) as stream:
-        operands = files
-        if packets:
-            return _packets(operands[0], packets, stream, json=json)
-        if traces:
-            return _traces(operands[0], operands[1], stream, json=json, utc=utc)
-        return _rulesets(operands, stream, json=json, utc=utc, colour=colours(color, output))
+    form = _Form(json=json, utc=utc, colour=colours(color, output), width=width(output))
+    with in_files(operands) as files:
+        with _stream(output, path_of(files[0]), paged=pager and not json) as stream:
+            if packets:
+                answer = _packets(files[0], packets, form)
+            elif traces:
+                answer = _traces(operands, files, limit, form)
+            else:
+                answer = _rulesets(files, form)
+            stream.writelines(line + "\n" for line in answer.lines)
+        for remark in answer.remarks:
+            print(f"iptrec diff: {remark}", file=sys.stderr)
+    return EXIT_NO if answer.differ else EXIT_DONE
 
 
-def _rulesets(operands: list[str], stream: TextIO, *, json: bool, utc: bool, colour: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How an answer is told; ``width``: of the terminal."""
+
+    json: bool
+    utc: bool
+    colour: bool
+    width: int | None
+
+
+class _Answer(NamedTuple):
+    """What is told, without newlines; ``remarks``: on stderr."""
+
+    lines: Iterable[str]
+    differ: bool
+    remarks: Sequence[str] = ()
+
+
+@contextlib.contextmanager
+def _stream(output: str, recording: str, *, paged: bool) -> Iterator[TextIO]:
+    from iptrec.cli.output import opened
+    from iptrec.cli.pager import paged as through_pager
+
+    with opened(output, recording) as stream:
+        if paged and output == "-" and stream.isatty():
+            with through_pager() as stream:  # noqa: PLW2901
+                yield stream
+        else:
+            yield stream
+
+
+def _rulesets(operands: list[str], form: _Form) -> _Answer:
     from iptrec.answers.diff import compare
     from iptrec.answers.diff_objects import compare_objects
     from iptrec.cli.operands import both
@@ -92,14 +170,15 @@ def _rulesets(operands: list[str], stream: TextIO, *, json: bool, utc: bool, col
         if not is_recording(alone):
             raise UsageError(f"{alone} is not a recording: say what to compare it with")
         operands = [f"{alone}@start", f"{alone}@end"]
-    old, new = both(*operands, utc=utc)
+    old, new = both(*operands, utc=form.utc)
     differences = list(compare(old.rulesets, new.rulesets))
     if old.objects is not None and new.objects is not None:
         differences += compare_objects(old.objects, new.objects)
     hits = _hits(operands, differences)
-    lines = [as_json(differences, hits)] if json else as_text(differences, hits, colour=colour)
-    stream.writelines(line + "\n" for line in lines)
-    return EXIT_NO if differences else EXIT_DONE
+    if form.json:
+        return _Answer([as_json(differences, hits)], bool(differences))
+    lines = as_text(differences, hits, colour=form.colour, width=form.width)
+    return _Answer(lines, bool(differences))
 
 
 def _hits(operands: list[str], differences: list[Difference]) -> dict[int, list[int]] | None:
@@ -115,41 +194,44 @@ def _hits(operands: list[str], differences: list[Difference]) -> dict[int, list[
         return packets_that_hit(recording.rows, differences)
 
 
-def _traces(before: str, after: str, stream: TextIO, *, json: bool, utc: bool) -> int:
+def _traces(names: list[str], files: list[str], limit: int | None, form: _Form) -> _Answer:
+    from iptrec.answers.diff_traces import compare_traces
     from iptrec.cli import recordings
-    from iptrec.views.paths import as_json, as_text
+    from iptrec.views.diff_traces import as_json, as_text
     from iptrec.views.timestamps import Clock
 
-    clock = Clock(utc=utc)
+    with contextlib.ExitStack() as stack:
+        both = [stack.enter_context(recordings.opened(one)) for one in files]
+        before, now = both
+        found = compare_traces(
+            (before.packets().columns(), before.rulesets()),
+            (now.packets().columns(), now.rulesets(FIRST_NS)),
+        )
+        remarks = [
+            f"{name}: {'; '.join(flaws)}"
+            for name, one in zip(names, both, strict=True)
+            if (flaws := recordings.flaws(one))
+        ]
+    if form.json:
+        return _Answer(as_json(found, names, limit), found.any, remarks)
+    lines = as_text(
+        found, names, limit or _SHOWN, Clock(utc=form.utc), form.width, colour=form.colour
+    )
+    return _Answer(lines, found.any, remarks)
 
-    sides = []
-    for operand in (before, after):
-        with recordings.opened(operand) as recording:
-            sides.append({one.path: one for one in recording.paths()})
-    different = False
-    for operand, side, other in ((before, sides[0], sides[1]), (after, sides[1], sides[0])):
-        only = [one for path, one in side.items() if path not in other]
-        different = different or bool(only)
-        if not json and only:
-            stream.write(f"only in {operand}:\n")
-        stream.writelines(as_json(one) + "\n" if json else as_text(one, clock) for one in only)
-    if not different and not json:
-        stream.write("the same paths\n")
-    return EXIT_NO if different else EXIT_DONE
 
-
-def _packets(operand: str, numbers: tuple[int, int], stream: TextIO, *, json: bool) -> int:
+def _packets(operand: str, numbers: tuple[int, int], form: _Form) -> _Answer:
     from iptrec.cli import recordings
     from iptrec.views.side_by_side import as_json, as_text
 
     with recordings.opened(operand) as recording:
         found = [_packet(recording, number) for number in numbers]
-    lines: Iterable[str] = [as_json(*found)] if json else as_text(*found)
-    stream.writelines(line + "\n" for line in lines)
-    same = [(one.table, one.chain, one.rule, one.type) for one in found[0].steps] == [
-        (one.table, one.chain, one.rule, one.type) for one in found[1].steps
-    ] and found[0].verdict == found[1].verdict
-    return EXIT_DONE if same else EXIT_NO
+    ways = [
+        ([(one.table, one.chain, one.rule, one.type) for one in packet.steps], packet.verdict)
+        for packet in found
+    ]
+    lines: Iterable[str] = [as_json(*found)] if form.json else as_text(*found)
+    return _Answer(lines, ways[0] != ways[1])
 
 
 def _packet(recording: Recording, number: int) -> Packet:

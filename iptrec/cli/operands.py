@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Rulesets = Mapping[Family, Ruleset]
 
 Printed = Literal["iptables-save", "nft", "nft -j"]
+FIRST_NS: Final = -(
+    2**62
+)  # what was there in the beginning is known from before the first event on
 _STDIN: Final = "-"
 _SQLITE: Final = b"SQLite format 3\0"
 _LARGEST: Final = 256 << 20
@@ -191,9 +194,7 @@ def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
     with recordings.opened(path) as recording:
         time_ns = None
         if when == "start":
-            time_ns = -(
-                2**62
-            )  # what was there in the beginning is known from before the first event on
+            time_ns = FIRST_NS
         elif when not in ("", "end"):
             time_ns = moment(recording, f"{path}@", when, utc=utc)
         return _at(recording, time_ns, words)

@@ -30,7 +30,7 @@ from iptrec.decode.events import TraceEvents
 from iptrec.decode.generations import Generations
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
 from iptrec.decode.packet import EXTENSIONS
-from iptrec.names import AF_INET, AF_INET6
+from iptrec.names import AF_INET, AF_INET6, NFT_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 NFT_MSG_TRACE, NFT_MSG_NEWGEN = 0x0A11, 0x0A0F
-FAMILIES: Final = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+FAMILIES: Final = {number: name for name, number in NFT_FAMILIES.items()}
 POLICY: Final = 1  # enum nft_trace_types; 2 and 3 are rules and ends of chains
 # Verdicts: netfilter's own, and those of enum nft_verdicts
 ACCEPT, DROP, STOLEN, QUEUE, REPEAT = 1, 0, 2, 3, 4
@@ -72,7 +72,7 @@ _TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
 _EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
 _ETHERNET_TYPES: Final = [1, 772]  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _ETH_P_IP, _ETH_P_ARP, _ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
-_NFPROTO_ARP: Final = 3
+_NFPROTO_ARP: Final = NFT_FAMILIES["arp"]
 _NO_FAMILY: Final = 255
 # The first attribute of NFT_MSG_NEWGEN: its header (NFTA_GEN_ID) and the number, big-endian.
 _GENERATION, _LEAST_GENERATION = 1 << 16 | 8, FAMILY_HEADER + 8

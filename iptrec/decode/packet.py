@@ -245,10 +245,7 @@ def _icmp(data: bytes, quote: bool) -> Header:
     if "code" not in result:
         return result
     kind, code = result["type"], result["code"]
-    name = _ICMP.get(kind, f"type-{kind}")
-    if kind == ICMP_UNREACHABLE:
-        name += "/" + _UNREACHABLE.get(code, f"code-{code}")
-    result |= {"name": name} | _captured(data, ICMP_CSUM)
+    result |= {"name": icmp_name(kind, code)} | _captured(data, ICMP_CSUM)
     if kind in ICMP_ECHOES:
         result |= _captured(data, ICMP_ECHO)
     elif kind in ICMP_QUOTING and quote:
@@ -261,10 +258,7 @@ def _icmpv6(data: bytes, quote: bool) -> Header:
     if "code" not in result:
         return result
     kind, code = result["type"], result["code"]
-    name = _ICMPV6.get(kind, f"type-{kind}")
-    if kind == ICMPV6_UNREACHABLE:
-        name += "/" + _UNREACHABLE6.get(code, f"code-{code}")
-    result |= {"name": name} | _captured(data, ICMP_CSUM)
+    result |= {"name": icmp_name(kind, code, ipv6=True)} | _captured(data, ICMP_CSUM)
     if kind in ICMPV6_ECHOES:
         result |= _captured(data, ICMP_ECHO)
     elif kind in ICMPV6_TARGETED:
@@ -274,6 +268,17 @@ def _icmpv6(data: bytes, quote: bool) -> Header:
     elif kind < ICMPV6_INFORMATION and quote:
         result |= _quoted(data, AF_INET6)
     return result
+
+
+def icmp_name(kind: int, code: int, *, ipv6: bool = False) -> str:
+    """What a message of ICMP is called, by its type and code."""
+    names, unreachable, codes = (
+        (_ICMPV6, ICMPV6_UNREACHABLE, _UNREACHABLE6)
+        if ipv6
+        else (_ICMP, ICMP_UNREACHABLE, _UNREACHABLE)
+    )
+    name = names.get(kind, f"type-{kind}")
+    return f"{name}/{codes.get(code, f'code-{code}')}" if kind == unreachable else name
 
 
 def load() -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _TCP, _UDP, _ICMP, _ICMPV6, _SCTP, _UDPLITE = 6, 17, 1, 58, 132, 136
 _IPIP, _IPV6, _GRE = 4, 41, 47
-_WITH_PORTS: Final = (_TCP, _UDP, _SCTP, _UDPLITE)
+WITH_PORTS: Final = (_TCP, _UDP, _SCTP, _UDPLITE)
+_PORTS_SIZE: Final = 4  # of ICMP type, code and checksum
 _ICMP_ERRORS: Final = (3, 4, 5, 11, 12)
 _VXLAN_PORTS: Final = (4789, 8472)  # IANA's, and the one that Linux began with
 _ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
@@ -143,11 +144,11 @@ class Packets:
 
         The two directions of a flow have different keys; ``back`` gives those of the other direction.
         """
-        return combined(self._flow(back=back))
+        return combined(self.ends(back=back))
 
     def end_keys(self) -> tuple[U64, U64]:
         """Keys of each packet's source and of its destination: address, port and protocol."""
-        protocol, *ends = self._flow()
+        protocol, *ends = self.ends()
         half = len(ends) // 2
         return combined([protocol, *ends[:half]]), combined([protocol, *ends[half:]])
 
@@ -177,10 +178,13 @@ class Packets:
             key[there], flow[there] = inner.keys(), inner.flow_keys()
         return key, flow, quoted
 
-    def _flow(self, *, back: bool = False) -> list[U64]:
-        """Protocol, then address and port of the source and of the destination; shape (n,), uint64."""
+    def ends(self, *, back: bool = False) -> list[U64]:
+        """Protocol, then address (two columns) and port of the source and of the destination.
+
+        All have shape (n,), uint64, in the byte order of the packet.
+        """
         layer4, protocol, fragment = self._layer4()
-        ported = np.isin(protocol, _WITH_PORTS) & (fragment == 0)
+        ported = np.isin(protocol, WITH_PORTS) & (fragment == 0)
         ports = np.where(ported, self._word(layer4), np.uint64(0))
         ends = []
         for i in range(2):
@@ -205,11 +209,25 @@ class Packets:
         cut |= ~self._ipv6 & (self._end < self._start + _PROTOCOL_BYTES)
         return np.where(cut, -1, protocol)
 
+    def transports(self) -> tuple[U64, Mask, Mask]:
+        """Of each transport header the first eight bytes, little endian; later fragments; what is cut off.
+
+        A later fragment has no such header; of others the ports, or type and code, may be missing.
+        """
+        layer4, _, fragment = self._layer4()
+        later: Mask = fragment != 0
+        return self._word(layer4), later, ~later & (layer4 + _PORTS_SIZE > self._end)
+
     def resets(self) -> Mask:
-        """RFC 9293: the flags are the fourteenth byte."""
-        layer4, protocol, fragment = self._layer4()
-        reset: Mask = (protocol == _TCP) & (fragment == 0) & (self._byte(layer4 + 13) & 4 != 0)
+        """Which are TCP's resets."""
+        reset: Mask = self.flags() & 4 != 0
         return reset
+
+    def flags(self) -> I64:
+        """Those of TCP, 0 for what is not TCP. RFC 9293: they are the fourteenth byte."""
+        layer4, protocol, fragment = self._layer4()
+        tcp = (protocol == _TCP) & (fragment == 0)
+        return np.where(tcp, self._byte(layer4 + 13), 0)
 
     def _pair(self) -> list[U64]:
         """Source and destination address, each shape (n,), uint64."""
@@ -223,15 +241,15 @@ class Packets:
     def lengths(self) -> I64:
         """IPv4: total length; IPv6: payload length and the header."""
         fixed = self._word(self._start)
-        four = _swap16(fixed >> np.uint64(16)).astype(np.int64)
+        four = swapped16(fixed >> np.uint64(16)).astype(np.int64)
         if not self._ipv6.any():
             return four
-        return np.where(self._ipv6, _swap16(fixed >> np.uint64(32)).astype(np.int64) + 40, four)
+        return np.where(self._ipv6, swapped16(fixed >> np.uint64(32)).astype(np.int64) + 40, four)
 
     def _datagram(self) -> tuple[list[U64], Mask]:
         """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
         fixed = self._word(self._start)
-        place = _swap16(fixed >> np.uint64(48))  # more fragments, and the offset
+        place = swapped16(fixed >> np.uint64(48))  # more fragments, and the offset
         fragment: Mask = (place & np.uint64(0x3FFF)) != 0
         number = (fixed >> np.uint64(32)) & np.uint64(0xFFFF)
         protocol = self._byte(self._start + 9).astype(np.uint64)
@@ -244,13 +262,13 @@ class Packets:
         flags = (first & np.uint64(0xFF)).astype(
             np.int64
         )  # GRE: checksum, key, sequence (RFC 2890)
-        ethertype = _swap16(first >> np.uint64(16)).astype(np.int64)
+        ethertype = swapped16(first >> np.uint64(16)).astype(np.int64)
         gre = protocol == _GRE
         body = layer4 + 4 + 4 * ((flags >> 7) + (flags >> 5 & 1) + (flags >> 4 & 1))
-        vxlan = (protocol == _UDP) & np.isin(_swap16(first >> np.uint64(16)), _VXLAN_PORTS)
+        vxlan = (protocol == _UDP) & np.isin(swapped16(first >> np.uint64(16)), _VXLAN_PORTS)
         framed = vxlan | (gre & (ethertype == _ETH_P_TEB))
         frame = np.where(vxlan, layer4 + 16, body)
-        ethertype = np.where(framed, _swap16(self._word(frame + 12)).astype(np.int64), ethertype)
+        ethertype = np.where(framed, swapped16(self._word(frame + 12)).astype(np.int64), ethertype)
         quoted = ((protocol == _ICMP) & np.isin(flags, _ICMP_ERRORS)) | (
             (protocol == _ICMPV6) & (flags < 128)
         )
@@ -270,7 +288,7 @@ class Packets:
             return self._transport
         fixed = self._word(self._start)
         header = ((fixed & np.uint64(0x0F)) << np.uint64(2)).astype(np.int64)
-        fragment = (_swap16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
+        fragment = (swapped16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
         found = self._start + header, self._byte(self._start + 9), fragment
         self._transport = self._walk_extensions(*found) if self._ipv6.any() else found
         return self._transport
@@ -340,7 +358,7 @@ class Packets:
                 break
             word = self._word(layer4)
             fragment[piece] = (
-                _swap16((word[piece] >> np.uint64(16)) & np.uint64(0xFFFF)) >> np.uint64(3)
+                swapped16((word[piece] >> np.uint64(16)) & np.uint64(0xFFFF)) >> np.uint64(3)
             ).astype(np.int64)
             step = np.where(
                 piece, 8, 8 + 8 * ((word >> np.uint64(8)) & np.uint64(0xFF)).astype(np.int64)
@@ -367,6 +385,7 @@ class Packets:
         return np.where(inside, self._buffer[np.where(inside, at, 0)], 0).astype(np.int64)
 
 
-def _swap16(word: U64) -> U64:
+def swapped16(word: U64) -> U64:
+    """The lowest two bytes of each word, as a number in network byte order."""
     word = word & np.uint64(0xFFFF)
     return ((word & np.uint64(0xFF)) << np.uint64(8)) | (word >> np.uint64(8))

@@ -17,7 +17,7 @@ from iptrec.decode.nftrace import NftSite
 from iptrec.decode.rulesets import iptables_save, nft_json
 from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
-from iptrec.names import FAMILIES
+from iptrec.names import FAMILIES, OF_NFT
 from iptrec.rulesets import nft_places
 from iptrec.rulesets.nft_states import Look, States
 from iptrec.rulesets.places import Locations, Pass
@@ -44,8 +44,6 @@ GENERATION: Final = "nft-generation"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
 SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
-# Of the packets that pass a table; a table of another family is passed by those of both.
-_FAMILIES: Final[dict[str, tuple[Family, ...]]] = {"ip": ("ipv4",), "ip6": ("ipv6",)}
 _NO_HOOK: Final = 255
 _DIGITS: Final = 10  # of a u32
 _NO_PASS: Final = Pass(_NO_HOOK, "")
@@ -74,7 +72,7 @@ class Nft:
             name = table_name(table, single=single)
             late = nft_places.is_late_table(name)
             for state in _as_one([*states.of(table)]) if late else states.of(table):
-                for family in _FAMILIES.get(table[0], FAMILIES):
+                for family in _passed_by(table[0]):
                     found.add(family, name, *state)
         return found
 
@@ -116,7 +114,7 @@ def of_listing(listing: Listing) -> dict[Family, Ruleset]:
     """A ruleset by itself, as `Nft.history` calls its tables: those of inet are in both families."""
     found: dict[Family, Ruleset] = {family: Ruleset() for family in FAMILIES}
     for table, chains in listing.chains.items():
-        for family in _FAMILIES.get(table[0], FAMILIES):
+        for family in _passed_by(table[0]):
             found[family].tables[table_name(table, single=True)] = chains
     return {family: one for family, one in found.items() if one.tables}
 
@@ -147,9 +145,14 @@ def _key(site: Hashable) -> tuple[str, str, str] | None:
     return (site.family, site.table, site.chain) if isinstance(site, NftSite) else None
 
 
+def _passed_by(family: str) -> tuple[Family, ...]:
+    """Whose packets pass a table of nf_tables."""
+    return (OF_NFT[family],) if family in OF_NFT else FAMILIES
+
+
 def table_name(table: TableName, *, single: bool) -> str:
     """What a table is called; it depends on no rule of it."""
-    if table[0] in _FAMILIES and table[1] in OF_IPTABLES:
+    if table[0] in OF_NFT and table[1] in OF_IPTABLES:
         return called("nft", table[1], single=single)
     return " ".join(table)
 
@@ -167,7 +170,7 @@ def _bases(
     found: dict[tuple[str, str, str] | None, Pass] = {}
     for site, table in zip(sites, tables, strict=True):
         if isinstance(site, NftSite) and table is not None:
-            family = _FAMILIES.get(site.family, FAMILIES)[0]
+            family = _passed_by(site.family)[0]
             hook = history.hooks.get((family, table, site.chain))
             if hook is not None or site.policy:
                 found[_key(site)] = Pass(_NO_HOOK if hook is None else hook, table, site.chain)

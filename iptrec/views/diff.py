@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.names import counted
 from iptrec.views.escape import printable
-from iptrec.views.style import styled
+from iptrec.views.style import styled, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
+_BELOW: Final = " " * 7
 _SHOWN: Final = 20  # packets
+_COUNTED: Final = {  # kind -> one of it, more of it, and what became of it
+    "inserted": ("rule", "rules", " inserted"), "deleted": ("rule", "rules", " deleted"),
+    "moved": ("rule", "rules", " moved"), "changed": ("rule", "rules", " changed"),
+    "policy": ("policy", "policies", " changed"),
+}  # fmt: skip
 
 
 def as_json(differences: Sequence[Difference], hits: dict[int, list[int]] | None) -> str:
@@ -36,9 +42,16 @@ def as_json(differences: Sequence[Difference], hits: dict[int, list[int]] | None
 
 
 def as_text(
-    differences: Sequence[Difference], hits: dict[int, list[int]] | None, *, colour: bool
+    differences: Sequence[Difference],
+    hits: dict[int, list[int]] | None,
+    *,
+    colour: bool,
+    width: int | None = None,
 ) -> Iterator[str]:
-    """Lines without their newlines: by chain, then one that sums up."""
+    """Lines without their newlines: by chain, then one that sums up.
+
+    ``width``: of the terminal, see `style.wrapped`.
+    """
     numbered = enumerate(differences)
     for (family, table, inside), group in itertools.groupby(
         numbered, key=lambda one: (one[1].family, one[1].table, one[1].object or one[1].chain)
@@ -46,9 +59,10 @@ def as_text(
         where = f"{printable(table)}/{printable(inside)}" if inside else printable(table)
         yield styled(f"@@ {where} ({family}) @@", _BOLD, colour=colour)
         for number, one in group:
-            yield from _lines(one, colour=colour)
+            for head, text, style in _lines(one):
+                yield styled(wrapped(head, text, width), style, colour=colour)
             if hits and hits.get(number):
-                yield f"       hit by {_packets(hits[number])}"
+                yield wrapped(_BELOW, f"hit by {_packets(hits[number])}", width)
     yield summary(differences)
 
 
@@ -57,39 +71,36 @@ def summary(differences: Sequence[Difference]) -> str:
     counts = _counts(differences)
     if not counts:
         return "no difference"
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return ", ".join(_counted(kind, count) for kind, count in counts.items())
 
 
-def _lines(one: Difference, *, colour: bool) -> Iterator[str]:
-    if one.kind == "moved":
-        spec = printable(one.new or "")
-        yield styled(f"~{_number(one.old_rule)} > #{one.new_rule}  {spec}", _YELLOW, colour=colour)
-    elif one.kind == "chain renamed":
-        yield styled(f"~      renamed to {printable(one.new or '')}", _YELLOW, colour=colour)
-    else:
-        before, after = _sides(one)
-        if before is not None:
-            yield styled(f"-{before}", _RED, colour=colour)
-        if after is not None:
-            yield styled(f"+{after}", _GREEN, colour=colour)
+def _counted(kind: str, count: int) -> str:
+    """3 rules inserted, 1 chain created."""
+    noun, _, what = kind.partition(" ")
+    one, more, what = _COUNTED.get(kind, (noun, f"{noun}s", f" {what}"))
+    return f"{count:,} {one if count == 1 else more}{what}"
 
 
-def _sides(one: Difference) -> tuple[str | None, str | None]:
-    """What was there and is not, what is there now."""
-    old, new = (None if text is None else printable(text) for text in (one.old, one.new))
+def _lines(one: Difference) -> Iterator[tuple[str, str, str]]:
+    """Each line's head, what it says, and its style."""
+    old, new = (printable(text or "") for text in (one.old, one.new))
+    gone, come = ("-", old, _RED), ("+", new, _GREEN)
     match one.kind:
-        case "inserted" | "deleted" | "changed":
-            return (
-                old and f"{_number(one.old_rule)} {old}",
-                new and f"{_number(one.new_rule)} {new}",
-            )
+        case "moved":
+            yield f"~{_number(one.old_rule)} > #{one.new_rule}  ", new, _YELLOW
+        case "chain renamed":
+            yield f"~{_BELOW[1:]}", f"renamed to {new}", _YELLOW
         case "policy":
-            return f"      policy {old or '-'}", f"      policy {new or '-'}"
+            yield f"-{_BELOW[1:]}", f"policy {old or '-'}", _RED
+            yield f"+{_BELOW[1:]}", f"policy {new or '-'}", _GREEN
         case "chain created" | "table loaded":
-            return None, f"      {one.kind}"
+            yield f"+{_BELOW[1:]}", one.kind, _GREEN
         case "chain deleted" | "table unloaded":
-            return f"      {one.kind}", None
-    return old and f"      {old}", new and f"      {new}"
+            yield f"-{_BELOW[1:]}", one.kind, _RED
+        case _:
+            for (sign, text, style), rule in ((gone, one.old_rule), (come, one.new_rule)):
+                if text:
+                    yield f"{sign}{_number(rule)} " if rule else f"{sign}{_BELOW[1:]}", text, style
 
 
 def _number(rule: int | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.names import counted
 from iptrec.packets.model import LOST
@@ -26,22 +26,23 @@ _FLOW: Final = ("proto", "src", "sport", "dst", "dport")
 
 def as_json(one: PathCount) -> str:
     """One JSON object, ASCII only; schemas/paths-v1.schema.json describes it."""
+    return json.dumps({"format": FORMAT, **as_object(one)}, separators=(",", ":"))
+
+
+def as_object(one: PathCount) -> dict[str, Any]:
+    """What there is in JSON of a path, without the format."""
     path, count = one.path, one.count
-    return json.dumps(
-        {
-            "format": FORMAT,
-            "path": one.number,
-            "packets": count.packets,
-            "bytes": count.bytes,
-            "first": iso_time(count.first_ns),
-            "last": iso_time(count.last_ns),
-            "example": count.example,
-            "flow": {name: one.first.header.get(name) for name in _FLOW},
-            **asdict(path),
-            "decided_by": as_place(path.decided_by),
-        },
-        separators=(",", ":"),
-    )
+    return {
+        "path": one.number,
+        "packets": count.packets,
+        "bytes": count.bytes,
+        "first": iso_time(count.first_ns),
+        "last": iso_time(count.last_ns),
+        "example": count.example,
+        "flow": {name: one.first.header.get(name) for name in _FLOW},
+        **asdict(path),
+        "decided_by": as_place(path.decided_by),
+    }
 
 
 def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> str:

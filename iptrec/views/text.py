@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.flows import Flow
     from iptrec.packets.model import (
         Arrival,
         Change,
@@ -136,7 +137,7 @@ def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) ->
     return words
 
 
-def kind(packet: Traversal | Arrival) -> str:
+def kind(packet: Traversal | Arrival | Flow) -> str:
     """The packet's family; of a frame that is not IP what it is."""
     if "ethertype" not in packet.header:
         return packet.family

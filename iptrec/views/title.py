@@ -15,6 +15,7 @@ from iptrec.views.style import styled
 from iptrec.views.text import kind, place_of, remarks, verdict
 
 if TYPE_CHECKING:
+    from iptrec.packets.flows import Flow
     from iptrec.packets.model import Arrival, Step, Traversal
     from iptrec.views.text import Layout
 
@@ -47,7 +48,7 @@ def decider(traversal: Traversal) -> Step | None:
     return None if at is None else traversal.steps[at]
 
 
-def flow(packet: Traversal | Arrival) -> str:
+def flow(packet: Traversal | Arrival | Flow) -> str:
     """Protocol, addresses and ports as far as they are known: tcp 10.0.0.1:41242 > 10.0.0.2:1242."""
     header = packet.header
     if "ethertype" in header:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iptrec.answers.diff import compare
+from iptrec.answers.diff import Difference, Kind, compare
 from iptrec.decode.rulesets import iptables_save
 from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
 from iptrec.views.diff import as_text, summary
@@ -178,10 +180,37 @@ def test_text():
         "+    #2 -p tcp -m tcp --dport 2 -j DROP",
         "       hit by 2 packets: #3, #4",
         f"-    #1 {A}",
-        "1 policy, 1 changed, 1 deleted",
+        "1 policy changed, 1 rule changed, 1 rule deleted",
     ]
+    assert list(as_text(found, {1: [3, 4]}, colour=False, width=200)) == lines
     assert summary([]) == "no difference"
     assert any("\x1b[" in line for line in as_text(found, None, colour=True))
+
+
+def test_a_terminal_has_a_width():
+    """A rule goes on below its beginning; nothing of it is lost."""
+    spec = f"-p tcp -m multiport --dports {'80,443,' * 9}8080 -m comment --comment nine -j ACCEPT"
+    found = list(compare(rules(), rules(f"INPUT {spec}")))
+    head, *rest, _ = as_text(found, None, colour=False, width=60)
+    assert head == "@@ filter/INPUT (ipv4) @@"
+    (rule,) = rest
+    first, *more = rule.splitlines()
+    assert first.startswith("+    #1 -p tcp")
+    assert {line[:8] for line in more} == {" " * 8}
+    assert " ".join(line[8:] for line in rule.splitlines()) == spec
+
+
+KINDS = get_args(Kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_and_more(kind):
+    """In words that are one, or more."""
+    one = Difference(kind, "ipv4", "filter", "INPUT")
+    alone, two = summary([one]), summary([one, one])
+    assert re.fullmatch(r"1 (rule|policy|chain|table|object|element) [a-z]+", alone), alone
+    assert re.fullmatch(r"2 (rules|policies|chains|tables|objects|elements) [a-z]+", two), two
+    assert summary([one] * 1234).startswith("1,234 ")
 
 
 def worded(spec, native):

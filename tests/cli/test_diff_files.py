@@ -169,8 +169,8 @@ def test_numbers_are_names(tmp_path, printed):
         assert iptrec("diff", *operands).stdout == "no difference\n"
     changed = tmp_path / "changed"
     for old, new, kind in (
-        ("protocol 6 ", "protocol 17 ", "1 changed"),
-        ("ip protocol tcp ", "ip protocol udp ", "1 changed"),
+        ("protocol 6 ", "protocol 17 ", "1 rule changed"),
+        ("ip protocol tcp ", "ip protocol udp ", "1 rule changed"),
         ("priority -140;", "priority -141;", "1 object changed"),
         ("elements = { 8 }", "elements = { 0 }", "1 element removed, 1 element added"),
         ("timeout 3600s", "timeout 3601s", "1 object changed"),

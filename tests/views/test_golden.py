@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 SAMPLES = sorted(path.stem for path in (ROOT / "samples").glob("*.db"))
 RULES = str(ROOT / "samples" / "kubeadm-flannel.rules")
+HAIRPIN = str(ROOT / "samples" / "docker_hairpin.db")
 EXPECTATIONS = str(ROOT / "tests" / "data" / "expectations.toml")
 VIEWS = {  # name of the golden file -> the command; {} is the sample
     "txt": ["show", "{}"],
@@ -31,13 +32,15 @@ VIEWS = {  # name of the golden file -> the command; {} is the sample
     "info.json": ["info", "{}", "--json"],
     "diff.txt": ["diff", RULES, "{}"],
     "diff.json": ["diff", "--json", RULES, "{}"],
+    "traces.txt": ["diff", "--traces", HAIRPIN, "{}"],
+    "traces.jsonl": ["diff", "--traces", "--json", HAIRPIN, "{}"],
     "check.txt": ["check", "{}", EXPECTATIONS],
     "check.jsonl": ["check", "{}", EXPECTATIONS, "--json"],
 }
-ENDED = {"orphans", "diff", "check"}  # whose exit status is an answer
+ENDED = {"orphans", "diff", "traces", "check"}  # whose exit status is an answer
 LINES = {  # schema -> the view of which each line fits it
     "show": "jsonl", "paths": "paths.jsonl", "rules": "rules.jsonl", "why": "why.jsonl",
-    "check": "check.jsonl", "diff": "diff.json",
+    "check": "check.jsonl", "diff": "diff.json", "diff-traces": "traces.jsonl",
 }  # fmt: skip
 
 
@@ -45,16 +48,16 @@ def printed(sample, view):
     """What a view prints; with its exit status, and what is on stderr, where they are the answer."""
     done = iptrec(*(one.format(ROOT / "samples" / f"{sample}.db") for one in VIEWS[view]))
     name, _, kind = view.rpartition(".")
-    said = done.stderr.replace(f"{ROOT}/", "")
+    text, said = (one.replace(f"{ROOT}/", "") for one in (done.stdout, done.stderr))
     if kind == "txt" and name in ENDED:
-        return f"{done.stdout}{said}exit status {done.returncode}\n"
+        return f"{text}{said}exit status {done.returncode}\n"
     if name == "diff" and sample == "ipv6":  # it has no family of the file's
         assert done.returncode == 2
-        return f"{done.stdout}{said}"
+        return f"{text}{said}"
     assert (done.returncode in {0, name in ENDED}, done.stderr) == (True, "")
     if name.startswith("why") and kind == "txt":  # the explanations one below the other
-        return "".join(line for line in done.stdout.splitlines(keepends=True) if line.strip())
-    return done.stdout
+        return "".join(line for line in text.splitlines(keepends=True) if line.strip())
+    return text
 
 
 def test_there_are_samples():

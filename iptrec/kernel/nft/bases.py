@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.kernel.netlink import attributes
 from iptrec.kernel.nft import transactions
-from iptrec.names import AF_INET, AF_INET6, HOOKS
+from iptrec.names import HOOKS, NFT_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 _TABLE, _NAME, _HOOK, _TYPE = 1, 3, 4, 7  # NFTA_CHAIN_
 _TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1  # NFTA_TABLE_, NFT_TABLE_F_DORMANT
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_
-_INET: Final = 1  # NFPROTO_INET
-_FAMILIES: Final = {
-    "ip": AF_INET, "ip6": AF_INET6, "inet": _INET, "arp": 3, "netdev": 5, "bridge": 7,
-}  # fmt: skip
 _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
 _RAW: Final = "raw"
@@ -61,7 +57,7 @@ def bases() -> list[Base]:
     """All that packets meet, but for recorders' own. Raises `HostError` where nf_tables cannot be asked."""
     return [
         found
-        for family, number in _FAMILIES.items()
+        for family, number in NFT_FAMILIES.items()
         for dormant in [set(_dormant(number))]
         for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
         if (found := _read(family, chain)) is not None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import netlink
-from iptrec.names import AF_INET, AF_INET6
+from iptrec.names import NFT_FAMILIES
 
 if TYPE_CHECKING:
     import socket
@@ -26,11 +26,11 @@ NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE = 6, 7, 8
 Holder = Literal["ipv4", "ipv6", "inet", "bridge"]  # of a table
 FAMILIES: Final[dict[Holder, int]] = {
-    "ipv4": AF_INET,
-    "ipv6": AF_INET6,
-    "inet": 1,
-    "bridge": 7,
-}  # fmt: skip - NFPROTO_
+    "ipv4": NFT_FAMILIES["ip"],
+    "ipv6": NFT_FAMILIES["ip6"],
+    "inet": NFT_FAMILIES["inet"],
+    "bridge": NFT_FAMILIES["bridge"],
+}
 ALWAYS_CHANGES: Final = "the ruleset of nf_tables changes all the time; try again later"
 TRIES: Final = 5
 UNSPECIFIED: Final = 0  # AF_UNSPEC
