@@ -31,7 +31,7 @@ def paths(
 
       iptrec paths trace.db
 
-      iptrec paths trace.db --verdict DROP tcp port 443
+      iptrec paths trace.db --verdict DROP tcp port 1242
     """
     from iptrec.cli import recordings
     from iptrec.cli.absent import nothing

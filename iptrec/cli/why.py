@@ -34,7 +34,7 @@ def why(
 
       iptrec why trace.db --packet 3
 
-      iptrec why trace.db --verdict DROP host 10.0.0.5
+      iptrec why trace.db --verdict DROP host 10.0.1.2
     """
     from iptrec.cli import recordings
     from iptrec.cli.absent import nothing
