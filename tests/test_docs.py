@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import ast
-import itertools
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import textwrap
 import tomllib
+from collections import Counter
 from pathlib import Path
 
+import documents
 import pytest
+import test_api
 from command import iptrec
 from typer.main import get_command
 from validation import validator
 
 from iptrec.cli import app
+from iptrec.recording.reader import Reader
 
 ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "samples"
 README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "SECURITY.md").read_text()
+# Which sample is trace.db: the first of these that has what an example asks for.
+ORDER = [f"{name}.db" for name in ("docker_hairpin", "nftables", "loopback", "kubernetes")]
+LINKED = {
+    "before.db": "docker_hairpin.db",
+    "after.db": "kubernetes.db",
+    "old.rules": "kubeadm-flannel.rules",
+    "yesterday.rules": "kubeadm-flannel.rules",
+}
+NO = {
+    "diff",
+    "check",
+    "--orphans",
+}  # 1 says something of the sample: different, failed, there are none
+PRINTED = {"v4.rules": "iptables-save", "v6.rules": "ip6tables-save"}  # of the sample
 
 
 def named_tests(text):
@@ -45,19 +66,10 @@ def test_named_tests_exist(name):
     assert test in {one.name for one in tree.body if isinstance(one, ast.FunctionDef)}
 
 
-def commands():
-    """Each command as it is typed."""
-    for one in app.registered_commands:
-        yield f"iptrec {one.name or one.callback.__name__}"
-    for group in app.registered_groups:
-        for one in group.typer_instance.registered_commands:
-            yield f"iptrec {group.typer_instance.info.name} {one.name or one.callback.__name__}"
-
-
-@pytest.mark.parametrize("command", [*commands()])
+@pytest.mark.parametrize("command", [name for name, _ in documents.commands()])
 def test_every_command_is_in_the_readme(command):
     """Who looks for it finds it there."""
-    assert command in README
+    assert f"iptrec {command}" in README
 
 
 @pytest.mark.parametrize("promise", [*promises()], ids=lambda text: text[2:40])
@@ -66,13 +78,58 @@ def test_each_promise_names_its_tests(promise):
     assert list(named_tests(promise))
 
 
-def examples():
-    """Each command line of the README, as a shell would split it."""
-    for line in re.findall(r"^    (?:\$ |sudo )?iptrec (.*)$", README, re.MULTILINE):
-        yield tuple(itertools.takewhile(lambda word: word != "|", shlex.split(line, comments=True)))
+def test_every_block_has_a_kind():
+    """What is neither commands, a program nor a file is named in `documents.OUTPUTS`, with the reason."""
+    assert [where for where, _ in documents.of_kind(None)] == []
 
 
-@pytest.mark.parametrize("words", [*examples()], ids=" ".join)
+@pytest.mark.parametrize(
+    ("block", "kind"),
+    [
+        ("iptrec show trace.db\n", "shell"),
+        ("sudo nft list ruleset | iptrec diff trace.db -\n", "shell"),
+        ("$ iptrec show trace.db\n#1 ...\n", "shell"),
+        ("import iptrec\n", "python"),
+        ("[[expect]]\nverdict = 'DROP'\n", "toml"),
+        ("kubectl exec pod -- iptrec trace\n", None),
+        ("iptrec show trace.db | less\n", None),
+    ],
+)
+def test_kinds_of_blocks(block, kind):
+    """What no test knows how to run is not taken for something else."""
+    assert documents.kind(block) == kind
+
+
+@pytest.mark.parametrize("line", documents.lines(), ids=lambda line: line.text)
+def test_every_line_is_run(line):
+    """Here, in a lab, or elsewhere, by the programs that it names."""
+    assert line.runs, line
+
+
+def test_reasons_are_needed():
+    """Each program and each block that is not run is there."""
+    programs = {
+        command[0] for line in documents.lines_that_run("elsewhere") for command in line.commands
+    }
+    assert documents.ELSEWHERE.keys() - programs == set()
+    assert len([*documents.of_kind("output")]) == len(documents.OUTPUTS)
+
+
+@pytest.mark.parametrize("page", documents.PAGES, ids=lambda page: page.name)
+def test_no_two_lines_write_the_same_file(page):
+    """Who types them one after the other is not refused: nothing is replaced without --force."""
+    lines = [line for line in documents.of_pages() if line.where.startswith(page.name)]
+    made = Counter(line.makes for line in lines)
+    assert [name for name, times in made.items() if times > 1 and name and "%" not in name] == []
+
+
+def called():
+    """The words of each iptrec that is called in an example, or named in a sentence."""
+    for line in documents.lines():
+        yield from (tuple(words[1:]) for words in line.commands if words[0] == "iptrec")
+
+
+@pytest.mark.parametrize("words", [*called()], ids=" ".join)
 def test_examples_are_understood(words):
     """Every option is there, with a value that it takes; nothing is run."""
     root = get_command(app)
@@ -81,6 +138,82 @@ def test_examples_are_understood(words):
         rest = [*context._protected_args, *context.args]
         name, command, rest = context.command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
+
+
+def mentioned():
+    """Each command of iptrec that a sentence of the pages names."""
+    for page in documents.PAGES:
+        yield from re.findall(r"`[^`\n]*\biptrec ([a-z]\w+)[^`\n]*`", page.read_text())
+
+
+@pytest.mark.parametrize("name", sorted(set(mentioned())))
+def test_mentioned_commands_exist(name):
+    """None was renamed."""
+    assert name in get_command(app).commands
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A directory with the files that examples read, but for trace.db, which each test puts there."""
+    (tmp_path / "samples").symlink_to(SAMPLES)
+    for name, source in LINKED.items():
+        (tmp_path / name).symlink_to(SAMPLES / source)
+    with Reader(SAMPLES / "docker_hairpin.db") as reader:
+        found = {one.kind: one.content for one in reader.snapshots()}
+    for name, kind in PRINTED.items():
+        (tmp_path / name).write_bytes(found[kind])
+    (tmp_path / "links.json").write_text("[]")
+    (tmp_path / "firewall.toml").write_text(next(documents.of_kind("toml"))[1])
+    monkeypatch.chdir(tmp_path)
+    assert not iptrec("export", "pcapng", "--events", "before.db", "-o", "capture.pcap").returncode
+    return tmp_path
+
+
+def run(line):
+    """Run a line where we are: in this process, or by a shell that finds our iptrec."""
+    if len(line.commands) == 1 and line.commands[0][0] == "iptrec":
+        return iptrec(*line.commands[0][1:])
+    path = documents.tools(Path("bin"))
+    for program, *_ in line.commands:
+        if not shutil.which(program, path=path):
+            pytest.skip(f"{program}: not installed")
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.text],
+        env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def before(line):
+    """The lines beside it that make a file which it reads."""
+    beside = [one for one in documents.lines_that_run("here") if one.where == line.where]
+    for one in beside:
+        read = one.makes and re.search(rf"(?<![\w./-]){re.escape(one.makes)}\b", line.text)
+        if read and one.makes != line.makes:
+            yield one
+
+
+@pytest.mark.parametrize("line", documents.lines_that_run("here"), ids=lambda line: line.text)
+def test_examples_run(line, desk):
+    """With one sample after the other as trace.db, until one has what is asked for: the last one must."""
+    for sample in ORDER:
+        (desk / "trace.db").unlink(missing_ok=True)
+        if line.makes != "trace.db":
+            (desk / "trace.db").symlink_to(SAMPLES / sample)
+        assert [one for one in before(line) if run(one).returncode] == []
+        done = run(line)
+        assert "Traceback" not in done.stderr
+        if done.returncode == 0 or (done.returncode == 1 and NO & {*line.commands[0]}):
+            break
+    else:
+        pytest.fail(f"no sample has what it asks for: {done.stderr}")
+    assert done.stdout or done.returncode or Path(line.makes).exists()
+
+
+@pytest.mark.parametrize(("where", "program"), [*documents.of_kind("python")])
+def test_programs_are_run(where, program):
+    """By tests/test_api.py and tests/live/test_api_record.py."""
+    known = [test_api.example(), *test_api.documented(), *test_api.examples(test_api.RECORD)[:1]]
+    assert program.strip() in {one.strip() for one in known}, where
 
 
 def readable(text):
@@ -111,9 +244,7 @@ def test_the_demo_prints_what_the_readme_says():
     assert textwrap.dedent(printed) + "\n" == readable(shown)
 
 
-def test_the_sample_of_expectations():
+@pytest.mark.parametrize(("_", "text"), [*documents.of_kind("toml")])
+def test_the_sample_of_expectations(_, text):
     """firewall.toml is one that `iptrec check` takes."""
-    found = re.findall(r"^    \[\[expect\]\]\n(?:(?:    .*)?\n)*", README, re.MULTILINE)
-    assert found
-    for one in found:
-        validator("expectations").validate(tomllib.loads(textwrap.dedent(one)))
+    validator("expectations").validate(tomllib.loads(text))

@@ -77,7 +77,7 @@ def _root(
 
 
 def main() -> None:
-    """The console script: errors become one line, exit status 2."""
+    """Run a command: errors become one line, exit status 2. Raises KeyboardInterrupt at Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A rule's comment need not fit the charset of the locale.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -89,8 +89,8 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", command)
     except IptrecError as error:
         _fail(error.typed, exit_status=error.exit_status)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
+    except typer.Abort:  # what click makes of Ctrl-C
+        raise KeyboardInterrupt from None
     except OSError as error:
         _fail(located(error))
 

@@ -43,7 +43,7 @@ def paths(
 
       iptrec paths trace.db --sort bytes
 
-      iptrec paths trace.db --verdict DROP tcp port 443
+      iptrec paths trace.db --verdict DROP tcp port 1242
     """
     from iptrec.answers.path_counts import ORDERS
     from iptrec.cli import recordings

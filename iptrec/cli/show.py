@@ -123,7 +123,7 @@ def show(
 
       iptrec show trace.db
 
-      iptrec show trace.db --verdict DROP,REJECT tcp port 443
+      iptrec show trace.db --verdict DROP,REJECT tcp port 1242
 
       iptrec show trace.db --brief --since 10:02 --tail 100
 

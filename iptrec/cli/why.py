@@ -75,7 +75,7 @@ def why(
 
       iptrec why trace.db --packet 3 --all
 
-      iptrec why trace.db --verdict DROP host 10.0.0.5
+      iptrec why trace.db --verdict DROP host 10.0.1.2
 
       iptrec why trace.db --packet 3 --markdown
     """

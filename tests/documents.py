@@ -1,0 +1,174 @@
+"""What the documents and the help texts print verbatim: shell lines, programs, files, outputs.
+
+Each block has a kind, by its first line. A block of no kind, and a shell line that nobody runs, fail in
+tests/test_docs.py, where ELSEWHERE and OUTPUTS have the exceptions, each with its reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import re
+import shlex
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from iptrec.cli import app
+from iptrec.kernel import process
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASE", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+ELSEWHERE = {  # a program that no test runs from here, and why
+    "apt-get": "installs packages of the host, as make does for every test",
+    "make": "runs these tests",
+    "pipx": "installs from the network",
+    "python3": "builds the package, or an environment for it",
+    "sysctl": "changes the host, with rules by hand: tests/live/test_import_live.py does",
+    "tcpdump": "captures until Ctrl-C what rules by hand trace: tests/live/test_import_live.py does",
+    ".venv/bin/python": "runs these tests",
+    "/tmp/release/bin/iptrec": "is what the line before it has built",  # noqa: S108
+}
+OUTPUTS = {  # how a block begins that is neither command, program nor file, and what it is
+    "-- 2026-11-23 UTC+01:00 --": "what make demo prints: test_the_demo_prints_what_the_readme_says",
+    "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
+    "kernel → recorder → file": "a drawing",
+}
+LIVE = {"record", "trace", "demo", "doctor", "cleanup"}  # what asks or changes the host
+BESIDE = {"duckdb", "jq", "sqlite3", "tshark"}  # other programs that examples run where they are
+
+
+@dataclass(frozen=True)
+class Line:
+    """A shell line, as it is printed in a page or a help text."""
+
+    where: str
+    text: str
+
+    @property
+    def commands(self):
+        """Each command of it, split as by a shell, without what stands before a program."""
+        lexer = shlex.shlex(self.text, posix=True, punctuation_chars="|;&")
+        lexer.whitespace_split = True
+        found = [[]]
+        for word in lexer:
+            if set(word) <= set("|;&"):
+                found.append([])
+            elif found[-1] or not re.fullmatch(r"sudo|\w+=.*", word):
+                found[-1].append(word)
+        return found
+
+    @property
+    def makes(self):
+        """The file that it writes, if any."""
+        words = [word for command in self.commands for word in command]
+        return dict(itertools.pairwise(words)).get("-o")
+
+    @property
+    def runs(self):
+        """Where it is run: "elsewhere", "live" or "here"; None: nowhere."""
+        programs = {command[0] for command in self.commands}
+        if programs & ELSEWHERE.keys():
+            return "elsewhere"
+        if not programs <= {"iptrec", "nft"} | BESIDE:
+            return None
+        asked = {command[1] for command in self.commands if command[0] == "iptrec"}
+        return "live" if asked & LIVE or "nft" in programs else "here"
+
+
+def blocks(page):
+    """Each verbatim block of a page, with its place."""
+    for token in MarkdownIt().parse(page.read_text()):
+        if token.type in {"code_block", "fence"}:
+            yield f"{page.relative_to(ROOT)}:{token.map[0] + 1}", token.content
+
+
+def kind(block):
+    """What a block is: "shell", "python", "toml", "unit" or "output"; None: nobody knows."""
+    first = block.splitlines()[0]
+    if any(first.startswith(words) for words in OUTPUTS):
+        return "output"
+    if first in {"[[expect]]", "[Service]"}:
+        return "toml" if first == "[[expect]]" else "unit"
+    if first.startswith("$ ") or Line("", first).runs:
+        return "shell"
+    try:
+        compile(block, "", "exec")
+    except SyntaxError:
+        return None
+    return "python"
+
+
+def of_kind(wanted):
+    """All blocks of one kind, with their places."""
+    for page in PAGES:
+        yield from (one for one in blocks(page) if kind(one[1]) == wanted)
+
+
+def commands():
+    """Each command of iptrec as it is typed, with the text of its help."""
+    for one in app.registered_commands:
+        yield one.name or one.callback.__name__, inspect.cleandoc(one.callback.__doc__)
+    for group in app.registered_groups:
+        name = group.typer_instance.info.name
+        for one in group.typer_instance.registered_commands:
+            yield f"{name} {one.callback.__name__}", inspect.cleandoc(one.callback.__doc__)
+
+
+def of_pages():
+    """The shell lines of the pages. Below one that begins with "$ " stands what it prints."""
+    for where, block in of_kind("shell"):
+        for paragraph in block.split("\n\n"):
+            typed = paragraph.splitlines()
+            if paragraph.startswith("$ "):
+                typed = [typed[0].removeprefix("$ ")]
+            yield from (Line(where, re.sub(r" +# .*", "", line)) for line in typed)
+
+
+def of_units():
+    """What the services of the pages start. In a unit a percent sign is written twice (systemd.unit(5))."""
+    for where, block in of_kind("unit"):
+        for line in re.findall(r"^ExecStart=\S*/(.*)$", block, re.MULTILINE):
+            yield Line(where, line.replace("%%", "%"))
+
+
+def of_help():
+    """The shell lines of the help texts: the paragraphs that are indented there, but for a file."""
+    for command, text in commands():
+        for paragraph in text.split("\n\n"):
+            if paragraph.startswith("  ") and kind(block := textwrap.dedent(paragraph)) != "toml":
+                yield from (Line(f"iptrec {command} --help", line) for line in block.splitlines())
+
+
+@functools.cache
+def lines():
+    """Every shell line that is printed anywhere, once."""
+    found: dict[str, Line] = {}
+    for line in (*of_help(), *of_units(), *of_pages()):
+        found.setdefault(line.text, line)
+    return list(found.values())
+
+
+def lines_that_run(wanted):
+    """Those that are run there."""
+    return [line for line in lines() if line.runs == wanted]
+
+
+def tools(directory):
+    """Make stand-ins that examples find first, and give the PATH: ours, no sudo, the module of DuckDB."""
+    directory.mkdir(exist_ok=True)
+    for name, text in {
+        "iptrec": f'exec {sys.executable} -m iptrec "$@"',
+        "sudo": 'exec "$@"',
+        "duckdb": f"exec {sys.executable} -c 'import sys, duckdb; print(duckdb.sql(sys.argv[2]))' \"$@\"",
+    }.items():
+        (directory / name).write_text(f"#!/bin/sh\n{text}\n")
+        (directory / name).chmod(0o755)
+    return f"{directory.resolve()}:{process.search_path()}"
