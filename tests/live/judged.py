@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from iptrec.answers.before import before_steps
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
@@ -54,3 +56,10 @@ def _rule(window, position, row):
     path = window.assembly.outcomes[window.assembly.outcome[position]].path
     rows = window.assembly.events(position).tolist()
     return window.resolver.places[path[rows.index(row)]].rule
+
+
+def mac(lab, host, name):
+    """The link-layer address of an interface."""
+    enter = ["ip", "-n", host] if host else ["ip"]
+    (found,) = json.loads(lab.run([*enter, "-j", "link", "show", name]).stdout)
+    return found["address"]
