@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.before import before_steps
+from iptrec.answers.met import met
 from iptrec.context.routes import Routes
 from iptrec.decode import snapshots
 from iptrec.matching import judge
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from iptrec.answers.before import Before
+    from iptrec.answers.met import Met
     from iptrec.answers.packets import Packets
     from iptrec.context.interfaces import Interfaces
     from iptrec.decode.ipsets import IpSet
@@ -87,26 +89,15 @@ def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
             known[stream.id] = Known(recording, stream.namespace, batch.interfaces)
         for position in batch.positions.tolist():
             packet = batch.traversal(position)
-            steps = zip(packet.steps, before_steps(batch.window, position), strict=True)
-            yield Explanation(
-                packet,
-                tuple(
-                    _explained(packet, step, before, batch.window, known[stream.id])
-                    for step, before in steps
-                ),
-            )
+            steps = known[stream.id].steps(packet, batch.window, position)
+            yield Explanation(packet, tuple(_explained(*one) for one in steps))
 
 
-def _explained(
-    packet: Traversal, step: Step, before: Before, window: Window, known: Known
-) -> ExplainedStep:
+def _explained(step: Step, before: Before, found: Met) -> ExplainedStep:
     mark = None
-    if before.mark is not None and before.mark_after is not None:
-        mark = before.mark, before.mark_after
-    if not before.rules:
-        return ExplainedStep(step, (), mark)
-    facts = known.facts(packet, step, before, window)
-    passed = (Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
+    if found.facts.mark is not None and before.mark_after is not None:
+        mark = found.facts.mark, before.mark_after
+    passed = (Passed(number, rule, judge(rule, facts)) for number, rule, facts in found.passed)
     return ExplainedStep(step, tuple(passed), mark)
 
 
@@ -126,8 +117,19 @@ class Known:
         of_namespace = (one for one in snapshots if one.namespace == self._namespace)
         return NftSets(of_namespace, single=is_single(self._recording))
 
-    def facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
-        """What is known of a packet before the rule of one of its steps."""
+    def steps(
+        self, packet: Traversal, window: Window, position: int
+    ) -> Iterator[tuple[Step, Before, Met]]:
+        """The steps of a packet, and what it was at each."""
+        before = before_steps(window, position)
+        told = (
+            (one, self._facts(packet, step, one, window))
+            for one, step in zip(before, packet.steps, strict=True)
+        )
+        return zip(packet.steps, before, met(told), strict=True)
+
+    def _facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
+        """What an event tells of a packet."""
         events, row = window.events, before.row
         state = int(events.ct_state[row])
         traced = bool(events.trace[row] >= 0)  # by nf_tables
@@ -150,8 +152,7 @@ class Known:
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
             bits=Bits(events.packet(row), events.frame(row), traced),
-            written=before.written,
-            nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
+            nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.place.table),
             time_ns=time_ns,
         )
 
