@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.before import before_steps
 from iptrec.answers.met import met
+from iptrec.context.ipsets import IpSets
 from iptrec.context.routes import Routes
-from iptrec.decode import snapshots
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement
@@ -23,13 +23,12 @@ from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.nft_sets import NftSets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from iptrec.answers.before import Before
     from iptrec.answers.met import Met
     from iptrec.answers.packets import Packets
     from iptrec.context.interfaces import Interfaces
-    from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
@@ -108,7 +107,7 @@ class Known:
         self._recording = recording
         self._namespace = namespace
         self._routes = Routes(recording, namespace, interfaces)
-        self._ipsets = _ipsets(recording, namespace)
+        self._ipsets = IpSets(recording, namespace)
         self._tells_state = _tells_state(recording.facts.kernel)
 
     @functools.cached_property
@@ -137,6 +136,7 @@ class Known:
         if told and not state:
             state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
+        near = _near(window, row)
         return Facts(
             header=step.header,
             mark=before.mark,
@@ -145,8 +145,8 @@ class Known:
             physin=step.physin,
             physout=step.physout,
             source_mac=None if packet.link is None else packet.link["src"],
-            fib=self._routes.at(_near(window, row)),
-            sets=self._ipsets,
+            fib=self._routes.at(near),
+            sets=self._ipsets.at(near),
             ct_state=state,
             ct_status=_known(int(events.ct_status[row])),
             ct_direction=_known(int(events.ct_direction[row])),
@@ -174,17 +174,3 @@ def _tells_state(kernel: str) -> bool:
     """Whether traces of nf_tables tell the state of each packet that has a connection (nf_tables_trace.c)."""
     found = re.match(r"Linux (\d+)\.(\d+)", kernel)
     return found is not None and (int(found[1]), int(found[2])) >= _TELLS_STATE
-
-
-def _ipsets(recording: Recording, namespace: int) -> list[Mapping[str, IpSet]]:
-    """The ipsets, each time that they were recorded; the same ones again where they have not changed."""
-    found: list[Mapping[str, IpSet]] = []
-    for snapshot in recording.snapshots("ipsets"):
-        if snapshot.namespace != namespace:
-            continue
-        known = found[-1] if found else {}
-        read = snapshots.ipsets(snapshot.content, snapshot.media)
-        found.append(
-            {name: known[name] if known.get(name) == one else one for name, one in read.items()}
-        )
-    return found
