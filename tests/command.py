@@ -22,7 +22,7 @@ from unittest import mock
 import warm
 from warm import IPTREC
 
-# The same; it prints an empty line once it answers signals. What is before is Python's own start.
+# The command line; it prints an empty line once it answers signals. What is before is Python's own start.
 ANSWERING = (sys.executable, "-c", """
 import iptrec.__main__ as started
 streams = started._open_standard_streams

@@ -31,7 +31,13 @@ MAY_IMPORT = {
     "rulesets": {"rulesets", "decode", "recording.rows", "recording.kinds"},
     "context": {"context", "decode", "recording.rows", "recording.kinds"},
     "packets": {"packets", "rulesets", "context", "decode", "recording.rows", "recording.kinds"},
-    "matching": {"matching", "decode.rulesets", "decode.ipsets", "decode.conntrack"},
+    "matching": {
+        "matching",
+        "decode.rulesets",
+        "decode.ipsets",
+        "decode.conntrack",
+        "decode.packet",
+    },
     "answers": {
         "answers",
         "arguments",

@@ -1,14 +1,11 @@
-"""What a packet met, and what it was, before the rule of each of its events.
-
-An event of nf_tables tells of the packet after its rule: the mark of each event, the packet itself of the first
-event of a base chain alone. What rules have changed since then is not seen.
-"""
+"""What a packet met before each of its steps: the rules that were passed over, and its mark then."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from iptrec.matching import writes
+from iptrec.matching import changes
+from iptrec.matching.rewrites import ANYTHING, MARK
 from iptrec.rulesets.targets import is_ours
 
 if TYPE_CHECKING:
@@ -22,23 +19,21 @@ if TYPE_CHECKING:
 
     Numbered = tuple[int, Rule]
 
-_MARK = "meta mark"
-_ANYTHING = frozenset([""])
-
 
 class Before(NamedTuple):
     """``row``: of the event. ``rules``: those passed over before it, with the user's numbers.
 
-    ``mark``, ``mark_after``: the packet's before and after the event's rule, None where it is not known.
-    ``written``: what may be other than the event says, see `matching.facts.Facts`. ``table``: of the rules.
+    ``mark``, ``mark_after``: the packet's before and after the event's rule, None where no event tells it.
+    ``late``: the event tells of the packet after its rule, not before. ``dumps``: it holds the packet.
     """
 
     row: int
-    table: str
+    place: Place
     rules: list[Numbered]
     mark: int | None
-    written: frozenset[str]
     mark_after: int | None
+    late: bool
+    dumps: bool
 
 
 def before_steps(window: Window, position: int) -> list[Before]:
@@ -46,93 +41,55 @@ def before_steps(window: Window, position: int) -> list[Before]:
     path = window.assembly.outcomes[window.assembly.outcome[position]].path
     rows = window.assembly.events(position)
     places = [window.resolver.places[number] for number in path]
+    late = [window.resolver.backends[number].mark_after for number in path]
+    marks, marks_after = _marks(places, window.events.mark[rows].tolist(), late)
+    dumps = (window.events.head[rows] == window.events.datagram[rows]).tolist()
     skipped = _skipped(window.resolver, path)
-    after = [window.resolver.backends[number].mark_after for number in path]
-    written = _written(places, skipped, after)
-    marks, marks_after = _marks(places, window.events.mark[rows].tolist(), after)
-    tables = [place.table for place in places]
-    found = list(map(Before, rows.tolist(), tables, skipped, marks, written, marks_after))
-    return _of_steps(found, places) or found
+    found = list(map(Before, rows.tolist(), places, skipped, marks, marks_after, late, dumps))
+    return _of_steps(found) or found
 
 
-def _of_steps(found: Sequence[Before], places: Sequence[Place]) -> list[Before]:
+def _of_steps(found: Sequence[Before]) -> list[Before]:
     """Leave out our own events; rules passed over before one were passed over before the next of its chain.
 
     The kernel reports the end of a base chain of nf_tables, then its policy: the former is counted as ours.
     """
     steps: list[Before] = []
     rules: list[Numbered] = []
-    for at, (one, place) in enumerate(zip(found, places, strict=True)):
-        same = at > 0 and (place.pass_, place.chain) == (places[at - 1].pass_, places[at - 1].chain)
+    dumped = False
+    last: Place | None = None
+    for one in found:
+        place = one.place
+        same = last is not None and (place.pass_, place.chain) == (last.pass_, last.chain)
         rules = rules + one.rules if same else one.rules
+        dumped = one.dumps or (dumped and same)
         if not place.ours:
-            steps.append(one._replace(rules=rules))
-            rules = []
+            steps.append(one._replace(rules=rules, dumps=dumped))
+            rules, dumped = [], False
+        last = place
     return steps
 
 
 def _marks(
-    places: Sequence[Place], marks: Sequence[int], after: Sequence[bool]
+    places: Sequence[Place], marks: Sequence[int], late: Sequence[bool]
 ) -> tuple[list[int | None], list[int | None]]:
-    """The marks before and after each event's rule; ``after``: whether the event tells the latter."""
+    """The marks before and after each event's rule, as far as events tell them.
+
+    ``late``: whether the event tells the latter. What changes a mark between two hooks is not always seen.
+    """
     before = [
-        _mark_before(places, marks, after, at) if told_after else marks[at]
-        for at, told_after in enumerate(after)
+        None if after and {MARK, ANYTHING} & changed(place) else mark
+        for place, mark, after in zip(places, marks, late, strict=True)
     ]
-    told = zip(marks, after, [*before[1:], None], strict=True)
-    return before, [mark if told_after else following for mark, told_after, following in told]
+    told = zip(marks, late, [*before[1:], None], strict=True)
+    return before, [mark if after else following for mark, after, following in told]
 
 
-def _mark_before(
-    places: Sequence[Place], marks: Sequence[int], after: Sequence[bool], at: int
-) -> int | None:
-    """That of the event, unless its rule may have set it.
-
-    Then it is that of the event before; but what changes a mark between two hooks is not always seen.
-    """
-    if _MARK not in _changes(places[at]) and "" not in _changes(places[at]):
-        return marks[at]
-    same = at > 0 and after[at - 1] and places[at - 1].hook == places[at].hook
-    return marks[at - 1] if same else None
-
-
-def _written(
-    places: Sequence[Place], skipped: Sequence[Sequence[Numbered]], after: Sequence[bool]
-) -> list[frozenset[str]]:
-    """What may differ from what the first event of the same base chain tells of the packet.
-
-    Each event of legacy iptables tells all of it.
-    """
-    found: list[frozenset[str]] = []
-    at = 0
-    while at < len(places):
-        end = at + 1
-        while end < len(places) and places[end].pass_ == places[at].pass_:
-            end += 1
-        # A rule may write, and then not match.
-        half = frozenset(
-            key
-            for rules in skipped[at:end]
-            for _, rule in rules
-            for key, partly in writes(rule)
-            if partly
-        )
-        since = frozenset[str]()
-        for number in range(at, end):
-            first = number == at
-            changes = _changes(places[number]) - {_MARK}
-            written = half | (changes if first else since)
-            found.append(written if after[number] else frozenset())
-            since = since if first else since | changes
-        at = end
-    return found
-
-
-def _changes(place: Place) -> frozenset[str]:
+def changed(place: Place) -> frozenset[str]:
     """What the rule of an event changes; anything, where that is not known."""
-    if place.rule is None:
-        return _ANYTHING if place.nameless else frozenset()
-    return frozenset(key for key, _ in writes(place.rule))
+    if place.wordless or (place.rule is not None and not place.rule.listed):
+        return frozenset([ANYTHING])
+    return frozenset() if place.rule is None else changes(place.rule, matched=True)
 
 
 def _skipped(book: Book, path: tuple[int, ...]) -> list[list[Numbered]]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.before import before_steps
+from iptrec.answers.met import met
+from iptrec.context.ipsets import IpSets
 from iptrec.context.routes import Routes
-from iptrec.decode import snapshots
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement
@@ -22,12 +23,12 @@ from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.nft_sets import NftSets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from iptrec.answers.before import Before
+    from iptrec.answers.met import Met
     from iptrec.answers.packets import Packets
     from iptrec.context.interfaces import Interfaces
-    from iptrec.decode.ipsets import IpSet
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
@@ -87,26 +88,15 @@ def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
             known[stream.id] = Known(recording, stream.namespace, batch.interfaces)
         for position in batch.positions.tolist():
             packet = batch.traversal(position)
-            steps = zip(packet.steps, before_steps(batch.window, position), strict=True)
-            yield Explanation(
-                packet,
-                tuple(
-                    _explained(packet, step, before, batch.window, known[stream.id])
-                    for step, before in steps
-                ),
-            )
+            steps = known[stream.id].steps(packet, batch.window, position)
+            yield Explanation(packet, tuple(_explained(*one) for one in steps))
 
 
-def _explained(
-    packet: Traversal, step: Step, before: Before, window: Window, known: Known
-) -> ExplainedStep:
+def _explained(step: Step, before: Before, found: Met) -> ExplainedStep:
     mark = None
-    if before.mark is not None and before.mark_after is not None:
-        mark = before.mark, before.mark_after
-    if not before.rules:
-        return ExplainedStep(step, (), mark)
-    facts = known.facts(packet, step, before, window)
-    passed = (Passed(number, rule, judge(rule, facts)) for number, rule in before.rules)
+    if found.facts.mark is not None and before.mark_after is not None:
+        mark = found.facts.mark, before.mark_after
+    passed = (Passed(number, rule, judge(rule, facts)) for number, rule, facts in found.passed)
     return ExplainedStep(step, tuple(passed), mark)
 
 
@@ -117,7 +107,7 @@ class Known:
         self._recording = recording
         self._namespace = namespace
         self._routes = Routes(recording, namespace, interfaces)
-        self._ipsets = _ipsets(recording, namespace)
+        self._ipsets = IpSets(recording, namespace)
         self._tells_state = _tells_state(recording.facts.kernel)
 
     @functools.cached_property
@@ -126,8 +116,19 @@ class Known:
         of_namespace = (one for one in snapshots if one.namespace == self._namespace)
         return NftSets(of_namespace, single=is_single(self._recording))
 
-    def facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
-        """What is known of a packet before the rule of one of its steps."""
+    def steps(
+        self, packet: Traversal, window: Window, position: int
+    ) -> Iterator[tuple[Step, Before, Met]]:
+        """The steps of a packet, and what it was at each."""
+        before = before_steps(window, position)
+        told = (
+            (one, self._facts(packet, step, one, window))
+            for one, step in zip(before, packet.steps, strict=True)
+        )
+        return zip(packet.steps, before, met(told), strict=True)
+
+    def _facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
+        """What an event tells of a packet."""
         events, row = window.events, before.row
         state = int(events.ct_state[row])
         traced = bool(events.trace[row] >= 0)  # by nf_tables
@@ -135,6 +136,7 @@ class Known:
         if told and not state:
             state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
+        near = _near(window, row)
         return Facts(
             header=step.header,
             mark=before.mark,
@@ -143,15 +145,14 @@ class Known:
             physin=step.physin,
             physout=step.physout,
             source_mac=None if packet.link is None else packet.link["src"],
-            fib=self._routes.at(_near(window, row)),
-            sets=self._ipsets,
+            fib=self._routes.at(near),
+            sets=self._ipsets.at(near),
             ct_state=state,
             ct_status=_known(int(events.ct_status[row])),
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
             bits=Bits(events.packet(row), events.frame(row), traced),
-            written=before.written,
-            nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.table),
+            nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.place.table),
             time_ns=time_ns,
         )
 
@@ -173,17 +174,3 @@ def _tells_state(kernel: str) -> bool:
     """Whether traces of nf_tables tell the state of each packet that has a connection (nf_tables_trace.c)."""
     found = re.match(r"Linux (\d+)\.(\d+)", kernel)
     return found is not None and (int(found[1]), int(found[2])) >= _TELLS_STATE
-
-
-def _ipsets(recording: Recording, namespace: int) -> list[Mapping[str, IpSet]]:
-    """The ipsets, each time that they were recorded; the same ones again where they have not changed."""
-    found: list[Mapping[str, IpSet]] = []
-    for snapshot in recording.snapshots("ipsets"):
-        if snapshot.namespace != namespace:
-            continue
-        known = found[-1] if found else {}
-        read = snapshots.ipsets(snapshot.content, snapshot.media)
-        found.append(
-            {name: known[name] if known.get(name) == one else one for name, one in read.items()}
-        )
-    return found

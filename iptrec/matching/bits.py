@@ -61,6 +61,14 @@ class Bits(NamedTuple):
         whole = int.from_bytes(data[start // 8 : -(-end // 8)], "big")
         return whole >> (-end % 8) & (1 << span.size) - 1
 
+    def replaced(self, span: Span, value: int) -> Bits:
+        """With other bits in the place of some of a header of IP or of what follows, which were captured."""
+        start = span.start + (8 * (self.network_size or 0) if span.base == "th" else 0)
+        rest = 8 * len(self.captured) - start - span.size
+        mask = (1 << span.size) - 1 << rest
+        whole = int.from_bytes(self.captured, "big") & ~mask | value << rest & mask
+        return self._replace(captured=whole.to_bytes(len(self.captured), "big"))
+
     @property
     def network_size(self) -> int | None:
         """How many bytes the network header has, without extension headers; None where nobody knows."""

@@ -47,7 +47,7 @@ _NO_BITS: Final = Bits()
 class Facts:
     """What is known of a packet at a rule, before the rule. ``header``: as `decode.packet.header` gives it.
 
-    ``mark``: None where it is not known. ``sets``: the ipsets by their names, each time that they were read.
+    ``mark``: None where it is not known. ``sets``: the ipsets by their names, each list that may be of then.
     ``ct_state``: the bits of its connection's state (`TraceEvents.ct_state`); 0: not known. ``ct_status``,
     ``ct_direction``: likewise (enum ip_conntrack_status, enum ip_conntrack_dir); None: not known. ``written``:
     what rules have changed since ``header`` and ``bits`` were seen, by the keys of `nft_matches.Writes`.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from iptrec.matching.facts import Clause, Judgement, protocol_number
 from iptrec.matching.field import AbsentError
 from iptrec.matching.iptables_options import ALL, CORE, MODULES
-from iptrec.matching.nft import is_written
+from iptrec.matching.rewrites import ANYTHING, is_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,14 +45,6 @@ _MODIFIERS: Final = frozenset(
 
 _IPV4: Final = 4
 _TOS: Final = ("ip dscp", "ip ecn", "ip6 dscp", "ip6 ecn")
-_LENGTHS: Final = ("ip length", "ip6 length", "tcp doff")
-# What targets change, by the keys of nft: iptables-nft's rules run where a trace tells of the packet before.
-_WRITTEN: Final = {
-    "MARK": ("meta mark",), "CONNMARK": ("meta mark",), "TOS": _TOS, "DSCP": _TOS,
-    "ECN": (*_TOS, "tcp reserved", "tcp flags"), "TTL": ("ip ttl",), "HL": ("ip6 hoplimit",),
-    "TCPMSS": _LENGTHS, "TCPOPTSTRIP": _LENGTHS, "SNPT": ("ip6 saddr",), "DNPT": ("ip6 daddr",),
-    "CT": ("ct",), "NOTRACK": ("ct",),
-}  # fmt: skip
 _OF_IPV6: Final = ("src", "dst", "length", "hop_limit", "tos", "flow_label", "ext")
 # The keys of nft of what is in a header as `decode.packet` reads it.
 _KEYS: Final = {
@@ -125,12 +117,6 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
     return unknown or Judgement(True)
 
 
-def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
-    """See `matching.writes`: a target does it, once all matches hold."""
-    for key in _WRITTEN.get(rule.target or "", ()):
-        yield key, False
-
-
 def _without_written(facts: Facts) -> Facts:
     """What of the facts is still true."""
     if facts.bits.joined and facts.header.get("ext"):  # what follows is not captured
@@ -149,8 +135,7 @@ def _without_written(facts: Facts) -> Facts:
     }
     return replace(
         facts,
-        header={} if "" in facts.written else kept,
-        mark=None if is_written("meta mark", facts.written) else facts.mark,
+        header={} if ANYTHING in facts.written else kept,
         ct_state=0 if is_written("ct state", facts.written) else facts.ct_state,
     )
 

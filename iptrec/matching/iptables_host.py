@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from typing import TYPE_CHECKING, Final
 
 from iptrec.matching import ipsets
@@ -68,18 +69,29 @@ def in_set(value: str, facts: Facts) -> bool | None:  # noqa: ARG001
 
 
 def seen_in_set(value: str, facts: Facts) -> str | None:
-    """What the set had whenever it was looked at."""
+    """What the set had when it was listed."""
     name, _, directions = value.partition(" ")
     if " " in directions:  # --return-nomatch
         return None
-    found = {
+    found = [
         ipsets.contains(sets, name, directions.split(","), facts)
         for sets in facts.sets
         if name in sets
-    }
-    if found == {True}:
-        return "the packet was in it when it was read"
-    return "the packet was not in it when it was read" if found == {False} else None
+    ]
+    if None in found:
+        return None
+    match [one for one, _ in itertools.groupby(found)]:
+        case [True]:
+            return "the packet was in it when it was read"
+        case [False]:
+            return "the packet was not in it when it was read"
+        case [False, True]:
+            return "the set changed: the packet was not in it before, and was later"
+        case [True, False]:
+            return "the set changed: the packet was in it before, and not later"
+        case [_, *_]:
+            return "the set changed: the packet was in it at times"
+    return None
 
 
 def state(value: str, facts: Facts) -> bool | None:

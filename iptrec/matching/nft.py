@@ -6,28 +6,30 @@ alone remembers (limits, sets that rules change, random numbers) cannot be known
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, OneOf, Writes
+from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, OneOf, Range, Writes
 from iptrec.decode.rulesets.nft_others import Other
-from iptrec.matching import nft_lookup, nft_words
+from iptrec.matching import nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
 from iptrec.matching.field import AbsentError
 from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_payload import span
+from iptrec.matching.rewrites import MARK, is_written, rewritten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from iptrec.decode.rulesets.nft_matches import Flags, Left, Scalar, Value
+    from iptrec.decode.rulesets.nft_matches import Condition, Element, Flags, Left, Scalar, Value
     from iptrec.decode.rulesets.types import Rule
     from iptrec.matching.facts import Facts
     from iptrec.matching.field import Field
 
-_OTHER_IP: Final = {"ip": "ip6", "ip6": "ip"}
 _SHIFTS: Final = frozenset(["<<", ">>"])
 _REGISTER: Final = 32  # bits, of fields that are compared at once
 _WIDEST: Final = 128  # bits, of what is shifted
+_PRESENT: Final = frozenset(["has", "read"])
 _LOOKUPS: Final = frozenset(["map", "vmap"])
 
 
@@ -41,28 +43,82 @@ class _Values(NamedTuple):
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of nft's syntax."""
+    return _evaluated(rule, facts)[0]
+
+
+def passed(rule: Rule, facts: Facts) -> Facts:
+    """A packet that a rule did not match: with what the rule changed before the condition that failed."""
+    upto = rule.matches[: _conditions(rule)]
+    return _evaluated(replace(rule, matches=upto), facts)[1] if any(_writes(upto)) else facts
+
+
+def matched(rule: Rule, facts: Facts) -> Facts:
+    """A packet that a rule matched, with all that the rule changed."""
+    for one in _writes(rule.matches):
+        facts = _written(one, facts, certain=True)
+    return facts
+
+
+def changes(rule: Rule, *, matched: bool) -> frozenset[str]:
+    """The keys of all that a rule may change; one that did not match only what stands before a condition."""
+    return frozenset(
+        one.key for one in _writes(rule.matches if matched else rule.matches[: _conditions(rule)])
+    )
+
+
+def _conditions(rule: Rule) -> int:
+    """Where a rule's last condition ends."""
+    return max(
+        (at for at, one in enumerate(rule.matches, 1) if not isinstance(one, Writes)), default=0
+    )
+
+
+def _writes(statements: Iterable[Condition]) -> Iterator[Writes]:
+    return (one for one in statements if isinstance(one, Writes))
+
+
+def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
+    """What can be said of a rule, and what it leaves of a packet that it does not match."""
     unknown: Judgement | None = None
-    written = facts.written
     for at, condition in enumerate(rule.matches):
         match condition:
-            case Writes(key):
-                written |= {key}
+            case Writes():
+                facts = _written(condition, facts, certain=unknown is None)
                 continue
             case Match():
-                fits, own = _judged(condition, facts, written)
+                fits, own = _judged(condition, facts)
             case Other():
                 fits, own = None, None
-        if fits is False and _may_hold(rule, at, facts, written):
+        if fits is False and _may_hold(rule, at, facts):
             fits = None
         if fits is False:
             instead = "" if own is None else f"it is {own}"
-            return Judgement(False, nft_words.told(condition), instead)
+            return Judgement(False, nft_words.told(condition), instead), facts
         if fits is None and unknown is None:
             unknown = Judgement(None, nft_words.told(condition))
-    return unknown or Judgement(True)
+    return unknown or Judgement(True), facts
 
 
-def _may_hold(rule: Rule, at: int, facts: Facts, written: frozenset[str]) -> bool:
+def _written(one: Writes, facts: Facts, *, certain: bool) -> Facts:
+    return rewritten(facts, one.key, _value(one, facts), certain=certain)
+
+
+def _value(one: Writes, facts: Facts) -> int | None:
+    """What a field is set to, None where nobody knows."""
+    own = field(one.key)
+    try:
+        if one.by is not None:
+            (value,) = _read(one.by, facts).known
+        elif one.value is not None and own is not None:
+            value = _bits(one.value, own.number)
+        else:
+            return None
+    except (AbsentError, ValueError, OverflowError, TypeError, LookupError):  # a stranger's ruleset
+        return None
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _may_hold(rule: Rule, at: int, facts: Facts) -> bool:
     """Whether a rule may match although one condition of its does not hold.
 
     nft 1.0.6 compares neighbouring fields at once: sport != 1 dport != 2 matches unless both are equal.
@@ -72,7 +128,7 @@ def _may_hold(rule: Rule, at: int, facts: Facts, written: frozenset[str]) -> boo
     return isinstance(own, Match) and any(
         isinstance(one, Match)
         and _compared_at_once(own, one)
-        and _judged(one, facts, written)[0] is not False
+        and _judged(one, facts)[0] is not False
         for one in beside
     )
 
@@ -93,18 +149,13 @@ def _compared_at_once(one: Match, other: Match) -> bool:
     )
 
 
-def writes(rule: Rule) -> Iterator[tuple[str, bool]]:
-    """What a rule changes, and whether it does so although a later condition of its does not hold."""
-    for at, one in enumerate(rule.matches):
-        if isinstance(one, Writes):
-            yield one.key, any(not isinstance(rest, Writes) for rest in rule.matches[at + 1 :])
-
-
-def _judged(match: Match, facts: Facts, written: frozenset[str]) -> tuple[bool | None, object]:
+def _judged(match: Match, facts: Facts) -> tuple[bool | None, object]:
     """Whether a condition holds, and what the packet has; None: it cannot be known."""
     try:
+        if match.op in _PRESENT and isinstance(match.left, str):
+            return _has(match.left, facts), None
         parts = match.left.parts if isinstance(match.left, Concat) else (match.left,)
-        values = [_read(one, facts, written) for one in parts]
+        values = [_read(one, facts) for one in parts]
         own = " . ".join(str(one.own) for one in values if one.own is not None) or None
         if isinstance(match.right, OneOf | Named) or isinstance(match.left, Concat):
             return _looked_up(match, values, facts), own
@@ -117,22 +168,32 @@ def _judged(match: Match, facts: Facts, written: frozenset[str]) -> tuple[bool |
         return None, None
 
 
-def _read(left: Left, facts: Facts, written: frozenset[str]) -> _Values:
+def _has(key: str, facts: Facts) -> bool | None:
+    """Whether a packet has a field, whatever rules have made of it. Raises AbsentError."""
+    if key == MARK:
+        return True
+    if key.startswith("ct ") and not is_written("ct state", facts.written):
+        return nft_ct.connected(facts) or None
+    one = field(key)
+    return None if one is None else bool(_possible(one, facts)) or None
+
+
+def _read(left: Left, facts: Facts) -> _Values:
     """What a packet has of what a condition looks at. Raises ValueError for what is not understood."""
     if isinstance(left, Concat):
         raise ValueError(left)  # noqa: TRY004 - of a concatenation
     if isinstance(left, Bitwise):
-        inner = _read(left.of, facts, written)
+        inner = _read(left.of, facts)
         by = _bits(left.by, inner.number)
         combined = tuple(_combined(one, left.op, by) for one in inner.known)
         return inner._replace(known=combined)
     one = field(left)
     if one is None:
         return _Values((), str, None)
-    if any(is_written(key, written) for key in depends(left)):
+    if any(is_written(key, facts.written) for key in depends(left)):
         return _Values((), one.number, None)
     known = _possible(one, facts)  # raises where the header is not there
-    if is_written(left, written):
+    if is_written(left, facts.written):
         return _Values((), one.number, None)
     return _Values(known, one.number, one.own(facts))
 
@@ -142,25 +203,6 @@ def _possible(one: Field, facts: Facts) -> tuple[int | str, ...]:
     if value is None:
         return ()
     return tuple(value) if isinstance(value, frozenset) else (value,)
-
-
-def is_written(key: str, written: frozenset[str]) -> bool:
-    """Whether what a key stands for was changed after it was seen; "" stands for anything."""
-    if not written:
-        return False
-    own = span(key)
-    if key in written or "" in written or (key.startswith("ct ") and "ct" in written):
-        return True
-    version = _OTHER_IP.get(key.partition(" ")[0])  # a packet is of one
-    others = [
-        found
-        for one in written
-        if one.partition(" ")[0] != version and (found := span(one)) is not None
-    ]
-    # The kernel mends checksums.
-    return own is not None and (
-        any(own.overlaps(one) for one in others) or (bool(others) and "checksum" in key)
-    )
 
 
 def _combined(own: int | str, op: str, by: int) -> int:
@@ -215,10 +257,10 @@ def _holds(own: int | str, match: Match, number: Callable[[Scalar], int | str]) 
     right = match.right
     assert not isinstance(right, OneOf | Named)  # noqa: S101 - looked up
     match match.op:
-        case "has":
-            return True
-        case "==" | "!=":
-            return nft_lookup.fits(own, nft_lookup.span(right, number)) == (match.op == "==")
+        case "==":
+            return nft_lookup.fits(own, nft_lookup.span(right, number))
+        case "!=":
+            return _differs(own, right, number)
     if isinstance(own, str):
         raise TypeError(own)
     bits = _bits(right, number)
@@ -236,6 +278,15 @@ def _holds(own: int | str, match: Match, number: Callable[[Scalar], int | str]) 
         case ">=":
             return own >= bits
     raise ValueError(match.op)
+
+
+def _differs(own: int | str, value: Element, number: Callable[[Scalar], int | str]) -> bool:
+    """Of ttl < 60 ttl > 40, in this order, nft 1.0.6 prints ttl != 60-40."""
+    wanted = nft_lookup.span(value, number)
+    if isinstance(value, Range) and isinstance(own, int) and not isinstance(wanted, str):
+        low, high = wanted
+        return not low <= own <= high if low < high else high < own < low
+    return not nft_lookup.fits(own, wanted)
 
 
 def _bits(value: Value | Scalar | Flags, number: Callable[[Scalar], int | str]) -> int:

@@ -37,7 +37,7 @@ _NOT_TOLD: Final[dict[str, Callable[[Scalar], str]]] = {
 }  # fmt: skip
 
 
-def _connected(facts: Facts) -> bool:
+def connected(facts: Facts) -> bool:
     """Whether it is known that the packet is of a connection."""
     if facts.ct_state & _NO_CONNECTION:
         raise AbsentError(_states(facts))
@@ -55,7 +55,7 @@ def _statuses(facts: Facts) -> str | None:
 
 
 def _if_connected(read: Callable[[Facts], int | None]) -> Read:
-    return lambda facts: read(facts) if _connected(facts) else None
+    return lambda facts: read(facts) if connected(facts) else None
 
 
 def _version(facts: Facts) -> int | None:
@@ -82,7 +82,7 @@ def _address(direction: str, name: str, version: int | None) -> Field:
         return None if flow is None else str(getattr(flow, name))
 
     def read(facts: Facts) -> int | None:
-        _connected(facts)
+        connected(facts)
         told = own(facts)
         if told is None:
             return None
@@ -96,7 +96,7 @@ def _address(direction: str, name: str, version: int | None) -> Field:
 
 def _port(direction: str, name: str) -> Field:
     def read(facts: Facts) -> int | None:
-        _connected(facts)
+        connected(facts)
         flow = _flow(facts, direction)
         return None if flow is None else int(getattr(flow, name))
 

@@ -46,8 +46,8 @@ def told(match: Match | Other) -> Clause:
 
 def _parts(match: Match) -> tuple[str, str]:
     left, right = match.left, match.right
-    if match.op == "has":
-        return f"{_key(left)} set", ""
+    if match.op in ("has", "read"):
+        return f"{_key(left)} set" if match.op == "has" else _key(left), ""
     if match.op in ("map", "vmap"):
         return f"{_key(left)} {match.op}", f"@{right.name}" if isinstance(right, Named) else ""
     if isinstance(left, str) and left.endswith(" exists"):

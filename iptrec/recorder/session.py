@@ -27,6 +27,7 @@ from iptrec.recorder.guarded import Guarded
 from iptrec.recorder.loop import Loop
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.rotation import Rotation
+from iptrec.recorder.sets import Sets
 from iptrec.recorder.signals import waking
 from iptrec.recorder.streams import Events, Side, Streams
 from iptrec.recording.rows import Facts
@@ -213,9 +214,9 @@ class _Session:
                 for backend in self._backends:
                     backend.insert(evidence, inserted)
                     backend.baseline(evidence)
-                self._keep(child)
+                listed = self._keep(child)
                 self._command.start(inserted)
-                loop = self._loop()
+                loop = self._loop(Sets(evidence, listed.get("ipsets", b"")))
                 self._begin(begun)
                 loop.run()
                 for backend in self._backends:
@@ -227,7 +228,7 @@ class _Session:
             evidence.streams.finish()
             self._keep(again)
 
-    def _loop(self) -> Loop:
+    def _loop(self, sets: Sets) -> Loop:
         watches = [backend.watch for backend in self._backends]
         return Loop(
             self._options,
@@ -235,6 +236,7 @@ class _Session:
             self._evidence,
             self._backends,
             rotation=self._rotation(),
+            sets=sets,
             findings=self._findings,
             wake=self._wake,
             command=self._command,
@@ -266,12 +268,13 @@ class _Session:
         for backend in self._backends:
             backend.watch.start()  # last: what starts processes with preexec_fn is through
 
-    def _keep(self, child: Forked) -> None:
+    def _keep(self, child: Forked) -> dict[str, bytes]:
         """What a child has looked at."""
         found = child.result()
         with self._evidence.writer.together():
             for kind, content in found.items():
                 self._evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+        return found
 
     def _count(self) -> None:
         """How many packets came to our rules: where no event came, it tells whether any could."""

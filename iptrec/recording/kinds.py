@@ -74,7 +74,11 @@ SNAPSHOTS: Final = {
         SnapshotKind("ip-rules", "RTM_GETRULE: routing rules", "netlink"),
         SnapshotKind("neighbours", "RTM_GETNEIGH: addresses of the link layer", "netlink"),
         SnapshotKind("fdb", "RTM_GETNEIGH of bridges: what is behind which port", "netlink"),
-        SnapshotKind("ipsets", "IPSET_CMD_LIST: sets, with their members", "netlink"),
+        SnapshotKind(
+            "ipsets",
+            "IPSET_CMD_LIST: sets, with their members; while they are small also when they changed",
+            "netlink",
+        ),
         SnapshotKind(
             "sysctls", "settings of forwarding, netfilter and connection tracking", "json"
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 
@@ -9,9 +10,11 @@ import pytest
 from judged import claims
 from recorder import start, until
 
+from iptrec.kernel import process
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
+LOOKED_AT_S = 1.5  # sets are listed each second
 APART_S = 0.2  # changes that are nearer to a packet may have been before or after it
 
 
@@ -33,10 +36,10 @@ def ping(lab, address):
     time.sleep(APART_S)
 
 
-def listed(path):
-    """How often the ruleset is in a recording that still grows."""
+def listed(path, kind="nft"):
+    """How often something is in a recording that still grows."""
     with Reader(path) as reader:
-        return sum(1 for _ in reader.snapshots("nft"))
+        return sum(1 for _ in reader.snapshots(kind))
 
 
 def told(path, chain, spec):
@@ -133,3 +136,50 @@ def test_members_of_the_moment(host, tmp_path):
     assert all(fits in (None, hit) for one in others for _, hit, fits in one)
     assert {hit for one in others for _, hit, _ in one} == {True, False}
     assert {fits for _, _, fits in others[1]} == {None}
+
+
+def hints(path, chain, spec):
+    """For each packet that met a rule: whether it matched, and what is said of it."""
+    return [
+        (matched, judgement.fits, judgement.because)
+        for _, rule, matched, judgement in claims(path, chain, "v1")
+        if spec in rule.spec
+    ]
+
+
+@pytest.mark.parametrize("options", ["", " timeout 3600 counters"])
+def test_ipsets_of_the_moment(host, tmp_path, backend, options):
+    """A member that is there for a while, at neither end of the recording: it is said when it was seen."""
+    ipset = shutil.which("ipset", path=process.search_path())
+    if ipset is None:
+        pytest.skip("no ipset; on Debian: apt-get install ipset")
+    host.run([ipset, "restore"], stdin=f"create banned hash:ip{options}\nadd banned 10.0.1.9\n")
+    rules = "-A PREROUTING -m set --match-set banned src\n"
+    host.restore(None, "ipv4", f"*mangle\n{rules}COMMIT\n", backend)
+    path = tmp_path / "t.db"
+    recorder = start(
+        host, "icmp", "--iface", "v1", "--family", "ipv4", "--backend", backend, "-o", path
+    )
+    ping(host, "10.0.1.1")
+    for command in ("add", "del"):
+        time.sleep(LOOKED_AT_S)
+        before = listed(path, "ipsets")
+        host.run([ipset, command, "banned", "10.0.1.2"])
+        ping(host, "10.0.1.1")  # nobody may have looked yet
+        until(lambda before=before: listed(path, "ipsets") > before)
+        ping(host, "10.0.1.1")
+    time.sleep(LOOKED_AT_S)  # a member that stays and counts down is no change
+    assert listed(path, "ipsets") == 3
+    recorder.send_signal(signal.SIGINT)
+    recorder.communicate(timeout=60)
+    found = hints(path, ("mangle", "PREROUTING"), "--match-set")
+    hits = [False, True, True, False, False]
+    assert [(matched, fits) for matched, fits, _ in found] == [(one, None) for one in hits]
+    said = [because.partition(" (")[2].rstrip(")") for _, _, because in found]
+    there, absent = (
+        "the packet was in it when it was read",
+        "the packet was not in it when it was read",
+    )
+    assert (said[0], said[2], said[4]) == (absent, there, absent)
+    assert said[1] in (there, "the set changed: the packet was not in it before, and was later")
+    assert said[3] in (absent, "the set changed: the packet was in it before, and not later")

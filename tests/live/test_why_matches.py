@@ -10,7 +10,7 @@ from collections import Counter
 import frames
 import pytest
 from command import IPTREC
-from judged import claims
+from judged import claims, mac
 
 pytestmark = pytest.mark.live
 
@@ -139,9 +139,3 @@ def test_judgements_are_the_kernels(lab, backend, version, tmp_path):
         counted[spec] += int(number)
     assert {spec for spec in counted if hits[spec] > counted[spec]} == set()
     assert version == 6 or {spec: hits[spec] for spec in counted} == dict(counted)
-
-
-def mac(lab, host, name):
-    enter = ["ip", "-n", host] if host else ["ip"]
-    (found,) = json.loads(lab.run([*enter, "-j", "link", "show", name]).stdout)
-    return found["address"]

@@ -51,6 +51,12 @@ CASES = [
     (match(DPORT, 53, "!="), False, "udp dport != 53 (it is 53)"),
     (match(DPORT, {"set": [1, {"range": [54, 60]}]}), False, "udp dport { 1, 54-60 } (it is 53)"),
     (match(payload("tcp", "dport"), 53), False, "tcp dport 53 (it is udp)"),
+    (match(DPORT, {"range": [40, 60]}, "!="), False, "udp dport != 40-60 (it is 53)"),
+    (match(DPORT, {"range": [54, 60]}, "!="), True, None),
+    # So nft 1.0.6 prints udp dport < 60 udp dport > 40
+    (match(DPORT, {"range": [60, 40]}, "!="), True, None),
+    (match(DPORT, {"range": [53, 40]}, "!="), False, "udp dport != 53-40 (it is 53)"),
+    (match(DPORT, {"range": [9, 9]}, "!="), False, "udp dport != 9-9 (it is 53)"),
     (match(payload("tcp", "dport"), 53, "!="), False, "tcp dport != 53 (it is udp)"),
     (match(payload("ip6", "saddr"), "::1", "!="), False, "ip6 saddr != ::1 (it is 10.0.1.2)"),
     (match(meta("oifname"), "v*"), False, 'oifname "v*" (it is none)'),
@@ -140,7 +146,8 @@ RULES = [
     ((NOT_SPORT, match(TTL, 1, "!=")), False),
     ((NOT_SPORT, match(DPORT, 53)), False),
     # what was written before
-    ((MARK_8, match(meta("mark"), 8)), None),
+    ((MARK_8, match(meta("mark"), 8)), True),
+    ((MARK_8, match(meta("mark"), 6)), False),
     ((match(meta("mark"), 8), MARK_8), False),
     ((DPORT_1, match(DPORT, 1)), None),
     ((DPORT_1, match(SPORT, 1)), False),

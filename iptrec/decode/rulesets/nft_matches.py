@@ -6,9 +6,11 @@ is an `Other`: it may or may not hold. man 5 libnftables-json: STATEMENTS, EXPRE
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, Final, NamedTuple
 
+from iptrec.decode.rulesets import nft_others
 from iptrec.decode.rulesets.nft_others import Other, other
 
 Scalar = int | str
@@ -79,7 +81,7 @@ class Match(NamedTuple):
     """A condition: ``left op right``.
 
     ``op``: one of ==, !=, <, >, <=, >=; "in": a bit of ``right`` is set; "!": none is; "map", "vmap": a map has
-    it as a key; "has": the packet has such a field.
+    it as a key; "has": the packet has such a field, which is set; "read": it has one, which is set elsewhere.
     """
 
     left: Left
@@ -88,9 +90,15 @@ class Match(NamedTuple):
 
 
 class Writes(NamedTuple):
-    """A statement that changes what later conditions look at: a key as `Left` has it; "ct" for all of it."""
+    """A statement that changes what later conditions look at: a key as `Left` has it; "ct" for all of it.
+
+    "" is any. ``value``: what it is then, None where the rule does not tell; ``by``: how it is made of what it
+    was.
+    """
 
     key: str
+    value: Scalar | Flags | None = None
+    by: Bitwise | None = None
 
 
 Condition = Match | Writes | Other
@@ -100,6 +108,11 @@ _DEEPEST: Final = 8
 _BITWISE: Final = frozenset(["&", "|", "^", "<<", ">>"])
 _BASES: Final = frozenset(["ll", "nh", "th"])
 _MARKS: Final = frozenset(["MARK", "CONNMARK"])
+# Targets of xtables that change nothing that conditions look at.
+_HARMLESS: Final = frozenset(
+    ["AUDIT", "CLASSIFY", "IDLETIMER", "LED", "LOG", "NFLOG", "RATEEST", "REJECT", "SET", "TEE", "TRACE"]
+)  # fmt: skip
+_SETS: Final = re.compile(r"\bset\b")  # of a statement that is told as text
 _NAT: Final = frozenset(["dnat", "snat", "redirect", "masquerade", "tproxy"])
 
 
@@ -115,10 +128,13 @@ def read(name: str, value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
                 return _mangle(value)
             case "notrack":
                 return [Writes("ct")]
-            case "xt" if value.get("type") == "target" and value.get("name") in _MARKS:
-                return [other(name, value), Writes("meta mark")]
+            case "xt" if value.get("type") == "target" and value.get("name") not in _HARMLESS:
+                key = "meta mark" if value.get("name") in _MARKS else ""
+                return [other(name, value), Writes(key)]
             case _ if name in _NAT:
                 return [*_taken(value), other(name, value)]
+            case "" | nft_others.TEXT if not isinstance(value, str) or _SETS.search(value):
+                return [other(name, value), Writes("")]
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
         pass
     return [other(name, value)]
@@ -157,14 +173,45 @@ def _mangle(value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
     if not isinstance(key, str):
         raise TypeError(key)
     found: list[Condition] = []
+    written = Writes(key)
     match value["value"]:
         case {"map": dict(taken)}:
             found.append(_in_map(taken, "map"))
-        case dict():
-            found.append(other(f"{key} set", None))
-    if not key.startswith("meta "):
+        case {"|": [str(), *_] as names} if all(isinstance(one, str) for one in names):
+            written = Writes(key, _flags(names))
+        case dict(taken):
+            read, written = _made_of(key, taken)
+            found += read
+        case list(names):
+            written = Writes(key, _flags(names))
+        case plain:
+            written = Writes(key, _scalar(plain))
+    # nft_ct.c sets nothing where there is no connection, and goes on.
+    if not key.startswith(("meta ", "ct ")):
         found.append(Match(key, "has", 0))
-    return [*found, Writes(key)]
+    return [*found, written]
+
+
+def _made_of(key: str, taken: Any) -> tuple[list[Condition], Writes]:  # noqa: ANN401 - JSON
+    """What the packet must have for a value that is read of it, and the value."""
+    try:
+        left = _left(taken)
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
+        return [other(f"{key} set", None)], Writes(key)
+    if isinstance(left, Concat):
+        raise ValueError(key)  # noqa: TRY004 - a number is set
+    own = _read_of(left)
+    by = left if isinstance(left, Bitwise) and own == key else None
+    return [Match(own, "read", 0)], Writes(key, by=by)
+
+
+def _read_of(left: Left) -> str:
+    """What an expression is made of."""
+    while isinstance(left, Bitwise):
+        left = left.of
+    if isinstance(left, Concat):
+        raise ValueError(left)  # noqa: TRY004 - of a number
+    return left
 
 
 def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON
