@@ -40,6 +40,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "-- 2026-11-23 UTC+01:00 --": "what make demo prints: test_the_demo_prints_what_the_readme_says",
     "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
     "kernel → recorder → file": "a drawing",
+    "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }
 LIVE = {"record", "trace", "demo", "doctor", "cleanup"}  # what asks or changes the host
 BESIDE = {"duckdb", "jq", "sqlite3", "tshark"}  # other programs that examples run where they are

@@ -77,7 +77,7 @@ def fold(
     """
     steps = explanation.steps
     calls = _calls([one.step for one in steps])
-    decided = decided_at(explanation.packet)
+    decided = decided_at(explanation.packet.decided_by, explanation.packet.steps)
     shown = _with_callers({len(steps) - 1 if decided is None else decided}, calls)
     if effects:
         changed = _effects(steps, calls)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.packets.model import RulePlace
+from iptrec.packets.model import RulePlace, decided_at
 
 if TYPE_CHECKING:
     from iptrec.names import I64, Family
@@ -49,19 +49,8 @@ class Path:
     @property
     def decider(self) -> PathStep | None:
         """The step that decided; None where that was not seen."""
-        place = self.decided_by
-        if place is None:
-            return None
-        policy = place.rule is None and not place.unlisted
-        wanted = (place.table, place.chain, place.rule, policy)
-        return next(
-            (
-                step
-                for step in reversed(self.steps)
-                if (step.table, step.chain, step.rule, step.type == "policy") == wanted
-            ),
-            None,
-        )
+        at = decided_at(self.decided_by, self.steps)
+        return None if at is None else self.steps[at]
 
 
 class PathBook:

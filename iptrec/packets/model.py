@@ -8,9 +8,11 @@ before works on columns.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iptrec.decode.conntrack import Connection
     from iptrec.names import Backend
     from iptrec.rulesets.places import Place
@@ -173,15 +175,34 @@ class Traversal:
     connection: Connection | None = None
 
 
-def decided_at(traversal: Traversal) -> int | None:
-    """Which of its steps decided what became of the packet; None where that was not seen."""
-    place = traversal.decided_by
+class Placed(Protocol):
+    """A step, of one packet or of all on a path."""
+
+    @property
+    def table(self) -> str:
+        """Of the chain."""
+
+    @property
+    def chain(self) -> str:
+        """Its name."""
+
+    @property
+    def rule(self) -> int | None:
+        """The number in the chain; None at its end, or where the rule was not recorded."""
+
+    @property
+    def type(self) -> StepType:
+        """What matched."""
+
+
+def decided_at(place: RulePlace | None, steps: Sequence[Placed]) -> int | None:
+    """Which of the steps was at the place that decided; None where that was not seen."""
     if place is None:
         return None
     policy = place.rule is None and not place.unlisted
     wanted = place.table, place.chain, place.rule, policy
-    for at in range(len(traversal.steps) - 1, -1, -1):
-        step = traversal.steps[at]
+    for at in range(len(steps) - 1, -1, -1):
+        step = steps[at]
         if (step.table, step.chain, step.rule, step.type == "policy") == wanted:
             return at
     return None

@@ -44,7 +44,7 @@ def mark(layout: Layout) -> str:
 
 def decider(traversal: Traversal) -> Step | None:
     """The step that decided what became of the packet; None where that was not seen."""
-    at = decided_at(traversal)
+    at = decided_at(traversal.decided_by, traversal.steps)
     return None if at is None else traversal.steps[at]
 
 
