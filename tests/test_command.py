@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from command import iptrec, program
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -36,7 +37,12 @@ QUESTIONS = {  # words, exit status
 def test_the_same_answer(case):
     """Status, stdout and stderr; and the same again: nothing is kept from one question to the next."""
     words, status = QUESTIONS[case]
-    there = program(*words)
+    with warm.cold(all_of_them=True):
+        there = program(*words)
+    forked = program(*words)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (
+        there.returncode, there.stdout, there.stderr,
+    )  # fmt: skip
     for _ in range(2):
         here = iptrec(*words)
         assert (here.returncode, here.stdout, here.stderr) == (

@@ -7,25 +7,23 @@ at SIGUSR1.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-import pyarrow.parquet  # noqa: F401 - loaded before the forks
+import warm_server
 
-import iptrec.answers.packets
-import iptrec.recording.reader
-import iptrec.views.json_lines
-import iptrec.views.parquet
-import iptrec.views.pcapng
-import iptrec.views.sqlite
-import iptrec.views.text  # noqa: F401
-from iptrec.cli import main
-from iptrec.errors import IptrecError
-from iptrec.recording.rows import Facts
-from iptrec.recording.writer import Writer
+warm_server.load()
+import iptrec.views.parquet  # noqa: E402, F401 - pyarrow as well
+from iptrec.cli import main  # noqa: E402
+from iptrec.errors import IptrecError  # noqa: E402
+from iptrec.recording.rows import Facts  # noqa: E402
+from iptrec.recording.writer import Writer  # noqa: E402
+
+gc.freeze()
 
 
 def copy(source, target):

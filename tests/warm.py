@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 
 IPTREC = (sys.executable, "-m", "iptrec")
+# Sees the processes that it starts, and no other.
+ALONE = ("unshare", "--pid", "--fork", "--mount-proc")
 SERVER = Path(__file__).parent / "warm_server.py"
 # Taken up by a new interpreter, or by the loader of a new program, alone.
 _AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC", "GLIBC", "OPENBLAS", "OMP", "MKL", "BLIS")
@@ -41,8 +43,10 @@ class Popen(subprocess.Popen):
         p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, _restore, _gid, _gids, _uid, _umask,
         start_new_session, _process_group,
     ):  # fmt: skip
+        alone = tuple(args[: len(ALONE)]) == ALONE
         request = {
-            "arguments": list(args[len(IPTREC) :]),
+            "arguments": list(args[len(IPTREC) + alone * len(ALONE) :]),
+            "alone": alone,
             "environment": dict(os.environ if env is None else env),
             "directory": str(cwd or Path.cwd()),
             "umask": _own_umask(),
@@ -97,11 +101,16 @@ def fits(argv, options):
     """Whether the server can fork what `subprocess.Popen` would start."""
     return (
         not _cold
-        and tuple(argv[: len(IPTREC)]) == IPTREC
+        and _is_ours(tuple(argv))
         and options.keys() <= _OPTIONS
         and _taken_up(options.get("env") or os.environ) == _taken_up(os.environ)
         and _server().serves()
     )
+
+
+def _is_ours(argv):
+    beside = argv[len(ALONE) :] if argv[: len(ALONE)] == ALONE else argv
+    return beside[: len(IPTREC)] == IPTREC
 
 
 def _taken_up(environment):

@@ -24,6 +24,8 @@ import time
 
 _CLONE3 = 435  # the same on every architecture
 _CLONE_PARENT, _CHILD_CLEARTID, _CHILD_SETTID = 0x8000, 0x200000, 0x1000000  # linux/sched.h
+_CLONE_NEWNS, _CLONE_NEWPID = 0x20000, 0x20000000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000  # linux/mount.h
 _PR_GET_TID_ADDRESS = 40  # linux/prctl.h
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 _OPTIONAL = (
@@ -102,6 +104,8 @@ def become(request, files):
             os._exit(125)
     for descriptor in files:
         os.close(descriptor)
+    if request["alone"]:
+        sees_its_namespace_alone()
     os.chdir(request["directory"])
     os.umask(request["umask"])
     if request["session"]:
@@ -117,6 +121,18 @@ def become(request, files):
     sys.path[0] = request["directory"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return main.main
+
+
+def sees_its_namespace_alone():
+    """What `unshare --pid --fork --mount-proc` does."""
+    if _libc.unshare(_CLONE_NEWPID | _CLONE_NEWNS):
+        os._exit(125)
+    child = os.fork()
+    if child:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+    _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+    if _libc.mount(b"proc", b"/proc", b"proc", 0, None):
+        os._exit(125)
 
 
 def stream(descriptor, mode, errors):

@@ -9,13 +9,14 @@ import sys
 import time
 
 import pytest
+from warm import ALONE
 
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
 IPTREC = (sys.executable, "-m", "iptrec")
-CLEANUP = ("unshare", "--pid", "--fork", "--mount-proc", *IPTREC, "cleanup")
+CLEANUP = (*ALONE, *IPTREC, "cleanup")
 BACKENDS = ("legacy", "nft")
 LOCK = "/run/xtables.lock"
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import recorder
+from command import iptrec as iptrec_
 
 import iptrec
 
@@ -40,7 +41,7 @@ def recording(request, lab, tmp_path):
 
 
 def info(path):
-    told = subprocess.check_output([sys.executable, "-m", "iptrec", "info", path], text=True)
+    told = iptrec_("info", path).stdout
     (line,) = [line for line in told.splitlines() if line.startswith("stopped:")]
     return line.split(maxsplit=1)[1]
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from recorder import start, taken
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.cold]  # what is measured is its own alone
 
 RULES = "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n"
 SEND = """\

@@ -21,7 +21,7 @@ from recorder import proc, until
 from iptrec.kernel import privileges, process
 from iptrec.recording.reader import Reader
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.cold]
 
 ROOT = os.geteuid() == 0
 ISOLATED = tuple(process.iptrec())
