@@ -37,8 +37,9 @@ def cleanup(
     """Remove what a killed recorder left behind.
 
     A recorder has a guardian that does this; both were killed. What may be left: TRACE rules with the comment
-    iptrec:UUID, rules that --flush took out, loggers that were switched; in every network namespace that can
-    be seen, or in one. What belongs to a running recorder is never touched. Needs root (or CAP_NET_ADMIN).
+    iptrec:UUID, tables iptrec-UUID of nf_tables, rules that --flush took out, loggers that were switched; in
+    every network namespace that can be seen, or in one. What belongs to a running recorder is never touched.
+    Needs root (or CAP_NET_ADMIN).
 
     Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
     printed, each as iptables-restore reads it or nft lists it, until --restore or --discard; the exit status

@@ -5,6 +5,7 @@ Each datagram has a number of its own as source port, which who receives it tell
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 
 import pytest
 import recorder
+from command import IPTREC, iptrec
 from recorder import packets
 from test_nft import router
 
@@ -23,6 +25,7 @@ pytestmark = [
     ),
 ]
 
+KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
 # From host a, and from the router itself: where to, with which time to live, from whom.
 FATES = {
     "host": ("a", "10.0.1.1", 64, None), "onward": ("a", "10.0.2.2", 64, None),
@@ -242,3 +245,50 @@ def test_chains_that_go_while_we_record(network, tmp_path):
         if (fates, arrived) in turns[::2]:
             assert accepted == arrived.intersection(fates)
     assert ours(network) == ([], 0)
+
+
+def state(lab):
+    """The ruleset but for its counters, and what recorders keep in /run."""
+    command = ["sh", "-c", "nft list ruleset; ls -A /run/iptrec 2>/dev/null"]
+    return re.sub(r"packets \d+ bytes \d+", "", lab.run(command, check=False).stdout)
+
+
+def test_killed_at_any_moment(network, tmp_path):
+    """SIGKILL in set-up, recording and clean-up: our chains are gone, nobody is left."""
+    load(network, *rules((PRE,), (FORWARD,)))
+    command = (*IPTREC, "record", "--duration", "50ms", "--backend", "nft", "udp", "-o")
+    recorder.kill_at_any_moment(network, tmp_path, KILLS, lambda: state(network), *command)
+
+
+def test_chains_that_came_later_go_with_a_killed_recorder(network, tmp_path):
+    """The guardian knows of them before the kernel does."""
+    load(network, *rules((PRE,), (INPUT,), (FORWARD,)))
+    child = recorder.start(network, "udp", "--backend", "nft", "-o", tmp_path / "t.db")
+    network.run(["nft", "delete chain inet fw c1"])
+    recorder.until(lambda: ours(network)[0] == ["ip", "ip6"])
+    child.kill()
+    child.communicate()
+    left = rules((PRE,), (FORWARD,))[1].replace("c1", "c2")
+    recorder.until(lambda: "iptrec" not in state(network))
+    assert state(network).split() == listed(network, left).split()
+
+
+def listed(lab, text):
+    """What nft lists of a ruleset where there is nothing else."""
+    return lab.run(["unshare", "-n", "sh", "-c", "nft -f - && nft list ruleset"], stdin=text).stdout
+
+
+def test_two_recorders(network, tmp_path):
+    """Each tells the same, and nothing of the other's chains."""
+    load(network, *rules((PRE,), (FORWARD,)))
+    paths = [tmp_path / f"{number}.db" for number in range(2)]
+    both = [recorder.start(network, "udp", "--backend", "nft", "-o", path) for path in paths]
+    arrived = sent(network, fates := numbered())
+    stop(both[0])
+    stop(both[1])
+    for path in paths:
+        for fate, (packet, there) in told(path, fates, arrived).items():
+            assert seen(packet) == (WHOLE if there else UNKNOWN), fate
+            assert not any("iptrec-" in step.table for step in packet.steps)
+    assert iptrec("diff", *paths).returncode == 0
+    assert "iptrec-" not in iptrec("rules", paths[1]).stdout
