@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iptrec.answers.expectation import Expectation, check
 from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import count_paths
 from iptrec.answers.rules import count_rules
@@ -17,6 +18,7 @@ from iptrec.answers.why import explain
 from iptrec.errors import IptrecError
 from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
+from iptrec.views import check as check_view
 from iptrec.views import (
     info,
     json_lines,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 LAYOUT = text.Layout(phys=True, ct=True)
 LOCAL = Clock()
 EVERYTHING = Selection()
+EXPECTATIONS = [Expectation("accepted", 1, EVERYTHING, verdict="ACCEPT")]
 MEMORY = next((one for one in ("/dev/shm", None) if one is None or os.access(one, os.W_OK)), None)  # noqa: S108
 
 
@@ -62,12 +65,18 @@ def look(path: Path) -> None:
             said += [show.as_text(traversal, LAYOUT), title.brief(traversal, LAYOUT)]
         said += [*text.holes(reader.losses), *text.holes(reader.losses, LOCAL.full)]
         summary = summarize(reader)
-        said += [info.as_text(reader, summary, LOCAL), info.as_json(reader, summary)]
-        said += [paths_view.as_text(one, LOCAL) for one in count_paths(reader, EVERYTHING)]
-        for table in count_rules(reader, EVERYTHING):
-            said += rules_view.as_text(table, LOCAL, LOCAL.day(reader.facts.started_ns))
-        for one in explain(reader, Packets(reader)):
-            said += why_view.as_text(one, colour=False)
+        said.append(info.as_json(reader, summary, size=reader.size))
+        for width in (None, 80):
+            said.append(info.as_text(reader, summary, LOCAL, width=width))
+            for one in count_paths(reader, EVERYTHING):
+                said += [paths_view.as_text(one, LOCAL, width), paths_view.as_json(one)]
+            found = count_rules(reader, EVERYTHING)
+            said += rules_view.as_text(found, LOCAL, LOCAL.day(reader.facts.started_ns), width)
+        for result in check(reader, EXPECTATIONS):
+            said += [check_view.as_text(result, LOCAL, colour=False), check_view.as_json(result)]
+        check_view.as_junit(check(reader, EXPECTATIONS), "name", 0.0)
+        for explanation in explain(reader, Packets(reader)):
+            said += why_view.as_text(explanation, colour=False)
         for line in said:
             line.encode()
             assert not set(line) & set("\x1b\x9b\u202e\u2066"), ascii(line)  # noqa: S101

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import gzip
 import io
 import os
 import re
@@ -302,6 +303,24 @@ def test_paths_rules_rulesets(docker):
     assert "DOCKER" in docker.rulesets()["ipv4"].tables["nat"]
     assert docker.rulesets(docker.facts.started_ns).keys() == {"ipv4", "ipv6"}
     assert docker.rulesets(0) == docker.rulesets(docker.facts.started_ns)  # as they were found
+
+
+@pytest.mark.parametrize("sample", sorted(SAMPLES.glob("*.db")), ids=lambda path: path.stem)
+def test_size_and_number_of_rules(sample, tmp_path):
+    """The bytes of the file, also of one that is compressed; the rules as they last were, each once."""
+    packed = tmp_path / "packed.db.gz"
+    packed.write_bytes(gzip.compress(sample.read_bytes()))
+    for path in (sample, packed):
+        with iptrec.open(path) as recording:
+            assert recording.size == sample.stat().st_size
+            rules = [
+                one
+                for table in recording.rules()
+                for _, rules in table.chains.values()
+                for one in rules
+                if one.number is not None
+            ]
+            assert recording.summary().rules == len(rules)
 
 
 def test_a_query_outlives_the_recording(docker):

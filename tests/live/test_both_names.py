@@ -97,7 +97,7 @@ TOLD = {
 }
 KNOWN = {
     "rules": lambda path: set(
-        re.findall(r"^\*(.*) \((?:ipv4|inet)\)$", printed("rules", path), re.MULTILINE)
+        re.findall(r"^\*(inet .*|.*(?= \(ipv4\)$))", printed("rules", path), re.MULTILINE)
     ),
     "rules --json": lambda path: {
         one["table"]
