@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _ICMP, _ICMPV6 = 1, 58
 _SYN, _ACK = 2, 16
+_CLIENTS: Final = 32768  # from here on: net.ipv4.ip_local_port_range, if nobody sets it
 _MOST_SERVERS: Final = 100_000  # that are remembered
 _NOBODY, _SOURCE, _DESTINATION = range(3)  # who serves
 _KEY: Final = np.dtype(
@@ -75,7 +76,7 @@ class Flow:
 class Flows:
     """Tells flows apart. Who serves is known from a TCP handshake, for all packets of its connections.
 
-    Else the lower port is taken for the one that is served: those of clients are high ones.
+    Else the destination does, but where its port is one that clients get, and the source's is not.
     """
 
     def __init__(self) -> None:
@@ -115,7 +116,8 @@ class Flows:
                 np.concatenate([self._servers, ends[1][asked], ends[0][answered]])
             )
         serves = [np.isin(one, self._servers) for one in ends]
-        server = np.where(destination <= source, _DESTINATION, _SOURCE)
+        answers = (source < _CLIENTS) & (destination >= _CLIENTS)
+        server = np.where(answers, _SOURCE, _DESTINATION)
         server = np.where(serves[0] & ~serves[1], _SOURCE, server)
         server = np.where(serves[1] & ~serves[0], _DESTINATION, server)
         return np.where(asked, _DESTINATION, np.where(answered, _SOURCE, server))

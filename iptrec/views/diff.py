@@ -60,7 +60,8 @@ def as_text(
         yield styled(f"@@ {where} ({family}) @@", _BOLD, colour=colour)
         for number, one in group:
             for head, text, style in _lines(one):
-                yield styled(wrapped(head, text, width), style, colour=colour)
+                for line in wrapped(head, text, width).splitlines():
+                    yield styled(line, style, colour=colour)
             if hits and hits.get(number):
                 yield wrapped(_BELOW, f"hit by {_packets(hits[number])}", width)
     yield summary(differences)

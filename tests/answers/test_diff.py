@@ -191,13 +191,12 @@ def test_a_terminal_has_a_width():
     """A rule goes on below its beginning; nothing of it is lost."""
     spec = f"-p tcp -m multiport --dports {'80,443,' * 9}8080 -m comment --comment nine -j ACCEPT"
     found = list(compare(rules(), rules(f"INPUT {spec}")))
-    head, *rest, _ = as_text(found, None, colour=False, width=60)
+    head, *rule, _ = as_text(found, None, colour=False, width=60)
     assert head == "@@ filter/INPUT (ipv4) @@"
-    (rule,) = rest
-    first, *more = rule.splitlines()
-    assert first.startswith("+    #1 -p tcp")
-    assert {line[:8] for line in more} == {" " * 8}
-    assert " ".join(line[8:] for line in rule.splitlines()) == spec
+    assert [line[:8] for line in rule] == ["+    #1 ", *[" " * 8] * (len(rule) - 1)]
+    assert " ".join(line[8:] for line in rule) == spec
+    coloured = list(as_text(found, None, colour=True, width=60))[1:-1]
+    assert coloured == [f"\x1b[32m{line}\x1b[0m" for line in rule]
 
 
 KINDS = get_args(Kind)

@@ -137,3 +137,22 @@ def test_the_same_rules_of_the_other_backend(net, tmp_path):
     assert (done.returncode, done.stdout.splitlines()[0][:15]) == (0, "nothing differs"), (
         done.stdout
     )
+
+
+def test_rules_of_the_other_backend_come(net, tmp_path):
+    """A recording of both is compared with one of legacy iptables: what differs is what nft's rule drops."""
+    net.lab.restore(None, "ipv4", RULES, "legacy")
+    sides = [str(tmp_path / f"{one}.db") for one in ("before", "now")]
+    before = recorded(net, "legacy", sides[0])
+    chain = "chain forward { type filter hook forward priority 10; udp dport 1003 drop; }"
+    net.lab.run(["nft", "-f", "-"], stdin=f"table inet fw {{ {chain}; }}")
+    now = recorded(net, "both", sides[1])
+    assert {key for key in SEEN if bool(before[key]) != bool(now[key])} == {("udp", 1003)}
+    done = iptrec("diff", "--traces", *sides)
+    lines = done.stdout.splitlines()
+    decided = "by inet fw/forward rule 1: udp dport 1003 drop"
+    assert lines[:2] == [
+        "1 flow whose fate changed:",
+        f"--> udp 10.0.1.2 > 10.0.2.2:1003: ACCEPT before, DROP now, {decided}",
+    ]
+    assert lines[-1].startswith("1 flow changed, 1 new path; ")

@@ -45,7 +45,7 @@ def told(known, *packets, sent=False):
 THERE = {"proto": "tcp", "src": "10.0.0.1", "dst": "10.0.0.2"}
 BACK = {"proto": "tcp", "src": "10.0.0.2", "dst": "10.0.0.1"}
 CASES = {
-    "the lower port is served": (
+    "clients have high ports": (
         [tcp(40000, 443, ACK), tcp(443, 40000, ACK, back=True)],
         [THERE | {"dport": 443}, BACK | {"sport": 443}],
     ),
@@ -56,6 +56,10 @@ CASES = {
     "so does its refusal": (
         [tcp(1024, 50000, SYN), tcp(50000, 1024, RST, back=True)],
         [THERE | {"dport": 50000}, BACK | {"sport": 50000}],
+    ),
+    "a low port alone is no server's": (
+        [udp(sport=53, dport=5353), udp(sport=40000, dport=50000)],
+        [THERE | {"proto": "udp", "dport": 5353}, THERE | {"proto": "udp", "dport": 50000}],
     ),
     "of equal ports the destination's": (
         [udp(sport=123, dport=123)],
@@ -103,12 +107,13 @@ def test_who_serves_is_remembered():
 
 
 def test_servers_are_bounded(monkeypatch):
-    """A scan leaves no room: the lower port is taken."""
+    """A scan leaves no room."""
     monkeypatch.setattr(flows, "_MOST_SERVERS", 1)
     known = Flows()
     told(known, tcp(1024, 50000, SYN))
     told(known, tcp(1024, 50001, SYN))
     assert told(known, tcp(1024, 50001, ACK)) == [THERE | {"sport": 1024}]
+    assert told(known, tcp(1024, 50000, ACK)) == [THERE | {"dport": 50000}]
 
 
 def test_what_this_host_sends_is_another_flow():
