@@ -217,6 +217,7 @@ class Draft:
         with contextlib.ExitStack() as undo:
             self.place = Place(path)
             undo.callback(self.place.close)
+            undo.callback(self._unlink_temporary)
             if named:
                 self.place.require_safe()
             found = None if named else self.place.make_unnamed()
@@ -236,6 +237,10 @@ class Draft:
     def __exit__(self, *_: object) -> None:
         self.close()
         self.place.close()
+
+    def __del__(self) -> None:
+        # Ctrl-C may come when it is made, and the ``with`` not begun.
+        self._unlink_temporary()
 
     @property
     def path(self) -> Path:
@@ -305,10 +310,13 @@ class DraftDirectory:
     def __init__(self, path: Path, *, mode: int | None = None) -> None:
         self._mode = mode
         self._temporary = _temporary_name()
+        self._made = False
         self.place = Place(path)
         try:
+            self._made = True
             self._descriptor = self.place.make_directory(self._temporary)
         except BaseException:
+            self._remove_temporary()
             self.place.close()
             raise
         self.path = Path(f"/proc/self/fd/{self._descriptor}")
@@ -318,9 +326,11 @@ class DraftDirectory:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-        with contextlib.suppress(OSError):
-            self.place.remove_tree(self._temporary)
+        self._remove_temporary()
         self.place.close()
+
+    def __del__(self) -> None:
+        self._remove_temporary()  # as a draft
 
     def acting(self) -> AbstractContextManager[None]:
         """With the rights that count here."""
@@ -354,6 +364,12 @@ class DraftDirectory:
             place.rename(old, place.name)
             raise
         place.remove_tree(old)
+
+    def _remove_temporary(self) -> None:
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.place.remove_tree(self._temporary)
+            self._made = False
 
     def _settle(self) -> None:
         """Modes and owners of all that is in it, the innermost first, itself last."""

@@ -319,6 +319,36 @@ def test_unpublished_draft_leaves_nothing(tmp_path, named):
     assert list(tmp_path.iterdir()) == []
 
 
+MADE = {
+    "make": lambda path: Draft(path, named=True),
+    "make_directory": DraftDirectory,
+}
+
+
+@pytest.mark.parametrize("step", MADE)
+def test_interrupted_while_it_is_made(tmp_path, monkeypatch, step):
+    """Ctrl-C, when the kernel has made it and we do not know yet."""
+    true = getattr(Place, step)
+
+    def interrupted(self, name):
+        true(self, name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Place, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        MADE[step](tmp_path / "one")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("step", MADE)
+def test_interrupted_before_the_with(tmp_path, step):
+    """Ctrl-C, when it is made and nobody has entered it."""
+    draft = MADE[step](tmp_path / "one")
+    assert len([*tmp_path.iterdir()]) == 1
+    del draft
+    assert [*tmp_path.iterdir()] == []
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_publishing_replaces_nothing_unasked(tmp_path, named):
     """What appeared meanwhile stays; with ``replace`` a link is replaced, not followed."""
