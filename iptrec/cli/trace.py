@@ -76,17 +76,23 @@ def trace(
     Examples:
 
       iptrec trace tcp port 443
-      iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
+      iptrec trace icmp -o trace.db -- ping -c1 10.0.0.5
       iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
     """
+    from iptrec.kernel.undo.outlived import outlived
     from iptrec.recording import private
 
     level = levels(log_level, verbose=verbose, quiet=quiet)
     name = recording.one_netns(netns)
     live = Live("trace", level, _doing(words, name), line=False)
     with contextlib.ExitStack() as stack:
-        output = None if output is None else recording.dated(str(output))
-        path = output or stack.enter_context(private.directory()) / "trace.db"
+        at_work: list[int] = []
+        if output is None:
+            place = stack.enter_context(private.directory())
+            at_work.append(stack.enter_context(outlived(place)))
+            path = place / "trace.db"
+        else:
+            path = output = recording.dated(str(output))
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces,
             forwarded=not no_forwarded, netns=name, inside=inside,
@@ -111,7 +117,7 @@ def trace(
         life = stack.enter_context(os.fdopen(writing, "wb"))
 
         def begun(descriptor: int) -> None:
-            viewer.start(descriptor, open_for_life=(life.fileno(),))
+            viewer.start(descriptor, open_for_life=(life.fileno(), *at_work))
             life.close()
 
         try:

@@ -77,7 +77,7 @@ def test_beside_the_recorder_it_ends_with_it_too(lab, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"TMPDIR": str(tmp_path)},  # nobody takes its file away
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     recorder.until(
         lambda: lab.run(["iptables-legacy-save", "-t", "raw"]).stdout.count("TRACE") == 2
@@ -88,3 +88,4 @@ def test_beside_the_recorder_it_ends_with_it_too(lab, tmp_path):
     child.kill()
     child.stdout.read()  # until its view has closed the pipe, too
     child.communicate(timeout=60)
+    recorder.until(lambda: not [*tmp_path.iterdir()], lambda: [*tmp_path.iterdir()], seconds=5)
