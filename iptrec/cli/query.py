@@ -75,8 +75,6 @@ def query(
     if as_csv and json:
         raise UsageError("--csv and --json are two different outputs; ask for one")
     limit_s = seconds(timeout, "--timeout") if timeout else None
-    if limit_s == 0:
-        raise UsageError("--timeout must be more than 0")
     with recordings.opened(recording, bar=not quiet) as source:
         found = source.query(sql, timeout_s=limit_s, heap_limit=_MOST_MEMORY)
     with opened(output, recording, mode) as stream:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 
-def join(lab, *names, peer):
-    """Hosts 10.0.1.2, 10.0.2.2, ...; ``peer``: the lab's ends of their links, with {name} and {net}."""
+def join(lab, *names, peer, ipv6=False):
+    """Hosts 10.0.1.2, 10.0.2.2, ...; ``peer``: the lab's ends of their links, with {name} and {net}.
+
+    ``ipv6``: they are fd00:1::2, fd00:2::2, ... as well.
+    """
     for net, name in enumerate(names, 1):
         end = peer.format(name=name, net=net)
         lab.host(name)
         lab.link(name, "eth0", f"10.0.{net}.2/24", peer=end)
-        lab.ip(None, f"address add 10.0.{net}.1/24 dev {end}")
-        lab.ip(name, f"route add default via 10.0.{net}.1")
+        _route(lab, name, end, f"10.0.{net}.1", 24)
+        if ipv6:
+            lab.ip(name, f"address add fd00:{net}::2/64 dev eth0")
+            _route(lab, name, end, f"fd00:{net}::1", 64)
     lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    if ipv6:
+        lab.sysctl(None, "net/ipv6/conf/all/forwarding", 1)
+
+
+def _route(lab, name, end, gateway, bits):
+    lab.ip(None, f"address add {gateway}/{bits} dev {end}")
+    lab.ip(name, f"route add default via {gateway}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import sides
 from command import IPTREC, iptrec
 from recorder import packets, start
 
@@ -13,7 +14,6 @@ from iptrec.answers.select import selection
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
-HOSTS = {"a": "10.0.1", "b": "10.0.2", "c": "10.0.3"}
 PING = ["ping", "-c1", "-W2"]
 
 
@@ -21,12 +21,7 @@ PING = ["ping", "-c1", "-W2"]
 def router(lab, backend):
     """Forwards between a, b and c, which are plugged in by toa, tob and toc, and has a filter."""
     lab.restore(None, "ipv4", "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n", backend)
-    for name, net in HOSTS.items():
-        lab.host(name)
-        lab.link(name, "eth0", f"{net}.2/24", peer=f"to{name}")
-        lab.ip(None, f"address add {net}.1/24 dev to{name}")
-        lab.ip(name, f"route add default via {net}.1")
-    lab.sysctl(None, "net/ipv4/ip_forward", 1)
+    sides.join(lab, "a", "b", "c", peer="to{name}")
     lab.settle()
     return lab
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import ground_truth
 import pytest
 import recorder
+import sides
 from command import IPTREC, iptrec
 from recorder import packets, until
 
@@ -179,14 +180,7 @@ def test_hits_are_the_kernels_counters(lab, tmp_path):
 
 def router(lab):
     """Two hosts, a and b, and the lab as the router between them."""
-    for name, net in (("a", 1), ("b", 2)):
-        lab.host(name)
-        lab.link(name, "eth0", f"10.0.{net}.2/24", f"fd00:{net}::2/64", peer=f"to-{name}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 dev to-{name}")
-        lab.ip(None, f"address add fd00:{net}::1/64 dev to-{name}")
-        lab.ip(name, f"route add default via 10.0.{net}.1\nroute add default via fd00:{net}::1")
-    lab.sysctl(None, "net/ipv4/ip_forward", 1)
-    lab.sysctl(None, "net/ipv6/conf/all/forwarding", 1)
+    sides.join(lab, "a", "b", peer="to-{name}", ipv6=True)
     # Their answers are none of those packets.
     lab.restore("b", "ipv4", "*filter\n:OUTPUT DROP\nCOMMIT\n")
     lab.restore("b", "ipv6", "*filter\n-A OUTPUT -p icmpv6 --icmpv6-type 1 -j DROP\nCOMMIT\n")
