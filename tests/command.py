@@ -20,6 +20,13 @@ import traceback
 from unittest import mock
 
 IPTREC = (sys.executable, "-m", "iptrec")
+# The same; it prints an empty line once it answers signals. What is before is Python's own start.
+ANSWERING = (sys.executable, "-c", """
+import iptrec.__main__ as started
+streams = started._open_standard_streams
+started._open_standard_streams = lambda: (print(flush=True), streams())
+started.main()
+""")  # fmt: skip
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -13,19 +13,18 @@ import time
 from pathlib import Path
 
 import pytest
+from command import ANSWERING
 
 from iptrec.__main__ import _unwinding
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "docker_hairpin.db"
-# What is before our first line is Python's: it prints a traceback of its own modules.
-STARTED = "from iptrec.__main__ import main; print(flush=True); main()"
 QUIET = {signal.SIGINT: {0, 130, -signal.SIGINT}, signal.SIGTERM: {0, 143, -signal.SIGTERM}}
 
 
 def ended(number, moment, *words):
     """Status and stderr of iptrec, sent a signal so many seconds after its start."""
     with subprocess.Popen(
-        [sys.executable, "-c", STARTED, *map(str, words)],
+        [*ANSWERING, *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as child:  # fmt: skip
         child.stdout.readline()
