@@ -76,7 +76,7 @@ def trace(
     Examples:
 
       iptrec trace tcp port 443
-      iptrec trace icmp -o trace.db -- ping -c1 192.0.2.1
+      iptrec trace icmp -o trace.db -- ping -c1 10.0.0.5
       iptrec trace --json -- curl -s http://10.0.0.5/ | jq .verdict
     """
     from iptrec.kernel.undo.outlived import outlived
