@@ -1,7 +1,7 @@
 """The host's routes at a time: which addresses are its own, and by which interface one comes to others.
 
-Lists of the beginning and of the end tell them, and in between what the kernel told of changes of the host's
-own addresses. What may have been one way or another is told as both.
+Lists of the beginning and of the end tell them; in between what the kernel told of changes of the host's own
+addresses, and lists of what else changed. What may have been one way or another is told as both.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from iptrec.decode import snapshots
 from iptrec.decode.rtnetlink import route_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from iptrec.context.interfaces import Interfaces
     from iptrec.decode.rtnetlink import RouteChange
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Recording, Stream
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
     Row = Mapping[str, Any]
@@ -58,23 +58,49 @@ class _Route(NamedTuple):
 _Table = frozenset[_Route]
 
 
+class _List(NamedTuple):
+    """All tables at a time.
+
+    ``after_ns``: of a list that was taken because something had changed, when it had not. ``routes``: None
+    where the list is not whole. ``plain``: whether there were no routing rules but those from the beginning, by
+    the version of IP.
+    """
+
+    after_ns: int | None
+    time_ns: int
+    routes: _Table | None
+    plain: Mapping[int, bool]
+
+
 class Routes:
     """The routes of one namespace of a recording.
 
-    Those of the host's own addresses are followed from change to change; others are known from the lists alone.
+    Those of the host's own addresses are followed from change to change. Of others it is known when they may
+    have changed, where the recorder was told that and listed them again.
     """
 
     def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
         self._interfaces = interfaces
-        lists = list(_listed(recording, namespace))
-        self._plain = {
-            version: all(_is_plain(rules, version) for _, _, rules in lists) for version in _PLAIN
-        }
-        routes = [(time, frozenset(filter(None, map(_route, rows)))) for time, rows, _ in lists]
-        local = [(time, _of_table(found, local=True)) for time, found in routes]
-        self._others = list(dict.fromkeys(_of_table(found, local=False) for _, found in routes))
+        self._lists = list(_listed(recording, namespace))
+        streams = [
+            one
+            for one in recording.streams
+            if (one.kind, one.namespace) == ("rtnetlink", namespace)
+        ]
+        self._looked_at = _said(streams, "looked_at", "routes")
+        self._closed = recording.facts.closed
+        local = [
+            (one.time_ns, _of_table(one.routes, local=True))
+            for one in self._lists
+            if one.routes is not None
+        ]
+        lost = {one.stream for one in recording.losses}
         self._whole = bool(local)
-        self._followed = bool(local) and _is_followed(recording, namespace)
+        self._followed = (
+            self._whole
+            and _said(streams, "groups", "route")
+            and not any(one.id in lost for one in streams)
+        )
         if not local:
             local = list(_of_addresses(recording, namespace))
         if self._followed:
@@ -92,7 +118,23 @@ class Routes:
             last = max(bisect.bisect_right(self._since, time_ns[1] + _SLACK_NS), 1)
         local = list(dict.fromkeys(self._local[first:last]))
         name = functools.partial(self._interfaces.name, time_ns=time_ns[0])
-        return Fib(local, self._others, self._plain if self._whole else None, name)
+        others, plain = self._others(time_ns)
+        return Fib(local, others, plain if self._whole else None, name)
+
+    def _others(self, time_ns: tuple[int, int]) -> tuple[list[_Table], Mapping[int, bool]]:
+        """The other tables that may have been then; the rules are not plain where there may be more."""
+        lists = self._lists
+        likely = [
+            one
+            for number, one in enumerate(lists)
+            if (number == 0 or (one.after_ns or lists[number - 1].time_ns) < time_ns[1])
+            and (number == len(lists) - 1 or time_ns[0] <= lists[number + 1].time_ns)
+        ]
+        ended = self._closed or (bool(lists) and time_ns[1] <= lists[-1].time_ns)
+        sure = self._looked_at and ended and all(one.routes is not None for one in likely)
+        tables = (_of_table(one.routes or (), local=False) for one in (likely if sure else lists))
+        plain = {version: sure and all(one.plain[version] for one in likely) for version in _PLAIN}
+        return list(dict.fromkeys(tables)), plain
 
 
 class Fib:
@@ -224,15 +266,9 @@ def _of_table(routes: Iterable[_Route], *, local: bool) -> _Table:
     return frozenset(one for one in routes if (one.table == _LOCAL) == local)
 
 
-def _is_followed(recording: Recording, namespace: int) -> bool:
-    """Whether the kernel told of all changes of local routes."""
-    streams = [
-        one for one in recording.streams if (one.kind, one.namespace) == ("rtnetlink", namespace)
-    ]
-    lost = {one.stream for one in recording.losses}
-    return bool(streams) and all(
-        "route" in one.detail.get("groups", ()) and one.id not in lost for one in streams
-    )
+def _said(streams: Sequence[Stream], what: str, word: str) -> bool:
+    """Whether all streams of a namespace say of themselves that they have something."""
+    return bool(streams) and all(word in one.detail.get(what, ()) for one in streams)
 
 
 def _is_plain(rules: Iterable[Row], version: int) -> bool:
@@ -244,27 +280,26 @@ def _is_plain(rules: Iterable[Row], version: int) -> bool:
     }
 
 
-def _listed(recording: Recording, namespace: int) -> Iterator[tuple[int, list[Row], list[Row]]]:
-    """Time, routes and routing rules of each list."""
-    rules: list[Row] = []
-    held: tuple[int, list[Row]] | None = None
+def _listed(recording: Recording, namespace: int) -> Iterator[_List]:
+    """Each list of routes with the rules of the same time, from a first one on that is whole."""
+    held: _List | None = None
     for one in recording.snapshots("routes", "ip-rules"):
         if one.namespace != namespace or one.media != snapshots.NETLINK:
             continue
-        if snapshots.state(one.content, one.media) != snapshots.WHOLE:
+        whole = snapshots.state(one.content, one.media) == snapshots.WHOLE
+        if held is None and not whole:
             return
-        rows: list[Row] = [*snapshots.routing(one.kind, one.content)]
+        rows = snapshots.routing(one.kind, one.content) if whole else ()
         if one.kind == "routes":
             if held is not None:
-                yield *held, rules
-            held = one.time_ns, rows
-        else:
-            rules = [*rules, *rows] if held is None else rows
-            if held is not None:
-                yield *held, rules
-                held = None
+                yield held
+            routes = frozenset(filter(None, map(_route, rows))) if whole else None
+            held = _List(one.after_ns, one.time_ns, routes, dict.fromkeys(_PLAIN, False))
+        elif held is not None:
+            plain = {version: whole and _is_plain(rows, version) for version in _PLAIN}
+            held = held._replace(plain=plain)
     if held is not None:
-        yield *held, rules
+        yield held
 
 
 def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, RouteChange]]:

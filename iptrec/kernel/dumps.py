@@ -37,6 +37,11 @@ def dump(protocol: int, kind: int, body: bytes, limit: int = LIMIT) -> bytes:
     return answer
 
 
+def is_whole(answer: bytes) -> bool:
+    """Whether the kernel told all of it."""
+    return any(kind == netlink.DONE for kind, _ in _headers(answer))
+
+
 def datagrams(protocol: int, kind: int, body: bytes) -> Iterator[bytes]:
     """The answer's datagrams, the one that ends it included. Raises OSError and `HostError`."""
     request = netlink.message(kind, netlink.REQUEST | netlink.DUMP, body, sequence=1)

@@ -30,11 +30,6 @@ def dumps(limit: int = LIMIT) -> dict[str, bytes]:
     return {"ipsets": dump(netlink.NETFILTER, _LIST, body, limit)}
 
 
-def is_whole(listing: bytes) -> bool:
-    """Whether the kernel told all of it."""
-    return any(one.kind == netlink.DONE for one in netlink.messages(listing))
-
-
 def members(listing: bytes) -> list[Said]:
     """The sets' names and types and their members, without what changes while all members stay.
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from iptrec.kernel import netlink
-from iptrec.kernel.dumps import dump
+from iptrec.kernel.dumps import LIMIT, dump
 from iptrec.kernel.netlink import Listener
 
-_GROUPS: Final = (1, 7, 11)  # RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR = 1, 5, 7, 8, 9  # RTNLGRP_...
+_IPV6_ROUTE, _IPV6_RULE, _NEXTHOP = 11, 19, 32
+_GROUPS: Final = (_LINK, _IPV4_ROUTE, _IPV6_ROUTE)
+# Routes of IPv4 that end with their link, address or next hop are told by nobody, but these are.
+_OF_WAYS: Final = (*_GROUPS, _IPV4_IFADDR, _IPV6_IFADDR, _IPV4_RULE, _IPV6_RULE, _NEXTHOP)
+WAYS: Final = ("routes", "ip-rules")  # what they are changes of
+_ENOUGH: Final = 64  # bytes, of what is cut
 _AF_BRIDGE: Final = 7
 _TYPE: Final = 4 if sys.byteorder == "little" else 5  # the low byte of nlmsg_type
 _TABLE: Final = 20  # rtm_table behind a netlink header
+_BEGINNING: Final = ((0x06, 0, 0, 20),)  # all passes, without what it tells
 # RTM_NEWROUTE and RTM_DELROUTE pass where the table is RT_TABLE_LOCAL, all else passes.
 _LINKS_AND_LOCAL: Final = (
     (0x30, 0, 0, _TYPE),  # load a byte
@@ -51,9 +63,36 @@ class LinkSocket(Listener):
         super().__init__(opened, netlink.LARGEST)
 
 
-def dumps() -> dict[str, bytes]:
-    """Kind of snapshot -> the messages that rtnetlink answers."""
-    return {kind: dump(netlink.ROUTE, request, body) for kind, (request, body) in _DUMPS.items()}
+class WaySocket(Listener):
+    """Tells that routes of any table, or rules of routing, may have changed; a context manager.
+
+    It is asked now and then. What finds no room in it meanwhile is a change, too.
+    """
+
+    def __init__(self) -> None:
+        opened = netlink.connected(netlink.ROUTE)
+        netlink.attach(opened, _BEGINNING)
+        for group in _OF_WAYS:
+            with contextlib.suppress(OSError):  # a kernel without objects for next hops
+                netlink.join(opened, group)
+        super().__init__(opened, _ENOUGH)
+
+    def changed(self) -> bool:
+        """Whether anything was told since the last time."""
+        found = False
+        while True:
+            try:
+                if self.receive() is None:
+                    return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+            found = True
+
+
+def dumps(kinds: Collection[str] = _DUMPS.keys(), limit: int = LIMIT) -> dict[str, bytes]:
+    """Kind of snapshot -> the messages that rtnetlink answers, ``limit`` bytes at most."""
+    return {kind: dump(netlink.ROUTE, *_DUMPS[kind], limit) for kind in _DUMPS if kind in kinds}
 
 
 def names() -> list[str]:

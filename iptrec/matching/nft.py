@@ -6,6 +6,7 @@ alone remembers (limits, sets that rules change, random numbers) cannot be known
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -95,8 +96,14 @@ def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
             instead = "" if own is None else f"it is {own}"
             return Judgement(False, nft_words.told(condition), instead), facts
         if fits is None and unknown is None:
-            unknown = Judgement(None, nft_words.told(condition))
+            unknown = Judgement(None, nft_words.told(condition), _hint(condition, own))
     return unknown or Judgement(True), facts
+
+
+def _hint(condition: Match | Other, own: object) -> str:
+    """Which ways there may have been, where routes were just changing."""
+    way = isinstance(condition, Match) and re.match("fib .* oif", str(condition.left))
+    return f"it is {own}" if way and own is not None else ""
 
 
 def _written(one: Writes, facts: Facts, *, certain: bool) -> Facts:

@@ -95,4 +95,4 @@ def _name(value: Scalar) -> str:
 def _shown(found: object) -> str | None:
     if not isinstance(found, frozenset):
         return None
-    return " or ".join(sorted(map(str, found))) or "none"
+    return " or ".join(str(one) or "none" for one in sorted(map(str, found)))

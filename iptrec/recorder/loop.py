@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from iptrec.recorder.backend import Evidence, Findings, TraceBackend
     from iptrec.recorder.command import Command
     from iptrec.recorder.guarded import Guarded
+    from iptrec.recorder.lists import Lists
     from iptrec.recorder.options import Options, Report
     from iptrec.recorder.rotation import Rotation
-    from iptrec.recorder.sets import Sets
     from iptrec.recorder.signals import Wake
     from iptrec.recording.writer import Writer
 
@@ -43,7 +43,7 @@ class Loop:
         backends: Sequence[TraceBackend],
         *,
         rotation: Rotation | None,
-        sets: Sets,
+        lists: Lists,
         findings: Findings,
         wake: Wake,
         command: Command,
@@ -55,7 +55,7 @@ class Loop:
         self._evidence = evidence
         self._streams = evidence.streams
         self._rotation = rotation
-        self._sets = sets
+        self._lists = lists
         self._backends = backends
         self._findings = findings
         self._wake = wake
@@ -139,14 +139,14 @@ class Loop:
             self._report.note("--stop-on: the process that watches has ended; record goes on")
 
     def _tend(self, now: int) -> None:
-        """Write out where that was asked for; keep what the ring holds; look at sets; give free memory back."""
+        """Write out where that was asked for; keep what the ring holds; list again; give free memory back."""
         if self._rotation is not None and self._rotation.due(now):
             self._rotation.turn()
         if self._wake.copies:
             self._wake.copies = 0
             self._ring.copy()
         self._ring.trim(now)
-        self._sets.look(now)
+        self._lists.look(now)
         if now >= self._give_back_ns:
             self._give_back_ns = now + _GIVE_BACK_NS
             host.give_back_memory()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from iptrec.recorder.backend import Evidence, Findings, TraceBackend
+    from iptrec.recorder.lists import Lists
     from iptrec.recorder.options import Options
     from iptrec.recording.rows import Facts
 
@@ -36,6 +37,7 @@ class Rotation:
         evidence: Evidence,
         backends: Sequence[TraceBackend],
         findings: Findings,
+        lists: Lists,
         files: contextlib.ExitStack,
         facts: Callable[[], Facts],
     ) -> None:
@@ -43,6 +45,7 @@ class Rotation:
         self._evidence = evidence
         self._backends = backends
         self._findings = findings
+        self._lists = lists
         self._files = files
         self._facts = facts
         self._path = self._name = options.output
@@ -80,6 +83,7 @@ class Rotation:
         evidence, old = self._evidence, self._evidence.writer
         for backend in self._backends:
             backend.watch.look()
+        self._lists.look_now()
         self._findings.take()
         evidence.streams.take_sides()
         old.commit()
@@ -87,10 +91,13 @@ class Rotation:
         new = self._files.enter_context(Writer.create(path, self._facts()))
         evidence.write_to(new)
         self._begin(time.monotonic_ns())
+        since_ns = time.time_ns()
+        found = network.first()
         with new.together():
             evidence.snapshot("sysctls", network.SOURCES["sysctls"], sysctls.settings())
-            for kind, content in network.first().items():
+            for kind, content in found.items():
                 evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+        self._lists.begin(found, since_ns)
         for backend in self._backends:
             backend.baseline(evidence)
         self._end(old)

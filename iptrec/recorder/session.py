@@ -24,10 +24,10 @@ from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
 from iptrec.recorder.command import Command
 from iptrec.recorder.guarded import Guarded
+from iptrec.recorder.lists import Lists
 from iptrec.recorder.loop import Loop
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.rotation import Rotation
-from iptrec.recorder.sets import Sets
 from iptrec.recorder.signals import waking
 from iptrec.recorder.streams import Events, Side, Streams
 from iptrec.recording.rows import Facts
@@ -99,7 +99,7 @@ class _Session:
     - start: the command
     - begin: tell that events are recorded, give rights up, start the watches
     - loop: until there is a reason to stop
-    - stop: the watches, after a last look
+    - stop: the watches, and the lists of the network, after a last look
     - count: what our rules have matched
     - again: a child begins to list the sets again; that forks, so no thread may be left
     - remove: our rules; end the command
@@ -147,6 +147,7 @@ class _Session:
             with contextlib.ExitStack() as opened:
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
+                since_ns = time.time_ns()
                 child = opened.enter_context(Forked("the network", network.first))
                 with contextlib.ExitStack() as self._files:
                     writer = self._files.enter_context(
@@ -154,7 +155,7 @@ class _Session:
                     )
                     writer.keeps = False  # no file where nothing was recorded
                     self._evidence = self._create(writer, sides, events)
-                    self._trace(child, begun)
+                    self._trace(child, since_ns, begun)
                     writer = self._evidence.writer
                     writer.close(time.time_ns(), self._report.progress.reason)
         except IptrecError as error:
@@ -167,11 +168,12 @@ class _Session:
 
     def _open(self, opened: contextlib.ExitStack) -> tuple[list[Side], list[Events]]:
         """All sockets; those of the first backend are the last."""
+        self._ways = opened.enter_context(links.WaySocket())
         sides = [
             Side(
                 opened.enter_context(links.LinkSocket()),
                 "rtnetlink",
-                {"groups": ["link", "route"]},
+                {"groups": ["link", "route"], "looked_at": list(links.WAYS)},
                 missed=self._look_at_links,
             )
         ]
@@ -203,7 +205,7 @@ class _Session:
         )
         return Evidence(writer, namespace, streams, self._report, named)
 
-    def _trace(self, child: Forked, begun: Callable[[int], None]) -> None:
+    def _trace(self, child: Forked, since_ns: int, begun: Callable[[int], None]) -> None:
         """Everything that is changed on the host is changed, and undone, in here."""
         evidence = self._evidence
         evidence.snapshot("sysctls", "/proc/sys", sysctls.settings())
@@ -214,13 +216,15 @@ class _Session:
                 for backend in self._backends:
                     backend.insert(evidence, inserted)
                     backend.baseline(evidence)
-                listed = self._keep(child)
+                lists = Lists(evidence, self._ways)
+                lists.begin(self._keep(child), since_ns)
                 self._command.start(inserted)
-                loop = self._loop(Sets(evidence, listed.get("ipsets", b"")))
+                loop = self._loop(lists)
                 self._begin(begun)
                 loop.run()
                 for backend in self._backends:
                     backend.watch.stop()
+                lists.look_now()
                 self._count()
                 # What is there in the beginning and in the end was there all the time, or came and went.
                 again = prepared.enter_context(Forked("the network again", network.last))
@@ -228,22 +232,22 @@ class _Session:
             evidence.streams.finish()
             self._keep(again)
 
-    def _loop(self, sets: Sets) -> Loop:
+    def _loop(self, lists: Lists) -> Loop:
         watches = [backend.watch for backend in self._backends]
         return Loop(
             self._options,
             self._report,
             self._evidence,
             self._backends,
-            rotation=self._rotation(),
-            sets=sets,
+            rotation=self._rotation(lists),
+            lists=lists,
             findings=self._findings,
             wake=self._wake,
             command=self._command,
             guarded=Guarded(self._guardian, watches, self._report),
         )
 
-    def _rotation(self) -> Rotation | None:
+    def _rotation(self, lists: Lists) -> Rotation | None:
         """What goes on in other files, where that was asked for."""
         if not self._options.rotates:
             return None
@@ -252,6 +256,7 @@ class _Session:
             self._evidence,
             self._backends,
             self._findings,
+            lists,
             self._files,
             self._facts,
         )

@@ -70,7 +70,11 @@ SNAPSHOTS: Final = {
         SnapshotKind("raw-table", "what --flush took out and will put back", "json"),
         SnapshotKind("links", "RTM_GETLINK: interfaces", "netlink"),
         SnapshotKind("addresses", "RTM_GETADDR: addresses of interfaces", "netlink"),
-        SnapshotKind("routes", "RTM_GETROUTE: routes of all tables", "netlink"),
+        SnapshotKind(
+            "routes",
+            "RTM_GETROUTE: routes of all tables; if they are few also when they changed",
+            "netlink",
+        ),
         SnapshotKind("ip-rules", "RTM_GETRULE: routing rules", "netlink"),
         SnapshotKind("neighbours", "RTM_GETNEIGH: addresses of the link layer", "netlink"),
         SnapshotKind("fdb", "RTM_GETNEIGH of bridges: what is behind which port", "netlink"),

@@ -183,3 +183,52 @@ def test_ipsets_of_the_moment(host, tmp_path, backend, options):
     assert (said[0], said[2], said[4]) == (absent, there, absent)
     assert said[1] in (there, "the set changed: the packet was not in it before, and was later")
     assert said[3] in (absent, "the set changed: the packet was in it before, and not later")
+
+
+FIB = """\
+table ip fw {
+	chain judged {
+		type filter hook prerouting priority 0;
+		fib daddr oifname "v1" counter
+		fib daddr oif missing counter
+		fib saddr . iif oif exists counter
+	}
+}
+"""
+AWAY = {
+    "route": ("route delete 10.9.0.0/16 dev v1", "route add 10.9.0.0/16 dev v1"),
+    "rule": ("rule add to 10.9.0.0/16 unreachable", "rule delete to 10.9.0.0/16 unreachable"),
+    "link": ("link set dev d0 down", "link set dev d0 up\nroute add 10.9.0.0/16 dev d0"),
+}
+
+
+@pytest.mark.parametrize("way", AWAY)
+def test_routes_of_the_moment(host, tmp_path, way):
+    """A way that is gone for a while: it is there at both ends of the recording."""
+    host.link("h", "eth1", "10.0.2.2/24", peer="d0")
+    host.settle()
+    host.ip(None, f"route add 10.9.0.0/16 dev {'d0' if way == 'link' else 'v1'}")
+    rules = tmp_path / "rules.nft"
+    rules.write_text(FIB.replace("v1", "d0") if way == "link" else FIB)
+    host.run(["nft", "-f", str(rules)])
+    path = tmp_path / "t.db"
+    recorder = start(
+        host, "icmp", "--iface", "v1", "--family", "ipv4", "--backend", "nft", "-o", path
+    )
+    ping(host, "10.9.9.9")
+    for commands in AWAY[way]:
+        time.sleep(LOOKED_AT_S)
+        before = listed(path, "routes")
+        host.ip(None, commands)
+        until(lambda before=before: listed(path, "routes") > before)
+        time.sleep(LOOKED_AT_S)
+        ping(host, "10.9.9.9")
+    recorder.send_signal(signal.SIGINT)
+    recorder.communicate(timeout=60)
+    chain = ("ip fw", "judged")
+    for spec, matched in (("oifname", [True, False, True]), ("missing", [False, True, False])):
+        found = told(path, chain, spec)
+        assert [hit for _, hit, _ in found] == matched
+        assert all(fits in (None, hit) for _, hit, fits in found), found
+        if way != "rule":  # of others than the plain rules nobody knows which routes they lead to
+            assert [fits for _, _, fits in found] == matched

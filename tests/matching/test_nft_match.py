@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -370,3 +371,13 @@ def test_no_condition_raises(left, op, right, header):
     told = judge(rule, Facts(header, 1, "a", None, None, None, "02:00:00:00:00:01", ct_state=2))
     (told.because or "").encode()
     assert hash(tuple(found)) is not None
+
+
+FIB_WAY = {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}
+
+
+def test_ways_that_may_have_been():
+    """What depends on which is not known, and what it may have been is told."""
+    fib = SimpleNamespace(types=lambda *_: None, ways=lambda *_: frozenset({"v1", ""}))
+    found = judge(native(match(FIB_WAY, False)), replace(FACTS, fib=fib))
+    assert (found.fits, found.because) == (None, "fib saddr . iif oif missing (it is none or v1)")

@@ -318,7 +318,11 @@ def take_the_stage(monkeypatch, made=None):
             require_net_admin=lambda: None, keep=lambda _: stage.meet("begin"), RECORDER=()
         ),
         "links": SimpleNamespace(
-            LinkSocket=SideSocket, names=lambda: ["lo"], dumps=lambda: {"links": b"[1]"}
+            LinkSocket=SideSocket,
+            WaySocket=contextlib.nullcontext,
+            WAYS=(),
+            names=lambda: ["lo"],
+            dumps=lambda: {"links": b"[1]"},
         ),
     }.items():
         monkeypatch.setattr(session, name, fake)
