@@ -9,6 +9,7 @@ load what tests/warm.py has loaded. tests/test_command.py compares them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import locale
 import os
@@ -19,6 +20,7 @@ import threading
 import traceback
 from unittest import mock
 
+import typer.main
 import warm
 from warm import IPTREC
 
@@ -29,6 +31,7 @@ streams = started._open_standard_streams
 started._open_standard_streams = lambda: (print(flush=True), streams())
 started.main()
 """)  # fmt: skip
+_get_command = functools.cache(typer.main.get_command)  # 20 ms each time
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -45,6 +48,7 @@ def iptrec(*arguments, umask=None):
         if umask is not None:
             stack.callback(os.umask, os.umask(umask))
         stack.enter_context(mock.patch.object(sys, "argv", ["iptrec", *words]))
+        stack.enter_context(mock.patch.object(typer.main, "get_command", _get_command))
         stdout = stack.enter_context(_Captured("stdout", 1))
         stderr = stack.enter_context(_Captured("stderr", 2))
         status = _status()

@@ -10,6 +10,7 @@ import array
 import atexit
 import ctypes
 import errno
+import functools
 import gc
 import importlib
 import io
@@ -21,6 +22,8 @@ import socket
 import sys
 import threading
 import time
+
+import typer.main
 
 _CLONE3 = 435  # the same on every architecture
 _CLONE_PARENT, _CHILD_CLEARTID, _CHILD_SETTID = 0x8000, 0x200000, 0x1000000  # linux/sched.h
@@ -47,8 +50,15 @@ def load():
         if module.name not in _OPTIONAL:
             importlib.import_module(module.name)
     assert "pyarrow" not in sys.modules
+    build_commands_once()
     gc.collect()
     gc.freeze()  # a child's collections leave the pages that it shares alone
+
+
+def build_commands_once():
+    """Typer makes all commands of their functions at each call, which is most of `iptrec --version`."""
+    typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(importlib.import_module("iptrec.cli").app)
 
 
 def fork_sibling():
