@@ -31,7 +31,8 @@ class Joined(Book):
 
     def __init__(self, parts: Sequence[Resolver]) -> None:
         first = parts[0]
-        super().__init__(first.timelines, first.our_comment, max(one.refused for one in parts))
+        refused = max(one.refused for one in parts)
+        super().__init__(first.timelines, first.our_comment, refused, first.disbelieved)
         self._parts = parts
         self._numbers: dict[tuple[int, int], int] = {}
         self._grammars: dict[int, Grammar] = {}  # by the id of the part's own, which is kept there
