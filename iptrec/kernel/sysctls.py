@@ -38,7 +38,7 @@ _SETTINGS: Final = (
     "net/ipv6/conf/*/disable_ipv6",
     "net/ipv6/conf/*/proxy_ndp",
 )
-_COUNTERS: Final = ("snmp", "netstat", "snmp6", "dev", "stat/nf_conntrack")
+_COUNTERS: Final = ("snmp", "netstat", "snmp6", "dev", "stat/nf_conntrack", "stat/synproxy")
 ROOT: Final = "/proc/sys/"
 MOST_FILES: Final = 10_000
 _MOST_BYTES: Final = 4 << 20

@@ -260,7 +260,7 @@ class Walker:
         ended = grammar.may_end(state) and not _may_be_lost(self._resolver, path)
         verdict = "UNKNOWN"
         decider = None
-        if state.status == "ended":
+        if state.status in ("ended", "open") and ended:
             verdict, decider = state.verdict or "UNKNOWN", len(path) - 1
         elif state.status == "queued":
             verdict, decider = "QUEUE", len(path) - 1
@@ -281,7 +281,22 @@ class Walker:
     def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
         if walk.torn:
             return TORN
+        if branch.state.status == "open" and verdict != "UNKNOWN":
+            return self._disbelief()
         return self._otherwise(branch) if verdict == "ACCEPT" else None
+
+    def _disbelief(self) -> str | None:
+        """SYNPROXY takes a packet, but for an ACK that it does not believe: that it drops."""
+        acks = self._resolver.disbelieved
+        if acks is None:
+            return "SYNPROXY may have dropped it"
+        dropped = "an ACK" if acks == 1 else f"{acks:,} ACKs"
+        one = "this one" if acks == 1 else "this too"
+        return (
+            f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}"
+            if acks
+            else None
+        )
 
     def _otherwise(self, branch: Branch) -> str | None:
         """What may have become of an accepted packet that nobody tells of."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.context.refusals import refused
+from iptrec.context.refusals import disbelieved, refused
 from iptrec.packets.assembler import Assembler
 from iptrec.packets.joined import Joiner
 from iptrec.rulesets.backends import BACKENDS, history
@@ -281,6 +281,7 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
             timelines,
             f"iptrec:{reader.facts.uuid}",
             refused(reader, one.namespace),
+            disbelieved(reader, one.namespace),
         )
         for one in streams
     ]

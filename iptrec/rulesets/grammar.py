@@ -50,7 +50,7 @@ class State:
     ``frames``: (chain, index of its last matched rule) of the current chain last, its callers before
     it; None in front when the callers were not seen. ``status``: "walking" in a table, "passed" (the
     table accepted; ``verdict`` says where it was not in force), "queued", "ended" (``verdict`` says how),
-    "open" (the target may have ended the walk or not).
+    "open" (the target may have ended the walk or not; ``verdict`` says how, if that is known).
     """
 
     pass_: Pass
@@ -134,7 +134,7 @@ class Grammar:
 
     def may_end(self, state: State) -> bool:
         """Whether the kernel can have logged nothing more of the packet after this state."""
-        if state.status == "ended":
+        if state.status == "ended" or (state.status == "open" and state.verdict is not None):
             return True
         return state.status == "passed" and any(
             all(one in self.optional for one, order in route.items() if order > route[state.pass_])
@@ -275,7 +275,7 @@ class Grammar:
             case "end":
                 return State(here, (), "ended", place.argument)
             case "unknown":
-                return State(here, frames, "open")
+                return State(here, frames, "open", place.argument)
 
     def _unwound(
         self, place: Place, frames: tuple[_Frame | None, ...]

@@ -33,7 +33,8 @@ class Joined(Book):
 
     def __init__(self, parts: Sequence[Resolver]) -> None:
         first = parts[0]
-        super().__init__(first.timelines, first.our_comment, max(one.refused for one in parts))
+        refused = max(one.refused for one in parts)
+        super().__init__(first.timelines, first.our_comment, refused, first.disbelieved)
         self._parts = parts
         self._numbers: dict[tuple[int, int], int] = {}
         self._late = {family: late_tables(self.timelines, family) for family in FAMILIES}

@@ -59,11 +59,19 @@ class Book:
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
     (i,). ``unseen`` are the numbers of states whose rules nobody saw, ``attached`` has those of chains that
     were not in force. ``backends[i]``: whose rules they are. ``our_comment``: of the recorder's rules.
-    ``refused``: how many new connections connection tracking refused meanwhile.
+    ``refused``: how many new connections connection tracking refused meanwhile; ``disbelieved``: how many ACKs
+    SYNPROXY dropped, None where nobody counted.
     """
 
-    def __init__(self, timelines: Timelines, our_comment: str | None, refused: int = 0) -> None:
+    def __init__(
+        self,
+        timelines: Timelines,
+        our_comment: str | None,
+        refused: int = 0,
+        disbelieved: int | None = None,
+    ) -> None:
         self.refused = refused
+        self.disbelieved = disbelieved
         self.timelines = timelines
         self.our_comment = our_comment
         self.places: list[Place] = []
@@ -138,8 +146,9 @@ class Resolver(Book):
         timelines: Timelines,
         our_comment: str | None,
         refused: int = 0,
+        disbelieved: int | None = None,
     ) -> None:
-        super().__init__(timelines, our_comment, refused)
+        super().__init__(timelines, our_comment, refused, disbelieved)
         self.backend = backend
         self._known: dict[tuple[_Seen, int, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}

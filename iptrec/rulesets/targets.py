@@ -24,6 +24,8 @@ _ACCEPT: Final = frozenset(
 )
 _QUEUE: Final = frozenset({"QUEUE", "NFQUEUE"})
 _ENDS: Final = {"DROP": "DROP", "REJECT": "REJECT", "TARPIT": "DROP", "DELUDE": "REJECT"}
+# SYNPROXY takes SYNs and ACKs; all else goes on (net/ipv4/netfilter/ipt_SYNPROXY.c).
+_TAKES: Final = {"SYNPROXY": "STOLEN"}
 _COMMENTS_ONLY: Final = re.compile(
     r'(?:-m comment --comment (?:"(?:\\.|[^"\\])*"|[^"\s]\S*)(?: |$))*(?:-[jg] |$)'
 )
@@ -47,7 +49,7 @@ def rule_effect(rule: Rule, chains: Container[str]) -> Effect:
         return "queue", None
     if target in _ENDS:
         return "end", _ENDS[target]
-    return "unknown", None
+    return "unknown", _TAKES.get(target)
 
 
 def end_effect(chain: Chain) -> Effect:

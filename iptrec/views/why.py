@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 _VERBS: Final = {
     "ACCEPT": "accepted", "DROP": "dropped", "REJECT": "rejected", "QUEUE": "handed to userspace",
-    "REASSEMBLED": "put together with other fragments",
+    "STOLEN": "taken away", "REASSEMBLED": "put together with other fragments",
 }  # fmt: skip
 _FAINT: Final = "2"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from handmade import UUID, HandMade, udp, udp6
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
 from iptrec.packets import window
-from iptrec.recording.rows import Stream
+from iptrec.recording.rows import Snapshot, Stream
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RAW = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING {OWN}\n-A OUTPUT {OWN}\nCOMMIT\n"
@@ -416,3 +418,42 @@ def test_packets_of_several_streams_have_different_numbers():
     assert [one.number for one in Packets(recording)] == [1, 2, 3, 4]
     assert [one.number for one in Packets(recording).follow([10**15])] == [1, 2, 3, 4]
     assert [one.number for one in Packets(recording, Selection(number=3))] == [3]
+
+
+SYNPROXY = "-A INPUT -p tcp -m conntrack --ctstate INVALID,UNTRACKED -j SYNPROXY --mss 1460\n"
+MAY = "SYNPROXY may have dropped it"
+
+
+@pytest.mark.parametrize(
+    ("acks", "more", "verdict", "doubt"),
+    [
+        ((5, 5), [], "STOLEN", None),
+        (
+            (5, 6),
+            [],
+            "STOLEN",
+            "SYNPROXY dropped an ACK meanwhile (cookie_invalid), perhaps this one",
+        ),
+        (
+            (5, 9),
+            [],
+            "STOLEN",
+            "SYNPROXY dropped 4 ACKs meanwhile (cookie_invalid), perhaps this too",
+        ),
+        ((5,), [], "STOLEN", MAY),
+        ((), [], "STOLEN", MAY),
+        ((5, 6), ["filter:INPUT:policy:2"], "ACCEPT", None),  # RST and the like go on
+    ],
+)
+def test_what_synproxy_takes(acks, more, verdict, doubt):
+    """What it was given and did not give back; of ACKs that it did not believe only their number is known."""
+    recording = HandMade().ruleset(RAW + filter_table(SYNPROXY))
+    for at, count in enumerate(acks, 1):
+        statistics = f"entries cookie_invalid\n00000000 {count:08x}\n00000000 00000000"
+        content = json.dumps({"stat/synproxy": statistics}).encode()
+        recording.snapshots_.append(Snapshot(9 + at, 1, "counters", at, "/proc/net", content))
+    recording.events(through("raw:PREROUTING:policy:2", "filter:INPUT:rule:1", *more))
+    (packet,) = Packets(recording)
+    assert (packet.verdict, packet.complete, packet.ambiguous) == (verdict, True, doubt is not None)
+    assert packet.reason == doubt
+    assert packet.decided_by.rule == (1 if verdict == "STOLEN" else None)
