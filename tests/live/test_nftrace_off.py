@@ -38,7 +38,7 @@ OFF = "tracing was switched off by {} (`meta nftrace set 0`)"
 LATER = OFF.format("inet q/forw rule 3")
 ELSE = "the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL, socket)"
 LOST = ", or the events were lost"
-# By port: verdict, way, reason. 1004 may as well have been for this host, where there are no rules.
+# By port: verdict, way, reason.
 EXPECTED = {
     1000: ("ACCEPT", f"{MET} inet q/forw:p inet q/post:p", None),
     1001: (
@@ -50,7 +50,7 @@ EXPECTED = {
         "UNKNOWN", f"{MET} inet q/forw:2",
         f"the trace breaks off after inet q/forw rule 2: {LATER}{LOST}",
     ),
-    1004: ("ACCEPT", MET, f"perhaps {LATER}"),
+    1004: ("UNKNOWN", MET, f"not seen after inet q PREROUTING: {LATER}, or {ELSE}{LOST}"),
     1005: ("DROP", f"{MET} inet q/forw:4", None),
 }  # fmt: skip
 
