@@ -223,10 +223,11 @@ def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON
         return Bitwise(_left(of, deep + 1), kind, _flags(by) if isinstance(by, list) else _by(by))
     if kind == "concat" and what and not deep:
         return Concat(tuple(_left(one, deep + 1) for one in what))
-    return sys.intern(shown(_key(kind, what)))
+    return sys.intern(shown(key(kind, what)))
 
 
-def _key(kind: str, what: Any) -> str:  # noqa: ANN401 - JSON
+def key(kind: str, what: Any) -> str:  # noqa: ANN401 - JSON
+    """The key of one thing that nft's JSON looks at. Raises ValueError and its like for what is not one."""
     match kind, what:
         case "payload", {"base": str(base), "offset": int(offset), "len": int(size)}:
             if base not in _BASES:
