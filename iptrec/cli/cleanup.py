@@ -19,6 +19,11 @@ _WAITING = (
     "kept: somebody replaced what was there; --restore puts these behind it, --discard forgets them"
 )
 
+_ELSEWHERE = (
+    "removed; its list is not in /run/iptrec here, and tells what else it changed (loggers, --flush):"
+    " if it recorded in a container, run iptrec cleanup there as well"
+)
+
 
 def cleanup(
     netns: Netns = None,
@@ -38,8 +43,11 @@ def cleanup(
 
     A recorder has a guardian that does this; both were killed. What may be left: TRACE rules with the comment
     iptrec:UUID, tables iptrec-UUID of nf_tables, rules that --flush took out, loggers that were switched; in
-    every network namespace that can be seen, or in one. What belongs to a running recorder is never touched.
-    Needs root (or CAP_NET_ADMIN).
+    every network namespace that can be seen (/proc, /run/netns, /run/docker/netns), or in one. What belongs to
+    a running recorder is never touched. Needs root (or CAP_NET_ADMIN).
+
+    What a recorder changed is in a list in its /run/iptrec. Of one that recorded in a container, which has a
+    /run of its own, only the rules are found from outside and removed: the rest is done by cleanup there.
 
     Where somebody replaced a raw chain while --flush kept its rules out, the new rules stand. The old ones are
     printed, each as iptables-restore reads it or nft lists it, until --restore or --discard; the exit status
@@ -79,7 +87,8 @@ def _clean(one: Leftover, stayed_out: _StayedOut, *, dry_run: bool) -> bool:
     else:
         rest = leftovers.remove(one, stayed_out)
         out = [] if rest is None else rest.out
-        print(f"{what}: {_WAITING if out else 'removed'}")
+        unlisted = one.where is not None and one.changes is None
+        print(f"{what}: {_WAITING if out else _ELSEWHERE if unlisted else 'removed'}")
     for family, backend, lines in out:
         for line in lines:
             print(

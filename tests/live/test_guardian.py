@@ -221,7 +221,9 @@ def test_cleanup(quiet_lab, tmp_path, listed, backend):
     assert fates == ["found", "kept"]
     assert state(quiet_lab) == left
     done = quiet_lab.run(CLEANUP).stdout.splitlines()
-    assert len([line for line in done if line.endswith("removed")]) == 1
+    (removed,) = [line for line in done if ": removed" in line]
+    assert removed.endswith("): removed") == listed
+    assert ("if it recorded in a container" in removed) != listed
     assert len([line for line in done if "kept" in line]) == 1
     raw = ["nsenter", "--net=/run/netns/other", "iptables-legacy-save", "-t", "raw"]
     assert quiet_lab.run(raw).stdout.count("-j TRACE") == 2
@@ -233,6 +235,19 @@ def test_cleanup(quiet_lab, tmp_path, listed, backend):
     else:  # nobody knows any more which loggers there were
         assert rules(quiet_lab) == [line for line in before if "-A" in line]
     assert quiet_lab.run(CLEANUP).stdout == "nothing is left behind\n"
+
+
+def test_cleanup_from_outside_of_a_container(quiet_lab, tmp_path):
+    """The rules go; the rest is in the list of the other /run: cleanup says so, and does it there."""
+    before = rules(quiet_lab)
+    kill_both(quiet_lab, recording(quiet_lab, tmp_path / "t.db", "--flush"))
+    outside = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run; exec "$@"', "sh")
+    done = quiet_lab.run([*outside, *CLEANUP])
+    assert "if it recorded in a container, run iptrec cleanup there as well" in done.stdout
+    assert not [line for line in rules(quiet_lab) if "TRACE" in line]
+    assert rules(quiet_lab) != before
+    clean(quiet_lab)
+    assert rules(quiet_lab) == before
 
 
 def command(family, backend):
