@@ -3,7 +3,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
-# Much of a live test is waiting for the kernel and for processes.
+# Much of a live test is waiting for the kernel and for processes. Each worker loads all tests, which takes it 5 s
+# where none may be kept compiled, and 2 s else.
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ demo: $(VENV)/installed | system ## record and show packets on a small Docker-li
 	$(BIN)/iptrec demo
 
 test: system-tests lint ## ruff, mypy --strict and the whole test suite, live kernel tests included
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/installed | system ## ruff and mypy --strict
 	$(BIN)/ruff check .

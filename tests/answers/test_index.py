@@ -72,16 +72,31 @@ def check(source, chance):
     for one in chance.sample(every, min(len(every), 30)):
         assert told(source, Selection(number=one["packet"]), known) == [one]
     assert not told(source, Selection(number=len(every) + 1), known)
+    begun = moments(source)
     times = sorted(one["time_ns"] for one in every)
-    for _ in range(4):
-        since, until = sorted(chance.choices(times, k=2))
-        for selection in (
-            Selection(since_ns=since),
-            Selection(until_ns=until),
-            Selection(since_ns=since, until_ns=until),
-        ):
-            assert told(source, selection, known) == told(source, selection)
+    for number in range(4):
+        first, last = sorted(chance.choices(times, k=2))
+        for since, until in ((first, None), (None, last), (first, last)):
+            selection = Selection(since_ns=since, until_ns=until)
+            found = told(source, selection, known)
+            assert found == [one for one in every if within(begun[one["packet"]], since, until)]
+            assert number or found == told(source, selection)  # a look at the whole recording
     return known
+
+
+def within(moment, since, until):
+    return (since is None or moment >= since) and (until is None or moment < until)
+
+
+def moments(source):
+    """When each packet's first event came, by the packet's number."""
+    found = {}
+    for batch in Packets(source).batches():
+        assembly = batch.window.assembly
+        for at in batch.positions.tolist():
+            first = batch.window.moment_ns[assembly.rows[assembly.first[at]]]
+            found[batch.traversal(at).number] = int(first)
+    return found
 
 
 @pytest.fixture(autouse=True)
