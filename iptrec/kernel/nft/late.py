@@ -55,10 +55,14 @@ class Late:
         return "".join(self._table(family, hooks) for family, hooks in self.hooks.items() if hooks)
 
     def insert(self) -> None:
-        """Make the tables, anew where something is left of them. Raises `HostError`."""
-        table.remove(self.comment, table.LATE)
+        """Make the tables. Raises `HostError`."""
         command = [nft(), "-f", "-"]
         iptables.check(command, process.run(command, self.text().encode()))
+
+    def insert_again(self) -> None:
+        """Make them anew, where something of them is gone, or has to be added. Raises `HostError`."""
+        table.remove(self.comment, table.LATE)
+        self.insert()
 
     def in_place(self, listed: bytes) -> bool:
         """Whether all of them are there in what nft lists."""

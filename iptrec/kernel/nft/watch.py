@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.iptables import TraceRule
+    from iptrec.kernel.nft.bases import Base
     from iptrec.kernel.nft.late import Late
     from iptrec.kernel.nft.listing import Part
     from iptrec.kernel.nft.table import Own
@@ -68,6 +69,7 @@ class NftWatch:
         self._guardian = guardian
         self._own = own
         self._late = late
+        self._known: list[Base] = []  # base chains that there were when that was last looked at
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
@@ -181,13 +183,15 @@ class NftWatch:
 
     def _check_late(self, late: Late, parts: list[Part]) -> None:
         """Put the chains that packets pass last where they are missing, as other chains may be gone."""
-        wanted = late.beside(bases.bases())
+        known = bases.bases()
+        wanted = late if known == self._known else late.beside(known)
+        self._known = known
         if wanted == late and late.in_place(_text(parts)):
             return
         self._late = wanted
         self._guardian.expect_table()
         try:
-            wanted.insert()
+            wanted.insert_again()
         except HostError as error:
             self._late = None
             self._found(error)
