@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iptrec.answers.diff_traces import TraceDifferences
 from iptrec.answers.expectation import Expectation, check
+from iptrec.answers.fates import Fates, fates
 from iptrec.answers.packets import Packets
 from iptrec.answers.path_counts import count_paths
+from iptrec.answers.path_words import Language
 from iptrec.answers.rules import count_rules
 from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
@@ -19,6 +22,7 @@ from iptrec.errors import IptrecError
 from iptrec.files import Draft, DraftDirectory
 from iptrec.recording.reader import Reader
 from iptrec.views import check as check_view
+from iptrec.views import diff_traces as traces_view
 from iptrec.views import (
     folded,
     info,
@@ -82,6 +86,11 @@ def look(path: Path) -> None:
             said += [*folds, *why_view.as_text(one, LAYOUT, 80), why_view.as_json(one)]
             said += issue.excerpt(one.packet, folds)
         said += issue.origin(reader, "t.db", running=False)
+        taken = fates(Packets(reader), Language({}, plain=False))
+        for other in (taken, Fates()):
+            differ = TraceDifferences(taken, other)
+            said += traces_view.as_json(differ, ["a", "b"], None)
+            said += traces_view.as_text(differ, ["a", "b"], None, LOCAL, 80, colour=False)
         for line in said:
             line.encode()
             assert not set(line) & set("\x1b\x9b\u202e\u2066"), ascii(line)  # noqa: S101

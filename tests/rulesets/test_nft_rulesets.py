@@ -68,7 +68,7 @@ def answers(recording):
     counted = [
         line
         for table in count_rules(recording, Selection())
-        for line in (*rules.as_json(table), *rules.as_text(table))
+        for line in (*rules.as_json(table), *rules.as_text([table]))
     ]
     "".join([packets, *told, *counted]).encode()
     return packets.count("\n")
