@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.path_words import Language, PathWords
     from iptrec.names import Mask
-    from iptrec.packets.window import Window
 
 MOST: Final = 100_000  # pairs of a flow and a path
 _OUTPUT: Final = HOOKS.index("OUTPUT")
@@ -71,44 +70,45 @@ class Fates:
 
 
 def fates(packets: Packets, language: Language) -> Fates:
-    """Go through all packets of a recording once. ``language``: what paths are told in."""
+    """Go through the selected packets of a recording once. ``language``: what paths are told in."""
     found, flows, counter = Fates(), Flows(), PathCounter()
     for batch in packets.batches(objects=False):
         counter.add(batch)
-        _add(found, flows, batch)
-        window, assembly = batch.window, batch.window.assembly
-        numbers, first = np.unique(batch.paths, return_index=True)
-        for number, position in zip(numbers.tolist(), first.tolist(), strict=True):
-            if number not in found.words:
-                outcome = assembly.outcomes[assembly.outcome[position]]
-                found.words[number] = language.words(window, outcome)
+        if len(batch.positions):
+            _add_flows(found, flows, batch)
+            _add_words(found, language, batch)
     found.paths = {one.number: one for one in counter.counts(packets.book)}
     return found
 
 
-def _add(found: Fates, flows: Flows, batch: Batch) -> None:
-    """Add the packets of a batch to their flows."""
+def _add_flows(found: Fates, flows: Flows, batch: Batch) -> None:
+    """Count the packets of a batch by flow and path."""
     window, assembly = batch.window, batch.window.assembly
-    begun = assembly.rows[assembly.first[: window.decided]]
-    if not len(begun):
-        return
-    keys, known = flows.keys(window.events.take(begun), _sent(window))
+    begun = assembly.rows[assembly.first[batch.positions]]
+    keys, known = flows.keys(window.events.take(begun), _sent(batch))
     found.unknown += int((~known).sum())
-    positions = np.flatnonzero(known)
+    positions = batch.positions[known]
+    path = batch.paths[positions]
     distinct, flow = np.unique(keys[known], return_inverse=True)
-    path = batch.paths[known]
-    pairs, first, counts = np.unique(
-        flow * (int(path.max(initial=0)) + 1) + path, return_index=True, return_counts=True
-    )
-    del pairs
+    pair = flow * (int(path.max(initial=0)) + 1) + path
+    _, first, counts = np.unique(pair, return_index=True, return_counts=True)
     names = distinct.tolist()
-    for at, packets in zip(first.tolist(), counts.tolist(), strict=True):
-        number = window.number + int(positions[at])
-        found.add(names[flow[at]], int(path[at]), packets, number)
+    for at, number in zip(first.tolist(), counts.tolist(), strict=True):
+        found.add(names[flow[at]], int(path[at]), number, window.number + int(positions[at]))
 
 
-def _sent(window: Window) -> Mask:
+def _add_words(found: Fates, language: Language, batch: Batch) -> None:
+    """Put the paths of a batch that are new into words."""
+    assembly = batch.window.assembly
+    numbers, first = np.unique(batch.paths[batch.positions], return_index=True)
+    for number, position in zip(numbers.tolist(), batch.positions[first].tolist(), strict=True):
+        if number not in found.words:
+            outcome = assembly.outcomes[assembly.outcome[position]]
+            found.words[number] = language.words(batch.window, outcome)
+
+
+def _sent(batch: Batch) -> Mask:
     """Which packets this host sent: those that were first seen in OUTPUT."""
-    places = window.resolver.places
-    sent = np.array([places[one.path[0]].hook == _OUTPUT for one in window.assembly.outcomes])
-    return sent[window.assembly.outcome[: window.decided]]
+    assembly, places = batch.window.assembly, batch.window.resolver.places
+    sent = np.array([places[one.path[0]].hook == _OUTPUT for one in assembly.outcomes])
+    return sent[assembly.outcome[batch.positions]]

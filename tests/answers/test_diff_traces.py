@@ -8,6 +8,9 @@ from handmade_filter import cut, packet, recording, rules
 from iptrec.answers import fates
 from iptrec.answers.diff_traces import compare_traces
 from iptrec.answers.packets import Packets
+from iptrec.answers.path_words import Language
+from iptrec.answers.selection import Selection
+from iptrec.packets.flows import Flow
 from iptrec.rulesets.backends import rulesets
 
 FIRST_NS = -(2**62)
@@ -204,3 +207,13 @@ def test_more_flows_than_are_kept(monkeypatch):
     assert told(found) == ([], [("now", "ACCEPT", 1)])
     assert (found.beyond, found.only) == ((0, 3), (None, 0))
     assert next(found.flows("same")).now.unsure == 1
+
+
+def test_only_what_is_selected():
+    """Of a recording with --iface on a router the rest is left out, as everywhere."""
+    made = recording(rules(DROP), DROPPED, packet("INPUT:policy:2", dport=54), DROPPED)
+    dropped = Packets(made, Selection(verdicts=frozenset({"DROP"})))
+    found = fates.fates(dropped, Language({}, plain=False))
+    assert [Flow.of(key).header["dport"] for key in found.flows] == [53]
+    assert [fate.paths for fate in found.flows.values()] == [{1: (2, 1)}]
+    assert {*found.paths} == {*found.words} == {1}

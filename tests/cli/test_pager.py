@@ -181,3 +181,17 @@ def test_what_is_set_stays(monkeypatch):
     """LESS of the user's own."""
     monkeypatch.setenv("LESS", "S")
     assert pager._environment()["LESS"] == "S"
+
+
+def test_diff_goes_through_the_pager(tmp_path):
+    """What is long; what is remarked of the recordings comes when the pager is quit. JSON does not."""
+    rules = str(Path(HAIRPIN).with_name("kubeadm-flannel.rules"))
+    pager = f"sh -c 'cat > {tmp_path}/paged'"
+    shown, said, status = Terminal("diff", rules, HAIRPIN, PAGER=pager).end()
+    assert (shown, said, status) == ("", "", 1)
+    paged = (tmp_path / "paged").read_text()
+    assert "5 chains created" in paged.splitlines()[-1]
+    shown, _, _ = Terminal("diff", rules, HAIRPIN, "--no-pager", PAGER=pager).end()
+    assert shown == paged
+    shown, _, status = Terminal("diff", "--json", rules, HAIRPIN, PAGER=pager).end()
+    assert (shown[:1], status) == ("{", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,13 @@ def test_what_this_host_sends_is_another_flow():
     out, came = (known.keys(packets, np.array([one]))[0].tolist()[0] for one in (True, False))
     assert (Flow.of(out).sent, Flow.of(came).sent) == (True, False)
     assert Flow.of(out).header == Flow.of(came).header
+
+
+def test_frames_that_are_not_ip():
+    """A flow for each kind, whoever sends them."""
+    arp = replace(
+        events(bytes(28)), family=np.array([7], np.uint8), protocol=np.array([0x0806], np.uint16)
+    )
+    keys, known = Flows().keys(arp, np.array([False]))
+    assert known.all()
+    assert Flow.of(keys.tolist()[0]) == Flow("ipv4", {"ethertype": "0x0806"}, sent=False)
