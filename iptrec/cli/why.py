@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -53,7 +52,6 @@ def why(
                 for line in as_text(explanation, colour=colour):
                     stream.write(line + "\n")
             shown += 1
-        if not shown:
-            print(f"iptrec why: {nothing(source, chosen)}", file=sys.stderr)
-        recordings.tell_flaws("why", source, explanations.unjudged)
+        none = "" if shown else nothing(source, chosen)
+        recordings.tell_flaws("why", source, explanations.unjudged, none)
     return EXIT_DONE if shown else EXIT_NO
