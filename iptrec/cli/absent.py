@@ -18,9 +18,15 @@ _MOST: Final = 12  # names
 
 
 def nothing(recording: Recording, chosen: Chosen) -> str:
-    """What to say where no packet fits: that, and each such name by which alone no packet would."""
+    """What to say where no packet fits: that, and each such name by which alone no packet would.
+
+    Nothing, where all packets of an empty recording were asked for: that says what the recording lacks.
+    """
+    from iptrec.answers.nothing import traced
     from iptrec.views.escape import printable
 
+    if not (chosen.filter or chosen.of(recording) or traced(recording.rows)):
+        return ""
     found = [NOTHING]
     if chosen.chain or chosen.rule:
         found += _chains(recording, chosen)

@@ -227,10 +227,9 @@ class _Chosen:
         from iptrec.cli.recordings import tell_flaws
 
         none = not written and not self.everything
-        if none and not self.quiet:
-            print(f"iptrec export: {nothing(self.recording, self.chosen)}", file=sys.stderr)
         if not self.quiet:
-            tell_flaws("export", self.recording, self.packets.unjudged)
+            why = nothing(self.recording, self.chosen) if none else ""
+            tell_flaws("export", self.recording, self.packets.unjudged, why)
         return EXIT_NO if none else EXIT_DONE
 
 

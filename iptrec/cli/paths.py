@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -60,7 +59,6 @@ def paths(
         found = source.paths(chosen.filter, **chosen.of(source))
         for one in sorted(found, key=ORDERS[order]):
             stream.write(as_json(one) + "\n" if json else as_text(one, clock, columns))
-        if not found:
-            print(f"iptrec paths: {nothing(source, chosen)}", file=sys.stderr)
-        recordings.tell_flaws("paths", source, found.unjudged)
+        none = "" if found else nothing(source, chosen)
+        recordings.tell_flaws("paths", source, found.unjudged, none)
     return EXIT_DONE if found else EXIT_NO

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from iptrec.names import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from iptrec.api import Recording
 
@@ -63,10 +63,15 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     return found
 
 
-def tell_flaws(command: str, recording: Recording, unjudged: int = 0) -> None:
-    """The same on stderr, so that nobody takes an answer for more than it is."""
-    if found := flaws(recording, unjudged):
-        print(f"iptrec {command}: {'; '.join(found)}", file=sys.stderr)
+def tell_flaws(command: str, recording: Recording, unjudged: int = 0, none: str = "") -> None:
+    """The same on stderr, so that nobody takes an answer for more than it is; ``none``: why it is empty."""
+    tell(command, [none, *flaws(recording, unjudged)])
+
+
+def tell(command: str, remarks: Sequence[str]) -> None:
+    """What is to be said beside an answer, on stderr; empty ones are left out."""
+    if said := "; ".join(filter(None, remarks)):
+        print(f"iptrec {command}: {said}", file=sys.stderr)
 
 
 def _is_empty(recording: Recording) -> bool:

@@ -173,12 +173,15 @@ def show(
                 shown = printer.json(found) if json else printer.text(found)
         if tally:
             _tell_tally(verdicts, source)
-        none = shown == 0 and not everything
+        none = shown == 0
         if not quiet:
             remarks = [printing.CHOSE_BRIEF] if printer.chose_brief else []
-            if none:  # beside a recorder nothing more can be loaded
-                remarks.append(NOTHING if held is not None else nothing(source, chosen))
-            _tell(remarks + recordings.flaws(source, taken.unjudged, trace=held is not None))
+            if none and held is None:
+                remarks.append(nothing(source, chosen))
+            elif none and not everything:  # beside a recorder nothing more can be loaded
+                remarks.append(NOTHING)
+            remarks += recordings.flaws(source, taken.unjudged, trace=held is not None)
+            recordings.tell("show", remarks)
         return EXIT_NO if none else EXIT_DONE
 
 
@@ -250,11 +253,6 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
         process.end_with_parent()
         if behind_others:
             os.nice(_BEHIND_OTHERS)
-
-
-def _tell(remarks: list[str]) -> None:
-    if remarks:
-        print(f"iptrec show: {'; '.join(remarks)}", file=sys.stderr)
 
 
 def _show_orphans(recording: Recording, stream: TextIO, clock: Clock, *, json: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -105,9 +104,8 @@ def why(
             shown += 1
         if markdown and shown:
             stream.writelines(line + "\n" for line in _origin(source, recording))
-        if not shown:
-            print(f"iptrec why: {nothing(source, chosen)}", file=sys.stderr)
-        recordings.tell_flaws("why", source, explanations.unjudged)
+        none = "" if shown else nothing(source, chosen)
+        recordings.tell_flaws("why", source, explanations.unjudged, none)
     return EXIT_DONE if shown else EXIT_NO
 
 

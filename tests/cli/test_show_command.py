@@ -219,6 +219,10 @@ def test_a_recording_without_packets(tmp_path):
     done = iptrec("show", path, "--chain", "FORWARD", "--iface", "eth0")
     told = "iptrec show: no packet matches; no packet was recorded; see iptrec info\n"
     assert (done.returncode, done.stderr) == (1, told)
+    for command in ("show", "paths", "why"):
+        done = iptrec(command, path)
+        told = f"iptrec {command}: no packet was recorded; see iptrec info\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 def test_rules_of_a_chain_that_is_not_there():
