@@ -19,7 +19,8 @@ from iptrec.matching import judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement
 from iptrec.rulesets.backends import is_single
-from iptrec.rulesets.nft import NFT
+from iptrec.rulesets.changes import Changes
+from iptrec.rulesets.nft import NFT, changed
 from iptrec.rulesets.nft_sets import NftSets
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Recording, Snapshot
 
 
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
@@ -112,9 +113,13 @@ class Known:
 
     @functools.cached_property
     def _nft_sets(self) -> NftSets:
+        changes = Changes(self._recording, NFT.changes, NFT.stream, self._namespace)
+        times = changed(self._nft_snapshots(), changes)
+        return NftSets(self._nft_snapshots(), times, single=is_single(self._recording))
+
+    def _nft_snapshots(self) -> Iterator[Snapshot]:
         snapshots = self._recording.snapshots(*NFT.snapshots)
-        of_namespace = (one for one in snapshots if one.namespace == self._namespace)
-        return NftSets(of_namespace, single=is_single(self._recording))
+        return (one for one in snapshots if one.namespace == self._namespace)
 
     def steps(
         self, packet: Traversal, window: Window, position: int

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Grammar
-    from iptrec.rulesets.nft_states import State
+    from iptrec.rulesets.nft_states import Changed, State
     from iptrec.rulesets.places import Place
 
 
@@ -117,6 +117,11 @@ def of_listing(listing: Listing) -> dict[Family, Ruleset]:
         for family in _passed_by(table[0]):
             found[family].tables[table_name(table, single=True)] = chains
     return {family: one for family, one in found.items() if one.tables}
+
+
+def changed(snapshots: Iterable[Snapshot], changes: Changes) -> dict[int, Changed]:
+    """See `States.changed`."""
+    return States(list(_looks(snapshots)), changes).changed()
 
 
 def printed(recording: Recording, kind: str, time_ns: int | None, namespace: int) -> bytes | None:

@@ -1,13 +1,13 @@
 """The named sets and maps of nf_tables over time.
 
-Each change of a set by a command is a change of the ruleset, and has its snapshot. That rules change a set, or
-that an element ends, nobody tells.
+Each change of a set by a command is a change of the ruleset; of several at once the last has a snapshot. That
+rules change a set, or that an element ends, nobody tells.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode.rulesets import nft_sets
 from iptrec.rulesets.nft import LISTING, UNKNOWN, table_name
@@ -19,23 +19,39 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.nft_sets import NftSet, Sets
     from iptrec.names import Family
     from iptrec.recording.rows import Snapshot
+    from iptrec.rulesets.nft_states import Changed
 
 _OF_FAMILY: Final[dict[Family, str]] = {"ipv4": "ip", "ipv6": "ip6"}
 # The ruleset is listed a while before the first snapshot's time, and after that of the others.
 _LISTING_NS: Final = 60_000_000_000
 
 
-class NftSets:
-    """The sets of one namespace, by the snapshots of it."""
+class _Listed(NamedTuple):
+    """The sets as they were listed; ``content``: None where they were gone before that.
 
-    def __init__(self, snapshots: Iterable[Snapshot], *, single: bool) -> None:
+    They came to be between two times (epoch). ``several``: by more than one change, so that nobody knows what
+    they were meanwhile.
+    """
+
+    after_ns: int
+    until_ns: int
+    time_ns: int
+    content: bytes | None
+    several: bool
+
+
+class NftSets:
+    """The sets of one namespace, by the snapshots of it; ``changed``: see `States.changed`."""
+
+    def __init__(
+        self, snapshots: Iterable[Snapshot], changed: Mapping[int, Changed], *, single: bool
+    ) -> None:
         self._single = single
-        self._states: list[tuple[int, int, bytes | None]] = []
-        for one in snapshots:
-            if one.kind in (LISTING, UNKNOWN):
-                content = one.content if one.kind == LISTING else None
-                after = one.time_ns if one.after_ns is None else one.after_ns
-                self._states.append((after, one.time_ns, content))
+        self._lists = [
+            _listed(one, changed.get(one.time_ns))
+            for one in snapshots
+            if one.kind in (LISTING, UNKNOWN)
+        ]
         self._read = functools.lru_cache(maxsize=64)(self._parsed)
 
     def at(
@@ -43,10 +59,14 @@ class NftSets:
     ) -> list[Mapping[str, NftSet] | None]:
         """The sets of a table, each time that may have been between two times (epoch); None: not known."""
         found: list[Mapping[str, NftSet] | None] = []
-        for number, (after, _, _) in enumerate(self._states):
-            until = self._states[number + 1][1] if number + 1 < len(self._states) else None
-            began = EVER if number == 0 else after
-            if began < time_ns[1] and (until is None or time_ns[0] <= until):
+        for number, one in enumerate(self._lists):
+            until = self._lists[number + 1].until_ns if number + 1 < len(self._lists) else None
+            began = EVER if number == 0 else one.after_ns
+            if began >= time_ns[1]:
+                break
+            if number and one.several and time_ns[0] <= one.until_ns:
+                found.append(None)
+            if until is None or time_ns[0] <= until:
                 found.append(self._of(number, family, table))
         return found
 
@@ -65,7 +85,20 @@ class NftSets:
         )
 
     def _parsed(self, number: int) -> Sets | None:
-        _, time, content = self._states[number]
+        one = self._lists[number]
         first = number == 0
-        listed = (time - _LISTING_NS, time) if first else (time, time + _LISTING_NS)
-        return None if content is None else nft_sets.parse(content, listed)
+        listed = (
+            (one.time_ns - _LISTING_NS, one.time_ns)
+            if first
+            else (one.time_ns, one.time_ns + _LISTING_NS)
+        )
+        return None if one.content is None else nft_sets.parse(one.content, listed)
+
+
+def _listed(one: Snapshot, changed: Changed | None) -> _Listed:
+    content = one.content if one.kind == LISTING else None
+    if changed is not None:
+        several = changed.times > 1
+        return _Listed(changed.after_ns, changed.until_ns, one.time_ns, content, several)
+    after = one.time_ns if one.after_ns is None else one.after_ns
+    return _Listed(after, one.time_ns, one.time_ns, content, several=True)

@@ -63,6 +63,14 @@ class State(NamedTuple):
     handle: int | None = None
 
 
+class Changed(NamedTuple):
+    """How often the ruleset changed between two listings: after a time, until another one (epoch)."""
+
+    after_ns: int
+    until_ns: int
+    times: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """What was found after ``begin``, up to the next listing of which the generation is known.
@@ -96,7 +104,7 @@ class States:
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = _Words(listings)
         self._spans = list(_spans(looks, _commits(changes)))
-        followed = [commit for span in self._spans for commit in span.commits or () if commit.edits]
+        followed = [commit for span in self._spans for commit in span.commits or ()]
         until = max((one.received_ns[1] for one in followed), default=None)
         self._moments = np.zeros(0, np.int64)
         if changes is not None and until is not None:
@@ -112,6 +120,18 @@ class States:
             there = there or exists
             if there or state.chains is None:
                 yield state
+
+    def changed(self) -> dict[int, Changed]:
+        """By the time of each listing before which the kernel told all changes: when these were made."""
+        return {
+            span.end.time_ns: self._changed(span.commits, span)
+            for span in self._spans
+            if span.commits
+        }
+
+    def _changed(self, commits: Sequence[Commit], span: _Span) -> Changed:
+        first, last = (self._moment(one, span) for one in (commits[0], commits[-1]))
+        return Changed(first[0], last[1], len(commits))
 
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
         for look in self._first:

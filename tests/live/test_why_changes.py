@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -16,6 +18,14 @@ from iptrec.recording.reader import Reader
 pytestmark = pytest.mark.live
 LOOKED_AT_S = 1.5  # sets are listed each second
 APART_S = 0.2  # changes that are nearer to a packet may have been before or after it
+
+SEND = """
+import socket, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    out.sendto(b"x", ("10.0.1.1", 9))
+    time.sleep(0.001)
+"""
 
 
 @pytest.fixture
@@ -136,6 +146,31 @@ def test_members_of_the_moment(host, tmp_path):
     assert all(fits in (None, hit) for one in others for _, hit, fits in one)
     assert {hit for one in others for _, hit, _ in one} == {True, False}
     assert {fits for _, _, fits in others[1]} == {None}
+
+
+def test_members_between_two_lists(host, tmp_path):
+    """Members that come and go before anybody lists them: of these packets nothing is claimed."""
+    rules = tmp_path / "rules.nft"
+    rules.write_text(NATIVE)
+    host.run(["nft", "-f", str(rules)])
+    path = tmp_path / "t.db"
+    recorder = start(
+        host, "udp", "--iface", "v1", "--family", "ipv4", "--backend", "nft", "-o", path
+    )
+    sender = host.popen([sys.executable, "-c", SEND], "h")
+    toggles = host.popen(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for number in range(100):
+        what = ("add", "delete")[number % 2]
+        print(f"{what} element inet fw banned {{ 10.0.1.2 }}", file=toggles.stdin, flush=True)
+        time.sleep(0.02)
+    toggles.communicate(timeout=60)
+    sender.kill()
+    sender.communicate(timeout=60)
+    recorder.send_signal(signal.SIGINT)
+    recorder.communicate(timeout=60)
+    found = told(path, ("inet fw", "judged"), "saddr @banned")
+    assert {hit for _, hit, _ in found} == {True, False}
+    assert [one for one in found if one[2] not in (None, one[1])] == []
 
 
 def hints(path, chain, spec):
