@@ -136,7 +136,8 @@ def read(name: str, value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
             case "" | nft_others.TEXT if not isinstance(value, str) or _SETS.search(value):
                 return [other(name, value), Writes("")]
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
-        pass
+        if name == "mangle":
+            return [other(name, value), Writes("")]
     return [other(name, value)]
 
 
@@ -166,10 +167,7 @@ def _taken(value: Any) -> list[Match]:  # noqa: ANN401 - JSON
 
 def _mangle(value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
     """A field that is set: of the packet it must be there, and a map that it is taken from must tell it."""
-    try:
-        key = _left(value["key"])
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return [other("mangle", value), Writes("")]
+    key = _left(value["key"])
     if not isinstance(key, str):
         raise TypeError(key)
     found: list[Condition] = []
@@ -229,7 +227,7 @@ def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON
 def _key(kind: str, what: Any) -> str:  # noqa: ANN401 - JSON
     match kind, what:
         case "payload", {"base": str(base), "offset": int(offset), "len": int(size)}:
-            if base not in _BASES:
+            if base not in _BASES or offset < 0 or size < 1:
                 raise ValueError(base)
             return f"@{base},{offset},{size}"
         case "payload", {"protocol": str(protocol), "field": str(name)}:
