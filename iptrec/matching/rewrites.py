@@ -69,9 +69,8 @@ def rewritten(facts: Facts, key: str, value: int | None, *, certain: bool = True
     if own is not None and own == value:
         return facts
     written = facts.written | _checksums(where, facts)
-    if not certain or value is None or facts.bits.number(where) is None:
-        return replace(facts, written=written | {key})
-    if _of_layout(where, facts.bits.version):
+    there = facts.bits.number(where) is not None and not _of_layout(where, facts.bits.version)
+    if value is None or value >> where.size or not certain or not there:
         return replace(facts, written=written | {key})
     bits = facts.bits.replaced(where, value)
     return replace(

@@ -15,7 +15,7 @@ from iptrec.decode.rulesets import nft_json, nft_matches
 from iptrec.decode.rulesets.nft_matches import Match
 from iptrec.decode.rulesets.nft_sets import Member, NftSet
 from iptrec.decode.rulesets.types import Rule
-from iptrec.matching import judge
+from iptrec.matching import after, judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
 from iptrec.matching.nft_words import words
@@ -339,8 +339,10 @@ KEYS = [
     "ct state",
     "ct mark",
 ]
+CAPTURED = bytes.fromhex("4500001d000700004011000a0a0001020a00010100090035000900") + bytes(3)
 OTHERS = [
-    raw("th", 0, 16), raw("ll", 0, 48), {"fib": {"result": "type", "flags": ["daddr"]}},
+    raw("nh", -8, 8), raw("nh", 8, 0), raw("th", 8, -4), raw("nh", 8, 8), raw("th", 0, 16), raw("ll", 0, 48),
+    {"fib": {"result": "type", "flags": ["daddr"]}},
     {"fib": {"result": "oif", "flags": ["saddr", "iif"]}}, {"exthdr": {"name": "frag"}},
     {"exthdr": {"name": "hbh", "field": "nexthdr"}}, {"tcp option": {"name": "sack"}},
     {"ct": {"key": "ip saddr", "dir": "reply"}}, {"concat": [payload("ip", "saddr"), meta("mark")]},
@@ -368,8 +370,11 @@ def test_no_condition_raises(left, op, right, header):
     found += nft_matches.read("vmap", {"key": left, "data": {"set": [[right, None]]}})
     found += nft_matches.read("mangle", {"key": left, "value": right})
     rule = Rule("words", None, None, False, None, True, syntax="nft", matches=tuple(found))
-    told = judge(rule, Facts(header, 1, "a", None, None, None, "02:00:00:00:00:01", ct_state=2))
-    (told.because or "").encode()
+    facts = Facts(header, 1, "a", None, None, None, "02:00:00:00:00:01", ct_state=2)
+    for bits in (Bits(), Bits(CAPTURED, bytes(14))):
+        (judge(rule, replace(facts, bits=bits)).because or "").encode()
+        for matched in (True, False):
+            after(rule, replace(facts, bits=bits), matched=matched)
     assert hash(tuple(found)) is not None
 
 
@@ -381,3 +386,29 @@ def test_ways_that_may_have_been():
     fib = SimpleNamespace(types=lambda *_: None, ways=lambda *_: frozenset({"v1", ""}))
     found = judge(native(match(FIB_WAY, False)), replace(FACTS, fib=fib))
     assert (found.fits, found.because) == (None, "fib saddr . iif oif missing (it is none or v1)")
+
+
+STRANGE = [
+    -1,
+    2**200,
+    1.5,
+    None,
+    "cs1",
+    "x",
+    {"|": ["syn", "x"]},
+    {"map": 1},
+    {"&": [payload("ip", "ttl"), 2**99]},
+]
+
+
+@pytest.mark.parametrize("value", STRANGE)
+@pytest.mark.parametrize(
+    "key", [*OTHERS, meta("mark"), payload("ip", "ttl"), payload("tcp", "flags"), 1, None]
+)
+def test_no_write_raises(key, value):
+    """Whatever a rule sets to whatever: nothing is known of what is not understood."""
+    statements = tuple(nft_matches.read("mangle", {"key": key, "value": value}))
+    assert any(isinstance(one, nft_matches.Writes) for one in statements)
+    rule = Rule("words", None, None, False, None, True, syntax="nft", matches=statements)
+    found = after(rule, replace(FACTS, bits=Bits(CAPTURED)), matched=True)
+    assert len(found.bits.captured) == len(CAPTURED)

@@ -136,7 +136,8 @@ def read(name: str, value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
             case "" | nft_others.TEXT if not isinstance(value, str) or _SETS.search(value):
                 return [other(name, value), Writes("")]
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
-        pass
+        if name == "mangle":
+            return [other(name, value), Writes("")]
     return [other(name, value)]
 
 
@@ -166,10 +167,7 @@ def _taken(value: Any) -> list[Match]:  # noqa: ANN401 - JSON
 
 def _mangle(value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
     """A field that is set: of the packet it must be there, and a map that it is taken from must tell it."""
-    try:
-        key = _left(value["key"])
-    except (AttributeError, LookupError, TypeError, ValueError):
-        return [other("mangle", value), Writes("")]
+    key = _left(value["key"])
     if not isinstance(key, str):
         raise TypeError(key)
     found: list[Condition] = []
@@ -230,7 +228,7 @@ def key(kind: str, what: Any) -> str:  # noqa: ANN401 - JSON
     """The key of one thing that nft's JSON looks at. Raises ValueError and its like for what is not one."""
     match kind, what:
         case "payload", {"base": str(base), "offset": int(offset), "len": int(size)}:
-            if base not in _BASES:
+            if base not in _BASES or offset < 0 or size < 1:
                 raise ValueError(base)
             return f"@{base},{offset},{size}"
         case "payload", {"protocol": str(protocol), "field": str(name)}:
