@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iptrec.kernel import sysctls
-from iptrec.kernel.nft.bases import Base
+from iptrec.kernel import netlink, sysctls
+from iptrec.kernel.nft.bases import Base, may_change
 from iptrec.kernel.nft.late import Late, none_yet
 from iptrec.names import HOOKS
 
@@ -73,10 +73,27 @@ def test_each_family_by_itself_and_what_is_there_stays():
 def test_in_place():
     """All of them, in our own tables alone."""
     late = Late(COMMENT, {"ipv4": ("input", "postrouting"), "ipv6": ("input",)})
-    text = late.text()
-    assert text.count("priority 2147483647; policy accept;") == 3
-    assert late.in_place(b"table ip fw {\n}\n" + text.encode())
-    assert not late.in_place(text.replace("table ip6", "table inet").encode())
-    rule = f'  accept comment "{COMMENT}"\n'
-    assert not late.in_place(text.replace(rule, "", 1).encode())
-    assert not late.in_place(f"table ip raw {{\n{rule * 9}}}\n".encode())
+    assert late.text().count("priority 2147483647; policy accept;") == 3
+    ours = [
+        Base(family, f"iptrec-{UUID}", "c", HOOKS.index(hook), 2**31 - 1)
+        for family, hook in (("ip", "INPUT"), ("ip", "POSTROUTING"), ("ip6", "INPUT"))
+    ]
+    assert late.in_place([base("input"), *ours])
+    for one in ours:
+        assert not late.in_place({*ours} - {one} | {one._replace(table="fw")})
+    assert none_yet(COMMENT, ["ipv4"]).in_place([])
+    # Whose it is matters: another recorder's go with it.
+    assert none_yet("iptrec:x", ["ipv4"]).beside(ours).hooks["ipv4"][0] == "input"
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "changes"),
+    [
+        (0x0A00, False, True), (0x0A02, False, True),  # tables
+        (0x0A03, False, False), (0x0A03, True, True), (0x0A05, False, True),  # chains
+        (0x0A06, True, False), (0x0A0F, False, False),  # rules, generations
+    ],
+)  # fmt: skip
+def test_which_messages_may_change_what_is_needed(kind, hook, changes):
+    body = netlink.packed([(1, b"fw\0"), (3, b"c\0"), *([(4, b"")] if hook else [])])
+    assert may_change(kind, body) == changes

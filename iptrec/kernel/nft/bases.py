@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _TABLE, _NAME, _HOOK, _TYPE = 1, 3, 4, 7  # NFTA_CHAIN_
 _TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1  # NFTA_TABLE_, NFT_TABLE_F_DORMANT
+_NEW_CHAIN: Final = 0x0A03  # NFT_MSG_NEWCHAIN
+# NFT_MSG_NEWTABLE, DELTABLE, DELCHAIN: of a chain that goes the kernel does not tell whether it had a hook.
+_RELEVANT: Final = (0x0A00, 0x0A02, 0x0A05)
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_
 _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
@@ -55,15 +58,33 @@ class Base(NamedTuple):
 
 def bases() -> list[Base]:
     """All that packets meet, but for recorders' own. Raises `HostError` where nf_tables cannot be asked."""
+    return others(every())
+
+
+def others(known: Iterable[Base]) -> list[Base]:
+    """Those that are not recorders' own."""
+    return [one for one in known if not _OWN.match(one.table)]
+
+
+def every() -> list[Base]:
+    """All that packets meet. Raises `HostError` where nf_tables cannot be asked."""
     return [
         found
         for family, number in NFT_FAMILIES.items()
         for dormant in [set(_dormant(number))]
         for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
-        if (found := _read(family, chain)) is not None
-        and found.table not in dormant
-        and not _OWN.match(found.table)
+        if (found := _read(family, chain)) is not None and found.table not in dormant
     ]
+
+
+def may_change(kind: int, body: bytes) -> bool:
+    """Whether base chains may have come or gone, or a table slept or woke, by what the kernel tells.
+
+    ``kind``: of the message; ``body``: its attributes.
+    """
+    return kind in _RELEVANT or (
+        kind == _NEW_CHAIN and any(number == _HOOK for number, _ in attributes(body))
+    )
 
 
 def _dormant(family: int) -> Iterator[str]:

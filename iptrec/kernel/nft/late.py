@@ -9,12 +9,11 @@ a chain without rules accepts as well, but leaves two events.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.kernel import iptables, process, sysctls
-from iptrec.kernel.nft import table
+from iptrec.kernel.nft import bases, table
 from iptrec.kernel.nft.listing import nft
 from iptrec.names import FAMILIES, HOOKS
 
@@ -42,10 +41,10 @@ class Late:
         return any(self.hooks.values())
 
     def beside(self, known: Iterable[Base]) -> Late:
-        """With what is missing beside all base chains that there are, but for our own; what there was stays."""
-        told = [*known]
+        """With what is missing beside all base chains that there are; what was needed before stays."""
+        theirs = bases.others(known)
         hooks = {
-            family: tuple(dict.fromkeys([*before, *_untold(told, family)]))
+            family: tuple(dict.fromkeys([*before, *_untold(theirs, family)]))
             for family, before in self.hooks.items()
         }
         return replace(self, hooks=hooks)
@@ -64,14 +63,15 @@ class Late:
         table.remove(self.comment, table.LATE)
         self.insert()
 
-    def in_place(self, listed: bytes) -> bool:
-        """Whether all of them are there in what nft lists."""
-        ours = re.compile(
-            rb"^table ip6? %s .*?^}" % table.name(self.comment).encode(), re.DOTALL | re.MULTILINE
+    def in_place(self, known: Iterable[Base]) -> bool:
+        """Whether all of them are among the base chains that there are."""
+        name = table.name(self.comment)
+        there = {(one.family, one.hook) for one in known if one.table == name}
+        return there.issuperset(
+            (TABLES[family], HOOKS.index(one.upper()))
+            for family, hooks in self.hooks.items()
+            for one in hooks
         )
-        found: list[bytes] = ours.findall(listed)
-        there = sum(one.count(self.comment.encode()) for one in found)
-        return there >= sum(map(len, self.hooks.values()))
 
     def _table(self, family: Family, hooks: Sequence[str]) -> str:
         chains = "".join(

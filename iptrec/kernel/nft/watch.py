@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.iptables import TraceRule
-    from iptrec.kernel.nft.bases import Base
     from iptrec.kernel.nft.late import Late
     from iptrec.kernel.nft.listing import Part
     from iptrec.kernel.nft.table import Own
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
 
 _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
+_HEAD: Final = 20  # of a message, before its attributes
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
@@ -69,7 +69,7 @@ class NftWatch:
         self._guardian = guardian
         self._own = own
         self._late = late
-        self._known: list[Base] = []  # base chains that there were when that was last looked at
+        self._attached = False  # base chains came or went
         self._changes = ChangeSocket()
         self._until = time.time_ns()
         self._next = 0
@@ -125,6 +125,8 @@ class NftWatch:
     def _look(self, *, last: bool) -> None:
         """List the ruleset that came to be just now."""
         seen = time.time_ns()
+        if not last:  # at once: of packets that come before nobody will know whether they arrived
+            self._check_late()
         while not last and (self._thread.ready(_QUIET_MS) or time.monotonic_ns() < self._next):
             if self._drain():
                 seen = time.time_ns()
@@ -141,8 +143,8 @@ class NftWatch:
             seen = time.time_ns()
         self._found(NftState(self._until, seen, parts))
         self._until, self._untold = listed, False
-        if self._late and not last:
-            self._check_late(self._late, parts)
+        if not last:
+            self._check_late()
         self._check_rules(own=self._own_in_place(parts), last=last)
 
     def _list(self, *, last: bool) -> list[Part]:
@@ -181,17 +183,18 @@ class NftWatch:
                 self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
                 self._in_place[family] = time.time_ns()
 
-    def _check_late(self, late: Late, parts: list[Part]) -> None:
-        """Put the chains that packets pass last where they are missing, as other chains may be gone."""
-        known = bases.bases()
-        wanted = late if known == self._known else late.beside(known)
-        self._known = known
-        if wanted == late and late.in_place(_text(parts)):
+    def _check_late(self) -> None:
+        """Put the chains that packets pass last where they are missing, as other base chains may be gone."""
+        if self._late is None or not self._attached:
             return
-        self._late = wanted
+        self._attached = False
+        known = bases.every()
+        self._late = self._late.beside(known)
+        if self._late.in_place(known):
+            return
         self._guardian.expect_table()
         try:
-            wanted.insert_again()
+            self._late.insert_again()
         except HostError as error:
             self._late = None
             self._found(error)
@@ -210,7 +213,7 @@ class NftWatch:
         """Whether our own tables are there, as far as there are any."""
         if self._own is None or not self._own.needed:
             return True
-        return self._own.in_place(_text(parts))
+        return self._own.in_place(next(one.content for one in parts if one.kind == listing.TEXT))
 
     def _drain(self) -> bool:
         """Take what was told; whether the ruleset changed."""
@@ -221,7 +224,7 @@ class NftWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                changed = True
+                changed = self._attached = True
                 continue
             if datagram is None:
                 return changed
@@ -229,9 +232,7 @@ class NftWatch:
             while at + 16 <= len(datagram):
                 size, kind = struct.unpack_from("=IH", datagram, at)
                 changed = changed or kind == _NEW_GENERATION
+                self._attached = self._attached or bases.may_change(
+                    kind, datagram[at + _HEAD : at + size]
+                )
                 at += max(size + 3 & ~3, 16)
-
-
-def _text(parts: list[Part]) -> bytes:
-    """The ruleset as nft lists it."""
-    return next(one.content for one in parts if one.kind == listing.TEXT)
