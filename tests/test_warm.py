@@ -101,3 +101,9 @@ def test_what_fits():
     assert not warm.fits([*IPTREC], {"env": {**os.environ, "LC_ALL": "C"}})
     with warm.cold(all_of_them=True):
         assert not warm.fits([*IPTREC], {})
+
+
+def test_paths_are_words():
+    """As `subprocess` takes them."""
+    done = warm.run([*IPTREC, "info", Path(LOOPBACK)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("complete: ")

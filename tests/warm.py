@@ -45,9 +45,11 @@ class Popen(subprocess.Popen):
     ):  # fmt: skip
         alone = tuple(args[: len(ALONE)]) == ALONE
         request = {
-            "arguments": list(args[len(IPTREC) + alone * len(ALONE) :]),
+            "arguments": list(map(os.fspath, args[len(IPTREC) + alone * len(ALONE) :])),
             "alone": alone,
-            "environment": dict(os.environ if env is None else env),
+            "environment": {
+                name: os.fspath(one) for name, one in (os.environ if env is None else env).items()
+            },
             "directory": str(cwd or Path.cwd()),
             "umask": _own_umask(),
             "session": bool(start_new_session),
