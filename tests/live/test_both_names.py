@@ -111,7 +111,11 @@ KNOWN = {
     "rules()": lambda path: api(
         path, lambda one: (t.table for t in one.rules() if t.family in ("ipv4", "inet"))
     ),
-    "rulesets()": lambda path: api(path, lambda one: one.rulesets()["ipv4"].tables),
+    "rulesets()": lambda path: {
+        one
+        for one in api(path, lambda one: one.rulesets()["ipv4"].tables)
+        if not one.startswith("ip iptrec-")
+    },  # our own are there, too
 }
 
 
