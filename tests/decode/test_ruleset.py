@@ -23,6 +23,9 @@ SPECS = {
     "-g two": ("two", None, True, None, False),
     "": (None, None, False, None, False),
     "-p udp": (None, None, False, None, True),
+    '-m comment --comment "a\n# b\n*c\n:d\nCOMMIT" -j DROP': (
+        "DROP", None, False, "a\n# b\n*c\n:d\nCOMMIT", True,
+    ),
     "-m comment --comment plain -j ACCEPT": ("ACCEPT", None, False, "plain", True),
     r'-m comment --comment "a \"b\" -j DROP \\ x" -j a:b': ("a:b", None, False, r'a "b" -j DROP \ x', True),
     '-m comment --comment "-j" -j LOG --log-prefix "[UFW -j ] "': (

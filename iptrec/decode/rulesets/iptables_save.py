@@ -126,7 +126,8 @@ def _lines(text: bytes) -> Iterator[tuple[int, str]]:
             yield number, line
             continue
         first = first if begun else number
-        unfinished = not line.startswith("#") and _leaves_open(line, inside=bool(begun))
+        comment = not begun and line.startswith("#")
+        unfinished = not comment and _leaves_open(line, inside=bool(begun))
         begun.append(line)
         if not unfinished:
             yield first, "\n".join(begun)
