@@ -187,9 +187,10 @@ def _closing(found: TraceDifferences) -> Iterator[str]:
         (sum(one.only == only for one in found.paths), noun, "") for only, noun in _PATHS.items()
     ]
     parts = [f"{counted(count, noun)}{what}" for count, noun, what in counts if count]
+    nothing = "nothing is known to differ" if found.count("unknown") else "nothing differs"
     alike = f"{counted(found.same, 'flow')} fared alike"
     alone = _each(found.only, "flow", "only ")
-    yield f"{', '.join(parts) or 'nothing differs'}; {', '.join([alike, *alone])}"
+    yield f"{', '.join(parts) or nothing}; {', '.join([alike, *alone])}"
     for packets, why in (
         (found.uncompared, "not seen whole, or rules whose texts are not known"),
         (found.beyond, "of unknown flows, or of more flows than are compared"),

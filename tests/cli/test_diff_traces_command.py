@@ -69,6 +69,14 @@ def test_nothing_differs(files):
     assert done.stdout.splitlines()[0] == "nothing differs; 2 flows fared alike"
 
 
+def test_nothing_was_seen_whole(tmp_path):
+    """What nobody knows is not said to be the same."""
+    path = written(tmp_path / "t.db", recording(rules(ACCEPT), cut()))
+    done = diff(path, path)
+    assert done.returncode == 0
+    assert "nothing is known to differ; 0 flows fared alike" in done.stdout.splitlines()
+
+
 def test_json(files):
     """One object a line, as schemas/ says, the last one sums up."""
     done = diff("--json", *files)
