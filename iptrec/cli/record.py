@@ -205,9 +205,14 @@ def counted_by_interface(options: Options, stop_on: str | None) -> Options:
 
 
 def rotating(output: Path) -> str:
-    """The pattern of the names of files that follow each other: it has a date."""
+    """The pattern of the names of files that follow each other: it has a date.
+
+    Raises `UsageError` for what is no file, such as /dev/null: its directory is not where files are wanted.
+    """
     if "%" in output.name:
         return str(output)
+    if output.exists() and not output.is_file():
+        raise UsageError(f"{output} exists and is not a regular file; use another -o")
     return str(output.with_name(f"{output.stem}{DATED}{output.suffix}"))
 
 

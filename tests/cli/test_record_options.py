@@ -38,6 +38,13 @@ def test_refusals(words):
     assert done.stderr == f"iptrec: {REFUSED[words]}\n"
 
 
+def test_files_that_follow_each_other_are_no_devices():
+    """Beside /dev/null nobody wants files."""
+    done = iptrec("record", "--rotate", "1h", "-o", "/dev/null", "bogus")
+    said = "/dev/null exists and is not a regular file; use another -o"
+    assert (done.returncode, done.stderr) == (2, f"iptrec: {said}\n")
+
+
 @pytest.mark.parametrize("command", ["record", "trace"])
 def test_levels(command):
     """Also "warn", as most programs have it; what is none names those that there are."""
