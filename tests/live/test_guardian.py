@@ -194,10 +194,23 @@ def test_nothing_is_put_back_that_somebody_replaced(quiet_lab, tmp_path):
     assert rules == ["-A PREROUTING -s 192.0.2.77/32 -j NOTRACK"]
 
 
+def at_work(pid):
+    """The children of a process that have not ended."""
+    found = set()
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        for one in map(int, listed.read_text().split()):
+            stat = Path(f"/proc/{one}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] != "Z":
+                found.add(one)
+    return found
+
+
 def kill_both(lab, child):
     """The recorder and its guardian, which it would start again."""
     child.send_signal(signal.SIGSTOP)
     (guardian,) = guardians(lab)
+    # An iptables that the recorder has just started would put rules in place after it.
+    until(lambda: at_work(child.pid) <= {guardian}, lambda: at_work(child.pid))
     os.kill(guardian, signal.SIGKILL)
     child.kill()
     child.communicate()
