@@ -147,6 +147,7 @@ CHANGES = {
 COMMANDS = ("show", "why", "rules", "paths", "info", "diff")
 
 
+@pytest.mark.alone
 def test_rules_that_change_all_the_time(lab, tmp_path, backend):
     """Neither states nor changes of rules fill a ring; the last packets met the rules of their time."""
     path = tmp_path / "t.db"
