@@ -93,7 +93,7 @@ def test_the_command_line_has_its_own():
     [
         (
             ("query", LOOPBACK, "SELECT 1", "--timeout", "0"),
-            "--timeout must be more than 0",
+            "--timeout=0.0: expected seconds, more than 0 and less than 10^9",
         ),
         (
             ("query", LOOPBACK, "SELECT 1", "--timeout", "999999999h"),
