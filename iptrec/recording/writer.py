@@ -290,8 +290,8 @@ class Writer:
         with self._home.acting():
             self._connection.close()
         self.size = self._home.size
+        self._ended = True  # also where Ctrl-C comes meanwhile: nothing is closed twice
         self._home.close()
-        self._ended = True
 
     def _insert(self, table: str, **row: object) -> int:
         return _insert(self._connection, table, row)

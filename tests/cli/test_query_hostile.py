@@ -127,10 +127,6 @@ def test_timeout_that_is_not_reached():
     assert iptrec("query", LOOPBACK, "SELECT 1", "--timeout", "1m").returncode == 0
     done = iptrec("query", LOOPBACK, "SELECT 1", "--timeout", "soon")
     assert (done.returncode, "--timeout 'soon'" in done.stderr) == (2, True)
-    done = iptrec("query", LOOPBACK, "SELECT 1", "--timeout", "0s")
-    assert (done.returncode, done.stderr) == (
-        2, "iptrec: --timeout=0.0: expected seconds, more than 0 and less than 10^9\n",
-    )  # fmt: skip
 
 
 def cpu_ticks(pid):

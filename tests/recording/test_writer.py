@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rights import ROOT
 
 from iptrec.errors import RecordingError, UsageError
+from iptrec.files import Place
 from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Loss
 from iptrec.recording.writer import Writer
@@ -80,6 +81,24 @@ def small_disk(tmp_path):
     if tried.returncode:
         pytest.skip(f"no mount namespace here: {tried.stderr.decode().strip()}")
     return words
+
+
+def test_interrupted_while_it_lets_go(tmp_path, facts, monkeypatch):
+    """Ctrl-C in the very end: the recording is whole, and no descriptor is closed twice."""
+    true = Place.close
+
+    def interrupted(self):
+        true(self)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    writer = Writer.create(tmp_path / "t.db", facts)
+    monkeypatch.setattr(Place, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.close(99, "SIGINT")
+    assert names(tmp_path) == ["t.db"]
+    with Reader(tmp_path / "t.db") as reader:
+        assert reader.facts.closed
 
 
 def test_all_rows_come_back(tmp_path, write, facts):
