@@ -10,6 +10,7 @@ from iptrec.answers.selection import ANY_TABLE, Selection
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import Advice, UsageError
 from iptrec.names import ANY
+from iptrec.packets.ends import DISCARDED
 from iptrec.pcap.filter import PacketFilter
 from iptrec.rulesets.table_names import BACKENDS, called
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
 
     from iptrec.recording.rows import Recording
 
-VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
+VERDICTS: Final = (
+    "ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", DISCARDED, "UNKNOWN",
+)  # fmt: skip
 
 
 class Select(TypedDict, total=False):
     """Conditions of which all hold for a packet that is selected; of several values in one, any.
 
-    ``verdict``: how it ended, one of ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, UNKNOWN.
+    ``verdict``: how it ended, one of `VERDICTS`.
     ``chain``: (table, chain) that it passed. ``rule``: (table, chain, number from 1) that matched. ``iface``:
     an interface that it came in or went out by; "eth+" are those that begin so, "any" are all. Without it a
     packet is selected by the --iface of a recording that has others, too (see `by_its_interfaces`), but where

@@ -52,6 +52,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "ambiguous": traversal.ambiguous,
         "reason": traversal.reason,
         "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
+        **({} if traversal.end is None else {"end": asdict(traversal.end)}),
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
         "steps": [_step(step) for step in traversal.steps],

@@ -212,7 +212,7 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
     connection = None
     if traversal.connection is not None:
         connection = json.dumps(as_connection(traversal.connection))
-    flags = header.get("flags")
+    flags, end = header.get("flags"), traversal.end
     return (
         traversal.number, traversal.time_ns, iso_time(traversal.time_ns), namespace,
         traversal.family, path, traversal.in_, traversal.out, header.get("src"), header.get("dst"),
@@ -223,7 +223,7 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
         header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
         *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
         int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
-        connection,
+        connection, *((None, None, None) if end is None else (end.reason, end.source, end.text)),
     )  # fmt: skip
 
 

@@ -78,6 +78,7 @@ def render(traversal: Traversal, layout: Layout) -> str:
         lines.append(connection_line(traversal.connection))
     for step in traversal.steps:
         lines += step_lines(step, layout)
+    lines += end_line(traversal, layout)
     return "\n".join(lines) + "\n"
 
 
@@ -135,6 +136,16 @@ def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) ->
         change = _change(traversal.altered_by, when)
         words.append(styled(f"({change})", _UNCERTAIN, colour=layout.colour))
     return words
+
+
+def end_line(traversal: Traversal, layout: Layout, margin: str = "\t") -> list[str]:
+    """What became of the packet behind the rules; none where nothing is known of that."""
+    end = traversal.end
+    if end is None:
+        return []
+    where = f" at {end.where}" if end.where else ""
+    text = printable(f"{end.text} ({end.reason}{where}){'' if end.sure else ', perhaps'}")
+    return [f"{margin}{styled(text, '' if end.sure else _UNCERTAIN, colour=layout.colour)}"]
 
 
 def kind(packet: Traversal | Arrival | Flow) -> str:
