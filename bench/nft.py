@@ -69,7 +69,7 @@ def lost_by_monitor(lab: Lab, seconds: float, rate: int) -> float:
     time.sleep(0.5)
     sent = send(lab, seconds, rate)
     time.sleep(2)
-    lab.run(["pkill", "-INT", "-x", "nft"], check=False)
+    lab.run(["pkill", "-x", "nft"], check=False)
     counted, _ = counting.communicate(timeout=120)
     for chain in ("PREROUTING", "OUTPUT"):
         lab.run(["iptables-nft", "-t", "raw", "-F", chain])

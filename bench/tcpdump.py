@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -176,7 +175,7 @@ def finished(process: subprocess.Popen[bytes]) -> float:
     while cpu - before > _IDLE_S:
         time.sleep(0.5)
         before, cpu = cpu, cpu_of(process.pid)
-    process.send_signal(signal.SIGINT)
+    process.terminate()  # a job in the background ignores SIGINT
     process.communicate()
     return cpu
 
