@@ -247,6 +247,31 @@ def test_chains_that_go_while_we_record(network, tmp_path):
     assert ours(network) == ([], 0)
 
 
+@pytest.mark.parametrize("where", ["ipv4/ip_forward", "ipv6/conf/all/forwarding"])
+def test_forwarding_that_is_switched_on_while_we_record(network, tmp_path, where):
+    """Nobody changes a rule then: the kernel tells of it by rtnetlink."""
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        network.sysctl(None, f"net/{key}", 0)
+    for name in ("iptables", "ip6tables"):
+        key = f"net/bridge/bridge-nf-call-{name}"
+        if network.run(["test", "-e", f"/proc/sys/{key}"], check=False).returncode == 0:
+            network.sysctl(None, key, 0)
+    load(network, *rules((PRE,), (INPUT,)))
+    path = tmp_path / "t.db"
+    child = recorder.start(network, "udp", "--backend", "nft", "-o", path)
+    assert ours(network) == ([], 4)
+    network.sysctl(None, f"net/{where}", 1)
+    recorder.until(lambda: ours(network) == (["ip", "ip6"], 4))
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        network.sysctl(None, f"net/{key}", 1)
+    arrived = sent(network, fates := numbered())
+    stop(child)
+    for fate, (packet, there) in told(path, fates, arrived).items():
+        assert seen(packet) == (WHOLE if there else UNKNOWN), fate
+        assert there or "onward" not in fate
+    assert ours(network) == ([], 0)
+
+
 def state(lab):
     """The ruleset but for its counters, and what recorders keep in /run."""
     command = ["sh", "-c", "nft list ruleset; ls -A /run/iptrec 2>/dev/null"]
