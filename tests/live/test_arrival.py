@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import recorder
@@ -25,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+README = Path(__file__).parents[2] / "README.md"
 KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
 # From host a, and from the router itself: where to, with which time to live, from whom.
 FATES = {
@@ -216,6 +218,23 @@ def test_legacy_iptables_claims_nothing_else(network, tmp_path, case):
         assert arrived or packet.verdict == "UNKNOWN", fate
         if case in ("filter", "mangle"):
             assert arrived == (packet.verdict == "ACCEPT"), fate
+
+
+@pytest.mark.parametrize("case", ["nothing", "nat", "nat in output"])
+def test_what_the_readme_names_loads_a_table_that_tells(network, tmp_path, case):
+    """Of both families; it changes nothing else."""
+    load(network, *LEGACY[case])
+    before = [network.run([f"{one}-legacy-save"]).stdout for one in ("iptables", "ip6tables")]
+    named = re.findall(r"`(ip6?tables-legacy -t mangle -nL)`", README.read_text())
+    assert len(named) == 2
+    for command in named:
+        network.run(command.split())
+    after = [network.run([f"{one}-legacy-save"]).stdout for one in ("iptables", "ip6tables")]
+    assert [re.findall("^-A.*", one, re.MULTILINE) for one in after] == [
+        re.findall("^-A.*", one, re.MULTILINE) for one in before
+    ]
+    for fate, (packet, arrived) in recorded(network, tmp_path / "t.db", "legacy").items():
+        assert seen(packet) == (WHOLE if arrived else UNKNOWN), fate
 
 
 def ours(lab):
