@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Final
 
 from iptrec.matching.facts import protocol_number
+from iptrec.matching.field import DEVICES
 from iptrec.matching.nft_fields import field
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ _IPIP: Final = 94  # of /etc/protocols; 4 is ipencap there
 _NAMES: Final[dict[str, dict[str, int]]] = {
     "meta nfproto": {"ipv4": 2, "ipv6": 10},
     "meta pkttype": {"host": 0, "unicast": 0, "broadcast": 1, "multicast": 2, "other": 3},
-    "meta iiftype": {
-        "ether": 1, "ppp": 512, "ipip": 768, "ipip6": 769, "loopback": 772, "sit": 776, "ipgre": 778,
-    },
+    "meta iiftype": DEVICES,
     "meta day": {
         "Sunday": 0, "Monday": 1, "Tuesday": 2, "Wednesday": 3, "Thursday": 4, "Friday": 5, "Saturday": 6,
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+    from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Place
     from iptrec.rulesets.resolver import Book
     from iptrec.rulesets.untraced import Why
@@ -69,6 +70,9 @@ class TableCount:
 
 _Key = tuple[str, str, str, "str | None", int]
 _END, _UNSURE = 0, -1  # in the place of a rule's text and number
+_NO_TEXT: Final = (
+    ""  # of a rule that is known by its handle, which stands in the place of its number
+)
 
 
 def count_rules(recording: Recording, selection: Selection) -> Counted[TableCount]:
@@ -109,12 +113,7 @@ def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Ite
 
 
 def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> None:
-    there = {
-        id(one.count)
-        for _, present in table.chains.values()
-        for one in present
-        if one.count.packets
-    }
+    there = _counted(table)
     for key, rule in rules.items():
         family, name, chain, *_ = key
         if (family, name) == (table.family, table.table) and id(hits[key]) not in there:
@@ -124,10 +123,23 @@ def _add_gone(table: TableCount, hits: dict[_Key, Count], rules: dict[_Key, Rule
             table.policies.setdefault(chain, hits.get((family, name, chain, None, _END), Count()))
 
 
+def _counted(table: TableCount) -> set[int]:
+    """The ids of what was counted for the rules that there are."""
+    return {
+        id(one.count)
+        for _, present in table.chains.values()
+        for one in present
+        if one.count.packets
+    }
+
+
 def _add_unsure(table: TableCount, hits: dict[_Key, Count]) -> None:
-    for (family, name, chain, _, ordinal), count in hits.items():
-        if (family, name, ordinal) == (table.family, table.table, _UNSURE):
-            table.unsure[chain] = count
+    there = _counted(table)
+    for (family, name, chain, spec, ordinal), count in hits.items():
+        lost = ordinal == _UNSURE or (spec == _NO_TEXT and id(count) not in there)
+        if lost and (family, name) == (table.family, table.table):
+            unsure = table.unsure.setdefault(chain, Count())
+            unsure.add(count.packets, count.bytes, count.first_ns, count.last_ns, count.example)
             table.chains.setdefault(chain, (None, []))
             table.policies.setdefault(chain, Count())
 
@@ -164,6 +176,8 @@ def _count_window(
 def _key(window: Window, number: int, place: Place, *, sure: bool) -> _Key:
     """What stays of a rule when others come and go: its text, and which of equal ones it is."""
     family = family_of(place.table, window.resolver.families[number])
+    if place.wordless and sure and (handle := _handle(window.resolver.grammars[number], place)):
+        return family, place.table, place.chain, _NO_TEXT, handle
     if place.wordless or not sure:
         return family, place.table, place.chain, None, _UNSURE
     if place.rule is None:
@@ -174,6 +188,14 @@ def _key(window: Window, number: int, place: Place, *, sure: bool) -> _Key:
         family, place.table, place.chain, place.rule.spec,
         sum(rule.spec == place.rule.spec for rule in before),
     )  # fmt: skip
+
+
+def _handle(grammar: Grammar, place: Place) -> int | None:
+    """Of a rule that is known by it; None where nobody knows which one it was."""
+    chain = grammar.chain(place.table, place.chain)
+    if chain is None or place.index is None or not 0 < place.index <= len(chain.rules):
+        return None
+    return chain.rules[place.index - 1].handle
 
 
 def _table(
@@ -187,6 +209,8 @@ def _table(
         for rule in chain.rules:
             ordinal = seen.get(rule.spec, 0)
             seen[rule.spec] = ordinal + 1
+            if not rule.listed and rule.handle is not None:
+                ordinal = rule.handle
             if is_ours(rule, ours):
                 continue
             number = len(rules) + 1

@@ -22,6 +22,7 @@ from iptrec.rulesets.backends import is_single
 from iptrec.rulesets.changes import Changes
 from iptrec.rulesets.nft import NFT, changed
 from iptrec.rulesets.nft_sets import NftSets
+from iptrec.rulesets.table_names import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from iptrec.answers.met import Met
     from iptrec.answers.packets import Packets
     from iptrec.context.interfaces import Interfaces
+    from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
 _TURN_NS: Final = 50_000_000
+_OF_FRAMES: Final = frozenset(["bridge", "netdev"])
 _TELLS_STATE: Final = (6, 16)
 
 
@@ -159,6 +162,8 @@ class Known:
             bits=Bits(events.packet(row), events.frame(row), traced),
             nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.place.table),
             time_ns=time_ns,
+            in_type=_type_of(events, row),
+            frames=family_of(before.place.table, packet.family) in _OF_FRAMES,
         )
 
 
@@ -169,6 +174,12 @@ def _near(window: Window, row: int) -> tuple[int, int]:
     """
     likely = int(window.moment_ns[row]) - _TURN_NS
     return max(int(window.earliest_ns[row]), likely), int(window.events.received_ns[row])
+
+
+def _type_of(events: TraceEvents, row: int) -> int | None:
+    """The type of the interface that a packet came in by; 0: it came in by none."""
+    told = events.intype[row] or (events.payload[row] >= 0 and not events.indev[row])
+    return int(events.intype[row]) if told else None
 
 
 def _known(value: int) -> int | None:

@@ -51,6 +51,7 @@ class TraceEvents:
     sites: Sequence[Hashable]
     mark: U32
     indev: U32  # interface index; 0: none
+    intype: npt.NDArray[np.uint16]  # ARPHRD_ of that interface; 0: not known
     outdev: U32
     physindev: U32
     physoutdev: U32

@@ -35,13 +35,14 @@ NFULNL_MSG_PACKET: Final = 0x0400
 
 _PACKET_HDR, _MARK, _TIMESTAMP, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV = range(1, 8)
 _PAYLOAD, _PREFIX, _UID, _SEQ = range(9, 13)
-_GID, _HWHEADER, _CT = 14, 16, 18
+_GID, _HWTYPE, _HWHEADER, _CT = 14, 15, 16, 18
 _CTA_ID: Final = 12
 
 # The shortest sound length of each attribute, by type; the last entry stands for all higher types.
 _LEAST: Final = np.full(20, ATTRIBUTE_HEADER)
 _LEAST[[_PACKET_HDR, _MARK, _INDEV, _OUTDEV, _PHYSINDEV, _PHYSOUTDEV, _UID, _SEQ, _GID]] = 8
 _LEAST[_TIMESTAMP] = 20
+_LEAST[_HWTYPE] = 6
 _LEAST_CT: Final = np.full(14, ATTRIBUTE_HEADER)
 _LEAST_CT[_CTA_ID] = 8
 
@@ -117,6 +118,7 @@ def _columns(
         "site": of.texts(_PREFIX, buffer, prefixes),
         "mark": of.number(_MARK),
         "indev": of.number(_INDEV),
+        "intype": (of.number(_HWTYPE) >> 16).astype(np.uint16),
         "outdev": of.number(_OUTDEV),
         "physindev": of.number(_PHYSINDEV),
         "physoutdev": of.number(_PHYSOUTDEV),

@@ -184,6 +184,7 @@ def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
         "sites": sites,
         "mark": of.number(_MARK)[told],
         "indev": carried(of.number(_IIF), 0),
+        "intype": carried((of.number(_IIFTYPE) >> 16).astype(np.uint16), 0),
         "outdev": carried(of.number(_OIF), 0),
         "physindev": no_index,
         "physoutdev": no_index,

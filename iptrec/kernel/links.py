@@ -13,10 +13,11 @@ from iptrec.kernel.dumps import LIMIT, dump
 from iptrec.kernel.netlink import Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 _LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR = 1, 5, 7, 8, 9  # RTNLGRP_...
 _IPV6_ROUTE, _IPV6_RULE, _NEXTHOP = 11, 19, 32
+FORWARDING: Final = (24, 25)  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF
 _GROUPS: Final = (_LINK, _IPV4_ROUTE, _IPV6_ROUTE)
 # Routes of IPv4 that end with their link, address or next hop are told by nobody, but these are.
 _OF_WAYS: Final = (*_GROUPS, _IPV4_IFADDR, _IPV6_IFADDR, _IPV4_RULE, _IPV6_RULE, _NEXTHOP)
@@ -66,13 +67,14 @@ class LinkSocket(Listener):
 class WaySocket(Listener):
     """Tells that routes of any table, or rules of routing, may have changed; a context manager.
 
-    It is asked now and then. What finds no room in it meanwhile is a change, too.
+    It is asked now and then. What finds no room in it meanwhile is a change, too. ``groups``: of what else it
+    tells, such as `FORWARDING`, which is switched on or off without another event.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Sequence[int] = _OF_WAYS) -> None:
         opened = netlink.connected(netlink.ROUTE)
         netlink.attach(opened, _BEGINNING)
-        for group in _OF_WAYS:
+        for group in groups:
             with contextlib.suppress(OSError):  # a kernel without objects for next hops
                 netlink.join(opened, group)
         super().__init__(opened, _ENOUGH)

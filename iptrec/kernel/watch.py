@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from iptrec.errors import HostError, IptrecError, strerror
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from iptrec.names import Family
 
@@ -49,14 +49,14 @@ class Hole:
 class WatchThread:
     """A watch's thread: it waits, works where there is something to look at, and once more in the end.
 
-    ``awaited``: a descriptor that is ready then. ``wait_ms``: called before each wait; how long that may take.
-    ``work``: called after it, with ``last`` in the end; ``working`` is held meanwhile. ``failed`` is given
-    whatever it raises, as an error about looking at ``what``: nobody would see that the thread has ended.
+    ``awaited``: descriptors of which one is ready then. ``wait_ms``: called before each wait; how long that may
+    take. ``work``: called after it, with ``last`` in the end; ``working`` is held meanwhile. ``failed`` is
+    given whatever it raises, as an error about looking at ``what``: nobody would see that the thread has ended.
     """
 
     def __init__(
         self,
-        awaited: int,
+        awaited: Sequence[int],
         wait_ms: Callable[[], int],
         work: Callable[..., None],
         failed: Callable[[IptrecError], None],
@@ -70,7 +70,7 @@ class WatchThread:
         self._ended = False
         self._stop, self._stopping = os.pipe2(os.O_CLOEXEC)
         self._poll = select.poll()
-        for descriptor in (self._stop, awaited):
+        for descriptor in (self._stop, *awaited):
             self._poll.register(descriptor, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="iptrec-watch", daemon=True)
 

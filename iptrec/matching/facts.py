@@ -53,6 +53,8 @@ class Facts:
     what rules have changed since ``header`` and ``bits`` were seen, by the keys of `nft_matches.Writes`.
     ``nft_sets``: the sets of the rule's table by their names, each time that may have been the packet's; None
     where they are not known. ``time_ns``: between which times it was there (epoch).
+    ``in_type``: ARPHRD_ of the interface that it came in by, 0 where there is none; None: not known.
+    ``frames``: whether the rule's table is passed by frames of whatever protocol.
     """
 
     header: dict[str, Any]
@@ -72,6 +74,8 @@ class Facts:
     written: frozenset[str] = frozenset()
     nft_sets: Callable[[], Sequence[Mapping[str, NftSet] | None]] = tuple
     time_ns: tuple[int, int] = (0, 0)
+    in_type: int | None = None
+    frames: bool = False
 
 
 class Clause(NamedTuple):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from iptrec.decode.rulesets.nft_matches import Scalar
     from iptrec.matching.facts import Facts
+
+# As nft names ARPHRD_ (include/uapi/linux/if_arp.h, nft's src/meta.c); 0 is none at all.
+DEVICES: Final = {
+    "none": 0, "ether": 1, "ppp": 512, "ipip": 768, "ipip6": 769, "loopback": 772, "sit": 776, "ipgre": 778,
+}  # fmt: skip
 
 # A number or a name; several of which nobody knows which it is; None: nobody knows anything.
 Read = Callable[["Facts"], "int | str | frozenset[int] | frozenset[str] | None"]
@@ -79,6 +84,13 @@ def hexadecimal(value: Scalar) -> str:
 def of_header(name: str) -> Callable[[Facts], object]:
     """A field of the packet's header as a reader knows it (`decode.packet.header`)."""
     return lambda facts: facts.header.get(name)
+
+
+def require_ethernet(facts: Facts) -> None:
+    """Raise AbsentError for a packet that came in by another kind of interface, or by none."""
+    if facts.in_type not in (None, DEVICES["ether"]):
+        names = {number: name for name, number in DEVICES.items()}
+        raise AbsentError(names.get(facts.in_type, f"of type {facts.in_type}"))
 
 
 def nothing(_: Facts) -> None:

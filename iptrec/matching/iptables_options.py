@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from iptrec.matching import iptables_bytes as raw
 from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
-from iptrec.matching.field import AbsentError, of_header
+from iptrec.matching.field import AbsentError, of_header, require_ethernet
 from iptrec.matching.iptables_time import within
 
 Test = Callable[[str, Facts], "bool | None"]
@@ -152,6 +152,7 @@ def _mark(value: str, facts: Facts) -> bool | None:
 
 
 def _mac(value: str, facts: Facts) -> bool | None:
+    require_ethernet(facts)
     return None if facts.source_mac is None else facts.source_mac.lower() == value.lower()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.matching import nft_ct, nft_fib, nft_options, nft_payload
 from iptrec.matching.facts import protocol_number
 from iptrec.matching.field import (
+    DEVICES,
     AbsentError,
     Field,
     as_name,
@@ -23,6 +24,7 @@ from iptrec.matching.field import (
     name_of,
     of_header,
     quoted,
+    require_ethernet,
 )
 from iptrec.names import PROTOCOL_NUMBERS
 
@@ -86,6 +88,19 @@ def _of_version(version: int, facts: Facts) -> None:
     own = _version(facts)
     if own is not None and own != version:
         raise AbsentError(f"IPv{own}")
+
+
+def _of_ethernet(facts: Facts) -> None:
+    """Where not all packets are frames nft compiles in that they came in by Ethernet."""
+    if not facts.frames:
+        require_ethernet(facts)
+
+
+def _device_type(facts: Facts) -> int | None:
+    """nft_meta.c matches nothing where there is no device."""
+    if facts.in_type == 0:
+        raise AbsentError("none")
+    return facts.in_type
 
 
 def _of_ip(version: int, name: str) -> Callable[[Facts], int | None]:
@@ -157,6 +172,8 @@ def _of_header(header: Header, key: str) -> Callable[[Facts], int | None]:
     def read(facts: Facts) -> int | None:
         if header.version is not None:
             _of_version(header.version, facts)
+        if header.base == "ll":
+            _of_ethernet(facts)
         if header.base == "th" and not _transported(facts, header.protocols):
             return None
         if types and (own := facts.header.get("type")) not in types:
@@ -244,6 +261,7 @@ def _link_address(key: str) -> Field:
     raw = _raw(key)
 
     def read(facts: Facts) -> int | None:
+        _of_ethernet(facts)
         found = raw(facts)
         if found is None and key == "ether saddr" and facts.in_ and facts.source_mac:
             return _mac(facts.source_mac)
@@ -293,6 +311,7 @@ _FIELDS: Final[dict[str, Field]] = {
     "meta iifname": _interface(lambda facts: facts.in_),
     "meta oif": _interface(lambda facts: facts.out),
     "meta oifname": _interface(lambda facts: facts.out),
+    "meta iiftype": Field(_device_type, by_names(DEVICES), name_of(_device_type, DEVICES)),
     "meta mark": Field(
         lambda facts: facts.mark,
         as_number,

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 LOOPBACK: Final = 1
 # The softirq that receives follows at once; what is told of it may be received this much later.
 LOOP_NS: Final = 1_000_000_000
-LEFT: Final = ("left_as", "left_to", "left_from")
-CAME: Final = ("came_as", "came_to", "came_from")
+LEFT: Final = ("left_as", "left_to", "left_from", "left_cast")
+CAME: Final = ("came_as", "came_to", "came_from", "came_cast")
+_ETHERNET: Final = 1  # ARPHRD_ETHER
 _OUTPUT, _POSTROUTING = HOOKS.index("OUTPUT"), HOOKS.index("POSTROUTING")
 
 
@@ -47,6 +48,7 @@ def left_keys(
         _where(own | by_loopback, key, last.flow_keys(), out),
         _where(by_loopback | rerouted, key, destination),
         _where(rerouted, key, source),
+        _where(own, key, destination, out),  # POSTROUTING translates a clone's source
     )
     return dict(zip(LEFT, found, strict=True))
 
@@ -57,16 +59,15 @@ def came_keys(
     """The same keys of what came in; 0 where it came from outside."""
     into = events.indev[begun]
     by_loopback = into == LOOPBACK
+    frameless = (into != 0) & (events.link_length[begun] == 0)
+    # Tunnels have no frames, either.
+    cloned = frameless & (events.intype[begun] == _ETHERNET)
     source, destination = first.end_keys()
     found = (
-        _where(
-            by_loopback | ((into != 0) & (events.link_length[begun] == 0)),
-            key,
-            first.flow_keys(),
-            into,
-        ),
+        _where(by_loopback | frameless, key, first.flow_keys(), into),
         _where(by_loopback, key, destination),
         _where(by_loopback, key, source),
+        _where(cloned, key, destination, into),
     )
     return dict(zip(CAME, found, strict=True))
 

@@ -31,6 +31,10 @@ _NOTHING_TELLS: Final = (
     "nothing tells what became of it after {}: routing may have dropped it, and no later chain sees all that"
     " it lets pass"
 )
+_NO_PORT: Final = (
+    "nothing tells what became of it after {}: the bridge may have dropped it, or passed it on where no chain"
+    " sees it"
+)
 _NOT_SEEN: Final = (
     "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
     " socket), or the events were lost"
@@ -372,7 +376,7 @@ class Walker:
     def _why_not_seen_again(self, branch: Branch, last: Place, otherwise: str) -> str:
         after = f"{self._named(last.table)} {HOOKS[last.hook]}"
         if self._resolver.judging(branch.path[-1], branch.met).may_end(branch.state):
-            return _NOTHING_TELLS.format(after)
+            return (_NO_PORT if last.bridged else _NOTHING_TELLS).format(after)
         return _NOT_SEEN.format(after, otherwise)
 
     def _named(self, table: str) -> str:

@@ -95,9 +95,9 @@ class Grammar:
 
     ``our_comment`` marks the recorder's own rules. ``optional``: passes that need not log anything: of a
     table that was loaded while we recorded, of a chain of NAT, which sees the first packet of a connection
-    alone. ``silent``: those that log nothing. ``routed``: those of IP after which the kernel may look for the
-    packet's way, and drops what has none: only a later pass tells that it did not. ``ranks``: which pass of
-    its hook each one is, where a backend needs that.
+    alone. ``silent``: those that log nothing. ``routed``: those after which the kernel may look for the
+    packet's way, a bridge for the port, and drops what has none: only a later pass tells that it did not.
+    ``ranks``: which pass of its hook each one is, where a backend needs that.
     """
 
     ruleset: Ruleset

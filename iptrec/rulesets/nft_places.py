@@ -79,7 +79,7 @@ def grammar(
     ``beside``: what else is attached to the same hooks; where its table was never loaded it logs nothing.
     """
     own = list(_bases(ruleset))
-    of_ip = [one for one in own if one[1].family in _OWN[family]]
+    on_way = [one for one in own if one[1].family in {*_OWN[family], "bridge"}]
     ours = {base.family: one for one, base in own if is_our_table(one.table, our_comment)}
     bases = [*own, *beside]
     silent = frozenset(one for one, _ in beside if one.table not in ruleset.tables)
@@ -96,14 +96,18 @@ def grammar(
             if base.type not in _ALWAYS or base.family not in _OWN[family] or one.table in late
         ).difference([ours["bridge"]] if "bridge" in ours else ()),
         silent=silent,
-        routed=frozenset(one for one, base in [*of_ip, *beside] if _is_routed(base)),
+        routed=frozenset(one for one, base in [*on_way, *beside] if _is_routed(base)),
         ranks=_ranks(own, ruleset),
     )
 
 
 def _is_routed(base: Base) -> bool:
-    """Whether the kernel may look for a packet's way after a base chain of IP."""
-    return base.hook == _PREROUTING or (base.hook == _OUTPUT and base.type in ("nat", "route"))
+    """Whether the kernel may look for a packet's way after a base chain of IP or of a bridge.
+
+    What comes to a bridge's OUTPUT has its port already.
+    """
+    sent = base.hook == _OUTPUT and base.family != "bridge"
+    return base.hook == _PREROUTING or (sent and base.type in ("nat", "route"))
 
 
 def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:

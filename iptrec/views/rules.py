@@ -11,6 +11,7 @@ from iptrec.answers.path_counts import Count
 from iptrec.views.escape import printable
 from iptrec.views.info import UNTRACED
 from iptrec.views.style import wrapped
+from iptrec.views.text import NOT_RECORDED
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _name(table: TableCount) -> str:
 
 def _text(one: RuleCount, untraced: Why | None) -> str:
     assert one.rule is not None  # noqa: S101 - policies are printed with their chains
-    words = [printable(one.rule.spec)]
+    words = [printable(one.rule.spec) if one.rule.listed else NOT_RECORDED]
     if one.unreachable:
         words.append(f"(never reached: #{one.unreachable} ends the chain)")
     if untraced is not None:

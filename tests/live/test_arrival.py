@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import recorder
@@ -25,6 +26,7 @@ pytestmark = [
     ),
 ]
 
+README = Path(__file__).parents[2] / "README.md"
 KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
 # From host a, and from the router itself: where to, with which time to live, from whom.
 FATES = {
@@ -218,6 +220,23 @@ def test_legacy_iptables_claims_nothing_else(network, tmp_path, case):
             assert arrived == (packet.verdict == "ACCEPT"), fate
 
 
+@pytest.mark.parametrize("case", ["nothing", "nat", "nat in output"])
+def test_what_the_readme_names_loads_a_table_that_tells(network, tmp_path, case):
+    """Of both families; it changes nothing else."""
+    load(network, *LEGACY[case])
+    before = [network.run([f"{one}-legacy-save"]).stdout for one in ("iptables", "ip6tables")]
+    named = re.findall(r"`(ip6?tables-legacy -t mangle -nL)`", README.read_text())
+    assert len(named) == 2
+    for command in named:
+        network.run(command.split())
+    after = [network.run([f"{one}-legacy-save"]).stdout for one in ("iptables", "ip6tables")]
+    assert [re.findall("^-A.*", one, re.MULTILINE) for one in after] == [
+        re.findall("^-A.*", one, re.MULTILINE) for one in before
+    ]
+    for fate, (packet, arrived) in recorded(network, tmp_path / "t.db", "legacy").items():
+        assert seen(packet) == (WHOLE if arrived else UNKNOWN), fate
+
+
 def ours(lab):
     """Which tables there are whose chains packets pass last, and how many rules that trace."""
     listed = lab.run(["nft", "list", "ruleset"]).stdout
@@ -244,6 +263,31 @@ def test_chains_that_go_while_we_record(network, tmp_path):
         assert accepted <= arrived
         if (fates, arrived) in turns[::2]:
             assert accepted == arrived.intersection(fates)
+    assert ours(network) == ([], 0)
+
+
+@pytest.mark.parametrize("where", ["ipv4/ip_forward", "ipv6/conf/all/forwarding"])
+def test_forwarding_that_is_switched_on_while_we_record(network, tmp_path, where):
+    """Nobody changes a rule then: the kernel tells of it by rtnetlink."""
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        network.sysctl(None, f"net/{key}", 0)
+    for name in ("iptables", "ip6tables"):
+        key = f"net/bridge/bridge-nf-call-{name}"
+        if network.run(["test", "-e", f"/proc/sys/{key}"], check=False).returncode == 0:
+            network.sysctl(None, key, 0)
+    load(network, *rules((PRE,), (INPUT,)))
+    path = tmp_path / "t.db"
+    child = recorder.start(network, "udp", "--backend", "nft", "-o", path)
+    assert ours(network) == ([], 4)
+    network.sysctl(None, f"net/{where}", 1)
+    recorder.until(lambda: ours(network) == (["ip", "ip6"], 4))
+    for key in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        network.sysctl(None, f"net/{key}", 1)
+    arrived = sent(network, fates := numbered())
+    stop(child)
+    for fate, (packet, there) in told(path, fates, arrived).items():
+        assert seen(packet) == (WHOLE if there else UNKNOWN), fate
+        assert there or "onward" not in fate
     assert ours(network) == ([], 0)
 
 

@@ -111,13 +111,17 @@ def test_a_bridge_is_traced_from_its_ports_on(lab, tmp_path, hook, words, netfil
         for one in packets(path)
     ]
     assert found[1] == (1000, "DROP", True, "bridge early")
-    assert found[0][:3] == (999, "ACCEPT", True)
+    seen_behind = (
+        "prerouting" not in hook or netfilter
+    )  # or nothing tells what the bridge made of it
+    verdict = ("ACCEPT", True) if seen_behind else ("UNKNOWN", False)
+    assert found[0][:3] == (999, *verdict)
     assert len(found) == 2
     # The kernel's id of a frame changes where it becomes the bridge's own: it is counted once more.
     again = "input" in hook and not netfilter
     assert counted_as(path, Base("bridge", "early", "c", 0, 0)) == 2 + again
     with api.open(path) as recording:
-        assert recording.summary().complete
+        assert recording.summary().complete == bool(seen_behind)
 
 
 @pytest.mark.parametrize("words", FILTERS)

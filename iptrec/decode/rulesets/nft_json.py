@@ -256,6 +256,8 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
         tuple(map(_statement, printed)) if isinstance(printed, list) else ((_UNKNOWN, printed),)
     )
     text = None if handle is None else texts.get((*table, handle))
+    if text is None and "expr" not in rule:
+        text = ""  # nft could not list it, the kernel told that it is there
     comment = TAG if table[1] == "raw" and _traces(statements) else rule.get("comment")
     target, statement, goto = _target(statements)
     uncertain = [one for one in statements if not _certain(*one, table[0])]

@@ -26,6 +26,8 @@ def other(name: str, value: Any) -> Other:  # noqa: ANN401 - JSON
 
 def _words(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
     match name, value:
+        case "", None:
+            return "its text, which was not recorded"
         case "", str():
             return str(value)
         case "", _:

@@ -131,7 +131,7 @@ class Watch:
         self._glanced = 0  # how often the lock had been used then
         self._unlocked = False  # whether tables were changed without it
         self._thread = WatchThread(
-            self._lock.descriptor, self._wait_ms, self._work, self._found, "the rules"
+            [self._lock.descriptor], self._wait_ms, self._work, self._found, "the rules"
         )
 
     @property

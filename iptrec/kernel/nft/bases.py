@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _TABLE, _NAME, _HOOK, _TYPE = 1, 3, 4, 7  # NFTA_CHAIN_
-_TABLE_NAME, _TABLE_FLAGS, _DORMANT = 1, 2, 1  # NFTA_TABLE_, NFT_TABLE_F_DORMANT
+_TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4  # NFTA_TABLE_
+_DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 _NEW_CHAIN: Final = 0x0A03  # NFT_MSG_NEWCHAIN
 # NFT_MSG_NEWTABLE, DELTABLE, DELCHAIN: of a chain that goes the kernel does not tell whether it had a hook.
 _RELEVANT: Final = (0x0A00, 0x0A02, 0x0A05)
@@ -28,6 +29,15 @@ _RAW: Final = "raw"
 _OWN: Final = re.compile(r"iptrec-[0-9a-f-]{36}$")  # see `table`
 # What a bridge forwards, or hands to its host; what the host sends was traced before.
 _BRIDGED: Final = frozenset(HOOKS.index(one) for one in ("INPUT", "FORWARD", "POSTROUTING"))
+
+
+class Table(NamedTuple):
+    """``dormant``: no packet meets its chains; the kernel tells of their hooks all the same."""
+
+    family: str
+    name: str
+    handle: int
+    dormant: bool
 
 
 class Base(NamedTuple):
@@ -66,12 +76,26 @@ def others(known: Iterable[Base]) -> list[Base]:
     return [one for one in known if not _OWN.match(one.table)]
 
 
+def tables(families: Iterable[str] = tuple(NFT_FAMILIES)) -> list[Table]:
+    """All tables that there are. Raises `HostError` where nf_tables cannot be asked."""
+    return [
+        Table(
+            family,
+            _text(one[_TABLE_NAME]),
+            int.from_bytes(one.get(_TABLE_HANDLE, b""), "big"),
+            bool(int.from_bytes(one.get(_TABLE_FLAGS, b""), "big") & _DORMANT),
+        )
+        for family in families
+        for one in transactions.dumped(transactions.GET_TABLE, NFT_FAMILIES[family], []) or ()
+    ]
+
+
 def every() -> list[Base]:
     """All that packets meet. Raises `HostError` where nf_tables cannot be asked."""
     return [
         found
         for family, number in NFT_FAMILIES.items()
-        for dormant in [set(_dormant(number))]
+        for dormant in [{one.name for one in tables([family]) if one.dormant}]
         for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
         if (found := _read(family, chain)) is not None and found.table not in dormant
     ]
@@ -85,13 +109,6 @@ def may_change(kind: int, body: bytes) -> bool:
     return kind in _RELEVANT or (
         kind == _NEW_CHAIN and any(number == _HOOK for number, _ in attributes(body))
     )
-
-
-def _dormant(family: int) -> Iterator[str]:
-    """The tables of a family that no packet meets; the kernel tells of their hooks all the same."""
-    for one in transactions.dumped(transactions.GET_TABLE, family, []) or ():
-        if int.from_bytes(one.get(_TABLE_FLAGS, b""), "big") & _DORMANT:
-            yield _text(one[_TABLE_NAME])
 
 
 def passed_before(known: Iterable[Base], priority: int) -> list[Base]:

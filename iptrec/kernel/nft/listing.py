@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
 from iptrec.kernel import iptables, process
+from iptrec.kernel.nft import piecewise
 from iptrec.kernel.nft.transactions import TRIES, generation
 
 if TYPE_CHECKING:
@@ -59,14 +60,17 @@ def ruleset(
 ) -> list[Part]:
     """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
 
-    ``failed`` is told why iptables' words are missing, unless there is no iptables. Raises `HostError` where
+    ``failed`` is told why words are missing, unless it is iptables that is. Raises `HostError` where
     nft fails, also where that takes longer than ``within_s``.
     """
     until = time.monotonic() + within_s
     for _ in range(TRIES):
         before = generation()
         failures: list[HostError] = []
-        parts = [*_saved(until, failures, counters=counters), *_listed(until, counters=counters)]
+        parts = [
+            *_saved(until, failures, counters=counters),
+            *_listed(until, failures, counters=counters),
+        ]
         if generation() == before:
             # Known by it is which of the changes that the kernel told of came before.
             parts.insert(0, Part(GENERATION, "NFT_MSG_GETGEN", str(before).encode()))
@@ -94,12 +98,18 @@ def _saved(until: float, failures: list[HostError], *, counters: bool) -> Iterat
             yield Part(kind, source, content)
 
 
-def _listed(until: float, *, counters: bool) -> Iterator[Part]:
+def _listed(until: float, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
     """In the words of nft."""
     # Without counters in the texts: a rule is the same rule however often it was hit.
-    text = [nft(), "-a", "-s", "list", "ruleset"]
-    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j", "list", "ruleset"]
-    for kind, command in ((TEXT, text), ("nft", listing)):
-        done = process.run(command, until=until)
+    text = [nft(), "-a", "-s"]
+    listing = [nft(), "-a", *([] if counters else ["-s"]), "-j"]
+    printed: list[bytes] = []
+    for command in (text, listing):
+        done = process.run([*command, "list", "ruleset"], until=until)
+        if piecewise.aborted(done):
+            printed = list(piecewise.listed([text, listing], until, failures.append))
+            break
         iptables.check(command, done)
-        yield Part(kind, " ".join(command), done.stdout)
+        printed.append(done.stdout)
+    for kind, command, content in zip((TEXT, "nft"), (text, listing), printed, strict=True):
+        yield Part(kind, " ".join([*command, "list", "ruleset"]), content)

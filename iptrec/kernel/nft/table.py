@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
 from iptrec.kernel import iptables, netlink, process
-from iptrec.kernel.nft import raw, transactions
+from iptrec.kernel.nft import bases, raw, transactions
 from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.listing import nft
 from iptrec.kernel.nft.transactions import Request
@@ -46,7 +46,7 @@ _ETHERTYPES: Final[dict[Family, str]] = {"ipv4": "meta protocol ip", "ipv6": "me
 _PRIORITY: Final = -300  # NF_IP_PRI_RAW
 # After NF_IP_PRI_FIRST, where br_netfilter spares IP a frame that it has passed already (ip_sabotage_in).
 _FIRST_PRIORITY: Final = -(2**31) + 1
-_NAMED: Final = re.compile(rb"^table (inet|bridge|ip6?) iptrec-([0-9a-f-]{36})$", re.MULTILINE)
+_NAMED: Final = re.compile("iptrec-([0-9a-f-]{36})$")
 # The families of tables that trace, and of those whose chains are passed last (see `late`)
 TRACING, LATE = ("inet", "bridge"), ("ip", "ip6")
 
@@ -249,13 +249,16 @@ def remove(comment: str, families: Collection[str] = (*TRACING, *LATE)) -> None:
 
 
 def comments() -> list[str]:
-    """Whose tables there are in the current namespace."""
-    return list(dict.fromkeys(comment for _, comment in _there()))
+    """Whose tables there are in the current namespace; none where nf_tables cannot be asked."""
+    with contextlib.suppress(HostError):
+        return list(dict.fromkeys(comment for _, comment in _there()))
+    return []
 
 
 def _there() -> list[tuple[str, str]]:
-    """The families of recorders' tables, and whose they are."""
-    done = process.run([nft(), "list", "tables"])
+    """The families of recorders' tables, and whose they are. `nft list tables` aborts where one rule is odd."""
     return [
-        (family.decode(), f"iptrec:{one.decode()}") for family, one in _NAMED.findall(done.stdout)
+        (one.family, f"iptrec:{found[1]}")
+        for one in bases.tables((*TRACING, *LATE))
+        if (found := _NAMED.match(one.name))
     ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
+from iptrec.kernel.links import FORWARDING, WaySocket
 from iptrec.kernel.nft import bases, listing, raw
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole, WatchThread
@@ -69,15 +70,20 @@ class NftWatch:
         self._guardian = guardian
         self._own = own
         self._late = late
-        self._attached = False  # base chains came or went
+        self._attached = False  # base chains came or went, or it is forwarded now
         self._changes = ChangeSocket()
+        self._forwarding = WaySocket(FORWARDING)
         self._until = time.time_ns()
         self._next = 0
         self._untold = False  # a change that could not be listed
         self._in_place = dict.fromkeys(rules, self._until)
         self._before = self._until  # the last wait
         self._thread = WatchThread(
-            self._changes.fileno(), self._wait_ms, self._work, self._fail, "nf_tables"
+            [self._changes.fileno(), self._forwarding.fileno()],
+            self._wait_ms,
+            self._work,
+            self._fail,
+            "nf_tables",
         )
 
     @property
@@ -103,6 +109,7 @@ class NftWatch:
         """End, after a last look; again: nothing."""
         if self._thread.stop():
             self._changes.__exit__()
+            self._forwarding.__exit__()
 
     def _wait_ms(self) -> int:
         self._before = time.time_ns()
@@ -114,6 +121,8 @@ class NftWatch:
             self._look(last=last)
         else:
             self._until = self._before
+            if not last:
+                self._check_late()
 
     def _fail(self, error: IptrecError) -> None:
         """What the ruleset is now nobody knows, until it can be listed."""
@@ -217,6 +226,7 @@ class NftWatch:
 
     def _drain(self) -> bool:
         """Take what was told; whether the ruleset changed."""
+        self._attached = self._forwarding.changed() or self._attached
         changed = False
         while True:
             try:

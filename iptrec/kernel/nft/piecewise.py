@@ -1,0 +1,121 @@
+"""The ruleset table by table, where nft cannot print all of it.
+
+nft 1.0.6 aborts at a rule that looks up ``ip ttl . ip dscp { 64 . 0 }`` (mergesort.c), whatever else it has to
+print. Of the table that has it the kernel tells chains, rules and their handles: so is known which rule a
+packet met, by its number, and not what the rule says.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.errors import HostError
+from iptrec.kernel import iptables, process
+from iptrec.kernel.nft import bases, transactions
+from iptrec.kernel.nft import rule as nft_rule
+from iptrec.names import HOOKS, NFT_FAMILIES
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator, Sequence
+
+_CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _POLICY = 1, 2, 3, 5  # NFTA_CHAIN_
+_DROPS: Final = 0  # NF_DROP
+_DEVICE_HOOKS: Final = ("ingress", "egress")
+_LOST: Final = "its rules are recorded by their numbers, without their texts"
+
+
+class _UnlistableError(Exception):
+    """What nft said of itself."""
+
+
+def listed(
+    commands: Sequence[Sequence[str]], until: float, failed: Callable[[HostError], None]
+) -> Iterator[bytes]:
+    """What each command would print of ``list ruleset``: nft's text, or with ``-j`` its JSON.
+
+    ``commands``: up to "list". ``failed`` is told of each table that nft cannot list. Raises `HostError`.
+    """
+    printed: list[list[bytes]] = [[] for _ in commands]
+    for table in bases.tables():
+        wanted = ["list", "table", table.family, table.name]
+        try:
+            found = [_printed([*one, *wanted], until) for one in commands]
+        except _UnlistableError as error:
+            failed(HostError(f"nft cannot {' '.join(wanted)} ({error}): {_LOST}"))
+            found = [_told(table) if "-j" in one else _text(table) for one in commands]
+        for pieces, one in zip(printed, found, strict=True):
+            pieces.append(one)
+    for command, pieces in zip(commands, printed, strict=True):
+        yield _joined(pieces) if "-j" in command else b"".join(pieces)
+
+
+def aborted(done: subprocess.CompletedProcess[bytes]) -> bool:
+    """Whether nft has ended at a bug of its own."""
+    return done.returncode == -signal.SIGABRT
+
+
+def _printed(command: list[str], until: float) -> bytes:
+    done = process.run(command, until=until)
+    if aborted(done):
+        raise _UnlistableError(" ".join(done.stderr.decode("utf-8", "backslashreplace").split()))
+    iptables.check(command, done)
+    return done.stdout
+
+
+def _joined(listings: list[bytes]) -> bytes:
+    """One listing of several."""
+    objects = [one for listing in listings for one in _objects(listing)]
+    return json.dumps({"nftables": objects}).encode()
+
+
+def _objects(listing: bytes) -> list[Any]:
+    try:
+        return list(json.loads(listing)["nftables"])
+    except (ValueError, LookupError, TypeError):
+        raise HostError(
+            "nft -j breaks off in the ruleset, which nft cannot list as a whole"
+        ) from None
+
+
+def _text(table: bases.Table) -> bytes:
+    """Of the flags nft's text alone is believed (`decode.rulesets.nft_json`)."""
+    flags = "\tflags dormant\n" if table.dormant else ""
+    return f"table {table.family} {table.name} {{\n{flags}}}\n".encode()
+
+
+def _told(table: bases.Table) -> bytes:
+    """A table, its chains and rules as nft's JSON has them; the rules without what they say."""
+    number = NFT_FAMILIES[table.family]
+    here = {"family": table.family, "table": table.name}
+    known = {one.name: one for one in bases.every() if one[:2] == table[:2]}
+    found: list[dict[str, Any]] = [
+        {"table": {"family": table.family, "name": table.name, "handle": table.handle}}
+    ]
+    for one in transactions.dumped(transactions.GET_CHAIN, number, []) or ():
+        if _name(one[_CHAIN_TABLE]) == table.name:
+            name = _name(one[_CHAIN_NAME])
+            handle = nft_rule.number(one[_CHAIN_HANDLE])
+            base = _attached(known[name], one) if name in known else {}
+            found.append({"chain": here | {"name": name, "handle": handle} | base})
+    asked: transactions.Values = [(nft_rule.TABLE, table.name)]
+    for one in transactions.dumped(transactions.GET_RULE, number, asked) or ():
+        if _name(one[nft_rule.TABLE]) == table.name:
+            chain, handle = _name(one[nft_rule.CHAIN]), nft_rule.number(one[nft_rule.HANDLE])
+            found.append({"rule": here | {"chain": chain, "handle": handle}})
+    return json.dumps({"nftables": found}).encode()
+
+
+def _attached(base: bases.Base, chain: dict[int, bytes]) -> dict[str, Any]:
+    """Where a base chain is."""
+    of_device = base.ingress or base.family == "netdev"
+    hook = _DEVICE_HOOKS[not base.ingress] if of_device else HOOKS[base.hook].lower()
+    policy = "drop" if nft_rule.number(chain.get(_POLICY, b"\1")) == _DROPS else "accept"
+    found = {"type": base.type, "hook": hook, "prio": base.priority, "policy": policy}
+    return found | ({"dev": list(base.devices)} if base.devices else {})
+
+
+def _name(value: bytes) -> str:
+    return value.rstrip(b"\0").decode("utf-8", "backslashreplace")
