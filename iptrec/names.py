@@ -32,6 +32,7 @@ BackendChoice = Literal["auto", "legacy", "nft", "both"]
 BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 
 AF_INET: Final = 2
+AF_BRIDGE: Final = 7
 AF_INET6: Final = 10
 
 HOOKS: Final = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")  # by NF_INET_* number

@@ -9,9 +9,9 @@ from typing import Final
 from iptrec.kernel import netlink
 from iptrec.kernel.dumps import dump
 from iptrec.kernel.netlink import Listener
+from iptrec.names import AF_BRIDGE
 
 _GROUPS: Final = (1, 7, 11)  # RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE
-_AF_BRIDGE: Final = 7
 _TYPE: Final = 4 if sys.byteorder == "little" else 5  # the low byte of nlmsg_type
 _TABLE: Final = 20  # rtm_table behind a netlink header
 # RTM_NEWROUTE and RTM_DELROUTE pass where the table is RT_TABLE_LOCAL, all else passes.
@@ -32,7 +32,7 @@ _DUMPS: Final = {
     "routes": (26, bytes(12)),  # RTM_GETROUTE, struct rtmsg
     "ip-rules": (34, bytes(12)),  # RTM_GETRULE, struct fib_rule_hdr
     "neighbours": (30, bytes(12)),  # RTM_GETNEIGH, struct ndmsg
-    "fdb": (30, bytes([_AF_BRIDGE]) + bytes(11)),
+    "fdb": (30, bytes([AF_BRIDGE]) + bytes(11)),
 }
 
 

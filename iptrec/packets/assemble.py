@@ -16,7 +16,7 @@ import numpy as np
 
 from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import MIX, ODD, packet_keys
-from iptrec.packets.interleaved import Packet, deal
+from iptrec.packets.interleaved import deal
 from iptrec.packets.ruleset_choice import settle
 from iptrec.packets.userspace import rejoin
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
-    from iptrec.packets.interleaved import Packet
+    from iptrec.packets.in_flight import Packet
     from iptrec.packets.walk import Outcome, Walker
     from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Resolved, Resolver
@@ -41,7 +41,8 @@ class Assembly:
 
     ``rows`` holds event numbers, traversal after traversal; traversal t has
     ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``. ``possible``: what
-    outcomes may be of which the rules changed just then.
+    outcomes may be of which the rules changed just then. ``copy_of[t]``: an event of the traversal that the
+    kernel copied it from; -1: none.
     """
 
     rows: I64
@@ -49,7 +50,8 @@ class Assembly:
     count: I64
     outcome: I64
     outcomes: list[Outcome]
-    possible: dict[Outcome, tuple[Outcome, ...]] = field(default_factory=dict)
+    possible: dict[Outcome, tuple[Outcome, ...]]
+    copy_of: I64
 
     def __len__(self) -> int:
         """How many traversals."""
@@ -81,12 +83,13 @@ def assemble(
     resolver: Resolver,
     walker: Walker,
     arrival_ns: int | None,
+    whole: Mask,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
     ``resolved`` is `Resolver.resolve` of the events; those without a place are left out. ``arrival_ns``:
     since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
-    same stamp, mostly; None: never.
+    same stamp, mostly; None: never. ``whole``: whether no event was lost shortly before each; shape (events,).
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
@@ -96,7 +99,7 @@ def assemble(
     path = place[rows]
     if len(rows) == 0:
         nothing = np.zeros(0, np.int64)
-        return Assembly(nothing, nothing, nothing, nothing, [])
+        return Assembly(nothing, nothing, nothing, nothing, [], {}, nothing)
 
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
     first = np.flatnonzero(new_key | _begins(path, resolver))
@@ -107,6 +110,7 @@ def assemble(
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
     doubtful |= _of_several(group, events.trace[rows], path, first, resolver)
+    doubtful |= _out_of_bridge(group, path[first], resolver)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -114,10 +118,11 @@ def assemble(
     dealt: list[Packet] = []
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
-        dealt += deal(events, stamp, changing, rows[span].tolist(), path[span].tolist(), walker)
+        span_rows, span_path = rows[span].tolist(), path[span].tolist()
+        dealt += deal(events, stamp, changing, whole, span_rows, span_path, walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
-    whole = in_order(
+    spans = in_order(
         rows=np.concatenate(
             [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
         ),
@@ -125,11 +130,15 @@ def assemble(
         option=np.concatenate([option[clear], found]),
     )
     starts = np.array([one.starts for one in resolver.places])
-    whole = rejoin(events, place, whole, options.seen, walker, starts)
-    outcome, outcomes, possible = settle(events, resolved, resolver, *whole, list(options.seen))
-    rows, first, count, _ = whole
+    spans = rejoin(events, place, spans, options.seen, walker, starts)
+    outcome, outcomes, possible = settle(events, resolved, resolver, *spans, list(options.seen))
+    rows, first, count, _ = spans
     fates = reassemble(events, rows[first], outcome, outcomes)
-    return Assembly(rows, first, count, *fates, possible)
+    copy_of = np.full(len(events), -1)
+    for packet in dealt:
+        if packet.copy_of is not None:
+            copy_of[packet.rows[0]] = packet.copy_of.rows[0]
+    return Assembly(rows, first, count, *fates, possible, copy_of[rows[first]])
 
 
 def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
@@ -230,6 +239,14 @@ def _of_several(
     changes[first] = 0
     several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
     return several
+
+
+def _out_of_bridge(group: I64, begun: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
+    """The same for those that begin where a bridge sends what its host gave it: they may be copies."""
+    places = resolver.places
+    sends = np.array([one.bridged and one.hook == _OUTPUT for one in places], np.bool_)[begun]
+    copies: Mask = (np.bincount(group, sends) > 0)[group]
+    return copies
 
 
 def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:

@@ -117,9 +117,9 @@ class Relations:
         answer = self._where(sent, self._rejected)
         free = answer < 0  # that REJECT's answer quotes the rejected packet goes without saying
         return {
-            "copy": np.where(
-                sent,
-                self._copied(),
+            "copy": np.select(
+                [page["copy_of"] >= 0, sent],
+                [page.start + page["copy_of"], self._teed()],
                 self._where(seen, lambda at: self._before("sent_key", "key", at)),
             ),
             "answer-of-reject": answer,
@@ -148,12 +148,12 @@ class Relations:
         late = self._pages[-1]["begun_ns"][at] - ended > LOOP_NS
         return np.where(late, -1, found)
 
-    def _copied(self) -> I64:
+    def _teed(self) -> I64:
         """The traversal of this window in the midst of whose TEE rule this one took place."""
         page = self._pages[-1]
-        if not page["copied"].any():
+        if not page["teed"].any():
             return np.full(len(page), -1)
-        latest = np.maximum.accumulate(np.where(page["copied"], np.arange(len(page)), -1))
+        latest = np.maximum.accumulate(np.where(page["teed"], np.arange(len(page)), -1))
         one = np.append(np.int64(-1), latest[:-1])
         flow = page["flow"]
         fits = (one >= 0) & (page["ended"][one] >= page["begun"])
@@ -297,7 +297,9 @@ def _page(window: Window) -> dict[str, _Column]:
     )
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
-    copied = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
+    teed = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
+    owner = np.full(len(events) + 1, -1)  # the last one for those that are no copies
+    owner[assembly.rows] = np.repeat(np.arange(len(assembly)), assembly.count)
     return {
         "number": window.number + np.arange(decided),
         "time": np.maximum.accumulate(received) if decided else received,
@@ -321,7 +323,8 @@ def _page(window: Window) -> dict[str, _Column]:
         "quotes": quotes,
         "reset": first.resets(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
-        "copied": copied[outcome],
+        "teed": teed[outcome],
+        "copy_of": owner[assembly.copy_of[:decided]],
     }
 
 
