@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
-_PREROUTING, _INPUT, _FORWARD, _OUTPUT = range(4)
+_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,14 @@ class Assembly:
     def lasts(self) -> I64:
         """The event of each traversal that came last."""
         return np.maximum.reduceat(self.rows, self.first) if len(self) else self.first
+
+    def origins(self) -> I64:
+        """The traversal that each was copied from; -1: none."""
+        if not (self.copy_of >= 0).any():
+            return self.copy_of
+        owner = np.full(self.rows.max() + 2, -1)  # the last one stands for none
+        owner[self.rows] = np.repeat(np.arange(len(self)), self.count)
+        return owner[self.copy_of]
 
     def events(self, traversal: int) -> I64:
         """The event numbers of one traversal."""
@@ -155,8 +163,9 @@ def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     ahead = (passed[before] != passed[here]) | ~builtin[before] | (index[before] < index[here])
     ahead &= rank[before] == rank[here]
     leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
-    # IP hands what it sends over to the bridge.
-    leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before]
+    # IP hands what it sends over to the bridge; what it forwards, too.
+    sends = (hook[before] == _OUTPUT) | (hook[before] == _FORWARD) | (hook[before] == _POSTROUTING)
+    leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before] & sends
     # A bridge hands what is for its host over to IP.
     leads_on |= (
         bridged[before] & (hook[before] == _INPUT) & ~bridged[here] & (hook[here] == _PREROUTING)

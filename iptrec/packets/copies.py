@@ -105,12 +105,15 @@ class Origins:
         """
         if follows is None:
             return self._from_nowhere(event, place)
-        if event.stamp == follows.stamp != 0 or not (self._copied or event.stamp):
+        if event.stamp == follows.stamp != 0:
+            return None
+        if not (self._copied or event.stamp or _out_of_bridge(event)):
             return None
         own = self._of[id(follows)]
         others = [one for one in self._able(event, place) if one is not own]
-        if arrived := [one for one in others if one.same_arrival(event)]:
-            return arrived[-1].packet
+        looped = _out_of_bridge(event) and follows.hook == _PREROUTING and not follows.framed
+        if nearer := [one for one in others if looped or one.same_arrival(event)]:
+            return nearer[-1].packet
         follows.ambiguous |= any(one.copied for one in others)
         return None
 
@@ -126,7 +129,7 @@ class Origins:
 
     def _from_nowhere(self, event: Packet, place: int) -> Packet | None:
         sure = not event.walk.headless  # it may have begun in a bridge's OUTPUT
-        if sure and not (event.bridged and event.hook == _OUTPUT):
+        if sure and not _out_of_bridge(event):
             return None
         able = self._able(event, place)
         able = [one for one in able if one.same_arrival(event)] or able
@@ -151,6 +154,11 @@ class Origins:
 
     def _now(self, event: Packet) -> int:
         return int(self._received_ns[event.rows[0]])
+
+
+def _out_of_bridge(event: Packet) -> bool:
+    """Whether a bridge sends what its host, or IP, gave it."""
+    return event.bridged and event.hook == _OUTPUT
 
 
 def _forks(packet: Packet, event: Packet) -> bool:

@@ -18,11 +18,11 @@ class Packet:
     """A packet in flight; an event is a packet of one row.
 
     ``addresses``: with ports. ``conntrack``, ``direction``: the connection's id, and the packet's direction in
-    it (an answer may equal its question); -1 if the kernel did not tell.
-    ``trace``: nf_tables' id of it in this base chain (``pass_``), -1 in legacy iptables; ``bridged``: that is
-    one of a bridge. ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
-    arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
-    waits until it is through. ``copy_of``: the kernel made it of that one in the midst of its way.
+    it (an answer may equal its question); -1 if the kernel did not tell. ``trace``: nf_tables' id of it in
+    this base chain (``pass_``), -1 in legacy iptables; ``bridged``: that is one of a bridge. ``framed``: it has
+    a link header. ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's arrival, for events of
+    two hooks have it. ``nested``: TEE of an equal packet sent it, and that one waits until it is through.
+    ``copy_of``: the kernel made it of that one in the midst of its way.
     """
 
     rows: list[int]
@@ -37,6 +37,7 @@ class Packet:
     pass_: Pass
     direction: int = -1
     bridged: bool = False
+    framed: bool = True
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False

@@ -85,6 +85,7 @@ def _alone(events: TraceEvents, stamps: I64, row: int, place: int, walker: Walke
         pass_=walker.pass_(place),
         direction=int(events.ct_direction[row]),
         bridged=walker.of_bridge(place),
+        framed=bool(events.link_length[row]),
     )
 
 

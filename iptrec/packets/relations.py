@@ -1,6 +1,6 @@
 """How traversals belong together: the same packet again, and packets that come of packets.
 
-A looped-back packet makes two traversals, a TEE copy one of its own, REJECT's answer as well; a tunnel's
+A looped-back packet makes two traversals, a copy one of its own, REJECT's answer as well; a tunnel's
 packet holds another one; an ICMP error quotes one. Each relation names an earlier traversal, is found
 by keys (`identity`), and is reported only where the events bear it out.
 """
@@ -118,8 +118,8 @@ class Relations:
         free = answer < 0  # that REJECT's answer quotes the rejected packet goes without saying
         return {
             "copy": np.select(
-                [page["copy_of"] >= 0, sent],
-                [page.start + page["copy_of"], self._teed()],
+                [page["origin"] >= 0, sent],
+                [page.start + page["origin"], self._teed()],
                 self._where(seen, lambda at: self._before("sent_key", "key", at)),
             ),
             "answer-of-reject": answer,
@@ -298,8 +298,6 @@ def _page(window: Window) -> dict[str, _Column]:
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
     teed = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
-    owner = np.full(len(events) + 1, -1)  # the last one for those that are no copies
-    owner[assembly.rows] = np.repeat(np.arange(len(assembly)), assembly.count)
     return {
         "number": window.number + np.arange(decided),
         "time": np.maximum.accumulate(received) if decided else received,
@@ -324,7 +322,7 @@ def _page(window: Window) -> dict[str, _Column]:
         "reset": first.resets(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "teed": teed[outcome],
-        "copy_of": owner[assembly.copy_of[:decided]],
+        "origin": assembly.origins()[:decided],
     }
 
 

@@ -316,6 +316,9 @@ def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
     waiting |= read.waits & (now_ns - last_ns < behind_ns)
     waiting |= _floods(read) & (last_ns + FLOOD_NS > now_ns)
     first = int(np.argmax(waiting)) if waiting.any() else len(assembly)
+    origins = assembly.origins()
+    while len(parted := origins[first:][(origins[first:] >= 0) & (origins[first:] < first)]):
+        first = int(parted.min())  # a copy is not read again without what it was copied from
     return max(first, int(np.searchsorted(assembly.first, len(assembly.rows) - _MOST_WAITING)))
 
 

@@ -23,6 +23,7 @@ COMMIT
 :FORWARD ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]
 -A FORWARD -m physdev --physdev-out p3 -j DROP
+-A FORWARD -m physdev --physdev-out p4 -j NFQUEUE
 COMMIT
 *mangle
 :PREROUTING ACCEPT [0:0]
@@ -36,8 +37,9 @@ FRAME = b"\xff" * 6 + bytes(6) + b"\x08\x00"
 BYTES = udp(b"to all", ident=0)
 PASSES = {
     "in": [("raw:PREROUTING:policy:2", 0), ("mangle:PREROUTING:policy:1", 0)],
-    "on": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:policy:2", 1), ("mangle:POSTROUTING:policy:1", 1)],
+    "on": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:policy:3", 1), ("mangle:POSTROUTING:policy:1", 1)],
     "drop": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:rule:1", 1)],
+    "queue": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:rule:2", 1)],
     "here": [("mangle:INPUT:policy:1", 0), ("filter:INPUT:policy:1", 0)],
 }  # fmt: skip
 
@@ -175,6 +177,17 @@ def test_a_window_does_not_end_amid_copies(monkeypatch, link):
     events = passes("in", "on", "on", "on", "here", link=link)
     recording = recorded(events, per_chunk=1)
     assert told(recording) == [WHOLE, COPY, COPY, COPY]
+
+
+def test_a_copy_that_waits(monkeypatch):
+    """Its packet waits with it: in a window of its own it would come from nowhere."""
+    monkeypatch.setattr(window, "WINDOW_EVENTS", 1)
+    recording = recorded(passes("in", "on", "queue"), per_chunk=1)
+    for late in (FLOOD_NS, 3 * FLOOD_NS):
+        recording.events(
+            passes("in", "here", packet=udp(b"others")), start_ns=2 * late, per_chunk=1
+        )
+    assert told(recording) == [WHOLE, ("QUEUE", "incomplete", 1), WHOLE, WHOLE]
 
 
 def test_many_equal_packets():
