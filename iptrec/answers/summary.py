@@ -120,7 +120,7 @@ def summarize(reader: Recording) -> Summary:
         summary.packets += decided
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
-        summary.events += assembly.copies
+        summary.events += assembly.ours
     summary.rules = sum(map(_rules, books.values()))
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)

@@ -75,6 +75,13 @@ def test_equal_packets_at_once(mine, its, doubtful):
     assert found.doubtful.tolist() == [doubtful] * len(mine)
 
 
+def test_what_can_have_no_other_partner_is_no_doubt():
+    """What is dropped has none, and the other one is not whole without its own."""
+    found = pair(overlapping([1, DROPPED]), overlapping([1]), judge)
+    assert list(zip(found.one.tolist(), found.other.tolist(), strict=True)) == [(0, 0), (1, -1)]
+    assert not found.doubtful.any()
+
+
 def test_one_after_the_other_is_no_doubt():
     made = [side((1, 1, 1, 0), (1, 1, 3, 1)), side((1, 1, 3, 0), (1, 1, 1, 1))]
     assert not pair(*made, judge).doubtful.any()
