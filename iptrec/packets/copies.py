@@ -13,7 +13,7 @@ packet with the same key. Where that is the only one that is under way, and no e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.names import HOOKS
 
@@ -63,6 +63,14 @@ class _Origin:
         return 0 != self.packet.stamp == event.stamp
 
 
+class Sent(NamedTuple):
+    """A packet that its host sent, which came to POSTROUTING; ``walk``, ``rows``: up to there."""
+
+    packet: Packet
+    walk: Walk
+    rows: int
+
+
 class Origins:
     """The packets of one key that copies may come of.
 
@@ -76,12 +84,11 @@ class Origins:
         self._walker = walker
         self._recent: list[_Origin] = []
         self._of: dict[int, _Origin] = {}  # by the id() of packets, which `deal` keeps
-        self._sent: dict[tuple[int, bytes], Packet] = {}
+        self._sent: dict[tuple[int, bytes], Sent] = {}
         self._copied = False
 
     def begun(self, packet: Packet) -> None:
         """Take notice of a packet, or of a copy, with its first event."""
-        self._leaves(packet, packet)
         now_ns = self._now(packet)
         if packet.copy_of is None:
             origin = self._of[id(packet)] = _Origin(packet, now_ns)
@@ -117,15 +124,16 @@ class Origins:
         follows.ambiguous |= any(one.copied for one in others)
         return None
 
-    def sent(self, event: Packet) -> Packet | None:
-        """The packet that was sent as this one was, and kept for the listeners here."""
+    def sent(self, event: Packet) -> Sent | None:
+        """The packet that was sent as this one was: one of them is kept for the listeners here."""
         if event.hook != _POSTROUTING or not event.walk.headless:
             return None
-        return self._sent.get((event.outdev, event.addresses))
+        return self._sent.pop((event.outdev, event.addresses), None)
 
     def _leaves(self, packet: Packet, event: Packet) -> None:
-        if event.hook == _POSTROUTING and packet.copy_of is None:
-            self._sent[event.outdev, event.addresses] = packet
+        if event.hook == _POSTROUTING and packet.hook == _OUTPUT and not event.bridged:
+            sent = Sent(packet, packet.walk, len(packet.rows))
+            self._sent[event.outdev, event.addresses] = sent
 
     def _from_nowhere(self, event: Packet, place: int) -> Packet | None:
         sure = not event.walk.headless  # it may have begun in a bridge's OUTPUT

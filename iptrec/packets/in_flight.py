@@ -22,7 +22,7 @@ class Packet:
     this base chain (``pass_``), -1 in legacy iptables; ``bridged``: that is one of a bridge. ``framed``: it has
     a link header. ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's arrival, for events of
     two hooks have it. ``nested``: TEE of an equal packet sent it, and that one waits until it is through.
-    ``copy_of``: the kernel made it of that one in the midst of its way.
+    ``copy_of``: the kernel made it of that one in the midst of its way; ``kept``: for the listeners here.
     """
 
     rows: list[int]
@@ -38,15 +38,18 @@ class Packet:
     direction: int = -1
     bridged: bool = False
     framed: bool = True
+    ipv6: bool = False
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
     copy_of: Packet | None = None
+    kept: bool = False
 
     def may_be(self, event: Packet) -> bool:
         """Whether stamps, connection and the kernel's id allow that the event is this packet's."""
         another = self.pass_ == event.pass_ and self.trace != event.trace
-        return not another and self.agrees(event)
+        sent = self.kept and event.bridged
+        return not another and not sent and self.agrees(event)
 
     def agrees(self, event: Packet) -> bool:
         """Whether stamps and connection allow that both are of one packet, or of copies of it."""

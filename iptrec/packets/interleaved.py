@@ -16,6 +16,7 @@ from iptrec.packets.in_flight import Packet
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
+    from iptrec.packets.copies import Sent
     from iptrec.packets.walk import Walk, Walker
 
 
@@ -38,44 +39,86 @@ def deal(
     ``stamps``: when each event's packet arrived, 0 if not known; ``changing``: whether its table was changed
     just then; ``whole``: whether no event was lost shortly before; shape (events,).
     """
-    packets: list[Packet] = []
-    under_way: list[Packet] = []
     origins = Origins(events.received_ns, whole, walker)
+    dealer = _Dealer(dict(zip(rows, path, strict=True)), origins, walker)
     for row, place in zip(rows, path, strict=True):
         event = _alone(events, stamps, row, place, walker)
-        followed = _followed(under_way, event, place, walker)
-        if followed is None and event.walk.headless and changing[row]:
-            followed = _resumed(under_way, event, place, walker)
-            followed = followed or _torn(under_way, event, place, walker)
-        event.copy_of = origins.copied(event, place, followed and followed[0])
+        dealer.take(event, place, changing=bool(changing[row]))
+    return dealer.packets
+
+
+class _Dealer:
+    """Takes the events of one key one after the other; ``place_of``: of each. ``packets``: what they are."""
+
+    def __init__(self, place_of: dict[int, int], origins: Origins, walker: Walker) -> None:
+        self.packets: list[Packet] = []
+        self._under_way: list[Packet] = []
+        self._place_of = place_of
+        self._origins = origins
+        self._walker = walker
+
+    def take(self, event: Packet, place: int, *, changing: bool) -> None:
+        """Give an event to the packet that it follows, or let it begin one."""
+        where = self._under_way, event, place, self._walker
+        followed = _followed(*where)
+        if followed is None and event.walk.headless and changing:
+            followed = _resumed(*where) or _torn(*where)
+        event.copy_of = self._origins.copied(event, place, followed and followed[0])
         if event.copy_of is not None:
-            followed = None
-        elif followed is None and event.walk.headless:
-            followed = _resumed(under_way, event, place, walker)
-        if followed is None:
-            event.copy_of = event.copy_of or origins.sent(event)
-            if event.copy_of is not None:
-                event.walk = replace(event.walk, headless=False, copied=True)
-            event.nested = any(walker.stands_at(walk, "TEE") for walk in _walks(under_way))
-            origins.begun(event)
-            packets.append(event)
-            under_way.append(event)
-            del under_way[:-_UNDER_WAY]
+            self._begin(event)
+        elif followed is not None:
+            self._go_on(*followed, event)
+        elif sent := self._origins.sent(event):
+            self._part(sent, event, place)
+        elif event.walk.headless and (resumed := _resumed(*where)):
+            self._go_on(*resumed, event)
         else:
-            packet, walk = followed
-            origins.goes_on(packet, event)
-            packet.go_on(event, walk)
-            if walk.ended:
-                under_way[:] = [one for one in under_way if one is not packet]
-    return packets
+            self._begin(event)
+
+    def _begin(self, packet: Packet) -> None:
+        if packet.copy_of is not None:
+            packet.walk = replace(packet.walk, headless=False, copied=True)
+        standing = _walks(self._under_way)
+        packet.nested = any(self._walker.stands_at(walk, "TEE") for walk in standing)
+        self._origins.begun(packet)
+        self.packets.append(packet)
+        self._under_way.append(packet)
+        del self._under_way[:-_UNDER_WAY]
+
+    def _go_on(self, packet: Packet, walk: Walk, event: Packet) -> None:
+        self._origins.goes_on(packet, event)
+        packet.go_on(event, walk)
+        if walk.ended:
+            self._under_way[:] = [one for one in self._under_way if one is not packet]
+
+    def _part(self, sent: Sent, event: Packet, place: int) -> None:
+        """Tell what was sent from its copy for the listeners here, where both came to POSTROUTING.
+
+        The copy is the first one in IP version 4 (net/ipv4/ip_output.c, ip_mc_output), the second one in
+        version 6 (net/ipv6/ip6_output.c, ip6_finish_output2).
+        """
+        packet, walk, count = sent
+        went = self._walker.step(walk, place)
+        rows = packet.rows[count:]
+        tail = self._walker.along(tuple(self._place_of[row] for row in rows))
+        if event.ipv6 or went is None or tail is None:
+            event.copy_of, event.kept = packet, True
+            self._begin(event)
+            return
+        del packet.rows[count:]
+        self._begin(replace(packet, rows=rows, walk=tail, copy_of=packet, kept=True))
+        if not any(one is packet for one in self._under_way):
+            self._under_way.append(packet)
+        self._go_on(packet, went, event)
 
 
 def _alone(events: TraceEvents, stamps: I64, row: int, place: int, walker: Walker) -> Packet:
     """An event as a packet of one row."""
+    packet = events.packet(row)[:_HEADERS]
     return Packet(
         rows=[row],
         walk=walker.begin(place),
-        addresses=_addresses(events.packet(row)[:_HEADERS]),
+        addresses=_addresses(packet),
         indev=int(events.indev[row]),
         outdev=int(events.outdev[row]),
         conntrack=int(events.conntrack[row]),
@@ -86,6 +129,7 @@ def _alone(events: TraceEvents, stamps: I64, row: int, place: int, walker: Walke
         direction=int(events.ct_direction[row]),
         bridged=walker.of_bridge(place),
         framed=bool(events.link_length[row]),
+        ipv6=_is_ipv6(packet),
     )
 
 
@@ -150,7 +194,11 @@ _HEADERS: Final = 64  # bytes that hold addresses and ports
 
 def _addresses(packet: bytes) -> bytes:
     """Addresses and the first four bytes of the transport header (the ports)."""
-    if packet[:1] and packet[0] >> 4 == 6:  # noqa: PLR2004 - IP version
+    if _is_ipv6(packet):
         return packet[8:44]
     layer4 = (packet[0] & 0x0F) * 4 if packet else 20
     return packet[12:20] + packet[layer4 : layer4 + 4]
+
+
+def _is_ipv6(packet: bytes) -> bool:
+    return bool(packet) and packet[0] >> 4 == 6  # noqa: PLR2004 - IP version

@@ -39,8 +39,9 @@ def left_keys(
     end after the ``last`` event. ``lost``: the rules dropped it. 0: it cannot have been looped.
     """
     hook = events.hook[ended]
-    # A bridge's chains tell of its ports.
+    # A bridge's chains tell of its ports; what they drop was looped before.
     bridged = events.family[ended] == AF_BRIDGE
+    lost = lost & ~bridged
     out = np.where(bridged, events.outdev[begun], events.outdev[ended])
     own = (events.hook[begun] == _OUTPUT) & ~lost
     by_loopback = ~lost & (out == LOOPBACK) & (own | (events.hook[begun] == _POSTROUTING))

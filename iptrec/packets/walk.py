@@ -126,6 +126,13 @@ class Walker:
 
         Events may be missing in it; ``torn``: it may have met old and new rules; ``copied``: a copy did.
         """
+        walk = self.along(path, torn=torn, copied=copied)
+        return self.judge(walk)[0] if walk else None
+
+    def along(
+        self, path: tuple[int, ...], *, torn: bool = False, copied: bool = False
+    ) -> Walk | None:
+        """The whole of a path, in which events may be missing; see `across_holes`."""
         walk: Walk | None = self.begin(path[0])
         if walk and copied:
             walk = replace(walk, headless=False, copied=True)
@@ -137,7 +144,7 @@ class Walker:
                 or self.leap(walk, place)
                 or (self.tear(walk, place) if torn else None)
             )
-        return self.judge(walk)[0] if walk else None
+        return walk
 
     def begin(self, place: int) -> Walk:
         """A path that begins here; headless unless TRACE can have been switched on just before.
