@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.packets.copies import Origins
 from iptrec.packets.in_flight import Packet
+from iptrec.packets.walk import along
 
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
@@ -100,7 +101,7 @@ class _Dealer:
         packet, walk, count = sent
         went = self._walker.step(walk, place)
         rows = packet.rows[count:]
-        tail = self._walker.along(tuple(self._place_of[row] for row in rows))
+        tail = along(self._walker, tuple(self._place_of[row] for row in rows))
         if event.ipv6 or went is None or tail is None:
             event.copy_of, event.kept = packet, True
             self._begin(event)

@@ -118,9 +118,7 @@ class Relations:
         free = answer < 0  # that REJECT's answer quotes the rejected packet goes without saying
         return {
             "copy": np.select(
-                [page["origin"] >= 0, sent],
-                [page.start + page["origin"], self._teed()],
-                self._where(seen, lambda at: self._before("sent_key", "key", at)),
+                [page["origin"] >= 0, sent], [page.start + page["origin"], self._teed()], -1
             ),
             "answer-of-reject": answer,
             "looped-back": self._where(~sent & ~seen, self._looped),
@@ -310,7 +308,6 @@ def _page(window: Window) -> dict[str, _Column]:
         **left_keys(events, begun, ended, key, last, dropped[outcome]),
         **came_keys(events, begun, key, first),
         "key": key,
-        "sent_key": np.where(events.hook[ended] == _POSTROUTING, key, np.uint64(0)),
         "datagram": datagram,
         "piece_of": np.where(fragment, datagram, np.uint64(0)),
         "flow": first.flow_keys(),

@@ -126,25 +126,8 @@ class Walker:
 
         Events may be missing in it; ``torn``: it may have met old and new rules; ``copied``: a copy did.
         """
-        walk = self.along(path, torn=torn, copied=copied)
+        walk = along(self, path, torn=torn, copied=copied)
         return self.judge(walk)[0] if walk else None
-
-    def along(
-        self, path: tuple[int, ...], *, torn: bool = False, copied: bool = False
-    ) -> Walk | None:
-        """The whole of a path, in which events may be missing; see `across_holes`."""
-        walk: Walk | None = self.begin(path[0])
-        if walk and copied:
-            walk = replace(walk, headless=False, copied=True)
-        for place in path[1:]:
-            if walk is None:
-                return None
-            walk = (
-                self.step(walk, place)
-                or self.leap(walk, place)
-                or (self.tear(walk, place) if torn else None)
-            )
-        return walk
 
     def begin(self, place: int) -> Walk:
         """A path that begins here; headless unless TRACE can have been switched on just before.
@@ -401,6 +384,24 @@ class Walker:
             (resolver.places[one].table for one in path if resolver.states[one] in resolver.unseen),
             None,
         )
+
+
+def along(
+    walker: Walker, path: tuple[int, ...], *, torn: bool = False, copied: bool = False
+) -> Walk | None:
+    """The whole of a path, in which events may be missing; see `Walker.across_holes`."""
+    walk: Walk | None = walker.begin(path[0])
+    if walk and copied:
+        walk = replace(walk, headless=False, copied=True)
+    for place in path[1:]:
+        if walk is None:
+            return None
+        walk = (
+            walker.step(walk, place)
+            or walker.leap(walk, place)
+            or (walker.tear(walk, place) if torn else None)
+        )
+    return walk
 
 
 def _begun_at(book: Book, place: int, before: Branch | None = None) -> Branch:

@@ -18,6 +18,7 @@ from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
 from iptrec.packets.copies import FLOOD_NS
 from iptrec.packets.joined import Joiner
+from iptrec.packets.loops import LOOPBACK
 from iptrec.rulesets.backends import BACKENDS, history
 from iptrec.rulesets.joined import STREAMS as JOINED
 from iptrec.rulesets.joined import Joined
@@ -46,7 +47,7 @@ QUEUED_NS: Final = 2_000_000_000
 # How much later one of two sockets is read, while a recording is followed.
 _MOST_BEHIND_NS: Final = 2_000_000_000
 _NEVER: Final = int(np.iinfo(np.int64).max)
-_FORWARD: Final = HOOKS.index("FORWARD")
+_FORWARD, _OUTPUT, _POSTROUTING = range(2, len(HOOKS))
 
 
 class Bookmark(NamedTuple):
@@ -324,12 +325,14 @@ def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
 
 
 def _floods(read: Read) -> Mask:
-    """Which traversals the kernel may be copying: of frames for many, and of all that a bridge forwards."""
-    events, rows = read.events, read.assembly.rows
+    """Which traversals the kernel may be copying: frames for many, all that a bridge forwards or IP sends."""
+    events, rows, first = read.events, read.assembly.rows, read.assembly.first
     bridged = (events.hook == _FORWARD) & (events.indev == events.outdev)
     bridged |= events.family == AF_BRIDGE
     for_many = (events.link_length > 0) & (events.buffer.take(np.maximum(events.link, 0)) & 1 > 0)
-    floods: Mask = np.logical_or.reduceat((bridged | for_many)[rows], read.assembly.first)
+    sent = (events.hook == _POSTROUTING) & (events.outdev != LOOPBACK)
+    flooded, left = (np.logical_or.reduceat(one[rows], first) for one in (bridged | for_many, sent))
+    floods: Mask = flooded | (left & (events.hook[rows[first]] == _OUTPUT))
     return floods
 
 

@@ -333,6 +333,59 @@ def test_chains_of_a_bridge(bridge, tmp_path, sender, filtered):
     assert recorded == kernel
 
 
+KEPT = """*mangle
+-A POSTROUTING -p udp -m statistic --mode nth --every 2 --packet 0 -j DROP
+COMMIT
+"""
+# Prints how many of 20 datagrams the kernel refused to send, and how many came back.
+SEND_AND_LISTEN = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+heard = socket.socket(family, socket.SOCK_DGRAM)
+heard.bind(("", 5000))
+heard.setblocking(False)
+refused = back = 0
+for _ in range(20):
+    out = socket.socket(family, socket.SOCK_DGRAM)
+    out.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"v2")
+    try:
+        out.sendto(b"x", (sys.argv[1], 5000))
+        back += bool(heard.recv(9))
+    except PermissionError:
+        refused += 1
+    except BlockingIOError:
+        pass
+print(refused, back, file=open(sys.argv[2], "w"))
+"""
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_what_a_host_sends_and_what_it_keeps(lab, tmp_path, backend, family):
+    """Of what comes to POSTROUTING every second one is dropped: the copy, or what is then not sent."""
+    lab.host("h2")
+    lab.link("h2", "eth0", "10.0.2.2/24", peer="v2")
+    lab.ip(None, "address add 10.0.2.1/24 dev v2")
+    lab.settle()
+    lab.restore(None, family, KEPT, backend)
+    target = "224.0.0.1" if family == "ipv4" else "ff02::1"
+    told = tmp_path / "told"
+    command = [sys.executable, "-c", SEND_AND_LISTEN, target, str(told)]
+    packets = record(lab, str(tmp_path / "t.db"), backend, *command)
+    sent = {one["packet"]: one["verdict"] for one in packets if not one["related"]}
+    kept = [
+        (other["kind"], sent.get(other["packet"]), one["verdict"])
+        for one in packets
+        for other in one["related"]
+    ]
+    assert all(one["complete"] and not one["ambiguous"] for one in packets)
+    # IP version 4 hands the copy on first; version 6 makes one of what has passed.
+    refused = 0 if family == "ipv4" else 1
+    assert told.read_text().split() == [str(refused), "0"]
+    verdicts = Counter(sent.values())
+    assert (verdicts["DROP"], verdicts["ACCEPT"]) == (refused, 20 - refused)
+    assert kept == [("copy", "ACCEPT", "DROP")] * (20 - refused)
+
+
 def test_what_begins_by_itself_is_no_copy(lab, tmp_path, backend):
     """A device of macvlan gets a broadcast as well: each comes in by itself, and is told from its beginning."""
     lab.host("h2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from handmade import UUID, HandMade, udp
+from handmade import UUID, HandMade, udp, udp6
 
 from iptrec.answers.packets import Packets
 from iptrec.packets import window
@@ -42,6 +42,23 @@ PASSES = {
     "queue": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:rule:2", 1)],
     "here": [("mangle:INPUT:policy:1", 0), ("filter:INPUT:policy:1", 0)],
 }  # fmt: skip
+
+
+KEPT = """*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A PREROUTING {own}
+-A OUTPUT {own}
+COMMIT
+*mangle
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A POSTROUTING -m statistic --mode nth --every 2 --packet 0 -j DROP
+COMMIT
+"""
+SENT = ["raw:OUTPUT:policy:2", "mangle:OUTPUT:policy:1"]
+REFUSED, LEFT = ["mangle:POSTROUTING:rule:1"], ["mangle:POSTROUTING:policy:2"]
+REFUSED_COPY = ("DROP", "whole", 1)
 
 
 def passes(*steps, **more):
@@ -179,6 +196,14 @@ def test_a_window_does_not_end_amid_copies(monkeypatch, link):
     assert told(recording) == [WHOLE, COPY, COPY, COPY]
 
 
+def test_a_window_does_not_end_before_what_is_kept(monkeypatch):
+    """What a host sends may have a copy as long as the kernel may be at it."""
+    monkeypatch.setattr(window, "WINDOW_EVENTS", 1)
+    recording = HandMade().ruleset(KEPT.format(own=OWN))
+    recording.events([(one, BYTES, {"outdev": 2}) for one in SENT + LEFT * 2], per_chunk=1)
+    assert told(recording) == [WHOLE, COPY]
+
+
 def test_a_copy_that_waits(monkeypatch):
     """Its packet waits with it: in a window of its own it would come from nowhere."""
     monkeypatch.setattr(window, "WINDOW_EVENTS", 1)
@@ -188,6 +213,28 @@ def test_a_copy_that_waits(monkeypatch):
             passes("in", "here", packet=udp(b"others")), start_ns=2 * late, per_chunk=1
         )
     assert told(recording) == [WHOLE, ("QUEUE", "incomplete", 1), WHOLE, WHOLE]
+
+
+KEEPS = {
+    "IPv4, the copy is refused": (4, SENT + REFUSED + LEFT, [WHOLE, REFUSED_COPY]),
+    "IPv4, what is sent is refused": (4, SENT + LEFT + REFUSED, [("DROP", "whole"), COPY]),
+    "IPv6, the copy is refused": (6, SENT + LEFT + REFUSED, [WHOLE, REFUSED_COPY]),
+    "no copy": (6, SENT + REFUSED, [("DROP", "whole")]),
+    "one copy at most": (4, SENT + LEFT * 3, [WHOLE, COPY, LOST]),
+    "one copy of each": (4, (SENT + LEFT * 2) * 2, [WHOLE, COPY, WHOLE, (*WHOLE, 3)]),
+}
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_what_is_kept_for_the_listeners_here(name):
+    """IP version 4 hands the copy through POSTROUTING first, version 6 what is sent."""
+    version, prefixes, expected = KEEPS[name]
+    packet = BYTES if version == 4 else udp6(b"to all")
+    kind = "iptables-save" if version == 4 else "ip6tables-save"
+    recording = HandMade().ruleset(KEPT.format(own=OWN), kind)
+    more = {"outdev": 2}
+    recording.events([(prefix, packet, more) for prefix in prefixes])
+    assert told(recording) == expected
 
 
 def test_many_equal_packets():
