@@ -16,6 +16,7 @@ import numpy as np
 
 from iptrec.decode.events import side_by_side
 from iptrec.names import HOOKS
+from iptrec.packets import forks as forking
 from iptrec.packets.assemble import Assembly, in_order
 from iptrec.packets.assembler import Read
 from iptrec.packets.fragments import reassemble
@@ -139,7 +140,8 @@ class Joiner:
         """``order``: of all events of the parts, in which they are joined."""
         place_of = np.empty(len(order), np.int64)
         place_of[order] = np.arange(len(order))
-        known = [_told(part.assembly) for part in parts]
+        forks = forking.part(parts, self._walkers)
+        known = [_told(part.assembly) for part in forks.parts]
 
         def outcomes(*numbers: int) -> tuple[_Told | None, ...]:
             found = zip(known, numbers, strict=True)
@@ -150,9 +152,12 @@ class Joiner:
             return whole is not None, whole is not None and whole.outcome.complete
 
         ours = sum(part.assembly.ours for part in parts)
-        pairs = pair(_side(parts[0]), _side(parts[1]), judge)
+        one, other = map(_side, forks.parts, forks.kinds)
+        pairs = pair(one, other, judge)
         if not len(pairs.doubtful):
             return replace(parts[0].assembly, ours=ours)
+        parts, pairs = forking.join(forks, pairs, self._walkers, place_of)
+        known = [_told(part.assembly) for part in parts]
         copy_of = _copies(parts, pairs)
         copies = np.full(len(order), -1)
         found: dict[Outcome, int] = {}
@@ -369,13 +374,14 @@ def _alike(parts: Sequence[Read], pairs: Pairs) -> Iterator[tuple[list[int], I64
     return zip(distinct.tolist(), members, strict=True)
 
 
-def _side(part: Read) -> Side:
+def _side(part: Read, kinds: I64) -> Side:
+    """``kinds``: of traversals, each of which is paired with its like."""
     assembly, events = part.assembly, part.events
     begun = assembly.rows[assembly.first]
     ended = assembly.rows[assembly.first + assembly.count - 1]
     packets = Packets.of(events, begun).dumped()
     sent = np.isin(events.hook[begun], _SENT).astype(np.uint64)
-    loose = combined([packets.keys(), sent])
+    loose = combined([packets.keys(), sent, kinds.astype(np.uint64)])
     return Side(
         exact=combined([loose, packets.flow_keys()]),
         loose=loose,

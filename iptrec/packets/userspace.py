@@ -53,7 +53,7 @@ def rejoin(
         if found := walker.outcomes(longer):
             paths[whole], owner[tail] = longer, whole
             option[whole] = options.setdefault(found, len(options))
-    return _joined(spans, owner, option)
+    return with_tails(spans, owner, option)
 
 
 def _pairs(
@@ -83,7 +83,7 @@ def _keys(events: TraceEvents, rows: I64) -> U64:
     return combined([packets.flow_keys(), packets.datagram_keys()[0]])
 
 
-def _joined(spans: Spans, owner: I64, option: I64) -> Spans:
+def with_tails(spans: Spans, owner: I64, option: I64) -> Spans:
     """The traversals with the events of those that they own; a tail comes behind its head."""
     rows, first, count, _ = spans
     order = np.argsort(owner, kind="stable")
