@@ -20,9 +20,10 @@ class Packet:
     ``addresses``: with ports. ``conntrack``, ``direction``: the connection's id, and the packet's direction in
     it (an answer may equal its question); -1 if the kernel did not tell. ``trace``: nf_tables' id of it in
     this base chain (``pass_``), -1 in legacy iptables; ``bridged``: that is one of a bridge. ``framed``: it has
-    a link header. ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's arrival, for events of
-    two hooks have it. ``nested``: TEE of an equal packet sent it, and that one waits until it is through.
-    ``copy_of``: the kernel made it of that one in the midst of its way; ``kept``: for the listeners here.
+    a link header. ``port``: of a bridge that it goes out of, 0 if the kernel did not tell. ``stamp``: 0 if it
+    has none; ``arrival``: it is that of the packet's arrival, for events of two hooks have it. ``nested``: TEE
+    of an equal packet sent it, and that one waits until it is through. ``copy_of``: the kernel made it of that
+    one in the midst of its way; ``kept``: for the listeners here.
     """
 
     rows: list[int]
@@ -39,6 +40,7 @@ class Packet:
     bridged: bool = False
     framed: bool = True
     ipv6: bool = False
+    port: int = 0
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
@@ -48,8 +50,9 @@ class Packet:
     def may_be(self, event: Packet) -> bool:
         """Whether stamps, connection and the kernel's id allow that the event is this packet's."""
         another = self.pass_ == event.pass_ and self.trace != event.trace
-        sent = self.kept and event.bridged
-        return not another and not sent and self.agrees(event)
+        another |= 0 not in (self.port, event.port) and self.port != event.port
+        another |= self.kept and event.bridged
+        return not another and self.agrees(event)
 
     def agrees(self, event: Packet) -> bool:
         """Whether stamps and connection allow that both are of one packet, or of copies of it."""
@@ -79,6 +82,7 @@ class Packet:
         self.direction = max(self.direction, event.direction)
         self.hook, self.stamp = event.hook, event.stamp or self.stamp
         self.trace, self.pass_, self.bridged = event.trace, event.pass_, event.bridged
+        self.port = event.port or self.port
 
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
         """What may have become of it."""

@@ -131,6 +131,7 @@ def _alone(events: TraceEvents, stamps: I64, row: int, place: int, walker: Walke
         bridged=walker.of_bridge(place),
         framed=bool(events.link_length[row]),
         ipv6=_is_ipv6(packet),
+        port=int(events.physoutdev[row]),
     )
 
 

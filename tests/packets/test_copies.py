@@ -39,6 +39,7 @@ PASSES = {
     "in": [("raw:PREROUTING:policy:2", 0), ("mangle:PREROUTING:policy:1", 0)],
     "on": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:policy:3", 1), ("mangle:POSTROUTING:policy:1", 1)],
     "drop": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:rule:1", 1)],
+    "halfway": [("mangle:FORWARD:policy:1", 1)],
     "queue": [("mangle:FORWARD:policy:1", 1), ("filter:FORWARD:rule:2", 1)],
     "here": [("mangle:INPUT:policy:1", 0), ("filter:INPUT:policy:1", 0)],
 }  # fmt: skip
@@ -112,6 +113,10 @@ CASES = {
         passes("in", "on", "on", "in", "on"), [WHOLE, COPY, ("ACCEPT", "ambiguous")],
     ),
     "other bytes": (passes("in", "on", ("on", {"packet": udp(b"others", ident=0)})), [WHOLE, LOST]),
+    "dropped untold": (  # by rules of nf_tables
+        passes("in", ("halfway", {"physout": 3}), ("on", {"physout": 4}), ("on", {"physout": 5})),
+        [("UNKNOWN", "incomplete"), COPY, COPY],
+    ),
     "another interface": (passes("in", "on", ("on", {"indev": 3})), [WHOLE, LOST]),
 }  # fmt: skip
 
