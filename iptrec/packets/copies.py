@@ -32,12 +32,13 @@ _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 class _Origin:
     """A packet, and what was made of it.
 
-    ``forks``: its walks up to where copies begin; ``devices``: those that it came in by; ``trace``: nf_tables'
-    id of it before the first fork. ``last_ns``: when the last event of any of them was received. ``through``:
-    no more copies are made.
+    ``latest``: the last of them that began. ``forks``: its walks up to where copies begin; ``devices``: those
+    that it came in by; ``trace``: nf_tables' id of it before the first fork. ``last_ns``: when the last event
+    of any of them was received. ``through``: no more copies are made.
     """
 
     packet: Packet
+    latest: Packet
     last_ns: int
     forks: list[Walk] = field(default_factory=list)
     devices: set[int] = field(default_factory=set)
@@ -91,13 +92,15 @@ class Origins:
         """Take notice of a packet, or of a copy, with its first event."""
         now_ns = self._now(packet)
         if packet.copy_of is None:
-            origin = self._of[id(packet)] = _Origin(packet, now_ns)
+            origin = self._of[id(packet)] = _Origin(packet, packet, now_ns)
             origin.devices.add(packet.indev)
             self._recent = [one for one in self._recent if now_ns - one.last_ns <= FLOOD_NS]
             self._recent = [*self._recent[-_EQUAL:], origin]
             return
         origin = self._of[id(packet)] = self._of[id(packet.copy_of)]
         origin.copied = self._copied = True
+        if not packet.kept:
+            origin.latest.over, origin.latest = True, packet
         origin.take(packet, packet, now_ns)
 
     def goes_on(self, packet: Packet, event: Packet) -> None:

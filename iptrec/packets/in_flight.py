@@ -23,7 +23,8 @@ class Packet:
     a link header. ``port``: of a bridge that it goes out of, 0 if the kernel did not tell. ``stamp``: 0 if it
     has none; ``arrival``: it is that of the packet's arrival, for events of two hooks have it. ``nested``: TEE
     of an equal packet sent it, and that one waits until it is through. ``copy_of``: the kernel made it of that
-    one in the midst of its way; ``kept``: for the listeners here.
+    one in the midst of its way; ``kept``: for the listeners here. ``over``: the next copy was made, which the
+    kernel does when it is through with the one before.
     """
 
     rows: list[int]
@@ -46,6 +47,7 @@ class Packet:
     ambiguous: bool = False
     copy_of: Packet | None = None
     kept: bool = False
+    over: bool = False
 
     def may_be(self, event: Packet) -> bool:
         """Whether stamps, connection and the kernel's id allow that the event is this packet's."""
@@ -70,7 +72,7 @@ class Packet:
             + 4 * (self.addresses == event.addresses)
             + 2 * (self.indev == event.indev)
             + (self.outdev == event.outdev)
-        )
+        ) * 2 + (not self.over)
 
     def go_on(self, event: Packet, walk: Walk) -> None:
         """Take an event."""

@@ -174,14 +174,14 @@ def counted(lab, trace, backend):
     return found, kernel
 
 
-def counted_by_nft(lab, trace):
-    """The same of the table of a bridge; rules in order."""
-    lines = lab.run([*IPTREC, "rules", "--json", "--table", "bridge br", trace]).stdout.splitlines()
+def counted_by_nft(lab, trace, table="bridge br"):
+    """The same of a table of nf_tables; rules in order."""
+    lines = lab.run([*IPTREC, "rules", "--json", "--table", table, trace]).stdout.splitlines()
     found = {
         chain["chain"]: [rule["packets"] for rule in chain["rules"] if rule["rule"]]
         for chain in map(json.loads, lines)
     }
-    listing = lab.run(["nft", "list", "table", "bridge", "br"]).stdout
+    listing = lab.run(["nft", "list", "table", *table.split()]).stdout
     kernel = {
         chain: [int(hits) for hits in re.findall(r"counter packets (\d+)", body)]
         for chain, body in re.findall(r"chain (\w+) \{(.*?)\n\t\}", listing, re.DOTALL)
@@ -269,6 +269,29 @@ def test_both_backends_tell_of_the_same_copies(bridge, tmp_path):
     on = "legacy:FORWARD nft:on legacy:POSTROUTING"
     ends = (f"nft:PREROUTING legacy:PREROUTING {on}", on, "legacy:FORWARD", "legacy:INPUT nft:here")
     assert ways == dict.fromkeys(ends, 20)
+
+
+def test_both_backends_drop_copies(bridge, tmp_path):
+    """Each takes another copy for the first, for the other's rules have dropped some before."""
+    first = RULES.replace("p4", "p5")  # a bridge begins with the port that came last
+    bridge.restore(None, "ipv4", first, "legacy")
+    bridge.run(
+        ["nft", "-f", "-"],
+        stdin="""table ip t {
+        chain before { type filter hook forward priority -160;
+            ip protocol udp numgen inc mod 2 0 counter drop; ip protocol udp counter; }
+        chain behind { type filter hook forward priority 10;
+            ip protocol udp numgen inc mod 3 0 counter drop; ip protocol udp counter; }
+        chain here { type filter hook input priority 10; ip protocol udp counter; }
+    }""",
+    )
+    trace = str(tmp_path / "t.db")
+    packets = record(bridge, trace, "both", *sends("h2", "10.6.0.2", "224.0.0.1", 60))
+    assert {len(one) for one in copies(packets).values()} == {4}
+    recorded, kernel = counted(bridge, trace, "legacy")
+    assert recorded == kernel
+    recorded, kernel = counted_by_nft(bridge, trace, "ip t")
+    assert recorded == kernel
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["and here", "only on"])

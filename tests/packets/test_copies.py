@@ -117,6 +117,9 @@ CASES = {
         passes("in", ("halfway", {"physout": 3}), ("on", {"physout": 4}), ("on", {"physout": 5})),
         [("UNKNOWN", "incomplete"), COPY, COPY],
     ),
+    "dropped untold, and no ports told": (  # one copy after the other
+        passes("in", "halfway", "on", "on"), [("UNKNOWN", "incomplete"), COPY, COPY],
+    ),
     "another interface": (passes("in", "on", ("on", {"indev": 3})), [WHOLE, LOST]),
 }  # fmt: skip
 
