@@ -7,6 +7,7 @@ import pytest
 from handmade import UUID, HandMade, udp, udp6
 
 from iptrec.answers.packets import Packets
+from iptrec.answers.summary import summarize
 from iptrec.packets import window
 from iptrec.packets.copies import FLOOD_NS
 from iptrec.recording.rows import Loss, Stream
@@ -253,6 +254,11 @@ def test_many_equal_packets():
     assert [one[2:] for one in found] == [
         of for at in range(300) for of in ((), (3 * at + 1,), (3 * at + 1,))
     ]
+
+
+def test_how_many():
+    """`info` says how many packets were copied."""
+    assert summarize(recorded(passes("in", "on", "on", "here", "in", "on"))).copies == 2
 
 
 def test_answers_are_in_columns():
