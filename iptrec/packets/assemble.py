@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I32, I64, Mask
+    from iptrec.packets.copies import Logged
     from iptrec.packets.in_flight import Packet
     from iptrec.packets.userspace import Spans
     from iptrec.packets.walk import Outcome, Walker
@@ -93,13 +94,13 @@ def assemble(
     resolver: Resolver,
     walker: Walker,
     arrival_ns: int | None,
-    whole: Mask,
+    logged: Logged,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
     ``resolved`` is `Resolver.resolve` of the events; those without a place are left out. ``arrival_ns``:
     since when (epoch) packets were stamped as they arrived, so that the stamped events of one have the
-    same stamp, mostly; None: never. ``whole``: whether no event was lost shortly before each; shape (events,).
+    same stamp, mostly; None: never.
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
@@ -129,7 +130,7 @@ def assemble(
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
         span_rows, span_path = rows[span].tolist(), path[span].tolist()
-        dealt += deal(events, stamp, changing, whole, span_rows, span_path, walker)
+        dealt += deal(events, stamp, changing, logged, span_rows, span_path, walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
     spans = in_order(

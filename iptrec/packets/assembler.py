@@ -9,7 +9,7 @@ import numpy as np
 
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
-from iptrec.packets.copies import FLOOD_NS
+from iptrec.packets.copies import FLOOD_NS, Logged
 from iptrec.packets.walk import Walker
 from iptrec.recording.rows import Chunk
 
@@ -154,8 +154,8 @@ class Assembler:
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
-        whole = self._whole(earliest, events.received_ns)
-        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, whole)
+        logged = self._logged(earliest, events.received_ns)
+        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
         return Read(
             lengths=lengths,
             received_ns=received,
@@ -177,6 +177,9 @@ class Assembler:
         judged_by = np.zeros(len(again), np.bool_)
         judged_by[generations.needed(again)] = True
         self._keep(np.flatnonzero(again | judged_by))
+
+    def _logged(self, earliest_ns: I64, received_ns: I64) -> Logged:
+        return Logged(earliest_ns, received_ns, self._whole(earliest_ns, received_ns))
 
     def _whole(self, earliest_ns: I64, received_ns: I64) -> Mask:
         """Before which events none was lost for a while, as far as that can be seen.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # The kernel makes all copies in one go, without waiting for anything.
 FLOOD_NS: Final = 100_000_000
+_LATE_NS: Final = 1_000_000_000  # that a recorder may have no time to receive what waits
 _EQUAL: Final = 64  # packets that are kept apart
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 
@@ -46,9 +47,9 @@ class _Origin:
     copied: bool = False
     through: bool = False
 
-    def take(self, packet: Packet, event: Packet, now_ns: int) -> None:
+    def take(self, packet: Packet, event: Packet, received_ns: int) -> None:
         """Take notice of an event that follows one of the packet, or of its copies."""
-        self.last_ns = now_ns
+        self.last_ns = received_ns
         self.devices.add(event.indev)
         if _forks(packet, event):
             if not self.forks:
@@ -64,6 +65,14 @@ class _Origin:
         return 0 != self.packet.stamp == event.stamp
 
 
+class Logged(NamedTuple):
+    """Between which times each event was logged, and whether none was lost shortly before; shape (events,)."""
+
+    earliest_ns: I64
+    received_ns: I64
+    whole: Mask
+
+
 class Sent(NamedTuple):
     """A packet that its host sent, which came to POSTROUTING; ``walk``, ``rows``: up to there."""
 
@@ -75,13 +84,11 @@ class Sent(NamedTuple):
 class Origins:
     """The packets of one key that copies may come of.
 
-    ``received_ns``: when each event was received; ``whole``: whether all that was logged shortly before it was
-    received as well; shape (events,).
+    ``logged``: of each event.
     """
 
-    def __init__(self, received_ns: I64, whole: Mask, walker: Walker) -> None:
-        self._received_ns = received_ns
-        self._whole = whole
+    def __init__(self, logged: Logged, walker: Walker) -> None:
+        self._logged = logged
         self._walker = walker
         self._recent: list[_Origin] = []
         self._of: dict[int, _Origin] = {}  # by the id() of packets, which `deal` keeps
@@ -90,22 +97,22 @@ class Origins:
 
     def begun(self, packet: Packet) -> None:
         """Take notice of a packet, or of a copy, with its first event."""
-        now_ns = self._now(packet)
+        received_ns = self._received(packet)
         if packet.copy_of is None:
-            origin = self._of[id(packet)] = _Origin(packet, packet, now_ns)
+            origin = self._of[id(packet)] = _Origin(packet, packet, received_ns)
             origin.devices.add(packet.indev)
-            self._recent = [one for one in self._recent if now_ns - one.last_ns <= FLOOD_NS]
+            self._recent = [one for one in self._recent if self._soon(packet, one)]
             self._recent = [*self._recent[-_EQUAL:], origin]
             return
         origin = self._of[id(packet)] = self._of[id(packet.copy_of)]
         origin.copied = self._copied = True
         if not packet.kept:
             origin.latest.over, origin.latest = True, packet
-        origin.take(packet, packet, now_ns)
+        origin.take(packet, packet, received_ns)
 
     def goes_on(self, packet: Packet, event: Packet) -> None:
         """Take notice of an event that a packet is about to take."""
-        self._of[id(packet)].take(packet, event, self._now(event))
+        self._of[id(packet)].take(packet, event, self._received(event))
         self._leaves(packet, event)
 
     def copied(self, event: Packet, place: int, follows: Packet | None) -> Packet | None:
@@ -151,20 +158,26 @@ class Origins:
 
     def _able(self, event: Packet, place: int) -> list[_Origin]:
         """Those of which the event may begin a copy."""
-        now_ns, whole = self._now(event), self._whole[event.rows[0]]
+        whole = self._logged.whole[event.rows[0]]
         return [
             one
             for one in self._recent
             if not one.through
-            and now_ns - one.last_ns <= FLOOD_NS
+            and self._soon(event, one)
             and (whole or one.same_arrival(event))
             and (not event.indev or event.indev in one.devices)
             and one.packet.agrees(event)
             and any(self._walker.step(fork, place) for fork in one.forks)
         ]
 
-    def _now(self, event: Packet) -> int:
-        return int(self._received_ns[event.rows[0]])
+    def _soon(self, event: Packet, origin: _Origin) -> bool:
+        """Whether it may have been logged while copies were made."""
+        earliest_ns = int(self._logged.earliest_ns[event.rows[0]])
+        logged_ns = max(earliest_ns, self._received(event) - _LATE_NS)
+        return logged_ns - origin.last_ns <= FLOOD_NS
+
+    def _received(self, event: Packet) -> int:
+        return int(self._logged.received_ns[event.rows[0]])
 
 
 def _out_of_bridge(event: Packet) -> bool:

@@ -17,7 +17,7 @@ from iptrec.packets.walk import along
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
-    from iptrec.packets.copies import Sent
+    from iptrec.packets.copies import Logged, Sent
     from iptrec.packets.walk import Walk, Walker
 
 
@@ -30,7 +30,7 @@ def deal(
     events: TraceEvents,
     stamps: I64,
     changing: Mask,
-    whole: Mask,
+    logged: Logged,
     rows: list[int],
     path: list[int],
     walker: Walker,
@@ -38,9 +38,9 @@ def deal(
     """Give each event (numbers in ``rows``, places in ``path``) to a packet, or let it begin one.
 
     ``stamps``: when each event's packet arrived, 0 if not known; ``changing``: whether its table was changed
-    just then; ``whole``: whether no event was lost shortly before; shape (events,).
+    just then; shape (events,).
     """
-    origins = Origins(events.received_ns, whole, walker)
+    origins = Origins(logged, walker)
     dealer = _Dealer(dict(zip(rows, path, strict=True)), origins, walker)
     for row, place in zip(rows, path, strict=True):
         event = _alone(events, stamps, row, place, walker)

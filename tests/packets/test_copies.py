@@ -132,14 +132,25 @@ def test_what_is_a_copy(name):
     assert told(recorded(events)) == expected
 
 
-def test_when():
+OTHERS = passes("in", "here", packet=udp(b"others"))
+LATER = {  # after how long it is received, what is received in between, and what it is then
+    "soon": (FLOOD_NS // 2, [], COPY),
+    "late, but as the next": (3 * FLOOD_NS, [], COPY),  # the recorder may have had no time
+    "late": (3 * FLOOD_NS, OTHERS, LOST),
+    "much later": (20 * FLOOD_NS, [], LOST),
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_when(name):
     """The kernel makes all copies in one go."""
-    near, far = (
-        recorded(passes("in", "on")).events(passes("on"), start_ns=1000 + late)
-        for late in (FLOOD_NS // 2, 2 * FLOOD_NS)
-    )
-    assert told(near) == [WHOLE, COPY]
-    assert told(far) == [WHOLE, LOST]
+    after_ns, between, expected = LATER[name]
+    recording = recorded(passes("in", "on"))
+    if between:
+        recording.events(between, start_ns=after_ns // 2)
+    recording.events(passes("on"), start_ns=after_ns)
+    copy = told(recording)[-1]
+    assert copy == expected
 
 
 STAMPED = {"stamps_ns": 1}
