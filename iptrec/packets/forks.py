@@ -138,8 +138,10 @@ def _halves(read: Read, chosen: I64, outcomes: _Outcomes) -> list[_Half]:
     for at in chosen.tolist():
         rows = read.assembly.events(at)
         size = _fork(read, rows)
+        if not size:
+            continue
         before, after = outcomes.of(rows[:size], at), outcomes.of(rows[size:], at, copied=True)
-        if size and before is not None and after is not None:
+        if before is not None and after is not None:
             found.append(_Half(at, size, (before, after)))
     return found
 
@@ -164,9 +166,11 @@ class _Outcomes:
 
     def of(self, rows: I64, at: int, *, copied: bool = False) -> int | None:
         """The number of what becomes of some events of the traversal ``at``; None if nothing can."""
+        if (self._read.events.hook[rows] >= len(HOOKS)).any():  # in a chain that nobody knows
+            return None
         doubt = self.all[self._read.assembly.outcome[at]].doubt
         key = tuple(self._read.resolved.place[rows].tolist()), doubt, copied
-        if key not in self._known and key[0]:
+        if key not in self._known:
             walk = along(self._walker, key[0], torn=True, copied=copied)
             if walk is not None:
                 self._known[key] = self._new(self._walker.judge(walk), doubt)

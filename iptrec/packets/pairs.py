@@ -59,6 +59,17 @@ class Pairs(NamedTuple):
     other: I64
     doubtful: Mask
 
+    def without(self, some: Mask) -> Pairs:
+        """The same, but what is in some of them each by itself, in doubt."""
+        if not some.any():
+            return self
+        alone = np.full(int(some.sum()), -1)
+        return Pairs(
+            np.concatenate([self.one, alone]),
+            np.concatenate([np.where(some, -1, self.other), self.other[some]]),
+            np.concatenate([self.doubtful | some, alone < 0]),
+        )
+
 
 def pair(one: Side, other: Side, judge: Judge) -> Pairs:
     """All traversals of both, each once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iptrec.packets.pairs import Side, pair
+from iptrec.packets.pairs import Pairs, Side, pair
 
 MS = 1_000_000
 # Ways: 1 goes through, 2 is dropped; of both it is the other backend that has the word behind.
@@ -101,3 +101,11 @@ def test_nothing():
     empty = Side(*(np.zeros(0, kind) for kind in (np.uint64, np.uint64, *[np.int64] * 6)))
     assert pair(empty, empty, judge).one.tolist() == []
     assert pair(side((1, 1, 1, 0)), empty, judge).one.tolist() == [0]
+
+
+def test_what_turns_out_to_be_no_pair():
+    """Each is by itself then, and in doubt."""
+    some = Pairs(np.array([0, 1, -1]), np.array([1, 0, 2]), np.zeros(3, np.bool_))
+    found = some.without(np.array([False, True, False]))
+    told = list(zip(found.one.tolist(), found.other.tolist(), found.doubtful.tolist(), strict=True))
+    assert told == [(0, 1, False), (1, -1, True), (-1, 2, False), (-1, 0, True)]
