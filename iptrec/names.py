@@ -32,6 +32,7 @@ BackendChoice = Literal["auto", "legacy", "nft", "both"]
 BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 
 AF_INET: Final = 2
+AF_BRIDGE: Final = 7
 AF_INET6: Final = 10
 # Of a table of nf_tables, by nft's names: NFPROTO_
 NFT_FAMILIES: Final = {

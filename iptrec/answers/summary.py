@@ -60,11 +60,12 @@ class UntracedChain(NamedTuple):
 class Summary:
     """Counts over the whole recording.
 
-    ``events + lost`` is what the kernel sent while we recorded. ``packets`` are traversals, of which
-    ``incomplete`` were not seen from their first rule to their end and ``ambiguous`` could be put
-    together in more than one way; ``orphans`` are events that name no rule. ``interfaces``: by the pair
-    that packets came in and went out by, None for this host. ``talkers``: the pairs of addresses with the
-    most packets; ``talkers_exact`` is False where there were more pairs than are counted.
+    ``events + lost`` is what the kernel sent while we recorded. ``packets`` are traversals, of which ``copies``
+    were made in the midst of another one's way, by a bridge or by IP, ``incomplete`` were not seen from their
+    first rule to their end and ``ambiguous`` could be put together in more than one way; ``orphans`` are events
+    that name no rule. ``interfaces``: by the pair that packets came in and went out by, None for this host.
+    ``talkers``: the pairs of addresses with the most packets; ``talkers_exact`` is False where there were more
+    pairs than are counted.
 
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
@@ -77,6 +78,7 @@ class Summary:
     countable: bool = True
     closed: bool = True
     packets: int = 0
+    copies: int = 0
     incomplete: int = 0
     ambiguous: int = 0
     orphans: int = 0
@@ -118,9 +120,10 @@ def summarize(reader: Recording) -> Summary:
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
         summary.packets += decided
+        summary.copies += int(np.count_nonzero(assembly.origins()[:decided] >= 0))
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
-        summary.events += assembly.copies
+        summary.events += assembly.ours
     summary.rules = sum(map(_rules, books.values()))
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)

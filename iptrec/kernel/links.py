@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.kernel import netlink
 from iptrec.kernel.dumps import LIMIT, dump
 from iptrec.kernel.netlink import Listener
+from iptrec.names import AF_BRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -23,7 +24,6 @@ _GROUPS: Final = (_LINK, _IPV4_ROUTE, _IPV6_ROUTE)
 _OF_WAYS: Final = (*_GROUPS, _IPV4_IFADDR, _IPV6_IFADDR, _IPV4_RULE, _IPV6_RULE, _NEXTHOP)
 WAYS: Final = ("routes", "ip-rules")  # what they are changes of
 _ENOUGH: Final = 64  # bytes, of what is cut
-_AF_BRIDGE: Final = 7
 _TYPE: Final = 4 if sys.byteorder == "little" else 5  # the low byte of nlmsg_type
 _TABLE: Final = 20  # rtm_table behind a netlink header
 _BEGINNING: Final = ((0x06, 0, 0, 20),)  # all passes, without what it tells
@@ -45,7 +45,7 @@ _DUMPS: Final = {
     "routes": (26, bytes(12)),  # RTM_GETROUTE, struct rtmsg
     "ip-rules": (34, bytes(12)),  # RTM_GETRULE, struct fib_rule_hdr
     "neighbours": (30, bytes(12)),  # RTM_GETNEIGH, struct ndmsg
-    "fdb": (30, bytes([_AF_BRIDGE]) + bytes(11)),
+    "fdb": (30, bytes([AF_BRIDGE]) + bytes(11)),
 }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import MIX, ODD, packet_keys
-from iptrec.packets.interleaved import Packet, deal
+from iptrec.packets.interleaved import deal
 from iptrec.packets.ruleset_choice import settle
 from iptrec.packets.userspace import rejoin
 
@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I32, I64, Mask
-    from iptrec.packets.interleaved import Packet
+    from iptrec.packets.copies import Logged
+    from iptrec.packets.in_flight import Packet
     from iptrec.packets.userspace import Spans
     from iptrec.packets.walk import Outcome, Walker
     from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Resolved, Resolver
 
 # enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
-_PREROUTING, _INPUT, _FORWARD, _OUTPUT = range(4)
+_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,9 @@ class Assembly:
 
     ``rows`` holds event numbers, traversal after traversal; traversal t has
     ``rows[first[t] : first[t] + count[t]]``, in order. ``outcome[t]`` indexes ``outcomes``. ``possible``: what
-    outcomes may be of which the rules changed just then. ``copies``: how many events told only that a copy of
-    some packet came to a chain of our own.
+    outcomes may be of which the rules changed just then. ``copy_of[t]``: an event of the traversal that the
+    kernel copied it from; -1: none. ``ours``: how many events told only that something, such as a copy that met
+    no rule of the user's, came to a chain of our own.
     """
 
     rows: I64
@@ -50,8 +52,9 @@ class Assembly:
     count: I64
     outcome: I64
     outcomes: list[Outcome]
-    possible: dict[Outcome, tuple[Outcome, ...]] = field(default_factory=dict)
-    copies: int = 0
+    possible: dict[Outcome, tuple[Outcome, ...]]
+    copy_of: I64
+    ours: int = 0
 
     def __len__(self) -> int:
         """How many traversals."""
@@ -60,6 +63,14 @@ class Assembly:
     def lasts(self) -> I64:
         """The event of each traversal that came last."""
         return np.maximum.reduceat(self.rows, self.first) if len(self) else self.first
+
+    def origins(self) -> I64:
+        """The traversal that each was copied from; -1: none."""
+        if not (self.copy_of >= 0).any():
+            return self.copy_of
+        owner = np.full(self.rows.max() + 2, -1)  # the last one stands for none
+        owner[self.rows] = np.repeat(np.arange(len(self)), self.count)
+        return owner[self.copy_of]
 
     def events(self, traversal: int) -> I64:
         """The event numbers of one traversal."""
@@ -83,6 +94,7 @@ def assemble(
     resolver: Resolver,
     walker: Walker,
     arrival_ns: int | None,
+    logged: Logged,
 ) -> Assembly:
     """Group the events of one stream into traversals.
 
@@ -98,7 +110,7 @@ def assemble(
     path = place[rows]
     if len(rows) == 0:
         nothing = np.zeros(0, np.int64)
-        return Assembly(nothing, nothing, nothing, nothing, [])
+        return Assembly(nothing, nothing, nothing, nothing, [], {}, nothing)
 
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
     first = np.flatnonzero(new_key | _begins(path, resolver))
@@ -109,6 +121,7 @@ def assemble(
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
     doubtful |= _of_several(group, events.trace[rows], path, first, resolver)
+    doubtful |= _out_of_bridge(group, path[first], resolver)
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
@@ -116,10 +129,11 @@ def assemble(
     dealt: list[Packet] = []
     for start, stop in _runs(doubtful, group):
         span = slice(first[start], first[stop - 1] + count[stop - 1])
-        dealt += deal(events, stamp, changing, rows[span].tolist(), path[span].tolist(), walker)
+        span_rows, span_path = rows[span].tolist(), path[span].tolist()
+        dealt += deal(events, stamp, changing, logged, span_rows, span_path, walker)
 
     found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
-    whole = in_order(
+    spans = in_order(
         rows=np.concatenate(
             [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
         ),
@@ -127,25 +141,35 @@ def assemble(
         option=np.concatenate([option[clear], found]),
     )
     starts = np.array([one.starts for one in resolver.places])
-    whole = rejoin(events, place, whole, options.seen, walker, starts)
-    whole, copies = _without_copies(place, whole, resolver)
-    outcome, outcomes, possible = settle(events, resolved, resolver, *whole, list(options.seen))
-    rows, first, count, _ = whole
+    spans = rejoin(events, place, spans, options.seen, walker, starts)
+    spans, ours = _without_ours(place, spans, resolver)
+    outcome, outcomes, possible = settle(events, resolved, resolver, *spans, list(options.seen))
+    rows, first, count, _ = spans
     fates = reassemble(events, rows[first], outcome, outcomes)
-    return Assembly(rows, first, count, *fates, possible, copies)
+    copy_of = _copied_from(dealt, len(events))[rows[first]]
+    return Assembly(rows, first, count, *fates, possible, copy_of, ours)
 
 
-def _without_copies(place: I32, whole: Spans, resolver: Resolver) -> tuple[Spans, int]:
-    """Leave out what is known by our last chains alone, such as copies that a bridge floods; how many events.
+def _copied_from(packets: list[Packet], events: int) -> I64:
+    """For a copy's first event the first one of what it was copied from, else -1; shape (events,)."""
+    found = np.full(events, -1)
+    for packet in packets:
+        if packet.copy_of is not None:
+            found[packet.rows[0]] = packet.copy_of.rows[0]
+    return found
 
-    The packet that was copied is told, and what becomes of its copies no rule decides.
+
+def _without_ours(place: I32, spans: Spans, resolver: Resolver) -> tuple[Spans, int]:
+    """Leave out what our last chains alone saw, such as copies that a bridge floods; how many events.
+
+    What becomes of those copies no rule decides; the packet that they were copied from is told.
     """
-    rows, first, count, option = whole
+    rows, first, count, option = spans
     late = np.array([one.late for one in resolver.places])
     shown = ~np.logical_and.reduceat(late[place[rows]], first)
     kept = rows[np.repeat(shown, count)]
     if len(kept) == len(rows):
-        return whole, 0
+        return spans, 0
     count = count[shown]
     first = np.concatenate([[0], np.cumsum(count)])[:-1]
     return (kept, first, count, option[shown]), len(rows) - len(kept)
@@ -165,8 +189,9 @@ def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     ahead = (passed[before] != passed[here]) | ~builtin[before] | (index[before] < index[here])
     ahead &= rank[before] == rank[here]
     leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
-    # IP hands what it sends over to the bridge.
-    leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before]
+    # IP hands what it sends over to the bridge; what it forwards, too.
+    sends = (hook[before] == _OUTPUT) | (hook[before] == _FORWARD) | (hook[before] == _POSTROUTING)
+    leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before] & sends
     # A bridge hands what is for its host over to IP.
     leads_on |= (
         bridged[before] & (hook[before] == _INPUT) & ~bridged[here] & (hook[here] == _PREROUTING)
@@ -249,6 +274,14 @@ def _of_several(
     changes[first] = 0
     several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
     return several
+
+
+def _out_of_bridge(group: I64, begun: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
+    """The same for those that begin where a bridge sends what its host gave it: they may be copies."""
+    places = resolver.places
+    sends = np.array([one.bridged and one.hook == _OUTPUT for one in places], np.bool_)[begun]
+    copies: Mask = (np.bincount(group, sends) > 0)[group]
+    return copies
 
 
 def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:

@@ -9,16 +9,17 @@ import numpy as np
 
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
+from iptrec.packets.copies import FLOOD_NS, Logged
 from iptrec.packets.walk import Walker
 from iptrec.recording.rows import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.generations import Generations
     from iptrec.names import I64, U32, Mask
-    from iptrec.recording.rows import Stream
+    from iptrec.recording.rows import Loss, Stream
     from iptrec.rulesets.resolver import Resolved, Resolver
 
 
@@ -85,11 +86,19 @@ class Assembler:
     """Puts the packets of one stream together, window by window.
 
     ``start``: of the window that is being read; ``events``, ``bytes``: how many datagrams came for it, and
-    their size. ``empty``: no event waits for one. ``ended``: no more chunks come.
+    their size. ``empty``: no event waits for one. ``ended``: no more chunks come. ``losses``: gives all of the
+    recording.
     """
 
-    def __init__(self, stream: Stream, resolver: Resolver, begun_ns: int) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        resolver: Resolver,
+        begun_ns: int,
+        losses: Callable[[], Sequence[Loss]],
+    ) -> None:
         self.stream = stream
+        self._losses = losses
         self.ended = False
         self.empty = True
         self._resolver = resolver
@@ -145,7 +154,8 @@ class Assembler:
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
-        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns)
+        logged = self._logged(earliest, events.received_ns)
+        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
         return Read(
             lengths=lengths,
             received_ns=received,
@@ -167,6 +177,24 @@ class Assembler:
         judged_by = np.zeros(len(again), np.bool_)
         judged_by[generations.needed(again)] = True
         self._keep(np.flatnonzero(again | judged_by))
+
+    def _logged(self, earliest_ns: I64, received_ns: I64) -> Logged:
+        return Logged(earliest_ns, received_ns, self._whole(earliest_ns, received_ns))
+
+    def _whole(self, earliest_ns: I64, received_ns: I64) -> Mask:
+        """Before which events none was lost for a while, as far as that can be seen.
+
+        ``earliest_ns``, ``received_ns``: between these times each was logged.
+        """
+        if self.stream.detail.get("sequence") is False:  # an imported capture
+            return np.zeros(len(received_ns), np.bool_)
+        losses = [one for one in self._losses() if one.stream == self.stream.id]
+        begun = np.sort(np.array([one.first_ns for one in losses], np.int64))
+        ended = np.sort(np.array([one.last_ns for one in losses], np.int64))
+        before = np.searchsorted(begun, received_ns, side="right")
+        over = np.searchsorted(ended, earliest_ns - FLOOD_NS)
+        whole: Mask = before == over
+        return whole
 
     def _gather(self) -> None:
         """Take all datagrams that wait together."""

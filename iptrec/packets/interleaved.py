@@ -7,93 +7,30 @@ one that has waited longest, and both are called ambiguous.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from iptrec.names import HOOKS
+from iptrec.packets.copies import Origins
+from iptrec.packets.in_flight import Packet
+from iptrec.packets.walk import along
 
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
-    from iptrec.packets.walk import Outcome, Walk, Walker
-    from iptrec.rulesets.places import Pass
+    from iptrec.packets.copies import Logged, Sent
+    from iptrec.packets.walk import Walk, Walker
 
 
 _UNDER_WAY: Final = (
     64  # equal packets in flight that are kept apart; more are cut off as incomplete
 )
-EQUAL: Final = "equal packets were under way together"
-_POSTROUTING: Final = HOOKS.index("POSTROUTING")
-
-
-@dataclass(slots=True)
-class Packet:
-    """A packet in flight; an event is a packet of one row.
-
-    ``addresses``: with ports. ``conntrack``, ``direction``: the connection's id, and the packet's direction in
-    it (an answer may equal its question); -1 if the kernel did not tell.
-    ``trace``: nf_tables' id of it in this base chain (``pass_``), -1 in legacy iptables.
-    ``stamp``: 0 if it has none; ``arrival``: it is that of the packet's
-    arrival, for events of two hooks have it. ``nested``: TEE of an equal packet sent it, and that one
-    waits until it is through.
-    """
-
-    rows: list[int]
-    walk: Walk
-    addresses: bytes
-    indev: int
-    outdev: int
-    conntrack: int
-    hook: int
-    stamp: int
-    trace: int
-    pass_: Pass
-    direction: int = -1
-    arrival: bool = False
-    nested: bool = False
-    ambiguous: bool = False
-
-    def may_be(self, event: Packet) -> bool:
-        """Whether stamps and connection allow that the event is this packet's."""
-        if self.arrival and event.stamp and self.stamp != event.stamp:
-            return False
-        if self.pass_ == event.pass_ and self.trace != event.trace:
-            return False
-        if -1 not in (self.direction, event.direction) and self.direction != event.direction:
-            return False
-        return -1 in (self.conntrack, event.conntrack) or self.conntrack == event.conntrack
-
-    def likeness(self, event: Packet) -> int:
-        """How much the event resembles the packet's last one."""
-        return (
-            16 * (event.trace >= 0 and self.trace == event.trace)
-            + 8 * (event.stamp != 0 and self.stamp == event.stamp)
-            + 4 * (self.addresses == event.addresses)
-            + 2 * (self.indev == event.indev)
-            + (self.outdev == event.outdev)
-        )
-
-    def go_on(self, event: Packet, walk: Walk) -> None:
-        """Take an event."""
-        self.rows += event.rows
-        self.walk = walk
-        self.arrival |= self.hook != event.hook and 0 != self.stamp == event.stamp
-        self.addresses, self.indev, self.outdev = event.addresses, event.indev, event.outdev
-        self.conntrack = max(self.conntrack, event.conntrack)
-        self.direction = max(self.direction, event.direction)
-        self.hook, self.stamp = event.hook, event.stamp or self.stamp
-        self.trace, self.pass_ = event.trace, event.pass_
-
-    def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
-        """What may have become of it."""
-        found = walker.judge(self.walk)
-        return tuple(replace(one, doubt=EQUAL) for one in found) if self.ambiguous else found
 
 
 def deal(
     events: TraceEvents,
     stamps: I64,
     changing: Mask,
+    logged: Logged,
     rows: list[int],
     path: list[int],
     walker: Walker,
@@ -103,48 +40,99 @@ def deal(
     ``stamps``: when each event's packet arrived, 0 if not known; ``changing``: whether its table was changed
     just then; shape (events,).
     """
-    packets: list[Packet] = []
-    under_way: list[Packet] = []
-    # The kernel clones multicasts and broadcasts for the local host, and both pass POSTROUTING by the
-    # same interface (net/ipv4/ip_output.c, ip_mc_output; net/ipv6/ip6_output.c, ip6_finish_output2).
-    sent: set[tuple[int, bytes]] = set()
+    origins = Origins(logged, walker)
+    dealer = _Dealer(dict(zip(rows, path, strict=True)), origins, walker)
     for row, place in zip(rows, path, strict=True):
-        event = Packet(
-            rows=[row],
-            walk=walker.begin(place),
-            addresses=_addresses(events.packet(row)[:_HEADERS]),
-            indev=int(events.indev[row]),
-            outdev=int(events.outdev[row]),
-            conntrack=int(events.conntrack[row]),
-            hook=int(events.hook[row]),
-            stamp=int(stamps[row]),
-            trace=int(events.trace[row]),
-            pass_=walker.pass_(place),
-            direction=int(events.ct_direction[row]),
-        )
-        way_out = None
-        if walker.hook(event.walk) == _POSTROUTING:
-            way_out = event.outdev, event.addresses
-        followed = _followed(under_way, event, place, walker)
-        if followed is None and event.walk.headless:
-            followed = _resumed(under_way, event, place, walker)
-            if followed is None and changing[row]:
-                followed = _torn(under_way, event, place, walker)
-        if followed is None:
-            if event.walk.headless and way_out in sent:
-                event.walk = replace(event.walk, headless=False)
-            event.nested = any(walker.stands_at(walk, "TEE") for walk in _walks(under_way))
-            packets.append(event)
-            under_way.append(event)
-            del under_way[:-_UNDER_WAY]
+        event = _alone(events, stamps, row, place, walker)
+        dealer.take(event, place, changing=bool(changing[row]))
+    return dealer.packets
+
+
+class _Dealer:
+    """Takes the events of one key one after the other; ``place_of``: of each. ``packets``: what they are."""
+
+    def __init__(self, place_of: dict[int, int], origins: Origins, walker: Walker) -> None:
+        self.packets: list[Packet] = []
+        self._under_way: list[Packet] = []
+        self._place_of = place_of
+        self._origins = origins
+        self._walker = walker
+
+    def take(self, event: Packet, place: int, *, changing: bool) -> None:
+        """Give an event to the packet that it follows, or let it begin one."""
+        where = self._under_way, event, place, self._walker
+        followed = _followed(*where)
+        if followed is None and event.walk.headless and changing:
+            followed = _resumed(*where) or _torn(*where)
+        event.copy_of = self._origins.copied(event, place, followed and followed[0])
+        if event.copy_of is not None:
+            self._begin(event)
+        elif followed is not None:
+            self._go_on(*followed, event)
+        elif sent := self._origins.sent(event):
+            self._part(sent, event, place)
+        elif event.walk.headless and (resumed := _resumed(*where)):
+            self._go_on(*resumed, event)
         else:
-            packet, walk = followed
-            packet.go_on(event, walk)
-            if walk.ended:
-                under_way[:] = [one for one in under_way if one is not packet]
-        if way_out is not None:
-            sent.add(way_out)
-    return packets
+            self._begin(event)
+
+    def _begin(self, packet: Packet) -> None:
+        if packet.copy_of is not None:
+            packet.walk = replace(packet.walk, headless=False, copied=True)
+        standing = _walks(self._under_way)
+        packet.nested = any(self._walker.stands_at(walk, "TEE") for walk in standing)
+        self._origins.begun(packet)
+        self.packets.append(packet)
+        self._under_way.append(packet)
+        del self._under_way[:-_UNDER_WAY]
+
+    def _go_on(self, packet: Packet, walk: Walk, event: Packet) -> None:
+        self._origins.goes_on(packet, event)
+        packet.go_on(event, walk)
+        if walk.ended:
+            self._under_way[:] = [one for one in self._under_way if one is not packet]
+
+    def _part(self, sent: Sent, event: Packet, place: int) -> None:
+        """Tell what was sent from its copy for the listeners here, where both came to POSTROUTING.
+
+        The copy is the first one in IP version 4 (net/ipv4/ip_output.c, ip_mc_output), the second one in
+        version 6 (net/ipv6/ip6_output.c, ip6_finish_output2).
+        """
+        packet, walk, count = sent
+        went = self._walker.step(walk, place)
+        rows = packet.rows[count:]
+        tail = along(self._walker, tuple(self._place_of[row] for row in rows))
+        if event.ipv6 or went is None or tail is None:
+            event.copy_of, event.kept = packet, True
+            self._begin(event)
+            return
+        del packet.rows[count:]
+        self._begin(replace(packet, rows=rows, walk=tail, copy_of=packet, kept=True))
+        if not any(one is packet for one in self._under_way):
+            self._under_way.append(packet)
+        self._go_on(packet, went, event)
+
+
+def _alone(events: TraceEvents, stamps: I64, row: int, place: int, walker: Walker) -> Packet:
+    """An event as a packet of one row."""
+    packet = events.packet(row)[:_HEADERS]
+    return Packet(
+        rows=[row],
+        walk=walker.begin(place),
+        addresses=_addresses(packet),
+        indev=int(events.indev[row]),
+        outdev=int(events.outdev[row]),
+        conntrack=int(events.conntrack[row]),
+        hook=int(events.hook[row]),
+        stamp=int(stamps[row]),
+        trace=int(events.trace[row]),
+        pass_=walker.pass_(place),
+        direction=int(events.ct_direction[row]),
+        bridged=walker.of_bridge(place),
+        framed=bool(events.link_length[row]),
+        ipv6=_is_ipv6(packet),
+        port=int(events.physoutdev[row]),
+    )
 
 
 def _walks(under_way: list[Packet]) -> list[Walk]:
@@ -208,7 +196,11 @@ _HEADERS: Final = 64  # bytes that hold addresses and ports
 
 def _addresses(packet: bytes) -> bytes:
     """Addresses and the first four bytes of the transport header (the ports)."""
-    if packet[:1] and packet[0] >> 4 == 6:  # noqa: PLR2004 - IP version
+    if _is_ipv6(packet):
         return packet[8:44]
     layer4 = (packet[0] & 0x0F) * 4 if packet else 20
     return packet[12:20] + packet[layer4 : layer4 + 4]
+
+
+def _is_ipv6(packet: bytes) -> bool:
+    return bool(packet) and packet[0] >> 4 == 6  # noqa: PLR2004 - IP version

@@ -16,11 +16,12 @@ import numpy as np
 
 from iptrec.decode.events import side_by_side
 from iptrec.names import HOOKS
+from iptrec.packets import forks as forking
 from iptrec.packets.assemble import Assembly, in_order
 from iptrec.packets.assembler import Read
 from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import Packets, combined
-from iptrec.packets.interleaved import EQUAL
+from iptrec.packets.in_flight import EQUAL
 from iptrec.packets.pairs import Side, pair
 from iptrec.packets.ruleset_choice import reading
 from iptrec.packets.walk import HOLES, TORN, Walker
@@ -139,7 +140,8 @@ class Joiner:
         """``order``: of all events of the parts, in which they are joined."""
         place_of = np.empty(len(order), np.int64)
         place_of[order] = np.arange(len(order))
-        known = [_told(part.assembly) for part in parts]
+        forks = forking.part(parts, self._walkers)
+        known = [_told(part.assembly) for part in forks.parts]
 
         def outcomes(*numbers: int) -> tuple[_Told | None, ...]:
             found = zip(known, numbers, strict=True)
@@ -149,10 +151,19 @@ class Joiner:
             whole = self._whole(outcomes(mine, its))
             return whole is not None, whole is not None and whole.outcome.complete
 
-        copies = sum(part.assembly.copies for part in parts)
-        pairs = pair(_side(parts[0]), _side(parts[1]), judge)
+        ours = sum(part.assembly.ours for part in parts)
+        one, other = map(_side, forks.parts, forks.kinds)
+        pairs = pair(one, other, judge)
         if not len(pairs.doubtful):
-            return replace(parts[0].assembly, copies=copies)
+            return replace(parts[0].assembly, ours=ours)
+        parts, pairs = forking.join(forks, pairs, self._walkers, place_of)
+        known = [_told(part.assembly) for part in parts]
+        impossible = np.zeros(len(pairs.one), np.bool_)
+        for (mine, its, _), members in _alike(parts, pairs):
+            impossible[members] = self._whole(outcomes(mine, its)) is None
+        pairs = pairs.without(impossible)
+        copy_of = _copies(parts, pairs)
+        copies = np.full(len(order), -1)
         found: dict[Outcome, int] = {}
         rows, counts, option = [], [], []
         for (mine, its, doubtful), members in _alike(parts, pairs):
@@ -165,6 +176,8 @@ class Joiner:
                 place_of[_rows(parts, at, (pairs.one, pairs.other)[at][members], step)]
                 for at, step in whole.steps
             ]
+            copied = copy_of[members]
+            copies[steps[0]] = np.where(copied >= 0, place_of[copied], -1)
             rows.append(np.stack(steps, axis=1).reshape(-1))
             counts.append(np.full(len(members), len(steps)))
             option.append(np.full(len(members), found.setdefault(outcome, len(found))))
@@ -172,7 +185,7 @@ class Joiner:
             rows=np.concatenate(rows), count=np.concatenate(counts), option=np.concatenate(option)
         )
         fates = reassemble(events, row[first], outcome_of, list(found))
-        return Assembly(row, first, count, *fates, copies=copies)
+        return Assembly(row, first, count, *fates, {}, copies[row[first]], ours)
 
     def _whole(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
         if outcomes not in self._known:
@@ -228,10 +241,11 @@ class Joiner:
     def _along(self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]]) -> list[_Whole]:
         """What can be along these paths of the parts, one for each order of the steps."""
         torn = any(one.doubt == TORN for one in there.values())
+        copied = any(one.copied for one in there.values())
         found: list[_Whole] = []
         for steps in self._orders(there, paths):
             path = tuple(paths[part][at] for part, at in steps)
-            outcome = self._walker.across_holes(path, torn=torn)
+            outcome = self._walker.across_holes(path, torn=torn, copied=copied)
             if outcome is not None:
                 found.append(_Whole(self._with_doubts(outcome, there, steps), steps))
         if not found and len(there) == 1:
@@ -334,6 +348,15 @@ def _rows(parts: Sequence[Read], at: int, positions: I64, step: int) -> I64:
     return assembly.rows[assembly.first[positions] + step] + at * len(parts[0].events)
 
 
+def _copies(parts: Sequence[Read], pairs: Pairs) -> I64:
+    """Of each pair an event of the packet that it was copied from, -1: none; events as `_rows` numbers them."""
+    found = np.full(len(pairs.one), -1)
+    for part, which, before in zip(parts, pairs[:2], (0, len(parts[0].events)), strict=True):
+        copied = np.append(part.assembly.copy_of, [-1])[which]
+        found = np.where((found < 0) & (copied >= 0), copied + before, found)
+    return found
+
+
 def _told(assembly: Assembly) -> list[_Told]:
     """Of each outcome of a part."""
     found = []
@@ -355,13 +378,14 @@ def _alike(parts: Sequence[Read], pairs: Pairs) -> Iterator[tuple[list[int], I64
     return zip(distinct.tolist(), members, strict=True)
 
 
-def _side(part: Read) -> Side:
+def _side(part: Read, kinds: I64) -> Side:
+    """``kinds``: of traversals, each of which is paired with its like."""
     assembly, events = part.assembly, part.events
     begun = assembly.rows[assembly.first]
     ended = assembly.rows[assembly.first + assembly.count - 1]
     packets = Packets.of(events, begun).dumped()
     sent = np.isin(events.hook[begun], _SENT).astype(np.uint64)
-    loose = combined([packets.keys(), sent])
+    loose = combined([packets.keys(), sent, kinds.astype(np.uint64)])
     return Side(
         exact=combined([loose, packets.flow_keys()]),
         loose=loose,

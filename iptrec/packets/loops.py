@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.names import HOOKS
+from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.identity import combined
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def left_keys(
     NAT without a rule that is told (a connection's later packets, the last rule of POSTROUTING) changes one
     end after the ``last`` event. ``lost``: the rules dropped it. 0: it cannot have been looped.
     """
-    out, hook = events.outdev[ended], events.hook[ended]
+    hook = events.hook[ended]
+    # A bridge's chains tell of its ports; what they drop was looped before.
+    bridged = events.family[ended] == AF_BRIDGE
+    lost = lost & ~bridged
+    out = np.where(bridged, events.outdev[begun], events.outdev[ended])
     own = (events.hook[begun] == _OUTPUT) & ~lost
     by_loopback = ~lost & (out == LOOPBACK) & (own | (events.hook[begun] == _POSTROUTING))
     rerouted = own & (hook == _OUTPUT)  # it may leave by another interface than it was to

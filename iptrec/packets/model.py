@@ -108,8 +108,8 @@ class Related:
     """A traversal's relation to an earlier one.
 
     "looped-back": the same packet, which went out as that one. "answer-of-reject": made by the REJECT
-    that ended that one. "copy": made out of that one, by TEE or
-    for the local listeners of a multicast. "error-about": an ICMP error that quotes
+    that ended that one. "copy": made out of that one, by TEE, for another port of a bridge, another
+    interface or the local listeners of a multicast. "error-about": an ICMP error that quotes
     that packet, or one of its flow. "carries", "carried-by": the packet inside, the tunnel's packet.
     "reassembled": put together from that fragment and others.
     """

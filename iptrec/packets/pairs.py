@@ -9,7 +9,7 @@ together and each backend tells several paths, which belongs to which nobody can
 from __future__ import annotations
 
 from bisect import bisect_left
-from itertools import chain
+from itertools import chain, permutations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -58,6 +58,17 @@ class Pairs(NamedTuple):
     one: I64
     other: I64
     doubtful: Mask
+
+    def without(self, some: Mask) -> Pairs:
+        """The same, but what is in some of them each by itself, in doubt."""
+        if not some.any():
+            return self
+        alone = np.full(int(some.sum()), -1)
+        return Pairs(
+            np.concatenate([self.one, alone]),
+            np.concatenate([np.where(some, -1, self.other), self.other[some]]),
+            np.concatenate([self.doubtful | some, alone < 0]),
+        )
 
 
 def pair(one: Side, other: Side, judge: Judge) -> Pairs:
@@ -200,13 +211,30 @@ class _Equals:
 
     def doubtful(self) -> Iterator[_One]:
         """All that may have other partners: several paths of both sides were under way together."""
-        for some in self._together():
-            paths = zip(*map(_outcomes, some), strict=True)
-            if min(len(set(one)) for one in paths) > 1:
+        lossy = any(len(packet) == 1 and not self._whole(packet) for packet in self.packets)
+        for some in self._together(lossy=lossy):
+            if self._interchangeable({_outcomes(one) for one in some}, lossy=lossy):
                 yield from chain(*some)
 
-    def _together(self) -> Iterator[list[tuple[_One, ...]]]:
-        lossy = any(len(packet) == 1 and not self._whole(packet) for packet in self.packets)
+    def _interchangeable(self, ways: set[tuple[int, int]], *, lossy: bool) -> bool:
+        """Whether partners may be changed round, so that it reads otherwise and no event more is missing."""
+        if len(ways) > _TRIED:
+            return True
+        takes = {
+            (a, b)
+            for a, b in permutations(ways, 2)
+            if a[0] != b[0] and a[1] != b[1] and (a[0], b[1]) != (-1, -1)
+            if self._judge(a[0], b[1])[self._judge(*a)[1] and not lossy]
+        }
+        while takes:
+            givers, takers = ({one[at] for one in takes} for at in (1, 0))
+            left = {one for one in takes if one[0] in givers and one[1] in takers}
+            if left == takes:
+                return True
+            takes = left
+        return False
+
+    def _together(self, *, lossy: bool) -> Iterator[list[tuple[_One, ...]]]:
         some: list[tuple[_One, ...]] = []
         for packet in self.packets:
             before = [one for one in chain(*some[-_TRIED:]) if _overlap(one, packet, lossy=lossy)]

@@ -1,6 +1,6 @@
 """How traversals belong together: the same packet again, and packets that come of packets.
 
-A looped-back packet makes two traversals, a TEE copy one of its own, REJECT's answer as well; a tunnel's
+A looped-back packet makes two traversals, a copy one of its own, REJECT's answer as well; a tunnel's
 packet holds another one; an ICMP error quotes one. Each relation names an earlier traversal, is found
 by keys (`identity`), and is reported only where the events bear it out.
 """
@@ -117,10 +117,8 @@ class Relations:
         answer = self._where(sent, self._rejected)
         free = answer < 0  # that REJECT's answer quotes the rejected packet goes without saying
         return {
-            "copy": np.where(
-                sent,
-                self._copied(),
-                self._where(seen, lambda at: self._before("sent_key", "key", at)),
+            "copy": np.select(
+                [page["origin"] >= 0, sent], [page.start + page["origin"], self._teed()], -1
             ),
             "answer-of-reject": answer,
             "looped-back": self._where(~sent & ~seen, self._looped),
@@ -148,12 +146,12 @@ class Relations:
         late = self._pages[-1]["begun_ns"][at] - ended > LOOP_NS
         return np.where(late, -1, found)
 
-    def _copied(self) -> I64:
+    def _teed(self) -> I64:
         """The traversal of this window in the midst of whose TEE rule this one took place."""
         page = self._pages[-1]
-        if not page["copied"].any():
+        if not page["teed"].any():
             return np.full(len(page), -1)
-        latest = np.maximum.accumulate(np.where(page["copied"], np.arange(len(page)), -1))
+        latest = np.maximum.accumulate(np.where(page["teed"], np.arange(len(page)), -1))
         one = np.append(np.int64(-1), latest[:-1])
         flow = page["flow"]
         fits = (one >= 0) & (page["ended"][one] >= page["begun"])
@@ -297,7 +295,7 @@ def _page(window: Window) -> dict[str, _Column]:
     )
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
-    copied = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
+    teed = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
     return {
         "number": window.number + np.arange(decided),
         "time": np.maximum.accumulate(received) if decided else received,
@@ -310,7 +308,6 @@ def _page(window: Window) -> dict[str, _Column]:
         **left_keys(events, begun, ended, key, last, dropped[outcome]),
         **came_keys(events, begun, key, first),
         "key": key,
-        "sent_key": np.where(events.hook[ended] == _POSTROUTING, key, np.uint64(0)),
         "datagram": datagram,
         "piece_of": np.where(fragment, datagram, np.uint64(0)),
         "flow": first.flow_keys(),
@@ -321,7 +318,8 @@ def _page(window: Window) -> dict[str, _Column]:
         "quotes": quotes,
         "reset": first.resets(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
-        "copied": copied[outcome],
+        "teed": teed[outcome],
+        "origin": assembly.origins()[:decided],
     }
 
 

@@ -32,11 +32,12 @@ def rejoin(
     """Join traversals that end in a queue with those that begin in the middle behind it.
 
     ``place``: of each event; ``starts``: of each place, whether a trace can begin there. ``options`` takes what
-    may have become of the joined.
+    may have become of the joined. A copy begins in the middle, too, and goes on from no queue.
     """
     rows, first, count, option = spans
     queued = np.array([all(one.queued for one in some) for some in options], np.bool_)
     headless = ~starts[place[rows[first]]] if len(rows) else np.zeros(0, np.bool_)
+    headless &= ~np.array([some[0].copied for some in options], np.bool_)[option]
     if not headless.any() or not queued[option].any():
         return spans
     pairs = _pairs(events, spans, queued[option], headless)
@@ -52,7 +53,7 @@ def rejoin(
         if found := walker.outcomes(longer):
             paths[whole], owner[tail] = longer, whole
             option[whole] = options.setdefault(found, len(options))
-    return _joined(spans, owner, option)
+    return with_tails(spans, owner, option)
 
 
 def _pairs(
@@ -82,7 +83,7 @@ def _keys(events: TraceEvents, rows: I64) -> U64:
     return combined([packets.flow_keys(), packets.datagram_keys()[0]])
 
 
-def _joined(spans: Spans, owner: I64, option: I64) -> Spans:
+def with_tails(spans: Spans, owner: I64, option: I64) -> Spans:
     """The traversals with the events of those that they own; a tail comes behind its head."""
     rows, first, count, _ = spans
     order = np.argsort(owner, kind="stable")

@@ -50,7 +50,7 @@ class Outcome:
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
     is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
-    path whose rule it may not have been.
+    path whose rule it may not have been. ``copied``: it is a copy that was made in the midst of another's way.
     """
 
     path: tuple[int, ...]
@@ -63,6 +63,7 @@ class Outcome:
     doubt: str | None = None
     alike: tuple[tuple[int, ...], ...] = ()
     unsure: frozenset[int] = frozenset()
+    copied: bool = False
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -84,13 +85,14 @@ class Walk:
     """All paths that are possible so far.
 
     ``holes``: events that cannot follow directly were joined. ``torn``: so were some that no single ruleset
-    explains.
+    explains. ``copied``: it is that of a copy, which begins where another packet's way forks.
     """
 
     branches: tuple[Branch, ...]
     headless: bool = False
     holes: bool = False
     torn: bool = False
+    copied: bool = False
 
     @property
     def ended(self) -> bool:
@@ -121,20 +123,14 @@ class Walker:
             self._outcomes[path] = self.judge(walk) if walk else ()
         return self._outcomes[path]
 
-    def across_holes(self, path: tuple[int, ...], *, torn: bool) -> Outcome | None:
+    def across_holes(
+        self, path: tuple[int, ...], *, torn: bool, copied: bool = False
+    ) -> Outcome | None:
         """The outcome of a path whose rules are settled; None if no packet can have taken it.
 
-        Events may be missing in it; ``torn``: it may have met old and new rules.
+        Events may be missing in it; ``torn``: it may have met old and new rules; ``copied``: a copy did.
         """
-        walk: Walk | None = self.begin(path[0])
-        for place in path[1:]:
-            if walk is None:
-                return None
-            walk = (
-                self.step(walk, place)
-                or self.leap(walk, place)
-                or (self.tear(walk, place) if torn else None)
-            )
+        walk = along(self, path, torn=torn, copied=copied)
         return self.judge(walk)[0] if walk else None
 
     def begin(self, place: int) -> Walk:
@@ -184,13 +180,13 @@ class Walker:
         )
         return replace(walk, branches=branches[:_MOST_BRANCHES], torn=True) if branches else None
 
-    def hook(self, walk: Walk) -> int:
-        """The hook of the path's last event."""
-        return self._resolver.places[walk.branches[0].path[-1]].hook
-
     def pass_(self, place: int) -> Pass:
         """The pass that a place belongs to."""
         return self._resolver.places[place].pass_
+
+    def of_bridge(self, place: int) -> bool:
+        """Whether a place is in a chain of the bridge family."""
+        return self._resolver.places[place].bridged
 
     def stands_at(self, walk: Walk, target: str) -> bool:
         """Whether the path's last event was a rule with this target."""
@@ -280,6 +276,7 @@ class Walker:
             queued=state.status == "queued",
             reason=reason,
             doubt=self._doubt(walk, branch, verdict),
+            copied=walk.copied,
         )
 
     def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
@@ -391,6 +388,24 @@ class Walker:
             (resolver.places[one].table for one in path if resolver.states[one] in resolver.unseen),
             None,
         )
+
+
+def along(
+    walker: Walker, path: tuple[int, ...], *, torn: bool = False, copied: bool = False
+) -> Walk | None:
+    """The whole of a path, in which events may be missing; see `Walker.across_holes`."""
+    walk: Walk | None = walker.begin(path[0])
+    if walk and copied:
+        walk = replace(walk, headless=False, copied=True)
+    for place in path[1:]:
+        if walk is None:
+            return None
+        walk = (
+            walker.step(walk, place)
+            or walker.leap(walk, place)
+            or (walker.tear(walk, place) if torn else None)
+        )
+    return walk
 
 
 def _begun_at(book: Book, place: int, before: Branch | None = None) -> Branch:

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.context.refusals import disbelieved, refused
+from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
+from iptrec.packets.copies import FLOOD_NS
 from iptrec.packets.joined import Joiner
+from iptrec.packets.loops import LOOPBACK
 from iptrec.rulesets.backends import BACKENDS, history
 from iptrec.rulesets.joined import STREAMS as JOINED
 from iptrec.rulesets.joined import Joined
@@ -44,6 +47,7 @@ QUEUED_NS: Final = 2_000_000_000
 # How much later one of two sockets is read, while a recording is followed.
 _MOST_BEHIND_NS: Final = 2_000_000_000
 _NEVER: Final = int(np.iinfo(np.int64).max)
+_FORWARD, _OUTPUT, _POSTROUTING = range(2, len(HOOKS))
 
 
 class Bookmark(NamedTuple):
@@ -286,7 +290,7 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
         for one in streams
     ]
     assemblers = [
-        Assembler(one, resolver, reader.facts.started_ns)
+        Assembler(one, resolver, reader.facts.started_ns, lambda: reader.losses)
         for one, resolver in zip(streams, resolvers, strict=True)
     ]
     if len(streams) == 1:
@@ -312,8 +316,24 @@ def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
     )[assembly.outcome]
     waiting = (patience > 0) & (last_ns + patience > now_ns)
     waiting |= read.waits & (now_ns - last_ns < behind_ns)
+    waiting |= _floods(read) & (last_ns + FLOOD_NS > now_ns)
     first = int(np.argmax(waiting)) if waiting.any() else len(assembly)
+    origins = assembly.origins()
+    while len(parted := origins[first:][(origins[first:] >= 0) & (origins[first:] < first)]):
+        first = int(parted.min())  # a copy is not read again without what it was copied from
     return max(first, int(np.searchsorted(assembly.first, len(assembly.rows) - _MOST_WAITING)))
+
+
+def _floods(read: Read) -> Mask:
+    """Which traversals the kernel may be copying: frames for many, all that a bridge forwards or IP sends."""
+    events, rows, first = read.events, read.assembly.rows, read.assembly.first
+    bridged = (events.hook == _FORWARD) & (events.indev == events.outdev)
+    bridged |= events.family == AF_BRIDGE
+    for_many = (events.link_length > 0) & (events.buffer.take(np.maximum(events.link, 0)) & 1 > 0)
+    sent = (events.hook == _POSTROUTING) & (events.outdev != LOOPBACK)
+    flooded, left = (np.logical_or.reduceat(one[rows], first) for one in (bridged | for_many, sent))
+    floods: Mask = flooded | (left & (events.hook[rows[first]] == _OUTPUT))
+    return floods
 
 
 def _again(events: TraceEvents, assembly: Assembly, decided: int, datagrams: int) -> Mask:

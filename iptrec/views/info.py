@@ -70,6 +70,7 @@ def as_json(
             "events": summary.events,
             "lost": summary.lost,
             "packets": summary.packets,
+            "copies": summary.copies,
             "complete": not _flaws(recording, summary),
             "closed": facts.closed,
             "running": running,
@@ -137,7 +138,7 @@ def as_text(
     rows = [
         ("complete", f"no: {', '.join(flaws)}" if flaws else "yes"),
         ("events", f"{summary.events:,} recorded, {summary.lost:,} lost"),
-        ("packets", f"{summary.packets:,}"),
+        ("packets", f"{summary.packets:,}{_copies(summary)}"),
         ("verdicts", ", ".join(verdicts) or "-"),
         ("protocols", _counted(_protocols(summary.protocols))),
         ("in > out", _counted(ways)),
@@ -198,6 +199,11 @@ def _rings(recording: Recording) -> Iterator[str]:
 
 def _protocols(counts: dict[str, int]) -> dict[str, int]:
     return {_UNTOLD if name == UNKNOWN else name: count for name, count in counts.items()}
+
+
+def _copies(summary: Summary) -> str:
+    """How many packets were copied from others on their way."""
+    return f", {summary.copies:,} of them copies" if summary.copies else ""
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from iptrec.packets.interleaved import Packet
+from iptrec.packets.in_flight import Packet
 from iptrec.packets.walk import Walk
 from iptrec.rulesets.places import Pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iptrec.packets.pairs import Side, pair
+from iptrec.packets.pairs import Pairs, Side, pair
 
 MS = 1_000_000
 # Ways: 1 goes through, 2 is dropped; of both it is the other backend that has the word behind.
@@ -75,6 +75,13 @@ def test_equal_packets_at_once(mine, its, doubtful):
     assert found.doubtful.tolist() == [doubtful] * len(mine)
 
 
+def test_what_can_have_no_other_partner_is_no_doubt():
+    """What is dropped has none, and the other one is not whole without its own."""
+    found = pair(overlapping([1, DROPPED]), overlapping([1]), judge)
+    assert list(zip(found.one.tolist(), found.other.tolist(), strict=True)) == [(0, 0), (1, -1)]
+    assert not found.doubtful.any()
+
+
 def test_one_after_the_other_is_no_doubt():
     made = [side((1, 1, 1, 0), (1, 1, 3, 1)), side((1, 1, 3, 0), (1, 1, 1, 1))]
     assert not pair(*made, judge).doubtful.any()
@@ -94,3 +101,11 @@ def test_nothing():
     empty = Side(*(np.zeros(0, kind) for kind in (np.uint64, np.uint64, *[np.int64] * 6)))
     assert pair(empty, empty, judge).one.tolist() == []
     assert pair(side((1, 1, 1, 0)), empty, judge).one.tolist() == [0]
+
+
+def test_what_turns_out_to_be_no_pair():
+    """Each is by itself then, and in doubt."""
+    some = Pairs(np.array([0, 1, -1]), np.array([1, 0, 2]), np.zeros(3, np.bool_))
+    found = some.without(np.array([False, True, False]))
+    told = list(zip(found.one.tolist(), found.other.tolist(), found.doubtful.tolist(), strict=True))
+    assert told == [(0, 1, False), (1, -1, True), (-1, 2, False), (-1, 0, True)]
