@@ -7,6 +7,7 @@ What rules add, and that an element ends by itself, is not told.
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -64,9 +65,17 @@ class Told(NamedTuple):
     interval: bool = False
 
 
-def told(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[Told]]]:
-    """Each generation of the rules, and what was done to sets in it."""
+class TooManyError(Exception):
+    """More was told than one may keep."""
+
+
+def told(datagrams: Iterable[tuple[int, bytes]], most: int) -> Iterator[tuple[int, list[Told]]]:
+    """Each generation of the rules, and what was done to sets in it.
+
+    ``most``: of messages and elements together; raises `TooManyError` where there are more.
+    """
     found: list[Told] = []
+    left = most
     for _, datagram in datagrams:
         for kind, _, start, end in headers(datagram):
             body = datagram[start:end]
@@ -77,14 +86,19 @@ def told(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, list[Tol
             elif len(body) >= _FAMILY_HEADER and (
                 kind in _TOLD or (kind == NEW_RULE and _IN_RULES in body)
             ):
-                found += _read(kind, body)
+                for one in _read(kind, body, left):
+                    found.append(one)
+                    left -= 1 + len(one.elements)
+                    if left < 0:
+                        raise TooManyError
 
 
 def _number(value: bytes | None, of: struct.Struct) -> int:
     return int(of.unpack(value)[0]) if value is not None and len(value) == of.size else -1
 
 
-def _read(kind: int, body: bytes) -> Iterator[Told]:
+def _read(kind: int, body: bytes, most: int) -> Iterator[Told]:
+    """What a message tells, with not many more than ``most`` elements."""
     found = first(body[_FAMILY_HEADER:])
     table = FAMILIES.get(body[0], str(body[0])), text(found.get(_TABLE, b""))
     if kind == NEW_RULE:
@@ -99,9 +113,8 @@ def _read(kind: int, body: bytes) -> Iterator[Told]:
         if flags & _BY_RULES:
             yield Told(NEW_RULE, table, name)
         return
-    yield Told(
-        kind, table, name, tuple(_element(one) for _, one in attributes(found.get(_ELEMENTS, b"")))
-    )
+    listed = (_element(one) for _, one in attributes(found.get(_ELEMENTS, b"")))
+    yield Told(kind, table, name, tuple(itertools.islice(listed, most + 1)))
 
 
 def _element(data: bytes) -> Element:

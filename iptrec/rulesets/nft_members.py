@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from iptrec.decode.nft_keys import Part, Span
     from iptrec.decode.rulesets.nft_sets import NftSet
 
-MOST: Final = 200_000  # messages of a set between two listings; of more nothing is known
 _MOST_STATES: Final = 64  # that may have been a packet's
 _MOST_BOUNDS: Final = 4096  # that are looked at for one packet
 _SECOND_NS, _MS_NS = 1_000_000_000, 1_000_000
@@ -120,6 +119,11 @@ class History:
         found._check(end)
         return found
 
+    @property
+    def size(self) -> int:
+        """How many changes it has."""
+        return 1 + sum(map(len, self.changed.values()))
+
     def carried(self) -> dict[Key, Until]:
         """When those that may still be there in the end will end, if they do."""
         return {key: until for key, until in self._last() if until != _FOR_EVER}
@@ -132,7 +136,18 @@ class History:
         if last - first > _MOST_STATES or len(own) != len(self.types):
             return None
         found = {self._in(own, state, time_ns) for state in range(first, last + 1)}
+        if self._cleared_in(first, last):
+            found.add(False)
         return found.pop() if len(found) == 1 else None
+
+    def _cleared_in(self, first: int, last: int) -> bool:
+        """Whether a set was made anew between two states.
+
+        Then packets may find it empty: some types get the elements of a transaction a moment after it is in
+        force (nft_set_commit_update).
+        """
+        at = bisect.bisect_left(self.cleared, self.read[first])
+        return at < len(self.cleared) and self.cleared[at] < self.read[last]
 
     def _replay(self, commits: Iterable[Commit], *, exists: bool, whole: bool) -> None:
         state = _State(exists)
@@ -140,8 +155,6 @@ class History:
             for told in commit.told:
                 self._take(told, commit, state, whole=whole)
                 state.read += 1
-                if state.read > MOST:
-                    raise CannotFollowError
             self.read.append(state.read)
 
     def _take(self, told: Told, commit: Commit, state: _State, *, whole: bool) -> None:

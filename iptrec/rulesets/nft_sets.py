@@ -16,7 +16,7 @@ from iptrec.decode import nft_elements
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.decode.rulesets import nft_sets
 from iptrec.rulesets.nft import LISTING, UNKNOWN, table_name
-from iptrec.rulesets.nft_members import MOST, CannotFollowError, Commit, History, Replayed
+from iptrec.rulesets.nft_members import CannotFollowError, Commit, History, Replayed
 from iptrec.rulesets.timeline import ANY_TIME, EVER
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ _OF_FAMILY: Final[dict[Family, str]] = {"ipv4": "ip", "ipv6": "ip6"}
 _LISTING_NS: Final = 60_000_000_000
 # When the elements of a listing end is known by what was told before, up to so many listings back.
 _CARRIED_OVER: Final = 64
-_LISTINGS, _HISTORIES, _SPANS = 64, 256, 4  # that are kept
+_MOST_TOLD: Final = (
+    200_000  # messages and elements from one listing to the next; of more nothing is known
+)
+_LISTINGS, _SPANS, _CHANGES = 64, 2, 500_000  # that are kept
 _MOST: Final = 16  # states that were not told, of one packet
 
 
@@ -109,7 +112,8 @@ class NftSets:
         self._add_all(snapshots, {one.begin_ns: one for one in followed})
         self._read = functools.lru_cache(maxsize=_LISTINGS)(self._parsed)
         self._told = functools.lru_cache(maxsize=_SPANS)(self._told_in)
-        self._history = functools.lru_cache(maxsize=_HISTORIES)(self._history_of)
+        self._histories: dict[tuple[int, _Name], History | None] = {}
+        self._kept = 0  # changes in them
 
     def _add_all(self, snapshots: Iterable[Snapshot], followed: Mapping[int, Followed]) -> None:
         span: tuple[int, Followed] | None = None
@@ -183,6 +187,18 @@ class NftSets:
                 return name
         return None
 
+    def _history(self, number: int, whose: _Name) -> History | None:
+        """See `_history_of`; those that were asked for last are kept."""
+        key = number, whose
+        if key in self._histories:
+            found = self._histories[key] = self._histories.pop(key)
+            return found
+        found = self._histories[key] = self._history_of(*key)
+        self._kept += _size(found)
+        while self._kept > _CHANGES and len(self._histories) > 1:
+            self._kept -= _size(self._histories.pop(next(iter(self._histories))))
+        return found
+
     def _history_of(self, number: int, whose: _Name) -> History | None:
         """A set between two listings; None where what was told does not tell it."""
         span = self._spans[number]
@@ -217,16 +233,17 @@ class NftSets:
         followed = self._spans[number].followed
         found: dict[_Told, list[Told]] = {}
         step = {came[1]: step for step, (*_, came) in enumerate(followed.moments, 1)}
-        left, missing = MOST, {*step}
-        for generation, told in nft_elements.told(self._changes.between(*followed.received_ns)):
-            if generation not in missing:
-                continue  # of before or after
-            missing.remove(generation)
-            left -= len(told)
-            if left < 0:
-                return None
-            for one in told:
-                found.setdefault((one.table, one.name, step[generation]), []).append(one)
+        missing = {*step}
+        datagrams = self._changes.between(*followed.received_ns)
+        try:
+            for generation, told in nft_elements.told(datagrams, _MOST_TOLD):
+                if generation not in missing:
+                    continue  # of before or after
+                missing.remove(generation)
+                for one in told:
+                    found.setdefault((one.table, one.name, step[generation]), []).append(one)
+        except nft_elements.TooManyError:
+            return None
         return None if missing else found
 
     def _parsed(self, number: int) -> Sets | None:
@@ -237,6 +254,10 @@ class NftSets:
             else (one.time_ns - _LISTING_NS, one.time_ns)
         )
         return None if one.content is None else nft_sets.parse(one.content, listed)
+
+
+def _size(history: History | None) -> int:
+    return 1 if history is None else history.size
 
 
 class _Times:
