@@ -1,8 +1,8 @@
 """What nf_tables tells of named sets: that they, or elements of theirs, come and go.
 
 Each element that a transaction adds or deletes is told, before its generation; so is each of a set that is
-flushed, and the set alone where it is deleted (net/netfilter/nf_tables_api.c, nf_tables_fill_setelem_info).
-What rules add, and that an element ends by itself, is not told.
+flushed, and the set alone where it or its table is deleted (net/netfilter/nf_tables_api.c, nft_delset). What
+rules add, and that an element ends by itself, is not told.
 """
 
 from __future__ import annotations
@@ -20,14 +20,10 @@ if TYPE_CHECKING:
 
     from iptrec.decode.rulesets.types import TableName
 
-DELETE_TABLE, NEW_RULE, NEW_GENERATION = (
-    0x0A02,
-    0x0A06,
-    0x0A0F,
-)  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
+NEW_RULE, NEW_GENERATION = 0x0A06, 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
 NEW_SET, DELETE_SET = 0x0A09, 0x0A0B
 NEW_ELEMENTS, DELETE_ELEMENTS = 0x0A0C, 0x0A0E
-_TOLD: Final = {DELETE_TABLE, NEW_SET, DELETE_SET, NEW_ELEMENTS, DELETE_ELEMENTS}
+_TOLD: Final = {NEW_SET, DELETE_SET, NEW_ELEMENTS, DELETE_ELEMENTS}
 _FAMILY_HEADER: Final = 4  # struct nfgenmsg
 _TABLE, _NAME, _SET_FLAGS, _KEY_SIZE, _ELEMENTS, _RULE_EXPRESSIONS = 1, 2, 3, 5, 3, 4  # NFTA_*
 _KEY, _ELEMENT_FLAGS, _EXPIRES, _KEY_END = 1, 3, 5, 10  # NFTA_SET_ELEM_*

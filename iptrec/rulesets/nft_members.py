@@ -162,7 +162,7 @@ class History:
         match told.kind:
             case nft_elements.NEW_RULE:
                 raise CannotFollowError
-            case nft_elements.DELETE_TABLE | nft_elements.DELETE_SET:
+            case nft_elements.DELETE_SET:
                 state.exists = False
                 self.cleared.append(state.read)
             case nft_elements.NEW_SET:

@@ -161,7 +161,8 @@ class NftSets:
         for span, some in itertools.groupby(states, lambda one: one.span):
             steps = [*some]
             if span is not None and (history := self._history(span, whose)) is not None:
-                found.append(Replayed(history, (steps[0].step, steps[-1].step)))
+                begin = steps[0].step - bool(found)  # with what it was before them
+                found.append(Replayed(history, (begin, steps[-1].step)))
                 continue
             found += [self._as_listed(one, whose) for one in steps[:_MOST]]
         return found
