@@ -98,7 +98,6 @@ changer.join()
 @pytest.mark.parametrize("anew", ["elements", "anew"])
 def test_sets_that_change_all_the_time(lab, tmp_path, anew):
     """No claim is against the kernel, and few are not made; what rules add is not known."""
-    lab.ip(None, "link set lo up")
     rules, path = tmp_path / "rules.nft", tmp_path / "t.db"
     rules.write_text(TABLE)
     lab.run(["nft", "-f", str(rules)])
