@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.timeline import Came
 
     Members = NftSet | Replayed
-    _Told = tuple[TableName, str, int]
+    _Set = tuple[TableName, str]
 
 _OF_FAMILY: Final[dict[Family, str]] = {"ipv4": "ip", "ipv6": "ip6"}
 # The ruleset is listed a while before the first snapshot's time, and after that of the others.
@@ -168,12 +168,25 @@ class NftSets:
         return found
 
     def _as_listed(self, state: _State, whose: _Name) -> NftSet | None:
-        """A state that was listed; None for others."""
+        """A set that was listed in a state, or has not changed up to where it was; None for others."""
         if state.listing is None:
             return None
-        if state.span is not None and state.step < len(self._spans[state.span].followed.moments):
+        if state.span is not None and not self._stays(state.span, state.step, whose):
             return None
         return self._set(state.listing, whose)
+
+    def _stays(self, number: int, step: int, whose: _Name) -> bool:
+        """Whether a set is the same from a transaction of a span to its end."""
+        span = self._spans[number]
+        if step == len(span.followed.moments):
+            return True
+        begin, end = (self._set(one, whose) for one in (span.begin, span.end))
+        told, table = self._told(number), self._table(span.end, whose)
+        if begin is None or end is None or told is None or (table, whose.name) in told:
+            return False
+        if begin.changing:  # the rule that did it is gone
+            return False
+        return end.expiring or begin.members == end.members
 
     def _set(self, number: int, whose: _Name) -> NftSet | None:
         sets = self._read(number) or {}
@@ -208,10 +221,10 @@ class NftSets:
         told = self._told(number)
         if table is None or told is None:
             return None
+        of = told.get((table, whose.name), {})
         moments = span.followed.moments
         commits = (
-            Commit(after, by, told.get((table, whose.name, step), ()))
-            for step, (after, by, _) in enumerate(moments, 1)
+            Commit(after, by, of.get(step, ())) for step, (after, by, _) in enumerate(moments, 1)
         )
         try:
             return History.of(begin, end, commits, self._carried(number, whose))
@@ -229,10 +242,10 @@ class NftSets:
         history = self._history(before, whose)
         return {} if history is None else history.carried()
 
-    def _told_in(self, number: int) -> dict[_Told, list[Told]] | None:
+    def _told_in(self, number: int) -> Mapping[_Set, Mapping[int, list[Told]]] | None:
         """What transactions of a span did to each set, by their numbers; None where that is too much."""
         followed = self._spans[number].followed
-        found: dict[_Told, list[Told]] = {}
+        found: dict[_Set, dict[int, list[Told]]] = {}
         step = {came[1]: step for step, (*_, came) in enumerate(followed.moments, 1)}
         missing = {*step}
         datagrams = self._changes.between(*followed.received_ns)
@@ -242,7 +255,8 @@ class NftSets:
                     continue  # of before or after
                 missing.remove(generation)
                 for one in told:
-                    found.setdefault((one.table, one.name, step[generation]), []).append(one)
+                    of = found.setdefault((one.table, one.name), {})
+                    of.setdefault(step[generation], []).append(one)
         except nft_elements.TooManyError:
             return None
         return None if missing else found

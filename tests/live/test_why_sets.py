@@ -113,6 +113,7 @@ def test_sets_that_change_all_the_time(lab, tmp_path, anew):
     assert {*found["udp dport @grown counter"]} == {None}
     others = Counter()
     for spec in found.keys() - unknown:
-        assert {True, False} <= {*found[spec]}, (spec, found[spec])
         others += found[spec]
+    assert others[True]
+    assert others[False]
     assert others[None] < MOST_UNJUDGED * others.total(), found

@@ -234,7 +234,7 @@ DOUBTS = {
     "for all that is not in it": (of(1), of(1), [[element(NEW_ELEMENTS, "s", b"")], []]),
     "a type that is not known": (of(1, kind="ct_state"), of(1, kind="ct_state"), [[added(2)], [deleted(2)]]),
     "rules add to it": (of(1, flags=["dynamic"]), of(1, flags=["dynamic"]), [[added(2)], [deleted(2)]]),
-    "names that begin so": (of("e*", kind="ifname"), of("e*", kind="ifname"), [[], []]),
+    "names that begin so": (of("e*", kind="ifname"), of("e*", kind="ifname"), [[added(2)], [deleted(2)]]),
 }  # fmt: skip
 
 
@@ -245,6 +245,18 @@ def test_what_cannot_be_relied_on_is_not_known(case):
     recording = recorded(first, last, *commits)
     assert has(recording, 1, (8, 8)) is None
     assert has(recording, 7, (8, 8)) is None
+
+
+def test_a_set_that_nobody_changed():
+    """Whatever its type is, and whatever happens to others."""
+    same = of(3, kind="ct_state")
+    other = element(NEW_ELEMENTS, "other", port(1)), element(DEL_ELEMENTS, "other", port(1))
+    recording = recorded(same, same, other[:1], other[1:])
+    assert over_time(recording, 3, 2) == [True, True, True]
+    assert over_time(recording, 4, 2) == [False, False, False]
+    assert (
+        over_time(recorded(same, of(4, kind="ct_state"), *(other[:1], other[1:])), 3, 2)[1] is None
+    )
 
 
 def test_what_was_lost_is_not_known():
