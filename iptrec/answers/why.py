@@ -147,7 +147,6 @@ class Known:
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
         near = _near(window, row)
         family, table = packet.family, before.place.table
-        when = When(time_ns, _generations(window, rows, row))
         return Facts(
             header=step.header,
             mark=before.mark,
@@ -163,7 +162,9 @@ class Known:
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
             bits=Bits(events.packet(row), events.frame(row), traced),
-            nft_sets=lambda name: self._nft_sets.at(when, family, table, name),
+            nft_sets=lambda name: self._nft_sets.at(
+                When(time_ns, _generations(window, rows, row)), family, table, name
+            ),
             time_ns=time_ns,
         )
 

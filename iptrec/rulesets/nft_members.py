@@ -121,8 +121,8 @@ class History:
 
     @property
     def size(self) -> int:
-        """How many changes it has."""
-        return 1 + sum(map(len, self.changed.values()))
+        """How many changes and transactions it has."""
+        return len(self.read) + sum(map(len, self.changed.values()))
 
     def carried(self) -> dict[Key, Until]:
         """When those that may still be there in the end will end, if they do."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
+from array import array
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -44,7 +45,6 @@ _MOST_TOLD: Final = (
     200_000  # messages and elements from one listing to the next; of more nothing is known
 )
 _LISTINGS, _SPANS, _CHANGES = 64, 2, 500_000  # that are kept
-_MOST: Final = 16  # states that were not told, of one packet
 
 
 class When(NamedTuple):
@@ -54,16 +54,16 @@ class When(NamedTuple):
     generations: Came = ANY_TIME
 
 
-class _State(NamedTuple):
-    """What all sets were from some moment on.
+class _Part(NamedTuple):
+    """Some states one after the other, from the ``first`` on, by their numbers.
 
-    ``listing``: as they were listed there, by index; None: nobody knows. ``span``: or after so many (``step``)
-    of the transactions that were told from one listing to another, by index; ``listing`` then has the last.
+    ``listing``: one as the sets were listed there, by index; None: nobody knows. ``span``: or one after each of
+    the transactions that were told from one listing to another, by index; ``listing`` then has the last.
     """
 
+    first: int
     listing: int | None
     span: int | None = None
-    step: int = 0
 
 
 class _Listed(NamedTuple):
@@ -107,7 +107,7 @@ class NftSets:
         self._changes = changes
         self._lists: list[_Listed] = []
         self._spans: list[_Span] = []
-        self._states: list[_State] = []
+        self._parts: list[_Part] = []
         self._times = _Times()
         self._add_all(snapshots, {one.begin_ns: one for one in followed})
         self._read = functools.lru_cache(maxsize=_LISTINGS)(self._parsed)
@@ -135,45 +135,50 @@ class NftSets:
     def _add_listed(self, one: Snapshot, number: int, then: Followed | None) -> None:
         generations = (BEFORE_ALL, LAST_OF_ALL if then is None else then.generation)
         if not number:
-            self._add(_State(number), EVER, EVER, generations)
+            self._add(number, EVER, EVER, generations)
             return
         after = one.time_ns if one.after_ns is None else one.after_ns
         # By how many changes it came to be nobody knows, nor what it was meanwhile.
-        self._add(_State(None), after, after, ANY_TIME)
-        self._add(_State(number), after, one.time_ns, generations)
+        self._add(None, after, after, ANY_TIME)
+        self._add(number, after, one.time_ns, generations)
+
+    def _add(self, listing: int | None, after_ns: int, by_ns: int, generations: Came) -> None:
+        self._parts.append(_Part(len(self._times), listing))
+        self._times.add(after_ns, by_ns, generations)
 
     def _follow(self, span: _Span) -> None:
-        number = len(self._spans)
+        if len(span.followed.moments):
+            self._parts.append(_Part(len(self._times), span.end, len(self._spans)))
         self._spans.append(span)
-        for step, moment in enumerate(span.followed.moments, 1):
-            self._add(_State(span.end, number, step), *moment)
-
-    def _add(self, state: _State, after_ns: int, by_ns: int, generations: Came) -> None:
-        self._states.append(state)
-        self._times.add(after_ns, by_ns, generations)
+        for moment in span.followed.moments:
+            after_ns, by_ns, generation = moment.tolist()
+            self._times.add(after_ns, by_ns, (generation - 1, generation))
 
     def at(self, when: When, family: Family, table: str, name: str) -> list[Members | None]:
         """A set of a table, each that may have been the one; None: not known."""
         whose = _Name(family, table, name)
         found: list[Members | None] = []
         first, last = self._times.candidates(when)
-        states = self._states[first : last + 1]
-        for span, some in itertools.groupby(states, lambda one: one.span):
-            steps = [*some]
-            if span is not None and (history := self._history(span, whose)) is not None:
-                begin = steps[0].step - bool(found)  # with what it was before them
-                found.append(Replayed(history, (begin, steps[-1].step)))
-                continue
-            found += [self._as_listed(one, whose) for one in steps[:_MOST]]
+        number = bisect.bisect_right(self._parts, first, key=lambda one: one.first) - 1
+        for part in itertools.islice(self._parts, max(number, 0), None):
+            if part.first > last:
+                break
+            if part.span is not None:
+                begin, end = max(first - part.first, 0) + 1, last - part.first + 1
+                found.append(self._told_of(part.span, (begin, end), whose, others=bool(found)))
+            else:
+                found.append(None if part.listing is None else self._set(part.listing, whose))
         return found
 
-    def _as_listed(self, state: _State, whose: _Name) -> NftSet | None:
-        """A set that was listed in a state, or has not changed up to where it was; None for others."""
-        if state.listing is None:
-            return None
-        if state.span is not None and not self._stays(state.span, state.step, whose):
-            return None
-        return self._set(state.listing, whose)
+    def _told_of(
+        self, number: int, steps: tuple[int, int], whose: _Name, *, others: bool
+    ) -> Members | None:
+        """A set after some transactions of a span; ``others``: or as it was before the first of them."""
+        span = self._spans[number]
+        begin, end = steps[0], min(steps[1], len(span.followed.moments))
+        if (history := self._history(number, whose)) is not None:
+            return Replayed(history, (begin - others, end))
+        return self._set(span.end, whose) if self._stays(number, begin, whose) else None
 
     def _stays(self, number: int, step: int, whose: _Name) -> bool:
         """Whether a set is the same from a transaction of a span to its end."""
@@ -222,9 +227,9 @@ class NftSets:
         if table is None or told is None:
             return None
         of = told.get((table, whose.name), {})
-        moments = span.followed.moments
+        moments = enumerate(span.followed.moments, 1)
         commits = (
-            Commit(after, by, of.get(step, ())) for step, (after, by, _) in enumerate(moments, 1)
+            Commit(int(after), int(by), of.get(step, ())) for step, (after, by, _) in moments
         )
         try:
             return History.of(begin, end, commits, self._carried(number, whose))
@@ -246,7 +251,7 @@ class NftSets:
         """What transactions of a span did to each set, by their numbers; None where that is too much."""
         followed = self._spans[number].followed
         found: dict[_Set, dict[int, list[Told]]] = {}
-        step = {came[1]: step for step, (*_, came) in enumerate(followed.moments, 1)}
+        step = {one: step for step, one in enumerate(followed.moments[:, 2].tolist(), 1)}
         missing = {*step}
         datagrams = self._changes.between(*followed.received_ns)
         try:
@@ -279,20 +284,21 @@ class _Times:
     """When each state came: after a time and not after another one, and the same of generations."""
 
     def __init__(self) -> None:
-        self._after_ns: list[int] = []
-        self._by_ns: list[int] = []
-        self._generations: list[Came] = []
+        self._after_ns, self._by_ns = array("q"), array("q")
+        self._after, self._by = array("q"), array("q")  # generations
+
+    def __len__(self) -> int:
+        return len(self._after_ns)
 
     def add(self, after_ns: int, by_ns: int, generations: Came) -> None:
         """Add the next one."""
         self._after_ns.append(max([after_ns, *self._after_ns[-1:]]))
         self._by_ns.append(max([by_ns, *self._by_ns[-1:]]))
-        self._generations.append(generations)
+        self._after.append(generations[0])
+        self._by.append(generations[1])
 
     def candidates(self, when: When) -> tuple[int, int]:
         """The first and the last state that a packet may have met."""
-        if not self._generations:
-            return 0, -1
         by_time = _within(self._after_ns, self._by_ns, when.time_ns)
         by_number = _within(*self._came, when.generations)
         first, last = max(by_time[0], by_number[0]), min(by_time[1], by_number[1])
@@ -301,11 +307,12 @@ class _Times:
         return min(by_time[0], by_number[0]), max(by_time[1], by_number[1])  # nothing in common
 
     @functools.cached_property
-    def _came(self) -> tuple[list[int], list[int]]:
-        after, until = zip(*self._generations, strict=True)
-        return [*accumulate(after, max)], [*accumulate(reversed(until), min)][::-1]
+    def _came(self) -> tuple[array[int], array[int]]:
+        until = array("q", accumulate(reversed(self._by), min))
+        until.reverse()
+        return array("q", accumulate(self._after, max)), until
 
 
-def _within(after: list[int], by: list[int], between: tuple[int, int]) -> tuple[int, int]:
+def _within(after: array[int], by: array[int], between: tuple[int, int]) -> tuple[int, int]:
     last = max(bisect.bisect_left(after, between[1]) - 1, 0)
     return min(max(bisect.bisect_right(by, between[0]) - 1, 0), last), last

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from iptrec.decode.nft_changes import Commit, Edit
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import TableName
+    from iptrec.names import I64
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.nft_replay import Table
     from iptrec.rulesets.timeline import Came
@@ -67,13 +68,14 @@ class Followed(NamedTuple):
     """What the kernel told between two listings, at their times: all of it.
 
     ``generation``: of the first listing. ``moments``: of each transaction the time after which it was, the one
-    not after which, and the same of generations. ``received_ns``: from when to when they were told (epoch).
+    not after which (epoch, ns), and its generation; shape (n, 3). ``received_ns``: from when
+    to when they were told (epoch).
     """
 
     begin_ns: int
     end_ns: int
     generation: int
-    moments: Sequence[tuple[int, int, Came]]
+    moments: I64
     received_ns: tuple[int, int]
 
 
@@ -137,9 +139,14 @@ class States:
                 span.begin.time_ns,
                 span.end.time_ns,
                 span.begin.generation,
-                [self._moment(one, span) for one in span.commits],
+                self._moments_of(span, span.commits),
                 (received[0][0], received[-1][1]),
             )
+
+    def _moments_of(self, span: _Span, commits: Sequence[Commit]) -> I64:
+        each = (self._moment(one, span) for one in commits)
+        numbers = (number for after, by, came in each for number in (max(after, EVER), by, came[1]))
+        return np.fromiter(numbers, np.int64, 3 * len(commits)).reshape(-1, 3)
 
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
         for look in self._first:
