@@ -12,7 +12,7 @@ from iptrec.recording.rows import Chunk, Loss, Snapshot, Stream
 
 INET, FORWARD = 1, 2
 NEW_TABLE, DEL_TABLE, NEW_CHAIN, DEL_CHAIN, NEW_RULE, DEL_RULE = 0, 2, 3, 5, 6, 8
-NEW_SET, NEW_ELEMENTS, NEW_GENERATION, TRACE = 9, 12, 15, 17
+NEW_SET, DEL_SET, NEW_ELEMENTS, DEL_ELEMENTS, NEW_GENERATION, TRACE = 9, 11, 12, 14, 15, 17
 CREATE, APPEND, REPLACE = 0x400, 0x800, 0x100
 ACCEPT, DROP, CONTINUE = 1, 0, 2**32 - 1
 
@@ -63,9 +63,30 @@ def rule(kind, of, handle, what="", *, after=None, flags=APPEND, hits=0, in_tabl
     return message(kind, *parts, (4, expressions(what, hits)), flags=flags)
 
 
-def listing(chains, *, handle=1, name="fw"):
-    """What nft prints, as JSON and as text: chain -> (handle, words) of its rules; the first one has a hook."""
+def new_set(name, size, flags=0):
+    """A set came; the bytes of a key."""
+    return message(NEW_SET, (1, text("fw")), (2, text(name)), (3, u32(flags)), (5, u32(size)))
+
+
+def element(kind, of, key, *, upto=None, ends=False, expires_ms=None):
+    """An element came or went."""
+    parts = attribute(1, attribute(1, key))
+    if ends:
+        parts += attribute(3, u32(1))
+    if expires_ms is not None:
+        parts += attribute(5, u64(expires_ms))
+    if upto is not None:
+        parts += attribute(10, attribute(1, upto))
+    return message(kind, (1, text("fw")), (2, text(of)), (3, attribute(1, parts)))
+
+
+def listing(chains, *, handle=1, name="fw", sets=()):
+    """What nft prints, as JSON and as text: chain -> (handle, words) of its rules; the first one has a hook.
+
+    ``sets``: what nft's JSON has of each, but for its table.
+    """
     objects = [{"table": {"family": "inet", "name": name, "handle": handle}}]
+    objects += [{"set": {"family": "inet", "table": name, "handle": 80, **one}} for one in sets]
     lines = [f"table inet {name} {{ # handle {handle}"]
     for number, (one, rules) in enumerate(chains.items()):
         head = {"family": "inet", "table": name, "name": one, "handle": 90 + number}

@@ -15,13 +15,14 @@ from iptrec.answers.before import before_steps
 from iptrec.answers.met import met
 from iptrec.context.ipsets import IpSets
 from iptrec.context.routes import Routes
+from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement
 from iptrec.rulesets.backends import is_single
 from iptrec.rulesets.changes import Changes
-from iptrec.rulesets.nft import NFT, changed
-from iptrec.rulesets.nft_sets import NftSets
+from iptrec.rulesets.nft import NFT, followed
+from iptrec.rulesets.nft_sets import NftSets, When
 from iptrec.rulesets.table_names import family_of
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ class Known:
     @functools.cached_property
     def _nft_sets(self) -> NftSets:
         changes = Changes(self._recording, NFT.changes, NFT.stream, self._namespace)
-        times = changed(self._nft_snapshots(), changes)
-        return NftSets(self._nft_snapshots(), times, single=is_single(self._recording))
+        told = followed(self._nft_snapshots(), changes)
+        return NftSets(self._nft_snapshots(), told, changes, single=is_single(self._recording))
 
     def _nft_snapshots(self) -> Iterator[Snapshot]:
         snapshots = self._recording.snapshots(*NFT.snapshots)
@@ -129,14 +130,17 @@ class Known:
     ) -> Iterator[tuple[Step, Before, Met]]:
         """The steps of a packet, and what it was at each."""
         before = before_steps(window, position)
+        rows = window.assembly.events(position).tolist()
         told = (
-            (one, self._facts(packet, step, one, window))
+            (one, self._facts(packet, step, one, window, rows))
             for one, step in zip(before, packet.steps, strict=True)
         )
         return zip(packet.steps, before, met(told), strict=True)
 
-    def _facts(self, packet: Traversal, step: Step, before: Before, window: Window) -> Facts:
-        """What an event tells of a packet."""
+    def _facts(
+        self, packet: Traversal, step: Step, before: Before, window: Window, rows: list[int]
+    ) -> Facts:
+        """What an event tells of a packet; ``rows``: all of its events."""
         events, row = window.events, before.row
         state = int(events.ct_state[row])
         traced = bool(events.trace[row] >= 0)  # by nf_tables
@@ -145,6 +149,7 @@ class Known:
             state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
         near = _near(window, row)
+        family, table = packet.family, before.place.table
         return Facts(
             header=step.header,
             mark=before.mark,
@@ -160,7 +165,9 @@ class Known:
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
             bits=Bits(events.packet(row), events.frame(row), traced),
-            nft_sets=lambda: self._nft_sets.at(time_ns, packet.family, before.place.table),
+            nft_sets=lambda name: self._nft_sets.at(
+                When(time_ns, _generations(window, rows, row)), family, table, name
+            ),
             time_ns=time_ns,
             in_type=_type_of(events, row),
             frames=family_of(before.place.table, packet.family) in _OF_FRAMES,
@@ -180,6 +187,17 @@ def _type_of(events: TraceEvents, row: int) -> int | None:
     """The type of the interface that a packet came in by; 0: it came in by none."""
     told = events.intype[row] or (events.payload[row] >= 0 and not events.indev[row])
     return int(events.intype[row]) if told else None
+
+
+def _generations(window: Window, rows: list[int], row: int) -> tuple[int, int]:
+    """Between which generations of nf_tables' rules sets were looked up for an event, since the one before."""
+    events = window.events
+    if events.trace[row] < 0:
+        return BEFORE_ALL, LAST_OF_ALL
+    earlier = [one for one in rows[: rows.index(row)] if events.trace[one] >= 0]
+    last = int(events.datagram[earlier[-1]]) if earlier else None
+    received_ns = int(events.received_ns[row])
+    return events.generations.between(last, int(events.datagram[row]), received_ns)
 
 
 def _known(value: int) -> int | None:

@@ -61,6 +61,20 @@ class Generations:
         follows = int(np.searchsorted(self.datagram, datagram))
         return int(self.number[follows - 1]) if follows else BEFORE_ALL
 
+    def between(self, before: int | None, datagram: int, received_ns: int) -> tuple[int, int]:
+        """The oldest and the newest in which elements of sets can have been looked up before an event.
+
+        They are looked up in the ruleset of that moment. ``datagram``: the event's; ``before``: that of the
+        event before it of the same packet, None where there is none.
+        """
+        follows = int(np.searchsorted(self.datagram, datagram))
+        newest = int(self.number[follows]) if follows < len(self) else LAST_OF_ALL
+        if before is not None:
+            return self.told_before(before), newest
+        long_since = int(np.searchsorted(self.received_ns, received_ns - _UNDER_WAY_NS))
+        follows = min(follows, long_since)
+        return int(self.number[follows - 1]) if follows else BEFORE_ALL, newest
+
     def needed(self, datagrams: Mask) -> I64:
         """The datagrams of those that some datagrams are judged by: the one before, and all after the first."""
         first = int(np.argmax(datagrams)) if datagrams.any() else len(datagrams)

@@ -26,6 +26,7 @@ NEW_RULE, DELETE_RULE = 0x0A06, 0x0A08
 _NEW_SET, _NEW_ELEMENTS, _NEW_GENERATION = 0x0A09, 0x0A0C, 0x0A0F
 _TOLD: Final = {NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULE}
 _SETS: Final = {_NEW_SET, _NEW_ELEMENTS}
+_OF_COMMITS: Final = _TOLD | _SETS | {0x0A0B, 0x0A0E}  # NFT_MSG_DELSET, NFT_MSG_DELSETELEM
 REPLACE, APPEND = 0x100, 0x800  # NLM_F_
 _FAMILY_HEADER: Final = 4  # struct nfgenmsg
 
@@ -87,20 +88,21 @@ def commits(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[Commit]:
     sets: dict[tuple[TableName, bytes], list[object]] = {}
     begun: int | None = None
     for received, datagram in datagrams:
-        begun = received if begun is None else begun
         for kind, flags, start, end in headers(datagram):
+            if begun is None and kind in _OF_COMMITS:
+                begun = received
             if kind not in _TOLD | _SETS or end - start < _FAMILY_HEADER:
                 if kind == _NEW_GENERATION:
-                    yield Commit(_generation(datagram[start:end]), (begun, received), edits)
-                    edits = []
+                    yield Commit(
+                        _generation(datagram[start:end]), (begun or received, received), edits
+                    )
+                    edits, begun = [], None
                 continue
             body = memoryview(datagram)[start:end]
             if kind in _SETS:
                 _remember(kind, bytes(body), sets)
             elif (edit := _edit(kind, flags, bytes(body), sets)) is not None:
                 edits.append(edit)
-        if not edits:
-            begun = None
 
 
 def _generation(body: bytes) -> int:

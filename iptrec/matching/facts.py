@@ -40,6 +40,13 @@ class Fib(Protocol):
         """By which interface it may be reached, "" for none; of an interface: by that one or by none."""
 
 
+class Followed(Protocol):
+    """A set of nf_tables as the kernel told of its elements."""
+
+    def has(self, own: Sequence[int | str | None], time_ns: tuple[int, int]) -> bool | None:
+        """Whether it had these values between two times (epoch), None in the place of what is not known."""
+
+
 _NO_BITS: Final = Bits()
 
 
@@ -51,8 +58,8 @@ class Facts:
     ``ct_state``: the bits of its connection's state (`TraceEvents.ct_state`); 0: not known. ``ct_status``,
     ``ct_direction``: likewise (enum ip_conntrack_status, enum ip_conntrack_dir); None: not known. ``written``:
     what rules have changed since ``header`` and ``bits`` were seen, by the keys of `nft_matches.Writes`.
-    ``nft_sets``: the sets of the rule's table by their names, each time that may have been the packet's; None
-    where they are not known. ``time_ns``: between which times it was there (epoch).
+    ``nft_sets``: a set of the rule's table by its name, each that may have been the packet's; None where it is
+    not known. ``time_ns``: between which times it was there (epoch).
     ``in_type``: ARPHRD_ of the interface that it came in by, 0 where there is none; None: not known.
     ``frames``: whether the rule's table is passed by frames of whatever protocol.
     """
@@ -72,7 +79,7 @@ class Facts:
     connection: Connection | None = None
     bits: Bits = _NO_BITS
     written: frozenset[str] = frozenset()
-    nft_sets: Callable[[], Sequence[Mapping[str, NftSet] | None]] = tuple
+    nft_sets: Callable[[str], Sequence[NftSet | Followed | None]] = lambda _: ()
     time_ns: tuple[int, int] = (0, 0)
     in_type: int | None = None
     frames: bool = False

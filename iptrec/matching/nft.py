@@ -253,10 +253,9 @@ def _in_named(
 ) -> bool | None:
     """Whether it is in a named set, whichever of those that may have been the packet's."""
     found = {
-        None if sets is None or name not in sets
-        else nft_lookup.contains(sets[name], own, numbers, facts.time_ns)
-        for sets in facts.nft_sets()
-    }  # fmt: skip
+        None if one is None else nft_lookup.contains(one, own, numbers, facts.time_ns)
+        for one in facts.nft_sets(name)
+    }
     return found.pop() if len(found) == 1 else None
 
 

@@ -1,7 +1,7 @@
 """Whether a packet is in a set of nf_tables: yes, no, or it cannot be known.
 
 Elements of a set do not overlap (net/netfilter/nft_set_*.c). Those that end by themselves are told of the time
-when they were listed; what rules add and delete, nobody tells.
+when they were listed; what rules add and delete, nobody tells. What commands do, the kernel tells (`Followed`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.nft_matches import Flags, Joined, Prefix, Range
+from iptrec.decode.rulesets.nft_sets import NftSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from iptrec.decode.rulesets.nft_matches import Element, OneOf, Scalar
-    from iptrec.decode.rulesets.nft_sets import Member, NftSet
+    from iptrec.decode.rulesets.nft_sets import Member
+    from iptrec.matching.facts import Followed
 
 _SECOND_NS: Final = 1_000_000_000
 
@@ -70,12 +72,14 @@ def _anonymous(values: OneOf, numbers: tuple[Callable[[Scalar], int | str], ...]
 
 
 def contains(
-    one: NftSet,
+    one: NftSet | Followed,
     own: Sequence[int | str | None],
     numbers: Sequence[Callable[[Scalar], int | str]],
     time_ns: tuple[int, int],
 ) -> bool | None:
     """Whether a named set had these values between two times (epoch)."""
+    if not isinstance(one, NftSet):
+        return one.has(own, time_ns)
     if one.changing:
         return None
     key = tuple(numbers)

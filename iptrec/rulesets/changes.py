@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import itertools
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -10,11 +11,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.names import I64
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Chunk, Recording
 
 # The recorder looks at changes after each look at events, but not at what comes meanwhile: so a change that it
 # received was not there yet the last time but one before.
 _LOOKS: Final = 3
+
+
+class _Chunk(NamedTuple):
+    """One that was read; ``before``: the number of the one before it, in its stream."""
+
+    stream: int
+    before: int
+    first_ns: int
+    last_ns: int
 
 
 class Changes:
@@ -33,19 +43,30 @@ class Changes:
         self._events = [
             one.id for one in recording.streams if one.kind == events and one.namespace == namespace
         ]
+        self._read: list[_Chunk] = []
         self.lost_ns = min(
             (one.first_ns for one in recording.losses if one.stream in self._changes), default=None
         )
 
     def datagrams(self) -> Iterator[tuple[int, bytes]]:
         """What told of them, and when it was received (epoch, ns)."""
-        for chunk in (chunk for one in self._changes for chunk in self._recording.chunks(one)):
-            at = 0
-            for received, size in zip(
-                chunk.received_ns.tolist(), chunk.lengths.tolist(), strict=True
-            ):
-                yield received, chunk.data[at : at + size]
-                at += size
+        self._read = []
+        for stream in self._changes:
+            before = 0
+            for chunk in self._recording.chunks(stream):
+                times = int(chunk.received_ns[0]), int(chunk.received_ns[-1])
+                self._read.append(_Chunk(stream, before, *times))
+                before = chunk.id
+                yield from _datagrams(chunk)
+
+    def between(self, first_ns: int, last_ns: int) -> Iterator[tuple[int, bytes]]:
+        """Those that were received between two times, and some beside them; all were read once before."""
+        for one in self._read:
+            if one.first_ns <= last_ns and first_ns <= one.last_ns:
+                for chunk in itertools.islice(self._recording.chunks(one.stream, one.before), 1):
+                    for received, data in _datagrams(chunk):
+                        if first_ns <= received <= last_ns:
+                            yield received, data
 
     def looks(self, until_ns: int) -> I64:
         """When events were received, up to the first time after ``until_ns`` (epoch); in order, each once."""
@@ -56,6 +77,13 @@ class Changes:
                 if int(chunk.received_ns[-1]) > until_ns:
                     break
         return np.unique(np.concatenate(found))
+
+
+def _datagrams(chunk: Chunk) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    for received, size in zip(chunk.received_ns.tolist(), chunk.lengths.tolist(), strict=True):
+        yield received, chunk.data[at : at + size]
+        at += size
 
 
 def not_before(received_ns: int, looks: I64) -> int | None:

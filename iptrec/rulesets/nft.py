@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Grammar
-    from iptrec.rulesets.nft_states import Changed, State
+    from iptrec.rulesets.nft_states import Followed, State
     from iptrec.rulesets.places import Place
 
 
@@ -119,9 +119,9 @@ def of_listing(listing: Listing) -> dict[Family, Ruleset]:
     return {family: one for family, one in found.items() if one.tables}
 
 
-def changed(snapshots: Iterable[Snapshot], changes: Changes) -> dict[int, Changed]:
-    """See `States.changed`."""
-    return States(list(_looks(snapshots)), changes).changed()
+def followed(snapshots: Iterable[Snapshot], changes: Changes) -> Iterator[Followed]:
+    """See `States.followed`."""
+    return States(list(_looks(snapshots)), changes).followed()
 
 
 def printed(recording: Recording, kind: str, time_ns: int | None, namespace: int) -> bytes | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from iptrec.decode.nft_changes import Commit, Edit
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import TableName
+    from iptrec.names import I64
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.nft_replay import Table
     from iptrec.rulesets.timeline import Came
@@ -63,12 +64,19 @@ class State(NamedTuple):
     handle: int | None = None
 
 
-class Changed(NamedTuple):
-    """How often the ruleset changed between two listings: after a time, until another one (epoch)."""
+class Followed(NamedTuple):
+    """What the kernel told between two listings, at their times: all of it.
 
-    after_ns: int
-    until_ns: int
-    times: int
+    ``generation``: of the first listing. ``moments``: of each transaction the time after which it was, the one
+    not after which (epoch, ns), and its generation; shape (n, 3). ``received_ns``: from when
+    to when they were told (epoch).
+    """
+
+    begin_ns: int
+    end_ns: int
+    generation: int
+    moments: I64
+    received_ns: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +129,24 @@ class States:
             if there or state.chains is None:
                 yield state
 
-    def changed(self) -> dict[int, Changed]:
-        """By the time of each listing before which the kernel told all changes: when these were made."""
-        return {
-            span.end.time_ns: self._changed(span.commits, span)
-            for span in self._spans
-            if span.commits
-        }
+    def followed(self) -> Iterator[Followed]:
+        """The listings between which the kernel told all changes."""
+        for span in self._spans:
+            if span.commits is None or span.begin.generation is None:
+                continue
+            received = [one.received_ns for one in span.commits] or [(0, -1)]
+            yield Followed(
+                span.begin.time_ns,
+                span.end.time_ns,
+                span.begin.generation,
+                self._moments_of(span, span.commits),
+                (received[0][0], received[-1][1]),
+            )
 
-    def _changed(self, commits: Sequence[Commit], span: _Span) -> Changed:
-        first, last = (self._moment(one, span) for one in (commits[0], commits[-1]))
-        return Changed(first[0], last[1], len(commits))
+    def _moments_of(self, span: _Span, commits: Sequence[Commit]) -> I64:
+        each = (self._moment(one, span) for one in commits)
+        numbers = (number for after, by, came in each for number in (max(after, EVER), by, came[1]))
+        return np.fromiter(numbers, np.int64, 3 * len(commits)).reshape(-1, 3)
 
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
         for look in self._first:

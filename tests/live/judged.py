@@ -19,7 +19,7 @@ def last_facts(path, chain, in_):
         explained = {one.packet.number: one for one in explain(reader, Packets(reader, selection))}
         for packet, steps in _met(reader, chain, in_):
             facts = steps[-1][2].facts
-            facts.nft_sets()  # while the recording is open
+            facts.nft_sets("")  # while the recording is open
             found.append((facts, explained[packet.number]))
     return found
 

@@ -33,13 +33,16 @@ class NftSet:
     """A set, or the keys of a map.
 
     ``listed_ns``: between which times it was listed (epoch). ``changing``: rules change it, and nobody tells
-    when. ``expiring``: members may end by themselves.
+    when. ``expiring``: members may end by themselves. ``types``: of each part of a key, () where they are not
+    understood; ``interval``: of members that reach from one value to another.
     """
 
     members: tuple[Member, ...]
     listed_ns: tuple[int, int] = (0, 0)
     changing: bool = False
     expiring: bool = False
+    types: tuple[str, ...] = ()
+    interval: bool = False
     cache: dict[Any, Any] = field(default_factory=dict)  # for whoever looks things up in it
 
 
@@ -76,7 +79,14 @@ def _read(one: dict[str, Any], listed_ns: tuple[int, int], *, changing: bool) ->
         listed_ns,
         changing=changing or "dynamic" in flags,
         expiring=expiring or any(each.expires_s is not None for each in members),
+        types=_types(one.get("type")),
+        interval="interval" in flags,
     )
+
+
+def _types(printed: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON
+    parts = printed if isinstance(printed, list) else [printed]
+    return tuple(parts) if all(isinstance(one, str) for one in parts) else ()
 
 
 def _member(printed: Any) -> Member:  # noqa: ANN401 - JSON
