@@ -2,9 +2,9 @@
 
 A recorder lists the ruleset now and then, and the kernel tells each change. Where all changes between two
 listings were received, each state between them is known: which rules it had, by their handles, and their texts
-where these were listed before or after, or an equal rule was. What is made of the messages must in the end be
-what is listed then; else nobody knows what was between. Without the messages a table has not changed where both
-listings tell the same of it.
+where these were listed before or after, or an equal rule was; `nft_missed` has those of others. What is made of
+the messages must in the end be what is listed then; else nobody knows what was between. Without the messages a
+table has not changed where both listings tell the same of it.
 
 A rule is the same one as long as its handle, that of its table and nft's text are the same. Its words are those
 of iptables where these were true at any time: iptables-nft-save prints nothing of a table while it has a rule
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import TableName
     from iptrec.rulesets.changes import Changes
+    from iptrec.rulesets.nft_missed import Contents
     from iptrec.rulesets.nft_replay import Table
     from iptrec.rulesets.timeline import Came
 
@@ -97,9 +98,14 @@ class _Span:
 
 
 class States:
-    """All tables of a namespace over time, ``tables`` by name."""
+    """All tables of a namespace over time, ``tables`` by name.
 
-    def __init__(self, looks: Sequence[Look], changes: Changes | None) -> None:
+    ``missed``: rules that no listing has, see `nft_missed`.
+    """
+
+    def __init__(
+        self, looks: Sequence[Look], changes: Changes | None, missed: Contents | None = None
+    ) -> None:
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = _Words(listings)
@@ -111,7 +117,10 @@ class States:
             self._moments = changes.looks(until)
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
-        self._edited = {name: _Edited(name, self._spans, listings, self._words) for name in edited}
+        self._edited = {
+            name: _Edited(name, self._spans, listings, self._words, (missed or {}).get(name, {}))
+            for name in edited
+        }
 
     def of(self, table: TableName) -> Iterator[State]:
         """All states of a table from its first one on; one that is gone has no chains."""
@@ -265,7 +274,12 @@ class _Edited:
     """The rules of a table by their handles: those that were listed, and equal ones."""
 
     def __init__(
-        self, name: TableName, spans: Iterable[_Span], listings: Iterable[Listing], words: _Words
+        self,
+        name: TableName,
+        spans: Iterable[_Span],
+        listings: Iterable[Listing],
+        words: _Words,
+        missed: Mapping[object, Rule],
     ) -> None:
         self._listed: dict[_Handles, Rule] = {}
         for listing in listings:
@@ -275,7 +289,7 @@ class _Edited:
         self._contents = dict(
             told for span in spans for told in _contents(name, span) if told[1] is not None
         )
-        self._equal: dict[object, Rule] = {}
+        self._equal = dict(missed)
         for handles, content in self._contents.items():
             if handles in self._listed:
                 self._equal[content] = self._listed[handles]
