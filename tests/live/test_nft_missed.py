@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import sys
 
 import pytest
 from recorder import start
@@ -69,6 +70,21 @@ RULES = (
 )
 
 
+APART = """\
+import os
+from pathlib import Path
+from iptrec.kernel import privileges
+from iptrec.libc import libc
+back = os.open("/proc/self/ns/net", os.O_RDONLY)
+outside = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("net", "user")]
+privileges.apart(privileges.NET_ADMIN)
+inside = [os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("net", "user")]
+said = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(*(one != other for one, other in zip(outside, inside)), int(said["CapEff"], 16) == 1 << 12)
+print(libc.setns(back, 0))
+"""
+
+
 def specs(path, table):
     """The text of each rule that a table had at any time."""
     with Reader(path) as reader:
@@ -119,3 +135,8 @@ def test_rules_of_iptables(lab, tmp_path):
 
     recorded(lab, tmp_path / "t.db", changes)
     assert specs(tmp_path / "t.db", "filter") == set(RULES)
+
+
+def test_it_has_no_right_outside(lab):
+    """Where they are listed is another network, of other users, with one right there; nobody comes back."""
+    assert lab.run([sys.executable, "-c", APART]).stdout.split() == ["True"] * 3 + ["-1"]

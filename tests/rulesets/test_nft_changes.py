@@ -27,6 +27,7 @@ from nft_handmade import (
 )
 
 from iptrec.answers.packets import Packets
+from iptrec.answers.summary import summarize
 from iptrec.rulesets.backends import history
 from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.timeline import EVER
@@ -114,6 +115,16 @@ def test_what_nobody_listed_has_no_words():
     recording.commit(8, 110, *made_anew(2, "drop", "something else"))
     recording.commit(9, 120, *made_anew(3, "something else", "drop"))
     assert texts(recording.listed(ONE, 200, generation=9, handle=3)) == [["drop"], [""], ["drop"]]
+
+
+def test_packets_of_a_rule_that_nobody_listed_are_counted():
+    """`info` says how many they are."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, rule(NEW_RULE, "f", 6, "something else"))
+    recording.traced(120, event(UDP, 9, "f", 6, verdict=DROP, dumps=True))
+    recording.commit(9, 130, rule(DEL_RULE, "f", 6, "something else"))
+    summary = summarize(recording.listed(ONE, 200, generation=9))
+    assert (summary.packets, summary.unread) == (1, 1)
 
 
 def test_a_rule_that_nobody_listed_is_told_as_a_rule():
