@@ -4,8 +4,8 @@ A recorder lists the ruleset now and then, and the kernel tells each change. Whe
 listings were received, each state between them is known: which rules it had, by their handles, and their texts
 where these were listed before or after, or an equal rule was; `nft_missed` has those of others. What is made of
 the messages must in the end be what is listed then; else nobody knows what was between. Without the messages a
-table has not changed where both listings tell the same of it. Where none came in the end, as that took too long,
-the messages alone tell.
+table has not changed where both listings tell the same of it. Where none came in the end, the messages alone
+tell.
 
 A rule is the same one as long as its handle, that of its table and nft's text are the same. Its words are those
 of iptables where these were true at any time: iptables-nft-save prints nothing of a table while it has a rule
