@@ -110,6 +110,28 @@ def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     assert state.parts == parts
 
 
+def test_what_changed_under_every_listing_is_listed_later(changes, monkeypatch):
+    """The last change may be the last for long: what was listed before it is not what is in force."""
+    calls = []
+
+    def ruleset(**_):
+        calls.append(None)
+        if len(calls) <= nft_watch._TRIES:
+            changes.tell()
+        return [listing.Part("nft", "nft", b"%d}" % len(calls))]
+
+    monkeypatch.setattr(listing, "ruleset", ruleset)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    changes.tell()
+    watch.look()
+    watch.look()
+    watch.stop()
+    states = [found.get() for _ in range(found.qsize())]
+    assert [one.parts for one in states[:-1]] == [[listing.NOT_SEEN]] * (nft_watch._TRIES + 1)
+    assert [one.content for one in states[-1].parts] == [b"%d}" % (nft_watch._TRIES + 1)]
+
+
 class Missing:
     """Each look misses one rule."""
 

@@ -154,14 +154,17 @@ class NftWatch:
             if not self._drain():
                 if self._missed is not None:
                     self._missed.listed()
+                self._untold, shown = False, parts
                 break
             # It changed under our hands: what it was before nobody will know.
             self._found(NftState(self._until, seen, [listing.NOT_SEEN]))
             self._until = seen
             seen = time.time_ns()
-        self._found(NftState(self._until, seen, parts))
+        else:  # again and again: it is to be listed later, even if nothing changes any more
+            self._untold, listed, shown = True, seen, [listing.NOT_SEEN]
+        self._found(NftState(self._until, seen, shown))
         self._tell_missed(self._until, last=last)
-        self._until, self._untold = listed, False
+        self._until = listed
         if not last:
             self._check_late()
         self._check_rules(own=self._own_in_place(parts), last=last)
