@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
+    from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.resolver import Book
@@ -62,8 +63,9 @@ class Summary:
 
     ``events + lost`` is what the kernel sent while we recorded. ``packets`` are traversals, of which ``copies``
     were made in the midst of another one's way, by a bridge or by IP, ``incomplete`` were not seen from their
-    first rule to their end and ``ambiguous`` could be put together in more than one way; ``orphans`` are events
-    that name no rule. ``interfaces``: by the pair that packets came in and went out by, None for this host.
+    first rule to their end and ``ambiguous`` could be put together in more than one way; ``unread`` have a step
+    of which nobody knows the rule's text, or whether it is a rule or the end of its chain. ``orphans`` are
+    events that name no rule. ``interfaces``: by the pair that packets came in and went out by, None for this host.
     ``talkers``: the pairs of addresses with the most packets; ``talkers_exact`` is False where there were more
     pairs than are counted.
 
@@ -82,6 +84,7 @@ class Summary:
     incomplete: int = 0
     ambiguous: int = 0
     orphans: int = 0
+    unread: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     protocols: dict[str, int] = field(default_factory=dict)
     interfaces: dict[tuple[str | None, str | None], int] = field(default_factory=dict)
@@ -119,6 +122,9 @@ def summarize(reader: Recording) -> Summary:
             verdicts[assembly.outcomes[number].verdict] += int(count)
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
+            summary.unread += (
+                int(count) if _unread(assembly.outcomes[number], window.resolver) else 0
+            )
         summary.packets += decided
         summary.copies += int(np.count_nonzero(assembly.origins()[:decided] >= 0))
         summary.orphans += len(window.unplaced) + len(window.unread)
@@ -130,6 +136,12 @@ def summarize(reader: Recording) -> Summary:
     summary.verdicts = dict(verdicts.most_common())
     traffic.tell(summary)
     return summary
+
+
+def _unread(outcome: Outcome, book: Book) -> bool:
+    """Whether nobody knows all that a packet met: rules changed before they were read."""
+    places = (book.places[one] for one in outcome.path)
+    return any(one.rule is None and not (one.end or one.ours) for one in places)
 
 
 def _rules(book: Book) -> int:

@@ -40,7 +40,7 @@ _RULE_CHAIN, _RULE_HANDLE, _RULE_EXPRESSIONS, _RULE_COMPAT, _RULE_POSITION, _RUL
 _SET_NAME, _SET_ID, _SET_HANDLE, _ELEMENTS_SET = 2, 10, 16, 2
 _EXPRESSION_NAME, _EXPRESSION_DATA, _CONSUMED = 1, 2, 4
 _COUNTING: Final = {b"counter\0", b"last\0"}
-_ANONYMOUS: Final = re.compile(rb"__(?:set|map)\d+")
+_ANONYMOUS: Final = re.compile(rb"__(?:set|map|objmap)\d+")
 _ANONYMOUS_CHAIN: Final = "__chain"
 _U32, _U64 = struct.Struct(">I"), struct.Struct(">Q")
 
@@ -103,6 +103,20 @@ def commits(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[Commit]:
                 _remember(kind, bytes(body), sets)
             elif (edit := _edit(kind, flags, bytes(body), sets)) is not None:
                 edits.append(edit)
+
+
+def rules(messages: bytes) -> list[Edit]:
+    """The rules that messages tell of, which lie back to back: in order."""
+    sets: dict[tuple[TableName, bytes], list[object]] = {}
+    found = []
+    for kind, flags, start, end in headers(messages):
+        body = messages[start:end]
+        if kind in _SETS and len(body) >= _FAMILY_HEADER:
+            _remember(kind, body, sets)
+        elif kind == NEW_RULE and len(body) >= _FAMILY_HEADER:
+            edit = _edit(kind, flags, body, sets)
+            found += [] if edit is None else [edit]
+    return found
 
 
 def _generation(body: bytes) -> int:

@@ -35,6 +35,8 @@ GUARDIAN: Final = {
     NET_RAW: "iptables-legacy takes a raw socket",
 }
 
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000  # linux/sched.h
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2  # linux/prctl.h
 _CAPABILITY_VERSION: Final = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits a set
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24  # linux/prctl.h
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -88,6 +90,20 @@ def give_up() -> None:
     _require_one_thread()
     os.setresuid(*[os.geteuid()] * 3)
     keep(())
+
+
+def apart(capability: int) -> None:
+    """Be in new namespaces of users and networks, with one right there, and none outside.
+
+    What is executed has that right as well. Raises `HostError` where one may not have such namespaces.
+    """
+    _require_one_thread()
+    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET):
+        raise HostError(f"cannot have namespaces of its own: {failure()}")
+    mask = _mask((capability,))
+    _set(mask, mask, mask)
+    if libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0):
+        raise HostError(f"cannot pass on rights: {failure()}")
 
 
 def _require_one_thread() -> None:

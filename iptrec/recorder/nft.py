@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, UsageError
 from iptrec.kernel import iptables
-from iptrec.kernel.nft import bases, counters, nftrace, raw
+from iptrec.kernel.nft import bases, counters, nftrace, raw, retold
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.late import none_yet
 from iptrec.kernel.nft.listing import iptables_speaks
+from iptrec.kernel.nft.missed import Missed
 from iptrec.kernel.nft.table import Own
-from iptrec.kernel.nft.watch import NftState, NftWatch
+from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
 from iptrec.recorder.streams import Events, Side
@@ -92,7 +93,11 @@ class NftBackend:
             self._own = self._own.made()
         note_untraced(self._setting.report, known, priority, self._own.traced)
         self._counted = Traversals(self._own)
-        self.watch = NftWatch(self._rules, self._found, self._setting.guardian, self._own, last)
+        # What a ring has let go of by then is not to be referred to.
+        missed = Missed(again=bool(self._setting.options.ring))
+        self.watch = NftWatch(
+            self._rules, self._found, self._setting.guardian, self._own, last, missed
+        )
         undo.callback(self.watch.stop)
 
     def _insert_late(self, known: Sequence[Base], undo: Undo) -> Late:
@@ -167,12 +172,15 @@ class NftBackend:
         if not select.select([self._changes], [], [], 0)[0]:
             self._clock.unchanged(now)
 
-    def _found(self, finding: NftState | Hole | IptrecError) -> None:
+    def _found(self, finding: NftState | Retold | Hole | IptrecError) -> None:
         """Hand over; in the watch's thread: hashing and compressing do not hold up the loop."""
         match finding:
             case NftState():
                 blobs = [Blob.of(one.content) for one in finding.parts]
                 self._setting.findings.put(partial(self._store, finding, blobs))
+            case Retold():
+                blob = Blob.of(finding.content)
+                self._setting.findings.put(partial(self._store_retold, finding, blob))
             case Hole():
                 self._setting.findings.put(partial(self._evidence.hole, _STREAM, finding))
             case _:
@@ -185,6 +193,11 @@ class NftBackend:
             self._evidence.snapshot(
                 part.kind, part.source, blob, time_ns=state.time_ns, after_ns=after_ns
             )
+
+    def _store_retold(self, found: Retold, blob: Blob) -> None:
+        self._evidence.snapshot(
+            retold.KIND, "nft", blob, time_ns=found.time_ns, after_ns=found.after_ns
+        )
 
 
 class ChangeClock:

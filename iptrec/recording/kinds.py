@@ -67,6 +67,11 @@ SNAPSHOTS: Final = {
         SnapshotKind("nft-generation", "the number of the ruleset that is listed at that moment"),
         SnapshotKind("nft", "nft -a -j list ruleset; the last one of its moment", "json"),
         SnapshotKind("nft-unknown", "the ruleset changed to what was gone before it was read"),
+        SnapshotKind(
+            "nft-missed",
+            "rules of nf_tables that soon went: what the kernel told of them, and how they are listed",
+            "json",
+        ),
         SnapshotKind("raw-table", "what --flush took out and will put back", "json"),
         SnapshotKind("links", "RTM_GETLINK: interfaces", "netlink"),
         SnapshotKind("addresses", "RTM_GETADDR: addresses of interfaces", "netlink"),

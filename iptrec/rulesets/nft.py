@@ -18,7 +18,7 @@ from iptrec.decode.rulesets import iptables_save, nft_json
 from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
-from iptrec.rulesets import nft_places
+from iptrec.rulesets import nft_missed, nft_places
 from iptrec.rulesets.nft_states import Look, States
 from iptrec.rulesets.places import Locations, Pass
 from iptrec.rulesets.table_names import called
@@ -43,7 +43,7 @@ LISTING: Final = "nft"
 GENERATION: Final = "nft-generation"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
-SAVED: Final = {"iptables-nft-save": "ip", "ip6tables-nft-save": "ip6"}
+SAVED: Final = nft_missed.SAVED
 _NO_HOOK: Final = 255
 _DIGITS: Final = 10  # of a u32
 _NO_PASS: Final = Pass(_NO_HOOK, "")
@@ -54,7 +54,7 @@ class Nft:
 
     name: Backend = "nft"
     stream = "nftrace"
-    snapshots = (*SAVED, TEXT, GENERATION, LISTING, UNKNOWN)
+    snapshots = (*SAVED, TEXT, GENERATION, LISTING, UNKNOWN, nft_missed.KIND)
     changes = "nftables"
     mark_after = True
 
@@ -67,7 +67,7 @@ class Nft:
     ) -> Timelines:
         """The tables over time; those of the family inet are in both families."""
         found = Timelines(single=single)
-        states = States(list(_looks(snapshots)), changes)
+        states = _states(snapshots, changes)
         for table in states.tables:
             name = table_name(table, single=single)
             late = nft_places.is_late_table(name)
@@ -121,7 +121,22 @@ def of_listing(listing: Listing) -> dict[Family, Ruleset]:
 
 def followed(snapshots: Iterable[Snapshot], changes: Changes) -> Iterator[Followed]:
     """See `States.followed`."""
-    return States(list(_looks(snapshots)), changes).followed()
+    return _states(snapshots, changes).followed()
+
+
+def _states(snapshots: Iterable[Snapshot], changes: Changes | None) -> States:
+    missed: list[bytes] = []
+    looks = list(_looks(_without(nft_missed.KIND, snapshots, missed)))
+    return States(looks, changes, nft_missed.contents(missed))
+
+
+def _without(kind: str, snapshots: Iterable[Snapshot], found: list[bytes]) -> Iterator[Snapshot]:
+    """All snapshots but those of a kind, of which the contents are ``found``."""
+    for one in snapshots:
+        if one.kind == kind:
+            found.append(one.content)
+        else:
+            yield one
 
 
 def printed(recording: Recording, kind: str, time_ns: int | None, namespace: int) -> bytes | None:

@@ -2,9 +2,10 @@
 
 A recorder lists the ruleset now and then, and the kernel tells each change. Where all changes between two
 listings were received, each state between them is known: which rules it had, by their handles, and their texts
-where these were listed before or after, or an equal rule was. What is made of the messages must in the end be
-what is listed then; else nobody knows what was between. Without the messages a table has not changed where both
-listings tell the same of it.
+where these were listed before or after, or an equal rule was; `nft_missed` has those of others. What is made of
+the messages must in the end be what is listed then; else nobody knows what was between. Without the messages a
+table has not changed where both listings tell the same of it. Where none came in the end, the messages alone
+tell.
 
 A rule is the same one as long as its handle, that of its table and nft's text are the same. Its words are those
 of iptables where these were true at any time: iptables-nft-save prints nothing of a table while it has a rule
@@ -13,12 +14,14 @@ that it cannot say.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
 from iptrec.decode import nft_changes
+from iptrec.decode.generations import LAST_OF_ALL
 from iptrec.decode.rulesets.types import Chain, Rule
 from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import not_before
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import TableName
     from iptrec.names import I64
     from iptrec.rulesets.changes import Changes
+    from iptrec.rulesets.nft_missed import Contents
     from iptrec.rulesets.nft_replay import Table
     from iptrec.rulesets.timeline import Came
 
@@ -105,9 +109,14 @@ class _Span:
 
 
 class States:
-    """All tables of a namespace over time, ``tables`` by name."""
+    """All tables of a namespace over time, ``tables`` by name.
 
-    def __init__(self, looks: Sequence[Look], changes: Changes | None) -> None:
+    ``missed``: rules that no listing has, see `nft_missed`.
+    """
+
+    def __init__(
+        self, looks: Sequence[Look], changes: Changes | None, missed: Contents | None = None
+    ) -> None:
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = _Words(listings)
@@ -119,7 +128,10 @@ class States:
             self._moments = changes.looks(until)
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
-        self._edited = {name: _Edited(name, self._spans, listings, self._words) for name in edited}
+        self._edited = {
+            name: _Edited(name, self._spans, listings, self._words, (missed or {}).get(name, {}))
+            for name in edited
+        }
 
     def of(self, table: TableName) -> Iterator[State]:
         """All states of a table from its first one on; one that is gone has no chains."""
@@ -132,7 +144,7 @@ class States:
     def followed(self) -> Iterator[Followed]:
         """The listings between which the kernel told all changes."""
         for span in self._spans:
-            if span.commits is None or span.begin.generation is None:
+            if span.commits is None or span.begin.generation is None or span.end.listing is None:
                 continue
             received = [one.received_ns for one in span.commits] or [(0, -1)]
             yield Followed(
@@ -153,8 +165,10 @@ class States:
             exists, state = self._listed(table, look, look)
             yield exists, state._replace(after_ns=EVER, time_ns=EVER, generations=FROM_THE_FIRST)
         for span in self._spans:
-            if span.commits is None:
+            if not span.commits and (span.commits is None or span.end.listing is None):
                 yield from self._between(table, span)
+            elif span.end.listing is None:
+                yield from self._unlisted(table, span, span.commits)
             else:
                 yield from self._followed(table, span, span.commits)
 
@@ -195,14 +209,33 @@ class States:
         steps = _steps(begin, edits.values())
         if len(steps) == len(touching) and [begin, *steps][-1] == end:
             for commit, step in zip(touching, steps, strict=True):
-                chains = self._edited[table].chains(step)
-                exists = step != nft_replay.GONE
-                handle = step.handle if exists else None
-                yield exists, State(chains, *self._moment(commit, span), handle)
+                yield self._made(table, step, commit, span)
             return
         if touching:
             yield False, State(None, *self._moment(touching[0], span))
         yield self._listed(table, span.end, span.begin)
+
+    def _unlisted(
+        self, table: TableName, span: _Span, commits: Sequence[Commit]
+    ) -> Iterator[tuple[bool, State]]:
+        """What the kernel told, up to what nobody knows, where no listing followed."""
+        edits = span.edits.get(table, {})
+        steps = _steps(_table(span.begin, table), edits.values())
+        for number, step in zip(edits, steps, strict=False):
+            yield self._made(table, step, commits[number], span)
+        last, time_ns = commits[-1].generation, span.end.time_ns
+        unknown = State(None, time_ns, time_ns, (last, LAST_OF_ALL))
+        if len(steps) < len(edits):
+            unknown = State(None, *self._moment(commits[[*edits][len(steps)]], span))
+        yield False, unknown
+
+    def _made(
+        self, table: TableName, step: Table, commit: Commit, span: _Span
+    ) -> tuple[bool, State]:
+        """What a commit made of a table."""
+        exists = step != nft_replay.GONE
+        handle = step.handle if exists else None
+        return exists, State(self._edited[table].chains(step), *self._moment(commit, span), handle)
 
     def _moment(self, commit: Commit, span: _Span) -> tuple[int, int, Came]:
         """After which time a commit was, and not after which; the same of generations."""
@@ -233,7 +266,7 @@ def _spans(looks: Sequence[Look], commits: dict[int, Commit]) -> Iterator[_Span]
             yield _Span.of(looks[begin], looks[begin + 1 : at + 1], told)
             begin = at
     if begin + 1 < len(looks):
-        yield _Span.of(looks[begin], looks[begin + 1 :], None)
+        yield _Span.of(looks[begin], looks[begin + 1 :], _last_of(looks[begin:], commits))
 
 
 def _all_of(begin: Look, end: Look, commits: dict[int, Commit]) -> list[Commit] | None:
@@ -243,6 +276,19 @@ def _all_of(begin: Look, end: Look, commits: dict[int, Commit]) -> list[Commit] 
         return None
     found = [commits[one] for one in range(first + 1, last + 1) if one in commits]
     return found if len(found) == last - first else None
+
+
+def _last_of(looks: Sequence[Look], commits: dict[int, Commit]) -> list[Commit] | None:
+    """The commits after the first look, where nobody listed the ruleset any more; None if some are missing."""
+    first = looks[0].generation
+    if first is None or any(one.listing is not None for one in looks[1:]):
+        return None
+    told = [one for one in commits.values() if one.received_ns[0] <= looks[-1].time_ns]
+    newest = max((one.generation for one in told), default=first)
+    if not 0 <= newest - first <= len(commits):
+        return None
+    found = [commits[one] for one in range(first + 1, newest + 1) if one in commits]
+    return found if len(found) == newest - first else None
 
 
 def _came(before: Look, look: Look) -> Came:
@@ -259,13 +305,12 @@ def _table(look: Look, table: TableName) -> Table:
 
 
 def _steps(begin: Table, commits: Iterable[list[Edit]]) -> list[Table]:
-    """The table after each commit; none where they do not fit."""
-    if begin.handle is None:
-        return []
-    try:
-        return list(nft_replay.replayed(begin, commits))
-    except CannotFollowError:
-        return []
+    """The table after each commit, up to one that does not fit."""
+    found: list[Table] = []
+    if begin.handle is not None:
+        with contextlib.suppress(CannotFollowError):
+            found.extend(nft_replay.replayed(begin, commits))
+    return found
 
 
 def _alike(table: TableName, before: Listing | None, after: Listing | None) -> bool:
@@ -280,7 +325,12 @@ class _Edited:
     """The rules of a table by their handles: those that were listed, and equal ones."""
 
     def __init__(
-        self, name: TableName, spans: Iterable[_Span], listings: Iterable[Listing], words: _Words
+        self,
+        name: TableName,
+        spans: Iterable[_Span],
+        listings: Iterable[Listing],
+        words: _Words,
+        missed: Mapping[object, Rule],
     ) -> None:
         self._listed: dict[_Handles, Rule] = {}
         for listing in listings:
@@ -290,7 +340,7 @@ class _Edited:
         self._contents = dict(
             told for span in spans for told in _contents(name, span) if told[1] is not None
         )
-        self._equal: dict[object, Rule] = {}
+        self._equal = dict(missed)
         for handles, content in self._contents.items():
             if handles in self._listed:
                 self._equal[content] = self._listed[handles]

@@ -43,6 +43,10 @@ UNTRACED: Final[dict[Why, str]] = {
     "beside": "frames that do not come through IP pass it untraced",
     "above": "somebody put rules above iptrec's there: what they take is not traced",
 }
+_BUT_FOR_RULES: Final = "yes, but for rules that nobody could read"
+_UNREAD: Final = (
+    "{} met a rule that was gone before its text was read, or what may be the end of its chain"
+)
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value on a terminal; a command can be as long as it likes
 _LOSSES: Final = 10
@@ -77,6 +81,7 @@ def as_json(
             "incomplete": summary.incomplete,
             "ambiguous": summary.ambiguous,
             "orphans": summary.orphans,
+            "unread": summary.unread,
             "verdicts": summary.verdicts,
             "protocols": summary.protocols,
             "interfaces": [
@@ -160,6 +165,9 @@ def as_text(
     if none is not None:
         rows.insert(1, ("nothing", none.fact))
         rows[2:2] = [("likely", cause) for cause in none.causes]
+    if summary.unread:
+        rows[0] = "complete", rows[0][1] if flaws else _BUT_FOR_RULES
+        rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))

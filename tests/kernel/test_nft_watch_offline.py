@@ -9,9 +9,9 @@ from queue import Queue
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel.nft import listing
+from iptrec.kernel.nft import listing, retold
 from iptrec.kernel.nft import watch as nft_watch
-from iptrec.kernel.nft.watch import NftState, NftWatch
+from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 
 NEW_GENERATION = struct.pack("=IHHII", 16, 0x0A0F, 0, 0, 0)
 
@@ -108,3 +108,62 @@ def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     watch.stop()
     assert isinstance(error, HostError)
     assert state.parts == parts
+
+
+def test_what_changed_under_every_listing_is_listed_later(changes, monkeypatch):
+    """The last change may be the last for long: what was listed before it is not what is in force."""
+    calls = []
+
+    def ruleset(**_):
+        calls.append(None)
+        if len(calls) <= nft_watch._TRIES:
+            changes.tell()
+        return [listing.Part("nft", "nft", b"%d}" % len(calls))]
+
+    monkeypatch.setattr(listing, "ruleset", ruleset)
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    changes.tell()
+    watch.look()
+    watch.look()
+    watch.stop()
+    states = [found.get() for _ in range(found.qsize())]
+    assert [one.parts for one in states[:-1]] == [[listing.NOT_SEEN]] * (nft_watch._TRIES + 1)
+    assert [one.content for one in states[-1].parts] == [b"%d}" % (nft_watch._TRIES + 1)]
+
+
+class Missing:
+    """Each look misses one rule."""
+
+    def take(self, message):
+        assert message.kind == 0x0A0F
+
+    def listed(self):
+        pass
+
+    def gone(self):
+        return ["a rule"]
+
+
+def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
+    """Where that cannot be the user hears of it, once."""
+    answers = [b"text", b"", HostError("no such right")]
+    monkeypatch.setattr(listing, "ruleset", lambda **_: [])
+    monkeypatch.setattr(retold, "told", lambda *_, **__: given(answers.pop(0)))
+    found = Queue()
+    watch = NftWatch({}, found.put, None, missed=Missing())
+    for _ in range(4):
+        changes.tell()
+        watch.look()
+    watch.stop()
+    noted = [found.get() for _ in range(found.qsize())]
+    assert [one.content for one in noted if isinstance(one, Retold)] == [b"text"]
+    assert [str(one) for one in noted if isinstance(one, HostError)] == [
+        "rules that soon went are recorded without text: no such right"
+    ]
+
+
+def given(answer):
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

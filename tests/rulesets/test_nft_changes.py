@@ -27,6 +27,7 @@ from nft_handmade import (
 )
 
 from iptrec.answers.packets import Packets
+from iptrec.answers.summary import summarize
 from iptrec.rulesets.backends import history
 from iptrec.rulesets.nft import NFT
 from iptrec.rulesets.timeline import EVER
@@ -114,6 +115,42 @@ def test_what_nobody_listed_has_no_words():
     recording.commit(8, 110, *made_anew(2, "drop", "something else"))
     recording.commit(9, 120, *made_anew(3, "something else", "drop"))
     assert texts(recording.listed(ONE, 200, generation=9, handle=3)) == [["drop"], [""], ["drop"]]
+
+
+def test_where_nothing_is_listed_in_the_end_the_kernel_tells():
+    """What it told of each change, up to the last time that the recorder looked."""
+    recording = NftHandMade().listed({"f": [(5, "drop"), (6, "accept")]}, 100, generation=7)
+    recording.commit(8, 110, rule(DEL_RULE, "f", 5, "drop")).unseen(112, 100)
+    recording.commit(9, 120, rule(NEW_RULE, "f", 7, "drop")).unseen(130, 112)
+    recording.commit(10, 140, rule(DEL_RULE, "f", 7, "drop"))  # as the recorder's own undoing
+    assert states(recording) == [
+        (["drop", "accept"], EVER, EVER),
+        (["accept"], 94, 110),
+        (["accept", "drop"], 94, 120),
+        (None, 130, 130),
+    ]
+
+
+def test_what_cannot_be_followed_in_the_end_is_not_known():
+    """From then on; a change that is missing leaves nothing known."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, rule(NEW_RULE, "f", 6, "drop"))
+    recording.commit(9, 120, rule(DEL_RULE, "f", 99, "what was never there"))
+    recording.commit(10, 130, rule(NEW_RULE, "f", 7, "drop")).unseen(140, 100)
+    assert texts(recording) == [["drop"], ["drop", ""], None]
+    missing = NftHandMade().listed(ONE, 100, generation=7)
+    missing.commit(9, 120, rule(NEW_RULE, "f", 6, "drop")).unseen(140, 100)
+    assert texts(missing) == [["drop"], None]
+
+
+def test_packets_of_a_rule_that_nobody_listed_are_counted():
+    """`info` says how many they are."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, rule(NEW_RULE, "f", 6, "something else"))
+    recording.traced(120, event(UDP, 9, "f", 6, verdict=DROP, dumps=True))
+    recording.commit(9, 130, rule(DEL_RULE, "f", 6, "something else"))
+    summary = summarize(recording.listed(ONE, 200, generation=9))
+    assert (summary.packets, summary.unread) == (1, 1)
 
 
 def test_a_rule_that_nobody_listed_is_told_as_a_rule():

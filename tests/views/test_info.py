@@ -45,6 +45,21 @@ def test_completeness_is_first(case):
     assert json.loads(info.as_json(made, summary))["complete"] == (expected == "yes")
 
 
+def test_rules_that_nobody_read_are_told():
+    """Nothing is missing, and yet not all is known: it is no plain "yes"."""
+    summary = Summary(events=3, packets=2, unread=1)
+    first, second, *_ = info.as_text(recording(), summary, LOCAL).splitlines()
+    assert first == "complete:    yes, but for rules that nobody could read"
+    assert second.startswith(
+        "unread:      1 packet met a rule that was gone before its text was read"
+    )
+    told = json.loads(info.as_json(recording(), summary))
+    assert (told["complete"], told["unread"]) == (True, 1)
+    flawed = info.as_text(recording(), replace(summary, orphans=1), LOCAL).splitlines()
+    assert flawed[0] == "complete:    no: 1 event names no rule"
+    assert flawed[1] == second
+
+
 def test_a_list_that_is_not_there_says_why():
     """Refused or cut is not empty; as text beside its kind, as JSON where it is not whole."""
     made = recording()

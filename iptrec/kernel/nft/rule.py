@@ -31,7 +31,9 @@ _ANONYMOUS: Final = re.compile(rb"__(set|map|chain)\d+\0")
 _EQUAL, _NOT_EQUAL = 0, 1  # NFT_CMP_
 # Expressions that load the number of the protocol: attribute -> its value, and which is the register's.
 _LOADS: Final[dict[int, tuple[tuple[str, dict[int, int]], ...]]] = {
+    1: (("meta", {2: 16}),),
     2: (("meta", {2: 16}), ("payload", {2: 1, 3: 9, 4: 1})),
+    7: (("meta", {2: 16}),),
     10: (("meta", {2: 16}), ("payload", {2: 1, 3: 6, 4: 1})),
 }  # NFTA_META_KEY: NFT_META_L4PROTO; NFTA_PAYLOAD_BASE: the network header, OFFSET, LEN
 _REGISTER: Final = 1  # NFTA_META_DREG, NFTA_PAYLOAD_DREG, NFTA_CMP_SREG
@@ -155,14 +157,19 @@ class Rule(NamedTuple):
 
     def _parts(self) -> Iterator[tuple[str, bytes]]:
         """Name and attributes of each expression."""
-        return (_part(element) for _, element in attributes(self.expressions))
+        return parts(self.expressions)
 
 
-def expressions(parts: Iterable[tuple[str, list[tuple[int, bytes]]]]) -> bytes:
+def parts(expressions: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and attributes of each expression of a rule."""
+    return (_part(element) for _, element in attributes(expressions))
+
+
+def expressions(told: Iterable[tuple[str, list[tuple[int, bytes]]]]) -> bytes:
     """Expressions of their names and attributes, as `Rule.expressions` has them."""
     return packed(
         (_ELEMENT, packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(values))]))
-        for name, values in parts
+        for name, values in told
     )
 
 

@@ -6,38 +6,40 @@ quiet. The watch is a thread of its own, as `legacy.watch` is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import struct
+import resource
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import iptables
+from iptrec.kernel import iptables, netlink
 from iptrec.kernel.links import FORWARDING, WaySocket
-from iptrec.kernel.nft import bases, listing, raw
+from iptrec.kernel.nft import bases, listing, raw, retold
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from iptrec.kernel.iptables import TraceRule
     from iptrec.kernel.nft.late import Late
     from iptrec.kernel.nft.listing import Part
+    from iptrec.kernel.nft.missed import Missed
     from iptrec.kernel.nft.table import Own
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
 _NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
-_HEAD: Final = 20  # of a message, before its attributes
+_HEAD: Final = 4  # struct nfgenmsg
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
 _WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever;
 _LAST_S: Final = 10.0  # in the end somebody waits for it
-_SHARE: Final = 10  # listing may cost one part in so many of the time
+_SHARE: Final = 10  # listing may cost one part in so many of a processor's time
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +51,39 @@ class NftState:
     parts: list[Part]
 
 
+@dataclass(frozen=True, slots=True)
+class Retold:
+    """Rules that no listing had, with their text (`retold`): they were there after ``after_ns`` (epoch)."""
+
+    after_ns: int
+    time_ns: int
+    content: bytes
+
+
 class NftWatch:
     """Started by `start`, ended by `stop`, which takes a last look.
 
-    ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState` and
+    ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState`, `Retold` and
     `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
-    while it waits. ``own``, ``late``: the tables of our own, if there may be any.
+    while it waits. ``own``, ``late``: the tables of our own, if there may be any. ``missed``: finds rules that
+    come and go between two listings.
     """
 
     def __init__(
         self,
         rules: Mapping[Family, Sequence[TraceRule]],
-        found: Callable[[NftState | Hole | IptrecError], None],
+        found: Callable[[NftState | Retold | Hole | IptrecError], None],
         guardian: Guardian,
         own: Own | None = None,
         late: Late | None = None,
+        missed: Missed | None = None,
     ) -> None:
         self._rules = rules
         self._found = found
         self._guardian = guardian
         self._own = own
         self._late = late
+        self._missed = missed
         self._attached = False  # base chains came or went, or it is forwarded now
         self._changes = ChangeSocket()
         self._forwarding = WaySocket(FORWARDING)
@@ -94,6 +108,8 @@ class NftWatch:
     def baseline(self) -> list[Part]:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
+        if self._missed is not None:
+            self._missed.begin()
         self._until = time.time_ns()
         return self._checked(listing.ruleset(counters=True, failed=self._found))
 
@@ -145,27 +161,55 @@ class NftWatch:
             listed = time.time_ns()
             parts = self._list(last=last)
             if not self._drain():
+                if self._missed is not None:
+                    self._missed.listed()
+                self._untold, shown = False, parts
                 break
             # It changed under our hands: what it was before nobody will know.
             self._found(NftState(self._until, seen, [listing.NOT_SEEN]))
             self._until = seen
             seen = time.time_ns()
-        self._found(NftState(self._until, seen, parts))
-        self._until, self._untold = listed, False
+        else:  # again and again: it is to be listed later, even if nothing changes any more
+            self._untold, listed, shown = True, seen, [listing.NOT_SEEN]
+        self._found(NftState(self._until, seen, shown))
+        self._tell_missed(self._until, last=last)
+        self._until = listed
         if not last:
             self._check_late()
         self._check_rules(own=self._own_in_place(parts), last=last)
 
     def _list(self, *, last: bool) -> list[Part]:
-        """The ruleset; the next time it may be listed depends on how long that takes."""
-        started = time.monotonic_ns()
-        try:
-            within = _LAST_S if last else _WITHIN_S
-            return self._checked(
-                listing.ruleset(counters=False, failed=self._found, within_s=within)
+        """The ruleset."""
+        with self._costly():
+            parts = listing.ruleset(
+                counters=False, failed=self._found, within_s=_LAST_S if last else _WITHIN_S
             )
+        return self._checked(parts)
+
+    @contextlib.contextmanager
+    def _costly(self) -> Iterator[None]:
+        """The next time that the ruleset may be listed depends on what programs cost here."""
+        spent = _spent_ns()
+        try:
+            yield
         finally:
-            self._next = time.monotonic_ns() + _SHARE * (time.monotonic_ns() - started)
+            now = time.monotonic_ns()
+            self._next = max(now, self._next) + _SHARE * (_spent_ns() - spent)
+
+    def _tell_missed(self, after_ns: int, *, last: bool) -> None:
+        """Hand over what rules were that no listing has; where that cannot be, not even later on."""
+        gone = [] if self._missed is None else self._missed.gone()
+        if not gone:
+            return
+        try:
+            with self._costly():
+                content = retold.told(gone, within_s=_LAST_S if last else _WITHIN_S)
+        except HostError as error:
+            self._missed = None
+            self._found(HostError(f"rules that soon went are recorded without text: {error}"))
+            return
+        if content:
+            self._found(Retold(after_ns, time.time_ns(), content))
 
     def _checked(self, parts: list[Part]) -> list[Part]:
         """A ruleset; where its listing breaks off, that is told: only the text has all of it then."""
@@ -238,11 +282,14 @@ class NftWatch:
                 continue
             if datagram is None:
                 return changed
-            at = 0
-            while at + 16 <= len(datagram):
-                size, kind = struct.unpack_from("=IH", datagram, at)
-                changed = changed or kind == _NEW_GENERATION
-                self._attached = self._attached or bases.may_change(
-                    kind, datagram[at + _HEAD : at + size]
-                )
-                at += max(size + 3 & ~3, 16)
+            for one in netlink.messages(datagram):
+                changed = changed or one.kind == _NEW_GENERATION
+                self._attached = self._attached or bases.may_change(one.kind, one.body[_HEAD:])
+                if self._missed is not None:
+                    self._missed.take(one)
+
+
+def _spent_ns() -> int:
+    """The processors' time that programs took which we ran."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round((used.ru_utime + used.ru_stime) * 1e9)

@@ -1,0 +1,174 @@
+"""The text of rules that came and went between two listings: nft and iptables tell them once more.
+
+In a network namespace of its own, which nothing passes, each rule is made again of what the kernel told of
+it (`missed`), in a chain without a hook, and listed there. A user namespace gives the right to do so,
+whatever rights the recorder has given up; both end with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.errors import HostError, IptrecError
+from iptrec.kernel import netlink, privileges, process
+from iptrec.kernel.nft import listing, missed, transactions
+from iptrec.kernel.nft import rule as nft_rule
+from iptrec.kernel.nft.missed import ANONYMOUS, Gone
+from iptrec.kernel.nft.rule import Rule
+from iptrec.kernel.nft.transactions import FAMILIES, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.kernel.nft.missed import Attributes
+
+KIND: Final = "nft-missed"  # of the snapshot
+_CHAIN: Final = "iptrec-missed"
+_TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
+_SET_NAME, _SET_ID, _ELEMENTS_SET, _ELEMENTS, _ELEMENTS_ID = 2, 10, 2, 3, 4
+_REFERENCES: Final = {
+    "lookup": (1, 4),
+    "objref": (4, 5),
+}  # NFTA_: a set, by its name and its number
+_IMMEDIATE_DATA, _ELEMENT_DATA, _VERDICT, _VERDICT_CHAIN = 2, 2, 2, 2
+
+
+def told(rules: list[Gone], *, within_s: float) -> bytes:
+    """The content of a snapshot: what told of some rules, and how they are listed. Raises `HostError`.
+
+    Without those that the kernel does not take; empty where that is all of them.
+    """
+    done = process.run(
+        process.iptrec(module=__name__),
+        json.dumps([_written(one) for one in rules]).encode(),
+        until=time.monotonic() + within_s,
+    )
+    if done.returncode:
+        fact = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        raise HostError(fact or f"{KIND}: status {done.returncode}")
+    return done.stdout
+
+
+def main() -> None:
+    """What `told` starts: rules come on stdin, the content goes to stdout."""
+    rules = [_read(one) for one in json.loads(sys.stdin.buffer.read())]
+    try:
+        privileges.apart(privileges.NET_ADMIN)
+        accepted = [one for one in rules if _made(one)]
+        if accepted:
+            found = {"messages": b"".join(one.messages for one in accepted).hex()}
+            for part in listing.ruleset(counters=False, failed=lambda _: None):
+                found[part.kind] = part.content.decode("utf-8", "surrogateescape")
+            sys.stdout.write(json.dumps(found))
+    except IptrecError as error:
+        sys.exit(str(error))
+
+
+def _written(gone: Gone) -> dict[str, Any]:
+    """A rule as JSON."""
+    return {
+        "family": gone.family,
+        "table": gone.table,
+        "named": [[kind, _hex(one)] for kind, one in gone.named],
+        "sets": [[_hex(one), [*map(_hex, elements)]] for one, elements in gone.sets],
+        "rule": _hex(gone.rule),
+        "messages": gone.messages.hex(),
+    }
+
+
+def _read(told: dict[str, Any]) -> Gone:
+    return Gone(
+        family=told["family"],
+        table=told["table"],
+        named=[(kind, _attributes(one)) for kind, one in told["named"]],
+        sets=[(_attributes(one), [*map(_attributes, elements)]) for one, elements in told["sets"]],
+        rule=_attributes(told["rule"]),
+        messages=bytes.fromhex(told["messages"]),
+    )
+
+
+def _hex(attributes: Attributes) -> str:
+    return netlink.packed(attributes).hex()
+
+
+def _attributes(text: str) -> Attributes:
+    return [*netlink.attributes(bytes.fromhex(text))]
+
+
+def _made(gone: Gone) -> bool:
+    """Whether the kernel has taken a rule, behind those before it."""
+    holder = next(one for one, number in FAMILIES.items() if number == gone.family)
+    return not transactions.batch(holder, list(_requests(gone)))
+
+
+def _requests(gone: Gone) -> Iterator[Request]:
+    """What a rule needs, then the rule; what is there already may be asked for again."""
+    table = (_TABLE, gone.table)
+    yield Request(transactions.NEW_TABLE, netlink.CREATE, [table])
+    for name in (_CHAIN.encode() + b"\0", *_jumped_to(gone)):
+        yield Request(transactions.NEW_CHAIN, netlink.CREATE, [table, (_CHAIN_NAME, name)])
+    for kind, named in gone.named:
+        number = _numbered(_SET_ID, 0) if kind == missed.NEW_SET else []
+        yield Request(kind, netlink.CREATE, [*named, *number])
+    for place, (one, elements) in enumerate(gone.sets, 1):
+        yield Request(missed.NEW_SET, netlink.CREATE, [*_unnamed(one, place, _SET_NAME, _SET_ID)])
+        for some in elements:
+            yield Request(
+                missed.NEW_ELEMENTS,
+                netlink.CREATE,
+                [*_unnamed(some, place, _ELEMENTS_SET, _ELEMENTS_ID)],
+            )
+    made = _rule(gone).new(gone.family)
+    flags = netlink.CREATE | netlink.APPEND
+    yield Request(transactions.NEW_RULE, flags, [table, (nft_rule.CHAIN, _CHAIN), *made])
+
+
+def _rule(gone: Gone) -> Rule:
+    """A rule whose sets without a name are found by their numbers: they get other names."""
+    found = dict(gone.rule)
+    number = 0
+    told = []
+    for name, data in nft_rule.parts(found.get(nft_rule.EXPRESSIONS, b"")):
+        values = [*netlink.attributes(data)]
+        if any(ANONYMOUS.fullmatch(value) for _, value in values if name in _REFERENCES):
+            number += 1
+            values = _unnamed(values, number, *_REFERENCES[name])
+        told.append((name, values))
+    return Rule("", b"", nft_rule.expressions(told), found.get(nft_rule.USERDATA, b""))
+
+
+def _unnamed(attributes: Attributes, number: int, name: int, identity: int) -> Attributes:
+    """Attributes with a number in the place of the name that the kernel gave."""
+    found = [
+        (kind, ANONYMOUS.sub(rb"__\1%d" + bytes(1), value) if kind == name else value)
+        for kind, value in attributes
+        if kind != identity
+    ]
+    return [*found, *_numbered(identity, number)]
+
+
+def _jumped_to(gone: Gone) -> Iterator[bytes]:
+    """The chains that a rule names."""
+    for name, data in nft_rule.parts(dict(gone.rule).get(nft_rule.EXPRESSIONS, b"")):
+        if name == "immediate":
+            yield from _chains(data, _IMMEDIATE_DATA)
+    for _, elements in gone.sets:
+        for some in elements:
+            for _, one in netlink.attributes(dict(some).get(_ELEMENTS, b"")):
+                yield from _chains(one, _ELEMENT_DATA)
+
+
+def _chains(told: bytes, data: int) -> Iterator[bytes]:
+    verdict = dict(netlink.attributes(dict(netlink.attributes(told)).get(data, b""))).get(
+        _VERDICT, b""
+    )
+    if (chain := dict(netlink.attributes(verdict)).get(_VERDICT_CHAIN)) is not None:
+        yield chain
+
+
+def _numbered(identity: int, number: int) -> Attributes:
+    return [(identity, struct.pack("!I", number))]
