@@ -65,9 +65,9 @@ class Summary:
     were made in the midst of another one's way, by a bridge or by IP, ``incomplete`` were not seen from their
     first rule to their end and ``ambiguous`` could be put together in more than one way; ``unread`` have a step
     of which nobody knows the rule's text, or whether it is a rule or the end of its chain. ``orphans`` are
-    events that name no rule. ``interfaces``: by the pair that packets came in and went out by, None for this host.
-    ``talkers``: the pairs of addresses with the most packets; ``talkers_exact`` is False where there were more
-    pairs than are counted.
+    events that name no rule. ``interfaces``: by the pair that packets came in and went out by, None for this
+    host. ``talkers``: the pairs of addresses with the most packets; ``talkers_exact`` is False where there were
+    more pairs than are counted.
 
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
