@@ -90,7 +90,6 @@ def lab(labs):  # noqa: ARG001 - skips
     from warm_lab import Lab
 
     with Lab() as network:
-        network.ip(None, "link set lo up")
         yield network
 
 

@@ -110,8 +110,9 @@ def test_memory_does_not_grow_with_files(lab, tmp_path, backend):
     found = []
     for more in (10, 25):
         seen = set()
-        while len(seen) < more:
-            seen.update(tmp_path.glob("fr-*.db"))
+        until(
+            lambda seen=seen, more=more: seen.update(tmp_path.glob("fr-*.db")) or len(seen) >= more
+        )
         found.append(taken(child.pid))
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
