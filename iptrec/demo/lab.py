@@ -187,11 +187,9 @@ class Lab:
 
         ``addresses`` (with prefix length) are the host's; ``peer`` becomes a port of ``bridge``.
         """
-        number = next(self._peers)
-        self.ip(None, f"link add {peer} index {number} type veth peer name {name} netns {host}")
-        if bridge is not None:
-            self.ip(None, f"link set {peer} master {bridge}")
-        self.ip(None, f"link set {peer} up")
+        made = f"link add {peer} index {next(self._peers)} type veth peer name {name} netns {host}"
+        member = [] if bridge is None else [f"link set {peer} master {bridge}"]
+        self.ip(None, "\n".join([made, *member, f"link set {peer} up"]))
         for address in addresses:  # one batch cannot have both families
             self.ip(host, f"address add {address} dev {name}")
         self.ip(host, f"link set {name} up")

@@ -46,7 +46,10 @@ def adding(lab, tmp_path, backend, where):
         yield added
     finally:
         stop.touch()
-        added += map(int, child.communicate(timeout=60)[0].split())
+        added += map(
+            int, child.stdout
+        )  # communicate() with a time limit leaves out what is read already
+        assert child.wait(timeout=60) == 0
 
 
 def sources(lab, backend):
