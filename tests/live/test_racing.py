@@ -46,9 +46,10 @@ def adding(lab, tmp_path, backend, where):
         yield added
     finally:
         stop.touch()
-        added += map(
-            int, child.stdout
-        )  # communicate() with a time limit leaves out what is read already
+        with (
+            child.stdout as rest
+        ):  # communicate() with a time limit leaves out what is read already
+            added += map(int, rest)
         assert child.wait(timeout=60) == 0
 
 
