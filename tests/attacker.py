@@ -102,6 +102,7 @@ STRATEGIES = {
 TEMPORARY = {one.__name__: one for one in (swap_temporary, swap_directory)}
 # What the attacker does all the time, whatever is made.
 FLIPS = {one.__name__: one for one in (lead_away, flip_directory, flip_device, flip_devices)}
+STEADY = {"lead_away": None}  # leads to one place, and need not be made again
 
 
 def names(data):
@@ -127,7 +128,7 @@ def begun(strategy, directory, aim):
 
 def go_on(strategy, directory, aim, watch):
     """Do what the strategy says, once or to all that has appeared; returns when there are orders."""
-    while not select.select([0], [], [], 0)[0]:
+    while not select.select([0], [], [], STEADY.get(strategy, 0))[0]:
         if strategy in FLIPS:
             FLIPS[strategy](directory, aim)
         elif watch in select.select([0, watch], [], [])[0]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
 time.tzset()
 TESTS = Path(__file__).parent
+_turns = []  # the lock that this process has for its test, if any
 
 
 def pytest_addoption(parser):
@@ -27,25 +29,47 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
 
 
+def pytest_collection_finish():
+    """What thousands of tests consist of stays: no collection of garbage need look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that run alone are the first, in a row: the others wait once, and for nothing that is under way."""
+    items.sort(key=lambda one: not _is_alone(one))
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
+def pytest_runtest_protocol(item, nextitem):
     """A test that is marked "alone" runs while no other process of pytest's runs one.
 
     "cold": its commands are not forked from what is loaded already (`warm`).
     """
     cold = item.get_closest_marker("cold") is not None
-    with _turn(alone=item.get_closest_marker("alone") is not None), warm.cold(cold):
+    with _turn(item, nextitem), warm.cold(cold):
         return (yield)
 
 
+def _is_alone(item):
+    return item.get_closest_marker("alone") is not None
+
+
 @contextlib.contextmanager
-def _turn(*, alone):
-    """Who runs alone waits for the others, and lets nobody begin meanwhile."""
+def _turn(item, following):
+    """Who runs alone waits for the others, and lets nobody begin before a test that need not."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
-    with _locked(TESTS / "live", fcntl.LOCK_EX if alone else fcntl.LOCK_SH, behind=TESTS):
+    if not _turns:
+        how = fcntl.LOCK_EX if _is_alone(item) else fcntl.LOCK_SH
+        _turns.append(contextlib.ExitStack())
+        _turns[0].enter_context(_locked(TESTS / "live", how, behind=TESTS))
+    try:
         yield
+    finally:
+        if not (_is_alone(item) and following is not None and _is_alone(following)):
+            _turns.pop().close()
 
 
 @contextlib.contextmanager
@@ -90,7 +114,6 @@ def lab(labs):  # noqa: ARG001 - skips
     from warm_lab import Lab
 
     with Lab() as network:
-        network.ip(None, "link set lo up")
         yield network
 
 

@@ -96,7 +96,9 @@ def test_what_fits():
     """Everything else is started as it is."""
     assert warm.fits([*IPTREC, "show"], {})
     assert warm.fits([*ALONE, *IPTREC, "cleanup"], {"text": True})
-    assert not warm.fits([sys.executable, "-c", "pass"], {})
+    assert warm.fits([sys.executable, "-c", "pass"], {})
+    assert not warm.fits([sys.executable, "-I", "-c", "pass"], {})
+    assert not warm.fits([sys.executable, __file__], {})
     assert not warm.fits([*IPTREC], {"preexec_fn": print})
     assert not warm.fits([*IPTREC], {"env": {**os.environ, "LC_ALL": "C"}})
     with warm.cold(all_of_them=True):
@@ -107,3 +109,33 @@ def test_paths_are_words():
     """As `subprocess` takes them."""
     done = warm.run([*IPTREC, "info", Path(LOOPBACK)], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("complete: ")
+
+
+SCRIPTS = {
+    "what it sees": """
+import sys, __main__
+def of_ours(): return VALUE
+VALUE = 5
+print(sys.argv, sys.path[0], __name__, __main__.of_ours(), [one for one in globals() if "_" not in one])
+print(input())
+""",
+    "a status": "import sys; sys.exit(3)",
+    "a word": "import sys; sys.exit('no')",
+    "an error": "def f(): 1 / 0\nf()",
+    "interrupted": "import signal; signal.raise_signal(2)",
+}
+
+
+@pytest.mark.parametrize("case", SCRIPTS)
+def test_a_script(case):
+    """One that is forked is what `python -c` runs."""
+    told = []
+    for start in (subprocess.Popen, warm.Popen):
+        with start(
+            [sys.executable, "-c", SCRIPTS[case], "a", "b"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as child:  # fmt: skip
+            said = child.communicate("typed\n")
+            told.append((child.returncode, *said))
+    ours = re.sub(r'(  File "(?!<string>).*\n    .*\n(    .*\n)?)', "", told[1][2])
+    assert (*told[1][:2], ours) == told[0]

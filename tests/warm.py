@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 IPTREC = (sys.executable, "-m", "iptrec")
+SCRIPT = (sys.executable, "-c")
 # Sees the processes that it starts, and no other.
 ALONE = ("unshare", "--pid", "--fork", "--mount-proc")
 SERVER = Path(__file__).parent / "warm_server.py"
@@ -44,8 +45,12 @@ class Popen(subprocess.Popen):
         start_new_session, _process_group,
     ):  # fmt: skip
         alone = tuple(args[: len(ALONE)]) == ALONE
+        args = args[alone * len(ALONE) :]
+        is_script = tuple(args[: len(SCRIPT)]) == SCRIPT
+        known = SCRIPT if is_script else IPTREC
         request = {
-            "arguments": list(map(os.fspath, args[len(IPTREC) + alone * len(ALONE) :])),
+            "script": is_script,
+            "arguments": list(map(os.fspath, args[len(known) :])),
             "alone": alone,
             "environment": {
                 name: os.fspath(one) for name, one in (os.environ if env is None else env).items()
@@ -112,7 +117,7 @@ def fits(argv, options):
 
 def _is_ours(argv):
     beside = argv[len(ALONE) :] if argv[: len(ALONE)] == ALONE else argv
-    return beside[: len(IPTREC)] == IPTREC
+    return beside[: len(IPTREC)] == IPTREC or beside[: len(SCRIPT)] == SCRIPT
 
 
 def _taken_up(environment):

@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import time
+import types
 
 import typer.main
 
@@ -126,11 +127,21 @@ def become(request, files):
     sys.stdin = sys.__stdin__ = stream(0, "r", sys.stdin.errors)
     sys.stdout = sys.__stdout__ = stream(1, "w", sys.stdout.errors)
     sys.stderr = sys.__stderr__ = stream(2, "w", sys.stderr.errors)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["script"]:
+        return script(*request["arguments"])
     main = sys.modules["iptrec.__main__"]
     sys.argv = [main.__file__, *request["arguments"]]
     sys.path[0] = request["directory"]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     return main.main
+
+
+def script(text, *arguments):
+    """What `python -c TEXT ARGUMENTS` does."""
+    sys.argv = ["-c", *arguments]
+    sys.path[0] = ""
+    sys.modules["__main__"] = module = types.ModuleType("__main__")
+    return lambda: exec(compile(text, "<string>", "exec"), vars(module))  # noqa: S102
 
 
 def sees_its_namespace_alone():

@@ -9,6 +9,7 @@ parent takes its lab along.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -32,6 +33,10 @@ _NEEDED = {  # command -> Debian's package
     "ip6tables-legacy-restore": "iptables",
 }
 
+# The kernel tells of a carrier at once, or up to a second later where a virtual interface has the number of its
+# peer (net/core/link_watch.c, linkwatch_urgent_event): in their own namespaces both would be the second one.
+_FIRST_PEER = 100
+
 _RESTORE = {"ipv4": "iptables-{}-restore", "ipv6": "ip6tables-{}-restore"}
 
 _AS_ROOT = "this root needs CAP_SYS_ADMIN and a writable /proc/sys (docker run --privileged)"
@@ -42,23 +47,27 @@ _WITHOUT_ROOT = (
 
 # Duplicate address detection keeps an address unusable for a second. It is off only where "all" and
 # the interface, which inherits "default", both say so (net/ipv6/addrconf.c, addrconf_dad_begin).
-_NEW_NAMESPACE = """
-ip link set lo up || exit
+_NO_DETECTION = """
 for conf in /proc/sys/net/ipv6/conf/all /proc/sys/net/ipv6/conf/default; do
     [ ! -e $conf ] || echo 0 >$conf/accept_dad || exit
 done
 """
 
+_NEW_NAMESPACE = f"""
+ip link set lo up || exit
+{_NO_DETECTION}
+"""
+
 # The lab's own namespace gets a name too: so one loop finds everybody who is still inside.
 _HOLDER = f"""
 mount -t tmpfs tmpfs /run || exit
-{_NEW_NAMESPACE}
-ip netns attach lab $$ || exit
+printf 'link set lo up\nnetns attach lab %s\n' $$ | ip -batch - || exit
+{_NO_DETECTION}
 echo ready
 read -r _
-for name in /run/netns/*; do
-    for pid in $(ip netns pids "${{name##*/}}"); do
-        [ "$pid" = $$ ] || kill -KILL "$pid"
+for process in /proc/[0-9]*; do
+    for name in /run/netns/*; do
+        [ "$process/ns/net" -ef "$name" ] && [ "$process" != /proc/$$ ] && kill -KILL "${{process#/proc/}}"
     done
 done 2>/dev/null
 """
@@ -77,6 +86,7 @@ class Lab:
         self._environment = os.environ | {"PATH": process.search_path()}
         self._hosts: list[str | None] = [None]
         self._children: list[subprocess.Popen[Any]] = []
+        self._peers = itertools.count(_FIRST_PEER)
         for command, package in _NEEDED.items():
             if shutil.which(command, path=self._environment["PATH"]) is None:
                 raise HostError(f"{command}: not found; install the package {package}")
@@ -177,10 +187,9 @@ class Lab:
 
         ``addresses`` (with prefix length) are the host's; ``peer`` becomes a port of ``bridge``.
         """
-        self.ip(None, f"link add {peer} type veth peer name {name} netns {host}")
-        if bridge is not None:
-            self.ip(None, f"link set {peer} master {bridge}")
-        self.ip(None, f"link set {peer} up")
+        made = f"link add {peer} index {next(self._peers)} type veth peer name {name} netns {host}"
+        member = [] if bridge is None else [f"link set {peer} master {bridge}"]
+        self.ip(None, "\n".join([made, *member, f"link set {peer} up"]))
         for address in addresses:  # one batch cannot have both families
             self.ip(host, f"address add {address} dev {name}")
         self.ip(host, f"link set {name} up")

@@ -64,6 +64,7 @@ def test_connections_show_their_translation(routed, tmp_path):
     found = connections(path)
     assert {proto for proto, _, _ in found} == {"udp", "icmp", "tcp"}
     assert {side for _, side, _ in found} == {"v1", "v2"}
+    assert all(connection for *_, connection in found), found
     for proto, _, connection in found:
         assert connection["orig"]["src"] == "10.0.1.2"
         assert connection["orig"]["dst"] == "10.0.1.1"

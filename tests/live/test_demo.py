@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def test_demo_shows_the_dropped_packet_and_leaves_nothing(tmp_path):
         seen = set()
         while child.poll() is None:
             seen |= namespaces(mark)
+            time.sleep(0.01)
         printed = child.stdout.read()
     assert child.returncode == 0
     assert len(seen) >= 2  # ours and its router's, and those of hosts while something runs there

@@ -16,6 +16,14 @@ pytestmark = pytest.mark.live
 
 SAMPLES = documents.ROOT / "samples"
 WEB = "http://10.0.0.5/"  # of the examples
+SERVER = """
+import socket
+with socket.create_server(("10.0.0.5", 80)) as here:
+    while True:
+        with here.accept()[0] as one:
+            one.recv(4096)
+            one.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
+"""
 # `cleanup` looks into the namespace of each process that it sees: only those of the lab.
 ALONE = ("unshare", "--pid", "--fork", "--mount-proc")
 
@@ -34,8 +42,8 @@ def network(lab, tmp_path, monkeypatch):
     lab.run(["mkdir", "/var/lib/iptrec"])
     monkeypatch.chdir(tmp_path)
     lab.popen(
-        [sys.executable, "-m", "http.server", "80", "--bind", "10.0.0.5", "--directory", "/run"],
-        "server", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", SERVER], "server",
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     until(lambda: lab.run(["curl", "-s", "-o", "/dev/null", WEB], check=False).returncode == 0)
     return lab

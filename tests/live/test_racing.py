@@ -46,7 +46,11 @@ def adding(lab, tmp_path, backend, where):
         yield added
     finally:
         stop.touch()
-        added += map(int, child.communicate(timeout=60)[0].split())
+        with (
+            child.stdout as rest
+        ):  # communicate() with a time limit leaves out what is read already
+            added += map(int, rest)
+        assert child.wait(timeout=60) == 0
 
 
 def sources(lab, backend):

@@ -11,13 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from command import IPTREC, iptrec
-from recorder import packets, start
+from recorder import packets, start, until
 from rights import ROOT
 
 from iptrec.demo.scenario import FILTER, TRAFFIC, docker_hairpin
@@ -193,14 +192,13 @@ def test_command_that_stays_does_not_hold_the_rules(quiet_lab, tmp_path):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdout.readline() == "begun\n"
-    deadline = time.monotonic() + 30
-    while state(quiet_lab) != before:
-        assert time.monotonic() < deadline
-    while True:  # the file is the last that is done
+    until(lambda: state(quiet_lab) == before)
+
+    def why_it_ended():
         with Reader(tmp_path / "t.db") as reader:
-            if reader.facts.stop_reason == "duration":
-                break
-        assert time.monotonic() < deadline
+            return reader.facts.stop_reason
+
+    until(lambda: why_it_ended() == "duration")  # the file is the last that is done
     assert child.poll() is None
     child.communicate("\n", timeout=30)
     assert child.returncode == 0
