@@ -13,12 +13,18 @@ SOURCES: Final = {
     "ipsets": "ipset",
     "sysctls": "/proc/sys",
     "counters": "/proc/net",
+    "groups": "/proc/net",
 }  # or rtnetlink
 
 
 def first() -> dict[str, bytes]:
     """What may be read while tracing is switched on: all but the settings, some of which that changes."""
-    return {**links.dumps(), **ipsets.dumps(), "counters": sysctls.counters()}
+    return {
+        **links.dumps(),
+        **ipsets.dumps(),
+        "counters": sysctls.counters(),
+        "groups": sysctls.groups(),
+    }
 
 
 def last() -> dict[str, bytes]:

@@ -91,6 +91,7 @@ SNAPSHOTS: Final = {
             "packets that our TRACE rules matched, by backend, family and chain",
             "json",
         ),
+        SnapshotKind("groups", "multicast groups that interfaces have joined", "json"),
         SnapshotKind("counters", "what protocols, interfaces, connection tracking counted", "json"),
     )
 }

@@ -20,7 +20,7 @@ READERS = [
 ]
 # Kept as evidence: people look at them with `iptrec info` and `iptrec query`.
 EVIDENCE = {
-    "nftables", "raw-table", "routes", "ip-rules", "neighbours", "fdb", "sysctls", "counters",
+    "nftables", "raw-table", "routes", "ip-rules", "neighbours", "fdb", "counters",
 }  # fmt: skip
 
 
