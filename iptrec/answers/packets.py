@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
+from iptrec.answers.answered import answers
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
@@ -23,6 +25,8 @@ from iptrec.rulesets.backends import is_single
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from iptrec.answers.answered import Answer
+    from iptrec.answers.ends import Ends
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
     from iptrec.packets.window import Bookmark
@@ -116,10 +120,10 @@ class Packets:
         if stream.id not in self._builders:
             names = {one.id: one.name for one in self._recording.namespaces}
             self._builders[stream.id] = _Builder(
+                self._recording,
+                stream.namespace,
                 self.interfaces_of(stream.namespace),
-                Connections(self._recording, stream.namespace),
                 names.get(stream.namespace),
-                is_single(self._recording),
                 self._make,
             )
         return self._builders[stream.id]
@@ -179,17 +183,19 @@ class _Builder:
 
     def __init__(
         self,
+        recording: Recording,
+        namespace: int,
         interfaces: Interfaces,
-        connections: Connections,
         netns: str | None,
-        single: bool,
         make: type[Traversal],
     ) -> None:
-        self._single = single
+        self._single = is_single(recording)
         self.interfaces = interfaces
         self.netns = netns
-        self._connections = connections
+        self._connections = Connections(recording, namespace)
         self._make = make
+        self._recording = recording
+        self._namespace = namespace
         self._relations = Relations()
         self._fates = RuleChanges(self._relations)
 
@@ -197,6 +203,7 @@ class _Builder:
         """Go on to the next window."""
         self._window = window
         self._events = window.events
+        self._answers: dict[int, Answer] | None = None
         self.interfaces.update()
         if not objects:
             return
@@ -212,7 +219,12 @@ class _Builder:
         """The traversals at some positions that read alike."""
         if self._connections.known:  # each is of a flow of its own
             return []
-        return shapes(self._window, positions, self.interfaces, self._relations, self._fates)
+        assembly = self._window.assembly
+        gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
+        if gone.any() and self._ends.alike:
+            gone[:] = False
+        plain = ~gone[assembly.outcome[positions]] & ~np.isin(positions, [*self._answered()])
+        return shapes(self._window, positions[plain], self.interfaces, self._relations, self._fates)
 
     def arrival(self, position: int) -> Arrival:
         """As the traversal at a position of the assembly begins."""
@@ -244,7 +256,7 @@ class _Builder:
         steps = self._steps(rows, places, backends)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
-        return self._make(
+        made = self._make(
             number=window.number + position,
             time_ns=first.time_ns,
             family=family,
@@ -267,6 +279,20 @@ class _Builder:
             altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
         )
+        if outcome.vanished is None and position not in self._answered():
+            return made
+        return self._ends.ended(window, position, made, self._answered().get(position))
+
+    def _answered(self) -> dict[int, Answer]:
+        if self._answers is None:
+            self._answers = answers(self._window, self._relations)
+        return self._answers
+
+    @functools.cached_property
+    def _ends(self) -> Ends:
+        from iptrec.answers.ends import Ends  # noqa: PLC0415 - loads all that is known of routes
+
+        return Ends(self._recording, self._namespace, self.interfaces)
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []

@@ -8,6 +8,7 @@ they are that route's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.context.route import (
@@ -49,10 +50,12 @@ class Device(NamedTuple):
     vrf: bool = False
 
 
-class World(NamedTuple):
-    """What was so at one moment. ``setting``: of a path below /proc/sys; None where it is not known.
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """What was so at one moment; always the same object for the same.
 
-    ``joined``: whether an interface takes packets for a group; None where that is not known.
+    ``setting``: of a path below /proc/sys; None where it is not known. ``joined``: whether an interface takes
+    packets for a group; None where that is not known.
     """
 
     tables: Tables

@@ -109,6 +109,11 @@ class Routes:
         self._since, self._local = [time for time, _ in local], [found for _, found in local]
         self._made: dict[tuple[_Table, _Table, tuple[RoutingRule, ...]], Tables] = {}
 
+    @property
+    def known(self) -> bool:
+        """Whether a list of them was recorded whole."""
+        return self._whole
+
     def at(self, time_ns: tuple[int, int]) -> Fib | None:
         """The routes between two times (epoch); None where nothing was recorded of them."""
         if not self._local:

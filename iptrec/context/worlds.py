@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Mapping, Sequence
 
+    from iptrec.context.arrival import Device
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.routing import Tables
     from iptrec.recording.rows import Recording
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
     Files = Mapping[str, str]
 
-_MOST: Final = 16  # worlds
+_MOST: Final = 16  # at one moment
+_REMEMBERED: Final = 1000
+_NO_GROUPS: Final[Mapping[str, str]] = {}
 
 
 class Worlds:
@@ -33,6 +37,7 @@ class Worlds:
         self._namespace = namespace
         self._routes = Routes(recording, namespace, interfaces)
         self._devices = Devices(recording, namespace)
+        self._made: dict[tuple[object, ...], World] = {}
 
     @functools.cached_property
     def _settings(self) -> list[tuple[int, Files]]:
@@ -43,12 +48,19 @@ class Worlds:
         return self._files("groups")
 
     def _files(self, kind: str) -> list[tuple[int, Files]]:
-        """Each list, but for those that tell the same as the one before."""
-        return [
-            (one.time_ns, snapshots.counters(one.content))
-            for one in self._recording.snapshots(kind)
-            if one.namespace == self._namespace
-        ]
+        """Each list and its time; the same object for what has not changed."""
+        found: list[tuple[int, Files]] = []
+        for one in self._recording.snapshots(kind):
+            if one.namespace == self._namespace:
+                files = snapshots.counters(one.content)
+                same = found and found[-1][1] == files
+                found.append((one.time_ns, found[-1][1] if same else files))
+        return found
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was recorded of routes and settings."""
+        return self._routes.known and bool(self._settings)
 
     def at(self, time_ns: tuple[int, int]) -> tuple[list[World], bool]:
         """All that may have been between two times (epoch), and whether there was nothing else.
@@ -61,16 +73,24 @@ class Worlds:
         if not settings or len(tables) * len(settings) * max(1, len(joined)) > _MOST:
             return [], False
         devices = self._devices.at(time_ns)
-        made = [
-            World(
-                one,
-                functools.partial(_number, files, settings),
+        every = itertools.product(tables, settings, joined or [_NO_GROUPS])
+        return [self._world(devices, *one) for one in every], sure and settled
+
+    def _world(
+        self, devices: Mapping[int, Device], tables: Tables, files: Files, groups_: Files
+    ) -> World:
+        key = tuple(devices.items()), tables, id(files), id(groups_)
+        if key not in self._made:
+            if len(self._made) >= _REMEMBERED:
+                self._made.clear()
+            every = [files for _, files in self._settings]
+            self._made[key] = World(
+                tables,
+                functools.partial(_number, files, every),
                 devices,
                 functools.partial(_joined, groups(groups_)),
             )
-            for one, files, groups_ in itertools.product(tables, settings, joined or [{}])
-        ]
-        return made, sure and settled
+        return self._made[key]
 
 
 def _around(

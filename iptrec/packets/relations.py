@@ -98,6 +98,15 @@ class Relations:
             *(Related(kind, number) for kind, number in related if number),
         )
 
+    def resets(self) -> list[tuple[int, int]]:
+        """Positions in the window: of a RST that this host sent, and of what it answers."""
+        page = self._pages[-1]
+        at = np.flatnonzero((page["hook"] == _OUTPUT) & page["reset"])
+        found = self._before("last_flow", "back", at) - page.start
+        return [
+            (int(one), int(before)) for one, before in zip(at, found, strict=True) if before >= 0
+        ]
+
     def decider_before(self, position: int, time_ns: int) -> int | None:
         """The place that decided the last packet of the same flow that was seen before a time."""
         if time_ns not in self._deciders:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.ends import End
     from iptrec.packets.flows import Flow
     from iptrec.packets.model import (
         Arrival,
@@ -78,7 +79,14 @@ def render(traversal: Traversal, layout: Layout) -> str:
         lines.append(connection_line(traversal.connection))
     for step in traversal.steps:
         lines += step_lines(step, layout)
+    if traversal.end is not None:
+        lines.append(f"\t{end_line(traversal.end)}")
     return "\n".join(lines) + "\n"
+
+
+def end_line(end: End) -> str:
+    """What became of a packet behind the rules."""
+    return f"end: {printable(end.text)}"
 
 
 def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list[str]:
