@@ -38,9 +38,11 @@ _TOLD_BY: Final = {
     "IP_INNOROUTES": ("net-unreachable", "no-route", "admin-prohibited"),
     "UNREACHABLE": ("host-unreachable",),
     "PROHIBIT": ("admin-prohibited",),
+    "IP_INADDRERRORS": ("beyond-scope",),
 }
 _REASONS: Final = {name: reason for reason, names in _TOLD_BY.items() for name in names}
 _WORDS: Final = {
+    "IP_INADDRERRORS": "packets from its source are not forwarded",
     "IP_INHDR": "its hops were used up",
     "PKT_TOO_BIG": "it is larger than the MTU",
     "IP_INNOROUTES": "there is no route",
@@ -117,7 +119,7 @@ class Ends:
         if answer is not None:
             if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
                 return End("recorded", found.reason, f"{found.text}; {_said(answer)}")
-            return _told(answer)
+            found = _told(answer) or found
         if found is None:
             return None
         row = int(window.assembly.events(position)[-1])
@@ -192,7 +194,8 @@ def _told(answer: Answer) -> End | None:
 
 
 def _said(answer: Answer) -> str:
-    return f"this host answered {answer.name} (#{answer.number})"
+    what = "with a RST" if answer.name == RST else answer.name
+    return f"this host answered {what} (#{answer.number})"
 
 
 def _passed(found: list[Fate]) -> End:
