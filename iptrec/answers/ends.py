@@ -7,15 +7,17 @@ error of ICMP or a RST.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.answered import RST
 from iptrec.answers.last_seen import last_seen
+from iptrec.answers.unheard import unheard
 from iptrec.context.arrival import fates
+from iptrec.context.sockets import Sockets
 from iptrec.context.worlds import Worlds
 from iptrec.names import HOOKS
 from iptrec.packets.ends import End
+from iptrec.recording.kinds import STREAMS
 
 if TYPE_CHECKING:
     from iptrec.answers.answered import Answer
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from iptrec.packets.walk import Vanished
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+    from iptrec.rulesets.grammar import Grammar
 
 _REMEMBERED: Final = 10_000
 _SLACK_NS: Final = 100_000_000  # between the events of a packet
@@ -72,7 +75,13 @@ class Ends:
 
     def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
         self._worlds = Worlds(recording, namespace, interfaces)
-        own = [one for one in recording.streams if one.namespace == namespace]
+        self._sockets = Sockets(recording, namespace)
+        self._diverting: dict[int, tuple[Grammar, bool]] = {}  # by the grammar's id
+        own = [
+            one
+            for one in recording.streams
+            if one.namespace == namespace and one.kind in STREAMS and STREAMS[one.kind].events
+        ]
         streams = {one.id for one in own}
         self._counted = all(one.detail.get("sequence") is not False for one in own)
         self._losses = [
@@ -87,33 +96,49 @@ class Ends:
         """Whether the same can be said of all packets that vanished: nothing."""
         return not (self._worlds.known or self._losses) and self._counted
 
-    def ended(
-        self, window: Window, position: int, packet: Traversal, answer: Answer | None
-    ) -> Traversal:
-        """The packet with its end, or with why that is not known."""
-        end = self.of(window, position, packet, answer)
-        outcome = window.assembly.outcomes[window.assembly.outcome[position]]
-        reason = outcome.reason
-        if outcome.vanished is not None and reason is not None:
-            row = int(window.assembly.events(position)[-1])
-            if end is not None:
-                reason = reason.partition(":")[0]
-            elif self._lossy(int(window.moment_ns[row])):
-                reason += _OR_LOST
-        told = "; ".join(filter(None, (reason, outcome.doubt))) or None
-        return replace(packet, end=end, reason=told)
+    def unheard(self, window: Window) -> set[int]:
+        """Positions of packets that were let pass to this host, and for which there was no socket."""
+        ports = self._sockets.ports
+        every = {id(one): one for one in window.resolver.grammars}
+        if ports is None or any(map(self._diverts, every.values())):
+            return set()
+        return unheard(window, ports)
+
+    def _diverts(self, grammar: Grammar) -> bool:
+        """Whether its rules may hand packets to sockets of other ports."""
+        key = id(grammar)
+        if key not in self._diverting:
+            tables = grammar.ruleset.tables.values()
+            rules = (rule for table in tables for chain in table.values() for rule in chain.rules)
+            found = any(rule.target == "TPROXY" or "tproxy" in rule.spec for rule in rules)
+            self._diverting[key] = grammar, found
+        return self._diverting[key][1]
+
+    def reason(self, window: Window, position: int, reason: str, end: End | None) -> str:
+        """Why a packet that vanished is incomplete: no more than that, where its end is known."""
+        if end is not None:
+            return reason.partition(":")[0]
+        row = int(window.assembly.events(position)[-1])
+        return reason + _OR_LOST if self._lossy(int(window.moment_ns[row])) else reason
 
     def of(
-        self, window: Window, position: int, packet: Traversal, answer: Answer | None
+        self,
+        window: Window,
+        position: int,
+        packet: Traversal,
+        answer: Answer | None,
+        *,
+        alone: bool = False,
     ) -> End | None:
         """How the packet at a position of the window ended; None where nothing tells.
 
-        ``answer``: what this host sent about it.
+        ``answer``: what this host sent about it. ``alone``: it is one of `unheard`.
         """
         vanished = window.assembly.outcomes[window.assembly.outcome[position]].vanished
         if vanished is None:
             hook = HOOKS[int(window.events.hook[window.assembly.events(position)[-1]])]
-            return None if answer is None else _answered(answer, packet, hook)
+            found = None if answer is None else _answered(answer, packet, hook)
+            return found or (_unheard(packet) if alone else None)
         seen = None if vanished == "elsewhere" else last_seen(window, position, packet)
         found = None if seen is None else self._routed(seen, vanished)
         if answer is not None:
@@ -206,3 +231,12 @@ def _passed(found: list[Fate]) -> End:
     ]
     text = f"routing would have {' or '.join(dict.fromkeys(ways))}: what discarded it is not known"
     return End("recorded", NOBODYS, text, sure=False)
+
+
+def _unheard(packet: Traversal) -> End | None:
+    """Of TCP only who asks for a connection needs a socket that listens."""
+    header = packet.steps[-1].header
+    if packet.verdict != "ACCEPT" or header.get("flags", "SYN") != "SYN":
+        return None
+    port = f"{str(header.get('proto')).upper()} port {header.get('dport')}"
+    return End("recorded", "NO_SOCKET", f"no socket had {port} while this was recorded")

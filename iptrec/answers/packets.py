@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from iptrec.answers.answered import answers
+from iptrec.answers.behind import Behind
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
@@ -25,8 +24,6 @@ from iptrec.rulesets.backends import is_single
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from iptrec.answers.answered import Answer
-    from iptrec.answers.ends import Ends
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
     from iptrec.packets.window import Bookmark
@@ -194,20 +191,19 @@ class _Builder:
         self.netns = netns
         self._connections = Connections(recording, namespace)
         self._make = make
-        self._recording = recording
-        self._namespace = namespace
         self._relations = Relations()
+        self._behind = Behind(recording, namespace, interfaces)
         self._fates = RuleChanges(self._relations)
 
     def next_window(self, window: Window, *, objects: bool) -> None:
         """Go on to the next window."""
         self._window = window
         self._events = window.events
-        self._answers: dict[int, Answer] | None = None
         self.interfaces.update()
         if not objects:
             return
         self._relations.next_window(window)
+        self._behind.next_window(window, self._relations)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
 
@@ -219,12 +215,13 @@ class _Builder:
         """The traversals at some positions that read alike."""
         if self._connections.known:  # each is of a flow of its own
             return []
-        assembly = self._window.assembly
-        gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
-        if gone.any() and self._ends.alike:
-            gone[:] = False
-        plain = ~gone[assembly.outcome[positions]] & ~np.isin(positions, [*self._answered()])
-        return shapes(self._window, positions[plain], self.interfaces, self._relations, self._fates)
+        return shapes(
+            self._window,
+            positions[~self._behind.odd(positions)],
+            self.interfaces,
+            self._relations,
+            self._fates,
+        )
 
     def arrival(self, position: int) -> Arrival:
         """As the traversal at a position of the assembly begins."""
@@ -279,20 +276,7 @@ class _Builder:
             altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
         )
-        if outcome.vanished is None and position not in self._answered():
-            return made
-        return self._ends.ended(window, position, made, self._answered().get(position))
-
-    def _answered(self) -> dict[int, Answer]:
-        if self._answers is None:
-            self._answers = answers(self._window, self._relations)
-        return self._answers
-
-    @functools.cached_property
-    def _ends(self) -> Ends:
-        from iptrec.answers.ends import Ends  # noqa: PLC0415 - loads all that is known of routes
-
-        return Ends(self._recording, self._namespace, self.interfaces)
+        return self._behind.ended(position, made)
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []
