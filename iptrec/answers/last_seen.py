@@ -87,7 +87,8 @@ def last_seen(window: Window, position: int, packet: Traversal) -> LastSeen | No
         to = ipaddress.ip_address(dst)
         flow = found.flow._replace(dst=to, dport=found.flow.dport if dport is None else dport)
         found = found._replace(flow=flow)
-    return LastSeen(found, near(window, row))
+    (first, _), (after, last_ns) = near(window, rows[0]), near(window, row)
+    return LastSeen(found, (max(first, after), last_ns))
 
 
 def _facts(window: Window, rows: list[int], places: list[Place], *, late: bool) -> Facts | None:

@@ -14,8 +14,10 @@ from iptrec.context.routing_rules import Flow, rules
 
 LOCAL, BROADCAST = 2, 3
 ROUTES = [
-    entry("10.0.1.0/24"), entry("10.0.2.0/24", oif=3), entry("fd00:1::/64"), entry("fd00:2::/64", oif=3),
-    entry("10.0.1.1/32", table=255, kind=LOCAL), entry("10.0.2.1/32", table=255, kind=LOCAL, oif=3),
+    entry("10.0.1.0/24"), entry("10.0.2.0/24", oif=3),
+    entry("fd00:1::/64"), entry("fd00:2::/64", oif=3),
+    entry("10.0.1.1/32", table=255, kind=LOCAL),
+    entry("10.0.2.1/32", table=255, kind=LOCAL, oif=3),
     entry("10.0.1.255/32", table=255, kind=BROADCAST),
     entry("127.0.0.0/8", table=255, kind=LOCAL, oif=1),
     entry("10.6.0.0/16", kind=6), entry("10.7.0.0/16", kind=7), entry("10.8.0.0/16", kind=8),
@@ -25,7 +27,8 @@ ROUTES = [
 SETTINGS = {
     **{f"net/ipv4/conf/{name}/{key}": 0 for name in ("eth0", "all")
        for key in ("rp_filter", "accept_local", "route_localnet", "src_valid_mark")},
-    "net/ipv4/conf/eth0/forwarding": 1, "net/ipv6/conf/all/forwarding": 1, "net/ipv4/conf/all/send_redirects": 1,
+    "net/ipv4/conf/eth0/forwarding": 1, "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv4/conf/all/send_redirects": 1,
     "net/ipv4/conf/all/bc_forwarding": 0, "net/ipv4/conf/all/mc_forwarding": 0,
     "net/ipv6/conf/all/mc_forwarding": 0,
 }  # fmt: skip
