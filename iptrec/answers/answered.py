@@ -21,7 +21,6 @@ RST: Final = "RST"
 _QUOTED: Final = ("src", "dst", "proto", "sport", "dport", "id", "length")
 _PORTED: Final = "sport"
 _AT_ONCE_NS: Final = 2_000_000
-_NEAR: Final = 4  # packets before an error that it may be about
 
 
 class Answer(NamedTuple):
@@ -31,21 +30,36 @@ class Answer(NamedTuple):
     number: int
 
 
-def answers(window: Window, relations: Relations) -> dict[int, Answer]:
-    """Position of a packet in the window -> what this host sent about it."""
-    found: dict[int, Answer] = {}
-    about = relations.columns()["error-about"]
-    for position in np.flatnonzero(relations.errors()).tolist():
-        header = _sent(window, position)
-        likely = [int(about[position]) - window.number, *range(position - 1, position - _NEAR, -1)]
-        asked = next((one for one in likely if one >= 0 and _quotes(window, position, one)), None)
-        if header is not None and header.get("name") and asked is not None:
-            name = str(header["name"]).rpartition("/")[2]
-            found.setdefault(asked, Answer(name, window.number + position))
-    for position, asked in relations.resets():
-        if _refuses(_sent(window, position), _header(window, asked)):
-            found.setdefault(asked, Answer(RST, window.number + position))
-    return found
+class Answers:
+    """What was answered about the packets of a window; each is looked at when it is asked for.
+
+    ``positions``: of those that there may be an answer about.
+    """
+
+    def __init__(self, window: Window, relations: Relations) -> None:
+        self._window = window
+        errors = np.flatnonzero(relations.errors())
+        about = relations.columns()["error-about"][errors] - window.number
+        # Of what nf_tables dumps too little is quoted to find it: it may be the one before.
+        about = np.where(about < 0, errors - 1, about)
+        self._errors: dict[int, int] = {}
+        for asked, error in zip(about.tolist(), errors.tolist(), strict=True):
+            if asked >= 0:
+                self._errors.setdefault(asked, error)
+        self._resets = {asked: reset for reset, asked in reversed(relations.resets())}
+        self.positions = [*self._errors, *self._resets]
+
+    def of(self, position: int) -> Answer | None:
+        """The answer about the packet at a position."""
+        window = self._window
+        error, reset = self._errors.get(position), self._resets.get(position)
+        if error is not None and _quotes(window, error, position):
+            header = _sent(window, error)
+            if header is not None and header.get("name"):
+                return Answer(str(header["name"]).rpartition("/")[2], window.number + error)
+        if reset is not None and _refuses(_sent(window, reset), _header(window, position)):
+            return Answer(RST, window.number + reset)
+        return None
 
 
 def _quotes(window: Window, position: int, asked: int) -> bool:

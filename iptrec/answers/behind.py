@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.answers.answered import answers
+from iptrec.answers.answered import Answers
 
 if TYPE_CHECKING:
-    from iptrec.answers.answered import Answer
     from iptrec.answers.ends import Ends
     from iptrec.context.interfaces import Interfaces
     from iptrec.names import I64, Mask
@@ -34,7 +33,7 @@ class Behind:
         """Go on to the next window, where ``relations`` are."""
         self._window = window
         self._relations = relations
-        self._answered: dict[int, Answer] | None = None
+        self._answered: Answers | None = None
         self._alone: set[int] | None = None
 
     def odd(self, positions: I64) -> Mask:
@@ -43,7 +42,7 @@ class Behind:
         gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
         if gone.any() and self._ends.alike:
             gone[:] = False
-        told = [*self._answers(), *self._unheard()]
+        told = [*self._answers().positions, *self._unheard()]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
 
@@ -51,7 +50,7 @@ class Behind:
         """The packet at a position of the window with its end, or with why that is not known."""
         assembly = self._window.assembly
         outcome = assembly.outcomes[assembly.outcome[position]]
-        answer, alone = self._answers().get(position), position in self._unheard()
+        answer, alone = self._answers().of(position), position in self._unheard()
         if outcome.vanished is None and answer is None and not alone:
             return packet
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
@@ -61,9 +60,9 @@ class Behind:
         told = "; ".join(filter(None, (reason, outcome.doubt))) or None
         return replace(packet, end=end, reason=told)
 
-    def _answers(self) -> dict[int, Answer]:
+    def _answers(self) -> Answers:
         if self._answered is None:
-            self._answered = answers(self._window, self._relations)
+            self._answered = Answers(self._window, self._relations)
         return self._answered
 
     def _unheard(self) -> set[int]:
