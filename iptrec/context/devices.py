@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 _SLACK_NS: Final = 50_000_000  # what the kernel tells is received a moment later
+_REMEMBERED: Final = 64
 _EVER: Final = int(np.iinfo(np.int64).min)
 
 
@@ -26,6 +27,7 @@ class Devices:
 
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._over_time: dict[int, list[tuple[int, Device]]] = {}
+        self._made: dict[tuple[Device, ...], Mapping[int, Device]] = {}
         told = heapq.merge(
             _listed(recording, namespace),
             _changes(recording, namespace),
@@ -35,10 +37,18 @@ class Devices:
             known = self._over_time.setdefault(index, [])
             if not known or known[-1][1] != device:
                 known.append((time_ns, device))
+        self._changing = [index for index, known in self._over_time.items() if len(known) > 1]
+        self._first = {index: known[0][1] for index, known in self._over_time.items()}
 
     def at(self, time_ns: tuple[int, int]) -> Mapping[int, Device]:
-        """Those of between two times (epoch); of one that changed meanwhile the MTU is not told."""
-        return {index: _then(known, time_ns) for index, known in self._over_time.items()}
+        """Those of between two times (epoch); of one that changed meanwhile the MTU is not told.
+
+        Mostly the same object for the same.
+        """
+        if len(self._made) >= _REMEMBERED:
+            self._made.clear()
+        now = {index: _then(self._over_time[index], time_ns) for index in self._changing}
+        return self._made.setdefault(tuple(now.values()), self._first | now if now else self._first)
 
 
 def _then(known: list[tuple[int, Device]], time_ns: tuple[int, int]) -> Device:

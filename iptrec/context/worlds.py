@@ -79,7 +79,7 @@ class Worlds:
     def _world(
         self, devices: Mapping[int, Device], tables: Tables, files: Files, groups_: Files
     ) -> World:
-        key = tuple(devices.items()), tables, id(files), id(groups_)
+        key = id(devices), tables, id(files), id(groups_)
         if key not in self._made:
             if len(self._made) >= _REMEMBERED:
                 self._made.clear()
