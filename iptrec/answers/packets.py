@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
+from iptrec.answers.behind import Behind
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
@@ -116,10 +117,10 @@ class Packets:
         if stream.id not in self._builders:
             names = {one.id: one.name for one in self._recording.namespaces}
             self._builders[stream.id] = _Builder(
+                self._recording,
+                stream.namespace,
                 self.interfaces_of(stream.namespace),
-                Connections(self._recording, stream.namespace),
                 names.get(stream.namespace),
-                is_single(self._recording),
                 self._make,
             )
         return self._builders[stream.id]
@@ -179,18 +180,19 @@ class _Builder:
 
     def __init__(
         self,
+        recording: Recording,
+        namespace: int,
         interfaces: Interfaces,
-        connections: Connections,
         netns: str | None,
-        single: bool,
         make: type[Traversal],
     ) -> None:
-        self._single = single
+        self._single = is_single(recording)
         self.interfaces = interfaces
         self.netns = netns
-        self._connections = connections
+        self._connections = Connections(recording, namespace)
         self._make = make
         self._relations = Relations()
+        self._behind = Behind(recording, namespace, interfaces)
         self._fates = RuleChanges(self._relations)
 
     def next_window(self, window: Window, *, objects: bool) -> None:
@@ -201,6 +203,7 @@ class _Builder:
         if not objects:
             return
         self._relations.next_window(window)
+        self._behind.next_window(window, self._relations)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
 
@@ -212,7 +215,13 @@ class _Builder:
         """The traversals at some positions that read alike."""
         if self._connections.known:  # each is of a flow of its own
             return []
-        return shapes(self._window, positions, self.interfaces, self._relations, self._fates)
+        return shapes(
+            self._window,
+            positions[~self._behind.odd(positions)],
+            self.interfaces,
+            self._relations,
+            self._fates,
+        )
 
     def arrival(self, position: int) -> Arrival:
         """As the traversal at a position of the assembly begins."""
@@ -244,7 +253,7 @@ class _Builder:
         steps = self._steps(rows, places, backends)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
-        return self._make(
+        made = self._make(
             number=window.number + position,
             time_ns=first.time_ns,
             family=family,
@@ -267,6 +276,7 @@ class _Builder:
             altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
         )
+        return self._behind.ended(position, made)
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []

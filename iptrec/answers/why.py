@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.before import before_steps
+from iptrec.answers.last_seen import near
 from iptrec.answers.met import met
 from iptrec.context.ipsets import IpSets
 from iptrec.context.routes import Routes
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
-_TURN_NS: Final = 50_000_000
 _OF_FRAMES: Final = frozenset(["bridge", "netdev"])
 _TELLS_STATE: Final = (6, 16)
 
@@ -148,7 +148,7 @@ class Known:
         if told and not state:
             state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
-        near = _near(window, row)
+        moment = near(window, row)
         family, table = packet.family, before.place.table
         return Facts(
             header=step.header,
@@ -158,8 +158,8 @@ class Known:
             physin=step.physin,
             physout=step.physout,
             source_mac=None if packet.link is None else packet.link["src"],
-            fib=self._routes.at(near),
-            sets=self._ipsets.at(near),
+            fib=self._routes.at(moment),
+            sets=self._ipsets.at(moment),
             ct_state=state,
             ct_status=_known(int(events.ct_status[row])),
             ct_direction=_known(int(events.ct_direction[row])),
@@ -172,15 +172,6 @@ class Known:
             in_type=_type_of(events, row),
             frames=family_of(before.place.table, packet.family) in _OF_FRAMES,
         )
-
-
-def _near(window: Window, row: int) -> tuple[int, int]:
-    """When an event was logged, beside what its recorder's loop received from other sockets.
-
-    An idle loop reads all of them in turn: what it received well before or after came so.
-    """
-    likely = int(window.moment_ns[row]) - _TURN_NS
-    return max(int(window.earliest_ns[row]), likely), int(window.events.received_ns[row])
 
 
 def _type_of(events: TraceEvents, row: int) -> int | None:

@@ -69,7 +69,8 @@ def record(
 
     Needs root (or CAP_NET_ADMIN). Two TRACE rules a family, tagged with a comment, are put on top of the raw
     table and taken out again. Nobody else's rules are touched. For legacy iptables net.netfilter.nf_log is
-    switched to nfnetlink_log meanwhile.
+    switched to nfnetlink_log meanwhile. The file also has interfaces, routes, settings, sets and the sockets
+    that listen.
 
     Examples:
 

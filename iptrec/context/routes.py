@@ -14,6 +14,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.context.route import (
+    ANYCAST,
+    BROADCAST,
+    LOCAL_TABLE,
+    MAIN,
+    MULTICAST,
+    OWN,
+    UNICAST,
+    Route,
+    route,
+)
+from iptrec.context.routing import Tables
+from iptrec.context.routing_rules import PLAIN, rules
 from iptrec.decode import snapshots
 from iptrec.decode.rtnetlink import route_changes
 
@@ -21,55 +34,42 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.routing_rules import RoutingRule
     from iptrec.decode.rtnetlink import RouteChange
     from iptrec.recording.rows import Recording, Stream
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
-    Row = Mapping[str, Any]
 
-_LOCAL, _MAIN, _DEFAULT = 255, 254, 253  # RT_TABLE_...
-_UNICAST, _OWN, _BROADCAST, _ANYCAST, _MULTICAST = 1, 2, 3, 4, 5  # RTN_...
 _UNREACHABLE: Final = frozenset({6, 7, 8, 9})  # and their like
 # Routes by which nf_tables' fib finds an interface
 _LEADING: Final = {
-    4: frozenset({_UNICAST, _BROADCAST, _ANYCAST, _MULTICAST}),
-    6: frozenset({_UNICAST}),
+    4: frozenset({UNICAST, BROADCAST, ANYCAST, MULTICAST}),
+    6: frozenset({UNICAST}),
 }
-_AF: Final = {4: 2, 6: 10}
-_ANY: Final = {4: 0, 6: "::"}
-# The rules that are there from the beginning: priority -> table (net/ipv4/fib_rules.c, net/ipv6/fib6_rules.c)
-_PLAIN: Final = {4: {0: _LOCAL, 32766: _MAIN, 32767: _DEFAULT}, 6: {0: _LOCAL, 32766: _MAIN}}
-_SELECTORS: Final = frozenset(
-    ["dst", "src", "iif", "oif", "fwmark", "tun_id", "ip_proto", "sport_range", "dport_range", "uid_range",
-     "suppress_ifgroup", "suppress_prefixlen", "l3mdev", "dscp"]
-)  # fmt: skip
 _SLACK_NS: Final = 50_000_000  # what the kernel tells is received a moment later
 _MOST: Final = 1000  # changes; of more nobody is told
+_MOST_TABLES: Final = 16  # that may all have been at one moment
 
 
-class _Route(NamedTuple):
-    table: int
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network
-    kind: int
-    metric: int
-    links: tuple[int, ...]  # indexes of interfaces; () where they are not told
-
-
-_Table = frozenset[_Route]
+_Table = frozenset[Route]
 
 
 class _List(NamedTuple):
     """All tables at a time.
 
-    ``after_ns``: of a list that was taken because something had changed, when it had not. ``routes``: None
-    where the list is not whole. ``plain``: whether there were no routing rules but those from the beginning, by
-    the version of IP.
+    ``after_ns``: of a list that was taken because something had changed, when it had not. ``routes``,
+    ``rules``: None where the list is not whole.
     """
 
     after_ns: int | None
     time_ns: int
     routes: _Table | None
-    plain: Mapping[int, bool]
+    rules: tuple[RoutingRule, ...] | None = None
+
+    def plain(self, version: int) -> bool:
+        """Whether there were no routing rules but those from the beginning, of a version of IP."""
+        own = [one for one in self.rules or () if one.version == version]
+        return all(one.plain for one in own) and {one.priority for one in own} == {*PLAIN[version]}
 
 
 class Routes:
@@ -107,22 +107,58 @@ class Routes:
             local = list(_followed(local[0], _changes(recording, namespace)))
             self._followed = len(local) < _MOST
         self._since, self._local = [time for time, _ in local], [found for _, found in local]
+        self._made: dict[tuple[_Table, _Table, tuple[RoutingRule, ...]], Tables] = {}
+
+    @property
+    def known(self) -> bool:
+        """Whether a list of them was recorded whole."""
+        return self._whole
 
     def at(self, time_ns: tuple[int, int]) -> Fib | None:
         """The routes between two times (epoch); None where nothing was recorded of them."""
         if not self._local:
             return None
+        local = self._local_tables(time_ns)
+        name = functools.partial(self._interfaces.name, time_ns=time_ns[0])
+        likely, sure = self._likely(time_ns)
+        others = list(dict.fromkeys(_of_table(one.routes or (), local=False) for one in likely))
+        plain = {version: sure and all(one.plain(version) for one in likely) for version in PLAIN}
+        return Fib(local, others, plain if self._whole else None, name)
+
+    def tables(self, time_ns: tuple[int, int]) -> tuple[list[Tables], bool]:
+        """All routes and rules that may have been between two times, and whether there were no others.
+
+        None of them where they were not recorded, or too many may have been.
+        """
+        likely, sure = self._likely(time_ns)
+        whole = [(one.routes, one.rules) for one in likely if one.routes and one.rules]
+        local = self._local_tables(time_ns)
+        if not self._whole or len(local) * len(whole) > _MOST_TABLES:
+            return [], False
+        made = (
+            self._tables(one, _of_table(routes, local=False), rules)
+            for one in local
+            for routes, rules in whole
+        )
+        known = sure and self._followed and len(whole) == len(likely)
+        return list(dict.fromkeys(made)), known
+
+    def _tables(self, local: _Table, others: _Table, rules: tuple[RoutingRule, ...]) -> Tables:
+        key = local, others, rules
+        if key not in self._made:
+            self._made[key] = Tables(local | others, rules)
+        return self._made[key]
+
+    def _local_tables(self, time_ns: tuple[int, int]) -> list[_Table]:
+        """The routes of the host's own addresses that may have been then."""
         first, last = 0, len(self._local)
         if self._followed:
             first = max(bisect.bisect_right(self._since, time_ns[0] - _SLACK_NS) - 1, 0)
             last = max(bisect.bisect_right(self._since, time_ns[1] + _SLACK_NS), 1)
-        local = list(dict.fromkeys(self._local[first:last]))
-        name = functools.partial(self._interfaces.name, time_ns=time_ns[0])
-        others, plain = self._others(time_ns)
-        return Fib(local, others, plain if self._whole else None, name)
+        return list(dict.fromkeys(self._local[first:last]))
 
-    def _others(self, time_ns: tuple[int, int]) -> tuple[list[_Table], Mapping[int, bool]]:
-        """The other tables that may have been then; the rules are not plain where there may be more."""
+    def _likely(self, time_ns: tuple[int, int]) -> tuple[list[_List], bool]:
+        """The lists that may be of then, and whether there were no others."""
         lists = self._lists
         likely = [
             one
@@ -132,9 +168,7 @@ class Routes:
         ]
         ended = self._closed or (bool(lists) and time_ns[1] <= lists[-1].time_ns)
         sure = self._looked_at and ended and all(one.routes is not None for one in likely)
-        tables = (_of_table(one.routes or (), local=False) for one in (likely if sure else lists))
-        plain = {version: sure and all(one.plain[version] for one in likely) for version in _PLAIN}
-        return list(dict.fromkeys(tables)), plain
+        return (likely if sure else lists), sure
 
 
 class Fib:
@@ -159,11 +193,11 @@ class Fib:
 
     def types(self, address: IP, interface: str | None) -> frozenset[int] | None:
         """See `matching.facts.Fib`."""
-        if any(one.kind == _OWN for others in self._others for one in others):
+        if any(one.kind == OWN for others in self._others for one in others):
             return None  # addresses of a VRF
         found = {kind for one in self._local for kind in self._types(one, address, interface)}
-        if self._plain is None and _OWN not in found:
-            found |= {_UNICAST, _BROADCAST, _ANYCAST}
+        if self._plain is None and OWN not in found:
+            found |= {UNICAST, BROADCAST, ANYCAST}
         return frozenset(found)
 
     def ways(self, address: IP, interface: str | None) -> frozenset[str] | None:
@@ -184,31 +218,31 @@ class Fib:
     def _types(self, state: _Table, address: IP, interface: str | None) -> set[int]:
         if address.version == 4:  # noqa: PLR2004
             return self._types4(state, address, interface)
-        own = [one for one in _longest(state, address, (_LOCAL,)) if one.kind != _MULTICAST]
+        own = [one for one in _longest(state, address, (LOCAL_TABLE,)) if one.kind != MULTICAST]
         mine = [one for one in own if interface in (None, *self._names(one))]
         if mine and not (address.is_link_local and interface is None):
             return {one.kind for one in mine}
         routed = self._plain is not None and self._plain[6] and not address.is_link_local
         if own or not routed or not self._others:
-            return {_UNICAST, _MULTICAST, *_UNREACHABLE} | {one.kind for one in own}
+            return {UNICAST, MULTICAST, *_UNREACHABLE} | {one.kind for one in own}
         if address.is_multicast:
-            return {_MULTICAST, *_UNREACHABLE}
-        found = {one.kind for others in self._others for one in _longest(others, address, (_MAIN,))}
-        return found if found == {_UNICAST} else {_UNICAST, *_UNREACHABLE}
+            return {MULTICAST, *_UNREACHABLE}
+        found = {one.kind for others in self._others for one in _longest(others, address, (MAIN,))}
+        return found if found == {UNICAST} else {UNICAST, *_UNREACHABLE}
 
     def _types4(self, state: _Table, address: IP, interface: str | None) -> set[int]:
         """As inet_dev_addr_type (net/ipv4/fib_frontend.c): by the table "local" alone."""
         if address.is_multicast:
-            return {_MULTICAST}
+            return {MULTICAST}
         if int(address) >> 24 == 0 or int(address) == 2**32 - 1:
-            return {_BROADCAST}
-        own = _longest(state, address, (_LOCAL,))
-        return {
-            one.kind if interface in (None, *self._names(one)) else _UNICAST for one in own
-        } or {_UNICAST}
+            return {BROADCAST}
+        own = _longest(state, address, (LOCAL_TABLE,))
+        return {one.kind if interface in (None, *self._names(one)) else UNICAST for one in own} or {
+            UNICAST
+        }
 
     def _ways(self, state: _Table, address: IP, interface: str | None) -> set[str] | None:
-        tables = _PLAIN[address.version].values()
+        tables = PLAIN[address.version].values()
         best = next((found for one in tables if (found := _longest(state, address, (one,)))), [])
         kinds = _LEADING[address.version]
         if any(one.kind in kinds and not one.links for one in best):
@@ -230,11 +264,11 @@ class Fib:
             for one in state
         )
 
-    def _names(self, route: _Route) -> list[str]:
+    def _names(self, route: Route) -> list[str]:
         return [self._name(one) for one in route.links]
 
 
-def _longest(state: _Table, address: IP, tables: Iterable[int]) -> list[_Route]:
+def _longest(state: _Table, address: IP, tables: Iterable[int]) -> list[Route]:
     """The routes of some tables that lead there, of the longest prefix and the best metric."""
     found = [
         one
@@ -245,25 +279,8 @@ def _longest(state: _Table, address: IP, tables: Iterable[int]) -> list[_Route]:
     return [one for one in found if (one.network.prefixlen, -one.metric) == best]
 
 
-def _route(row: Row) -> _Route | None:
-    """A route out of its message; None for what is not an entry of a table."""
-    version = {af: version for version, af in _AF.items()}.get(row["family"])
-    if version is None or row.get("flags", 0) & 0x200:  # RTM_F_CLONED
-        return None
-    try:
-        start = row.get("dst", _ANY[version])
-        network = ipaddress.ip_network((start, row["dst_len"]), strict=False)
-    except ValueError:  # of a stranger
-        return None
-    links = tuple(one["oif"] for one in row.get("multipath", ()))
-    if "oif" in row:
-        links += (row["oif"],)
-    table = row.get("table", _MAIN)
-    return _Route(table, network, row["type"], row.get("priority", 0), links)
-
-
-def _of_table(routes: Iterable[_Route], *, local: bool) -> _Table:
-    return frozenset(one for one in routes if (one.table == _LOCAL) == local)
+def _of_table(routes: Iterable[Route], *, local: bool) -> _Table:
+    return frozenset(one for one in routes if (one.table == LOCAL_TABLE) == local)
 
 
 def _said(streams: Sequence[Stream], what: str, word: str) -> bool:
@@ -271,33 +288,26 @@ def _said(streams: Sequence[Stream], what: str, word: str) -> bool:
     return bool(streams) and all(word in one.detail.get(what, ()) for one in streams)
 
 
-def _is_plain(rules: Iterable[Row], version: int) -> bool:
-    """Whether there are no routing rules but those from the beginning."""
-    own = [one for one in rules if one["family"] == _AF[version]]
-    selecting = [name for one in own for name in _SELECTORS & one.keys() if one[name] != -1]
-    return not selecting and _PLAIN[version] == {
-        one.get("priority", 0): one.get("table") for one in own
-    }
-
-
 def _listed(recording: Recording, namespace: int) -> Iterator[_List]:
     """Each list of routes with the rules of the same time, from a first one on that is whole."""
     held: _List | None = None
+    before: tuple[list[dict[str, Any]], tuple[RoutingRule, ...]] = [], ()
     for one in recording.snapshots("routes", "ip-rules"):
         if one.namespace != namespace or one.media != snapshots.NETLINK:
             continue
         whole = snapshots.state(one.content, one.media) == snapshots.WHOLE
         if held is None and not whole:
             return
-        rows = snapshots.routing(one.kind, one.content) if whole else ()
+        rows = snapshots.routing(one.kind, one.content) if whole else []
         if one.kind == "routes":
             if held is not None:
                 yield held
-            routes = frozenset(filter(None, map(_route, rows))) if whole else None
-            held = _List(one.after_ns, one.time_ns, routes, dict.fromkeys(_PLAIN, False))
+            routes = frozenset(filter(None, map(route, rows))) if whole else None
+            held = _List(one.after_ns, one.time_ns, routes)
         elif held is not None:
-            plain = {version: whole and _is_plain(rows, version) for version in _PLAIN}
-            held = held._replace(plain=plain)
+            if rows != before[0]:  # the same objects for what has not changed
+                before = rows, tuple(rules(rows))
+            held = held._replace(rules=before[1] if whole else None)
     if held is not None:
         yield held
 
@@ -332,10 +342,10 @@ def _of_addresses(recording: Recording, namespace: int) -> Iterator[tuple[int, _
         if one.namespace == namespace:
             own = snapshots.addresses(one.content, one.media)
             found = {
-                _Route(_LOCAL, ipaddress.ip_network(address), _OWN, 0, (index,))
+                Route(LOCAL_TABLE, ipaddress.ip_network(address), OWN, 0, (index,))
                 for index, address in own
             }
-            loopback = _Route(_LOCAL, ipaddress.ip_network("127.0.0.0/8"), _OWN, 0, (1,))
+            loopback = Route(LOCAL_TABLE, ipaddress.ip_network("127.0.0.0/8"), OWN, 0, (1,))
             yield one.time_ns, frozenset({*found, loopback})
 
 
@@ -344,9 +354,9 @@ def _changed(state: _Table, change: RouteChange) -> _Table:
         return frozenset(
             one
             for one in state
-            if change.link not in one.links or (change.down and one.kind == _OWN)
+            if change.link not in one.links or (change.down and one.kind == OWN)
         )
-    one = _route(change.row)
-    if one is None or one.table != _LOCAL:
+    one = route(change.row)
+    if one is None or one.table != LOCAL_TABLE:
         return state
     return state - {one} if change.gone else state | {one}

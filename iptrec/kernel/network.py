@@ -7,18 +7,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from iptrec.kernel import ipsets, links, sysctls
+from iptrec.kernel import ipsets, links, sockets, sysctls
 
 SOURCES: Final = {
     "ipsets": "ipset",
     "sysctls": "/proc/sys",
     "counters": "/proc/net",
+    "groups": "/proc/net",
+    "sockets": "sock_diag",
 }  # or rtnetlink
 
 
 def first() -> dict[str, bytes]:
     """What may be read while tracing is switched on: all but the settings, some of which that changes."""
-    return {**links.dumps(), **ipsets.dumps(), "counters": sysctls.counters()}
+    return {
+        "sockets": sockets.dumps(),
+        **links.dumps(),
+        **ipsets.dumps(),
+        "counters": sysctls.counters(),
+        "groups": sysctls.groups(),
+    }
 
 
 def last() -> dict[str, bytes]:

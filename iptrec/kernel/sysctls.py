@@ -37,9 +37,13 @@ _SETTINGS: Final = (
     "net/ipv6/conf/*/forwarding",
     "net/ipv6/conf/*/disable_ipv6",
     "net/ipv6/conf/*/proxy_ndp",
+    "net/ipv6/conf/*/mtu",
+    "net/ipv6/conf/*/force_forwarding",
 )
+_GROUPS: Final = ("igmp", "igmp6")
 _COUNTERS: Final = ("snmp", "netstat", "snmp6", "dev", "stat/nf_conntrack", "stat/synproxy")
 ROOT: Final = "/proc/sys/"
+_NET: Final = "/proc/thread-self/net/"
 MOST_FILES: Final = 10_000
 _MOST_BYTES: Final = 4 << 20
 _PAGES: Final = 1 << 16  # at a time: of megabytes /proc/sys says ENOMEM
@@ -57,8 +61,12 @@ def settings() -> bytes:
 
 def counters() -> bytes:
     """The snapshot "counters": path below /proc/net -> text. Of protocols, interfaces, connection tracking."""
-    root = "/proc/thread-self/net/"
-    return json.dumps(_read(root, _COUNTERS)).encode()
+    return json.dumps(_read(_NET, _COUNTERS)).encode()
+
+
+def groups() -> bytes:
+    """The snapshot "groups": path below /proc/net -> text. Of multicast, as interfaces have joined them."""
+    return json.dumps(_read(_NET, _GROUPS)).encode()
 
 
 def forwards() -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.names import HOOKS
-from iptrec.packets.identity import Packets
+from iptrec.packets.identity import ODD, Packets
 from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.model import Related
 
@@ -98,6 +98,21 @@ class Relations:
             *(Related(kind, number) for kind, number in related if number),
         )
 
+    def errors(self) -> Mask:
+        """Which decided traversals of the window are errors of ICMP that this host sent."""
+        page = self._pages[-1]
+        errors: Mask = (page["hook"] == _OUTPUT) & page["quotes"]
+        return errors
+
+    def resets(self) -> list[tuple[int, int]]:
+        """Positions in the window: of a RST that this host sent, and of what it answers."""
+        page = self._pages[-1]
+        at = np.flatnonzero((page["hook"] == _OUTPUT) & page["reset"])
+        found = self._before("last_flow", "back", at) - page.start
+        return [
+            (int(one), int(before)) for one, before in zip(at, found, strict=True) if before >= 0
+        ]
+
     def decider_before(self, position: int, time_ns: int) -> int | None:
         """The place that decided the last packet of the same flow that was seen before a time."""
         if time_ns not in self._deciders:
@@ -167,8 +182,9 @@ class Relations:
         return self._latest("rejected_flow", flow[at], page.rows[at])
 
     def _quoted(self, at: I64) -> I64:
-        """The packet itself, else the last one of its flow."""
-        found = self._before("key", "inner", at)
+        """The packet itself, else the last one that reads like it, else the last one of its flow."""
+        found = self._before("key_of_flow", "inner_of_flow", at)
+        found = np.where(found < 0, self._before("key", "inner", at), found)
         for flow in ("last_flow", "flow"):
             found = np.where(found < 0, self._before(flow, "inner_flow", at), found)
         return found
@@ -308,6 +324,8 @@ def _page(window: Window) -> dict[str, _Column]:
         **left_keys(events, begun, ended, key, last, dropped[outcome]),
         **came_keys(events, begun, key, first),
         "key": key,
+        "key_of_flow": _both(key, last_flow),
+        "inner_of_flow": _both(inner, inner_flow),
         "datagram": datagram,
         "piece_of": np.where(fragment, datagram, np.uint64(0)),
         "flow": first.flow_keys(),
@@ -321,6 +339,11 @@ def _page(window: Window) -> dict[str, _Column]:
         "teed": teed[outcome],
         "origin": assembly.origins()[:decided],
     }
+
+
+def _both(key: U64, flow: U64) -> U64:
+    """A key of packets that read alike and are of one flow; 0 where one of them is not known."""
+    return np.where((key != _NOTHING) & (flow != _NOTHING), (key ^ flow) * ODD, _NOTHING)
 
 
 def _recorded_whole(window: Window, begun: I64, ended: I64) -> tuple[I64, I64]:

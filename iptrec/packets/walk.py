@@ -8,7 +8,7 @@ been in force, the walk goes on in branches, one for each that fits so far.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.names import HOOKS
 from iptrec.rulesets.nft_places import is_our_table
@@ -37,9 +37,12 @@ _NO_PORT: Final = (
 )
 _NOT_SEEN: Final = (
     "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
-    " socket), or the events were lost"
+    " socket)"
 )
 MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
+
+
+Vanished = Literal["surely", "perhaps", "elsewhere"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Outcome:
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
     is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
     path whose rule it may not have been. ``copied``: it is a copy that was made in the midst of another's way.
+    ``vanished``: it was let pass and not seen again. At PREROUTING, where it was to be routed: whether it would
+    surely have been seen; or "elsewhere".
     """
 
     path: tuple[int, ...]
@@ -64,6 +69,7 @@ class Outcome:
     alike: tuple[tuple[int, ...], ...] = ()
     unsure: frozenset[int] = frozenset()
     copied: bool = False
+    vanished: Vanished | None = None
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -277,27 +283,30 @@ class Walker:
             reason=reason,
             doubt=self._doubt(walk, branch, verdict),
             copied=walk.copied,
+            vanished=self._vanished(walk, branch) if verdict == "UNKNOWN" else None,
         )
+
+    def _vanished(self, walk: Walk, branch: Branch) -> Vanished | None:
+        """Whether the kernel was to look for its way, and nothing but that can have ended it."""
+        place, state = self._resolver.places[branch.path[-1]], branch.state
+        if walk.headless or walk.holes or walk.torn or self._unseen_table(branch.path):
+            return None
+        off, sure = self._switched_off(branch)
+        if state.status != "passed" or (off and sure):
+            return None
+        grammar = self._resolver.judging(branch.path[-1], branch.met)
+        routed = place.hook == _PREROUTING and grammar.leaves_hook(state)
+        routed = routed and not (off or place.beside)
+        if grammar.may_end(state):
+            return "perhaps" if routed else None
+        return "surely" if routed else "elsewhere"
 
     def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
         if walk.torn:
             return TORN
         if branch.state.status == "open" and verdict != "UNKNOWN":
-            return self._disbelief()
+            return _disbelief(self._resolver)
         return self._otherwise(branch) if verdict == "ACCEPT" else None
-
-    def _disbelief(self) -> str | None:
-        """SYNPROXY takes a packet, but for an ACK that it does not believe: that it drops."""
-        acks = self._resolver.disbelieved
-        if acks is None:
-            return "SYNPROXY may have dropped it"
-        dropped = "an ACK" if acks == 1 else f"{acks:,} ACKs"
-        one = "this one" if acks == 1 else "this too"
-        return (
-            f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}"
-            if acks
-            else None
-        )
 
     def _otherwise(self, branch: Branch) -> str | None:
         """What may have become of an accepted packet that nobody tells of."""
@@ -317,21 +326,12 @@ class Walker:
     def _refusal(self, path: tuple[int, ...]) -> str | None:
         """Connection tracking may have dropped the first packet of a connection after the last rule."""
         refused = self._resolver.refused
-        if not refused or not any(map(self._is_of_nat, path)):
+        if not refused or not any(_is_of_nat(self._resolver, one) for one in path):
             return None
         connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
         return (
             f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
         )
-
-    def _is_of_nat(self, number: int) -> bool:
-        """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
-        place = self._resolver.places[number]
-        if place.base is None:
-            return plain(place.table) == "nat"
-        chains = self._resolver.grammars[number].ruleset.tables.get(place.table, {})
-        base = chains[place.base].base if place.base in chains else None
-        return base is not None and base.type == "nat"
 
     def _accepted_by(self, path: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
@@ -413,6 +413,26 @@ def _begun_at(book: Book, place: int, before: Branch | None = None) -> Branch:
     path, met = ((), ()) if before is None else (before.path, before.met)
     met = book.meeting(met, place)
     return Branch((*path, place), book.judging(place, met).begin(book.places[place]), met)
+
+
+def _disbelief(book: Book) -> str | None:
+    """SYNPROXY takes a packet, but for an ACK that it does not believe: that it drops."""
+    acks = book.disbelieved
+    if acks is None:
+        return "SYNPROXY may have dropped it"
+    dropped = "an ACK" if acks == 1 else f"{acks:,} ACKs"
+    one = "this one" if acks == 1 else "this too"
+    return f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}" if acks else None
+
+
+def _is_of_nat(book: Book, number: int) -> bool:
+    """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
+    place = book.places[number]
+    if place.base is None:
+        return plain(place.table) == "nat"
+    chains = book.grammars[number].ruleset.tables.get(place.table, {})
+    base = chains[place.base].base if place.base in chains else None
+    return base is not None and base.type == "nat"
 
 
 def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:

@@ -16,7 +16,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import conntrack, host, links, netns, network, privileges, stamps, sysctls
+from iptrec.kernel import (
+    conntrack,
+    host,
+    links,
+    netns,
+    network,
+    privileges,
+    sockets,
+    stamps,
+    sysctls,
+)
 from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
@@ -177,6 +187,8 @@ class _Session:
                 missed=self._look_at_links,
             )
         ]
+        if gone := sockets.closed():
+            sides.append(Side(opened.enter_context(gone), "sockets", {}))
         if self._options.conntrack:
             socket = opened.enter_context(conntrack.ConntrackSocket())
             groups = {"groups": ["new", "destroy"]}

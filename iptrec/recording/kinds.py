@@ -43,6 +43,7 @@ STREAMS: Final = {
         ),
         StreamKind("nftables", "changes of nf_tables' ruleset"),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
+        StreamKind("sockets", "sockets of those that were closed", trimmed=False),
         # Names of interfaces are needed for whatever comes.
         StreamKind(
             "rtnetlink",
@@ -96,6 +97,10 @@ SNAPSHOTS: Final = {
             "packets that our TRACE rules matched, by backend, family and chain",
             "json",
         ),
+        SnapshotKind(
+            "sockets", "SOCK_DIAG_BY_FAMILY: listening sockets of TCP, all of UDP", "netlink"
+        ),
+        SnapshotKind("groups", "multicast groups that interfaces have joined", "json"),
         SnapshotKind("counters", "what protocols, interfaces, connection tracking counted", "json"),
     )
 }

@@ -142,6 +142,19 @@ class Grammar:
             if state.pass_ in route
         )
 
+    def leaves_hook(self, state: State) -> bool:
+        """Whether no other pass of its hook need have logged the packet: the kernel takes it on from there."""
+        here = state.pass_
+        return state.status == "passed" and any(
+            all(
+                one.hook != here.hook or one in self.optional
+                for one, order in route.items()
+                if order > route[here]
+            )
+            for route in self.routes
+            if here in route
+        )
+
     def must_end(self, state: State) -> bool:
         """Whether nothing can follow this state."""
         if state.status == "ended":

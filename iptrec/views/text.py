@@ -143,8 +143,8 @@ def end_line(traversal: Traversal, layout: Layout, margin: str = "\t") -> list[s
     end = traversal.end
     if end is None:
         return []
-    where = f" at {end.where}" if end.where else ""
-    text = printable(f"{end.text} ({end.reason}{where}){'' if end.sure else ', perhaps'}")
+    kernels = f" ({end.reason} at {end.where})" if end.where else ""
+    text = printable(f"end: {end.text}{kernels}")
     return [f"{margin}{styled(text, '' if end.sure else _UNCERTAIN, colour=layout.colour)}"]
 
 

@@ -151,6 +151,17 @@ def recorded(lab, path, backend):
     return told(path, fates, arrived)
 
 
+ENDS = {
+    "no route": "IP_INNOROUTES", "too far": "IP_INHDR", "spoofed": "IP_RPFILTER", "no route 6": "IP_INNOROUTES",
+    "too far 6": "IP_INHDR",
+}  # fmt: skip
+
+
+def right(packet, fate, arrived):
+    """Whether the end that is told, if any, is the one that it had."""
+    return packet.end is None or (not arrived and packet.end.reason == ENDS.get(fate))
+
+
 WHOLE, UNKNOWN = ("ACCEPT", True, False), ("UNKNOWN", False, False)
 
 
@@ -194,6 +205,8 @@ def test_nf_tables_tells_what_arrived(network, tmp_path, case):
     load(network, *NFT[case])
     for fate, (packet, arrived) in recorded(network, tmp_path / "t.db", "nft").items():
         assert seen(packet) == (WHOLE if arrived else UNKNOWN), fate
+        assert right(packet, fate, arrived), (fate, packet.end)
+        assert arrived or packet.end or fate not in ENDS, fate
         assert not any("iptrec-" in step.table for step in packet.steps)
     assert "iptrec" not in network.run(["nft", "list", "tables"]).stdout
 
@@ -216,6 +229,7 @@ def test_legacy_iptables_claims_nothing_else(network, tmp_path, case):
     for fate, (packet, arrived) in recorded(network, tmp_path / "t.db", "legacy").items():
         assert seen(packet) in (WHOLE, UNKNOWN), fate
         assert arrived or packet.verdict == "UNKNOWN", fate
+        assert right(packet, fate, arrived), (fate, packet.end)
         if case in ("filter", "mangle"):
             assert arrived == (packet.verdict == "ACCEPT"), fate
 

@@ -76,7 +76,7 @@ def network(lab):
 def evidence(lab):
     """Kind -> rows, as they are shown in SQL."""
     told = json.loads(lab.run([PYTHON, "-c", EVERYTHING]).stdout)
-    media = {"sysctls": "json", "counters": "json"}
+    media = {"sysctls": "json", "counters": "json", "groups": "json"}
     found = {}
     for kind, content in told.items():
         one = bytes.fromhex(content), media.get(kind, "netlink")
@@ -355,7 +355,7 @@ def test_recorded_twice(network, tmp_path):
         local = {address for _, address in addresses(reader)}
         states = {snapshots.state(one.content, one.media) for one in reader.snapshots()}
     both = [one.name for one in SNAPSHOTS.values() if one.media == "netlink"]
-    both += ["counters", "sysctls"]
+    both += ["counters", "groups", "sysctls"]
     assert sorted(kinds) == sorted([*both * 2, "trace-rules"])
     assert mtus == [1500, 1400]
     assert states == {"whole"}

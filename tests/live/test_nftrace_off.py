@@ -43,14 +43,14 @@ EXPECTED = {
     1000: ("ACCEPT", f"{MET} inet q/forw:p inet q/post:p", None),
     1001: (
         "UNKNOWN", "raw/PREROUTING:p",
-        f"not seen after raw PREROUTING: {OFF.format('inet q/pre rule 1')}, or {ELSE}{LOST}",
+        f"not seen after raw PREROUTING: {OFF.format('inet q/pre rule 1')}, or {ELSE}",
     ),
     1002: ("UNKNOWN", f"{MET} inet q/forw:1 inet q/sub:1", OFF.format("inet q/sub rule 2")),
     1003: (
         "UNKNOWN", f"{MET} inet q/forw:2",
         f"the trace breaks off after inet q/forw rule 2: {LATER}{LOST}",
     ),
-    1004: ("UNKNOWN", MET, f"not seen after inet q PREROUTING: {LATER}, or {ELSE}{LOST}"),
+    1004: ("UNKNOWN", MET, f"not seen after inet q PREROUTING: {LATER}, or {ELSE}"),
     1005: ("DROP", f"{MET} inet q/forw:4", None),
 }  # fmt: skip
 

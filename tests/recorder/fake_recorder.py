@@ -317,6 +317,7 @@ def take_the_stage(monkeypatch, made=None):
         "privileges": SimpleNamespace(
             require_net_admin=lambda: None, keep=lambda _: stage.meet("begin"), RECORDER=()
         ),
+        "sockets": SimpleNamespace(closed=lambda: None),
         "links": SimpleNamespace(
             LinkSocket=SideSocket,
             WaySocket=contextlib.nullcontext,

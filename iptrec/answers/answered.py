@@ -1,0 +1,101 @@
+"""What this host answered about its packets: errors of ICMP, and RSTs to those who asked for a connection.
+
+The kernel sends them where it discards a packet, and they pass OUTPUT as others do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from iptrec.decode import packet as packets
+from iptrec.names import HOOKS
+
+if TYPE_CHECKING:
+    from iptrec.packets.relations import Relations
+    from iptrec.packets.window import Window
+
+_OUTPUT: Final = HOOKS.index("OUTPUT")
+RST: Final = "RST"
+_QUOTED: Final = ("src", "dst", "proto", "sport", "dport", "id", "length")
+_PORTED: Final = "sport"
+_AT_ONCE_NS: Final = 2_000_000
+
+
+class Answer(NamedTuple):
+    """``name``: of the error, as `decode.packet.header` gives it, or RST. ``number``: the packet's."""
+
+    name: str
+    number: int
+
+
+class Answers:
+    """What was answered about the packets of a window; each is looked at when it is asked for.
+
+    ``positions``: of those that there may be an answer about.
+    """
+
+    def __init__(self, window: Window, relations: Relations) -> None:
+        self._window = window
+        errors = np.flatnonzero(relations.errors())
+        about = relations.columns()["error-about"][errors] - window.number
+        # Of what nf_tables dumps too little is quoted to find it: it may be the one before.
+        about = np.where(about < 0, errors - 1, about)
+        self._errors: dict[int, int] = {}
+        for asked, error in zip(about.tolist(), errors.tolist(), strict=True):
+            if asked >= 0:
+                self._errors.setdefault(asked, error)
+        self._resets = {asked: reset for reset, asked in reversed(relations.resets())}
+        self.positions = [*self._errors, *self._resets]
+
+    def of(self, position: int) -> Answer | None:
+        """The answer about the packet at a position."""
+        window = self._window
+        error, reset = self._errors.get(position), self._resets.get(position)
+        if error is not None and _quotes(window, error, position):
+            header = _sent(window, error)
+            if header is not None and header.get("name"):
+                return Answer(str(header["name"]).rpartition("/")[2], window.number + error)
+        if reset is not None and _refuses(_sent(window, reset), _header(window, position)):
+            return Answer(RST, window.number + reset)
+        return None
+
+
+def _quotes(window: Window, position: int, asked: int) -> bool:
+    """Whether an error is about a packet, by all that it quotes of it, and sent to where it came from.
+
+    Of nf_tables' traces that is not much: then it must follow at once.
+    """
+    error, first = _header(window, position), _header(window, asked)
+    last = _header(window, asked, -1)
+    quoted = error.get("inner", {})
+    told = [name for name in _QUOTED if quoted.get(name) is not None]
+    if error.get("dst") != first.get("src") or any(
+        quoted[name] not in (first.get(name), last.get(name)) for name in told
+    ):
+        return False
+    if quoted.get("id") or ("src" in told and (_PORTED not in first or _PORTED in told)):
+        return True
+    rows = [int(window.assembly.events(one)[at]) for one, at in ((asked, -1), (position, 0))]
+    before, after = window.moment_ns[rows].tolist()
+    return bool(0 <= after - before <= _AT_ONCE_NS)
+
+
+def _refuses(reset: dict[str, Any] | None, asked: dict[str, Any]) -> bool:
+    """Whether it is the kernel's own to a SYN that no socket took (tcp_v4_send_reset)."""
+    if reset is None or asked.get("flags") != "SYN" or reset.get("seq") != 0:
+        return False
+    return bool(reset.get("ack") == (asked.get("seq", 0) + 1) % 2**32)
+
+
+def _sent(window: Window, position: int) -> dict[str, Any] | None:
+    """The headers of what this host itself sent."""
+    row = int(window.assembly.events(position)[0])
+    return _header(window, position) if int(window.events.hook[row]) == _OUTPUT else None
+
+
+def _header(window: Window, position: int, at: int = 0) -> dict[str, Any]:
+    """The headers of a packet at one of its events."""
+    events, row = window.events, int(window.assembly.events(position)[at])
+    return packets.header(events.packet(row), events.address_family(row), int(events.protocol[row]))

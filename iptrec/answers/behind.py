@@ -1,0 +1,77 @@
+"""What became of packets behind the rules, where anything is known of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from iptrec.answers.answered import Answers
+
+if TYPE_CHECKING:
+    from iptrec.answers.ends import Ends
+    from iptrec.context.interfaces import Interfaces
+    from iptrec.names import I64, Mask
+    from iptrec.packets.model import Traversal
+    from iptrec.packets.relations import Relations
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+
+
+class Behind:
+    """Follows the windows of one stream, and answers for the latest."""
+
+    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._interfaces = interfaces
+        self._listed = any(one.kind == "sockets" for one in recording.streams)
+
+    def next_window(self, window: Window, relations: Relations) -> None:
+        """Go on to the next window, where ``relations`` are."""
+        self._window = window
+        self._relations = relations
+        self._answered: Answers | None = None
+        self._alone: set[int] | None = None
+
+    def odd(self, positions: I64) -> Mask:
+        """Which traversals at some positions of the window have ends that may differ from each other's."""
+        assembly = self._window.assembly
+        gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
+        if gone.any() and self._ends.alike:
+            gone[:] = False
+        told = [*self._answers().positions, *self._unheard()]
+        odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
+        return odd
+
+    def ended(self, position: int, packet: Traversal) -> Traversal:
+        """The packet at a position of the window with its end, or with why that is not known."""
+        assembly = self._window.assembly
+        outcome = assembly.outcomes[assembly.outcome[position]]
+        answer, alone = self._answers().of(position), position in self._unheard()
+        if outcome.vanished is None and answer is None and not alone:
+            return packet
+        end = self._ends.of(self._window, position, packet, answer, alone=alone)
+        reason = outcome.reason
+        if outcome.vanished is not None and reason is not None:
+            reason = self._ends.reason(self._window, position, reason, end)
+        told = "; ".join(filter(None, (reason, outcome.doubt))) or None
+        return replace(packet, end=end, reason=told)
+
+    def _answers(self) -> Answers:
+        if self._answered is None:
+            self._answered = Answers(self._window, self._relations)
+        return self._answered
+
+    def _unheard(self) -> set[int]:
+        if self._alone is None:
+            self._alone = self._ends.unheard(self._window) if self._listed else set()
+        return self._alone
+
+    @functools.cached_property
+    def _ends(self) -> Ends:
+        from iptrec.answers.ends import Ends  # noqa: PLC0415 - loads all that is known of routes
+
+        return Ends(self._recording, self._namespace, self._interfaces)

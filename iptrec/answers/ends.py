@@ -1,0 +1,242 @@
+"""How packets ended behind the rules, as far as what was recorded beside them tells.
+
+Of a packet that was not seen behind PREROUTING the recorded routes, rules and settings say what the kernel
+would have made of it (`context.arrival`). Of one that was let pass an answer of this host's own may say it, an
+error of ICMP or a RST.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from iptrec.answers.answered import RST
+from iptrec.answers.last_seen import last_seen
+from iptrec.answers.unheard import unheard
+from iptrec.context.arrival import fates
+from iptrec.context.sockets import Sockets
+from iptrec.context.worlds import Worlds
+from iptrec.names import HOOKS
+from iptrec.packets.ends import End
+from iptrec.recording.kinds import STREAMS
+
+if TYPE_CHECKING:
+    from iptrec.answers.answered import Answer
+    from iptrec.answers.last_seen import LastSeen
+    from iptrec.context.arrival import Arrived, Fate, World
+    from iptrec.context.interfaces import Interfaces
+    from iptrec.packets.model import Traversal
+    from iptrec.packets.walk import Vanished
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+    from iptrec.rulesets.grammar import Grammar
+
+_REMEMBERED: Final = 10_000
+_SLACK_NS: Final = 100_000_000  # between the events of a packet
+NOBODYS: Final = "NOT_SPECIFIED"
+_OR_LOST: Final = ", or the events were lost"
+# By the kernel's word the errors that it sends then.
+_TOLD_BY: Final = {
+    "IP_INHDR": ("time-exceeded",),
+    "PKT_TOO_BIG": ("fragmentation-needed", "packet-too-big"),
+    "IP_INNOROUTES": ("net-unreachable", "no-route", "admin-prohibited"),
+    "UNREACHABLE": ("host-unreachable",),
+    "PROHIBIT": ("admin-prohibited",),
+    "IP_INADDRERRORS": ("beyond-scope",),
+}
+_REASONS: Final = {name: reason for reason, names in _TOLD_BY.items() for name in names}
+_WORDS: Final = {
+    "IP_INADDRERRORS": "packets from its source are not forwarded",
+    "IP_INHDR": "its hops were used up",
+    "PKT_TOO_BIG": "it is larger than the MTU",
+    "IP_INNOROUTES": "there is no route",
+    "UNREACHABLE": "the route is unreachable",
+    "PROHIBIT": "the route is prohibit",
+}
+_BEHIND: Final = {  # the rules: at INPUT, and on its way out
+    "INPUT": {
+        "port-unreachable": ("NO_SOCKET", "no socket took it"),
+        RST: ("NO_SOCKET", "no socket took it"),
+        "protocol-unreachable": ("IP_NOPROTO", "nobody takes its protocol"),
+    },
+    **dict.fromkeys(
+        ("FORWARD", "OUTPUT", "POSTROUTING"),
+        dict.fromkeys(
+            ("host-unreachable", "address-unreachable"),
+            ("NEIGH_FAILED", "the next hop did not answer"),
+        ),
+    ),
+}
+# What may have been otherwise for a moment between two lists.
+_FLEETING: Final = frozenset(["NOT_JOINED"])
+
+
+class Ends:
+    """The ends of packets of one namespace of a recording; asked only for those that are shown."""
+
+    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+        self._worlds = Worlds(recording, namespace, interfaces)
+        self._sockets = Sockets(recording, namespace)
+        self._diverting: dict[int, tuple[Grammar, bool]] = {}  # by the grammar's id
+        own = [
+            one
+            for one in recording.streams
+            if one.namespace == namespace and one.kind in STREAMS and STREAMS[one.kind].events
+        ]
+        streams = {one.id for one in own}
+        self._counted = all(one.detail.get("sequence") is not False for one in own)
+        self._losses = [
+            (one.first_ns - _SLACK_NS, one.last_ns + _SLACK_NS)
+            for one in recording.losses
+            if one.stream in streams
+        ]
+        self._known: dict[tuple[Arrived, World], list[Fate]] = {}
+
+    @property
+    def alike(self) -> bool:
+        """Whether the same can be said of all packets that vanished: nothing."""
+        return not (self._worlds.known or self._losses) and self._counted
+
+    def unheard(self, window: Window) -> set[int]:
+        """Positions of packets that were let pass to this host, and for which there was no socket."""
+        ports = self._sockets.ports
+        every = {id(one): one for one in window.resolver.grammars}
+        if ports is None or any(map(self._diverts, every.values())):
+            return set()
+        return unheard(window, ports)
+
+    def _diverts(self, grammar: Grammar) -> bool:
+        """Whether its rules may hand packets to sockets of other ports."""
+        key = id(grammar)
+        if key not in self._diverting:
+            tables = grammar.ruleset.tables.values()
+            rules = (rule for table in tables for chain in table.values() for rule in chain.rules)
+            found = any(rule.target == "TPROXY" or "tproxy" in rule.spec for rule in rules)
+            self._diverting[key] = grammar, found
+        return self._diverting[key][1]
+
+    def reason(self, window: Window, position: int, reason: str, end: End | None) -> str:
+        """Why a packet that vanished is incomplete: no more than that, where its end is known."""
+        if end is not None:
+            return reason.partition(":")[0]
+        row = int(window.assembly.events(position)[-1])
+        return reason + _OR_LOST if self._lossy(int(window.moment_ns[row])) else reason
+
+    def of(
+        self,
+        window: Window,
+        position: int,
+        packet: Traversal,
+        answer: Answer | None,
+        *,
+        alone: bool = False,
+    ) -> End | None:
+        """How the packet at a position of the window ended; None where nothing tells.
+
+        ``answer``: what this host sent about it. ``alone``: it is one of `unheard`.
+        """
+        vanished = window.assembly.outcomes[window.assembly.outcome[position]].vanished
+        if vanished is None:
+            hook = HOOKS[int(window.events.hook[window.assembly.events(position)[-1]])]
+            found = None if answer is None else _answered(answer, packet, hook)
+            return found or (_unheard(packet) if alone else None)
+        seen = None if vanished == "elsewhere" else last_seen(window, position, packet)
+        found = None if seen is None else self._routed(seen, vanished)
+        if answer is not None:
+            if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
+                return End("recorded", found.reason, f"{found.text}; {_said(answer)}")
+            found = _told(answer) or found
+        if found is None:
+            return None
+        row = int(window.assembly.events(position)[-1])
+        return self._doubted(found, int(window.moment_ns[row]))
+
+    def _routed(self, seen: LastSeen, vanished: Vanished) -> End | None:
+        worlds, sure = self._worlds.at(seen.time_ns)
+        found = self._fates(seen.packet, worlds)
+        if not found or any(one.what == "unknown" for one in found):
+            return None
+        drops = [one for one in found if one.what == "dropped"]
+        if vanished == "perhaps" and (
+            not sure or len(drops) < len(found) or any(one.reason in _FLEETING for one in drops)
+        ):
+            return None
+        if not drops:
+            return _passed(found)
+        texts = list(dict.fromkeys(one.text for one in drops))
+        alone = len(drops) == len(found) and len({one.reason for one in drops}) == 1
+        if alone:
+            return End(
+                "recorded", drops[0].reason, " or ".join(texts), sure=sure and len(texts) == 1
+            )
+        return End("recorded", drops[0].reason, f"perhaps {' or '.join(texts)}", sure=False)
+
+    def _fates(self, packet: Arrived, worlds: list[World]) -> list[Fate]:
+        """Of all moments that it may have been; packets of a flow share theirs."""
+        found: dict[Fate, None] = {}
+        for world in worlds:
+            key = packet, world
+            if key not in self._known:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[key] = fates(world, _unmerged(packet, world))
+            found.update(dict.fromkeys(self._known[key]))
+        return list(found)
+
+    def _doubted(self, end: End, time_ns: int) -> End:
+        """The same, where events were lost at that time."""
+        if not self._lossy(time_ns):
+            return end
+        return End(end.source, end.reason, end.text + _OR_LOST, sure=False)
+
+    def _lossy(self, time_ns: int) -> bool:
+        return not self._counted or any(first <= time_ns <= last for first, last in self._losses)
+
+
+def _unmerged(packet: Arrived, world: World) -> Arrived:
+    """What is longer than its interface takes was put together of several (GRO): their lengths nobody knows."""
+    device = world.devices.get(packet.flow.iif)
+    longest = None if device is None else device.mtu
+    if packet.length is None or longest is None or packet.length <= longest:
+        return packet
+    return packet._replace(length=None)
+
+
+def _answered(answer: Answer, packet: Traversal, hook: str) -> End | None:
+    """What became of a packet that all rules let pass."""
+    known = _BEHIND.get(hook, {}).get(answer.name) if packet.verdict == "ACCEPT" else None
+    if known is None:
+        return None
+    reason, what = known
+    return End("recorded", reason, f"{what}: {_said(answer)}")
+
+
+def _told(answer: Answer) -> End | None:
+    """An end that nothing but an error tells."""
+    reason = _REASONS.get(answer.name)
+    if reason is None:
+        return None
+    return End("recorded", reason, f"{_WORDS[reason]}: {_said(answer)}")
+
+
+def _said(answer: Answer) -> str:
+    what = "with a RST" if answer.name == RST else answer.name
+    return f"this host answered {what} (#{answer.number})"
+
+
+def _passed(found: list[Fate]) -> End:
+    """Routing lets it pass, and yet it was not seen again."""
+    ways = [
+        f"delivered it ({one.text})" if one.what == "local" else f"forwarded it ({one.text})"
+        for one in found
+    ]
+    text = f"routing would have {' or '.join(dict.fromkeys(ways))}: what discarded it is not known"
+    return End("recorded", NOBODYS, text, sure=False)
+
+
+def _unheard(packet: Traversal) -> End | None:
+    """Of TCP only who asks for a connection needs a socket that listens."""
+    header = packet.steps[-1].header
+    if packet.verdict != "ACCEPT" or header.get("flags", "SYN") != "SYN":
+        return None
+    port = f"{str(header.get('proto')).upper()} port {header.get('dport')}"
+    return End("recorded", "NO_SOCKET", f"no socket had {port} while this was recorded")

@@ -1,0 +1,39 @@
+"""Packets of TCP and UDP that all rules let pass to this host, and for whose port there was no socket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.names import HOOKS
+from iptrec.packets.identity import Packets
+
+if TYPE_CHECKING:
+    from iptrec.packets.window import Window
+
+_INPUT: Final = HOOKS.index("INPUT")
+_TCP, _UDP = 6, 17
+
+
+def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> set[int]:
+    """Their positions in the window. ``ports``: protocol and number of all that had a socket."""
+    assembly, events = window.assembly, window.events
+    accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
+    last = assembly.lasts()[: window.decided]
+    outcome = assembly.outcome[: window.decided]
+    at = np.flatnonzero((events.hook[last] == _INPUT) & accepted[outcome] & events.ip[last])
+    if not len(at):
+        return set()
+    columns = Packets.of(events, last[at]).ends()
+    protocol, port = columns[0].astype(np.int64), _number(columns[-1].astype(np.int64))
+    known = np.array([one << 16 | number for one, number in ports], np.int64)
+    alone = ~np.isin(protocol << 16 | port, known) & np.isin(protocol, (_TCP, _UDP)) & (port > 0)
+    return set(at[alone].tolist())
+
+
+def _number(
+    port: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Ports out of the packet's byte order."""
+    return (port & 0xFF) << 8 | port >> 8

@@ -1,0 +1,412 @@
+"""What the kernel makes of a packet that comes in, by what is recorded of routes and settings.
+
+Sources: ip_route_input_slow and ip_mkroute_input (net/ipv4/route.c), __fib_validate_source
+(net/ipv4/fib_frontend.c), ip_forward (net/ipv4/ip_forward.c), ip6_forward (net/ipv6/ip6_output.c).
+Reasons are the kernel's words (include/net/dropreason-core.h); where it has none for a route of its own kind
+they are that route's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from iptrec.context.route import (
+    BLACKHOLE,
+    BROADCAST,
+    ERRORS,
+    LOCAL_TABLE,
+    MULTICAST,
+    OWN,
+    PROHIBIT,
+    UNICAST,
+    UNREACHABLE,
+    words,
+)
+
+if TYPE_CHECKING:
+    import ipaddress
+    from collections.abc import Callable, Iterator, Mapping
+
+    from iptrec.context.route import Route
+    from iptrec.context.routing import Found, Tables
+    from iptrec.context.routing_rules import Flow
+
+    IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_LOOPBACK: Final = 1  # LOOPBACK_IFINDEX
+_LEAST_MTU6: Final = 1280
+_SIX: Final = 6
+_EXACT: Final = 32  # of an address of the host's, not of 127.0.0.0/8
+_KINDS: Final = {BLACKHOLE: "BLACKHOLE", UNREACHABLE: "UNREACHABLE", PROHIBIT: "PROHIBIT"}
+_SAID: Final = {BLACKHOLE: "blackhole", UNREACHABLE: "unreachable", PROHIBIT: "prohibit"}
+
+
+class Device(NamedTuple):
+    """An interface. ``vrf``: whether its packets are routed by a VRF."""
+
+    name: str
+    mtu: int | None = None
+    vrf: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """What was so at one moment; always the same object for the same.
+
+    ``setting``: of a path below /proc/sys; None where it is not known. ``joined``: whether an interface takes
+    packets for a group; None where that is not known.
+    """
+
+    tables: Tables
+    setting: Callable[[str], int | None]
+    devices: Mapping[int, Device]
+    joined: Callable[[str, IP], bool | None] = lambda _name, _group: None
+
+    def name(self, index: int) -> str:
+        """Of an interface."""
+        return self.devices[index].name if index in self.devices else f"if{index}"
+
+    def route(self, one: Route) -> str:
+        """In words."""
+        return words(one, {index: self.name(index) for index in one.links})
+
+
+class Arrived(NamedTuple):
+    """A packet behind its last rule at PREROUTING. None: not known.
+
+    ``length``: of the whole packet; ``whole``: whether it may not be fragmented (DF).
+    """
+
+    flow: Flow
+    hops: int | None = None
+    length: int | None = None
+    whole: bool | None = None
+
+
+class Fate(NamedTuple):
+    """What becomes of it: it is ``dropped``, ``forwarded``, or comes to this host (``local``).
+
+    ``text``: why it is dropped; else the route. None of it is known where ``what`` is "unknown".
+    """
+
+    what: Literal["dropped", "forwarded", "local", "unknown"]
+    reason: str = ""
+    text: str = ""
+    link: int = 0
+
+
+_UNKNOWN: Final = Fate("unknown")
+
+
+def fates(world: World, packet: Arrived) -> list[Fate]:
+    """All that may become of it."""
+    device = world.devices.get(packet.flow.iif)
+    if device is None or device.vrf:
+        return [_UNKNOWN]
+    found = _fates6(world, packet) if packet.flow.dst.version == _SIX else _fates4(world, packet)
+    return list(dict.fromkeys(found))
+
+
+def _dropped(reason: str, why: str, by: str = "routing") -> Fate:
+    return Fate("dropped", reason, f"{by} would have dropped it: {why}")
+
+
+def _fates4(world: World, packet: Arrived) -> Iterator[Fate]:
+    flow = packet.flow
+    src, dst = flow.src, flow.dst
+    if dst.is_multicast:
+        yield from _to_group(world, flow)
+        return
+    if src.is_multicast or int(src) == 2**32 - 1:
+        yield _invalid_source(src)
+        return
+    if int(dst) == 2**32 - 1 or not (int(src) or int(dst)):
+        yield from _broadcast(world, flow, "255.255.255.255" if int(dst) else "0.0.0.0")  # noqa: S104
+        return
+    if src.is_unspecified or dst.is_unspecified:
+        reason, end = (
+            ("IP_INVALID_SOURCE", "source")
+            if src.is_unspecified
+            else ("IP_INVALID_DEST", "destination")
+        )
+        yield _dropped(reason, f"0.0.0.0 cannot be its {end}")
+        return
+    if dst.is_loopback or src.is_loopback:
+        allowed, said = _either(world, flow, "route_localnet")
+        if allowed is None:
+            yield _UNKNOWN
+        if not allowed:
+            which = f"its destination {dst}" if dst.is_loopback else f"its source {src}"
+            yield _dropped("IP_LOCALNET", f"{which} is a loopback address, {said}")
+        if allowed is False:
+            return
+    for found in world.tables.lookup(flow):
+        yield from _routed4(world, packet, found)
+
+
+def _routed4(world: World, packet: Arrived, found: Found) -> Iterator[Fate]:
+    flow = packet.flow
+    if found.kind == OWN and found.route is not None:
+        yield from _checked(world, flow, flow.dst, 0, Fate("local", text=world.route(found.route)))
+        return
+    if found.kind == BROADCAST and found.route is not None:
+        yield from _broadcast(world, flow, world.route(found.route))
+        return
+    path = f"net/ipv4/conf/{flow.in_}/forwarding"
+    forwards = world.setting(path)
+    if forwards is None:
+        yield _UNKNOWN
+        return
+    if not forwards:
+        why = f"{flow.dst} is not an address of this host, and {dotted(path)} is 0"
+        yield _dropped("IP_INADDRERRORS", why)
+    elif found.kind != UNICAST:
+        yield _no_way(world, flow, found)
+    elif found.route is None or not found.links:
+        yield _UNKNOWN
+    else:
+        for link in found.links:
+            onward = _forwarded4(world, packet, found.route, link)
+            yield from _checked(world, flow, flow.dst, link, onward)
+
+
+def _no_way(world: World, flow: Flow, found: Found) -> Fate:
+    """No route, or one that leads nowhere."""
+    route, rule = found.route, found.rule
+    six = flow.dst.version == _SIX
+    if not found.kind:
+        return _dropped("IP_INNOROUTES", f"there is no route to {flow.dst}")
+    if found.kind not in ERRORS:
+        return _dropped("IP_INVALID_DEST", f"{flow.dst} cannot be forwarded to")
+    if route is None:
+        why = f"routing rule {rule.priority if rule else '?'} is {_SAID[found.kind]}"
+        reason = "IP_INNOROUTES" if found.kind == UNREACHABLE else _KINDS[found.kind]
+        return _dropped(reason, why)
+    reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]
+    return _dropped(reason, f"the route is {world.route(route)}")
+
+
+def _forwarded4(world: World, packet: Arrived, route: Route, link: int) -> Fate:
+    """What ip_forward makes of it."""
+    way = world.route(route)
+    if packet.hops is not None and packet.hops <= 1:
+        return _dropped("IP_INHDR", f"its TTL is {packet.hops} ({way})", "forwarding")
+    mtu = route.mtu or _mtu(world, link)
+    if packet.length is None or mtu is None or packet.hops is None:
+        return _UNKNOWN
+    if packet.length > mtu:
+        if packet.whole is None:
+            return _UNKNOWN
+        if packet.whole:
+            where = f"the MTU of {'the route' if route.mtu else world.name(link)} is {mtu} ({way})"
+            why = f"it has {packet.length} bytes and DF, {where}"
+            return _dropped("PKT_TOO_BIG", why, "forwarding")
+    return Fate("forwarded", text=way, link=link)
+
+
+def _mtu(world: World, link: int) -> int | None:
+    return world.devices[link].mtu if link in world.devices else None
+
+
+def _broadcast(world: World, flow: Flow, what: str) -> Iterator[Fate]:
+    """To this host and others; forwarded only where all interfaces together and this one say so."""
+    if world.setting("net/ipv4/conf/all/bc_forwarding"):
+        yield _UNKNOWN
+        return
+    passed = Fate("local", text=what)
+    if flow.src.is_unspecified:
+        yield passed
+        return
+    yield from _checked(world, flow, None, 0, passed)
+
+
+def _to_group(world: World, flow: Flow) -> Iterator[Fate]:
+    """ip_route_input_rcu, ip_mc_validate_source: of IPv4."""
+    joined = world.joined(flow.in_, flow.dst)
+    forwards = world.setting("net/ipv4/conf/all/mc_forwarding")
+    if joined is None or (not joined and forwards != 0):
+        yield _UNKNOWN
+    elif not joined:
+        yield _dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
+    elif flow.src.is_multicast or int(flow.src) == 2**32 - 1:
+        yield _invalid_source(flow.src)
+    elif flow.src.is_loopback or flow.src.is_unspecified:
+        yield _UNKNOWN
+    else:
+        yield from _checked(world, flow, None, 0, Fate("local", text=f"the group {flow.dst}"))
+
+
+def _invalid_source(src: IP) -> Fate:
+    kind = "multicast" if src.is_multicast else "broadcast"
+    return _dropped("IP_INVALID_SOURCE", f"its source {src} is a {kind} address")
+
+
+def _checked(world: World, flow: Flow, dst: IP | None, out: int, passed: Fate) -> Iterator[Fate]:
+    """fib_validate_source: what is dropped for its source, else ``passed``."""
+    strict, said = _highest(world, flow, "rp_filter")
+    if strict is None:
+        yield _UNKNOWN
+        return
+    allowed, _ = _either(world, flow, "accept_local")
+    redirects = world.setting("net/ipv4/conf/all/send_redirects")
+    if not strict and (out != flow.iif or not redirects):
+        if allowed or not world.tables.custom(4):
+            yield from _own_source(world, flow, passed)
+        if allowed and out != flow.iif and not world.tables.realms:
+            return
+    # Also where there was a rule of somebody's own once, which is gone, the kernel checks all of it.
+    yield from _fully_checked(world, flow, dst, out, passed, (strict, said))
+
+
+def _own_source(world: World, flow: Flow, passed: Fate) -> Iterator[Fate]:
+    """Of a packet from one of the host's own addresses, where nothing else is asked."""
+    accepted, said = _either(world, flow, "accept_local")
+    nearest = next(world.tables.covering(LOCAL_TABLE, flow.src), [])
+    mine = any(one.kind == OWN and one.network.prefixlen == _EXACT for one in nearest)
+    if not mine or accepted is not False:
+        yield passed
+    if mine and not accepted:
+        yield _local_source(flow, said)
+
+
+def _local_source(flow: Flow, said: str) -> Fate:
+    return _dropped("IP_LOCAL_SOURCE", f"its source {flow.src} is an address of this host, {said}")
+
+
+def _fully_checked(
+    world: World, flow: Flow, dst: IP | None, out: int, passed: Fate, rp: tuple[int, str]
+) -> Iterator[Fate]:
+    """__fib_validate_source."""
+    strict, said = rp
+    marked, _ = _either(world, flow, "src_valid_mark")
+    zero = flow.src.__class__(0)
+    back = flow._replace(
+        src=dst or zero,
+        dst=flow.src,
+        iif=out or _LOOPBACK,
+        in_=world.name(out) if out else "lo",
+        mark=flow.mark if marked else None if marked is None else 0,
+        sport=flow.dport,
+        dport=flow.sport,
+    )
+    accepted, accepts = _either(world, flow, "accept_local")
+    for found in world.tables.lookup(back):
+        if found.kind in ERRORS or not found.kind or found.route is None:
+            yield _unrouted(world, flow, found, strict, said) if strict else passed
+        elif found.kind == OWN and accepted is None:
+            yield _UNKNOWN
+        elif found.kind == OWN and not accepted:
+            yield _local_source(flow, accepts)
+        elif found.kind not in (UNICAST, OWN):
+            kind = {BROADCAST: "broadcast", MULTICAST: "multicast"}.get(found.kind, "such")
+            why = f"its source {flow.src} is a {kind} address ({world.route(found.route)})"
+            yield _dropped("IP_INVALID_SOURCE", why)
+        elif flow.iif in found.links or not strict:
+            yield passed
+        elif not found.links:
+            yield _UNKNOWN
+        else:
+            yield from _filtered(world, flow, found.route, strict, said, passed)
+
+
+def _filtered(
+    world: World, flow: Flow, route: Route, strict: int, said: str, passed: Fate
+) -> Iterator[Fate]:
+    """The way back is by another interface."""
+    addressed = any(flow.iif in one.links for one in world.tables.own(4))
+    links = " and ".join(map(world.name, route.links))
+    why = f"the route to {flow.src} is by {links} ({world.route(route)}), {said}"
+    if strict == 1:
+        yield _dropped("IP_RPFILTER", why, "strict reverse path filtering")
+    elif addressed:
+        yield passed
+    else:
+        why = f"{why}, and {flow.in_} has no address"
+        yield _dropped("IP_RPFILTER", why, "loose reverse path filtering")
+
+
+def _unrouted(world: World, flow: Flow, found: Found, strict: int, said: str) -> Fate:
+    how = "strict" if strict == 1 else "loose"
+    to = f"the route to {flow.src} is {world.route(found.route)}" if found.route else ""
+    if not to and found.rule is not None and found.kind in ERRORS:
+        to = f"routing rule {found.rule.priority} to {flow.src} is {_SAID[found.kind]}"
+    why = f"{to or f'there is no route to {flow.src}'}, {said}"
+    return _dropped("IP_RPFILTER", why, f"{how} reverse path filtering")
+
+
+def _highest(world: World, flow: Flow, key: str) -> tuple[int | None, str]:
+    """The higher one of what all interfaces together and this one say, and the setting in words."""
+    paths = [f"net/ipv4/conf/{one}/{key}" for one in (flow.in_, "all")]
+    values = [world.setting(one) for one in paths]
+    known = [one for one in values if one is not None]
+    if len(known) < len(values):
+        return None, ""
+    path = paths[0] if known[0] >= known[1] else paths[1]
+    return max(known), f"{dotted(path)} is {max(known)}"
+
+
+def _either(world: World, flow: Flow, key: str) -> tuple[bool | None, str]:
+    """Whether all interfaces together or this one allow something, and that this one does not."""
+    found, said = _highest(world, flow, key)
+    return (None if found is None else bool(found)), said
+
+
+def dotted(path: str) -> str:
+    """A setting as sysctl(8) names it; dots in the name of an interface become slashes."""
+    return path.translate({ord("/"): ".", ord("."): "/"})
+
+
+def _fates6(world: World, packet: Arrived) -> Iterator[Fate]:
+    flow = packet.flow
+    if flow.dst.is_multicast:
+        joined = world.joined(flow.in_, flow.dst)
+        forwards = world.setting("net/ipv6/conf/all/mc_forwarding")
+        if joined is None or (not joined and forwards != 0):
+            yield _UNKNOWN
+        elif joined:
+            yield Fate("local", text=f"the group {flow.dst}")
+        else:
+            yield _dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
+        return
+    for found in world.tables.lookup(flow):
+        if found.kind == 0 or found.kind in ERRORS:
+            yield _no_way(world, flow, found)
+        elif found.route is None:
+            yield _UNKNOWN
+        elif found.kind != UNICAST:
+            yield Fate("local", text=world.route(found.route))
+        elif not found.links:
+            yield _UNKNOWN
+        else:
+            for link in found.links:
+                yield _forwarded6(world, packet, found.route, link)
+
+
+def _forwarded6(world: World, packet: Arrived, route: Route, link: int) -> Fate:
+    """What ip6_forward makes of it."""
+    flow, way = packet.flow, world.route(route)
+    forwards = world.setting("net/ipv6/conf/all/forwarding")
+    own = world.setting(f"net/ipv6/conf/{flow.in_}/force_forwarding")
+    if forwards is None:
+        return _UNKNOWN
+    if not (forwards or own):
+        why = f"{flow.dst} is not an address of this host, and net.ipv6.conf.all.forwarding is 0"
+        return _dropped("IP_INADDRERRORS", why)
+    if packet.hops is None:
+        return _UNKNOWN
+    if packet.hops <= 1:
+        return _dropped("IP_INHDR", f"its hop limit is {packet.hops} ({way})", "forwarding")
+    src = flow.src
+    if link != flow.iif and (
+        src.is_unspecified or src.is_multicast or src.is_loopback or src.is_link_local
+    ):
+        return _dropped("IP_INADDRERRORS", f"packets from {src} are not forwarded", "forwarding")
+    mtu = world.setting(f"net/ipv6/conf/{world.name(link)}/mtu")
+    mtu = route.mtu if route.locked and route.mtu else mtu or _mtu(world, link)
+    if packet.length is None or mtu is None:
+        return _UNKNOWN
+    if packet.length > max(mtu, _LEAST_MTU6):
+        where = f"the MTU of {world.name(link)} is {mtu} ({way})"
+        return _dropped("PKT_TOO_BIG", f"it has {packet.length} bytes, {where}", "forwarding")
+    return Fate("forwarded", text=way, link=link)

@@ -1,0 +1,91 @@
+"""The MTU of interfaces over time, and which of them belong to a VRF."""
+
+from __future__ import annotations
+
+import heapq
+import operator
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from iptrec.context.arrival import Device
+from iptrec.decode import snapshots
+from iptrec.decode.rtnetlink import LAYOUTS, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from iptrec.recording.rows import Recording
+
+_SLACK_NS: Final = 50_000_000  # what the kernel tells is received a moment later
+_REMEMBERED: Final = 64
+_EVER: Final = int(np.iinfo(np.int64).min)
+
+
+class Devices:
+    """The interfaces of one namespace of a recording, by their indexes."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._over_time: dict[int, list[tuple[int, Device]]] = {}
+        self._made: dict[tuple[Device, ...], Mapping[int, Device]] = {}
+        told = heapq.merge(
+            _listed(recording, namespace),
+            _changes(recording, namespace),
+            key=operator.itemgetter(0),
+        )
+        for time_ns, device, index in told:
+            known = self._over_time.setdefault(index, [])
+            if not known or known[-1][1] != device:
+                known.append((time_ns, device))
+        self._changing = [index for index, known in self._over_time.items() if len(known) > 1]
+        self._first = {index: known[0][1] for index, known in self._over_time.items()}
+
+    def at(self, time_ns: tuple[int, int]) -> Mapping[int, Device]:
+        """Those of between two times (epoch); of one that changed meanwhile the MTU is not told.
+
+        Mostly the same object for the same.
+        """
+        if len(self._made) >= _REMEMBERED:
+            self._made.clear()
+        now = {index: _then(self._over_time[index], time_ns) for index in self._changing}
+        return self._made.setdefault(tuple(now.values()), self._first | now if now else self._first)
+
+
+def _then(known: list[tuple[int, Device]], time_ns: tuple[int, int]) -> Device:
+    first, last = time_ns[0] - _SLACK_NS, time_ns[1] + _SLACK_NS
+    before = [one for since, one in known if since <= first] or [known[0][1]]
+    meanwhile = [one for since, one in known if first < since <= last]
+    possible = {before[-1], *meanwhile}
+    if len(possible) == 1:
+        return before[-1]
+    return Device(before[-1].name, None, vrf=any(one.vrf for one in possible))
+
+
+def _listed(recording: Recording, namespace: int) -> Iterator[tuple[int, Device, int]]:
+    """What the lists tell; what is in the first one was there before."""
+    lists = (one for one in recording.snapshots("links") if one.namespace == namespace)
+    for number, one in enumerate(lists):
+        for row in snapshots.described_links(one.content, one.media):
+            yield one.time_ns if number else _EVER, _device(row), int(row["index"])
+
+
+def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, Device, int]]:
+    """What the kernel told of interfaces that came or changed."""
+    for stream in recording.streams:
+        if stream.kind != "rtnetlink" or stream.namespace != namespace:
+            continue
+        for chunk in recording.chunks(stream.id):
+            ends = np.cumsum(chunk.lengths, dtype=np.int64).tolist()
+            for start, end, time_ns in zip(
+                [0, *ends[:-1]], ends, chunk.received_ns.tolist(), strict=True
+            ):
+                for row in rows(LAYOUTS["links"], chunk.data[start:end]):
+                    if "name" in row:
+                        yield time_ns, _device(row), int(row["index"])
+
+
+def _device(row: Mapping[str, Any]) -> Device:
+    info = row.get("linkinfo") or {}
+    mtu = row.get("mtu")
+    kinds = {info.get("kind"), info.get("slave_kind")} if isinstance(info, dict) else set()
+    return Device(str(row["name"]), mtu if isinstance(mtu, int) else None, "vrf" in kinds)

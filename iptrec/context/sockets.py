@@ -1,0 +1,68 @@
+"""On which ports any socket may have taken packets while it was recorded.
+
+Lists of the beginning and of the end, and the sockets that were closed in between: who was in none of them was
+never there.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.decode import snapshots, sockets
+
+if TYPE_CHECKING:
+    from iptrec.recording.rows import Recording
+
+_PROTOCOLS: Final = (6, 17)
+_IPVS: Final = "net/ipv4/vs/conntrack"  # takes packets behind INPUT, for which there is no socket
+
+
+class Sockets:
+    """Those of one namespace of a recording that is closed."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._recording = recording
+        self._namespace = namespace
+
+    @functools.cached_property
+    def ports(self) -> frozenset[tuple[int, int]] | None:
+        """Protocol and port of each; None where there may have been others."""
+        recording = self._recording
+        lists = [
+            sockets.listed(one.content)
+            for one in recording.snapshots("sockets")
+            if one.namespace == self._namespace
+        ]
+        streams = [
+            one.id
+            for one in recording.streams
+            if (one.kind, one.namespace) == ("sockets", self._namespace)
+        ]
+        lost = any(one.stream in streams for one in recording.losses)
+        if len(lists) < 2 or None in lists or not streams or lost or not recording.facts.closed:  # noqa: PLR2004
+            return None
+        if self._balanced():
+            return None
+        found = {one for listed in lists if listed for one in listed}
+        return frozenset(
+            found | {(protocol, port) for port in self._closed(streams) for protocol in _PROTOCOLS}
+        )
+
+    def _balanced(self) -> bool:
+        return any(
+            _IPVS in snapshots.counters(one.content)
+            for one in self._recording.snapshots("sysctls")
+            if one.namespace == self._namespace
+        )
+
+    def _closed(self, streams: list[int]) -> set[int]:
+        found: set[int] = set()
+        for stream in streams:
+            for chunk in self._recording.chunks(stream):
+                ends = np.cumsum(chunk.lengths, dtype=np.int64).tolist()
+                for start, end in zip([0, *ends[:-1]], ends, strict=True):
+                    found.update(sockets.closed(chunk.data[start:end]))
+        return found

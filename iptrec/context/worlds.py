@@ -1,0 +1,120 @@
+"""Routes, settings, interfaces and groups as they may all have been at one moment."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import TYPE_CHECKING, Final
+
+from iptrec.context.arrival import World
+from iptrec.context.devices import Devices
+from iptrec.context.routes import Routes
+from iptrec.decode import snapshots
+from iptrec.decode.groups import groups
+
+if TYPE_CHECKING:
+    import ipaddress
+    from collections.abc import Mapping, Sequence
+
+    from iptrec.context.arrival import Device
+    from iptrec.context.interfaces import Interfaces
+    from iptrec.context.routing import Tables
+    from iptrec.recording.rows import Recording
+
+    IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+    Files = Mapping[str, str]
+
+_MOST: Final = 16  # at one moment
+_REMEMBERED: Final = 1000
+_NO_GROUPS: Final[Mapping[str, str]] = {}
+
+
+class Worlds:
+    """What one namespace of a recording tells of them."""
+
+    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._routes = Routes(recording, namespace, interfaces)
+        self._devices = Devices(recording, namespace)
+        self._made: dict[tuple[object, ...], World] = {}
+
+    @functools.cached_property
+    def _settings(self) -> list[tuple[int, Files]]:
+        return self._files("sysctls")
+
+    @functools.cached_property
+    def _groups(self) -> list[tuple[int, Files]]:
+        return self._files("groups")
+
+    def _files(self, kind: str) -> list[tuple[int, Files]]:
+        """Each list and its time; the same object for what has not changed."""
+        found: list[tuple[int, Files]] = []
+        for one in self._recording.snapshots(kind):
+            if one.namespace == self._namespace:
+                files = snapshots.counters(one.content)
+                same = found and found[-1][1] == files
+                found.append((one.time_ns, found[-1][1] if same else files))
+        return found
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was recorded of routes and settings."""
+        return self._routes.known and bool(self._settings)
+
+    def at(self, time_ns: tuple[int, int]) -> tuple[list[World], bool]:
+        """All that may have been between two times (epoch), and whether there was nothing else.
+
+        None of them where too little was recorded, or too many may have been.
+        """
+        tables, sure = self._routes.tables(time_ns)
+        settings, settled = _around(self._settings, time_ns)
+        joined, _ = _around(self._groups, time_ns)
+        if not settings or len(tables) * len(settings) * max(1, len(joined)) > _MOST:
+            return [], False
+        devices = self._devices.at(time_ns)
+        every = itertools.product(tables, settings, joined or [_NO_GROUPS])
+        return [self._world(devices, *one) for one in every], sure and settled
+
+    def _world(
+        self, devices: Mapping[int, Device], tables: Tables, files: Files, groups_: Files
+    ) -> World:
+        key = id(devices), tables, id(files), id(groups_)
+        if key not in self._made:
+            if len(self._made) >= _REMEMBERED:
+                self._made.clear()
+            every = [files for _, files in self._settings]
+            self._made[key] = World(
+                tables,
+                functools.partial(_number, files, every),
+                devices,
+                functools.partial(_joined, groups(groups_)),
+            )
+        return self._made[key]
+
+
+def _around(
+    known: Sequence[tuple[int, Files]], time_ns: tuple[int, int]
+) -> tuple[list[Files], bool]:
+    """The last list before and the first one after two times; whether there are both."""
+    before = [files for time, files in known if time <= time_ns[0]]
+    after = [files for time, files in known if time >= time_ns[1]]
+    found = before[-1:] + after[:1]
+    if len(found) == 2 and found[0] == found[1]:  # noqa: PLR2004
+        return found[:1], True
+    return found, bool(before and after)
+
+
+def _number(files: Files, every: Sequence[Files], path: str) -> int | None:
+    """A setting; of an interface that was not there in one list what another one tells."""
+    for one in (files, *every):
+        if path in one:
+            text = one[path]
+            return int(text) if text.lstrip("-").isdigit() else None
+    return None
+
+
+def _joined(known: Mapping[tuple[str, int], frozenset[IP]], name: str, group: IP) -> bool | None:
+    """Whether an interface takes packets for a group; None where its groups are not told."""
+    found = known.get((name, group.version))
+    return None if found is None else group in found

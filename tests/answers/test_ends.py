@@ -1,0 +1,161 @@
+"""What is told of a packet that was let pass at PREROUTING and not seen again, and what is not."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+
+import pytest
+from handmade import HandMade, attribute, link_message, udp
+
+from iptrec.answers.packets import Packets
+from iptrec.recording.rows import Loss, Snapshot, Stream
+
+SECOND = 1_000_000_000
+TIME = 500 * SECOND
+DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+KNOWN = {
+    **{f"net/ipv4/conf/{name}/{key}": "0" for name in ("eth0", "all")
+       for key in ("rp_filter", "accept_local", "route_localnet", "src_valid_mark")},
+    "net/ipv4/conf/eth0/forwarding": "1", "net/ipv4/conf/all/send_redirects": "1",
+    "net/ipv4/conf/all/bc_forwarding": "0",
+}  # fmt: skip
+RAW = """*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A PREROUTING -m comment --comment "iptrec:00000000-0000-4000-8000-000000000001" -j TRACE
+-A OUTPUT -m comment --comment "iptrec:00000000-0000-4000-8000-000000000001" -j TRACE
+COMMIT
+"""
+FILTER = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
+NAT = (
+    "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n"
+    "-A PREROUTING -p udp --dport 9 -j DNAT --to-destination 10.2.0.9:99\n"
+    "-A PREROUTING -p udp --dport 10 -j DNAT --to-destination 10.2.0.9-10.2.0.11\nCOMMIT\n"
+)
+MANGLE = (
+    "*mangle\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    ":POSTROUTING ACCEPT [0:0]\nCOMMIT\n"
+)
+RAWS, MANGLES, NATS = (
+    "raw:PREROUTING:policy:2",
+    "mangle:PREROUTING:policy:1",
+    "nat:PREROUTING:policy:3",
+)
+
+
+def message(kind, body):
+    return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
+
+
+def routes():
+    """10.1.0.0/16 by eth0, 10.2.0.0/16 by eth1, and the host's own address."""
+    found = b""
+    for table, kind, to, length, link in (
+        (254, 1, (10, 1, 0, 0), 16, 2), (254, 1, (10, 2, 0, 0), 16, 3), (255, 2, (10, 1, 0, 1), 32, 2),
+    ):  # fmt: skip
+        head = struct.pack("<BBBBBBBBI", 2, length, 0, 0, table, 3, 0, kind, 0)
+        found += message(24, head + attribute(1, bytes(to)) + attribute(4, struct.pack("<i", link)))
+    return found + DONE
+
+
+def rules():
+    found = b""
+    for priority, table in {0: 255, 32766: 254, 32767: 253}.items():
+        head = struct.pack("<BBBBBxxBI", 2, 0, 0, 0, table, 1, 0)
+        found += message(
+            32,
+            head
+            + attribute(6, struct.pack("<I", priority))
+            + attribute(15, struct.pack("<I", table)),
+        )
+    return found + DONE
+
+
+def links():
+    names = {1: b"lo\0", 2: b"eth0\0", 3: b"eth1\0"}
+    mtu = (4, struct.pack("<I", 1500))
+    return b"".join(link_message(16, index, (3, name), mtu) for index, name in names.items()) + DONE
+
+
+def recording(tables, *prefixes, dst="10.9.9.9", lists=2, **packet):
+    """A packet from 10.1.0.9 by eth0, which passed these; ``lists``: of everything, before and after."""
+    made = HandMade().ruleset(RAW + tables)
+    made.facts = replace(made.facts, closed=True)
+    made.streams.append(Stream(3, 1, "conntrack", {}))
+    made.streams.append(
+        Stream(
+            2, 1, "rtnetlink", {"groups": ["link", "route"], "looked_at": ["routes", "ip-rules"]}
+        )
+    )
+    for time in (1, 1000 * SECOND)[:lists]:
+        for kind, content in (("links", links()), ("routes", routes()), ("ip-rules", rules()),
+                              ("sysctls", json.dumps(KNOWN).encode())):  # fmt: skip
+            media = "json" if kind == "sysctls" else "netlink"
+            made.snapshots_.append(
+                Snapshot(len(made.snapshots_) + 1, 1, kind, time, "", content, None, media)
+            )
+    payload = udp(src="10.1.0.9", dst=dst, dport=packet.pop("dport", 53), **packet)
+    return made.events([(one, payload, {"indev": 2}) for one in prefixes], start_ns=TIME)
+
+
+def told(made):
+    (found,) = Packets(made)
+    end = found.end
+    return (end.reason, end.sure) if end else None
+
+
+NO_ROUTE = ("IP_INNOROUTES", True)
+CASES = {
+    "no route": ((FILTER, RAWS), {}, NO_ROUTE),
+    "TTL": ((FILTER, RAWS), {"dst": "10.2.0.9", "ttl": 1}, ("IP_INHDR", True)),
+    "what should have been forwarded": ((FILTER, RAWS), {"dst": "10.2.0.9"}, ("NOT_SPECIFIED", False)),
+    "what should have come here": ((FILTER, RAWS), {"dst": "10.1.0.1"}, ("NOT_SPECIFIED", False)),
+    "lists of the beginning alone": ((FILTER, RAWS), {"lists": 1}, ("IP_INNOROUTES", False)),
+    "no lists": ((FILTER, RAWS), {"lists": 0}, None),
+    "nothing would tell": (("", RAWS), {}, NO_ROUTE),
+    "nothing would tell that it passed": (("", RAWS), {"dst": "10.2.0.9"}, None),
+    "nothing would tell, and who knows": (("", RAWS), {"lists": 1}, None),
+    "between two tables": ((MANGLE + FILTER, RAWS), {}, None),
+    "behind both": ((MANGLE + FILTER, RAWS, MANGLES), {}, NO_ROUTE),
+    "of a connection, with NAT": ((NAT + FILTER, RAWS), {}, None),
+    "the first of a connection": ((NAT + FILTER, RAWS, NATS), {}, NO_ROUTE),
+    "what DNAT sends elsewhere": (
+        (NAT + FILTER, RAWS, "nat:PREROUTING:rule:1"), {"dport": 9, "ttl": 1}, ("IP_INHDR", True)),
+    "what DNAT sends to one of several": ((NAT + FILTER, RAWS, "nat:PREROUTING:rule:2"), {"dport": 10}, None),
+    "what went on": ((FILTER, RAWS, "filter:FORWARD:policy:1"), {"dst": "10.2.0.9"}, None),
+    "what began late": ((FILTER, "nat:PREROUTING:policy:1"), {}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_told(case):
+    (tables, *prefixes), given, expected = CASES[case]
+    assert told(recording(tables, *prefixes, **given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "stream", "lossy"),
+    [(TIME, 1, True), (TIME - 20 * SECOND, 1, False), (TIME, 3, False)],
+)
+def test_losses(first, stream, lossy):
+    """That its events may have been lost is said where some of its stream were, at its time."""
+    made = recording(FILTER, RAWS)
+    made.losses.append(Loss(stream, first, first + SECOND, 3, "sequence"))
+    (found,) = Packets(made)
+    assert (found.end.sure, "the events were lost" in found.end.text) == (not lossy, lossy)
+    assert found.reason == "not seen after raw PREROUTING"
+    bare = recording(FILTER, RAWS, lists=0)
+    bare.losses.append(Loss(stream, first, first + SECOND, 3, "sequence"))
+    (found,) = Packets(bare)
+    assert found.reason.endswith("socket), or the events were lost" if lossy else "socket)")
+
+
+def test_the_words():
+    (found,) = Packets(recording(FILTER, RAWS))
+    assert found.end.text == "routing would have dropped it: there is no route to 10.9.9.9"
+    (found,) = Packets(recording(FILTER, RAWS, dst="10.2.0.9"))
+    assert found.end.text == (
+        "routing would have forwarded it (10.2.0.0/16 dev eth1): what discarded it is not known"
+    )

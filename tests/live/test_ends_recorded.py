@@ -1,0 +1,349 @@
+"""Ways to die behind the rules: each is sent for real, and told by what was recorded beside the packets."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from typing import NamedTuple
+
+import frames
+import pytest
+import recorder
+from command import IPTREC
+
+pytestmark = pytest.mark.live
+
+ROUTER = {"a": "10.0.1.1", "b": "10.0.2.1", "c": "10.0.3.1", "d": "10.0.4.1"}
+SEND = """
+import json, socket, sys
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("eth0", 0))
+for frame in json.loads(sys.stdin.read()):
+    out.send(bytes.fromhex(frame))
+"""
+LISTEN = """
+import socket
+ears = [socket.socket(socket.AF_INET6, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+for ear in ears:
+    ear.bind(("::", 5000))
+ears[1].listen()
+print("ready", flush=True)
+input()
+"""
+ROUTES = """\
+route add blackhole {b}
+route add unreachable {u}
+route add prohibit {p}
+route add throw {t}
+rule add fwmark 7 blackhole priority 90
+rule add fwmark 8 lookup 100 priority 91
+route add default via {far} table 100
+"""
+NETS = {
+    4: {"b": "10.9.1.0/24", "u": "10.9.2.0/24", "p": "10.9.3.0/24", "t": "10.9.4.0/24", "far": "10.0.2.2"},
+    6: {"b": "fd91::/32", "u": "fd92::/32", "p": "fd93::/32", "t": "fd94::/32", "far": "fd00:2::2"},
+}  # fmt: skip
+LEGACY = """\
+*mangle
+-A PREROUTING -p udp --sport 29007 -j MARK --set-mark 7
+-A PREROUTING -p udp --sport 29008 -j MARK --set-mark 8
+COMMIT
+*nat
+-A PREROUTING -p udp --dport 4000 -j DNAT --to-destination {nowhere}
+COMMIT
+*filter
+-A INPUT -p udp -j ACCEPT
+-A FORWARD -p udp -j ACCEPT
+COMMIT
+"""
+NFT = """\
+table inet fw {{
+    chain pre {{ type filter hook prerouting priority -150;
+        udp sport 29007 meta mark set 7
+        udp sport 29008 meta mark set 8
+    }}
+    chain translate {{ type nat hook prerouting priority -100;
+        meta nfproto ipv4 udp dport 4000 dnat ip to 10.9.9.9
+        meta nfproto ipv6 udp dport 4000 dnat ip6 to fd99::9
+    }}
+    chain input_ {{ type filter hook input priority 0; meta l4proto udp accept; }}
+    chain forward_ {{ type filter hook forward priority 0; meta l4proto udp accept; }}
+}}
+"""
+
+
+class Way(NamedTuple):
+    """A packet from a host, and what ``why`` is to say: the reason and some words; "" for nothing."""
+
+    host: str
+    src: str
+    dst: str
+    reason: str
+    words: str = ""
+    ttl: int = 64
+    size: int = 1
+    whole: bool = False
+    port: int = 5000
+    mark: int = 0
+    protocol: int = 17
+    verdict: str = "UNKNOWN"
+    untold: str = ""  # the backend whose traces quote too little of it
+
+
+A4, A6, B4, B6 = "10.0.1.2", "fd00:1::2", "10.0.2.2", "fd00:2::2"
+PASSED = "ACCEPT"
+NO_SOCKET = "no socket had UDP port 9 while this was recorded"
+WAYS = {
+    "rp_filter, strict": Way("a", "10.0.2.99", B4, "IP_RPFILTER",
+        "strict reverse path filtering would have dropped it: the route to 10.0.2.99 is by to-b"
+        " (10.0.2.0/24 dev to-b), net.ipv4.conf.to-a.rp_filter is 1"),
+    "rp_filter, strict, no route": Way("a", "203.0.113.9", B4, "IP_RPFILTER",
+        "there is no route to 203.0.113.9"),
+    "rp_filter, loose": Way("c", "203.0.113.9", B4, "IP_RPFILTER",
+        "loose reverse path filtering would have dropped it: there is no route to 203.0.113.9,"
+        " net.ipv4.conf.to-c.rp_filter is 2"),
+    "rp_filter, loose, is routed": Way("c", "10.0.1.77", B4, "", verdict=PASSED),
+    "own source": Way("a", "10.0.2.1", B4, "IP_LOCAL_SOURCE", "its source 10.0.2.1 is an address of this host"),
+    "own source, unfiltered": Way("e", "10.0.2.1", B4, "IP_LOCAL_SOURCE",
+        "net.ipv4.conf.to-e.accept_local is 0"),
+    "loopback source": Way("a", "127.0.0.5", B4, "IP_LOCALNET", "its source 127.0.0.5"),
+    "loopback destination": Way("a", A4, "127.0.0.1", "IP_LOCALNET", "its destination 127.0.0.1"),
+    "multicast source": Way("a", "224.0.0.5", B4, "IP_INVALID_SOURCE", "is a multicast address"),
+    "broadcast source": Way("a", "10.0.1.255", B4, "IP_INVALID_SOURCE", "is a broadcast address"),
+    "no route": Way("a", A4, "10.9.9.9", "IP_INNOROUTES", "there is no route to 10.9.9.9"),
+    "throw": Way("a", A4, "10.9.4.4", "IP_INNOROUTES", "there is no route to 10.9.4.4"),
+    "blackhole": Way("a", A4, "10.9.1.1", "BLACKHOLE", "the route is blackhole 10.9.1.0/24"),
+    "unreachable": Way("a", A4, "10.9.2.1", "UNREACHABLE", "the route is unreachable 10.9.2.0/24"),
+    "prohibit": Way("a", A4, "10.9.3.1", "PROHIBIT", "the route is prohibit 10.9.3.0/24"),
+    "blackhole rule": Way("a", A4, B4, "BLACKHOLE", "routing rule 90 is blackhole", mark=7),
+    "forwarding off": Way("d", "10.0.4.2", B4, "IP_INADDRERRORS", "net.ipv4.conf.to-d.forwarding is 0"),
+    "TTL": Way("a", A4, B4, "IP_INHDR", "its TTL is 1 (10.0.2.0/24 dev to-b)", ttl=1),
+    "TTL, by a rule": Way("a", A4, "10.9.1.1", "IP_INHDR",
+        "(default via 10.0.2.2 dev to-b table 100)", ttl=1, mark=8),
+    "MTU": Way("a", A4, B4, "PKT_TOO_BIG",
+        "it has 1450 bytes and DF, the MTU of to-b is 1400", size=1422, whole=True),
+    "MTU, to fragment": Way("a", A4, B4, "", size=1422, verdict=PASSED),
+    "no UDP socket": Way("a", A4, "10.0.1.1", "NO_SOCKET",
+        "this host answered port-unreachable", port=9, verdict=PASSED),
+    "no TCP socket": Way("a", A4, "10.0.1.1", "NO_SOCKET", "this host answered with a RST", port=9, protocol=6,
+        verdict=PASSED),
+    "unknown protocol": Way("a", A4, "10.0.1.1", "IP_NOPROTO",
+        "this host answered protocol-unreachable", protocol=200,
+        verdict=PASSED),
+    "neighbour": Way("a", A4, "10.0.2.77", "NEIGH_FAILED", "the next hop did not answer", verdict=PASSED),
+    "DNAT": Way("a", A4, "10.0.1.1", "IP_INNOROUTES", "there is no route to 10.9.9.9", port=4000),
+    "group": Way("a", A4, "239.1.2.3", "NOT_JOINED", "to-a has not joined the group 239.1.2.3"),
+    "broadcast": Way("a", A4, "10.0.2.255", "NO_SOCKET", NO_SOCKET, port=9, verdict=PASSED),
+    "onward": Way("a", A4, B4, "", verdict=PASSED),
+    "here": Way("a", A4, "10.0.1.1", "", verdict=PASSED),
+    "here, TCP": Way("a", A4, "10.0.1.1", "", protocol=6, verdict=PASSED),
+    "no route 6": Way("a", A6, "fd99::1", "IP_INNOROUTES", "there is no route to fd99::1"),
+    "throw 6": Way("a", A6, "fd94::1", "IP_INNOROUTES", "there is no route to fd94::1"),
+    "blackhole 6": Way("a", A6, "fd91::1", "BLACKHOLE", "the route is blackhole fd91::/32"),
+    "unreachable 6": Way("a", A6, "fd92::1", "IP_INNOROUTES", "the route is unreachable fd92::/32"),
+    "prohibit 6": Way("a", A6, "fd93::1", "IP_INNOROUTES", "the route is prohibit fd93::/32"),
+    "blackhole rule 6": Way("a", A6, B6, "BLACKHOLE", "routing rule 90 is blackhole", mark=7),
+    "hop limit": Way("a", A6, B6, "IP_INHDR", "its hop limit is 1 (fd00:2::/64 dev to-b)", ttl=1),
+    "too big 6": Way("a", A6, B6, "PKT_TOO_BIG", "it has 1450 bytes, the MTU of to-b is 1400", size=1402),
+    "local source 6": Way("a", "fe80::77", B6, "IP_INADDRERRORS", "packets from fe80::77 are not forwarded"),
+    "no UDP socket 6": Way("a", A6, "fd00:1::1", "NO_SOCKET",
+        "answered port-unreachable", port=9, verdict=PASSED),
+    "no TCP socket 6": Way("a", A6, "fd00:1::1", "NO_SOCKET",
+        "answered with a RST", port=9, protocol=6, verdict=PASSED),
+    "neighbour 6": Way("a", A6, "fd00:2::77", "NEIGH_FAILED",
+        "the next hop did not answer", verdict=PASSED, untold="nft"),
+    "DNAT 6": Way("a", A6, "fd00:1::1", "IP_INNOROUTES", "there is no route to fd99::9", port=4000),
+    "group 6": Way("a", A6, "ff05::1234", "NOT_JOINED", "to-a has not joined the group ff05::1234"),
+    "onward 6": Way("a", A6, B6, "", verdict=PASSED),
+    "here 6": Way("a", A6, "fd00:1::1", "", verdict=PASSED),
+    "here, TCP 6": Way("a", A6, "fd00:1::1", "", protocol=6, verdict=PASSED),
+}  # fmt: skip
+
+
+@pytest.fixture
+def network(lab):
+    """A router; a is filtered strictly, c loosely, packets from d are not forwarded, e is not filtered."""
+    for number, name in enumerate("abcde", 1):
+        lab.host(name)
+        lab.link(name, "eth0", f"10.0.{number}.2/24", f"fd00:{number}::2/64", peer=f"to-{name}")
+        lab.ip(None, f"address add 10.0.{number}.1/24 broadcast + dev to-{name}")
+        lab.ip(None, f"address add fd00:{number}::1/64 dev to-{name}")
+    lab.ip(None, "link set to-b mtu 1400")
+    for version, nets in NETS.items():
+        lab.run(["ip", f"-{version}", "-batch", "-"], stdin=ROUTES.format(**nets))
+    for path, value in (
+        ("ipv4/ip_forward", 1), ("ipv6/conf/all/forwarding", 1), ("ipv4/icmp_ratelimit", 0),
+        ("ipv6/icmp/ratelimit", 0), ("ipv4/conf/all/rp_filter", 0), ("ipv4/conf/to-a/rp_filter", 1),
+        ("ipv4/conf/to-b/rp_filter", 0), ("ipv4/conf/to-c/rp_filter", 2), ("ipv4/conf/to-d/rp_filter", 0),
+        ("ipv4/conf/to-e/rp_filter", 0), ("ipv4/conf/to-d/forwarding", 0),
+    ):  # fmt: skip
+        lab.sysctl(None, f"net/{path}", value)
+    # What b answers is none of these packets.
+    lab.restore("b", "ipv4", "*filter\n:OUTPUT DROP\nCOMMIT\n")
+    lab.restore("b", "ipv6", "*filter\n-A OUTPUT -p icmpv6 --icmpv6-type 1 -j DROP\nCOMMIT\n")
+    lab.settle()
+    return lab
+
+
+def mac(lab, host, name):
+    (link,) = json.loads(lab.run(["ip", "-json", "link", "show", name], host).stdout)
+    return bytes.fromhex(link["address"].replace(":", ""))
+
+
+def packet(way, number):
+    """The packet of a way; its source port is its number."""
+    sport = 29000 + way.mark if way.mark else number
+    body = frames.udp(sport, way.port, bytes(way.size))
+    if way.protocol == 6:
+        body = frames.tcp(number, way.port, 2)
+    elif way.protocol != 17:
+        body = way.protocol, struct.pack("!HH", number, 0)
+    ends = {"src": way.src, "dst": way.dst}
+    if ":" in way.dst:
+        return frames.ipv6(*summed(body, ends), ttl=way.ttl, **ends)
+    offset = 0x4000 if way.whole else 0
+    return frames.ipv4(*summed(body, ends), ttl=way.ttl, offset=offset, identity=number, **ends)
+
+
+def summed(body, ends):
+    """With its checksum, over addresses too."""
+    protocol, data = body
+    place = {6: 16, 17: 6}.get(protocol)
+    if place is None:
+        return body
+    addresses = b"".join(ipaddress.ip_address(ends[one]).packed for one in ("src", "dst"))
+    pseudo = addresses + struct.pack("!IBBH", len(data), 0, 0, protocol)
+    if len(addresses) == 8:
+        pseudo = addresses + struct.pack("!BBH", 0, protocol, len(data))
+    check = struct.pack("!H", frames.checksum(pseudo + data))
+    return protocol, data[:place] + check + data[place + 2 :]
+
+
+def send(lab, ways):
+    """Each packet, to the router's own address of the link layer."""
+    for host in sorted({way.host for way in ways.values()}):
+        to, own = mac(lab, None, f"to-{host}"), mac(lab, host, "eth0")
+        sent = [
+            (to + own + (b"\x86\xdd" if ":" in way.dst else b"\x08\0") + packet(way, number)).hex()
+            for number, way in ways.items()
+            if way.host == host
+        ]
+        lab.run([sys.executable, "-c", SEND], host, stdin=json.dumps(sent))
+
+
+def loaded(lab, backend):
+    if backend == "nft":
+        lab.run(["nft", "-f", "-"], stdin=NFT.format())
+        return
+    for family, nowhere in (("ipv4", "10.9.9.9"), ("ipv6", "fd99::9")):
+        lab.restore(None, family, LEGACY.format(nowhere=nowhere))
+
+
+def recorded(lab, backend, path, ways, *words):
+    """The packets by their ways' numbers; ``words``: a filter."""
+    loaded(lab, backend)
+    ear = lab.popen(
+        [sys.executable, "-c", LISTEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert ear.stdout.readline() == "ready\n"
+    child = recorder.start(lab, *words, "--backend", backend, "-o", path, notes=True)
+    send(lab, ways)
+    # Nobody answers for a neighbour for three seconds.
+    recorder.until(
+        lambda: (
+            "FAILED" in lab.run(["ip", "neigh", "show", "10.0.2.77"]).stdout or not failing(ways)
+        )
+    )
+    recorder.until(
+        lambda: (
+            "FAILED" in lab.run(["ip", "neigh", "show", "fd00:2::77"]).stdout or not failing(ways)
+        )
+    )
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    every = recorder.packets(path)
+    return {number: one for one in every for number, way in ways.items() if is_of(one, number, way)}
+
+
+def failing(ways):
+    return any(way.reason == "NEIGH_FAILED" for way in ways.values())
+
+
+def is_of(one, number, way):
+    protocol = {17: "udp", 6: "tcp"}.get(way.protocol, str(way.protocol))
+    header = one.header
+    return (one.in_, header["src"], header["dst"]) == (f"to-{way.host}", way.src, way.dst) and (
+        header["proto"] == protocol and header.get("sport", number) in (number, 29000 + way.mark)
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("not icmp and not icmp6 and not tcp src port 9",)], ids=["", "alone"]
+)
+def test_each_way(network, tmp_path, backend, words):
+    """The reason of each that died, and none of what passed; also without what the router answered."""
+    if backend == "nft" and shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin") is None:
+        pytest.skip("no nft")
+    ways = dict(enumerate(WAYS.values(), 20000))
+    found = recorded(network, backend, tmp_path / "t.db", ways, *words)
+    wrong = []
+    for (number, way), name in zip(ways.items(), WAYS, strict=True):
+        one = found[number]
+        expected, phrase = way.reason, way.words
+        if words and way.verdict == PASSED:  # what all rules let pass: the lists of sockets tell
+            phrase = NO_SOCKET.replace("UDP", "TCP" if way.protocol == 6 else "UDP")
+            expected = expected if expected == "NO_SOCKET" else ""
+        reason = "" if way.untold == backend else expected
+        told = (one.verdict, one.end.reason if one.end else "")
+        if told != (way.verdict, reason) or (one.end and phrase not in one.end.text):
+            wrong.append((name, told, one.end, one.reason))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+SERVE = """
+import socket
+for family, own in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    ear = socket.socket(family, socket.SOCK_DGRAM)
+    ear.bind((own, 0))
+    asking = socket.socket(family, socket.SOCK_DGRAM)
+    asking.connect(ear.getsockname()[:2])
+    asking.send(b"asked")
+    said, who = ear.recvfrom(9)
+    ear.sendto(b"told", who)
+    assert asking.recv(9) == b"told"
+    door = socket.socket(family, socket.SOCK_STREAM)
+    door.bind((own, 0))
+    door.listen()
+    guest = socket.create_connection(door.getsockname()[:2])
+    door.accept()[0].send(b"welcome")
+    assert guest.recv(9) == b"welcome"
+    for one in (ear, asking, guest, door):
+        one.close()
+"""
+
+
+def test_sockets_that_come_and_go(network, tmp_path, backend):
+    """They are in no list, and yet what they took is not told as lost."""
+    loaded(network, backend)
+    path = tmp_path / "t.db"
+    command = [
+        *IPTREC,
+        "record",
+        "--backend",
+        backend,
+        "-o",
+        str(path),
+        "--",
+        sys.executable,
+        "-c",
+        SERVE,
+    ]
+    assert network.popen(command, stderr=subprocess.DEVNULL).wait(timeout=60) == 0
+    found = [one for one in recorder.packets(path) if one.in_ == "lo"]
+    assert {one.header["proto"] for one in found} >= {"udp", "tcp"}
+    assert [(one.number, one.end) for one in found if one.end] == []
