@@ -16,6 +16,7 @@ from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
     from iptrec.names import Family
+    from iptrec.packets.ends import Death
     from iptrec.rulesets.grammar import State
     from iptrec.rulesets.places import Pass, Place
     from iptrec.rulesets.resolver import Book, Met
@@ -46,7 +47,8 @@ class Outcome:
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
     is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
-    path whose rule it may not have been.
+    path whose rule it may not have been. ``endless``: incomplete only as nothing tells its end. ``death``: how
+    the kernel dropped it when no rule did.
     """
 
     path: tuple[int, ...]
@@ -59,6 +61,8 @@ class Outcome:
     doubt: str | None = None
     alike: tuple[tuple[int, ...], ...] = ()
     unsure: frozenset[int] = frozenset()
+    endless: bool = False
+    death: Death | None = None
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -266,7 +270,8 @@ class Walker:
             verdict, decider = "QUEUE", len(path) - 1
         elif ended:
             verdict, decider = "ACCEPT", self._accepted_by(path)
-        reason = self._why_incomplete(walk, branch, ended=ended)
+        broken = self._why_broken(walk, branch, ended=ended)
+        reason = broken or (None if ended else self._why_endless(branch))
         return Outcome(
             path=path,
             verdict=verdict,
@@ -276,6 +281,7 @@ class Walker:
             queued=state.status == "queued",
             reason=reason,
             doubt=self._doubt(walk, branch, verdict),
+            endless=not (ended or broken) and state.status in ("passed", "queued"),
         )
 
     def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
@@ -345,18 +351,18 @@ class Walker:
         ]
         return (filtered or accepted or [len(path) - 1])[-1]
 
-    def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
-        last = self._resolver.places[branch.path[-1]]
+    def _why_broken(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
+        """Why it was not seen as a whole, but for its end."""
         if unseen := self._unseen_table(branch.path):
             return f"the rules of table {unseen} at that time are not known"
         if len(branch.path) == MOST_STEPS and not ended:
             return f"cut after {MOST_STEPS:,} steps: no more are put together"
         if walk.headless:
             return "its beginning was not recorded"
-        if walk.holes:
-            return HOLES
-        if ended:
-            return None
+        return HOLES if walk.holes else None
+
+    def _why_endless(self, branch: Branch) -> str:
+        last = self._resolver.places[branch.path[-1]]
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         off, sure = self._switched_off(branch)

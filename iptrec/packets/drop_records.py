@@ -1,0 +1,161 @@
+"""Records of what the kernel dropped in one namespace, as what finds their packets; read bit by bit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from iptrec.decode import drops as decode
+from iptrec.packets import drop_words
+from iptrec.packets.ends import Death
+from iptrec.packets.identity import DUMPED, Packets, combined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.decode.drops import Drops
+    from iptrec.names import I64, U64, Mask
+    from iptrec.recording.rows import Recording
+
+
+class Cause(NamedTuple):
+    """Reason and place of drops, by their names."""
+
+    reason: str
+    where: str
+
+    @property
+    def late(self) -> bool:
+        """Whether it may come seconds after the last rule."""
+        return self.reason.startswith(drop_words.LATE)
+
+    @property
+    def netfilter(self) -> bool:
+        """Whether it is for rules to tell."""
+        return self.reason == drop_words.NETFILTER
+
+    @property
+    def of_copies(self) -> bool:
+        """Whether it is a copy of a packet that is dropped there."""
+        return drop_words.function(self.where) in drop_words.OF_COPIES
+
+    def death(self, *, sure: bool) -> Death:
+        """In words."""
+        return Death(self.reason, self.where, drop_words.words(*self), sure)
+
+
+class Records(NamedTuple):
+    """Some records; shape (n,) each.
+
+    ``key``: of the packet, see `keys`. It was captured up to ``cut`` bytes, `DUMPED`: as far as keys need.
+    ``cause``: number of a `Cause`.
+    """
+
+    time_ns: I64
+    key: U64
+    cut: I64
+    cause: I64
+
+    def take(self, index: I64 | Mask) -> Records:
+        """Some of them."""
+        return Records(self.time_ns[index], self.key[index], self.cut[index], self.cause[index])
+
+
+_NO: Final = np.zeros(0, np.int64)
+
+
+def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
+    """What tells packets apart by ``cut`` bytes of each: what no rule rewrites, and who was sent here."""
+    return combined([packets.dumped(cut).keys(), sent.astype(np.uint64)])
+
+
+class DropRecords:
+    """The records of a namespace; ``causes``: by their numbers."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._streams = [
+            one.id
+            for one in recording.streams
+            if one.kind == "drops" and one.namespace == namespace
+        ]
+        inodes = (one.inode for one in recording.namespaces if one.id == namespace)
+        self._inode = next(inodes, 0)
+        self._seen: dict[int, int] = {}
+        self._read_to = 0  # epoch, ns
+        self._chunks: Iterator[Records] = iter(())
+        self._numbers: dict[Cause, int] = {}
+        self._reasons: dict[int, str] = {}
+        self._places: dict[int, str] = {}
+        self.causes: list[Cause] = []
+        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO, _NO)
+
+    @property
+    def there(self) -> bool:
+        """Whether any were recorded."""
+        return bool(self._streams)
+
+    def between(self, since_ns: int, until_ns: int) -> Records:
+        """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
+        parts = [self._ahead]
+        while self._read_to <= until_ns and (found := self._next()) is not None:
+            parts.append(found)
+        ahead = Records(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+        self._ahead = ahead.take(ahead.time_ns >= since_ns)
+        return self._ahead
+
+    def forget(self, used: Mask) -> None:
+        """Some of those that `between` gave last are not needed any more."""
+        self._ahead = self._ahead.take(~used)
+
+    def _next(self) -> Records | None:
+        found = next(self._chunks, None)
+        if found is None:  # the file may have more by now
+            self._chunks = self._read()
+            found = next(self._chunks, None)
+        return found
+
+    def _read(self) -> Iterator[Records]:
+        for stream in self._streams:
+            for chunk in self._recording.chunks(stream, after=self._seen.get(stream, 0)):
+                self._seen[stream] = chunk.id
+                self._read_to = int(chunk.received_ns.max(initial=0))
+                found = decode.decode(chunk.data, chunk.lengths)
+                ours = (found.netns == self._inode) | (found.netns == 0)
+                yield self._records(found.take(ours))
+
+    def _records(self, drops: Drops) -> Records:
+        pair = drops.reason.astype(np.int64) << 32 | (drops.place & 0xFFFFFFFF)
+        distinct, inverse = np.unique(pair, return_inverse=True)
+        numbers = [self._number(one >> 32, one & 0xFFFFFFFF) for one in distinct.tolist()]
+        cause = np.array(numbers, np.int64)[inverse]
+        own = np.flatnonzero(cause >= 0)
+        drops, cause = drops.take(own), cause[own]
+        packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
+        cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
+        return Records(drops.time_ns, keys(packets, drops.iif == 0), cut, cause)
+
+    def _number(self, reason: int, place: int) -> int:
+        """The number of a cause, -1 for one that is of copies alone."""
+        if reason not in self._reasons or place not in self._places:
+            self._look_up()
+        name = decode.reason_name(self._reasons, reason)
+        cause = Cause(name, self._places.get(place, ""))
+        if cause.of_copies:
+            return -1
+        if cause not in self._numbers:
+            self._numbers[cause] = len(self.causes)
+            self.causes.append(cause)
+        return self._numbers[cause]
+
+    def _look_up(self) -> None:
+        """Read the names again: while it is recorded more of them come."""
+        for one in self._recording.snapshots("drop-reasons", "drop-places"):
+            if one.namespace != self._namespace:
+                continue
+            if one.kind == "drop-reasons":
+                self._reasons |= decode.reasons(one.content)
+            else:
+                self._places |= decode.places(one.content)
