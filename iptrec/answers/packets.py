@@ -265,6 +265,7 @@ class _Builder:
                 int(window.events.conntrack[rows].max()),
             ),
             altered_by=self._fates.altered_by(window, position),
+            end=outcome.death and outcome.death.end(int(window.ended_ns[position])),
             steps=tuple(steps),
         )
 

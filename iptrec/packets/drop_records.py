@@ -28,7 +28,8 @@ class Cause(NamedTuple):
     @property
     def late(self) -> bool:
         """Whether it may come seconds after the last rule."""
-        return self.reason.startswith(drop_words.LATE)
+        late = self.reason.startswith(drop_words.LATE)
+        return late or drop_words.function(self.where) in drop_words.LATE_FUNCTIONS
 
     @property
     def netfilter(self) -> bool:
@@ -48,18 +49,21 @@ class Cause(NamedTuple):
 class Records(NamedTuple):
     """Some records; shape (n,) each.
 
-    ``key``: of the packet, see `keys`. It was captured up to ``cut`` bytes, `DUMPED`: as far as keys need.
-    ``cause``: number of a `Cause`.
+    ``key``, ``exact``: of the packet, see `keys` and `exact_keys`. It was captured up to ``cut`` bytes, `DUMPED`:
+    as far as keys need. ``cause``: number of a `Cause`.
     """
 
     time_ns: I64
     key: U64
+    exact: U64
     cut: I64
     cause: I64
 
     def take(self, index: I64 | Mask) -> Records:
         """Some of them."""
-        return Records(self.time_ns[index], self.key[index], self.cut[index], self.cause[index])
+        return Records(
+            self.time_ns[index], self.key[index], self.exact[index], self.cut[index], self.cause[index]
+        )  # fmt: skip
 
 
 _NO: Final = np.zeros(0, np.int64)
@@ -68,6 +72,13 @@ _NO: Final = np.zeros(0, np.int64)
 def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
     """What tells packets apart by ``cut`` bytes of each: what no rule rewrites, and who was sent here."""
     return combined([packets.dumped(cut).keys(), sent.astype(np.uint64)])
+
+
+def exact_keys(packets: Packets, sent: Mask) -> U64:
+    """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
+    first, later, cut = packets.transports()
+    known = np.where(later | cut, np.uint64(0), first)
+    return combined([packets.flow_keys(), known, sent.astype(np.uint64)])
 
 
 class DropRecords:
@@ -90,7 +101,7 @@ class DropRecords:
         self._reasons: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self.causes: list[Cause] = []
-        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO, _NO)
+        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO.astype(np.uint64), _NO, _NO)
 
     @property
     def there(self) -> bool:
@@ -135,7 +146,8 @@ class DropRecords:
         drops, cause = drops.take(own), cause[own]
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
-        return Records(drops.time_ns, keys(packets, drops.iif == 0), cut, cause)
+        sent = drops.iif == 0
+        return Records(drops.time_ns, keys(packets, sent), exact_keys(packets, sent), cut, cause)
 
     def _number(self, reason: int, place: int) -> int:
         """The number of a cause, -1 for one that is of copies alone."""

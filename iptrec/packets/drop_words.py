@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
+NO_ANSWER: Final = "the next hop does not answer (ARP, neighbour discovery)"
 # linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
 _BY_BOTH: Final = {
     ("IP_INNOROUTES", "ip_error"): "no route to the destination",
     ("IP_INNOROUTES", "ip6_pkt_discard"): "no route to the destination",
+    ("IP_INNOROUTES", "ip6_pkt_prohibit"): "a route prohibits the destination",
     ("IP_INADDRERRORS", "ip_error"): "not for this host, and forwarding is off",
     ("IP_INADDRERRORS", "ip6_forward"): "not for this host, and forwarding is off",
     ("IP_INHDR", "ip_forward"): "its TTL expired here",
@@ -20,6 +22,9 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "ip6_pkt_discard"): "a route blackholes or refuses the destination",
     ("NOT_SPECIFIED", "ip6_pkt_prohibit"): "a route prohibits the destination",
     ("NOT_SPECIFIED", "dst_discard"): "a route blackholes the destination",
+    ("NOT_SPECIFIED", "dst_discard_out"): "a route blackholes the destination",
+    ("NOT_SPECIFIED", "neigh_invalidate"): NO_ANSWER,
+    ("NOT_SPECIFIED", "ndisc_error_report"): NO_ANSWER,
     (
         "NOT_SPECIFIED",
         "ip_rcv_finish_core",
@@ -55,7 +60,7 @@ _BY_REASON: Final = {
     "TCP_ACK_UNSENT_DATA": "it acknowledges what was never sent",
     "TCP_ZEROWINDOW": "the window of TCP is closed",
     "PKT_TOO_BIG": "larger than the next MTU, and not to be fragmented",
-    "NEIGH_FAILED": "the next hop does not answer (ARP, neighbour discovery)",
+    "NEIGH_FAILED": NO_ANSWER,
     "NEIGH_QUEUEFULL": "too many packets wait for the next hop to answer",
     "NEIGH_DEAD": "the next hop is gone",
     "QDISC_DROP": "the queue of the interface that it goes out by dropped it",
@@ -65,6 +70,7 @@ _BY_REASON: Final = {
 NETFILTER: Final = "NETFILTER_DROP"
 # Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
 LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
+LATE_FUNCTIONS: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_report")
 # Who gets copies of packets, such as tcpdump: the packet itself goes on.
 OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt")
 

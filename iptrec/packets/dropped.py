@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.names import HOOKS, counted
-from iptrec.packets.drop_records import Cause, DropRecords, Records, keys
+from iptrec.packets.drop_records import Cause, DropRecords, Records, exact_keys, keys
 from iptrec.packets.ends import LOST
 from iptrec.packets.identity import Packets
 
@@ -119,10 +119,10 @@ class _Candidates:
         fits = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
         fits &= (self._by_rules | self._passed)[traversal]
         # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
-        told = netfilter[record] == self._by_rules[traversal]
-        likely = np.zeros(len(records.time_ns), np.bool_)
-        likely[record[fits & told]] = True
-        fits &= told | ~likely[record]
+        fits = _preferred(record, fits, netfilter[record] == self._by_rules[traversal])
+        # The last rule may have seen it before NAT, or not.
+        own = exact_keys(self._packets, self._sent)
+        fits = _preferred(record, fits, records.exact[record] == own[traversal])
         found = _who_is_alone(record[fits], traversal[fits])
         parted = [
             (some[netfilter[some] == rules], of[self._by_rules[of] == rules])
@@ -160,6 +160,14 @@ class _Candidates:
             pairs.append((np.repeat(record, count), order[np.repeat(first, count) + step]))
         found = [np.concatenate(some) for some in zip(*pairs, strict=True)]
         return found[0], found[1], crowds
+
+
+def _preferred(record: I64, fits: Mask, likely: Mask) -> Mask:
+    """Of the pairs that fit those that are likely, where a record has any."""
+    any_likely = np.zeros(int(record.max(initial=-1)) + 1, np.bool_)
+    any_likely[record[fits & likely]] = True
+    preferred: Mask = fits & (likely | ~any_likely[record])
+    return preferred
 
 
 def _who_is_alone(record: I64, traversal: I64) -> _Found:

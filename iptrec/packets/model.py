@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.conntrack import Connection
     from iptrec.names import Backend
+    from iptrec.packets.ends import End
     from iptrec.rulesets.places import Place
 
 LOST: Final = ("DROP", "REJECT")  # verdicts of packets that the rules ate
@@ -173,6 +174,7 @@ class Traversal:
     related: tuple[Related, ...] = ()
     altered_by: Change | None = None
     connection: Connection | None = None
+    end: End | None = None
 
 
 class Placed(Protocol):
