@@ -85,6 +85,7 @@ def shapes(
     changes[shown.first] = 0
     link, odd = shown.links()
     odd |= relations.reassembled()[positions]
+    odd |= window.ended_ns[positions] > 0  # at a time of its own
     odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
     look = _numbered(

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from iptrec.recording.rows import Recording
 
-VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "UNKNOWN")
+VERDICTS: Final = ("ACCEPT", "DROP", "REJECT", "QUEUE", "STOLEN", "REASSEMBLED", "LOST", "UNKNOWN")
 
 
 class Select(TypedDict, total=False):
     """Conditions of which all hold for a packet that is selected; of several values in one, any.
 
-    ``verdict``: how it ended, one of ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, UNKNOWN.
+    ``verdict``: how it ended, one of ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, LOST, UNKNOWN.
     ``chain``: (table, chain) that it passed. ``rule``: (table, chain, number from 1) that matched. ``iface``:
     an interface that it came in or went out by; "eth+" are those that begin so, "any" are all. Without it a
     packet is selected by the --iface of a recording that has others, too (see `by_its_interfaces`), but where

@@ -49,8 +49,8 @@ class Cause(NamedTuple):
 class Records(NamedTuple):
     """Some records; shape (n,) each.
 
-    ``key``, ``exact``: of the packet, see `keys` and `exact_keys`. It was captured up to ``cut`` bytes, `DUMPED`:
-    as far as keys need. ``cause``: number of a `Cause`.
+    ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
+    `DUMPED` where keys need no more. ``cause``: number of a `Cause`.
     """
 
     time_ns: I64

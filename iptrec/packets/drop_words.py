@@ -83,4 +83,4 @@ def function(place: str) -> str:
 def words(reason: str, place: str) -> str:
     """What it means that the kernel dropped a packet for this reason there."""
     known = _BY_BOTH.get((reason, function(place))) or _BY_REASON.get(reason)
-    return known or f"the kernel dropped it ({reason})"
+    return known or "the kernel dropped it"

@@ -26,6 +26,11 @@ class End:
     source: Literal["kernel", "model"]
     sure: bool
 
+    @property
+    def evidence(self) -> str:
+        """The kernel's own words: IP_RPFILTER at ip_rcv_finish_core+0x25b."""
+        return " at ".join(filter(None, (self.reason, self.where)))
+
 
 class Death(NamedTuple):
     """What many packets have in common that the kernel dropped; see `End`."""
@@ -34,6 +39,11 @@ class Death(NamedTuple):
     where: str
     text: str
     sure: bool
+
+    @property
+    def evidence(self) -> str:
+        """See `End`."""
+        return self.end(0).evidence
 
     def end(self, time_ns: int) -> End:
         """The end of one of them."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.packets.ends import End
     from iptrec.rulesets.places import Place
 
-LOST: Final = ("DROP", "REJECT")  # verdicts of packets that the rules ate
+LOST: Final = ("DROP", "REJECT", "LOST")  # verdicts of packets that did not get through
 StepType = Literal["rule", "policy", "return", "unknown"]
 
 
@@ -150,8 +150,9 @@ class Arrival:
 class Traversal:
     """One packet's path, whole or as far as it was seen.
 
-    ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED (a fragment), or UNKNOWN where the end
-    was not seen.
+    ``verdict``: ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED (a fragment), LOST where every rule let
+    it pass and the kernel dropped it then, or UNKNOWN where the end was not seen. ``end``: how it was lost, or
+    may have been.
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
     ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
     tracking knew, where it was recorded.

@@ -109,6 +109,11 @@ class Loss:
     events: int | None
     how: str
 
+    @property
+    def of_events(self) -> bool:
+        """Whether events are missing, not reasons of drops."""
+        return self.how != "ring-full"
+
 
 class Recording(Protocol):
     """What the analysis needs of a recording; `reader.Reader` is one."""

@@ -12,6 +12,7 @@ from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.reasons import numbered, ranges, together
 from iptrec.views.style import styled, wrapped
+from iptrec.views.text import end_line
 from iptrec.views.title import mark, title
 from iptrec.views.why import met, passed_over
 
@@ -67,6 +68,8 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
         text = wrapped(line.head, line.text, width)
         text = styled(text, _FAINT if line.faint else "", colour=layout.colour)
         yield mark(layout) + text[_MARGIN:] if lost and line.decided else text
+    if explanation.packet.end is not None:
+        yield wrapped("  ", end_line(explanation.packet.end), width)
 
 
 class _Line(NamedTuple):

@@ -11,6 +11,7 @@ from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
 
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 
 FORMAT: Final = 1
@@ -54,7 +55,21 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
+        **({} if traversal.end is None else {"end": as_end(traversal.end)}),
         "steps": [_step(step) for step in traversal.steps],
+    }
+
+
+def as_end(end: End) -> dict[str, Any]:
+    """How a packet was lost, as values of JSON."""
+    return {
+        "word": end.word,
+        "reason": end.reason,
+        "where": end.where,
+        "text": end.text,
+        "time_ns": end.t,
+        "source": end.source,
+        "sure": end.sure,
     }
 
 

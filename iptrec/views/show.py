@@ -15,6 +15,7 @@ from iptrec.views.text import (
     changes,
     connection_line,
     ct_words,
+    end_line,
     fields,
     header_line,
     met,
@@ -40,6 +41,9 @@ def as_text(traversal: Traversal, layout: Layout, steps: Sequence[Step] | None =
         lines += [line for step in steps for line in step_lines(step, layout)]
     else:
         lines += _step_lines(traversal, steps, layout)
+    if traversal.end is not None:
+        margin = mark(layout) if traversal.end.sure else ""
+        lines.append(f"{margin}\t{end_line(traversal.end)}")
     return "\n".join(lines) + "\n"
 
 

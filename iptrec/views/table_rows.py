@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.answers.packets import Batch, Packets
+    from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, Traversal
     from iptrec.recording.rows import Recording
     from iptrec.views.tables import Row, Table
@@ -223,8 +224,14 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
         header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
         *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
         int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
-        connection,
+        connection, *_end(traversal.end),
     )  # fmt: skip
+
+
+def _end(end: End | None) -> tuple[str | int | None, ...]:
+    if end is None:
+        return None, None, None, None, None
+    return end.reason, end.where, end.text, end.t, int(end.sure)
 
 
 def _steps(traversal: Traversal, namespace: int, ids: dict[_Place, int]) -> Iterator[Row]:

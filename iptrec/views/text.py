@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.ends import End
     from iptrec.packets.flows import Flow
     from iptrec.packets.model import (
         Arrival,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from iptrec.recording.rows import Loss
 
-_STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
+_STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31", "LOST": "31"}  # SGR colours
 _ETHERTYPES: Final = {"0x0806": "arp"}
 _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
@@ -87,6 +88,7 @@ def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list
     ``when`` prints a time, ns since 1970.
     """
     lines = []
+    losses = [one for one in losses if one.of_events]
     for loss in losses:
         if loss.how in HOLES:
             first, last = when(loss.first_ns), when(loss.last_ns)
@@ -155,6 +157,12 @@ def _change(change: Change, clock: Callable[[int], str]) -> str:
 
 def _time_of_day(time_ns: int) -> str:
     return iso_time(time_ns).partition("T")[2].removesuffix("Z") or str(time_ns)
+
+
+def end_line(end: End) -> str:
+    """How the kernel dropped a packet behind its last rule, or may have."""
+    perhaps = "" if end.sure else "perhaps "
+    return printable(f"{perhaps}{end.word}: {end.text} ({end.evidence})")
 
 
 def place_of(place: RulePlace) -> str:

@@ -12,7 +12,7 @@ from iptrec.packets.model import LOST, decided_at
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import endpoint
 from iptrec.views.style import styled
-from iptrec.views.text import kind, place_of, remarks, verdict
+from iptrec.views.text import end_line, kind, place_of, remarks, verdict
 
 if TYPE_CHECKING:
     from iptrec.packets.flows import Flow
@@ -34,7 +34,8 @@ def brief(traversal: Traversal, layout: Layout) -> str:
     margin = mark(layout) if traversal.verdict in LOST else " " * len(MARK)
     ending = verdict(traversal, layout) + " " * max(0, _VERDICT - len(traversal.verdict))
     what = " ".join([flow(traversal), *_details(traversal.header)])
-    return f"{margin} {_line(traversal, layout, ending, what)}"
+    end = "" if traversal.end is None else f" ({end_line(traversal.end)})"
+    return f"{margin} {_line(traversal, layout, ending, what)}{end}"
 
 
 def mark(layout: Layout) -> str:
@@ -74,6 +75,8 @@ def _line(traversal: Traversal, layout: Layout, ending: str, what: str) -> str:
         words.append(f"netns={printable(traversal.netns)}")
     if traversal.decided_by is not None:
         words.append(f"by {place_of(traversal.decided_by)}{_spec(traversal, layout)}")
+    elif traversal.end is not None and traversal.end.sure:
+        words.append("by the kernel")
     return " ".join([*words, *remarks(traversal, layout, layout.clock.time)])
 
 

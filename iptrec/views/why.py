@@ -9,7 +9,7 @@ from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
 from iptrec.views.reasons import because
 from iptrec.views.style import styled, wrapped
-from iptrec.views.text import NOT_RECORDED, kind
+from iptrec.views.text import NOT_RECORDED, end_line, kind
 from iptrec.views.title import title
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
         for one in explained.passed:
             yield styled(row(*passed_over(one), width), _FAINT, colour=layout.colour)
         yield row(*met(explained), width)
+    if explanation.packet.end is not None:
+        yield wrapped("  ", end_line(explanation.packet.end), width)
 
 
 def row(number: str, text: str, width: int | None, columns: int = 5) -> str:
@@ -90,6 +92,10 @@ def decision(traversal: Traversal) -> str:
     protocol = f" {proto}" if (proto := header.get("proto")) else ", protocol not known,"
     what = "" if "ethertype" in header else f"{protocol} {ends}"
     packet = f"Packet #{traversal.number} ({kind(traversal)}{what})"
+    end = traversal.end
+    if end is not None and end.sure:
+        told = f"every rule let it pass; then the kernel dropped it: {end.text} ({end.evidence})"
+        return printable(f"{packet} was lost: {told}.")
     verb = _VERBS.get(traversal.verdict)
     if verb is None:
         return printable(f"{packet}: no rule is known to have decided what became of it.")

@@ -80,7 +80,7 @@ def test_ways_to_die(router, tmp_path, backend):
         "full buffer6",
     }
     assert [one.header for one in others if one.end is not None] == []
-    assert len(others) > 2 * len(WAYS)
+    assert len(others) >= 2 * len(WAYS)
 
 
 def whose(packet):
