@@ -66,6 +66,7 @@ class Records(NamedTuple):
         )  # fmt: skip
 
 
+_LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _NO: Final = np.zeros(0, np.int64)
 
 
@@ -142,7 +143,7 @@ class DropRecords:
         distinct, inverse = np.unique(pair, return_inverse=True)
         numbers = [self._number(one >> 32, one & 0xFFFFFFFF) for one in distinct.tolist()]
         cause = np.array(numbers, np.int64)[inverse]
-        own = np.flatnonzero(cause >= 0)
+        own = np.flatnonzero((cause >= 0) & (drops.size >= np.where(drops.ipv6, *_LEAST)))
         drops, cause = drops.take(own), cause[own]
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)

@@ -69,7 +69,9 @@ def test_ways_to_die(router, tmp_path, backend):
     found, others = {}, []
     for one in packets(path):
         if (name := whose(one)) is None:
-            others += [one] * (one.header["proto"] == "udp")  # hosts tell each other what they listen to
+            others += [one] * (
+                one.header["proto"] == "udp"
+            )  # hosts tell each other what they listen to
         else:
             found.setdefault(name, []).append(told(one))
     expected = {name: ("LOST", way.reason, way.function, True) for name, way in WAYS.items()}
