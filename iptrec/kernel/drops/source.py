@@ -164,8 +164,7 @@ class DropSource:
         found: dict[int, str] = {}
         for row in np.flatnonzero(head["flags"] & NEW_PLACE).tolist():
             number = self._number(int(head["place"][row]))
-            symbol = rows[row, -SYMBOL:].tobytes().partition(b"\0")[0]
-            found[number] = symbol.decode("latin-1").rpartition("/")[0]
+            found[number] = _symbol(rows[row, -SYMBOL:].tobytes())
         head["flags"] &= ~np.uint32(NEW_PLACE)
         places, inverse = np.unique(head["place"], return_inverse=True)
         numbers: I64 = np.array([self._number(one) for one in places.tolist()], np.int64)
@@ -174,6 +173,12 @@ class DropSource:
 
     def _number(self, place: int) -> int:
         return self._places.setdefault(place, len(self._places) + 1)
+
+
+def _symbol(told: bytes) -> str:
+    """A symbol and its offset, and the module that it is of: ip_error+0x94/0x2b0 without the function's size."""
+    symbol, _, rest = told.partition(b"\0")[0].decode("latin-1").partition("/")
+    return f"{symbol} {rest.partition(' ')[2]}".strip()
 
 
 def _since_the_epoch() -> int:
