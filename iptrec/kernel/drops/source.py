@@ -176,7 +176,7 @@ class DropSource:
 
 
 def _symbol(told: bytes) -> str:
-    """A symbol and its offset, and the module that it is of: ip_error+0x94/0x2b0 without the function's size."""
+    """A symbol and its offset, and the module that it is of; without the size of the function."""
     symbol, _, rest = told.partition(b"\0")[0].decode("latin-1").partition("/")
     return f"{symbol} {rest.partition(' ')[2]}".strip()
 
