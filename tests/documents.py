@@ -39,6 +39,7 @@ ELSEWHERE = {  # a program that no test runs from here, and why
 OUTPUTS = {  # how a block begins that is neither command, program nor file, and what it is
     "-- 2026-11-23 UTC+01:00 --": "what make demo prints: test_the_demo_prints_what_the_readme_says",
     "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
+    "#8 22:10:58.972 LOST udp 10.0.2.2:20002": "of a recording of tests/live/test_drops.py",
     "kernel → recorder → file": "a drawing",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }
