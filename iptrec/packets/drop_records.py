@@ -36,11 +36,6 @@ class Cause(NamedTuple):
         """Whether it is for rules to tell."""
         return self.reason == drop_words.NETFILTER
 
-    @property
-    def of_copies(self) -> bool:
-        """Whether it is a copy of a packet that is dropped there."""
-        return drop_words.function(self.where) in drop_words.OF_COPIES
-
     def death(self, *, sure: bool) -> Death:
         """In words."""
         return Death(self.reason, self.where, drop_words.words(*self), sure)
@@ -79,7 +74,8 @@ def exact_keys(packets: Packets, sent: Mask) -> U64:
     """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
     first, later, cut = packets.transports()
     known = np.where(later | cut, np.uint64(0), first)
-    return combined([packets.flow_keys(), known, sent.astype(np.uint64)])
+    flags = packets.flags().astype(np.uint64)
+    return combined([packets.flow_keys(), known, flags, sent.astype(np.uint64)])
 
 
 class DropRecords:
@@ -151,12 +147,12 @@ class DropRecords:
         return Records(drops.time_ns, keys(packets, sent), exact_keys(packets, sent), cut, cause)
 
     def _number(self, reason: int, place: int) -> int:
-        """The number of a cause, -1 for one that is of copies alone."""
+        """The number of a cause, -1 for one that is no loss."""
         if reason not in self._reasons or place not in self._places:
             self._look_up()
         name = decode.reason_name(self._reasons, reason)
         cause = Cause(name, self._places.get(place, ""))
-        if cause.of_copies:
+        if not drop_words.is_loss(*cause):
             return -1
         if cause not in self._numbers:
             self._numbers[cause] = len(self.causes)

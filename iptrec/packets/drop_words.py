@@ -71,13 +71,25 @@ NETFILTER: Final = "NETFILTER_DROP"
 # Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
 LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
 LATE_FUNCTIONS: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_report")
-# Who gets copies of packets, such as tcpdump: the packet itself goes on.
-OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt")
+# Who gets copies of packets, such as tcpdump: the packet itself goes on. An answer to ping has gone to its raw
+# socket when nobody of ping_rcv wants it.
+_OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv")
+# It came to its socket, which is closed with it unread.
+_UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
 
 
 def function(place: str) -> str:
     """The function of a place."""
     return place.partition("+")[0]
+
+
+def is_loss(reason: str, place: str) -> bool:
+    """Whether a packet is lost that the kernel drops so: what a drop is called is not always one.
+
+    TCP drops what has done its work: the last segments of a connection, without a reason.
+    """
+    of_tcp = reason == "NOT_SPECIFIED" and function(place).startswith("tcp_")
+    return not (of_tcp or reason in _UNREAD or function(place) in _OF_COPIES)
 
 
 def words(reason: str, place: str) -> str:

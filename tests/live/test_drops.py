@@ -143,6 +143,43 @@ def recorded(lab, path, script, *options):
         return summarize(reader)
 
 
+TALKING = """
+import contextlib, socket, struct, subprocess, threading
+RESET = struct.pack("ii", 1, 0)
+def served(listening, how):
+    with listening.accept()[0] as other:
+        if how != "says first":
+            while other.recv(1 << 16):
+                pass
+        other.sendall(bytes(100_000))
+        if how == "resets":
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+for address, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+    for how in ("says first", "answers", "resets"):
+        with socket.create_server((address, 0), family=family) as listening:
+            server = threading.Thread(target=served, args=(listening, how))
+            server.start()
+            with socket.create_connection(listening.getsockname()[:2]) as us:
+                if how != "says first":
+                    us.sendall(bytes(50_000))
+                    us.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    while us.recv(1 << 16):
+                        pass
+            server.join()
+    subprocess.run(["ping", "-qc1", address], check=True)
+"""
+
+
+def test_nobody_who_arrives_is_lost(lab, tmp_path, backend):
+    """What TCP and raw sockets drop has done its work: the end of a connection, the answer to a ping."""
+    for family in ("ipv4", "ipv6"):
+        lab.restore(None, family, RULES, backend)
+    summary = recorded(lab, tmp_path / "t.db", TALKING, "--backend", backend, "--drops", "yes")
+    assert {*summary.verdicts} == {"ACCEPT"}
+    assert [one for one in packets(tmp_path / "t.db") if one.end is not None] == []
+
+
 MANY = 10_000
 CROWD = f"""
 import ipaddress, json, socket, sys
