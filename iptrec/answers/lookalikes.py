@@ -95,6 +95,7 @@ def shapes(
         shown.outcome,
         link >= 0,
         fates.numbers(window, positions),
+        *shown.owners(),
         *(numbers > 0 for numbers in related.values()),
     )
     return [
@@ -167,6 +168,11 @@ class _ShownEvents:
             return found
         direction, status = (self._events.ct_direction, self._events.ct_status)
         return [*found, known.astype(np.int64), direction[self._rows] + 1, status[self._rows] + 1]
+
+    def owners(self) -> list[I64]:
+        """User and group of the socket of each packet, and 1 more; 0 where nobody tells."""
+        columns = self._events.uid, self._events.gid
+        return [np.maximum.reduceat(one[self._every], self._begin) + 1 for one in columns]
 
     def links(self) -> tuple[I64, Mask]:
         """Where the link header that is shown of each traversal begins (-1: there is none); the odd ones."""

@@ -155,7 +155,8 @@ class Traversal:
     may have been.
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
     ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
-    tracking knew, where it was recorded.
+    tracking knew, where it was recorded. ``uid``, ``gid``: of its socket, which sent it or is to
+    get it, where the kernel tells them.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -176,6 +177,8 @@ class Traversal:
     altered_by: Change | None = None
     connection: Connection | None = None
     end: End | None = None
+    uid: int | None = None
+    gid: int | None = None
 
 
 class Placed(Protocol):

@@ -55,9 +55,15 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
+        **{name: one for name, one in owner(traversal).items() if one is not None},
         **({} if traversal.end is None else {"end": as_end(traversal.end)}),
         "steps": [_step(step) for step in traversal.steps],
     }
+
+
+def owner(traversal: Traversal) -> dict[str, int | None]:
+    """Whose socket sent it, or is to get it."""
+    return {"uid": traversal.uid, "gid": traversal.gid}
 
 
 def as_end(end: End) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from iptrec.views.text import (
     fields,
     header_line,
     met,
+    owner_words,
     step_lines,
 )
 from iptrec.views.title import decider, mark, title
@@ -34,7 +35,8 @@ def as_text(traversal: Traversal, layout: Layout, steps: Sequence[Step] | None =
     """One packet, several lines, each with its newline; ``steps``: these alone."""
     steps = traversal.steps if steps is None else steps
     lines = [title(traversal, layout)]
-    lines.append(header_line(traversal) if layout.verbose else _header_line(traversal))
+    header = header_line(traversal) if layout.verbose else _header_line(traversal)
+    lines.append(" ".join([header, *owner_words(traversal)]))
     if traversal.connection is not None:
         lines.append(connection_line(traversal.connection))
     if layout.verbose:

@@ -224,7 +224,7 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
         header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
         *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
         int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
-        connection, *_end(traversal.end),
+        connection, *_end(traversal.end), traversal.uid, traversal.gid,
     )  # fmt: skip
 
 

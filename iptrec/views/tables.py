@@ -193,6 +193,8 @@ TABLES: Final = (
             _maybe(_text("end_text", "the same in plain words")),
             _maybe(_number("end_ns", "when, ns since 1970")),
             _maybe(_number("end_sure", "1: sure; 0: one of several equal packets was dropped")),
+            _maybe(_number("uid", "user whose socket sent it or is to get it, as legacy iptables tells")),
+            _maybe(_number("gid", "and the group")),
         ),
         ("packet",),
         (("time_ns",), ("verdict",), ("src",), ("dst",), ("path",)),

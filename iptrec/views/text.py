@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.names import counted
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
-from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat
+from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat, owner
 from iptrec.views.style import styled
 from iptrec.views.timestamps import LOCAL, Clock
 
@@ -176,6 +176,11 @@ def header_line(traversal: Traversal) -> str:
     if traversal.link is not None:
         words += [f"MACSRC={traversal.link['src']}", f"MACDST={traversal.link['dst']}"]
     return " ".join([*words, *fields(traversal.header)])
+
+
+def owner_words(traversal: Traversal) -> list[str]:
+    """Whose socket sent it, or is to get it, in the words of the LOG target."""
+    return [f"{name.upper()}={one}" for name, one in owner(traversal).items() if one is not None]
 
 
 def connection_line(connection: Connection) -> str:
