@@ -61,6 +61,7 @@ class Records(NamedTuple):
         )  # fmt: skip
 
 
+_MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _NO: Final = np.zeros(0, np.int64)
 
@@ -107,9 +108,10 @@ class DropRecords:
 
     def between(self, since_ns: int, until_ns: int) -> Records:
         """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
-        parts = [self._ahead]
-        while self._read_to <= until_ns and (found := self._next()) is not None:
+        parts, count = [self._ahead], len(self._ahead.time_ns)
+        while self._read_to <= until_ns and count < _MOST and (found := self._next()) is not None:
             parts.append(found)
+            count += len(found.time_ns)
         ahead = Records(*(np.concatenate(some) for some in zip(*parts, strict=True)))
         self._ahead = ahead.take(ahead.time_ns >= since_ns)
         return self._ahead
@@ -131,6 +133,7 @@ class DropRecords:
                 self._seen[stream] = chunk.id
                 self._read_to = int(chunk.received_ns.max(initial=0))
                 found = decode.decode(chunk.data, chunk.lengths)
+                np.minimum(found.time_ns, self._read_to, out=found.time_ns)  # else kept for ever
                 ours = (found.netns == self._inode) | (found.netns == 0)
                 yield self._records(found.take(ours))
 

@@ -9,6 +9,7 @@ queue, may be dropped seconds later. Where several packets stay, nobody is blame
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from iptrec.packets.ends import LOST
 from iptrec.packets.identity import Packets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
@@ -36,7 +37,8 @@ _AT_ONCE_NS: Final = 20_000_000
 _SENDING_NS: Final = 100_000_000
 _QUEUED_NS: Final = 2_000_000_000
 _LATE_NS: Final = 5_000_000_000
-_MOST_EQUAL: Final = 64  # of which each is looked at
+_MOST_EQUAL: Final = 16  # of which each is looked at
+_MOST_ROUNDS: Final = 16
 _NONE: Final = np.zeros(0, np.int64)
 
 
@@ -70,7 +72,7 @@ class Dropped:
         causes = self._records.causes
         found = candidates.found(records, causes)
         self._records.forget(found.used(decided, len(records.time_ns)))
-        return _ended(assembly, records, causes, found)
+        return _ended(assembly, records, causes, found, decided)
 
 
 class _Found(NamedTuple):
@@ -123,7 +125,7 @@ class _Candidates:
         # The last rule may have seen it before NAT, or not.
         own = exact_keys(self._packets, self._sent)
         fits = _preferred(record, fits, records.exact[record] == own[traversal])
-        found = _who_is_alone(record[fits], traversal[fits])
+        found = _who_is_alone(records, record[fits], traversal[fits])
         parted = [
             (some[netfilter[some] == rules], of[self._by_rules[of] == rules])
             for some, of in crowds
@@ -170,37 +172,41 @@ def _preferred(record: I64, fits: Mask, likely: Mask) -> Mask:
     return preferred
 
 
-def _who_is_alone(record: I64, traversal: I64) -> _Found:
+def _who_is_alone(records: Records, record: I64, traversal: I64) -> _Found:
     """Settle the pairs of records that can be of one traversal only, again and again: it is dropped once.
 
     The others are in groups, those that share a traversal together.
     """
     sure = [(_NONE, _NONE)]
-    while len(record):
-        alone = np.bincount(record)[record] == 1
+    for _ in range(_MOST_ROUNDS):
+        alone = np.bincount(record)[record] == 1 if len(record) else np.zeros(0, np.bool_)
         if not alone.any():
             break
         sure.append((record[alone], traversal[alone]))
         left = ~np.isin(traversal, traversal[alone])
         record, traversal = record[left], traversal[left]
     found = [np.concatenate(some) for some in zip(*sure, strict=True)]
-    return _Found(found[0], found[1], list(_groups(record, traversal)))
+    return _Found(found[0], found[1], list(_groups(records, record, traversal)))
 
 
-def _groups(record: I64, traversal: I64) -> Iterator[tuple[I64, I64]]:
-    """The records and traversals of pairs that are connected."""
-    while len(record):
-        records, traversals = record[:1], traversal[:1]
-        while True:
-            inside = np.isin(record, records) | np.isin(traversal, traversals)
-            if int(inside.sum()) == 0 or (
-                len(np.unique(record[inside])) == len(records)
-                and len(np.unique(traversal[inside])) == len(traversals)
-            ):
-                break
-            records, traversals = np.unique(record[inside]), np.unique(traversal[inside])
-        yield records, traversals
-        record, traversal = record[~inside], traversal[~inside]
+def _groups(records: Records, record: I64, traversal: I64) -> Iterator[tuple[I64, I64]]:
+    """The records and traversals of pairs that are connected.
+
+    Those have equal keys; and a record may be of traversals that follow each other.
+    """
+    if not len(record):
+        return
+    _, key = np.unique(records.key[record], return_inverse=True)
+    order = np.lexsort((record, records.time_ns[record], key))
+    record, traversal, key = record[order], traversal[order], key[order]
+    starts = np.flatnonzero(np.diff(record, prepend=-1))
+    offset = key[starts] * (int(traversal.max()) + 1)
+    lowest = np.minimum.reduceat(traversal, starts) + offset
+    reach = np.maximum.accumulate(np.maximum.reduceat(traversal, starts) + offset)
+    apart = np.append(True, lowest[1:] > reach[:-1])
+    edges = starts[apart][1:]
+    for some, of in zip(np.split(record, edges), np.split(traversal, edges), strict=True):
+        yield np.unique(some), np.unique(of)
 
 
 def _by_count(records: Records, found: _Found, crowds: list[tuple[I64, I64]]) -> _Found:
@@ -217,41 +223,50 @@ def _by_count(records: Records, found: _Found, crowds: list[tuple[I64, I64]]) ->
     return _Found(record, traversal, groups)
 
 
-def _ended(assembly: Assembly, records: Records, causes: Sequence[Cause], found: _Found) -> Ended:
+def _ended(
+    assembly: Assembly, records: Records, causes: Sequence[Cause], found: _Found, decided: int
+) -> Ended:
     """The traversals with what the records tell of them."""
-    time_ns = np.zeros(len(assembly), np.int64)
-    outcome = assembly.outcome.copy()
-    numbers = {one: number for number, one in enumerate(assembly.outcomes)}
-    known: dict[tuple[int, int], int] = {}
-    disagree = 0
+    by_rules = np.array([one.verdict in _BY_RULES for one in assembly.outcomes])[assembly.outcome]
+    certain = np.array([one.complete and one.doubt is None for one in assembly.outcomes])
+    netfilter = np.array([one.netfilter for one in causes])[records.cause[found.record]]
+    ruled = by_rules[found.traversal]
+    differ = (ruled | netfilter) & (ruled != netfilter) & (found.traversal < decided)
+    disagree = int((differ & certain[assembly.outcome[found.traversal]]).sum())
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
-    for record, position in zip(
-        found.record[order].tolist(), found.traversal[order].tolist(), strict=True
-    ):
-        cause = causes[records.cause[record]]
-        before = assembly.outcomes[assembly.outcome[position]]
-        by_rules = before.verdict in _BY_RULES
-        certain = before.complete and before.doubt is None
-        disagree += certain and cause.netfilter != by_rules and (by_rules or cause.netfilter)
-        if not by_rules:
-            key = int(assembly.outcome[position]), int(records.cause[record])
-            if key not in known:
-                known[key] = numbers.setdefault(_lost(before, cause), len(numbers))
-            outcome[position] = known[key]
-            time_ns[position] = records.time_ns[record]
+    order = order[~ruled[order]]
+    record, traversal = found.record[order], found.traversal[order]
+    made = _Made(assembly)
+    made.replace(traversal, records.cause[record], lambda one, cause: _lost(one, causes[cause]))
+    made.time_ns[traversal] = records.time_ns[record]
     for some, of in found.groups:
         cause = causes[records.cause[some[0]]]
-        for position in of.tolist():
-            before = (
-                assembly.outcomes[outcome[position]]
-                if outcome[position] < len(assembly.outcomes)
-                else None
-            )
-            if before is not None and before.verdict in _PASSED and not cause.netfilter:
-                doubted = _doubtful(before, cause, len(some), len(of))
-                outcome[position] = numbers.setdefault(doubted, len(numbers))
-                time_ns[position] = records.time_ns[some].min()
-    return Ended(replace(assembly, outcome=outcome, outcomes=[*numbers]), time_ns, disagree)
+        if not cause.netfilter:
+            doubtful = partial(_doubtful, cause=cause, dropped=len(some), of=len(of))
+            made.replace(of, np.zeros(len(of), np.int64), lambda one, _: doubtful(one))  # noqa: B023
+            made.time_ns[of] = records.time_ns[some].min()
+    assembly = replace(assembly, outcome=made.outcome, outcomes=made.outcomes)
+    return Ended(assembly, made.time_ns, disagree)
+
+
+class _Made:
+    """Outcomes that are made of those of an assembly."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._before = assembly
+        self.outcome = assembly.outcome.copy()
+        self.outcomes = [*assembly.outcomes]
+        self.time_ns = np.zeros(len(assembly), np.int64)
+
+    def replace(self, traversal: I64, cause: I64, make: Callable[[Outcome, int], Outcome]) -> None:
+        """Give traversals another outcome, made of the one before and a number."""
+        pair = self._before.outcome[traversal] << 32 | cause
+        distinct, inverse = np.unique(pair, return_inverse=True)
+        first = len(self.outcomes)
+        self.outcomes += [
+            make(self._before.outcomes[one >> 32], one & 0xFFFFFFFF) for one in distinct.tolist()
+        ]
+        self.outcome[traversal] = first + inverse
 
 
 def _lost(before: Outcome, cause: Cause) -> Outcome:

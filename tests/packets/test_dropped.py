@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
-from handmade import UUID, HandMade, udp, udp6
+from handmade import REASONS, UUID, HandMade, udp, udp6
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
@@ -77,6 +81,11 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "all of many": (
         [one for _ in range(100) for one in arrived(ONE)], [dropped(ONE)] * 100, [LOST] * 100,
     ),
+    "now and then": (
+        [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
+        [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
+        [PERHAPS, PERHAPS, LOST, LOST],
+    ),
     "IPv6": (arrived(udp6()), [dropped(udp6())], [LOST]),
 }  # fmt: skip
 
@@ -132,3 +141,30 @@ def test_reasons_are_counted():
     summary = summarize(recorded([*arrived(ONE), *arrived(OTHER)], drops))
     assert summary.ends == {"NOT_SPECIFIED": 1, "NO_SOCKET": 1}
     assert summary.verdicts == {"LOST": 2}
+
+
+MOMENTS = st.integers(0, 50).map(lambda one: one * 1_000_000)
+IDENTS = st.integers(1, 3)
+
+
+@given(
+    st.lists(st.tuples(IDENTS, MOMENTS), min_size=1, max_size=30),
+    st.lists(st.tuples(IDENTS, MOMENTS, st.sampled_from([*REASONS])), max_size=30),
+)
+def test_no_more_are_lost_than_were_dropped(packets, drops):
+    """Whatever there is: each drop is of one packet at most, and who is LOST is surely so."""
+    events = [
+        one
+        for ident, at in sorted(packets, key=lambda one: one[1])
+        for one in arrived(udp(ident=ident), at)
+    ]
+    told = [dropped(udp(ident=ident), at, reason) for ident, at, reason in drops]
+    found = list(Packets(recorded(events, told)))
+    assert len(found) == len(packets)
+    lost = Counter(
+        (one.header["id"], one.end.t, one.end.reason) for one in found if one.verdict == "LOST"
+    )
+    there = Counter((ident, BEGIN + at, REASONS[reason]) for ident, at, reason in drops)
+    assert lost <= there
+    assert all(one.end.sure for one in found if one.verdict == "LOST")
+    assert all(one.ambiguous for one in found if one.end and not one.end.sure)
