@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf, source
+from iptrec.kernel.drops import bpf, btf, source
 from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.drops.source import _RECORD, DropSource
 
@@ -58,6 +58,19 @@ def test_enums():
 def test_what_is_not_types(data):
     with pytest.raises(HostError, match="not BTF"):
         Btf(data)
+
+
+def test_types_that_nobody_knows_yet_are_a_refusal(monkeypatch, tmp_path):
+    """A newer kernel keeps nobody from recording."""
+    monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
+    for types in (b"", b"\xff" * 90, struct.pack("<4I", 1, 31 << 24 | 9, 0, 0)):
+        head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(TEXTS))
+        (tmp_path / "vmlinux").write_bytes(head + types + TEXTS)
+        with pytest.raises(HostError):
+            DropSource(1, 64)
+    (tmp_path / "vmlinux").unlink()
+    with pytest.raises(HostError, match="the kernel needs CONFIG_DEBUG_INFO_BTF"):
+        DropSource(1, 64)
 
 
 def test_jumps():

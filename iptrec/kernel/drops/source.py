@@ -42,9 +42,9 @@ _RECORD: Final = np.dtype(
         ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
     ]
 )  # fmt: skip
+_ENUMS: Final = ("skb_drop_reason", "skb_drop_reason_subsys")
 _ADVICE: Final = {
     errno.EPERM: "it needs CAP_BPF and CAP_PERFMON of the host itself, not of a container",
-    errno.ENOSYS: "this kernel has no bpf(2)",
 }
 
 
@@ -75,12 +75,17 @@ class DropSource:
         self._secret = np.uint64(secrets.randbits(64))
         self._places: dict[int, int] = {}
         self._told = 0  # of what was lost
-        types = Btf.of_kernel()
-        self.names = {one: types.enum(one) for one in ("skb_drop_reason", "skb_drop_reason_subsys")}
         try:
+            types = Btf.of_kernel()
+            self.names = {name: types.enum(name) for name in _ENUMS}
             with contextlib.ExitStack() as opened:
                 self._attach(types, netns, opened)
                 self._open = opened.pop_all()
+        except (
+            LookupError,
+            ValueError,
+        ) as error:  # a kernel with kinds of types that are not known yet
+            raise HostError(f"the kernel's types cannot be read: {error}") from None
         except OSError as error:
             advice = _ADVICE.get(error.errno or 0)
             raise HostError(
