@@ -7,6 +7,7 @@ walked once (50 ms for 126,000 of them), and only those that are asked for are l
 from __future__ import annotations
 
 import struct
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -55,9 +56,9 @@ class Btf:
             magic = 0
         if magic != _MAGIC:
             raise HostError("the kernel's types cannot be read: not BTF of this byte order")
-        self._texts = data[head + texts :][:texts_size]
-        self._words = np.frombuffer(data[head + types :][:types_size], np.uint32)
-        self._starts = np.array(_starts(self._words), np.int64)
+        self._data, self._texts = data[: head + texts + texts_size], head + texts
+        self._words = np.frombuffer(data, np.uint32, types_size // 4, head + types)
+        self._starts = np.frombuffer(_starts(self._words), np.uint32)
 
     @classmethod
     def of_kernel(cls) -> Btf:
@@ -124,19 +125,20 @@ class Btf:
 
     def _text_at(self, text: str) -> int:
         """Where a text is among all, -1 if it is not there."""
-        at = self._texts.find(b"\0" + text.encode() + b"\0")
-        return at + 1 if at >= 0 else -1
+        at = self._data.find(b"\0" + text.encode() + b"\0", self._texts)
+        return at + 1 - self._texts if at >= 0 else -1
 
     def _text(self, at: int) -> str:
-        return self._texts[at : self._texts.index(b"\0", at)].decode()
+        start = self._texts + at
+        return self._data[start : self._data.index(b"\0", start)].decode()
 
 
-def _starts(words: U32) -> list[int]:
+def _starts(words: U32) -> array[int]:
     """Where each record begins."""
     fixed = [3 + _FIXED.get(kind, 0) for kind in range(32)]
     each = [_EACH.get(kind, 0) for kind in range(32)]
     view = memoryview(words.data)
-    starts = []
+    starts = array("I")
     at, end = 0, len(view)
     while at < end:
         starts.append(at)

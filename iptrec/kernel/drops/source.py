@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from iptrec.names import I64, U32
 
-_RING_BYTES: Final = 16 << 20  # its pages are there at once
-_MOST_SNAPLEN: Final = 256
+_RING_BYTES: Final = 8 << 20  # its pages are there at once, and mapped twice
+_MOST_SNAPLEN: Final = 128
 _PLACES: Final = 1024
 _BUSY: Final = 1 << 31
 _HEADER: Final = 8  # bytes of the ring's own before each record
