@@ -147,7 +147,8 @@ def test_a_connection_that_is_refused_is_no_sure_accept(routed, tmp_path, rules)
     assert listener.stdout.readline() == "ready\n"
     backend = "legacy" if rules == "legacy" else "nft"
     routed.run([*IPTREC, "record", "-q", "--drops=no", "--backend", backend, "-o", str(path),
-                "udp dst port 9", "--", "nsenter", "--net=/run/netns/h1", sys.executable, "-c", SEND])  # fmt: skip
+                "udp dst port 9", "--", "nsenter", "--net=/run/netns/h1",
+                sys.executable, "-c", SEND])  # fmt: skip
     arrived = listener.communicate("\n")[0].split()
     with Reader(path) as reader:
         found = list(Packets(reader))
