@@ -55,7 +55,7 @@ class Shape:
     """Packets of a window, at least four, that read the same but for these columns of `Traversal`.
 
     ``positions``: in the window's assembly, ascending. Every column has one value a packet; ``link`` is
-    empty where there is none.
+    empty where there is none. ``ended_ns``: 0 where they have no `Traversal.end`.
     """
 
     positions: I64
@@ -64,6 +64,7 @@ class Shape:
     header: dict[str, list[Any]]
     related: dict[RelationKind, I64]
     steps: tuple[StepColumns, ...]
+    ended_ns: I64
 
 
 def shapes(
@@ -85,7 +86,6 @@ def shapes(
     changes[shown.first] = 0
     link, odd = shown.links()
     odd |= relations.reassembled()[positions]
-    odd |= window.ended_ns[positions] > 0  # at a time of its own
     odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
     look = _numbered(
@@ -104,6 +104,7 @@ def shapes(
             number=window.number + positions[members],
             link=shown.link_values(link[members]),
             header=shown.header(members),
+            ended_ns=window.ended_ns[positions[members]],
             related={
                 kind: numbers[members] for kind, numbers in related.items() if numbers[members[0]]
             },

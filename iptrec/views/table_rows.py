@@ -102,6 +102,8 @@ def _packets_alike(shape: Shape, model: Traversal, row: Row) -> Iterable[Row]:
         "time": iso,
         "header": list(filled(model.header, places, json.dumps)),
     }
+    if shape.ended_ns.any():
+        varying["end_ns"] = shape.ended_ns.tolist()
     if "hop_limit" in header:
         varying["ttl"] = header["hop_limit"]
     return _varied(_PACKETS, row, varying) if varying["header"] else ()

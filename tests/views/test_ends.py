@@ -12,7 +12,7 @@ from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
 from iptrec.answers.why import explain
 from iptrec.recording.rows import Loss, Stream
-from iptrec.views import folded, info, packet_json, paths, pcapng, show, table_rows, why
+from iptrec.views import folded, info, json_lines, packet_json, paths, pcapng, show, table_rows, why
 from iptrec.views.tables import BY_NAME
 from iptrec.views.text import Layout
 from iptrec.views.title import brief
@@ -23,14 +23,16 @@ WORDS = "a route blackholes, prohibits or refuses the destination (NOT_SPECIFIED
 BEGIN = 10**12
 
 
-def recorded(*idents, dropped):
+def recorded(*idents, dropped, step_ns=0):
     made = HandMade().ruleset(RULES)
     event = {"indev": 2, "stamp_ns": BEGIN}
     made.events(
         [("raw:PREROUTING:policy:2", udp(ident=one), event) for one in idents],
         start_ns=BEGIN + 1000, step_ns=0,
     )  # fmt: skip
-    return made.drops([(BEGIN + 2000, 2, udp(ident=one), {}) for one in dropped])
+    return made.drops(
+        [(BEGIN + 2000 + at * step_ns, 2, udp(ident=one), {}) for at, one in enumerate(dropped)]
+    )
 
 
 @pytest.fixture
@@ -142,3 +144,16 @@ def test_info_where_they_were_not_recorded():
     made.streams = [*made.streams, Stream(2, 1, "drops", {"not_recorded": "no BTF"})]
     assert drops_line(made) == "not recorded (no BTF)"
     assert fits("info", info.as_json(made, summarize(made)))["drops"]["why_not"] == "no BTF"
+
+
+def test_many_that_read_alike():
+    """Are made together, each with its own moment."""
+    made = recorded(*range(1, 9), dropped=range(1, 9), step_ns=1)
+    singly = [packet_json.line(one) for one in Packets(made)]
+    (batch,) = Packets(made).batches()
+    assert sum(len(one.positions) for one in batch.shapes()) == 8
+    assert "".join(json_lines.text(batch)).splitlines() == singly
+    ends = [fits("show", one)["end"]["time_ns"] - BEGIN for one in singly]
+    assert ends == [*range(2000, 2008)]
+    rows = [row for _, some in table_rows.rows(made, Packets(made), ["packets"]) for row in some]
+    assert [row[BY_NAME["packets"].places["end_ns"]] - BEGIN for row in rows] == ends
