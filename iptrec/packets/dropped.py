@@ -64,13 +64,13 @@ class Dropped:
         nothing = Ended(assembly, np.zeros(len(assembly), np.int64))
         if not decided or not self._records.there:
             return nothing
-        candidates = _Candidates(events, earliest_ns, assembly)
-        times = int(candidates.since_ns.min()), int(candidates.late_ns.max())
-        records = self._records.between(*times)
+        last = assembly.lasts()
+        since_ns, until_ns = earliest_ns[last].min(), events.received_ns[last].max()
+        records = self._records.between(int(since_ns) - _SLACK_NS, int(until_ns) + _LATE_NS)
         if not len(records.time_ns):
             return nothing
         causes = self._records.causes
-        found = candidates.found(records, causes)
+        found = _Candidates(events, earliest_ns, assembly).found(records, causes)
         self._records.forget(found.used(decided, len(records.time_ns)))
         return _ended(assembly, records, causes, found, decided)
 

@@ -15,6 +15,7 @@ from iptrec.views.style import styled
 from iptrec.views.text import end_line, kind, place_of, remarks, verdict
 
 if TYPE_CHECKING:
+    from iptrec.packets.ends import End
     from iptrec.packets.flows import Flow
     from iptrec.packets.model import Arrival, Step, Traversal
     from iptrec.views.text import Layout
@@ -34,8 +35,7 @@ def brief(traversal: Traversal, layout: Layout) -> str:
     margin = mark(layout) if traversal.verdict in LOST else " " * len(MARK)
     ending = verdict(traversal, layout) + " " * max(0, _VERDICT - len(traversal.verdict))
     what = " ".join([flow(traversal), *_details(traversal.header)])
-    end = "" if traversal.end is None else f" ({end_line(traversal.end)})"
-    return f"{margin} {_line(traversal, layout, ending, what)}{end}"
+    return f"{margin} {_line(traversal, layout, ending, what, alone=True)}"
 
 
 def mark(layout: Layout) -> str:
@@ -68,16 +68,26 @@ def ends(packet: Traversal | Arrival) -> list[str]:
     ]
 
 
-def _line(traversal: Traversal, layout: Layout, ending: str, what: str) -> str:
+def _line(
+    traversal: Traversal, layout: Layout, ending: str, what: str, *, alone: bool = False
+) -> str:
     time = layout.clock.time(traversal.time_ns)
     words = [f"#{traversal.number}", time, ending, what, *ends(traversal)]
     if traversal.netns is not None:
         words.append(f"netns={printable(traversal.netns)}")
     if traversal.decided_by is not None:
         words.append(f"by {place_of(traversal.decided_by)}{_spec(traversal, layout)}")
-    elif traversal.end is not None and traversal.end.sure:
-        words.append("by the kernel")
+    elif traversal.end is not None:
+        words += _by_the_kernel(traversal.end, alone=alone)
     return " ".join([*words, *remarks(traversal, layout, layout.clock.time)])
+
+
+def _by_the_kernel(end: End, *, alone: bool) -> list[str]:
+    """Why it was lost, where no other line tells."""
+    if not end.sure:
+        return [f"({end_line(end)})"] if alone else []
+    why = printable(f": {end.text} ({end.evidence})") if alone else ""
+    return [f"by the kernel{why}"]
 
 
 def _spec(traversal: Traversal, layout: Layout) -> str:

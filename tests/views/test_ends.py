@@ -55,7 +55,7 @@ def test_show(lost):
     assert " LOST udp 10.0.0.1:1000 > 10.0.0.2:53 in if2 by the kernel" in show.as_text(
         packet, Layout()
     )
-    assert f"(LOST: {WORDS})" in brief(packet, Layout())
+    assert brief(packet, Layout()).endswith(f" by the kernel: {WORDS}")
     assert brief(packet, Layout()).startswith("--> #1")
 
 
@@ -64,6 +64,7 @@ def test_show_what_may_have_been(perhaps):
     for packet in Packets(perhaps):
         *_, last = show.as_text(packet, Layout()).splitlines()
         assert last == f"\tperhaps LOST: {WORDS}"
+        assert f" (perhaps LOST: {WORDS}) (incomplete and ambiguous: " in brief(packet, Layout())
         assert "by the kernel" not in show.as_text(packet, Layout())
 
 
