@@ -24,6 +24,7 @@ BENCHMARKS = (
     ("Recording nf_tables, against nft monitor", ("nft.py",)),
     ("Waiting", ("idle.py",)),
     ("What the host feels", ("forward.py",)),
+    ("Drops", ("drops.py",)),
     ("Analysis", ("analyze.py", "{}")),
     ("Ways out", ("views.py", "{}")),
     ("Against tshark", ("export.py", "{}")),

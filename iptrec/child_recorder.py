@@ -22,13 +22,13 @@ from iptrec import arguments
 from iptrec.errors import HostError, IptrecError, RecordingError, UsageError, located
 from iptrec.kernel.process import iptrec
 from iptrec.kernel.undo import after_kill
-from iptrec.names import BACKEND_CHOICES, FAMILIES
+from iptrec.names import BACKEND_CHOICES, DROPS_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
-    from iptrec.names import BackendChoice, Family
+    from iptrec.names import BackendChoice, DropsChoice, Family
     from iptrec.recorder.options import Options
 
 _AT_ONCE: Final = 1 << 20  # bytes; a pipe holds less (pipe(7))
@@ -73,6 +73,7 @@ def record(
     packets: int | None = None,
     netns: str | int | os.PathLike[str] | None = None,
     backend: BackendChoice = "auto",
+    drops: DropsChoice = "auto",
     command: Sequence[str | os.PathLike[str]] | None = None,
     force: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -80,7 +81,8 @@ def record(
     """Record into a file, as `iptrec record` does, until the first limit, the command's end, or a signal.
 
     ``filter``: in tcpdump's language; None: all packets. ``duration``: seconds. ``packets``: about how many.
-    ``netns``: a name of ip netns, a path, or a pid as a number. ``command``: words of what to run meanwhile.
+    ``netns``: a name of ip netns, a path, or a pid as a number. ``drops``: record the kernel's reasons to
+    drop packets: "yes", "no", or "auto", where it tells them. ``command``: words of what to run meanwhile.
     ``force``: replace a file. ``progress``: called a few times a second, with the newest state; the recorder
     does not wait for it.
 
@@ -96,6 +98,7 @@ def record(
         packets=None if packets is None else arguments.count("packets", packets),
         netns=None if netns is None else arguments.namespace("netns", netns),
         backend=arguments.one_of("backend", backend, BACKEND_CHOICES),
+        drops=arguments.one_of("drops", drops, DROPS_CHOICES),
         command=() if command is None else arguments.words("command", command),
         force=arguments.yes_or_no("force", force),
     )
@@ -121,6 +124,7 @@ class _Order:
     packets: int | None
     netns: str | None
     backend: BackendChoice
+    drops: DropsChoice
     command: tuple[str, ...]
     force: bool
 
@@ -128,6 +132,7 @@ class _Order:
     def argv(self) -> tuple[str, ...]:
         """The command line that records the same."""
         words = ["iptrec", "record", f"--output={self.output}", f"--backend={self.backend}"]
+        words += [] if self.drops == "auto" else [f"--drops={self.drops}"]
         words += [] if self.duration_s is None else [f"--duration={_plain(self.duration_s)}s"]
         words += [] if self.packets is None else [f"--packets={self.packets}"]
         words += [] if self.netns is None else [f"--netns={self.netns}"]
@@ -298,6 +303,7 @@ def _options(given: dict[str, Any]) -> Options:
         netns=order.netns,
         force=order.force,
         backend=order.backend,
+        drops=order.drops,
         duration_s=order.duration_s,
         packets=order.packets,
         command=order.command,

@@ -31,6 +31,9 @@ BACKEND_NAMES: Final[dict[Backend, str]] = {"legacy": "legacy iptables", "nft": 
 BackendChoice = Literal["auto", "legacy", "nft", "both"]
 BACKEND_CHOICES: Final[tuple[str, ...]] = get_args(BackendChoice)
 
+DropsChoice = Literal["auto", "yes", "no"]
+DROPS_CHOICES: Final[tuple[str, ...]] = get_args(DropsChoice)
+
 AF_INET: Final = 2
 AF_BRIDGE: Final = 7
 AF_INET6: Final = 10

@@ -40,6 +40,7 @@ OUTPUTS = {  # how a block begins that is neither command, program nor file, and
     "-- 2026-11-23 UTC+01:00 --": "what make demo prints: test_the_demo_prints_what_the_readme_says",
     "#14 ... ACCEPT icmpv6 ... by": "titles of several recordings, shortened",
     "#1 22:19:24.140 UNKNOWN udp": "a packet of tests/live/test_ends_recorded.py",
+    "#8 22:10:58.972 DISCARDED udp 10.0.2.2:20002": "of a recording of tests/live/test_drops.py",
     "kernel → recorder → file": "a drawing",
     "1 flow whose fate changed:": "of two recordings: tests/live/test_diff_traces_live.py",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import numpy as np
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 
 HOOK = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
+REASONS = {2: "NOT_SPECIFIED", 3: "NO_SOCKET", 9: "NETFILTER_DROP", 46: "NEIGH_FAILED"}
 UUID = "00000000-0000-4000-8000-000000000001"
 
 
@@ -55,6 +57,18 @@ def datagram(
     body += attribute(12, struct.pack("!I", seq)) + attribute(9, packet)
     message = struct.pack("=BBH", family, 0, 0) + body
     return struct.pack("=IHHII", 16 + len(message), 0x0400, 0, 0, 0) + message
+
+
+def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None):
+    """A record of a packet that the kernel dropped."""
+    taken = packet if captured is None else packet[:captured]
+    head = struct.pack("<qqQIIIIII", time_ns, place, 5, reason, netns, iif, iif, 0, len(packet))
+    return (
+        head
+        + struct.pack(">H", 0x0800)
+        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, 0)
+        + taken
+    )
 
 
 def link_message(kind, index, *attributes, claim=0):
@@ -137,5 +151,24 @@ class HandMade:
         ordered = sorted(self.snapshots_, key=lambda one: (one.time_ns, one.id))
         return iter([one for one in ordered if not kinds or one.kind in kinds])
 
-    def chunks(self, stream=None, after=0):  # noqa: ARG002 - there is one stream
-        return iter([chunk for chunk in self.chunks_ if chunk.id > after])
+    def drops(self, drops, places=("ip_error+0x94",)):
+        """Add drops of the kernel: (time_ns, number of the reason, packet, keywords of `drop`)."""
+        reasons = {
+            "skb_drop_reason": {
+                str(one): f"SKB_DROP_REASON_{name}" for one, name in REASONS.items()
+            }
+        }
+        symbols = {str(number): symbol for number, symbol in enumerate(places, 1)}
+        for kind, content in (("drop-reasons", reasons), ("drop-places", symbols)):
+            self.ruleset(json.dumps(content), kind)
+        self.streams = [*self.streams, Stream(2, 1, "drops", {})]
+        data = [drop(time_ns, reason, packet, **more) for time_ns, reason, packet, more in drops]
+        times = np.array([time_ns for time_ns, *_ in drops], np.int64)
+        lengths = np.array([len(one) for one in data], np.uint32)
+        self.chunks_.append(Chunk(len(self.chunks_) + 1, 2, times, lengths, b"".join(data)))
+        return self
+
+    def chunks(self, stream=None, after=0):
+        return iter(
+            [one for one in self.chunks_ if one.id > after and stream in (None, one.stream)]
+        )

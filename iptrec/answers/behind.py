@@ -53,12 +53,14 @@ class Behind:
         answer, alone = self._answers().of(position), position in self._unheard()
         if outcome.vanished is None and answer is None and not alone:
             return packet
+        if packet.end is not None and packet.end.sure:
+            return packet
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
         reason = outcome.reason
         if outcome.vanished is not None and reason is not None:
             reason = self._ends.reason(self._window, position, reason, end)
         told = "; ".join(filter(None, (reason, outcome.doubt))) or None
-        return replace(packet, end=end, reason=told)
+        return replace(packet, end=end or packet.end, reason=told)
 
     def _answers(self) -> Answers:
         if self._answered is None:

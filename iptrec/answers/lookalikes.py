@@ -55,7 +55,7 @@ class Shape:
     """Packets of a window, at least four, that read the same but for these columns of `Traversal`.
 
     ``positions``: in the window's assembly, ascending. Every column has one value a packet; ``link`` is
-    empty where there is none.
+    empty where there is none. ``ended_ns``: 0 where they have no `Traversal.end`.
     """
 
     positions: I64
@@ -64,6 +64,7 @@ class Shape:
     header: dict[str, list[Any]]
     related: dict[RelationKind, I64]
     steps: tuple[StepColumns, ...]
+    ended_ns: I64
 
 
 def shapes(
@@ -94,6 +95,7 @@ def shapes(
         shown.outcome,
         link >= 0,
         fates.numbers(window, positions),
+        *shown.owners(),
         *(numbers > 0 for numbers in related.values()),
     )
     return [
@@ -102,6 +104,7 @@ def shapes(
             number=window.number + positions[members],
             link=shown.link_values(link[members]),
             header=shown.header(members),
+            ended_ns=window.ended_ns[positions[members]],
             related={
                 kind: numbers[members] for kind, numbers in related.items() if numbers[members[0]]
             },
@@ -166,6 +169,11 @@ class _ShownEvents:
             return found
         direction, status = (self._events.ct_direction, self._events.ct_status)
         return [*found, known.astype(np.int64), direction[self._rows] + 1, status[self._rows] + 1]
+
+    def owners(self) -> list[I64]:
+        """User and group of the socket of each packet, and 1 more; 0 where nobody tells."""
+        columns = self._events.uid, self._events.gid
+        return [np.maximum.reduceat(one[self._every], self._begin) + 1 for one in columns]
 
     def links(self) -> tuple[I64, Mask]:
         """Where the link header that is shown of each traversal begins (-1: there is none); the odd ones."""

@@ -274,7 +274,10 @@ class _Builder:
                 int(window.events.conntrack[rows].max()),
             ),
             altered_by=self._fates.altered_by(window, position),
+            end=outcome.death and outcome.death.end(int(window.ended_ns[position])),
             steps=tuple(steps),
+            uid=_known(window.events.uid[rows]),
+            gid=_known(window.events.gid[rows]),
         )
         return self._behind.ended(position, made)
 
@@ -362,6 +365,12 @@ class _Builder:
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None
+
+
+def _known(column: I64) -> int | None:
+    """What any event of a packet tells; -1: that one does not."""
+    most = int(column.max())
+    return None if most < 0 else most
 
 
 def _shown(places: list[Place]) -> Sequence[int]:

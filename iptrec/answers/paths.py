@@ -15,6 +15,7 @@ from iptrec.packets.model import RulePlace, decided_at
 
 if TYPE_CHECKING:
     from iptrec.names import I64, Family
+    from iptrec.packets.ends import Death
     from iptrec.packets.model import StepType
     from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Window
@@ -36,7 +37,7 @@ class PathStep:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A path that packets took."""
+    """A path that packets took; ``death``: how the kernel dropped them behind it."""
 
     family: Family
     netns: str | None
@@ -45,6 +46,7 @@ class Path:
     complete: bool
     ambiguous: bool
     steps: tuple[PathStep, ...]
+    death: Death | None = None
 
     @property
     def decider(self) -> PathStep | None:
@@ -92,6 +94,7 @@ def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
         ambiguous=outcome.doubt is not None,
         steps=tuple(_step(place) for place in places if not place.ours)
         or tuple(_step(place) for place in places),
+        death=outcome.death,
     )
 
 

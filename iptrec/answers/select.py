@@ -31,7 +31,8 @@ class Select(TypedDict, total=False):
     ``chain``: (table, chain) that it passed. ``rule``: (table, chain, number from 1) that matched. ``iface``:
     an interface that it came in or went out by; "eth+" are those that begin so, "any" are all. Without it a
     packet is selected by the --iface of a recording that has others, too (see `by_its_interfaces`), but where
-    ``packet`` is given. ``mark``: that it had somewhere, or (value, mask), 32 bits.
+    ``packet`` is given. ``mark``: that it had somewhere, or (value, mask), 32 bits. ``uid``: the
+    number of the user of its socket, which sent it or is to get it; legacy iptables tells it.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
     recorded. ``packet``: its number. ``path``: the number of its path.
@@ -45,6 +46,7 @@ class Select(TypedDict, total=False):
     rule: tuple[str, str, int] | Collection[tuple[str, str, int]]
     iface: str | Collection[str]
     mark: int | tuple[int, int]
+    uid: int | Collection[int]
     since: int | datetime
     until: int | datetime
     complete: bool
@@ -147,6 +149,10 @@ def _rules(name: arguments.Name, value: object) -> frozenset[Any]:
     return frozenset(_several(name, value, (str, str, int), '("filter", "FORWARD", 2)'))
 
 
+def _uids(name: arguments.Name, value: object) -> frozenset[int]:
+    return frozenset(one for (one,) in _several(name, value, (int,), "a number"))
+
+
 def _several(
     name: arguments.Name, value: object, kinds: tuple[type, ...], example: str
 ) -> list[tuple[Any, ...]]:
@@ -176,9 +182,9 @@ def _parts(value: object, kinds: tuple[type, ...]) -> tuple[Any, ...] | None:
 _READ: Final = {
     "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _interfaces, "mark": arguments.mark,
     "since": arguments.moment, "until": arguments.moment, "complete": arguments.yes_or_no, "netns": _texts,
-    "packet": arguments.number, "path": arguments.number,
+    "packet": arguments.number, "path": arguments.number, "uid": _uids,
 }  # fmt: skip
 _FIELDS: Final = {
     "verdict": "verdicts", "chain": "chains", "rule": "rules", "iface": "interfaces",
-    "since": "since_ns", "until": "until_ns", "complete": "whole", "packet": "number",
+    "since": "since_ns", "until": "until_ns", "complete": "whole", "packet": "number", "uid": "uids",
 }  # fmt: skip

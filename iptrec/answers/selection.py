@@ -33,7 +33,8 @@ class Selection:
     ``packet_filter``: any stage of the packet matches. ``interfaces``: any stage came in or went out by
     one of them. ``chains``: see `is_among`; it passed one. ``rules``: (table, chain, number among
     the user's) of which one matched. ``verdicts``: upper case. ``whole``: complete and unambiguous, or
-    not. ``mark``: (value, mask) that any stage had. ``since_ns``, ``until_ns`` (epoch): when its first
+    not. ``mark``: (value, mask) that any stage had. ``uids``: of its
+    socket, where the kernel tells it. ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
     path, see `paths` (`Packets` looks at it, for it needs all packets before).
     """
@@ -46,6 +47,7 @@ class Selection:
     netns: frozenset[str] = frozenset()
     whole: bool | None = None
     mark: tuple[int, int] | None = None
+    uids: frozenset[int] = frozenset()
     since_ns: int | None = None
     until_ns: int | None = None
     number: int | None = None
@@ -113,6 +115,9 @@ class Selection:
         if self.mark is not None and chosen.any():
             value, mask = map(np.uint32, self.mark)
             chosen &= _any_event(window, lambda rows: (events.mark[rows] & mask) == value)
+        if self.uids and chosen.any():
+            uids = [*self.uids]
+            chosen &= _any_event(window, lambda rows: np.isin(events.uid[rows], uids))
         return chosen
 
     def _matches(self, window: Window) -> Mask:

@@ -72,6 +72,8 @@ class Summary:
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
     ``untraced``: base chains that packets may pass untraced. ``rules``: how many there were in the end.
+    ``ends``: packets that the kernel dropped behind the rules, by its reasons; ``disagree``: of how many the
+    rules tell one end and the kernel another one.
     """
 
     events: int = 0
@@ -92,6 +94,8 @@ class Summary:
     talkers_exact: bool = True
     rules: int = 0
     untraced: list[UntracedChain] = field(default_factory=list)
+    ends: dict[str, int] = field(default_factory=dict)
+    disagree: int = 0
 
     @property
     def complete(self) -> bool:
@@ -103,7 +107,7 @@ class Summary:
 
 def summarize(reader: Recording) -> Summary:
     """Go through the whole recording once."""
-    losses = reader.losses
+    losses = [one for one in reader.losses if one.of_events]
     summary = Summary(
         lost=sum(loss.events or 0 for loss in losses),
         uncounted=sum(loss.events is None for loss in losses),
@@ -111,6 +115,7 @@ def summarize(reader: Recording) -> Summary:
         closed=reader.facts.closed,
     )
     verdicts: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
     traffic = _Traffic(reader)
     books: dict[int, Book] = {}
     for window in windows(reader):
@@ -120,6 +125,8 @@ def summarize(reader: Recording) -> Summary:
         outcome = assembly.outcome[:decided]
         for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
             verdicts[assembly.outcomes[number].verdict] += int(count)
+            if (death := assembly.outcomes[number].death) is not None and death.sure:
+                ends[death.reason] += int(count)
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
             summary.unread += (
@@ -127,6 +134,7 @@ def summarize(reader: Recording) -> Summary:
             )
         summary.packets += decided
         summary.copies += int(np.count_nonzero(assembly.origins()[:decided] >= 0))
+        summary.disagree += window.disagree
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
         summary.events += assembly.ours
@@ -134,6 +142,7 @@ def summarize(reader: Recording) -> Summary:
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())
+    summary.ends = dict(ends.most_common())
     traffic.tell(summary)
     return summary
 

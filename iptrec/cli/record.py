@@ -16,7 +16,7 @@ from iptrec.cli import record_options as typed
 from iptrec.cli.live import Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
-from iptrec.names import ANY, BACKEND_CHOICES, FAMILIES
+from iptrec.names import ANY, BACKEND_CHOICES, DROPS_CHOICES, FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ def record(
     inside: typed.Inside = False,
     backend: typed.Backend = "auto",
     conntrack: typed.Conntrack = False,
+    drops: typed.Drops = "auto",
     snaplen: typed.Snaplen = 256,
     duration: typed.Duration = None,
     packets: typed.Packets = None,
@@ -85,8 +86,9 @@ def record(
     options = make_options(
         words, output=dated(pattern), pattern=pattern, rotate=rotate, keep=keep, family=family,
         interfaces=interfaces, forwarded=not no_forwarded, netns=one_netns(netns), inside=inside,
-        flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
-        packets=packets, max_size=max_size, ring=ring, snaplen=snaplen, force=force,
+        flush=flush, conntrack=conntrack, backend=backend, drops=drops,
+        modprobe=not skip_modprobe, duration=duration, packets=packets, max_size=max_size,
+        ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
     output = options.output
     live = Live("record", level, f"recording to {output}", line=True)
@@ -168,6 +170,8 @@ def make_options(words: list[str] | None, *, family: str, **more: Any) -> Option
         raise UsageError(
             f"--backend {more['backend']!r}: must be one of {', '.join(BACKEND_CHOICES)}"
         )
+    if more["drops"] not in DROPS_CHOICES:
+        raise UsageError(f"--drops {more['drops']!r}: must be one of {', '.join(DROPS_CHOICES)}")
     interfaces = tuple(name for name in more.pop("interfaces").split(",") if name)
     families: Any = FAMILIES if family == "both" else (family,)
     compiled = bytecodes(expression, families)

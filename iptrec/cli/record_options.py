@@ -86,6 +86,14 @@ Backend = Annotated[
         " rules here.",
     ),
 ]
+Drops = Annotated[
+    str,
+    typer.Option(
+        metavar="WHEN",
+        rich_help_panel=WHAT,
+        help="Record why the kernel drops packets that no rule drops: yes, no, or auto: where it tells.",
+    ),
+]
 Numeric = Annotated[
     bool,
     typer.Option("-n", help="For tcpdump's habits: addresses and ports are always numbers."),

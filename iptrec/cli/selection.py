@@ -120,6 +120,18 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         ],
         "",
     ),
+    "uid": (
+        Annotated[
+            str,
+            typer.Option(
+                "--uid",
+                rich_help_panel=GROUP,
+                metavar="UID,...",
+                help="Packets that sockets of these users sent or are to get, as legacy iptables tells.",
+            ),
+        ],
+        "",
+    ),
     "since": (
         Annotated[
             str,
@@ -176,6 +188,7 @@ class Chosen:
     netns: str = ""
     complete: bool | None = None
     mark: str = ""
+    uid: str = ""
     since: str = ""
     until: str = ""
     packet: int | None = None
@@ -197,6 +210,7 @@ class Chosen:
             "netns": listed(self.netns),
             "complete": self.complete,
             "mark": _mark(self.mark) if self.mark else None,
+            "uid": [_uid(one) for one in listed(self.uid)],
             "since": self._moment(recording, "--since", self.since),
             "until": self._moment(recording, "--until", self.until),
             "packet": self.packet,
@@ -295,6 +309,12 @@ def verdict(text: str) -> str:
     if text.upper() not in VERDICTS:
         raise UsageError(f"--verdict {text!r}: must be one of {', '.join(VERDICTS)}")
     return text.upper()
+
+
+def _uid(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**32))):
+        raise UsageError(f"--uid {text!r}: expected the number of a user, such as 1000")
+    return int(text)
 
 
 def _mark(text: str) -> tuple[int, int]:

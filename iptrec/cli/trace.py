@@ -31,6 +31,7 @@ def trace(
     inside: option.Inside = False,
     backend: option.Backend = "auto",
     conntrack: option.Conntrack = False,
+    drops: option.Drops = "auto",
     snaplen: option.Snaplen = 256,
     duration: option.Duration = None,
     packets: option.Packets = None,
@@ -96,8 +97,9 @@ def trace(
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces,
             forwarded=not no_forwarded, netns=name, inside=inside,
-            flush=flush, conntrack=conntrack, backend=backend, modprobe=not skip_modprobe, duration=duration,
-            packets=packets, max_size=max_size, snaplen=snaplen, force=force,
+            flush=flush, conntrack=conntrack, backend=backend, drops=drops,
+            modprobe=not skip_modprobe, duration=duration, packets=packets, max_size=max_size,
+            snaplen=snaplen, force=force,
         )  # fmt: skip
         viewer = Follower(
             [

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError, strerror
-from iptrec.kernel import host, privileges
+from iptrec.kernel import host, netns, privileges
 from iptrec.kernel import iptables as xtables
 from iptrec.kernel.detect import used
+from iptrec.kernel.drops.source import DropSource
 from iptrec.kernel.legacy import digest, logger, nflog
 from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.undo import leftovers
@@ -34,6 +35,7 @@ _NEEDED: Final[tuple[tuple[Literal["match", "target"], str], ...]] = (
     ("target", "TRACE"), ("match", "bpf"), ("match", "comment"),
 )  # fmt: skip
 _GOOD_BUFFER: Final = 32 << 20  # bytes: some hundred milliseconds of a flood
+_A_HEADER: Final = 64  # bytes
 _LITTLE_SPACE: Final = 1 << 30  # bytes
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronized
 _TIMEX_BYTES: Final = 208  # struct timex on 64-bit Linux
@@ -71,6 +73,7 @@ def inspect(directory: Path) -> Iterator[Finding]:
         yield from _group()
     if "nft" in backends:
         yield from _traces()
+    yield _drops()
     yield from _bridges()
     yield from _left_behind()
     yield from _clock()
@@ -209,6 +212,16 @@ def _room(size: int) -> Finding:
         fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
         return Finding("warning", "receive buffer", f"{size:,} bytes are granted", fix)
     return Finding("ok", "receive buffer", f"{size:,} bytes")
+
+
+def _drops() -> Finding:
+    """Load and attach the program that tells why packets are dropped, as recording does: nothing else tells."""
+    try:
+        with DropSource(netns.inode(), _A_HEADER):
+            return Finding("ok", "drops", "the kernel tells why it drops packets behind the rules")
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        return Finding("note", "drops", f"not recorded: {fact}", fix)
 
 
 def _bridges() -> Iterator[Finding]:

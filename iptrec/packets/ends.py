@@ -7,11 +7,9 @@ happened, asked of the kernel a moment later, or worked out of the recorded rout
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-DISCARDED: Final = (
-    "DISCARDED"  # the verdict of a packet that was seen to be discarded behind the rules
-)
+DISCARDED: Final = "DISCARDED"  # the verdict of a packet that was seen to be discarded
 
 # "seen": the kernel told of this packet as it happened. "asked": it answered about such a packet, a moment
 # later. "recorded": routes, settings and sockets of that moment say so.
@@ -34,3 +32,26 @@ class End:
     where: str | None = None
     time_ns: int | None = None
     sure: bool = True
+
+    @property
+    def evidence(self) -> str:
+        """The kernel's own words: IP_RPFILTER at ip_rcv_finish_core+0x25b."""
+        return " at ".join(filter(None, (self.reason, self.where)))
+
+
+class Death(NamedTuple):
+    """What many packets have in common that were seen to be discarded; see `End`."""
+
+    reason: str
+    where: str
+    text: str
+    sure: bool
+
+    @property
+    def evidence(self) -> str:
+        """See `End`."""
+        return self.end(0).evidence
+
+    def end(self, time_ns: int) -> End:
+        """The end of one of them."""
+        return End("seen", self.reason, self.text, self.where or None, time_ns, self.sure)

@@ -33,6 +33,7 @@ _EXTENSIONS_WALKED = 6
 _PROTOCOL_BYTES: Final = 10  # of IPv4, up to the protocol
 _NEXT_HEADER: Final = 6  # where IPv6 tells it
 _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # what nf_tables dumps of both headers
+DUMPED: Final = _NETWORK_ROOM + _TRANSPORT_ROOM
 _PAYLOAD_WORDS = 4  # 32 bytes of payload tell packets apart well enough
 _FRAME_WORDS = 5  # all that nf_tables dumps
 # _FIRST_BYTES[n] keeps the first n bytes of a word.
@@ -118,25 +119,27 @@ class Packets:
         packets._frames = other, combined(words)
         return packets
 
-    def dumped(self) -> Packets:
-        """The same as far as nf_tables dumps them (nf_tables_trace.c): headers and little more."""
+    def dumped(self, most: int = DUMPED) -> Packets:
+        """The same as far as nf_tables dumps them: headers and little more; no more than ``most`` bytes."""
+        end = np.minimum(self._end, self._start + np.minimum(self.rooms(), most))
+        cut = Packets(self._buffer, self._start, end, self._ipv6)
+        cut._frames = self._frames
+        return cut
+
+    def rooms(self) -> I64:
+        """How many bytes of each nf_tables dumps at most (nf_tables_trace.c)."""
         _, _, fragment = self._layer4()
         header = (self._byte(self._start) & 0x0F) * 4
         extended = np.isin(self._byte(self._start + _NEXT_HEADER), _EXTENSIONS)
         header = np.where(self._ipv6, np.where(extended, _NETWORK_ROOM + 1, _NETWORK_ROOM), header)
         room = np.where(header <= _NETWORK_ROOM, header + _TRANSPORT_ROOM, _NETWORK_ROOM)
-        room = np.where(self._ipv6 & (fragment > 0), _TRANSPORT_ROOM, room)
-        end = np.minimum(self._end, self._start + room)
-        cut = Packets(self._buffer, self._start, end, self._ipv6)
-        cut._frames = self._frames
-        return cut
+        return np.where(self._ipv6 & (fragment > 0), _TRANSPORT_ROOM, room)
 
     def keys(self) -> U64:
         """As `packet_keys`."""
         keys = combined(self._invariants())
         if self._frames is not None:
-            other, their = self._frames
-            keys[other] = their
+            keys[self._frames[0]] = self._frames[1]
         return keys
 
     def flow_keys(self, *, back: bool = False) -> U64:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.packets.ends import End
     from iptrec.rulesets.places import Place
 
-LOST: Final = ("DROP", "REJECT")  # verdicts of packets that the rules ate
+LOST: Final = ("DROP", "REJECT", "DISCARDED")  # verdicts of packets that did not get through
 StepType = Literal["rule", "policy", "return", "unknown"]
 
 
@@ -155,6 +155,7 @@ class Traversal:
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
     ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
     tracking knew, where it was recorded. ``end``: what became of it behind the rules, where that is known.
+    ``uid``, ``gid``: of its socket, which sent it or is to get it, where the kernel tells them.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -175,6 +176,8 @@ class Traversal:
     altered_by: Change | None = None
     connection: Connection | None = None
     end: End | None = None
+    uid: int | None = None
+    gid: int | None = None
 
 
 class Placed(Protocol):

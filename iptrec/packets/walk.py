@@ -16,6 +16,7 @@ from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
     from iptrec.names import Family
+    from iptrec.packets.ends import Death
     from iptrec.rulesets.grammar import State
     from iptrec.rulesets.places import Pass, Place
     from iptrec.rulesets.resolver import Book, Met
@@ -56,6 +57,8 @@ class Outcome:
     path whose rule it may not have been. ``copied``: it is a copy that was made in the midst of another's way.
     ``vanished``: it was let pass and not seen again. At PREROUTING, where it was to be routed: whether it would
     surely have been seen; or "elsewhere".
+    ``endless``: incomplete only as nothing tells its end. ``death``: how the kernel discarded it where no rule
+    did.
     """
 
     path: tuple[int, ...]
@@ -70,6 +73,8 @@ class Outcome:
     unsure: frozenset[int] = frozenset()
     copied: bool = False
     vanished: Vanished | None = None
+    endless: bool = False
+    death: Death | None = None
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -272,7 +277,8 @@ class Walker:
             verdict, decider = "QUEUE", len(path) - 1
         elif ended:
             verdict, decider = "ACCEPT", self._accepted_by(path)
-        reason = self._why_incomplete(walk, branch, ended=ended)
+        broken = self._why_broken(walk, branch, ended=ended)
+        reason = broken or (None if ended else self._why_endless(branch))
         return Outcome(
             path=path,
             verdict=verdict,
@@ -284,6 +290,7 @@ class Walker:
             doubt=self._doubt(walk, branch, verdict),
             copied=walk.copied,
             vanished=self._vanished(walk, branch) if verdict == "UNKNOWN" else None,
+            endless=not (ended or broken) and state.status in ("passed", "queued"),
         )
 
     def _vanished(self, walk: Walk, branch: Branch) -> Vanished | None:
@@ -346,18 +353,18 @@ class Walker:
         ]
         return (filtered or accepted or [len(path) - 1])[-1]
 
-    def _why_incomplete(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
-        last = self._resolver.places[branch.path[-1]]
+    def _why_broken(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
+        """Why it was not seen as a whole, but for its end."""
         if unseen := self._unseen_table(branch.path):
             return f"the rules of table {unseen} at that time are not known"
         if len(branch.path) == MOST_STEPS and not ended:
             return f"cut after {MOST_STEPS:,} steps: no more are put together"
         if walk.headless:
             return "its beginning was not recorded"
-        if walk.holes:
-            return HOLES
-        if ended:
-            return None
+        return HOLES if walk.holes else None
+
+    def _why_endless(self, branch: Branch) -> str:
+        last = self._resolver.places[branch.path[-1]]
         if branch.state.status == "queued":
             return "handed to userspace; the answer was not seen"
         off, sure = self._switched_off(branch)

@@ -17,6 +17,7 @@ from iptrec.context.refusals import disbelieved, refused
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
 from iptrec.packets.copies import FLOOD_NS
+from iptrec.packets.dropped import Dropped
 from iptrec.packets.joined import Joiner
 from iptrec.packets.loops import LOOPBACK
 from iptrec.rulesets.backends import BACKENDS, history
@@ -76,7 +77,9 @@ class Window:
     others come again, with more events, in the next window. ``stream``: the first one, ``starts``: of each.
     ``moment_ns``: when each event was logged, as well as one can tell (epoch); ``earliest_ns``: it was not
     before. ``unplaced``: events that name no rule; ``unread``: receive times (epoch, ns) of datagrams that
-    hold something else than events. Both are of this window alone.
+    hold something else than events. Both are of this window alone. ``ended_ns``: when the kernel dropped each
+    traversal that no rule did (epoch), 0 for the others; ``disagree``: of how many the rules tell one end and
+    the kernel another one.
     """
 
     stream: Stream
@@ -91,6 +94,8 @@ class Window:
     number: int
     unplaced: I64
     unread: I64
+    ended_ns: I64
+    disagree: int
 
     def rows(self) -> I64:
         """The event numbers of the decided traversals, one after the other."""
@@ -102,10 +107,13 @@ class Window:
 class _Streams:
     """One stream of events, or those of both backends in one namespace: they tell of the same packets."""
 
-    def __init__(self, assemblers: list[Assembler], book: Book, joiner: Joiner | None) -> None:
+    def __init__(
+        self, assemblers: list[Assembler], book: Book, joiner: Joiner | None, dropped: Dropped
+    ) -> None:
         self.assemblers = assemblers
         self._book = book
         self._joiner = joiner
+        self._dropped = dropped
 
     @property
     def first(self) -> Stream:
@@ -153,6 +161,7 @@ class _Streams:
             self.assemblers, parts, np.split(again, sizes[:-1]), strict=True
         ):
             one.keep(some, part.events.generations)
+        ended = self._dropped.end(events, read.earliest_ns, assembly, decided)
         return Window(
             stream=self.first,
             starts=starts,
@@ -161,7 +170,9 @@ class _Streams:
             moment_ns=read.moment_ns,
             earliest_ns=read.earliest_ns,
             resolved=read.resolved,
-            assembly=assembly,
+            assembly=ended.assembly,
+            ended_ns=ended.time_ns,
+            disagree=ended.disagree,
             decided=decided,
             number=number,
             unplaced=np.flatnonzero((read.resolved.place < 0) & ~again[events.datagram]),
@@ -293,10 +304,12 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
         Assembler(one, resolver, reader.facts.started_ns, lambda: reader.losses)
         for one, resolver in zip(streams, resolvers, strict=True)
     ]
+    dropped = Dropped(reader, streams[0].namespace)
     if len(streams) == 1:
-        return _Streams(assemblers, resolvers[0], None)
+        return _Streams(assemblers, resolvers[0], None, dropped)
     book = Joined(resolvers)
-    return _Streams(assemblers, book, Joiner(book, [one.walker for one in assemblers]))
+    joiner = Joiner(book, [one.walker for one in assemblers])
+    return _Streams(assemblers, book, joiner, dropped)
 
 
 def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:

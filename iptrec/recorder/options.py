@@ -14,7 +14,7 @@ from iptrec.kernel.batches import RECEIVE_BUFFER
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from iptrec.names import BackendChoice, Family
+    from iptrec.names import BackendChoice, DropsChoice, Family
 
 # man 8 iptables, -i: the beginning of a name (net/core/dev.c, dev_valid_name), without quotes.
 _WILDCARD: Final = re.compile(r"[^\s/:\"\\]{0,14}\+")
@@ -34,6 +34,7 @@ class Options:
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
     ``all_incoming``: trace all packets that come in, as they may be forwarded out by one of ``interfaces``;
     readers leave out the others then. ``forwarded``: do so where this host forwards.
+    ``drops``: whether the kernel's reasons of drops are recorded; "auto": where that works.
     ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
@@ -53,6 +54,7 @@ class Options:
     flush: bool = False
     conntrack: bool = False
     backend: BackendChoice = "auto"
+    drops: DropsChoice = "auto"
     modprobe: bool = True
     duration_s: float | None = None
     packets: int | None = None

@@ -30,6 +30,7 @@ from iptrec.kernel import (
 from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
+from iptrec.recorder import drops
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
 from iptrec.recorder.command import Command
@@ -156,6 +157,7 @@ class _Session:
             )
             with contextlib.ExitStack() as opened:
                 sides, events = self._open(opened)
+                self._dropped = drops.opened(options, opened)
                 options.check_interfaces(links.names())
                 since_ns = time.time_ns()
                 child = opened.enter_context(Forked("the network", network.first))
@@ -214,6 +216,7 @@ class _Session:
             options=self._options,
             report=self._report,
             traversals=self._backends[0].traversals,
+            dropped=self._dropped,
         )
         return Evidence(writer, namespace, streams, self._report, named)
 

@@ -17,6 +17,7 @@ from iptrec.recording.rows import Loss
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from iptrec.recorder.drops import Dropped
     from iptrec.recorder.options import Options, Report
     from iptrec.recording.writer import Writer
 
@@ -92,7 +93,8 @@ class _Source:
 class Streams:
     """All streams of a recording; ``ids``: their numbers in the file, by their kinds.
 
-    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets.
+    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``dropped``: what
+    is written beside the events of the packets that the kernel drops.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Streams:
         options: Options,
         report: Report,
         traversals: Callable[[bytes], int],
+        dropped: Dropped | None = None,
     ) -> None:
         self._writer = writer
         self._options = options
@@ -113,6 +116,7 @@ class Streams:
         self._traversals = None if options.packets is None else traversals
         self._sides = sides
         self._events = events
+        self._dropped = dropped
         self._sources: list[_Source] = []
         self.ids: dict[str, int] = {}
         self.write_to(writer, namespace)
@@ -120,6 +124,8 @@ class Streams:
             self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns()))
             report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
         self.event_sockets = frozenset(one.socket.fileno() for one in events)
+        if dropped is not None:
+            self.event_sockets |= dropped.descriptors
         self.side_sockets = frozenset(one.socket.fileno() for one in sides)
 
     def write_to(self, writer: Writer, namespace: int) -> None:
@@ -135,10 +141,15 @@ class Streams:
             self.ids[one.kind] = writer.add_stream(namespace, one.kind, {**one.detail, **detail})
         for one, source in zip(self._events, self._sources, strict=False):  # none yet at first
             source.stream = self.ids[one.kind]
+        if self._dropped is not None:
+            self._dropped.write_to(writer, namespace)
 
     def fetch(self) -> int:
         """Move the events that are there into the file; the most datagrams that one socket had."""
-        return max([self._fetch(source) for source in self._sources])
+        fetched = max([self._fetch(source) for source in self._sources])
+        if self._dropped is not None:  # after the events: of a packet that has just gone
+            self._dropped.take()
+        return fetched
 
     def _fetch(self, source: _Source) -> int:
         try:
@@ -195,6 +206,8 @@ class Streams:
         self.take_sides()
         for source in self._sources:
             self._finish(source)
+        if self._dropped is not None:
+            self._dropped.take()
 
     def _finish(self, source: _Source) -> None:
         source.socket.stop()

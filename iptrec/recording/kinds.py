@@ -42,6 +42,7 @@ STREAMS: Final = {
             "nftrace", "events of nf_tables' traces, and numbers of its rulesets", events=True
         ),
         StreamKind("nftables", "changes of nf_tables' ruleset"),
+        StreamKind("drops", "packets that were traced and that the kernel dropped, and why"),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
         StreamKind("sockets", "sockets of those that were closed", trimmed=False),
         # Names of interfaces are needed for whatever comes.
@@ -92,6 +93,8 @@ SNAPSHOTS: Final = {
         SnapshotKind(
             "sysctls", "settings of forwarding, netfilter and connection tracking", "json"
         ),
+        SnapshotKind("drop-reasons", "the kernel's names of reasons to drop a packet", "json"),
+        SnapshotKind("drop-places", "where in the kernel packets were dropped, by number", "json"),
         SnapshotKind(
             "trace-rules",
             "packets that our TRACE rules matched, by backend, family and chain",

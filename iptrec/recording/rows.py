@@ -99,7 +99,8 @@ class Loss:
     ``how``: "sequence" (a gap in NFULA_SEQ: ``events`` is exact), "enobufs" (the kernel said that
     it dropped some; the gap that counts them follows, ``events`` is None), "truncated" (datagrams
     longer than the slot, cut), "rules-gone", "logger-switched" (somebody removed our TRACE rules, or
-    switched the logger: nothing was traced until it was put back).
+    switched the logger: nothing was traced until it was put back), "ring-full" (reasons of drops that found no
+    room: no event is missing).
     """
 
     stream: int
@@ -107,6 +108,11 @@ class Loss:
     last_ns: int
     events: int | None
     how: str
+
+    @property
+    def of_events(self) -> bool:
+        """Whether events are missing, not reasons of drops."""
+        return self.how != "ring-full"
 
 
 class Recording(Protocol):

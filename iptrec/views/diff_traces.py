@@ -12,8 +12,8 @@ from iptrec.views import paths
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place
 from iptrec.views.style import styled, wrapped
-from iptrec.views.text import place_of
-from iptrec.views.title import MARK, flow
+from iptrec.views.text import MARK, place_of
+from iptrec.views.title import flow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

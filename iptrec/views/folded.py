@@ -12,8 +12,8 @@ from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.reasons import numbered, ranges, together
 from iptrec.views.style import styled, wrapped
-from iptrec.views.text import end_line
-from iptrec.views.title import mark, title
+from iptrec.views.text import end_lines, mark
+from iptrec.views.title import title
 from iptrec.views.why import met, passed_over
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
         text = wrapped(line.head, line.text, width)
         text = styled(text, _FAINT if line.faint else "", colour=layout.colour)
         yield mark(layout) + text[_MARGIN:] if lost and line.decided else text
-    yield from end_line(explanation.packet, layout, "  ")
+    yield from end_lines(explanation.packet, layout, "  ")
 
 
 class _Line(NamedTuple):

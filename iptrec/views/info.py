@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.select import by_its_interfaces
 from iptrec.answers.summary import UNKNOWN
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
-    from iptrec.recording.rows import Loss, Recording, Snapshot
+    from iptrec.recording.rows import Loss, Recording, Snapshot, Stream
     from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
@@ -91,6 +91,7 @@ def as_json(
             "talkers": [asdict(one) for one in summary.talkers],
             "talkers_exact": summary.talkers_exact,
             "rules": summary.rules,
+            **_drops_object(recording, summary),
             "untraced": [one._asdict() for one in summary.untraced],
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
@@ -168,6 +169,7 @@ def as_text(
     if summary.unread:
         rows[0] = "complete", rows[0][1] if flaws else _BUT_FOR_RULES
         rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
+    rows += [("drops", text) for text in _drops(recording, summary)]
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
@@ -218,8 +220,48 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "-"
 
 
+def _drops(recording: Recording, summary: Summary) -> Iterator[str]:
+    """Whether it was recorded what the kernel drops behind the rules, and what that was."""
+    for one in _of_drops(recording):
+        if "not_recorded" in one.detail:
+            yield f"not recorded ({one.detail['not_recorded']})"
+            continue
+        missing = sum(loss.events or 0 for loss in recording.losses if loss.stream == one.id)
+        words = [
+            f"behind the rules: {_counted(summary.ends)}"
+            if summary.ends
+            else "none behind the rules"
+        ]
+        words += [f"{counted(missing, 'record')} found no room"] if missing else []
+        words += (
+            [f"of {counted(summary.disagree, 'packet')} the rules tell otherwise"]
+            if summary.disagree
+            else []
+        )
+        yield "; ".join(words)
+
+
+def _drops_object(recording: Recording, summary: Summary) -> dict[str, Any]:
+    """The same as JSON; nothing of recordings that do not know of it."""
+    for one in _of_drops(recording):
+        missing = sum(loss.events or 0 for loss in recording.losses if loss.stream == one.id)
+        told = {
+            "recorded": "not_recorded" not in one.detail,
+            "why_not": one.detail.get("not_recorded"),
+        }
+        return {
+            "drops": {**told, "lost": missing, "ends": summary.ends, "disagree": summary.disagree}
+        }
+    return {}
+
+
+def _of_drops(recording: Recording) -> list[Stream]:
+    return [one for one in recording.streams if one.kind == "drops"]
+
+
 def how_many(losses: Sequence[Loss]) -> str:
     """What is missing, in words; a loss without a count is not to look like none."""
+    losses = [one for one in losses if one.of_events]
     holes = [loss for loss in losses if loss.how in HOLES]
     lost = sum(loss.events or 0 for loss in losses)
     words = [f"{counted(lost, 'event')} lost"] if lost else []
@@ -274,7 +316,7 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
                 "whether events are missing is not known (the capture has no sequence numbers)",
                 uncounted,
             ),
-            (how_many(losses), losses),
+            (how_many(losses), any(one.of_events for one in losses)),
             (f"{counted(summary.incomplete, 'trace')} incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
             (

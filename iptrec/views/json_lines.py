@@ -91,6 +91,8 @@ def _columns(shape: Shape) -> Iterator[tuple[Place, list[Any]]]:
         yield ("link", name), values
     for name, values in shape.header.items():
         yield ("header", name), values
+    if shape.ended_ns.any():
+        yield ("end", "time_ns"), shape.ended_ns.tolist()
     for number, packets in enumerate(shape.related.values()):
         yield ("related", number, "packet"), packets.tolist()
     for number, step in enumerate(shape.steps):

@@ -11,6 +11,7 @@ from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
 
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 
 FORMAT: Final = 1
@@ -55,8 +56,20 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         **({} if traversal.end is None else {"end": asdict(traversal.end)}),
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
+        **{name: one for name, one in owner(traversal).items() if one is not None},
+        **({} if traversal.end is None else {"end": as_end(traversal.end)}),
         "steps": [_step(step) for step in traversal.steps],
     }
+
+
+def owner(traversal: Traversal) -> dict[str, int | None]:
+    """Whose socket sent it, or is to get it."""
+    return {"uid": traversal.uid, "gid": traversal.gid}
+
+
+def as_end(end: End) -> dict[str, Any]:
+    """What became of a packet behind the rules, as values of JSON."""
+    return asdict(end)
 
 
 def iso_time(time_ns: int) -> str:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.names import counted
 from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import as_place, iso_time
+from iptrec.views.packet_json import as_end, as_place, iso_time
 from iptrec.views.style import wrapped
+from iptrec.views.text import MARK, end_words
 from iptrec.views.timestamps import LOCAL, Clock
-from iptrec.views.title import MARK, ends, flow
+from iptrec.views.title import ends, flow
 
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.paths import Path, PathStep
+    from iptrec.packets.ends import Death
 
 FORMAT: Final = 1
 _MARGIN: Final = " " * (len(MARK) + 1)
@@ -40,9 +42,15 @@ def as_object(one: PathCount) -> dict[str, Any]:
         "last": iso_time(count.last_ns),
         "example": count.example,
         "flow": {name: one.first.header.get(name) for name in _FLOW},
-        **asdict(path),
+        **{name: value for name, value in asdict(path).items() if name != "death"},
         "decided_by": as_place(path.decided_by),
+        **({} if path.death is None else {"end": _as_end(path.death)}),
     }
+
+
+def _as_end(death: Death) -> dict[str, Any]:
+    """As `packet_json.as_end`, but for the time, which is another one for each packet."""
+    return {name: value for name, value in as_end(death.end(0)).items() if name != "time_ns"}
 
 
 def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> str:
@@ -73,6 +81,8 @@ def ending(path: Path) -> str:
     decided = ""
     if (place := path.decided_by) is not None:
         decided = f" by {printable(place.table)}/{printable(place.chain)} {place.what}"
+    elif path.death is not None and path.death.sure:
+        decided = printable(f" by the kernel: {end_words(path.death.end(0))}")
     doubts = [
         word
         for word, holds in (("incomplete", not path.complete), ("ambiguous", path.ambiguous))

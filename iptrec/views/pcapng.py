@@ -313,7 +313,8 @@ def section(
         (address, f"{packets.interfaces_of(1).name(index, facts.started_ns)}.{facts.host}")
         for index, address in known
     ]
-    yield capture.begin(recording.losses, names)
+    losses = [one for one in recording.losses if one.of_events]
+    yield capture.begin(losses, names)
     for batch in packets.batches(objects=False):
         window, positions = batch.window, batch.positions
         if what == "events" and window.stream.kind not in EVENTS:
@@ -336,7 +337,7 @@ def section(
             list(packets.book.paths),
             batch.paths,
         )
-    yield capture.end(recording.losses)
+    yield capture.end(losses)
 
 
 def comment(path: Path, reason: str, steps: int, *, last: bool = True) -> str:

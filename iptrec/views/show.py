@@ -15,13 +15,15 @@ from iptrec.views.text import (
     changes,
     connection_line,
     ct_words,
-    end_line,
+    end_lines,
     fields,
     header_line,
+    mark,
     met,
+    owner_words,
     step_lines,
 )
-from iptrec.views.title import decider, mark, title
+from iptrec.views.title import decider, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,14 +36,15 @@ def as_text(traversal: Traversal, layout: Layout, steps: Sequence[Step] | None =
     """One packet, several lines, each with its newline; ``steps``: these alone."""
     steps = traversal.steps if steps is None else steps
     lines = [title(traversal, layout)]
-    lines.append(header_line(traversal) if layout.verbose else _header_line(traversal))
+    header = header_line(traversal) if layout.verbose else _header_line(traversal)
+    lines.append(" ".join([header, *owner_words(traversal)]))
     if traversal.connection is not None:
         lines.append(connection_line(traversal.connection))
     if layout.verbose:
         lines += [line for step in steps for line in step_lines(step, layout)]
     else:
         lines += _step_lines(traversal, steps, layout)
-    lines += end_line(traversal, layout)
+    lines += end_lines(traversal, layout)
     return "\n".join(lines) + "\n"
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.answers.packets import Batch, Packets
+    from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, Traversal
     from iptrec.recording.rows import Recording
     from iptrec.views.tables import Row, Table
@@ -101,6 +102,8 @@ def _packets_alike(shape: Shape, model: Traversal, row: Row) -> Iterable[Row]:
         "time": iso,
         "header": list(filled(model.header, places, json.dumps)),
     }
+    if shape.ended_ns.any():
+        varying["end_ns"] = shape.ended_ns.tolist()
     if "hop_limit" in header:
         varying["ttl"] = header["hop_limit"]
     return _varied(_PACKETS, row, varying) if varying["header"] else ()
@@ -212,7 +215,7 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
     connection = None
     if traversal.connection is not None:
         connection = json.dumps(as_connection(traversal.connection))
-    flags, end = header.get("flags"), traversal.end
+    flags = header.get("flags")
     return (
         traversal.number, traversal.time_ns, iso_time(traversal.time_ns), namespace,
         traversal.family, path, traversal.in_, traversal.out, header.get("src"), header.get("dst"),
@@ -223,8 +226,14 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
         header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
         *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
         int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
-        connection, *((None, None, None) if end is None else (end.reason, end.source, end.text)),
+        connection, *_end(traversal.end), traversal.uid, traversal.gid,
     )  # fmt: skip
+
+
+def _end(end: End | None) -> tuple[str | int | None, ...]:
+    if end is None:
+        return (None,) * 6
+    return end.reason, end.where, end.source, end.text, end.time_ns, int(end.sure)
 
 
 def _steps(traversal: Traversal, namespace: int, ids: dict[_Place, int]) -> Iterator[Row]:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.names import counted
+from iptrec.packets.ends import DISCARDED
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
-from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat
+from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat, owner
 from iptrec.views.style import styled
 from iptrec.views.timestamps import LOCAL, Clock
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.conntrack import Connection
+    from iptrec.packets.ends import End
     from iptrec.packets.flows import Flow
     from iptrec.packets.model import (
         Arrival,
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     )
     from iptrec.recording.rows import Loss
 
-_STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31"}  # SGR colours
+_STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31", "DISCARDED": "31"}  # SGR colours
 _ETHERTYPES: Final = {"0x0806": "arp"}
 _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
+MARK: Final = "-->"  # at the margin, so that it is seen without colour
+_RED: Final = "31"
 NOT_RECORDED: Final = "(its text was not recorded)"
 
 # JSON names of the header's fields -> the LOG target's, in the order in which they are printed
@@ -78,7 +82,7 @@ def render(traversal: Traversal, layout: Layout) -> str:
         lines.append(connection_line(traversal.connection))
     for step in traversal.steps:
         lines += step_lines(step, layout)
-    lines += end_line(traversal, layout)
+    lines += end_lines(traversal, layout)
     return "\n".join(lines) + "\n"
 
 
@@ -88,6 +92,7 @@ def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list
     ``when`` prints a time, ns since 1970.
     """
     lines = []
+    losses = [one for one in losses if one.of_events]
     for loss in losses:
         if loss.how in HOLES:
             first, last = when(loss.first_ns), when(loss.last_ns)
@@ -138,14 +143,27 @@ def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) ->
     return words
 
 
-def end_line(traversal: Traversal, layout: Layout, margin: str = "\t") -> list[str]:
+def mark(layout: Layout) -> str:
+    """What stands at the margin where a packet was dropped or rejected."""
+    return styled(MARK, _RED, colour=layout.colour)
+
+
+def end_lines(traversal: Traversal, layout: Layout, indent: str = "\t") -> list[str]:
     """What became of the packet behind the rules; none where nothing is known of that."""
     end = traversal.end
     if end is None:
         return []
-    kernels = f" ({end.reason} at {end.where})" if end.where else ""
-    text = printable(f"end: {end.text}{kernels}")
-    return [f"{margin}{styled(text, '' if end.sure else _UNCERTAIN, colour=layout.colour)}"]
+    discarded = traversal.verdict == DISCARDED
+    line = f"end: {end_words(end)}"
+    if discarded:
+        return [f"{mark(layout)}{indent.removeprefix(' ' * len(MARK))}{line}"]
+    return [indent + styled(line, "" if end.sure else _UNCERTAIN, colour=layout.colour)]
+
+
+def end_words(end: End) -> str:
+    """How a packet ended; with the kernel's own words, where it was seen."""
+    perhaps = "perhaps " if end.source == "seen" and not end.sure else ""
+    return printable(f"{perhaps}{end.text}{f' ({end.evidence})' if end.source == 'seen' else ''}")
 
 
 def kind(packet: Traversal | Arrival | Flow) -> str:
@@ -179,6 +197,11 @@ def header_line(traversal: Traversal) -> str:
     if traversal.link is not None:
         words += [f"MACSRC={traversal.link['src']}", f"MACDST={traversal.link['dst']}"]
     return " ".join([*words, *fields(traversal.header)])
+
+
+def owner_words(traversal: Traversal) -> list[str]:
+    """Whose socket sent it, or is to get it, in the words of the LOG target."""
+    return [f"{name.upper()}={one}" for name, one in owner(traversal).items() if one is not None]
 
 
 def connection_line(connection: Connection) -> str:

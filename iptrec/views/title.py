@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.packets.model import LOST, decided_at
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import endpoint
-from iptrec.views.style import styled
-from iptrec.views.text import kind, place_of, remarks, verdict
+from iptrec.views.text import MARK, end_words, kind, mark, place_of, remarks, verdict
 
 if TYPE_CHECKING:
+    from iptrec.packets.ends import End
     from iptrec.packets.flows import Flow
     from iptrec.packets.model import Arrival, Step, Traversal
     from iptrec.views.text import Layout
 
-MARK: Final = "-->"  # at the margin, so that it is seen without colour
-_RED: Final = "31"
 _VERDICT: Final = 6  # letters of ACCEPT and REJECT
 
 
@@ -34,12 +32,7 @@ def brief(traversal: Traversal, layout: Layout) -> str:
     margin = mark(layout) if traversal.verdict in LOST else " " * len(MARK)
     ending = verdict(traversal, layout) + " " * max(0, _VERDICT - len(traversal.verdict))
     what = " ".join([flow(traversal), *_details(traversal.header)])
-    return f"{margin} {_line(traversal, layout, ending, what)}"
-
-
-def mark(layout: Layout) -> str:
-    """What stands at the margin where a packet was dropped or rejected."""
-    return styled(MARK, _RED, colour=layout.colour)
+    return f"{margin} {_line(traversal, layout, ending, what, alone=True)}"
 
 
 def decider(traversal: Traversal) -> Step | None:
@@ -67,14 +60,25 @@ def ends(packet: Traversal | Arrival) -> list[str]:
     ]
 
 
-def _line(traversal: Traversal, layout: Layout, ending: str, what: str) -> str:
+def _line(
+    traversal: Traversal, layout: Layout, ending: str, what: str, *, alone: bool = False
+) -> str:
     time = layout.clock.time(traversal.time_ns)
     words = [f"#{traversal.number}", time, ending, what, *ends(traversal)]
     if traversal.netns is not None:
         words.append(f"netns={printable(traversal.netns)}")
     if traversal.decided_by is not None:
         words.append(f"by {place_of(traversal.decided_by)}{_spec(traversal, layout)}")
+    elif traversal.end is not None:
+        words += _behind_the_rules(traversal.end, alone=alone)
     return " ".join([*words, *remarks(traversal, layout, layout.clock.time)])
+
+
+def _behind_the_rules(end: End, *, alone: bool) -> list[str]:
+    """Who discarded it; ``alone``: also why, as no other line tells."""
+    seen = end.source == "seen" and end.sure
+    words = ["by the kernel"] if seen else []
+    return [*words, f"({end_words(end)})"] if alone else words
 
 
 def _spec(traversal: Traversal, layout: Layout) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.packets.ends import DISCARDED
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
 from iptrec.views.reasons import because
 from iptrec.views.style import styled, wrapped
-from iptrec.views.text import NOT_RECORDED, end_line, kind
+from iptrec.views.text import NOT_RECORDED, end_lines, end_words, kind
 from iptrec.views.title import title
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ FORMAT: Final = 1
 _VERBS: Final = {
     "ACCEPT": "accepted", "DROP": "dropped", "REJECT": "rejected", "QUEUE": "handed to userspace",
     "STOLEN": "taken away", "REASSEMBLED": "put together with other fragments",
-    "DISCARDED": "discarded by the kernel, behind the rules",
 }  # fmt: skip
 _FAINT: Final = "2"
 
@@ -55,7 +55,7 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
         for one in explained.passed:
             yield styled(row(*passed_over(one), width), _FAINT, colour=layout.colour)
         yield row(*met(explained), width)
-    yield from end_line(explanation.packet, layout, "  ")
+    yield from end_lines(explanation.packet, layout, "  ")
 
 
 def row(number: str, text: str, width: int | None, columns: int = 5) -> str:
@@ -92,6 +92,10 @@ def decision(traversal: Traversal) -> str:
     protocol = f" {proto}" if (proto := header.get("proto")) else ", protocol not known,"
     what = "" if "ethertype" in header else f"{protocol} {ends}"
     packet = f"Packet #{traversal.number} ({kind(traversal)}{what})"
+    end = traversal.end
+    if end is not None and traversal.verdict == DISCARDED:
+        told = f"every rule let it pass; then the kernel discarded it: {end_words(end)}"
+        return printable(f"{packet}: {told}.")
     verb = _VERBS.get(traversal.verdict)
     if verb is None:
         return printable(f"{packet}: no rule is known to have decided what became of it.")

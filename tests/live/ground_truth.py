@@ -121,7 +121,7 @@ def run(lab, path, count, backend="legacy", beside=None):
         lab.run(["nft", "-f", "-"], stdin=beside)
     words = ["--backend", "both" if beside else backend, "--family", "ipv4"]
     recorder = lab.popen(
-        [*IPTREC, "record", "udp", *words, "--force", "-o", str(path)],
+        [*IPTREC, "record", "--drops=no", "udp", *words, "--force", "-o", str(path)],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert recorder.stderr.readline().startswith("recording to")

@@ -24,8 +24,12 @@ def start(lab, *arguments, before=IPTREC, notes=False, **pipes):
 
 
 def started(lab, *arguments, before=IPTREC, **pipes):
-    """A recorder that records, and all that it has said up to that."""
-    command = [*before, "record", *map(str, arguments)]
+    """A recorder that records, and all that it has said up to that.
+
+    Without drops, unless they are asked for: it is the rules that are tried, and nobody waits for most of what
+    they let pass.
+    """
+    command = [*before, "record", "--drops", "no", *map(str, arguments)]
     child = lab.popen(command, stderr=subprocess.PIPE, text=True, **pipes)
     said = ""
     for line in child.stderr:

@@ -147,8 +147,9 @@ def test_a_connection_that_is_refused_is_no_sure_accept(routed, tmp_path, rules)
     listener = routed.popen([sys.executable, "-c", ARRIVE], "h2", stdin=-1, stdout=-1, text=True)
     assert listener.stdout.readline() == "ready\n"
     backend = "legacy" if rules == "legacy" else "nft"
-    routed.run([*IPTREC, "record", "-q", "--backend", backend, "-o", str(path), "udp dst port 9", "--",
-                "nsenter", "--net=/run/netns/h1", sys.executable, "-c", SEND])  # fmt: skip
+    routed.run([*IPTREC, "record", "-q", "--drops=no", "--backend", backend, "-o", str(path),
+                "udp dst port 9", "--", "nsenter", "--net=/run/netns/h1",
+                sys.executable, "-c", SEND])  # fmt: skip
     arrived = listener.communicate("\n")[0].split()
     with Reader(path) as reader:
         found = list(Packets(reader))

@@ -330,6 +330,8 @@ def test_recorded_twice(network, tmp_path):
             "iptrec",
             "record",
             "-q",
+            "--drops",
+            "no",
             "-o",
             str(path),
             "--",

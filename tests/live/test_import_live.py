@@ -70,7 +70,7 @@ def test_tcpdump_and_iptrec_see_the_same(lab, tmp_path):
         [sys.executable, "-c", SEND]
     )  # the nat table looks at the first packet of a connection only
     own = tmp_path / "own.db"
-    lab.run([*IPTREC, "record", "-q", "udp", "--family", "ipv4", "-o", str(own), "--",
+    lab.run([*IPTREC, "record", "-q", "--drops=no", "udp", "--family", "ipv4", "-o", str(own), "--",
              sys.executable, "-c", SEND])  # fmt: skip
     with Reader(own) as reader:
         assert reader.losses == []

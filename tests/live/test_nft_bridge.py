@@ -87,7 +87,7 @@ def chains(packet):
 def test_a_bridged_frame_is_one_packet(bridge, tmp_path):
     """Whatever decides; what the kernel counted at each rule is what was hit."""
     trace = str(tmp_path / "t.db")
-    bridge.run([*IPTREC, "record", "-q", "--backend", "nft", "-o", trace, "udp", "--",
+    bridge.run([*IPTREC, "record", "-q", "--drops=no", "--backend", "nft", "-o", trace, "udp", "--",
                 "nsenter", "--net=/run/netns/h2", sys.executable, "-c", SEND])  # fmt: skip
     shown = bridge.run([*IPTREC, "show", "--json", trace]).stdout.splitlines()
     found = [one for one in map(json.loads, shown) if one["header"].get("dport") in EXPECTED]

@@ -78,7 +78,7 @@ def record(lab, directory):
     """A recording of what SEND sends."""
     mac = json.loads(lab.run(["ip", "-j", "link", "show", "va"]).stdout)[0]["address"]
     trace = str(directory / "t.db")
-    lab.run([*IPTREC, "record", "-q", "--backend", "nft", "-o", trace, "--", "nsenter",
+    lab.run([*IPTREC, "record", "-q", "--drops=no", "--backend", "nft", "-o", trace, "--", "nsenter",
              "--net=/run/netns/a", sys.executable, "-c", SEND, mac])  # fmt: skip
     return trace
 
@@ -121,6 +121,7 @@ def test_ipv6_at_egress(lab, tmp_path):
             *IPTREC,
             "record",
             "-q",
+            "--drops=no",
             "--backend",
             "nft",
             "-o",

@@ -252,7 +252,7 @@ def small_disk(lab, tmp_path, how, mount):
     """A file system of which writing will fail."""
     lab.run(["mkdir", mount])
     if how != "read-only":
-        size = "160k" if how == "full" else "16M"
+        size = "240k" if how == "full" else "16M"
         lab.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount])
         return
     if os.geteuid():

@@ -65,6 +65,7 @@ class Net:
             [
                 *IPTREC,
                 "record",
+                "--drops=no",  # it is the rules that are tried: nobody listens to most of it
                 "-q",
                 "--force",
                 "-o",

@@ -342,7 +342,7 @@ def options(**given):
     ends = {"duration_s", "packets", "max_bytes", "trigger", "command"}
     if not ends & given.keys():
         given["duration_s"] = 0
-    base = {"output": Path("t.db"), "bytecodes": {"ipv4": None}, "backend": "legacy"}
+    base = {"output": Path("t.db"), "bytecodes": {"ipv4": None}, "backend": "legacy", "drops": "no"}
     return Options(**base | given)
 
 

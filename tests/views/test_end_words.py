@@ -24,7 +24,7 @@ LINES = {
 def test_text(case):
     """A line behind the steps, escaped as all that a recording holds."""
     end, line = LINES[case]
-    one = packet(step(), verdict="DISCARDED", end=end)
+    one = packet(step(), end=end)
     explanation = replace(Way().base("filter").explanation(), packet=one)
     layout = text.Layout()
     assert show.as_text(one, layout).endswith(f"\n\tend: {line}\n")

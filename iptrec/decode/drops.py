@@ -1,0 +1,150 @@
+"""Records of packets that the kernel dropped, as columns.
+
+The kernel's part of a record is 64 bytes, little endian (`kernel.drops.program`), and the packet follows from
+its network header on. Who recorded put the time since the epoch there, and the place's number.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from iptrec.names import I64, U32, U64, Mask
+
+HEAD: Final = 64
+_RECORD: Final = np.dtype(
+    [
+        ("time_ns", "<i8"), ("place", "<i8"), ("buffer", "<u8"), ("reason", "<u4"), ("netns", "<u4"),
+        ("ifindex", "<u4"), ("iif", "<u4"), ("mark", "<u4"), ("length", "<u4"), ("protocol", ">u2"),
+        ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
+    ]
+)  # fmt: skip
+_PADDING: Final = 256
+_NOBODY: Final = 0xFFFFFFFF
+_PREFIX: Final = "SKB_DROP_REASON_"
+_SUBSYSTEM: Final = 16  # bits below it, linux/skbuff.h: SKB_DROP_REASON_SUBSYS_SHIFT
+_MOST_TEXT: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Records, one row each; all columns have shape (n,) but ``data``: what they and their packets lie in.
+
+    ``start``, ``size``: of the packet in ``data``, bytes, from its network header on, as far as captured.
+    ``buffer``: equal for the same packet's buffer in the kernel, but another packet's soon afterwards.
+    """
+
+    data: npt.NDArray[np.uint8]
+    start: I64
+    size: I64
+    time_ns: I64  # epoch
+    place: I64  # number of a snapshot "drop-places"
+    buffer: U64
+    reason: U32
+    netns: U32  # inode; 0: not known
+    ifindex: U32  # of the device that it was at; 0: not known
+    iif: U32  # of the device that it came in by; 0: it was sent here
+    mark: U32
+    uid: I64  # of the socket; -1: none
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.start)
+
+    def take(self, index: I64 | Mask) -> Drops:
+        """Return some of them, in the same ``data``."""
+        return replace(self, **{name: getattr(self, name)[index] for name in _COLUMNS})
+
+    @property
+    def ipv6(self) -> Mask:
+        """Which packets are IPv6."""
+        six: Mask = (self.data[self.start] >> 4 == 6) & (self.size > 0)  # noqa: PLR2004 - a version
+        return six
+
+
+_COLUMNS: Final = tuple(name for name in Drops.__dataclass_fields__ if name != "data")
+
+
+def decode(data: bytes, lengths: U32) -> Drops:
+    """The records of a chunk; what is too short to be one is left out."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    whole = np.flatnonzero(lengths >= HEAD)
+    start = ends[whole] - lengths[whole]
+    padded = np.frombuffer(data + bytes(_PADDING), np.uint8)
+    head = padded[start[:, None] + np.arange(HEAD)].view(_RECORD).reshape(-1)
+    uid = head["uid"].astype(np.int64)
+    return Drops(
+        data=padded,
+        start=start + HEAD,
+        size=np.minimum(head["captured"], lengths[whole] - HEAD).astype(np.int64),
+        uid=np.where(uid == _NOBODY, -1, uid),
+        **{
+            name: np.ascontiguousarray(head[name])
+            for name in ("time_ns", "place", "buffer", "reason", "netns", "ifindex", "iif", "mark")
+        },
+    )
+
+
+def joined(some: Iterable[Drops]) -> Drops:
+    """Records of several chunks, one after the other."""
+    parts = [one for one in some if len(one)] or [decode(b"", np.zeros(0, np.uint32))]
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(len(one.data) for one in parts)])
+    columns = {name: np.concatenate([getattr(one, name) for one in parts]) for name in _COLUMNS}
+    columns["start"] = np.concatenate(
+        [one.start + offset for one, offset in zip(parts, offsets, strict=False)]
+    )
+    return Drops(data=np.concatenate([one.data for one in parts]), **columns)
+
+
+def reasons(content: bytes) -> dict[int, str]:
+    """A snapshot "drop-reasons": number -> the kernel's name, without what all of them begin with.
+
+    Those of subsystems have numbers only: by them stands the subsystem's own, from 65536 on.
+    """
+    told = _json(content)
+    names = _names(told.get("skb_drop_reason"))
+    subsystems = _names(told.get("skb_drop_reason_subsys"))
+    above = {number << _SUBSYSTEM: name for number, name in subsystems.items() if number > 0}
+    return {number: name.removeprefix(_PREFIX) for number, name in {**above, **names}.items()}
+
+
+def reason_name(names: dict[int, str], number: int) -> str:
+    """What the kernel calls a reason; its number where nobody knows its name."""
+    if number in names:
+        return names[number]
+    subsystem = names.get(number >> _SUBSYSTEM << _SUBSYSTEM) if number >> _SUBSYSTEM else None
+    return f"{subsystem}/{number & 0xFFFF}" if subsystem else str(number)
+
+
+def places(content: bytes) -> dict[int, str]:
+    """A snapshot "drop-places": number -> symbol and offset."""
+    return _names(_json(content))
+
+
+def _json(content: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _names(found: object) -> dict[int, str]:
+    """Numbers and names, of what anybody may have written."""
+    if not isinstance(found, dict):
+        return {}
+    return {
+        int(number): name[:_MOST_TEXT]
+        for number, name in found.items()
+        if isinstance(name, str) and number.isdecimal() and number.isascii() and len(number) < 20  # noqa: PLR2004
+    }

@@ -1,0 +1,195 @@
+"""Where records of dropped packets come out: the program, attached, and its ring, read without a call.
+
+A record is let out of the host with less than the kernel wrote: of addresses in the kernel, that tell where it
+is, stay numbers of places and what tells one buffer from another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from iptrec.errors import HostError
+from iptrec.kernel.drops import bpf, program
+from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.drops.program import HEAD, NEW_PLACE, SYMBOL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
+    from iptrec.names import I64, U32
+
+_RING_BYTES: Final = 8 << 20  # its pages are there at once, and mapped twice
+_MOST_SNAPLEN: Final = 128
+_PLACES: Final = 1024
+_BUSY: Final = 1 << 31
+_HEADER: Final = 8  # bytes of the ring's own before each record
+# As `program` writes it; the place is a number from 1 on when it has left this module.
+_RECORD: Final = np.dtype(
+    [
+        ("time", "<i8"), ("place", "<u8"), ("skb", "<u8"), ("reason", "<u4"), ("netns", "<u4"),
+        ("ifindex", "<u4"), ("iif", "<u4"), ("mark", "<u4"), ("length", "<u4"), ("protocol", ">u2"),
+        ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
+    ]
+)  # fmt: skip
+_ENUMS: Final = ("skb_drop_reason", "skb_drop_reason_subsys")
+_ADVICE: Final = {
+    errno.EPERM: "it needs CAP_BPF and CAP_PERFMON of the host itself, not of a container",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Records that were fetched together at ``received_ns`` (epoch), back to back, ``lengths`` bytes each.
+
+    ``places``: number -> symbol of the places that none was of before. ``lost``: how many found no room in the
+    ring since the last time.
+    """
+
+    received_ns: int
+    lengths: U32
+    data: bytes
+    places: Mapping[int, str] = field(default_factory=dict)
+    lost: int = 0
+
+
+class DropSource:
+    """The packets that are traced and that the kernel drops, of one network namespace; a context manager.
+
+    Raises `HostError` with the reason where it does not work: the kernel is asked by trying.
+    """
+
+    def __init__(self, netns: int, snaplen: int) -> None:
+        self._open = contextlib.ExitStack()
+        self._snaplen = -(-min(snaplen, _MOST_SNAPLEN) // 8) * 8
+        self._secret = np.uint64(secrets.randbits(64))
+        self._places: dict[int, int] = {}
+        self._told = 0  # of what was lost
+        try:
+            types = Btf.of_kernel()
+            self.names = {name: types.enum(name) for name in _ENUMS}
+            with contextlib.ExitStack() as opened:
+                self._attach(types, netns, opened)
+                self._open = opened.pop_all()
+        except (
+            LookupError,
+            ValueError,
+        ) as error:  # a kernel with kinds of types that are not known yet
+            raise HostError(f"the kernel's types cannot be read: {error}") from None
+        except OSError as error:
+            advice = _ADVICE.get(error.errno or 0)
+            raise HostError(
+                f"the kernel refuses the program: {error.strerror}{f'; {advice}' if advice else ''}"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _attach(self, types: Btf, netns: int, opened: contextlib.ExitStack) -> None:
+        def kept(descriptor: int) -> int:
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
+        lost = kept(bpf.new_map(bpf.ARRAY, key=4, value=8, entries=1, flags=bpf.MMAPABLE))
+        places = kept(bpf.new_map(bpf.HASH, key=8, value=8, entries=_PLACES))
+        written = len(program.FORMAT)
+        text = kept(bpf.new_map(bpf.ARRAY, key=4, value=written, entries=1, flags=bpf.READ_ONLY))
+        bpf.fill(text, program.FORMAT)
+        self._map(lost)
+        maps = program.Maps(self._ring, lost, places, text)
+        code = program.code(types, maps, netns, self._snaplen)
+        number = types.number(program.TYPEDEF)
+        loaded = kept(bpf.tracing(code, program.LICENCE, number))
+        kept(bpf.attached(loaded))
+
+    def _map(self, lost: int) -> None:
+        """Map the ring: where we are, where the kernel is, and twice its bytes, so that none is cut."""
+        page = mmap.PAGESIZE
+        ours = mmap.mmap(self._ring, page)
+        theirs = mmap.mmap(self._ring, page + 2 * _RING_BYTES, prot=mmap.PROT_READ, offset=page)
+        counted = mmap.mmap(lost, page, prot=mmap.PROT_READ)
+        self._read_to = np.frombuffer(ours, np.uint64, 1)
+        self._written_to = np.frombuffer(theirs, np.uint64, 1)
+        self._bytes = np.frombuffer(theirs, np.uint8, offset=page)
+        self._lost = np.frombuffer(counted, np.int64, 1)
+
+    def fileno(self) -> int:
+        """For poll: ready where a record is there, though nobody is woken by one."""
+        return self._ring
+
+    def receive(self) -> Drops | None:
+        """What is there now; None if nothing is."""
+        lost = int(self._lost[0]) - self._told
+        if not lost and self._read_to[0] == self._written_to[0]:  # the loop asks in every round
+            return None
+        rows = self._rows()
+        if not len(rows) and not lost:
+            return None
+        now = time.time_ns()
+        self._told += lost
+        head = rows[:, _HEADER : _HEADER + HEAD].copy().view(_RECORD)[:, 0]
+        head["time"] += _since_the_epoch()
+        np.minimum(head["time"], now, out=head["time"])
+        head["skb"] ^= self._secret
+        places = self._numbered(head, rows)
+        rows[:, _HEADER : _HEADER + HEAD] = head.view(np.uint8).reshape(-1, HEAD)
+        lengths = (HEAD + head["captured"]).astype(np.uint32)
+        kept = np.arange(HEAD + self._snaplen) < lengths[:, None]
+        data = rows[:, _HEADER : _HEADER + HEAD + self._snaplen][kept].tobytes()
+        return Drops(now, lengths, data, places, lost)
+
+    def _rows(self) -> npt.NDArray[np.uint8]:
+        """A copy of the records that are whole, one a row; the ring has their room again."""
+        stride = _HEADER + HEAD + self._snaplen + SYMBOL
+        begin = int(self._read_to[0])
+        count = (int(self._written_to[0]) - begin) // stride
+        start = begin % _RING_BYTES
+        rows = self._bytes[start : start + count * stride].reshape(count, stride)
+        busy = rows[:, :4].copy().view(np.uint32)[:, 0] & _BUSY != 0
+        if busy.any():
+            count = int(np.argmax(busy))
+        rows = rows[:count].copy()
+        self._read_to[0] = begin + count * stride
+        return rows
+
+    def _numbered(self, head: npt.NDArray[np.void], rows: npt.NDArray[np.uint8]) -> dict[int, str]:
+        """Give places their numbers; the symbols of those that are told for the first time."""
+        found: dict[int, str] = {}
+        for row in np.flatnonzero(head["flags"] & NEW_PLACE).tolist():
+            number = self._number(int(head["place"][row]))
+            found[number] = _symbol(rows[row, -SYMBOL:].tobytes())
+        head["flags"] &= ~np.uint32(NEW_PLACE)
+        places, inverse = np.unique(head["place"], return_inverse=True)
+        numbers: I64 = np.array([self._number(one) for one in places.tolist()], np.int64)
+        head["place"] = numbers[inverse]
+        return found
+
+    def _number(self, place: int) -> int:
+        return self._places.setdefault(place, len(self._places) + 1)
+
+
+def _symbol(told: bytes) -> str:
+    """A symbol and its offset, and the module that it is of; without the size of the function."""
+    symbol, _, rest = told.partition(b"\0")[0].decode("latin-1").partition("/")
+    return f"{symbol} {rest.partition(' ')[2]}".strip()
+
+
+def _since_the_epoch() -> int:
+    """What CLOCK_REALTIME has more than CLOCK_MONOTONIC, ns: of some looks the one that nothing interrupted."""
+    looks = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(3)]
+    before, between, after = min(looks, key=lambda one: one[2] - one[0])
+    return between - (before + after) // 2

@@ -1,0 +1,98 @@
+"""Plain words for the kernel's reasons to drop a packet, by the function that did.
+
+One reason is used for several things, and several are nameless: so the function counts. What is not in these
+tables has the kernel's own name and no other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NO_ANSWER: Final = "the next hop does not answer (ARP, neighbour discovery)"
+# linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
+_BY_BOTH: Final = {
+    ("IP_INNOROUTES", "ip_error"): "no route to the destination",
+    ("IP_INNOROUTES", "ip6_pkt_discard"): "no route to the destination",
+    ("IP_INNOROUTES", "ip6_pkt_prohibit"): "a route prohibits the destination",
+    ("IP_INADDRERRORS", "ip_error"): "not for this host, and forwarding is off",
+    ("IP_INADDRERRORS", "ip6_forward"): "not for this host, and forwarding is off",
+    ("IP_INHDR", "ip_forward"): "its TTL expired here",
+    ("IP_INHDR", "ip6_forward"): "its hop limit expired here",
+    ("NOT_SPECIFIED", "ip_error"): "a route blackholes, prohibits or refuses the destination",
+    ("NOT_SPECIFIED", "ip6_pkt_discard"): "a route blackholes or refuses the destination",
+    ("NOT_SPECIFIED", "ip6_pkt_prohibit"): "a route prohibits the destination",
+    ("NOT_SPECIFIED", "dst_discard"): "a route blackholes the destination",
+    ("NOT_SPECIFIED", "dst_discard_out"): "a route blackholes the destination",
+    ("NOT_SPECIFIED", "neigh_invalidate"): NO_ANSWER,
+    ("NOT_SPECIFIED", "ndisc_error_report"): NO_ANSWER,
+    (
+        "NOT_SPECIFIED",
+        "ip_rcv_finish_core",
+    ): "no route takes it, or nobody joined its multicast group",
+    ("NOT_SPECIFIED", "__udp4_lib_rcv"): "a broadcast or multicast that no socket waits for",
+    ("NOT_SPECIFIED", "__udp6_lib_rcv"): "a multicast that no socket waits for",
+    ("NOT_SPECIFIED", "nf_reinject"): "the program behind NFQUEUE dropped it",
+    ("NOT_SPECIFIED", "nfqnl_recv_verdict"): "the program behind NFQUEUE dropped it",
+}
+_BY_REASON: Final = {
+    "IP_RPFILTER": "rp_filter: the route back to its source leaves by another interface",
+    "IP_LOCALNET": "a loopback address outside of the host (martian)",
+    "IP_LOCAL_SOURCE": "its source is an address of this host (martian)",
+    "IP_INVALID_SOURCE": "its source cannot be one (martian)",
+    "IP_INVALID_DEST": "its destination cannot be one (martian)",
+    "IP_OUTNOROUTES": "no route to the destination",
+    "IP_CSUM": "a bad checksum of IP",
+    "IP_NOPROTO": "nobody handles its protocol",
+    "IP_NOT_HOST": "not sent to this host's link-layer address",
+    "NO_SOCKET": "no socket waits for it",
+    "SOCKET_FILTER": "the filter of its socket refused it",
+    "SOCKET_RCVBUFF": "the receive buffer of its socket is full",
+    "SOCKET_BACKLOG": "the backlog of its socket is full",
+    "PROTO_MEM": "the protocol's memory is full",
+    "UDP_CSUM": "a bad checksum of UDP",
+    "TCP_CSUM": "a bad checksum of TCP",
+    "ICMP_CSUM": "a bad checksum of ICMP",
+    "TCP_FLAGS": "flags of TCP that do not go together",
+    "TCP_RESET": "a reset of TCP with a wrong sequence number",
+    "TCP_OLD_DATA": "data of TCP that had come already",
+    "TCP_OLD_SEQUENCE": "data of TCP that had come already",
+    "TCP_INVALID_SEQUENCE": "outside of the window of TCP",
+    "TCP_ACK_UNSENT_DATA": "it acknowledges what was never sent",
+    "TCP_ZEROWINDOW": "the window of TCP is closed",
+    "PKT_TOO_BIG": "larger than the next MTU, and not to be fragmented",
+    "NEIGH_FAILED": NO_ANSWER,
+    "NEIGH_QUEUEFULL": "too many packets wait for the next hop to answer",
+    "NEIGH_DEAD": "the next hop is gone",
+    "QDISC_DROP": "the queue of the interface that it goes out by dropped it",
+    "XFRM_POLICY": "a policy of IPsec forbids it",
+    "NETFILTER_DROP": "a hook of netfilter dropped it of which no rule tells",
+}
+NETFILTER: Final = "NETFILTER_DROP"
+# Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
+LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
+LATE_FUNCTIONS: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_report")
+# Who gets copies of packets, such as tcpdump: the packet itself goes on. An answer to ping has gone to its raw
+# socket when nobody of ping_rcv wants it.
+_OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv")
+# It came to its socket, which is closed with it unread.
+_UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
+
+
+def function(place: str) -> str:
+    """The function of a place."""
+    return place.partition("+")[0]
+
+
+def is_loss(reason: str, place: str) -> bool:
+    """Whether a packet is lost that the kernel drops so: what a drop is called is not always one.
+
+    TCP drops what has done its work: the last segments of a connection, without a reason.
+    """
+    of_tcp = reason == "NOT_SPECIFIED" and function(place).startswith("tcp_")
+    return not (of_tcp or reason in _UNREAD or function(place) in _OF_COPIES)
+
+
+def words(reason: str, place: str) -> str:
+    """What it means that the kernel dropped a packet for this reason there."""
+    known = _BY_BOTH.get((reason, function(place))) or _BY_REASON.get(reason)
+    return known or "the kernel dropped it"

@@ -1,0 +1,295 @@
+"""Which packets the kernel dropped: records of drops, joined to the packets of the traces.
+
+A record has the packet as it was when it was dropped, and the time of that. Its bytes find the packets that may
+be it: what no rule rewrites (`identity`), and whether it was sent here or came in. Its time decides: the packet
+had been at its last rule by then, and most reasons come at once. A packet that waits for a neighbour, or in a
+queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from iptrec.names import HOOKS, counted
+from iptrec.packets.drop_records import Cause, DropRecords, Records, exact_keys, keys
+from iptrec.packets.ends import DISCARDED
+from iptrec.packets.identity import Packets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64, Mask
+    from iptrec.packets.assemble import Assembly
+    from iptrec.packets.walk import Outcome
+    from iptrec.recording.rows import Recording
+
+_BY_RULES: Final = ("DROP", "REJECT")
+_PASSED: Final = ("ACCEPT", "UNKNOWN", "QUEUE")
+_SENT: Final = (HOOKS.index("OUTPUT"), HOOKS.index("POSTROUTING"))
+_SLACK_NS: Final = 1_000_000  # between the clocks of events and drops
+# How much later than its last event was received a packet is dropped at most. Little interrupts what comes in.
+_AT_ONCE_NS: Final = 20_000_000
+_SENDING_NS: Final = 100_000_000
+_QUEUED_NS: Final = 2_000_000_000
+_LATE_NS: Final = 5_000_000_000
+_MOST_EQUAL: Final = 16  # of which each is looked at
+_MOST_ROUNDS: Final = 16
+_NONE: Final = np.zeros(0, np.int64)
+
+
+class Ended(NamedTuple):
+    """Traversals, with the ends of those that the kernel dropped; ``time_ns``: when (epoch), 0 for the others.
+
+    ``disagree``: of how many the rules tell one end and the kernel another one.
+    """
+
+    assembly: Assembly
+    time_ns: I64
+    disagree: int = 0
+
+
+class Dropped:
+    """The packets of one namespace that the kernel dropped; it is asked for one window after the other."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._records = DropRecords(recording, namespace)
+
+    def end(self, events: TraceEvents, earliest_ns: I64, assembly: Assembly, decided: int) -> Ended:
+        """Tell the ends of the traversals of a window, of which the first ones are ``decided``."""
+        nothing = Ended(assembly, np.zeros(len(assembly), np.int64))
+        if not decided or not self._records.there:
+            return nothing
+        last = assembly.lasts()
+        since_ns, until_ns = earliest_ns[last].min(), events.received_ns[last].max()
+        records = self._records.between(int(since_ns) - _SLACK_NS, int(until_ns) + _LATE_NS)
+        if not len(records.time_ns):
+            return nothing
+        causes = self._records.causes
+        found = _Candidates(events, earliest_ns, assembly).found(records, causes)
+        self._records.forget(found.used(decided, len(records.time_ns)))
+        return _ended(assembly, records, causes, found, decided)
+
+
+class _Found(NamedTuple):
+    """Which traversal each of some records is of, and groups of records that are of some of several ones."""
+
+    record: I64
+    traversal: I64
+    groups: list[tuple[I64, I64]]
+
+    def used(self, decided: int, count: int) -> Mask:
+        """Which of all records are not to be asked again: those of traversals that are decided."""
+        used = np.zeros(count, np.bool_)
+        used[self.record[self.traversal < decided]] = True
+        for records, traversals in self.groups:
+            used[records] |= bool(traversals.min() < decided)
+        return used
+
+
+class _Candidates:
+    """Traversals of a window, as those that records may be of.
+
+    ``since_ns``, ``until_ns``, ``late_ns``: between which times each can have been dropped, at once or late.
+    """
+
+    def __init__(self, events: TraceEvents, earliest_ns: I64, assembly: Assembly) -> None:
+        last, outcomes = assembly.lasts(), assembly.outcomes
+        self._packets = Packets.of(events, last)
+        self._sent = np.isin(events.hook[assembly.rows[assembly.first]], _SENT)
+        queued = np.array([one.queued for one in outcomes])[assembly.outcome]
+        patience = np.where(self._sent, _SENDING_NS, _AT_ONCE_NS)
+        self.since_ns = earliest_ns[last] - _SLACK_NS
+        self.until_ns = events.received_ns[last] + np.where(queued, _QUEUED_NS, patience)
+        self.late_ns = events.received_ns[last] + _LATE_NS
+        by_rules = np.array([one.verdict in _BY_RULES for one in outcomes])
+        self._by_rules: Mask = by_rules[assembly.outcome]
+        passed = np.array([one.verdict in _PASSED for one in outcomes])
+        self._passed: Mask = passed[assembly.outcome]
+
+    def found(self, records: Records, causes: Sequence[Cause]) -> _Found:
+        """Find whose they are."""
+        netfilter = np.array([one.netfilter for one in causes])[records.cause]
+        late = np.array([one.late for one in causes])[records.cause]
+        record, traversal, crowds = self._alike(records)
+        time_ns = records.time_ns[record]
+        until_ns = np.where(late[record], self.late_ns[traversal], self.until_ns[traversal])
+        fits = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
+        fits &= (self._by_rules | self._passed)[traversal]
+        # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
+        fits = _preferred(record, fits, netfilter[record] == self._by_rules[traversal])
+        # The last rule may have seen it before NAT, or not.
+        own = exact_keys(self._packets, self._sent)
+        fits = _preferred(record, fits, records.exact[record] == own[traversal])
+        found = _who_is_alone(records, record[fits], traversal[fits])
+        parted = [
+            (some[netfilter[some] == rules], of[self._by_rules[of] == rules])
+            for some, of in crowds
+            for rules in (False, True)
+        ]
+        return _by_count(
+            records,
+            found,
+            [(some, self._near(of, records.time_ns[some])) for some, of in parted if len(some)],
+        )
+
+    def _near(self, of: I64, time_ns: I64) -> I64:
+        """Those that were there at some of the times."""
+        near: Mask = (self.since_ns[of] <= time_ns.max()) & (self.until_ns[of] >= time_ns.min())
+        near &= (self._by_rules | self._passed)[of]
+        found: I64 = of[near]
+        return found
+
+    def _alike(self, records: Records) -> tuple[I64, I64, list[tuple[I64, I64]]]:
+        """Pairs of records and traversals with equal keys; and crowds, too many to look at each pair."""
+        pairs, crowds = [(_NONE, _NONE)], []
+        for cut in np.unique(records.cut).tolist():
+            record = np.flatnonzero(records.cut == cut)
+            own = keys(self._packets, self._sent, cut)
+            order = np.argsort(own, kind="stable")
+            first = np.searchsorted(own[order], records.key[record])
+            count = np.searchsorted(own[order], records.key[record], side="right") - first
+            many = count > _MOST_EQUAL
+            for start in np.unique(first[many]).tolist():
+                some = record[many & (first == start)]
+                crowds.append((some, order[start : start + int(count[first == start][0])]))
+            record, first, count = record[~many], first[~many], count[~many]
+            step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+            pairs.append((np.repeat(record, count), order[np.repeat(first, count) + step]))
+        found = [np.concatenate(some) for some in zip(*pairs, strict=True)]
+        return found[0], found[1], crowds
+
+
+def _preferred(record: I64, fits: Mask, likely: Mask) -> Mask:
+    """Of the pairs that fit those that are likely, where a record has any."""
+    any_likely = np.zeros(int(record.max(initial=-1)) + 1, np.bool_)
+    any_likely[record[fits & likely]] = True
+    preferred: Mask = fits & (likely | ~any_likely[record])
+    return preferred
+
+
+def _who_is_alone(records: Records, record: I64, traversal: I64) -> _Found:
+    """Settle the pairs of records that can be of one traversal only, again and again: it is dropped once.
+
+    The others are in groups, those that share a traversal together.
+    """
+    sure = [(_NONE, _NONE)]
+    for _ in range(_MOST_ROUNDS):
+        alone = np.bincount(record)[record] == 1 if len(record) else np.zeros(0, np.bool_)
+        if not alone.any():
+            break
+        sure.append((record[alone], traversal[alone]))
+        left = ~np.isin(traversal, traversal[alone])
+        record, traversal = record[left], traversal[left]
+    found = [np.concatenate(some) for some in zip(*sure, strict=True)]
+    return _Found(found[0], found[1], list(_groups(records, record, traversal)))
+
+
+def _groups(records: Records, record: I64, traversal: I64) -> Iterator[tuple[I64, I64]]:
+    """The records and traversals of pairs that are connected.
+
+    Those have equal keys; and a record may be of traversals that follow each other.
+    """
+    if not len(record):
+        return
+    _, key = np.unique(records.key[record], return_inverse=True)
+    order = np.lexsort((record, records.time_ns[record], key))
+    record, traversal, key = record[order], traversal[order], key[order]
+    starts = np.flatnonzero(np.diff(record, prepend=-1))
+    offset = key[starts] * (int(traversal.max()) + 1)
+    lowest = np.minimum.reduceat(traversal, starts) + offset
+    reach = np.maximum.accumulate(np.maximum.reduceat(traversal, starts) + offset)
+    apart = np.append(True, lowest[1:] > reach[:-1])
+    edges = starts[apart][1:]
+    for some, of in zip(np.split(record, edges), np.split(traversal, edges), strict=True):
+        yield np.unique(some), np.unique(of)
+
+
+def _by_count(records: Records, found: _Found, crowds: list[tuple[I64, I64]]) -> _Found:
+    """Settle the groups that have as many records as traversals, all for one cause: each was dropped."""
+    sure, groups = [(found.record, found.traversal)], []
+    for some, of in [*found.groups, *crowds]:
+        if not (len(some) and len(of)):
+            continue
+        if len(some) == len(of) and len(np.unique(records.cause[some])) == 1:
+            sure.append((some[np.argsort(records.time_ns[some], kind="stable")], np.sort(of)))
+        else:
+            groups.append((some, of))
+    record, traversal = (np.concatenate(each) for each in zip(*sure, strict=True))
+    return _Found(record, traversal, groups)
+
+
+def _ended(
+    assembly: Assembly, records: Records, causes: Sequence[Cause], found: _Found, decided: int
+) -> Ended:
+    """The traversals with what the records tell of them."""
+    by_rules = np.array([one.verdict in _BY_RULES for one in assembly.outcomes])[assembly.outcome]
+    certain = np.array([one.complete and one.doubt is None for one in assembly.outcomes])
+    netfilter = np.array([one.netfilter for one in causes])[records.cause[found.record]]
+    ruled = by_rules[found.traversal]
+    differ = (ruled | netfilter) & (ruled != netfilter) & (found.traversal < decided)
+    disagree = int((differ & certain[assembly.outcome[found.traversal]]).sum())
+    order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
+    order = order[~ruled[order]]
+    record, traversal = found.record[order], found.traversal[order]
+    made = _Made(assembly)
+    made.replace(traversal, records.cause[record], lambda one, cause: _lost(one, causes[cause]))
+    made.time_ns[traversal] = records.time_ns[record]
+    for some, of in found.groups:
+        cause = causes[records.cause[some[0]]]
+        if not cause.netfilter:
+            doubtful = partial(_doubtful, cause=cause, dropped=len(some), of=len(of))
+            made.replace(of, np.zeros(len(of), np.int64), lambda one, _: doubtful(one))  # noqa: B023
+            made.time_ns[of] = records.time_ns[some].min()
+    assembly = replace(assembly, outcome=made.outcome, outcomes=made.outcomes)
+    return Ended(assembly, made.time_ns, disagree)
+
+
+class _Made:
+    """Outcomes that are made of those of an assembly."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._before = assembly
+        self.outcome = assembly.outcome.copy()
+        self.outcomes = [*assembly.outcomes]
+        self.time_ns = np.zeros(len(assembly), np.int64)
+
+    def replace(self, traversal: I64, cause: I64, make: Callable[[Outcome, int], Outcome]) -> None:
+        """Give traversals another outcome, made of the one before and a number."""
+        pair = self._before.outcome[traversal] << 32 | cause
+        distinct, inverse = np.unique(pair, return_inverse=True)
+        first = len(self.outcomes)
+        self.outcomes += [
+            make(self._before.outcomes[one >> 32], one & 0xFFFFFFFF) for one in distinct.tolist()
+        ]
+        self.outcome[traversal] = first + inverse
+
+
+def _lost(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome, with the packet dropped behind the rules."""
+    whole = before.complete or before.endless
+    return replace(
+        before,
+        verdict=DISCARDED,
+        decider=None,
+        complete=whole,
+        finished=True,
+        reason=None if whole else before.reason,
+        endless=False,
+        vanished=None,
+        death=cause.death(sure=True),
+    )
+
+
+def _doubtful(before: Outcome, cause: Cause, dropped: int, of: int) -> Outcome:
+    """An outcome, with the packet dropped perhaps."""
+    doubt = f"the kernel dropped {dropped:,} of {counted(of, 'equal packet')}, perhaps this one"
+    return replace(
+        before,
+        doubt="; ".join(filter(None, (before.doubt, doubt))),
+        death=cause.death(sure=False),
+    )

@@ -1,0 +1,169 @@
+"""The program for kfree_skb: offsets out of types, instructions, and the ring that it writes."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from iptrec.errors import HostError
+from iptrec.kernel.drops import bpf, btf, source
+from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.drops.source import _RECORD, DropSource
+
+TEXTS = b"\0skb\0len\0bits\0inner\0reason\0NO\0YES\0int\0deep\0"
+
+
+def name(text):
+    return TEXTS.index(b"\0" + text.encode() + b"\0") + 1 if text else 0
+
+
+def made(*types):
+    """Types as the kernel has them: the first is number 1."""
+    data = b"".join(struct.pack(f"<{len(one)}I", *one) for one in types)
+    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(data), len(data), len(TEXTS))
+    return Btf(head + data + TEXTS)
+
+
+INT = (name("int"), 1 << 24, 4, 32)
+STRUCT, UNION, ENUM, FLAG = 4 << 24, 5 << 24, 6 << 24, 1 << 31
+
+
+def test_fields():
+    """Also of unnamed structures within, and single bits."""
+    types = made(
+        INT,
+        (0, STRUCT | FLAG | 2, 8, name("deep"), 1, 32, name("bits"), 1, 1 << 24 | 13),
+        (0, UNION | 1, 8, 0, 2, 0),
+        (name("skb"), STRUCT | 2, 24, name("len"), 1, 64, 0, 3, 128),
+    )
+    assert types.field("skb", "len").byte == 8
+    assert types.field("skb", "deep").byte == 20
+    bits = types.field("skb", "bits")
+    assert (bits.byte, bits.mask) == (17, 1 << 5)
+    with pytest.raises(HostError, match="struct skb has no reason"):
+        types.field("skb", "reason")
+    with pytest.raises(HostError, match="has no len"):
+        types.field("len", "len")
+
+
+def test_enums():
+    types = made((name("reason"), ENUM | 2, 4, name("NO"), 0, name("YES"), 7))
+    assert types.enum("reason") == {0: "NO", 7: "YES"}
+    assert types.enum("skb") == types.enum("nowhere") == {}
+
+
+@pytest.mark.parametrize("data", [b"", bytes(24), b"\xeb\x9f" + bytes(22)])
+def test_what_is_not_types(data):
+    with pytest.raises(HostError, match="not BTF"):
+        Btf(data)
+
+
+def test_types_that_nobody_knows_yet_are_a_refusal(monkeypatch, tmp_path):
+    """A newer kernel keeps nobody from recording."""
+    monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
+    for types in (b"", b"\xff" * 90, struct.pack("<4I", 1, 31 << 24 | 9, 0, 0)):
+        head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(TEXTS))
+        (tmp_path / "vmlinux").write_bytes(head + types + TEXTS)
+        with pytest.raises(HostError):
+            DropSource(1, 64)
+    (tmp_path / "vmlinux").unlink()
+    with pytest.raises(HostError, match="the kernel needs CONFIG_DEBUG_INFO_BTF"):
+        DropSource(1, 64)
+
+
+def test_jumps():
+    """Forward, over instructions of two words, to the next one."""
+    code = bpf.assembled(
+        [(bpf.EQUAL, 1, 0, "end"), bpf.map_itself(1, 5), (bpf.ALWAYS, 0, 0, "end"), "end", bpf.EXIT]
+    )
+    offsets = [struct.unpack_from("<h", code, 8 * at + 2)[0] for at in (0, 3)]
+    assert offsets == [3, 0]
+    assert len(code) == 5 * 8
+
+
+# ---- the ring, as the kernel writes it
+
+STRIDE, ROOM = 8 + 64 + 64 + 64, 8
+RING = STRIDE * ROOM
+
+
+class Ring:
+    """A source without a kernel."""
+
+    def __init__(self, monkeypatch):
+        monkeypatch.setattr(source, "_RING_BYTES", RING)
+        self.bytes = np.zeros(2 * RING, np.uint8)
+        self.written = np.zeros(1, np.uint64)
+        self.lost = np.zeros(1, np.int64)
+        self.made = DropSource.__new__(DropSource)
+        for field, value in {
+            "_snaplen": 64, "_secret": np.uint64(0), "_places": {}, "_told": 0, "_bytes": self.bytes,
+            "_read_to": np.zeros(1, np.uint64), "_written_to": self.written, "_lost": self.lost,
+        }.items():  # fmt: skip
+            setattr(self.made, field, value)
+
+    def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False):
+        head = np.zeros(1, _RECORD)
+        head["captured"], head["place"], head["flags"] = captured, place, flags
+        record = struct.pack("<II", busy << 31 | STRIDE - 8, 0) + head.tobytes()
+        record += b"p" * 64 + symbol.ljust(64, b"\0")
+        at = int(self.written[0]) % RING
+        for start in (at, at + RING):  # it is mapped twice
+            piece = record[: max(0, 2 * RING - start)]
+            self.bytes[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+        self.written += STRIDE
+
+
+@pytest.fixture
+def ring(monkeypatch):
+    return Ring(monkeypatch)
+
+
+def test_records_are_cut_to_what_was_captured(ring):
+    """Behind it is what was there before, of other packets."""
+    ring.write(captured=3)
+    ring.write(captured=0)
+    found = ring.made.receive()
+    assert found.lengths.tolist() == [67, 64]
+    assert found.data[64:67] == b"ppp"
+    assert len(found.data) == 67 + 64
+    assert ring.made.receive() is None
+
+
+def test_round_and_round(ring):
+    """Where the ring begins again, too."""
+    seen = 0
+    for number in range(5 * ROOM):
+        ring.write(captured=number % 60)
+        if number % 3 == 2:
+            seen += len(ring.made.receive().lengths)
+    assert seen == 5 * ROOM - 5 * ROOM % 3
+
+
+def test_what_is_being_written_is_waited_for(ring):
+    ring.write()
+    ring.write(busy=True)
+    ring.write()
+    assert len(ring.made.receive().lengths) == 1
+    assert ring.made.receive() is None
+
+
+def test_places_get_numbers(ring):
+    """Where they are in the kernel does not leave the host; their symbols do, once."""
+    ring.write(place=0xFFFFFFFF81000000, symbol=b"ip_error+0x94/0x2b0", flags=1)
+    ring.write(place=0xFFFFFFFF82000000, symbol=b"nft_do+0x1/0x2 [nf_tables]", flags=1)
+    ring.write(place=0xFFFFFFFF81000000)
+    found = ring.made.receive()
+    assert found.places == {1: "ip_error+0x94", 2: "nft_do+0x1 [nf_tables]"}
+    places = (
+        np.frombuffer(found.data, np.uint8).reshape(3, -1)[:, :64].copy().view(_RECORD)["place"]
+    )
+    assert places.ravel().tolist() == [1, 2, 1]
+
+
+def test_what_found_no_room_is_told_once(ring):
+    ring.lost[0] = 5
+    assert ring.made.receive().lost == 5
+    assert ring.made.receive() is None

@@ -1,0 +1,263 @@
+"""Ways to die behind the rules, on a router between h1 (10.0.1.2) and h2 (10.0.2.2); each sent for real.
+
+``python dying.py`` runs on the router: it reads the ways as JSON, and for each one changes the router, sends
+the frames from h1 with one after them for a socket of its own, waits for that one, and changes the router back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from frames import checksum, framed, ipv4, ipv6
+
+ROUTER4, ROUTER6, FAR4, FAR6, SRC4, SRC6 = (
+    "10.0.1.1", "fd00:1::1", "10.0.2.2", "fd00:2::2", "10.0.1.2", "fd00:1::2",
+)  # fmt: skip
+ALIVE, HELD, BLOCKED = (
+    7,
+    77,
+    71,
+)  # ports of sockets: one that waits, one that nobody reads, and one that may not
+IDS, PORTS, CONTROLS = 1000, 20000, 5000
+
+
+def udp(src, dst, sport, dport, data=b"x", *, bad=False):
+    """A datagram with its checksum, or with another one."""
+    head = struct.pack("!HHHH", sport, dport, 8 + len(data), 0)
+    found = checksum(_pseudo(src, dst, 17, head + data)) ^ bad
+    return 17, head[:6] + struct.pack("!H", found) + data
+
+
+def tcp(src, dst, sport, dport, flags=2, *, bad=False):
+    """A segment without data."""
+    head = struct.pack("!HHIIBBHHH", sport, dport, 1, 0, 5 << 4, flags, 512, 0, 0)
+    found = checksum(_pseudo(src, dst, 6, head)) ^ bad
+    return 6, head[:16] + struct.pack("!H", found) + head[18:]
+
+
+def _pseudo(src, dst, protocol, body):
+    ends = ipaddress.ip_address(src).packed + ipaddress.ip_address(dst).packed
+    return ends + struct.pack("!II", len(body), protocol) + body
+
+
+@dataclass
+class Way:
+    """What is done to the router (``do``, ``undo``: shell), what is sent, and what the kernel says then.
+
+    ``make``: from a number to the packet. ``times``: how many are sent; the last one counts.
+    """
+
+    make: object
+    reason: str
+    function: str
+    do: str = ""
+    undo: str = ""
+    times: int = 1
+    to: str = ""  # the link's address; the router's
+
+
+def four(dst=ROUTER4, src=SRC4, *, dport=9, kind=udp, data=b"x", bad=False, **more):
+    def make(number):
+        body = kind(
+            src, dst, PORTS + number, dport, **({"data": data} if kind is udp else {}), bad=bad
+        )
+        return ipv4(*body, src=src, dst=dst, identity=IDS + number, **more)
+
+    return make
+
+
+def six(dst=ROUTER6, src=SRC6, *, dport=9, kind=udp, data=b"x", bad=False, **more):
+    def make(number):
+        body = kind(
+            src, dst, PORTS + number, dport, **({"data": data} if kind is udp else {}), bad=bad
+        )
+        return ipv6(*body, src=src, dst=dst, **more)
+
+    return make
+
+
+def _ping(number):
+    """An echo request with a wrong checksum."""
+    return ipv4(
+        1, struct.pack("!BBHHH", 8, 0, 1, number, 1), src=SRC4, dst=ROUTER4, identity=IDS + number
+    )
+
+
+def _unfragmented(number):
+    packet = four(FAR4, data=bytes(1400))(number)
+    return _with_flags(packet, 0x4000)
+
+
+def _with_flags(packet, flags):
+    head = bytearray(packet[:20])
+    head[6:8] = struct.pack("!H", flags)
+    head[10:12] = bytes(2)
+    head[10:12] = struct.pack("!H", checksum(bytes(head)))
+    return bytes(head) + packet[20:]
+
+
+def sysctl(name, value, before=0):
+    """Shell commands that set and set back."""
+    path = f"/proc/sys/net/{name}"
+    return {"do": f"echo {value} >{path}", "undo": f"echo {before} >{path}"}
+
+
+def route(kind, net, family=""):
+    """A route that refuses."""
+    return {
+        "do": f"ip {family} route add {kind} {net}",
+        "undo": f"ip {family} route del {kind} {net}",
+    }
+
+
+def block(direction, dst, family=""):
+    """A policy of IPsec that forbids."""
+    policy = f"ip {family} xfrm policy {{}} dir {direction} dst {dst}"
+    return {"do": f"{policy.format('add')} action block", "undo": policy.format("del")}
+
+
+def mtu(of):
+    return {"do": f"ip link set {of} mtu 1280", "undo": f"ip link set {of} mtu 1500"}
+
+
+CORE = "ip_rcv_finish_core"
+WAYS = {
+    # Of them the neighbours come first: it takes three seconds to know.
+    "neighbour": Way(four("10.0.2.99"), "NEIGH_FAILED", "neigh_invalidate"),
+    "neighbour6": Way(six("fd00:2::99"), "NOT_SPECIFIED", "neigh_invalidate"),
+    "rp_filter": Way(
+        four(FAR4, src=FAR4), "IP_RPFILTER", CORE, **sysctl("ipv4/conf/v1/rp_filter", 1)
+    ),
+    "rp_filter loose": Way(
+        four(FAR4, src="203.0.113.7"), "IP_RPFILTER", CORE, **sysctl("ipv4/conf/v1/rp_filter", 2)
+    ),
+    "martian source": Way(four(src="127.0.0.5"), "IP_LOCALNET", CORE),
+    "own source": Way(four(src="10.0.2.1"), "IP_LOCAL_SOURCE", CORE),
+    "multicast source": Way(four(src="224.0.0.9"), "IP_INVALID_SOURCE", CORE),
+    "loopback from outside": Way(four("127.0.0.1"), "IP_LOCALNET", CORE),
+    "no route": Way(four("203.0.113.9"), "IP_INNOROUTES", "ip_error"),
+    "no route6": Way(six("2001:db8:9::9"), "IP_INNOROUTES", "ip6_pkt_discard"),
+    "blackhole": Way(
+        four("198.51.100.9"), "NOT_SPECIFIED", "ip_error", **route("blackhole", "198.51.100.0/24")
+    ),
+    "unreachable": Way(
+        four("198.51.100.9"), "NOT_SPECIFIED", "ip_error", **route("unreachable", "198.51.100.0/24")
+    ),
+    "prohibit": Way(
+        four("198.51.100.9"), "NOT_SPECIFIED", "ip_error", **route("prohibit", "198.51.100.0/24")
+    ),
+    "blackhole6": Way(
+        six("2001:db8:7::9"), "NOT_SPECIFIED", "dst_discard_out", **route("blackhole", "2001:db8:7::/64", "-6")
+    ),
+    "prohibit6": Way(
+        six("2001:db8:7::9"), "IP_INNOROUTES", "ip6_pkt_prohibit", **route("prohibit", "2001:db8:7::/64", "-6")
+    ),
+    "forwarding off": Way(
+        four(FAR4), "IP_INADDRERRORS", "ip_error", **sysctl("ipv4/conf/v1/forwarding", 0, 1)
+    ),
+    "forwarding off6": Way(
+        six(FAR6), "IP_INADDRERRORS", "ip6_forward", **sysctl("ipv6/conf/all/forwarding", 0, 1)
+    ),
+    "TTL": Way(four(FAR4, ttl=1), "IP_INHDR", "ip_forward"),
+    "hop limit": Way(six(FAR6, ttl=1), "IP_INHDR", "ip6_forward"),
+    "MTU": Way(_unfragmented, "PKT_TOO_BIG", "ip_forward", **mtu("v2")),
+    "MTU6": Way(six(FAR6, data=bytes(1400)), "PKT_TOO_BIG", "ip6_forward", **mtu("v2")),
+    "no socket": Way(four(), "NO_SOCKET", "__udp4_lib_rcv"),
+    "no socket6": Way(six(), "NO_SOCKET", "__udp6_lib_rcv"),
+    "no socket of TCP": Way(four(kind=tcp), "NO_SOCKET", "tcp_v4_rcv"),
+    "no socket of TCP6": Way(six(kind=tcp), "NO_SOCKET", "tcp_v6_rcv"),
+    "checksum": Way(four(dport=ALIVE, bad=True), "UDP_CSUM", "__udp4_lib_rcv"),
+    "checksum6": Way(six(dport=ALIVE, bad=True), "UDP_CSUM", "__udp6_lib_rcv"),
+    "checksum of TCP": Way(four(kind=tcp, bad=True), "TCP_CSUM", "tcp_v4_rcv"),
+    "checksum of TCP6": Way(six(kind=tcp, bad=True), "TCP_CSUM", "tcp_v6_rcv"),
+    "checksum of ICMP": Way(_ping, "ICMP_CSUM", "icmp_rcv"),
+    "full buffer": Way(
+        four(dport=HELD, data=bytes(1200)), "SOCKET_RCVBUFF", "udp_queue_rcv_one_skb", times=8
+    ),
+    "full buffer6": Way(
+        six(dport=HELD, data=bytes(1200)), "SOCKET_RCVBUFF", "udpv6_queue_rcv_one_skb", times=8
+    ),
+    "protocol": Way(
+        lambda number: ipv4(200, b"what is this?", src=SRC4, dst=ROUTER4, identity=IDS + number),
+        "IP_NOPROTO", "ip_local_deliver_finish",
+    ),
+    "broadcast": Way(four("10.0.1.255"), "NOT_SPECIFIED", "__udp4_lib_rcv", to="ff:ff:ff:ff:ff:ff"),
+    "multicast": Way(four("239.1.2.3"), "NOT_SPECIFIED", CORE, to="01:00:5e:01:02:03"),
+    "queue": Way(
+        four(FAR4), "QDISC_DROP", "__dev_queue_xmit",
+        do="tc qdisc replace dev v2 root pfifo limit 0", undo="tc qdisc del dev v2 root",
+    ),
+    "policy of IPsec": Way(four(FAR4), "XFRM_POLICY", "ip_forward", **block("fwd", "10.0.2.0/24")),
+    "policy of IPsec6": Way(
+        six(FAR6), "NOT_SPECIFIED", "ip6_forward", **block("fwd", "fd00:2::/64", "-6")
+    ),
+    "policy of IPsec, in": Way(
+        four(dport=BLOCKED), "XFRM_POLICY", "udp_queue_rcv_one_skb",
+        **block("in", f"10.0.1.1/32 proto udp dport {BLOCKED}"),
+    ),
+}  # fmt: skip
+
+
+def order(of, at):
+    """What the router is asked to do. ``of``, ``at``: link addresses of h1 and of the router."""
+    ways = []
+    for number, way in enumerate(WAYS.values()):
+        packets = [way.make(number + 100 * more) for more in reversed(range(way.times))]
+        alive = [four(dst, dport=ALIVE)(CONTROLS + number) for dst in (ROUTER4, FAR4)]
+        last, beside = framed(alive, at, of)
+        ways.append([way.do, framed(packets, way.to or at, of), way.undo, last, beside])
+    return ways
+
+
+def main():
+    """Be the router."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ours, theirs = os.open("/proc/self/ns/net", os.O_RDONLY), os.open("/run/netns/h1", os.O_RDONLY)
+    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # frames come in order
+    assert libc.setns(theirs, 0) == 0
+    out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    out.bind(("eth0", 0))
+    assert libc.setns(ours, 0) == 0
+    alive, held, _ = [listening(port) for port in (ALIVE, HELD, BLOCKED)]
+    held.setblocking(False)
+    for do, frames, undo, last, beside in json.load(sys.stdin):
+        subprocess.run(["sh", "-ec", do], check=True)
+        for frame in [*frames, last]:
+            out.send(bytes.fromhex(frame))
+        alive.recv(2048)
+        while arrived(held):
+            pass
+        subprocess.run(["sh", "-ec", undo], check=True)
+        out.send(bytes.fromhex(beside))
+    for neighbour in ("10.0.2.99", "fd00:2::99"):
+        while b"FAILED" not in subprocess.check_output(["ip", "neigh", "show", neighbour]):
+            time.sleep(0.05)
+
+
+def listening(port):
+    """A socket with room for little."""
+    found = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    found.bind(("::", port))
+    found.settimeout(10)
+    return found
+
+
+def arrived(held):
+    try:
+        return held.recv(2048)
+    except BlockingIOError:
+        return b""
+
+
+if __name__ == "__main__":
+    main()

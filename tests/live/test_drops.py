@@ -1,0 +1,285 @@
+"""The kernel's own reasons: who dies behind the rules is told so, with reason and place, and nobody else is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from command import IPTREC
+from dying import CONTROLS, IDS, PORTS, WAYS, order
+from recorder import packets
+from rights import IS_ROOT
+
+from iptrec.answers.summary import summarize
+from iptrec.packets.drop_words import function
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+DYING = Path(__file__).with_name("dying.py")
+RULES = """*filter
+:INPUT ACCEPT
+:FORWARD ACCEPT
+-A INPUT -p udp -m udp --dport 4 -j DROP
+-A FORWARD -p udp -m udp --dport 4 -j DROP
+COMMIT
+"""
+
+
+@pytest.fixture
+def router(lab):
+    """A router between two hosts, with its rules of both backends' tests."""
+    for net in (1, 2):
+        name = f"h{net}"
+        lab.host(name)
+        lab.link(name, "eth0", f"10.0.{net}.2/24", f"fd00:{net}::2/64", peer=f"v{net}")
+        lab.ip(None, f"address add 10.0.{net}.1/24 brd + dev v{net}")
+        lab.ip(None, f"address add fd00:{net}::1/64 dev v{net}")
+    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        lab.sysctl(None, f"net/{setting}", 1)
+    lab.settle()
+    return lab
+
+
+def link_address(lab, host, name):
+    found = lab.run(["ip", "-json", "link", "show", "dev", name], host).stdout
+    return json.loads(found)[0]["address"]
+
+
+def test_ways_to_die(router, tmp_path, backend):
+    for family in ("ipv4", "ipv6"):
+        router.restore(None, family, RULES, backend)
+    path = tmp_path / "t.db"
+    asked = json.dumps(order(link_address(router, "h1", "eth0"), link_address(router, None, "v1")))
+    router.run(
+        [
+            *IPTREC,
+            "record",
+            "-q",
+            "--drops",
+            "yes",
+            "--backend",
+            backend,
+            "-o",
+            str(path),
+            "--",
+            sys.executable,
+            str(DYING),
+        ],
+        stdin=asked,
+    )
+    found, others = {}, []
+    for one in packets(path):
+        if (name := whose(one)) is None:
+            others += [one] * (
+                one.header["proto"] == "udp"
+            )  # hosts tell each other what they listen to
+        else:
+            found.setdefault(name, []).append(told(one))
+    expected = {name: ("DISCARDED", way.reason, way.function, True) for name, way in WAYS.items()}
+    assert {name: ends[-1] for name, ends in found.items()} == expected
+    # A socket's buffer takes the first of those that fill it.
+    assert {name for name, ends in found.items() if ("ACCEPT", None) in ends} == {
+        "full buffer",
+        "full buffer6",
+    }
+    assert [one.header for one in others if one.end is not None] == []
+    assert len(others) >= 2 * len(WAYS)
+
+
+def whose(packet):
+    """The way to die that a packet goes; None for those that are sent beside."""
+    number = packet.header.get("id", 0) - IDS
+    if packet.family == "ipv6":
+        number = packet.header.get("sport", 0) - PORTS
+    mine = packet.steps[0].in_ == "v1" and 0 <= number < CONTROLS - IDS and number % 100 < len(WAYS)
+    return list(WAYS)[number % 100] if mine else None
+
+
+def told(packet):
+    """Verdict and end."""
+    end = packet.end
+    return packet.verdict, *((end.reason, function(end.where), end.sure) if end else [None])
+
+
+REJECTING = """*filter
+:INPUT ACCEPT
+-A INPUT -p udp -m udp --dport 1 -j DROP
+-A INPUT -p udp -m udp --dport 2 -j REJECT
+COMMIT
+"""
+TO_RULES = """
+import socket
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(50):
+    for port in (1, 2, 3):
+        try:
+            out.sendto(b"x", ("127.0.0.1", port))
+        except OSError:
+            pass
+"""
+
+
+def test_the_kernel_agrees_with_the_rules(lab, tmp_path, backend):
+    """What rules drop is netfilter's for the kernel, too; what they let pass is not."""
+    lab.restore(None, "ipv4", REJECTING, backend)
+    summary = recorded(lab, tmp_path / "t.db", TO_RULES, "udp", "--backend", backend)
+    assert summary.disagree == 0
+    assert summary.ends == {"NO_SOCKET": 50}
+    assert {one: summary.verdicts[one] for one in ("DROP", "REJECT", "DISCARDED")} == {
+        "DROP": 50, "REJECT": 50, "DISCARDED": 50,
+    }  # fmt: skip
+
+
+def recorded(lab, path, script, *options):
+    """What is recorded while a script runs."""
+    lab.run(
+        [*IPTREC, "record", "-q", "-o", str(path), *options, "--", sys.executable, "-c", script]
+    )
+    with Reader(path) as reader:
+        assert reader.losses == []
+        return summarize(reader)
+
+
+TALKING = """
+import contextlib, socket, struct, subprocess, threading
+RESET = struct.pack("ii", 1, 0)
+def served(listening, how):
+    with listening.accept()[0] as other:
+        if how != "says first":
+            while other.recv(1 << 16):
+                pass
+        other.sendall(bytes(100_000))
+        if how == "resets":
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+for address, family in (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)):
+    for how in ("says first", "answers", "resets"):
+        with socket.create_server((address, 0), family=family) as listening:
+            server = threading.Thread(target=served, args=(listening, how))
+            server.start()
+            with socket.create_connection(listening.getsockname()[:2]) as us:
+                if how != "says first":
+                    us.sendall(bytes(50_000))
+                    us.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    while us.recv(1 << 16):
+                        pass
+            server.join()
+    subprocess.run(["ping", "-qc1", address], check=True)
+"""
+
+
+def test_nobody_who_arrives_is_lost(lab, tmp_path, backend):
+    """What TCP and raw sockets drop has done its work: the end of a connection, the answer to a ping."""
+    for family in ("ipv4", "ipv6"):
+        lab.restore(None, family, RULES, backend)
+    summary = recorded(lab, tmp_path / "t.db", TALKING, "--backend", backend, "--drops", "yes")
+    assert {*summary.verdicts} == {"ACCEPT"}
+    assert [one for one in packets(tmp_path / "t.db") if one.end is not None] == []
+
+
+MANY = 10_000
+CROWD = f"""
+import ipaddress, json, socket, sys
+from dying import FAR4, ROUTER4, four, framed
+of, at = json.loads(sys.argv[1])
+deaths = [
+    four("203.0.113.9"), four(FAR4, ttl=1), four(src="127.0.0.5"), four(bad=True), four(),
+]
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("eth0", 0))
+for number in range({MANY}):
+    make = deaths[number // 100 % 5] if number % 100 == 0 else four(FAR4)
+    (frame,) = framed([make(number)], at, of)
+    out.send(bytes.fromhex(frame))
+"""
+
+
+def test_one_in_a_hundred_dies(router, tmp_path, backend):
+    """In five ways: each is told right, and no other packet is blamed."""
+    router.restore(None, "ipv4", RULES, backend)
+    router.restore("h2", "ipv4", "*raw\n-A PREROUTING -p udp -j DROP\nCOMMIT\n")
+    path = tmp_path / "t.db"
+    ends = json.dumps([link_address(router, "h1", "eth0"), link_address(router, None, "v1")])
+    enter = ["nsenter", "--net=/run/netns/h1", "env", f"PYTHONPATH={DYING.parent}"]
+    router.run(
+        [
+            *IPTREC, "record", "-q", "--drops", "yes", "-o", str(path), "--backend", backend, "udp",
+            "--", *enter, sys.executable, "-c", CROWD, ends,
+        ]
+    )  # fmt: skip
+    expected = Counter({("DISCARDED", reason): MANY // 500 for reason in REASONS})
+    expected["ACCEPT", None] = MANY - MANY // 100
+    found = Counter()
+    for one in packets(path):
+        dies = (one.header["id"] - IDS) % 100 == 0
+        assert dies is (one.end is not None), one
+        found[one.verdict, one.end and one.end.reason] += 1
+    assert found == expected
+
+
+REASONS = ("IP_INNOROUTES", "IP_INHDR", "IP_LOCALNET", "UDP_CSUM", "NO_SOCKET")
+FLOOD = """
+import socket, struct
+from iptrec.kernel.drops import source
+source._RING_BYTES = 1 << 12
+with source.DropSource(__import__("os").stat("/proc/self/ns/net").st_ino, 256) as drops:
+    out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for _ in range(50):
+        try:
+            out.sendto(b"x", ("127.0.0.1", 9))
+        except OSError:
+            pass
+    found = drops.receive()
+    out.sendto(b"x", ("127.0.0.1", 9))
+    print(len(found.lengths), found.lost, len(drops.receive().lengths), drops.receive())
+"""
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="the kernel tells root alone")
+def test_what_finds_no_room_is_counted(lab):
+    """All that was dropped was recorded or counted, and the ring goes on."""
+    lab.restore(None, "ipv4", "*raw\n-A OUTPUT -p udp -j TRACE\nCOMMIT\n")
+    told = lab.run([sys.executable, "-c", FLOOD]).stdout.split()
+    whole, lost, after, nothing = told
+    assert (int(whole) + int(lost), after, nothing) == (50, "1", "None")
+    assert int(lost) > 0
+
+
+REFUSED = """
+ip link set lo up
+iptables-legacy -A OUTPUT -p udp -j ACCEPT
+{iptrec} record -q {options} -o {path} -- {python} -c 'import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9))'
+"""
+
+
+def without_rights(lab, path, options):
+    script = REFUSED.format(
+        iptrec=" ".join(IPTREC), options=options, path=path, python=sys.executable
+    )
+    command = ["unshare", "--user", "--map-root-user", "unshare", "--net", "sh", "-c", script]
+    return lab.run(["env", f"XTABLES_LOCKFILE={path}.lock", *command], check=False)
+
+
+def test_without_rights_all_else_is_recorded(lab, tmp_path):
+    """And the file says why drops are not."""
+    done = without_rights(lab, tmp_path / "t.db", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {one.verdict for one in packets(tmp_path / "t.db")} >= {"ACCEPT"}
+    told = lab.run([*IPTREC, "info", str(tmp_path / "t.db")]).stdout
+    assert (
+        "drops:       not recorded (the kernel refuses the program: Operation not permitted" in told
+    )
+
+
+def test_who_asks_for_drops_without_rights_gets_no_recording(lab, tmp_path):
+    done = without_rights(lab, tmp_path / "t.db", "--drops yes")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "iptrec: --drops yes: the kernel refuses the program: Operation not permitted; it needs"
+    )
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "t.db").exists()
