@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iptrec.context.arrival import Arrived, Fate, World
     from iptrec.context.interfaces import Interfaces
     from iptrec.packets.model import Traversal
-    from iptrec.packets.walk import Vanished
+    from iptrec.packets.outcome import Vanished
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.grammar import Grammar

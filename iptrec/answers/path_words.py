@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
     from iptrec.names import Family
-    from iptrec.packets.walk import Outcome
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.rulesets.places import Place
     from iptrec.rulesets.resolver import Book

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64, Family
     from iptrec.packets.ends import Death
     from iptrec.packets.model import StepType
-    from iptrec.packets.walk import Outcome
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.rulesets.places import Place
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from iptrec.context.interfaces import Interfaces
     from iptrec.names import I64, Mask
-    from iptrec.packets.walk import Outcome
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.pcap.filter import PacketFilter
     from iptrec.rulesets.places import Place

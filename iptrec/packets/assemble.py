@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from iptrec.names import I32, I64, Mask
     from iptrec.packets.copies import Logged
     from iptrec.packets.in_flight import Packet
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.userspace import Spans
-    from iptrec.packets.walk import Outcome, Walker
+    from iptrec.packets.walk import Walker
     from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Resolved, Resolver
 

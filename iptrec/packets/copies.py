@@ -19,8 +19,9 @@ from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
     from iptrec.names import I64, Mask
+    from iptrec.packets.branches import Walk
     from iptrec.packets.in_flight import Packet
-    from iptrec.packets.walk import Walk, Walker
+    from iptrec.packets.walk import Walker
 
 # The kernel makes all copies in one go, without waiting for anything.
 FLOOD_NS: Final = 100_000_000

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
     from iptrec.packets.assemble import Assembly
-    from iptrec.packets.walk import Outcome
+    from iptrec.packets.outcome import Outcome
     from iptrec.recording.rows import Recording
 
 _BY_RULES: Final = ("DROP", "REJECT")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from iptrec.names import I64, U64, Mask
     from iptrec.packets.assemble import Assembly
     from iptrec.packets.assembler import Read
-    from iptrec.packets.walk import Outcome, Walker
+    from iptrec.packets.outcome import Outcome
+    from iptrec.packets.walk import Walker
 
 _PREROUTING: Final = HOOKS.index("PREROUTING")
 _OUTPUT: Final = HOOKS.index("OUTPUT")

@@ -19,7 +19,7 @@ from iptrec.packets.identity import Packets
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
-    from iptrec.packets.walk import Outcome
+    from iptrec.packets.outcome import Outcome
 
 
 REASSEMBLED: Final = "REASSEMBLED"

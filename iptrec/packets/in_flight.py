@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from iptrec.packets.walk import Outcome, Walk, Walker
+    from iptrec.packets.branches import Walk
+    from iptrec.packets.outcome import Outcome
+    from iptrec.packets.walk import Walker
     from iptrec.rulesets.places import Pass
 
 

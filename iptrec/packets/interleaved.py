@@ -17,8 +17,9 @@ from iptrec.packets.walk import along
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
+    from iptrec.packets.branches import Walk
     from iptrec.packets.copies import Logged, Sent
-    from iptrec.packets.walk import Walk, Walker
+    from iptrec.packets.walk import Walker
 
 
 _UNDER_WAY: Final = (

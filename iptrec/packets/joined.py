@@ -22,9 +22,10 @@ from iptrec.packets.assembler import Read
 from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import Packets, combined
 from iptrec.packets.in_flight import EQUAL
+from iptrec.packets.outcome import HOLES, TORN
 from iptrec.packets.pairs import Side, pair
 from iptrec.packets.ruleset_choice import reading
-from iptrec.packets.walk import HOLES, TORN, Walker
+from iptrec.packets.walk import Walker
 from iptrec.rulesets.resolver import Resolved
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.pairs import Pairs
-    from iptrec.packets.walk import Outcome
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.joined import Joined
     from iptrec.rulesets.places import Pass

@@ -14,8 +14,8 @@ from iptrec.packets.model import Change
 
 if TYPE_CHECKING:
     from iptrec.names import I64
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.relations import Relations
-    from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Window
     from iptrec.rulesets.places import Place
     from iptrec.rulesets.timeline import Timeline

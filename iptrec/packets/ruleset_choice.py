@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Family
-    from iptrec.packets.walk import Outcome
+    from iptrec.packets.outcome import Outcome
     from iptrec.rulesets.places import Pass, Place
     from iptrec.rulesets.resolver import Resolved, Resolver
 

@@ -16,7 +16,8 @@ from iptrec.packets.identity import Packets, combined
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I32, I64, U64, Mask
-    from iptrec.packets.walk import Outcome, Walker
+    from iptrec.packets.outcome import Outcome
+    from iptrec.packets.walk import Walker
 
     Spans = tuple[I64, I64, I64, I64]  # rows, first, count, option: see `settle`
 

@@ -7,110 +7,21 @@ been in force, the walk goes on in branches, one for each that fits so far.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
-from iptrec.names import HOOKS
-from iptrec.rulesets.nft_places import is_our_table
-from iptrec.rulesets.table_names import plain
+from iptrec.packets.branches import Branch, Walk, short_of_the_limit
+from iptrec.packets.outcome import outcome, unseen_table
 
 if TYPE_CHECKING:
     from iptrec.names import Family
-    from iptrec.packets.ends import Death
+    from iptrec.packets.outcome import Outcome
     from iptrec.rulesets.grammar import State
-    from iptrec.rulesets.places import Pass, Place
+    from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Book, Met
 
-
-_PREROUTING: Final = HOOKS.index("PREROUTING")
-_FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
-HOLES: Final = "events are missing in the middle"
-TORN: Final = "the rules changed while it was under way: it met old and new ones"
-_NOTHING_TELLS: Final = (
-    "nothing tells what became of it after {}: routing may have dropped it, and no later chain sees all that"
-    " it lets pass"
-)
-_NO_PORT: Final = (
-    "nothing tells what became of it after {}: the bridge may have dropped it, or passed it on where no chain"
-    " sees it"
-)
-_NOT_SEEN: Final = (
-    "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
-    " socket)"
-)
-MOST_STEPS: Final = 4096  # of one packet; a made-up file may have any number
-
-
-Vanished = Literal["surely", "perhaps", "elsewhere"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a packet.
-
-    ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
-    if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
-    end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
-    is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
-    path whose rule it may not have been. ``copied``: it is a copy that was made in the midst of another's way.
-    ``vanished``: it was let pass and not seen again. At PREROUTING, where it was to be routed: whether it would
-    surely have been seen; or "elsewhere".
-    ``endless``: incomplete only as nothing tells its end. ``death``: how the kernel discarded it where no rule
-    did.
-    """
-
-    path: tuple[int, ...]
-    verdict: str
-    decider: int | None
-    complete: bool
-    finished: bool
-    queued: bool
-    reason: str | None
-    doubt: str | None = None
-    alike: tuple[tuple[int, ...], ...] = ()
-    unsure: frozenset[int] = frozenset()
-    copied: bool = False
-    vanished: Vanished | None = None
-    endless: bool = False
-    death: Death | None = None
-
-    @property
-    def paths(self) -> tuple[tuple[int, ...], ...]:
-        """All that it may have gone."""
-        return self.path, *self.alike
-
-
-@dataclass(frozen=True, slots=True)
-class Branch:
-    """One possible path, where it stands, and which states of tables it ``met`` (`Book.meeting`)."""
-
-    path: tuple[int, ...]
-    state: State
-    met: Met = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """All paths that are possible so far.
-
-    ``holes``: events that cannot follow directly were joined. ``torn``: so were some that no single ruleset
-    explains. ``copied``: it is that of a copy, which begins where another packet's way forks.
-    """
-
-    branches: tuple[Branch, ...]
-    headless: bool = False
-    holes: bool = False
-    torn: bool = False
-    copied: bool = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing can follow, whichever way it was."""
-        return not _short_of_the_limit(self) or all(
-            branch.state.status == "ended" for branch in self.branches
-        )
 
 
 class Walker:
@@ -161,7 +72,7 @@ class Walker:
         """The path with one more event; None if it cannot follow."""
         branches = tuple(
             Branch((*branch.path, one), state, self._resolver.meeting(branch.met, one))
-            for branch in _short_of_the_limit(walk)
+            for branch in short_of_the_limit(walk)
             for one in self._resolver.choices[place]
             if (state := self._follow(branch, one)) is not None
         )
@@ -172,7 +83,7 @@ class Walker:
         resolver = self._resolver
         branches = tuple(
             _begun_at(resolver, one, branch)
-            for branch in _short_of_the_limit(walk)
+            for branch in short_of_the_limit(walk)
             for one in resolver.choices[place]
             if resolver.families[branch.path[-1]] == resolver.families[one]
             and resolver.judging(one, branch.met).later(branch.state, resolver.places[one])
@@ -184,7 +95,7 @@ class Walker:
         resolver = self._resolver
         branches = tuple(
             _begun_at(resolver, one, branch)
-            for branch in _short_of_the_limit(walk)
+            for branch in short_of_the_limit(walk)
             for one in resolver.choices[place]
             if resolver.families[branch.path[-1]] == resolver.families[one]
             and branch.state.status != "ended"
@@ -213,13 +124,15 @@ class Walker:
         for branch in walk.branches:
             read.setdefault(self._reading(branch.path), []).append(branch)
         found = tuple(
-            replace(self._outcome(walk, first), alike=tuple(one.path for one in others))
+            replace(outcome(self._resolver, walk, first), alike=tuple(one.path for one in others))
             for first, *others in read.values()
         )
         if not any(one.complete for one in found):
             return found
         return tuple(
-            one for one in found if one.complete or self._unseen_table(one.path) is not None
+            one
+            for one in found
+            if one.complete or unseen_table(self._resolver, one.path) is not None
         )
 
     def _follow(self, branch: Branch, place: int) -> State | None:
@@ -265,137 +178,6 @@ class Walker:
             for one in places
         )  # fmt: skip
 
-    def _outcome(self, walk: Walk, branch: Branch) -> Outcome:
-        grammar = self._resolver.judging(branch.path[-1], branch.met)
-        state, path = branch.state, branch.path
-        ended = grammar.may_end(state) and not _may_be_lost(self._resolver, path)
-        verdict = "UNKNOWN"
-        decider = None
-        if state.status in ("ended", "open") and ended:
-            verdict, decider = state.verdict or "UNKNOWN", len(path) - 1
-        elif state.status == "queued":
-            verdict, decider = "QUEUE", len(path) - 1
-        elif ended:
-            verdict, decider = "ACCEPT", self._accepted_by(path)
-        broken = self._why_broken(walk, branch, ended=ended)
-        reason = broken or (None if ended else self._why_endless(branch))
-        return Outcome(
-            path=path,
-            verdict=verdict,
-            decider=decider,
-            complete=reason is None,
-            finished=grammar.must_end(state),
-            queued=state.status == "queued",
-            reason=reason,
-            doubt=self._doubt(walk, branch, verdict),
-            copied=walk.copied,
-            vanished=self._vanished(walk, branch) if verdict == "UNKNOWN" else None,
-            endless=not (ended or broken) and state.status in ("passed", "queued"),
-        )
-
-    def _vanished(self, walk: Walk, branch: Branch) -> Vanished | None:
-        """Whether the kernel was to look for its way, and nothing but that can have ended it."""
-        place, state = self._resolver.places[branch.path[-1]], branch.state
-        if walk.headless or walk.holes or walk.torn or self._unseen_table(branch.path):
-            return None
-        off, sure = self._switched_off(branch)
-        if state.status != "passed" or (off and sure):
-            return None
-        grammar = self._resolver.judging(branch.path[-1], branch.met)
-        routed = place.hook == _PREROUTING and grammar.leaves_hook(state)
-        routed = routed and not (off or place.beside)
-        if grammar.may_end(state):
-            return "perhaps" if routed else None
-        return "surely" if routed else "elsewhere"
-
-    def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
-        if walk.torn:
-            return TORN
-        if branch.state.status == "open" and verdict != "UNKNOWN":
-            return _disbelief(self._resolver)
-        return self._otherwise(branch) if verdict == "ACCEPT" else None
-
-    def _otherwise(self, branch: Branch) -> str | None:
-        """What may have become of an accepted packet that nobody tells of."""
-        off, _ = self._switched_off(branch)
-        return (
-            "; ".join(filter(None, (self._refusal(branch.path), off and f"perhaps {off}"))) or None
-        )
-
-    def _switched_off(self, branch: Branch) -> tuple[str, bool]:
-        """That a rule switched tracing off, in words, and whether it is sure; empty if none can have."""
-        found, sure = self._resolver.grammars[branch.path[-1]].off_switches(branch.state)
-        rules = (
-            f"{one.table}/{one.chain} rule {one.number} (`meta nftrace set 0`)" for one in found
-        )
-        return (f"tracing was switched off by {' or '.join(rules)}" if found else ""), sure
-
-    def _refusal(self, path: tuple[int, ...]) -> str | None:
-        """Connection tracking may have dropped the first packet of a connection after the last rule."""
-        refused = self._resolver.refused
-        if not refused or not any(_is_of_nat(self._resolver, one) for one in path):
-            return None
-        connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
-        return (
-            f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
-        )
-
-    def _accepted_by(self, path: tuple[int, ...]) -> int:
-        """The filter table's decision if it took one, else the last one."""
-        places = [self._resolver.places[place] for place in path]
-        accepted = [
-            i
-            for i, place in enumerate(places)
-            if place.effect == "accept" and not (place.beside or place.ours)
-        ]
-        filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
-            i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
-        ]
-        return (filtered or accepted or [len(path) - 1])[-1]
-
-    def _why_broken(self, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
-        """Why it was not seen as a whole, but for its end."""
-        if unseen := self._unseen_table(branch.path):
-            return f"the rules of table {unseen} at that time are not known"
-        if len(branch.path) == MOST_STEPS and not ended:
-            return f"cut after {MOST_STEPS:,} steps: no more are put together"
-        if walk.headless:
-            return "its beginning was not recorded"
-        return HOLES if walk.holes else None
-
-    def _why_endless(self, branch: Branch) -> str:
-        last = self._resolver.places[branch.path[-1]]
-        if branch.state.status == "queued":
-            return "handed to userspace; the answer was not seen"
-        off, sure = self._switched_off(branch)
-        if off and sure:
-            return off
-        if branch.state.status == "passed":
-            return self._why_not_seen_again(branch, last, off and f"{off}, or ")
-        if branch.state.status == "open" and last.target is not None:
-            return f"target {last.target} may have ended it"
-        why = f": {off}, or the events were lost" if off else ""
-        return f"the trace breaks off after {_where(last)}{why}"
-
-    def _why_not_seen_again(self, branch: Branch, last: Place, otherwise: str) -> str:
-        after = f"{self._named(last.table)} {HOOKS[last.hook]}"
-        if self._resolver.judging(branch.path[-1], branch.met).may_end(branch.state):
-            return (_NO_PORT if last.bridged else _NOTHING_TELLS).format(after)
-        return _NOT_SEEN.format(after, otherwise)
-
-    def _named(self, table: str) -> str:
-        """A table as a reason names it."""
-        ours = is_our_table(table, self._resolver.our_comment)
-        return "iptrec's own table at" if ours else table
-
-    def _unseen_table(self, path: tuple[int, ...]) -> str | None:
-        """A table that was passed when nobody knew its rules."""
-        resolver = self._resolver
-        return next(
-            (resolver.places[one].table for one in path if resolver.states[one] in resolver.unseen),
-            None,
-        )
-
 
 def along(
     walker: Walker, path: tuple[int, ...], *, torn: bool = False, copied: bool = False
@@ -420,45 +202,3 @@ def _begun_at(book: Book, place: int, before: Branch | None = None) -> Branch:
     path, met = ((), ()) if before is None else (before.path, before.met)
     met = book.meeting(met, place)
     return Branch((*path, place), book.judging(place, met).begin(book.places[place]), met)
-
-
-def _disbelief(book: Book) -> str | None:
-    """SYNPROXY takes a packet, but for an ACK that it does not believe: that it drops."""
-    acks = book.disbelieved
-    if acks is None:
-        return "SYNPROXY may have dropped it"
-    dropped = "an ACK" if acks == 1 else f"{acks:,} ACKs"
-    one = "this one" if acks == 1 else "this too"
-    return f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}" if acks else None
-
-
-def _is_of_nat(book: Book, number: int) -> bool:
-    """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
-    place = book.places[number]
-    if place.base is None:
-        return plain(place.table) == "nat"
-    chains = book.grammars[number].ruleset.tables.get(place.table, {})
-    base = chains[place.base].base if place.base in chains else None
-    return base is not None and base.type == "nat"
-
-
-def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:
-    """Whether routing may have dropped an accepted packet after its last event."""
-    last = book.places[path[-1]]
-    if last.effect != "accept" or last.pass_ not in book.grammars[path[-1]].routed:
-        return False
-    # What a host sends has its way already, unless a rule changed it.
-    return last.hook == _PREROUTING or any(
-        place.pass_ == last.pass_ and place.rule is not None and not place.ours
-        for place in (book.places[one] for one in path)
-    )
-
-
-def _short_of_the_limit(walk: Walk) -> tuple[Branch, ...]:
-    """The branches that may go on; all have the same length."""
-    return walk.branches if len(walk.branches[0].path) < MOST_STEPS else ()
-
-
-def _where(place: Place) -> str:
-    number = "its end" if place.end else f"rule {place.number}"
-    return f"{place.table}/{place.chain} {number}"

@@ -156,7 +156,7 @@ def end_lines(traversal: Traversal, layout: Layout, indent: str = "\t") -> list[
     discarded = traversal.verdict == DISCARDED
     line = f"end: {end_words(end)}"
     if discarded:
-        return [f"{mark(layout)}{indent.removeprefix(' ' * len(MARK))}{line}"]
+        return [f"{mark(layout)}{indent.strip(' ') or ' '}{line}"]
     return [indent + styled(line, "" if end.sure else _UNCERTAIN, colour=layout.colour)]
 
 

@@ -116,7 +116,7 @@ def test_an_end_says_all_that_is_known():
     end = found.end
     assert (end.source, end.reason, end.where) == ("seen", "NOT_SPECIFIED", "ip_error+0x94")
     assert end.text == "a route blackholes, prohibits or refuses the destination"
-    assert (end.time_ns, end.source) == (BEGIN + 5000, "kernel")
+    assert (end.time_ns, end.source) == (BEGIN + 5000, "seen")
 
 
 @pytest.mark.parametrize(

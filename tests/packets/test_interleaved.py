@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from iptrec.packets.branches import Walk
 from iptrec.packets.in_flight import Packet
-from iptrec.packets.walk import Walk
 from iptrec.rulesets.places import Pass
 
 FORWARD, POSTROUTING = Pass(2, "inet fw", "f"), Pass(4, "inet fw", "p")

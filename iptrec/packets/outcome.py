@@ -1,0 +1,246 @@
+"""What became of a packet that took a path: the verdict, who decided, and why that is not whole or not sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from iptrec.names import HOOKS
+from iptrec.packets.branches import MOST_STEPS
+from iptrec.rulesets.nft_places import is_our_table
+from iptrec.rulesets.table_names import plain
+
+if TYPE_CHECKING:
+    from iptrec.packets.branches import Branch, Walk
+    from iptrec.packets.ends import Death
+    from iptrec.rulesets.places import Place
+    from iptrec.rulesets.resolver import Book
+
+_PREROUTING: Final = HOOKS.index("PREROUTING")
+_FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
+HOLES: Final = "events are missing in the middle"
+TORN: Final = "the rules changed while it was under way: it met old and new ones"
+_NOTHING_TELLS: Final = (
+    "nothing tells what became of it after {}: routing may have dropped it, and no later chain sees all that"
+    " it lets pass"
+)
+_NO_PORT: Final = (
+    "nothing tells what became of it after {}: the bridge may have dropped it, or passed it on where no chain"
+    " sees it"
+)
+_NOT_SEEN: Final = (
+    "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
+    " socket)"
+)
+
+Vanished = Literal["surely", "perhaps", "elsewhere"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a packet.
+
+    ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
+    if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
+    end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
+    is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
+    path whose rule it may not have been. ``copied``: it is a copy that was made in the midst of another's way.
+    ``vanished``: it was let pass and not seen again. At PREROUTING, where it was to be routed: whether it would
+    surely have been seen; or "elsewhere".
+    ``endless``: incomplete only as nothing tells its end. ``death``: how the kernel discarded it where no rule
+    did.
+    """
+
+    path: tuple[int, ...]
+    verdict: str
+    decider: int | None
+    complete: bool
+    finished: bool
+    queued: bool
+    reason: str | None
+    doubt: str | None = None
+    alike: tuple[tuple[int, ...], ...] = ()
+    unsure: frozenset[int] = frozenset()
+    copied: bool = False
+    vanished: Vanished | None = None
+    endless: bool = False
+    death: Death | None = None
+
+    @property
+    def paths(self) -> tuple[tuple[int, ...], ...]:
+        """All that it may have gone."""
+        return self.path, *self.alike
+
+
+def outcome(book: Book, walk: Walk, branch: Branch) -> Outcome:
+    """What became of a packet that went along a branch of a walk and was not seen again."""
+    grammar = book.judging(branch.path[-1], branch.met)
+    state, path = branch.state, branch.path
+    ended = grammar.may_end(state) and not _may_be_lost(book, path)
+    verdict = "UNKNOWN"
+    decider = None
+    if state.status in ("ended", "open") and ended:
+        verdict, decider = state.verdict or "UNKNOWN", len(path) - 1
+    elif state.status == "queued":
+        verdict, decider = "QUEUE", len(path) - 1
+    elif ended:
+        verdict, decider = "ACCEPT", _accepted_by(book, path)
+    broken = _why_broken(book, walk, branch, ended=ended)
+    reason = broken or (None if ended else _why_endless(book, branch))
+    return Outcome(
+        path=path,
+        verdict=verdict,
+        decider=decider,
+        complete=reason is None,
+        finished=grammar.must_end(state),
+        queued=state.status == "queued",
+        reason=reason,
+        doubt=_doubt(book, walk, branch, verdict),
+        copied=walk.copied,
+        vanished=_vanished(book, walk, branch) if verdict == "UNKNOWN" else None,
+        endless=not (ended or broken) and state.status in ("passed", "queued"),
+    )
+
+
+def _vanished(book: Book, walk: Walk, branch: Branch) -> Vanished | None:
+    """Whether the kernel was to look for its way, and nothing but that can have ended it."""
+    place, state = book.places[branch.path[-1]], branch.state
+    if walk.headless or walk.holes or walk.torn or unseen_table(book, branch.path):
+        return None
+    off, sure = _switched_off(book, branch)
+    if state.status != "passed" or (off and sure):
+        return None
+    grammar = book.judging(branch.path[-1], branch.met)
+    routed = place.hook == _PREROUTING and grammar.leaves_hook(state)
+    routed = routed and not (off or place.beside)
+    if grammar.may_end(state):
+        return "perhaps" if routed else None
+    return "surely" if routed else "elsewhere"
+
+
+def _doubt(book: Book, walk: Walk, branch: Branch, verdict: str) -> str | None:
+    if walk.torn:
+        return TORN
+    if branch.state.status == "open" and verdict != "UNKNOWN":
+        return _disbelief(book)
+    return _otherwise(book, branch) if verdict == "ACCEPT" else None
+
+
+def _otherwise(book: Book, branch: Branch) -> str | None:
+    """What may have become of an accepted packet that nobody tells of."""
+    off, _ = _switched_off(book, branch)
+    return "; ".join(filter(None, (_refusal(book, branch.path), off and f"perhaps {off}"))) or None
+
+
+def _switched_off(book: Book, branch: Branch) -> tuple[str, bool]:
+    """That a rule switched tracing off, in words, and whether it is sure; empty if none can have."""
+    found, sure = book.grammars[branch.path[-1]].off_switches(branch.state)
+    rules = (f"{one.table}/{one.chain} rule {one.number} (`meta nftrace set 0`)" for one in found)
+    return (f"tracing was switched off by {' or '.join(rules)}" if found else ""), sure
+
+
+def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
+    """Connection tracking may have dropped the first packet of a connection after the last rule."""
+    refused = book.refused
+    if not refused or not any(_is_of_nat(book, one) for one in path):
+        return None
+    connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
+    return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
+
+
+def _accepted_by(book: Book, path: tuple[int, ...]) -> int:
+    """The filter table's decision if it took one, else the last one."""
+    places = [book.places[place] for place in path]
+    accepted = [
+        i
+        for i, place in enumerate(places)
+        if place.effect == "accept" and not (place.beside or place.ours)
+    ]
+    filtered = [i for i in accepted if plain(places[i].table) == "filter"] or [
+        i for i in accepted if places[i].base is not None and places[i].hook in _FILTERING
+    ]
+    return (filtered or accepted or [len(path) - 1])[-1]
+
+
+def _why_broken(book: Book, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
+    """Why it was not seen as a whole, but for its end."""
+    if unseen := unseen_table(book, branch.path):
+        return f"the rules of table {unseen} at that time are not known"
+    if len(branch.path) == MOST_STEPS and not ended:
+        return f"cut after {MOST_STEPS:,} steps: no more are put together"
+    if walk.headless:
+        return "its beginning was not recorded"
+    return HOLES if walk.holes else None
+
+
+def _why_endless(book: Book, branch: Branch) -> str:
+    last = book.places[branch.path[-1]]
+    if branch.state.status == "queued":
+        return "handed to userspace; the answer was not seen"
+    off, sure = _switched_off(book, branch)
+    if off and sure:
+        return off
+    if branch.state.status == "passed":
+        return _why_not_seen_again(book, branch, last, off and f"{off}, or ")
+    if branch.state.status == "open" and last.target is not None:
+        return f"target {last.target} may have ended it"
+    why = f": {off}, or the events were lost" if off else ""
+    return f"the trace breaks off after {_where(last)}{why}"
+
+
+def _why_not_seen_again(book: Book, branch: Branch, last: Place, otherwise: str) -> str:
+    after = f"{_named(book, last.table)} {HOOKS[last.hook]}"
+    if book.judging(branch.path[-1], branch.met).may_end(branch.state):
+        return (_NO_PORT if last.bridged else _NOTHING_TELLS).format(after)
+    return _NOT_SEEN.format(after, otherwise)
+
+
+def _named(book: Book, table: str) -> str:
+    """A table as a reason names it."""
+    ours = is_our_table(table, book.our_comment)
+    return "iptrec's own table at" if ours else table
+
+
+def unseen_table(book: Book, path: tuple[int, ...]) -> str | None:
+    """A table that was passed when nobody knew its rules."""
+    return next(
+        (book.places[one].table for one in path if book.states[one] in book.unseen),
+        None,
+    )
+
+
+def _disbelief(book: Book) -> str | None:
+    """SYNPROXY takes a packet, but for an ACK that it does not believe: that it drops."""
+    acks = book.disbelieved
+    if acks is None:
+        return "SYNPROXY may have dropped it"
+    dropped = "an ACK" if acks == 1 else f"{acks:,} ACKs"
+    one = "this one" if acks == 1 else "this too"
+    return f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}" if acks else None
+
+
+def _is_of_nat(book: Book, number: int) -> bool:
+    """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
+    place = book.places[number]
+    if place.base is None:
+        return plain(place.table) == "nat"
+    chains = book.grammars[number].ruleset.tables.get(place.table, {})
+    base = chains[place.base].base if place.base in chains else None
+    return base is not None and base.type == "nat"
+
+
+def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:
+    """Whether routing may have dropped an accepted packet after its last event."""
+    last = book.places[path[-1]]
+    if last.effect != "accept" or last.pass_ not in book.grammars[path[-1]].routed:
+        return False
+    # What a host sends has its way already, unless a rule changed it.
+    return last.hook == _PREROUTING or any(
+        place.pass_ == last.pass_ and place.rule is not None and not place.ours
+        for place in (book.places[one] for one in path)
+    )
+
+
+def _where(place: Place) -> str:
+    number = "its end" if place.end else f"rule {place.number}"
+    return f"{place.table}/{place.chain} {number}"
