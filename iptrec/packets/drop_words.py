@@ -29,6 +29,8 @@ _BY_BOTH: Final = {
         "NOT_SPECIFIED",
         "ip_rcv_finish_core",
     ): "no route takes it, or nobody joined its multicast group",
+    ("NOT_SPECIFIED", "ip6_mc_input"): "nobody here joined its multicast group",
+    ("INVALID_PROTO", "icmp_rcv"): "a message of ICMP that this host ignores",
     ("NOT_SPECIFIED", "__udp4_lib_rcv"): "a broadcast or multicast that no socket waits for",
     ("NOT_SPECIFIED", "__udp6_lib_rcv"): "a multicast that no socket waits for",
     ("NOT_SPECIFIED", "nf_reinject"): "the program behind NFQUEUE dropped it",
