@@ -25,17 +25,17 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "dst_discard_out"): "a route blackholes the destination",
     ("NOT_SPECIFIED", "neigh_invalidate"): NO_ANSWER,
     ("NOT_SPECIFIED", "ndisc_error_report"): NO_ANSWER,
-    (
-        "NOT_SPECIFIED",
-        "ip_rcv_finish_core",
-    ): "no route takes it, or nobody joined its multicast group",
+    ("NOT_SPECIFIED", "ip_rcv_finish_core"): "no route, or nobody joined its multicast group",
+    ("NOT_SPECIFIED", "ip6_mc_input"): "nobody here joined its multicast group",
+    ("INVALID_PROTO", "icmp_rcv"): "a message of ICMP that this host ignores",
     ("NOT_SPECIFIED", "__udp4_lib_rcv"): "a broadcast or multicast that no socket waits for",
     ("NOT_SPECIFIED", "__udp6_lib_rcv"): "a multicast that no socket waits for",
+    ("NOT_SPECIFIED", "nf_queue"): "no program takes it from NFQUEUE, or the queue is full",
     ("NOT_SPECIFIED", "nf_reinject"): "the program behind NFQUEUE dropped it",
-    ("NOT_SPECIFIED", "nfqnl_recv_verdict"): "the program behind NFQUEUE dropped it",
+    ("NOT_SPECIFIED", "nfqnl_reinject"): "the program behind NFQUEUE dropped it",
 }
 _BY_REASON: Final = {
-    "IP_RPFILTER": "rp_filter: the route back to its source leaves by another interface",
+    "IP_RPFILTER": "rp_filter: no route back to its source by the interface that it came in by",
     "IP_LOCALNET": "a loopback address outside of the host (martian)",
     "IP_LOCAL_SOURCE": "its source is an address of this host (martian)",
     "IP_INVALID_SOURCE": "its source cannot be one (martian)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from command import iptrec
 
-VERDICTS = "ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, UNKNOWN"
+VERDICTS = "ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, LOST, UNKNOWN"
 EXPECTED = f"expected verdicts ({VERDICTS}) and rules (TABLE/CHAIN/N), then a filter"
 SYNTAX = 'filter "bogus": can\'t parse filter expression: syntax error'
 SIZE_OR_TIME = "expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
@@ -25,6 +25,7 @@ REFUSED = {
     "--keep 3": "--keep is how many files --rotate keeps: say when to rotate",
     "--ring 0s": "--ring must be more than 0",
     "--max-size 3T": "--max-size '3T' is not a size; write 500k, 100M or 2G",
+    "--drops maybe": "--drops 'maybe': must be one of auto, yes, no",
     "--duration 3d": "--duration '3d' is not a time; write 500ms, 30s, 5m or 1h",
 }  # fmt: skip
 

@@ -399,6 +399,23 @@ def test_queue_with_a_listener(net, case):
     assert (packet.verdict, way(packet), packet.complete) == (verdict, expected, complete)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel tells root alone")
+@pytest.mark.parametrize(
+    ("listener", "answered", "why"),
+    [
+        (LISTENER, f"answer({DROP})", "the program behind NFQUEUE dropped it"),
+        ("", "", "no program takes it from NFQUEUE, or the queue is full"),
+    ],
+)
+def test_the_kernel_tells_what_userspace_drops(net, listener, answered, why):
+    """No event does."""
+    net.rules("*filter\n-A INPUT -p udp -j NFQUEUE --queue-num 3\nCOMMIT\n")
+    net.record("udp", listener + send("127.0.0.1") + answered, options=["--drops=yes"])
+    packet = net.packets[1]
+    assert (packet.verdict, way(packet), packet.complete) == ("LOST", QUEUED, True)
+    assert packet.end.text == why
+
+
 def test_rerouted_after_mangle_output(net):
     """A mark and a routing rule: the same packet leaves by another interface than it was to."""
     net.hosts(1, 2)

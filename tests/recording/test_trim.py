@@ -73,7 +73,7 @@ def steps(writer, call):
     return len(counted)
 
 
-@pytest.mark.parametrize("kind", ["nflog", "nftrace", "nftables", "conntrack"])
+@pytest.mark.parametrize("kind", ["nflog", "nftrace", "nftables", "drops", "conntrack"])
 def test_the_oldest_goes(writer, kind):
     """Of each stream but that of the interfaces, which names what comes later."""
     streams = stream(writer, "rtnetlink"), stream(writer, kind)

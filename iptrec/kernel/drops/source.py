@@ -122,10 +122,11 @@ class DropSource:
         ours = mmap.mmap(self._ring, page)
         theirs = mmap.mmap(self._ring, page + 2 * _RING_BYTES, prot=mmap.PROT_READ, offset=page)
         counted = mmap.mmap(lost, page, prot=mmap.PROT_READ)
-        self._read_to = np.frombuffer(ours, np.uint64, 1)
-        self._written_to = np.frombuffer(theirs, np.uint64, 1)
+        # Views, not arrays: they are asked for a number in every round of the loop.
+        self._read_to = memoryview(ours).cast("Q")
+        self._written_to = memoryview(theirs)[:page].cast("Q")
         self._bytes = np.frombuffer(theirs, np.uint8, offset=page)
-        self._lost = np.frombuffer(counted, np.int64, 1)
+        self._lost = memoryview(counted).cast("q")
 
     def fileno(self) -> int:
         """For poll: ready where a record is there, though nobody is woken by one."""
