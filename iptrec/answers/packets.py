@@ -11,9 +11,11 @@ from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.paths import PathBook, step_type
 from iptrec.answers.selection import Selection
+from iptrec.context.asked import Asked
 from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
+from iptrec.packets.asked import AskedEnds
 from iptrec.packets.model import Arrival, CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
+    from iptrec.packets.ends import End
+    from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Bookmark
     from iptrec.recording.rows import Recording, Stream
     from iptrec.rulesets.places import Place
@@ -118,6 +122,7 @@ class Packets:
             self._builders[stream.id] = _Builder(
                 self.interfaces_of(stream.namespace),
                 Connections(self._recording, stream.namespace),
+                AskedEnds(Asked(self._recording, stream.namespace)),
                 names.get(stream.namespace),
                 is_single(self._recording),
                 self._make,
@@ -181,6 +186,7 @@ class _Builder:
         self,
         interfaces: Interfaces,
         connections: Connections,
+        ends: AskedEnds,
         netns: str | None,
         single: bool,
         make: type[Traversal],
@@ -189,6 +195,7 @@ class _Builder:
         self.interfaces = interfaces
         self.netns = netns
         self._connections = connections
+        self._ends = ends
         self._make = make
         self._relations = Relations()
         self._fates = RuleChanges(self._relations)
@@ -201,6 +208,7 @@ class _Builder:
         if not objects:
             return
         self._relations.next_window(window)
+        self._ends.update()
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
 
@@ -212,6 +220,10 @@ class _Builder:
         """The traversals at some positions that read alike."""
         if self._connections.known:  # each is of a flow of its own
             return []
+        if self._ends:  # so has each that vanished its own end
+            assembly = self._window.assembly
+            gone = np.array([bool(one.vanished) for one in assembly.outcomes], np.bool_)
+            positions = positions[~gone[assembly.outcome[positions]]]
         return shapes(self._window, positions, self.interfaces, self._relations, self._fates)
 
     def arrival(self, position: int) -> Arrival:
@@ -244,6 +256,10 @@ class _Builder:
         steps = self._steps(rows, places, backends)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
+        end = None
+        if outcome.vanished:
+            book, indev = window.resolver, int(window.events.indev[rows[-1]])
+            end = self._ends.of(book, outcome.path, steps[-1], indev)
         return self._make(
             number=window.number + position,
             time_ns=first.time_ns,
@@ -257,7 +273,7 @@ class _Builder:
             decided_by=None if decider is None else RulePlace.of(decider),
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
-            reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
+            reason="; ".join(filter(None, (_reason(outcome, end), outcome.doubt))) or None,
             related=self._relations.of(position),
             connection=self._connections.of(
                 first.header,
@@ -266,6 +282,7 @@ class _Builder:
             ),
             altered_by=self._fates.altered_by(window, position),
             steps=tuple(steps),
+            end=end,
         )
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
@@ -352,6 +369,13 @@ class _Builder:
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None
+
+
+def _reason(outcome: Outcome, end: End | None) -> str | None:
+    """Why it is incomplete; where its end is known, that."""
+    if end is None:
+        return outcome.reason
+    return f"not seen after {outcome.vanished}: {end.text}"
 
 
 def _shown(places: list[Place]) -> Sequence[int]:

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR = 1, 5, 7, 8, 9  # RTNLGRP_...
-_IPV6_ROUTE, _IPV6_RULE, _NEXTHOP = 11, 19, 32
+_IPV6_ROUTE, _IPV6_RULE, _IPV4_NETCONF, _IPV6_NETCONF, _NEXTHOP = 11, 19, 24, 25, 32
 _GROUPS: Final = (_LINK, _IPV4_ROUTE, _IPV6_ROUTE)
 # Routes of IPv4 that end with their link, address or next hop are told by nobody, but these are.
 _OF_WAYS: Final = (*_GROUPS, _IPV4_IFADDR, _IPV6_IFADDR, _IPV4_RULE, _IPV6_RULE, _NEXTHOP)
+_OF_SETTINGS: Final = (_IPV4_NETCONF, _IPV6_NETCONF)  # forwarding, rp_filter
 WAYS: Final = ("routes", "ip-rules")  # what they are changes of
 _ENOUGH: Final = 64  # bytes, of what is cut
 _AF_BRIDGE: Final = 7
@@ -66,13 +67,14 @@ class LinkSocket(Listener):
 class WaySocket(Listener):
     """Tells that routes of any table, or rules of routing, may have changed; a context manager.
 
-    It is asked now and then. What finds no room in it meanwhile is a change, too.
+    ``settings``: or how interfaces are set to forward. It is asked now and then. What finds no room in it
+    meanwhile is a change, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, settings: bool = False) -> None:
         opened = netlink.connected(netlink.ROUTE)
         netlink.attach(opened, _BEGINNING)
-        for group in _OF_WAYS:
+        for group in (*_OF_WAYS, *(_OF_SETTINGS if settings else ())):
             with contextlib.suppress(OSError):  # a kernel without objects for next hops
                 netlink.join(opened, group)
         super().__init__(opened, _ENOUGH)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.conntrack import Connection
     from iptrec.names import Backend
+    from iptrec.packets.ends import End
     from iptrec.rulesets.places import Place
 
 LOST: Final = ("DROP", "REJECT")  # verdicts of packets that the rules ate
@@ -153,7 +154,7 @@ class Traversal:
     was not seen.
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
     ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
-    tracking knew, where it was recorded.
+    tracking knew, where it was recorded. ``end``: what became of it behind the rules, as far as that is known.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -173,6 +174,7 @@ class Traversal:
     related: tuple[Related, ...] = ()
     altered_by: Change | None = None
     connection: Connection | None = None
+    end: End | None = None
 
 
 class Placed(Protocol):

@@ -45,8 +45,9 @@ class Outcome:
     ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
-    is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
-    path whose rule it may not have been.
+    is certain. ``vanished``: the table and hook after which it was routed and not seen again; "" where that is
+    not so. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the path
+    whose rule it may not have been.
     """
 
     path: tuple[int, ...]
@@ -57,6 +58,7 @@ class Outcome:
     queued: bool
     reason: str | None
     doubt: str | None = None
+    vanished: str = ""
     alike: tuple[tuple[int, ...], ...] = ()
     unsure: frozenset[int] = frozenset()
 
@@ -276,7 +278,14 @@ class Walker:
             queued=state.status == "queued",
             reason=reason,
             doubt=self._doubt(walk, branch, verdict),
+            vanished="" if ended else self._vanished(branch),
         )
+
+    def _vanished(self, branch: Branch) -> str:
+        last = self._resolver.places[branch.path[-1]]
+        grammar = self._resolver.judging(branch.path[-1], branch.met)
+        gone = last.hook == _PREROUTING and grammar.may_leave_hook(branch.state)
+        return f"{self._named(last.table)} {HOOKS[last.hook]}" if gone else ""
 
     def _doubt(self, walk: Walk, branch: Branch, verdict: str) -> str | None:
         if walk.torn:
@@ -316,21 +325,12 @@ class Walker:
     def _refusal(self, path: tuple[int, ...]) -> str | None:
         """Connection tracking may have dropped the first packet of a connection after the last rule."""
         refused = self._resolver.refused
-        if not refused or not any(map(self._is_of_nat, path)):
+        if not refused or not any(is_of_nat(self._resolver, one) for one in path):
             return None
         connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
         return (
             f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
         )
-
-    def _is_of_nat(self, number: int) -> bool:
-        """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
-        place = self._resolver.places[number]
-        if place.base is None:
-            return plain(place.table) == "nat"
-        chains = self._resolver.grammars[number].ruleset.tables.get(place.table, {})
-        base = chains[place.base].base if place.base in chains else None
-        return base is not None and base.type == "nat"
 
     def _accepted_by(self, path: tuple[int, ...]) -> int:
         """The filter table's decision if it took one, else the last one."""
@@ -387,6 +387,16 @@ class Walker:
             (resolver.places[one].table for one in path if resolver.states[one] in resolver.unseen),
             None,
         )
+
+
+def is_of_nat(book: Book, number: int) -> bool:
+    """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
+    place = book.places[number]
+    if place.base is None:
+        return plain(place.table) == "nat"
+    chains = book.grammars[number].ruleset.tables.get(place.table, {})
+    base = chains[place.base].base if place.base in chains else None
+    return base is not None and base.type == "nat"
 
 
 def _begun_at(book: Book, place: int, before: Branch | None = None) -> Branch:

@@ -16,10 +16,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import conntrack, host, links, netns, network, privileges, stamps, sysctls
+from iptrec.kernel import asker, conntrack, host, links, netns, network, privileges, stamps, sysctls
 from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
+from iptrec.recorder.asking import Asking
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
 from iptrec.recorder.command import Command
@@ -141,9 +142,9 @@ class _Session:
         """From the choice of backends to the closed file; what stays behind is told in any case."""
         options = self._options
         try:
-            self._backends = chosen(
-                Setting(options, self._comment, self._guardian, self._findings, self._report)
-            )
+            setting = Setting(options, self._comment, self._guardian, self._findings, self._report)
+            self._backends = chosen(setting)
+            self._trouble = setting.trouble
             with contextlib.ExitStack() as opened:
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
@@ -169,7 +170,7 @@ class _Session:
     def _open(self, opened: contextlib.ExitStack) -> tuple[list[Side], list[Events]]:
         """All sockets; those of the first backend are the last."""
         self._ways = opened.enter_context(links.WaySocket())
-        sides = [
+        sides: list[Side] = [
             Side(
                 opened.enter_context(links.LinkSocket()),
                 "rtnetlink",
@@ -177,6 +178,10 @@ class _Session:
                 missed=self._look_at_links,
             )
         ]
+        self._asking = Asking(
+            opened.enter_context(asker.Asker(self._trouble)), again=bool(self._options.ring)
+        )
+        sides.append(Side(self._asking.asker, "route-answers", {}, there=self._asking.begin))
         if self._options.conntrack:
             socket = opened.enter_context(conntrack.ConntrackSocket())
             groups = {"groups": ["new", "destroy"]}
@@ -202,6 +207,7 @@ class _Session:
             options=self._options,
             report=self._report,
             traversals=self._backends[0].traversals,
+            asking=self._asking,
         )
         return Evidence(writer, namespace, streams, self._report, named)
 
@@ -222,6 +228,7 @@ class _Session:
                 loop = self._loop(lists)
                 self._begin(begun)
                 loop.run()
+                self._asking.finish()
                 for backend in self._backends:
                     backend.watch.stop()
                 lists.look_now()
@@ -233,7 +240,7 @@ class _Session:
             self._keep(again)
 
     def _loop(self, lists: Lists) -> Loop:
-        watches = [backend.watch for backend in self._backends]
+        watches = [self._asking.asker, *(backend.watch for backend in self._backends)]
         return Loop(
             self._options,
             self._report,
@@ -241,6 +248,7 @@ class _Session:
             self._backends,
             rotation=self._rotation(lists),
             lists=lists,
+            asking=self._asking,
             findings=self._findings,
             wake=self._wake,
             command=self._command,
@@ -270,6 +278,7 @@ class _Session:
         privileges.keep(privileges.RECORDER)
         host.keep_freed_memory()
         self._report.tell()
+        self._asking.asker.start()
         for backend in self._backends:
             backend.watch.start()  # last: what starts processes with preexec_fn is through
 

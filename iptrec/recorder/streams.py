@@ -15,8 +15,10 @@ from iptrec.kernel import batches
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from iptrec.kernel.questions import Question
+    from iptrec.recorder.asking import Asking
     from iptrec.recorder.options import Options, Report
     from iptrec.recording.writer import Writer
 
@@ -57,11 +59,15 @@ class SideSocket(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """A stream of events to be: its socket, kind (`kinds.STREAMS`) and what it says of itself."""
+    """A stream of events to be: its socket, kind (`kinds.STREAMS`) and what it says of itself.
+
+    ``gone``: the packets that came in and seem to have gone no further, as questions about their way.
+    """
 
     socket: EventSocket
     kind: str
     detail: Mapping[str, Any]
+    gone: Callable[[batches.Batch], Iterator[Question]] = lambda _: iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +93,14 @@ class _Source:
     socket: EventSocket
     stream: int
     last_ns: int
+    gone: Callable[[batches.Batch], Iterator[Question]]
 
 
 class Streams:
     """All streams of a recording; ``ids``: their numbers in the file, by their kinds.
 
-    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets.
+    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``asking``: is
+    given all events.
     """
 
     def __init__(
@@ -105,19 +113,21 @@ class Streams:
         options: Options,
         report: Report,
         traversals: Callable[[bytes], int],
+        asking: Asking | None = None,
     ) -> None:
         self._writer = writer
         self._options = options
         self._report = report
         self._progress = report.progress
         self._traversals = None if options.packets is None else traversals
+        self._asking = asking
         self._sides = sides
         self._events = events
         self._sources: list[_Source] = []
         self.ids: dict[str, int] = {}
         self.write_to(writer, namespace)
         for one in events:
-            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns()))
+            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns(), one.gone))
             report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
         self.event_sockets = frozenset(one.socket.fileno() for one in events)
         self.side_sockets = frozenset(one.socket.fileno() for one in sides)
@@ -154,6 +164,8 @@ class Streams:
             return 0
         self._writer.append(source.stream, batch.received_ns, batch.lengths, batch.data)
         self._progress.events += len(batch.lengths) - batch.beside
+        if self._asking is not None:
+            self._asking.take(source.gone, batch)
         if self._traversals is not None and source is self._sources[-1]:
             self._progress.packets += self._traversals(batch.data)
         between = source.stream, source.last_ns, batch.received_ns

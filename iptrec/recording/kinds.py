@@ -43,6 +43,10 @@ STREAMS: Final = {
         ),
         StreamKind("nftables", "changes of nf_tables' ruleset"),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
+        StreamKind(
+            "route-answers",
+            "RTM_GETROUTE about packets that seemed to go no further than PREROUTING: questions, answers",
+        ),
         # Names of interfaces are needed for whatever comes.
         StreamKind(
             "rtnetlink",

@@ -142,6 +142,19 @@ class Grammar:
             if state.pass_ in route
         )
 
+    def may_leave_hook(self, state: State) -> bool:
+        """Whether it may be through all rules of its hook: no pass that has to log anything is left there."""
+        here = state.pass_
+        return state.status == "passed" and any(
+            all(
+                one in self.optional
+                for one, order in route.items()
+                if order > route[here] and one.hook == here.hook
+            )
+            for route in self.routes
+            if here in route
+        )
+
     def must_end(self, state: State) -> bool:
         """Whether nothing can follow this state."""
         if state.status == "ended":

@@ -274,6 +274,33 @@ class Backend:
         self.setting.findings.put(lambda: self._stage.stored.append((what, self._stage.done[-1])))
 
 
+class Asker(SideSocket):
+    """Asks nobody, and keeps what it is given."""
+
+    by_ports = False
+    changes = 0
+
+    def __init__(self, failed=None):
+        super().__init__()
+        self.working = threading.Lock()
+        self.asked, self.unasked = [], []
+        self.room = 1000
+
+    def start(self):
+        pass
+
+    stop = begin_anew = start
+
+    def ask(self, question):
+        if len(self.asked) >= self.room:
+            return False
+        self.asked.append(question)
+        return True
+
+    def tell_unasked(self, questions, events):
+        self.unasked.append((questions, events))
+
+
 class Child:
     """What a child would look at."""
 
@@ -324,6 +351,7 @@ def take_the_stage(monkeypatch, made=None):
             names=lambda: ["lo"],
             dumps=lambda: {"links": b"[1]"},
         ),
+        "asker": SimpleNamespace(Asker=Asker),
     }.items():
         monkeypatch.setattr(session, name, fake)
     start = session.Command.start
