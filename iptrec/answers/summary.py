@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.answers.rules import last_tables
+from iptrec.context.asked import Asked
+from iptrec.context.counters import rose
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from iptrec.context.counters import Rise
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.window import Window
@@ -56,6 +59,20 @@ class UntracedChain(NamedTuple):
     why: Why
 
 
+class Questions(NamedTuple):
+    """About how many kinds of packets the kernel was asked for their way, and about how many it was not.
+
+    ``not_looked_at``: events among which nobody looked for such packets.
+    """
+
+    questions: int = 0
+    not_asked: int = 0
+    not_looked_at: int = 0
+
+
+_NO_QUESTIONS: Final = Questions()
+
+
 @dataclass(slots=True)
 class Summary:
     """Counts over the whole recording.
@@ -69,6 +86,9 @@ class Summary:
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
     ``untraced``: base chains that packets may pass untraced. ``rules``: how many there were in the end.
+
+    ``vanished``: how many packets were not seen after PREROUTING, by their last table and hook; ``asked``:
+    about which the kernel was asked. ``discards``: the counters of discarded packets that rose, by namespace.
     """
 
     events: int = 0
@@ -87,6 +107,9 @@ class Summary:
     talkers_exact: bool = True
     rules: int = 0
     untraced: list[UntracedChain] = field(default_factory=list)
+    vanished: dict[str, int] = field(default_factory=dict)
+    asked: Questions = _NO_QUESTIONS
+    discards: dict[int, list[Rise]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -106,6 +129,7 @@ def summarize(reader: Recording) -> Summary:
         closed=reader.facts.closed,
     )
     verdicts: Counter[str] = Counter()
+    vanished: Counter[str] = Counter()
     traffic = _Traffic(reader)
     books: dict[int, Book] = {}
     for window in windows(reader):
@@ -115,6 +139,7 @@ def summarize(reader: Recording) -> Summary:
         outcome = assembly.outcome[:decided]
         for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
             verdicts[assembly.outcomes[number].verdict] += int(count)
+            vanished[assembly.outcomes[number].vanished] += int(count)
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
         summary.packets += decided
@@ -125,8 +150,23 @@ def summarize(reader: Recording) -> Summary:
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())
+    summary.vanished = {after: count for after, count in vanished.most_common() if after}
+    summary.asked = _questions(reader)
+    summary.discards = {
+        one.id: rises for one in reader.namespaces if (rises := rose(reader, one.id))
+    }
     traffic.tell(summary)
     return summary
+
+
+def _questions(recording: Recording) -> Questions:
+    """Of all namespaces."""
+    found = [Asked(recording, one.id) for one in recording.namespaces]
+    return Questions(
+        sum(one.questions for one in found),
+        sum(one.unasked for one in found),
+        sum(one.unseen for one in found),
+    )
 
 
 def _rules(book: Book) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 STREAM: Final = "route-answers"
 _SLACK_NS: Final = 50_000_000  # what the kernel tells is noted a moment later
+_MOST: Final = 1_000_000  # that are read at a time
 _BY_PORTS: Final = ("ip_proto", "sport_range", "dport_range")
+
+
+def _time(one: Exchange) -> int:
+    return one.time_ns
 
 
 class Told(NamedTuple):
@@ -38,7 +44,7 @@ class Asked:
     def __init__(self, recording: Recording, namespace: int) -> None:
         self.questions = self.unasked = self.unseen = 0
         self._changes: list[int] = []
-        self._known: dict[Way, list[Exchange]] = {}
+        self._known: dict[tuple[Way, Ports | None], list[Exchange]] = {}
         self._recording = recording
         self._namespace = namespace
         self._by_ports = _by_ports(recording, namespace)
@@ -48,7 +54,8 @@ class Asked:
 
     def update(self) -> None:
         """Read on."""
-        for one in self._answers.read(self._datagrams()):
+        found = list(islice(self._answers.read(self._datagrams()), _MOST))
+        for one in found:
             match one:
                 case Changed():
                     self._changes.append(one.time_ns)
@@ -57,8 +64,40 @@ class Asked:
                     self.unseen += one.events
                 case Exchange():
                     self.questions += 1
-                    self._known.setdefault(one.way, []).append(one)
-        self._changes.sort()
+                    self._known.setdefault(self._key(one.way, one.ports), []).append(one)
+        if found:
+            self._changes.sort()
+            for some in self._known.values():
+                some.sort(key=_time)
+
+    def __bool__(self) -> bool:
+        """Whether there are any answers."""
+        return bool(self._known)
+
+    def about(self, way: Way, ports: Ports, time_ns: int) -> Told | None:
+        """The answer about such a packet of that time (epoch), None if there is none.
+
+        The nearest one, but rather one without a change in between.
+        """
+        some = self._known.get(self._key(way, ports), [])
+        at = bisect.bisect(some, time_ns, key=_time)
+        found = [
+            Told(one, self._unchanged(time_ns, one.time_ns))
+            for one in some[max(at - 1, 0) : at + 1]
+        ]
+        return min(
+            found,
+            key=lambda one: (not one.unchanged, abs(one.exchange.time_ns - time_ns)),
+            default=None,
+        )
+
+    def _key(self, way: Way, ports: Ports) -> tuple[Way, Ports | None]:
+        return way, ports if self._by_ports else None
+
+    def _unchanged(self, time_ns: int, other_ns: int) -> bool:
+        first, last = sorted((time_ns, other_ns))
+        at = bisect.bisect_left(self._changes, first)
+        return at == len(self._changes) or self._changes[at] - _SLACK_NS > last
 
     def _datagrams(self) -> Iterator[tuple[int, bytes]]:
         for stream in self._recording.streams:
@@ -70,31 +109,6 @@ class Asked:
                 starts, times = [0, *ends[:-1]], chunk.received_ns.tolist()
                 for time_ns, start, end in zip(times, starts, ends, strict=True):
                     yield time_ns, chunk.data[start:end]
-
-    def __bool__(self) -> bool:
-        """Whether there are any answers."""
-        return bool(self._known)
-
-    def about(self, way: Way, ports: Ports, time_ns: int) -> Told | None:
-        """The answer about such a packet of that time (epoch), None if there is none.
-
-        The nearest one, but rather one without a change in between.
-        """
-        found = [
-            Told(one, self._unchanged(time_ns, one.time_ns))
-            for one in self._known.get(way, ())
-            if not self._by_ports or one.ports == ports
-        ]
-        return min(
-            found,
-            key=lambda one: (not one.unchanged, abs(one.exchange.time_ns - time_ns)),
-            default=None,
-        )
-
-    def _unchanged(self, time_ns: int, other_ns: int) -> bool:
-        first, last = sorted((time_ns, other_ns))
-        at = bisect.bisect_left(self._changes, first)
-        return at == len(self._changes) or self._changes[at] - _SLACK_NS > last
 
 
 def _by_ports(recording: Recording, namespace: int) -> bool:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.kernel.batches import Batch
-    from iptrec.names import I64
+    from iptrec.names import I64, U8, U32
 
 _PREROUTING, _OUTPUT = HOOKS.index("PREROUTING"), HOOKS.index("OUTPUT")
 _LO: Final = 1  # its index, in every namespace
 
 # Of nfnetlink_log: NFULA_PACKET_HDR is first and has the hook; the prefix is second and has a table.
-_HOOK_AT, _PREFIX_AT = 26, 32
-_TRACE, _RAW = b"TRACE: ", b"TRACE: raw:"
+_HOOK_AT, _PREFIX_AT, _TABLE_AT = 26, 32, 39
+_TRACE, _RAW = b"TRACE: ", int.from_bytes(b"raw:", "little")
 _FAMILY_AT: Final = 16
 _NFULA_MARK, _NFULA_INDEV, _NFULA_PAYLOAD = 2, 4, 9
 
@@ -50,20 +50,23 @@ def of_nflog(batch: Batch) -> Iterator[Question]:
     """Out of events of legacy iptables."""
     data, starts = np.frombuffer(batch.data, np.uint8), _starts(batch)
     hook = data.take(starts + _HOOK_AT, mode="clip")
-    prefixes = [batch.data[at : at + len(_RAW)] for at in (starts + _PREFIX_AT).tolist()]
-    raw = [one == _RAW for one in prefixes]
-    begins = (np.array(raw) & np.isin(hook, (_PREROUTING, _OUTPUT))).tolist()
+    raw = _words(data, starts + _TABLE_AT) == _RAW
+    begins = raw & ((hook == _PREROUTING) | (hook == _OUTPUT))
+    last = np.append(begins[1:], True)
     whole = batch.lengths > _PREFIX_AT
-    for row in np.flatnonzero((hook == _PREROUTING) & whole).tolist():
-        last = row + 1 == len(starts)
-        if prefixes[row].startswith(_TRACE) and (last or begins[row + 1]):
-            event = _read(_datagram(batch, starts, row))
-            following = {} if last else _read(_datagram(batch, starts, row + 1))
-            goes_on = raw[row] and event.get(_NFULA_PAYLOAD) == following.get(_NFULA_PAYLOAD)
-            mark, iif = (_number(event.get(one)) for one in (_NFULA_MARK, _NFULA_INDEV))
-            if not goes_on and iif not in (0, _LO):
-                family = batch.data[int(starts[row]) + _FAMILY_AT]
-                yield from Question.about(family, iif, mark, event.get(_NFULA_PAYLOAD, b""))
+    for row in np.flatnonzero((hook == _PREROUTING) & last & whole).tolist():
+        datagram = _datagram(batch, starts, row)
+        if not datagram.startswith(_TRACE, _PREFIX_AT):
+            continue
+        event = _read(datagram)
+        if raw[row] and row + 1 < len(starts):
+            following = _read(_datagram(batch, starts, row + 1))
+            if event.get(_NFULA_PAYLOAD) == following.get(_NFULA_PAYLOAD):
+                continue  # the same packet at two rules of raw
+        mark, iif = (_number(event.get(one)) for one in (_NFULA_MARK, _NFULA_INDEV))
+        if iif not in (0, _LO):
+            payload = event.get(_NFULA_PAYLOAD, b"")
+            yield from Question.about(datagram[_FAMILY_AT], iif, mark, payload)
 
 
 def of_nftrace(batch: Batch, first: Sequence[bytes], later: Sequence[bytes]) -> Iterator[Question]:
@@ -78,7 +81,7 @@ def of_nftrace(batch: Batch, first: Sequence[bytes], later: Sequence[bytes]) -> 
     rows = np.flatnonzero((kinds == _KIND) & (batch.lengths >= _CHAIN_AT))
     if not len(rows):
         return
-    ids = data.take(starts[rows][:, None] + np.arange(_ID_AT, _ID_AT + 4)).view("<u4")[:, 0]
+    ids = _words(data, starts[rows] + _ID_AT)
     cuts = np.flatnonzero(ids[1:] != ids[:-1]) + 1
     runs = zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True)
     for begin, end in runs:
@@ -113,6 +116,12 @@ def _of_pass(events: Sequence[bytes], later: tuple[bytes, ...]) -> Iterator[Ques
                     found.get(_NFTA_TRANSPORT, b""),
                 )
             return
+
+
+def _words(data: U8, at: I64) -> U32:
+    """Four bytes at each place, little endian."""
+    found: U32 = data.take(at[:, None] + np.arange(4), mode="clip").view("<u4")[:, 0]
+    return found
 
 
 def _starts(batch: Batch) -> I64:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     Find = Callable[[Batch], Iterator[Question]]
 
-_SHARE: Final = 0.02  # of the time that recording takes
-_ALWAYS: Final = 0.001  # of a processor's time, however little it takes
-_MOST_NS: Final = 50_000_000  # that are saved up for when much comes at once
+_SHARE: Final = 0.015  # of the time that recording takes
+_ALWAYS: Final = 0.0005  # of a processor's time, however little it takes
+_MOST_NS: Final = 5_000_000  # that are saved up for when much comes at once
 _HELD: Final = 4  # batches
 _REMEMBERED: Final = 10_000
 _MOST_ASKED: Final = 50_000  # in a file
