@@ -57,6 +57,7 @@ class Writer:
         self._stage = stage
         self.streams, self.snapshots, self.losses, self.appended = [], [], [], []
         self.trims, self.copies = [], []
+        self.goes = False  # something, when the ring is trimmed
         self.phases = []  # in which each batch came
         self.file_bytes = 0
         self.keeps = True
@@ -95,6 +96,7 @@ class Writer:
 
     def trim(self, **limits):
         self.trims.append(limits)
+        return self.goes
 
     def copy(self, path, stopped_ns, reason):
         self._stage.meet("copy")
