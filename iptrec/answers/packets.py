@@ -13,10 +13,8 @@ from iptrec.answers.paths import PathBook, step_type
 from iptrec.answers.selection import Selection
 from iptrec.context.asked import Asked
 from iptrec.context.connections import Connections
-from iptrec.context.counters import of_routing, rose
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
-from iptrec.names import FAMILIES
 from iptrec.packets.asked import AskedEnds
 from iptrec.packets.model import Arrival, CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
@@ -28,8 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.answers.lookalikes import Shape
-    from iptrec.context.counters import Rise
-    from iptrec.names import I64, Backend, Family
+    from iptrec.names import I64, Backend
     from iptrec.packets.ends import End
     from iptrec.packets.walk import Outcome
     from iptrec.packets.window import Bookmark
@@ -126,7 +123,6 @@ class Packets:
                 self.interfaces_of(stream.namespace),
                 Connections(self._recording, stream.namespace),
                 AskedEnds(Asked(self._recording, stream.namespace)),
-                rose(self._recording, stream.namespace),
                 names.get(stream.namespace),
                 is_single(self._recording),
                 self._make,
@@ -191,7 +187,6 @@ class _Builder:
         interfaces: Interfaces,
         connections: Connections,
         ends: AskedEnds,
-        rises: list[Rise],
         netns: str | None,
         single: bool,
         make: type[Traversal],
@@ -201,7 +196,6 @@ class _Builder:
         self.netns = netns
         self._connections = connections
         self._ends = ends
-        self._meanwhile: dict[Family, str] = {one: _meanwhile(rises, one) for one in FAMILIES}
         self._make = make
         self._relations = Relations()
         self._fates = RuleChanges(self._relations)
@@ -226,7 +220,7 @@ class _Builder:
         """The traversals at some positions that read alike."""
         if self._connections.known:  # each is of a flow of its own
             return []
-        if self._ends or any(self._meanwhile.values()):  # so has each that vanished its own reason
+        if self._ends:  # so has each that vanished its own reason
             assembly = self._window.assembly
             gone = np.array([bool(one.vanished) for one in assembly.outcomes], np.bool_)
             positions = positions[~gone[assembly.outcome[positions]]]
@@ -279,8 +273,7 @@ class _Builder:
             decided_by=None if decider is None else RulePlace.of(decider),
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
-            reason="; ".join(filter(None, (self._reason(outcome, end, family), outcome.doubt)))
-            or None,
+            reason="; ".join(filter(None, (_reason(outcome, end), outcome.doubt))) or None,
             related=self._relations.of(position),
             connection=self._connections.of(
                 first.header,
@@ -291,14 +284,6 @@ class _Builder:
             steps=tuple(steps),
             end=end,
         )
-
-    def _reason(self, outcome: Outcome, end: End | None, family: Family) -> str | None:
-        """Why it is incomplete; where its end is known, that."""
-        if end is not None:
-            return f"not seen after {outcome.vanished}: {end.text}"
-        if not outcome.vanished:
-            return outcome.reason
-        return "; ".join(filter(None, (outcome.reason, self._meanwhile[family])))
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []
@@ -386,10 +371,9 @@ class _Builder:
         return self.interfaces.name(index, time_ns) if index else None
 
 
-def _meanwhile(rises: list[Rise], family: Family) -> str:
-    """What the kernel counted that may be packets which were not seen after PREROUTING."""
-    words = ", ".join(f"{one.counter} rose by {one.by:,}" for one in of_routing(rises, family))
-    return f"{words} meanwhile" if words else ""
+def _reason(outcome: Outcome, end: End | None) -> str | None:
+    """Why it is incomplete; where its end is known, that."""
+    return outcome.reason if end is None else f"not seen after {outcome.vanished}: {end.text}"
 
 
 def _shown(places: list[Place]) -> Sequence[int]:

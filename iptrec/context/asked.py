@@ -43,6 +43,7 @@ class Asked:
 
     def __init__(self, recording: Recording, namespace: int) -> None:
         self.questions = self.unasked = self.unseen = 0
+        self._tells = False
         self._changes: list[int] = []
         self._known: dict[tuple[Way, Ports | None], list[Exchange]] = {}
         self._recording = recording
@@ -64,6 +65,7 @@ class Asked:
                     self.unseen += one.events
                 case Exchange():
                     self.questions += 1
+                    self._tells |= one.tells
                     self._known.setdefault(self._key(one.way, one.ports), []).append(one)
         if found:
             self._changes.sort()
@@ -71,8 +73,8 @@ class Asked:
                 some.sort(key=_time)
 
     def __bool__(self) -> bool:
-        """Whether there are any answers."""
-        return bool(self._known)
+        """Whether any answer may be the end of a packet."""
+        return self._tells
 
     def about(self, way: Way, ports: Ports, time_ns: int) -> Told | None:
         """The answer about such a packet of that time (epoch), None if there is none.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode.attributes import first, headers
+from iptrec.names import AF_INET6
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,6 +65,8 @@ class Settings(NamedTuple):
 
 
 _UNTOLD: Final = Settings()
+# Where there is a way, and where the question was none for the kernel: ENODEV, EMSGSIZE, EOPNOTSUPP
+_SILENT: Final = frozenset({0, 19, 90, 95})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,13 @@ class Exchange:
     out: Answer | None = None
     here: Settings = _UNTOLD
     all: Settings = _UNTOLD
+
+    @property
+    def tells(self) -> bool:
+        """Whether it may tell of a packet's end: IPv6 has a way where forwarding is off, too."""
+        return self.answer.code not in _SILENT or (
+            self.answer.code == 0 and self.way.family == AF_INET6 and self.all.forwarding == 0
+        )
 
 
 class Changed(NamedTuple):

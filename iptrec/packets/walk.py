@@ -269,6 +269,9 @@ class Walker:
         elif ended:
             verdict, decider = "ACCEPT", self._accepted_by(path)
         reason = self._why_incomplete(walk, branch, ended=ended)
+        vanished = "" if ended else self._vanished(branch)
+        if vanished and (counted := self._resolver.meanwhile.get(self._resolver.families[path[0]])):
+            reason = f"{reason}; {counted}"
         return Outcome(
             path=path,
             verdict=verdict,
@@ -278,7 +281,7 @@ class Walker:
             queued=state.status == "queued",
             reason=reason,
             doubt=self._doubt(walk, branch, verdict),
-            vanished="" if ended else self._vanished(branch),
+            vanished=vanished,
         )
 
     def _vanished(self, branch: Branch) -> str:
