@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iptrec.recording.writer import Writer
 
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
+_LAST_ROUNDS: Final = 16  # of that: all answers of the kernel's that may wait
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 
@@ -177,8 +178,9 @@ class Streams:
         source.last_ns = batch.received_ns
         return len(batch.lengths)
 
-    def take_sides(self) -> None:
-        """Move what is there beside the events into the file."""
+    def take_sides(self) -> bool:
+        """Move what is there beside the events into the file; whether there may be more."""
+        more = False
         for side in self._sides:
             try:
                 for _ in range(_SIDE_DATAGRAMS):
@@ -186,12 +188,15 @@ class Streams:
                         break
                     self._append(self.ids[side.kind], datagram)
                     side.received(time.time_ns())
+                else:
+                    more = True
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise HostError(f"cannot read netlink: {strerror(error)}") from None
                 now = time.time_ns()
                 self._writer.add_loss(Loss(self.ids[side.kind], now, now, None, "enobufs"))
                 side.missed()
+        return more
 
     def settle(self) -> None:
         """Let the last packets come to their ends before our rules go."""
@@ -204,7 +209,9 @@ class Streams:
 
     def finish(self) -> None:
         """Take all that is still in the sockets, and what did not find room in them at the very end."""
-        self.take_sides()
+        for _ in range(_LAST_ROUNDS):
+            if not self.take_sides():
+                break
         for source in self._sources:
             self._finish(source)
 
