@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from iptrec.kernel.batches import Batch
-    from iptrec.names import I64, U8, U32
+    from iptrec.names import I64, U32, Mask
 
 _PREROUTING, _OUTPUT = HOOKS.index("PREROUTING"), HOOKS.index("OUTPUT")
 _LO: Final = 1  # its index, in every namespace
@@ -33,7 +33,8 @@ _NFULA_MARK, _NFULA_INDEV, _NFULA_PAYLOAD = 2, 4, 9
 
 # Of nf_tables' traces: the family, the type, the id, the chain and the table are first.
 _KIND_AT, _KIND = 4, 0x0A11
-_ID_AT, _CHAIN_AT, _NAMES = 40, 44, 128
+_ID_AT, _CHAIN_AT = 40, 44
+_NAMES: Final = 4 * np.arange(16)  # words that are compared of them
 _NFTA_TABLE, _NFTA_CHAIN, _NFTA_VERDICT, _NFTA_NETWORK, _NFTA_TRANSPORT = 1, 2, 5, 8, 9
 _NFTA_IIF, _NFTA_OIF, _NFTA_MARK, _NFTA_NFPROTO, _NFTA_POLICY = 10, 12, 14, 15, 16
 _CODE: Final = 1  # NFTA_VERDICT_CODE
@@ -48,13 +49,12 @@ def named(table: str, chain: str) -> bytes:
 
 def of_nflog(batch: Batch) -> Iterator[Question]:
     """Out of events of legacy iptables."""
-    data, starts = np.frombuffer(batch.data, np.uint8), _starts(batch)
-    hook = data.take(starts + _HOOK_AT, mode="clip")
-    raw = _words(data, starts + _TABLE_AT) == _RAW
+    words, starts = _words(batch.data), _starts(batch)
+    hook = _at(words, starts + _HOOK_AT) & 255
+    raw = _at(words, starts + _TABLE_AT) == _RAW
     begins = raw & ((hook == _PREROUTING) | (hook == _OUTPUT))
-    last = np.append(begins[1:], True)
-    whole = batch.lengths > _PREFIX_AT
-    for row in np.flatnonzero((hook == _PREROUTING) & last & whole).tolist():
+    last = (hook == _PREROUTING) & np.append(begins[1:], True) & (batch.lengths > _PREFIX_AT)
+    for row in np.flatnonzero(last).tolist():
         datagram = _datagram(batch, starts, row)
         if not datagram.startswith(_TRACE, _PREFIX_AT):
             continue
@@ -74,21 +74,19 @@ def of_nftrace(batch: Batch, first: Sequence[bytes], later: Sequence[bytes]) -> 
 
     ``first``: the chains that packets come to first, ``later``: chains behind PREROUTING, see `named`.
     """
-    data, starts = np.frombuffer(batch.data, np.uint8), _starts(batch)
-    kinds = data.take(starts + _KIND_AT, mode="clip") | data.take(
-        starts + _KIND_AT + 1, mode="clip"
-    ).astype(np.uint16) << np.uint16(8)
-    rows = np.flatnonzero((kinds == _KIND) & (batch.lengths >= _CHAIN_AT))
+    words, starts = _words(batch.data), _starts(batch)
+    rows = np.flatnonzero(
+        (_at(words, starts + _KIND_AT) & 0xFFFF == _KIND) & (batch.lengths >= _CHAIN_AT)
+    )
     if not len(rows):
         return
-    ids = _words(data, starts[rows] + _ID_AT)
-    cuts = np.flatnonzero(ids[1:] != ids[:-1]) + 1
-    runs = zip([0, *cuts.tolist()], [*cuts.tolist(), len(rows)], strict=True)
-    for begin, end in runs:
-        following = b"" if end == len(rows) else _names(batch, starts, int(rows[end]))
-        goes_on = end < len(rows) and not following.startswith(tuple(first))
-        if goes_on or _names(batch, starts, int(rows[end - 1])).startswith(tuple(later)):
-            continue
+    ids = _at(words, starts[rows] + _ID_AT)
+    begins = np.flatnonzero(np.append(True, ids[1:] != ids[:-1]))  # each packet's first event
+    ends = np.append(begins[1:], len(rows))
+    fresh = np.append(_named(words, starts[rows[begins[1:]]], first), True)
+    ends, begins = ends[fresh], begins[fresh]
+    gone = ~_named(words, starts[rows[ends - 1]], later)
+    for begin, end in zip(begins[gone].tolist(), ends[gone].tolist(), strict=True):
         some = rows[max(begin, end - _MOST_STEPS) : end].tolist()
         yield from _of_pass([_datagram(batch, starts, row) for row in some], tuple(later))
 
@@ -118,10 +116,15 @@ def _of_pass(events: Sequence[bytes], later: tuple[bytes, ...]) -> Iterator[Ques
             return
 
 
-def _words(data: U8, at: I64) -> U32:
-    """Four bytes at each place, little endian."""
-    found: U32 = data.take(at[:, None] + np.arange(4), mode="clip").view("<u4")[:, 0]
-    return found
+def _words(data: bytes) -> U32:
+    """The four bytes at each offset, little endian; the last ones are those of 0."""
+    padded = data + bytes(4)
+    return np.ndarray((len(data) + 1,), "<u4", padded, strides=(1,))
+
+
+def _at(words: U32, offsets: I64) -> U32:
+    """Those at some offsets, which may be behind the end."""
+    return words[np.minimum(offsets, len(words) - 1)]
 
 
 def _starts(batch: Batch) -> I64:
@@ -139,9 +142,15 @@ def _datagram(batch: Batch, starts: I64, row: int) -> bytes:
     return batch.data[start : start + int(batch.lengths[row])]
 
 
-def _names(batch: Batch, starts: I64, row: int) -> bytes:
-    start = int(starts[row]) + _CHAIN_AT
-    return batch.data[start : start + _NAMES]
+def _named(words: U32, starts: I64, chains: Sequence[bytes]) -> Mask:
+    """Which of some events name one of some chains, as far as its pattern is compared."""
+    places = (starts + _CHAIN_AT)[:, None] + _NAMES
+    told = _at(words, places)
+    found = np.zeros(len(starts), np.bool_)
+    for chain in chains:
+        wanted = np.frombuffer(chain, "<u4")[: len(_NAMES)]
+        found |= (told[:, : len(wanted)] == wanted).all(axis=1)
+    return found
 
 
 def _number(value: bytes | None) -> int:

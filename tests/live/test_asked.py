@@ -6,6 +6,7 @@ Each datagram has a number of its own as source port; `test_arrival` has who sen
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -264,3 +265,46 @@ def test_the_reason_is_a_line_of_show(network, tmp_path, backend):
         r" no route to 10\.9\.9\.9\)",
         shown,
     )
+
+
+PACKETS = int(os.environ.get("IPTREC_PACKETS", "20000"))
+DYING = [ways for ways in WAYS.values() if ways[2] is not None and ":" not in ways[0]]
+FLOOD = """\
+import socket, struct, sys
+out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for line in sys.stdin:
+    number, source, to = line.split()
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 29, int(number) & 0xffff, 0, 64, 17, 0)
+    udp = struct.pack("!HHHH", int(number) & 0xffff, 6000 + (int(number) >> 16), 9, 0) + b"x"
+    out.sendto(head + socket.inet_aton(source) + socket.inet_aton(to) + udp, (to, 0))
+"""
+
+
+def test_one_in_a_hundred_dies(network, tmp_path, backend):
+    """No end is wrong, none of the others is blamed; where there was no time to ask nothing is told."""
+    load(network, backend)
+    path = tmp_path / "t.db"
+    fates, lines = {}, []
+    for number in range(PACKETS):
+        to, source, reason = "10.0.2.2", None, None
+        if number % 100 == 50:
+            to, source, reason = DYING[number // 100 % len(DYING)]
+        fates[number] = reason
+        lines.append(f"{number} {source or f'10.0.1.{3 + number % 250}'} {to}\n")
+    child = recorder.start(network, "udp", "--backend", backend, "-o", path, notes=True)
+    network.run([sys.executable, "-c", FLOOD], "a", stdin="".join(lines))
+    stop(child)
+    told = {"right": 0, "wrong": 0, "unknown": 0, "unsure": 0}
+    for one in packets(path):
+        header = one.header
+        if header.get("dport", 0) < 6000 or header["src"] == "10.0.2.2":
+            continue
+        reason = fates.pop(header["sport"] + (header["dport"] - 6000 << 16))
+        if one.end is None:
+            told["unknown"] += reason is not None
+            continue
+        told["unsure"] += not one.end.sure
+        told["right" if one.end.reason == reason else "wrong"] += 1
+    assert fates == {}
+    assert (told["wrong"], told["unsure"]) == (0, 0)
+    assert told["right"] >= 0.8 * PACKETS // 100, told
