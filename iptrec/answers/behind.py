@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iptrec.answers.answered import Answers
+from iptrec.context.asked import Asked
+from iptrec.packets.asked import AskedEnds
 
 if TYPE_CHECKING:
     from iptrec.answers.ends import Ends
     from iptrec.context.interfaces import Interfaces
     from iptrec.names import I64, Mask
+    from iptrec.packets.ends import End
     from iptrec.packets.model import Traversal
+    from iptrec.packets.outcome import Outcome
     from iptrec.packets.relations import Relations
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
@@ -27,11 +31,13 @@ class Behind:
         self._recording = recording
         self._namespace = namespace
         self._interfaces = interfaces
+        self._asked = AskedEnds(Asked(recording, namespace))
         self._listed = any(one.kind == "sockets" for one in recording.streams)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""
         self._window = window
+        self._asked.update()
         self._relations = relations
         self._answered: Answers | None = None
         self._alone: set[int] | None = None
@@ -40,7 +46,7 @@ class Behind:
         """Which traversals at some positions of the window have ends that may differ from each other's."""
         assembly = self._window.assembly
         gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
-        if gone.any() and self._ends.alike:
+        if gone.any() and not self._asked and self._ends.alike:
             gone[:] = False
         told = [*self._answers().positions, *self._unheard()]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
@@ -56,11 +62,20 @@ class Behind:
         if packet.end is not None and packet.end.sure:
             return packet
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
+        if outcome.vanished in ("surely", "perhaps"):
+            asked = self._asked_about(outcome, position, packet)
+            end = _better(asked, end, unsure=outcome.vanished == "surely")
         reason = outcome.reason
         if outcome.vanished is not None and reason is not None:
             reason = self._ends.reason(self._window, position, reason, end)
         told = "; ".join(filter(None, (reason, outcome.doubt))) or None
         return replace(packet, end=end or packet.end, reason=told)
+
+    def _asked_about(self, outcome: Outcome, position: int, packet: Traversal) -> End | None:
+        """What the kernel answered about a packet that it was to route."""
+        row = self._window.assembly.events(position)[-1]
+        indev = int(self._window.events.indev[row])
+        return self._asked.of(self._window.resolver, outcome.path, packet.steps[-1], indev)
 
     def _answers(self) -> Answers:
         if self._answered is None:
@@ -77,3 +92,13 @@ class Behind:
         from iptrec.answers.ends import Ends  # noqa: PLC0415 - loads all that is known of routes
 
         return Ends(self._recording, self._namespace, self._interfaces)
+
+
+def _better(asked: End | None, recorded: End | None, *, unsure: bool) -> End | None:
+    """The kernel's own answer, unless it may have been about another moment and what was recorded is sure.
+
+    ``unsure``: whether such an answer is told at all.
+    """
+    if asked is None or (not asked.sure and not unsure):
+        return recorded
+    return recorded if recorded is not None and recorded.sure and not asked.sure else asked

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.answers.rules import last_tables
+from iptrec.context.asked import Asked
+from iptrec.context.counters import rose
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6, NFT_FAMILIES, OF_NFT
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
+from iptrec.packets.outcome import after
 from iptrec.packets.window import windows
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from iptrec.context.counters import Rise
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
     from iptrec.packets.outcome import Outcome
@@ -57,6 +61,20 @@ class UntracedChain(NamedTuple):
     why: Why
 
 
+class Questions(NamedTuple):
+    """About how many kinds of packets the kernel was asked for their way, and about how many it was not.
+
+    ``not_looked_at``: events among which nobody looked for such packets.
+    """
+
+    questions: int = 0
+    not_asked: int = 0
+    not_looked_at: int = 0
+
+
+_NO_QUESTIONS: Final = Questions()
+
+
 @dataclass(slots=True)
 class Summary:
     """Counts over the whole recording.
@@ -74,6 +92,8 @@ class Summary:
     ``untraced``: base chains that packets may pass untraced. ``rules``: how many there were in the end.
     ``ends``: packets that the kernel dropped behind the rules, by its reasons; ``disagree``: of how many the
     rules tell one end and the kernel another one.
+    ``vanished``: how many packets were not seen after PREROUTING, by their last table and hook; ``asked``:
+    about which the kernel was asked. ``discards``: the counters of discarded packets that rose, by namespace.
     """
 
     events: int = 0
@@ -96,6 +116,9 @@ class Summary:
     untraced: list[UntracedChain] = field(default_factory=list)
     ends: dict[str, int] = field(default_factory=dict)
     disagree: int = 0
+    vanished: dict[str, int] = field(default_factory=dict)
+    asked: Questions = _NO_QUESTIONS
+    discards: dict[int, list[Rise]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -116,6 +139,7 @@ def summarize(reader: Recording) -> Summary:
     )
     verdicts: Counter[str] = Counter()
     ends: Counter[str] = Counter()
+    vanished: Counter[str] = Counter()
     traffic = _Traffic(reader)
     books: dict[int, Book] = {}
     for window in windows(reader):
@@ -127,6 +151,8 @@ def summarize(reader: Recording) -> Summary:
             verdicts[assembly.outcomes[number].verdict] += int(count)
             if (death := assembly.outcomes[number].death) is not None and death.sure:
                 ends[death.reason] += int(count)
+            if place := _left_after(assembly.outcomes[number], window.resolver):
+                vanished[place] += int(count)
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
             summary.unread += (
@@ -143,6 +169,11 @@ def summarize(reader: Recording) -> Summary:
     summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())
     summary.ends = dict(ends.most_common())
+    summary.vanished = dict(vanished.most_common())
+    summary.asked = _questions(reader)
+    summary.discards = {
+        one.id: rises for one in reader.namespaces if (rises := rose(reader, one.id))
+    }
     traffic.tell(summary)
     return summary
 
@@ -151,6 +182,21 @@ def _unread(outcome: Outcome, book: Book) -> bool:
     """Whether nobody knows all that a packet met: rules changed before they were read."""
     places = (book.places[one] for one in outcome.path)
     return any(one.rule is None and not (one.end or one.ours) for one in places)
+
+
+def _left_after(outcome: Outcome, book: Book) -> str | None:
+    """The table and hook at PREROUTING after which packets were routed and not seen again."""
+    return after(book, outcome.path[-1]) if outcome.vanished in ("surely", "perhaps") else None
+
+
+def _questions(recording: Recording) -> Questions:
+    """Of all namespaces."""
+    found = [Asked(recording, one.id) for one in recording.namespaces]
+    return Questions(
+        sum(one.questions for one in found),
+        sum(one.unasked for one in found),
+        sum(one.unseen for one in found),
+    )
 
 
 def _rules(book: Book) -> int:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from iptrec.decode import snapshots
+from iptrec.context.counters import rise
+from iptrec.decode.counters import Counter
 
 if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
-_CONNTRACK: Final = "stat/nf_conntrack"
-_SYNPROXY: Final = "stat/synproxy"
+_REFUSED: Final = Counter("insert_failed", "conntrack")
+_DISBELIEVED: Final = Counter("cookie_invalid", "synproxy")
 
 
 def refused(recording: Recording, namespace: int) -> int:
@@ -24,21 +25,9 @@ def refused(recording: Recording, namespace: int) -> int:
 
     By the counters at the start and at the end; 0 where they are not there.
     """
-    counts = _counted(recording, namespace, _CONNTRACK, "insert_failed")
-    return max(0, counts[-1] - counts[0]) if counts else 0
+    return rise(recording, namespace, _REFUSED) or 0
 
 
 def disbelieved(recording: Recording, namespace: int) -> int | None:
     """How many ACKs SYNPROXY dropped for their cookies; None where that was not counted at both ends."""
-    counts = _counted(recording, namespace, _SYNPROXY, "cookie_invalid")
-    return max(0, counts[-1] - counts[0]) if len(counts) > 1 else None
-
-
-def _counted(recording: Recording, namespace: int, statistics: str, name: str) -> list[int]:
-    """Each time that it was counted."""
-    lists = (
-        snapshots.counters(one.content)
-        for one in recording.snapshots("counters")
-        if one.namespace == namespace
-    )
-    return [snapshots.column(one[statistics], name) for one in lists if statistics in one]
+    return rise(recording, namespace, _DISBELIEVED)

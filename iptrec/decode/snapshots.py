@@ -91,16 +91,6 @@ def counters(content: bytes) -> dict[str, str]:
         }
 
 
-def column(text: str, name: str) -> int:
-    """The sum of a column of /proc/net/stat: a line of names, then hexadecimal numbers, a line a processor."""
-    heads, *lines = text.split("\n")
-    names = heads.split()
-    if name not in names:
-        return 0
-    with _undamaged("counters"):
-        return sum(int(line.split()[names.index(name)], 16) for line in lines if line.strip())
-
-
 def routing(kind: str, content: bytes) -> list[dict[str, Any]]:
     """The rows of a list of routes or of routing rules, as the kernel told them."""
     with _undamaged(kind):

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 _LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR = 1, 5, 7, 8, 9  # RTNLGRP_...
 _IPV6_ROUTE, _IPV6_RULE, _NEXTHOP = 11, 19, 32
-FORWARDING: Final = (24, 25)  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF
+SETTINGS: Final = (24, 25)  # RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF
 _GROUPS: Final = (_LINK, _IPV4_ROUTE, _IPV6_ROUTE)
 # Routes of IPv4 that end with their link, address or next hop are told by nobody, but these are.
-_OF_WAYS: Final = (*_GROUPS, _IPV4_IFADDR, _IPV6_IFADDR, _IPV4_RULE, _IPV6_RULE, _NEXTHOP)
+OF_WAYS: Final = (*_GROUPS, _IPV4_IFADDR, _IPV6_IFADDR, _IPV4_RULE, _IPV6_RULE, _NEXTHOP)
 WAYS: Final = ("routes", "ip-rules")  # what they are changes of
 _ENOUGH: Final = 64  # bytes, of what is cut
 _TYPE: Final = 4 if sys.byteorder == "little" else 5  # the low byte of nlmsg_type
@@ -68,10 +68,10 @@ class WaySocket(Listener):
     """Tells that routes of any table, or rules of routing, may have changed; a context manager.
 
     It is asked now and then. What finds no room in it meanwhile is a change, too. ``groups``: of what else it
-    tells, such as `FORWARDING`, which is switched on or off without another event.
+    tells, such as `SETTINGS` of interfaces: forwarding, rp_filter.
     """
 
-    def __init__(self, groups: Sequence[int] = _OF_WAYS) -> None:
+    def __init__(self, groups: Sequence[int] = OF_WAYS) -> None:
         opened = netlink.connected(netlink.ROUTE)
         netlink.attach(opened, _BEGINNING)
         for group in groups:

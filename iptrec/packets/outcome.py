@@ -34,6 +34,7 @@ _NOT_SEEN: Final = (
 )
 
 Vanished = Literal["surely", "perhaps", "elsewhere"]
+_ROUTED: Final = ("surely", "perhaps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,9 @@ def outcome(book: Book, walk: Walk, branch: Branch) -> Outcome:
         verdict, decider = "ACCEPT", _accepted_by(book, path)
     broken = _why_broken(book, walk, branch, ended=ended)
     reason = broken or (None if ended else _why_endless(book, branch))
+    vanished = _vanished(book, walk, branch) if verdict == "UNKNOWN" else None
+    if vanished in _ROUTED and (counted := book.meanwhile.get(book.families[path[0]])):
+        reason = f"{reason}; {counted}"
     return Outcome(
         path=path,
         verdict=verdict,
@@ -97,7 +101,7 @@ def outcome(book: Book, walk: Walk, branch: Branch) -> Outcome:
         reason=reason,
         doubt=_doubt(book, walk, branch, verdict),
         copied=walk.copied,
-        vanished=_vanished(book, walk, branch) if verdict == "UNKNOWN" else None,
+        vanished=vanished,
         endless=not (ended or broken) and state.status in ("passed", "queued"),
     )
 
@@ -142,7 +146,7 @@ def _switched_off(book: Book, branch: Branch) -> tuple[str, bool]:
 def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
     """Connection tracking may have dropped the first packet of a connection after the last rule."""
     refused = book.refused
-    if not refused or not any(_is_of_nat(book, one) for one in path):
+    if not refused or not any(is_of_nat(book, one) for one in path):
         return None
     connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
     return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
@@ -189,10 +193,16 @@ def _why_endless(book: Book, branch: Branch) -> str:
 
 
 def _why_not_seen_again(book: Book, branch: Branch, last: Place, otherwise: str) -> str:
-    after = f"{_named(book, last.table)} {HOOKS[last.hook]}"
+    where = after(book, branch.path[-1])
     if book.judging(branch.path[-1], branch.met).may_end(branch.state):
-        return (_NO_PORT if last.bridged else _NOTHING_TELLS).format(after)
-    return _NOT_SEEN.format(after, otherwise)
+        return (_NO_PORT if last.bridged else _NOTHING_TELLS).format(where)
+    return _NOT_SEEN.format(where, otherwise)
+
+
+def after(book: Book, number: int) -> str:
+    """The table and hook of a place, as a reason names them."""
+    place = book.places[number]
+    return f"{_named(book, place.table)} {HOOKS[place.hook]}"
 
 
 def _named(book: Book, table: str) -> str:
@@ -219,7 +229,7 @@ def _disbelief(book: Book) -> str | None:
     return f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}" if acks else None
 
 
-def _is_of_nat(book: Book, number: int) -> bool:
+def is_of_nat(book: Book, number: int) -> bool:
     """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
     place = book.places[number]
     if place.base is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.context.counters import meanwhile
 from iptrec.context.refusals import disbelieved, refused
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
@@ -297,6 +298,7 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
             f"iptrec:{reader.facts.uuid}",
             refused(reader, one.namespace),
             disbelieved(reader, one.namespace),
+            meanwhile(reader, one.namespace),
         )
         for one in streams
     ]

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
-from iptrec.kernel import iptables
+from iptrec.kernel import arrivals, iptables
 from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.watch import State, Watch
 from iptrec.kernel.nft import bases
@@ -73,7 +73,7 @@ class LegacyBackend:
             "stamps_ns": time.time_ns(),
             "passed_before": self._passed_before(),
         }
-        return (), Events(socket, _STREAM, detail)
+        return (), Events(socket, _STREAM, detail, arrivals.of_nflog)
 
     def _passed_before(self) -> list[tuple[str, str, str]]:
         """The chains of nf_tables before our rules; none where it has no rules, or is recorded as well."""

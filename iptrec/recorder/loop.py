@@ -13,6 +13,7 @@ from iptrec.recorder.ring import Ring
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from iptrec.recorder.asking import Asking
     from iptrec.recorder.backend import Evidence, Findings, TraceBackend
     from iptrec.recorder.command import Command
     from iptrec.recorder.guarded import Guarded
@@ -44,6 +45,7 @@ class Loop:
         *,
         rotation: Rotation | None,
         lists: Lists,
+        asking: Asking,
         findings: Findings,
         wake: Wake,
         command: Command,
@@ -56,6 +58,7 @@ class Loop:
         self._streams = evidence.streams
         self._rotation = rotation
         self._lists = lists
+        self._asking = asking
         self._backends = backends
         self._findings = findings
         self._wake = wake
@@ -97,6 +100,7 @@ class Loop:
                 self._take_the_rest(ready)
             for backend in self._backends:
                 backend.caught_up()
+            self._asking.work()
             if 0 < fetched < batches.SLOTS:
                 time.sleep(min(one.gather_s for one in self._backends))
             if self._writer.due:

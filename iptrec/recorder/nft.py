@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, UsageError
-from iptrec.kernel import iptables
+from iptrec.kernel import arrivals, iptables
 from iptrec.kernel.nft import bases, counters, nftrace, raw, retold
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.late import none_yet
@@ -19,18 +19,21 @@ from iptrec.kernel.nft.table import Own
 from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
+from iptrec.names import HOOKS
 from iptrec.recorder.streams import Events, Side
 from iptrec.recorder.traversals import Traversals
 from iptrec.recorder.untraced import note_untraced
 from iptrec.recording.writer import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import ExitStack
 
     from iptrec.errors import IptrecError
+    from iptrec.kernel.batches import Batch
     from iptrec.kernel.nft.bases import Base
     from iptrec.kernel.nft.late import Late
+    from iptrec.kernel.questions import Question
     from iptrec.names import Family
     from iptrec.recorder.backend import Evidence, Setting, Undo
 
@@ -38,6 +41,7 @@ _STREAM: Final = "nftrace"
 _GATHER_S, _GATHER_CHANGING_S, _CHANGING_NS = 0.004, 0.0005, 1_000_000_000
 # Changes that wait for the ruleset to be listed; beyond them neighbours are taken together.
 _MOST_CHANGES: Final = 1000
+_BEHIND: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "POSTROUTING")))
 
 
 class NftBackend:
@@ -69,7 +73,8 @@ class NftBackend:
         changes = Side(
             self._changes, "nftables", {"group": nftrace.CHANGES}, received=self._clock.changed
         )
-        return (changes,), Events(self._events, _STREAM, {"group": nftrace.GROUP})
+        events = Events(self._events, _STREAM, {"group": nftrace.GROUP}, self._gone)
+        return (changes,), events
 
     def prepare(self, undo: Undo) -> None:
         """Nothing: the events come without a switch."""
@@ -93,6 +98,9 @@ class NftBackend:
             self._own = self._own.made()
         note_untraced(self._setting.report, known, priority, self._own.traced)
         self._counted = Traversals(self._own)
+        table, chains = self._own.first
+        self._first = [arrivals.named(table, one) for one in chains]
+        self._later = [arrivals.named(*one) for one in _behind(known, self._setting.comment)]
         # What a ring has let go of by then is not to be referred to.
         missed = Missed(again=bool(self._setting.options.ring))
         self.watch = NftWatch(
@@ -165,6 +173,9 @@ class NftBackend:
     def traversals(self, data: bytes) -> int:
         """Ends of the chain of ours that packets come to first."""
         return self._counted.of(data)
+
+    def _gone(self, batch: Batch) -> Iterator[Question]:
+        return arrivals.of_nftrace(batch, self._first, self._later)
 
     def caught_up(self) -> None:
         """Note when the kernel had told of no change: what was received met the rules as they were."""
@@ -239,6 +250,15 @@ class ChangeClock:
         ]
         self._changes = [one for one in self._changes if one[0] > seen_ns]
         return max(after_ns, min(since, default=after_ns))
+
+
+def _behind(known: Sequence[Base], comment: str) -> Iterator[tuple[str, str]]:
+    """Chains that packets come to after PREROUTING, ours included; those that come later are not known."""
+    for one in known:
+        if one.family in ("ip", "ip6", "inet") and one.hook in _BEHIND:
+            yield one.table, one.name
+    for name in ("input", "postrouting"):
+        yield nft_table.name(comment), name
 
 
 def _own_tables(setting: Setting, *, alone: bool) -> Own:

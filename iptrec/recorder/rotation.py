@@ -89,10 +89,12 @@ class Rotation:
         old.commit()
         path = self._next_path()
         new = self._files.enter_context(Writer.create(path, self._facts()))
+        counted = sysctls.counters()  # where this one ends the next one begins
+        evidence.snapshot("counters", network.SOURCES["counters"], counted)
         evidence.write_to(new)
         self._begin(time.monotonic_ns())
         since_ns = time.time_ns()
-        found = network.first()
+        found = network.first() | {"counters": counted}
         with new.together():
             evidence.snapshot("sysctls", network.SOURCES["sysctls"], sysctls.settings())
             for kind, content in found.items():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import (
+    asker,
     conntrack,
     host,
     links,
@@ -31,6 +32,7 @@ from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder import drops
+from iptrec.recorder.asking import Asking
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
 from iptrec.recorder.command import Command
@@ -152,9 +154,9 @@ class _Session:
         """From the choice of backends to the closed file; what stays behind is told in any case."""
         options = self._options
         try:
-            self._backends = chosen(
-                Setting(options, self._comment, self._guardian, self._findings, self._report)
-            )
+            setting = Setting(options, self._comment, self._guardian, self._findings, self._report)
+            self._backends = chosen(setting)
+            self._trouble = setting.trouble
             with contextlib.ExitStack() as opened:
                 sides, events = self._open(opened)
                 self._dropped = drops.opened(options, opened)
@@ -181,7 +183,7 @@ class _Session:
     def _open(self, opened: contextlib.ExitStack) -> tuple[list[Side], list[Events]]:
         """All sockets; those of the first backend are the last."""
         self._ways = opened.enter_context(links.WaySocket())
-        sides = [
+        sides: list[Side] = [
             Side(
                 opened.enter_context(links.LinkSocket()),
                 "rtnetlink",
@@ -191,6 +193,10 @@ class _Session:
         ]
         if gone := sockets.closed():
             sides.append(Side(opened.enter_context(gone), "sockets", {}))
+        self._asking = Asking(
+            opened.enter_context(asker.Asker(self._trouble)), again=bool(self._options.ring)
+        )
+        sides.append(Side(self._asking.asker, "route-answers", {}, there=self._asking.begin))
         if self._options.conntrack:
             socket = opened.enter_context(conntrack.ConntrackSocket())
             groups = {"groups": ["new", "destroy"]}
@@ -217,6 +223,7 @@ class _Session:
             report=self._report,
             traversals=self._backends[0].traversals,
             dropped=self._dropped,
+            asking=self._asking,
         )
         return Evidence(writer, namespace, streams, self._report, named)
 
@@ -237,6 +244,7 @@ class _Session:
                 loop = self._loop(lists)
                 self._begin(begun)
                 loop.run()
+                self._asking.finish()
                 for backend in self._backends:
                     backend.watch.stop()
                 lists.look_now()
@@ -248,7 +256,7 @@ class _Session:
             self._keep(again)
 
     def _loop(self, lists: Lists) -> Loop:
-        watches = [backend.watch for backend in self._backends]
+        watches = [self._asking.asker, *(backend.watch for backend in self._backends)]
         return Loop(
             self._options,
             self._report,
@@ -256,6 +264,7 @@ class _Session:
             self._backends,
             rotation=self._rotation(lists),
             lists=lists,
+            asking=self._asking,
             findings=self._findings,
             wake=self._wake,
             command=self._command,
@@ -285,6 +294,7 @@ class _Session:
         privileges.keep(privileges.RECORDER)
         host.keep_freed_memory()
         self._report.tell()
+        self._asking.asker.start()
         for backend in self._backends:
             backend.watch.start()  # last: what starts processes with preexec_fn is through
 

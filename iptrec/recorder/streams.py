@@ -15,13 +15,16 @@ from iptrec.kernel import batches
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from iptrec.kernel.questions import Question
+    from iptrec.recorder.asking import Asking
     from iptrec.recorder.drops import Dropped
     from iptrec.recorder.options import Options, Report
     from iptrec.recording.writer import Writer
 
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
+_LAST_ROUNDS: Final = 16  # of that: all answers of the kernel's that may wait
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 
@@ -58,11 +61,15 @@ class SideSocket(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """A stream of events to be: its socket, kind (`kinds.STREAMS`) and what it says of itself."""
+    """A stream of events to be: its socket, kind (`kinds.STREAMS`) and what it says of itself.
+
+    ``gone``: the packets that came in and seem to have gone no further, as questions about their way.
+    """
 
     socket: EventSocket
     kind: str
     detail: Mapping[str, Any]
+    gone: Callable[[batches.Batch], Iterator[Question]] = lambda _: iter(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +95,14 @@ class _Source:
     socket: EventSocket
     stream: int
     last_ns: int
+    gone: Callable[[batches.Batch], Iterator[Question]]
 
 
 class Streams:
     """All streams of a recording; ``ids``: their numbers in the file, by their kinds.
 
     ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``dropped``: what
-    is written beside the events of the packets that the kernel drops.
+    is written beside the events of the packets that the kernel drops. ``asking``: is given all events.
     """
 
     def __init__(
@@ -108,12 +116,14 @@ class Streams:
         report: Report,
         traversals: Callable[[bytes], int],
         dropped: Dropped | None = None,
+        asking: Asking | None = None,
     ) -> None:
         self._writer = writer
         self._options = options
         self._report = report
         self._progress = report.progress
         self._traversals = None if options.packets is None else traversals
+        self._asking = asking
         self._sides = sides
         self._events = events
         self._dropped = dropped
@@ -121,7 +131,7 @@ class Streams:
         self.ids: dict[str, int] = {}
         self.write_to(writer, namespace)
         for one in events:
-            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns()))
+            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns(), one.gone))
             report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
         self.event_sockets = frozenset(one.socket.fileno() for one in events)
         if dropped is not None:
@@ -165,6 +175,8 @@ class Streams:
             return 0
         self._writer.append(source.stream, batch.received_ns, batch.lengths, batch.data)
         self._progress.events += len(batch.lengths) - batch.beside
+        if self._asking is not None:
+            self._asking.take(source.gone, batch)
         if self._traversals is not None and source is self._sources[-1]:
             self._progress.packets += self._traversals(batch.data)
         between = source.stream, source.last_ns, batch.received_ns
@@ -176,8 +188,9 @@ class Streams:
         source.last_ns = batch.received_ns
         return len(batch.lengths)
 
-    def take_sides(self) -> None:
-        """Move what is there beside the events into the file."""
+    def take_sides(self) -> bool:
+        """Move what is there beside the events into the file; whether there may be more."""
+        more = False
         for side in self._sides:
             try:
                 for _ in range(_SIDE_DATAGRAMS):
@@ -185,12 +198,15 @@ class Streams:
                         break
                     self._append(self.ids[side.kind], datagram)
                     side.received(time.time_ns())
+                else:
+                    more = True
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise HostError(f"cannot read netlink: {strerror(error)}") from None
                 now = time.time_ns()
                 self._writer.add_loss(Loss(self.ids[side.kind], now, now, None, "enobufs"))
                 side.missed()
+        return more
 
     def settle(self) -> None:
         """Let the last packets come to their ends before our rules go."""
@@ -203,7 +219,9 @@ class Streams:
 
     def finish(self) -> None:
         """Take all that is still in the sockets, and what did not find room in them at the very end."""
-        self.take_sides()
+        for _ in range(_LAST_ROUNDS):
+            if not self.take_sides():
+                break
         for source in self._sources:
             self._finish(source)
         if self._dropped is not None:

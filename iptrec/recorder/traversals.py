@@ -23,10 +23,7 @@ class Traversals:
     """Counts; ``own``: our tables."""
 
     def __init__(self, own: Own) -> None:
-        name = table.name(own.comment) if own.needed else "raw"
-        of_ip = ("prerouting", "output") if own.alone else ("PREROUTING", "OUTPUT")
-        if own.traced:
-            of_ip = table.FIRST
+        name, of_ip = own.first
         before = [table.INGRESS] * own.ingress + [table.BRIDGED] * own.bridged
         self._rank = {chain.encode(): rank for rank, chain in enumerate(before)}
         chains = b"|".join(_text(_CHAIN, one) for one in (*of_ip, *before))

@@ -45,6 +45,10 @@ STREAMS: Final = {
         StreamKind("drops", "packets that were traced and that the kernel dropped, and why"),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
         StreamKind("sockets", "sockets of those that were closed", trimmed=False),
+        StreamKind(
+            "route-answers",
+            "RTM_GETROUTE about packets that seemed to go no further than PREROUTING: questions, answers",
+        ),
         # Names of interfaces are needed for whatever comes.
         StreamKind(
             "rtnetlink",

@@ -241,21 +241,24 @@ class Writer:
         self._pending = {}
         self._pending_bytes = 0
 
-    def trim(self, *, most_bytes: int | None = None, lasts_ns: int | None = None) -> None:
+    def trim(self, *, most_bytes: int | None = None, lasts_ns: int | None = None) -> bool:
         """Let go of the oldest events: what is more than ``most_bytes``, or was received longer ago.
 
         The space is used again: the file does not grow. With the events go the losses of that time, and
         states of tables that had been replaced by then. Where the states are more than ``most_bytes`` the
         oldest go, together with the events of their time. Changes of interfaces stay.
 
-        Nothing goes before it is worth while: so this may be called each second, however much stays.
+        Nothing goes before it is worth while: so this may be called each second, however much stays. Returns
+        whether any event went.
         """
         cut = self._ring.cut(most_bytes=most_bytes, lasts_ns=lasts_ns)
+        events = 0
         if cut is not None:
             with self._transaction():
                 events, contents = self._ring.let_go(cut)
                 self.stored_bytes -= events
                 self.snapshot_bytes -= contents
+        return events > 0
 
     def copy(self, path: Path, stopped_ns: int, reason: str) -> None:
         """Everything so far as a recording of its own, closed; this one goes on."""

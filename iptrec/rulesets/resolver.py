@@ -12,7 +12,7 @@ from iptrec.names import FAMILIES
 from iptrec.rulesets.timeline import EVER
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     Range = tuple["I64", "I64"]
     Met = tuple[tuple[str, int], ...]  # tables, each with the number of a state of it
@@ -60,7 +60,7 @@ class Book:
     (i,). ``unseen`` are the numbers of states whose rules nobody saw, ``attached`` has those of chains that
     were not in force. ``backends[i]``: whose rules they are. ``our_comment``: of the recorder's rules.
     ``refused``: how many new connections connection tracking refused meanwhile; ``disbelieved``: how many ACKs
-    SYNPROXY dropped, None where nobody counted.
+    SYNPROXY dropped, None where nobody counted; ``meanwhile``: what routing counted, in words.
     """
 
     def __init__(
@@ -69,7 +69,9 @@ class Book:
         our_comment: str | None,
         refused: int = 0,
         disbelieved: int | None = None,
+        meanwhile: Mapping[Family, str] | None = None,
     ) -> None:
+        self.meanwhile = meanwhile or {}
         self.refused = refused
         self.disbelieved = disbelieved
         self.timelines = timelines
@@ -147,8 +149,9 @@ class Resolver(Book):
         our_comment: str | None,
         refused: int = 0,
         disbelieved: int | None = None,
+        meanwhile: Mapping[Family, str] | None = None,
     ) -> None:
-        super().__init__(timelines, our_comment, refused, disbelieved)
+        super().__init__(timelines, our_comment, refused, disbelieved, meanwhile)
         self.backend = backend
         self._known: dict[tuple[_Seen, int, int, int], int] = {}
         self._interned: dict[tuple[Family, int, Place], int] = {}

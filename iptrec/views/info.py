@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.select import by_its_interfaces
 from iptrec.answers.summary import UNKNOWN
+from iptrec.context.counters import of_routing
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
@@ -93,6 +94,18 @@ def as_json(
             "rules": summary.rules,
             **_drops_object(recording, summary),
             "untraced": [one._asdict() for one in summary.untraced],
+            "vanished": summary.vanished,
+            "asked": summary.asked._asdict(),
+            "discards": [
+                {
+                    "namespace": namespace,
+                    "counter": one.counter.name,
+                    "of": one.counter.of or None,
+                    "rose": one.by,
+                }
+                for namespace, rises in summary.discards.items()
+                for one in rises
+            ],
             "namespaces": [asdict(one) for one in recording.namespaces],
             "streams": [asdict(one) for one in recording.streams],
             "losses": [asdict(one) for one in losses],
@@ -170,6 +183,9 @@ def as_text(
         rows[0] = "complete", rows[0][1] if flaws else _BUT_FOR_RULES
         rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
     rows += [("drops", text) for text in _drops(recording, summary)]
+    rows += [("not seen", text) for text in _vanished(summary)]
+    rows += [("discards", text) for text in _discards(recording, summary)]
+    rows += [("asked", text) for text in _asked(summary)]
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
@@ -205,6 +221,37 @@ def _rings(recording: Recording) -> Iterator[str]:
             yield f"the last {stream.detail['ring_bytes']} bytes were kept, as asked"
         if "ring_s" in stream.detail:
             yield f"the last {stream.detail['ring_s']} s were kept, as asked"
+
+
+def _vanished(summary: Summary) -> Iterator[str]:
+    """What became of packets after PREROUTING is not known; what the kernel counted meanwhile."""
+    for after, count in summary.vanished.items():
+        rises = [one for some in summary.discards.values() for one in of_routing(some)]
+        words = [f"{one.counter} rose by {one.by:,}" for one in rises]
+        meanwhile = f"; {', '.join(words)} meanwhile" if words else ""
+        yield f"{counted(count, 'packet')} after {after}{meanwhile}"
+
+
+def _discards(recording: Recording, summary: Summary) -> Iterator[str]:
+    """The counters of discarded packets that rose, for each namespace."""
+    names = {one.id: one.name or _UNNAMED for one in recording.namespaces}
+    for namespace, rises in summary.discards.items():
+        whose = f" ({names.get(namespace, namespace)})" if len(names) > 1 else ""
+        yield f"{', '.join(map(str, rises))}{whose}"
+
+
+def _asked(summary: Summary) -> Iterator[str]:
+    """How many questions the kernel was asked about packets' ways, and what there was no time for."""
+    asked = summary.asked
+    if not any(asked):
+        return
+    kinds = counted(asked.questions, "kind")
+    text = f"the kernel about the way of {kinds} of packets"
+    if asked.not_asked:
+        text += f"; there was no time to ask about {asked.not_asked:,} more"
+    if asked.not_looked_at:
+        text += f"; nobody looked at {counted(asked.not_looked_at, 'event')}"
+    yield text
 
 
 def _protocols(counts: dict[str, int]) -> dict[str, int]:

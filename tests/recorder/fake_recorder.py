@@ -57,6 +57,7 @@ class Writer:
         self._stage = stage
         self.streams, self.snapshots, self.losses, self.appended = [], [], [], []
         self.trims, self.copies = [], []
+        self.goes = False  # something, when the ring is trimmed
         self.phases = []  # in which each batch came
         self.file_bytes = 0
         self.keeps = True
@@ -95,6 +96,7 @@ class Writer:
 
     def trim(self, **limits):
         self.trims.append(limits)
+        return self.goes
 
     def copy(self, path, stopped_ns, reason):
         self._stage.meet("copy")
@@ -274,6 +276,33 @@ class Backend:
         self.setting.findings.put(lambda: self._stage.stored.append((what, self._stage.done[-1])))
 
 
+class Asker(SideSocket):
+    """Asks nobody, and keeps what it is given."""
+
+    by_ports = False
+    changes = 0
+
+    def __init__(self, failed=None):
+        super().__init__()
+        self.working = threading.Lock()
+        self.asked, self.unasked = [], []
+        self.room = 1000
+
+    def start(self):
+        pass
+
+    stop = begin_anew = start
+
+    def ask(self, question):
+        if len(self.asked) >= self.room:
+            return False
+        self.asked.append(question)
+        return True
+
+    def tell_unasked(self, questions, events):
+        self.unasked.append((questions, events))
+
+
 class Child:
     """What a child would look at."""
 
@@ -325,6 +354,7 @@ def take_the_stage(monkeypatch, made=None):
             names=lambda: ["lo"],
             dumps=lambda: {"links": b"[1]"},
         ),
+        "asker": SimpleNamespace(Asker=Asker),
     }.items():
         monkeypatch.setattr(session, name, fake)
     start = session.Command.start

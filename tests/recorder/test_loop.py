@@ -158,7 +158,14 @@ def test_a_copy_that_fails(stage):
 
 def ring(**given):
     writer = Writer(Stage())
-    return Ring(options(**given), None, SimpleNamespace(writer=writer)), writer
+    counted = []
+    evidence = SimpleNamespace(
+        writer=writer,
+        counted=counted,
+        snapshot=lambda kind, *_, after_ns: counted.append((kind, after_ns)),
+    )
+    writer.evidence = evidence
+    return Ring(options(**given), None, evidence), writer
 
 
 def test_a_recording_without_a_ring_keeps_everything():
@@ -179,6 +186,28 @@ def test_a_ring_is_trimmed_now_and_then():
     for now in range(0, 30_000_000_000, 100_000_000):
         made.trim(now)
     assert writer.trims == [{"most_bytes": None, "lasts_ns": 10**12}] * 3
+
+
+def counted(writer):
+    """Whether the counters were read since the last time."""
+    found, writer.evidence.counted[:] = [*writer.evidence.counted], []
+    assert all(kind == "counters" and after_ns for kind, after_ns in found)
+    return len(found)
+
+
+def test_counters_are_read_again_where_a_ring_has_turned():
+    """What comes then will be the oldest in it: of a size where something goes, of a time each eighth of it."""
+    made, writer = ring(ring_bytes=1000)
+    made.trim(0)
+    assert counted(writer) == 0
+    writer.goes = True
+    for now in range(1_000_000_000, 6_000_000_000, 500_000_000):
+        made.trim(now)
+    assert counted(writer) == 5
+    made, writer = ring(ring_s=80.0)
+    for now in range(0, 80_000_000_000, 100_000_000):
+        made.trim(now)
+    assert counted(writer) == 8
 
 
 def test_a_crowded_ring_is_trimmed_at_once():

@@ -151,7 +151,8 @@ def test_two_backends_are_undone_in_reverse(stage, monkeypatch):
         "open nftrace", "open nflog", "insert nflog", "baseline nflog", "insert nftrace", "baseline nftrace",
         "remove nftrace", "remove nflog", "undo nftrace", "undo nflog",
     ]  # fmt: skip
-    assert [kind for kind, _ in stage.writer.streams] == ["rtnetlink", "nftrace", "nflog"]
+    kinds = [kind for kind, _ in stage.writer.streams]
+    assert kinds == ["rtnetlink", "route-answers", "nftrace", "nflog"]
     assert all(one.watch.stopped for one in two.made)
 
 

@@ -163,3 +163,12 @@ def test_side_datagrams_without_end_do_not_hold_up_the_events(streams, side):
     for taken in (1000, 2000, 2500, 2500):
         one.made.take_sides()
         assert len(one.writer.appended) == taken
+
+
+def test_in_the_end_all_is_taken_that_waits_beside_the_events(streams, side):
+    """However much that is: the answers about the last packets are among it."""
+    one = streams(sides=[Side(side(*[b"a"] * 2500), "route-answers", {})])
+    one.made.take_sides()
+    assert len(one.writer.appended) == 1000
+    one.made.finish()
+    assert len(one.writer.appended) == 2500

@@ -107,6 +107,12 @@ class Own:
         """Whether frames of bridges are traced."""
         return any(one.family == "bridge" for one in self.traced)
 
+    @property
+    def first(self) -> tuple[str, tuple[str, str]]:
+        """The table and the chains that packets come to first of IP's."""
+        chains = ("prerouting", "output") if self.alone else ("PREROUTING", "OUTPUT")
+        return name(self.comment) if self.needed else "raw", FIRST if self.traced else chains
+
     def text(self) -> str:
         """The tables as nft reads them; rules that are copies are still missing."""
         chains = []

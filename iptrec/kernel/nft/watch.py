@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables, netlink
-from iptrec.kernel.links import FORWARDING, WaySocket
+from iptrec.kernel.links import SETTINGS, WaySocket
 from iptrec.kernel.nft import bases, listing, raw, retold
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole, WatchThread
@@ -86,7 +86,7 @@ class NftWatch:
         self._missed = missed
         self._attached = False  # base chains came or went, or it is forwarded now
         self._changes = ChangeSocket()
-        self._forwarding = WaySocket(FORWARDING)
+        self._forwarding = WaySocket(SETTINGS)
         self._until = time.time_ns()
         self._next = 0
         self._untold = False  # a change that could not be listed

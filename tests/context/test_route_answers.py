@@ -1,0 +1,177 @@
+"""The answers of the kernel: decoded, put together, and the one that a packet of a moment may count on."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from handmade import HandMade, attribute
+
+from iptrec.context.asked import Asked
+from iptrec.decode.route_answers import (
+    ALL,
+    Answer,
+    Answers,
+    Changed,
+    Exchange,
+    Ports,
+    Settings,
+    Unasked,
+    Way,
+)
+from iptrec.kernel.questions import GET_NETCONF, GET_ROUTE, Question, settings, way_out
+from iptrec.recording.rows import Chunk, Snapshot, Stream
+
+MS = 1_000_000
+SRC, DST = bytes([10, 0, 0, 9]), bytes([192, 0, 2, 1])
+ASKED = Question(2, 3, SRC, DST, 0x17, 0x28, 17, 1000, 53)
+WAY, PORTS = Way(2, 3, SRC, DST, 0x17, 0x28), Ports(17, 1000, 53)
+CHANGED = struct.pack("<IHHII", 16, 1, 0, 0, 0)
+NO_ROUTE = -101
+
+
+def message(kind, number, body):
+    return struct.pack("<IHHII", 16 + len(body), kind, 1, number, 0) + body
+
+
+def question(number, asked=ASKED):
+    return message(GET_ROUTE, number, asked.body())
+
+
+def error(number, code=NO_ROUTE):
+    return message(2, number, struct.pack("<i", code))
+
+
+def route(number, kind=1, oif=4):
+    body = struct.pack("<BBBBBBBBI", 2, 32, 0, 0, 254, 0, 0, kind, 0)
+    return message(24, number, body + attribute(4, struct.pack("<i", oif)))
+
+
+def netconf(number, forwarding, rp_filter):
+    values = ((2, forwarding), (3, rp_filter))
+    return message(
+        80,
+        number,
+        bytes([2, 0, 0, 0])
+        + b"".join(attribute(kind, struct.pack("<i", one)) for kind, one in values),
+    )
+
+
+def recorded(*datagrams, rules=None):
+    """A recording with datagrams (time, bytes)."""
+    made = HandMade()
+    made.streams.append(Stream(2, 1, "route-answers", {}))
+    times, data = zip(*datagrams, strict=True)
+    made.chunks_.append(
+        Chunk(
+            1,
+            2,
+            np.array(times, np.int64),
+            np.array([len(one) for one in data], np.uint32),
+            b"".join(data),
+        )
+    )
+    if rules is not None:
+        made.snapshots_.append(Snapshot(1, 1, "ip-rules", 0, "rtnetlink", rules, None, "netlink"))
+    return made
+
+
+def test_an_answer_belongs_to_its_question():
+    found = list(Answers().read([(5, question(1)), (6, error(1)), (7, question(2)), (8, route(2))]))
+    refused = Exchange(5, WAY, PORTS, Answer(101))
+    assert found == [refused, replace(refused, time_ns=7, answer=Answer(0, 1, 4))]
+
+
+def test_what_an_answer_leaves_open_is_asked_after_it():
+    told = [
+        question(1), error(1, -22),
+        message(GET_ROUTE, 2, way_out(2, SRC, 0x28)), route(2, oif=7),
+        message(GET_ROUTE, 3, way_out(2, DST, 0x28)), error(3),
+        message(GET_NETCONF, 4, settings(2, 3)), netconf(4, 1, 2),
+        message(GET_NETCONF, 5, settings(2, ALL)), netconf(5, 0, 1),
+        question(6), error(6, -22),
+        CHANGED,
+        question(7), error(7, -22),
+    ]  # fmt: skip
+    first, second, changed, third = Answers().read(enumerate(told))
+    here, of_all = Settings(1, 2), Settings(0, 1)
+    assert first == Exchange(0, WAY, PORTS, Answer(22), Answer(0, 1, 7), Answer(101), here, of_all)
+    assert (second.here, second.all, second.back) == (here, of_all, None)
+    assert changed == Changed(12)
+    assert (third.here, third.all) == (Settings(), Settings())
+
+
+def test_a_question_may_stay_without_an_answer():
+    (found,) = Answers().read(enumerate([question(1), question(2), error(2)]))
+    assert found.time_ns == 1
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"", b"\0" * 15, CHANGED[:10], question(1)[:-9], message(GET_ROUTE, 1, b"\2"), error(9),
+        message(2, 1, b"\0"), message(24, 1, b"\0"), message(80, 1, b""), message(4, 1, b"1234567"),
+        message(GET_NETCONF, 1, b""), struct.pack("<IHHII", 9999, 26, 1, 1, 0),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_left_out(datagram):
+    """Also between a question and its answer."""
+    assert list(Answers().read([(1, datagram)])) == []
+    found = list(Answers().read([(1, question(5)), (2, datagram), (3, error(5))]))
+    assert [one.answer for one in found] == [Answer(101)]
+
+
+def test_what_was_not_asked_is_counted():
+    counts = message(4, 0, struct.pack("<II", 3, 500))
+    assert list(Answers().read([(1, counts)])) == [Unasked(3, 500)]
+    asked = Asked(recorded((1, counts), (2, counts), (3, question(1)), (3, error(1))), 1)
+    assert (asked.questions, asked.unasked, asked.unseen) == (1, 6, 1000)
+
+
+TIMES = {
+    "the nearest": ([(100, "a"), (300, "b")], 280, ("b", True)),
+    "before the packet": ([(100, "a")], 5000, ("a", True)),
+    "a change in between": ([(100, None), (200, "a")], 90, ("a", False)),
+    "a change just before": ([(100, None), (110, "a")], 101, ("a", True)),
+    "a change that is told late": ([(100, None), (200, "a")], 60, ("a", False)),
+    "rather without a change": ([(100, "a"), (700, None), (710, "b")], 600, ("a", True)),
+    "an answer long before a change": ([(100, "a"), (170, None)], 100, ("a", True)),
+    "an answer just before a change": ([(100, "a"), (130, None)], 90, ("a", False)),
+}
+
+
+@pytest.mark.parametrize("case", TIMES)
+def test_which_answer_counts(case):
+    told, moment, expected = TIMES[case]
+    datagrams = []
+    for number, (time_ms, what) in enumerate(told):
+        code = {"a": -101, "b": -13}.get(what)
+        some = [CHANGED] if what is None else [question(number), error(number, code)]
+        datagrams += [(time_ms * MS, one) for one in some]
+    found = Asked(recorded(*datagrams), 1).about(WAY, PORTS, moment * MS)
+    assert ({101: "a", 13: "b"}[found.exchange.answer.code], found.unchanged) == expected
+
+
+def test_only_about_such_a_packet():
+    asked = Asked(recorded((1, question(1)), (1, error(1))), 1)
+    for other in (
+        WAY._replace(iif=4),
+        WAY._replace(dst=SRC),
+        WAY._replace(mark=0),
+        WAY._replace(tos=0),
+    ):
+        assert asked.about(other, PORTS, 1) is None
+    assert asked
+    assert not Asked(HandMade(), 1)
+
+
+@pytest.mark.parametrize(
+    ("selector", "counts"), [((6, struct.pack("<I", 5)), True), ((23, b"5\0\x35\0"), False)]
+)
+def test_ports_count_where_rules_ask_for_them(selector, counts):
+    rule = struct.pack("<BBBBBxxBI", 2, 0, 0, 0, 254, 1, 0) + attribute(*selector)
+    asked = Asked(recorded((1, question(1)), (1, error(1)), rules=message(32, 1, rule)), 1)
+    assert asked.about(WAY, PORTS, 1) is not None
+    assert (asked.about(WAY, PORTS._replace(dport=54), 1) is not None) == counts
