@@ -45,7 +45,7 @@ class Loop:
         *,
         rotation: Rotation | None,
         lists: Lists,
-        asking: Asking,
+        asking: Asking | None,
         findings: Findings,
         wake: Wake,
         command: Command,
@@ -100,7 +100,8 @@ class Loop:
                 self._take_the_rest(ready)
             for backend in self._backends:
                 backend.caught_up()
-            self._asking.work()
+            if self._asking is not None:
+                self._asking.work()
             if 0 < fetched < batches.SLOTS:
                 time.sleep(min(one.gather_s for one in self._backends))
             if self._writer.due:

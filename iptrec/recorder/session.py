@@ -158,8 +158,8 @@ class _Session:
             self._backends = chosen(setting)
             self._trouble = setting.trouble
             with contextlib.ExitStack() as opened:
-                sides, events = self._open(opened)
                 self._dropped = drops.opened(options, opened)
+                sides, events = self._open(opened)
                 options.check_interfaces(links.names())
                 since_ns = time.time_ns()
                 child = opened.enter_context(Forked("the network", network.first))
@@ -193,10 +193,9 @@ class _Session:
         ]
         if gone := sockets.closed():
             sides.append(Side(opened.enter_context(gone), "sockets", {}))
-        self._asking = Asking(
-            opened.enter_context(asker.Asker(self._trouble)), again=bool(self._options.ring)
-        )
-        sides.append(Side(self._asking.asker, "route-answers", {}, there=self._asking.begin))
+        self._asking = self._asker(opened)
+        if self._asking is not None:
+            sides.append(Side(self._asking.asker, "route-answers", {}, there=self._asking.begin))
         if self._options.conntrack:
             socket = opened.enter_context(conntrack.ConntrackSocket())
             groups = {"groups": ["new", "destroy"]}
@@ -209,6 +208,13 @@ class _Session:
             detail = {"all_incoming": True} if self._options.all_incoming else {}
             events.append(replace(traced, detail={**traced.detail, **detail}))
         return sides, events
+
+    def _asker(self, opened: contextlib.ExitStack) -> Asking | None:
+        """Who asks the kernel about packets that vanish; nobody where it tells of them by itself."""
+        if self._dropped is not None and self._dropped.descriptors:
+            return None
+        found = opened.enter_context(asker.Asker(self._trouble))
+        return Asking(found, again=bool(self._options.ring))
 
     def _create(self, writer: Writer, sides: Sequence[Side], events: Sequence[Events]) -> Evidence:
         """The streams of the file, and a place for what is seen beside them."""
@@ -244,7 +250,8 @@ class _Session:
                 loop = self._loop(lists)
                 self._begin(begun)
                 loop.run()
-                self._asking.finish()
+                if self._asking is not None:
+                    self._asking.finish()
                 for backend in self._backends:
                     backend.watch.stop()
                 lists.look_now()
@@ -256,7 +263,9 @@ class _Session:
             self._keep(again)
 
     def _loop(self, lists: Lists) -> Loop:
-        watches = [self._asking.asker, *(backend.watch for backend in self._backends)]
+        watches = [one.watch for one in self._backends]
+        if self._asking is not None:
+            watches.append(self._asking.asker)
         return Loop(
             self._options,
             self._report,
@@ -294,7 +303,8 @@ class _Session:
         privileges.keep(privileges.RECORDER)
         host.keep_freed_memory()
         self._report.tell()
-        self._asking.asker.start()
+        if self._asking is not None:
+            self._asking.asker.start()
         for backend in self._backends:
             backend.watch.start()  # last: what starts processes with preexec_fn is through
 
