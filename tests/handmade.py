@@ -169,6 +169,12 @@ class HandMade:
         return self
 
     def chunks(self, stream=None, after=0):
+        """Those of drops for their stream, all others for any other one."""
+        drops = {one.id for one in self.streams if one.kind == "drops"}
         return iter(
-            [one for one in self.chunks_ if one.id > after and stream in (None, one.stream)]
+            [
+                one
+                for one in self.chunks_
+                if one.id > after and (stream is None or (one.stream in drops) == (stream in drops))
+            ]
         )

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from handmade import REASONS, UUID, HandMade, udp, udp6
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iptrec.answers.packets import Packets
@@ -149,6 +149,7 @@ MOMENTS = st.integers(0, 50).map(lambda one: one * 1_000_000)
 IDENTS = st.integers(1, 3)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(IDENTS, MOMENTS), min_size=1, max_size=30),
     st.lists(st.tuples(IDENTS, MOMENTS, st.sampled_from([*REASONS])), max_size=30),
