@@ -11,7 +11,9 @@ import numpy as np
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 
 HOOK = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
-REASONS = {2: "NOT_SPECIFIED", 3: "NO_SOCKET", 9: "NETFILTER_DROP", 46: "NEIGH_FAILED"}
+REASONS = {
+    2: "NOT_SPECIFIED", 3: "NO_SOCKET", 9: "NETFILTER_DROP", 30: "TCP_OLD_DATA", 46: "NEIGH_FAILED",
+}  # fmt: skip
 UUID = "00000000-0000-4000-8000-000000000001"
 
 

@@ -86,9 +86,11 @@ def function(place: str) -> str:
 def is_loss(reason: str, place: str) -> bool:
     """Whether a packet is lost that the kernel drops so: what a drop is called is not always one.
 
-    TCP drops what has done its work: the last segments of a connection, without a reason.
+    TCP drops what has done its work: the last segments of a connection, without a reason, or as data that had
+    come already where it looks at its state.
     """
     of_tcp = reason == "NOT_SPECIFIED" and function(place).startswith("tcp_")
+    of_tcp |= (reason, function(place)) == ("TCP_OLD_DATA", "tcp_rcv_state_process")
     return not (of_tcp or reason in _UNREAD or function(place) in _OF_COPIES)
 
 

@@ -412,7 +412,7 @@ def test_the_kernel_tells_what_userspace_drops(net, listener, answered, why):
     net.rules("*filter\n-A INPUT -p udp -j NFQUEUE --queue-num 3\nCOMMIT\n")
     net.record("udp", listener + send("127.0.0.1") + answered, options=["--drops=yes"])
     packet = net.packets[1]
-    assert (packet.verdict, way(packet), packet.complete) == ("LOST", QUEUED, True)
+    assert (packet.verdict, way(packet), packet.complete) == ("DISCARDED", QUEUED, True)
     assert packet.end.text == why
 
 

@@ -22,9 +22,9 @@ BEGIN = 1000 * SECOND
 ONE, OTHER = udp(ident=1), udp(ident=2)
 PLACES = (
     "ip_error+0x94", "nf_hook_slow+0x7d", "neigh_invalidate+0x7e", "tpacket_rcv+0x10", "ping_rcv+0xab",
-    "tcp_v4_rcv+0x91",
+    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a",
 )  # fmt: skip
-NOT_SPECIFIED, NO_SOCKET, BY_RULES, NEIGHBOUR = 2, 3, 9, 46
+NOT_SPECIFIED, NO_SOCKET, BY_RULES, OLD, NEIGHBOUR = 2, 3, 9, 30, 46
 
 
 def arrived(packet, at_ns=0):
@@ -71,6 +71,7 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "a copy for tcpdump": (arrived(ONE), [dropped(ONE, place=4)], [NOT]),
     "a ping's answer": (arrived(ONE), [dropped(ONE, reason=NO_SOCKET, place=5)], [NOT]),
     "the end of a connection": (arrived(ONE), [dropped(ONE, place=6)], [NOT]),
+    "the last but one": (arrived(ONE), [dropped(ONE, reason=OLD, place=7)], [NOT]),
     "no socket of TCP": (arrived(ONE), [dropped(ONE, reason=NO_SOCKET, place=6)], [LOST]),
     "by a rule": (
         forwarded(ONE, end="rule:1"), [dropped(ONE, reason=BY_RULES, place=2)], [("DROP", None)],
