@@ -234,6 +234,7 @@ class _Session:
                 loop = self._loop(lists)
                 self._begin(begun)
                 loop.run()
+                evidence.streams.take_sides()  # when they came is known by when they are taken
                 for backend in self._backends:
                     backend.watch.stop()
                 lists.look_now()
