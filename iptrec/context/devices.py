@@ -88,4 +88,5 @@ def _device(row: Mapping[str, Any]) -> Device:
     info = row.get("linkinfo") or {}
     mtu = row.get("mtu")
     kinds = {info.get("kind"), info.get("slave_kind")} if isinstance(info, dict) else set()
-    return Device(str(row["name"]), mtu if isinstance(mtu, int) else None, "vrf" in kinds)
+    name = str(row["name"]).encode("utf-8", "backslashreplace").decode()  # of a stranger
+    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in kinds)
