@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
+def load() -> None:
+    """Load what is loaded when it is needed, for a process that may not be able to read it later."""
+    import iptrec.answers.ends  # noqa: F401, PLC0415
+
+
 class Behind:
     """Follows the windows of one stream, and answers for the latest."""
 

@@ -244,11 +244,13 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
     while the processor has little else to do; not before, for until then it has rights.
     """
     if held is not None:
+        from iptrec.answers import behind
         from iptrec.decode import packet
         from iptrec.kernel import privileges, process
         from iptrec.views import escape  # noqa: F401 - for errors
 
         packet.load()
+        behind.load()
         privileges.give_up()
         process.end_with_parent()
         if behind_others:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.context.arrival import Device
+from iptrec.context.datagrams import datagrams
 from iptrec.decode import snapshots
 from iptrec.decode.rtnetlink import LAYOUTS, rows
 
@@ -71,21 +72,15 @@ def _listed(recording: Recording, namespace: int) -> Iterator[tuple[int, Device,
 
 def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, Device, int]]:
     """What the kernel told of interfaces that came or changed."""
-    for stream in recording.streams:
-        if stream.kind != "rtnetlink" or stream.namespace != namespace:
-            continue
-        for chunk in recording.chunks(stream.id):
-            ends = np.cumsum(chunk.lengths, dtype=np.int64).tolist()
-            for start, end, time_ns in zip(
-                [0, *ends[:-1]], ends, chunk.received_ns.tolist(), strict=True
-            ):
-                for row in rows(LAYOUTS["links"], chunk.data[start:end]):
-                    if "name" in row:
-                        yield time_ns, _device(row), int(row["index"])
+    for time_ns, datagram in datagrams(recording, "rtnetlink", namespace):
+        for row in rows(LAYOUTS["links"], datagram):
+            if "name" in row:
+                yield time_ns, _device(row), int(row["index"])
 
 
 def _device(row: Mapping[str, Any]) -> Device:
     info = row.get("linkinfo") or {}
     mtu = row.get("mtu")
     kinds = {info.get("kind"), info.get("slave_kind")} if isinstance(info, dict) else set()
-    return Device(str(row["name"]), mtu if isinstance(mtu, int) else None, "vrf" in kinds)
+    name = str(row["name"]).encode("utf-8", "backslashreplace").decode()  # of a stranger
+    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in kinds)

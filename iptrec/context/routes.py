@@ -12,8 +12,7 @@ import ipaddress
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-
+from iptrec.context.datagrams import datagrams
 from iptrec.context.route import (
     ANYCAST,
     BROADCAST,
@@ -314,15 +313,9 @@ def _listed(recording: Recording, namespace: int) -> Iterator[_List]:
 
 def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, RouteChange]]:
     """When each change was received."""
-    for stream in recording.streams:
-        if stream.kind != "rtnetlink" or stream.namespace != namespace:
-            continue
-        for chunk in recording.chunks(stream.id):
-            ends = np.cumsum(chunk.lengths, dtype=np.int64).tolist()
-            starts = [0, *ends[:-1]]
-            for start, end, time in zip(starts, ends, chunk.received_ns.tolist(), strict=True):
-                for change in route_changes(chunk.data[start:end]):
-                    yield time, change
+    for time, datagram in datagrams(recording, "rtnetlink", namespace):
+        for change in route_changes(datagram):
+            yield time, change
 
 
 def _followed(

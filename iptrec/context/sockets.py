@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
+from iptrec.context.datagrams import datagrams
 from iptrec.decode import snapshots, sockets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from iptrec.recording.rows import Recording
 
 _PROTOCOLS: Final = (6, 17)
@@ -48,7 +49,7 @@ class Sockets:
             return None
         found = {one for listed in lists if listed for one in listed}
         return frozenset(
-            found | {(protocol, port) for port in self._closed(streams) for protocol in _PROTOCOLS}
+            found | {(protocol, port) for port in set(self._closed()) for protocol in _PROTOCOLS}
         )
 
     def _balanced(self) -> bool:
@@ -58,11 +59,6 @@ class Sockets:
             if one.namespace == self._namespace
         )
 
-    def _closed(self, streams: list[int]) -> set[int]:
-        found: set[int] = set()
-        for stream in streams:
-            for chunk in self._recording.chunks(stream):
-                ends = np.cumsum(chunk.lengths, dtype=np.int64).tolist()
-                for start, end in zip([0, *ends[:-1]], ends, strict=True):
-                    found.update(sockets.closed(chunk.data[start:end]))
-        return found
+    def _closed(self) -> Iterator[int]:
+        for _, datagram in datagrams(self._recording, "sockets", self._namespace):
+            yield from sockets.closed(datagram)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from typing import TYPE_CHECKING, Final
 
 from iptrec.context.arrival import World
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Files = Mapping[str, str]
 
 _MOST: Final = 16  # at one moment
+_DECIMAL: Final = re.compile(r"-?[0-9]{1,18}")
 _REMEMBERED: Final = 1000
 _NO_GROUPS: Final[Mapping[str, str]] = {}
 
@@ -109,8 +111,7 @@ def _number(files: Files, every: Sequence[Files], path: str) -> int | None:
     """A setting; of an interface that was not there in one list what another one tells."""
     for one in (files, *every):
         if path in one:
-            text = one[path]
-            return int(text) if text.lstrip("-").isdigit() else None
+            return int(one[path]) if _DECIMAL.fullmatch(one[path]) else None
     return None
 
 

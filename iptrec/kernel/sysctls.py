@@ -28,6 +28,7 @@ _SETTINGS: Final = (
     "net/ipv6/conf/all/*",
     "net/ipv4/conf/default/*",
     "net/ipv6/conf/default/*",
+    "net/ipv4/vs/*",
     "net/ipv4/conf/*/forwarding",
     "net/ipv4/conf/*/rp_filter",
     "net/ipv4/conf/*/accept_local",

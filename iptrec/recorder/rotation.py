@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.options import Options
     from iptrec.recording.rows import Facts
 
+_ENDS: Final = ("sysctls", "sockets", "groups", "counters")  # listed at a file's end, too
 _AGAIN_NS: Final = 60_000_000_000  # after a file that could not be made
 
 
@@ -85,18 +86,17 @@ class Rotation:
             backend.watch.look()
         self._lists.look_now()
         self._findings.take()
+        since_ns = time.time_ns()
+        found = {"sysctls": sysctls.settings(), **network.first()}
+        for kind in _ENDS:
+            evidence.snapshot(kind, network.SOURCES[kind], found[kind])
         evidence.streams.take_sides()
         old.commit()
         path = self._next_path()
         new = self._files.enter_context(Writer.create(path, self._facts()))
-        counted = sysctls.counters()  # where this one ends the next one begins
-        evidence.snapshot("counters", network.SOURCES["counters"], counted)
         evidence.write_to(new)
         self._begin(time.monotonic_ns())
-        since_ns = time.time_ns()
-        found = network.first() | {"counters": counted}
         with new.together():
-            evidence.snapshot("sysctls", network.SOURCES["sysctls"], sysctls.settings())
             for kind, content in found.items():
                 evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
         self._lists.begin(found, since_ns)

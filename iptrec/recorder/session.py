@@ -252,6 +252,7 @@ class _Session:
                 loop.run()
                 if self._asking is not None:
                     self._asking.finish()
+                evidence.streams.take_sides()  # when they came is known by when they are taken
                 for backend in self._backends:
                     backend.watch.stop()
                 lists.look_now()

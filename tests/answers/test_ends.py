@@ -6,11 +6,12 @@ import json
 import struct
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from handmade import HandMade, attribute, link_message, udp
 
 from iptrec.answers.packets import Packets
-from iptrec.recording.rows import Loss, Snapshot, Stream
+from iptrec.recording.rows import Chunk, Loss, Snapshot, Stream
 
 SECOND = 1_000_000_000
 TIME = 500 * SECOND
@@ -159,3 +160,68 @@ def test_the_words():
     assert found.end.text == (
         "routing would have forwarded it (10.2.0.0/16 dev eth1): what discarded it is not known"
     )
+
+
+def listening(*ports):
+    """Lists of sockets of UDP."""
+    none = message(3, bytes(4))
+    every = (
+        message(
+            20, struct.pack(">BBBBHH16s16s", 2, 7, 0, 0, port, 0, bytes(16), bytes(16)) + bytes(32)
+        )
+        for port in ports
+    )
+    return none + none + b"".join(every) + none + none
+
+
+def let_in(first=(), last=(), closed=(), *, tables=FILTER, lists=2, settings=KNOWN):
+    """A datagram to port 53 that came to INPUT."""
+    made = recording(tables, RAWS, "filter:INPUT:policy:1", dst="10.1.0.1", lists=0)
+    made.streams.append(Stream(4, 1, "sockets", {}))
+    for time, ports in ((1, first), (1000 * SECOND, last))[:lists]:
+        for kind, content in (
+            ("sockets", listening(*ports)),
+            ("sysctls", json.dumps(settings).encode()),
+        ):
+            media = "json" if kind == "sysctls" else "netlink"
+            made.snapshots_.append(
+                Snapshot(len(made.snapshots_) + 1, 1, kind, time, "", content, None, media)
+            )
+    chunks = made.chunks
+    data = [listening(port) for port in closed]
+    lengths = np.array([len(one) for one in data], np.uint32)
+    gone = Chunk(1, 4, np.full(len(data), TIME, np.int64), lengths, b"".join(data))
+    made.chunks = lambda stream=None, after=0: [gone] if stream == 4 else chunks(stream, after)
+    return made
+
+
+NO_SOCKET = ("NO_SOCKET", True)
+TPROXY = MANGLE.replace(
+    "COMMIT", "-A PREROUTING -p tcp -j TPROXY --on-port 1 --on-ip 0.0.0.0\nCOMMIT"
+)
+SOCKETS = {
+    "nobody": ({}, NO_SOCKET),
+    "another port": ({"first": [54], "last": [54], "closed": [54]}, NO_SOCKET),
+    "at the start": ({"first": [53]}, None),
+    "at the end": ({"last": [53]}, None),
+    "in between": ({"closed": [53]}, None),
+    "no list of the end": ({"lists": 1}, None),
+    "balanced": ({"settings": KNOWN | {"net/ipv4/vs/conntrack": "0"}}, None),
+    "diverted": ({"tables": TPROXY + FILTER}, None),
+}
+
+
+@pytest.mark.parametrize("case", SOCKETS)
+def test_no_socket(case):
+    """Told where none can have been; the packet was accepted all the same."""
+    given, expected = SOCKETS[case]
+    made = let_in(**given)
+    if case != "diverted":
+        assert [one.verdict for one in Packets(made)] == ["ACCEPT"]
+    assert told(made) == expected
+
+
+def test_sockets_whose_ends_were_lost():
+    made = let_in()
+    made.losses.append(Loss(4, TIME, TIME, None, "enobufs"))
+    assert told(made) is None

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from iptrec.context.addresses import addresses
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import snapshots
+from iptrec.decode.groups import groups
+from iptrec.decode.sockets import listed
 from iptrec.kernel import process
 from iptrec.recording.kinds import SNAPSHOTS
 from iptrec.recording.reader import Reader
@@ -365,3 +368,37 @@ def test_recorded_twice(network, tmp_path):
     own = ipaddress.ip_address
     assert {own("10.8.0.1"), own("fd08::1")} <= local
     assert not {own("10.8.0.2"), own("fd08::2")} & local
+
+
+HOLD = """
+import socket
+for number, (family, kind) in enumerate((f, k) for f in (2, 10) for k in (1, 2)):
+    one = socket.socket(family, kind)
+    globals()[f"held{number}"] = one
+    one.bind(("", 7000 + number))
+    if kind == 1:
+        one.listen()
+print("ready", flush=True)
+input()
+"""
+
+
+def test_sockets_and_groups(network):
+    """As they were opened, and as ip maddr lists them."""
+    held = network.popen(
+        [PYTHON, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert held.stdout.readline() == "ready\n"
+    told = json.loads(network.run([PYTHON, "-c", EVERYTHING]).stdout)
+    found = snapshots.shown("sockets", bytes.fromhex(told["sockets"]), "netlink")
+    rows = {(one["protocol"], one["family"], one["port"]) for one in json.loads(found)}
+    assert rows == {(6, 2, 7000), (17, 2, 7001), (6, 10, 7002), (17, 10, 7003)}
+    assert listed(bytes.fromhex(told["sockets"])) == {(one[0], one[2]) for one in rows}
+    said = {
+        (link["ifname"], ipaddress.ip_address(one["address"]))
+        for link in asked(network, "ip", "-j", "maddr")
+        for one in link["maddr"]
+        if "family" in one
+    }
+    joined = groups(json.loads(bytes.fromhex(told["groups"])))
+    assert {(name, one) for (name, _), every in joined.items() for one in every} == said

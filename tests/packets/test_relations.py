@@ -92,6 +92,16 @@ def test_error_of_a_router_that_quotes_little():
     assert related(recording) == [[], [], [("error-about", 2)]]  # the flow's last packet
 
 
+def test_an_error_is_about_the_packet_that_it_quotes():
+    """Of IPv6 no identification tells packets apart whose payloads are equal: their addresses do."""
+    asked, other = udp6(last=2), udp6(last=3)
+    body = struct.pack("!BBHI", 1, 3, 0, 0) + asked
+    error = struct.pack("!IHBB", 6 << 28, len(body), 58, 64) + asked[8:24] + asked[8:24] + body
+    recording = HandMade().ruleset(RULES, kind="ip6tables-save")
+    recording.events([*events(asked, other, chain="PREROUTING"), *events(error)])
+    assert related(recording) == [[], [], [("error-about", 1)]]
+
+
 # Left as this packet by this interface, came in as that one by that one, in a frame or not.
 ETHERNET = ethernet(b"", 0x0800)
 SENT = udp(b"x", ident=0)
