@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 STREAM: Final = "route-answers"
-_SLACK_NS: Final = 50_000_000  # what the kernel tells is noted a moment later
+_SLACK_NS: Final = 100_000_000  # what the kernel tells is noted a moment later
 _MOST: Final = 1_000_000  # that are read at a time
 _BY_PORTS: Final = ("ip_proto", "sport_range", "dport_range")
 

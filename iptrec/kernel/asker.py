@@ -38,8 +38,8 @@ _TYPE_AT: Final = 7  # rtm_type
 _BY_PORTS: Final = frozenset({22, 23, 24})  # FRA_IP_PROTO, FRA_SPORT_RANGE, FRA_DPORT_RANGE
 _RULE_HEAD: Final = 12  # struct fib_rule_hdr
 _MOST_RULES: Final = 1 << 20  # bytes
-_AT_ONCE, _EACH_MS, _CHANGED_MS = 10, 10, 20  # 100 a second
-WAITING: Final = 1000
+_AT_ONCE, _EACH_MS, _CHANGED_MS = 10, 10, 50  # 100 a second
+_MOST_WAITING: Final = 200
 _IN_THE_END_NS: Final = 500_000_000
 _ATTEMPTS: Final = 3
 _PATIENCE_S: Final = 1.0
@@ -117,7 +117,7 @@ class Asker:
 
     def ask(self, question: Question) -> bool:
         """Ask soon; False where too many wait for that."""
-        if len(self._waiting) >= WAITING:
+        if len(self._waiting) >= _MOST_WAITING:
             return False
         self._waiting.append(question)
         os.eventfd_write(self._woken, 1)

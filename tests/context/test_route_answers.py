@@ -136,8 +136,8 @@ TIMES = {
     "a change in between": ([(100, None), (200, "a")], 90, ("a", False)),
     "a change just before": ([(100, None), (110, "a")], 101, ("a", True)),
     "a change that is told late": ([(100, None), (200, "a")], 60, ("a", False)),
-    "rather without a change": ([(100, "a"), (700, None), (710, "b")], 600, ("a", True)),
-    "an answer long before a change": ([(100, "a"), (170, None)], 100, ("a", True)),
+    "rather without a change": ([(100, "a"), (750, None), (760, "b")], 600, ("a", True)),
+    "an answer long before a change": ([(100, "a"), (270, None)], 100, ("a", True)),
     "an answer just before a change": ([(100, "a"), (130, None)], 90, ("a", False)),
 }
 

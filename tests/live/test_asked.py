@@ -216,7 +216,7 @@ def test_many_senders_are_not_all_asked_about(network, tmp_path, backend):
     info = json.loads(iptrec("info", "--json", path).stdout)
     asked = info["asked"]
     assert info["lost"] == 0
-    assert asked["questions"] >= 200
+    assert asked["questions"] >= 100
     assert asked["not_asked"] + asked["not_looked_at"] > 0
     assert len(told) >= asked["questions"] * 0.9
 

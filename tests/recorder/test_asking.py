@@ -156,3 +156,17 @@ def test_no_more_wait_to_be_looked_at_than_may(made, monkeypatch):
     made.finish()
     assert made.asker.asked == [question(one) for one in range(4)]
     assert made.asker.unasked == [(0, 30)]
+
+
+def test_it_stops_looking_where_the_time_is_over(made, clock):
+    """In the midst of events, where each one is of a new sender."""
+
+    def find(_):
+        for number in range(1000):
+            clock.pass_(1e6, 1e6)
+            yield question(number)
+
+    made.take(find, SOME)
+    made.finish()
+    assert 10 <= len(made.asker.asked) <= 32
+    assert made.asker.unasked == [(0, 10)]
