@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from command import iptrec
 
-VERDICTS = "ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, LOST, UNKNOWN"
+VERDICTS = "ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, DISCARDED, UNKNOWN"
 EXPECTED = f"expected verdicts ({VERDICTS}) and rules (TABLE/CHAIN/N), then a filter"
 SYNTAX = 'filter "bogus": can\'t parse filter expression: syntax error'
 SIZE_OR_TIME = "expected a size (500k, 100M, 2G) or a time (30s, 10m, 24h)"
