@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 def load() -> None:
     """Load what is loaded when it is needed, for a process that may not be able to read it later."""
     import iptrec.answers.ends  # noqa: F401, PLC0415
+
+
+_RPFILTER: Final = "IP_RPFILTER"
 
 
 class Behind:
@@ -100,10 +103,18 @@ class Behind:
 
 
 def _better(asked: End | None, recorded: End | None, *, unsure: bool) -> End | None:
-    """The kernel's own answer, unless it may have been about another moment and what was recorded is sure.
+    """The kernel's own answer, of reverse path filtering with the route and setting that explain it.
 
-    ``unsure``: whether such an answer is told at all.
+    ``unsure``: whether an answer is told that may have been about another moment; not where what was recorded
+    is sure.
     """
     if asked is None or (not asked.sure and not unsure):
         return recorded
-    return recorded if recorded is not None and recorded.sure and not asked.sure else asked
+    if recorded is None or not recorded.sure:
+        return asked
+    if not asked.sure:
+        return recorded
+    if (asked.reason, recorded.reason) != (_RPFILTER, _RPFILTER):
+        return asked
+    settings = recorded.text.partition(": ")[2]  # which the kernel does not tell
+    return replace(asked, text=f"{asked.text}; {settings}")
