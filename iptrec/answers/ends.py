@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from iptrec.answers.answered import RST
 from iptrec.answers.last_seen import last_seen
 from iptrec.answers.unheard import unheard
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from iptrec.answers.last_seen import LastSeen
     from iptrec.context.arrival import Arrived, Fate, World
     from iptrec.context.interfaces import Interfaces
+    from iptrec.names import I64
     from iptrec.packets.model import Traversal
     from iptrec.packets.walk import Vanished
     from iptrec.packets.window import Window
@@ -96,12 +99,12 @@ class Ends:
         """Whether the same can be said of all packets that vanished: nothing."""
         return not (self._worlds.known or self._losses) and self._counted
 
-    def unheard(self, window: Window) -> set[int]:
+    def unheard(self, window: Window) -> I64:
         """Positions of packets that were let pass to this host, and for which there was no socket."""
         ports = self._sockets.ports
         every = {id(one): one for one in window.resolver.grammars}
         if ports is None or any(map(self._diverts, every.values())):
-            return set()
+            return np.zeros(0, np.int64)
         return unheard(window, ports)
 
     def _diverts(self, grammar: Grammar) -> bool:
