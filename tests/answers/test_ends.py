@@ -230,6 +230,19 @@ def test_sockets_whose_ends_were_lost():
     assert told(made) is None
 
 
+def test_a_fragment_waits_here():
+    """Nobody tells how long, nor whether the others came."""
+    made = recording(FILTER, RAWS, dst="10.1.0.1")
+    data = bytearray(made.chunks_[0].data)
+    at = data.index(bytes([10, 1, 0, 9, 10, 1, 0, 1])) - 6
+    data[at] |= 0x20  # more fragments
+    made.chunks_[0] = replace(made.chunks_[0], data=bytes(data))
+    (found,) = Packets(made)
+    assert found.end.text == (
+        "routing would have delivered it (local 10.1.0.1/32 dev eth0), where a fragment waits for the others"
+    )
+
+
 SPOOFED = {"src": "10.2.0.7", "dst": "10.2.0.9"}
 
 
