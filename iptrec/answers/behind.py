@@ -92,7 +92,11 @@ class Behind:
 
     def _unheard(self) -> set[int]:
         if self._alone is None:
-            self._alone = self._ends.unheard(self._window) if self._listed else set()
+            found = self._ends.unheard(self._window) if self._listed else np.zeros(0, np.int64)
+            # Who has sent before has a socket: of TCP two SYNs may meet.
+            self._alone = (
+                set(found[~self._relations.replies(found)].tolist()) if len(found) else set()
+            )
         return self._alone
 
     @functools.cached_property

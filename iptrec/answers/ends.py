@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from iptrec.answers.answered import RST
 from iptrec.answers.last_seen import last_seen
 from iptrec.answers.unheard import unheard
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from iptrec.answers.last_seen import LastSeen
     from iptrec.context.arrival import Arrived, Fate, World
     from iptrec.context.interfaces import Interfaces
+    from iptrec.names import I64
     from iptrec.packets.model import Traversal
     from iptrec.packets.outcome import Vanished
     from iptrec.packets.window import Window
@@ -96,12 +99,12 @@ class Ends:
         """Whether the same can be said of all packets that vanished: nothing."""
         return not (self._worlds.known or self._losses) and self._counted
 
-    def unheard(self, window: Window) -> set[int]:
+    def unheard(self, window: Window) -> I64:
         """Positions of packets that were let pass to this host, and for which there was no socket."""
         ports = self._sockets.ports
         every = {id(one): one for one in window.resolver.grammars}
         if ports is None or any(map(self._diverts, every.values())):
-            return set()
+            return np.zeros(0, np.int64)
         return unheard(window, ports)
 
     def _diverts(self, grammar: Grammar) -> bool:
@@ -140,7 +143,8 @@ class Ends:
             found = None if answer is None else _answered(answer, packet, hook)
             return found or (_unheard(packet) if alone else None)
         seen = None if vanished == "elsewhere" else last_seen(window, position, packet)
-        found = None if seen is None else self._routed(seen, vanished)
+        piece = bool(packet.header.get("mf") or packet.header.get("frag"))
+        found = None if seen is None else self._routed(seen, vanished, piece=piece)
         if answer is not None:
             if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
                 return End("recorded", found.reason, f"{found.text}; {_said(answer)}")
@@ -150,7 +154,7 @@ class Ends:
         row = int(window.assembly.events(position)[-1])
         return self._doubted(found, int(window.moment_ns[row]))
 
-    def _routed(self, seen: LastSeen, vanished: Vanished) -> End | None:
+    def _routed(self, seen: LastSeen, vanished: Vanished, *, piece: bool) -> End | None:
         worlds, sure = self._worlds.at(seen.time_ns)
         found = self._fates(seen.packet, worlds)
         if not found or any(one.what == "unknown" for one in found):
@@ -161,7 +165,7 @@ class Ends:
         ):
             return None
         if not drops:
-            return _passed(found)
+            return _passed(found, piece=piece)
         texts = list(dict.fromkeys(one.text for one in drops))
         alone = len(drops) == len(found) and len({one.reason for one in drops}) == 1
         if alone:
@@ -223,13 +227,15 @@ def _said(answer: Answer) -> str:
     return f"this host answered {what} (#{answer.number})"
 
 
-def _passed(found: list[Fate]) -> End:
-    """Routing lets it pass, and yet it was not seen again."""
+def _passed(found: list[Fate], *, piece: bool) -> End:
+    """Routing lets it pass, and yet it was not seen again. ``piece``: it is a fragment."""
     ways = [
         f"delivered it ({one.text})" if one.what == "local" else f"forwarded it ({one.text})"
         for one in found
     ]
-    text = f"routing would have {' or '.join(dict.fromkeys(ways))}: what discarded it is not known"
+    waits = piece and all(one.what == "local" for one in found)
+    rest = "where a fragment waits for the others" if waits else "what discarded it is not known"
+    text = f"routing would have {' or '.join(dict.fromkeys(ways))}{', ' if waits else ': '}{rest}"
     return End("recorded", NOBODYS, text, sure=False)
 
 

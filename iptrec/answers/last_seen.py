@@ -39,6 +39,7 @@ _TO: Final = re.compile(
 _TURN_NS: Final = 50_000_000
 _TCP, _UDP = 6, 17
 _SIX, _HEADER6 = 6, 40
+_OFFSET: Final = 0x1FFF  # IP_OFFSET
 
 
 class LastSeen(NamedTuple):
@@ -124,7 +125,9 @@ def _arrived(facts: Facts, bits: bytes, iif: int, in_: str) -> Arrived | None:
     src, dst = (ipaddress.ip_address(bits[at : at + size]) for at in (start, start + size))
     protocol = bits[6] if six else bits[9]
     tos = (bits[0] << 8 | bits[1]) >> 4 & 0xFF if six else bits[1]
-    sport, dport = _ports(bits, _HEADER6 if six else (bits[0] & 15) * 4, protocol)
+    behind = not six and int.from_bytes(bits[6:8], "big") & _OFFSET  # a fragment without ports
+    at = _HEADER6 if six else (bits[0] & 15) * 4
+    sport, dport = (None, None) if behind else _ports(bits, at, protocol)
     hidden = {key: is_written(key, facts.written) for key in (hops, "@nh,8,8", "@nh,4,8")}
     flow = Flow(
         src=src,

@@ -10,13 +10,14 @@ from iptrec.names import HOOKS
 from iptrec.packets.identity import Packets
 
 if TYPE_CHECKING:
+    from iptrec.names import I64
     from iptrec.packets.window import Window
 
 _INPUT: Final = HOOKS.index("INPUT")
 _TCP, _UDP = 6, 17
 
 
-def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> set[int]:
+def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
     """Their positions in the window. ``ports``: protocol and number of all that had a socket."""
     assembly, events = window.assembly, window.events
     accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
@@ -24,16 +25,15 @@ def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> set[int]:
     outcome = assembly.outcome[: window.decided]
     at = np.flatnonzero((events.hook[last] == _INPUT) & accepted[outcome] & events.ip[last])
     if not len(at):
-        return set()
+        return at
     columns = Packets.of(events, last[at]).ends()
     protocol, port = columns[0].astype(np.int64), _number(columns[-1].astype(np.int64))
     known = np.array([one << 16 | number for one, number in ports], np.int64)
     alone = ~np.isin(protocol << 16 | port, known) & np.isin(protocol, (_TCP, _UDP)) & (port > 0)
-    return set(at[alone].tolist())
+    found: I64 = at[alone]
+    return found
 
 
-def _number(
-    port: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _number(port: I64) -> I64:
     """Ports out of the packet's byte order."""
     return (port & 0xFF) << 8 | port >> 8

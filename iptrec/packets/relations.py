@@ -104,6 +104,11 @@ class Relations:
         errors: Mask = (page["hook"] == _OUTPUT) & page["quotes"]
         return errors
 
+    def replies(self, at: I64) -> Mask:
+        """Which traversals at some positions come back on a flow that was seen before them."""
+        found: Mask = self._before("last_flow", "back", at) >= 0
+        return found
+
     def resets(self) -> list[tuple[int, int]]:
         """Positions in the window: of a RST that this host sent, and of what it answers."""
         page = self._pages[-1]

@@ -80,8 +80,8 @@ def links():
     return b"".join(link_message(16, index, (3, name), mtu) for index, name in names.items()) + DONE
 
 
-def recording(tables, *prefixes, dst="10.9.9.9", lists=2, **packet):
-    """A packet from 10.1.0.9 by eth0, which passed these; ``lists``: of everything, before and after."""
+def recording(tables, *prefixes, src="10.1.0.9", dst="10.9.9.9", lists=2, after=(), **packet):
+    """A packet by eth0, which passed these; ``lists``: before and after it, ``after``: with other settings."""
     made = HandMade().ruleset(RAW + tables)
     made.facts = replace(made.facts, closed=True)
     made.streams.append(Stream(3, 1, "conntrack", {}))
@@ -90,14 +90,17 @@ def recording(tables, *prefixes, dst="10.9.9.9", lists=2, **packet):
             2, 1, "rtnetlink", {"groups": ["link", "route"], "looked_at": ["routes", "ip-rules"]}
         )
     )
-    for time in (1, 1000 * SECOND)[:lists]:
-        for kind, content in (("links", links()), ("routes", routes()), ("ip-rules", rules()),
-                              ("sysctls", json.dumps(KNOWN).encode())):  # fmt: skip
+    for time, settings in ((1, KNOWN), (1000 * SECOND, KNOWN | dict(after)))[:lists]:
+        for kind, content in (
+            ("links", links()),
+            ("routes", routes()),
+            ("ip-rules", rules()),
+            ("sysctls", json.dumps(settings).encode()),
+        ):
             media = "json" if kind == "sysctls" else "netlink"
-            made.snapshots_.append(
-                Snapshot(len(made.snapshots_) + 1, 1, kind, time, "", content, None, media)
-            )
-    payload = udp(src="10.1.0.9", dst=dst, dport=packet.pop("dport", 53), **packet)
+            number = len(made.snapshots_) + 1
+            made.snapshots_.append(Snapshot(number, 1, kind, time, "", content, None, media))
+    payload = udp(src=src, dst=dst, dport=packet.pop("dport", 53), **packet)
     return made.events([(one, payload, {"indev": 2}) for one in prefixes], start_ns=TIME)
 
 
@@ -225,3 +228,50 @@ def test_sockets_whose_ends_were_lost():
     made = let_in()
     made.losses.append(Loss(4, TIME, TIME, None, "enobufs"))
     assert told(made) is None
+
+
+def test_a_fragment_waits_here():
+    """Nobody tells how long, nor whether the others came."""
+    made = recording(FILTER, RAWS, dst="10.1.0.1")
+    data = bytearray(made.chunks_[0].data)
+    at = data.index(bytes([10, 1, 0, 9, 10, 1, 0, 1])) - 6
+    data[at] |= 0x20  # more fragments
+    made.chunks_[0] = replace(made.chunks_[0], data=bytes(data))
+    (found,) = Packets(made)
+    assert found.end.text == (
+        "routing would have delivered it (local 10.1.0.1/32 dev eth0), where a fragment waits for the others"
+    )
+
+
+SPOOFED = {"src": "10.2.0.7", "dst": "10.2.0.9"}
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ({}, ("NOT_SPECIFIED", False)),
+        ({"net/ipv4/conf/all/rp_filter": "1"}, ("IP_RPFILTER", False)),
+    ],
+)
+def test_a_setting_that_changed(after, expected):
+    """When is not known: perhaps it was the reason."""
+    made = recording(FILTER, RAWS, after=after, **SPOOFED)
+    assert told(made) == expected
+    (found,) = Packets(made)
+    assert found.end.text.startswith(
+        "perhaps strict reverse path" if after else "routing would have forwarded"
+    )
+
+
+def test_who_has_sent_has_a_socket():
+    """Of two SYNs that meet neither needs a socket that listens."""
+    made = let_in()
+    sent = udp(src="10.1.0.1", dst="10.1.0.9", sport=53, dport=1000)
+    taken = udp(src="10.1.0.9", dst="10.1.0.1")
+    made.chunks_.clear()
+    made.events(
+        [("raw:OUTPUT:policy:2", sent, {}), ("filter:OUTPUT:policy:1", sent, {})]
+        + [(one, taken, {"indev": 2}) for one in (RAWS, "filter:INPUT:policy:1")],
+        start_ns=TIME,
+    )
+    assert [(one.verdict, one.end) for one in Packets(made)] == [("ACCEPT", None)] * 2
