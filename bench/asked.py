@@ -62,7 +62,7 @@ def main() -> None:
                 costs.append(without)
             asked = told["asked"]
             print(
-                f"| CPU with questions, {backend}, packets {name} | {statistics.median(ratios):.2f} times"
+                f"| CPU with questions, {backend}, packets {name} | {statistics.median(ratios):.2f} times,"
                 f" {statistics.median(costs):.2f} us an event; {asked['questions']:,} questions | |",
                 flush=True,
             )
