@@ -131,6 +131,8 @@ def test_each_end_is_the_kernels_own(network, tmp_path, backend):
         assert (one.verdict == "ACCEPT") == (reason is None), name
         assert ends[name] is None or (one.end.sure and one.end.source == "asked"), (name, one.end)
     assert ends == {name: reason for name, (_, _, reason) in WAYS.items()}
+    filtered = found[FIRST + [*WAYS].index("rp_filter")]
+    assert filtered.end.text.endswith("net.ipv4.conf.all.rp_filter is 1")
     said = iptrec("why", path, "--packet", found[FIRST + 2].number)
     assert "the kernel says (asked" in said.stdout
 
