@@ -109,7 +109,7 @@ def is_there(path, number):
 
     def look():
         one = numbered(path, number).get(number)
-        return one is not None and one.end is not None
+        return one is not None and one.end is not None and one.end.source == "asked"
 
     return look
 
