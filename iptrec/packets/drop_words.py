@@ -67,6 +67,11 @@ _BY_REASON: Final = {
     "XFRM_POLICY": "a policy of IPsec forbids it",
     "NETFILTER_DROP": "a hook of netfilter dropped it of which no rule tells",
 }
+# Functions that take packets behind INPUT begin so.
+RECEIVING: Final = (
+    "udp", "__udp", "tcp_", "icmp", "igmp", "raw", "ping_", "sctp_", "ip_local_deliver", "ip6_input_finish",
+    "ip6_protocol_deliver",
+)  # fmt: skip
 NETFILTER: Final = "NETFILTER_DROP"
 # Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
 LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BY_RULES: Final = ("DROP", "REJECT")
 _PASSED: Final = ("ACCEPT", "UNKNOWN", "QUEUE")
+_INPUT: Final = HOOKS.index("INPUT")
 _SENT: Final = (HOOKS.index("OUTPUT"), HOOKS.index("POSTROUTING"))
 _SLACK_NS: Final = 1_000_000  # between the clocks of events and drops
 # How much later than its last event was received a packet is dropped at most. Little interrupts what comes in.
@@ -106,6 +107,7 @@ class _Candidates:
         self.since_ns = earliest_ns[last] - _SLACK_NS
         self.until_ns = events.received_ns[last] + np.where(queued, _QUEUED_NS, patience)
         self.late_ns = events.received_ns[last] + _LATE_NS
+        self._came_in: Mask = events.hook[last] == _INPUT
         by_rules = np.array([one.verdict in _BY_RULES for one in outcomes])
         self._by_rules: Mask = by_rules[assembly.outcome]
         passed = np.array([one.verdict in _PASSED for one in outcomes])
@@ -122,6 +124,9 @@ class _Candidates:
         fits &= (self._by_rules | self._passed)[traversal]
         # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
         fits = _preferred(record, fits, netfilter[record] == self._by_rules[traversal])
+        # Of what a bridge or IP copied the host's own copy came to INPUT, if a chain there tells of it.
+        receiving = np.array([one.receiving for one in causes])[records.cause]
+        fits = _preferred(record, fits, receiving[record] == self._came_in[traversal])
         # The last rule may have seen it before NAT, or not.
         own = exact_keys(self._packets, self._sent)
         fits = _preferred(record, fits, records.exact[record] == own[traversal])

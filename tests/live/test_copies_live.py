@@ -112,13 +112,15 @@ class Arrivals:
         return {host: int(one.communicate()[0]) for host, one in self._eyes.items()}
 
 
-def record(lab, trace, backend, *command, expression="udp port 5000"):
+def record(lab, trace, backend, *command, expression="udp port 5000", drops="no"):
     lab.run(
         [
             *IPTREC,
             "record",
             "-q",
             "--force",
+            "--drops",
+            drops,
             "--backend",
             backend,
             "-o",
@@ -213,6 +215,17 @@ def test_a_flooded_frame(bridge, tmp_path, backend, name):
     assert recorded == kernel
     hits = [kernel[one] for one in (("FORWARD", 1), ("FORWARD", 2), ("INPUT", 1))]
     assert hits == [40, 80, 40 * for_us]
+
+
+def test_the_hosts_copy_is_the_one_that_nobody_waits_for(bridge, tmp_path, backend):
+    """Nobody listens there: no other copy is blamed, nor in doubt."""
+    bridge.restore(None, "ipv4", RULES, backend)
+    trace = str(tmp_path / "t.db")
+    flood = sends("h2", "10.6.0.2", "224.0.0.1", 40)
+    found = copies(record(bridge, trace, backend, *flood, drops="yes"))
+    assert {tuple(sorted(one)) for one in found.values()} == {
+        ("ACCEPT", "ACCEPT", "DISCARDED", "DROP")
+    }
 
 
 TWICE = """
