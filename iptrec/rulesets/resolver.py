@@ -9,6 +9,7 @@ import numpy as np
 
 from iptrec.decode.rulesets.types import Ruleset
 from iptrec.names import FAMILIES
+from iptrec.rulesets.places import NO_HOOK
 from iptrec.rulesets.timeline import EVER
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     Range = tuple["I64", "I64"]
     Met = tuple[tuple[str, int], ...]  # tables, each with the number of a state of it
 
+    from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.types import Base, Chain
-    from iptrec.names import I32, I64, U32, Family, Mask
+    from iptrec.names import I32, I64, U8, U32, Family, Mask
     from iptrec.rulesets.backends import RulesetBackend
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Locations, Pass, Place
@@ -186,6 +188,12 @@ class Resolver(Book):
             np.int32,
         )
         return Resolved(numbers[inverse] if len(numbers) else np.zeros(0, np.int32), first, last)
+
+    def hooks(self, events: TraceEvents, resolved: Resolved) -> U8:
+        """Of each event by its place, shape (n,); where the rules may have changed, the newest one's."""
+        of_place = np.array([*(one.hook for one in self.places), NO_HOOK], np.uint8)[resolved.place]
+        hooks: U8 = np.where(of_place == NO_HOOK, events.hook, of_place)
+        return hooks
 
     def _candidates(
         self, located: Locations, v6: Mask, earliest_ns: I64, latest_ns: I64
