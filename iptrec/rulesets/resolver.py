@@ -220,7 +220,7 @@ class Resolver(Book):
                 held = _both(held, timeline.of_generations(told[0][rows], told[1][rows]))
             first[rows], last[rows] = held
             _, soon[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows] + _PREPARING_NS)
-        return first, last, np.maximum(last, soon)
+        return first, last, np.clip(soon, last, last + 1)  # one commit comes after the other
 
     def _number(self, seen: _Seen, first: int, last: int, soon: int) -> int:
         key = (seen, first, last, soon)
