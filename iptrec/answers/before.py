@@ -36,9 +36,8 @@ class Before(NamedTuple):
     dumps: bool
 
 
-def before_steps(window: Window, position: int) -> list[Before]:
-    """For each step of a packet."""
-    path = window.assembly.outcomes[window.assembly.outcome[position]].path
+def before_steps(window: Window, position: int, path: tuple[int, ...]) -> list[Before]:
+    """For each step of a packet that took a path (`Outcome.paths`)."""
     rows = window.assembly.events(position)
     places = [window.resolver.places[number] for number in path]
     late = [window.resolver.backends[number].mark_after for number in path]

@@ -139,8 +139,7 @@ class Ends:
         """
         vanished = window.assembly.outcomes[window.assembly.outcome[position]].vanished
         if vanished is None:
-            number = int(window.events.hook[window.assembly.events(position)[-1]])
-            hook = HOOKS[number] if number < len(HOOKS) else ""  # a chain that was not recorded
+            hook = int(window.events.hook[window.assembly.events(position)[-1]])
             found = None if answer is None else _answered(answer, packet, hook)
             return found or (_unheard(packet) if alone else None)
         seen = None if vanished == "elsewhere" else last_seen(window, position, packet)
@@ -206,9 +205,10 @@ def _unmerged(packet: Arrived, world: World) -> Arrived:
     return packet._replace(length=None)
 
 
-def _answered(answer: Answer, packet: Traversal, hook: str) -> End | None:
-    """What became of a packet that all rules let pass."""
-    known = _BEHIND.get(hook, {}).get(answer.name) if packet.verdict == "ACCEPT" else None
+def _answered(answer: Answer, packet: Traversal, hook: int) -> End | None:
+    """What became of a packet that all rules let pass; ``hook``: its last one, whatever the file says."""
+    behind = _BEHIND.get(HOOKS[hook], {}) if hook < len(HOOKS) else {}
+    known = behind.get(answer.name) if packet.verdict == "ACCEPT" else None
     if known is None:
         return None
     reason, what = known

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.before import before_steps
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Snapshot
 
 
+PERHAPS: Final = "the rules changed just then: perhaps it was not there"
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
 _OF_FRAMES: Final = frozenset(["bridge", "netdev"])
 _TELLS_STATE: Final = (6, 16)
@@ -47,21 +48,25 @@ _TELLS_STATE: Final = (6, 16)
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A rule that was evaluated and did not match. ``number`` counts the user's rules from 1."""
+    """A rule that was evaluated and did not match. ``number`` counts the user's rules from 1.
+
+    ``perhaps``: all that is known fits, but the rules changed just then, and it may not have been there.
+    """
 
     number: int
     rule: Rule
     judgement: Judgement
+    perhaps: bool = False
 
     @property
     def fits(self) -> bool | None:
         """Whether all that is known of the packet fits the rule; None where something is not known."""
-        return self.judgement.fits
+        return None if self.perhaps else self.judgement.fits
 
     @property
     def because(self) -> str | None:
         """The condition that failed, or that it depends on; None where all that is known fits."""
-        return self.judgement.because
+        return PERHAPS if self.perhaps else self.judgement.because
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +98,35 @@ def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
             known[stream.id] = Known(recording, stream.namespace, batch.interfaces)
         for position in batch.positions.tolist():
             packet = batch.traversal(position)
-            steps = known[stream.id].steps(packet, batch.window, position)
-            yield Explanation(packet, tuple(_explained(*one) for one in steps))
+            yield Explanation(packet, _steps(known[stream.id], packet, batch.window, position))
+
+
+def _steps(
+    known: Known, packet: Traversal, window: Window, position: int
+) -> tuple[ExplainedStep, ...]:
+    """By the rules in force: of those that may have been by the first that a rule does not contradict.
+
+    The steps read the same by all; where a rule has another number by some, these are not taken.
+    """
+    found: list[tuple[ExplainedStep, ...]] = []
+    for path in window.assembly.outcomes[window.assembly.outcome[position]].paths:
+        told = [*known.steps(packet, window, position, path)]
+        steps = tuple(_explained(*one) for one in told)
+        same = all(step.rule == before.place.number for step, before, _ in told)
+        if (same or not found) and not any(one.fits for step in steps for one in step.passed):
+            return steps
+        found.append(steps)
+    return tuple(map(_doubted, *found[:1], zip(*found, strict=True)))
+
+
+def _doubted(step: ExplainedStep, ways: tuple[ExplainedStep, ...]) -> ExplainedStep:
+    """Leave open whether the rules were there that would have matched, and were not met on each of the ways."""
+    met_each_time = set.intersection(*({one.rule.spec for one in way.passed} for way in ways))
+    passed = (
+        replace(one, perhaps=bool(one.fits) and one.rule.spec not in met_each_time)
+        for one in step.passed
+    )
+    return replace(step, passed=tuple(passed))
 
 
 def _explained(step: Step, before: Before, found: Met) -> ExplainedStep:
@@ -126,10 +158,10 @@ class Known:
         return (one for one in snapshots if one.namespace == self._namespace)
 
     def steps(
-        self, packet: Traversal, window: Window, position: int
+        self, packet: Traversal, window: Window, position: int, path: tuple[int, ...]
     ) -> Iterator[tuple[Step, Before, Met]]:
-        """The steps of a packet, and what it was at each."""
-        before = before_steps(window, position)
+        """The steps of a packet on a path that it may have taken, and what it was at each."""
+        before = before_steps(window, position, path)
         rows = window.assembly.events(position).tolist()
         told = (
             (one, self._facts(packet, step, one, window, rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -154,6 +154,7 @@ class Assembler:
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
+        events = replace(events, hook=self._resolver.hooks(events, resolved))
         logged = self._logged(earliest, events.received_ns)
         assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
         return Read(

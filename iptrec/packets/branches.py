@@ -26,7 +26,8 @@ class Walk:
     """All paths that are possible so far.
 
     ``holes``: events that cannot follow directly were joined. ``torn``: so were some that no single ruleset
-    explains. ``copied``: it is that of a copy, which begins where another packet's way forks.
+    explains. ``copied``: it is that of a copy, which begins where another packet's way forks. ``cut``: there
+    were more, that read as those that are left.
     """
 
     branches: tuple[Branch, ...]
@@ -34,6 +35,7 @@ class Walk:
     holes: bool = False
     torn: bool = False
     copied: bool = False
+    cut: bool = False
 
     @property
     def ended(self) -> bool:

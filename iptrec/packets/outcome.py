@@ -44,8 +44,9 @@ class Outcome:
     ``path``: its place numbers. ``decider`` is the position in the path of the event that decided, None
     if none did. ``finished``: nothing can follow. ``complete``: seen from its first traced rule to its
     end, else ``reason`` says what is missing. ``doubt``: why it might have been otherwise, None if it
-    is certain. ``alike``: paths through other rulesets that read the same. ``unsure``: the positions in the
-    path whose rule it may not have been. ``copied``: it is a copy that was made in the midst of another's way.
+    is certain. ``alike``: paths through other rulesets that read the same; ``cut``: not all of them.
+    ``unsure``: the positions in the path whose rule it may not have been. ``copied``: it is a copy that was
+    made in the midst of another's way.
     ``vanished``: it was let pass and not seen again. At PREROUTING, where it was to be routed: whether it would
     surely have been seen; or "elsewhere".
     ``endless``: incomplete only as nothing tells its end. ``death``: how the kernel discarded it where no rule
@@ -66,6 +67,7 @@ class Outcome:
     vanished: Vanished | None = None
     endless: bool = False
     death: Death | None = None
+    cut: bool = False
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -101,6 +103,7 @@ def outcome(book: Book, walk: Walk, branch: Branch) -> Outcome:
         reason=reason,
         doubt=_doubt(book, walk, branch, verdict),
         copied=walk.copied,
+        cut=walk.cut,
         vanished=vanished,
         endless=not (ended or broken) and state.status in ("passed", "queued"),
     )

@@ -99,7 +99,7 @@ class _Evidence:
         fitting = tuple(
             one
             for one in outcomes
-            if any(self._in_time(rows, path) for path in one.paths)
+            if (one.cut or any(self._in_time(rows, path) for path in one.paths))
             and not contradicted(
                 self._events,
                 rows,
@@ -114,7 +114,9 @@ class _Evidence:
         return all(held is None or held for held in self._held(rows, path))
 
     def hear(self, rows: list[int], outcomes: Sequence[Outcome]) -> None:
-        """Take as evidence what a packet shows whichever way it was."""
+        """Take as evidence what a packet shows whichever way it was; nothing where not all ways are known."""
+        if any(one.cut for one in outcomes):
+            return
         paths = [path for one in outcomes for path in one.paths]
         certain = set(self._seen(rows, paths[0]))
         for path in paths[1:]:
@@ -133,7 +135,9 @@ class _Evidence:
     def possible(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
         """The outcomes that the evidence leaves."""
         possible = (
-            one for one in outcomes if any(self._possible(rows, path) for path in one.paths)
+            one
+            for one in outcomes
+            if one.cut or any(self._possible(rows, path) for path in one.paths)
         )
         return tuple(possible) or outcomes
 

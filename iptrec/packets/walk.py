@@ -8,6 +8,7 @@ been in force, the walk goes on in branches, one for each that fits so far.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Final
 
 from iptrec.packets.branches import Branch, Walk, short_of_the_limit
@@ -32,6 +33,7 @@ class Walker:
         self._begun: dict[int, Walk] = {}
         self._steps: dict[tuple[State, Family, int, int, Met], State | None] = {}
         self._outcomes: dict[tuple[int, ...], tuple[Outcome, ...]] = {}
+        self._readings: dict[int, tuple[object, ...]] = {}
 
     def outcomes(self, path: tuple[int, ...]) -> tuple[Outcome, ...]:
         """How a packet that was seen at these places ended; empty if no packet can have been."""
@@ -76,7 +78,7 @@ class Walker:
             for one in self._resolver.choices[place]
             if (state := self._follow(branch, one)) is not None
         )
-        return replace(walk, branches=branches[:_MOST_BRANCHES]) if branches else None
+        return self._narrowed(walk, branches) if branches else None
 
     def leap(self, walk: Walk, place: int) -> Walk | None:
         """As `step`, over events that are missing; None if ``place`` does not lie further on."""
@@ -88,7 +90,7 @@ class Walker:
             if resolver.families[branch.path[-1]] == resolver.families[one]
             and resolver.judging(one, branch.met).later(branch.state, resolver.places[one])
         )
-        return replace(walk, branches=branches[:_MOST_BRANCHES], holes=True) if branches else None
+        return replace(self._narrowed(walk, branches), holes=True) if branches else None
 
     def tear(self, walk: Walk, place: int) -> Walk | None:
         """As `step`, between rulesets: a packet meets old and new rules while they are being changed."""
@@ -100,7 +102,19 @@ class Walker:
             if resolver.families[branch.path[-1]] == resolver.families[one]
             and branch.state.status != "ended"
         )
-        return replace(walk, branches=branches[:_MOST_BRANCHES], torn=True) if branches else None
+        return replace(self._narrowed(walk, branches), torn=True) if branches else None
+
+    def _narrowed(self, walk: Walk, branches: tuple[Branch, ...]) -> Walk:
+        """The walk with these branches; of too many some of each kind that reads and stands differently."""
+        if len(branches) <= _MOST_BRANCHES:
+            return replace(walk, branches=branches)
+        kinds: dict[object, list[Branch]] = {}
+        for one in branches:
+            kind = self._reading(one.path), one.state, self._resolver.states[one.path[-1]]
+            kinds.setdefault(kind, []).append(one)
+        in_turn = chain.from_iterable(zip_longest(*kinds.values()))
+        kept = islice((one for one in in_turn if one is not None), _MOST_BRANCHES)
+        return replace(walk, branches=tuple(kept), cut=True)
 
     def pass_(self, place: int) -> Pass:
         """The pass that a place belongs to."""
@@ -169,14 +183,14 @@ class Walker:
 
     def _reading(self, path: tuple[int, ...]) -> tuple[object, ...]:
         """What a reader is told of a path; a rule that has moved is the same one, with its text."""
-        places = (self._resolver.places[one] for one in path)
-        return tuple(
-            (
-                one.table, one.chain, one.number if one.rule is None else one.rule.spec, one.ours, one.end,
-                one.target,
-            )
-            for one in places
-        )  # fmt: skip
+        return tuple(map(self._reading_of, path))
+
+    def _reading_of(self, place: int) -> tuple[object, ...]:
+        if place not in self._readings:
+            one = self._resolver.places[place]
+            text = one.number if one.rule is None else one.rule.spec
+            self._readings[place] = (one.table, one.chain, text, one.ours, one.end, one.target)
+        return self._readings[place]
 
 
 def along(

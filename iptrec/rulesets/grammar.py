@@ -19,7 +19,7 @@ from iptrec.rulesets.places import Pass
 from iptrec.rulesets.targets import always_matches, is_ours, switches_off, switches_off_every
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from iptrec.decode.rulesets.types import Chain, Ruleset
     from iptrec.rulesets.places import Place
@@ -325,12 +325,22 @@ class Grammar:
         """Whether a pass can be the next one that logs anything."""
         here, there = state.pass_, place.pass_
         return any(
-            route[here] <= route[there]
+            turn <= route[there]
             and all(
-                one in self.optional
-                for one, order in route.items()
-                if route[here] < order < route[there]
+                one in self.optional for one, order in route.items() if turn < order < route[there]
             )
-            for route in self.routes
-            if here in route and there in route and there != here
+            for route, turn in self._turns(here)
+            if there in route and there != here
         )
+
+    def _turns(self, here: Pass) -> Iterator[tuple[dict[Pass, int], int]]:
+        """The routes that have a pass, with its turn there; a chain that is gone is the last of its hook."""
+        gone = not any(here in route for route in self.routes)
+        for route in self.routes:
+            turns = [
+                order
+                for one, order in route.items()
+                if one == here or (gone and one.hook == here.hook)
+            ]
+            if turns:
+                yield route, max(turns)

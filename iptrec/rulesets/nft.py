@@ -20,12 +20,12 @@ from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
 from iptrec.rulesets import nft_missed, nft_places
 from iptrec.rulesets.nft_states import Look, States
-from iptrec.rulesets.places import Locations, Pass
+from iptrec.rulesets.places import NO_HOOK, Locations, Pass
 from iptrec.rulesets.table_names import called
 from iptrec.rulesets.timeline import Timelines
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.nft_json import Listing
@@ -44,9 +44,8 @@ GENERATION: Final = "nft-generation"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
 SAVED: Final = nft_missed.SAVED
-_NO_HOOK: Final = 255
 _DIGITS: Final = 10  # of a u32
-_NO_PASS: Final = Pass(_NO_HOOK, "")
+_NO_PASS: Final = Pass(NO_HOOK, "")
 
 
 class Nft:
@@ -83,7 +82,12 @@ class Nft:
         passes = [_NO_PASS, *bases.values()]
         numbers = {key: number for number, key in enumerate(bases, 1)}
         of_site = [numbers.get(_key(one), 0) for one in events.sites]
-        passed = _latest_of_id(np.array([*of_site, 0], np.int64)[events.site], events.trace)
+        base = np.array([*of_site, 0], np.int64)[events.site]
+        # What is a base chain at times is one for the packets that came to it first.
+        jumped = history.jumped_at_times()
+        doubtful = [_is_of(*one, jumped) for one in zip(events.sites, tables, strict=True)]
+        led = np.array([*doubtful, False])[events.site] & (events.head != events.datagram)
+        passed = _latest_of_id(np.where(led, 0, base), events.trace)
         hooks = np.array([one.hook for one in passes], np.uint8)
         return Locations(replace(events, hook=hooks[passed]), tables, passed, passes)
 
@@ -92,7 +96,8 @@ class Nft:
         if not isinstance(site, NftSite):
             return None
         # Of another table: what led here was not recorded.
-        return nft_places.place(site, table, passed if passed.table == table else _NO_PASS, grammar)
+        passed = _in_force(passed, grammar) if passed.table == table else _NO_PASS
+        return nft_places.place(site, table, passed, grammar)
 
     def grammar(
         self,
@@ -193,8 +198,21 @@ def _bases(
             family = _passed_by(site.family)[0]
             hook = history.hooks.get((family, table, site.chain))
             if hook is not None or site.policy:
-                found[_key(site)] = Pass(_NO_HOOK if hook is None else hook, table, site.chain)
+                found[_key(site)] = Pass(NO_HOOK if hook is None else hook, table, site.chain)
     return found
+
+
+def _is_of(site: Hashable, table: str | None, chains: Collection[tuple[Family, str, str]]) -> bool:
+    """Whether an event, but for that of a policy, is of one of some chains, named as in `Timelines.hooks`."""
+    if not isinstance(site, NftSite) or table is None or site.policy:
+        return False
+    return (_passed_by(site.family)[0], table, site.chain) in chains
+
+
+def _in_force(passed: Pass, grammar: Grammar) -> Pass:
+    """A pass at the hook that its base chain has in these rules: a chain may be made anew at another one."""
+    chain = None if passed.base is None else grammar.chain(passed.table, passed.base)
+    return passed if chain is None or chain.base is None else passed._replace(hook=chain.base.hook)
 
 
 def _latest_of_id(base: I64, trace: I64) -> I64:

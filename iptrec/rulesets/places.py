@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EffectKind = Literal["continue", "jump", "goto", "return", "accept", "end", "queue", "unknown"]
 Effect = tuple[EffectKind, "str | None"]
+
+NO_HOOK: Final = 255  # where nobody knows it
 
 
 class Pass(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from iptrec.decode.rulesets.types import Ruleset
 from iptrec.names import FAMILIES
+from iptrec.rulesets.places import NO_HOOK
 from iptrec.rulesets.timeline import EVER
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     Range = tuple["I64", "I64"]
     Met = tuple[tuple[str, int], ...]  # tables, each with the number of a state of it
 
+    from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.types import Base, Chain
-    from iptrec.names import I32, I64, U32, Family, Mask
+    from iptrec.names import I32, I64, U8, U32, Family, Mask
     from iptrec.rulesets.backends import RulesetBackend
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Locations, Pass, Place
@@ -187,6 +189,12 @@ class Resolver(Book):
         )
         return Resolved(numbers[inverse] if len(numbers) else np.zeros(0, np.int32), first, last)
 
+    def hooks(self, events: TraceEvents, resolved: Resolved) -> U8:
+        """Of each event by its place, shape (n,); where the rules may have changed, the newest one's."""
+        of_place = np.array([*(one.hook for one in self.places), NO_HOOK], np.uint8)[resolved.place]
+        hooks: U8 = np.where(of_place == NO_HOOK, events.hook, of_place)
+        return hooks
+
     def _candidates(
         self, located: Locations, v6: Mask, earliest_ns: I64, latest_ns: I64
     ) -> tuple[I32, I32, I32]:
@@ -212,7 +220,7 @@ class Resolver(Book):
                 held = _both(held, timeline.of_generations(told[0][rows], told[1][rows]))
             first[rows], last[rows] = held
             _, soon[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows] + _PREPARING_NS)
-        return first, last, np.maximum(last, soon)
+        return first, last, np.clip(soon, last, last + 1)  # one commit comes after the other
 
     def _number(self, seen: _Seen, first: int, last: int, soon: int) -> int:
         key = (seen, first, last, soon)

@@ -16,7 +16,7 @@ import numpy as np
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 
 if TYPE_CHECKING:
-    from iptrec.decode.rulesets.types import Chain
+    from iptrec.decode.rulesets.types import Base, Chain
     from iptrec.names import I64, Family
 
 
@@ -49,8 +49,8 @@ class Attached:
     The kernel attaches a new one while it prepares a commit, and detaches an old one after it
     (nf_tables_addchain, nf_tables_commit). Meanwhile they are passed without rules, a new one with the policy
     accept. ``state``: they alone. ``beside``: the number of the state that is in force. ``ahead``, ``behind``:
-    those that are passed right before and right after their namesakes of that state. ``phase``: of the table;
-    that of its i-th state is 4 i.
+    those that are passed right before and right after their namesakes of that state, at the same hook.
+    ``phase``: of the table; that of its i-th state is 4 i.
     """
 
     state: TableState
@@ -75,10 +75,16 @@ class Attached:
             name: replace(one, rules=(), policy="ACCEPT" if is_new else one.policy)
             for name, one in chains.items()
         }
-        namesakes = _bases(old).keys() & _bases(new).keys()
+        namesakes = {
+            name
+            for name in _bases(old).keys() & _bases(new).keys()
+            if _base(old, name).hook == _base(new, name).hook
+        }
         # Of equal priorities the one that came last is the first.
         ahead = {
-            name for name in namesakes if (_priority(new, name) <= _priority(old, name)) == is_new
+            name
+            for name in namesakes
+            if (_base(new, name).priority <= _base(old, name).priority) == is_new
         }
         return cls(
             TableState(number, empty),
@@ -100,9 +106,10 @@ def _bases(state: TableState) -> dict[str, Chain]:
     return {name: one for name, one in chains.items() if one.base is not None}
 
 
-def _priority(state: TableState, name: str) -> int:
+def _base(state: TableState, name: str) -> Base:
     base = _bases(state)[name].base
-    return 0 if base is None else base.priority
+    assert base is not None  # noqa: S101 - it is one of them
+    return base
 
 
 @dataclass(slots=True)
@@ -167,6 +174,7 @@ class Timelines:
     def __init__(self, *, single: bool = True) -> None:
         self.single = single
         self.hooks: dict[tuple[Family, str, str], int] = {}
+        self._jumped: set[tuple[Family, str, str]] = set()  # chains that were no base chains
         self._tables: dict[tuple[Family, str], Timeline] = {}
         self._numbers: dict[Any, int] = {}
         self._chains: dict[int, tuple[Chain, int]] = {}  # by id; kept, so that no other gets it
@@ -192,6 +200,12 @@ class Timelines:
         for chain in (chains or {}).values():
             if chain.base is not None:
                 self.hooks.setdefault((family, name, chain.name), chain.base.hook)
+            else:
+                self._jumped.add((family, name, chain.name))
+
+    def jumped_at_times(self) -> set[tuple[Family, str, str]]:
+        """The base chains that were none at times, named as in ``hooks``."""
+        return self._jumped & self.hooks.keys()
 
     def adopt(self, other: Timelines) -> None:
         """Take another backend's tables as well: their names differ."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.folds import reason
+from iptrec.answers.why import PERHAPS
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def because(one: Passed) -> str:
     """Why a rule did not match."""
     clause, remark = one.judgement.clause, one.judgement.remark
     if clause is None:
-        return f"did not match {_ALL_FITS}"
+        return f"did not match {_fitting(one)}"
     words = printable(clause.words)
     told = printable(remark)
     if one.fits is False:
@@ -43,6 +44,10 @@ def because(one: Passed) -> str:
     on = depends(clause)
     words = f"depends on {on}: {words}" if on else f"depends on {words}"
     return f"did not match ({words}; {told})" if told else f"did not match ({words})"
+
+
+def _fitting(one: Passed) -> str:
+    return f"({PERHAPS})" if one.perhaps else _ALL_FITS
 
 
 def depends(clause: Clause) -> str | None:
@@ -102,7 +107,7 @@ def _reason(rules: Sequence[Passed]) -> str:
     first = rules[0]
     clause, remark = first.judgement.clause, first.judgement.remark
     if clause is None:
-        return _ALL_FITS
+        return _fitting(first)
     if first.fits is None:
         return f"(depends on {depends(clause) or printable(clause.asks)})"
     clauses = (one.judgement.clause for one in rules)

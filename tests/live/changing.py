@@ -44,6 +44,12 @@ _RULES = (
 )
 # The table goes and comes with its handles, or its rules alone do.
 RELOAD = f"table inet fw {{}}\ndelete table inet fw\ntable inet fw {{\n{_CHAINS}}}\n"
+# A chain keeps its name, at another hook or where another chain jumps to it.
+_BASE = "chain judged {{ type filter hook {} priority filter; policy drop; RULES; }}\n"
+FORWARD, PREROUTING = (
+    RELOAD.replace(_CHAINS, "    chain refused { drop; }\n    " + _BASE.format(hook))
+    for hook in ("forward", "prerouting")
+)
 REFILL = f"flush table inet fw\ntable inet fw {{\n{_CHAINS}}}\n"
 _RESTORE = """\
 *filter

@@ -43,7 +43,9 @@ def _met(reader, chain, in_):
         for at in batch.positions.tolist():
             packet = batch.traversal(at)
             if in_ in (None, packet.in_):
-                steps = known.steps(packet, batch.window, at)
+                assembly = batch.window.assembly
+                path = assembly.outcomes[assembly.outcome[at]].path
+                steps = known.steps(packet, batch.window, at, path)
                 yield packet, [one for one in steps if (one[0].table, one[0].chain) == chain]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -205,3 +206,29 @@ def test_a_chain_that_was_moved(priorities, first, time):
     (packet,) = Packets(recording.passes(time, IN, *((moved, stays) if first else (stays, moved))))
     assert (packet.verdict, packet.complete, packet.ambiguous) == ("ACCEPT", True, False)
     assert len(packet.steps) == 5
+
+
+@pytest.mark.parametrize(
+    "hooks", [*permutations(("prerouting", "input", "forward"), 2)], ids="-".join
+)
+@pytest.mark.parametrize("last", [ACCEPT, DROP])
+@pytest.mark.parametrize("time", [SECOND, 2 * SECOND])
+def test_a_chain_that_keeps_its_name_at_another_hook(hooks, last, time):
+    """The hook is that of the rules of the time: the packet is one, and seen as a whole."""
+    states = [("ip fw/c", one, 0) for one in hooks]
+    recording = NftByHand(*([IN, one, LATE_IN, LATE_OUT] for one in states))
+    here = states[time > 3 * SECOND // 2]
+    way = {"input": [LATE_IN], "forward": [LATE_OUT], "prerouting": [LATE_OUT]}[here[1]]
+    (packet,) = Packets(
+        recording.passes(time, IN, here, *(way if last == ACCEPT else []), last=last)
+    )
+    verdict = "ACCEPT" if last == ACCEPT else "DROP"
+    assert (packet.verdict, packet.complete, packet.ambiguous) == (verdict, True, False)
+
+
+def test_a_packet_while_its_chain_gets_another_hook():
+    """Nobody knows at which it passed: it is one packet all the same."""
+    states = [[IN, ("ip fw/c", one, 0), LATE_OUT] for one in ("forward", "prerouting")]
+    recording = NftByHand(*states).passes(3 * SECOND // 2, IN, states[0][1], LATE_OUT)
+    (packet,) = Packets(recording)
+    assert (packet.verdict, packet.complete) == ("ACCEPT", True)

@@ -208,3 +208,32 @@ def test_policy_that_altered_the_fate_is_reported():
     _, second = Packets(recording)
     assert second.verdict == "DROP"
     assert (second.altered_by.kind, second.altered_by.spec) == ("policy", "DROP")
+
+
+def test_what_may_have_been_is_kept_however_many_ways_there_are():
+    """Three states of each of three tables: more ways than are kept. The first rule is unsure all the same."""
+
+    def tables(number):
+        names = (
+            ("mangle", "PREROUTING,FORWARD,POSTROUTING"),
+            ("filter", "FORWARD"),
+            ("security", "FORWARD"),
+        )
+        heads = {
+            name: "".join(f":{chain} ACCEPT [0:0]\n" for chain in [*chains.split(","), "INPUT"])
+            for name, chains in names
+        }
+        rule = f"-A INPUT -p tcp --dport {number} -j DROP\n"
+        first = f"-A PREROUTING -p udp -m comment --comment {number} -j ACCEPT\n"
+        return "".join(
+            f"*{name}\n{head}{first if name == 'mangle' else ''}{rule}COMMIT\n"
+            for name, head in heads.items()
+        )
+
+    way = [f"{one}:policy:1" for one in ("mangle:FORWARD", "filter:FORWARD", "security:FORWARD")]
+    events = packet(1, "mangle:PREROUTING:rule:1", *way, "mangle:POSTROUTING:policy:1")
+    recording = changing(events, after_ns=0, time_ns=10**9, old=tables(1), new=tables(2))
+    (one,) = Packets(recording.ruleset(tables(3), time_ns=10**9, after_ns=0))
+    assert (one.verdict, one.complete, one.ambiguous) == ("ACCEPT", True, True)
+    for number in (1, 2, 3):
+        assert f"--comment {number} -j ACCEPT" in one.reason
