@@ -81,10 +81,11 @@ def _writes(statements: Iterable[Condition]) -> Iterator[Writes]:
 def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
     """What can be said of a rule, and what it leaves of a packet that it does not match."""
     unknown: Judgement | None = None
+    lacks = _lacks(rule, facts)
     for at, condition in enumerate(rule.matches):
         match condition:
             case Writes():
-                facts = _written(condition, facts, certain=unknown is None)
+                facts = _written(condition, facts, certain=unknown is lacks is None)
                 continue
             case Match():
                 fits, own = _judged(condition, facts)
@@ -97,7 +98,16 @@ def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
             return Judgement(False, nft_words.told(condition), instead), facts
         if fits is None and unknown is None:
             unknown = Judgement(None, nft_words.told(condition), _hint(condition, own))
-    return unknown or Judgement(True), facts
+    return lacks or unknown or Judgement(True), facts
+
+
+def _lacks(rule: Rule, facts: Facts) -> Judgement | None:
+    """What a packet lacks of what nft need not print; where that stands in the rule is not known."""
+    for one in rule.compiled:
+        fits, own = _judged(one, facts)
+        if fits is False:
+            return Judgement(False, nft_words.told(one), f"it is {own}; nft does not print that")
+    return None
 
 
 def _hint(condition: Match | Other, own: object) -> str:

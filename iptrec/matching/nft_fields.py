@@ -80,8 +80,13 @@ def _bits_field(key: str) -> Field:
 
 
 def _version(facts: Facts) -> int | None:
+    """Known also of a header whose addresses are cut off."""
     source = facts.header.get("src")
-    return None if source is None else ipaddress.ip_address(source).version
+    if source is not None:
+        return ipaddress.ip_address(source).version
+    if facts.header.get("hop_limit") is not None:
+        return _IPV6
+    return None if facts.header.get("ttl") is None else _IPV4
 
 
 def _of_version(version: int, facts: Facts) -> None:
@@ -117,6 +122,7 @@ def _address(version: int, name: str) -> Field:
     def read(facts: Facts) -> int | None:
         text = facts.header.get(name)
         if text is None:
+            _of_version(version, facts)
             return None
         own = ipaddress.ip_address(text)
         if own.version != version:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iptrec.packets.fragments import reassemble
+from iptrec.packets.fragments import put_together, reassemble
 from iptrec.packets.identity import MIX, ODD, packet_keys
 from iptrec.packets.interleaved import deal
 from iptrec.packets.ruleset_choice import settle
@@ -143,7 +143,7 @@ def assemble(
     )
     starts = np.array([one.starts for one in resolver.places])
     spans = rejoin(events, place, spans, options.seen, walker, starts)
-    spans, ours = _without_ours(place, spans, resolver)
+    spans, ours = _without_ours(events, place, spans, resolver)
     outcome, outcomes, possible = settle(events, resolved, resolver, *spans, list(options.seen))
     rows, first, count, _ = spans
     fates = reassemble(events, rows[first], outcome, outcomes)
@@ -160,14 +160,19 @@ def _copied_from(packets: list[Packet], events: int) -> I64:
     return found
 
 
-def _without_ours(place: I32, spans: Spans, resolver: Resolver) -> tuple[Spans, int]:
+def _without_ours(
+    events: TraceEvents, place: I32, spans: Spans, resolver: Resolver
+) -> tuple[Spans, int]:
     """Leave out what our last chains alone saw, such as copies that a bridge floods; how many events.
 
-    What becomes of those copies no rule decides; the packet that they were copied from is told.
+    What becomes of those copies no rule decides; the packet that they were copied from is told. What was put
+    together from fragments is no copy: it is where they ended.
     """
     rows, first, count, option = spans
     late = np.array([one.late for one in resolver.places])
     shown = ~np.logical_and.reduceat(late[place[rows]], first)
+    if not shown.all():
+        shown |= put_together(events, rows[first])
     kept = rows[np.repeat(shown, count)]
     if len(kept) == len(rows):
         return spans, 0

@@ -18,12 +18,22 @@ from iptrec.packets.identity import Packets
 
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64
+    from iptrec.names import I64, Mask
     from iptrec.packets.outcome import Outcome
 
 
 REASSEMBLED: Final = "REASSEMBLED"
 _PREROUTING, _INPUT = HOOKS.index("PREROUTING"), HOOKS.index("INPUT")
+
+
+def put_together(events: TraceEvents, begun: I64) -> Mask:
+    """Which traversals begin at INPUT as what fragments before became; ``begun``: the first event of each."""
+    hook = events.hook[begun]
+    delivered = hook == _INPUT
+    keys, fragment = Packets.of(events, begun).datagram_keys()
+    pieces = keys[fragment & (hook == _PREROUTING)]
+    found: Mask = delivered & ~fragment & np.isin(keys, pieces)
+    return found
 
 
 def reassemble(
@@ -49,6 +59,6 @@ def reassemble(
     for position in np.flatnonzero((pieces | headless & wholes) & np.isin(keys, both)).tolist():
         one = outcomes[outcome[position]]
         verdict = REASSEMBLED if pieces[position] else one.verdict
-        joined = replace(one, verdict=verdict, complete=True, reason=None)
+        joined = replace(one, verdict=verdict, complete=True, reason=None, vanished=None)
         changed[position] = numbers.setdefault(joined, len(numbers))
     return changed, list(numbers)

@@ -155,9 +155,11 @@ def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
     return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
 
 
-def _accepted_by(book: Book, path: tuple[int, ...]) -> int:
-    """The filter table's decision if it took one, else the last one."""
+def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:
+    """The filter table's decision if it took one, else the last one; None where only our last chain saw it."""
     places = [book.places[place] for place in path]
+    if all(place.late for place in places):
+        return None
     accepted = [
         i
         for i, place in enumerate(places)

@@ -69,6 +69,11 @@ SNAPSHOTS: Final = {
         SnapshotKind("ip6tables-unknown", "likewise, of IPv6"),
         SnapshotKind("iptables-nft-save", "IPv4's tables of nf_tables in words of iptables"),
         SnapshotKind("ip6tables-nft-save", "IPv6's tables of nf_tables in words of iptables"),
+        SnapshotKind(
+            "nft-rules",
+            "NFT_MSG_GETRULE: rules of nf_tables as the kernel has them, if few",
+            "json",
+        ),
         SnapshotKind("nft-text", "nft -a list ruleset"),
         SnapshotKind("nft-generation", "the number of the ruleset that is listed at that moment"),
         SnapshotKind("nft", "nft -a -j list ruleset; the last one of its moment", "json"),

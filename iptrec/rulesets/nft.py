@@ -14,7 +14,7 @@ import numpy as np
 
 from iptrec.decode import nftrace
 from iptrec.decode.nftrace import NftSite
-from iptrec.decode.rulesets import iptables_save, nft_json
+from iptrec.decode.rulesets import iptables_save, nft_json, nft_unprinted
 from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
@@ -43,6 +43,7 @@ LISTING: Final = "nft"
 GENERATION: Final = "nft-generation"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
+TOLD: Final = "nft-rules"  # by the kernel, with conditions that nft does not print
 SAVED: Final = nft_missed.SAVED
 _DIGITS: Final = 10  # of a u32
 _NO_PASS: Final = Pass(NO_HOOK, "")
@@ -53,7 +54,7 @@ class Nft:
 
     name: Backend = "nft"
     stream = "nftrace"
-    snapshots = (*SAVED, TEXT, GENERATION, LISTING, UNKNOWN, nft_missed.KIND)
+    snapshots = (*SAVED, TOLD, TEXT, GENERATION, LISTING, UNKNOWN, nft_missed.KIND)
     changes = "nftables"
     mark_after = True
 
@@ -235,6 +236,7 @@ def _looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
     printed is not of one moment then.
     """
     known: dict[Any, Any] = {}
+    expressions: nft_unprinted.Known = {}
     saves = {family: iptables_save.Known() for family in SAVED.values()}
     parts: dict[str, bytes] = {}
     time: int | None = None
@@ -246,7 +248,7 @@ def _looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
         numbered = numbered or one.kind == GENERATION
         if one.kind in (LISTING, UNKNOWN):
             whole = one.kind == LISTING and (GENERATION in parts or not numbered)
-            listing = _listing(parts, saves, known) if whole else None
+            listing = _listing(parts, saves, known, expressions) if whole else None
             after = one.time_ns if one.after_ns is None else one.after_ns
             yield Look(listing, after, one.time_ns, _number(parts.get(GENERATION, b"")))
 
@@ -256,11 +258,15 @@ def _number(text: bytes) -> int | None:
 
 
 def _listing(
-    parts: Mapping[str, bytes], saves: Mapping[str, iptables_save.Known], known: dict[Any, Any]
+    parts: Mapping[str, bytes],
+    saves: Mapping[str, iptables_save.Known],
+    known: dict[Any, Any],
+    expressions: nft_unprinted.Known,
 ) -> Listing:
     """The ruleset of one moment. What iptables says of it is an addition: one can do without."""
     saved = {}
     for kind, family in SAVED.items():
         with contextlib.suppress(RecordingError):
             saved[family] = iptables_save.parse(parts.get(kind, b""), saves[family])
-    return nft_json.parse(parts[LISTING], parts.get(TEXT, b""), saved, known)
+    unprinted = nft_unprinted.read(parts.get(TOLD, b""), expressions)
+    return nft_json.parse(parts[LISTING], parts.get(TEXT, b""), saved, known, unprinted)

@@ -287,6 +287,29 @@ def test_fragments_are_told_before_they_are_put_together(lab, tmp_path):
     assert told == {("REASSEMBLED", True): 3, ("ACCEPT", True): 1}
 
 
+@pytest.mark.parametrize("backend", ["nft", "both"])
+def test_fragments_for_this_host_that_no_chain_of_the_users_sees_whole(lab, tmp_path, backend):
+    """They are put together behind PREROUTING, and our last chain sees what they became."""
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.settle()
+    options = ["--backend", backend, "--iface", "v1", "-o", tmp_path / "t.db", "ip and udp"]
+    child = recorder.start(lab, *options)
+    send = "import socket; out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
+    send += "; out.sendto(bytes(4000), ('10.0.1.1', 1000))"
+    lab.run([sys.executable, "-c", send], "h")
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    *pieces, whole = [one for one in packets(tmp_path / "t.db") if one.header["proto"] == "udp"]
+    assert [(one.verdict, one.complete, one.end) for one in pieces] == [
+        ("REASSEMBLED", True, None)
+    ] * 3
+    assert (whole.verdict, whole.complete, whole.header["length"]) == ("ACCEPT", True, 4028)
+    together = [one.packet for one in whole.related if one.kind == "reassembled"]
+    assert together == [one.number for one in pieces]
+
+
 @pytest.mark.parametrize("before", [IPTREC, (*ALONE, *IPTREC)], ids=["", "without-iptables-nft"])
 @pytest.mark.parametrize(
     ("interface", "seen"), [("to-a", 2), ("to-b", 2), ("to-b --no-forwarded", 0), ("to+", 2)]

@@ -414,3 +414,27 @@ def test_no_write_raises(key, value):
     rule = Rule("words", None, None, False, None, True, syntax="nft", matches=statements)
     found = after(rule, replace(FACTS, bits=Bits(CAPTURED)), matched=True)
     assert len(found.bits.captured) == len(CAPTURED)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "because"),
+    [
+        (payload("ip", "ttl"), 64, "ip ttl 64 (it is IPv6)"),
+        (payload("ip", "protocol"), "udp", "ip protocol udp (it is IPv6)"),
+        (payload("ip", "daddr"), "10.0.1.1", "ip daddr 10.0.1.1 (it is IPv6)"),
+        (payload("ip", "id"), 7, "ip id 7 (it is IPv6)"),
+        (meta("protocol"), "ip", "meta protocol ip (it is ip6)"),
+    ],
+)
+def test_of_a_header_that_is_cut_off_the_version_is_known(left, right, because):
+    """Where its addresses are not."""
+    header = {
+        "src": None,
+        "dst": None,
+        "proto": None,
+        "length": 85,
+        "hop_limit": 64,
+        "truncated": True,
+    }
+    found = judge(native(match(left, right)), replace(FACTS, header=header))
+    assert (found.fits, found.because) == (False, because)

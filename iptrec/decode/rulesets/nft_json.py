@@ -28,6 +28,8 @@ from iptrec.errors import RecordingError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from iptrec.decode.rulesets.nft_unprinted import Compiled
+
 _HOOKS: Final = {
     "ingress": 0, "prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4, "egress": 4,
 }  # fmt: skip
@@ -86,12 +88,14 @@ def parse(
     text: bytes = b"",
     iptables: Mapping[str, Ruleset] | None = None,
     known: dict[Any, Any] | None = None,
+    compiled: Compiled | None = None,
 ) -> Listing:
     """Read what ``nft -j list ruleset`` printed, with the texts of ``nft -a list ruleset``.
 
     ``iptables``: what ``iptables-nft-save`` printed, by nft's family. ``known``: rules and chains that were
-    read before; equal ones become the same objects. Raises `RecordingError` for what is no such listing where
-    no text tells the ruleset, either; an object in it that has no name, or is of an unknown kind, is left out.
+    read before; equal ones become the same objects. ``compiled``: what the kernel's rules have
+    (`nft_unprinted`). Raises `RecordingError` for what is no such listing where no text tells the ruleset,
+    either; an object in it that has no name, or is of an unknown kind, is left out.
     """
     if len(listing) > LARGEST or len(text) > LARGEST:
         raise too_large()
@@ -100,7 +104,7 @@ def parse(
     whole = True
     try:
         objects = nft_listing.objects(listing)
-        bases, rules = _read(objects, texts)
+        bases, rules = _read(objects, texts, compiled or {})
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         whole, objects = False, list(islice(nft_text.objects(text, texts), _MOST_TOLD + 1))
         if len(objects) > _MOST_TOLD:
@@ -109,7 +113,7 @@ def parse(
             ) from None
         if not objects:
             raise RecordingError(f"the nft ruleset is damaged: {_fact(error)}") from None
-        bases, rules = _read(objects, texts)
+        bases, rules = _read(objects, texts, compiled or {})
     for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
     _add_devices(bases, text)
@@ -178,7 +182,9 @@ def _worded(saved: Chain, chain: Chain, rules: list[_Read], known: dict[Any, Any
     return replace(chain, rules=tuple(told))
 
 
-def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_Bases, _Rules]:
+def _read(
+    objects: list[Any], texts: dict[tuple[str, str, int], str], compiled: Compiled
+) -> tuple[_Bases, _Rules]:
     bases: _Bases = {}
     rules: _Rules = {}
     if len(objects) > _MOST_RULES:
@@ -188,7 +194,7 @@ def _read(objects: list[Any], texts: dict[tuple[str, str, int], str]) -> tuple[_
             case {"rule": {"family": str(family), "table": str(table), "chain": str(name)}}:
                 key = shown(family), shown(table)
                 bases.setdefault(key, {}).setdefault(shown(name), (None, None))
-                read = _rule(one["rule"], key, texts)
+                read = _rule(one["rule"], key, texts, compiled)
                 rules.setdefault((key, shown(name)), []).append(read)
             case {"chain": {"family": str(family), "table": str(table), "name": str(name)}}:
                 key = shown(family), shown(table)
@@ -246,7 +252,12 @@ def attached(chain: dict[str, Any]) -> tuple[str | None, Base | None]:
     return None, None
 
 
-def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, int], str]) -> _Read:
+def _rule(
+    rule: dict[str, Any],
+    table: TableName,
+    texts: dict[tuple[str, str, int], str],
+    compiled: Compiled,
+) -> _Read:
     """A rule. One without a handle keeps its place in its chain, and no event is its."""
     handle = rule.get("handle")
     if not (isinstance(handle, int) and 0 <= handle < 2**64):
@@ -270,6 +281,7 @@ def _rule(rule: dict[str, Any], table: TableName, texts: dict[tuple[str, str, in
         conditional=bool(uncertain),
         handle=handle,
         syntax="nft",
+        compiled=() if handle is None else compiled.get((*table, handle), ()),
     )
     open_ = (one for one in statements if one in uncertain or one[0] == "notrack")
     return _Read(whole, statements, tuple(open_))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from iptrec.decode.rulesets.nft_matches import Condition
+    from iptrec.decode.rulesets.nft_matches import Condition, Match
 
 Syntax = Literal["iptables", "nft"]
 TableName = tuple[str, str]  # family as nft names it, name
@@ -33,6 +33,8 @@ class Rule:
     handle: int | None = None  # nf_tables' own name for it, unique in its table
     native: str | None = None  # nft's text of a rule in iptables' words, where it tells all of it
     syntax: Syntax = "iptables"
+    # Of nft's syntax: conditions that the kernel's rule has, whether nft prints them or not.
+    compiled: tuple[Match, ...] = ()
     # Of nft's syntax: what must hold for the rule to match, and what it changes, in order.
     matches: tuple[Condition, ...] = field(default=(), compare=False)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
 from iptrec.kernel import iptables, process
-from iptrec.kernel.nft import piecewise
+from iptrec.kernel.nft import piecewise, unprinted
 from iptrec.kernel.nft.transactions import TRIES, generation
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-nft-save", "ipv6": "ip6tables-nft-save"}
 _LISTING_S: Final = 300.0  # the first time, for the largest rulesets
+_MOST_TOLD: Final = 1 << 18  # bytes of text, of which the kernel is asked for the rules as well
 TEXT: Final = "nft-text"  # kind of the snapshot that has all rules as nft prints them
 
 
@@ -111,5 +112,7 @@ def _listed(until: float, failures: list[HostError], *, counters: bool) -> Itera
             break
         iptables.check(command, done)
         printed.append(done.stdout)
+    if len(printed[0]) <= _MOST_TOLD and (told := unprinted.told()):
+        yield Part(unprinted.KIND, "NFT_MSG_GETRULE", told)
     for kind, command, content in zip((TEXT, "nft"), (text, listing), printed, strict=True):
         yield Part(kind, " ".join([*command, "list", "ruleset"]), content)

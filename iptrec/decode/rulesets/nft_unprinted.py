@@ -1,0 +1,89 @@
+"""Conditions of the kernel's own rules of nf_tables about a packet's protocols: nft leaves some unprinted.
+
+It takes them for what other conditions depend on, which it compiles in by itself, although somebody wrote them
+and they say more. So a rule may not match to which, by its text, nothing seems to be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from iptrec.decode.attributes import attributes, first, messages, text
+from iptrec.decode.nftrace import FAMILIES
+from iptrec.decode.rulesets.nft_matches import Match
+from iptrec.names import AF_INET, AF_INET6, PROTOCOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.decode.rulesets.nft_matches import Scalar
+
+Compiled = dict[tuple[str, str, int], tuple[Match, ...]]  # by family, table, handle
+Known = dict[bytes, tuple[Match, ...]]
+
+_NEW_RULE: Final = 0x0A06  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWRULE
+_HEAD: Final = 4  # struct nfgenmsg
+_TABLE, _HANDLE, _EXPRESSIONS = 1, 3, 4  # NFTA_RULE_
+_NAME, _DATA = 1, 2  # NFTA_EXPR_
+_REGISTER, _KEY = 1, 2  # NFTA_META_DREG, NFTA_META_KEY
+_COMPARED, _OP, _WITH, _VALUE = 1, 2, 3, 1  # NFTA_CMP_, NFTA_DATA_VALUE
+_OPS: Final = {0: "==", 1: "!="}  # NFT_CMP_
+_ETHERTYPES: Final = {0x0800: "ip", 0x86DD: "ip6", 0x0806: "arp", 0x8100: "vlan"}
+# NFT_META_: the key as nft has it, the order of the bytes, and what nft calls the values.
+_KEYS: Final[dict[int, tuple[str, bool, dict[int, str]]]] = {
+    1: ("meta protocol", True, _ETHERTYPES),
+    8: ("meta iiftype", False, {1: "ether"}),
+    15: ("meta nfproto", True, {AF_INET: "ipv4", AF_INET6: "ipv6"}),
+    16: ("meta l4proto", True, PROTOCOLS | {58: "ipv6-icmp"}),
+}
+
+
+def read(content: bytes, known: Known | None = None) -> Compiled:
+    """Those of each rule, of a snapshot; nothing of what cannot be read.
+
+    ``known``: of expressions that were read before.
+    """
+    try:
+        told = bytes.fromhex(json.loads(content)["messages"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    known = {} if known is None else known
+    found: Compiled = {}
+    for kind, _, body in messages(told):
+        if kind == _NEW_RULE and len(body) >= _HEAD:
+            rule = first(body[_HEAD:])
+            expressions = rule.get(_EXPRESSIONS, b"")
+            if expressions not in known:
+                known[expressions] = tuple(_matches(expressions))
+            if matches := known[expressions]:
+                found[_named(body[0], rule)] = matches
+    return found
+
+
+def _named(family: int, rule: dict[int, bytes]) -> tuple[str, str, int]:
+    name = FAMILIES.get(family, str(family))
+    return name, text(rule.get(_TABLE, b"")), int.from_bytes(rule.get(_HANDLE, b""), "big")
+
+
+def _matches(expressions: bytes) -> Iterator[Match]:
+    """What is loaded and compared at once."""
+    parts = [first(one) for _, one in attributes(expressions)]
+    for load, comparison in pairwise(parts):
+        if load.get(_NAME) == b"meta\0" and comparison.get(_NAME) == b"cmp\0":
+            yield from _match(first(load.get(_DATA, b"")), first(comparison.get(_DATA, b"")))
+
+
+def _match(load: dict[int, bytes], comparison: dict[int, bytes]) -> Iterator[Match]:
+    key = _KEYS.get(int.from_bytes(load.get(_KEY, b""), "big"))
+    op = _OPS.get(int.from_bytes(comparison.get(_OP, b"\xff"), "big"))
+    value = first(comparison.get(_WITH, b"")).get(_VALUE, b"")
+    same = _REGISTER in load and load[_REGISTER] == comparison.get(_COMPARED)
+    if key is None or op is None or not value or not same:
+        return
+    name, big, names = key
+    number = int.from_bytes(value, "big" if big else "little")
+    told: Scalar = names.get(number, number)
+    yield Match(sys.intern(name), op, told)
