@@ -343,3 +343,33 @@ def test_our_tables_are_no_difference(lab, tmp_path):
         )
     done = iptrec("diff", tmp_path / "a.db", tmp_path / "b.db")
     assert done.returncode == 0
+
+
+DUPLICATES = """\
+table netdev early {
+ chain c { type filter hook ingress device "to-a" priority 0; udp dport 1000 counter dup to "to-b"; }
+ chain d { type filter hook egress device "to-b" priority 0; meta l4proto udp counter; }
+}
+"""
+
+
+def test_what_is_duplicated_at_ingress_is_a_copy(lab, tmp_path):
+    """The rule that does it is told after what the copy met."""
+    router(lab)
+    path = tmp_path / "t.db"
+    _, counted = recorded(lab, path, DUPLICATES, ("a", *["10.0.2.2", "fd00:2::2"] * 5), "udp")
+    assert "counter packets 30 " in counted
+    found = [one for one in packets(path) if one.header["dport"] == 1000]
+    assert [(one.verdict, one.complete, one.ambiguous) for one in found] == [
+        ("ACCEPT", True, False)
+    ] * 20
+    whole = [one for one in found if one.in_ == "to-a"]
+    copies = [one for one in found if one.in_ != "to-a"]
+    assert len(whole) == 10
+    assert [one.related[0].kind for one in copies] == ["copy"] * 10
+    assert [one.related[0].packet for one in copies] == [one.number for one in whole]
+    chains = [[step.chain for step in one.steps if step.table == "netdev early"] for one in found]
+    assert all(
+        {*some} == {"c", "d"} for some, one in zip(chains, found, strict=True) if one in whole
+    )
+    assert all({*some} == {"d"} for some, one in zip(chains, found, strict=True) if one in copies)
