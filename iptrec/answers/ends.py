@@ -136,8 +136,9 @@ class Ends:
         """
         vanished = window.assembly.outcomes[window.assembly.outcome[position]].vanished
         if vanished is None:
-            hook = HOOKS[int(window.events.hook[window.assembly.events(position)[-1]])]
-            found = None if answer is None else _answered(answer, packet, hook)
+            hook = int(window.events.hook[window.assembly.events(position)[-1]])
+            known = hook < len(HOOKS)  # not of a chain that nobody knows
+            found = _answered(answer, packet, HOOKS[hook]) if answer and known else None
             return found or (_unheard(packet) if alone else None)
         seen = None if vanished == "elsewhere" else last_seen(window, position, packet)
         found = None if seen is None else self._routed(seen, vanished)

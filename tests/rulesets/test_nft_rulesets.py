@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iptrec.answers.packets import Packets
@@ -76,6 +76,7 @@ def answers(recording):
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(PATHS), ODDITIES)
+@example((6, "chain", "hook"), "")
 def test_every_answer(path, oddity):
     """Any node of the listing becomes something else: no answer fails, each packet is told."""
     objects = json.loads(LISTING)["nftables"]
