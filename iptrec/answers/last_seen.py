@@ -65,7 +65,8 @@ def last_seen(window: Window, position: int, packet: Traversal) -> LastSeen | No
     places = [window.resolver.places[one] for one in path]
     row, last = rows[-1], places[-1]
     events = window.events
-    if events.physindev[row] or not events.indev[row] or packet.in_ in (None, "lo"):
+    of_bridge = last.bridged or events.physindev[row]
+    if of_bridge or not events.indev[row] or packet.in_ in (None, "lo"):
         return None  # of a bridge, or not from outside
     facts = _facts(window, rows, places, late=window.resolver.backends[path[-1]].mark_after)
     if facts is None:

@@ -33,7 +33,8 @@ _RAW_PRIORITY: Final = -300
 _BEGINNINGS: Final = (0, 3)  # hooks where tracing begins: prerouting, output
 # Of the chains that packets come to before those of raw (`kernel.nft.table`)
 _STAGES: Final = {
-    "INGRESS": "ingress", "BRIDGED": "bridged", "EARLY_PREROUTING": "early", "EARLY_OUTPUT": "early",
+    "INGRESS": "ingress", "BRIDGED": "bridged", "BRIDGED_INPUT": "bridged", "BRIDGED_OUTPUT": "bridged",
+    "EARLY_PREROUTING": "early", "EARLY_OUTPUT": "early",
 }  # fmt: skip
 _BRIDGES: Final = {"ipv4": "iptables", "ipv6": "ip6tables"}
 

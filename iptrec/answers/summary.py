@@ -14,7 +14,7 @@ from iptrec.context.counters import rose
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
-from iptrec.names import AF_INET, AF_INET6, NFT_FAMILIES, OF_NFT
+from iptrec.names import AF_INET, AF_INET6, HOOKS, NFT_FAMILIES, OF_NFT
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.outcome import after
 from iptrec.packets.window import windows
@@ -25,11 +25,9 @@ from iptrec.rulesets.untraced import untraced
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy.typing as npt
-
     from iptrec.context.counters import Rise
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64
+    from iptrec.names import I64, U32, Mask
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
@@ -40,6 +38,10 @@ if TYPE_CHECKING:
 UNKNOWN: Final = "unknown"  # in the place of a protocol's name
 _TALKERS: Final = 10
 _PAIRS: Final = 100_000  # of addresses that are counted at a time
+NOT_KNOWN: Final = ""  # in the place of an interface's name
+_INPUT, _OUTPUT = HOOKS.index("INPUT"), HOOKS.index("OUTPUT")
+_ELSEWHERE: Final = 2**32 - 1  # no interface has this index
+_UNNAMED: Final[dict[int, str | None]] = {0: None, _ELSEWHERE: NOT_KNOWN}
 
 
 @dataclass(slots=True)
@@ -84,8 +86,8 @@ class Summary:
     first rule to their end and ``ambiguous`` could be put together in more than one way; ``unread`` have a step
     of which nobody knows the rule's text, or whether it is a rule or the end of its chain. ``orphans`` are
     events that name no rule. ``interfaces``: by the pair that packets came in and went out by, None for this
-    host. ``talkers``: the pairs of addresses with the most packets; ``talkers_exact`` is False where there were
-    more pairs than are counted.
+    host, `NOT_KNOWN` where they were not seen to leave or to come. ``talkers``: the pairs of addresses with the
+    most packets; ``talkers_exact`` is False where there were more pairs than are counted.
 
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
@@ -248,7 +250,12 @@ class _Traffic:
         first, last = window.events.take(begun), window.events.take(ended)
         numbers, counts = np.unique(protocols(first), return_counts=True)
         self._protocols.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-        self._add_interfaces(window, first.indev, last.outdev, window.moment_ns[begun])
+        self._add_interfaces(
+            window,
+            _or_not_known(first.indev, first.hook == _OUTPUT),
+            _or_not_known(last.outdev, last.hook == _INPUT),
+            window.moment_ns[begun],
+        )
         self._add_talkers(first)
 
     def tell(self, summary: Summary) -> None:
@@ -265,8 +272,8 @@ class _Traffic:
     def _add_interfaces(
         self,
         window: Window,
-        indev: npt.NDArray[np.uint32],
-        outdev: npt.NDArray[np.uint32],
+        indev: U32,
+        outdev: U32,
         time_ns: I64,
     ) -> None:
         namespace = window.stream.namespace
@@ -277,7 +284,7 @@ class _Traffic:
         distinct, where, counts = np.unique(pairs, return_index=True, return_counts=True)
         for pair, at, count in zip(distinct.tolist(), where.tolist(), counts.tolist(), strict=True):
             inside, outside = (
-                names.name(index, int(time_ns[at])) if index else None
+                _UNNAMED[index] if index in _UNNAMED else names.name(index, int(time_ns[at]))
                 for index in (pair >> 32, pair & 0xFFFFFFFF)
             )
             self._interfaces[inside, outside] += count
@@ -301,3 +308,8 @@ class _Traffic:
             self._exact = False
             kept = sorted(self._talkers.items(), key=lambda one: -one[1].packets)[: _PAIRS // 2]
             self._talkers = dict(kept)
+
+
+def _or_not_known(device: U32, here: Mask) -> U32:
+    """The interfaces' indexes; `_ELSEWHERE` where there is none, and the packet was not seen here, either."""
+    return np.where((device == 0) & ~here, np.uint32(_ELSEWHERE), device)

@@ -198,6 +198,9 @@ def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     # IP hands what it sends over to the bridge; what it forwards, too.
     sends = (hook[before] == _OUTPUT) | (hook[before] == _FORWARD) | (hook[before] == _POSTROUTING)
     leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before] & sends
+    leads_on |= (
+        bridged[before] & bridged[here] & (hook[before] == _PREROUTING) & (hook[here] == _INPUT)
+    )
     # A bridge hands what is for its host over to IP.
     leads_on |= (
         bridged[before] & (hook[before] == _INPUT) & ~bridged[here] & (hook[here] == _PREROUTING)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iptrec.names import I64, Mask
     from iptrec.packets.branches import Walk
     from iptrec.packets.in_flight import Packet
@@ -140,6 +142,15 @@ class Origins:
         if event.hook != _POSTROUTING or not event.walk.headless:
             return None
         return self._sent.pop((event.outdev, event.addresses), None)
+
+    def duplicated(self, event: Packet, under_way: Sequence[Packet]) -> Packet | None:
+        """The packet of which `dup` at ingress sent a copy out by a device; that rule is told afterwards."""
+        leaves = event.pass_.hook == _POSTROUTING and event.pass_.table.startswith("netdev ")
+        sure = event.walk.headless and bool(self._logged.whole[event.rows[0]])
+        if not (leaves and sure):
+            return None
+        arriving = (one for one in reversed(under_way) if one.hook == _PREROUTING)
+        return next((one for one in arriving if -1 != one.trace != event.trace), None)
 
     def _leaves(self, packet: Packet, event: Packet) -> None:
         if event.hook == _POSTROUTING and packet.hook == _OUTPUT and not event.bridged:

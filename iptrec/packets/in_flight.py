@@ -25,8 +25,8 @@ class Packet:
     a link header. ``port``: of a bridge that it goes out of, 0 if the kernel did not tell. ``stamp``: 0 if it
     has none; ``arrival``: it is that of the packet's arrival, for events of two hooks have it. ``nested``: TEE
     of an equal packet sent it, and that one waits until it is through. ``copy_of``: the kernel made it of that
-    one in the midst of its way; ``kept``: for the listeners here. ``over``: the next copy was made, which the
-    kernel does when it is through with the one before.
+    one in the midst of its way; ``kept``: beside what goes on, as for the listeners here. ``over``: the
+    next copy was made, which the kernel does when it is through with the one before.
     """
 
     rows: list[int]

@@ -72,6 +72,9 @@ class _Dealer:
             self._go_on(*followed, event)
         elif sent := self._origins.sent(event):
             self._part(sent, event, place)
+        elif arriving := self._origins.duplicated(event, self._under_way):
+            event.copy_of, event.kept = arriving, True
+            self._begin(event)
         elif event.walk.headless and (resumed := _resumed(*where)):
             self._go_on(*resumed, event)
         else:

@@ -76,7 +76,7 @@ class Walker:
             Branch((*branch.path, one), state, self._resolver.meeting(branch.met, one))
             for branch in short_of_the_limit(walk)
             for one in self._resolver.choices[place]
-            if (state := self._follow(branch, one)) is not None
+            if (state := self._follow(branch, one)) is not None and not self._again(branch, one)
         )
         return self._narrowed(walk, branches) if branches else None
 
@@ -161,6 +161,15 @@ class Walker:
                 else None
             )
         return self._steps[key]
+
+    def _again(self, branch: Branch, place: int) -> bool:
+        """Whether a path comes back to a base chain of a bridge: each step may be one of another route."""
+        there = self._resolver.places[place]
+        return (
+            there.bridged
+            and branch.state.pass_ != there.pass_
+            and any(self.pass_(one) == there.pass_ for one in branch.path)
+        )
 
     def _together(self, last: int, place: int) -> bool:
         """Whether both can be of one packet: a table is passed in one of its states."""

@@ -19,7 +19,7 @@ from iptrec.kernel.nft.table import Own
 from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
-from iptrec.names import HOOKS
+from iptrec.names import FAMILIES, HOOKS
 from iptrec.recorder.streams import Events, Side
 from iptrec.recorder.traversals import Traversals
 from iptrec.recorder.untraced import note_untraced
@@ -96,7 +96,9 @@ class NftBackend:
             undo.step(partial(nft_table.remove, self._setting.comment, nft_table.TRACING))
             self._setting.guardian.expect_table()
             self._own = self._own.made()
-        note_untraced(self._setting.report, known, priority, self._own.traced)
+        note_untraced(
+            self._setting.report, known, priority, self._own.traced, frames=self._own.frames
+        )
         self._counted = Traversals(self._own)
         table, chains = self._own.first
         self._first = [arrivals.named(table, one) for one in chains]
@@ -280,4 +282,5 @@ def _own_tables(setting: Setting, *, alone: bool) -> Own:
         matches,
         alone,
         all_incoming=options.all_incoming,
+        frames=options.filter is None and len(families) == len(FAMILIES),
     )

@@ -14,18 +14,26 @@ if TYPE_CHECKING:
 
 
 def note_untraced(
-    report: Report, known: Collection[Base], priority: int, traced: Collection[Base] = ()
+    report: Report,
+    known: Collection[Base],
+    priority: int,
+    traced: Collection[Base] = (),
+    *,
+    frames: bool = True,
 ) -> None:
     """Note those that are passed before tracing begins at this priority, and those that IP does not see.
 
-    ``known``: all that there are. ``traced``: those before which a table of our own traces.
+    ``known``: all that there are. ``traced``: those before which a table of our own traces. ``frames``: in
+    bridges, it traces what is not IP, too.
     """
     if early := [one for one in bases.passed_before(known, priority) if one not in traced]:
         report.note(
             f"{_listed(early)} may be passed before tracing begins: packets that are dropped there"
             " are not seen"
         )
-    if beside := [one for one in bases.passed_beside(known) if one not in traced]:
+    beside = [one for one in bases.passed_beside(known) if one not in traced]
+    beside += (one for one in traced if one.family == "bridge" and not frames)
+    if beside:
         report.note(f"{_listed(beside)}: frames that do not come through IP pass there untraced")
 
 

@@ -11,7 +11,7 @@ which passes there are, in which order, and which of them may be silent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.names import HOOKS
@@ -31,6 +31,8 @@ ROUTES: Final = (
     (_PREROUTING, _FORWARD, _POSTROUTING),
     (_OUTPUT, _POSTROUTING),
 )
+
+AROUND: Final = ("netdev", "bridge")  # families whose chains frames of every protocol pass
 
 # The passes of each route with their order; nothing tells which of two with equal numbers comes first.
 Routes = tuple[dict[Pass, int], ...]
@@ -97,7 +99,8 @@ class Grammar:
     table that was loaded while we recorded, of a chain of NAT, which sees the first packet of a connection
     alone. ``silent``: those that log nothing. ``routed``: those after which the kernel may look for the
     packet's way, a bridge for the port, and drops what has none: only a later pass tells that it did not.
-    ``ranks``: which pass of its hook each one is, where a backend needs that.
+    ``ranks``: which pass of its hook each one is, where a backend needs that. ``not_ip``: it is one of
+    frames that are not IP.
     """
 
     ruleset: Ruleset
@@ -107,8 +110,34 @@ class Grammar:
     silent: frozenset[Pass] = frozenset()
     routed: frozenset[Pass] = frozenset()
     ranks: dict[Pass, int] = field(default_factory=dict)
+    not_ip: bool = False
     _shapes: dict[tuple[str, str], ChainShape | None] = field(default_factory=dict)
     _switches: bool | None = None  # whether any rule switches tracing off
+
+    def without_ip(self) -> Grammar:
+        """The same of frames that are not IP: they pass none of IP's chains, but those of ARP."""
+        routes = tuple(
+            {one: order for one, order in route.items() if one.table.partition(" ")[0] in AROUND}
+            for route in self.routes
+        )
+        arp = self._of_arp()
+        more = tuple(
+            route | {one: max(route.values(), default=-1) + order for one, order in arp.items()}
+            for route in routes
+        )
+        optional = self.optional | arp.keys()
+        return replace(self, routes=routes + more, optional=optional, not_ip=True)
+
+    def _of_arp(self) -> dict[Pass, int]:
+        """The passes of what a host gets, numbered from 1; chains of equal priority have equal numbers."""
+        found = {
+            Pass(_INPUT, table, one.name): one.base.priority
+            for table, chains in self.ruleset.tables.items()
+            for one in chains.values()
+            if one.base is not None and (one.base.family, one.base.hook) == ("arp", _INPUT)
+        }
+        order = sorted(set(found.values()))
+        return {one: order.index(priority) + 1 for one, priority in found.items()}
 
     def begin(self, place: Place) -> State:
         """The state after a first event; where the walk came from is unknown inside a user's chain."""

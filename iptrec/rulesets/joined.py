@@ -61,10 +61,11 @@ class Joined(Book):
 
     def _grammar(self, own: Grammar, family: Family) -> Grammar:
         if id(own) not in self._grammars:
-            self._grammars[id(own)] = self.grammar(family, own.ruleset)
+            self._grammars[id(own)] = self.grammar(family, own.ruleset, not_ip=own.not_ip)
         return self._grammars[id(own)]
 
-    def grammar(self, family: Family, ruleset: Ruleset) -> Grammar:
+    def grammar(self, family: Family, ruleset: Ruleset, *, not_ip: bool = False) -> Grammar:
         """What can follow what in some tables of both backends."""
         late = self._late[family]
-        return nft_places.grammar(family, ruleset, late, self.our_comment, legacy.ATTACHED)
+        found = nft_places.grammar(family, ruleset, late, self.our_comment, legacy.ATTACHED)
+        return found.without_ip() if not_ip else found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import nftrace
 from iptrec.names import HOOKS
-from iptrec.rulesets.grammar import ROUTES, Grammar
+from iptrec.rulesets.grammar import AROUND, ROUTES, Grammar
 from iptrec.rulesets.places import Pass, Place
 from iptrec.rulesets.targets import PASSING
 
@@ -32,13 +32,16 @@ _OWN: Final[dict[Family, frozenset[str]]] = {
 }
 _OURS: Final = ("inet", "bridge")
 _LATE: Final = re.compile(r"ip6? iptrec-[0-9a-f-]{36}")
-_AROUND: Final = ("netdev", "bridge")
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
 _ALWAYS: Final = (
     "filter",
     "route",
 )  # types of chains that every packet passes; nat sees the first of a flow
 _BRIDGED: Final = (_PREROUTING, _FORWARD, _POSTROUTING)
+_WITHIN: Final = (
+    ("bridge", _INPUT),
+    ("bridge", _OUTPUT),
+)  # where frames may have been traced before
 # The priority at which br_netfilter calls IP's chains in the bridge's PREROUTING and FORWARD; in POSTROUTING it
 # calls them last (NF_BR_PRI_BRNF, include/uapi/linux/netfilter_bridge.h; measured on 6.18).
 _BRNF: Final = 0
@@ -80,7 +83,11 @@ def grammar(
     """
     own = list(_bases(ruleset))
     on_way = [one for one in own if one[1].family in {*_OWN[family], "bridge"}]
-    ours = {base.family: one for one, base in own if is_our_table(one.table, our_comment)}
+    ours = {
+        base.family: one
+        for one, base in own
+        if is_our_table(one.table, our_comment) and (base.family, base.hook) not in _WITHIN
+    }
     bases = [*own, *beside]
     silent = frozenset(one for one, _ in beside if one.table not in ruleset.tables)
     return Grammar(
@@ -148,7 +155,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         starts=builtin
         and (
             (passed.hook in (_PREROUTING, _OUTPUT) and (traces or rank == 0))
-            or (bridged and passed.hook == _OUTPUT)
+            or (bridged and (passed.hook == _OUTPUT or (passed.hook == _INPUT and traces)))
         ),
         rank=rank,
         base=passed.base,
@@ -231,7 +238,7 @@ def _parts(
 
     ``ip_alone``: what is traced from ingress on is IP, so that it comes to a bridge, or to IP.
     """
-    netdev, bridge = (frozenset({one}) for one in _AROUND)
+    netdev, bridge = (frozenset({one}) for one in AROUND)
     bridged = any(base.family == "bridge" for _, base in bases)
     before = (_Part(_PREROUTING, netdev), _Part(_PREROUTING, bridge), _Part(_INPUT, bridge))
     after = (_Part(_OUTPUT, bridge), _Part(_POSTROUTING, bridge), _Part(_POSTROUTING, netdev))

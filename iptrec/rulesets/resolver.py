@@ -51,6 +51,7 @@ class _Seen(NamedTuple):
     table: str | None
     passed: Pass
     family: Family
+    not_ip: bool
 
 
 class Book:
@@ -92,8 +93,8 @@ class Book:
         ] = {}  # of tables in their states
         self._judging: dict[tuple[int, Met], Grammar] = {}  # by the id of the place's own
 
-    def grammar(self, family: Family, ruleset: Ruleset) -> Grammar:
-        """What can follow what in some tables."""
+    def grammar(self, family: Family, ruleset: Ruleset, *, not_ip: bool = False) -> Grammar:
+        """What can follow what in some tables; ``not_ip``: of frames that are not."""
         raise NotImplementedError
 
     def meeting(self, met: Met, number: int) -> Met:
@@ -118,7 +119,8 @@ class Book:
         key = id(own), others
         if key not in self._judging:
             tables = {table: self._chains[family, table, state] for table, state in others}
-            self._judging[key] = self.grammar(family, Ruleset(own.ruleset.tables | tables))
+            ruleset = Ruleset(own.ruleset.tables | tables)
+            self._judging[key] = self.grammar(family, ruleset, not_ip=own.not_ip)
         return self._judging[key]
 
     def add(
@@ -156,9 +158,9 @@ class Resolver(Book):
         super().__init__(timelines, our_comment, refused, disbelieved, meanwhile)
         self.backend = backend
         self._known: dict[tuple[_Seen, int, int, int], int] = {}
-        self._interned: dict[tuple[Family, int, Place], int] = {}
+        self._interned: dict[tuple[Family, bool, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
-        self._grammars: dict[tuple[Family, str, int], Grammar] = {}
+        self._grammars: dict[tuple[Family, bool, str, int], Grammar] = {}
         self._others: dict[Family, dict[str, dict[str, Chain]]] = {}
 
     def locate(self, data: bytes, lengths: U32, received_ns: I64) -> Locations:
@@ -172,7 +174,7 @@ class Resolver(Book):
         v6 = events.ipv6
         first, last, soon = self._candidates(located, v6, earliest_ns, latest_ns)
         code = (events.site.astype(np.int64) + 1) * len(located.passes) + located.passed
-        code = code * 2 + v6
+        code = (code * 2 + v6) * 2 + events.ip
         if soon.any():
             states = int(soon.max()) + 1
             code = ((code * states + first) * states + last) * states + soon
@@ -180,7 +182,7 @@ class Resolver(Book):
         numbers = np.array(
             [
                 self._number(
-                    _seen(located, int(row), v6=bool(v6[row])),
+                    _seen(located, int(row)),
                     *(int(one[row]) for one in (first, last, soon)),
                 )
                 for row in example
@@ -263,7 +265,7 @@ class Resolver(Book):
     def _intern(
         self, seen: _Seen, table: str, state: TableState | None, *, beside: bool = False
     ) -> int:
-        grammar = self._grammar(seen.family, table, state)
+        grammar = self._grammar(seen, table, state)
         place = self.backend.place(seen.site, table, seen.passed, grammar)
         if place is None or (beside and not (place.builtin and place.explained)):
             return -1
@@ -272,29 +274,31 @@ class Resolver(Book):
         number = -1 if state is None else state.number
         if state is not None and state.chains is None:
             self.unseen.add(number)
-        key = (seen.family, number, place)
+        key = (seen.family, seen.not_ip, number, place)
         if key not in self._interned:
             self._interned[key] = self.add(place, grammar, seen.family, number, self.backend)
         return self._interned[key]
 
-    def _grammar(self, family: Family, table: str, state: TableState | None) -> Grammar:
+    def _grammar(self, seen: _Seen, table: str, state: TableState | None) -> Grammar:
         """What can follow what in a table's state, with the other tables as they first were."""
-        key = (family, table, -1 if state is None else state.number)
+        family = seen.family
+        key = (family, seen.not_ip, table, -1 if state is None else state.number)
         if key not in self._grammars:
             if family not in self._others:
                 loaded = self.timelines.loaded(family)
                 self._others[family] = {name: _first(one) for name, one in loaded.items()}
             others = self._others[family]
             tables = others | ({} if state is None else {table: state.chains or {}})
-            self._grammars[key] = self.grammar(family, Ruleset(tables))
+            self._grammars[key] = self.grammar(family, Ruleset(tables), not_ip=seen.not_ip)
         return self._grammars[key]
 
-    def grammar(self, family: Family, ruleset: Ruleset) -> Grammar:
+    def grammar(self, family: Family, ruleset: Ruleset, *, not_ip: bool = False) -> Grammar:
         """What can follow what in some tables of the backend."""
         late = late_tables(self.timelines, family)
-        return self.backend.grammar(
+        found = self.backend.grammar(
             family, ruleset, late, self.our_comment, single=self.timelines.single
         )
+        return found.without_ip() if not_ip else found
 
 
 def _both(one: Range, other: Range) -> Range:
@@ -305,13 +309,15 @@ def _both(one: Range, other: Range) -> Range:
     return np.where(agree, first, lower[0]), np.where(agree, last, upper[1])
 
 
-def _seen(located: Locations, row: int, *, v6: bool) -> _Seen:
-    site = int(located.events.site[row])
+def _seen(located: Locations, row: int) -> _Seen:
+    events = located.events.take(slice(row, row + 1))
+    site = int(events.site[0])
     return _Seen(
-        site=located.events.sites[site] if site >= 0 else None,
+        site=events.sites[site] if site >= 0 else None,
         table=located.tables[site] if site >= 0 else None,
         passed=located.passes[int(located.passed[row])],
-        family="ipv6" if v6 else "ipv4",
+        family="ipv6" if events.ipv6[0] else "ipv4",
+        not_ip=not events.ip[0],
     )
 
 

@@ -27,7 +27,9 @@ Why = Literal["before", "beside", "above"]
 Untraced = dict[tuple[str, str, str], Why]  # by family, as `family_of`, table and chain
 
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(len(HOOKS))
-_BRIDGED: Final = (_INPUT, _FORWARD, _POSTROUTING)  # what the host sends was traced in IP's OUTPUT
+_FRAMES: Final = (
+    "meta protocol != ip meta protocol != ip6 "  # our rule has it where all frames are traced
+)
 _CALLS: Final = re.compile(r"\b(?:jump|goto) ([^\s,}]+)")
 _ANY: Final = ""  # the name of no chain
 _RAW: Final = "raw"  # where our rules are, but for a table of our own
@@ -39,11 +41,13 @@ class _Starts(NamedTuple):
     """Where tracing begins.
 
     ``first``: our first priority at each place, and whether that chain is older than we are. ``devices``: those
-    that we trace at ingress. ``chains``: those with our rules, by table; somebody may have taken these out.
+    that we trace at ingress. ``frames``: whether those that are not IP are traced in bridges. ``chains``: those
+    with our rules, by table; somebody may have taken these out.
     """
 
     first: dict[_Place, tuple[int, bool]]
     devices: frozenset[str]
+    frames: bool
     chains: frozenset[tuple[str, str]]
 
 
@@ -90,6 +94,7 @@ def _starts(timelines: Timelines, family: Family, our_comment: str | None) -> _S
     """Where tracing begins."""
     found: dict[_Place, tuple[int, bool]] = {}
     devices: set[str] = set()
+    frames = False
     with_ours: set[tuple[str, str]] = set()
     for table, timeline in timelines.loaded(family).items():
         states = [state.chains or {} for state in timeline.states]
@@ -102,8 +107,9 @@ def _starts(timelines: Timelines, family: Family, our_comment: str | None) -> _S
             here = chain.base.priority, not all(ours)
             found[_place(chain.base)] = min(here, found.get(_place(chain.base), here))
             devices |= chain.base.devices
+            frames |= any(rule.spec.startswith(_FRAMES) for rule in chain.rules)
             with_ours.add((table, chain.name))
-    return _Starts(found, frozenset(devices), frozenset(with_ours))
+    return _Starts(found, frozenset(devices), frames, frozenset(with_ours))
 
 
 def _place(base: Base) -> _Place:
@@ -145,12 +151,10 @@ def _why(base: Base, starts: _Starts) -> Why | None:
             if base.hook != _PREROUTING:
                 return "beside"
             return None if base.devices and base.devices <= starts.devices else "before"
-        case "bridge" if ("bridge", _PREROUTING) in starts.first:
-            return None
+        case "bridge" if base.hook != _PREROUTING or ("bridge", _PREROUTING) in starts.first:
+            return None if starts.frames else "beside"
         case "bridge":
-            if base.hook == _PREROUTING:
-                return "before"
-            return "beside" if base.hook in _BRIDGED else None
+            return "before"
     if base.hook not in (_PREROUTING, _OUTPUT) or (start := starts.first.get(_place(base))) is None:
         return None
     # Of equal priorities the newest chain is passed first.

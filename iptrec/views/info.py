@@ -147,7 +147,7 @@ def as_text(
         stopped = f"{clock.full(facts.stopped_ns)} ({seconds:.1f} s, {facts.stop_reason})"
     flaws = _flaws(recording, summary, running)
     verdicts = (f"{count:,} {verdict}" for verdict, count in summary.verdicts.items())
-    ways = {f"{i or _HOST} > {o or _HOST}": n for (i, o), n in summary.interfaces.items()}
+    ways = {" > ".join(map(_device, pair)): n for pair, n in summary.interfaces.items()}
     talkers = [
         f"{one.packets:,} {one.src} > {one.dst} ({counted(one.bytes, 'byte')})"
         for one in summary.talkers[:_TALKERS]
@@ -318,6 +318,11 @@ def how_many(losses: Sequence[Loss]) -> str:
         seconds = sum(loss.last_ns - loss.first_ns for loss in holes) / 1e9
         words.append(f"not traced for {seconds:.1f} s")
     return ", ".join(words)
+
+
+def _device(name: str | None) -> str:
+    """Where packets came from, or went to."""
+    return _HOST if name is None else name or "?"
 
 
 def _untraced(summary: Summary) -> Iterator[str]:

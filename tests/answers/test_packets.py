@@ -345,6 +345,22 @@ def test_summary_counts_everything():
     assert summary.verdicts == {"DROP": 1, "ACCEPT": 1}
 
 
+@pytest.mark.parametrize(
+    ("last", "out", "told"),
+    [
+        ("raw:PREROUTING:policy:2", 0, ""),  # nothing tells where it was to go
+        ("filter:INPUT:policy:2", 0, None),
+        ("filter:FORWARD:policy:1", 5, "if5"),
+    ],
+)
+def test_this_host_gets_what_came_to_its_input(last, out, told):
+    """Of what was seen before routing alone nobody knows."""
+    recording = HandMade().ruleset(RAW + filter_table("-A INPUT -p udp -j DROP\n"))
+    came = through("raw:PREROUTING:policy:2", indev=4)
+    recording.events(came if last.startswith("raw") else came + through(last, indev=4, outdev=out))
+    assert summarize(recording).interfaces == {("if4", told): 1}
+
+
 def test_equal_packets_with_their_own_arrival_stamps_are_told_apart():
     """Nothing but the stamp differs, and that tells: no doubt, each event with its packet."""
     recording = HandMade().ruleset(

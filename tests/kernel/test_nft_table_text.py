@@ -17,11 +17,12 @@ IP = Base("inet", "fw", "c", 0, -450)
 LOWEST = Base("ip", "fw", "c", 3, -(2**31))
 LO = Base("netdev", "fw", "c", 0, 7, ("lo", "gone"))
 BRIDGE = Base("bridge", "fw", "c", 2, 0)
+BRIDGES = [Base("bridge", "fw", "c", hook, 0) for hook in (1, 4)]
 MATCHES = {"ipv4": ["udp"], "ipv6": ["udp"]}
 
 
-def own(*early, matches=MATCHES, alone=False, interfaces=()):
-    return Own(COMMENT, ["ipv4", "ipv6"], interfaces, matches, alone, early)
+def own(*early, matches=MATCHES, alone=False, interfaces=(), frames=False):
+    return Own(COMMENT, ["ipv4", "ipv6"], interfaces, matches, alone, early, frames=frames)
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,12 @@ def devices(monkeypatch):
         (own(LO), ["early_prerouting", "early_output", "ingress"]),
         (own(LO, matches=None), None),
         (own(BRIDGE), ["early_prerouting", "early_output", "bridged"]),
+        (own(IP, frames=True), ["early_prerouting", "early_output"]),
+        (own(BRIDGE, frames=True), ["early_prerouting", "early_output", "bridged"]),
+        (
+            own(*BRIDGES, frames=True),
+            ["early_prerouting", "early_output", "bridged", "bridged_input", "bridged_output"],
+        ),
         (own(IP, LO, BRIDGE, matches=None), ["early_prerouting", "early_output", "bridged"]),
     ],
 )
@@ -63,7 +70,7 @@ def test_at_ingress_are_the_devices_that_are_there():
 
 def test_in_place():
     """All of our rules, copies included, in our tables alone."""
-    made = own(IP, LO, interfaces=("a", "b"))
+    made = own(IP, LO, interfaces=("a", "b"), frames=True)
     rule = f'  meta nftrace set 1 comment "{COMMENT}"\n'
     text = made.text() + "table ip raw {\n" + rule * 99 + "}\n"
     assert not made.in_place(text.encode())
@@ -71,6 +78,14 @@ def test_in_place():
     wanted = 2 * 2 * 2  # copies; chains, families, interfaces
     assert made.in_place(text.replace(head, head + rule * wanted).encode())
     assert not made.in_place(text.replace(head, head + rule * (wanted - 1)).encode())
+
+
+def test_frames_that_are_not_ip():
+    """Those of every interface that is recorded; where the bridge gets them from is the chain's."""
+    text = own(*BRIDGES, interfaces=("a", "b"), frames=True).text()
+    assert text.count("meta protocol != ip meta protocol != ip6 iifname") == 2
+    assert text.count("meta protocol != ip meta protocol != ip6 oifname") == 2
+    assert text.count("ether daddr 01:80:c2:00:00:02-01:80:c2:00:00:0f iifname") == 2
 
 
 @pytest.mark.parametrize(

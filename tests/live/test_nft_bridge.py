@@ -133,3 +133,37 @@ def test_what_the_host_sends_is_one_packet(bridge, tmp_path):
     (found,) = [one for one in shown if one["header"].get("name") == "echo-request"]
     assert (found["verdict"], found["complete"]) == ("ACCEPT", True)
     assert chains(found) == ["raw", "postrouting", "output0", "output1", "output2", *POSTROUTING]
+
+
+FLOOD = """\
+import socket
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("eth0", 0))
+head = bytes.fromhex("02000000009902000000000208004500002000000000401166b90a0500020a050009")
+for port in range(20000, 20020):
+    out.send(head + port.to_bytes(2, "big") + bytes.fromhex("000a000c0000") + b"%04x" % port)
+"""
+
+
+def test_what_is_flooded_is_copied_where_only_its_last_chain_is_seen(bridge, tmp_path):
+    """From the bridge's POSTROUTING br_netfilter goes to IP's; nothing comes back from there."""
+    bridge.host("h4")
+    bridge.link("h4", "eth0", "10.5.0.4/24", peer="p4", bridge="br0")
+    bridge.settle()
+    only = "table bridge br { chain c { type filter hook postrouting priority 0; counter; }; }"
+    bridge.run(["nft", f"flush ruleset; {only}"])
+    trace = str(tmp_path / "t.db")
+    bridge.run([*IPTREC, "record", "-q", "--drops=no", "--backend", "nft", "-o", trace, "udp", "--",
+                "nsenter", "--net=/run/netns/h2", sys.executable, "-c", FLOOD])  # fmt: skip
+    shown = bridge.run([*IPTREC, "show", "--json", trace]).stdout.splitlines()
+    found = [one for one in map(json.loads, shown) if one["header"].get("dst") == "10.5.0.9"]
+    of_port = Counter(one["header"]["sport"] for one in found)
+    assert of_port == dict.fromkeys(range(20000, 20020), 2)
+    assert {(one["verdict"], one["complete"], one["ambiguous"]) for one in found} == {
+        ("ACCEPT", True, False)
+    }
+    assert sum(one["related"][0]["kind"] == "copy" for one in found if one["related"]) == 20
+    assert all(
+        sum(step["chain"] == "c" and step["rule"] == 1 for step in one["steps"]) == 1
+        for one in found
+    )

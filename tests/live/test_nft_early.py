@@ -103,7 +103,7 @@ def test_a_bridge_is_traced_from_its_ports_on(lab, tmp_path, hook, words, netfil
     path = tmp_path / "t.db"
     who = ("h2", "10.5.0.1" if "input" in hook else "10.5.0.3")
     said, counted = recorded(lab, path, rules, who, words)
-    assert "untraced" not in said
+    assert "frames that do not come through IP pass there untraced" in said
     assert "not seen" not in said
     assert "counter packets 1 " in counted
     found = [
@@ -209,7 +209,7 @@ def test_killed_at_any_moment(quiet_lab, tmp_path):
 def test_cleanup(quiet_lab, tmp_path, listed):
     """Guardian killed as well: doctor tells of our tables, cleanup takes them away."""
     before = state(quiet_lab)
-    child = recorder.start(quiet_lab, *OPTIONS, tmp_path / "t.db")
+    child = recorder.start(quiet_lab, *OPTIONS, tmp_path / "t.db", notes=True)
     (guardian,) = guardians(quiet_lab)
     os.kill(guardian, signal.SIGKILL)
     child.kill()
@@ -229,7 +229,7 @@ def test_cleanup(quiet_lab, tmp_path, listed):
 def test_our_tables_are_put_back(quiet_lab, tmp_path, what):
     """Whatever of them somebody takes out: the hole is told, and all is as it was in the end."""
     before = state(quiet_lab)
-    child = recorder.start(quiet_lab, *OPTIONS, tmp_path / "t.db")
+    child = recorder.start(quiet_lab, *OPTIONS, tmp_path / "t.db", notes=True)
     recording = tables(quiet_lab)
     (name,) = {*re.findall(r"iptrec-\S+", recording)}
     command = {
@@ -255,7 +255,7 @@ def test_a_device_that_goes_takes_no_tracing_along(lab, tmp_path):
     """Of a chain at ingress; what comes elsewhere is traced as before."""
     lab.ip(None, "link add v0 type veth peer name v1\nlink set v0 up\nlink set v1 up")
     lab.run(["nft", "-f", "-"], stdin=dropping("netdev", 'ingress device "v0" priority 0') + ALL)
-    child = recorder.start(lab, *OPTIONS, tmp_path / "t.db")
+    child = recorder.start(lab, *OPTIONS, tmp_path / "t.db", notes=True)
     lab.ip(None, "link del v0")
     lab.run([sys.executable, "-c", SEND, "127.0.0.1"])
     child.send_signal(signal.SIGINT)
@@ -366,3 +366,33 @@ def test_our_tables_are_no_difference(lab, tmp_path):
         )
     done = iptrec("diff", tmp_path / "a.db", tmp_path / "b.db")
     assert done.returncode == 0
+
+
+DUPLICATES = """\
+table netdev early {
+ chain c { type filter hook ingress device "to-a" priority 0; udp dport 1000 counter dup to "to-b"; }
+ chain d { type filter hook egress device "to-b" priority 0; meta l4proto udp counter; }
+}
+"""
+
+
+def test_what_is_duplicated_at_ingress_is_a_copy(lab, tmp_path):
+    """The rule that does it is told after what the copy met."""
+    router(lab)
+    path = tmp_path / "t.db"
+    _, counted = recorded(lab, path, DUPLICATES, ("a", *["10.0.2.2", "fd00:2::2"] * 5), "udp")
+    assert "counter packets 30 " in counted
+    found = [one for one in packets(path) if one.header["dport"] == 1000]
+    assert [(one.verdict, one.complete, one.ambiguous) for one in found] == [
+        ("ACCEPT", True, False)
+    ] * 20
+    whole = [one for one in found if one.in_ == "to-a"]
+    copies = [one for one in found if one.in_ != "to-a"]
+    assert len(whole) == 10
+    assert [one.related[0].kind for one in copies] == ["copy"] * 10
+    assert [one.related[0].packet for one in copies] == [one.number for one in whole]
+    chains = [[step.chain for step in one.steps if step.table == "netdev early"] for one in found]
+    assert all(
+        {*some} == {"c", "d"} for some, one in zip(chains, found, strict=True) if one in whole
+    )
+    assert all({*some} == {"d"} for some, one in zip(chains, found, strict=True) if one in copies)

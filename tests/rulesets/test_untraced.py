@@ -17,6 +17,7 @@ def rule(spec, target=None, comment=None):
 
 TRACE = rule("nftrace", "TRACE", OURS)
 DROP = rule("drop", "DROP")
+FRAMES = "meta protocol != ip meta protocol != ip6 counter packets 0 bytes 0 meta nftrace set 1"
 
 
 def recorded(*tables, ours=(TRACE,), where="raw", priority=-300):
@@ -46,7 +47,7 @@ def base(family, hook, priority=0, rules=(DROP,)):
         ("bridge", 0, 300, "before"),
         ("bridge", 1, 0, "beside"),
         ("bridge", 2, 0, "beside"),
-        ("bridge", 3, 0, None),  # what the host sends was traced before
+        ("bridge", 3, 0, "beside"),  # the host may send what is not IP
         ("bridge", 4, 0, "beside"),
         ("arp", 1, 0, "beside"),
     ],
@@ -106,12 +107,14 @@ def test_ingress_is_traced_on_some_devices(devices, why):
     assert untraced(known, OURS) == ({("netdev", "netdev fw", "c"): why} if why else {})
 
 
-def test_a_bridge_is_traced_from_its_ports_on():
-    """All of its chains, then."""
-    ours = Chain("b", "ACCEPT", (TRACE,), Base("bridge", 0, -9, "filter"))
+@pytest.mark.parametrize("spec", ["meta protocol ip counter", FRAMES])
+def test_a_bridge_is_traced_from_its_ports_on(spec):
+    """All of its chains, then; where there is a filter, frames that are not IP are not."""
+    ours = Chain("b", "ACCEPT", (rule(spec, "TRACE", OURS),), Base("bridge", 0, -9, "filter"))
     theirs = [base("bridge", hook) for hook in range(5)]
     tables = [(f"bridge {number}", [one]) for number, one in enumerate(theirs)]
-    assert untraced(recorded(("bridge iptrec-1", [ours]), *tables), OURS) == {}
+    found = untraced(recorded(("bridge iptrec-1", [ours]), *tables), OURS)
+    assert [*found.values()] == ([] if spec == FRAMES else ["beside"] * 5)
 
 
 def test_our_rules_may_have_been_taken_out_for_a_while():

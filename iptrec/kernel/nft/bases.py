@@ -27,8 +27,6 @@ _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
 _RAW: Final = "raw"
 _OWN: Final = re.compile(r"iptrec-[0-9a-f-]{36}$")  # see `table`
-# What a bridge forwards, or hands to its host; what the host sends was traced before.
-_BRIDGED: Final = frozenset(HOOKS.index(one) for one in ("INPUT", "FORWARD", "POSTROUTING"))
 
 
 class Table(NamedTuple):
@@ -122,7 +120,7 @@ def passed_beside(known: Iterable[Base]) -> list[Base]:
         one
         for one in known
         if one.family == "arp"
-        or (one.family == "bridge" and one.hook in _BRIDGED)
+        or (one.family == "bridge" and one.hook != HOOKS.index("PREROUTING"))
         or (one.family == "netdev" and not one.ingress)
     ]
 

@@ -24,6 +24,7 @@ from iptrec.kernel.nft import bases, raw, transactions
 from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.listing import nft
 from iptrec.kernel.nft.transactions import Request
+from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -36,13 +37,21 @@ if TYPE_CHECKING:
 # The chains that packets come to before all others of IP
 FIRST: Final = ("early_prerouting", "early_output")
 INGRESS, BRIDGED = "ingress", "bridged"
+SENT, HANDED = "bridged_output", "bridged_input"
 _HOOKS: Final = {
     "prerouting": ("prerouting", "iifname"), "output": ("output", "oifname"),
     FIRST[0]: ("prerouting", "iifname"), FIRST[1]: ("output", "oifname"),
     INGRESS: ("ingress", "iifname"), BRIDGED: ("prerouting", "iifname"),
+    SENT: ("output", "oifname"), HANDED: ("input", "iifname"),
 }  # fmt: skip
 _FAMILIES: Final[dict[Family, str]] = {"ipv4": "meta nfproto ipv4", "ipv6": "meta nfproto ipv6"}
 _ETHERTYPES: Final[dict[Family, str]] = {"ipv4": "meta protocol ip", "ipv6": "meta protocol ip6"}
+_NOT_IP: Final = "meta protocol != ip meta protocol != ip6"
+# Frames for a link-local group, which a bridge hands to its host past PREROUTING (br_handle_frame)
+_HANDED: Final = "ether daddr 01:80:c2:00:00:02-01:80:c2:00:00:0f"
+_FRAMES: Final = {BRIDGED: _NOT_IP, SENT: _NOT_IP, HANDED: _HANDED}
+# Where frames begin as well, and the hooks of chains that they come to then
+_BEGIN: Final = {HANDED: ("INPUT",), SENT: ("OUTPUT", "POSTROUTING")}
 _PRIORITY: Final = -300  # NF_IP_PRI_RAW
 # After NF_IP_PRI_FIRST, where br_netfilter spares IP a frame that it has passed already (ip_sabotage_in).
 _FIRST_PRIORITY: Final = -(2**31) + 1
@@ -68,7 +77,7 @@ class Own:
 
     ``matches``: the filter as nft reads it, an alternative a rule; None where nft cannot say it. ``alone``:
     there are no rules of ours in the raw tables. ``early``: chains that packets pass before raw, or beside it.
-    ``all_incoming``: see `iptables.trace_rules`.
+    ``all_incoming``: see `iptables.trace_rules`. ``frames``: trace what is not IP in bridges, too.
     """
 
     comment: str
@@ -78,6 +87,7 @@ class Own:
     alone: bool
     early: Sequence[Base] = field(default=())
     all_incoming: bool = False
+    frames: bool = False
 
     @property
     def needed(self) -> bool:
@@ -125,6 +135,7 @@ class Own:
         found = f"table inet {name(self.comment)} {{\n{''.join(chains)}}}\n"
         if self.bridged:
             chain = self._chain(BRIDGED, self._first, copied=not self.alone)
+            chain += "".join(self._chain(one, self._first, copied=True) for one in self._begin)
             found += f"table bridge {name(self.comment)} {{\n{chain}}}\n"
         return found
 
@@ -173,6 +184,12 @@ class Own:
         """A priority that no early chain comes before; of equal ones the new one is the first."""
         return min(_FIRST_PRIORITY, *(one.priority for one in self.traced))
 
+    @property
+    def _begin(self) -> list[str]:
+        """Our chains behind which frames come to a user's that did not come through the first one."""
+        there = {HOOKS[one.hook] for one in self.traced if one.family == "bridge" and self.frames}
+        return [chain for chain, hooks in _BEGIN.items() if there.intersection(hooks)]
+
     def _interfaces(self, chain: str) -> list[str]:
         """How the rules of a chain say by which one packets come or go; "" for all."""
         hook, key = _HOOKS[chain]
@@ -190,6 +207,8 @@ class Own:
             for interface in self._interfaces(chain)
             for match in alternatives
         ]
+        if self.frames and chain in _FRAMES:
+            rules += [f"  {_FRAMES[chain]} {one}{does}\n" for one in self._interfaces(chain)]
         devices = ", ".join(f'"{one}"' for one in self.devices)
         where = f" devices = {{ {devices} }}" if chain == INGRESS else ""
         head = f"  type filter hook {hook}{where} priority {priority}; policy accept;\n"
