@@ -40,7 +40,7 @@ Verdicts = Annotated[
         "--verdict",
         rich_help_panel=GROUP,
         metavar="V,...",
-        help="Packets that ended so: ACCEPT, DROP, UNKNOWN, ...",
+        help="Packets that ended so: ACCEPT, DROP, DISCARDED, UNKNOWN, ...",
     ),
 ]
 Utc = Annotated[bool, typer.Option("--utc", help="Times in UTC, not in the local zone (TZ).")]

@@ -139,7 +139,7 @@ class Routes:
             for one in local
             for routes, rules in whole
         )
-        known = sure and self._followed and len(whole) == len(likely)
+        known = sure and self._followed and len(whole) == len(likely) and not self._changed(time_ns)
         return list(dict.fromkeys(made)), known
 
     def _tables(self, local: _Table, others: _Table, rules: tuple[RoutingRule, ...]) -> Tables:
@@ -168,6 +168,13 @@ class Routes:
         ended = self._closed or (bool(lists) and time_ns[1] <= lists[-1].time_ns)
         sure = self._looked_at and ended and all(one.routes is not None for one in likely)
         return (likely if sure else lists), sure
+
+    def _changed(self, time_ns: tuple[int, int]) -> bool:
+        """Whether it is between a change and the list that was taken for it: there may have been several."""
+        return any(
+            one.after_ns is not None and one.after_ns < time_ns[1] and time_ns[0] < one.time_ns
+            for one in self._lists[1:]
+        )
 
 
 class Fib:

@@ -144,7 +144,7 @@ def _names(found: object) -> dict[int, str]:
     if not isinstance(found, dict):
         return {}
     return {
-        int(number): name[:_MOST_TEXT]
+        int(number): name[:_MOST_TEXT].encode("utf-8", "backslashreplace").decode()
         for number, name in found.items()
         if isinstance(name, str) and number.isdecimal() and number.isascii() and len(number) < 20  # noqa: PLR2004
     }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NOOP, _ERROR, _OVERRUN = 1, 2, 4  # NLMSG_
 _NEW_ROUTE, _GET_ROUTE, _NEW_NETCONF, _GET_NETCONF = 24, 26, 80, 82  # RTM_
 _DST, _SRC, _IIF, _OIF, _MARK, _IP_PROTO, _SPORT, _DPORT = 1, 2, 3, 4, 16, 27, 28, 29  # RTA_
-_IFINDEX, _FORWARDING, _RP_FILTER = 1, 2, 3  # NETCONFA_
+_IFINDEX, _FORWARDING, _RP_FILTER, _FORCE_FORWARDING = 1, 2, 3, 9  # NETCONFA_
 ALL: Final = -1  # NETCONFA_IFINDEX_ALL
 _ROUTE: Final = struct.Struct("<BBBBBBBBI")  # struct rtmsg
 _NETCONF: Final = 4  # struct netconfmsg, padded
@@ -62,6 +62,7 @@ class Settings(NamedTuple):
 
     forwarding: int | None = None
     rp_filter: int | None = None
+    force: int | None = None  # to forward IPv6 although that is off (Linux 6.17)
 
 
 _UNTOLD: Final = Settings()
@@ -162,7 +163,9 @@ class Answers:
             index = _signed(first(question[_NETCONF:]).get(_IFINDEX))
             if body and index is not None:
                 self._settings[body[0], index] = Settings(
-                    _signed(found.get(_FORWARDING)), _signed(found.get(_RP_FILTER))
+                    _signed(found.get(_FORWARDING)),
+                    _signed(found.get(_RP_FILTER)),
+                    _signed(found.get(_FORCE_FORWARDING)),
                 )
 
     def _done(self) -> Iterator[Exchange]:

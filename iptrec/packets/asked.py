@@ -148,7 +148,7 @@ def _meaning(one: Exchange, last: Step) -> tuple[str, str] | None:
 
 def _without_forwarding(one: Exchange, dst: str) -> tuple[str, str] | None:
     """IPv6 has a route, and forwards nothing."""
-    off = one.way.family == AF_INET6 and one.all.forwarding == 0
+    off = one.way.family == AF_INET6 and one.all.forwarding == 0 and not one.here.force
     if not off or one.answer.kind != _UNICAST:
         return None
     return "IP_INADDRERRORS", f"IPv6 forwarding is off, and {dst} is not an address of this host"
@@ -184,7 +184,7 @@ def _invalid(one: Exchange, src: str, dst: str, in_: str | None) -> tuple[str, s
             f"martian: {src if source.is_loopback else dst} is of the loopback network",
         )
     if target.is_multicast:
-        return "EINVAL", f"nobody here has joined {dst}, and it is not forwarded"
+        return "EINVAL", f"nobody here has joined {dst}, or its source is martian or filtered"
     if one.back is not None and one.back.kind == _OWN:
         return "IP_LOCAL_SOURCE", f"{martian} is an address of this host"
     known = one.here.rp_filter is not None and one.all.rp_filter is not None
@@ -196,5 +196,5 @@ def _invalid(one: Exchange, src: str, dst: str, in_: str | None) -> tuple[str, s
     if filters and elsewhere:
         return _rp_filter(one, src, in_)
     if known and not filters and one.out is not None:
-        return "EINVAL", "a martian source, or a blackhole by rules for this interface"
+        return "EINVAL", "a martian address, or a blackhole by rules"
     return "EINVAL", "reverse path filtering or a martian source"

@@ -32,6 +32,11 @@ class Cause(NamedTuple):
         return late or drop_words.function(self.where) in drop_words.LATE_FUNCTIONS
 
     @property
+    def routing(self) -> bool:
+        """Whether it was dropped on its way from PREROUTING."""
+        return drop_words.function(self.where) in drop_words.ROUTING
+
+    @property
     def receiving(self) -> bool:
         """Whether who takes packets for this host dropped it."""
         return drop_words.function(self.where).startswith(drop_words.RECEIVING)

@@ -15,7 +15,10 @@ _BY_BOTH: Final = {
     ("IP_INNOROUTES", "ip6_pkt_discard"): "no route to the destination",
     ("IP_INNOROUTES", "ip6_pkt_prohibit"): "a route prohibits the destination",
     ("IP_INADDRERRORS", "ip_error"): "not for this host, and forwarding is off",
-    ("IP_INADDRERRORS", "ip6_forward"): "not for this host, and forwarding is off",
+    (
+        "IP_INADDRERRORS",
+        "ip6_forward",
+    ): "forwarding is off, or packets from its source are not forwarded",
     ("IP_INHDR", "ip_forward"): "its TTL expired here",
     ("IP_INHDR", "ip6_forward"): "its hop limit expired here",
     ("NOT_SPECIFIED", "ip_error"): "a route blackholes, prohibits or refuses the destination",
@@ -72,6 +75,11 @@ RECEIVING: Final = (
     "udp", "__udp", "tcp_", "icmp", "igmp", "raw", "ping_", "sctp_", "ip_local_deliver", "ip6_input_finish",
     "ip6_protocol_deliver",
 )  # fmt: skip
+# Those that route: what they drop has not come any further.
+ROUTING: Final = (
+    "ip_error", "ip_rcv_finish_core", "ip_forward", "ip6_forward", "ip6_pkt_discard", "ip6_pkt_prohibit",
+    "ip6_mc_input",
+)  # fmt: skip
 NETFILTER: Final = "NETFILTER_DROP"
 # Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
 LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
@@ -79,6 +87,8 @@ LATE_FUNCTIONS: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_re
 # Who gets copies of packets, such as tcpdump: the packet itself goes on. An answer to ping has gone to its raw
 # socket when nobody of ping_rcv wants it.
 _OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv")
+# What a packet that has arrived, or gone, was put together of, or lay in.
+_FREED: Final = ("skb_release_data", "kfree_skb_list_reason", "skb_release_head_state")
 # It came to its socket, which is closed with it unread.
 _UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
 
@@ -96,7 +106,7 @@ def is_loss(reason: str, place: str) -> bool:
     """
     of_tcp = reason == "NOT_SPECIFIED" and function(place).startswith("tcp_")
     of_tcp |= (reason, function(place)) == ("TCP_OLD_DATA", "tcp_rcv_state_process")
-    return not (of_tcp or reason in _UNREAD or function(place) in _OF_COPIES)
+    return not (of_tcp or reason in _UNREAD or function(place) in (*_OF_COPIES, *_FREED))
 
 
 def words(reason: str, place: str) -> str:

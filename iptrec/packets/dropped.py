@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _BY_RULES: Final = ("DROP", "REJECT")
 _PASSED: Final = ("ACCEPT", "UNKNOWN", "QUEUE")
+_BEYOND: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "POSTROUTING")))
 _INPUT: Final = HOOKS.index("INPUT")
 _SENT: Final = (HOOKS.index("OUTPUT"), HOOKS.index("POSTROUTING"))
 _SLACK_NS: Final = 1_000_000  # between the clocks of events and drops
@@ -108,6 +109,8 @@ class _Candidates:
         self.until_ns = events.received_ns[last] + np.where(queued, _QUEUED_NS, patience)
         self.late_ns = events.received_ns[last] + _LATE_NS
         self._came_in: Mask = events.hook[last] == _INPUT
+        beyond = np.isin(events.hook[last], _BEYOND)
+        self._routed: Mask = ~beyond | self._sent
         by_rules = np.array([one.verdict in _BY_RULES for one in outcomes])
         self._by_rules: Mask = by_rules[assembly.outcome]
         passed = np.array([one.verdict in _PASSED for one in outcomes])
@@ -124,6 +127,8 @@ class _Candidates:
         fits &= (self._by_rules | self._passed)[traversal]
         # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
         fits = _preferred(record, fits, netfilter[record] == self._by_rules[traversal])
+        routing = np.array([one.routing for one in causes])[records.cause]
+        fits &= ~routing[record] | (self._routed | self._by_rules)[traversal]
         # Of what a bridge or IP copied the host's own copy came to INPUT, if a chain there tells of it.
         receiving = np.array([one.receiving for one in causes])[records.cause]
         fits = _preferred(record, fits, receiving[record] == self._came_in[traversal])

@@ -198,7 +198,7 @@ def let_in(first=(), last=(), closed=(), *, tables=FILTER, lists=2, settings=KNO
     return made
 
 
-NO_SOCKET = ("NO_SOCKET", True)
+NO_SOCKET = ("NO_SOCKET", False)
 TPROXY = MANGLE.replace(
     "COMMIT", "-A PREROUTING -p tcp -j TPROXY --on-port 1 --on-ip 0.0.0.0\nCOMMIT"
 )

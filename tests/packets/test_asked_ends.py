@@ -154,7 +154,7 @@ ENDS = {
     ),
     "a group that nobody has joined": (
         from_to(dst="224.9.9.9"), error(22), NONE, "EINVAL",
-        "nobody here has joined 224.9.9.9, and it is not forwarded",
+        "nobody here has joined 224.9.9.9, or its source is martian or filtered",
     ),
     "not known which": (A, error(22), {}, "EINVAL", "reverse path filtering or a martian source"),
     "filtered, and nobody knows why": (
@@ -163,7 +163,7 @@ ENDS = {
     ),
     "neither": (
         A, error(22), NONE | BACK_ELSEWHERE, "EINVAL",
-        "a martian source, or a blackhole by rules for this interface",
+        "a martian address, or a blackhole by rules",
     ),
     "IPv6 no route": (SIX, error(101), {}, "IP_INNOROUTES", "no route to ::2"),
     "IPv6 blackhole": (SIX, error(22), {}, "BLACKHOLE", "the route to ::2 is a blackhole"),

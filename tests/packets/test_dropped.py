@@ -22,7 +22,7 @@ BEGIN = 1000 * SECOND
 ONE, OTHER = udp(ident=1), udp(ident=2)
 PLACES = (
     "ip_error+0x94", "nf_hook_slow+0x7d", "neigh_invalidate+0x7e", "tpacket_rcv+0x10", "ping_rcv+0xab",
-    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a",
+    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163",
 )  # fmt: skip
 NOT_SPECIFIED, NO_SOCKET, BY_RULES, OLD, NEIGHBOUR = 2, 3, 9, 30, 46
 
@@ -72,6 +72,10 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "a ping's answer": (arrived(ONE), [dropped(ONE, reason=NO_SOCKET, place=5)], [NOT]),
     "the end of a connection": (arrived(ONE), [dropped(ONE, place=6)], [NOT]),
     "the last but one": (arrived(ONE), [dropped(ONE, reason=OLD, place=7)], [NOT]),
+    "put together": (arrived(ONE), [dropped(ONE, place=8)], [NOT]),
+    "of equal ones who went no further": (
+        [*forwarded(ONE), *arrived(ONE, 1000)], [dropped(ONE)], [("ACCEPT", None), LOST],
+    ),
     "no socket of TCP": (arrived(ONE), [dropped(ONE, reason=NO_SOCKET, place=6)], [LOST]),
     "by a rule": (
         forwarded(ONE, end="rule:1"), [dropped(ONE, reason=BY_RULES, place=2)], [("DROP", None)],
