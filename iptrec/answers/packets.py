@@ -156,6 +156,10 @@ class Batch:
         self.netns = build.netns
         self._build = build
 
+    def owned(self, selection: Selection, positions: I64) -> I64:
+        """Of some packets those whose owners are selected."""
+        return self._build.owners.chosen(selection, positions)
+
     def traversal(self, position: int) -> Traversal:
         """One of the packets."""
         return self._build.traversal(position)
