@@ -51,6 +51,14 @@ for address, port in (("127.0.0.1", 5001), ("::1", 5002), ("127.0.0.1", 5003), (
                 one.send(b"asked")
                 assert one.recv(9) == b"told"
 """
+ASK_ONE = """
+import socket
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.settimeout(30)
+one.connect(("127.0.0.1", 5001))
+one.send(b"asked")
+assert one.recv(9) == b"told"
+"""
 LEGACY = "*filter\n-A INPUT -j ACCEPT\n-A OUTPUT -j ACCEPT\nCOMMIT\n"
 NFT = """
 table inet t {
@@ -119,7 +127,7 @@ def own_port(one):
 
 
 def test_of_whom(lab, group, served, tmp_path, backend):
-    """Two hosts' words, users and groups; a shared socket; one whose holder ends; one that comes later."""
+    """Users, groups and names; a shared socket; one whose holder ends; one that comes later."""
     lab.run(["ip", "link", "set", "lo", "up"])
     load(lab, backend)
     one = served("a b\x1b", 5001, "127.0.0.1", 1234, 0, *([group] if group else []))
@@ -155,3 +163,27 @@ def test_of_whom(lab, group, served, tmp_path, backend):
     if group is not None:
         selected = command("show", path, "--container", ID[:12]).stdout
         assert rf"UID=1234 COMM=a\x20b\x1b PID={one.pid} CGROUP=/docker-{ID}.scope" in selected
+
+
+def test_in_a_namespace_of_a_user(tmp_path):
+    """Processes of his own are told."""
+    if subprocess.run(["unshare", "-Urn", "true"], check=False).returncode:
+        pytest.skip("no user namespaces")
+    for name, text in (("serve", SERVE), ("ask", ASK_ONE)):
+        (tmp_path / name).write_text(text)
+    record = " ".join(map(str, [*IPTREC, "record", "--drops", "no", "-o", tmp_path / "t.db"]))
+    python = sys.executable
+    script = f"""
+    ip link set lo up; iptables-legacy -A INPUT -j ACCEPT; mkfifo {tmp_path}/said
+    {python} {tmp_path}/serve own 5001 127.0.0.1 0 0 > {tmp_path}/said & read ready < {tmp_path}/said
+    {record} udp -- {python} {tmp_path}/ask
+    status=$?; kill $!; echo $!; exit $status
+    """
+    done = subprocess.run(
+        ["unshare", "-Urn", "sh", "-c", script], capture_output=True, text=True, check=False,
+        env={"XTABLES_LOCKFILE": str(tmp_path / "lock"), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    owners = {one.owner for one in recorder.packets(tmp_path / "t.db") if own_port(one) == 5001}
+    (only,) = owners
+    assert (only.uid, only.comm, only.pid) == (0, "own", int(done.stdout))
