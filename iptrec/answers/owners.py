@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -85,21 +85,40 @@ class Owners:
         rows = rows[: window.decided]
         here = (events.hook[rows] == (_OUTPUT if sent else _INPUT)) & events.ip[rows]
         at = np.flatnonzero(here & (events.family[rows] != AF_BRIDGE))
-        at = at[self._ported(rows[at], sent=sent)]
-        for position, row in zip(at.tolist(), rows[at].tolist(), strict=True):
-            local = self._local(row, sent=sent)
-            owner = local and self._owners.of(local, *self._times(position))
-            if owner and not self._contradicted(position, owner):
+        if not len(at):
+            return
+        kept, flow, example = self._flows(rows[at], sent=sent)
+        at = at[kept]
+        locals_ = [self._local(row, sent=sent) for row in example.tolist()]
+        begun = window.moment_ns[assembly.rows[assembly.first[at]]].tolist()
+        ended, users = (
+            np.maximum.reduceat(one[assembly.rows], assembly.first)[at].tolist()
+            for one in (events.received_ns, events.uid)
+        )
+        for position, number, first, last, user in zip(
+            at.tolist(), flow.tolist(), begun, ended, users, strict=True
+        ):
+            local = locals_[number]
+            owner = local and self._owners.of(local, first, last)
+            if owner and user in (-1, owner.uid):  # the kernel may tell another one
                 self._found[position] = owner
 
-    def _ported(self, rows: I64, *, sent: bool) -> Mask:
-        """Of which packets the own port is one of a known socket."""
-        columns = Packets.of(self._window.events, rows).ends()
+    def _flows(self, rows: I64, *, sent: bool) -> tuple[Mask, I64, I64]:
+        """Which packets have a known socket's port, the flows of these, and a row of each flow."""
+        packets = Packets.of(self._window.events, rows)
+        columns = packets.ends()
         port = columns[_SOURCE if sent else _DESTINATION].astype(np.int64)
         port = (port & 0xFF) << 8 | port >> 8
         known = [protocol << 16 | number for protocol, number in self._owners.sockets]
-        found: Mask = np.isin(columns[0].astype(np.int64) << 16 | port, known)
-        return found
+        kept: Mask = np.isin(columns[0].astype(np.int64) << 16 | port, known)
+        if sent:
+            kept &= ~packets.resets()  # the kernel's or a rule's
+        events = self._window.events
+        device = (events.outdev if sent else events.indev)[rows].astype(np.uint64)
+        six = events.ipv6[rows].astype(np.uint64)
+        table = np.stack([*columns, device, six], axis=1)[kept]
+        _, example, flow = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        return kept, flow.reshape(-1), rows[kept][example]
 
     def _local(self, row: int, *, sent: bool) -> Local | None:
         events = self._window.events
@@ -112,25 +131,7 @@ class Owners:
             return None
         address, port, peer, peer_port = (header[name] for name in names)
         own, other = ipaddress.ip_address(address), ipaddress.ip_address(peer)
-        if _of_the_kernel(header, sent=sent) or own.is_multicast or address == _BROADCAST:
+        if own.is_multicast or address == _BROADCAST or (sent and peer_port in _TUNNELS):
             return None
         interface = int((events.outdev if sent else events.indev)[row])
         return Local(protocol, own, port, other, peer_port, interface, sent)
-
-    def _times(self, position: int) -> tuple[int, int]:
-        """From when to when the packet may have been under way."""
-        rows = self._window.assembly.events(position)
-        last = int(self._window.events.received_ns[rows].max())
-        return int(self._window.moment_ns[rows[0]]), last
-
-    def _contradicted(self, position: int, owner: Owner) -> bool:
-        """Whether the kernel told another user."""
-        told = int(self._window.events.uid[self._window.assembly.events(position)].max())
-        return told not in (-1, owner.uid)
-
-
-def _of_the_kernel(header: dict[str, Any], *, sent: bool) -> bool:
-    """Whether no socket may have sent it: an RST, a tunnel's packet."""
-    if not sent:
-        return False
-    return "RST" in (header.get("flags") or ()) or header.get("dport") in _TUNNELS
