@@ -128,7 +128,8 @@ class Ends:
         """
         vanished = window.assembly.outcomes[window.assembly.outcome[position]].vanished
         if vanished is None:
-            hook = HOOKS[int(window.events.hook[window.assembly.events(position)[-1]])]
+            number = int(window.events.hook[window.assembly.events(position)[-1]])
+            hook = HOOKS[number] if number < len(HOOKS) else ""  # a chain that was not recorded
             found = None if answer is None else _answered(answer, packet, hook)
             return found or (_unheard(packet) if alone else None)
         seen = None if vanished == "elsewhere" else last_seen(window, position, packet)

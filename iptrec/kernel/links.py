@@ -26,7 +26,6 @@ WAYS: Final = ("routes", "ip-rules")  # what they are changes of
 _ENOUGH: Final = 64  # bytes, of what is cut
 _TYPE: Final = 4 if sys.byteorder == "little" else 5  # the low byte of nlmsg_type
 _TABLE: Final = 20  # rtm_table behind a netlink header
-_BEGINNING: Final = ((0x06, 0, 0, 20),)  # all passes, without what it tells
 # RTM_NEWROUTE and RTM_DELROUTE pass where the table is RT_TABLE_LOCAL, all else passes.
 _LINKS_AND_LOCAL: Final = (
     (0x30, 0, 0, _TYPE),  # load a byte
@@ -73,7 +72,6 @@ class WaySocket(Listener):
 
     def __init__(self, groups: Sequence[int] = OF_WAYS) -> None:
         opened = netlink.connected(netlink.ROUTE)
-        netlink.attach(opened, _BEGINNING)
         for group in groups:
             with contextlib.suppress(OSError):  # a kernel without objects for next hops
                 netlink.join(opened, group)

@@ -51,7 +51,11 @@ def connected(protocol: int = NETFILTER, port: int = 0) -> socket.socket:
 
 
 def attach(opened: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:
-    """Let only those messages in that a program of classic BPF passes (struct sock_filter)."""
+    """Let only those messages in that a program of classic BPF passes (struct sock_filter).
+
+    It takes a message whole or not at all: what it cuts off may be gone for all others that listen, for the
+    kernel broadcasts one buffer (do_one_broadcast, net/netlink/af_netlink.c).
+    """
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
     whole = struct.pack("@HP", len(program), ctypes.addressof(code))
     opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, whole)

@@ -116,7 +116,7 @@ def _vanished(book: Book, walk: Walk, branch: Branch) -> Vanished | None:
         return None
     grammar = book.judging(branch.path[-1], branch.met)
     routed = place.hook == _PREROUTING and grammar.leaves_hook(state)
-    routed = routed and not (off or place.beside)
+    routed = routed and not (off or place.beside or place.bridged)
     if grammar.may_end(state):
         return "perhaps" if routed else None
     return "surely" if routed else "elsewhere"

@@ -12,6 +12,7 @@ import os
 import struct
 from typing import Final
 
+from iptrec.errors import strerror
 from iptrec.libc import libc
 
 _CALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280}  # __NR_bpf
@@ -168,8 +169,8 @@ def tracing(code: bytes, licence: bytes, typedef: int) -> int:
     except OSError as error:
         lines = log.value.decode("latin-1").strip().splitlines()
         told = [line for line in lines if not line.startswith(_STATISTICS)]
-        error.strerror = f"{error.strerror} ({told[-1]})" if told else error.strerror
-        raise
+        fact = f"{strerror(error)} ({told[-1]})" if told else strerror(error)
+        raise OSError(error.errno, fact) from None
 
 
 def attached(program: int) -> int:

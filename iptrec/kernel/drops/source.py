@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
-from iptrec.errors import HostError
+from iptrec.errors import HostError, strerror
 from iptrec.kernel.drops import bpf, program
 from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.drops.program import HEAD, NEW_PLACE, SYMBOL
@@ -89,7 +89,7 @@ class DropSource:
         except OSError as error:
             advice = _ADVICE.get(error.errno or 0)
             raise HostError(
-                f"the kernel refuses the program: {error.strerror}{f'; {advice}' if advice else ''}"
+                f"the kernel refuses the program: {strerror(error)}{f'; {advice}' if advice else ''}"
             ) from None
 
     def __enter__(self) -> Self:
