@@ -207,6 +207,8 @@ def owner_words(traversal: Traversal) -> list[str]:
     """Whose socket sent it, or is to get it, in the words of the LOG target; and who holds that socket."""
     told: dict[str, Any] = {} if traversal.owner is None else as_owner(traversal.owner)
     told |= {name: one for name, one in owner(traversal).items() if one is not None}
+    if told.get("cgroup") == "/":  # the root says nothing
+        del told["cgroup"]
     if len(told.get("container", "")) == _WHOLE_ID:
         told["container"] = told["container"][:_SHORT_ID]
     return [f"{name.upper()}={_word(str(told[name]))}" for name in _OWNERS if name in told]

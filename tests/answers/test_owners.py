@@ -202,3 +202,10 @@ def test_what_is_selected(case):
     made = told(cgroups={"50": DOCKER})
     assert len(list(Packets(made, selection))) == expected
     assert list(Packets(told(first=[]), selection)) == []
+
+
+def test_the_root_of_control_groups_is_not_worth_a_word():
+    root = [holder(cgroup="0::/\n")]
+    (found,) = Packets(told(processes=root, cgroups={"50": "/"}))
+    assert show.as_text(found, Layout()).splitlines()[1].endswith(" UID=7 COMM=named PID=123")
+    assert as_object(found)["owner"]["cgroup"] == "/"
