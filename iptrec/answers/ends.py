@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.answered import RST
+from iptrec.answers.diverting import Diverting
 from iptrec.answers.last_seen import last_seen
 from iptrec.answers.unheard import unheard
 from iptrec.context.arrival import fates
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from iptrec.packets.outcome import Vanished
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
-    from iptrec.rulesets.grammar import Grammar
 
 _REMEMBERED: Final = 10_000
 _SLACK_NS: Final = 100_000_000  # between the events of a packet
@@ -79,7 +79,7 @@ class Ends:
     def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
         self._worlds = Worlds(recording, namespace, interfaces)
         self._sockets = Sockets(recording, namespace)
-        self._diverting: dict[int, tuple[Grammar, bool]] = {}  # by the grammar's id
+        self._diverting = Diverting()
         own = [
             one
             for one in recording.streams
@@ -102,20 +102,9 @@ class Ends:
     def unheard(self, window: Window) -> I64:
         """Positions of packets that were let pass to this host, and for which there was no socket."""
         ports = self._sockets.ports
-        every = {id(one): one for one in window.resolver.grammars}
-        if ports is None or any(map(self._diverts, every.values())):
+        if ports is None or self._diverting.may_be(window):
             return np.zeros(0, np.int64)
         return unheard(window, ports)
-
-    def _diverts(self, grammar: Grammar) -> bool:
-        """Whether its rules may hand packets to sockets of other ports."""
-        key = id(grammar)
-        if key not in self._diverting:
-            tables = grammar.ruleset.tables.values()
-            rules = (rule for table in tables for chain in table.values() for rule in chain.rules)
-            found = any(rule.target == "TPROXY" or "tproxy" in rule.spec for rule in rules)
-            self._diverting[key] = grammar, found
-        return self._diverting[key][1]
 
     def reason(self, window: Window, position: int, reason: str, end: End | None) -> str:
         """Why a packet that vanished is incomplete: no more than that, where its end is known."""

@@ -76,8 +76,9 @@ def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Res
             begun = time.perf_counter()
             selection = one.expectation.selection
             here = window, batch.interfaces, batch.netns
-            one.add(batch, selection.positions(*here), paths)
-            one.doubt(selection.unjudged(*here), batch.paths, paths)
+            one.add(batch, batch.owned(selection, selection.positions(*here)), paths)
+            unjudged = batch.owned(selection, selection.unjudged(*here))
+            one.doubt(unjudged, batch.paths, paths)
             one.seconds += time.perf_counter() - begun
     return [one.result() for one in tallies]
 

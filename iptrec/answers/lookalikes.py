@@ -73,9 +73,11 @@ def shapes(
     interfaces: Interfaces,
     relations: Relations,
     fates: RuleChanges,
+    owners: I64,
 ) -> list[Shape]:
     """The shapes among some decided traversals of a window; those that are in none of them are odd.
 
+    ``owners``: equal numbers for traversals of equal owners.
     Of the traversals no connection is known. ``relations`` and ``fates`` are at this window.
     """
     if len(positions) < _FEWEST:
@@ -96,6 +98,7 @@ def shapes(
         link >= 0,
         fates.numbers(window, positions),
         *shown.owners(),
+        owners[positions],
         *(numbers > 0 for numbers in related.values()),
     )
     return [

@@ -10,6 +10,7 @@ import numpy as np
 from iptrec.answers.behind import Behind
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
+from iptrec.answers.owners import Owners
 from iptrec.answers.paths import PathBook, step_type
 from iptrec.answers.selection import Selection
 from iptrec.context.connections import Connections
@@ -101,10 +102,12 @@ class Packets:
             build.next_window(window, objects=objects or self._notes is not None)
             numbers = self.book.numbers(window, build.netns)
             positions = self._selection.positions(window, build.interfaces, build.netns)
+            positions = build.owners.chosen(self._selection, positions)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
             self.count += len(positions)
-            self.unjudged += len(self._selection.unjudged(window, build.interfaces, build.netns))
+            unjudged = self._selection.unjudged(window, build.interfaces, build.netns)
+            self.unjudged += len(build.owners.chosen(self._selection, unjudged))
             if self._notes is not None:
                 self._notes.append(build.bookmark())
             yield Batch(window, positions, numbers, build)
@@ -153,6 +156,10 @@ class Batch:
         self.netns = build.netns
         self._build = build
 
+    def owned(self, selection: Selection, positions: I64) -> I64:
+        """Of some packets those whose owners are selected."""
+        return self._build.owners.chosen(selection, positions)
+
     def traversal(self, position: int) -> Traversal:
         """One of the packets."""
         return self._build.traversal(position)
@@ -193,6 +200,7 @@ class _Builder:
         self._make = make
         self._relations = Relations()
         self._behind = Behind(recording, namespace, interfaces)
+        self.owners = Owners(recording, namespace)
         self._fates = RuleChanges(self._relations)
 
     def next_window(self, window: Window, *, objects: bool) -> None:
@@ -200,6 +208,7 @@ class _Builder:
         self._window = window
         self._events = window.events
         self.interfaces.update()
+        self.owners.next_window(window)
         if not objects:
             return
         self._relations.next_window(window)
@@ -221,6 +230,7 @@ class _Builder:
             self.interfaces,
             self._relations,
             self._fates,
+            self.owners.numbers(),
         )
 
     def arrival(self, position: int) -> Arrival:
@@ -278,6 +288,7 @@ class _Builder:
             steps=tuple(steps),
             uid=_known(window.events.uid[rows]),
             gid=_known(window.events.gid[rows]),
+            owner=self.owners.of(position),
         )
         return self._behind.ended(position, made)
 

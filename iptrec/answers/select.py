@@ -33,6 +33,8 @@ class Select(TypedDict, total=False):
     packet is selected by the --iface of a recording that has others, too (see `by_its_interfaces`), but where
     ``packet`` is given. ``mark``: that it had somewhere, or (value, mask), 32 bits. ``uid``: the
     number of the user of its socket, which sent it or is to get it; legacy iptables tells it.
+    ``comm``, ``container``: the name of the process that holds its socket; its container's id or name or its
+    pod's UID, of which the first four characters are enough.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
     recorded. ``packet``: its number. ``path``: the number of its path.
@@ -47,6 +49,8 @@ class Select(TypedDict, total=False):
     iface: str | Collection[str]
     mark: int | tuple[int, int]
     uid: int | Collection[int]
+    comm: str | Collection[str]
+    container: str | Collection[str]
     since: int | datetime
     until: int | datetime
     complete: bool
@@ -183,8 +187,10 @@ _READ: Final = {
     "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _interfaces, "mark": arguments.mark,
     "since": arguments.moment, "until": arguments.moment, "complete": arguments.yes_or_no, "netns": _texts,
     "packet": arguments.number, "path": arguments.number, "uid": _uids,
+    "comm": _texts, "container": _texts,
 }  # fmt: skip
 _FIELDS: Final = {
     "verdict": "verdicts", "chain": "chains", "rule": "rules", "iface": "interfaces",
     "since": "since_ns", "until": "until_ns", "complete": "whole", "packet": "number", "uid": "uids",
+    "comm": "comms", "container": "containers",
 }  # fmt: skip

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from iptrec.context.interfaces import Interfaces
+    from iptrec.decode.owners import Owner
     from iptrec.names import I64, Mask
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.pcap.filter import PacketFilter
     from iptrec.rulesets.places import Place
 
+_FEWEST: Final = 4  # characters of an id
+_HEXADECIMAL: Final = frozenset("0123456789abcdef-")
 ANY_TABLE: Final = ""  # no table has this name
 
 
@@ -34,7 +37,8 @@ class Selection:
     one of them. ``chains``: see `is_among`; it passed one. ``rules``: (table, chain, number among
     the user's) of which one matched. ``verdicts``: upper case. ``whole``: complete and unambiguous, or
     not. ``mark``: (value, mask) that any stage had. ``uids``: of its
-    socket, where the kernel tells it. ``since_ns``, ``until_ns`` (epoch): when its first
+    socket, where the kernel tells it. ``comms``, ``containers``: of its socket's owner, see
+    `is_owner` (`Owners` looks at it). ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
     path, see `paths` (`Packets` looks at it, for it needs all packets before).
     """
@@ -48,6 +52,8 @@ class Selection:
     whole: bool | None = None
     mark: tuple[int, int] | None = None
     uids: frozenset[int] = frozenset()
+    comms: frozenset[str] = frozenset()
+    containers: frozenset[str] = frozenset()
     since_ns: int | None = None
     until_ns: int | None = None
     number: int | None = None
@@ -57,6 +63,19 @@ class Selection:
     def everything(self) -> bool:
         """Whether no condition is given."""
         return self == Selection()
+
+    @property
+    def by_owner(self) -> bool:
+        """Whether only packets of known owners are selected."""
+        return bool(self.comms or self.containers)
+
+    def is_owner(self, owner: Owner) -> bool:
+        """Whether it is asked for; a container by its name, or by how its id or its pod's UID begins."""
+        names = [one for one in (owner.container, owner.pod) if one]
+        return (not self.comms or owner.comm in self.comms) and (
+            not self.containers
+            or any(_means(asked, one) for asked in self.containers for one in names)
+        )
 
     def positions(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
         """The positions of a window's decided traversals that are selected, in order."""
@@ -162,6 +181,14 @@ class Selection:
 def is_among(chains: Collection[tuple[str, str]], table: str, chain: str) -> bool:
     """Whether a chain is one of these (table, chain), some of which may be of `ANY_TABLE`."""
     return (table, chain) in chains or (ANY_TABLE, chain) in chains
+
+
+def _means(asked: str, name: str) -> bool:
+    return asked == name or (len(asked) >= _FEWEST and name.startswith(asked) and _is_id(name))
+
+
+def _is_id(name: str) -> bool:
+    return len(name) > _FEWEST and not set(name) - _HEXADECIMAL
 
 
 def _rule(place: Place) -> tuple[str, str, int | None]:

@@ -132,6 +132,30 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         ],
         "",
     ),
+    "comm": (
+        Annotated[
+            str,
+            typer.Option(
+                "--comm",
+                rich_help_panel=GROUP,
+                metavar="NAME,...",
+                help="Packets of sockets that processes of these names held from start to end.",
+            ),
+        ],
+        "",
+    ),
+    "container": (
+        Annotated[
+            str,
+            typer.Option(
+                "--container",
+                rich_help_panel=GROUP,
+                metavar="ID,...",
+                help="Packets of sockets in these containers or pods: names, or how ids begin.",
+            ),
+        ],
+        "",
+    ),
     "since": (
         Annotated[
             str,
@@ -189,6 +213,8 @@ class Chosen:
     complete: bool | None = None
     mark: str = ""
     uid: str = ""
+    comm: str = ""
+    container: str = ""
     since: str = ""
     until: str = ""
     packet: int | None = None
@@ -211,6 +237,8 @@ class Chosen:
             "complete": self.complete,
             "mark": _mark(self.mark) if self.mark else None,
             "uid": [_uid(one) for one in listed(self.uid)],
+            "comm": listed(self.comm),
+            "container": listed(self.container),
             "since": self._moment(recording, "--since", self.since),
             "until": self._moment(recording, "--until", self.until),
             "packet": self.packet,

@@ -91,6 +91,20 @@ def counters(content: bytes) -> dict[str, str]:
         }
 
 
+def owners(content: bytes) -> tuple[list[tuple[tuple[int, str, str], list[int]]], dict[int, str]]:
+    """Processes (pid, comm, /proc/PID/cgroup) with the inodes of their sockets; control groups' paths."""
+    with _undamaged("owners"):
+        told = json.loads(content)
+        processes = [
+            (
+                (int(one["pid"]), _text(one["comm"]), _text(one["cgroup"])),
+                [int(inode) for inode in one["sockets"]],
+            )
+            for one in told["processes"]
+        ]
+        return processes, {int(one): _text(path) for one, path in told["cgroups"].items()}
+
+
 def routing(kind: str, content: bytes) -> list[dict[str, Any]]:
     """The rows of a list of routes or of routing rules, as the kernel told them."""
     with _undamaged(kind):

@@ -9,35 +9,50 @@ import ipaddress
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.decode.attributes import headers, messages
+from iptrec.decode.attributes import first, headers, messages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BY_FAMILY, _DONE = 20, 3
 _SOCKET: Final = struct.Struct(">BB2xHH16s16s")
-_REST: Final = struct.Struct("<I24xI")  # the interface; the user
+_REST: Final = struct.Struct(
+    "<IQ12xII"
+)  # the interface; the cookie, which no other socket has; user; inode
+_PROTOCOL, _V6ONLY, _CGROUP_ID = 10, 11, 21  # INET_DIAG_...
 _ASKED: Final = (6, 6, 17, 17)
 _SIZES: Final = {2: 4, 10: 16}  # bytes of an address
 
 
 def rows(content: bytes) -> Iterator[dict[str, Any]]:
-    """Each socket as field -> value; ``state``: of TCP_LISTEN (10) and its like."""
+    """Each socket as field -> value; ``state``: of TCP_LISTEN (10) and its like. ``cgroup``: 0 if not told."""
     answer = 0
     for message in messages(content):
         if message.kind == _DONE:
             answer += 1
-        size = _SOCKET.size + _REST.size
-        if message.kind != _BY_FAMILY or len(message.body) < size or answer >= len(_ASKED):
-            continue
-        family, state, port, peer_port, *ends = _SOCKET.unpack_from(message.body)
-        index, uid = _REST.unpack_from(message.body, _SOCKET.size)
-        if family in _SIZES:
-            own, peer = (str(ipaddress.ip_address(one[: _SIZES[family]])) for one in ends)
-            yield {
-                "family": family, "protocol": _ASKED[answer], "state": state, "address": own, "port": port,
-                "peer": peer, "peer_port": peer_port, "index": index, "uid": uid,
-            }  # fmt: skip
+        if message.kind == _BY_FAMILY and answer < len(_ASKED):
+            yield from _socket(message.body, _ASKED[answer])
+
+
+def _socket(body: bytes, protocol: int | None) -> Iterator[dict[str, Any]]:
+    """One socket, or none; ``protocol``: None where it is told among the attributes."""
+    size = _SOCKET.size + _REST.size
+    if len(body) < size or body[0] not in _SIZES:
+        return
+    family, state, port, peer_port, *ends = _SOCKET.unpack_from(body)
+    index, cookie, uid, inode = _REST.unpack_from(body, _SOCKET.size)
+    own, peer = (str(ipaddress.ip_address(one[: _SIZES[family]])) for one in ends)
+    told = first(body[size:])
+    yield {
+        "family": family, "protocol": _number(told, _PROTOCOL) if protocol is None else protocol,
+        "state": state, "address": own, "port": port, "peer": peer, "peer_port": peer_port,
+        "index": index, "uid": uid, "inode": inode, "cookie": cookie,
+        "cgroup": _number(told, _CGROUP_ID), "v6only": bool(_number(told, _V6ONLY)),
+    }  # fmt: skip
+
+
+def _number(told: dict[int, bytes], attribute: int) -> int:
+    return int.from_bytes(told.get(attribute, b""), "little")
 
 
 def listed(content: bytes) -> set[tuple[int, int]] | None:
@@ -53,3 +68,10 @@ def closed(datagram: bytes) -> Iterator[int]:
     for kind, _, start, end in headers(datagram):
         if kind == _BY_FAMILY and end - start >= _SOCKET.size:
             yield _SOCKET.unpack_from(datagram, start)[2]
+
+
+def ended(datagram: bytes) -> Iterator[dict[str, Any]]:
+    """Sockets that are gone, as `rows`; of their users and control groups nothing is told."""
+    for message in messages(datagram):
+        if message.kind == _BY_FAMILY:
+            yield from _socket(message.body, None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from iptrec.kernel import ipsets, links, sockets, sysctls
+from iptrec.kernel import ipsets, links, owners, sockets, sysctls
 
 SOURCES: Final = {
     "ipsets": "ipset",
@@ -15,11 +15,25 @@ SOURCES: Final = {
     "counters": "/proc/net",
     "groups": "/proc/net",
     "sockets": "sock_diag",
+    "owners": "/proc",
 }  # or rtnetlink
 
 
 def first() -> dict[str, bytes]:
     """What may be read while tracing is switched on: all but the settings, some of which that changes."""
+    found = _lists()
+    return {**found, "owners": owners.dump(found["sockets"])}
+
+
+def last() -> dict[str, bytes]:
+    """Once more in the end: what is there both times was, or came and went.
+
+    By then there is no right to ask whose the sockets are.
+    """
+    return {**_lists(), "sysctls": sysctls.settings()}
+
+
+def _lists() -> dict[str, bytes]:
     return {
         "sockets": sockets.dumps(),
         **links.dumps(),
@@ -27,8 +41,3 @@ def first() -> dict[str, bytes]:
         "counters": sysctls.counters(),
         "groups": sysctls.groups(),
     }
-
-
-def last() -> dict[str, bytes]:
-    """All of it, once more in the end: what is there both times was, or came and went."""
-    return {**first(), "sysctls": sysctls.settings()}

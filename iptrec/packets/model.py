@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from iptrec.decode.conntrack import Connection
+    from iptrec.decode.owners import Owner
     from iptrec.names import Backend
     from iptrec.packets.ends import End
     from iptrec.rulesets.places import Place
@@ -155,7 +156,8 @@ class Traversal:
     ``reason``: one phrase for the reader why it is incomplete, ambiguous or UNKNOWN; None otherwise.
     ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
     tracking knew, where it was recorded. ``end``: what became of it behind the rules, where that is known.
-    ``uid``, ``gid``: of its socket, which sent it or is to get it, where the kernel tells them.
+    ``uid``, ``gid``: of its socket, which sent it or is to get it, where the kernel tells them. ``owner``: of
+    that socket, by the lists of sockets that were recorded.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -178,6 +180,7 @@ class Traversal:
     end: End | None = None
     uid: int | None = None
     gid: int | None = None
+    owner: Owner | None = None
 
 
 class Placed(Protocol):

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import IptrecError
-from iptrec.kernel import network, sysctls
+from iptrec.kernel import network
 from iptrec.recording.home import remove
 from iptrec.recording.writer import Writer
 
@@ -41,6 +41,7 @@ class Rotation:
         lists: Lists,
         files: contextlib.ExitStack,
         facts: Callable[[], Facts],
+        owners: bytes,
     ) -> None:
         self._options = options
         self._evidence = evidence
@@ -49,6 +50,7 @@ class Rotation:
         self._lists = lists
         self._files = files
         self._facts = facts
+        self._owners = owners  # there is no right to ask again
         self._path = self._name = options.output
         self._number = 1  # of those with this name
         self._made: list[tuple[Path, os.stat_result]] = []
@@ -87,7 +89,7 @@ class Rotation:
         self._lists.look_now()
         self._findings.take()
         since_ns = time.time_ns()
-        found = {"sysctls": sysctls.settings(), **network.first()}
+        found = network.last() | {"owners": self._owners}
         for kind in _ENDS:
             evidence.snapshot(kind, network.SOURCES[kind], found[kind])
         evidence.streams.take_sides()

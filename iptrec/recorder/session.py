@@ -245,9 +245,10 @@ class _Session:
                     backend.insert(evidence, inserted)
                     backend.baseline(evidence)
                 lists = Lists(evidence, self._ways)
-                lists.begin(self._keep(child), since_ns)
+                found = self._keep(child)
+                lists.begin(found, since_ns)
                 self._command.start(inserted)
-                loop = self._loop(lists)
+                loop = self._loop(lists, found["owners"])
                 self._begin(begun)
                 loop.run()
                 if self._asking is not None:
@@ -263,7 +264,7 @@ class _Session:
             evidence.streams.finish()
             self._keep(again)
 
-    def _loop(self, lists: Lists) -> Loop:
+    def _loop(self, lists: Lists, owners: bytes) -> Loop:
         watches = [one.watch for one in self._backends]
         if self._asking is not None:
             watches.append(self._asking.asker)
@@ -272,7 +273,7 @@ class _Session:
             self._report,
             self._evidence,
             self._backends,
-            rotation=self._rotation(lists),
+            rotation=self._rotation(lists, owners),
             lists=lists,
             asking=self._asking,
             findings=self._findings,
@@ -281,7 +282,7 @@ class _Session:
             guarded=Guarded(self._guardian, watches, self._report),
         )
 
-    def _rotation(self, lists: Lists) -> Rotation | None:
+    def _rotation(self, lists: Lists, owners: bytes) -> Rotation | None:
         """What goes on in other files, where that was asked for."""
         if not self._options.rotates:
             return None
@@ -293,6 +294,7 @@ class _Session:
             lists,
             self._files,
             self._facts,
+            owners,
         )
 
     def _begin(self, begun: Callable[[int], None]) -> None:

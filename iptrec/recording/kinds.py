@@ -112,6 +112,9 @@ SNAPSHOTS: Final = {
         SnapshotKind(
             "sockets", "SOCK_DIAG_BY_FAMILY: listening sockets of TCP, all of UDP", "netlink"
         ),
+        SnapshotKind(
+            "owners", "processes that hold those sockets, paths of their control groups", "json"
+        ),
         SnapshotKind("groups", "multicast groups that interfaces have joined", "json"),
         SnapshotKind("counters", "what protocols, interfaces, connection tracking counted", "json"),
     )

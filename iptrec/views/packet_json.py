@@ -11,6 +11,7 @@ from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
 
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
+    from iptrec.decode.owners import Owner
     from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 
@@ -57,6 +58,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
         **{name: one for name, one in owner(traversal).items() if one is not None},
+        **({} if traversal.owner is None else {"owner": as_owner(traversal.owner)}),
         **({} if traversal.end is None else {"end": as_end(traversal.end)}),
         "steps": [_step(step) for step in traversal.steps],
     }
@@ -65,6 +67,11 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
 def owner(traversal: Traversal) -> dict[str, int | None]:
     """Whose socket sent it, or is to get it."""
     return {"uid": traversal.uid, "gid": traversal.gid}
+
+
+def as_owner(found: Owner) -> dict[str, Any]:
+    """Who holds a packet's socket, as values of JSON: what is known."""
+    return {name: one for name, one in asdict(found).items() if one is not None}
 
 
 def as_end(end: End) -> dict[str, Any]:

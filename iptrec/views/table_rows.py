@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.decode import snapshots
+from iptrec.decode.owners import NOBODY, Owner
 from iptrec.names import FAMILIES
 from iptrec.rulesets.backends import timelines
 from iptrec.rulesets.nft_places import is_our_table
@@ -226,8 +227,13 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
         header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
         *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
         int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
-        connection, *_end(traversal.end), traversal.uid, traversal.gid,
+        connection, *_end(traversal.end), traversal.uid, traversal.gid, *_owner(traversal.owner),
     )  # fmt: skip
+
+
+def _owner(found: Owner | None) -> tuple[str | int | None, ...]:
+    found = found or NOBODY
+    return found.pid, found.comm, found.cgroup, found.container, found.pod, found.uid
 
 
 def _end(end: End | None) -> tuple[str | int | None, ...]:

@@ -12,7 +12,7 @@ from iptrec.names import counted
 from iptrec.packets.ends import DISCARDED
 from iptrec.views.escape import printable
 from iptrec.views.info import HOLES
-from iptrec.views.packet_json import as_ct, endpoint, iso_time, nat, owner
+from iptrec.views.packet_json import as_ct, as_owner, endpoint, iso_time, nat, owner
 from iptrec.views.style import styled
 from iptrec.views.timestamps import LOCAL, Clock
 
@@ -60,6 +60,10 @@ _RELATIONS: Final[dict[RelationKind, str]] = {
     "carried-by": "was carried by #{}",
     "reassembled": "put together from #{}",
 }
+
+
+_OWNERS: Final = ("uid", "gid", "comm", "pid", "cgroup", "container", "pod")
+_WHOLE_ID, _SHORT_ID = 64, 12  # of a container, as docker ps and crictl ps have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +204,19 @@ def header_line(traversal: Traversal) -> str:
 
 
 def owner_words(traversal: Traversal) -> list[str]:
-    """Whose socket sent it, or is to get it, in the words of the LOG target."""
-    return [f"{name.upper()}={one}" for name, one in owner(traversal).items() if one is not None]
+    """Whose socket sent it, or is to get it, in the words of the LOG target; and who holds that socket."""
+    told: dict[str, Any] = {} if traversal.owner is None else as_owner(traversal.owner)
+    told |= {name: one for name, one in owner(traversal).items() if one is not None}
+    if told.get("cgroup") == "/":  # the root says nothing
+        del told["cgroup"]
+    if len(told.get("container", "")) == _WHOLE_ID:
+        told["container"] = told["container"][:_SHORT_ID]
+    return [f"{name.upper()}={_word(str(told[name]))}" for name in _OWNERS if name in told]
+
+
+def _word(text: str) -> str:
+    """One that nobody takes for two."""
+    return printable(text).replace(" ", "\\x20")
 
 
 def connection_line(connection: Connection) -> str:

@@ -47,7 +47,7 @@ def one(port, family=2, state=7, peer=0):
     return message(
         20,
         struct.pack(">BBBBHH16s16s", family, state, 0, 0, port, peer, *own)
-        + struct.pack("<I24xII", 3, 7, 0),
+        + struct.pack("<I20xII", 3, 7, 0),
     )
 
 

@@ -361,7 +361,7 @@ def test_recorded_twice(network, tmp_path):
         states = {snapshots.state(one.content, one.media) for one in reader.snapshots()}
     both = [one.name for one in SNAPSHOTS.values() if one.media == "netlink"]
     both += ["counters", "groups", "sysctls"]
-    assert sorted(kinds) == sorted([*both * 2, "trace-rules"])
+    assert sorted(kinds) == sorted([*both * 2, "owners", "trace-rules"])
     assert mtus == [1500, 1400]
     assert states == {"whole"}
     assert interfaces.name(1, 0) == "lo"

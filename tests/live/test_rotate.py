@@ -52,7 +52,9 @@ def test_files_that_follow_each_other(lab, tmp_path, backend):
         with Reader(path) as reader:
             assert reader.facts.closed
             assert reader.facts.stop_reason == ("SIGINT" if path == made[-1] else "rotate")
-            assert {"links", "addresses", "sysctls"} <= {one.kind for one in reader.snapshots()}
+            assert {"links", "addresses", "owners", "sysctls"} <= {
+                one.kind for one in reader.snapshots()
+            }
         found = packets(path)
         assert all(one.complete and not one.ambiguous for one in found), path
         met += [step.comment for one in found for step in one.steps if step.comment]

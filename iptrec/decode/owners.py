@@ -1,0 +1,75 @@
+"""Who holds a socket: a user, a process, a control group with its container, out of the snapshot "owners"."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.decode import containers, snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner of a packet's socket; None for what is not known, or not the same of all that share it.
+
+    ``container``: its id or name. ``pod``: its UID. Both are those that ``cgroup`` names.
+    """
+
+    uid: int | None = None
+    pid: int | None = None
+    comm: str | None = None
+    cgroup: str | None = None
+    container: str | None = None
+    pod: str | None = None
+
+
+NOBODY: Final = Owner()
+
+
+def shared(owners: Sequence[Owner]) -> Owner:
+    """What is the same of several."""
+    return Owner(
+        *(_alone({getattr(one, name) for one in owners}) for name in Owner.__dataclass_fields__)
+    )
+
+
+class Holders:
+    """What the snapshot says: of each inode the processes, of each control group its path."""
+
+    def __init__(self, content: bytes) -> None:
+        self._processes: dict[int, list[tuple[int, str, str]]] = {}
+        processes, self._paths = snapshots.owners(content)
+        for process, inodes in processes:
+            for inode in inodes:
+                self._processes.setdefault(inode, []).append(process)
+
+    def of(self, socket: Mapping[str, Any]) -> Owner:
+        """Who holds a socket, as `decode.sockets.rows` tells it."""
+        processes = self._processes.get(socket["inode"], [])
+        own = self._paths.get(socket["cgroup"])
+        candidates = [path for _, _, text in processes for path in _in_text(text)]
+        if own not in (None, "/"):
+            candidates = [own]
+        named = {path for path in candidates if containers.container(path)}
+        path = named.pop() if len(named) == 1 else own or _alone(set(candidates))
+        return Owner(
+            uid=socket["uid"],
+            pid=_alone({pid for pid, _, _ in processes}),
+            comm=_alone({comm for _, comm, _ in processes}),
+            cgroup=path,
+            container=path and containers.container(path),
+            pod=path and containers.pod(path),
+        )
+
+
+def _alone(values: set[Any]) -> Any:  # noqa: ANN401 - whatever they are
+    return values.pop() if len(values) == 1 else None
+
+
+def _in_text(text: str) -> Iterator[str]:
+    """The paths in /proc/PID/cgroup: a line a hierarchy, NUMBER:CONTROLLERS:PATH."""
+    for line in text.splitlines():
+        yield line.split(":", 2)[-1]
