@@ -163,15 +163,15 @@ class NftWatch:
             if not self._drain():
                 if self._missed is not None:
                     self._missed.listed()
-                self._untold, shown = False, parts
+                self._untold = False
                 break
             # It changed under our hands: what it was before nobody will know.
             self._found(NftState(self._until, seen, [listing.NOT_SEEN]))
             self._until = seen
             seen = time.time_ns()
-        else:  # again and again: it is to be listed later, even if nothing changes any more
-            self._untold, listed, shown = True, seen, [listing.NOT_SEEN]
-        self._found(NftState(self._until, seen, shown))
+        else:  # again and again: the last one has to do; later on there is another, even if nothing changes
+            self._untold, listed = True, seen
+        self._found(NftState(self._until, seen, parts))
         self._tell_missed(self._until, last=last)
         self._until = listed
         if not last:
