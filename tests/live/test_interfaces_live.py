@@ -15,6 +15,7 @@ from iptrec.recording.reader import Reader
 pytestmark = pytest.mark.live
 
 
+@pytest.mark.alone  # names are known by when their changes are received
 def test_index_given_to_another_interface(lab, tmp_path):
     """A veth is deleted and another one gets its index: each packet shows the name of its time."""
     lab.host("h")

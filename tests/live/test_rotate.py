@@ -122,7 +122,9 @@ def test_memory_does_not_grow_with_files(lab, tmp_path, backend):
     child.communicate(timeout=30)
     (before, descriptors), (after, still) = found
     assert after - before < 3000
-    assert still <= descriptors + 8  # a file may be in the making
+    assert (
+        still <= descriptors + 12
+    )  # a file may be in the making, its evidence be collected by children
 
 
 @pytest.mark.parametrize("moment", range(6))
