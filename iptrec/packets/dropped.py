@@ -137,9 +137,11 @@ class _Candidates:
         fits = _preferred(record, fits, records.exact[record] == own[traversal])
         found = _who_is_alone(records, record[fits], traversal[fits])
         parted = [
-            (some[netfilter[some] == rules], of[self._by_rules[of] == rules])
+            (some[here], of[(self._by_rules[of] == rules) & ~(way & ~self._routed[of])])
             for some, of in crowds
             for rules in (False, True)
+            for way in (False, True)
+            if (here := (netfilter[some] == rules) & (routing[some] == way)).any()
         ]
         return _by_count(
             records,

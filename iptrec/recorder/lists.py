@@ -26,14 +26,14 @@ class Lists:
         self._evidence = evidence
         self._ways = ways
         self._next_ns = 0  # of the monotonic clock
-        self._routes: Mapping[str, bytes] | None = None
+        self._followed = False  # routes and their rules
         self._sets = b""
         self._members: list[ipsets.Said] | None = None
 
     def begin(self, found: Mapping[str, bytes], since_ns: int) -> None:
         """Look from now on for what is not as it was listed, after a time (epoch)."""
         self._looked_ns = since_ns
-        self._routes = {kind: found[kind] for kind in links.WAYS if kind in found} or None
+        self._followed = any(kind in found for kind in links.WAYS)
         self._keep_sets(found.get("ipsets", b""))
 
     def look(self, now: int) -> None:
@@ -66,12 +66,13 @@ class Lists:
         self._sets, self._members = listing, ipsets.members(listing) if small else None
 
     def _look_at_routes(self) -> None:
-        """A list that is cut tells that nobody knows from here on."""
-        if self._routes is None or not self._ways.changed():
-            return
-        found = links.dumps(links.WAYS, _MOST)
-        if found != self._routes:
-            self._routes = found if all(map(is_whole, found.values())) else None
+        """A list that is cut tells that nobody knows from here on.
+
+        One that reads as before is kept as well: it tells that something came and went.
+        """
+        if self._followed and self._ways.changed():
+            found = links.dumps(links.WAYS, _MOST)
+            self._followed = all(map(is_whole, found.values()))
             for kind, content in found.items():
                 self._snapshot(kind, "rtnetlink", content)
 
