@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import again
 import pytest
 import warm
 from rights import IS_ROOT
@@ -27,6 +28,11 @@ _turns = []  # the lock that this process has for its test, if any
 def pytest_addoption(parser):
     """--update-golden: make test's expectations what the views print now."""
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+
+
+def pytest_configure(config):
+    """Tests are tried once more where they fail."""
+    config.pluginmanager.register(again)
 
 
 def pytest_collection_finish():
