@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import struct
 import time
 from collections import deque
@@ -61,16 +60,17 @@ class Asker:
         self._telling, self._woken = (
             os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)
         )
-        self._epoll = select.epoll()
-        for descriptor in (self._ways.fileno(), self._woken):
-            self._epoll.register(descriptor, select.EPOLLIN)
         self._waiting: deque[Question] = deque()
         self._numbers = count(1)
         self._settings: set[tuple[int, int]] = set()  # that were asked for since the last change
         self._pause_ms = 0
         self.changes = 0
         self._thread = WatchThread(
-            [self._epoll.fileno()], self._wait_ms, self._work, failed, "the ways of packets"
+            [self._ways.fileno(), self._woken],
+            self._wait_ms,
+            self._work,
+            failed,
+            "the ways of packets",
         )
 
     def __enter__(self) -> Self:
@@ -80,7 +80,6 @@ class Asker:
         self.stop()
         self._ways.__exit__()
         self._socket.close()
-        self._epoll.close()
         for descriptor in (self._telling, self._woken):
             os.close(descriptor)
 
