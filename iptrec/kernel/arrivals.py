@@ -7,12 +7,11 @@ take turns.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iptrec.kernel.netlink import NETFILTER_HEAD, attributes
+from iptrec.kernel.netlink import NETFILTER_HEAD, attributes, packed
 from iptrec.kernel.questions import Question
 from iptrec.names import HOOKS
 
@@ -44,7 +43,8 @@ _MOST_STEPS: Final = 64  # of a packet at a hook
 
 def named(table: str, chain: str) -> bytes:
     """A chain as events of nf_tables name it; patterns of `of_nftrace`."""
-    return _text(_NFTA_CHAIN, chain) + _text(_NFTA_TABLE, table)
+    names = (_NFTA_CHAIN, chain), (_NFTA_TABLE, table)
+    return packed((kind, name.encode() + b"\0") for kind, name in names)
 
 
 def of_nflog(batch: Batch) -> Iterator[Question]:
@@ -155,9 +155,3 @@ def _named(words: U32, starts: I64, chains: Sequence[bytes]) -> Mask:
 
 def _number(value: bytes | None) -> int:
     return int.from_bytes(value or b"", "big")
-
-
-def _text(kind: int, text: str) -> bytes:
-    """An attribute that is a name."""
-    value = text.encode() + b"\0"
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

@@ -10,6 +10,7 @@ import re
 import struct
 from typing import TYPE_CHECKING, Final
 
+from iptrec.kernel.netlink import packed
 from iptrec.kernel.nft import table
 
 if TYPE_CHECKING:
@@ -49,6 +50,4 @@ class Traversals:
 
 def _text(kind: int, text: str) -> bytes:
     """An attribute that is a name, as a pattern."""
-    value = text.encode() + b"\0"
-    padded = value + bytes(-len(value) % 4)
-    return re.escape(struct.pack("=HH", 4 + len(value), kind) + padded)
+    return re.escape(packed([(kind, text.encode() + b"\0")]))
