@@ -59,6 +59,8 @@ class Btf:
         self._data, self._texts = data[: head + texts + texts_size], head + texts
         self._words = np.frombuffer(data, np.uint32, types_size // 4, head + types)
         self._starts = np.frombuffer(_starts(self._words), np.uint32)
+        self._names = self._words[self._starts]
+        self._kinds = self._words[self._starts + 1] >> 24 & 31
 
     @classmethod
     def of_kernel(cls) -> Btf:
@@ -73,11 +75,10 @@ class Btf:
     def number(self, name: str, kind: int = _TYPEDEF) -> int:
         """The number of a type; of a typedef unless another ``kind`` is wanted."""
         at = self._text_at(name)
-        starts = self._starts
-        found = starts[(self._words[starts] == at) & (self._words[starts + 1] >> 24 & 31 == kind)]
+        found = np.flatnonzero((self._names == at) & (self._kinds == kind))
         if at < 0 or not len(found):
             raise HostError(f"this kernel has no {name}")
-        return int(np.searchsorted(starts, found[0])) + 1
+        return int(found[0]) + 1
 
     def parameters(self, typedef: str) -> int:
         """How many parameters the function has that a typedef points to."""
