@@ -10,7 +10,8 @@ import pytest
 from iptrec.errors import HostError
 from iptrec.kernel.drops import bpf, btf, source
 from iptrec.kernel.drops.btf import Btf
-from iptrec.kernel.drops.source import _RECORD, DropSource
+from iptrec.kernel.drops.program import LAYOUT
+from iptrec.kernel.drops.source import DropSource
 
 TEXTS = b"\0skb\0len\0bits\0inner\0reason\0NO\0YES\0int\0deep\0"
 
@@ -105,7 +106,7 @@ class Ring:
             setattr(self.made, field, value)
 
     def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False):
-        head = np.zeros(1, _RECORD)
+        head = np.zeros(1, LAYOUT)
         head["captured"], head["place"], head["flags"] = captured, place, flags
         record = struct.pack("<II", busy << 31 | STRIDE - 8, 0) + head.tobytes()
         record += b"p" * 64 + symbol.ljust(64, b"\0")
@@ -157,9 +158,7 @@ def test_places_get_numbers(ring):
     ring.write(place=0xFFFFFFFF81000000)
     found = ring.made.receive()
     assert found.places == {1: "ip_error+0x94", 2: "nft_do+0x1 [nf_tables]"}
-    places = (
-        np.frombuffer(found.data, np.uint8).reshape(3, -1)[:, :64].copy().view(_RECORD)["place"]
-    )
+    places = np.frombuffer(found.data, np.uint8).reshape(3, -1)[:, :64].copy().view(LAYOUT)["place"]
     assert places.ravel().tolist() == [1, 2, 1]
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
+
 from iptrec.errors import HostError
 from iptrec.kernel.drops import bpf
 from iptrec.kernel.drops.bpf import BYTE, HALF, LONG, WORD, load, move, store, store_value
@@ -24,25 +26,21 @@ TYPEDEF: Final = "btf_trace_kfree_skb"
 LICENCE: Final = (
     b"Dual MIT/GPL"  # the kernel asks for it: what reads its memory is for GPL'd programs
 )
-HEAD: Final = 64  # bytes of a record before the packet
+# What is before the packet, as the program writes it; `decode.drops` has it as well.
+LAYOUT: Final = np.dtype(
+    [
+        ("time", "<i8"), ("place", "<u8"), ("skb", "<u8"), ("reason", "<u4"), ("netns", "<u4"),
+        ("ifindex", "<u4"), ("iif", "<u4"), ("mark", "<u4"), ("length", "<u4"), ("protocol", ">u2"),
+        ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
+    ]
+)  # fmt: skip
+HEAD: Final = LAYOUT.itemsize
 SYMBOL: Final = 64  # and behind it
 FORMAT: Final = b"%pS\0"
 NEW_PLACE: Final = 1  # a flag of a record: it has the symbol
 
-# Offsets in the head of a record; `decode.drops` has them as well.
-_TIME, _PLACE, _SKB, _REASON, _NETNS, _IFINDEX, _IIF, _MARK, _LENGTH = (
-    0,
-    8,
-    16,
-    24,
-    28,
-    32,
-    36,
-    40,
-    44,
-)
-_PROTOCOL, _CAPTURED, _CPU, _UID, _FLAGS = 48, 50, 52, 56, 60
-
+_SIZES: Final = {2: HALF, 4: WORD, 8: LONG}
+_OFFSETS: Final = {name: offset for name, (_, offset, *_) in (LAYOUT.fields or {}).items()}
 _CTX, _SKB_, _RECORD, _FOUND = 6, 7, 8, 9  # registers that calls leave alone
 _R0, _R1, _R2, _R3, _R4, _R5, _STACK = 0, 1, 2, 3, 4, 5, 10
 _UID_AT, _IFINDEX_AT, _PLACE_AT, _ONE_AT = -8, -16, -24, -32  # in the stack
@@ -163,38 +161,33 @@ def _reserved(maps: Maps, size: int) -> bpf.Code:
 
 def _head(btf: Btf) -> bpf.Code:
     """All that is of a fixed size."""
-    of_skb = {
-        _IIF: ("skb_iif", WORD),
-        _MARK: ("mark", WORD),
-        _LENGTH: ("len", WORD),
-        _PROTOCOL: ("protocol", HALF),
-    }
+    of_skb = {"iif": "skb_iif", "mark": "mark", "length": "len", "protocol": "protocol"}
     copied = [
         one
-        for offset, (name, size) in of_skb.items()
+        for field, name in of_skb.items()
         for one in (
-            load(size, _R1, _SKB_, btf.field("sk_buff", name).byte),
-            store(size, _RECORD, offset, _R1),
+            load(_where(field)[0], _R1, _SKB_, btf.field("sk_buff", name).byte),
+            _kept(field, _R1),
         )
     ]
     return [
         bpf.call(bpf.KTIME),
-        store(LONG, _RECORD, _TIME, _R0),
+        _kept("time", _R0),
         bpf.call(bpf.CPU),
-        store(WORD, _RECORD, _CPU, _R0),
+        _kept("cpu", _R0),
         load(LONG, _R1, _CTX, 8),
-        store(LONG, _RECORD, _PLACE, _R1),
+        _kept("place", _R1),
         store(LONG, _STACK, _PLACE_AT, _R1),
         load(LONG, _R1, _CTX, 16),
-        store(WORD, _RECORD, _REASON, _R1),
-        store(LONG, _RECORD, _SKB, _SKB_),
-        store(WORD, _RECORD, _NETNS, _FOUND),
+        _kept("reason", _R1),
+        _kept("skb", _SKB_),
+        _kept("netns", _FOUND),
         load(LONG, _R1, _STACK, _UID_AT),
-        store(WORD, _RECORD, _UID, _R1),
+        _kept("uid", _R1),
         load(LONG, _R1, _STACK, _IFINDEX_AT),
-        store(WORD, _RECORD, _IFINDEX, _R1),
-        store_value(HALF, _RECORD, _CAPTURED, 0),
-        store_value(WORD, _RECORD, _FLAGS, 0),
+        _kept("ifindex", _R1),
+        _set("captured", 0),
+        _set("flags", 0),
         *copied,
     ]
 
@@ -213,7 +206,7 @@ def _packet(btf: Btf, snaplen: int) -> bpf.Code:
         (bpf.BELOW, _R2, snaplen, "short"),
         bpf.number(_R2, snaplen),
         "short",
-        store(HALF, _RECORD, _CAPTURED, _R2),
+        _kept("captured", _R2),
         load(LONG, _R1, _SKB_, btf.field("sk_buff", "head").byte),
         bpf.add_register(_R3, _R1),
         move(_R1, _RECORD),
@@ -239,7 +232,7 @@ def _symbol(maps: Maps, offset: int) -> bpf.Code:
         bpf.add(_R4, _PLACE_AT),
         bpf.number(_R5, 8),
         bpf.call(bpf.SNPRINTF),
-        store_value(WORD, _RECORD, _FLAGS, NEW_PLACE),
+        _set("flags", NEW_PLACE),
         store_value(LONG, _STACK, _ONE_AT, 1),
         bpf.map_itself(_R1, maps.places),
         *key,
@@ -261,3 +254,20 @@ def _end() -> bpf.Code:
         bpf.number(_R0, 0),
         bpf.EXIT,
     ]
+
+
+def _kept(field: str, by: int) -> bytes:
+    """Store a register in a field of the record."""
+    size, offset = _where(field)
+    return store(size, _RECORD, offset, by)
+
+
+def _set(field: str, value: int) -> bytes:
+    """Store a number in a field of the record."""
+    size, offset = _where(field)
+    return store_value(size, _RECORD, offset, value)
+
+
+def _where(field: str) -> tuple[int, int]:
+    """The size of a field as loads and stores have it, and its offset in the record."""
+    return _SIZES[LAYOUT[field].itemsize], _OFFSETS[field]

@@ -20,7 +20,7 @@ import numpy as np
 from iptrec.errors import HostError, strerror
 from iptrec.kernel.drops import bpf, program
 from iptrec.kernel.drops.btf import Btf
-from iptrec.kernel.drops.program import HEAD, NEW_PLACE, SYMBOL
+from iptrec.kernel.drops.program import HEAD, LAYOUT, NEW_PLACE, SYMBOL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,14 +34,6 @@ _MOST_SNAPLEN: Final = 128
 _PLACES: Final = 1024
 _BUSY: Final = 1 << 31
 _HEADER: Final = 8  # bytes of the ring's own before each record
-# As `program` writes it; the place is a number from 1 on when it has left this module.
-_RECORD: Final = np.dtype(
-    [
-        ("time", "<i8"), ("place", "<u8"), ("skb", "<u8"), ("reason", "<u4"), ("netns", "<u4"),
-        ("ifindex", "<u4"), ("iif", "<u4"), ("mark", "<u4"), ("length", "<u4"), ("protocol", ">u2"),
-        ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
-    ]
-)  # fmt: skip
 _ENUMS: Final = ("skb_drop_reason", "skb_drop_reason_subsys")
 _ADVICE: Final = {
     errno.EPERM: "it needs CAP_BPF and CAP_PERFMON of the host itself, not of a container",
@@ -73,6 +65,7 @@ class DropSource:
         self._open = contextlib.ExitStack()
         self._snaplen = -(-min(snaplen, _MOST_SNAPLEN) // 8) * 8
         self._secret = np.uint64(secrets.randbits(64))
+        # By their addresses: numbers from 1 on, which alone leave this module.
         self._places: dict[int, int] = {}
         self._told = 0  # of what was lost
         try:
@@ -142,7 +135,7 @@ class DropSource:
             return None
         now = time.time_ns()
         self._told += lost
-        head = rows[:, _HEADER : _HEADER + HEAD].copy().view(_RECORD)[:, 0]
+        head = rows[:, _HEADER : _HEADER + HEAD].copy().view(LAYOUT)[:, 0]
         head["time"] += _since_the_epoch()
         np.minimum(head["time"], now, out=head["time"])
         head["skb"] ^= self._secret
