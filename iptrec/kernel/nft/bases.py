@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 _TABLE, _NAME, _HOOK, _TYPE = 1, 3, 4, 7  # NFTA_CHAIN_
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4  # NFTA_TABLE_
 _DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
-_NEW_CHAIN: Final = 0x0A03  # NFT_MSG_NEWCHAIN
-# NFT_MSG_NEWTABLE, DELTABLE, DELCHAIN: of a chain that goes the kernel does not tell whether it had a hook.
-_RELEVANT: Final = (0x0A00, 0x0A02, 0x0A05)
+# Of a chain that goes the kernel does not tell whether it had a hook.
+_RELEVANT: Final = (
+    transactions.NEW_TABLE,
+    transactions.DELETE_TABLE,
+    transactions.DELETE_CHAIN,
+)
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_
 _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
@@ -104,8 +107,9 @@ def may_change(kind: int, body: bytes) -> bool:
 
     ``kind``: of the message; ``body``: its attributes.
     """
-    return kind in _RELEVANT or (
-        kind == _NEW_CHAIN and any(number == _HOOK for number, _ in attributes(body))
+    told = kind - transactions.SUBSYSTEM
+    return told in _RELEVANT or (
+        told == transactions.NEW_CHAIN and any(number == _HOOK for number, _ in attributes(body))
     )
 
 

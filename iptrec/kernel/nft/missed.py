@@ -14,15 +14,23 @@ from iptrec.kernel import netlink
 from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft import transactions
 from iptrec.kernel.nft.rule import Rule
-from iptrec.kernel.nft.transactions import FAMILIES
+from iptrec.kernel.nft.transactions import (
+    DELETE_RULE,
+    FAMILIES,
+    GET_OBJECT,
+    GET_SET,
+    NEW_ELEMENTS,
+    NEW_GENERATION,
+    NEW_OBJECT,
+    NEW_RULE,
+    NEW_SET,
+    SUBSYSTEM,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SUBSYSTEM: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES
-NEW_RULE, DELETE_RULE, NEW_SET, NEW_ELEMENTS, NEW_OBJECT = 6, 8, 9, 12, 18  # NFT_MSG_
-_GET_SET, _GET_OBJECT, _NEW_GENERATION = 10, 19, 15
-SET_NAME, OBJECT_NAME, ELEMENTS_SET = 2, 2, 2  # NFTA_
+SET_NAME, ELEMENTS_SET = 2, 2  # NFTA_, the first one of an object as well
 # What the kernel takes of what it gives: not a number, a handle, or what it counts.
 _TAKEN: Final = {
     NEW_SET: (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18),
@@ -86,14 +94,14 @@ class Missed:
         """All that there is by now is listed, or told to nobody. Raises `HostError`."""
         self._forget()
         for family in FAMILIES.values():
-            for get, kind in ((_GET_SET, NEW_SET), (_GET_OBJECT, NEW_OBJECT)):
+            for get, kind in ((GET_SET, NEW_SET), (GET_OBJECT, NEW_OBJECT)):
                 for found in transactions.dumped(get, family, []) or ():
                     self._name(kind, family, found)
 
     def take(self, message: netlink.Message) -> None:
         """A message that the kernel told of changes."""
-        kind = message.kind - _SUBSYSTEM
-        if kind == _NEW_GENERATION:
+        kind = message.kind - SUBSYSTEM
+        if kind == NEW_GENERATION:
             self._commits += 1
         elif kind in (NEW_RULE, DELETE_RULE, NEW_SET, NEW_OBJECT) or (
             kind == NEW_ELEMENTS and ANONYMOUS.search(message.body)
@@ -106,7 +114,7 @@ class Missed:
         """The ruleset was listed as all that was taken has made it."""
         if self._commits <= 1 and not self._fresh:  # nothing can have come and gone
             self._waiting = [
-                one for one in self._waiting if one.kind - _SUBSYSTEM in (NEW_SET, NEW_OBJECT)
+                one for one in self._waiting if one.kind - SUBSYSTEM in (NEW_SET, NEW_OBJECT)
             ]
         self._read()
         self._fresh.clear()
@@ -128,7 +136,7 @@ class Missed:
             self._message(one)
 
     def _message(self, message: netlink.Message) -> None:
-        kind, family = message.kind - _SUBSYSTEM, message.body[0]
+        kind, family = message.kind - SUBSYSTEM, message.body[0]
         found = dict(netlink.attributes(message.body[_HEAD:]))
         if family not in FAMILIES.values() or nft_rule.TABLE not in found:
             return

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import netlink, privileges, process
-from iptrec.kernel.nft import listing, missed, transactions
+from iptrec.kernel.nft import listing, transactions
 from iptrec.kernel.nft import rule as nft_rule
-from iptrec.kernel.nft.missed import ANONYMOUS, Gone
+from iptrec.kernel.nft.missed import ANONYMOUS, ELEMENTS_SET, SET_NAME, Gone
 from iptrec.kernel.nft.rule import Rule
 from iptrec.kernel.nft.transactions import FAMILIES, Request
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KIND: Final = "nft-missed"  # of the snapshot
 _CHAIN: Final = "iptrec-missed"
 _TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
-_SET_NAME, _SET_ID, _ELEMENTS_SET, _ELEMENTS, _ELEMENTS_ID = 2, 10, 2, 3, 4
+_SET_ID, _ELEMENTS, _ELEMENTS_ID = 10, 3, 4
 _REFERENCES: Final = {
     "lookup": (1, 4),
     "objref": (4, 5),
@@ -112,15 +112,17 @@ def _requests(gone: Gone) -> Iterator[Request]:
     for name in (_CHAIN.encode() + b"\0", *_jumped_to(gone)):
         yield Request(transactions.NEW_CHAIN, netlink.CREATE, [table, (_CHAIN_NAME, name)])
     for kind, named in gone.named:
-        number = _numbered(_SET_ID, 0) if kind == missed.NEW_SET else []
+        number = _numbered(_SET_ID, 0) if kind == transactions.NEW_SET else []
         yield Request(kind, netlink.CREATE, [*named, *number])
     for place, (one, elements) in enumerate(gone.sets, 1):
-        yield Request(missed.NEW_SET, netlink.CREATE, [*_unnamed(one, place, _SET_NAME, _SET_ID)])
+        yield Request(
+            transactions.NEW_SET, netlink.CREATE, [*_unnamed(one, place, SET_NAME, _SET_ID)]
+        )
         for some in elements:
             yield Request(
-                missed.NEW_ELEMENTS,
+                transactions.NEW_ELEMENTS,
                 netlink.CREATE,
-                [*_unnamed(some, place, _ELEMENTS_SET, _ELEMENTS_ID)],
+                [*_unnamed(some, place, ELEMENTS_SET, _ELEMENTS_ID)],
             )
     made = _rule(gone).new(gone.family)
     flags = netlink.CREATE | netlink.APPEND

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from iptrec.kernel.netlink import Message
     from iptrec.names import Family
 
+SUBSYSTEM: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES, the upper byte of a message's kind
 NEW_TABLE, GET_TABLE, DELETE_TABLE = 0, 1, 2  # NFT_MSG_
 NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE = 6, 7, 8
+NEW_SET, GET_SET, NEW_ELEMENTS = 9, 10, 12
+NEW_GENERATION, _GET_GENERATION = 15, 16
+NEW_OBJECT, GET_OBJECT = 18, 19
 Holder = Literal["ipv4", "ipv6", "inet", "bridge"]  # of a table
 FAMILIES: Final[dict[Holder, int]] = {
     "ipv4": NFT_FAMILIES["ip"],
@@ -35,9 +39,7 @@ ALWAYS_CHANGES: Final = "the ruleset of nf_tables changes all the time; try agai
 TRIES: Final = 5
 UNSPECIFIED: Final = 0  # AF_UNSPEC
 
-_GET_GENERATION: Final = 16
 _GENERATION_ID: Final = 1  # NFTA_GEN_ID
-_SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_
 _BATCH_GENERATION: Final = 1  # NFNL_BATCH_GENID
 _ANSWER_S: Final = 5.0
@@ -64,7 +66,7 @@ def tables_there() -> bool:
     try:
         with _opened() as asking:
             asking.send(_message(GET_TABLE, UNSPECIFIED, netlink.REQUEST | netlink.DUMP))
-            return _first(asking).kind == _SUBSYSTEM << 8 | NEW_TABLE
+            return _first(asking).kind == SUBSYSTEM | NEW_TABLE
     except HostError:
         return False
 
@@ -213,12 +215,12 @@ def _message(
     sequence: int = 0,
 ) -> bytes:
     body = netlink.netfilter_body(family, _named(values))
-    return netlink.message(_SUBSYSTEM << 8 | kind, flags, body, sequence=sequence)
+    return netlink.message(SUBSYSTEM | kind, flags, body, sequence=sequence)
 
 
 def _end(kind: int, values: Iterable[tuple[int, str | bytes]]) -> bytes:
     """One of the two ends of a batch; it names the subsystem that the batch is for."""
-    body = netlink.netfilter_body(UNSPECIFIED, _named(values), resource=_SUBSYSTEM)
+    body = netlink.netfilter_body(UNSPECIFIED, _named(values), resource=SUBSYSTEM >> 8)
     return netlink.message(kind, netlink.REQUEST, body)
 
 

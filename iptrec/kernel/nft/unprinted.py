@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KIND: Final = "nft-rules"
-_NEW_RULE: Final = 0x0A06  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWRULE
+_NEW_RULE: Final = transactions.SUBSYSTEM | transactions.NEW_RULE
 _META: Final = b"meta\0"
 _COUNTING: Final = frozenset(["counter", "quota", "last"])  # what they have counted is none of it
 _NAMED: Final = (nft_rule.TABLE, nft_rule.HANDLE)

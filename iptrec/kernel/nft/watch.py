@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables, netlink
 from iptrec.kernel.links import SETTINGS, WaySocket
-from iptrec.kernel.nft import bases, listing, raw, retold
+from iptrec.kernel.nft import bases, listing, raw, retold, transactions
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Hole, WatchThread
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
-_NEW_GENERATION: Final = 0x0A0F  # NFT_MSG_NEWGEN
+_NEW_GENERATION: Final = transactions.SUBSYSTEM | transactions.NEW_GENERATION
 _HEAD: Final = 4  # struct nfgenmsg
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
