@@ -82,7 +82,7 @@ def tables(families: Iterable[str] = tuple(NFT_FAMILIES)) -> list[Table]:
     return [
         Table(
             family,
-            _text(one[_TABLE_NAME]),
+            text(one[_TABLE_NAME]),
             int.from_bytes(one.get(_TABLE_HANDLE, b""), "big"),
             bool(int.from_bytes(one.get(_TABLE_FLAGS, b""), "big") & _DORMANT),
         )
@@ -98,7 +98,7 @@ def every() -> list[Base]:
         for family, number in NFT_FAMILIES.items()
         for dormant in [{one.name for one in tables([family]) if one.dormant}]
         for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
-        if (found := _read(family, chain)) is not None and found.table not in dormant
+        if (found := read(family, chain)) is not None and found.table not in dormant
     ]
 
 
@@ -145,13 +145,13 @@ def _is_before(one: Base, priority: int) -> bool:
     return False
 
 
-def _read(family: str, chain: dict[int, bytes]) -> Base | None:
+def read(family: str, chain: dict[int, bytes]) -> Base | None:
     """A chain that was dumped; None for a user's chain."""
     if not (hook := dict(attributes(chain.get(_HOOK, b"")))):
         return None
     (number,) = struct.unpack("!I", hook[_HOOK_NUMBER])
     (priority,) = struct.unpack("!i", hook[_HOOK_PRIORITY])
-    table, name, kind = (_text(chain[one]) for one in (_TABLE, _NAME, _TYPE))
+    table, name, kind = (text(chain[one]) for one in (_TABLE, _NAME, _TYPE))
     return Base(family, table, name, number, priority, tuple(_devices(hook)), kind)
 
 
@@ -159,8 +159,9 @@ def _devices(hook: dict[int, bytes]) -> Iterator[str]:
     """One alone is told twice."""
     listed = [value for _, value in attributes(hook.get(_HOOK_DEVICES, b""))]
     for one in listed or [value for kind, value in hook.items() if kind == _HOOK_DEVICE]:
-        yield _text(one)
+        yield text(one)
 
 
-def _text(value: bytes) -> str:
+def text(value: bytes) -> str:
+    """A name that was dumped."""
     return value.rstrip(b"\0").decode("utf-8", "backslashreplace")

@@ -90,32 +90,29 @@ def _told(table: bases.Table) -> bytes:
     """A table, its chains and rules as nft's JSON has them; the rules without what they say."""
     number = NFT_FAMILIES[table.family]
     here = {"family": table.family, "table": table.name}
-    known = {one.name: one for one in bases.every() if one[:2] == table[:2]}
     found: list[dict[str, Any]] = [
         {"table": {"family": table.family, "name": table.name, "handle": table.handle}}
     ]
     for one in transactions.dumped(transactions.GET_CHAIN, number, []) or ():
-        if _name(one[_CHAIN_TABLE]) == table.name:
-            name = _name(one[_CHAIN_NAME])
-            handle = nft_rule.number(one[_CHAIN_HANDLE])
-            base = _attached(known[name], one) if name in known else {}
-            found.append({"chain": here | {"name": name, "handle": handle} | base})
+        if bases.text(one[_CHAIN_TABLE]) == table.name:
+            name, handle = bases.text(one[_CHAIN_NAME]), nft_rule.number(one[_CHAIN_HANDLE])
+            chain = here | {"name": name, "handle": handle} | _attached(table, one)
+            found.append({"chain": chain})
     asked: transactions.Values = [(nft_rule.TABLE, table.name)]
     for one in transactions.dumped(transactions.GET_RULE, number, asked) or ():
-        if _name(one[nft_rule.TABLE]) == table.name:
-            chain, handle = _name(one[nft_rule.CHAIN]), nft_rule.number(one[nft_rule.HANDLE])
-            found.append({"rule": here | {"chain": chain, "handle": handle}})
+        if bases.text(one[nft_rule.TABLE]) == table.name:
+            name, handle = bases.text(one[nft_rule.CHAIN]), nft_rule.number(one[nft_rule.HANDLE])
+            found.append({"rule": here | {"chain": name, "handle": handle}})
     return json.dumps({"nftables": found}).encode()
 
 
-def _attached(base: bases.Base, chain: dict[int, bytes]) -> dict[str, Any]:
-    """Where a base chain is."""
+def _attached(table: bases.Table, chain: dict[int, bytes]) -> dict[str, Any]:
+    """Where a base chain is; nothing of a user's chain, and of one that no packet meets."""
+    base = None if table.dormant else bases.read(table.family, chain)
+    if base is None:
+        return {}
     of_device = base.ingress or base.family == "netdev"
     hook = _DEVICE_HOOKS[not base.ingress] if of_device else HOOKS[base.hook].lower()
     policy = "drop" if nft_rule.number(chain.get(_POLICY, b"\1")) == _DROPS else "accept"
     found = {"type": base.type, "hook": hook, "prio": base.priority, "policy": policy}
     return found | ({"dev": list(base.devices)} if base.devices else {})
-
-
-def _name(value: bytes) -> str:
-    return value.rstrip(b"\0").decode("utf-8", "backslashreplace")
