@@ -29,7 +29,7 @@ _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_H
 _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
 _RAW: Final = "raw"
-_OWN: Final = re.compile(r"iptrec-[0-9a-f-]{36}$")  # see `table`
+OWN: Final = re.compile(r"iptrec-([0-9a-f-]{36})$")  # a recorder's own table, see `table`
 
 
 class Table(NamedTuple):
@@ -74,7 +74,7 @@ def bases() -> list[Base]:
 
 def others(known: Iterable[Base]) -> list[Base]:
     """Those that are not recorders' own."""
-    return [one for one in known if not _OWN.match(one.table)]
+    return [one for one in known if not OWN.match(one.table)]
 
 
 def tables(families: Iterable[str] = tuple(NFT_FAMILIES)) -> list[Table]:

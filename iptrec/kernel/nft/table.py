@@ -55,7 +55,6 @@ _BEGIN: Final = {HANDED: ("INPUT",), SENT: ("OUTPUT", "POSTROUTING")}
 _PRIORITY: Final = -300  # NF_IP_PRI_RAW
 # After NF_IP_PRI_FIRST, where br_netfilter spares IP a frame that it has passed already (ip_sabotage_in).
 _FIRST_PRIORITY: Final = -(2**31) + 1
-_NAMED: Final = re.compile("iptrec-([0-9a-f-]{36})$")
 # The families of tables that trace, and of those whose chains are passed last (see `late`)
 TRACING, LATE = ("inet", "bridge"), ("ip", "ip6")
 
@@ -285,5 +284,5 @@ def _there() -> list[tuple[str, str]]:
     return [
         (one.family, f"iptrec:{found[1]}")
         for one in bases.tables((*TRACING, *LATE))
-        if (found := _NAMED.match(one.name))
+        if (found := bases.OWN.match(one.name))
     ]
