@@ -136,7 +136,7 @@ class Rule(NamedTuple):
                 yield element
                 continue
             kept = [one for one in attributes(data) if one[0] != zero or any(one[1])]
-            yield packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(kept))])
+            yield _expression(name, kept)
 
     def _protocols(self, family: int) -> Iterator[bytes]:
         """NFTA_RULE_COMPAT; nothing where the rule is about every protocol."""
@@ -173,10 +173,12 @@ def without(names: Container[str], expressions: bytes) -> bytes:
 
 def expressions(told: Iterable[tuple[str, list[tuple[int, bytes]]]]) -> bytes:
     """Expressions of their names and attributes, as `Rule.expressions` has them."""
-    return packed(
-        (_ELEMENT, packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(values))]))
-        for name, values in told
-    )
+    return packed((_ELEMENT, _expression(name, values)) for name, values in told)
+
+
+def _expression(name: str, values: Iterable[tuple[int, bytes]]) -> bytes:
+    """One of them, what `_part` takes apart."""
+    return packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(values))])
 
 
 def _part(element: bytes) -> tuple[str, bytes]:
