@@ -19,6 +19,8 @@ from iptrec.errors import HostError
 from iptrec.libc import libc
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 SLOTS: Final = 512
@@ -95,7 +97,7 @@ class Slots:
         batch, prompt, overrun = self._call(descriptor)
         while not prompt and not overrun and len(batch.lengths) < _LARGEST_BATCH:
             more, prompt, overrun = self._call(descriptor)
-            batch = _joined(batch, more)
+            batch = joined([batch, more])
         if overrun and len(batch.lengths):
             self._untold = overrun
         elif overrun:
@@ -137,11 +139,13 @@ class Slots:
         return b"".join([view[at : at + n] for at, n in zip(starts, lengths.tolist(), strict=True)])
 
 
-def _joined(batch: Batch, more: Batch) -> Batch:
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One of several that follow each other."""
     return Batch(
-        more.received_ns,
-        np.concatenate([batch.lengths, more.lengths]),
-        batch.data + more.data,
-        0,
-        batch.truncated + more.truncated,
+        batches[-1].received_ns,
+        np.concatenate([one.lengths for one in batches]),
+        b"".join(one.data for one in batches),
+        sum(one.lost for one in batches),
+        sum(one.truncated for one in batches),
+        sum(one.beside for one in batches),
     )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
+from iptrec.kernel.batches import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from iptrec.kernel.asker import Asker
     from iptrec.kernel.batches import Batch
@@ -74,7 +73,7 @@ class Asking:
             self._earn(now)
             held, self._held, self._waiting = self._held, {}, 0
             for find, batches in held.items():
-                self._look(find, _joined(batches), now)
+                self._look(find, joined(batches), now)
             self._spend()
         if (self._unasked or self._unseen) and time.monotonic_ns() > self._told_ns + _TELL_NS:
             self._tell()
@@ -135,11 +134,3 @@ class Asking:
             self.asker.tell_unasked(self._unasked, self._unseen)
         self._unasked = self._unseen = 0
         self._told_ns = time.monotonic_ns()
-
-
-def _joined(batches: Sequence[Batch]) -> Batch:
-    """One of several, as far as their events go."""
-    if len(batches) == 1:
-        return batches[0]
-    lengths = np.concatenate([one.lengths for one in batches])
-    return replace(batches[-1], lengths=lengths, data=b"".join(one.data for one in batches))
