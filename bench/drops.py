@@ -8,20 +8,13 @@ without drops in one run, the least of some rounds, taken in turn.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from forward import FLOOD, PACKETS, router
+from forward import FLOOD, PACKETS, recording, router
+from tcpdump import cpu_of
 
 from iptrec.demo.lab import Lab
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NOBODY = "10.9.9.9"  # no route leads there
 WAYS = {  # what is recorded, and where the flood goes
@@ -32,35 +25,16 @@ WAYS = {  # what is recorded, and where the flood goes
 }
 
 
-@contextmanager
-def recording(lab: Lab, expression: str, drops: str, directory: str) -> Iterator[int]:
-    """While iptrec records; its pid."""
-    command = [sys.executable, "-m", "iptrec", "record", expression, "--force", "--drops", drops]
-    recorder = lab.popen([*command, "-o", f"{directory}/bench.db"], stderr=subprocess.PIPE)
-    recorder.stderr.readline()
-    try:
-        yield recorder.pid
-    finally:
-        recorder.terminate()
-        recorder.communicate()
-
-
-def processor_s(pid: int) -> float:
-    """Processor time of a process (man 5 proc_pid_stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measured(lab: Lab, way: str, drops: str, directory: str) -> tuple[float, float]:
     """Processor time (us) a packet: of the sender, and of the recorder."""
     expression, target = WAYS[way]
     script = FLOOD.replace("10.0.2.2", target).replace("out.send(payload)", "send()").replace(
         "begun =", "def send():\n    try: out.send(payload)\n    except OSError: pass\nbegun ="
     )  # fmt: skip
-    with recording(lab, expression, drops, directory) as pid:
-        before = processor_s(pid)
+    with recording(lab, expression, directory, "--drops", drops) as pid:
+        before = cpu_of(pid)
         sender = float(lab.run([sys.executable, "-c", script], "h1", timeout=120).stdout)
-        recorder = processor_s(pid) - before
+        recorder = cpu_of(pid) - before
     return sender / PACKETS * 1e6, recorder / PACKETS * 1e6
 
 

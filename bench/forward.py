@@ -103,13 +103,13 @@ def stream(lab: Lab) -> float:
 
 
 @contextmanager
-def recording(lab: Lab, expression: str, directory: str) -> Iterator[None]:
-    """While iptrec records."""
-    command = [sys.executable, "-m", "iptrec", "record", expression, "--force"]
+def recording(lab: Lab, expression: str, directory: str, *options: str) -> Iterator[int]:
+    """While iptrec records; its pid."""
+    command = [sys.executable, "-m", "iptrec", "record", expression, "--force", *options]
     recorder = lab.popen([*command, "-o", f"{directory}/bench.db"], stderr=subprocess.PIPE)
     recorder.stderr.readline()
     try:
-        yield
+        yield recorder.pid
     finally:
         recorder.terminate()
         recorder.communicate()
