@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from iptrec.errors import HostError
 from iptrec.kernel import netns
+from iptrec.kernel.drops.btf import VMLINUX
 from iptrec.kernel.drops.source import DropSource
 from iptrec.recording.rows import Loss
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from iptrec.kernel.drops.source import Drops
     from iptrec.recorder.options import Options
     from iptrec.recording.writer import Writer
-
-_REASONS: Final = "/sys/kernel/btf/vmlinux"
 
 
 class Source(Protocol):
@@ -57,7 +56,7 @@ class Dropped:
         self._stream = writer.add_stream(namespace, "drops", detail)
         if self._source is not None:
             names = json.dumps(self._source.names).encode()
-            writer.add_snapshot(namespace, "drop-reasons", time.time_ns(), _REASONS, names)
+            writer.add_snapshot(namespace, "drop-reasons", time.time_ns(), str(VMLINUX), names)
         self._keep(self._places)
 
     def take(self) -> None:
