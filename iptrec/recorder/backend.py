@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from iptrec.errors import IptrecError, located
+from iptrec.kernel import network
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
@@ -157,6 +158,12 @@ class Evidence:
         """
         at_ns = time.time_ns() if time_ns is None else time_ns
         self.writer.add_snapshot(self.namespace, kind, at_ns, source, content, after_ns)
+
+    def keep_network(self, found: Mapping[str, bytes]) -> None:
+        """Keep lists of the network, as `kernel.network` has them."""
+        with self.writer.together():
+            for kind, content in found.items():
+                self.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
 
     def taken_out(self, family: Family, lines: Sequence[str]) -> None:
         """Keep what --flush takes out, in the file before it is out of the kernel."""

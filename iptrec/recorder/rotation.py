@@ -90,17 +90,14 @@ class Rotation:
         self._findings.take()
         since_ns = time.time_ns()
         found = network.last() | {"owners": self._owners}
-        for kind in _ENDS:
-            evidence.snapshot(kind, network.SOURCES[kind], found[kind])
+        evidence.keep_network({kind: found[kind] for kind in _ENDS})
         evidence.streams.take_sides()
         old.commit()
         path = self._next_path()
         new = self._files.enter_context(Writer.create(path, self._facts()))
         evidence.write_to(new)
         self._begin(time.monotonic_ns())
-        with new.together():
-            for kind, content in found.items():
-                evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+        evidence.keep_network(found)
         self._lists.begin(found, since_ns)
         for backend in self._backends:
             backend.baseline(evidence)

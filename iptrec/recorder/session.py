@@ -314,9 +314,7 @@ class _Session:
     def _keep(self, child: Forked) -> dict[str, bytes]:
         """What a child has looked at."""
         found = child.result()
-        with self._evidence.writer.together():
-            for kind, content in found.items():
-                self._evidence.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+        self._evidence.keep_network(found)
         return found
 
     def _count(self) -> None:
