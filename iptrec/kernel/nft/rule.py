@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from iptrec.kernel.netlink import attributes, packed
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 TABLE, CHAIN, HANDLE, EXPRESSIONS, COMPAT, POSITION, USERDATA = 1, 2, 3, 4, 5, 6, 7  # NFTA_RULE_
 _ELEMENT, _NAME, _DATA = 1, 1, 2  # NFTA_LIST_ELEM, NFTA_EXPR_
@@ -165,10 +165,10 @@ def parts(expressions: bytes) -> Iterator[tuple[str, bytes]]:
     return (_part(element) for _, element in attributes(expressions))
 
 
-def without(names: Container[str], expressions: bytes) -> bytes:
-    """A rule's expressions but for those of some names."""
+def uncounted(expressions: bytes) -> bytes:
+    """A rule's expressions but for those that count: what they have counted is none of it."""
     elements = (element for _, element in attributes(expressions))
-    return packed((_ELEMENT, one) for one in elements if _part(one)[0] not in names)
+    return packed((_ELEMENT, one) for one in elements if _part(one)[0] not in _COUNTS)
 
 
 def expressions(told: Iterable[tuple[str, list[tuple[int, bytes]]]]) -> bytes:

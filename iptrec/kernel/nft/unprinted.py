@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 KIND: Final = "nft-rules"
 _NEW_RULE: Final = transactions.SUBSYSTEM | transactions.NEW_RULE
 _META: Final = b"meta\0"
-_COUNTING: Final = frozenset(["counter", "quota", "last"])  # what they have counted is none of it
 _NAMED: Final = (nft_rule.TABLE, nft_rule.HANDLE)
 
 
@@ -40,5 +39,5 @@ def _messages() -> Iterator[bytes]:
             expressions = found.get(nft_rule.EXPRESSIONS, b"")
             if _META in expressions:
                 named = [(one, found[one]) for one in _NAMED]
-                body = [*named, (nft_rule.EXPRESSIONS, nft_rule.without(_COUNTING, expressions))]
+                body = [*named, (nft_rule.EXPRESSIONS, nft_rule.uncounted(expressions))]
                 yield netlink.message(_NEW_RULE, 0, netlink.netfilter_body(number, body))
