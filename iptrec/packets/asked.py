@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.decode.route_answers import Ports, Way
 from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.ends import End
-from iptrec.packets.outcome import is_of_nat
+from iptrec.packets.outcome import met_nat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,7 @@ class AskedEnds:
 
     def _may_be_translated(self, book: Book, path: Sequence[int], ct: CtInfo | None) -> bool:
         """Whether connection tracking may have rewritten it unseen: of the first packet the rules tell."""
-        if any(is_of_nat(book, one) for one in path):
+        if met_nat(book, path):
             return False
         if ct is not None and ct.status is not None:
             return bool(ct.status & _NATTED)
