@@ -40,6 +40,11 @@ class Forks(NamedTuple):
     kinds: tuple[I64, ...]
     cut: tuple[Mask, ...]
 
+    @property
+    def any_cut(self) -> bool:
+        """Whether any packet was parted."""
+        return any(one.any() for one in self.cut)
+
 
 def part(parts: Sequence[Read], walkers: Sequence[Walker]) -> Forks:
     """Part copied packets where the copies begin."""
@@ -62,8 +67,6 @@ def join(
 
     ``place_of``: where each event is among those of both.
     """
-    if not any(one.any() for one in forks.cut):
-        return forks.parts, pairs
     head, doubtful = _origins(forks, pairs)
     heads, tails = _first_copies(forks, pairs, head, place_of)
     doubtful[heads] |= doubtful[tails]
