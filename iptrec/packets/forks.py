@@ -224,11 +224,11 @@ def _with_ends(read: Read, owner: I64, walker: Walker) -> Assembly:
     old = read.assembly
     outcomes = _Outcomes(read, walker)
     option = old.outcome.copy()
-    for tail in np.flatnonzero(owner != np.arange(len(owner))).tolist():
+    own = owner == np.arange(len(owner))
+    for tail in np.flatnonzero(~own).tolist():
         head = int(owner[tail])
         whole = outcomes.of(np.concatenate([old.events(head), old.events(tail)]), tail)
         option[head] = option[head] if whole is None else whole
-    own = owner == np.arange(len(owner))
     rows, first, count, option = with_tails((old.rows, old.first, old.count, option), owner, option)
     return replace(
         old, rows=rows, first=first, count=count, outcome=option, outcomes=outcomes.all,
