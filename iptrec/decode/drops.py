@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import numpy.typing as npt
 
     from iptrec.names import I64, U32, U64, Mask
@@ -91,19 +89,6 @@ def decode(data: bytes, lengths: U32) -> Drops:
             for name in ("time_ns", "place", "buffer", "reason", "netns", "ifindex", "iif", "mark")
         },
     )
-
-
-def joined(some: Iterable[Drops]) -> Drops:
-    """Records of several chunks, one after the other."""
-    parts = [one for one in some if len(one)] or [decode(b"", np.zeros(0, np.uint32))]
-    if len(parts) == 1:
-        return parts[0]
-    offsets = np.cumsum([0, *(len(one.data) for one in parts)])
-    columns = {name: np.concatenate([getattr(one, name) for one in parts]) for name in _COLUMNS}
-    columns["start"] = np.concatenate(
-        [one.start + offset for one, offset in zip(parts, offsets, strict=False)]
-    )
-    return Drops(data=np.concatenate([one.data for one in parts]), **columns)
 
 
 def reasons(content: bytes) -> dict[int, str]:

@@ -16,19 +16,21 @@ from iptrec.decode.attributes import attributes, first, headers, text
 from iptrec.decode.nftrace import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from iptrec.decode.rulesets.types import TableName
 
 NEW_TABLE, DELETE_TABLE = 0x0A00, 0x0A02  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
 NEW_CHAIN, DELETE_CHAIN = 0x0A03, 0x0A05
 NEW_RULE, DELETE_RULE = 0x0A06, 0x0A08
-_NEW_SET, _NEW_ELEMENTS, _NEW_GENERATION = 0x0A09, 0x0A0C, 0x0A0F
+NEW_SET, DELETE_SET = 0x0A09, 0x0A0B
+NEW_ELEMENTS, DELETE_ELEMENTS = 0x0A0C, 0x0A0E
+NEW_GENERATION: Final = 0x0A0F
 _TOLD: Final = {NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULE}
-_SETS: Final = {_NEW_SET, _NEW_ELEMENTS}
-_OF_COMMITS: Final = _TOLD | _SETS | {0x0A0B, 0x0A0E}  # NFT_MSG_DELSET, NFT_MSG_DELSETELEM
+_SETS: Final = {NEW_SET, NEW_ELEMENTS}
+_OF_COMMITS: Final = _TOLD | _SETS | {DELETE_SET, DELETE_ELEMENTS}
 REPLACE, APPEND = 0x100, 0x800  # NLM_F_
-_FAMILY_HEADER: Final = 4  # struct nfgenmsg
+FAMILY_HEADER: Final = 4  # struct nfgenmsg
 
 _TABLE: Final = 1  # NFTA_*_TABLE, and the name of a table
 _TABLE_FLAGS, _TABLE_HANDLE = 2, 4
@@ -91,8 +93,8 @@ def commits(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[Commit]:
         for kind, flags, start, end in headers(datagram):
             if begun is None and kind in _OF_COMMITS:
                 begun = received
-            if kind not in _TOLD | _SETS or end - start < _FAMILY_HEADER:
-                if kind == _NEW_GENERATION:
+            if kind not in _TOLD | _SETS or end - start < FAMILY_HEADER:
+                if kind == NEW_GENERATION:
                     yield Commit(
                         _generation(datagram[start:end]), (begun or received, received), edits
                     )
@@ -111,16 +113,21 @@ def rules(messages: bytes) -> list[Edit]:
     found = []
     for kind, flags, start, end in headers(messages):
         body = messages[start:end]
-        if kind in _SETS and len(body) >= _FAMILY_HEADER:
+        if kind in _SETS and len(body) >= FAMILY_HEADER:
             _remember(kind, body, sets)
-        elif kind == NEW_RULE and len(body) >= _FAMILY_HEADER:
+        elif kind == NEW_RULE and len(body) >= FAMILY_HEADER:
             edit = _edit(kind, flags, body, sets)
             found += [] if edit is None else [edit]
     return found
 
 
+def table_of(body: bytes, found: Mapping[int, bytes]) -> TableName:
+    """The table that a message is about; ``found``: the attributes in its body."""
+    return FAMILIES.get(body[0], str(body[0])), text(found.get(_TABLE, b""))
+
+
 def _generation(body: bytes) -> int:
-    return _number(first(body[_FAMILY_HEADER:]).get(1))
+    return _number(first(body[FAMILY_HEADER:]).get(1))
 
 
 def _number(value: bytes | None) -> int:
@@ -138,8 +145,8 @@ def _edit(
     kind: int, flags: int, body: bytes, sets: dict[tuple[TableName, bytes], list[object]]
 ) -> Edit | None:
     """What a message tells; None of an anonymous chain, which nft does not list."""
-    found = first(body[_FAMILY_HEADER:])
-    table = FAMILIES.get(body[0], str(body[0])), text(found.get(_TABLE, b""))
+    found = first(body[FAMILY_HEADER:])
+    table = table_of(body, found)
     if kind in (NEW_TABLE, DELETE_TABLE):
         handle = _number(found.get(_TABLE_HANDLE))
         return Edit(kind, table, handle, flags=_number(found.get(_TABLE_FLAGS)))
@@ -173,17 +180,17 @@ def _hook(chain: dict[int, bytes]) -> Hook | None:
 
 def _remember(kind: int, body: bytes, sets: dict[tuple[TableName, bytes], list[object]]) -> None:
     """Keep what an anonymous set is, which is part of the text of the rule that has it."""
-    found = first(body[_FAMILY_HEADER:])
-    table = FAMILIES.get(body[0], str(body[0])), text(found.get(_TABLE, b""))
-    name = found.get(_SET_NAME if kind == _NEW_SET else _ELEMENTS_SET, b"").rstrip(b"\0")
+    found = first(body[FAMILY_HEADER:])
+    table = table_of(body, found)
+    name = found.get(_SET_NAME if kind == NEW_SET else _ELEMENTS_SET, b"").rstrip(b"\0")
     if not _ANONYMOUS.fullmatch(name):
         return
     told = tuple(
         (number, value)
         for number, value in found.items()
-        if number not in (_TABLE, _SET_NAME, *((_SET_ID, _SET_HANDLE) if kind == _NEW_SET else ()))
+        if number not in (_TABLE, _SET_NAME, *((_SET_ID, _SET_HANDLE) if kind == NEW_SET else ()))
     )
-    if kind == _NEW_SET:
+    if kind == NEW_SET:
         sets[table, name] = []
     if (table, name) in sets:
         sets[table, name].append(told)

@@ -13,19 +13,24 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode.attributes import attributes, first, headers, text
-from iptrec.decode.nftrace import FAMILIES
+from iptrec.decode.nft_changes import (
+    DELETE_ELEMENTS,
+    DELETE_SET,
+    FAMILY_HEADER,
+    NEW_ELEMENTS,
+    NEW_GENERATION,
+    NEW_RULE,
+    NEW_SET,
+    table_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from iptrec.decode.rulesets.types import TableName
 
-NEW_RULE, NEW_GENERATION = 0x0A06, 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
-NEW_SET, DELETE_SET = 0x0A09, 0x0A0B
-NEW_ELEMENTS, DELETE_ELEMENTS = 0x0A0C, 0x0A0E
 _TOLD: Final = {NEW_SET, DELETE_SET, NEW_ELEMENTS, DELETE_ELEMENTS}
-_FAMILY_HEADER: Final = 4  # struct nfgenmsg
-_TABLE, _NAME, _SET_FLAGS, _KEY_SIZE, _ELEMENTS, _RULE_EXPRESSIONS = 1, 2, 3, 5, 3, 4  # NFTA_*
+_NAME, _SET_FLAGS, _KEY_SIZE, _ELEMENTS, _RULE_EXPRESSIONS = 2, 3, 5, 3, 4  # NFTA_*
 _KEY, _ELEMENT_FLAGS, _EXPIRES, _KEY_END = 1, 3, 5, 10  # NFTA_SET_ELEM_*
 _INTERVAL, _BY_RULES = 0x4, 0x20  # NFT_SET_*; the latter is NFT_SET_EVAL
 _ENDS: Final = 0x1  # NFT_SET_ELEM_INTERVAL_END
@@ -76,10 +81,10 @@ def told(datagrams: Iterable[tuple[int, bytes]], most: int) -> Iterator[tuple[in
         for kind, _, start, end in headers(datagram):
             body = datagram[start:end]
             if kind == NEW_GENERATION:
-                number = first(body[_FAMILY_HEADER:]).get(1, b"")
+                number = first(body[FAMILY_HEADER:]).get(1, b"")
                 yield _number(number, _U32), found
                 found = []
-            elif len(body) >= _FAMILY_HEADER and (
+            elif len(body) >= FAMILY_HEADER and (
                 kind in _TOLD or (kind == NEW_RULE and _IN_RULES in body)
             ):
                 for one in _read(kind, body, left):
@@ -95,8 +100,8 @@ def _number(value: bytes | None, of: struct.Struct) -> int:
 
 def _read(kind: int, body: bytes, most: int) -> Iterator[Told]:
     """What a message tells, with not many more than ``most`` elements."""
-    found = first(body[_FAMILY_HEADER:])
-    table = FAMILIES.get(body[0], str(body[0])), text(found.get(_TABLE, b""))
+    found = first(body[FAMILY_HEADER:])
+    table = table_of(body, found)
     if kind == NEW_RULE:
         for name in set(_WORD.findall(found.get(_RULE_EXPRESSIONS, b""))):
             yield Told(kind, table, text(name))

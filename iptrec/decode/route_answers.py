@@ -115,6 +115,12 @@ class Answers:
         self._settings: dict[tuple[int, int], Settings] = {}
         self._begin()
 
+    def _begin(self) -> None:
+        self._asked: dict[int, tuple[int, bytes]] = {}
+        self._time_ns = 0
+        self._way: tuple[Way, Ports] | None = None
+        self._answers: list[Answer] = []
+
     def read(
         self, datagrams: Iterable[tuple[int, bytes]]
     ) -> Iterator[Exchange | Changed | Unasked]:
@@ -129,7 +135,8 @@ class Answers:
     ) -> Iterator[Exchange | Changed | Unasked]:
         (number,) = struct.unpack_from("<I", datagram, start - _HEADER + _NUMBER_AT)
         body = datagram[start:end]
-        if kind == _NOOP or (kind == _GET_ROUTE and _way(body)):
+        way = _way(body) if kind == _GET_ROUTE else None
+        if kind == _NOOP or way is not None:
             yield from self._done()
         if kind == _NOOP:
             self._settings.clear()
@@ -137,21 +144,11 @@ class Answers:
         elif kind == _OVERRUN and len(body) >= _COUNTS.size:
             yield Unasked(*_COUNTS.unpack_from(body))
         elif kind in (_GET_ROUTE, _GET_NETCONF):
-            self._question(time_ns, number, kind, body)
+            if way is not None:
+                self._time_ns, self._way = time_ns, way
+            self._asked[number] = kind, body
         elif kind in (_NEW_ROUTE, _NEW_NETCONF, _ERROR):
             self._answered(number, kind, body)
-
-    def _begin(self) -> None:
-        self._asked: dict[int, tuple[int, bytes]] = {}
-        self._time_ns = 0
-        self._way: tuple[Way, Ports] | None = None
-        self._answers: list[Answer] = []
-
-    def _question(self, time_ns: int, number: int, kind: int, body: bytes) -> None:
-        """One more question."""
-        if (way := _way(body)) is not None and kind == _GET_ROUTE:
-            self._time_ns, self._way = time_ns, way
-        self._asked[number] = kind, body
 
     def _answered(self, number: int, kind: int, body: bytes) -> None:
         """An answer to one of them."""

@@ -10,10 +10,11 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.conntrack import STATUS
 from iptrec.decode.route_answers import Ports, Way
 from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.ends import End
-from iptrec.packets.outcome import is_of_nat
+from iptrec.packets.outcome import met_nat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +32,7 @@ _PROTOCOLS: Final = {
     AF_INET: {"icmp": 1, "tcp": 6, "udp": 17},
     AF_INET6: {"tcp": 6, "udp": 17, "icmpv6": 58},
 }
-_NATTED: Final = 0x30  # IPS_NAT_MASK
+_NATTED: Final = STATUS["snat"] | STATUS["dnat"]
 # As iptables and nft write what gives a packet another destination, and whatever undoes that later on
 _REDIRECTS: Final = re.compile(r"\b(?:dnat|redirect|netmap|tproxy|dnpt)\b", re.IGNORECASE)
 _TRANSLATES: Final = re.compile(
@@ -86,7 +87,7 @@ class AskedEnds:
 
     def _may_be_translated(self, book: Book, path: Sequence[int], ct: CtInfo | None) -> bool:
         """Whether connection tracking may have rewritten it unseen: of the first packet the rules tell."""
-        if any(is_of_nat(book, one) for one in path):
+        if met_nat(book, path):
             return False
         if ct is not None and ct.status is not None:
             return bool(ct.status & _NATTED)

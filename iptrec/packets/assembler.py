@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -155,7 +156,8 @@ class Assembler:
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
         events = replace(events, hook=self._resolver.hooks(events, resolved))
-        logged = self._logged(earliest, events.received_ns)
+        whole = partial(self._whole, earliest, events.received_ns)
+        logged = Logged(earliest, events.received_ns, whole)
         assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
         return Read(
             lengths=lengths,
@@ -178,9 +180,6 @@ class Assembler:
         judged_by = np.zeros(len(again), np.bool_)
         judged_by[generations.needed(again)] = True
         self._keep(np.flatnonzero(again | judged_by))
-
-    def _logged(self, earliest_ns: I64, received_ns: I64) -> Logged:
-        return Logged(earliest_ns, received_ns, self._whole(earliest_ns, received_ns))
 
     def _whole(self, earliest_ns: I64, received_ns: I64) -> Mask:
         """Before which events none was lost for a while, as far as that can be seen.

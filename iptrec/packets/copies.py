@@ -13,12 +13,13 @@ packet with the same key. Where that is the only one that is under way, and no e
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from iptrec.names import I64, Mask
     from iptrec.packets.branches import Walk
@@ -68,12 +69,21 @@ class _Origin:
         return 0 != self.packet.stamp == event.stamp
 
 
-class Logged(NamedTuple):
-    """Between which times each event was logged, and whether none was lost shortly before; shape (events,)."""
+@dataclass(frozen=True)
+class Logged:
+    """Between which times each event was logged, and whether none was lost shortly before; shape (events,).
+
+    ``look``: finds that out, in the file: only where copies may begin.
+    """
 
     earliest_ns: I64
     received_ns: I64
-    whole: Mask
+    look: Callable[[], Mask]
+
+    @cached_property
+    def whole(self) -> Mask:
+        """Before which events none was lost for a while."""
+        return self.look()
 
 
 class Sent(NamedTuple):
@@ -146,8 +156,7 @@ class Origins:
     def duplicated(self, event: Packet, under_way: Sequence[Packet]) -> Packet | None:
         """The packet of which `dup` at ingress sent a copy out by a device; that rule is told afterwards."""
         leaves = event.pass_.hook == _POSTROUTING and event.pass_.table.startswith("netdev ")
-        sure = event.walk.headless and bool(self._logged.whole[event.rows[0]])
-        if not (leaves and sure):
+        if not (leaves and event.walk.headless and self._logged.whole[event.rows[0]]):
             return None
         arriving = (one for one in reversed(under_way) if one.hook == _PREROUTING)
         return next((one for one in arriving if -1 != one.trace != event.trace), None)
@@ -170,15 +179,14 @@ class Origins:
 
     def _able(self, event: Packet, place: int) -> list[_Origin]:
         """Those of which the event may begin a copy."""
-        whole = self._logged.whole[event.rows[0]]
         return [
             one
             for one in self._recent
             if not one.through
             and self._soon(event, one)
-            and (whole or one.same_arrival(event))
             and (not event.indev or event.indev in one.devices)
             and one.packet.agrees(event)
+            and (one.same_arrival(event) or self._logged.whole[event.rows[0]])
             and any(self._walker.step(fork, place) for fork in one.forks)
         ]
 

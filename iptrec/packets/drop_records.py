@@ -150,8 +150,10 @@ class DropRecords:
     def _records(self, drops: Drops) -> Records:
         pair = drops.reason.astype(np.int64) << 32 | (drops.place & 0xFFFFFFFF)
         distinct, inverse = np.unique(pair, return_inverse=True)
-        numbers = [self._number(one >> 32, one & 0xFFFFFFFF) for one in distinct.tolist()]
-        cause = np.array(numbers, np.int64)[inverse]
+        told = [(one >> 32, one & 0xFFFFFFFF) for one in distinct.tolist()]
+        if any(one not in self._reasons or at not in self._places for one, at in told):
+            self._look_up()
+        cause = np.array([self._number(*one) for one in told], np.int64)[inverse]
         own = np.flatnonzero((cause >= 0) & (drops.size >= np.where(drops.ipv6, *_LEAST)))
         drops, cause = drops.take(own), cause[own]
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
@@ -161,8 +163,6 @@ class DropRecords:
 
     def _number(self, reason: int, place: int) -> int:
         """The number of a cause, -1 for one that is no loss."""
-        if reason not in self._reasons or place not in self._places:
-            self._look_up()
         name = decode.reason_name(self._reasons, reason)
         cause = Cause(name, self._places.get(place, ""))
         if not drop_words.is_loss(*cause):

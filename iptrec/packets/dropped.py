@@ -248,14 +248,13 @@ def _ended(
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
     order = order[~ruled[order]]
     record, traversal = found.record[order], found.traversal[order]
-    made = _Made(assembly)
-    made.replace(traversal, records.cause[record], lambda one, cause: _lost(one, causes[cause]))
+    made = _Made(assembly, causes)
+    made.replace(traversal, records.cause[record], _lost)
     made.time_ns[traversal] = records.time_ns[record]
     for some, of in found.groups:
-        cause = causes[records.cause[some[0]]]
-        if not cause.netfilter:
-            doubtful = partial(_doubtful, cause=cause, dropped=len(some), of=len(of))
-            made.replace(of, np.zeros(len(of), np.int64), lambda one, _: doubtful(one))  # noqa: B023
+        if not causes[records.cause[some[0]]].netfilter:
+            doubtful = partial(_doubtful, dropped=len(some), of=len(of))
+            made.replace(of, records.cause[some[:1]], doubtful)
             made.time_ns[of] = records.time_ns[some].min()
     assembly = replace(assembly, outcome=made.outcome, outcomes=made.outcomes)
     return Ended(assembly, made.time_ns, disagree)
@@ -264,19 +263,23 @@ def _ended(
 class _Made:
     """Outcomes that are made of those of an assembly."""
 
-    def __init__(self, assembly: Assembly) -> None:
+    def __init__(self, assembly: Assembly, causes: Sequence[Cause]) -> None:
         self._before = assembly
+        self._causes = causes
         self.outcome = assembly.outcome.copy()
         self.outcomes = [*assembly.outcomes]
         self.time_ns = np.zeros(len(assembly), np.int64)
 
-    def replace(self, traversal: I64, cause: I64, make: Callable[[Outcome, int], Outcome]) -> None:
-        """Give traversals another outcome, made of the one before and a number."""
+    def replace(
+        self, traversal: I64, cause: I64, make: Callable[[Outcome, Cause], Outcome]
+    ) -> None:
+        """Give traversals another outcome, made of the one before and a cause; all may have the same."""
         pair = self._before.outcome[traversal] << 32 | cause
         distinct, inverse = np.unique(pair, return_inverse=True)
         first = len(self.outcomes)
         self.outcomes += [
-            make(self._before.outcomes[one >> 32], one & 0xFFFFFFFF) for one in distinct.tolist()
+            make(self._before.outcomes[one >> 32], self._causes[one & 0xFFFFFFFF])
+            for one in distinct.tolist()
         ]
         self.outcome[traversal] = first + inverse
 

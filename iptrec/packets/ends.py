@@ -47,11 +47,6 @@ class Death(NamedTuple):
     text: str
     sure: bool
 
-    @property
-    def evidence(self) -> str:
-        """See `End`."""
-        return self.end(0).evidence
-
     def end(self, time_ns: int) -> End:
         """The end of one of them."""
         return End("seen", self.reason, self.text, self.where or None, time_ns, self.sure)

@@ -40,6 +40,11 @@ class Forks(NamedTuple):
     kinds: tuple[I64, ...]
     cut: tuple[Mask, ...]
 
+    @property
+    def any_cut(self) -> bool:
+        """Whether any packet was parted."""
+        return any(one.any() for one in self.cut)
+
 
 def part(parts: Sequence[Read], walkers: Sequence[Walker]) -> Forks:
     """Part copied packets where the copies begin."""
@@ -62,8 +67,6 @@ def join(
 
     ``place_of``: where each event is among those of both.
     """
-    if not any(one.any() for one in forks.cut):
-        return forks.parts, pairs
     head, doubtful = _origins(forks, pairs)
     heads, tails = _first_copies(forks, pairs, head, place_of)
     doubtful[heads] |= doubtful[tails]
@@ -221,11 +224,11 @@ def _with_ends(read: Read, owner: I64, walker: Walker) -> Assembly:
     old = read.assembly
     outcomes = _Outcomes(read, walker)
     option = old.outcome.copy()
-    for tail in np.flatnonzero(owner != np.arange(len(owner))).tolist():
+    own = owner == np.arange(len(owner))
+    for tail in np.flatnonzero(~own).tolist():
         head = int(owner[tail])
         whole = outcomes.of(np.concatenate([old.events(head), old.events(tail)]), tail)
         option[head] = option[head] if whole is None else whole
-    own = owner == np.arange(len(owner))
     rows, first, count, option = with_tails((old.rows, old.first, old.count, option), owner, option)
     return replace(
         old, rows=rows, first=first, count=count, outcome=option, outcomes=outcomes.all,

@@ -157,12 +157,14 @@ class Joiner:
         pairs = pair(one, other, judge)
         if not len(pairs.doubtful):
             return replace(parts[0].assembly, ours=ours)
-        parts, pairs = forking.join(forks, pairs, self._walkers, place_of)
-        known = [_told(part.assembly) for part in parts]
-        impossible = np.zeros(len(pairs.one), np.bool_)
-        for (mine, its, _), members in _alike(parts, pairs):
-            impossible[members] = self._whole(outcomes(mine, its)) is None
-        pairs = pairs.without(impossible)
+        parts = forks.parts
+        if forks.any_cut:
+            parts, pairs = forking.join(forks, pairs, self._walkers, place_of)
+            known = [_told(part.assembly) for part in parts]
+            impossible = np.zeros(len(pairs.one), np.bool_)
+            for (mine, its, _), members in _alike(parts, pairs):
+                impossible[members] = self._whole(outcomes(mine, its)) is None
+            pairs = pairs.without(impossible)
         copy_of = _copies(parts, pairs)
         copies = np.full(len(order), -1)
         found: dict[Outcome, int] = {}

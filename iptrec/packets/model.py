@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self
 
+from iptrec.packets.ends import DISCARDED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from iptrec.packets.ends import End
     from iptrec.rulesets.places import Place
 
-LOST: Final = ("DROP", "REJECT", "DISCARDED")  # verdicts of packets that did not get through
+LOST: Final = ("DROP", "REJECT", DISCARDED)  # verdicts of packets that did not get through
 StepType = Literal["rule", "policy", "return", "unknown"]
 
 

@@ -11,6 +11,8 @@ from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iptrec.packets.branches import Branch, Walk
     from iptrec.packets.ends import Death
     from iptrec.rulesets.places import Place
@@ -149,7 +151,7 @@ def _switched_off(book: Book, branch: Branch) -> tuple[str, bool]:
 def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
     """Connection tracking may have dropped the first packet of a connection after the last rule."""
     refused = book.refused
-    if not refused or not any(is_of_nat(book, one) for one in path):
+    if not refused or not met_nat(book, path):
         return None
     connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
     return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
@@ -234,14 +236,9 @@ def _disbelief(book: Book) -> str | None:
     return f"SYNPROXY dropped {dropped} meanwhile (cookie_invalid), perhaps {one}" if acks else None
 
 
-def is_of_nat(book: Book, number: int) -> bool:
-    """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
-    place = book.places[number]
-    if place.base is None:
-        return plain(place.table) == "nat"
-    chains = book.grammars[number].ruleset.tables.get(place.table, {})
-    base = chains[place.base].base if place.base in chains else None
-    return base is not None and base.type == "nat"
+def met_nat(book: Book, path: Sequence[int]) -> bool:
+    """Whether any of these places is in NAT's rules."""
+    return any(book.grammars[one].is_of_nat(book.places[one]) for one in path)
 
 
 def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:

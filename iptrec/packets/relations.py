@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.names import HOOKS
-from iptrec.packets.identity import ODD, Packets
+from iptrec.packets.identity import Packets, combined
 from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.model import Related
 
@@ -348,7 +348,8 @@ def _page(window: Window) -> dict[str, _Column]:
 
 def _both(key: U64, flow: U64) -> U64:
     """A key of packets that read alike and are of one flow; 0 where one of them is not known."""
-    return np.where((key != _NOTHING) & (flow != _NOTHING), (key ^ flow) * ODD, _NOTHING)
+    known = (key != _NOTHING) & (flow != _NOTHING)
+    return np.where(known, combined([key, flow]), _NOTHING)
 
 
 def _recorded_whole(window: Window, begun: I64, ended: I64) -> tuple[I64, I64]:

@@ -11,7 +11,7 @@ import bisect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
-from iptrec.decode import nft_elements, nft_keys
+from iptrec.decode import nft_changes, nft_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -160,12 +160,12 @@ class History:
     def _take(self, told: Told, commit: Commit, state: _State, *, whole: bool) -> None:
         """``whole``: the set is one of intervals, of whatever kind."""
         match told.kind:
-            case nft_elements.NEW_RULE:
+            case nft_changes.NEW_RULE:
                 raise CannotFollowError
-            case nft_elements.DELETE_SET:
+            case nft_changes.DELETE_SET:
                 state.exists = False
                 self.cleared.append(state.read)
-            case nft_elements.NEW_SET:
+            case nft_changes.NEW_SET:
                 if told.interval != whole or told.key_size != nft_keys.size(self.types):
                     raise CannotFollowError
                 if not state.exists:
@@ -181,7 +181,7 @@ class History:
         except (ValueError, LookupError):
             raise CannotFollowError from None
         until = _GONE
-        if kind == nft_elements.NEW_ELEMENTS:
+        if kind == nft_changes.NEW_ELEMENTS:
             until = _until(one, commit)
         self.changed.setdefault(key, []).append((state.read, until))
 

@@ -5,14 +5,8 @@ from __future__ import annotations
 import pytest
 
 from iptrec.decode import nft_elements, nft_keys
-from iptrec.decode.nft_elements import (
-    DELETE_ELEMENTS,
-    NEW_ELEMENTS,
-    NEW_RULE,
-    NEW_SET,
-    Element,
-    Told,
-)
+from iptrec.decode.nft_changes import DELETE_ELEMENTS, NEW_ELEMENTS, NEW_RULE, NEW_SET
+from iptrec.decode.nft_elements import Element, Told
 from iptrec.decode.rulesets.nft_matches import Flags, Joined, Prefix, Range
 
 TABLE = ("inet", "t")

@@ -9,6 +9,7 @@ from handmade import UUID, HandMade, udp, udp6
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
 from iptrec.packets import window
+from iptrec.packets.assembler import Assembler
 from iptrec.packets.copies import FLOOD_NS
 from iptrec.recording.rows import Loss, Stream
 
@@ -277,3 +278,16 @@ def test_answers_are_in_columns():
     (only,) = window.windows(recorded(passes("in", "on", "on")))
     assert only.assembly.copy_of.tolist() == [-1, 0]
     assert np.all(only.assembly.first == [0, 5])
+
+
+def test_losses_are_looked_for_where_copies_may_begin(monkeypatch):
+    """A recorder under load notes thousands of them: ordinary packets do not wait for that."""
+    looked, whole = [], Assembler._whole
+    monkeypatch.setattr(
+        Assembler, "_whole", lambda own, *times: looked.append(own) or whole(own, *times)
+    )
+    made = HandMade().ruleset(RULES)
+    for _ in range(2):  # equal ones, dealt out one by one
+        made.events([(site, BYTES, {"indev": 2}) for site, _ in PASSES["in"]])
+    list(Packets(made))
+    assert looked == []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
+from iptrec.packets.drop_records import DropRecords
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RULES = (
@@ -178,3 +179,11 @@ def test_no_more_are_lost_than_were_dropped(packets, drops):
     assert lost <= there
     assert all(one.end.sure for one in found if one.verdict == "DISCARDED")
     assert all(one.ambiguous for one in found if one.end and not one.end.sure)
+
+
+def test_names_are_looked_up_once_a_chunk(monkeypatch):
+    """However many places nobody named: a made-up file may have a new one in each record."""
+    looked, look_up = [], DropRecords._look_up
+    monkeypatch.setattr(DropRecords, "_look_up", lambda own: looked.append(own) or look_up(own))
+    list(Packets(recorded(arrived(ONE), [dropped(ONE, place=100 + i) for i in range(50)])))
+    assert len(looked) == 1

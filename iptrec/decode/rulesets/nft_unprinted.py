@@ -11,8 +11,8 @@ import sys
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from iptrec.decode.attributes import attributes, first, messages, text
-from iptrec.decode.nftrace import FAMILIES
+from iptrec.decode.attributes import attributes, first, messages
+from iptrec.decode.nft_changes import FAMILY_HEADER, NEW_RULE, table_of
 from iptrec.decode.rulesets.nft_matches import Match
 from iptrec.names import AF_INET, AF_INET6, PROTOCOLS
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 Compiled = dict[tuple[str, str, int], tuple[Match, ...]]  # by family, table, handle
 Known = dict[bytes, tuple[Match, ...]]
 
-_NEW_RULE: Final = 0x0A06  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWRULE
-_HEAD: Final = 4  # struct nfgenmsg
-_TABLE, _HANDLE, _EXPRESSIONS = 1, 3, 4  # NFTA_RULE_
+_HANDLE, _EXPRESSIONS = 3, 4  # NFTA_RULE_
 _NAME, _DATA = 1, 2  # NFTA_EXPR_
 _REGISTER, _KEY = 1, 2  # NFTA_META_DREG, NFTA_META_KEY
 _COMPARED, _OP, _WITH, _VALUE = 1, 2, 3, 1  # NFTA_CMP_, NFTA_DATA_VALUE
@@ -53,19 +51,15 @@ def read(content: bytes, known: Known | None = None) -> Compiled:
     known = {} if known is None else known
     found: Compiled = {}
     for kind, _, body in messages(told):
-        if kind == _NEW_RULE and len(body) >= _HEAD:
-            rule = first(body[_HEAD:])
+        if kind == NEW_RULE and len(body) >= FAMILY_HEADER:
+            rule = first(body[FAMILY_HEADER:])
             expressions = rule.get(_EXPRESSIONS, b"")
             if expressions not in known:
                 known[expressions] = tuple(_matches(expressions))
             if matches := known[expressions]:
-                found[_named(body[0], rule)] = matches
+                handle = int.from_bytes(rule.get(_HANDLE, b""), "big")
+                found[*table_of(body, rule), handle] = matches
     return found
-
-
-def _named(family: int, rule: dict[int, bytes]) -> tuple[str, str, int]:
-    name = FAMILIES.get(family, str(family))
-    return name, text(rule.get(_TABLE, b"")), int.from_bytes(rule.get(_HANDLE, b""), "big")
 
 
 def _matches(expressions: bytes) -> Iterator[Match]:
