@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.answered import Answers
+from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
 
@@ -40,7 +41,7 @@ class Behind:
         self._namespace = namespace
         self._interfaces = interfaces
         self._asked = AskedEnds(Asked(recording, namespace))
-        self._listed = any(one.kind == "sockets" for one in recording.streams)
+        self._no_socket = Unheard(recording, namespace)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""
@@ -92,7 +93,7 @@ class Behind:
 
     def _unheard(self) -> set[int]:
         if self._alone is None:
-            found = self._ends.unheard(self._window) if self._listed else np.zeros(0, np.int64)
+            found = self._no_socket.positions(self._window)
             # Who has sent before has a socket: of TCP two SYNs may meet.
             self._alone = (
                 set(found[~self._relations.replies(found)].tolist()) if len(found) else set()

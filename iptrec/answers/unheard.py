@@ -6,19 +6,37 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.answers.diverting import Diverting
+from iptrec.context.sockets import Sockets
 from iptrec.names import HOOKS
 from iptrec.packets.identity import Packets
 
 if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
 
 _INPUT: Final = HOOKS.index("INPUT")
 _TCP, _UDP = 6, 17
 
 
-def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
-    """Their positions in the window. ``ports``: protocol and number of all that had a socket."""
+class Unheard:
+    """Those of one namespace of a recording."""
+
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._sockets = Sockets(recording, namespace)
+        self._diverting = Diverting()
+
+    def positions(self, window: Window) -> I64:
+        """Where they are in a window; none where any socket may have got them."""
+        ports = self._sockets.ports
+        if ports is None or self._diverting.may_be(window):
+            return np.zeros(0, np.int64)
+        return _unheard(window, ports)
+
+
+def _unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
+    """Their positions. ``ports``: protocol and number of all that had a socket."""
     assembly, events = window.assembly, window.events
     accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
     last = assembly.lasts()[: window.decided]
