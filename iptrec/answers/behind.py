@@ -71,7 +71,7 @@ class Behind:
         if packet.end is not None and packet.end.sure:
             return packet
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
-        if outcome.vanished in ("surely", "perhaps"):
+        if outcome.unrouted:
             asked = self._asked_about(outcome, position, packet)
             end = _better(asked, end, unsure=outcome.vanished == "surely")
         reason = outcome.reason

@@ -188,7 +188,7 @@ def _unread(outcome: Outcome, book: Book) -> bool:
 
 def _left_after(outcome: Outcome, book: Book) -> str | None:
     """The table and hook at PREROUTING after which packets were routed and not seen again."""
-    return after(book, outcome.path[-1]) if outcome.vanished in ("surely", "perhaps") else None
+    return after(book, outcome.path[-1]) if outcome.unrouted else None
 
 
 def _questions(recording: Recording) -> Questions:
