@@ -11,7 +11,7 @@ from iptrec.answers.diverting import Diverting
 from iptrec.context.owners import Local, SocketOwners
 from iptrec.decode import packet
 from iptrec.names import AF_BRIDGE, HOOKS
-from iptrec.packets.identity import Packets
+from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
     from iptrec.answers.selection import Selection
@@ -107,8 +107,7 @@ class Owners:
         """Which packets have a known socket's port, the flows of these, and a row of each flow."""
         packets = Packets.of(self._window.events, rows)
         columns = packets.ends()
-        port = columns[_SOURCE if sent else _DESTINATION].astype(np.int64)
-        port = (port & 0xFF) << 8 | port >> 8
+        port = swapped16(columns[_SOURCE if sent else _DESTINATION]).astype(np.int64)
         known = [protocol << 16 | number for protocol, number in self._owners.sockets]
         kept: Mask = np.isin(columns[0].astype(np.int64) << 16 | port, known)
         if sent:

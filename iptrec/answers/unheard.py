@@ -9,7 +9,7 @@ import numpy as np
 from iptrec.answers.diverting import Diverting
 from iptrec.context.sockets import Sockets
 from iptrec.names import HOOKS
-from iptrec.packets.identity import Packets
+from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
     from iptrec.names import I64
@@ -45,13 +45,8 @@ def _unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
     if not len(at):
         return at
     columns = Packets.of(events, last[at]).ends()
-    protocol, port = columns[0].astype(np.int64), _number(columns[-1].astype(np.int64))
+    protocol, port = columns[0].astype(np.int64), swapped16(columns[-1]).astype(np.int64)
     known = np.array([one << 16 | number for one, number in ports], np.int64)
     alone = ~np.isin(protocol << 16 | port, known) & np.isin(protocol, (_TCP, _UDP)) & (port > 0)
     found: I64 = at[alone]
     return found
-
-
-def _number(port: I64) -> I64:
-    """Ports out of the packet's byte order."""
-    return (port & 0xFF) << 8 | port >> 8
