@@ -73,15 +73,16 @@ def of_routing(rises: list[Rise], *families: Family) -> list[Rise]:
     return [one for one in rises if one.counter.name in names]
 
 
+def in_words(rises: list[Rise]) -> str:
+    """What rose, in words for packets that were not seen after PREROUTING."""
+    return f"{', '.join(f'{one.counter} rose by {one.by:,}' for one in rises)} meanwhile"
+
+
 def meanwhile(recording: Recording, namespace: int) -> dict[Family, str]:
     """What routing counted, in words for a packet that was not seen after PREROUTING; no word for nothing."""
     rises = rose(recording, namespace)
     said = {family: of_routing(rises, family) for family in _OF_ROUTING}
-    return {
-        family: f"{', '.join(f'{one.counter} rose by {one.by:,}' for one in some)} meanwhile"
-        for family, some in said.items()
-        if some
-    }
+    return {family: in_words(some) for family, some in said.items() if some}
 
 
 def rise(recording: Recording, namespace: int, counter: Counter) -> int | None:
