@@ -174,7 +174,7 @@ def _destination(last: Place) -> tuple[str | None, int | None]:
 
 def _rewritten_unseen(grammar: Grammar, places: list[Place]) -> bool:
     """Whether NAT may have changed it behind its last dump: there are rules of NAT, and it met none of them."""
-    if any(_of_nat(grammar, one) for one in places):
+    if any(map(grammar.of_nat, places)):
         return False
     base = places[-1].base
     if base is not None:
@@ -188,13 +188,6 @@ def _rewritten_unseen(grammar: Grammar, places: list[Place]) -> bool:
         if plain(name) == "nat" or (chain.base is not None and chain.base.type == "nat")
         for rule in chain.rules
     )
-
-
-def _of_nat(grammar: Grammar, place: Place) -> bool:
-    if place.base is None:
-        return plain(place.table) == "nat"
-    chain = grammar.chain(place.table, place.base)
-    return chain is not None and chain.base is not None and chain.base.type == "nat"
 
 
 def _translated(connection: Connection, packet: Traversal) -> tuple[str | None, int | None]:

@@ -241,12 +241,7 @@ def _disbelief(book: Book) -> str | None:
 
 def is_of_nat(book: Book, number: int) -> bool:
     """Whether a place is in NAT's rules, which only the first packet of a connection passes."""
-    place = book.places[number]
-    if place.base is None:
-        return plain(place.table) == "nat"
-    chains = book.grammars[number].ruleset.tables.get(place.table, {})
-    base = chains[place.base].base if place.base in chains else None
-    return base is not None and base.type == "nat"
+    return book.grammars[number].of_nat(book.places[number])
 
 
 def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.names import HOOKS
 from iptrec.rulesets.places import Pass
+from iptrec.rulesets.table_names import plain
 from iptrec.rulesets.targets import always_matches, is_ours, switches_off, switches_off_every
 
 if TYPE_CHECKING:
@@ -277,6 +278,13 @@ class Grammar:
     def chain(self, table: str, name: str) -> Chain | None:
         """A chain of the ruleset, None if it has none of that name."""
         return self.ruleset.tables.get(table, {}).get(name)
+
+    def of_nat(self, place: Place) -> bool:
+        """Whether a place is in NAT's rules."""
+        if place.base is None:
+            return plain(place.table) == "nat"
+        chain = self.chain(place.table, place.base)
+        return chain is not None and chain.base is not None and chain.base.type == "nat"
 
     def shape(self, table: str, name: str) -> ChainShape | None:
         """What the walk needs of that chain; measured once."""
