@@ -9,7 +9,6 @@ import numpy as np
 
 from iptrec.answers.diverting import Diverting
 from iptrec.context.owners import Local, SocketOwners
-from iptrec.decode import packet
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.identity import Packets, swapped16
 
@@ -121,9 +120,7 @@ class Owners:
 
     def _local(self, row: int, *, sent: bool) -> Local | None:
         events = self._window.events
-        header = packet.header(
-            events.packet(row), events.address_family(row), int(events.protocol[row])
-        )
+        header = events.header(row)
         names = (*_FROM, *_TO) if sent else (*_TO, *_FROM)
         protocol = _PROTOCOLS.get(str(header.get("proto")))
         if protocol is None or any(header.get(name) is None for name in names):
