@@ -10,7 +10,7 @@ import numpy as np
 
 from iptrec.answers.rules import last_tables
 from iptrec.context.asked import Asked
-from iptrec.context.counters import rose
+from iptrec.context.counters import Counts
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
@@ -174,7 +174,7 @@ def summarize(reader: Recording) -> Summary:
     summary.vanished = dict(vanished.most_common())
     summary.asked = _questions(reader)
     summary.discards = {
-        one.id: rises for one in reader.namespaces if (rises := rose(reader, one.id))
+        one.id: rises for one in reader.namespaces if (rises := Counts(reader, one.id).rose())
     }
     traffic.tell(summary)
     return summary
