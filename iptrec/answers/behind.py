@@ -16,6 +16,7 @@ from iptrec.packets.asked import AskedEnds
 if TYPE_CHECKING:
     from iptrec.answers.ends import Ends
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.sockets import Sockets
     from iptrec.names import I64, Mask
     from iptrec.packets.ends import End
     from iptrec.packets.model import Traversal
@@ -36,12 +37,14 @@ _RPFILTER: Final = "IP_RPFILTER"
 class Behind:
     """Follows the windows of one stream, and answers for the latest."""
 
-    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+    def __init__(
+        self, recording: Recording, namespace: int, interfaces: Interfaces, sockets: Sockets
+    ) -> None:
         self._recording = recording
         self._namespace = namespace
         self._interfaces = interfaces
         self._asked = AskedEnds(Asked(recording, namespace))
-        self._no_socket = Unheard(recording, namespace)
+        self._no_socket = Unheard(sockets)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""

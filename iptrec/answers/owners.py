@@ -14,6 +14,7 @@ from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
     from iptrec.answers.selection import Selection
+    from iptrec.context.sockets import Sockets
     from iptrec.decode.owners import Owner
     from iptrec.names import I64, Mask
     from iptrec.packets.window import Window
@@ -34,8 +35,8 @@ _SOURCE, _DESTINATION = 3, 6  # of the columns that `Packets.ends` gives
 class Owners:
     """Follows the windows of one stream, and answers for the latest."""
 
-    def __init__(self, recording: Recording, namespace: int) -> None:
-        self._owners = SocketOwners(recording, namespace)
+    def __init__(self, recording: Recording, namespace: int, sockets: Sockets) -> None:
+        self._owners = SocketOwners(recording, namespace, sockets)
         self._listed = any(one.kind == "sockets" for one in recording.streams)
         self._diverting = Diverting()
 

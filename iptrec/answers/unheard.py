@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.diverting import Diverting
-from iptrec.context.sockets import Sockets
 from iptrec.names import HOOKS
 from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
+    from iptrec.context.sockets import Sockets
     from iptrec.names import I64
     from iptrec.packets.window import Window
-    from iptrec.recording.rows import Recording
 
 _INPUT: Final = HOOKS.index("INPUT")
 _TCP, _UDP = 6, 17
 
 
 class Unheard:
-    """Those of one namespace of a recording."""
+    """Those of the namespace whose sockets there are."""
 
-    def __init__(self, recording: Recording, namespace: int) -> None:
-        self._sockets = Sockets(recording, namespace)
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
         self._diverting = Diverting()
 
     def positions(self, window: Window) -> I64:
