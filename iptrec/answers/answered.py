@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.decode import packet as packets
 from iptrec.names import HOOKS
 
 if TYPE_CHECKING:
@@ -97,5 +96,4 @@ def _sent(window: Window, position: int) -> dict[str, Any] | None:
 
 def _header(window: Window, position: int, at: int = 0) -> dict[str, Any]:
     """The headers of a packet at one of its events."""
-    events, row = window.events, int(window.assembly.events(position)[at])
-    return packets.header(events.packet(row), events.address_family(row), int(events.protocol[row]))
+    return window.events.header(int(window.assembly.events(position)[at]))

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.answered import Answers
+from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
 
 if TYPE_CHECKING:
     from iptrec.answers.ends import Ends
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.sockets import Sockets
     from iptrec.names import I64, Mask
     from iptrec.packets.ends import End
     from iptrec.packets.model import Traversal
@@ -35,12 +37,14 @@ _RPFILTER: Final = "IP_RPFILTER"
 class Behind:
     """Follows the windows of one stream, and answers for the latest."""
 
-    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+    def __init__(
+        self, recording: Recording, namespace: int, interfaces: Interfaces, sockets: Sockets
+    ) -> None:
         self._recording = recording
         self._namespace = namespace
         self._interfaces = interfaces
         self._asked = AskedEnds(Asked(recording, namespace))
-        self._listed = any(one.kind == "sockets" for one in recording.streams)
+        self._no_socket = Unheard(sockets)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""
@@ -70,7 +74,7 @@ class Behind:
         if packet.end is not None and packet.end.sure:
             return packet
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
-        if outcome.vanished in ("surely", "perhaps"):
+        if outcome.unrouted:
             asked = self._asked_about(outcome, position, packet)
             end = _better(asked, end, unsure=outcome.vanished == "surely")
         reason = outcome.reason
@@ -92,7 +96,7 @@ class Behind:
 
     def _unheard(self) -> set[int]:
         if self._alone is None:
-            found = self._ends.unheard(self._window) if self._listed else np.zeros(0, np.int64)
+            found = self._no_socket.positions(self._window)
             # Who has sent before has a socket: of TCP two SYNs may meet.
             self._alone = (
                 set(found[~self._relations.replies(found)].tolist()) if len(found) else set()

@@ -7,16 +7,12 @@ error of ICMP or a RST.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from iptrec.answers.answered import RST
-from iptrec.answers.diverting import Diverting
 from iptrec.answers.last_seen import last_seen
-from iptrec.answers.unheard import unheard
 from iptrec.context.arrival import fates
-from iptrec.context.sockets import Sockets
 from iptrec.context.worlds import Worlds
 from iptrec.names import HOOKS
 from iptrec.packets.ends import End
@@ -27,7 +23,6 @@ if TYPE_CHECKING:
     from iptrec.answers.last_seen import LastSeen
     from iptrec.context.arrival import Arrived, Fate, World
     from iptrec.context.interfaces import Interfaces
-    from iptrec.names import I64
     from iptrec.packets.model import Traversal
     from iptrec.packets.outcome import Vanished
     from iptrec.packets.window import Window
@@ -77,9 +72,9 @@ class Ends:
     """The ends of packets of one namespace of a recording; asked only for those that are shown."""
 
     def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
-        self._worlds = Worlds(recording, namespace, interfaces)
-        self._sockets = Sockets(recording, namespace)
-        self._diverting = Diverting()
+        self._recording = recording
+        self._namespace = namespace
+        self._interfaces = interfaces
         own = [
             one
             for one in recording.streams
@@ -94,17 +89,14 @@ class Ends:
         ]
         self._known: dict[tuple[Arrived, World], list[Fate]] = {}
 
+    @functools.cached_property
+    def _worlds(self) -> Worlds:
+        return Worlds(self._recording, self._namespace, self._interfaces)
+
     @property
     def alike(self) -> bool:
         """Whether the same can be said of all packets that vanished: nothing."""
         return not (self._worlds.known or self._losses) and self._counted
-
-    def unheard(self, window: Window) -> I64:
-        """Positions of packets that were let pass to this host, and for which there was no socket."""
-        ports = self._sockets.ports
-        if ports is None or self._diverting.may_be(window):
-            return np.zeros(0, np.int64)
-        return unheard(window, ports)
 
     def reason(self, window: Window, position: int, reason: str, end: End | None) -> str:
         """Why a packet that vanished is incomplete: no more than that, where its end is known."""
@@ -124,7 +116,7 @@ class Ends:
     ) -> End | None:
         """How the packet at a position of the window ended; None where nothing tells.
 
-        ``answer``: what this host sent about it. ``alone``: it is one of `unheard`.
+        ``answer``: what this host sent about it. ``alone``: it is one of `Unheard`.
         """
         vanished = window.assembly.outcomes[window.assembly.outcome[position]].vanished
         if vanished is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from iptrec.decode import packet
 from iptrec.names import HOOKS
 from iptrec.packets.window import windows
 
@@ -54,7 +53,5 @@ def _event(window: Window, row: int) -> Orphan:
         mark=int(events.mark[row]),
         indev=int(events.indev[row]) or None,
         outdev=int(events.outdev[row]) or None,
-        header=packet.header(
-            events.packet(row), events.address_family(row), int(events.protocol[row])
-        ),
+        header=events.header(row),
     )

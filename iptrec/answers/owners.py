@@ -9,12 +9,12 @@ import numpy as np
 
 from iptrec.answers.diverting import Diverting
 from iptrec.context.owners import Local, SocketOwners
-from iptrec.decode import packet
 from iptrec.names import AF_BRIDGE, HOOKS
-from iptrec.packets.identity import Packets
+from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
     from iptrec.answers.selection import Selection
+    from iptrec.context.sockets import Sockets
     from iptrec.decode.owners import Owner
     from iptrec.names import I64, Mask
     from iptrec.packets.window import Window
@@ -35,8 +35,8 @@ _SOURCE, _DESTINATION = 3, 6  # of the columns that `Packets.ends` gives
 class Owners:
     """Follows the windows of one stream, and answers for the latest."""
 
-    def __init__(self, recording: Recording, namespace: int) -> None:
-        self._owners = SocketOwners(recording, namespace)
+    def __init__(self, recording: Recording, namespace: int, sockets: Sockets) -> None:
+        self._owners = SocketOwners(recording, namespace, sockets)
         self._listed = any(one.kind == "sockets" for one in recording.streams)
         self._diverting = Diverting()
 
@@ -107,8 +107,7 @@ class Owners:
         """Which packets have a known socket's port, the flows of these, and a row of each flow."""
         packets = Packets.of(self._window.events, rows)
         columns = packets.ends()
-        port = columns[_SOURCE if sent else _DESTINATION].astype(np.int64)
-        port = (port & 0xFF) << 8 | port >> 8
+        port = swapped16(columns[_SOURCE if sent else _DESTINATION]).astype(np.int64)
         known = [protocol << 16 | number for protocol, number in self._owners.sockets]
         kept: Mask = np.isin(columns[0].astype(np.int64) << 16 | port, known)
         if sent:
@@ -122,9 +121,7 @@ class Owners:
 
     def _local(self, row: int, *, sent: bool) -> Local | None:
         events = self._window.events
-        header = packet.header(
-            events.packet(row), events.address_family(row), int(events.protocol[row])
-        )
+        header = events.header(row)
         names = (*_FROM, *_TO) if sent else (*_TO, *_FROM)
         protocol = _PROTOCOLS.get(str(header.get("proto")))
         if protocol is None or any(header.get(name) is None for name in names):

@@ -15,6 +15,7 @@ from iptrec.answers.paths import PathBook, step_type
 from iptrec.answers.selection import Selection
 from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
+from iptrec.context.sockets import Sockets
 from iptrec.decode import packet
 from iptrec.packets.model import Arrival, CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
@@ -199,8 +200,9 @@ class _Builder:
         self._connections = Connections(recording, namespace)
         self._make = make
         self._relations = Relations()
-        self._behind = Behind(recording, namespace, interfaces)
-        self.owners = Owners(recording, namespace)
+        sockets = Sockets(recording, namespace)
+        self._behind = Behind(recording, namespace, interfaces, sockets)
+        self.owners = Owners(recording, namespace, sockets)
         self._fates = RuleChanges(self._relations)
 
     def next_window(self, window: Window, *, objects: bool) -> None:

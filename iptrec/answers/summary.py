@@ -10,7 +10,7 @@ import numpy as np
 
 from iptrec.answers.rules import last_tables
 from iptrec.context.asked import Asked
-from iptrec.context.counters import rose
+from iptrec.context.counters import Counts
 from iptrec.context.interfaces import Interfaces
 from iptrec.decode import packet
 from iptrec.decode.packet import protocol_name
@@ -174,7 +174,7 @@ def summarize(reader: Recording) -> Summary:
     summary.vanished = dict(vanished.most_common())
     summary.asked = _questions(reader)
     summary.discards = {
-        one.id: rises for one in reader.namespaces if (rises := rose(reader, one.id))
+        one.id: rises for one in reader.namespaces if (rises := Counts(reader, one.id).rose())
     }
     traffic.tell(summary)
     return summary
@@ -188,7 +188,7 @@ def _unread(outcome: Outcome, book: Book) -> bool:
 
 def _left_after(outcome: Outcome, book: Book) -> str | None:
     """The table and hook at PREROUTING after which packets were routed and not seen again."""
-    return after(book, outcome.path[-1]) if outcome.vanished in ("surely", "perhaps") else None
+    return after(book, outcome.path[-1]) if outcome.unrouted else None
 
 
 def _questions(recording: Recording) -> Questions:

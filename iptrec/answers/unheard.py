@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.answers.diverting import Diverting
 from iptrec.names import HOOKS
-from iptrec.packets.identity import Packets
+from iptrec.packets.identity import Packets, swapped16
 
 if TYPE_CHECKING:
+    from iptrec.context.sockets import Sockets
     from iptrec.names import I64
     from iptrec.packets.window import Window
 
@@ -17,8 +19,23 @@ _INPUT: Final = HOOKS.index("INPUT")
 _TCP, _UDP = 6, 17
 
 
-def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
-    """Their positions in the window. ``ports``: protocol and number of all that had a socket."""
+class Unheard:
+    """Those of the namespace whose sockets there are."""
+
+    def __init__(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._diverting = Diverting()
+
+    def positions(self, window: Window) -> I64:
+        """Where they are in a window; none where any socket may have got them."""
+        ports = self._sockets.ports
+        if ports is None or self._diverting.may_be(window):
+            return np.zeros(0, np.int64)
+        return _unheard(window, ports)
+
+
+def _unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
+    """Their positions. ``ports``: protocol and number of all that had a socket."""
     assembly, events = window.assembly, window.events
     accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
     last = assembly.lasts()[: window.decided]
@@ -27,13 +44,8 @@ def unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
     if not len(at):
         return at
     columns = Packets.of(events, last[at]).ends()
-    protocol, port = columns[0].astype(np.int64), _number(columns[-1].astype(np.int64))
+    protocol, port = columns[0].astype(np.int64), swapped16(columns[-1]).astype(np.int64)
     known = np.array([one << 16 | number for one, number in ports], np.int64)
     alone = ~np.isin(protocol << 16 | port, known) & np.isin(protocol, (_TCP, _UDP)) & (port > 0)
     found: I64 = at[alone]
     return found
-
-
-def _number(port: I64) -> I64:
-    """Ports out of the packet's byte order."""
-    return (port & 0xFF) << 8 | port >> 8

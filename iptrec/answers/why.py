@@ -22,6 +22,7 @@ from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts, Judgement
 from iptrec.rulesets.backends import is_single
 from iptrec.rulesets.changes import Changes
+from iptrec.rulesets.grammar import AROUND
 from iptrec.rulesets.nft import NFT, followed
 from iptrec.rulesets.nft_sets import NftSets, When
 from iptrec.rulesets.table_names import family_of
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 PERHAPS: Final = "the rules changed just then: perhaps it was not there"
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
-_OF_FRAMES: Final = frozenset(["bridge", "netdev"])
 _TELLS_STATE: Final = (6, 16)
 
 
@@ -202,7 +202,7 @@ class Known:
             ),
             time_ns=time_ns,
             in_type=_type_of(events, row),
-            frames=family_of(before.place.table, packet.family) in _OF_FRAMES,
+            frames=family_of(before.place.table, packet.family) in AROUND,
         )
 
 

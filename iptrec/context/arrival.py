@@ -223,18 +223,25 @@ def _broadcast(world: World, flow: Flow, what: str) -> Iterator[Fate]:
 
 def _to_group(world: World, flow: Flow) -> Iterator[Fate]:
     """ip_route_input_rcu, ip_mc_validate_source: of IPv4."""
-    joined = world.joined(flow.in_, flow.dst)
-    forwards = world.setting("net/ipv4/conf/all/mc_forwarding")
-    if joined is None or (not joined and forwards != 0):
-        yield _UNKNOWN
-    elif not joined:
-        yield _dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
+    if (elsewhere := _not_joined(world, flow)) is not None:
+        yield elsewhere
     elif flow.src.is_multicast or int(flow.src) == 2**32 - 1:
         yield _invalid_source(flow.src)
     elif flow.src.is_loopback or flow.src.is_unspecified:
         yield _UNKNOWN
     else:
         yield from _checked(world, flow, None, 0, Fate("local", text=f"the group {flow.dst}"))
+
+
+def _not_joined(world: World, flow: Flow) -> Fate | None:
+    """What becomes of a packet to a group that the host has not joined; None where it has."""
+    joined = world.joined(flow.in_, flow.dst)
+    forwards = world.setting(f"net/ipv{flow.dst.version}/conf/all/mc_forwarding")
+    if joined is None or (not joined and forwards != 0):
+        return _UNKNOWN
+    if not joined:
+        return _dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
+    return None
 
 
 def _invalid_source(src: IP) -> Fate:
@@ -360,14 +367,7 @@ def dotted(path: str) -> str:
 def _fates6(world: World, packet: Arrived) -> Iterator[Fate]:
     flow = packet.flow
     if flow.dst.is_multicast:
-        joined = world.joined(flow.in_, flow.dst)
-        forwards = world.setting("net/ipv6/conf/all/mc_forwarding")
-        if joined is None or (not joined and forwards != 0):
-            yield _UNKNOWN
-        elif joined:
-            yield Fate("local", text=f"the group {flow.dst}")
-        else:
-            yield _dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
+        yield _not_joined(world, flow) or Fate("local", text=f"the group {flow.dst}")
         return
     for found in world.tables.lookup(flow):
         if found.kind == 0 or found.kind in ERRORS:

@@ -6,14 +6,11 @@ import bisect
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-import numpy as np
-
+from iptrec.context.datagrams import datagrams
 from iptrec.decode import snapshots
 from iptrec.decode.route_answers import Answers, Changed, Exchange, Unasked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from iptrec.decode.route_answers import Ports, Way
     from iptrec.recording.rows import Recording
 
@@ -55,7 +52,8 @@ class Asked:
 
     def update(self) -> None:
         """Read on."""
-        found = list(islice(self._answers.read(self._datagrams()), _MOST))
+        told = datagrams(self._recording, STREAM, self._namespace, self._seen)
+        found = list(islice(self._answers.read(told), _MOST))
         for one in found:
             match one:
                 case Changed():
@@ -100,17 +98,6 @@ class Asked:
         first, last = sorted((time_ns, other_ns))
         at = bisect.bisect_left(self._changes, first)
         return at == len(self._changes) or self._changes[at] - _SLACK_NS > last
-
-    def _datagrams(self) -> Iterator[tuple[int, bytes]]:
-        for stream in self._recording.streams:
-            if stream.kind != STREAM or stream.namespace != self._namespace:
-                continue
-            for chunk in self._recording.chunks(stream.id, after=self._seen.get(stream.id, 0)):
-                self._seen[stream.id] = chunk.id
-                ends = np.cumsum(chunk.lengths, dtype=np.int64).tolist()
-                starts, times = [0, *ends[:-1]], chunk.received_ns.tolist()
-                for time_ns, start, end in zip(times, starts, ends, strict=True):
-                    yield time_ns, chunk.data[start:end]
 
 
 def _by_ports(recording: Recording, namespace: int) -> bool:

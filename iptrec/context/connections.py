@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from iptrec.context.datagrams import datagrams
 from iptrec.decode.conntrack import Connection, Flow, connections
 from iptrec.names import PROTOCOL_NUMBERS
 
@@ -90,18 +91,10 @@ class Connections:
         return self._ahead
 
     def _reported(self) -> Iterator[tuple[int, Connection]]:
-        for stream in self._recording.streams:
-            if stream.kind != "conntrack" or stream.namespace != self._namespace:
-                continue
-            for chunk in self._recording.chunks(stream.id, after=self._seen.get(stream.id, 0)):
-                self._seen[stream.id] = chunk.id
-                end = 0
-                for size, time_ns in zip(
-                    chunk.lengths.tolist(), chunk.received_ns.tolist(), strict=True
-                ):
-                    start, end = end, end + size
-                    for connection in connections(chunk.data[start:end]):
-                        yield time_ns, connection
+        told = datagrams(self._recording, "conntrack", self._namespace, self._seen)
+        for time_ns, datagram in told:
+            for connection in connections(datagram):
+                yield time_ns, connection
 
     def _take(self, time_ns: int, connection: Connection) -> None:
         flows = _flows(connection)

@@ -54,17 +54,50 @@ class Rise(NamedTuple):
         return f"{self.counter} +{self.by:,}"
 
 
-def rose(recording: Recording, namespace: int) -> list[Rise]:
-    """The counters of discarded packets that rose, in the order of the kernel's list.
+class Counts:
+    """The counters of one namespace of a recording, each time that they were read."""
 
-    Over the whole recording; of a ring, over the time of the events that it has kept.
-    """
-    before, after = _both_ends(recording, namespace)
-    return [
-        Rise(counter, by)
-        for counter, value in after.items()
-        if counter.name in _DISCARDS and (by := value - before.get(counter, value)) > 0
-    ]
+    def __init__(self, recording: Recording, namespace: int) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._read = [
+            (one.time_ns, counters(snapshots.counters(one.content)))
+            for one in recording.snapshots("counters")
+            if one.namespace == namespace
+        ]
+
+    def rose(self) -> list[Rise]:
+        """The counters of discarded packets that rose, in the order of the kernel's list.
+
+        Over the whole recording; of a ring, over the time of the events that it has kept.
+        """
+        before, after = self._both_ends()
+        return [
+            Rise(counter, by)
+            for counter, value in after.items()
+            if counter.name in _DISCARDS and (by := value - before.get(counter, value)) > 0
+        ]
+
+    def rise(self, counter: Counter) -> int | None:
+        """How much a counter rose, None where it was not read at both ends; one that is missing counts 0."""
+        with_it = [one for _, one in self._read if any(each.of == counter.of for each in one)]
+        if len(with_it) < 2:  # noqa: PLR2004 - both ends
+            return None
+        return max(0, with_it[-1].get(counter, 0) - with_it[0].get(counter, 0))
+
+    def meanwhile(self) -> dict[Family, str]:
+        """What routing counted, in words for a packet that was not seen after PREROUTING; none for nothing."""
+        rises = self.rose()
+        said = {family: of_routing(rises, family) for family in _OF_ROUTING}
+        return {family: in_words(some) for family, some in said.items() if some}
+
+    def _both_ends(self) -> tuple[dict[Counter, int], dict[Counter, int]]:
+        found = self._read
+        if len(found) < 2:  # noqa: PLR2004 - both ends
+            return {}, {}
+        since = _kept_since(self._recording, self._namespace)
+        before = [one for time_ns, one in found[:-1] if since is None or time_ns <= since]
+        return (before or [found[0][1]])[-1 if since is not None else 0], found[-1][1]
 
 
 def of_routing(rises: list[Rise], *families: Family) -> list[Rise]:
@@ -73,44 +106,9 @@ def of_routing(rises: list[Rise], *families: Family) -> list[Rise]:
     return [one for one in rises if one.counter.name in names]
 
 
-def meanwhile(recording: Recording, namespace: int) -> dict[Family, str]:
-    """What routing counted, in words for a packet that was not seen after PREROUTING; no word for nothing."""
-    rises = rose(recording, namespace)
-    said = {family: of_routing(rises, family) for family in _OF_ROUTING}
-    return {
-        family: f"{', '.join(f'{one.counter} rose by {one.by:,}' for one in some)} meanwhile"
-        for family, some in said.items()
-        if some
-    }
-
-
-def rise(recording: Recording, namespace: int, counter: Counter) -> int | None:
-    """How much a counter rose, None where it was not read at both ends; one that is missing counts 0."""
-    found = list(_read(recording, namespace))
-    with_it = [one for _, one in found if any(each.of == counter.of for each in one)]
-    if len(with_it) < 2:  # noqa: PLR2004 - both ends
-        return None
-    return max(0, with_it[-1].get(counter, 0) - with_it[0].get(counter, 0))
-
-
-def _both_ends(
-    recording: Recording, namespace: int
-) -> tuple[dict[Counter, int], dict[Counter, int]]:
-    found = _read(recording, namespace)
-    if len(found) < 2:  # noqa: PLR2004 - both ends
-        return {}, {}
-    since = _kept_since(recording, namespace)
-    before = [one for time_ns, one in found[:-1] if since is None or time_ns <= since]
-    return (before or [found[0][1]])[-1 if since is not None else 0], found[-1][1]
-
-
-def _read(recording: Recording, namespace: int) -> list[tuple[int, dict[Counter, int]]]:
-    """Each time that they were read, and what they were."""
-    return [
-        (one.time_ns, counters(snapshots.counters(one.content)))
-        for one in recording.snapshots("counters")
-        if one.namespace == namespace
-    ]
+def in_words(rises: list[Rise]) -> str:
+    """What rose, in words for packets that were not seen after PREROUTING."""
+    return f"{', '.join(f'{one.counter} rose by {one.by:,}' for one in rises)} meanwhile"
 
 
 def _kept_since(recording: Recording, namespace: int) -> int | None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.recording.rows import Recording
 
 
-def datagrams(recording: Recording, kind: str, namespace: int) -> Iterator[tuple[int, bytes]]:
-    """When each was received (epoch, ns), and its bytes, of the streams of a kind in a namespace."""
+def datagrams(
+    recording: Recording, kind: str, namespace: int, seen: dict[int, int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """When each was received (epoch, ns), and its bytes, of the streams of a kind in a namespace.
+
+    ``seen``: by the stream up to which chunk it was read already; what is read now is added.
+    """
+    seen = {} if seen is None else seen
     for stream in recording.streams:
         if (stream.kind, stream.namespace) != (kind, namespace):
             continue
-        for chunk in recording.chunks(stream.id):
-            ends = np.cumsum(chunk.lengths, dtype=np.int64)
-            starts = ends - chunk.lengths
-            for start, end, time_ns in zip(
-                starts.tolist(), ends.tolist(), chunk.received_ns.tolist(), strict=True
-            ):
-                yield time_ns, chunk.data[start:end]
+        for chunk in recording.chunks(stream.id, after=seen.get(stream.id, 0)):
+            seen[stream.id] = chunk.id
+            yield from chunk.datagrams()

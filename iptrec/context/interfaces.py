@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.context.datagrams import datagrams
 from iptrec.decode.rtnetlink import link_changes
 from iptrec.decode.snapshots import links
 from iptrec.errors import RecordingError
@@ -60,19 +61,11 @@ class Interfaces:
 
     def _changes(self) -> Iterator[tuple[int, int, str]]:
         """The same of what the streams tell, from where they were read up to."""
-        for stream in self._recording.streams:
-            if stream.kind != "rtnetlink" or stream.namespace != self._namespace:
-                continue
-            for chunk in self._recording.chunks(stream.id, after=self._seen.get(stream.id, 0)):
-                self._seen[stream.id] = chunk.id
-                ends = np.cumsum(chunk.lengths, dtype=np.int64)
-                starts = ends - chunk.lengths
-                for start, end, time_ns in zip(
-                    starts.tolist(), ends.tolist(), chunk.received_ns.tolist(), strict=True
-                ):
-                    for change in link_changes(chunk.data[start:end]):
-                        if not change.gone:
-                            yield time_ns, change.index, change.name
+        told = datagrams(self._recording, "rtnetlink", self._namespace, self._seen)
+        for time_ns, datagram in told:
+            for change in link_changes(datagram):
+                if not change.gone:
+                    yield time_ns, change.index, change.name
 
     def name(self, index: int, time_ns: int) -> str:
         """The interface's name at a time (epoch); "if7" for an index that nobody named."""

@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iptrec.context.datagrams import datagrams
-from iptrec.context.sockets import Sockets
 from iptrec.decode import sockets
 from iptrec.decode.owners import NOBODY, Holders, Owner, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.context.sockets import Sockets
     from iptrec.recording.rows import Recording, Snapshot
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -88,7 +88,8 @@ class _Socket:
 class SocketOwners:
     """Those of one namespace of a recording that is closed."""
 
-    def __init__(self, recording: Recording, namespace: int) -> None:
+    def __init__(self, recording: Recording, namespace: int, sockets: Sockets) -> None:
+        self._told = sockets
         self._recording = recording
         self._namespace = namespace
 
@@ -96,7 +97,7 @@ class SocketOwners:
     def sockets(self) -> dict[tuple[int, int], list[_Socket]]:
         """By protocol and port; empty where nothing is known."""
         lists, holders = self._snapshots("sockets"), self._snapshots("owners")
-        if not holders or Sockets(self._recording, self._namespace).ports is None:
+        if not holders or self._told.ports is None:
             return {}
         told = Holders(holders[0].content)
         first, last = (_by_cookie(sockets.rows(one.content)) for one in (lists[0], lists[-1]))

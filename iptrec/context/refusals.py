@@ -10,24 +10,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from iptrec.context.counters import rise
 from iptrec.decode.counters import Counter
 
 if TYPE_CHECKING:
-    from iptrec.recording.rows import Recording
+    from iptrec.context.counters import Counts
 
 _REFUSED: Final = Counter("insert_failed", "conntrack")
 _DISBELIEVED: Final = Counter("cookie_invalid", "synproxy")
 
 
-def refused(recording: Recording, namespace: int) -> int:
+def refused(counts: Counts) -> int:
     """How many new connections connection tracking refused, which all rules had let pass.
 
     By the counters at the start and at the end; 0 where they are not there.
     """
-    return rise(recording, namespace, _REFUSED) or 0
+    return counts.rise(_REFUSED) or 0
 
 
-def disbelieved(recording: Recording, namespace: int) -> int | None:
+def disbelieved(counts: Counts) -> int | None:
     """How many ACKs SYNPROXY dropped for their cookies; None where that was not counted at both ends."""
-    return rise(recording, namespace, _DISBELIEVED)
+    return counts.rise(_DISBELIEVED)

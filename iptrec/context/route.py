@@ -21,7 +21,7 @@ _KINDS: Final = {
     BLACKHOLE: "blackhole", UNREACHABLE: "unreachable", PROHIBIT: "prohibit", THROW: "throw",
 }  # fmt: skip
 _TABLES: Final = {LOCAL_TABLE: "local", MAIN: "main", DEFAULT_TABLE: "default"}
-_VERSIONS: Final = {2: 4, 10: 6}  # of IP, by the address family
+VERSIONS: Final = {2: 4, 10: 6}  # of IP, by the address family
 _ANY: Final = {4: 0, 6: "::"}
 _CLONED: Final = 0x200  # RTM_F_CLONED
 DEAD, _LINKDOWN = 1, 16  # RTNH_F_...
@@ -71,7 +71,7 @@ def network(address: str | int, length: int) -> Network:
 
 def route(row: Row) -> Route | None:
     """A route out of its message; None for what is not an entry of a table."""
-    version = _VERSIONS.get(row["family"])
+    version = VERSIONS.get(row["family"])
     if version is None or row.get("flags", 0) & _CLONED:
         return None
     try:

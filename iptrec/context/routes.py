@@ -16,10 +16,12 @@ from iptrec.context.datagrams import datagrams
 from iptrec.context.route import (
     ANYCAST,
     BROADCAST,
+    ERRORS,
     LOCAL_TABLE,
     MAIN,
     MULTICAST,
     OWN,
+    THROW,
     UNICAST,
     Route,
     route,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_UNREACHABLE: Final = frozenset({6, 7, 8, 9})  # and their like
+_UNREACHABLE: Final = ERRORS | {THROW}
 # Routes by which nf_tables' fib finds an interface
 _LEADING: Final = {
     4: frozenset({UNICAST, BROADCAST, ANYCAST, MULTICAST}),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.context.route import DEAD, ERRORS, LOCAL_TABLE, OWN, THROW
+from iptrec.context.routing_rules import LEGACY_TOS
 
 if TYPE_CHECKING:
     import ipaddress
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_LEGACY_TOS: Final = 0x1C  # INET_DSCP_LEGACY_TOS_MASK
 _HIGH, _LOW = 1, 3  # ICMPV6_ROUTER_PREF_...; 0 is medium
 _MOST: Final = 64  # answers to one question
 _MOST_RULES: Final = 10_000  # gone through, for one question
@@ -146,7 +146,7 @@ def _choose4(routes: list[Route], flow: Flow) -> Iterator[tuple[Route, bool]]:
     routes = sorted(routes, key=lambda one: (-one.tos, one.metric))
     for number, one in enumerate(routes):
         fits = (
-            True if not one.tos else None if flow.tos is None else flow.tos & _LEGACY_TOS == one.tos
+            True if not one.tos else None if flow.tos is None else flow.tos & LEGACY_TOS == one.tos
         )
         usable = one.usable
         if fits is False or usable is False:

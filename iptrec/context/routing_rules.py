@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from iptrec.context.route import DEFAULT_TABLE, LOCAL_TABLE, MAIN, network
+from iptrec.context.route import BLACKHOLE, DEFAULT_TABLE, LOCAL_TABLE, MAIN, VERSIONS, network
 
 if TYPE_CHECKING:
     import ipaddress
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _TO_TABLE, _GOTO = 1, 2  # FR_ACT_...
 _INVERT, _UNRESOLVED, _DETACHED = 2, 4, 8  # FIB_RULE_...
-_VERSIONS: Final = {2: 4, 10: 6}
 # The rules that are there from the beginning: priority -> table (net/ipv4/fib_rules.c, net/ipv6/fib6_rules.c)
 PLAIN: Final = {
     4: {0: LOCAL_TABLE, 32766: MAIN, 32767: DEFAULT_TABLE},
@@ -32,8 +31,7 @@ _SELECTORS: Final = frozenset(
      "suppress_ifgroup", "suppress_prefixlen", "l3mdev", "dscp", "flow_label"]
 )  # fmt: skip
 _NOT_UNDERSTOOD: Final = ("tun_id", "l3mdev", "flow_label", "sport_mask", "dport_mask", "dscp_mask")
-_OIF_DETACHED: Final = 16
-_LEGACY_TOS: Final = 0x1C
+LEGACY_TOS: Final = 0x1C  # INET_DSCP_LEGACY_TOS_MASK
 
 
 class Flow(NamedTuple):
@@ -93,7 +91,7 @@ class RoutingRule:
     def suppresses(self, length: int, kind: int) -> bool:
         """Whether a route that it leads to is not taken, of this prefix; errors are."""
         least = self.told.get("suppress_prefixlen", -1)
-        return kind < _FIRST_ERROR and least != -1 and length <= least
+        return kind < BLACKHOLE and least != -1 and length <= least
 
     def _conditions(self, flow: Flow) -> Iterator[bool | None]:
         told = self.told
@@ -124,11 +122,8 @@ class RoutingRule:
         if wanted is not None:
             yield None if flow.tos is None else flow.tos >> 2 == wanted
         elif self.tos:
-            mask = _LEGACY_TOS if self.version == 4 else 0xFC  # noqa: PLR2004
+            mask = LEGACY_TOS if self.version == 4 else 0xFC  # noqa: PLR2004
             yield None if flow.tos is None else flow.tos & mask == self.tos
-
-
-_FIRST_ERROR: Final = 6  # RTN_BLACKHOLE, FR_ACT_BLACKHOLE
 
 
 def _is(wanted: int | None, value: int | None) -> bool | None:
@@ -151,7 +146,7 @@ def rules(rows: Iterable[Row]) -> list[RoutingRule]:
 
 def rule(row: Row) -> RoutingRule | None:
     """One of them."""
-    version = _VERSIONS.get(row["family"])
+    version = VERSIONS.get(row["family"])
     if version is None:
         return None
     try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from iptrec.decode import packet as packets
 from iptrec.names import AF_INET, AF_INET6
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class TraceEvents:
         start = int(self.payload[event])
         end = start + int(self.payload_length[event])
         return self.buffer[start:end].tobytes() if start >= 0 else b""
+
+    def header(self, event: int) -> dict[str, Any]:
+        """An event's headers, as `decode.packet.header` gives them."""
+        family, protocol = self.address_family(event), int(self.protocol[event])
+        return packets.header(self.packet(event), family, protocol)
 
     def frame(self, event: int) -> bytes:
         """An event's link-layer header, as far as it was captured."""

@@ -76,6 +76,11 @@ class Outcome:
         """All that it may have gone."""
         return self.path, *self.alike
 
+    @property
+    def unrouted(self) -> bool:
+        """Whether it vanished at PREROUTING, where it was to be routed."""
+        return self.vanished in _ROUTED
+
 
 def outcome(book: Book, walk: Walk, branch: Branch) -> Outcome:
     """What became of a packet that went along a branch of a walk and was not seen again."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.context.counters import meanwhile
+from iptrec.context.counters import Counts
 from iptrec.context.refusals import disbelieved, refused
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
@@ -291,14 +291,16 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     timelines = histories[0]
     for other in histories[1:]:
         timelines.adopt(other)
+    counts = Counts(reader, streams[0].namespace)
+    meanwhile = counts.meanwhile()
     resolvers = [
         Resolver(
             BACKENDS[one.kind],
             timelines,
             f"iptrec:{reader.facts.uuid}",
-            refused(reader, one.namespace),
-            disbelieved(reader, one.namespace),
-            meanwhile(reader, one.namespace),
+            refused(counts),
+            disbelieved(counts),
+            meanwhile,
         )
         for one in streams
     ]

@@ -69,6 +69,13 @@ class Chunk:
     lengths: npt.NDArray[np.uint32]  # shape (n,), bytes
     data: bytes
 
+    def datagrams(self) -> Iterator[tuple[int, bytes]]:
+        """When each was received (epoch, ns), and its bytes."""
+        start = 0
+        for size, time_ns in zip(self.lengths.tolist(), self.received_ns.tolist(), strict=True):
+            yield time_ns, self.data[start : start + size]
+            start += size
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:

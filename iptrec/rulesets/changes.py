@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.names import I64
-    from iptrec.recording.rows import Chunk, Recording
+    from iptrec.recording.rows import Recording
 
 # The recorder looks at changes after each look at events, but not at what comes meanwhile: so a change that it
 # received was not there yet the last time but one before.
@@ -57,14 +57,14 @@ class Changes:
                 times = int(chunk.received_ns[0]), int(chunk.received_ns[-1])
                 self._read.append(_Chunk(stream, before, *times))
                 before = chunk.id
-                yield from _datagrams(chunk)
+                yield from chunk.datagrams()
 
     def between(self, first_ns: int, last_ns: int) -> Iterator[tuple[int, bytes]]:
         """Those that were received between two times, and some beside them; all were read once before."""
         for one in self._read:
             if one.first_ns <= last_ns and first_ns <= one.last_ns:
                 for chunk in itertools.islice(self._recording.chunks(one.stream, one.before), 1):
-                    for received, data in _datagrams(chunk):
+                    for received, data in chunk.datagrams():
                         if first_ns <= received <= last_ns:
                             yield received, data
 
@@ -77,13 +77,6 @@ class Changes:
                 if int(chunk.received_ns[-1]) > until_ns:
                     break
         return np.unique(np.concatenate(found))
-
-
-def _datagrams(chunk: Chunk) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    for received, size in zip(chunk.received_ns.tolist(), chunk.lengths.tolist(), strict=True):
-        yield received, chunk.data[at : at + size]
-        at += size
 
 
 def not_before(received_ns: int, looks: I64) -> int | None:

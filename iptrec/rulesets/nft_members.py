@@ -103,11 +103,12 @@ class History:
 
         ``begin``, ``end``: None where it is not listed. ``carried``: when elements end, better than listed.
         """
-        kinds = {(one.types, one.interval) for one in (begin, end) if one is not None}
-        if len(kinds) != 1 or any(one.changing for one in (begin, end) if one is not None):
+        both = [one for one in (begin, end) if one is not None]
+        kinds = {(one.types, one.interval) for one in both}
+        if len(kinds) != 1 or any(one.changing for one in both):
             raise CannotFollowError
         ((types, interval),) = kinds
-        expiring = any(one.expiring for one in (begin, end) if one is not None)
+        expiring = any(one.expiring for one in both)
         if not types or not nft_keys.SIZES.keys() >= {*types}:
             raise CannotFollowError
         points = interval and len(types) == 1

@@ -75,16 +75,13 @@ class Attached:
             name: replace(one, rules=(), policy="ACCEPT" if is_new else one.policy)
             for name, one in chains.items()
         }
+        before, now = _bases(old), _bases(new)
         namesakes = {
-            name
-            for name in _bases(old).keys() & _bases(new).keys()
-            if _base(old, name).hook == _base(new, name).hook
+            name for name in before.keys() & now.keys() if before[name].hook == now[name].hook
         }
         # Of equal priorities the one that came last is the first.
         ahead = {
-            name
-            for name in namesakes
-            if (_base(new, name).priority <= _base(old, name).priority) == is_new
+            name for name in namesakes if (now[name].priority <= before[name].priority) == is_new
         }
         return cls(
             TableState(number, empty),
@@ -97,19 +94,13 @@ class Attached:
 
 def _made_anew(state: TableState, other: TableState) -> dict[str, Chain]:
     """The base chains of a state that another one does not have, or of another table of that name."""
-    kept = _bases(other) if state.handle == other.handle else {}
-    return {name: one for name, one in _bases(state).items() if name not in kept}
+    chains, kept = state.chains or {}, _bases(other) if state.handle == other.handle else {}
+    return {name: chains[name] for name in _bases(state) if name not in kept}
 
 
-def _bases(state: TableState) -> dict[str, Chain]:
+def _bases(state: TableState) -> dict[str, Base]:
     chains = state.chains or {}
-    return {name: one for name, one in chains.items() if one.base is not None}
-
-
-def _base(state: TableState, name: str) -> Base:
-    base = _bases(state)[name].base
-    assert base is not None  # noqa: S101 - it is one of them
-    return base
+    return {name: one.base for name, one in chains.items() if one.base is not None}
 
 
 @dataclass(slots=True)

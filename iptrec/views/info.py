@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.answers.select import by_its_interfaces
 from iptrec.answers.summary import UNKNOWN
-from iptrec.context.counters import of_routing
+from iptrec.context.counters import in_words, of_routing
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
@@ -225,10 +225,9 @@ def _rings(recording: Recording) -> Iterator[str]:
 
 def _vanished(summary: Summary) -> Iterator[str]:
     """What became of packets after PREROUTING is not known; what the kernel counted meanwhile."""
+    rises = [one for some in summary.discards.values() for one in of_routing(some)]
+    meanwhile = f"; {in_words(rises)}" if rises else ""
     for after, count in summary.vanished.items():
-        rises = [one for some in summary.discards.values() for one in of_routing(some)]
-        words = [f"{one.counter} rose by {one.by:,}" for one in rises]
-        meanwhile = f"; {', '.join(words)} meanwhile" if words else ""
         yield f"{counted(count, 'packet')} after {after}{meanwhile}"
 
 

@@ -12,7 +12,6 @@ from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
 if TYPE_CHECKING:
     from iptrec.decode.conntrack import Connection
     from iptrec.decode.owners import Owner
-    from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
 
 FORMAT: Final = 1
@@ -59,7 +58,6 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "connection": traversal.connection and as_connection(traversal.connection),
         **{name: one for name, one in owner(traversal).items() if one is not None},
         **({} if traversal.owner is None else {"owner": as_owner(traversal.owner)}),
-        **({} if traversal.end is None else {"end": as_end(traversal.end)}),
         "steps": [_step(step) for step in traversal.steps],
     }
 
@@ -72,11 +70,6 @@ def owner(traversal: Traversal) -> dict[str, int | None]:
 def as_owner(found: Owner) -> dict[str, Any]:
     """Who holds a packet's socket, as values of JSON: what is known."""
     return {name: one for name, one in asdict(found).items() if one is not None}
-
-
-def as_end(end: End) -> dict[str, Any]:
-    """What became of a packet behind the rules, as values of JSON."""
-    return asdict(end)
 
 
 def iso_time(time_ns: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from handmade import HandMade
 
 from iptrec.context import counters
-from iptrec.context.counters import of_routing, rise, rose
+from iptrec.context.counters import Counts, of_routing
 from iptrec.decode.counters import Counter
 from iptrec.decode.counters import counters as read
 from iptrec.recording.rows import Chunk, Snapshot, Stream
@@ -84,7 +84,7 @@ RISING = [
 
 
 def test_what_rose_between_the_ends():
-    rises = rose(recorded(2, 9, 5), 1)
+    rises = Counts(recorded(2, 9, 5), 1).rose()
     assert [str(one) for one in rises] == [f"{name} +3" for name in RISING]
     assert [one.counter.name for one in of_routing(rises, "ipv4")] == [
         "IpInAddrErrors",
@@ -99,7 +99,7 @@ def test_what_rose_between_the_ends():
 )
 def test_nothing_where_nothing_is_known_to_have_risen(made):
     """A counter that is lower is of an interface that was made anew."""
-    assert rose(made, 1) == []
+    assert Counts(made, 1).rose() == []
 
 
 def test_an_interface_that_came_meanwhile_has_no_beginning():
@@ -107,7 +107,7 @@ def test_an_interface_that_came_meanwhile_has_no_beginning():
     text = json.loads(made.snapshots_[0].content) | {"dev": ""}
     first = made.snapshots_[0]
     made.snapshots_[0] = Snapshot(1, 1, "counters", 0, first.source, json.dumps(text).encode())
-    assert "rx_dropped" not in [one.counter.name for one in rose(made, 1)]
+    assert "rx_dropped" not in [one.counter.name for one in Counts(made, 1).rose()]
 
 
 @pytest.mark.parametrize(("first_ns", "by"), [(5, 9), (10, 7), (15, 7), (29, 4), (500, 4)])
@@ -116,16 +116,16 @@ def test_of_a_ring_it_is_what_rose_since_its_first_event(first_ns, by):
     made = recorded(1, 3, 6, 10)
     made.streams[0] = Stream(1, 1, "nflog", {"ring_s": 1.0})
     made.chunks_.append(Chunk(1, 1, np.array([first_ns]), np.array([1], np.uint32), b"x"))
-    assert {one.by for one in rose(made, 1)} == {by}
+    assert {one.by for one in Counts(made, 1).rose()} == {by}
 
 
 def test_one_counter_at_both_ends():
     failed, missing = Counter("drop", "conntrack"), Counter("nothing", "conntrack")
-    assert rise(recorded(1, 4), 1, failed) == 3
-    assert rise(recorded(4, 1), 1, failed) == 0
-    assert rise(recorded(4, 5), 1, missing) == 0
-    assert rise(recorded(4), 1, failed) is None
-    assert rise(HandMade(), 1, failed) is None
+    assert Counts(recorded(1, 4), 1).rise(failed) == 3
+    assert Counts(recorded(4, 1), 1).rise(failed) == 0
+    assert Counts(recorded(4, 5), 1).rise(missing) == 0
+    assert Counts(recorded(4), 1).rise(failed) is None
+    assert Counts(HandMade(), 1).rise(failed) is None
 
 
 def test_each_name_is_one_of_the_kernels():

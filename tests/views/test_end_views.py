@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
+from explained import Way
 from handmade import UUID, HandMade, udp
+from test_text_layout import packet as shown
+from test_text_layout import step
 from validation import fits
 
 from iptrec.answers.packets import Packets
@@ -11,16 +17,23 @@ from iptrec.answers.path_counts import count_paths
 from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
 from iptrec.answers.why import explain
+from iptrec.packets.ends import End
 from iptrec.recording.rows import Loss, Stream
 from iptrec.views import folded, info, json_lines, packet_json, paths, pcapng, show, table_rows, why
 from iptrec.views.tables import BY_NAME
-from iptrec.views.text import Layout
+from iptrec.views.text import Layout, render
 from iptrec.views.title import brief
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RULES = f"*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING {OWN}\nCOMMIT\n"
 WORDS = "a route blackholes, prohibits or refuses the destination (NOT_SPECIFIED at ip_error+0x94)"
 BEGIN = 10**12
+SEEN = End("seen", "IP_RPFILTER", "strict reverse path filtering", "ip_rcv_finish_core+0x25b", 7)
+LIKELY = End("recorded", "IP_INNOROUTES", "no route leads to \x1b[31m10.9.9.9", sure=False)
+LINES = {
+    "seen": (SEEN, "strict reverse path filtering (IP_RPFILTER at ip_rcv_finish_core+0x25b)"),
+    "recorded": (LIKELY, "no route leads to \\x1b[31m10.9.9.9"),
+}
 
 
 def recorded(*idents, dropped, step_ns=0):
@@ -165,3 +178,29 @@ def test_many_that_read_alike():
     assert ends == [*range(2000, 2008)]
     rows = [row for _, some in table_rows.rows(made, Packets(made), ["packets"]) for row in some]
     assert [row[BY_NAME["packets"].places["end_ns"]] - BEGIN for row in rows] == ends
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_text_of_each_source(case):
+    """A line behind the steps, escaped as all that a recording holds."""
+    end, line = LINES[case]
+    one = shown(step(), end=end)
+    explanation = replace(Way().base("filter").explanation(), packet=one)
+    layout = Layout()
+    assert show.as_text(one, layout).endswith(f"\n\tend: {line}\n")
+    assert render(one, layout).endswith(f"\n\tend: {line}\n")
+    assert list(why.as_text(explanation, layout))[-1] == f"  end: {line}"
+    assert list(folded.as_text(explanation, layout))[-1] == f"  end: {line}"
+
+
+def test_json_has_all_of_it():
+    """All of it, or nothing where nothing is known."""
+    assert json.loads(packet_json.line(shown(step(), end=SEEN)))["end"] == {
+        "source": "seen",
+        "reason": "IP_RPFILTER",
+        "text": "strict reverse path filtering",
+        "where": "ip_rcv_finish_core+0x25b",
+        "time_ns": 7,
+        "sure": True,
+    }
+    assert "end" not in packet_json.as_object(shown(step()))
