@@ -6,7 +6,6 @@ import contextlib
 import ipaddress
 import json
 import shutil
-import signal
 import sqlite3
 import struct
 import subprocess
@@ -266,8 +265,7 @@ def recorded(lab, backend, path, ways, *words):
             "FAILED" in lab.run(["ip", "neigh", "show", "fd00:2::77"]).stdout or not failing(ways)
         )
     )
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
+    recorder.stop(child)
     with (
         contextlib.closing(sqlite3.connect(path)) as file,
         file,
