@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from iptrec.recording.kinds import SNAPSHOTS
 from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
 
 HOOK = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
@@ -37,6 +38,11 @@ def attribute(kind, value):
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
+def netlink(kind, body=b"", *, flags=0, number=0):
+    """A netlink message."""
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, number, 0) + body
+
+
 def datagram(
     prefix, packet, *, hook, indev=0, outdev=0, physin=0, physout=0, mark=0, seq=0, stamp_ns=0,
     conntrack=0, link=b"",
@@ -57,8 +63,7 @@ def datagram(
         seconds, rest = divmod(stamp_ns, 10**9)
         body += attribute(3, struct.pack("!QQ", seconds, rest // 1000))
     body += attribute(12, struct.pack("!I", seq)) + attribute(9, packet)
-    message = struct.pack("=BBH", family, 0, 0) + body
-    return struct.pack("=IHHII", 16 + len(message), 0x0400, 0, 0, 0) + message
+    return netlink(0x0400, struct.pack("=BBH", family, 0, 0) + body)
 
 
 def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None):
@@ -121,10 +126,12 @@ class HandMade:
 
     def ruleset(self, text, kind="iptables-save", time_ns=0, after_ns=None):
         """Add what iptables-save printed, and when it came to be so."""
-        number = len(self.snapshots_) + 1
-        self.snapshots_.append(
-            Snapshot(number, 1, kind, time_ns, kind, text.encode(), after_ns=after_ns)
-        )
+        return self.snapshot(kind, text.encode(), time_ns, after_ns)
+
+    def snapshot(self, kind, content, time_ns=0, after_ns=None):
+        """Add what a command printed or the kernel answered, and when it came to be so."""
+        number, media = len(self.snapshots_) + 1, SNAPSHOTS[kind].media
+        self.snapshots_.append(Snapshot(number, 1, kind, time_ns, kind, content, after_ns, media))
         return self
 
     def events(self, events, *, start_ns=1_000, step_ns=1_000, per_chunk=1_000_000):
@@ -140,13 +147,14 @@ class HandMade:
                 )  # in a user's chain that of the chain it is called from
                 data.append(datagram(prefix, packet, **({"hook": hook} | more)))
             first = start_ns + step_ns * sum(len(chunk.lengths) for chunk in self.chunks_)
-            self.chunks_.append(
-                Chunk(
-                    len(self.chunks_) + 1, 1,
-                    first + step_ns * np.arange(len(data), dtype=np.int64),
-                    np.array([len(one) for one in data], np.uint32), b"".join(data),
-                )
-            )  # fmt: skip
+            self.received(1, [first + step_ns * number for number in range(len(data))], data)
+        return self
+
+    def received(self, stream, times_ns, datagrams):
+        """Add a chunk of a stream."""
+        times, lengths = np.array(times_ns, np.int64), np.array([*map(len, datagrams)], np.uint32)
+        number = len(self.chunks_) + 1
+        self.chunks_.append(Chunk(number, stream, times, lengths, b"".join(datagrams)))
         return self
 
     def snapshots(self, *kinds):
@@ -165,18 +173,10 @@ class HandMade:
             self.ruleset(json.dumps(content), kind)
         self.streams = [*self.streams, Stream(2, 1, "drops", {})]
         data = [drop(time_ns, reason, packet, **more) for time_ns, reason, packet, more in drops]
-        times = np.array([time_ns for time_ns, *_ in drops], np.int64)
-        lengths = np.array([len(one) for one in data], np.uint32)
-        self.chunks_.append(Chunk(len(self.chunks_) + 1, 2, times, lengths, b"".join(data)))
-        return self
+        return self.received(2, [time_ns for time_ns, *_ in drops], data)
 
     def chunks(self, stream=None, after=0):
-        """Those of drops for their stream, all others for any other one."""
-        drops = {one.id for one in self.streams if one.kind == "drops"}
+        """Those of a stream, or of all of them."""
         return iter(
-            [
-                one
-                for one in self.chunks_
-                if one.id > after and (stream is None or (one.stream in drops) == (stream in drops))
-            ]
+            [one for one in self.chunks_ if one.id > after and stream in (None, one.stream)]
         )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import struct
 
-import numpy as np
-from handmade import HandMade, attribute
+from handmade import HandMade, attribute, netlink
 
-from iptrec.recording.rows import Chunk, Loss, Snapshot, Stream
+from iptrec.recording.rows import Loss, Stream
 
 INET, FORWARD = 1, 2
 NEW_TABLE, DEL_TABLE, NEW_CHAIN, DEL_CHAIN, NEW_RULE, DEL_RULE = 0, 2, 3, 5, 6, 8
@@ -20,7 +19,7 @@ ACCEPT, DROP, CONTINUE = 1, 0, 2**32 - 1
 def message(kind, *attributes, flags=0):
     """A message of nf_tables."""
     body = struct.pack("!BBH", INET, 0, 0) + b"".join(attribute(*one) for one in attributes)
-    return struct.pack("<IHHII", 16 + len(body), 0x0A00 | kind, flags, 0, 0) + body
+    return netlink(0x0A00 | kind, body, flags=flags)
 
 
 def text(name):
@@ -125,41 +124,28 @@ class NftHandMade(HandMade):
 
     def _snapshots(self, time, after, *parts):
         for kind, content in parts:
-            number = len(self.snapshots_) + 1
             if after is None and self.snapshots_:
                 after_ns = self.snapshots_[0].time_ns
             else:
                 after_ns = None if after is None else after * 10**6
-            self.snapshots_.append(
-                Snapshot(number, 1, kind, time * 10**6, kind, content, after_ns=after_ns)
-            )
+            self.snapshot(kind, content, time * 10**6, after_ns)
         return self
 
     def commit(self, generation, time, *messages):
         """The kernel tells of a transaction."""
         end = message(NEW_GENERATION, (1, u32(generation)))
-        return self._received(2, time, [b"".join(messages), end] if messages else [end])
+        return self._told(2, time, [b"".join(messages), end] if messages else [end])
 
     def traced(self, time, *events):
         """The kernel tells of traces, or of nothing."""
-        return self._received(1, time, list(events) or [struct.pack("<IHHII", 16, 1, 0, 0, 0)])
+        return self._told(1, time, list(events) or [netlink(1)])
 
     def lost(self, time):
         self.losses.append(Loss(2, time * 10**6, time * 10**6, None, "enobufs"))
         return self
 
-    def _received(self, stream, time, datagrams):
-        self.chunks_.append(
-            Chunk(
-                len(self.chunks_) + 1, stream, np.full(len(datagrams), time * 10**6, np.int64),
-                np.array([len(one) for one in datagrams], np.uint32), b"".join(datagrams),
-            )
-        )  # fmt: skip
-        return self
-
-    def chunks(self, stream=None, after=0):
-        found = (one for one in self.chunks_ if stream is None or one.stream == stream)
-        return iter([one for one in found if one.id > after])
+    def _told(self, stream, time, datagrams):
+        return self.received(stream, [time * 10**6] * len(datagrams), datagrams)
 
 
 def event(packet, trace, of, handle=None, *, policy=None, verdict=CONTINUE, dumps=False):

@@ -32,9 +32,9 @@ def paths(
 ) -> int:
     """Group packets by the path that they took.
 
-    Paths where packets were dropped or rejected come first and have --> at the margin, then those with the
-    most packets; each with its first packet. iptrec show --path K lists the packets of path K. Exit status 1
-    when nothing fits the selection.
+    Paths where packets were dropped, rejected or discarded come first and have --> at the margin, then those
+    with the most packets; each with its first packet. iptrec show --path K lists the packets of path K. Exit
+    status 1 when nothing fits the selection.
 
     Examples:
 

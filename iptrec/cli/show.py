@@ -116,8 +116,8 @@ def show(
     """Show packets step by step through tables, chains and rules.
 
     Needs neither root nor netfilter. Times are local: a line tells date and zone where these change. A packet
-    that was dropped or rejected has --> at the margin. A chain without a table is one of any table. Exit
-    status 1 when nothing fits the selection.
+    that was dropped, rejected or discarded has --> at the margin. A chain without a table is one of any
+    table. Exit status 1 when nothing fits the selection.
 
     Examples:
 

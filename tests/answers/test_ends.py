@@ -6,16 +6,15 @@ import json
 import struct
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from handmade import HandMade, attribute, link_message, udp
+from handmade import HandMade, attribute, link_message, netlink, udp
 
 from iptrec.answers.packets import Packets
-from iptrec.recording.rows import Chunk, Loss, Snapshot, Stream
+from iptrec.recording.rows import Loss, Stream
 
 SECOND = 1_000_000_000
 TIME = 500 * SECOND
-DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+DONE = netlink(3, bytes(4))
 KNOWN = {
     **{f"net/ipv4/conf/{name}/{key}": "0" for name in ("eth0", "all")
        for key in ("rp_filter", "accept_local", "route_localnet", "src_valid_mark")},
@@ -46,10 +45,6 @@ RAWS, MANGLES, NATS = (
 )
 
 
-def message(kind, body):
-    return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
-
-
 def routes():
     """10.1.0.0/16 by eth0, 10.2.0.0/16 by eth1, and the host's own address."""
     found = b""
@@ -57,7 +52,7 @@ def routes():
         (254, 1, (10, 1, 0, 0), 16, 2), (254, 1, (10, 2, 0, 0), 16, 3), (255, 2, (10, 1, 0, 1), 32, 2),
     ):  # fmt: skip
         head = struct.pack("<BBBBBBBBI", 2, length, 0, 0, table, 3, 0, kind, 0)
-        found += message(24, head + attribute(1, bytes(to)) + attribute(4, struct.pack("<i", link)))
+        found += netlink(24, head + attribute(1, bytes(to)) + attribute(4, struct.pack("<i", link)))
     return found + DONE
 
 
@@ -65,7 +60,7 @@ def rules():
     found = b""
     for priority, table in {0: 255, 32766: 254, 32767: 253}.items():
         head = struct.pack("<BBBBBxxBI", 2, 0, 0, 0, table, 1, 0)
-        found += message(
+        found += netlink(
             32,
             head
             + attribute(6, struct.pack("<I", priority))
@@ -97,9 +92,7 @@ def recording(tables, *prefixes, src="10.1.0.9", dst="10.9.9.9", lists=2, after=
             ("ip-rules", rules()),
             ("sysctls", json.dumps(settings).encode()),
         ):
-            media = "json" if kind == "sysctls" else "netlink"
-            number = len(made.snapshots_) + 1
-            made.snapshots_.append(Snapshot(number, 1, kind, time, "", content, None, media))
+            made.snapshot(kind, content, time)
     payload = udp(src=src, dst=dst, dport=packet.pop("dport", 53), **packet)
     return made.events([(one, payload, {"indev": 2}) for one in prefixes], start_ns=TIME)
 
@@ -167,35 +160,30 @@ def test_the_words():
 
 def listening(*ports):
     """Lists of sockets of UDP."""
-    none = message(3, bytes(4))
     every = (
-        message(
+        netlink(
             20, struct.pack(">BBBBHH16s16s", 2, 7, 0, 0, port, 0, bytes(16), bytes(16)) + bytes(32)
         )
         for port in ports
     )
-    return none + none + b"".join(every) + none + none
+    return DONE * 2 + b"".join(every) + DONE * 2
+
+
+def with_sockets(made, lists, closed, settings):
+    """Add lists of sockets (time, what was listed), and those that were closed (time, what was told)."""
+    made.streams.append(Stream(4, 1, "sockets", {}))
+    for time, listed in lists:
+        made.snapshot("sockets", listed, time)
+        made.snapshot("sysctls", json.dumps(settings).encode(), time)
+    return made.received(4, [time for time, _ in closed], [one for _, one in closed])
 
 
 def let_in(first=(), last=(), closed=(), *, tables=FILTER, lists=2, settings=KNOWN):
     """A datagram to port 53 that came to INPUT."""
     made = recording(tables, RAWS, "filter:INPUT:policy:1", dst="10.1.0.1", lists=0)
-    made.streams.append(Stream(4, 1, "sockets", {}))
-    for time, ports in ((1, first), (1000 * SECOND, last))[:lists]:
-        for kind, content in (
-            ("sockets", listening(*ports)),
-            ("sysctls", json.dumps(settings).encode()),
-        ):
-            media = "json" if kind == "sysctls" else "netlink"
-            made.snapshots_.append(
-                Snapshot(len(made.snapshots_) + 1, 1, kind, time, "", content, None, media)
-            )
-    chunks = made.chunks
-    data = [listening(port) for port in closed]
-    lengths = np.array([len(one) for one in data], np.uint32)
-    gone = Chunk(1, 4, np.full(len(data), TIME, np.int64), lengths, b"".join(data))
-    made.chunks = lambda stream=None, after=0: [gone] if stream == 4 else chunks(stream, after)
-    return made
+    listed = [(1, listening(*first)), (1000 * SECOND, listening(*last))]
+    gone = [(TIME, listening(port)) for port in closed]
+    return with_sockets(made, listed[:lists], gone, settings)
 
 
 NO_SOCKET = ("NO_SOCKET", False)

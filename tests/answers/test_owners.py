@@ -6,14 +6,24 @@ import ipaddress
 import json
 import struct
 
-import numpy as np
 import pytest
-from answers.test_ends import FILTER, KNOWN, RAWS, SECOND, TIME, TPROXY, recording
+from answers.test_ends import (
+    DONE,
+    FILTER,
+    KNOWN,
+    RAWS,
+    SECOND,
+    TIME,
+    TPROXY,
+    recording,
+    with_sockets,
+)  # fmt: skip
+from handmade import attribute, netlink
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.decode.owners import Owner
-from iptrec.recording.rows import Chunk, Loss, Snapshot, Stream
+from iptrec.recording.rows import Loss
 from iptrec.views import show
 from iptrec.views.packet_json import as_object
 from iptrec.views.text import Layout
@@ -21,14 +31,6 @@ from iptrec.views.text import Layout
 ANY = "0.0.0.0"  # noqa: S104 - nothing is bound
 ID = "4f" * 32
 DOCKER = f"/system.slice/docker-{ID}.scope"
-
-
-def message(kind, body=b""):
-    return struct.pack("<IHHII", 16 + len(body), kind, 0, 1, 0) + body
-
-
-def attribute(kind, value):
-    return struct.pack("<HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def sock(cookie=1, *, own=ANY, port=53, peer=None, index=0, uid=7, cgroup=50, v6only=0):
@@ -42,14 +44,13 @@ def sock(cookie=1, *, own=ANY, port=53, peer=None, index=0, uid=7, cgroup=50, v6
         ">BBBBHH16s16s", family, 7, 0, 0, port, 40000 if peer else 0, *addresses
     ) + struct.pack("<IQ12xII", index, cookie, uid, cookie * 10)
     told = attribute(10, b"\x11") + attribute(11, bytes([v6only]))
-    return message(20, head + told + attribute(21, struct.pack("<Q", cgroup)))
+    return netlink(20, head + told + attribute(21, struct.pack("<Q", cgroup)))
 
 
 def holder(cookies=(1,), pid=123, comm="named", cgroup="0::/system.slice/named.service\n"):
     return {"pid": pid, "comm": comm, "cgroup": cgroup, "sockets": [10 * one for one in cookies]}
 
 
-DONE = message(3, bytes(4))
 NAMED = Owner(7, 123, "named", "/system.slice/named.service")
 
 
@@ -66,7 +67,6 @@ def told(
 ):
     """A datagram to 10.1.0.1, port 53, that came to INPUT."""
     made = recording(tables, RAWS, "filter:INPUT:policy:1", dst="10.1.0.1", lists=0)
-    made.streams.append(Stream(4, 1, "sockets", {}))
     first = [sock()] if first is None else first
     last = first if last is None else last
     owners = {
@@ -75,20 +75,12 @@ def told(
         "unread": 0,
         "cut": False,
     }
-    for time, sockets in ((since, first), (1000 * SECOND, last)):
-        listed = DONE * 2 + b"".join(sockets) + DONE * 2
-        for kind, content in (("sockets", listed), ("sysctls", json.dumps(settings).encode())):
-            media = "netlink" if kind == "sockets" else "json"
-            number = len(made.snapshots_) + 1
-            made.snapshots_.append(Snapshot(number, 1, kind, time, "", content, None, media))
-    content = json.dumps(owners).encode()
-    made.snapshots_.append(Snapshot(99, 1, "owners", 1, "/proc", content, None, "json"))
-    chunks = made.chunks
-    data = [one for _, one in closed]
-    times = np.array([time for time, _ in closed], np.int64)
-    gone = Chunk(1, 4, times, np.array([len(one) for one in data], np.uint32), b"".join(data))
-    made.chunks = lambda stream=None, after=0: [gone] if stream == 4 else chunks(stream, after)
-    return made
+    lists = [
+        (time, DONE * 2 + b"".join(sockets) + DONE * 2)
+        for time, sockets in ((since, first), (1000 * SECOND, last))
+    ]
+    with_sockets(made, lists, closed, settings)
+    return made.snapshot("owners", json.dumps(owners).encode(), 1)
 
 
 def owner_of(made):

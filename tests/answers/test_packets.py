@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from handmade import UUID, HandMade, udp, udp6
@@ -431,6 +432,7 @@ def test_packets_of_several_streams_have_different_numbers():
         recording.events(
             through("raw:PREROUTING:policy:2", "filter:INPUT:policy:1", packet=udp(ident=ident))
         )
+    recording.chunks_ += [replace(one, id=one.id + 2, stream=2) for one in recording.chunks_]
     assert [one.number for one in Packets(recording)] == [1, 2, 3, 4]
     assert [one.number for one in Packets(recording).follow([10**15])] == [1, 2, 3, 4]
     assert [one.number for one in Packets(recording, Selection(number=3))] == [3]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from handmade import HandMade, attribute
+from handmade import HandMade, attribute, netlink
 
 from iptrec.context.asked import Asked
 from iptrec.decode.route_answers import (
@@ -22,60 +21,41 @@ from iptrec.decode.route_answers import (
     Way,
 )
 from iptrec.kernel.questions import GET_NETCONF, GET_ROUTE, Question, settings, way_out
-from iptrec.recording.rows import Chunk, Snapshot, Stream
+from iptrec.recording.rows import Stream
 
 MS = 1_000_000
 SRC, DST = bytes([10, 0, 0, 9]), bytes([192, 0, 2, 1])
 ASKED = Question(2, 3, SRC, DST, 0x17, 0x28, 17, 1000, 53)
 WAY, PORTS = Way(2, 3, SRC, DST, 0x17, 0x28), Ports(17, 1000, 53)
-CHANGED = struct.pack("<IHHII", 16, 1, 0, 0, 0)
+CHANGED = netlink(1)
 NO_ROUTE = -101
 
 
-def message(kind, number, body):
-    return struct.pack("<IHHII", 16 + len(body), kind, 1, number, 0) + body
-
-
 def question(number, asked=ASKED):
-    return message(GET_ROUTE, number, asked.body())
+    return netlink(GET_ROUTE, asked.body(), number=number)
 
 
 def error(number, code=NO_ROUTE):
-    return message(2, number, struct.pack("<i", code))
+    return netlink(2, struct.pack("<i", code), number=number)
 
 
 def route(number, kind=1, oif=4):
     body = struct.pack("<BBBBBBBBI", 2, 32, 0, 0, 254, 0, 0, kind, 0)
-    return message(24, number, body + attribute(4, struct.pack("<i", oif)))
+    return netlink(24, body + attribute(4, struct.pack("<i", oif)), number=number)
 
 
 def netconf(number, forwarding, rp_filter):
     values = ((2, forwarding), (3, rp_filter))
-    return message(
-        80,
-        number,
-        bytes([2, 0, 0, 0])
-        + b"".join(attribute(kind, struct.pack("<i", one)) for kind, one in values),
-    )
+    told = b"".join(attribute(kind, struct.pack("<i", one)) for kind, one in values)
+    return netlink(80, bytes([2, 0, 0, 0]) + told, number=number)
 
 
 def recorded(*datagrams, rules=None):
     """A recording with datagrams (time, bytes)."""
     made = HandMade()
     made.streams.append(Stream(2, 1, "route-answers", {}))
-    times, data = zip(*datagrams, strict=True)
-    made.chunks_.append(
-        Chunk(
-            1,
-            2,
-            np.array(times, np.int64),
-            np.array([len(one) for one in data], np.uint32),
-            b"".join(data),
-        )
-    )
-    if rules is not None:
-        made.snapshots_.append(Snapshot(1, 1, "ip-rules", 0, "rtnetlink", rules, None, "netlink"))
-    return made
+    made.received(2, *zip(*datagrams, strict=True))
+    return made if rules is None else made.snapshot("ip-rules", rules)
 
 
 def test_an_answer_belongs_to_its_question():
@@ -87,10 +67,10 @@ def test_an_answer_belongs_to_its_question():
 def test_what_an_answer_leaves_open_is_asked_after_it():
     told = [
         question(1), error(1, -22),
-        message(GET_ROUTE, 2, way_out(2, SRC, 0x28)), route(2, oif=7),
-        message(GET_ROUTE, 3, way_out(2, DST, 0x28)), error(3),
-        message(GET_NETCONF, 4, settings(2, 3)), netconf(4, 1, 2),
-        message(GET_NETCONF, 5, settings(2, ALL)), netconf(5, 0, 1),
+        netlink(GET_ROUTE, way_out(2, SRC, 0x28), number=2), route(2, oif=7),
+        netlink(GET_ROUTE, way_out(2, DST, 0x28), number=3), error(3),
+        netlink(GET_NETCONF, settings(2, 3), number=4), netconf(4, 1, 2),
+        netlink(GET_NETCONF, settings(2, ALL), number=5), netconf(5, 0, 1),
         question(6), error(6, -22),
         CHANGED,
         question(7), error(7, -22),
@@ -111,9 +91,10 @@ def test_a_question_may_stay_without_an_answer():
 @pytest.mark.parametrize(
     "datagram",
     [
-        b"", b"\0" * 15, CHANGED[:10], question(1)[:-9], message(GET_ROUTE, 1, b"\2"), error(9),
-        message(2, 1, b"\0"), message(24, 1, b"\0"), message(80, 1, b""), message(4, 1, b"1234567"),
-        message(GET_NETCONF, 1, b""), struct.pack("<IHHII", 9999, 26, 1, 1, 0),
+        b"", b"\0" * 15, CHANGED[:10], question(1)[:-9], error(9),
+        netlink(GET_ROUTE, b"\2", number=1), netlink(GET_NETCONF, number=1), netlink(2, b"\0", number=1),
+        netlink(24, b"\0", number=1), netlink(80, number=1), netlink(4, b"1234567", number=1),
+        struct.pack("<IHHII", 9999, 26, 1, 1, 0),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_left_out(datagram):
@@ -124,7 +105,7 @@ def test_what_cannot_be_is_left_out(datagram):
 
 
 def test_what_was_not_asked_is_counted():
-    counts = message(4, 0, struct.pack("<II", 3, 500))
+    counts = netlink(4, struct.pack("<II", 3, 500))
     assert list(Answers().read([(1, counts)])) == [Unasked(3, 500)]
     asked = Asked(recorded((1, counts), (2, counts), (3, question(1)), (3, error(1))), 1)
     assert (asked.questions, asked.unasked, asked.unseen) == (1, 6, 1000)
@@ -172,6 +153,6 @@ def test_only_about_such_a_packet():
 )
 def test_ports_count_where_rules_ask_for_them(selector, counts):
     rule = struct.pack("<BBBBBxxBI", 2, 0, 0, 0, 254, 1, 0) + attribute(*selector)
-    asked = Asked(recorded((1, question(1)), (1, error(1)), rules=message(32, 1, rule)), 1)
+    asked = Asked(recorded((1, question(1)), (1, error(1)), rules=netlink(32, rule)), 1)
     assert asked.about(WAY, PORTS, 1) is not None
     assert (asked.about(WAY, PORTS._replace(dport=54), 1) is not None) == counts

@@ -7,40 +7,36 @@ import struct
 from dataclasses import replace
 
 import pytest
-from handmade import HandMade, attribute
+from handmade import HandMade, attribute, netlink
 
 from iptrec.context.interfaces import Interfaces
 from iptrec.context.routes import Routes
-from iptrec.recording.rows import Snapshot, Stream
+from iptrec.recording.rows import Stream
 
-DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+DONE = netlink(3, bytes(4))
 THERE = ipaddress.ip_address("10.9.9.9")
 WATCHED = {"groups": ["link", "route"], "looked_at": ["routes", "ip-rules"]}
-
-
-def message(kind, body):
-    return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
 
 
 def routes(*links):
     """Routes to 10.9.0.0/16 by interfaces, and one of the host's own address."""
     net = bytes([10, 9, 0, 0])
     found = [
-        message(24, struct.pack("<BBBBBBBBI", 2, 16, 0, 0, 254, 3, 0, 1, 0) + attribute(1, net)
+        netlink(24, struct.pack("<BBBBBBBBI", 2, 16, 0, 0, 254, 3, 0, 1, 0) + attribute(1, net)
                 + attribute(4, struct.pack("<i", link)))
         for link in links
     ]  # fmt: skip
     own = struct.pack("<BBBBBBBBI", 2, 32, 0, 0, 255, 2, 254, 2, 0) + attribute(
         1, bytes([10, 0, 0, 1])
     )
-    return b"".join([*found, message(24, own + attribute(4, struct.pack("<i", 1))), DONE])
+    return b"".join([*found, netlink(24, own + attribute(4, struct.pack("<i", 1))), DONE])
 
 
 def rules(*more):
     """The rules from the beginning, and more tables."""
     tables = {0: 255, 32766: 254, 32767: 253} | dict.fromkeys(more, 100)
     found = [
-        message(32, struct.pack("<BBBBBxxBI", 2, 0, 0, 0, table, 1, 0)
+        netlink(32, struct.pack("<BBBBBxxBI", 2, 0, 0, 0, table, 1, 0)
                 + attribute(6, struct.pack("<I", priority)) + attribute(15, struct.pack("<I", table)))
         for priority, table in tables.items()
     ]  # fmt: skip
@@ -54,8 +50,7 @@ def known(*lists, detail=WATCHED, closed=True):
     recording.streams.append(Stream(2, 1, "rtnetlink", detail))
     for time_ns, after_ns, *contents in lists:
         for kind, content in zip(("routes", "ip-rules"), [*contents, rules()], strict=False):
-            one = Snapshot(1, 1, kind, time_ns, "rtnetlink", content, after_ns, "netlink")
-            recording.snapshots_.append(one)
+            recording.snapshot(kind, content, time_ns, after_ns)
     return Routes(recording, 1, Interfaces(recording, 1))
 
 

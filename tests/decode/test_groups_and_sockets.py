@@ -6,6 +6,7 @@ import ipaddress
 import struct
 
 import pytest
+from handmade import netlink
 
 from iptrec.decode.groups import groups
 from iptrec.decode.sockets import closed, listed, rows
@@ -38,20 +39,16 @@ def test_no_groups(files):
     assert groups(files) == {}
 
 
-def message(kind, body=b""):
-    return struct.pack("<IHHII", 16 + len(body), kind, 0, 1, 0) + body
-
-
 def one(port, family=2, state=7, peer=0):
     own = (ipaddress.ip_address("10.0.0.1").packed + bytes(12), bytes(16))
-    return message(
+    return netlink(
         20,
         struct.pack(">BBBBHH16s16s", family, state, 0, 0, port, peer, *own)
         + struct.pack("<I20xII", 3, 7, 0),
     )
 
 
-DONE = message(3, bytes(4))
+DONE = netlink(3, bytes(4))
 
 
 def test_sockets():
@@ -70,7 +67,7 @@ def test_sockets():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", DONE * 3, DONE + message(2, bytes(4)) + DONE * 3, DONE * 5, one(1) + DONE * 3]
+    "content", [b"", DONE * 3, DONE + netlink(2, bytes(4)) + DONE * 3, DONE * 5, one(1) + DONE * 3]
 )
 def test_sockets_that_are_not_all(content):
     assert listed(content) is None

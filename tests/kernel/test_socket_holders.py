@@ -6,6 +6,7 @@ import json
 import struct
 
 import pytest
+from handmade import netlink
 
 from iptrec.kernel import owners
 
@@ -13,7 +14,7 @@ from iptrec.kernel import owners
 def socket(inode):
     """A message of sock_diag; its control group is one that nobody has."""
     body = bytes(68) + struct.pack("=I", inode) + struct.pack("=HHQ", 12, 21, 2**62)
-    return struct.pack("=IHHII", 16 + len(body), 20, 0, 1, 0) + body
+    return netlink(20, body)
 
 
 @pytest.fixture

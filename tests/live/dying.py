@@ -7,7 +7,6 @@ the frames from h1 with one after them for a socket of its own, waits for that o
 from __future__ import annotations
 
 import ctypes
-import ipaddress
 import json
 import os
 import socket
@@ -17,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from frames import checksum, framed, ipv4, ipv6
+from frames import framed, ipv4, ipv6, summed, tcp, udp
 
 ROUTER4, ROUTER6, FAR4, FAR6, SRC4, SRC6 = (
     "10.0.1.1", "fd00:1::1", "10.0.2.2", "fd00:2::2", "10.0.1.2", "fd00:1::2",
@@ -28,25 +27,7 @@ ALIVE, HELD, BLOCKED = (
     71,
 )  # ports of sockets: one that waits, one that nobody reads, and one that may not
 IDS, PORTS, CONTROLS = 1000, 20000, 5000
-
-
-def udp(src, dst, sport, dport, data=b"x", *, bad=False):
-    """A datagram with its checksum, or with another one."""
-    head = struct.pack("!HHHH", sport, dport, 8 + len(data), 0)
-    found = checksum(_pseudo(src, dst, 17, head + data)) ^ bad
-    return 17, head[:6] + struct.pack("!H", found) + data
-
-
-def tcp(src, dst, sport, dport, flags=2, *, bad=False):
-    """A segment without data."""
-    head = struct.pack("!HHIIBBHHH", sport, dport, 1, 0, 5 << 4, flags, 512, 0, 0)
-    found = checksum(_pseudo(src, dst, 6, head)) ^ bad
-    return 6, head[:16] + struct.pack("!H", found) + head[18:]
-
-
-def _pseudo(src, dst, protocol, body):
-    ends = ipaddress.ip_address(src).packed + ipaddress.ip_address(dst).packed
-    return ends + struct.pack("!II", len(body), protocol) + body
+SYN, DF = 2, 0x4000
 
 
 @dataclass
@@ -65,11 +46,15 @@ class Way:
     to: str = ""  # the link's address; the router's
 
 
+def _body(number, src, dst, dport, kind, data, *, bad):
+    """A datagram, or a SYN; ``bad``: with a wrong checksum."""
+    body = kind(PORTS + number, dport, data if kind is udp else SYN)
+    return summed(body, src, dst, bad=bad)
+
+
 def four(dst=ROUTER4, src=SRC4, *, dport=9, kind=udp, data=b"x", bad=False, **more):
     def make(number):
-        body = kind(
-            src, dst, PORTS + number, dport, **({"data": data} if kind is udp else {}), bad=bad
-        )
+        body = _body(number, src, dst, dport, kind, data, bad=bad)
         return ipv4(*body, src=src, dst=dst, identity=IDS + number, **more)
 
     return make
@@ -77,9 +62,7 @@ def four(dst=ROUTER4, src=SRC4, *, dport=9, kind=udp, data=b"x", bad=False, **mo
 
 def six(dst=ROUTER6, src=SRC6, *, dport=9, kind=udp, data=b"x", bad=False, **more):
     def make(number):
-        body = kind(
-            src, dst, PORTS + number, dport, **({"data": data} if kind is udp else {}), bad=bad
-        )
+        body = _body(number, src, dst, dport, kind, data, bad=bad)
         return ipv6(*body, src=src, dst=dst, **more)
 
     return make
@@ -90,19 +73,6 @@ def _ping(number):
     return ipv4(
         1, struct.pack("!BBHHH", 8, 0, 1, number, 1), src=SRC4, dst=ROUTER4, identity=IDS + number
     )
-
-
-def _unfragmented(number):
-    packet = four(FAR4, data=bytes(1400))(number)
-    return _with_flags(packet, 0x4000)
-
-
-def _with_flags(packet, flags):
-    head = bytearray(packet[:20])
-    head[6:8] = struct.pack("!H", flags)
-    head[10:12] = bytes(2)
-    head[10:12] = struct.pack("!H", checksum(bytes(head)))
-    return bytes(head) + packet[20:]
 
 
 def sysctl(name, value, before=0):
@@ -169,7 +139,7 @@ WAYS = {
     ),
     "TTL": Way(four(FAR4, ttl=1), "IP_INHDR", "ip_forward"),
     "hop limit": Way(six(FAR6, ttl=1), "IP_INHDR", "ip6_forward"),
-    "MTU": Way(_unfragmented, "PKT_TOO_BIG", "ip_forward", **mtu("v2")),
+    "MTU": Way(four(FAR4, data=bytes(1400), offset=DF), "PKT_TOO_BIG", "ip_forward", **mtu("v2")),
     "MTU6": Way(six(FAR6, data=bytes(1400)), "PKT_TOO_BIG", "ip6_forward", **mtu("v2")),
     "no socket": Way(four(), "NO_SOCKET", "__udp4_lib_rcv"),
     "no socket6": Way(six(), "NO_SOCKET", "__udp6_lib_rcv"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import struct
 
 SEND = """
@@ -15,6 +16,7 @@ for frame in json.loads(pathlib.Path(sys.argv[1]).read_text()):
 SRC4, DST4, SRC6, DST6 = "10.0.1.2", "10.0.1.1", "fd00:1::2", "fd00:1::1"
 TCP_OPTIONS = bytes.fromhex("020405b401030307")  # MSS 1460, no operation, window scale
 ROUTER_ALERT = bytes.fromhex("94040000")
+CHECKSUM = {6: 16, 17: 6}  # where that of a protocol is
 
 
 def checksum(data):
@@ -45,6 +47,17 @@ def udp(sport, dport, data=b"x"):
 def tcp(sport, dport, flags, options=b"", data=b""):
     size = (5 + len(options) // 4) << 4
     return 6, struct.pack("!HHIIBBHHH", sport, dport, 1, 0, size, flags, 512, 0, 0) + options + data
+
+
+def summed(body, src, dst, *, bad=False):
+    """With its checksum, over the addresses, too; ``bad``: with another one."""
+    protocol, data = body
+    at = CHECKSUM.get(protocol)
+    if at is None:
+        return body
+    ends = ipaddress.ip_address(src).packed + ipaddress.ip_address(dst).packed
+    found = checksum(ends + struct.pack("!II", len(data), protocol) + data) ^ bad
+    return protocol, data[:at] + struct.pack("!H", found) + data[at + 2 :]
 
 
 def before(extension, kind, body):
@@ -86,6 +99,12 @@ IPV6 = {
     "esp": ipv6(50, struct.pack("!II", 6, 1) + bytes(16)),
     "other": ipv6(*udp(9, 5000), src="fe80::5", dst="ff02::1", ttl=1),
 }  # fmt: skip
+
+
+def mac(lab, host, name):
+    """The link-layer address of an interface."""
+    (found,) = json.loads(lab.run(["ip", "-json", "link", "show", "dev", name], host).stdout)
+    return found["address"]
 
 
 def framed(packets, destination, source):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.answers.why import Known, explain
@@ -47,10 +45,3 @@ def _met(reader, chain, in_):
                 path = assembly.outcomes[assembly.outcome[at]].path
                 steps = known.steps(packet, batch.window, at, path)
                 yield packet, [one for one in steps if (one[0].table, one[0].chain) == chain]
-
-
-def mac(lab, host, name):
-    """The link-layer address of an interface."""
-    enter = ["ip", "-n", host] if host else ["ip"]
-    (found,) = json.loads(lab.run([*enter, "-j", "link", "show", name]).stdout)
-    return found["address"]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -37,6 +38,14 @@ def started(lab, *arguments, before=IPTREC, **pipes):
         if line.startswith("recording to"):
             return child, said
     raise AssertionError(said)
+
+
+def stop(child):
+    """End a recorder as Ctrl-C does; what else it said."""
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 0, said
+    return said
 
 
 def kill_at_any_moment(lab, tmp_path, kills, state, *command):

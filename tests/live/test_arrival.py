@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import recorder
 from command import IPTREC, iptrec
-from recorder import packets
+from recorder import packets, stop
 from test_nft import router
 
 pytestmark = [
@@ -135,12 +134,6 @@ def told(path, fates, arrived):
     found = [one for one in packets(path) if one.header["sport"] in fates]
     assert sorted(one.header["sport"] for one in found) == sorted(fates)
     return {fates[one.header["sport"]]: (one, one.header["sport"] in arrived) for one in found}
-
-
-def stop(child):
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
-    assert child.returncode == 0
 
 
 def recorded(lab, path, backend):

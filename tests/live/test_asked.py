@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 import recorder
 from command import IPTREC, iptrec
-from recorder import packets
+from recorder import packets, stop
 from test_arrival import SEND
 from test_nft import router
 
@@ -89,10 +88,9 @@ def send(lab, ways, first=FIRST):
     lab.run([sys.executable, "-c", SEND], "a", stdin="".join(lines))
 
 
-def stop(child):
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
-    assert child.returncode == 0
+def record(lab, path, backend, *options):
+    """A recorder of datagrams, to which nobody tells what the kernel drops."""
+    return recorder.start(lab, "udp", "--backend", backend, *options, "-o", path, notes=True)
 
 
 def numbered(path, port=None):
@@ -118,9 +116,7 @@ def test_each_end_is_the_kernels_own(network, tmp_path, backend):
     """In both families; what goes on has none."""
     load(network, backend)
     path = tmp_path / "t.db"
-    child = recorder.start(
-        network, "udp", "--drops", "no", "--backend", backend, "-o", path, notes=True
-    )
+    child = record(network, path, backend)
     send(network, WAYS.values())
     stop(child)
     found = numbered(path)
@@ -164,13 +160,8 @@ def test_settings_count_as_they_are(network, tmp_path, backend, case):
     for key, value in settings.items():
         network.sysctl(None, key, value)
     path = tmp_path / "t.db"
-    child = recorder.start(
-        network, "udp", "--drops", "no", "--backend", backend, "-o", path, notes=True
-    )
-    send(
-        network,
-        [((*words.split(), None)[0], (*words.split(), None)[1], None) for words in expected],
-    )
+    child = record(network, path, backend)
+    send(network, [(*words.split(), None, None)[:3] for words in expected])
     stop(child)
     found = numbered(path)
     ends = [found[FIRST + at].end for at in range(len(expected))]
@@ -181,9 +172,7 @@ def test_a_route_that_changes_makes_another_answer(network, tmp_path, backend):
     """Each packet's is that of its time; who is asked again is asked at once."""
     load(network, backend)
     path = tmp_path / "t.db"
-    child = recorder.start(
-        network, "udp", "--drops", "no", "--backend", backend, "-o", path, notes=True
-    )
+    child = record(network, path, backend)
     changes = (
         "", "route add unreachable 10.9.9.0/24", "route replace prohibit 10.9.9.0/24",
         "route replace 10.9.9.0/24 via 10.0.2.2",
@@ -204,9 +193,7 @@ def test_many_senders_are_not_all_asked_about(network, tmp_path, backend):
     """What was not is counted; the recorder loses nothing."""
     load(network, backend)
     path = tmp_path / "t.db"
-    child = recorder.start(
-        network, "udp", "--drops", "no", "--backend", backend, "-o", path, notes=True
-    )
+    child = record(network, path, backend)
     sources = [f"10.0.1.{3 + one % 250}" for one in range(10_000)]
     ways = [(f"10.9.{one // 250}.9", source, None) for one, source in enumerate(sources)]
     send(network, ways, 10_000)
@@ -251,19 +238,7 @@ socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("10.9.9.9", 5000)
 def test_a_ring_lets_go_of_answers(network, tmp_path, backend):
     load(network, backend)
     path = tmp_path / "t.db"
-    child = recorder.start(
-        network,
-        "udp",
-        "--drops",
-        "no",
-        "--backend",
-        backend,
-        "--ring",
-        "1s",
-        "-o",
-        path,
-        notes=True,
-    )
+    child = record(network, path, backend, "--ring", "1s")
     send(network, [("10.9.9.9", None, None)])
     recorder.until(is_there(path, FIRST), "no answer")
     recorder.until(lambda: not numbered(path), "it stays")
@@ -276,9 +251,7 @@ def test_a_ring_lets_go_of_answers(network, tmp_path, backend):
 def test_the_reason_is_a_line_of_show(network, tmp_path, backend):
     load(network, backend)
     path = tmp_path / "t.db"
-    child = recorder.start(
-        network, "udp", "--drops", "no", "--backend", backend, "-o", path, notes=True
-    )
+    child = record(network, path, backend)
     send(network, [("10.9.9.9", None, None)])
     stop(child)
     shown = iptrec("show", path, "udp").stdout
@@ -312,9 +285,7 @@ def test_one_in_a_hundred_dies(network, tmp_path, backend):
             to, source, reason = DYING[number // 100 % len(DYING)]
         fates[number] = reason
         lines.append(f"{number} {source or f'10.0.1.{3 + number % 250}'} {to}\n")
-    child = recorder.start(
-        network, "udp", "--drops", "no", "--backend", backend, "-o", path, notes=True
-    )
+    child = record(network, path, backend)
     network.run([sys.executable, "-c", FLOOD], "a", stdin="".join(lines))
     stop(child)
     told = {"right": 0, "wrong": 0, "unknown": 0, "unsure": 0}

@@ -246,7 +246,7 @@ def test_loopback(lab, tmp_path):
     ]
     load(lab, rules, "ipv4")
     path = tmp_path / "t.db"
-    child = start(lab, "udp", "--backend", "both", "--drops", "no", "--force", "-o", path)
+    child = start(lab, "udp", "--backend", "both", "--force", "-o", path)
     send(lab, "127.0.0.1", 0, NUMBERS, host=None)
     kernel = counted(lab, "ipv4")
     child.send_signal(signal.SIGINT)

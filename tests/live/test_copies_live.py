@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 
 import pytest
 from command import IPTREC
-from frames import framed, ipv4
+from frames import framed, ipv4, mac
 
 pytestmark = pytest.mark.live
 
@@ -243,7 +243,7 @@ for _ in range(2):
 def test_the_same_bytes_sent_twice(bridge, tmp_path, backend, flooded):
     """The second frame is no copy of the first: it has copies of its own, or none."""
     bridge.restore(None, "ipv4", RULES, backend)
-    source, target = (_address(bridge, host) for host in ("h2", "h3"))
+    source, target = (mac(bridge, host, "eth0") for host in ("h2", "h3"))
     packet = ipv4(17, bytes.fromhex("4e201388000c0000") + b"same", src="10.6.0.2", dst="10.6.0.255")
     (frame,) = framed([packet], "ff" * 6 if flooded else target, source)
     if not flooded:  # the bridge knows who is where
@@ -256,10 +256,6 @@ def test_the_same_bytes_sent_twice(bridge, tmp_path, backend, flooded):
     assert all(one["complete"] and not one["ambiguous"] for one in found)
     recorded, kernel = counted(bridge, trace, backend)
     assert recorded == kernel
-
-
-def _address(lab, host):
-    return json.loads(lab.run(["ip", "-j", "link", "show", "eth0"], host).stdout)[0]["address"]
 
 
 def test_both_backends_tell_of_the_same_copies(bridge, tmp_path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 
 import pytest
 import recorder
 from command import iptrec
-from recorder import packets
+from recorder import packets, stop
 from test_arrival import SEND
 from test_nft import router
 
@@ -39,12 +38,6 @@ def network(lab):
 def send(lab, ways, times=1):
     lines = [f"{20000 + at} {to} 64 {src}\n" for at, (to, src) in enumerate([*ways] * times)]
     lab.run([sys.executable, "-c", SEND], "a", stdin="".join(lines))
-
-
-def stop(child):
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
-    assert child.returncode == 0
 
 
 def rises(path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command import IPTREC
 from dying import CONTROLS, IDS, PORTS, WAYS, order
+from frames import mac
 from recorder import packets
 from rights import IS_ROOT
 
@@ -43,16 +44,11 @@ def router(lab):
     return lab
 
 
-def link_address(lab, host, name):
-    found = lab.run(["ip", "-json", "link", "show", "dev", name], host).stdout
-    return json.loads(found)[0]["address"]
-
-
 def test_ways_to_die(router, tmp_path, backend):
     for family in ("ipv4", "ipv6"):
         router.restore(None, family, RULES, backend)
     path = tmp_path / "t.db"
-    asked = json.dumps(order(link_address(router, "h1", "eth0"), link_address(router, None, "v1")))
+    asked = json.dumps(order(mac(router, "h1", "eth0"), mac(router, None, "v1")))
     router.run(
         [
             *IPTREC,
@@ -184,8 +180,8 @@ def test_nobody_who_arrives_is_lost(lab, tmp_path, backend):
 
 MANY = 10_000
 CROWD = f"""
-import ipaddress, json, socket, sys
-from dying import FAR4, ROUTER4, four, framed
+import json, socket, sys
+from dying import FAR4, four, framed
 of, at = json.loads(sys.argv[1])
 deaths = [
     four("203.0.113.9"), four(FAR4, ttl=1), four(src="127.0.0.5"), four(bad=True), four(),
@@ -204,7 +200,7 @@ def test_one_in_a_hundred_dies(router, tmp_path, backend):
     router.restore(None, "ipv4", RULES, backend)
     router.restore("h2", "ipv4", "*raw\n-A PREROUTING -p udp -j DROP\nCOMMIT\n")
     path = tmp_path / "t.db"
-    ends = json.dumps([link_address(router, "h1", "eth0"), link_address(router, None, "v1")])
+    ends = json.dumps([mac(router, "h1", "eth0"), mac(router, None, "v1")])
     enter = ["nsenter", "--net=/run/netns/h1", "env", f"PYTHONPATH={DYING.parent}"]
     router.run(
         [

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import shutil
-import signal
 import sqlite3
 import struct
 import subprocess
@@ -21,13 +19,6 @@ from command import IPTREC
 pytestmark = pytest.mark.live
 
 ROUTER = {"a": "10.0.1.1", "b": "10.0.2.1", "c": "10.0.3.1", "d": "10.0.4.1"}
-SEND = """
-import json, socket, sys
-out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-out.bind(("eth0", 0))
-for frame in json.loads(sys.stdin.read()):
-    out.send(bytes.fromhex(frame))
-"""
 LISTEN = """
 import socket
 ears = [socket.socket(socket.AF_INET6, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
@@ -192,11 +183,6 @@ def network(lab):
     return lab
 
 
-def mac(lab, host, name):
-    (link,) = json.loads(lab.run(["ip", "-json", "link", "show", name], host).stdout)
-    return bytes.fromhex(link["address"].replace(":", ""))
-
-
 def packet(way, number):
     """The packet of a way; its source port is its number."""
     sport = 29000 + way.mark if way.mark else number
@@ -206,36 +192,20 @@ def packet(way, number):
     elif way.protocol != 17:
         body = way.protocol, struct.pack("!HH", number, 0)
     ends = {"src": way.src, "dst": way.dst}
+    body = frames.summed(body, **ends)
     if ":" in way.dst:
-        return frames.ipv6(*summed(body, ends), ttl=way.ttl, **ends)
+        return frames.ipv6(*body, ttl=way.ttl, **ends)
     offset = 0x4000 if way.whole else 0
-    return frames.ipv4(*summed(body, ends), ttl=way.ttl, offset=offset, identity=number, **ends)
-
-
-def summed(body, ends):
-    """With its checksum, over addresses too."""
-    protocol, data = body
-    place = {6: 16, 17: 6}.get(protocol)
-    if place is None:
-        return body
-    addresses = b"".join(ipaddress.ip_address(ends[one]).packed for one in ("src", "dst"))
-    pseudo = addresses + struct.pack("!IBBH", len(data), 0, 0, protocol)
-    if len(addresses) == 8:
-        pseudo = addresses + struct.pack("!BBH", 0, protocol, len(data))
-    check = struct.pack("!H", frames.checksum(pseudo + data))
-    return protocol, data[:place] + check + data[place + 2 :]
+    return frames.ipv4(*body, ttl=way.ttl, offset=offset, identity=number, **ends)
 
 
 def send(lab, ways):
     """Each packet, to the router's own address of the link layer."""
     for host in sorted({way.host for way in ways.values()}):
-        to, own = mac(lab, None, f"to-{host}"), mac(lab, host, "eth0")
-        sent = [
-            (to + own + (b"\x86\xdd" if ":" in way.dst else b"\x08\0") + packet(way, number)).hex()
-            for number, way in ways.items()
-            if way.host == host
-        ]
-        lab.run([sys.executable, "-c", SEND], host, stdin=json.dumps(sent))
+        ends = frames.mac(lab, None, f"to-{host}"), frames.mac(lab, host, "eth0")
+        sent = [packet(way, number) for number, way in ways.items() if way.host == host]
+        told = json.dumps(frames.framed(sent, *ends))
+        lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], host, stdin=told)
 
 
 def loaded(lab, backend):
@@ -266,8 +236,7 @@ def recorded(lab, backend, path, ways, *words):
             "FAILED" in lab.run(["ip", "neigh", "show", "fd00:2::77"]).stdout or not failing(ways)
         )
     )
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
+    recorder.stop(child)
     with (
         contextlib.closing(sqlite3.connect(path)) as file,
         file,

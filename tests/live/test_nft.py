@@ -17,7 +17,7 @@ import pytest
 import recorder
 import sides
 from command import IPTREC, iptrec
-from recorder import packets, until
+from recorder import packets, stop, until
 
 from iptrec.answers.packets import Packets
 from iptrec.demo.lab import Lab
@@ -108,12 +108,6 @@ _TOLD = re.compile(
 def start(lab, path, *options):
     """A recorder that records."""
     return recorder.start(lab, "--force", "-o", path, *options, notes=True)
-
-
-def stop(child):
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
-    assert child.returncode == 0
 
 
 def way(packet):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 
 import pytest
 import test_nft
 from command import iptrec
-from recorder import packets, until
-from test_nft import router, start, stop
+from recorder import packets, stop, until
+from test_nft import router, start
 
 from iptrec.recording.reader import Reader
 
@@ -90,9 +89,7 @@ def test_a_listing_that_breaks_off(lab, tmp_path):
     broken = not lab.run(["nft", "-j", "list", "ruleset"]).stdout.endswith("}\n")
     until(lambda: states(tmp_path / "t.db") == 1)
     send(lab, 1000)
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 0
+    said = stop(child)
     assert ("nft's text alone" in said) == broken
     rule = [("inet fw", "udp dport 1000 counter")]
     assert told(tmp_path / "t.db") == [(1000, "ACCEPT", True, False, rule)] * 2

@@ -70,8 +70,7 @@ def sender(lab, kind):
         lab.ip(None, "link set va master br0")
     lab.settle()
     lab.run(["nft", f"{RULES[kind]} meta nftrace set 1; }}; }}"])
-    (link,) = json.loads(lab.run(["ip", "-j", "link", "show", "va"]).stdout)
-    return link["address"].replace(":", "") + SOURCE
+    return frames.mac(lab, None, "va").replace(":", "") + SOURCE
 
 
 def record(lab, directory, sent):

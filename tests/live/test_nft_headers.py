@@ -6,6 +6,7 @@ import json
 import re
 import sys
 
+import frames
 import pytest
 from command import IPTREC
 
@@ -76,7 +77,7 @@ def sender(lab, rules):
 
 def record(lab, directory):
     """A recording of what SEND sends."""
-    mac = json.loads(lab.run(["ip", "-j", "link", "show", "va"]).stdout)[0]["address"]
+    mac = frames.mac(lab, None, "va")
     trace = str(directory / "t.db")
     lab.run([*IPTREC, "record", "-q", "--drops=no", "--backend", "nft", "-o", trace, "--", "nsenter",
              "--net=/run/netns/a", sys.executable, "-c", SEND, mac])  # fmt: skip

@@ -14,8 +14,8 @@ from collections import Counter
 import pytest
 import test_nft
 from command import iptrec
-from recorder import packets, until
-from test_nft import MIXED, router, start, stop
+from recorder import packets, stop, until
+from test_nft import MIXED, router, start
 
 pytestmark = test_nft.pytestmark
 

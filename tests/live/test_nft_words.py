@@ -10,8 +10,8 @@ import time
 import pytest
 import test_nft
 from command import IPTREC, iptrec
-from recorder import packets, until
-from test_nft import router, start, stop
+from recorder import packets, stop, until
+from test_nft import router, start
 from test_nft_dormant import SEND, states
 
 pytestmark = test_nft.pytestmark

@@ -141,8 +141,7 @@ def test_of_whom(lab, group, served, tmp_path, backend):
     lab.run([sys.executable, "-c", ASK])
     os.killpg(other.pid, signal.SIGKILL)
     other.wait()
-    child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
+    recorder.stop(child)
     found = {}
     for each in recorder.packets(path):
         if "RST" not in each.header.get("flags", ()):

@@ -21,7 +21,7 @@ from iptrec.context.arrival import Arrived, fates
 from iptrec.context.interfaces import Interfaces
 from iptrec.context.routing_rules import Flow
 from iptrec.context.worlds import Worlds
-from iptrec.recording.rows import Snapshot, Stream
+from iptrec.recording.rows import Stream
 
 pytestmark = pytest.mark.live
 
@@ -196,9 +196,7 @@ def asked(lab, questions):
     )
     for time in (100, 900):
         for kind, content in lists.items():
-            media = "json" if kind in ("sysctls", "groups") else "netlink"
-            one = Snapshot(1, 1, kind, time, "", base64.b64decode(content), None, media)
-            recording.snapshots_.append(one)
+            recording.snapshot(kind, base64.b64decode(content), time)
     return recording, index, answers
 
 

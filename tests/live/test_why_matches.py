@@ -10,7 +10,7 @@ from collections import Counter
 import frames
 import pytest
 from command import IPTREC
-from judged import claims, mac
+from judged import claims
 
 pytestmark = pytest.mark.live
 
@@ -112,7 +112,11 @@ def test_judgements_are_the_kernels(lab, backend, version, tmp_path):
     lab.restore(None, family, f"*mangle\n{rules}COMMIT\n", backend)
     sent = tmp_path / "frames.json"
     sent.write_text(
-        json.dumps(frames.framed(packets.values(), mac(lab, None, "v1"), mac(lab, "h", "eth0")))
+        json.dumps(
+            frames.framed(
+                packets.values(), frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
+            )
+        )
     )
     path = tmp_path / "t.db"
     send = ["nsenter", "--net=/run/netns/h", sys.executable, "-c", frames.SEND, str(sent)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import frames
 import pytest
 from command import IPTREC
-from judged import claims, mac
+from judged import claims
 from random_rules import Iptables, Native
 
 pytestmark = pytest.mark.live
@@ -75,7 +75,7 @@ def sent(lab, version, path):
     """Frames of every sort, for the router and for the host behind it."""
     near = PACKETS[version]
     far = [far_away(packet, version) for name, packet in near.items() if name not in LOCAL]
-    ends = mac(lab, None, "v1"), mac(lab, "h", "eth0")
+    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
     path.write_text(json.dumps(frames.framed([*near.values(), *far], *ends)))
     return ["nsenter", "--net=/run/netns/h", sys.executable, "-c", frames.SEND, str(path)]
 

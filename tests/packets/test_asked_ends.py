@@ -5,13 +5,12 @@ from __future__ import annotations
 import ipaddress
 import struct
 
-import numpy as np
 import pytest
-from handmade import UUID, HandMade, attribute, udp, udp6
+from handmade import UUID, HandMade, attribute, netlink, udp, udp6
 
 from iptrec.answers.packets import Packets
 from iptrec.kernel.questions import ALL, GET_NETCONF, GET_ROUTE, Question, settings, way_out
-from iptrec.recording.rows import Chunk, Stream
+from iptrec.recording.rows import Stream
 
 MS = 1_000_000
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
@@ -21,10 +20,6 @@ NAT = "*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{}COMMIT\n"
 FILTER = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
 SEEN = "raw:PREROUTING:policy:2"
 ETH = 3
-
-
-def message(kind, number, body):
-    return struct.pack("<IHHII", 16 + len(body), kind, 1, number, 0) + body
 
 
 def error(code):
@@ -61,34 +56,24 @@ def asked(packet, answer, *, back=None, out=None, here=None, all_=None, time_ns=
         if said
     ]
     pairs = [
-        (message(kind, number, body), message(said[0], number, said[1]))
+        (netlink(kind, body, number=number), netlink(*said, number=number))
         for number, (kind, body, said) in enumerate(told)
     ]
     return [(time_ns, datagram) for pair in pairs for datagram in pair]
 
 
-class WithAnswers(HandMade):
-    """Has a stream of answers beside the events."""
-
-    def answers(self, datagrams):
-        self.streams.append(Stream(2, 1, "route-answers", {}))
-        times, data = zip(*datagrams, strict=True)
-        lengths = np.array([len(one) for one in data], np.uint32)
-        self.told = Chunk(1, 2, np.array(times, np.int64), lengths, b"".join(data))
-        return self
-
-    def chunks(self, stream=None, after=0):
-        if stream == 2:
-            return iter([self.told] if after < 1 else [])
-        return super().chunks(stream, after)
+def with_answers(made, datagrams):
+    """The recording, with a stream of answers beside the events."""
+    made.streams.append(Stream(2, 1, "route-answers", {}))
+    return made.received(2, *zip(*datagrams, strict=True))
 
 
 def one(packet, datagrams, *prefixes, tables="", rules=None, **more):
     """The packet that came in by an interface."""
     kind = "ip6tables-save" if packet[0] >> 4 == 6 else "iptables-save"
-    made = WithAnswers().ruleset(RAW + FILTER + tables if rules is None else rules, kind)
+    made = HandMade().ruleset(RAW + FILTER + tables if rules is None else rules, kind)
     made.events([(prefix, packet, {"indev": ETH} | more) for prefix in prefixes or (SEEN,)])
-    (found,) = Packets(made.answers(datagrams))
+    (found,) = Packets(with_answers(made, datagrams))
     return found
 
 
@@ -221,7 +206,7 @@ def test_ports_do_not_matter_without_rules_about_them():
     assert one(A, asked(A, error(101), sport=5, dport=5)).end.sure
 
 
-CHANGED = [(5 * MS, message(1, 0, b""))]
+CHANGED = [(5 * MS, netlink(1))]
 STATUS = {"unchanged": [], "routing has changed in between": CHANGED}
 
 
@@ -277,9 +262,9 @@ def test_time_is_told_in_words():
 def test_addresses_are_the_packets_own():
     """As they are after the last rule that was seen."""
     changed = from_to(dst="10.0.0.7")
-    made = WithAnswers().ruleset(RAW + FILTER + MANGLE)
+    made = HandMade().ruleset(RAW + FILTER + MANGLE)
     made.events(
         [(SEEN, A, {"indev": ETH}), ("mangle:PREROUTING:policy:1", changed, {"indev": ETH})]
     )
-    (found,) = Packets(made.answers(asked(changed, error(101))))
+    (found,) = Packets(with_answers(made, asked(changed, error(101))))
     assert found.end.text.endswith(f"no route to {ipaddress.ip_address('10.0.0.7')}")

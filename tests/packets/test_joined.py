@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import UUID, HandMade, attribute, udp
+from handmade import UUID, HandMade, attribute, netlink, udp
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.rules import count_rules
 from iptrec.answers.selection import Selection
 from iptrec.packets import window
 from iptrec.recording.reader import Reader
-from iptrec.recording.rows import Chunk, Snapshot, Stream
+from iptrec.recording.rows import Chunk, Stream
 from iptrec.rulesets.legacy import LEGACY
 from iptrec.rulesets.nft import NFT
 
@@ -186,7 +186,7 @@ def judged(packet, verdict):
         (8, packet[:20]), (9, packet[20:40]),
     ]  # fmt: skip
     body = struct.pack("=BBH", 1, 0, 0) + b"".join(attribute(*one) for one in fields)
-    return struct.pack("=IHHII", 16 + len(body), 0x0A11, 0, 0, 0) + body
+    return netlink(0x0A11, body)
 
 
 class Both(HandMade):
@@ -197,19 +197,11 @@ class Both(HandMade):
         self.ruleset(BEFORE).ruleset(AFTER, time_ns=3 * SECOND, after_ns=1)
         listing, text = chain(priority)
         for kind, content in (("nft-text", text), ("nft", listing)):
-            number = len(self.snapshots_) + 1
-            self.snapshots_.append(Snapshot(number, 1, kind, 0, "json", content))
+            self.snapshot(kind, content)
         packet = udp(dport=9)
         self.events([(place, packet, {"indev": 2}) for place in places], start_ns=SECOND)
         if told:
-            data = judged(packet, 0)
-            time, size = np.array([SECOND + 1]), np.array([len(data)], np.uint32)
-            self.chunks_.append(Chunk(2, 2, time, size, data))
-
-    def chunks(self, stream=None, after=0):
-        return iter(
-            [one for one in self.chunks_ if one.id > after and stream in (None, one.stream)]
-        )
+            self.received(2, [SECOND + 1], [judged(packet, 0)])
 
 
 RAW = "raw:PREROUTING:policy:2"
@@ -277,21 +269,11 @@ class Moved(HandMade):
         for time, priority in zip((0, 3 * SECOND), priorities, strict=True):
             listing, text = chain(priority, "accept")
             for kind, content in (("nft-text", text), ("nft", listing)):
-                number, after = len(self.snapshots_) + 1, 1 if time else None
-                self.snapshots_.append(
-                    Snapshot(number, 1, kind, time, "json", content, after_ns=after)
-                )
+                self.snapshot(kind, content, time, 1 if time else None)
         packet = udp(dport=1)
         places = [RAW, "filter:FORWARD:rule:1"]
         self.events([(place, packet, {"indev": 2}) for place in places], start_ns=SECOND)
-        data = judged(packet, 1)
-        time, size = np.array([SECOND + 1]), np.array([len(data)], np.uint32)
-        self.chunks_.append(Chunk(2, 2, time, size, data))
-
-    def chunks(self, stream=None, after=0):
-        return iter(
-            [one for one in self.chunks_ if one.id > after and stream in (None, one.stream)]
-        )
+        self.received(2, [SECOND + 1], [judged(packet, 1)])
 
 
 @pytest.mark.parametrize("priorities", [(-10, -20), (-10, 10), (10, -10)])
