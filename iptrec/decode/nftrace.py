@@ -133,6 +133,12 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
     )
 
 
+def generations(data: bytes, lengths: U32, received_ns: I64) -> Generations:
+    """The numbers of rulesets alone, as `decode` finds them."""
+    buffer, start, length = netlink.aligned(data, lengths, received_ns)
+    return _generations(buffer.view("<u4"), start, length, received_ns)
+
+
 def _generations(words: U32, start: I64, length: I64, received_ns: I64) -> Generations:
     """The datagrams that tell which ruleset was in force from there on."""
     of_kind = (words.take(start + 1) & LENGTH_MASK) == NFT_MSG_NEWGEN

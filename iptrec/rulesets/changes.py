@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.decode import nftrace
+from iptrec.rulesets.timeline import EVER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 # The recorder looks at changes after each look at events, but not at what comes meanwhile: so a change that it
 # received was not there yet the last time but one before.
 _LOOKS: Final = 3
+_NOTHING: Final = np.zeros(0, np.int64)
 
 
 class _Chunk(NamedTuple):
@@ -68,18 +72,44 @@ class Changes:
                         if first_ns <= received <= last_ns:
                             yield received, data
 
-    def looks(self, until_ns: int) -> I64:
-        """When events were received, up to the first time after ``until_ns`` (epoch); in order, each once."""
-        found = [np.zeros(0, np.int64)]
+    def looks(self, until_ns: int) -> Looks:
+        """When events were received, up to the first after ``until_ns`` (epoch), and numbers among them."""
+        times, number, told = [_NOTHING], [_NOTHING], [_NOTHING]
         for stream in self._events:
             for chunk in self._recording.chunks(stream):
-                found.append(np.unique(chunk.received_ns))
+                times.append(np.unique(chunk.received_ns))
+                found = nftrace.generations(chunk.data, chunk.lengths, chunk.received_ns)
+                number.append(found.number)
+                told.append(found.received_ns)
                 if int(chunk.received_ns[-1]) > until_ns:
                     break
-        return np.unique(np.concatenate(found))
+        return Looks(np.unique(np.concatenate(times)), np.concatenate(number), np.concatenate(told))
 
 
-def not_before(received_ns: int, looks: I64) -> int | None:
-    """After which time a change was made that was received then; None where nobody looked before."""
-    before = int(np.searchsorted(looks, received_ns, side="right")) - _LOOKS
-    return int(looks[before]) if before >= 0 else None
+class Looks(NamedTuple):
+    """When events were received (epoch, ns), in order, each time once; and rulesets' numbers among them.
+
+    ``number``: those numbers, in order, received at ``told_ns``. Each was the newest one after the look before
+    that.
+    """
+
+    time_ns: I64 = _NOTHING
+    number: I64 = _NOTHING
+    told_ns: I64 = _NOTHING
+
+    def behind(self, generation: int) -> int | None:
+        """After which time a ruleset came that is newer than one; None where no number tells.
+
+        A ruleset is in force before the kernel tells it, and for how long depends on when the process that
+        commits it gets a processor again. The recorder asks for the number, which changes before the rules do.
+        """
+        told = int(np.searchsorted(self.number, generation, side="right"))
+        if not told:
+            return None
+        look = int(np.searchsorted(self.time_ns, self.told_ns[told - 1])) - 1
+        return int(self.time_ns[look]) if look >= 0 else EVER
+
+    def not_before(self, received_ns: int) -> int | None:
+        """After which time a change was told that was received then; None where nobody looked before."""
+        look = int(np.searchsorted(self.time_ns, received_ns, side="right")) - _LOOKS
+        return int(self.time_ns[look]) if look >= 0 else None

@@ -24,7 +24,7 @@ from iptrec.decode import nft_changes
 from iptrec.decode.generations import LAST_OF_ALL
 from iptrec.decode.rulesets.types import Chain, Rule
 from iptrec.rulesets import nft_replay
-from iptrec.rulesets.changes import not_before
+from iptrec.rulesets.changes import Looks
 from iptrec.rulesets.nft_replay import CannotFollowError
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
@@ -121,11 +121,9 @@ class States:
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = _Words(listings)
         self._spans = list(_spans(looks, _commits(changes)))
-        followed = [commit for span in self._spans for commit in span.commits or ()]
-        until = max((one.received_ns[1] for one in followed), default=None)
-        self._moments = np.zeros(0, np.int64)
-        if changes is not None and until is not None:
-            self._moments = changes.looks(until)
+        until = [one.time_ns for one in looks[1:]]
+        until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
+        self._looks = Looks() if changes is None or not until else changes.looks(max(until))
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
         self._edited = {
@@ -175,12 +173,14 @@ class States:
     def _listed(self, table: TableName, look: Look, before: Look) -> tuple[bool, State]:
         """What was found; the table was another one ``before``."""
         generations = _came(before, look)
+        behind = self._looks.behind(generations[0])
+        after = look.after_ns if behind is None else behind
         if look.listing is None:
-            return False, State(None, look.after_ns, look.time_ns, generations)
+            return False, State(None, after, look.time_ns, generations)
         chains = self._words.chains(look.listing, table)
         handle = look.listing.handles.get(table)
         there = table in look.listing.chains
-        return there, State(chains, look.after_ns, look.time_ns, generations, handle)
+        return there, State(chains, after, look.time_ns, generations, handle)
 
     def _between(self, table: TableName, span: _Span) -> Iterator[tuple[bool, State]]:
         """What listings alone tell: a table that they tell the same of has not changed between them."""
@@ -240,10 +240,12 @@ class States:
     def _moment(self, commit: Commit, span: _Span) -> tuple[int, int, Came]:
         """After which time a commit was, and not after which; the same of generations."""
         received, told = commit.received_ns
-        recorded = min(received, *(one.after_ns for one in span.looks))
-        after = max(not_before(received, self._moments) or recorded, recorded)
-        lag = _LAG_NS + _LAG_OF_EDIT_NS * len(commit.edits)
-        return after - lag, told, (commit.generation - 1, commit.generation)
+        after = self._looks.behind(commit.generation - 1)
+        if after is None:
+            recorded = min(received, *(one.after_ns for one in span.looks))
+            after = max(self._looks.not_before(received) or recorded, recorded)
+            after -= _LAG_NS + _LAG_OF_EDIT_NS * len(commit.edits)
+        return after, told, (commit.generation - 1, commit.generation)
 
 
 def _commits(changes: Changes | None) -> dict[int, Commit]:

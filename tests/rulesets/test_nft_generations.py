@@ -74,6 +74,13 @@ CASES = {
     "in the last moment before": (
         [(290, SEVEN), (300, passing(1), SEVEN, passing(2), EIGHT)], [OLD, NEW + "?"],
     ),
+    "told long after it came into force": (
+        [
+            (270, SEVEN, passing(1)), (275, SEVEN, passing(2)), (288, passing(3)), (292, passing(4)),
+            (296, passing(5)), (301, EIGHT, passing(6)), (310, passing(7)),
+        ],
+        [OLD, *[NEW + "?"] * 4, NEW, NEW],
+    ),
     "a number was lost": ([(290, SEVEN), (300, passing(1), [number(9)], passing(2))], [NEW + "?", NEW]),
     "attached, not in force: it is the old one": (
         [(300, SEVEN, passing(1), beside(2), passing(2), passing(3), EIGHT)], [OLD, OLD, NEW],
