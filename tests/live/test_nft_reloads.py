@@ -1,7 +1,8 @@
 """The rules change all the time while packets pass: each packet is told once, by rules that it met.
 
-IPTREC_CHANGING: how many packets, a thousand a second. Of 10,000 less than 1 % are unsure where the machine
-does nothing else; a busy one does not let the recorder ask in time which ruleset is in force.
+IPTREC_CHANGING: how many packets, a thousand a second. Less than 1 % are unsure, on a busy machine, too, where
+the recorder may have a program in the kernel; without that, a busy machine does not let it ask in time which
+ruleset is in force.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import changing
 import pytest
 
+from iptrec.kernel import netlink
+from iptrec.kernel.nft import switches
 from iptrec.packets import ruleset_choice
 
 COUNT = int(os.environ.get("IPTREC_CHANGING", "2000"))
@@ -67,6 +70,13 @@ def restore(lab):
     return lambda number: lab.run(["iptables-nft-restore"], stdin=changing.saved(number)), 0.2
 
 
+def most_unsure():
+    """Of all packets."""
+    with netlink.connected() as opened:
+        noted = switches.attached(opened, 0x0A11, 0x0A0F)
+    return COUNT / (10 if noted is None else 100)
+
+
 @pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
 @pytest.mark.parametrize("case", [reload, rehook, rejump, refill, elements, restore])
 def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
@@ -86,6 +96,6 @@ def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
         every_s=every_s,
     )  # fmt: skip
     assert (told.told, told.doubled, told.wrong, told.incomplete) == (COUNT, 0, 0, 0), told
-    assert told.unsure <= (COUNT / 10 if case not in (refill, elements) else 0), told
+    assert told.unsure <= (most_unsure() if case not in (refill, elements) else 0), told
     assert told.changes >= COUNT // 1000
     assert told.unread == 0, told

@@ -19,7 +19,7 @@ _CALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 2
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_FREEZE = 0, 2, 5, 17, 22
 HASH, ARRAY, RINGBUF = 1, 2, 27  # enum bpf_map_type
 READ_ONLY, MMAPABLE = 1 << 7, 1 << 10  # BPF_F_RDONLY_PROG, BPF_F_MMAPABLE
-_TRACING: Final = 26  # BPF_PROG_TYPE_TRACING
+_SOCKET_FILTER, _TRACING = 1, 26  # BPF_PROG_TYPE_
 _TRACE_RAW_TP: Final = 23
 _LOG_BYTES: Final = 1 << 20
 _STATISTICS: Final = ("processed ", "verification time", "stack depth")
@@ -93,6 +93,26 @@ def add_in_memory(to: int, by: int) -> bytes:
     return insn(0xDB, to, by)
 
 
+def count_in_memory(to: int, by: int) -> bytes:
+    """The same, and the second register has what was there before."""
+    return insn(0xDB, to, by, value=1)
+
+
+def and_(to: int, value: int) -> bytes:
+    """Keep some bits of a register."""
+    return insn(0x57, to, value=value)
+
+
+def shift(to: int, bits: int) -> bytes:
+    """Shift a register to the left."""
+    return insn(0x67, to, value=bits)
+
+
+def load_packet(size: int, offset: int) -> bytes:
+    """Set register 0 to a field of the message that register 6 has the context of, in network byte order."""
+    return insn(0x20 | size, value=offset)
+
+
 def call(helper: int) -> bytes:
     """Call a helper: arguments in registers 1 to 5, its answer in 0."""
     return insn(0x85, value=helper)
@@ -151,13 +171,23 @@ def tracing(code: bytes, licence: bytes, typedef: int) -> int:
 
     Raises OSError; where the kernel's verifier refuses, with its last words.
     """
+    where = struct.pack("=II36xI4x", 0, _TRACE_RAW_TP, typedef)
+    return _loaded(_TRACING, code, licence, b"iptrec_drops", where)
+
+
+def socket_filter(code: bytes, licence: bytes) -> int:
+    """Load a filter of a socket; its descriptor. Raises OSError as `tracing` does."""
+    return _loaded(_SOCKET_FILTER, code, licence, b"iptrec_numbers")
+
+
+def _loaded(kind: int, code: bytes, licence: bytes, name: bytes, where: bytes = b"") -> int:
     text, words = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(licence)
     log = ctypes.create_string_buffer(_LOG_BYTES)
     given = len(code) // 8, ctypes.addressof(text), ctypes.addressof(words)
 
     def loaded(*logging: int) -> int:
-        head = struct.pack("=IIQQIIQII16s", _TRACING, *given, *logging, 0, 0, b"iptrec_drops")
-        return _bpf(_PROG_LOAD, head + struct.pack("=II36xI4x", 0, _TRACE_RAW_TP, typedef))
+        head = struct.pack("=IIQQIIQII16s", kind, *given, *logging, 0, 0, name)
+        return _bpf(_PROG_LOAD, head + where)
 
     try:
         return loaded(0, 0, 0)

@@ -12,42 +12,38 @@ Two sockets do not tell what came first. So the traces' own is told the number o
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-
-import numpy as np
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
 from iptrec.kernel.netlink import Listener
+from iptrec.kernel.nft import switches
+from iptrec.kernel.nft.numbers import NEWGEN, Numbers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from iptrec.kernel.batches import Batch
 
 GROUP: Final = 9  # NFNLGRP_NFTRACE
 CHANGES: Final = 7  # NFNLGRP_NFTABLES
-_NEWGEN, _GETGEN, _TRACE = 0x0A0F, 0x0A10, 0x0A11  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
+_TRACE: Final = 0x0A11  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
 _LAST_OF_RULES: Final = 0x0A08  # NFT_MSG_DELRULE
-_NUMBER: Final = 1  # NFTA_GEN_ID
 # Classic BPF: the kind of a message is in the host's byte order, which a load of two bytes swaps.
 _KIND: Final = (0x28, 0, 0, 4)
 _TRACES_AND_NUMBERS: Final = (
     _KIND,
     (0x15, 1, 0, int.from_bytes(_TRACE.to_bytes(2, "little"))),
-    (0x15, 0, 1, int.from_bytes(_NEWGEN.to_bytes(2, "little"))),
+    (0x15, 0, 1, int.from_bytes(NEWGEN.to_bytes(2, "little"))),
     (0x06, 0, 0, 0xFFFFFFFF),
     (0x06, 0, 0, 0),
 )
 _LARGEST: Final = 1088  # a message with three names of 255 bytes
-_LARGEST_NUMBER: Final = 56  # with the name of a program, of 15 bytes; a trace is longer
 _LARGEST_CHANGE: Final = 1 << 17
 _CHANGES_BUFFER: Final = 64 << 20  # a large ruleset that is loaded at once
-_QUESTION: Final = netlink.message(_GETGEN, netlink.REQUEST, netlink.netfilter_body(0))
 
 
 class NftraceSocket:
@@ -58,18 +54,18 @@ class NftraceSocket:
     """
 
     def __init__(self, *, receive_buffer: int = RECEIVE_BUFFER) -> None:
-        self._generation = _Generation()
+        self._numbers = Numbers()
         try:
-            self._socket = _listening(GROUP, CHANGES, program=_TRACES_AND_NUMBERS)
+            self._socket = _listening(GROUP, CHANGES, attach=self._attach)
         except BaseException:
-            self._generation.close()
+            self._numbers.close()
             raise
         try:
             self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
             self._slots = batches.Slots(_LARGEST, "nf_tables' traces")
         except BaseException:
             self._socket.close()
-            self._generation.close()
+            self._numbers.close()
             raise
         self._told = netlink.drops(self._socket)
 
@@ -78,32 +74,30 @@ class NftraceSocket:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-        self._generation.close()
+        self._numbers.close()
         self._slots.close()
 
     def fileno(self) -> int:
         """For poll."""
         return self._socket.fileno()
 
+    def _attach(self, opened: socket.socket) -> None:
+        """Before anything comes in: all of it is counted."""
+        netlink.attach(opened, _TRACES_AND_NUMBERS)
+        self._numbers.switches = switches.attached(opened, _TRACE, NEWGEN)
+
     def receive(self) -> Batch | None:
         """What is there now; None if nothing is. Raises `Overrun` with the number of events dropped.
 
-        Where some of these events may have met a newer ruleset than the one that was told of last, the number
-        of that one is told once more before them.
+        Where some of these events may have met a newer ruleset than the one that was told of last, numbers of
+        rulesets are put among them (`Numbers`).
         """
         try:
             batch = self._slots.receive(self.fileno())
         except Overrun:
+            self._numbers.switches = None  # what was lost was counted
             raise Overrun(self.unseen()) from None
-        return None if batch is None else self._numbered(batch)
-
-    def _numbered(self, batch: Batch) -> Batch:
-        told = _numbers(batch)
-        first = self._generation.before(told)
-        if not first:
-            return replace(batch, beside=len(told)) if told else batch
-        lengths = np.concatenate([[np.uint32(len(first))], batch.lengths])
-        return replace(batch, lengths=lengths, data=first + batch.data, beside=len(told) + 1)
+        return None if batch is None else self._numbers.among(batch)
 
     def forget(self) -> None:
         """Receive what is there for nobody."""
@@ -112,7 +106,7 @@ class NftraceSocket:
                 pass
         except Overrun:
             pass
-        self._generation.begin()
+        self._numbers.begin()
 
     def stop(self) -> None:
         """Leave the groups: what is in the socket can still be received, nothing follows."""
@@ -124,52 +118,6 @@ class NftraceSocket:
         now = netlink.drops(self._socket)
         before, self._told = self._told, now
         return (now - before) % 2**32
-
-
-class _Generation:
-    """Which ruleset was in force when events were received: the kernel is asked for its number each time.
-
-    While it answers the number that was told of last, all events that were received met that ruleset or an
-    older one. So the last such answer belongs before the first events of which that is not certain.
-    """
-
-    def __init__(self) -> None:
-        self._socket = netlink.connected()
-        self._socket.setblocking(False)  # it answers at once
-        self._answer = self._ask()
-        self._number = _number(self._answer)
-        self._due = True
-
-    def close(self) -> None:
-        """Close its socket."""
-        self._socket.close()
-
-    def begin(self) -> None:
-        """Tell the number before the next events, whatever they are."""
-        self._due = True
-
-    def before(self, told: Sequence[int]) -> bytes:
-        """The message that belongs before events which were just received; empty if none does.
-
-        ``told``: the numbers among them.
-        """
-        answer = self._ask()
-        now = _number(answer)
-        first = b""
-        if told or now != self._number or self._due:
-            first, self._answer, self._due = self._answer, b"", False
-        self._number = [self._number, *told][-1]
-        if now == self._number:
-            self._answer = answer
-        return first
-
-    def _ask(self) -> bytes:
-        try:
-            self._socket.send(_QUESTION)
-            answer = self._socket.recv(netlink.LARGEST)
-        except OSError:
-            return b""
-        return answer if next(netlink.messages(answer)).kind == _NEWGEN else b""
 
 
 class ChangeSocket(Listener):
@@ -205,28 +153,12 @@ def listener() -> str | None:
     return None
 
 
-def _numbers(batch: Batch) -> list[int]:
-    """The rulesets that a batch tells of."""
-    short = np.flatnonzero(batch.lengths <= _LARGEST_NUMBER)
-    if not len(short):
-        return []
-    ends = np.cumsum(batch.lengths, dtype=np.int64)[short]
-    starts = ends - batch.lengths[short]
-    datagrams = [batch.data[i:j] for i, j in zip(starts.tolist(), ends.tolist(), strict=True)]
-    return [_number(one) for one in datagrams if next(netlink.messages(one)).kind == _NEWGEN]
-
-
-def _number(datagram: bytes) -> int:
-    """The number that a message tells, 0 where it tells none."""
-    told = netlink.attribute(memoryview(datagram), _NUMBER)
-    return int.from_bytes(told or b"")
-
-
-def _listening(*groups: int, program: Sequence[tuple[int, int, int, int]] = ()) -> socket.socket:
+def _listening(
+    *groups: int, attach: Callable[[socket.socket], None] = lambda _: None
+) -> socket.socket:
     opened = netlink.connected()
     try:
-        if program:
-            netlink.attach(opened, program)
+        attach(opened)
         for group in groups:
             netlink.join(opened, group)
     except OSError as error:
