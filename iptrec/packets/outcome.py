@@ -163,9 +163,9 @@ def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
 
 
 def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:
-    """The filter table's decision if it took one, else the last one; None where only our last chain saw it."""
+    """The filter table's decision if it took one, else the last one; None where only our own tables saw it."""
     places = [book.places[place] for place in path]
-    if all(place.late for place in places):
+    if all(place.apart for place in places):
         return None
     accepted = [
         i
@@ -259,5 +259,7 @@ def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:
 
 
 def _where(place: Place) -> str:
+    if place.apart:
+        return "iptrec's own table"
     number = "its end" if place.end else f"rule {place.number}"
     return f"{place.table}/{place.chain} {number}"

@@ -39,6 +39,7 @@ _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
 MARK: Final = "-->"  # at the margin, so that it is seen without colour
 _RED: Final = "31"
+NO_CHAIN: Final = "(no chain but iptrec's own saw it)"
 NOT_RECORDED: Final = "(its text was not recorded)"
 
 # JSON names of the header's fields -> the LOG target's, in the order in which they are printed
@@ -86,6 +87,7 @@ def render(traversal: Traversal, layout: Layout) -> str:
         lines.append(connection_line(traversal.connection))
     for step in traversal.steps:
         lines += step_lines(step, layout)
+    lines += [f"\t{NO_CHAIN}"] if not traversal.steps else []
     lines += end_lines(traversal, layout)
     return "\n".join(lines) + "\n"
 
