@@ -292,6 +292,7 @@ class _Builder:
             uid=_known(window.events.uid[rows]),
             gid=_known(window.events.gid[rows]),
             owner=self.owners.of(position),
+            unordered=outcome.unordered,
         )
         whole = self._behind.ended(position, made)
         return whole if shown(places) else replace(whole, steps=())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Step,
         Traversal,
     )
+    from iptrec.packets.outcome import Unordered
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31", "DISCARDED": "31"}  # SGR colours
@@ -143,10 +144,19 @@ def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) ->
     if doubts:
         words.append(styled(f"({': '.join(doubts)})", _UNCERTAIN, colour=layout.colour))
     words += [f"({_RELATIONS[one.kind].format(one.packet)})" for one in traversal.related]
+    words += [
+        styled(f"({order(one)})", _UNCERTAIN, colour=layout.colour) for one in traversal.unordered
+    ]
     if traversal.altered_by is not None:
         change = _change(traversal.altered_by, when)
         words.append(styled(f"({change})", _UNCERTAIN, colour=layout.colour))
     return words
+
+
+def order(one: Unordered) -> str:
+    """That nobody knows in which order some chains were passed."""
+    chains = " and ".join(map(printable, one.chains))
+    return f"order not known at {one.hook}, of one priority: {chains}"
 
 
 def mark(layout: Layout) -> str:
