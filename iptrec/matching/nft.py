@@ -10,7 +10,16 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, OneOf, Range, Writes
+from iptrec.decode.rulesets.nft_matches import (
+    Bitwise,
+    Concat,
+    Match,
+    Named,
+    OneOf,
+    Prefix,
+    Range,
+    Writes,
+)
 from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching import nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
@@ -191,8 +200,18 @@ def _compared(match: Match, values: list[_Values], facts: Facts) -> bool | None:
     if isinstance(match.right, OneOf | Named) or isinstance(match.left, Concat):
         return _looked_up(match, values, facts)
     (value,) = values
+    match = match._replace(right=_first_bits(match.right, match.left))
     found = {_holds(one, match, value.number) for one in value.known}
     return found.pop() if len(found) == 1 else None
+
+
+def _first_bits(right: Value | Flags, left: Left) -> Value | Flags:
+    """The first bits of a field, of which nft makes a prefix: tcp sport 2048/8."""
+    own = span(left) if isinstance(left, str) else None
+    if own is None or not isinstance(right, Prefix) or not isinstance(right.address, int):
+        return right
+    rest = own.size - right.length
+    return Range(right.address, right.address | (1 << rest) - 1) if rest >= 0 else right
 
 
 def _has(key: str, facts: Facts) -> bool | None:

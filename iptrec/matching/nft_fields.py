@@ -71,7 +71,8 @@ def _bits_field(key: str) -> Field:
     size = 0 if span is None else span.size
 
     def number(value: Scalar) -> int:
-        found = as_number(value)
+        wide = isinstance(value, str) and value.startswith("0x")
+        found = int(str(value), 16) if wide else as_number(value)
         return found + (1 << size) if found < 0 else found
 
     def text(value: Scalar) -> str:
