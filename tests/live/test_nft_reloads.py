@@ -93,7 +93,7 @@ def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
 
 @pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
 def test_two_tables_of_legacy_iptables(lab, tmp_path, variants, monkeypatch):
-    """iptables-restore commits them one after the other: a packet may meet the new mangle and the old filter."""
+    """iptables-restore commits one after the other: a packet may meet the new mangle and the old filter."""
     monkeypatch.setattr(ruleset_choice, "contradicted", lambda *_, **__: False)
 
     def load(number):
