@@ -45,7 +45,7 @@ def before_steps(window: Window, position: int, path: tuple[int, ...]) -> list[B
     dumps = (window.events.head[rows] == window.events.datagram[rows]).tolist()
     skipped = _skipped(window.resolver, path)
     found = list(map(Before, rows.tolist(), places, skipped, marks, marks_after, late, dumps))
-    return _of_steps(found) or found
+    return _of_steps(found) or [one for one in found if not one.place.apart]
 
 
 def _of_steps(found: Sequence[Before]) -> list[Before]:

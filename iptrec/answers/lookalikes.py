@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from iptrec.answers import paths
 from iptrec.decode import packet
 from iptrec.decode.headers import Headers
 from iptrec.packets.identity import MIX, ODD
@@ -87,7 +88,7 @@ def shapes(
     changes = headers.changes()
     changes[shown.first] = 0
     link, odd = shown.links()
-    odd |= relations.reassembled()[positions]
+    odd |= relations.reassembled()[positions] | shown.none
     odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
     look = _numbered(
@@ -118,7 +119,7 @@ def shapes(
 
 
 class _ShownEvents:
-    """The events that are shown of some traversals: those of the user's rules, or all if there are no others.
+    """The events that are shown of some traversals, or all where none is: of those is ``none`` true.
 
     ``first``, ``count``, ``outcome`` have one value a traversal, ``mark`` and ``headers`` one an event.
     """
@@ -132,6 +133,8 @@ class _ShownEvents:
         self._every = every
         self.outcome = assembly.outcome[positions]
         shown = [_shown(window, one.path) for one in assembly.outcomes]
+        self.none: Mask = np.array([not one.any() for one in shown])[self.outcome]
+        shown = [one if one.any() else ~one for one in shown]
         offset = np.cumsum([0, *(len(one) for one in shown)])
         here = np.concatenate(shown)[np.repeat(offset[self.outcome], count) + step]
         rows = every[here]
@@ -226,8 +229,9 @@ class _ShownEvents:
 
 
 def _shown(window: Window, path: Sequence[int]) -> Mask:
-    ours = np.array([window.resolver.places[one].ours for one in path], np.bool_)
-    return ours if ours.all() else ~ours
+    mask = np.zeros(len(path), np.bool_)
+    mask[paths.shown([window.resolver.places[one] for one in path])] = True
+    return mask
 
 
 def _numbered(*columns: npt.NDArray[Any]) -> I64:

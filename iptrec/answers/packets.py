@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -11,7 +12,7 @@ from iptrec.answers.behind import Behind
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.owners import Owners
-from iptrec.answers.paths import PathBook, step_type
+from iptrec.answers.paths import PathBook, shown, step_type
 from iptrec.answers.selection import Selection
 from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
@@ -240,7 +241,7 @@ class _Builder:
         window = self._window
         rows = window.assembly.events(position)
         path = window.assembly.outcomes[window.assembly.outcome[position]].path
-        at = _shown([window.resolver.places[number] for number in path])[0]
+        at = _told([window.resolver.places[number] for number in path])[0]
         columns = _Columns(window, rows)
         moment = columns.moment_ns[at]
         return Arrival(
@@ -291,8 +292,10 @@ class _Builder:
             uid=_known(window.events.uid[rows]),
             gid=_known(window.events.gid[rows]),
             owner=self.owners.of(position),
+            unordered=outcome.unordered,
         )
-        return self._behind.ended(position, made)
+        whole = self._behind.ended(position, made)
+        return whole if shown(places) else replace(whole, steps=())
 
     def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
         steps: list[Step] = []
@@ -300,7 +303,7 @@ class _Builder:
         last = b""
         columns = _Columns(self._window, rows)
         kind = self._kind(rows)
-        for at in _shown(places):
+        for at in _told(places):
             payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, *kind)
@@ -386,9 +389,9 @@ def _known(column: I64) -> int | None:
     return None if most < 0 else most
 
 
-def _shown(places: list[Place]) -> Sequence[int]:
-    """Which events of a packet are steps: not those of our own rules, if there are others."""
-    return [at for at, place in enumerate(places) if not place.ours] or range(len(places))
+def _told(places: list[Place]) -> Sequence[int]:
+    """Which events tell of a packet: those that are shown, or all where none is."""
+    return shown(places) or range(len(places))
 
 
 class _Columns:

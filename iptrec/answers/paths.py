@@ -14,6 +14,8 @@ import numpy as np
 from iptrec.packets.model import RulePlace, decided_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from iptrec.names import I64, Family
     from iptrec.packets.ends import Death
     from iptrec.packets.model import StepType
@@ -92,10 +94,15 @@ def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
         decided_by=None if decider is None else RulePlace.of(decider),
         complete=outcome.complete,
         ambiguous=outcome.doubt is not None,
-        steps=tuple(_step(place) for place in places if not place.ours)
-        or tuple(_step(place) for place in places),
+        steps=tuple(_step(places[at]) for at in shown(places)),
         death=outcome.death,
     )
+
+
+def shown(places: Sequence[Place]) -> list[int]:
+    """Which places are steps: not those of our own rules, if there are others; of our own tables none."""
+    theirs = [at for at, place in enumerate(places) if not place.ours]
+    return theirs or [at for at, place in enumerate(places) if not place.apart]
 
 
 def _step(place: Place) -> PathStep:

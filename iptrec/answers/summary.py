@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from iptrec.context.counters import Rise
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U32, Mask
-    from iptrec.packets.outcome import Outcome
+    from iptrec.packets.outcome import Outcome, Unordered
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
     from iptrec.rulesets.resolver import Book
@@ -95,7 +95,9 @@ class Summary:
     ``ends``: packets that the kernel dropped behind the rules, by its reasons; ``disagree``: of how many the
     rules tell one end and the kernel another one.
     ``vanished``: how many packets were not seen after PREROUTING, by their last table and hook; ``asked``:
-    about which the kernel was asked. ``discards``: the counters of discarded packets that rose, by namespace.
+    about which the kernel was asked. ``unordered``: how many packets passed chains of both backends of which
+    nobody knows which came first, by the hook and these chains. ``discards``: the
+    counters of discarded packets that rose, by namespace.
     """
 
     events: int = 0
@@ -120,6 +122,7 @@ class Summary:
     disagree: int = 0
     vanished: dict[str, int] = field(default_factory=dict)
     asked: Questions = _NO_QUESTIONS
+    unordered: dict[Unordered, int] = field(default_factory=dict)
     discards: dict[int, list[Rise]] = field(default_factory=dict)
 
     @property
@@ -142,6 +145,7 @@ def summarize(reader: Recording) -> Summary:
     verdicts: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     vanished: Counter[str] = Counter()
+    unordered: Counter[Unordered] = Counter()
     traffic = _Traffic(reader)
     books: dict[int, Book] = {}
     for window in windows(reader):
@@ -155,6 +159,7 @@ def summarize(reader: Recording) -> Summary:
                 ends[death.reason] += int(count)
             if place := _left_after(assembly.outcomes[number], window.resolver):
                 vanished[place] += int(count)
+            unordered.update(dict.fromkeys(assembly.outcomes[number].unordered, int(count)))
             summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
             summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
             summary.unread += (
@@ -172,6 +177,7 @@ def summarize(reader: Recording) -> Summary:
     summary.verdicts = dict(verdicts.most_common())
     summary.ends = dict(ends.most_common())
     summary.vanished = dict(vanished.most_common())
+    summary.unordered = dict(unordered.most_common())
     summary.asked = _questions(reader)
     summary.discards = {
         one.id: rises for one in reader.namespaces if (rises := Counts(reader, one.id).rose())

@@ -16,6 +16,7 @@ from iptrec.answers.last_seen import near
 from iptrec.answers.met import met
 from iptrec.context.ipsets import IpSets
 from iptrec.context.routes import Routes
+from iptrec.decode import nftrace
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
@@ -196,7 +197,7 @@ class Known:
             ct_status=_known(int(events.ct_status[row])),
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
-            bits=Bits(events.packet(row), events.frame(row), traced),
+            bits=Bits(events.packet(row), events.frame(row), traced, nftrace.behind(events, row)),
             nft_sets=lambda name: self._nft_sets.at(
                 When(time_ns, _generations(window, rows, row)), family, table, name
             ),

@@ -64,7 +64,7 @@ def _span(value: Element, type_: str) -> Span:
     match value:
         case Range(low, high):
             return _part(low, type_), _part(high, type_)
-        case Prefix(address, length):
+        case Prefix(str(address), length):
             network = ipaddress.ip_network((address, length), strict=False)
             return int(network.network_address), int(network.broadcast_address)
         case int() | str():

@@ -66,7 +66,9 @@ _LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLE
 
 _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # nf_tables_trace.c
 _PACKET_ROOM: Final = 64
-_DUMPED: Final = 63  # the byte of it that tells whether there was a transport header
+_DUMPED: Final = (
+    63  # the byte of it that tells how much of a transport header is behind what is not there
+)
 # Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
 _TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
 _EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
@@ -298,8 +300,9 @@ def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     wide = np.lib.stride_tricks.sliding_window_view(buffer, _NETWORK_ROOM)
     headers = wide[begin]
     bodies = wide[np.maximum(of.offset(_TRANSPORT)[there], 0)]
-    packets[:, _DUMPED] = transport > 0
-    transport = np.where(_whole(headers, network), transport, 0)
+    joined = _whole(headers, network)
+    packets[:, _DUMPED] = np.where(joined, 0, transport)
+    transport = np.where(joined, transport, 0)
     for size in np.unique(network).tolist():
         rows = network == size
         packets[rows, :size] = headers[rows, :size]
@@ -338,10 +341,19 @@ def possible(events: TraceEvents, rows: I64) -> Iterator[tuple[U8, I64, I32]]:
         yield packets.reshape(-1), offset, length
 
 
+def behind(events: TraceEvents, row: int) -> bytes:
+    """The beginning of a transport header that a packet ends before; empty where none was dumped."""
+    if not knows_more(events, np.array([row])).all():
+        return b""
+    start = int(events.payload[row])
+    size = int(events.buffer[start + _DUMPED])
+    return events.buffer[start + _NETWORK_ROOM :][:size].tobytes()
+
+
 def knows_more(events: TraceEvents, rows: I64) -> Mask:
     """Of which events a transport header was dumped, if not what protocol it is of; shape (n,)."""
     traced = (events.trace[rows] >= 0) & (events.payload[rows] >= 0)
-    told: Mask = events.buffer[np.maximum(events.payload[rows], 0) + _DUMPED] == 1
+    told: Mask = events.buffer[np.maximum(events.payload[rows], 0) + _DUMPED] > 0
     return traced & told
 
 

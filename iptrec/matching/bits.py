@@ -34,12 +34,14 @@ class Span(NamedTuple):
 class Bits(NamedTuple):
     """``captured``: from the network header on, as far as it was captured. ``link``: what is before it.
 
-    ``joined``: it is the beginnings of two headers, and what is between them is not there.
+    ``joined``: it is the beginnings of two headers, and what is between them is not there. ``behind``: the
+    transport header's beginning, where there is something between them.
     """
 
     captured: bytes = b""
     link: bytes = b""
     joined: bool = False
+    behind: bytes = b""
 
     @property
     def version(self) -> int | None:
@@ -48,9 +50,10 @@ class Bits(NamedTuple):
 
     def number(self, span: Span) -> int | None:
         """The bits as a number; None where they were not captured."""
-        data = self.link if span.base == "ll" else self.captured
-        start = span.start
-        if span.base == "th":
+        data, start = self.link if span.base == "ll" else self.captured, span.start
+        if span.base == "th" and self.behind:
+            data = self.behind
+        elif span.base == "th":
             size = self.network_size
             if size is None:
                 return None
@@ -63,11 +66,10 @@ class Bits(NamedTuple):
 
     def replaced(self, span: Span, value: int) -> Bits:
         """With other bits in the place of some of a header of IP or of what follows, which were captured."""
+        if span.base == "th" and self.behind:
+            return self._replace(behind=_replaced(self.behind, span.start, span.size, value))
         start = span.start + (8 * (self.network_size or 0) if span.base == "th" else 0)
-        rest = 8 * len(self.captured) - start - span.size
-        mask = (1 << span.size) - 1 << rest
-        whole = int.from_bytes(self.captured, "big") & ~mask | value << rest & mask
-        return self._replace(captured=whole.to_bytes(len(self.captured), "big"))
+        return self._replace(captured=_replaced(self.captured, start, span.size, value))
 
     @property
     def network_size(self) -> int | None:
@@ -76,3 +78,10 @@ class Bits(NamedTuple):
             size = 4 * (self.captured[0] & 0x0F)
             return None if self.joined and size > _ROOM else size
         return _IPV6_SIZE if self.version == _IPV6 else None
+
+
+def _replaced(data: bytes, start: int, size: int, value: int) -> bytes:
+    rest = 8 * len(data) - start - size
+    mask = (1 << size) - 1 << rest
+    whole = int.from_bytes(data, "big") & ~mask | value << rest & mask
+    return whole.to_bytes(len(data), "big")

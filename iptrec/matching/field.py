@@ -24,6 +24,10 @@ class AbsentError(Exception):
     """The packet does not have the header that a condition looks into. ``args``: what it has instead."""
 
 
+class IfThere(int):
+    """A number that the packet has if it has the header at all, which is not known."""
+
+
 class Field(NamedTuple):
     """Something that a condition can look at, as a number or a name.
 

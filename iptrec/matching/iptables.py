@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from iptrec.decode import packet
 from iptrec.matching.facts import Clause, Judgement, protocol_number
 from iptrec.matching.field import AbsentError
 from iptrec.matching.iptables_options import ALL, CORE, MODULES
 from iptrec.matching.rewrites import ANYTHING, is_written
+from iptrec.names import AF_INET6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from iptrec.decode.rulesets.types import Rule
+    from iptrec.matching.bits import Bits
     from iptrec.matching.facts import Facts
     from iptrec.matching.iptables_options import Option
 
@@ -46,6 +49,7 @@ _MODIFIERS: Final = frozenset(
 _IPV4: Final = 4
 _TOS: Final = ("ip dscp", "ip ecn", "ip6 dscp", "ip6 ecn")
 _OF_IPV6: Final = ("src", "dst", "length", "hop_limit", "tos", "flow_label", "ext")
+_OF_TRANSPORTS: Final = {6: ("sport", "dport", "flags"), 58: ("type", "code", "name")}
 # The keys of nft of what is in a header as `decode.packet` reads it.
 _KEYS: Final = {
     "src": ("ip saddr", "ip6 saddr"), "dst": ("ip daddr", "ip6 daddr"), "proto": ("ip protocol", "ip6 nexthdr"),
@@ -119,8 +123,11 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
 
 def _without_written(facts: Facts) -> Facts:
     """What of the facts is still true."""
-    if facts.bits.joined and facts.header.get("ext"):  # what follows is not captured
-        facts = replace(facts, header={one: facts.header.get(one) for one in _OF_IPV6})
+    if facts.bits.joined and facts.header.get(
+        "ext"
+    ):  # of what follows the beginning alone is there
+        known = {one: facts.header.get(one) for one in _OF_IPV6}
+        facts = replace(facts, header=known | _behind(facts.bits))
     if not facts.written:
         return facts
     other = "ip6 " if facts.bits.version == _IPV4 else "ip "
@@ -138,6 +145,16 @@ def _without_written(facts: Facts) -> Facts:
         header={} if ANYTHING in facts.written else kept,
         ct_state=0 if is_written("ct state", facts.written) else facts.ct_state,
     )
+
+
+def _behind(bits: Bits) -> dict[str, Any]:
+    """What a transport header tells, as of each protocol: whose options ask for the protocol as well."""
+    found: dict[str, Any] = {}
+    for protocol, names in _OF_TRANSPORTS.items():
+        whole = bits.captured[:6] + bytes([protocol]) + bits.captured[7:] + bits.behind
+        told = packet.header(whole, AF_INET6)
+        found |= {name: told[name] for name in names if name in told}
+    return found
 
 
 def _tested(condition: _Condition, facts: Facts) -> bool | None:

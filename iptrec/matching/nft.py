@@ -10,11 +10,20 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.decode.rulesets.nft_matches import Bitwise, Concat, Match, Named, OneOf, Range, Writes
+from iptrec.decode.rulesets.nft_matches import (
+    Bitwise,
+    Concat,
+    Match,
+    Named,
+    OneOf,
+    Prefix,
+    Range,
+    Writes,
+)
 from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching import nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
-from iptrec.matching.field import AbsentError
+from iptrec.matching.field import AbsentError, IfThere
 from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_payload import span
 from iptrec.matching.rewrites import MARK, is_written, rewritten
@@ -35,11 +44,15 @@ _LOOKUPS: Final = frozenset(["map", "vmap"])
 
 
 class _Values(NamedTuple):
-    """What the packet may have; ``known`` is empty where that is not known. ``own``: for a reader."""
+    """What the packet may have; ``known`` is empty where that is not known. ``own``: for a reader.
+
+    ``there``: it is known to have the header at all.
+    """
 
     known: tuple[int | str, ...]
     number: Callable[[Scalar], int | str]
     own: object
+    there: bool = True
 
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
@@ -174,15 +187,31 @@ def _judged(match: Match, facts: Facts) -> tuple[bool | None, object]:
         parts = match.left.parts if isinstance(match.left, Concat) else (match.left,)
         values = [_read(one, facts) for one in parts]
         own = " . ".join(str(one.own) for one in values if one.own is not None) or None
-        if isinstance(match.right, OneOf | Named) or isinstance(match.left, Concat):
-            return _looked_up(match, values, facts), own
-        (value,) = values
-        found = {_holds(one, match, value.number) for one in value.known}
-        return found.pop() if len(found) == 1 else None, own
+        holds = _compared(match, values, facts)
+        return holds if all(one.there for one in values) else holds and None, own
     except AbsentError as instead:
         return False, instead
     except (ValueError, OverflowError, TypeError, LookupError):  # a stranger's ruleset
         return None, None
+
+
+def _compared(match: Match, values: list[_Values], facts: Facts) -> bool | None:
+    """Whether a condition holds for a packet that has what is looked at."""
+    if isinstance(match.right, OneOf | Named) or isinstance(match.left, Concat):
+        return _looked_up(match, values, facts)
+    (value,) = values
+    match = match._replace(right=_first_bits(match.right, match.left))
+    found = {_holds(one, match, value.number) for one in value.known}
+    return found.pop() if len(found) == 1 else None
+
+
+def _first_bits(right: Value | Flags, left: Left) -> Value | Flags:
+    """The first bits of a field, of which nft makes a prefix: tcp sport 2048/8."""
+    own = span(left) if isinstance(left, str) else None
+    if own is None or not isinstance(right, Prefix) or not isinstance(right.address, int):
+        return right
+    rest = own.size - right.length
+    return Range(right.address, right.address | (1 << rest) - 1) if rest >= 0 else right
 
 
 def _has(key: str, facts: Facts) -> bool | None:
@@ -192,7 +221,8 @@ def _has(key: str, facts: Facts) -> bool | None:
     if key.startswith("ct ") and not is_written("ct state", facts.written):
         return nft_ct.connected(facts) or None
     one = field(key)
-    return None if one is None else bool(_possible(one, facts)) or None
+    known = () if one is None else _possible(one, facts)
+    return None if any(isinstance(each, IfThere) for each in known) else bool(known) or None
 
 
 def _read(left: Left, facts: Facts) -> _Values:
@@ -212,7 +242,8 @@ def _read(left: Left, facts: Facts) -> _Values:
     known = _possible(one, facts)  # raises where the header is not there
     if is_written(left, facts.written):
         return _Values((), one.number, None)
-    return _Values(known, one.number, one.own(facts))
+    there = not any(isinstance(each, IfThere) for each in known)
+    return _Values(known, one.number, one.own(facts), there)
 
 
 def _possible(one: Field, facts: Facts) -> tuple[int | str, ...]:

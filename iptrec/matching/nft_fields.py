@@ -17,6 +17,7 @@ from iptrec.matching.field import (
     DEVICES,
     AbsentError,
     Field,
+    IfThere,
     as_name,
     as_number,
     by_names,
@@ -29,7 +30,7 @@ from iptrec.matching.field import (
 from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from iptrec.decode.rulesets.nft_matches import Scalar
     from iptrec.matching.facts import Facts
@@ -70,7 +71,8 @@ def _bits_field(key: str) -> Field:
     size = 0 if span is None else span.size
 
     def number(value: Scalar) -> int:
-        found = as_number(value)
+        wide = isinstance(value, str) and value.startswith("0x")
+        found = int(str(value), 16) if wide else as_number(value)
         return found + (1 << size) if found < 0 else found
 
     def text(value: Scalar) -> str:
@@ -141,8 +143,10 @@ def _address(version: int, name: str) -> Field:
 def _transported(facts: Facts, protocols: frozenset[str]) -> bool:
     """Whether the packet's header of one of these protocols is there and known."""
     protocol = facts.header.get("proto")
-    # A trace of nf_tables does not hold extension headers: what follows them cannot be told.
-    if protocol is None or facts.header.get("ext"):
+    # A trace of nf_tables does not hold extension headers: what follows them has no protocol.
+    if facts.header.get("ext"):
+        return bool(facts.bits.behind)
+    if protocol is None:
         return False
     if protocols and protocol not in protocols:
         raise AbsentError(protocol)
@@ -151,11 +155,22 @@ def _transported(facts: Facts, protocols: frozenset[str]) -> bool:
 
 
 def _of_transport(name: str, *protocols: str) -> Callable[[Facts], int | None]:
+    raw = _raw(f"{protocols[0] if protocols else 'th'} {name}")
+
     def read(facts: Facts) -> int | None:
-        there = _transported(facts, frozenset(protocols))
-        return _integer(facts.header.get(name)) if there else None
+        if not _transported(facts, frozenset(protocols)):
+            return None
+        told = _integer(facts.header.get(name))
+        return _if_there(facts, raw(facts), protocols) if told is None else told
 
     return read
+
+
+def _if_there(facts: Facts, value: int | None, protocols: Iterable[str]) -> int | None:
+    """What a header has, which may be of another protocol where that is not known."""
+    if value is None or not protocols or not facts.header.get("ext"):
+        return value
+    return IfThere(value)
 
 
 def _raw(key: str) -> Callable[[Facts], int | None]:
@@ -186,15 +201,17 @@ def _of_header(header: Header, key: str) -> Callable[[Facts], int | None]:
             if own is None:
                 return None
             raise AbsentError(facts.header.get("name"))
-        return raw(facts)
+        return _if_there(facts, raw(facts), header.protocols)
 
     return read
 
 
 def _tcp_flags(facts: Facts) -> int | None:
     flags = facts.header.get("flags")
-    if not _transported(facts, frozenset({"tcp"})) or not isinstance(flags, str):
+    if not _transported(facts, frozenset({"tcp"})):
         return None
+    if not isinstance(flags, str):
+        return _if_there(facts, facts.bits.number(nft_payload.FLAG_BITS), ["tcp"])
     return sum(nft_payload.FLAGS[_ECN.get(one, one.lower())] for one in flags.split(",") if one)
 
 

@@ -29,13 +29,13 @@ def span(value: Element, number: Callable[[Scalar], int | str]) -> tuple[int, in
     match value:
         case Range(low, high):
             return _as_int(number(low)), _as_int(number(high))
-        case Prefix(address, length):
+        case Prefix(str(address), length):
             network = ipaddress.ip_network((address, length), strict=False)
             return int(network.network_address), int(network.broadcast_address)
         case Flags(names):
             bits = functools.reduce(int.__or__, (_as_int(number(name)) for name in names), 0)
             return bits, bits
-        case Joined():
+        case Joined() | Prefix():
             raise ValueError(value)
     found = number(value)
     return found if isinstance(found, str) else (found, found)

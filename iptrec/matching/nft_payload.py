@@ -122,6 +122,9 @@ FLAGS: Final = {
 }  # fmt: skip
 
 
+FLAG_BITS: Final = Span("th", 104, 8)
+
+
 def span(key: str) -> Span | None:
     """The bits of a key of nft: "tcp dport", "@th,16,16"; None for what is not a field of a header."""
     if key.startswith("@"):

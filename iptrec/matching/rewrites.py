@@ -105,12 +105,16 @@ def _checksums(where: Span, facts: Facts) -> set[str]:
     if where.base == "nh" and version == 4:  # noqa: PLR2004
         found.add("ip checksum")
     addressed = version is not None and where.overlaps(_ADDRESSES[version])
-    protocol = str(facts.header.get("proto"))
-    if (where.base == "th" or addressed) and "checksum" in getattr(
-        HEADERS.get(protocol), "fields", ()
-    ):
-        found.add(f"{protocol} checksum")
+    # Behind extension headers the protocol may not be known.
+    protocols = HEADERS if facts.bits.behind else [str(facts.header.get("proto"))]
+    if where.base == "th" or addressed:
+        found |= {f"{one} checksum" for one in protocols if _has_checksum(one)}
     return found
+
+
+def _has_checksum(protocol: str) -> bool:
+    header = HEADERS.get(protocol)
+    return header is not None and header.base == "th" and "checksum" in header.fields
 
 
 def _header(told: dict[str, Any], before: Bits, after: Bits) -> dict[str, Any]:

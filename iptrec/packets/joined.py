@@ -2,8 +2,7 @@
 
 Each backend's events are put together by themselves first (`assemble`); then those that are one packet are
 joined (`pairs`): its steps come in the order of hooks and priorities, and it is judged by the rules of
-both. Of equal priorities nobody knows which was first, unless one of them ended the packet, or began to
-trace it; else legacy iptables is shown first.
+both (`turns`).
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from iptrec.packets.in_flight import EQUAL
 from iptrec.packets.outcome import HOLES, TORN
 from iptrec.packets.pairs import Side, pair
 from iptrec.packets.ruleset_choice import reading
+from iptrec.packets.turns import Block, merged
 from iptrec.packets.walk import Walker
 from iptrec.rulesets.resolver import Resolved
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from iptrec.names import I64, Mask
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.pairs import Pairs
+    from iptrec.packets.turns import Order
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.joined import Joined
-    from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Met
 
 _FORWARD: Final = HOOKS.index("FORWARD")
@@ -48,17 +48,6 @@ _OTHER: Final = ("nf_tables", "legacy iptables")  # of each part
 _REMEMBERED: Final = 100_000
 _MOST_TRIED: Final = 64  # rulesets that read the same
 _JITTER_NS: Final = 10_000_000  # by which packets may overtake each other between two rules
-
-
-class _Block(NamedTuple):
-    """The events of one pass: ``steps`` are their places in the path of a part.
-
-    ``traced``: tracing had begun before, for legacy iptables tells of no rule that begins it.
-    """
-
-    pass_: Pass
-    steps: range
-    traced: bool
 
 
 class _Told(NamedTuple):
@@ -246,10 +235,11 @@ class Joiner:
         torn = any(one.doubt == TORN for one in there.values())
         copied = any(one.copied for one in there.values())
         found: list[_Whole] = []
-        for steps in self._orders(there, paths):
+        for steps, unordered in self._orders(there, paths):
             path = tuple(paths[part][at] for part, at in steps)
             outcome = self._walker.across_holes(path, torn=torn, copied=copied)
             if outcome is not None:
+                outcome = replace(outcome, unordered=unordered)
                 found.append(_Whole(self._with_doubts(outcome, there, steps), steps))
         if not found and len(there) == 1:
             ((at, one),) = there.items()
@@ -261,17 +251,17 @@ class Joiner:
 
     def _orders(
         self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]]
-    ) -> Iterator[list[tuple[int, int]]]:
+    ) -> Iterator[Order]:
         """The steps of all parts, in each order that they can have."""
         blocks = {at: self._blocks(at, path) for at, path in paths.items()}
         grammar = self._grammar(chain.from_iterable(paths.values()))
         passes = {one.pass_ for some in blocks.values() for one in some}
-        seen = []
+        seen: list[Order] = []
         for route in grammar.routes:
             if not passes <= route.keys():
                 continue
             ended = {at for at, one in there.items() if one.verdict in _ENDS}
-            order = _merged(blocks, route, ended)
+            order = merged(blocks, route, ended)
             if order not in seen:
                 seen.append(order)
                 yield order
@@ -283,13 +273,15 @@ class Joiner:
             met, last = self._book.meeting(met, one), one
         return self._book.judging(last, met)
 
-    def _blocks(self, part: int, path: tuple[int, ...]) -> list[_Block]:
+    def _blocks(self, part: int, path: tuple[int, ...]) -> list[Block]:
         found = []
         start = 0
-        for pass_, some in groupby(self._book.places[one].pass_ for one in path):
+        places = [self._book.places[one] for one in path]
+        for pass_, some in groupby(one.pass_ for one in places):
             stop = start + len(list(some))
-            traced = part == 0 and self._book.places[path[start]].target == "TRACE"
-            found.append(_Block(pass_, range(start, stop), traced))
+            traced = part == 0 and places[start].target == "TRACE"
+            rules = any(not (place.end or place.ours) for place in places[start:stop])
+            found.append(Block(pass_, range(start, stop), traced, rules))
             start = stop
         return found
 
@@ -329,20 +321,6 @@ def _stamps(events: TraceEvents, assembly: Assembly) -> I64:
     untold = arriving & (stamps[rows] == 0) & (arrival <= events.received_ns[rows])
     stamps[rows[untold]] = arrival[untold]
     return stamps
-
-
-def _merged(
-    blocks: dict[int, list[_Block]], route: dict[Pass, int], ended: set[int]
-) -> list[tuple[int, int]]:
-    """The steps of all blocks in the order of a route; ``ended``: the parts that end the packet."""
-    turns = []
-    for at, some in blocks.items():
-        turn = -1
-        for number, one in enumerate(some):
-            turn = max(turn, route[one.pass_])  # a part's own order stays
-            last = at in ended and number == len(some) - 1
-            turns.append((turn, last, one.traced, at, number))
-    return [(at, step) for *_, at, number in sorted(turns) for step in blocks[at][number].steps]
 
 
 def _rows(parts: Sequence[Read], at: int, positions: I64, step: int) -> I64:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from iptrec.decode.owners import Owner
     from iptrec.names import Backend
     from iptrec.packets.ends import End
+    from iptrec.packets.outcome import Unordered
     from iptrec.rulesets.places import Place
 
 LOST: Final = ("DROP", "REJECT", DISCARDED)  # verdicts of packets that did not get through
@@ -159,7 +160,8 @@ class Traversal:
     ``altered_by``: the change of the rules that made it end as it did. ``connection``: what connection
     tracking knew, where it was recorded. ``end``: what became of it behind the rules, where that is known.
     ``uid``, ``gid``: of its socket, which sent it or is to get it, where the kernel tells them. ``owner``: of
-    that socket, by the lists of sockets that were recorded.
+    that socket, by the lists of sockets that were recorded. ``unordered``: chains of both backends among its
+    steps of which nobody knows which came first.
     """
 
     number: int  # of the traversal in the recording, from 1
@@ -183,6 +185,7 @@ class Traversal:
     uid: int | None = None
     gid: int | None = None
     owner: Owner | None = None
+    unordered: tuple[Unordered, ...] = ()
 
 
 class Placed(Protocol):

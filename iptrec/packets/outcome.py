@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from iptrec.names import HOOKS
 from iptrec.packets.branches import MOST_STEPS
@@ -39,6 +39,16 @@ Vanished = Literal["surely", "perhaps", "elsewhere"]
 _ROUTED: Final = ("surely", "perhaps")
 
 
+class Unordered(NamedTuple):
+    """Chains of both backends that a packet passed at a hook, with one priority: nobody knows which first.
+
+    ``chains``: as readers name them, that of legacy iptables first; those of nf_tables are in order.
+    """
+
+    hook: str
+    chains: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a packet.
@@ -52,7 +62,7 @@ class Outcome:
     ``vanished``: it was let pass and not seen again. At PREROUTING, where it was to be routed: whether it would
     surely have been seen; or "elsewhere".
     ``endless``: incomplete only as nothing tells its end. ``death``: how the kernel discarded it where no rule
-    did.
+    did. ``unordered``: chains of both backends whose order is not known.
     """
 
     path: tuple[int, ...]
@@ -70,6 +80,7 @@ class Outcome:
     endless: bool = False
     death: Death | None = None
     cut: bool = False
+    unordered: tuple[Unordered, ...] = ()
 
     @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -163,9 +174,9 @@ def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
 
 
 def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:
-    """The filter table's decision if it took one, else the last one; None where only our last chain saw it."""
+    """The filter table's decision if it took one, else the last one; None where only our own tables saw it."""
     places = [book.places[place] for place in path]
-    if all(place.late for place in places):
+    if all(place.apart for place in places):
         return None
     accepted = [
         i
@@ -259,5 +270,7 @@ def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:
 
 
 def _where(place: Place) -> str:
+    if place.apart:
+        return "iptrec's own table"
     number = "its end" if place.end else f"rule {place.number}"
     return f"{place.table}/{place.chain} {number}"

@@ -135,7 +135,8 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
     effect, argument = _effect(site, rule, end=end)
-    ours = ours or is_our_table(table, known.our_comment)
+    apart = is_our_table(table, known.our_comment)
+    ours = ours or apart
     rank = known.ranks.get(Pass(passed.hook, table, passed.base), 1)
     bridged = site.family == "bridge"
     traces = rule is not None and rule.target == "TRACE"
@@ -162,6 +163,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         bridged=bridged,
         contradicted=chain is None or _contradicts(site, chain, rule),
         late=is_late_table(table),
+        apart=apart,
     )
 
 

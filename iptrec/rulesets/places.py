@@ -54,7 +54,8 @@ class Place:
     ``contradicted``: the kernel told another verdict than that of the rule. ``rule_or_end``: a rule without
     conditions, or the end: legacy iptables calls both the same, and the rules of that time are not known.
     ``beside``: in a chain that was not in force, see `timeline.Attached`. ``late``: in a chain of our own that
-    packets pass last, and which tells nothing but that.
+    packets pass last, and which tells nothing but that. ``apart``: in a table of our own, which no reader is
+    told of.
     """
 
     hook: int
@@ -76,6 +77,7 @@ class Place:
     rule_or_end: bool = False
     beside: bool = False
     late: bool = False
+    apart: bool = False
 
     @property
     def pass_(self) -> Pass:

@@ -12,7 +12,7 @@ from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.reasons import numbered, ranges, together
 from iptrec.views.style import styled, wrapped
-from iptrec.views.text import end_lines, mark
+from iptrec.views.text import NO_CHAIN, end_lines, mark
 from iptrec.views.title import title
 from iptrec.views.why import met, passed_over
 
@@ -57,8 +57,8 @@ _DETAILS: Final = (
 def as_text(explanation: Explanation, layout: Layout, width: int | None = None) -> Iterator[str]:
     """Lines without their newlines. ``width``: of the terminal, see `style.wrapped`."""
     yield title(explanation.packet, layout)
-    lines: list[_Line] = []
-    for each, effects, callers, most in _DETAILS:
+    lines: list[_Line] = [] if explanation.steps else [_Line("", f"  {NO_CHAIN}")]
+    for each, effects, callers, most in _DETAILS if explanation.steps else ():
         parts = fold(explanation, effects=effects, callers=callers, most=most)
         lines = list(_parts(parts, each=each))
         if len(lines) <= SCREEN:

@@ -96,6 +96,7 @@ def as_json(
             "untraced": [one._asdict() for one in summary.untraced],
             "vanished": summary.vanished,
             "asked": summary.asked._asdict(),
+            **_unordered_object(summary),
             "discards": [
                 {
                     "namespace": namespace,
@@ -189,6 +190,7 @@ def as_text(
     rows += [("ring", text) for text in _rings(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
+    rows += [("order", text) for text in _unordered(summary)]
     rows += [("not traced", text) for text in _untraced(summary)]
     rows += [("lost", _loss(loss, clock)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
@@ -237,6 +239,18 @@ def _discards(recording: Recording, summary: Summary) -> Iterator[str]:
     for namespace, rises in summary.discards.items():
         whose = f" ({names.get(namespace, namespace)})" if len(names) > 1 else ""
         yield f"{', '.join(map(str, rises))}{whose}"
+
+
+def _unordered_object(summary: Summary) -> dict[str, Any]:
+    found = [{**one._asdict(), "packets": count} for one, count in summary.unordered.items()]
+    return {"unordered": found} if found else {}
+
+
+def _unordered(summary: Summary) -> Iterator[str]:
+    """Chains of both backends of which nobody knows which packets passed first."""
+    for one, count in summary.unordered.items():
+        chains = " and ".join(map(printable, one.chains))
+        yield f"not known at {one.hook}, of one priority: {chains} ({counted(count, 'packet')})"
 
 
 def _asked(summary: Summary) -> Iterator[str]:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from iptrec.decode.conntrack import Connection
     from iptrec.decode.owners import Owner
     from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
+    from iptrec.packets.outcome import Unordered
 
 FORMAT: Final = 1
 
@@ -54,12 +57,19 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "reason": traversal.reason,
         "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
         **({} if traversal.end is None else {"end": asdict(traversal.end)}),
+        **unordered(traversal.unordered),
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
         **{name: one for name, one in owner(traversal).items() if one is not None},
         **({} if traversal.owner is None else {"owner": as_owner(traversal.owner)}),
         "steps": [_step(step) for step in traversal.steps],
     }
+
+
+def unordered(chains: Iterable[Unordered]) -> dict[str, Any]:
+    """Chains of both backends whose order is not known; nothing where there are none."""
+    found = [one._asdict() for one in chains]
+    return {"unordered": found} if found else {}
 
 
 def owner(traversal: Traversal) -> dict[str, int | None]:

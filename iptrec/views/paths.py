@@ -11,7 +11,7 @@ from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_place, iso_time
 from iptrec.views.style import wrapped
-from iptrec.views.text import MARK, end_words
+from iptrec.views.text import MARK, NO_CHAIN, end_words
 from iptrec.views.timestamps import LOCAL, Clock
 from iptrec.views.title import ends, flow
 
@@ -71,7 +71,7 @@ def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> s
         wrapped(margin, f"path {one.number}: {path.family}{netns} {ending(path)}{rule}", width),
         wrapped(_BELOW, counts, width),
         wrapped(_BELOW, f"first #{first.number}: {' '.join([flow(first), *ends(first)])}", width),
-        *_arrows([_step(step) for step in path.steps], width),
+        *_arrows([_step(step) for step in path.steps] or [NO_CHAIN], width),
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
+from iptrec.answers.paths import shown
 from iptrec.answers.versions import all_stages, events_of, first_stages
 from iptrec.context.addresses import addresses
 from iptrec.names import counted
@@ -266,8 +267,7 @@ def _packet_options(
         one = window.assembly.outcomes[number]
         path = paths[numbers[stages.position[at]] - 1]
         places = [window.resolver.places[place] for place in one.path]
-        ours = all(place.ours for place in places)
-        steps = sum(ours or not place.ours for place in places[:until])
+        steps = sum(at < until for at in shown(places))
         reason = "; ".join(filter(None, (one.reason, one.doubt)))
         found.append(
             _options(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
 from iptrec.views.text import (
+    NO_CHAIN,
     changes,
     connection_line,
     ct_words,
@@ -44,6 +45,8 @@ def as_text(traversal: Traversal, layout: Layout, steps: Sequence[Step] | None =
         lines += [line for step in steps for line in step_lines(step, layout)]
     else:
         lines += _step_lines(traversal, steps, layout)
+    if not traversal.steps:
+        lines.append(f"\t{NO_CHAIN}")
     lines += end_lines(traversal, layout)
     return "\n".join(lines) + "\n"
 

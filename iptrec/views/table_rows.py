@@ -224,11 +224,15 @@ def _packet(traversal: Traversal, namespace: int, path: int) -> Row:
         header.get("sport"), header.get("dport"), header.get("length"),
         header.get("ttl", header.get("hop_limit")),
         ",".join(map(str, flags)) if isinstance(flags, list) else flags,
-        header.get("type"), header.get("code"), traversal.steps[0].mark, traversal.verdict,
+        header.get("type"), header.get("code"), _mark(traversal), traversal.verdict,
         *((None, None, None) if decided is None else (decided.table, decided.chain, decided.rule)),
         int(traversal.complete), int(traversal.ambiguous), traversal.reason, json.dumps(header),
         connection, *_end(traversal.end), traversal.uid, traversal.gid, *_owner(traversal.owner),
     )  # fmt: skip
+
+
+def _mark(traversal: Traversal) -> int | None:
+    return traversal.steps[0].mark if traversal.steps else None
 
 
 def _owner(found: Owner | None) -> tuple[str | int | None, ...]:

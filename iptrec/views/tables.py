@@ -178,7 +178,7 @@ TABLES: Final = (
             _maybe(_text("flags", "TCP flags")),
             _maybe(_number("icmp_type", "type of ICMP")),
             _maybe(_number("icmp_code", "code of ICMP")),
-            _number("mark", "firewall mark when it was first seen"),
+            _maybe(_number("mark", "firewall mark when it was first seen; NULL where it has no steps")),
             _text("verdict", "ACCEPT, DROP, REJECT, QUEUE, STOLEN, REASSEMBLED, DISCARDED or UNKNOWN"),
             _maybe(_text("decided_table", "table of the rule or policy that decided")),
             _maybe(_text("decided_chain", "its chain")),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Step,
         Traversal,
     )
+    from iptrec.packets.outcome import Unordered
     from iptrec.recording.rows import Loss
 
 _STYLES: Final = {"ACCEPT": "32", "DROP": "31", "REJECT": "31", "DISCARDED": "31"}  # SGR colours
@@ -39,6 +40,7 @@ _UNCERTAIN: Final = "33"
 _FAINT: Final = "2"
 MARK: Final = "-->"  # at the margin, so that it is seen without colour
 _RED: Final = "31"
+NO_CHAIN: Final = "(no chain but iptrec's own saw it)"
 NOT_RECORDED: Final = "(its text was not recorded)"
 
 # JSON names of the header's fields -> the LOG target's, in the order in which they are printed
@@ -86,6 +88,7 @@ def render(traversal: Traversal, layout: Layout) -> str:
         lines.append(connection_line(traversal.connection))
     for step in traversal.steps:
         lines += step_lines(step, layout)
+    lines += [f"\t{NO_CHAIN}"] if not traversal.steps else []
     lines += end_lines(traversal, layout)
     return "\n".join(lines) + "\n"
 
@@ -141,10 +144,19 @@ def remarks(traversal: Traversal, layout: Layout, when: Callable[[int], str]) ->
     if doubts:
         words.append(styled(f"({': '.join(doubts)})", _UNCERTAIN, colour=layout.colour))
     words += [f"({_RELATIONS[one.kind].format(one.packet)})" for one in traversal.related]
+    words += [
+        styled(f"({order(one)})", _UNCERTAIN, colour=layout.colour) for one in traversal.unordered
+    ]
     if traversal.altered_by is not None:
         change = _change(traversal.altered_by, when)
         words.append(styled(f"({change})", _UNCERTAIN, colour=layout.colour))
     return words
+
+
+def order(one: Unordered) -> str:
+    """That nobody knows in which order some chains were passed."""
+    chains = " and ".join(map(printable, one.chains))
+    return f"order not known at {one.hook}, of one priority: {chains}"
 
 
 def mark(layout: Layout) -> str:

@@ -10,7 +10,7 @@ from iptrec.views.escape import printable
 from iptrec.views.packet_json import as_object, endpoint
 from iptrec.views.reasons import because
 from iptrec.views.style import styled, wrapped
-from iptrec.views.text import NOT_RECORDED, end_lines, end_words, kind
+from iptrec.views.text import NO_CHAIN, NOT_RECORDED, end_lines, end_words, kind
 from iptrec.views.title import title
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
     Lines without their newlines. ``width``: of the terminal, see `style.wrapped`.
     """
     yield title(explanation.packet, layout)
+    if not explanation.steps:
+        yield f"  {NO_CHAIN}"
     before = ""
     for explained in explanation.steps:
         step = explained.step

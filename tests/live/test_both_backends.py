@@ -16,10 +16,12 @@ from ground_truth import counters, run
 from recorder import packets as every
 from recorder import start, until
 from test_nft import router
+from typer.testing import CliRunner
 
 import iptrec
 from iptrec.answers.packets import Packets
 from iptrec.answers.select import selection
+from iptrec.cli import app
 from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
@@ -230,6 +232,44 @@ def check(path, arrived, kernel, count=NUMBERS):
 def test_forwarded(lab, tmp_path, rules):
     path = tmp_path / "t.db"
     check(path, *recorded(lab, path, rules))
+
+
+MARKS = [
+    tables(
+        mangle="-A PREROUTING udp:5001 -j MARK --set-xmark 0x1/0xffffffff",
+        filter="-A FORWARD -m mark --mark 0x7; -A FORWARD udp:5002 -j DROP",
+    ),
+    fw(("forward", 0, "udp:5001 counter meta mark set 7; udp:5003 counter drop")),
+]
+
+
+@pytest.mark.parametrize("newer", ["nft", "legacy"])
+def test_equal_priorities(lab, tmp_path, newer):
+    """The newer one is passed first, as the mark shows; what was recorded cannot tell, and that is said."""
+    path = tmp_path / "t.db"
+    rules = MARKS if newer == "nft" else MARKS[::-1]
+    _, kernel = recorded(lab, path, rules)
+    met_mark = [one for one in kernel if "mark --mark" in one[2] or "-m mark" in one[2]]
+    assert bool(met_mark) == (newer == "nft")
+    pair = ("FORWARD", ("legacy filter/FORWARD", "inet fw/c0"))
+    with iptrec.open(path) as recording:
+        told = {one.header["sport"] % 10: one for one in recording.packets()}
+        summary = recording.summary()
+    assert {number: [tuple(each) for each in one.unordered] for number, one in told.items()} == {
+        number: [pair] if number == 1 else [] for number in range(10)
+    }
+    assert (told[1].complete, told[1].ambiguous) == (True, False)
+    assert [(*one, count) for one, count in summary.unordered.items()] == [(*pair, 4)]
+    assert "order not known at FORWARD, of one priority: legacy filter/FORWARD and inet fw/c0" in (
+        iptrec_said("show", path)
+    )
+    assert "not known at FORWARD, of one priority" in iptrec_said("info", path)
+
+
+def iptrec_said(*words):
+    result = CliRunner().invoke(app, [str(one) for one in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 @pytest.mark.parametrize("rules", CASES.values(), ids=CASES)

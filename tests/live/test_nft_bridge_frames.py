@@ -6,6 +6,7 @@ import json
 import re
 import sys
 
+import frames
 import pytest
 import test_nft
 from command import IPTREC
@@ -142,3 +143,54 @@ def test_chains_of_arp_are_passed_behind_a_bridge(bridge, tmp_path):
     found = [one for one in shown if (one["link"] or {}).get("src") == "02:00:00:00:00:02"]
     said = [(one["verdict"], one["complete"], one["decided_by"]["table"]) for one in found]
     assert said == [("DROP", True, "arp a")] * 10
+
+
+# Of each the last byte is another one.
+IP, IP6 = (
+    f"{kind}{packet.hex()[:-2]}%02x"
+    for kind, packet in (
+        ("0800", frames.ipv4(*frames.udp(9, 5000), src="10.5.0.1", dst="10.5.0.3")),
+        ("86dd", frames.ipv6(*frames.udp(9, 5000))),
+    )
+)
+OF_IP = 3  # the rule for it, by its number
+BESIDE = "table inet beside {{\n{}}}\n".format(
+    "".join(
+        f" chain {hook} {{ type filter hook {hook} priority 0; udp dport 5000 counter; }}\n"
+        for hook in ("prerouting", "forward", "output", "postrouting")
+    )
+)
+
+
+@pytest.mark.parametrize("called", [0, 1], ids=["plain", "br_netfilter"])
+@pytest.mark.parametrize("device", ["br0", "p3"])
+@pytest.mark.parametrize("kind", [IP, IP6], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("to", ["all", "one", "nobody"])
+def test_ip_by_packet_sockets(bridge, tmp_path, to, kind, device, called):
+    """No chain of IP sees it: onto the bridge it begins in the bridge's OUTPUT, onto a port it passes none."""
+    trace = str(tmp_path / "t.db")
+    bridge.run(["nft", "-f", "-"], stdin=BESIDE)
+    for name in ("iptables", "ip6tables"):
+        bridge.sysctl(None, f"net/bridge/bridge-nf-call-{name}", called)
+    before = counted(bridge)
+    address = {"all": ALL, "one": frames.mac(bridge, "h3", "eth0"), "nobody": NOBODY}[to]
+    command = sent(device, address.replace(":", "") + HOST + kind)
+    bridge.run([*IPTREC, "record", "-q", "--backend", "nft", "-o", trace, "--", *command])
+    hits = {key: (hits - before[key], None) for key, hits in counted(bridge).items()}
+    assert of_ip(told(bridge, trace)) == of_ip(hits)
+    beside = bridge.run(["nft", "list", "table", "inet", "beside"]).stdout
+    assert beside.count("counter packets 0 ") == 4
+    shown = bridge.run([*IPTREC, "show", "--json", trace], check=False).stdout
+    found = [
+        one for one in map(json.loads, shown.splitlines()) if one["header"].get("dport") == 5000
+    ]
+    copies = {"all": 3, "one": 1, "nobody": 3}[to] if device == "br0" else 0
+    assert len(found) == 10 * copies
+    assert {(one["verdict"], one["complete"], one["ambiguous"]) for one in found} <= {
+        ("ACCEPT", True, False)
+    }
+
+
+def of_ip(hits):
+    """Of ARP there may be answers after the recording."""
+    return {key: count for key, count in hits.items() if key[1] == OF_IP}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import sys
 from collections import Counter
 
@@ -15,8 +16,10 @@ from command import IPTREC, iptrec
 from recorder import guardians, packets, until
 from test_nft import router
 from test_nft_table import ALONE
+from typer.testing import CliRunner
 
 import iptrec as api
+from iptrec.cli import app
 from iptrec.kernel.nft.bases import Base
 from iptrec.kernel.nft.table import Own
 from iptrec.recorder.traversals import Traversals
@@ -25,6 +28,18 @@ from iptrec.recording.reader import Reader
 pytestmark = test_nft.pytestmark
 
 KILLS = int(os.environ.get("IPTREC_KILLS", "12"))
+TOLD = (
+    "show",
+    "show --brief",
+    "show --classic",
+    "show --json",
+    "show -v",
+    "paths",
+    "paths --json",
+    "why",
+    "why --all",
+    "why --json",
+)
 SEND = """\
 import contextlib, socket, sys
 for host in sys.argv[1:]:
@@ -287,27 +302,53 @@ def test_fragments_are_told_before_they_are_put_together(lab, tmp_path):
     assert told == {("REASSEMBLED", True): 3, ("ACCEPT", True): 1}
 
 
-@pytest.mark.parametrize("backend", ["nft", "both"])
-def test_fragments_for_this_host_that_no_chain_of_the_users_sees_whole(lab, tmp_path, backend):
+@pytest.mark.parametrize(
+    ("backend", "before"),
+    [("nft", IPTREC), ("both", IPTREC), ("nft", (*ALONE, *IPTREC))],
+    ids=["nft", "both", "without-iptables-nft"],
+)
+def test_fragments_for_this_host_that_no_chain_of_the_users_sees_whole(
+    lab, tmp_path, backend, before
+):
     """They are put together behind PREROUTING, and our last chain sees what they became."""
     lab.host("h")
     lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
     lab.ip(None, "address add 10.0.1.1/24 dev v1")
     lab.settle()
     options = ["--backend", backend, "--iface", "v1", "-o", tmp_path / "t.db", "ip and udp"]
-    child = recorder.start(lab, *options)
+    child = recorder.start(lab, *options, before=before)
     send = "import socket; out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"
     send += "; out.sendto(bytes(4000), ('10.0.1.1', 1000))"
     lab.run([sys.executable, "-c", send], "h")
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
+    assert seen_by_none(tmp_path / "t.db") == (1 if before == IPTREC else 4)
     *pieces, whole = [one for one in packets(tmp_path / "t.db") if one.header["proto"] == "udp"]
     assert [(one.verdict, one.complete, one.end) for one in pieces] == [
         ("REASSEMBLED", True, None)
     ] * 3
     assert (whole.verdict, whole.complete, whole.header["length"]) == ("ACCEPT", True, 4028)
+    assert (whole.steps, whole.decided_by) == ((), None)
     together = [one.packet for one in whole.related if one.kind == "reassembled"]
     assert together == [one.number for one in pieces]
+
+
+def seen_by_none(path):
+    """How many packets met no chain of the user's; no name of a table that the recorder made is told."""
+    tables = path.with_suffix(".sqlite")
+    said(["export", "sqlite", path, "-o", tables])
+    with sqlite3.connect(tables) as database:
+        rows = database.execute("SELECT table_name FROM steps").fetchall()
+        rows += database.execute("SELECT decided_table FROM packets").fetchall()
+    told = [said([*command.split(), path]) for command in TOLD]
+    assert not [one for one in (*told, str(rows)) if "iptrec-" in one]
+    return told[0].count("(no chain but iptrec's own saw it)")
+
+
+def said(arguments):
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 @pytest.mark.parametrize("before", [IPTREC, (*ALONE, *IPTREC)], ids=["", "without-iptables-nft"])

@@ -99,3 +99,16 @@ def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
     assert told.unsure <= (most_unsure() if case not in (refill, elements) else 0), told
     assert told.changes >= COUNT // 1000
     assert told.unread == 0, told
+
+
+@pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
+def test_two_tables_of_legacy_iptables(lab, tmp_path, variants, monkeypatch):
+    """iptables-restore commits one after the other: a packet may meet the new mangle and the old filter."""
+    monkeypatch.setattr(ruleset_choice, "contradicted", lambda *_, **__: False)
+
+    def load(number):
+        text = changing.two_tables(number % variants)
+        lab.run(["iptables-legacy-restore"], stdin=text)
+
+    told = changing.run(lab, tmp_path / "t.db", load, count=COUNT, every_s=0.2, backend="legacy")
+    assert (told.told, told.doubled, told.wrong) == (COUNT, 0, 0), told

@@ -24,9 +24,9 @@ class Range(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """A network."""
+    """A network, or the first bits of a number."""
 
-    address: str
+    address: Scalar
     length: int
 
 
@@ -274,8 +274,8 @@ def _element(value: Any) -> Element:  # noqa: ANN401 - JSON
     match value:
         case {"range": [low, high]}:
             return Range(_scalar(low), _scalar(high))
-        case {"prefix": {"addr": str(address), "len": int(length)}}:
-            return Prefix(shown(address), length)
+        case {"prefix": {"addr": address, "len": int(length)}}:
+            return Prefix(_scalar(address), length)
         case {"concat": list(parts)} if not any(
             isinstance(one, dict) and "concat" in one for one in parts
         ):

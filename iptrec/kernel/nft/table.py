@@ -49,7 +49,8 @@ _ETHERTYPES: Final[dict[Family, str]] = {"ipv4": "meta protocol ip", "ipv6": "me
 _NOT_IP: Final = "meta protocol != ip meta protocol != ip6"
 # Frames for a link-local group, which a bridge hands to its host past PREROUTING (br_handle_frame)
 _HANDED: Final = "ether daddr 01:80:c2:00:00:02-01:80:c2:00:00:0f"
-_FRAMES: Final = {BRIDGED: _NOT_IP, SENT: _NOT_IP, HANDED: _HANDED}
+_FRAMES: Final = {BRIDGED: f"{_NOT_IP} ", SENT: "", HANDED: f"{_HANDED} "}
+# What packet sockets put onto a bridge passes no chain of IP, whatever it is.
 # Where frames begin as well, and the hooks of chains that they come to then
 _BEGIN: Final = {HANDED: ("INPUT",), SENT: ("OUTPUT", "POSTROUTING")}
 _PRIORITY: Final = -300  # NF_IP_PRI_RAW
@@ -207,7 +208,7 @@ class Own:
             for match in alternatives
         ]
         if self.frames and chain in _FRAMES:
-            rules += [f"  {_FRAMES[chain]} {one}{does}\n" for one in self._interfaces(chain)]
+            rules += [f"  {_FRAMES[chain]}{one}{does}\n" for one in self._interfaces(chain)]
         devices = ", ".join(f'"{one}"' for one in self.devices)
         where = f" devices = {{ {devices} }}" if chain == INGRESS else ""
         head = f"  type filter hook {hook}{where} priority {priority}; policy accept;\n"
