@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.answered import Answers
+from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
@@ -45,11 +46,13 @@ class Behind:
         self._interfaces = interfaces
         self._asked = AskedEnds(Asked(recording, namespace))
         self._no_socket = Unheard(sockets)
+        self._received = Received(recording, namespace, sockets)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""
         self._window = window
         self._asked.update()
+        self._received.next_window(window)
         self._relations = relations
         self._answered: Answers | None = None
         self._alone: set[int] | None = None
@@ -60,7 +63,7 @@ class Behind:
         gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
         if gone.any() and not self._asked and self._ends.alike:
             gone[:] = False
-        told = [*self._answers().positions, *self._unheard()]
+        told = [*self._answers().positions, *self._unheard(), *self._received.positions]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
 
@@ -69,10 +72,12 @@ class Behind:
         assembly = self._window.assembly
         outcome = assembly.outcomes[assembly.outcome[position]]
         answer, alone = self._answers().of(position), position in self._unheard()
-        if outcome.vanished is None and answer is None and not alone:
-            return packet
         if packet.end is not None and packet.end.sure:
             return packet
+        if outcome.vanished is None and answer is None:
+            perhaps = packet.end or self._received.end(position, packet)
+            if perhaps is not None or not alone:
+                return replace(packet, end=perhaps)
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
         if outcome.unrouted:
             asked = self._asked_about(outcome, position, packet)
