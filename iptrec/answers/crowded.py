@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from iptrec.answers.handshakes import Answers, are_syns
 from iptrec.answers.unheard import accepted_here
-from iptrec.names import HOOKS
 from iptrec.packets.ends import End
 from iptrec.packets.identity import Packets, swapped16
 from iptrec.packets.window import WINDOW_EVENTS
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from iptrec.context.sockets import Sockets
-    from iptrec.names import I64, U64, Mask
+    from iptrec.names import I64, Mask
     from iptrec.packets.window import Window
 
-_OUTPUT: Final = HOOKS.index("OUTPUT")
 _TCP, _UDP, _IPV6 = 6, 17, 6
-_SYN, _ACK, _ALL = 2, 16, 0x17  # with FIN and RST
 _ANSWERED_NS: Final = 10_000_000  # a SYN that has room is answered at once
 _LISTENING: Final = {"ListenOverflows": "LISTEN_OVERFLOW", "ListenDrops": "LISTEN_DROP"}
 _RECEIVING: Final = {4: "UdpRcvbufErrors", 6: "Udp6RcvbufErrors"}
@@ -114,20 +112,13 @@ class Crowded:
     def _unanswered(self, window: Window) -> I64:
         """Where SYNs are to those who listen, that no SYN and ACK followed."""
         at, packets = accepted_here(window)
-        asked = (packets.flags() & _ALL) == _SYN
-        asked &= _are_for(packets, _TCP, self._listeners)
-        assembly, events = window.assembly, window.events
-        begun = assembly.rows[assembly.first]
-        sent = np.flatnonzero((events.hook[begun] == _OUTPUT) & events.ip[begun])
-        answers = Packets.of(events, begun[sent])
-        said = (answers.flags() & _ALL) == _SYN | _ACK
-        sent, ends, key = sent[said], answers.ends(), answers.flow_keys(back=True)[said]
-        if self._filtered:  # those are known to fit it whose port has answered somebody
-            asked &= np.isin(packets.ends()[-1], ends[3][said])
+        asked = are_syns(packets) & _are_for(packets, _TCP, self._listeners)
         asked &= ~self._too_late(window, at)
-        at, keys = at[asked], packets.flow_keys()[asked]
-        alone: Mask = _nothing_follows(keys, at, key, sent)
-        found: I64 = at[alone]
+        answers = Answers.of(window)
+        if self._filtered:  # those are known to fit it whose port has answered somebody
+            asked &= np.isin(swapped16(packets.ends()[-1]).astype(np.int64), answers.port)
+        at = at[asked]
+        found: I64 = at[~answers.given(at, packets.flow_keys()[asked])]
         return found
 
     @staticmethod
@@ -162,21 +153,3 @@ def _fits(row: Mapping[str, Any], dst: str) -> bool:
         own = own.ipv4_mapped or own
     both = own.version == _IPV6 and own.is_unspecified and not row["v6only"]
     return own == to or (own.is_unspecified and (own.version == to.version or both))
-
-
-def _nothing_follows(keys: U64, at: I64, answer_keys: U64, answered: I64) -> Mask:
-    """Which of some flows' packets no answer of theirs follows before the next one, nor came before."""
-    key = np.concatenate([keys, answer_keys])
-    position = np.concatenate([at, answered])
-    answers = np.arange(len(key)) >= len(keys)
-    order = np.lexsort((position, key))
-    key, answers = key[order], answers[order]
-    begins = np.append(True, key[1:] != key[:-1])[: len(key)]
-    before: I64 = np.cumsum(answers) - answers
-    if len(key):
-        before = before - before[np.flatnonzero(begins)][np.cumsum(begins) - 1]
-    follows = np.append(answers[1:] & ~begins[1:], False)[: len(key)]
-    alone = np.zeros(len(key), np.bool_)
-    alone[order] = ~follows & (before == 0)
-    found: Mask = alone[: len(keys)]
-    return found

@@ -222,9 +222,8 @@ def _passed(found: list[Fate], *, piece: bool) -> End:
 
 
 def _unheard(packet: Traversal) -> End | None:
-    """Of TCP only who asks for a connection needs a socket that listens."""
     header = packet.steps[-1].header
-    if packet.verdict != "ACCEPT" or header.get("flags", "SYN") != "SYN":
+    if packet.verdict != "ACCEPT":
         return None
     port = f"{str(header.get('proto')).upper()} port {header.get('dport')}"
     text = f"no socket had {port} while this was recorded"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.diverting import Diverting
+from iptrec.answers.handshakes import Answers, are_syns
 from iptrec.names import HOOKS
 from iptrec.packets.identity import Packets, swapped16
 
@@ -53,5 +54,11 @@ def _unheard(window: Window, ports: frozenset[tuple[int, int]]) -> I64:
     protocol, port = columns[0].astype(np.int64), swapped16(columns[-1]).astype(np.int64)
     known = np.array([one << 16 | number for one, number in ports], np.int64)
     alone = ~np.isin(protocol << 16 | port, known) & np.isin(protocol, (_TCP, _UDP)) & (port > 0)
+    # Of TCP only who asks for a connection needs a socket that listens; who is answered has found one.
+    syns = are_syns(packets)
+    alone &= syns | (protocol != _TCP)
     found: I64 = at[alone]
-    return found
+    if not (alone & syns).any():
+        return found
+    answered = Answers.of(window).given(found, packets.flow_keys()[alone]) & syns[alone]
+    return found[~answered]

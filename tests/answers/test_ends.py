@@ -6,6 +6,7 @@ import json
 import struct
 from dataclasses import replace
 
+import frames
 import pytest
 from handmade import HandMade, attribute, link_message, netlink, udp
 
@@ -263,3 +264,21 @@ def test_who_has_sent_has_a_socket():
         start_ns=TIME,
     )
     assert [(one.verdict, one.end) for one in Packets(made)] == [("ACCEPT", None)] * 2
+
+
+@pytest.mark.parametrize("flags", [2, 0xC2], ids=["", "ECN"])
+@pytest.mark.parametrize("answered", [True, False])
+def test_who_answers_a_syn_has_a_socket(flags, answered):
+    """It is in no list: a program of BPF chose another one (bpf_sk_lookup), or its end was told too late."""
+    made = let_in()
+    made.chunks_.clear()
+    asked = frames.ipv4(*frames.tcp(1000, 53, flags), src="10.1.0.9", dst="10.1.0.1")
+    told = frames.ipv4(*frames.tcp(53, 1000, 0x12), src="10.1.0.1", dst="10.1.0.9", identity=0)
+    events = [(one, asked, {"indev": 2}) for one in (RAWS, "filter:INPUT:policy:1")]
+    if answered:
+        events += [
+            (one, told, {"outdev": 2}) for one in ("raw:OUTPUT:policy:2", "filter:OUTPUT:policy:1")
+        ]
+    made.events(events, start_ns=TIME)
+    found = [one.end and one.end.reason for one in Packets(made)]
+    assert found == ([None, None] if answered else ["NO_SOCKET"])

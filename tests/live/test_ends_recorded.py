@@ -325,3 +325,39 @@ def test_sockets_that_come_and_go(network, tmp_path, backend):
     found = [one for one in recorder.packets(path) if one.in_ == "lo"]
     assert {one.header["proto"] for one in found} >= {"udp", "tcp"}
     assert [(one.number, one.end) for one in found if one.end] == []
+
+
+OLD_FRIENDS = """
+import socket, sys
+guests = []
+for family, own in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    door = socket.socket(family, socket.SOCK_STREAM)
+    door.bind((own, 0))
+    door.listen()
+    guests += [socket.create_connection(door.getsockname()[:2]), door.accept()[0]]
+    door.close()
+print("ready", flush=True)
+for line in sys.stdin:
+    for guest, host in zip(guests[::2], guests[1::2]):
+        for one, other in ((guest, host), (host, guest)):
+            one.send(b"still here")
+            assert other.recv(99) == b"still here"
+    print("said", flush=True)
+"""
+
+
+def test_a_connection_whose_listener_is_gone(network, tmp_path, backend):
+    """What it took is not told as lost: nobody listens, and yet there is a socket."""
+    loaded(network, backend)
+    path = tmp_path / "t.db"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    old = network.popen([sys.executable, "-c", OLD_FRIENDS], **pipes)
+    assert old.stdout.readline() == "ready\n"
+    child = recorder.start(network, "tcp", "--backend", backend, "-o", path, notes=True)
+    old.stdin.write("go\n")
+    old.stdin.flush()
+    assert old.stdout.readline() == "said\n"
+    recorder.stop(child)
+    found = recorder.packets(path)
+    assert len(found) >= 16
+    assert [(one.number, one.header, one.end) for one in found if one.end] == []
