@@ -179,11 +179,10 @@ def _no_way(world: World, flow: Flow, found: Found) -> Fate:
         return _dropped("IP_INNOROUTES", f"there is no route to {flow.dst}")
     if found.kind not in ERRORS:
         return _dropped("IP_INVALID_DEST", f"{flow.dst} cannot be forwarded to")
+    reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]
     if route is None:
         why = f"routing rule {rule.priority if rule else '?'} is {_SAID[found.kind]}"
-        reason = "IP_INNOROUTES" if found.kind == UNREACHABLE else _KINDS[found.kind]
-        return _dropped(reason, why)
-    reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]
+        return _dropped("IP_INNOROUTES" if found.kind == UNREACHABLE else reason, why)
     return _dropped(reason, f"the route is {world.route(route)}")
 
 
