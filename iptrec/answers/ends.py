@@ -61,6 +61,10 @@ _BEHIND: Final = {  # the rules: at INPUT, and on its way out
         dict.fromkeys(
             ("host-unreachable", "address-unreachable"),
             ("NEIGH_FAILED", "the next hop did not answer"),
+        )
+        | dict.fromkeys(
+            ("fragmentation-needed", "packet-too-big"),  # the route's own, or a tunnel's
+            ("PKT_TOO_BIG", _WORDS["PKT_TOO_BIG"]),
         ),
     ),
 }

@@ -18,7 +18,7 @@ _NO_ROUTE: Final = "IP_INNOROUTES"
 _NO_WAY: Final = frozenset([_NO_ROUTE, "UNREACHABLE", "PROHIBIT", "BLACKHOLE"])
 # Words that the kernel has for several things, and what they may be.
 _SEVERAL: Final = {
-    "NOT_SPECIFIED": _NO_WAY | {"NOT_JOINED"},
+    "NOT_SPECIFIED": _NO_WAY | {"NOT_JOINED", "SOURCE_ROUTE"},
     "EINVAL": frozenset(
         ["BLACKHOLE", "NOT_JOINED", "IP_RPFILTER", "IP_LOCALNET", "IP_LOCAL_SOURCE", "IP_INVALID_SOURCE",
          "IP_INVALID_DEST"]

@@ -33,6 +33,7 @@ route add blackhole {b}
 route add unreachable {u}
 route add prohibit {p}
 route add throw {t}
+route add {m} via {far} mtu 1300
 rule add fwmark 7 blackhole priority 90
 rule add fwmark 9 unreachable priority 92
 rule add fwmark 10 prohibit priority 93
@@ -40,8 +41,10 @@ rule add fwmark 8 lookup 100 priority 91
 route add default via {far} table 100
 """
 NETS = {
-    4: {"b": "10.9.1.0/24", "u": "10.9.2.0/24", "p": "10.9.3.0/24", "t": "10.9.4.0/24", "far": "10.0.2.2"},
-    6: {"b": "fd91::/32", "u": "fd92::/32", "p": "fd93::/32", "t": "fd94::/32", "far": "fd00:2::2"},
+    4: {"b": "10.9.1.0/24", "u": "10.9.2.0/24", "p": "10.9.3.0/24", "t": "10.9.4.0/24", "m": "10.9.5.0/24",
+        "far": "10.0.2.2"},
+    6: {"b": "fd91::/32", "u": "fd92::/32", "p": "fd93::/32", "t": "fd94::/32", "m": "fd95::/32",
+        "far": "fd00:2::2"},
 }  # fmt: skip
 LEGACY = """\
 *mangle
@@ -91,6 +94,7 @@ class Way(NamedTuple):
     mark: int = 0
     protocol: int = 17
     verdict: str = "UNKNOWN"
+    options: bytes = b""
     untold: str = ""  # the backend whose traces quote too little of it
 
 
@@ -128,6 +132,12 @@ WAYS = {
         "(default via 10.0.2.2 dev to-b table 100)", ttl=1, mark=8),
     "MTU": Way("a", A4, B4, "PKT_TOO_BIG",
         "it has 1450 bytes and DF, the MTU of to-b is 1400", size=1422, whole=True),
+    "MTU of the route": Way("a", A4, "10.9.5.5", "PKT_TOO_BIG",
+        "it has 1350 bytes and DF, the MTU of the route is 1300", size=1322, whole=True),
+    "loose source route": Way("a", A4, B4, "SOURCE_ROUTE", "net.ipv4.conf.all.accept_source_route is 0",
+        options=bytes([131, 7, 4, 10, 0, 2, 9, 0])),
+    "strict source route": Way("a", A4, B4, "SOURCE_ROUTE", "net.ipv4.conf.all.accept_source_route is 0",
+        options=bytes([1, 137, 7, 4, 10, 0, 2, 9])),
     "MTU, to fragment": Way("a", A4, B4, "", size=1422, verdict=PASSED),
     "no UDP socket": Way("a", A4, "10.0.1.1", "NO_SOCKET",
         "this host answered port-unreachable", port=9, verdict=PASSED),
@@ -153,6 +163,8 @@ WAYS = {
     "prohibit rule 6": Way("a", A6, B6, "IP_INNOROUTES", "routing rule 93 is prohibit", mark=10),
     "hop limit": Way("a", A6, B6, "IP_INHDR", "its hop limit is 1 (fd00:2::/64 dev to-b)", ttl=1),
     "too big 6": Way("a", A6, B6, "PKT_TOO_BIG", "it has 1450 bytes, the MTU of to-b is 1400", size=1402),
+    "too big for the route 6": Way("a", A6, "fd95::5", "PKT_TOO_BIG", "this host answered packet-too-big",
+        size=1302, verdict=PASSED),
     "local source 6": Way("a", "fe80::77", B6, "IP_INADDRERRORS", "packets from fe80::77 are not forwarded"),
     "no UDP socket 6": Way("a", A6, "fd00:1::1", "NO_SOCKET",
         "answered port-unreachable", port=9, verdict=PASSED),
@@ -206,7 +218,9 @@ def packet(way, number):
     if ":" in way.dst:
         return frames.ipv6(*body, ttl=way.ttl, **ends)
     offset = 0x4000 if way.whole else 0
-    return frames.ipv4(*body, ttl=way.ttl, offset=offset, identity=number, **ends)
+    return frames.ipv4(
+        *body, ttl=way.ttl, offset=offset, identity=number, options=way.options, **ends
+    )
 
 
 def send(lab, ways):
@@ -305,7 +319,7 @@ def test_each_way(network, tmp_path, backend, words):
 # What routing says, and what the kernel's word is where it is another one
 KERNELS = {
     "BLACKHOLE": ("NOT_SPECIFIED",), "UNREACHABLE": ("NOT_SPECIFIED",), "PROHIBIT": ("NOT_SPECIFIED",),
-    "NOT_JOINED": ("NOT_SPECIFIED",),
+    "NOT_JOINED": ("NOT_SPECIFIED",), "SOURCE_ROUTE": ("NOT_SPECIFIED",),
 }  # fmt: skip
 
 
