@@ -59,5 +59,9 @@ class Received:
     def _told(self) -> bool:
         """Whether the kernel told of all that it dropped."""
         recording, own = self._recording, ("drops", self._namespace)
-        drops = [one.id for one in recording.streams if (one.kind, one.namespace) == own]
+        drops = [
+            one.id
+            for one in recording.streams
+            if (one.kind, one.namespace) == own and "not_recorded" not in one.detail
+        ]
         return bool(drops) and not any(one.stream in drops for one in recording.losses)

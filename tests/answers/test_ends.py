@@ -282,3 +282,30 @@ def test_who_answers_a_syn_has_a_socket(flags, answered):
     made.events(events, start_ns=TIME)
     found = [one.end and one.end.reason for one in Packets(made)]
     assert found == ([None, None] if answered else ["NO_SOCKET"])
+
+
+@pytest.mark.parametrize(
+    ("detail", "rose", "expected"),
+    [
+        (None, 1, ("UDP_CSUM", False)),
+        ({"not_recorded": "no BTF"}, 1, ("UDP_CSUM", False)),
+        ({}, 1, None),
+        (None, 0, None),
+    ],
+)
+def test_a_checksum_where_the_kernel_would_have_told(detail, rose, expected):
+    """Where its reasons of drops were recorded, they are all that there is to tell."""
+    made = let_in(first=[53], last=[53])
+    made.chunks_.clear()
+    src, dst = "10.1.0.9", "10.1.0.1"
+    wrong = frames.ipv4(*frames.summed(frames.udp(1000, 53), src, dst, bad=True), src=src, dst=dst)
+    made.events(
+        [(one, wrong, {"indev": 2}) for one in (RAWS, "filter:INPUT:policy:1")], start_ns=TIME
+    )
+    for time, value in ((1, 7), (1000 * SECOND, 7 + rose)):
+        told = {"snmp": f"Udp: InCsumErrors\nUdp: {value}\n"}
+        made.snapshot("counters", json.dumps(told).encode(), time)
+    if detail is not None:
+        made.streams.append(Stream(5, 1, "drops", detail))
+    (found,) = Packets(made)
+    assert (found.end and (found.end.reason, found.end.sure)) == expected
