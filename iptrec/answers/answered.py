@@ -19,6 +19,7 @@ _OUTPUT: Final = HOOKS.index("OUTPUT")
 RST: Final = "RST"
 _QUOTED: Final = ("src", "dst", "proto", "sport", "dport", "id", "length")
 _PORTED: Final = "sport"
+_SYNS: Final = ("SYN", "SYN,ECE,CWR")  # RFC 3168
 _AT_ONCE_NS: Final = 2_000_000
 
 
@@ -83,7 +84,7 @@ def _quotes(window: Window, position: int, asked: int) -> bool:
 
 def _refuses(reset: dict[str, Any] | None, asked: dict[str, Any]) -> bool:
     """Whether it is the kernel's own to a SYN that no socket took (tcp_v4_send_reset)."""
-    if reset is None or asked.get("flags") != "SYN" or reset.get("seq") != 0:
+    if reset is None or asked.get("flags") not in _SYNS or reset.get("seq") != 0:
         return False
     return bool(reset.get("ack") == (asked.get("seq", 0) + 1) % 2**32)
 

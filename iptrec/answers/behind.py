@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iptrec.answers.answered import Answers
+from iptrec.answers.explained import explained, is_of_routing
+from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
@@ -31,9 +33,6 @@ def load() -> None:
     import iptrec.answers.ends  # noqa: F401, PLC0415
 
 
-_RPFILTER: Final = "IP_RPFILTER"
-
-
 class Behind:
     """Follows the windows of one stream, and answers for the latest."""
 
@@ -45,11 +44,13 @@ class Behind:
         self._interfaces = interfaces
         self._asked = AskedEnds(Asked(recording, namespace))
         self._no_socket = Unheard(sockets)
+        self._received = Received(recording, namespace, sockets)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""
         self._window = window
         self._asked.update()
+        self._received.next_window(window)
         self._relations = relations
         self._answered: Answers | None = None
         self._alone: set[int] | None = None
@@ -57,10 +58,10 @@ class Behind:
     def odd(self, positions: I64) -> Mask:
         """Which traversals at some positions of the window have ends that may differ from each other's."""
         assembly = self._window.assembly
-        gone = np.array([one.vanished is not None for one in assembly.outcomes], np.bool_)
+        gone = np.array([_is_routed(one) for one in assembly.outcomes], np.bool_)
         if gone.any() and not self._asked and self._ends.alike:
             gone[:] = False
-        told = [*self._answers().positions, *self._unheard()]
+        told = [*self._answers().positions, *self._unheard(), *self._received.positions]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
 
@@ -69,10 +70,12 @@ class Behind:
         assembly = self._window.assembly
         outcome = assembly.outcomes[assembly.outcome[position]]
         answer, alone = self._answers().of(position), position in self._unheard()
-        if outcome.vanished is None and answer is None and not alone:
-            return packet
         if packet.end is not None and packet.end.sure:
-            return packet
+            return replace(packet, end=self._explained(position, packet, packet.end))
+        if outcome.vanished is None and answer is None:
+            perhaps = packet.end or self._received.end(position, packet)
+            if perhaps is not None or not alone:
+                return replace(packet, end=perhaps)
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
         if outcome.unrouted:
             asked = self._asked_about(outcome, position, packet)
@@ -82,6 +85,12 @@ class Behind:
             reason = self._ends.reason(self._window, position, reason, end)
         told = "; ".join(filter(None, (reason, outcome.doubt))) or None
         return replace(packet, end=end or packet.end, reason=told)
+
+    def _explained(self, position: int, packet: Traversal, end: End) -> End:
+        """What the kernel said as it happened, and why it is so."""
+        if not is_of_routing(end.where):
+            return end
+        return explained(end, self._ends.routed(self._window, position, packet))
 
     def _asked_about(self, outcome: Outcome, position: int, packet: Traversal) -> End | None:
         """What the kernel answered about a packet that it was to route."""
@@ -110,8 +119,14 @@ class Behind:
         return Ends(self._recording, self._namespace, self._interfaces)
 
 
+def _is_routed(outcome: Outcome) -> bool:
+    """Whether routing may be why its packets ended, which each has to be asked for."""
+    death = outcome.death
+    return outcome.vanished is not None or (death is not None and is_of_routing(death.where))
+
+
 def _better(asked: End | None, recorded: End | None, *, unsure: bool) -> End | None:
-    """The kernel's own answer, of reverse path filtering with the route and setting that explain it.
+    """The kernel's own answer, with what explains it.
 
     ``unsure``: whether an answer is told that may have been about another moment; not where what was recorded
     is sure.
@@ -120,9 +135,4 @@ def _better(asked: End | None, recorded: End | None, *, unsure: bool) -> End | N
         return recorded
     if recorded is None or not recorded.sure:
         return asked
-    if not asked.sure:
-        return recorded
-    if (asked.reason, recorded.reason) != (_RPFILTER, _RPFILTER):
-        return asked
-    settings = recorded.text.partition(": ")[2]  # which the kernel does not tell
-    return replace(asked, text=f"{asked.text}; {settings}")
+    return explained(asked, recorded) if asked.sure else recorded

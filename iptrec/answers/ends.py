@@ -61,6 +61,10 @@ _BEHIND: Final = {  # the rules: at INPUT, and on its way out
         dict.fromkeys(
             ("host-unreachable", "address-unreachable"),
             ("NEIGH_FAILED", "the next hop did not answer"),
+        )
+        | dict.fromkeys(
+            ("fragmentation-needed", "packet-too-big"),  # the route's own, or a tunnel's
+            ("PKT_TOO_BIG", _WORDS["PKT_TOO_BIG"]),
         ),
     ),
 }
@@ -123,17 +127,23 @@ class Ends:
             hook = int(window.events.hook[window.assembly.events(position)[-1]])
             found = None if answer is None else _answered(answer, packet, hook)
             return found or (_unheard(packet) if alone else None)
-        seen = None if vanished == "elsewhere" else last_seen(window, position, packet)
-        piece = bool(packet.header.get("mf") or packet.header.get("frag"))
-        found = None if seen is None else self._routed(seen, vanished, piece=piece)
+        found = None if vanished == "elsewhere" else self.routed(window, position, packet, vanished)
         if answer is not None:
             if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
                 return End("recorded", found.reason, f"{found.text}; {_said(answer)}")
-            found = _told(answer) or found
+            found = _told(answer, packet.family) or found
         if found is None:
             return None
         row = int(window.assembly.events(position)[-1])
         return self._doubted(found, int(window.moment_ns[row]))
+
+    def routed(
+        self, window: Window, position: int, packet: Traversal, vanished: Vanished = "surely"
+    ) -> End | None:
+        """What routing made of the packet there, by what was recorded of it; None where nobody knows."""
+        seen = last_seen(window, position, packet)
+        piece = bool(packet.header.get("mf") or packet.header.get("frag"))
+        return None if seen is None else self._routed(seen, vanished, piece=piece)
 
     def _routed(self, seen: LastSeen, vanished: Vanished, *, piece: bool) -> End | None:
         worlds, sure = self._worlds.at(seen.time_ns)
@@ -196,12 +206,13 @@ def _answered(answer: Answer, packet: Traversal, hook: int) -> End | None:
     return End("recorded", reason, f"{what}: {_said(answer)}")
 
 
-def _told(answer: Answer) -> End | None:
+def _told(answer: Answer, family: str) -> End | None:
     """An end that nothing but an error tells."""
     reason = _REASONS.get(answer.name)
     if reason is None:
         return None
-    return End("recorded", reason, f"{_WORDS[reason]}: {_said(answer)}")
+    word = "IP_INNOROUTES" if family == "ipv6" and reason == "PROHIBIT" else reason
+    return End("recorded", word, f"{_WORDS[reason]}: {_said(answer)}")
 
 
 def _said(answer: Answer) -> str:
@@ -222,9 +233,8 @@ def _passed(found: list[Fate], *, piece: bool) -> End:
 
 
 def _unheard(packet: Traversal) -> End | None:
-    """Of TCP only who asks for a connection needs a socket that listens."""
     header = packet.steps[-1].header
-    if packet.verdict != "ACCEPT" or header.get("flags", "SYN") != "SYN":
+    if packet.verdict != "ACCEPT":
         return None
     port = f"{str(header.get('proto')).upper()} port {header.get('dport')}"
     text = f"no socket had {port} while this was recorded"

@@ -39,6 +39,8 @@ _TO: Final = re.compile(
 _TURN_NS: Final = 50_000_000
 _TCP, _UDP = 6, 17
 _SIX, _HEADER6 = 6, 40
+_END_OF_OPTIONS, _NO_OPERATION = 0, 1
+_SOURCE_ROUTES: Final = (131, 137)
 _OFFSET: Final = 0x1FFF  # IP_OFFSET
 
 
@@ -148,7 +150,18 @@ def _arrived(facts: Facts, bits: bytes, iif: int, in_: str) -> Arrived | None:
         None if hidden[hops] else bits[7] if six else bits[8],
         length,
         True if six else bool(bits[6] & 0x40),
+        source_route=not six and _has_source_route(bits[20 : (bits[0] & 15) * 4]),
     )
+
+
+def _has_source_route(options: bytes) -> bool:
+    """Whether LSRR or SSRR is among options of IPv4 (RFC 791, 3.1)."""
+    while options and options[0] != _END_OF_OPTIONS:
+        if options[0] in _SOURCE_ROUTES:
+            return True
+        size = 1 if options[0] == _NO_OPERATION else options[1] if len(options) > 1 else 0
+        options = options[size:] if size else b""
+    return False
 
 
 def _ports(bits: bytes, at: int, protocol: int) -> tuple[int | None, int | None]:

@@ -39,6 +39,16 @@ _LEAST_MTU6: Final = 1280
 _SIX: Final = 6
 _EXACT: Final = 32  # of an address of the host's, not of 127.0.0.0/8
 _KINDS: Final = {BLACKHOLE: "BLACKHOLE", UNREACHABLE: "UNREACHABLE", PROHIBIT: "PROHIBIT"}
+_BEFORE_OPTIONS: Final = frozenset(
+    [
+        "IP_RPFILTER",
+        "IP_LOCALNET",
+        "IP_LOCAL_SOURCE",
+        "IP_INVALID_SOURCE",
+        "IP_INVALID_DEST",
+        "NOT_JOINED",
+    ]
+)
 _SAID: Final = {BLACKHOLE: "blackhole", UNREACHABLE: "unreachable", PROHIBIT: "prohibit"}
 
 
@@ -75,13 +85,15 @@ class World:
 class Arrived(NamedTuple):
     """A packet behind its last rule at PREROUTING. None: not known.
 
-    ``length``: of the whole packet; ``whole``: whether it may not be fragmented (DF).
+    ``length``: of the whole packet; ``whole``: whether it may not be fragmented (DF). ``source_route``:
+    whether it brings a way of its own (RFC 791: LSRR, SSRR).
     """
 
     flow: Flow
     hops: int | None = None
     length: int | None = None
     whole: bool | None = None
+    source_route: bool = False
 
 
 class Fate(NamedTuple):
@@ -105,7 +117,20 @@ def fates(world: World, packet: Arrived) -> list[Fate]:
     if device is None or device.vrf:
         return [_UNKNOWN]
     found = _fates6(world, packet) if packet.flow.dst.version == _SIX else _fates4(world, packet)
+    if packet.source_route:
+        found = (_with_source_route(world, packet.flow, one) for one in found)
     return list(dict.fromkeys(found))
+
+
+def _with_source_route(world: World, flow: Flow, found: Fate) -> Fate:
+    """ip_rcv_options, which comes behind the look-up, but before what that finds is carried out."""
+    if found.reason in _BEFORE_OPTIONS:
+        return found
+    for one in ("all", flow.in_):
+        path = f"net/ipv4/conf/{one}/accept_source_route"
+        if world.setting(path) == 0:
+            return _dropped("SOURCE_ROUTE", f"it has a source route, and {dotted(path)} is 0")
+    return _UNKNOWN
 
 
 def _dropped(reason: str, why: str, by: str = "routing") -> Fate:
@@ -179,11 +204,10 @@ def _no_way(world: World, flow: Flow, found: Found) -> Fate:
         return _dropped("IP_INNOROUTES", f"there is no route to {flow.dst}")
     if found.kind not in ERRORS:
         return _dropped("IP_INVALID_DEST", f"{flow.dst} cannot be forwarded to")
+    reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]
     if route is None:
         why = f"routing rule {rule.priority if rule else '?'} is {_SAID[found.kind]}"
-        reason = "IP_INNOROUTES" if found.kind == UNREACHABLE else _KINDS[found.kind]
-        return _dropped(reason, why)
-    reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]
+        return _dropped("IP_INNOROUTES" if found.kind == UNREACHABLE else reason, why)
     return _dropped(reason, f"the route is {world.route(route)}")
 
 

@@ -100,7 +100,7 @@ class SocketOwners:
         if not holders or self._told.ports is None:
             return {}
         told = Holders(holders[0].content)
-        first, last = (_by_cookie(sockets.rows(one.content)) for one in (lists[0], lists[-1]))
+        first, last = self._told.listed
         closed = dict(self._closed())
         found: dict[tuple[int, int], list[_Socket]] = {}
         for cookie in first.keys() | last.keys() | closed.keys():
@@ -133,10 +133,6 @@ class SocketOwners:
         for time_ns, datagram in datagrams(self._recording, "sockets", self._namespace):
             for row in sockets.ended(datagram):
                 yield row["cookie"], (time_ns, row)
-
-
-def _by_cookie(rows: Iterator[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    return {one["cookie"]: one for one in rows}
 
 
 def _is_one(rows: list[dict[str, Any]]) -> bool:

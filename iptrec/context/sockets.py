@@ -7,7 +7,7 @@ never there.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.context.datagrams import datagrams
 from iptrec.decode import snapshots, sockets
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.recording.rows import Recording
+
+    _Rows = dict[int, dict[str, Any]]
 
 _PROTOCOLS: Final = (6, 17)
 _IPVS: Final = "net/ipv4/vs/conntrack"  # takes packets behind INPUT, for which there is no socket
@@ -51,6 +53,16 @@ class Sockets:
         return frozenset(
             found | {(protocol, port) for port in set(self._closed()) for protocol in _PROTOCOLS}
         )
+
+    @functools.cached_property
+    def listed(self) -> tuple[_Rows, _Rows]:
+        """The first and the last list, by the sockets' cookies; see `decode.sockets.rows`."""
+        found = [
+            {row["cookie"]: row for row in sockets.rows(one.content)}
+            for one in self._recording.snapshots("sockets")
+            if one.namespace == self._namespace
+        ]
+        return (found[0], found[-1]) if found and self.ports is not None else ({}, {})
 
     def _balanced(self) -> bool:
         return any(

@@ -16,16 +16,21 @@ if TYPE_CHECKING:
 
 _BY_FAMILY, _DONE = 20, 3
 _SOCKET: Final = struct.Struct(">BB2xHH16s16s")
-_REST: Final = struct.Struct(
-    "<IQ12xII"
-)  # the interface; the cookie, which no other socket has; user; inode
-_PROTOCOL, _V6ONLY, _CGROUP_ID = 10, 11, 21  # INET_DIAG_...
+# The interface; the cookie, which no other socket has; both queues; user; inode
+_REST: Final = struct.Struct("<IQ4xIIII")
+_MEMORY, _PROTOCOL, _V6ONLY, _CGROUP_ID = 7, 10, 11, 21  # INET_DIAG_...
+_DROPS: Final = slice(32, 36)  # SK_MEMINFO_DROPS, of four bytes each
 _ASKED: Final = (6, 6, 17, 17)
 _SIZES: Final = {2: 4, 10: 16}  # bytes of an address
 
 
 def rows(content: bytes) -> Iterator[dict[str, Any]]:
-    """Each socket as field -> value; ``state``: of TCP_LISTEN (10) and its like. ``cgroup``: 0 if not told."""
+    """Each socket as field -> value; ``state``: of TCP_LISTEN (10) and its like. ``cgroup``: 0 if not told.
+
+    ``waiting``, ``room``: as ss(8) has Recv-Q and Send-Q; of one that listens, how many connections wait to be
+    accepted, and how many may. ``drops``: how many packets it had no room for, or that it refused; None if not
+    told.
+    """
     answer = 0
     for message in messages(content):
         if message.kind == _DONE:
@@ -40,7 +45,7 @@ def _socket(body: bytes, protocol: int | None) -> Iterator[dict[str, Any]]:
     if len(body) < size or body[0] not in _SIZES:
         return
     family, state, port, peer_port, *ends = _SOCKET.unpack_from(body)
-    index, cookie, uid, inode = _REST.unpack_from(body, _SOCKET.size)
+    index, cookie, waiting, room, uid, inode = _REST.unpack_from(body, _SOCKET.size)
     own, peer = (str(ipaddress.ip_address(one[: _SIZES[family]])) for one in ends)
     told = first(body[size:])
     yield {
@@ -48,11 +53,17 @@ def _socket(body: bytes, protocol: int | None) -> Iterator[dict[str, Any]]:
         "state": state, "address": own, "port": port, "peer": peer, "peer_port": peer_port,
         "index": index, "uid": uid, "inode": inode, "cookie": cookie,
         "cgroup": _number(told, _CGROUP_ID), "v6only": bool(_number(told, _V6ONLY)),
+        "waiting": waiting, "room": room, "drops": _drops(told),
     }  # fmt: skip
 
 
 def _number(told: dict[int, bytes], attribute: int) -> int:
     return int.from_bytes(told.get(attribute, b""), "little")
+
+
+def _drops(told: dict[int, bytes]) -> int | None:
+    counted = told.get(_MEMORY, b"")[_DROPS]
+    return int.from_bytes(counted, "little") if counted else None
 
 
 def listed(content: bytes) -> set[tuple[int, int]] | None:

@@ -218,10 +218,12 @@ def _drops() -> Finding:
     """Load and attach the program that tells why packets are dropped, as recording does: nothing else tells."""
     try:
         with DropSource(netns.inode(), _A_HEADER):
-            return Finding("ok", "drops", "the kernel tells why it drops packets behind the rules")
+            return Finding(
+                "ok", "drop reasons", "the kernel tells why it drops packets behind the rules"
+            )
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
-        return Finding("note", "drops", f"not recorded: {fact}", fix)
+        return Finding("note", "drop reasons", f"not recorded: {fact}", fix)
 
 
 def _bridges() -> Iterator[Finding]:

@@ -17,13 +17,14 @@ from iptrec.kernel.netlink import Listener
 _SOCK_DIAG: Final = 4  # NETLINK_SOCK_DIAG
 _BY_FAMILY: Final = 20  # SOCK_DIAG_BY_FAMILY
 _REQUEST: Final = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
+_MEMORY: Final = 1 << 6  # INET_DIAG_SKMEMINFO as a bit: of UDP, for its drops
 _LISTEN: Final = 1 << 10  # states as bits, TCP_LISTEN
 _EVERY: Final = 0xFFFFFFFF
 _ASKED: Final = (
-    (socket.AF_INET, socket.IPPROTO_TCP, _LISTEN),
-    (socket.AF_INET6, socket.IPPROTO_TCP, _LISTEN),
-    (socket.AF_INET, socket.IPPROTO_UDP, _EVERY),
-    (socket.AF_INET6, socket.IPPROTO_UDP, _EVERY),
+    (socket.AF_INET, socket.IPPROTO_TCP, 0, _LISTEN),
+    (socket.AF_INET6, socket.IPPROTO_TCP, 0, _LISTEN),
+    (socket.AF_INET, socket.IPPROTO_UDP, _MEMORY, _EVERY),
+    (socket.AF_INET6, socket.IPPROTO_UDP, _MEMORY, _EVERY),
 )
 _LIMIT: Final = 1 << 20  # bytes of each answer
 _DESTROY: Final = (1, 2, 3, 4)  # SKNLGRP_INET_TCP_DESTROY and its like
@@ -43,8 +44,8 @@ _WANTED: Final = (
 def dumps() -> bytes:
     """The snapshot "sockets": four answers, back to back, up to one that is not whole."""
     found = b""
-    for family, protocol, states in _ASKED:
-        answer = dump(_SOCK_DIAG, _BY_FAMILY, _REQUEST.pack(family, protocol, 0, states), _LIMIT)
+    for asked in _ASKED:
+        answer = dump(_SOCK_DIAG, _BY_FAMILY, _REQUEST.pack(*asked), _LIMIT)
         found += answer
         if not is_whole(answer):
             break

@@ -34,6 +34,7 @@ _SETTINGS: Final = (
     "net/ipv4/conf/*/accept_local",
     "net/ipv4/conf/*/route_localnet",
     "net/ipv4/conf/*/src_valid_mark",
+    "net/ipv4/conf/*/accept_source_route",
     "net/ipv4/conf/*/proxy_arp",
     "net/ipv6/conf/*/forwarding",
     "net/ipv6/conf/*/disable_ipv6",

@@ -32,6 +32,7 @@ _PROTOCOLS: Final = {
     AF_INET: {"icmp": 1, "tcp": 6, "udp": 17},
     AF_INET6: {"tcp": 6, "udp": 17, "icmpv6": 58},
 }
+_NO_ROUTE6: Final = "IP_INNOROUTES"  # so IPv6 calls all of them but blackholes
 _NATTED: Final = STATUS["snat"] | STATUS["dnat"]
 # As iptables and nft write what gives a packet another destination, and whatever undoes that later on
 _REDIRECTS: Final = re.compile(r"\b(?:dnat|redirect|netmap|tproxy|dnpt)\b", re.IGNORECASE)
@@ -131,19 +132,19 @@ def _when(told: Told, last: Step) -> str:
 def _meaning(one: Exchange, last: Step) -> tuple[str, str] | None:
     """Reason and phrase; None where the kernel has a way for it, or cannot say."""
     src, dst = (str(last.header[one]) for one in ("src", "dst"))
-    code = one.answer.code
+    code, six = one.answer.code, one.way.family == AF_INET6
     if code == 0:
         return _without_forwarding(one, dst)
     if code == _ENETUNREACH:
         return "IP_INNOROUTES", f"no route to {dst}"
     if code == _EACCES:
-        return "PROHIBIT", f"the route to {dst} prohibits it"
+        return _NO_ROUTE6 if six else "PROHIBIT", f"{dst} is prohibited"
     if code == _EHOSTUNREACH:
         return _unreachable(one, dst, last.in_)
     if code == _EXDEV:
         return _rp_filter(one, src, last.in_)
-    if code == _EINVAL and one.way.family == AF_INET6:
-        return "BLACKHOLE", f"the route to {dst} is a blackhole"
+    if code == _EINVAL and six:
+        return _blackhole(dst)
     return _invalid(one, src, dst, last.in_) if code == _EINVAL else None
 
 
@@ -156,9 +157,9 @@ def _without_forwarding(one: Exchange, dst: str) -> tuple[str, str] | None:
 
 
 def _unreachable(one: Exchange, dst: str, in_: str | None) -> tuple[str, str]:
-    unreachable = f"the route to {dst} is unreachable"
+    unreachable = f"{dst} is unreachable"
     if one.way.family == AF_INET6 or one.here.forwarding == 1:
-        return "UNREACHABLE", unreachable
+        return _NO_ROUTE6 if one.way.family == AF_INET6 else "UNREACHABLE", unreachable
     off = f"forwarding is off for {in_}, and {dst} is not an address of this host"
     return (
         ("IP_INADDRERRORS", off)
@@ -190,12 +191,15 @@ def _invalid(one: Exchange, src: str, dst: str, in_: str | None) -> tuple[str, s
         return "IP_LOCAL_SOURCE", f"{martian} is an address of this host"
     known = one.here.rp_filter is not None and one.all.rp_filter is not None
     filters = max(one.here.rp_filter or 0, one.all.rp_filter or 0)
-    blackhole = "BLACKHOLE", f"the route to {dst} is a blackhole"
     if one.out is not None and one.out.code == _EINVAL:
-        return blackhole
+        return _blackhole(dst)
     elsewhere = one.back is not None and (one.back.code or one.back.oif != one.way.iif)
     if filters and elsewhere:
         return _rp_filter(one, src, in_)
     if known and not filters and one.out is not None:
         return "EINVAL", "a martian address, or a blackhole by rules"
-    return "EINVAL", "reverse path filtering or a martian source"
+    return "EINVAL", "reverse path filtering, a martian source, or a blackhole by rules"
+
+
+def _blackhole(dst: str) -> tuple[str, str]:
+    return "BLACKHOLE", f"{dst} is in a blackhole"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 NO_ANSWER: Final = "the next hop does not answer (ARP, neighbour discovery)"
+TOO_BIG: Final = "larger than the next MTU, and not to be fragmented"
 # linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
 _BY_BOTH: Final = {
     ("IP_INNOROUTES", "ip_error"): "no route to the destination",
@@ -28,7 +29,12 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "dst_discard_out"): "a route blackholes the destination",
     ("NOT_SPECIFIED", "neigh_invalidate"): NO_ANSWER,
     ("NOT_SPECIFIED", "ndisc_error_report"): NO_ANSWER,
-    ("NOT_SPECIFIED", "ip_rcv_finish_core"): "no route, or nobody joined its multicast group",
+    (
+        "NOT_SPECIFIED",
+        "ip_rcv_finish_core",
+    ): "no route, nobody joined its multicast group, or it has a source route",
+    ("NOT_SPECIFIED", "ip_fragment"): TOO_BIG,
+    ("NOT_SPECIFIED", "ip6_fragment"): TOO_BIG,
     ("NOT_SPECIFIED", "ip6_mc_input"): "nobody here joined its multicast group",
     ("INVALID_PROTO", "icmp_rcv"): "a message of ICMP that this host ignores",
     ("NOT_SPECIFIED", "__udp4_lib_rcv"): "a broadcast or multicast that no socket waits for",
@@ -62,7 +68,7 @@ _BY_REASON: Final = {
     "TCP_INVALID_SEQUENCE": "outside of the window of TCP",
     "TCP_ACK_UNSENT_DATA": "it acknowledges what was never sent",
     "TCP_ZEROWINDOW": "the window of TCP is closed",
-    "PKT_TOO_BIG": "larger than the next MTU, and not to be fragmented",
+    "PKT_TOO_BIG": TOO_BIG,
     "NEIGH_FAILED": NO_ANSWER,
     "NEIGH_QUEUEFULL": "too many packets wait for the next hop to answer",
     "NEIGH_DEAD": "the next hop is gone",

@@ -92,7 +92,7 @@ def as_json(
             "talkers": [asdict(one) for one in summary.talkers],
             "talkers_exact": summary.talkers_exact,
             "rules": summary.rules,
-            **_drops_object(recording, summary),
+            **_drop_reasons(recording, summary),
             "untraced": [one._asdict() for one in summary.untraced],
             "vanished": summary.vanished,
             "asked": summary.asked._asdict(),
@@ -183,7 +183,7 @@ def as_text(
     if summary.unread:
         rows[0] = "complete", rows[0][1] if flaws else _BUT_FOR_RULES
         rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
-    rows += [("drops", text) for text in _drops(recording, summary)]
+    rows += [("drop reason", text) for text in _why_dropped(recording, summary)]
     rows += [("not seen", text) for text in _vanished(summary)]
     rows += [("discards", text) for text in _discards(recording, summary)]
     rows += [("asked", text) for text in _asked(summary)]
@@ -280,7 +280,7 @@ def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items()) or "-"
 
 
-def _drops(recording: Recording, summary: Summary) -> Iterator[str]:
+def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
     """Whether it was recorded what the kernel drops behind the rules, and what that was."""
     for one in _of_drops(recording):
         if "not_recorded" in one.detail:
@@ -301,7 +301,7 @@ def _drops(recording: Recording, summary: Summary) -> Iterator[str]:
         yield "; ".join(words)
 
 
-def _drops_object(recording: Recording, summary: Summary) -> dict[str, Any]:
+def _drop_reasons(recording: Recording, summary: Summary) -> dict[str, Any]:
     """The same as JSON; nothing of recordings that do not know of it."""
     for one in _of_drops(recording):
         missing = sum(loss.events or 0 for loss in recording.losses if loss.stream == one.id)
@@ -310,7 +310,12 @@ def _drops_object(recording: Recording, summary: Summary) -> dict[str, Any]:
             "why_not": one.detail.get("not_recorded"),
         }
         return {
-            "drops": {**told, "lost": missing, "ends": summary.ends, "disagree": summary.disagree}
+            "drop_reasons": {
+                **told,
+                "lost": missing,
+                "ends": summary.ends,
+                "disagree": summary.disagree,
+            }
         }
     return {}
 

@@ -28,7 +28,7 @@ _INSTRUCTIONS: Final = 10_000  # of SQLite's machine, between two looks at the c
 _LONGEST: Final = 65 << 20  # bytes of a value; the longest snapshot has 64 MiB
 VIEWS: Final = {
     "drops": (
-        "Packets that did not get through, with the rule that ended them.",
+        "Packets that a rule or a policy dropped or rejected, with that rule.",
         """SELECT packets.*, rules.spec AS decided_spec FROM packets LEFT JOIN rules
            ON rules.namespace = packets.namespace AND rules.family = packets.family
            AND rules.table_name = decided_table AND rules.chain = decided_chain AND rules.rule = decided_rule

@@ -6,6 +6,7 @@ import json
 import struct
 from dataclasses import replace
 
+import frames
 import pytest
 from handmade import HandMade, attribute, link_message, netlink, udp
 
@@ -263,3 +264,48 @@ def test_who_has_sent_has_a_socket():
         start_ns=TIME,
     )
     assert [(one.verdict, one.end) for one in Packets(made)] == [("ACCEPT", None)] * 2
+
+
+@pytest.mark.parametrize("flags", [2, 0xC2], ids=["", "ECN"])
+@pytest.mark.parametrize("answered", [True, False])
+def test_who_answers_a_syn_has_a_socket(flags, answered):
+    """It is in no list: a program of BPF chose another one (bpf_sk_lookup), or its end was told too late."""
+    made = let_in()
+    made.chunks_.clear()
+    asked = frames.ipv4(*frames.tcp(1000, 53, flags), src="10.1.0.9", dst="10.1.0.1")
+    told = frames.ipv4(*frames.tcp(53, 1000, 0x12), src="10.1.0.1", dst="10.1.0.9", identity=0)
+    events = [(one, asked, {"indev": 2}) for one in (RAWS, "filter:INPUT:policy:1")]
+    if answered:
+        events += [
+            (one, told, {"outdev": 2}) for one in ("raw:OUTPUT:policy:2", "filter:OUTPUT:policy:1")
+        ]
+    made.events(events, start_ns=TIME)
+    found = [one.end and one.end.reason for one in Packets(made)]
+    assert found == ([None, None] if answered else ["NO_SOCKET"])
+
+
+@pytest.mark.parametrize(
+    ("detail", "rose", "expected"),
+    [
+        (None, 1, ("UDP_CSUM", False)),
+        ({"not_recorded": "no BTF"}, 1, ("UDP_CSUM", False)),
+        ({}, 1, None),
+        (None, 0, None),
+    ],
+)
+def test_a_checksum_where_the_kernel_would_have_told(detail, rose, expected):
+    """Where its reasons of drops were recorded, they are all that there is to tell."""
+    made = let_in(first=[53], last=[53])
+    made.chunks_.clear()
+    src, dst = "10.1.0.9", "10.1.0.1"
+    wrong = frames.ipv4(*frames.summed(frames.udp(1000, 53), src, dst, bad=True), src=src, dst=dst)
+    made.events(
+        [(one, wrong, {"indev": 2}) for one in (RAWS, "filter:INPUT:policy:1")], start_ns=TIME
+    )
+    for time, value in ((1, 7), (1000 * SECOND, 7 + rose)):
+        told = {"snmp": f"Udp: InCsumErrors\nUdp: {value}\n"}
+        made.snapshot("counters", json.dumps(told).encode(), time)
+    if detail is not None:
+        made.streams.append(Stream(5, 1, "drops", detail))
+    (found,) = Packets(made)
+    assert (found.end and (found.end.reason, found.end.sure)) == expected

@@ -162,6 +162,13 @@ WAYS = {
     ),
     "broadcast": Way(four("10.0.1.255"), "NOT_SPECIFIED", "__udp4_lib_rcv", to="ff:ff:ff:ff:ff:ff"),
     "multicast": Way(four("239.1.2.3"), "NOT_SPECIFIED", CORE, to="01:00:5e:01:02:03"),
+    "source route": Way(
+        four(FAR4, options=bytes([131, 7, 4, 10, 0, 2, 9, 0])), "NOT_SPECIFIED", CORE
+    ),
+    "MTU of the route6": Way(
+        six("2001:db8:7::9", data=bytes(1400)), "NOT_SPECIFIED", "ip6_fragment",
+        do="ip -6 route add 2001:db8:7::/64 via fd00:2::2 mtu 1280", undo="ip -6 route del 2001:db8:7::/64",
+    ),
     "queue": Way(
         four(FAR4), "QDISC_DROP", "__dev_queue_xmit",
         do="tc qdisc replace dev v2 root pfifo limit 0", undo="tc qdisc del dev v2 root",

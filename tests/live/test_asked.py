@@ -47,8 +47,8 @@ WAYS = {
     "onward 6": ("fd00:2::2", None, None),
     "no route 6": ("fd99::1", None, "IP_INNOROUTES"),
     "blackhole 6": ("fd66::1", None, "BLACKHOLE"),
-    "unreachable 6": ("fd67::1", None, "UNREACHABLE"),
-    "prohibited 6": ("fd68::1", None, "PROHIBIT"),
+    "unreachable 6": ("fd67::1", None, "IP_INNOROUTES"),
+    "prohibited 6": ("fd68::1", None, "IP_INNOROUTES"),
 }
 FIRST: int = 20000
 RULES = {

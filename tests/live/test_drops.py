@@ -269,7 +269,7 @@ def test_without_rights_all_else_is_recorded(lab, tmp_path):
     assert {one.verdict for one in packets(tmp_path / "t.db")} >= {"ACCEPT"}
     told = lab.run([*IPTREC, "info", str(tmp_path / "t.db")]).stdout
     assert (
-        "drops:       not recorded (the kernel refuses the program: Operation not permitted" in told
+        "drop reason: not recorded (the kernel refuses the program: Operation not permitted" in told
     )
 
 

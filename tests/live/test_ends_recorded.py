@@ -33,18 +33,25 @@ route add blackhole {b}
 route add unreachable {u}
 route add prohibit {p}
 route add throw {t}
+route add {m} via {far} mtu 1300
 rule add fwmark 7 blackhole priority 90
+rule add fwmark 9 unreachable priority 92
+rule add fwmark 10 prohibit priority 93
 rule add fwmark 8 lookup 100 priority 91
 route add default via {far} table 100
 """
 NETS = {
-    4: {"b": "10.9.1.0/24", "u": "10.9.2.0/24", "p": "10.9.3.0/24", "t": "10.9.4.0/24", "far": "10.0.2.2"},
-    6: {"b": "fd91::/32", "u": "fd92::/32", "p": "fd93::/32", "t": "fd94::/32", "far": "fd00:2::2"},
+    4: {"b": "10.9.1.0/24", "u": "10.9.2.0/24", "p": "10.9.3.0/24", "t": "10.9.4.0/24", "m": "10.9.5.0/24",
+        "far": "10.0.2.2"},
+    6: {"b": "fd91::/32", "u": "fd92::/32", "p": "fd93::/32", "t": "fd94::/32", "m": "fd95::/32",
+        "far": "fd00:2::2"},
 }  # fmt: skip
 LEGACY = """\
 *mangle
 -A PREROUTING -p udp --sport 29007 -j MARK --set-mark 7
 -A PREROUTING -p udp --sport 29008 -j MARK --set-mark 8
+-A PREROUTING -p udp --sport 29009 -j MARK --set-mark 9
+-A PREROUTING -p udp --sport 29010 -j MARK --set-mark 10
 COMMIT
 *nat
 -A PREROUTING -p udp --dport 4000 -j DNAT --to-destination {nowhere}
@@ -59,6 +66,8 @@ table inet fw {{
     chain pre {{ type filter hook prerouting priority -150;
         udp sport 29007 meta mark set 7
         udp sport 29008 meta mark set 8
+        udp sport 29009 meta mark set 9
+        udp sport 29010 meta mark set 10
     }}
     chain translate {{ type nat hook prerouting priority -100;
         meta nfproto ipv4 udp dport 4000 dnat ip to 10.9.9.9
@@ -85,6 +94,7 @@ class Way(NamedTuple):
     mark: int = 0
     protocol: int = 17
     verdict: str = "UNKNOWN"
+    options: bytes = b""
     untold: str = ""  # the backend whose traces quote too little of it
 
 
@@ -114,12 +124,20 @@ WAYS = {
     "unreachable": Way("a", A4, "10.9.2.1", "UNREACHABLE", "the route is unreachable 10.9.2.0/24"),
     "prohibit": Way("a", A4, "10.9.3.1", "PROHIBIT", "the route is prohibit 10.9.3.0/24"),
     "blackhole rule": Way("a", A4, B4, "BLACKHOLE", "routing rule 90 is blackhole", mark=7),
+    "unreachable rule": Way("a", A4, B4, "IP_INNOROUTES", "routing rule 92 is unreachable", mark=9),
+    "prohibit rule": Way("a", A4, B4, "PROHIBIT", "routing rule 93 is prohibit", mark=10),
     "forwarding off": Way("d", "10.0.4.2", B4, "IP_INADDRERRORS", "net.ipv4.conf.to-d.forwarding is 0"),
     "TTL": Way("a", A4, B4, "IP_INHDR", "its TTL is 1 (10.0.2.0/24 dev to-b)", ttl=1),
     "TTL, by a rule": Way("a", A4, "10.9.1.1", "IP_INHDR",
         "(default via 10.0.2.2 dev to-b table 100)", ttl=1, mark=8),
     "MTU": Way("a", A4, B4, "PKT_TOO_BIG",
         "it has 1450 bytes and DF, the MTU of to-b is 1400", size=1422, whole=True),
+    "MTU of the route": Way("a", A4, "10.9.5.5", "PKT_TOO_BIG",
+        "it has 1350 bytes and DF, the MTU of the route is 1300", size=1322, whole=True),
+    "loose source route": Way("a", A4, B4, "SOURCE_ROUTE", "net.ipv4.conf.all.accept_source_route is 0",
+        options=bytes([131, 7, 4, 10, 0, 2, 9, 0])),
+    "strict source route": Way("a", A4, B4, "SOURCE_ROUTE", "net.ipv4.conf.all.accept_source_route is 0",
+        options=bytes([1, 137, 7, 4, 10, 0, 2, 9])),
     "MTU, to fragment": Way("a", A4, B4, "", size=1422, verdict=PASSED),
     "no UDP socket": Way("a", A4, "10.0.1.1", "NO_SOCKET",
         "this host answered port-unreachable", port=9, verdict=PASSED),
@@ -141,8 +159,12 @@ WAYS = {
     "unreachable 6": Way("a", A6, "fd92::1", "IP_INNOROUTES", "the route is unreachable fd92::/32"),
     "prohibit 6": Way("a", A6, "fd93::1", "IP_INNOROUTES", "the route is prohibit fd93::/32"),
     "blackhole rule 6": Way("a", A6, B6, "BLACKHOLE", "routing rule 90 is blackhole", mark=7),
+    "unreachable rule 6": Way("a", A6, B6, "IP_INNOROUTES", "routing rule 92 is unreachable", mark=9),
+    "prohibit rule 6": Way("a", A6, B6, "IP_INNOROUTES", "routing rule 93 is prohibit", mark=10),
     "hop limit": Way("a", A6, B6, "IP_INHDR", "its hop limit is 1 (fd00:2::/64 dev to-b)", ttl=1),
     "too big 6": Way("a", A6, B6, "PKT_TOO_BIG", "it has 1450 bytes, the MTU of to-b is 1400", size=1402),
+    "too big for the route 6": Way("a", A6, "fd95::5", "PKT_TOO_BIG", "this host answered packet-too-big",
+        size=1302, verdict=PASSED),
     "local source 6": Way("a", "fe80::77", B6, "IP_INADDRERRORS", "packets from fe80::77 are not forwarded"),
     "no UDP socket 6": Way("a", A6, "fd00:1::1", "NO_SOCKET",
         "answered port-unreachable", port=9, verdict=PASSED),
@@ -196,7 +218,9 @@ def packet(way, number):
     if ":" in way.dst:
         return frames.ipv6(*body, ttl=way.ttl, **ends)
     offset = 0x4000 if way.whole else 0
-    return frames.ipv4(*body, ttl=way.ttl, offset=offset, identity=number, **ends)
+    return frames.ipv4(
+        *body, ttl=way.ttl, offset=offset, identity=number, options=way.options, **ends
+    )
 
 
 def send(lab, ways):
@@ -237,13 +261,19 @@ def recorded(lab, backend, path, ways, *words):
         )
     )
     recorder.stop(child)
-    with (
-        contextlib.closing(sqlite3.connect(path)) as file,
-        file,
-    ):  # what the kernel was asked is another test
+    return found_in(path, ways)
+
+
+def unasked(path):
+    """Forget what the kernel was asked."""
+    with contextlib.closing(sqlite3.connect(path)) as file, file:
         file.execute(
             "DELETE FROM chunk WHERE stream IN (SELECT id FROM stream WHERE kind = 'route-answers')"
         )
+
+
+def found_in(path, ways):
+    """The packets of a recording by their ways' numbers."""
     every = recorder.packets(path)
     return {number: one for one in every for number, way in ways.items() if is_of(one, number, way)}
 
@@ -268,7 +298,10 @@ def test_each_way(network, tmp_path, backend, words):
     if backend == "nft" and shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin") is None:
         pytest.skip("no nft")
     ways = dict(enumerate(WAYS.values(), 20000))
-    found = recorded(network, backend, tmp_path / "t.db", ways, *words)
+    path = tmp_path / "t.db"
+    recorded(network, backend, path, ways, *words)
+    unasked(path)
+    found = found_in(path, ways)
     wrong = []
     for (number, way), name in zip(ways.items(), WAYS, strict=True):
         one = found[number]
@@ -281,6 +314,42 @@ def test_each_way(network, tmp_path, backend, words):
         if told != (way.verdict, reason) or (one.end and phrase not in one.end.text):
             wrong.append((name, told, one.end, one.reason))
     assert not wrong, "\n".join(map(str, wrong))
+
+
+# What routing says, and what the kernel's word is where it is another one
+KERNELS = {
+    "BLACKHOLE": ("NOT_SPECIFIED",), "UNREACHABLE": ("NOT_SPECIFIED",), "PROHIBIT": ("NOT_SPECIFIED",),
+    "NOT_JOINED": ("NOT_SPECIFIED",), "SOURCE_ROUTE": ("NOT_SPECIFIED",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drops", ["yes", "no"], ids=["seen", "asked"])
+def test_the_kernels_word_is_explained(network, tmp_path, backend, drops):
+    """With the route, rule or setting that it does not tell; where it is asked, as far as it can say."""
+    ways = dict(enumerate(WAYS.values(), 20000))
+    found = recorded(network, backend, tmp_path / "t.db", ways, "--drops", drops)
+    wrong, said = [], 0
+    for (number, way), name in zip(ways.items(), WAYS, strict=True):
+        end = found[number].end
+        if way.verdict != "UNKNOWN" or not way.reason or (drops == "no" and end.source != "asked"):
+            continue
+        said += 1
+        evidence = way.words.partition(": ")[2] or way.words
+        words = (
+            ""
+            if evidence.startswith("there is no route") and "RPFILTER" not in way.reason
+            else evidence
+        )
+        reasons = KERNELS.get(way.reason, (way.reason,)) if drops == "yes" else (end.reason,)
+        source = "seen" if drops == "yes" else "asked"
+        if (
+            (end.source, end.sure) != (source, True)
+            or end.reason not in reasons
+            or words not in end.text
+        ):
+            wrong.append((name, end))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert said >= 20
 
 
 SERVE = """
@@ -325,3 +394,39 @@ def test_sockets_that_come_and_go(network, tmp_path, backend):
     found = [one for one in recorder.packets(path) if one.in_ == "lo"]
     assert {one.header["proto"] for one in found} >= {"udp", "tcp"}
     assert [(one.number, one.end) for one in found if one.end] == []
+
+
+OLD_FRIENDS = """
+import socket, sys
+guests = []
+for family, own in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    door = socket.socket(family, socket.SOCK_STREAM)
+    door.bind((own, 0))
+    door.listen()
+    guests += [socket.create_connection(door.getsockname()[:2]), door.accept()[0]]
+    door.close()
+print("ready", flush=True)
+for line in sys.stdin:
+    for guest, host in zip(guests[::2], guests[1::2]):
+        for one, other in ((guest, host), (host, guest)):
+            one.send(b"still here")
+            assert other.recv(99) == b"still here"
+    print("said", flush=True)
+"""
+
+
+def test_a_connection_whose_listener_is_gone(network, tmp_path, backend):
+    """What it took is not told as lost: nobody listens, and yet there is a socket."""
+    loaded(network, backend)
+    path = tmp_path / "t.db"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    old = network.popen([sys.executable, "-c", OLD_FRIENDS], **pipes)
+    assert old.stdout.readline() == "ready\n"
+    child = recorder.start(network, "tcp", "--backend", backend, "-o", path, notes=True)
+    old.stdin.write("go\n")
+    old.stdin.flush()
+    assert old.stdout.readline() == "said\n"
+    recorder.stop(child)
+    found = recorder.packets(path)
+    assert len(found) >= 16
+    assert [(one.number, one.header, one.end) for one in found if one.end] == []

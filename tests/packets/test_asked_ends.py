@@ -88,18 +88,19 @@ LOOSE = {"here": netconf(), "all_": netconf(rp_filter=2)}
 NONE = {"here": netconf(), "all_": netconf()}
 BACK_ELSEWHERE = {"back": route(oif=7), "out": route()}
 NO_WAY_BACK = {"back": error(101), "out": route()}
+REFUSED = "reverse path filtering, a martian source, or a blackhole by rules"
 NOT_HERE = "forwarding is off for if3, and 10.0.0.2 is not an address of this host"
 ENDS = {
     "no route": (A, error(101), {}, "IP_INNOROUTES", "no route to 10.0.0.2"),
-    "prohibited": (A, error(13), {}, "PROHIBIT", "the route to 10.0.0.2 prohibits it"),
-    "unreachable": (A, error(113), ON, "UNREACHABLE", "the route to 10.0.0.2 is unreachable"),
+    "prohibited": (A, error(13), {}, "PROHIBIT", "10.0.0.2 is prohibited"),
+    "unreachable": (A, error(113), ON, "UNREACHABLE", "10.0.0.2 is unreachable"),
     "forwarding off": (
         A, error(113), OFF, "IP_INADDRERRORS",
         NOT_HERE,
     ),
     "unreachable or off": (
         A, error(113), {}, "EHOSTUNREACH",
-        f"the route to 10.0.0.2 is unreachable, or {NOT_HERE}",
+        f"10.0.0.2 is unreachable, or {NOT_HERE}",
     ),
     "rp_filter, strict": (
         A, error(22), STRICT | BACK_ELSEWHERE, "IP_RPFILTER",
@@ -115,7 +116,7 @@ ENDS = {
     ),
     "blackhole": (
         A, error(22), STRICT | {"back": route(oif=ETH), "out": error(22)}, "BLACKHOLE",
-        "the route to 10.0.0.2 is a blackhole",
+        "10.0.0.2 is in a blackhole",
     ),
     "an own address as source": (
         A, error(22), STRICT | {"back": route(kind=2, oif=1), "out": route()}, "IP_LOCAL_SOURCE",
@@ -141,19 +142,19 @@ ENDS = {
         from_to(dst="224.9.9.9"), error(22), NONE, "EINVAL",
         "nobody here has joined 224.9.9.9, or its source is martian or filtered",
     ),
-    "not known which": (A, error(22), {}, "EINVAL", "reverse path filtering or a martian source"),
+    "not known which": (A, error(22), {}, "EINVAL", REFUSED),
     "filtered, and nobody knows why": (
         A, error(22), STRICT | {"back": route(oif=ETH), "out": route()}, "EINVAL",
-        "reverse path filtering or a martian source",
+        REFUSED,
     ),
     "neither": (
         A, error(22), NONE | BACK_ELSEWHERE, "EINVAL",
         "a martian address, or a blackhole by rules",
     ),
     "IPv6 no route": (SIX, error(101), {}, "IP_INNOROUTES", "no route to ::2"),
-    "IPv6 blackhole": (SIX, error(22), {}, "BLACKHOLE", "the route to ::2 is a blackhole"),
-    "IPv6 unreachable": (SIX, error(113), {}, "UNREACHABLE", "the route to ::2 is unreachable"),
-    "IPv6 prohibited": (SIX, error(13), {}, "PROHIBIT", "the route to ::2 prohibits it"),
+    "IPv6 blackhole": (SIX, error(22), {}, "BLACKHOLE", "::2 is in a blackhole"),
+    "IPv6 unreachable": (SIX, error(113), {}, "IP_INNOROUTES", "::2 is unreachable"),
+    "IPv6 prohibited": (SIX, error(13), {}, "IP_INNOROUTES", "::2 is prohibited"),
     "IPv6 forwarding off": (
         SIX, route(family=10), {"all_": netconf(forwarding=0, family=10)}, "IP_INADDRERRORS",
         "IPv6 forwarding is off, and ::2 is not an address of this host",

@@ -141,30 +141,30 @@ def test_tables(lost):
     ]
 
 
-def drops_line(made):
+def reasons_line(made):
     text = info.as_text(made, summarize(made))
-    return next((line[13:] for line in text.splitlines() if line.startswith("drops:")), None)
+    return next((line[13:] for line in text.splitlines() if line.startswith("drop reason:")), None)
 
 
 def test_info(lost):
     """How many for which reason; what is lost of them is not an event that is lost."""
-    assert drops_line(lost) == "behind the rules: 1 NOT_SPECIFIED"
-    assert drops_line(recorded(1, dropped=[])) == "none behind the rules"
+    assert reasons_line(lost) == "behind the rules: 1 NOT_SPECIFIED"
+    assert reasons_line(recorded(1, dropped=[])) == "none behind the rules"
     lost.losses = [Loss(2, 1, 2, 7, "ring-full")]
-    assert drops_line(lost) == "behind the rules: 1 NOT_SPECIFIED; 7 records found no room"
+    assert reasons_line(lost) == "behind the rules: 1 NOT_SPECIFIED; 7 records found no room"
     assert summarize(lost).lost == 0
-    assert fits("info", info.as_json(lost, summarize(lost)))["drops"] == {
+    assert fits("info", info.as_json(lost, summarize(lost)))["drop_reasons"] == {
         "recorded": True, "why_not": None, "lost": 7, "ends": {"NOT_SPECIFIED": 1}, "disagree": 0,
     }  # fmt: skip
 
 
 def test_info_where_they_were_not_recorded():
     made = HandMade().ruleset(RULES).events([("raw:PREROUTING:policy:2", udp(), {})])
-    assert drops_line(made) is None
-    assert "drops" not in fits("info", info.as_json(made, summarize(made)))
+    assert reasons_line(made) is None
+    assert "drop_reasons" not in fits("info", info.as_json(made, summarize(made)))
     made.streams = [*made.streams, Stream(2, 1, "drops", {"not_recorded": "no BTF"})]
-    assert drops_line(made) == "not recorded (no BTF)"
-    assert fits("info", info.as_json(made, summarize(made)))["drops"]["why_not"] == "no BTF"
+    assert reasons_line(made) == "not recorded (no BTF)"
+    assert fits("info", info.as_json(made, summarize(made)))["drop_reasons"]["why_not"] == "no BTF"
 
 
 def test_many_that_read_alike():

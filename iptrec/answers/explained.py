@@ -1,0 +1,49 @@
+"""The kernel's own word about a packet that it did not route, with the route, rule or setting that explains it.
+
+That the kernel does not tell: of the routes of a moment, which were recorded, one leads to the same end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from iptrec.packets.drop_words import ROUTING, function
+
+if TYPE_CHECKING:
+    from iptrec.packets.ends import End
+
+_DISCARDING: Final = ("dst_discard", "dst_discard_out")  # blackholes
+_NO_ROUTE: Final = "IP_INNOROUTES"
+_NO_WAY: Final = frozenset([_NO_ROUTE, "UNREACHABLE", "PROHIBIT", "BLACKHOLE"])
+# Words that the kernel has for several things, and what they may be.
+_SEVERAL: Final = {
+    "NOT_SPECIFIED": _NO_WAY | {"NOT_JOINED", "SOURCE_ROUTE"},
+    "EINVAL": frozenset(
+        ["BLACKHOLE", "NOT_JOINED", "IP_RPFILTER", "IP_LOCALNET", "IP_LOCAL_SOURCE", "IP_INVALID_SOURCE",
+         "IP_INVALID_DEST"]
+    ),
+}  # fmt: skip
+
+
+def is_of_routing(place: str | None) -> bool:
+    """Whether routing drops packets at a place in the kernel."""
+    return place is not None and function(place) in (*ROUTING, *_DISCARDING)
+
+
+def explained(said: End, recorded: End | None) -> End:
+    """What the kernel said, with what is ``recorded``, if that is sure and the same."""
+    if recorded is None or not (said.sure and recorded.sure) or not _agree(said, recorded):
+        return said
+    evidence = recorded.text.partition(": ")[2]
+    if recorded.reason == _NO_ROUTE and evidence.startswith("there is no route"):
+        return said  # as it says itself
+    if said.reason == "EINVAL":
+        when, _, _ = said.text.partition("): ")
+        return replace(said, reason=recorded.reason, text=f"{when}): EINVAL; {evidence}")
+    return replace(said, text=f"{said.text}; {evidence}")
+
+
+def _agree(said: End, recorded: End) -> bool:
+    one, other = said.reason, recorded.reason
+    return one == other or {one, other} <= _NO_WAY or other in _SEVERAL.get(one, ())

@@ -1,0 +1,67 @@
+"""What may have become of packets that came to this host, where the kernel counted some as lost there."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from iptrec.answers.checksums import Checksums
+from iptrec.answers.crowded import Crowded
+from iptrec.context.counters import Counts
+
+if TYPE_CHECKING:
+    from iptrec.context.sockets import Sockets
+    from iptrec.packets.ends import End
+    from iptrec.packets.model import Traversal
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
+
+
+class Received:
+    """Follows the windows of one stream, and answers for the latest."""
+
+    def __init__(self, recording: Recording, namespace: int, sockets: Sockets) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._sockets = sockets
+
+    def next_window(self, window: Window) -> None:
+        """Go on to the next window."""
+        self._wrong: dict[int, End] = {} if self._told else self._checksums.ends(window)
+        self._crowd = self._crowded.positions(window)
+
+    @property
+    def positions(self) -> list[int]:
+        """Of whom something may be told."""
+        return [*self._wrong, *self._crowd]
+
+    def end(self, position: int, packet: Traversal) -> End | None:
+        """What may have become of the packet there."""
+        if position in self._wrong:
+            return self._wrong[position]
+        return self._crowded.end(packet.steps[-1].header) if position in self._crowd else None
+
+    @cached_property
+    def _rose(self) -> dict[str, int]:
+        counts = Counts(self._recording, self._namespace)
+        return {one.counter.name: one.by for one in counts.rose()}
+
+    @cached_property
+    def _checksums(self) -> Checksums:
+        return Checksums(self._rose)
+
+    @cached_property
+    def _crowded(self) -> Crowded:
+        filtered = self._recording.facts.filter is not None
+        return Crowded(self._sockets, self._rose, filtered=filtered, told=self._told)
+
+    @cached_property
+    def _told(self) -> bool:
+        """Whether the kernel told of all that it dropped."""
+        recording, own = self._recording, ("drops", self._namespace)
+        drops = [
+            one.id
+            for one in recording.streams
+            if (one.kind, one.namespace) == own and "not_recorded" not in one.detail
+        ]
+        return bool(drops) and not any(one.stream in drops for one in recording.losses)
