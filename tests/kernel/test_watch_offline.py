@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import threading
+import time
 from queue import Queue
 
-from iptrec.kernel.legacy import lock
+from iptrec.kernel.legacy import lock, watch
 from iptrec.kernel.legacy.watch import Watch
 
 
@@ -19,6 +20,59 @@ def test_watch_remembers_the_last_states():
     assert len(made._contents) < 100
     assert made._contents["ipv4", b"4999"] == b"rules 4999"
     made.stop()
+
+
+class Table:
+    """One table of the kernel's, by a number that tests change; in the place of `digest.Tables`."""
+
+    rules = 0
+
+    def __init__(self, _):
+        pass
+
+    def __exit__(self, *_):
+        pass
+
+    def loaded(self):
+        return ["mangle"]
+
+    def digest(self, _):
+        return b"%d" % self.rules
+
+    def unchanged_in_size(self, _):
+        return False
+
+
+class Logger:
+    """Nobody switches it."""
+
+    @staticmethod
+    def keep(_):
+        return False
+
+
+def test_a_change_before_the_first_look_tells_that_there_is_another_lock(monkeypatch, tmp_path):
+    """Who has our lock afterwards is not taken for who changed the table before: no packet is judged by a guess."""
+    xtables_lock = tmp_path / "lock"
+    xtables_lock.touch()
+    monkeypatch.setenv(lock.VARIABLE, str(xtables_lock))
+    monkeypatch.setattr(watch, "Tables", Table)
+    monkeypatch.setattr(Table, "rules", 0)
+    monkeypatch.setattr(watch.iptables, "save", lambda *_, **__: ("", b"%d" % Table.rules))
+    found = []
+    made = Watch({"ipv4": []}, {"ipv4": Logger}, found.append, None)
+    for _ in range(2):
+        made.baseline("ipv4", ["mangle"])
+    Table.rules = 1  # nobody had the lock
+    made.look()
+    Table.rules = 2
+    changed_ns = time.time_ns()
+    made.caught_up(time.time_ns())
+    xtables_lock.open("rb").close()
+    made.look()
+    made.stop()
+    assert [one.content for one in found] == [b"1", b"2"]
+    assert found[1].after_ns < changed_ns
 
 
 class NoInotify:

@@ -155,11 +155,11 @@ class Watch:
         """
         for table in tables:
             begun = time.time_ns()
-            closes = self._lock.read()
+            closes, uses = self._used()
             digest = self._tables[family].digest(table)
             known = self._known.get((family, table))
             if known is None:
-                self._known[family, table] = _Table(digest, begun, closes=closes)
+                self._known[family, table] = _Table(digest, begun, closes=closes, uses=uses)
             elif known.digest != digest or known.closes != self._lock.read():
                 known.digest = None
 
@@ -223,8 +223,7 @@ class Watch:
     def _look_at(self, family: Family, table: str, known: _Table) -> None:
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
-            closes = self._lock.read()
-            uses = -1 if self._lock.holders else self._lock.uses
+            closes, uses = self._used()
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
             known.cost_ns = time.thread_time_ns() - started  # not what others took of the processor
@@ -249,6 +248,11 @@ class Watch:
                 break
         known.until_ns = begun
         known.looked_ns = time.monotonic_ns()
+
+    def _used(self) -> tuple[int, int]:
+        """How often the lock was closed and used up to now, as `_Table` has them."""
+        closes = self._lock.read()
+        return closes, -1 if self._lock.holders else self._lock.uses
 
     def _report(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
         """Hand a new state over; False where it was gone again before it could be printed."""
