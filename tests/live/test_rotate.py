@@ -31,6 +31,11 @@ def closed(path):
         return reader.facts.closed
 
 
+def has(path, comment):
+    with Reader(path) as reader:
+        return any(comment.encode() in one.content for one in reader.snapshots())
+
+
 def test_files_that_follow_each_other(lab, tmp_path, backend):
     """Every packet is in one of them; each has the rules of its time, its streams and its network."""
     lab.restore(None, "ipv4", RULES.format(0), backend)
@@ -40,6 +45,8 @@ def test_files_that_follow_each_other(lab, tmp_path, backend):
     for number in range(3):
         there = files(tmp_path)
         lab.restore(None, "ipv4", RULES.format(number), backend)
+        # Until the recorder has seen them it is not sure which rules a packet met.
+        until(lambda number=number: any(has(one, f"n{number}") for one in files(tmp_path)))
         ping(lab)
         # Rules that change while a file begins are not sure; it has begun when the one before it has ended.
         until(lambda there=there: all(map(closed, there)))
