@@ -81,6 +81,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A rule's comment need not fit the charset of the locale.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        # A line at once, also under PYTHONUNBUFFERED: what a command writes there stands on lines of its own.
+        sys.stderr.reconfigure(line_buffering=True, write_through=False)
     try:
         sys.exit(app(prog_name="iptrec", standalone_mode=False) or 0)
     except _WrongUse as error:

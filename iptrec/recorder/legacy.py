@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import HostError
 from iptrec.kernel import arrivals, iptables
 from iptrec.kernel.legacy import logger, nflog, raw
-from iptrec.kernel.legacy.watch import State, Watch
+from iptrec.kernel.legacy.watch import State, Watch, source_of
 from iptrec.kernel.nft import bases
 from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.streams import Side
 
 _STREAM: Final = "nflog"
+_TRIES: Final = 3  # to list rules that somebody changes meanwhile
 
 
 class LegacyBackend:
@@ -129,10 +130,20 @@ class LegacyBackend:
         """The rulesets as they are now, and what the watch compares with."""
         for family in self._rules:
             tables = self.watch.loaded(family) or _tables(iptables.save(family)[1])
-            self.watch.baseline(family, tables)
-            command, text = iptables.save(family)
-            self.watch.baseline(family, tables)
-            evidence.snapshot(SAVES[family], command, text)
+            changed = self.watch.noted(family, tables)
+            for _ in range(_TRIES):
+                held_ns = time.time_ns()
+                command, text = iptables.save(family)
+                meanwhile = self.watch.noted(family, tables)
+                changed = meanwhile | changed
+                if not meanwhile:
+                    break
+            for table, until_ns in changed.items():
+                evidence.snapshot(
+                    _unknown(family), source_of(table), table.encode(), time_ns=until_ns
+                )
+            evidence.snapshot(SAVES[family], command, text, time_ns=held_ns)
+            self.watch.unsure(family, list(meanwhile))
             count = text.count(b"] -A ")
             self._setting.report.detail(
                 f"{family}: {counted(count, 'rule')} in force, ours included"
@@ -174,12 +185,14 @@ class LegacyBackend:
 
     def _store(self, state: State, blob: Blob) -> None:
         """A table that changed; the name of one whose content nobody saw."""
-        kind = SAVES[state.family]
-        if state.content is None:
-            kind = kind.replace("-save", "-unknown")
+        kind = SAVES[state.family] if state.content is not None else _unknown(state.family)
         self._evidence.snapshot(
             kind, state.source, blob, time_ns=state.time_ns, after_ns=state.after_ns
         )
+
+
+def _unknown(family: Family) -> str:
+    return SAVES[family].replace("-save", "-unknown")
 
 
 def _tables(text: bytes) -> list[str]:

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Facts
 
 _ENDS: Final = ("sysctls", "sockets", "groups", "counters")  # listed at a file's end, too
+_SETTLE_NS: Final = 200_000_000  # meanwhile nothing is committed
 _AGAIN_NS: Final = 60_000_000_000  # after a file that could not be made
 
 
 class Rotation:
     """The next file, in time. Each is a recording of its own, with the rulesets and the network of its start.
 
-    A packet that is under way meanwhile has its beginning in one file and its end in the next. Whoever is
-    killed in between leaves both: the next one is there before this one is closed.
+    A packet that is under way is waited for. Where others never let it be quiet it has its beginning in one
+    file and its end in the next. Whoever is killed in between leaves both: the next one is there before this
+    one is closed.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Rotation:
 
     def _turn(self) -> None:
         evidence, old = self._evidence, self._evidence.writer
+        evidence.streams.settle(_SETTLE_NS)  # what comes from now on is for the next file
         for backend in self._backends:
             backend.watch.look()
         self._lists.look_now()

@@ -208,12 +208,12 @@ class Streams:
                 side.missed()
         return more
 
-    def settle(self) -> None:
-        """Let the last packets come to their ends before our rules go."""
+    def settle(self, at_most_ns: int = _SETTLE_NS) -> None:
+        """Let the last packets come to their ends, before our rules go or another file begins."""
         poll = select.poll()
         for descriptor in self.event_sockets:
             poll.register(descriptor, select.POLLIN)
-        end = time.monotonic_ns() + _SETTLE_NS
+        end = time.monotonic_ns() + at_most_ns
         while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
             self.fetch()
 

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, BinaryIO, Final
 
 import zstandard
 
@@ -55,11 +55,10 @@ def unpacked(path: Path, shown: Path) -> Iterator[Path]:
 
     Raises `RecordingError` if there is none.
     """
-    with private.directory() as place:
-        target = place / "recording.db"
+    with private.nameless() as file:
         try:
             with _opened(path) as source:
-                _copy(path, source, target)
+                _copy(path, source, file)
         except (zipfile.BadZipFile, zlib.error, zstandard.ZstdError, EOFError, ValueError) as error:
             # The last one: a name of a zip's member that is no text, a place before its beginning.
             raise RecordingError(f"{shown} cannot be unpacked: {error}") from None
@@ -67,7 +66,7 @@ def unpacked(path: Path, shown: Path) -> Iterator[Path]:
             raise RecordingError(f"{shown} cannot be unpacked: {error}; unpack it first") from None
         except OSError as error:
             raise RecordingError(f"cannot unpack {shown}: {strerror(error)}") from None
-        yield target
+        yield private.path_of(file)
 
 
 class _InPieces(io.FileIO):
@@ -114,7 +113,7 @@ def _member(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
             yield inside
 
 
-def _copy(path: Path, source: IO[bytes], target: Path) -> None:
+def _copy(path: Path, source: IO[bytes], file: BinaryIO) -> None:
     head = b""
     while len(head) < _HEADER and (piece := source.read(_HEADER - len(head))):
         head += piece
@@ -127,15 +126,15 @@ def _copy(path: Path, source: IO[bytes], target: Path) -> None:
         raise RecordingError(f"{path} holds no iptrec recording")
     size = (65536 if page == 1 else page) * pages
     _check_size(path, size)
-    private.check_room(path, size, target.parent)
+    private.check_room(path, size, file)
     room = size - len(head)
-    with private.made(target) as file:
-        file.write(head)
-        while piece := source.read(min(_PIECE, room + 1)):
-            room -= len(piece)
-            if room < 0:
-                raise RecordingError(f"{path} holds more than a recording: unpack it first")
-            file.write(piece)
+    file.write(head)
+    while piece := source.read(min(_PIECE, room + 1)):
+        room -= len(piece)
+        if room < 0:
+            raise RecordingError(f"{path} holds more than a recording: unpack it first")
+        file.write(piece)
+    file.flush()
 
 
 def _check_size(path: Path, size: int) -> None:

@@ -57,16 +57,19 @@ class Distrusted:
         self._version = FORMAT
         self._shared = False  # the connection, with a recorder
         self._check_file()
-        self._given = self.path.resolve()  # SQLite, too, looks for its neighbours there
+        unnamed = not self.path.stat().st_nlink  # of `spooled`
+        # SQLite, too, looks for its neighbours there.
+        self._given = self.path if unnamed else self.path.resolve()
         self._file = self._given
-        with contextlib.ExitStack() as stack:
-            # Names of what we made go as soon as it is open: nothing can stay behind.
+        with self.translating(), contextlib.ExitStack() as stack:
             if is_pipe(self.path):
                 self._file = stack.enter_context(spooled(self.path))
             if held is None and is_compressed(self._file):
                 self._file = stack.enter_context(unpacked(self._file, self.path))
-            with self.translating():
-                self._connect()
+            if not self._file.stat().st_nlink:  # its name goes as soon as it is open
+                made = stack.enter_context(private.named(recording=self._file))
+                self._file = made / "recording"
+            self._connect()
 
     @property
     def at_work(self) -> bool | None:
@@ -125,6 +128,13 @@ class Distrusted:
         if not self._shared:
             # Nobody writes: no lock and no -shm is needed, so that a read-only directory will do.
             return self._connect_as("immutable=1")
+        try:
+            return self._connect_beside(wal, shm)
+        except FileNotFoundError:  # the recorder has just ended it as one single file
+            self._shared = False
+            return self._connect_as("immutable=1")
+
+    def _connect_beside(self, wal: Path, shm: Path) -> sqlite3.Connection:
         # What the recorder shares with us; where it was killed, SQLite reads the -wal by itself.
         if _are_of_one(self._file, wal, shm) and _begins_well(wal):
             try:
@@ -134,11 +144,9 @@ class Distrusted:
                     raise
         # SQLite would make a -shm, and might remove the -wal. The copy's names go as soon as it is open.
         self._shared = False
-        try:
-            with private.copied(self._file, wal) as self._file:
-                return self._connect_as("")
-        except FileNotFoundError:  # the recorder has just ended it as one single file
-            return self._connect_as("immutable=1")
+        with private.copied(self._file, wal) as copy:
+            self._file = copy
+            return self._connect_as("")
 
     def _connect_as(self, options: str) -> sqlite3.Connection:
         name = quote(os.fsencode(self._file.absolute()))

@@ -1,7 +1,11 @@
-"""A place of our own on the disk, for a recording that cannot be read where it lies."""
+"""A place of our own on the disk, for a recording that cannot be read where it lies.
+
+What takes time to be written has no name meanwhile: nothing can stay behind, whatever ends us.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -9,13 +13,17 @@ import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from iptrec.errors import RecordingError, strerror
 from iptrec.identity import only_root_changes, open_led_by_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_RECORDING: Final = "recording.db"
+_NO_TMPFILE: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2)
 
 
 @contextmanager
@@ -27,6 +35,58 @@ def directory() -> Iterator[Path]:
     made = tempfile.TemporaryDirectory(prefix="iptrec-", dir=place(), ignore_cleanup_errors=True)
     with made as name:
         yield Path(name)
+
+
+@contextmanager
+def nameless() -> Iterator[BinaryIO]:
+    """A new file that nobody else may read, to be written and read, without a name where that can be.
+
+    Raises OSError, and `RecordingError` as `directory` does.
+    """
+    where = place() or Path(tempfile.gettempdir())
+    descriptor = _unnamed(where)
+    if descriptor is not None:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile(prefix="iptrec-", dir=where) as named_file:
+        yield named_file  # type: ignore[misc]  # all that is needed of a BinaryIO it has
+
+
+def _unnamed(where: Path) -> int | None:
+    """None where there is no such file: it is Linux's, and not of each file system (open(2))."""
+    kind = getattr(os, "O_TMPFILE", None)
+    if kind is None:
+        return None
+    try:
+        return os.open(where, os.O_RDWR | os.O_CLOEXEC | kind, 0o600)
+    except OSError as error:
+        if error.errno in _NO_TMPFILE:
+            return None
+        raise
+
+
+def path_of(file: BinaryIO) -> Path:
+    """Under which path this process can open such a file."""
+    return Path(file.name if isinstance(file.name, str) else f"/proc/self/fd/{file.fileno()}")
+
+
+@contextmanager
+def named(**files: Path) -> Iterator[Path]:
+    """A directory with names for files of `path_of`, gone afterwards: SQLite opens no file without one."""
+    with contextlib.ExitStack() as stack:
+        made = stack.enter_context(directory())
+        for name, path in files.items():
+            try:
+                _link(path, made / name)
+            except FileNotFoundError:  # it had one already, and gets no second one (open(2))
+                _link(path_of(stack.enter_context(_copy(path, follow=True))), made / name)
+        yield made
+
+
+def _link(path: Path, name: Path) -> None:
+    """As linkat(2), which follows the link that the path is; Python calls it where a directory is given."""
+    os.link(path, name, src_dir_fd=0)
 
 
 def place() -> Path | None:
@@ -53,13 +113,18 @@ def place() -> Path | None:
     )
 
 
-def check_room(path: Path, size: int, place: Path) -> None:
-    """Raise `RecordingError` where ``size`` bytes of ``path`` would be more than half of what is free."""
-    status = os.statvfs(place)
-    if size > status.f_bavail * status.f_frsize // 2:
+def room(file: BinaryIO) -> int:
+    """Half of the bytes that are free where a file is."""
+    status = os.statvfs(file.fileno())
+    return status.f_bavail * status.f_frsize // 2
+
+
+def check_room(path: Path, size: int, file: BinaryIO) -> None:
+    """Raise `RecordingError` where ``size`` bytes of ``path`` are more than there is `room` for in a file."""
+    if size > room(file):
         raise RecordingError(
-            f"{path} takes {size:,} bytes to be unpacked or copied, and {place.parent} has not twice that"
-            " free: set TMPDIR to a directory with more"
+            f"{path} takes {size:,} bytes to be unpacked or copied, and {tempfile.gettempdir()} has not"
+            " twice that free: set TMPDIR to a directory with more"
         )
 
 
@@ -73,19 +138,19 @@ def opened(path: Path, *, follow: bool = False) -> BinaryIO:
     return file
 
 
-def made(path: Path) -> BinaryIO:
-    """A new file that nobody else may read, to be written. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "wb")
-
-
 @contextmanager
 def copied(path: Path, wal: Path) -> Iterator[Path]:
     """A recording and its write-ahead log, with which SQLite may do as it likes. Raises OSError."""
-    with directory() as place:
-        target = place / "recording.db"
-        for source, name in ((path, target), (wal, Path(f"{target}-wal"))):
-            with opened(source) as file, made(name) as copy:
-                check_room(source, os.fstat(file.fileno()).st_size, place)
-                shutil.copyfileobj(file, copy)
-        yield target
+    with _copy(path) as recording, _copy(wal) as log:
+        names = {_RECORDING: path_of(recording), f"{_RECORDING}-wal": path_of(log)}
+        with named(**names) as made:
+            yield made / _RECORDING
+
+
+@contextmanager
+def _copy(path: Path, *, follow: bool = False) -> Iterator[BinaryIO]:
+    with opened(path, follow=follow) as source, nameless() as file:
+        check_room(path, os.fstat(source.fileno()).st_size, file)
+        shutil.copyfileobj(source, file)
+        file.flush()
+        yield file

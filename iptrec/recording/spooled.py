@@ -35,16 +35,12 @@ def spooled(path: Path, *, recording: bool = True) -> Iterator[Path]:
     A named pipe that nobody has opened to write yet is not waited for: it is empty. Raises `RecordingError`:
     what comes is too much, or not a ``recording``.
     """
-    with private.directory() as place, _opened(path) as source:
-        target = place / path.name
-        status = os.statvfs(place)
-        most = min(_LARGEST, status.f_bavail * status.f_frsize // 2)
+    with _opened(path) as source, private.nameless() as file:
         try:
-            with private.made(target) as file:
-                _copy(path, source, file, most, recording=recording)
+            _copy(path, source, file, min(_LARGEST, private.room(file)), recording=recording)
         except OSError as error:
             raise RecordingError(f"cannot keep what comes by {path}: {strerror(error)}") from None
-        yield target
+        yield private.path_of(file)
 
 
 @contextmanager
@@ -74,6 +70,7 @@ def _copy(path: Path, source: BinaryIO, file: BinaryIO, most: int, *, recording:
         file.write(piece)
         if recording and count >= len(_MAGIC) and not _may_be_recording(head):
             break  # `yes` writes for ever
+    file.flush()
     if recording and not _may_be_recording(head):
         raise RecordingError(f"{path} is not an iptrec recording")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +210,15 @@ def test_current_directory_is_gone(tmp_path):
     done = warm.run(words, capture_output=True, text=True, check=False, cwd=gone)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.cold
+def test_a_line_on_stderr_is_written_at_once(tmp_path):
+    """Also where Python is told not to buffer: another program may write there, too."""
+    reading, writing = os.pipe2(os.O_DIRECT)  # as many reads as writes
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [*IPTREC, "show", str(tmp_path / "missing.db")]
+    subprocess.run(command, stderr=writing, env=environment, check=False)
+    os.close(writing)
+    assert os.read(reading, 4096).endswith(b"No such file or directory\n")
+    os.close(reading)

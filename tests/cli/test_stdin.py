@@ -116,6 +116,16 @@ def test_more_than_there_is_room_for(monkeypatch, tmp_path):
         writing.wait()
 
 
+@pytest.mark.usefixtures("temporary")
+@pytest.mark.parametrize("command", ["show -", "diff --packets 1 1 -"])
+def test_killed_while_it_reads_a_pipe(command):
+    """Nothing stays: what is kept has no name."""
+    with subprocess.Popen([*IPTREC, *command.split()], stdin=subprocess.PIPE) as child:
+        child.stdin.write(SAMPLE.read_bytes() + bytes(1 << 20))  # more than the pipe holds
+        child.stdin.flush()
+        child.kill()  # it would read on
+
+
 @pytest.mark.parametrize(
     "words", ["record -o -", "record -w -", "trace -o -", "import x.pcap -o -"]
 )

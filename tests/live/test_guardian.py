@@ -180,6 +180,48 @@ def test_the_guardian_waits_for_a_change_under_way(quiet_lab, tmp_path):
     assert state(quiet_lab) == before
 
 
+def has_a_list(pid):
+    """Whether a process has a recorder's list of changes open."""
+    with contextlib.suppress(OSError):
+        files = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()]  # noqa: PTH115
+        return any(one.startswith("/run/iptrec/") for one in files)
+    return False
+
+
+def test_cleanup_waits_for_a_change_under_way(quiet_lab, tmp_path):
+    """The same where the guardian was killed as well: what iptables still does is taken away."""
+    before, alive = state(quiet_lab), processes(quiet_lab)
+    command = ["flock", "/run/xtables.lock", "sh", "-c", "echo held; read _"]
+    holder = quiet_lab.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    alive |= {holder.pid} | processes(quiet_lab)
+    child = start(quiet_lab, tmp_path / "t.db")
+
+    def restoring():
+        commands = [proc(pid, "cmdline") for pid in processes(quiet_lab) - alive]
+        return any("-restore" in one and "--noflush" in one for one in commands)
+
+    until(restoring, lambda: processes(quiet_lab))
+    child.send_signal(signal.SIGSTOP)
+    for pid in guardians(quiet_lab):
+        os.kill(pid, signal.SIGKILL)
+    child.kill()
+    child.communicate()
+    others = processes(quiet_lab)
+    cleanup = quiet_lab.popen(CLEANUP, stdout=subprocess.PIPE, text=True)
+
+    def waits():
+        assert cleanup.poll() is None, cleanup.communicate()
+        return any(map(has_a_list, processes(quiet_lab) - others))
+
+    until(waits)
+    holder.communicate("\n")
+    told, _ = cleanup.communicate(timeout=60)
+    assert "): removed" in told
+    until(lambda: processes(quiet_lab) <= alive, lambda: processes(quiet_lab))
+    assert state(quiet_lab) == before
+
+
 def test_nothing_is_put_back_that_somebody_replaced(quiet_lab, tmp_path):
     """--flush took rules out, somebody loads others, then we are killed: those others stay, alone."""
     child = recording(quiet_lab, tmp_path / "t.db", "--flush", "--family", "ipv4")

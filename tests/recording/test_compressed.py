@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -16,7 +17,7 @@ import pytest
 import zstandard
 
 from iptrec.errors import RecordingError
-from iptrec.recording import compressed
+from iptrec.recording import compressed, private
 from iptrec.recording.reader import Reader
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "loopback.db"
@@ -142,16 +143,18 @@ BOMBS = {
 def unpacked_bytes(monkeypatch):
     """The sizes of the files that were unpacked, as they were when these went."""
     sizes = []
+    nameless = private.nameless
 
-    class Watched(tempfile.TemporaryDirectory):
-        def cleanup(self):
-            sizes.extend(one.stat().st_size for one in Path(self.name).iterdir())
-            super().cleanup()
+    @contextlib.contextmanager
+    def watched():
+        with nameless() as file:
+            try:
+                yield file
+            finally:
+                file.flush()
+                sizes.append(os.fstat(file.fileno()).st_size)
 
-        def __exit__(self, *_):
-            self.cleanup()
-
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", Watched)
+    monkeypatch.setattr(private, "nameless", watched)
     return sizes
 
 

@@ -227,6 +227,21 @@ def test_a_recorder_that_ends_just_then(place, monkeypatch):
         assert reader.datagrams == 79
 
 
+def test_a_recorder_that_ends_while_we_look_at_its_log(place, monkeypatch):
+    """The same a moment earlier."""
+    directory, _ = place
+    noise(directory / "t.db", "-wal", "-shm")
+    opened = private.opened
+
+    def late(path, **options):
+        path.unlink()
+        return opened(path, **options)
+
+    monkeypatch.setattr(private, "opened", late)
+    with Reader(directory / "t.db") as reader:
+        assert reader.datagrams == 79
+
+
 def test_no_room_for_a_copy(place, monkeypatch):
     """One line that says what can be done."""
     directory, _ = place

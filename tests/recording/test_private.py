@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,11 +39,32 @@ def test_where_and_with_which_mode(tmp_path, tmpdir_is):
     with private.directory() as made:
         assert made.parent == tmp_path
         assert stat.S_IMODE(made.stat().st_mode) == 0o700
-        with private.made(made / "one") as file:
-            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
-        with pytest.raises(FileExistsError):
-            private.made(made / "one")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("refused", [None, errno.EOPNOTSUPP])
+def test_a_file_without_a_name(tmp_path, tmpdir_is, monkeypatch, refused):
+    """Where the file system has such files; it gets a name for as long as one is needed."""
+    tmpdir_is(tmp_path)
+    monkeypatch.setattr(os, "open", partial(opened, os.open, refused))
+    with private.nameless() as file:
+        assert bool(list(tmp_path.iterdir())) == (refused is not None)
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+        file.write(b"content")
+        file.flush()
+        path = private.path_of(file)
+        assert path.read_bytes() == b"content"
+        for _ in range(2):
+            with private.named(one=path, other=path) as made:
+                assert [(made / name).read_bytes() for name in ("one", "other")] == [b"content"] * 2
+        assert not made.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def opened(open_, refused, path, flags, *arguments, **options):
+    if refused and flags & os.O_TMPFILE == os.O_TMPFILE:
+        raise OSError(refused, os.strerror(refused), str(path))
+    return open_(path, flags, *arguments, **options)
 
 
 def owned(path):

@@ -86,15 +86,14 @@ class _Table:
     uses: int = -1
     share: int = _SHARE
 
-    @property
-    def may_be_back(self) -> bool:
-        """Whether a state that is as before may have been another one meanwhile, if there were commands.
+    def may_be_another(self, closes: int) -> bool:
+        """Whether a state that is as before may have been another one meanwhile, with so many ``closes`` now.
 
         Of all tables that would be too much to fear: commands use one lock, most of them change nothing, and
         a large table is looked at seldom. It is one that is just being changed, or whose looks are close.
         """
         changing = self.until_ns - self.changed_ns < _CHANGING_NS
-        return changing or self.cost_ns < _CHEAP_NS
+        return closes - self.closes > 1 and (changing or self.cost_ns < _CHEAP_NS)
 
     @property
     def due_ns(self) -> int:
@@ -148,20 +147,25 @@ class Watch:
         names = self._tables[family].loaded()
         return [table for of, table in self._known if of == family] if names is None else names
 
-    def baseline(self, family: Family, tables: Sequence[str]) -> None:
-        """Note how the tables are; to be called before and after the first snapshot is taken.
-
-        A table that differs the second time is reported by the first look.
-        """
+    def noted(self, family: Family, tables: Sequence[str]) -> dict[str, int]:
+        """Note how the tables are; those that changed since they were last seen, and when (epoch) that was."""
+        changed = {}
         for table in tables:
             begun = time.time_ns()
-            closes = self._lock.read()
+            closes, uses = self._used()
             digest = self._tables[family].digest(table)
-            known = self._known.get((family, table))
-            if known is None:
-                self._known[family, table] = _Table(digest, begun, closes=closes)
-            elif known.digest != digest or known.closes != self._lock.read():
-                known.digest = None
+            new = _Table(digest, begun, closes=closes, uses=uses)
+            known = self._known.setdefault((family, table), new)
+            if digest != known.digest or known.may_be_another(self._lock.read()):
+                changed[table] = known.until_ns
+            known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
+        return changed
+
+    def unsure(self, family: Family, tables: Sequence[str]) -> None:
+        """Report that nobody knows how the tables were up to now; the next look tells how they are."""
+        for table in tables:
+            self._found(State(family, table, 0, time.time_ns(), source_of(table), None))
+            self._known[family, table].digest = None
 
     def start(self) -> None:
         """Begin to watch."""
@@ -170,7 +174,9 @@ class Watch:
         self._thread.start()
 
     def look(self) -> None:
-        """Look at once; to be called by who holds ``working``."""
+        """Look at all tables at once; to be called by who holds ``working``."""
+        for known in self._known.values():
+            known.looked_ns = known.cost_ns = 0
         self._thread.work()
 
     def stop(self) -> None:
@@ -223,13 +229,12 @@ class Watch:
     def _look_at(self, family: Family, table: str, known: _Table) -> None:
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
-            closes = self._lock.read()
-            uses = -1 if self._lock.holders else self._lock.uses
+            closes, uses = self._used()
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
             known.cost_ns = time.thread_time_ns() - started  # not what others took of the processor
-            several = self._lock.read() - known.closes > 1
-            if digest == known.digest and not (several and known.may_be_back):
+            now = self._lock.read()
+            if digest == known.digest and not known.may_be_another(now):
                 known.share = min(2 * known.share, _QUIET_SHARE)
                 known.closes, known.uses = closes, uses
                 break
@@ -237,9 +242,8 @@ class Watch:
             self._unlocked |= known.digest not in (None, digest) and known.uses == self._lock.uses
             unused = 0 if self._unlocked else self._lock.unused_until(known.uses)
             after = max(known.until_ns, unused)
-            if several:  # what the first of them made, the last may have taken back
-                source = f"iptables-save -t {table}"
-                self._found(State(family, table, after, seen, source, None))
+            if now - known.closes > 1:  # what the first of them made, the last may have taken back
+                self._found(State(family, table, after, seen, source_of(table), None))
             known.share = _SHARE
             reported = self._report(family, table, digest, after, seen)
             known.digest = digest if reported else None
@@ -250,9 +254,14 @@ class Watch:
         known.until_ns = begun
         known.looked_ns = time.monotonic_ns()
 
+    def _used(self) -> tuple[int, int]:
+        """How often the lock was closed and used up to now, as `_Table` has them."""
+        closes = self._lock.read()
+        return closes, -1 if self._lock.holders else self._lock.uses
+
     def _report(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
         """Hand a new state over; False where it was gone again before it could be printed."""
-        source = f"iptables-save -t {table}"
+        source = source_of(table)
         content = self._contents.get((family, digest))
         if content is None and (printed := self._printed(family, table, digest)):
             source, content = printed
@@ -308,6 +317,11 @@ class Watch:
         if self._loggers[family].keep(lambda now: self._guardian.expect_logger(family, now)):
             self._found(Hole(family, "logger-switched", self._switched[family], time.time_ns()))
         self._switched[family] = now
+
+
+def source_of(table: str) -> str:
+    """The command that prints a table."""
+    return f"iptables-save -t {table}"
 
 
 def normal(printed: bytes) -> bytes:

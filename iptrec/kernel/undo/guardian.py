@@ -51,6 +51,8 @@ class Guardian:
         )
         self._path = lists.path_of(comment)
         self._list = lists.unnamed()
+        # Its lock, too, is held by each command that `process.run` starts: `cleanup` waits for these.
+        os.set_inheritable(self._list, True)
         self._written: dict[str, Any] = {}
         self._pid: int | None = None
         self._lock = threading.Lock()  # the watches change the list as well

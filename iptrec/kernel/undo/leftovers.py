@@ -1,8 +1,8 @@
 """What recorders have left behind that were killed together with their guardians, and how it goes away.
 
-Our rules say by their comment whose they are, and are looked for in what the kernel holds. A recorder, or its
-guardian, keeps its list of changes locked (`guardian`), and a recorder listens to the events of its namespace:
-what neither of them holds is left over.
+Our rules say by their comment whose they are, and are looked for in what the kernel holds. A recorder keeps its
+list of changes locked, as do its guardian and the commands that these have started (`guardian`), and it
+listens to the events of its namespace: what nobody holds is left over.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from iptrec.names import Backend
 
+_WAIT_S: Final = 10  # for commands of a recorder that was killed
+_STEP_S: Final = 0.02
+_AT_WORK: Final = "it, or a command that it started, is at work"
 _UUID: Final = re.compile(r"[0-9a-f-]{36}")
 _NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net")
 
@@ -67,7 +71,9 @@ def find(where: Path | None = None) -> list[Leftover]:
     known: dict[str, tuple[Changes, bool]] = {}
     found: list[Leftover] = []
     for path, descriptor in lists.found():
-        held = lists.held(descriptor)
+        held = not _let_go(descriptor, seen)
+        if not os.fstat(descriptor).st_nlink:
+            continue  # who ended has undone everything
         if (changes := lists.read(descriptor)) is not None:
             known[changes.comment] = changes, held
         elif not held and where is None and _UUID.fullmatch(path.stem):
@@ -79,6 +85,29 @@ def find(where: Path | None = None) -> list[Leftover]:
         if comment not in reported and where is None and not held:  # its namespace is gone
             found.append(Leftover(None, comment, {}, changes, None))
     return found
+
+
+def _let_go(descriptor: int, seen: dict[int, list[Path]]) -> bool:
+    """Whether nobody holds a list any more. Where nobody listens to events, they end who hold it: waited for.
+
+    These are a guardian, and commands of a recorder that was killed: what they do is still to come.
+    """
+    until = time.monotonic() + _WAIT_S
+    while lists.held(descriptor):
+        changes = lists.read(descriptor)
+        paths = [] if changes is None else seen.get(changes.place[0], [])
+        if not paths or _is_listened_to(paths[0]) or time.monotonic() > until:
+            return False
+        time.sleep(_STEP_S)
+    return True
+
+
+def _is_listened_to(path: Path) -> bool:
+    try:
+        with _entered(path):
+            return _listening({"legacy", "nft"}) is not None
+    except (HostError, OSError):
+        return True  # nobody can tell
 
 
 def _unreadable(path: Path, descriptor: int) -> Leftover:
@@ -114,12 +143,12 @@ def _in_namespace(
         backends = {backend for _, backend in counts}
         listening = _listening(backends | ({"nft"} if comment in tables else set()))
         changes, held = known.get(comment, (None, listening is not None))
-        busy = (f"{listening} is recording" if listening else "it is recording") if held else None
+        busy = (f"{listening} is recording" if listening else _AT_WORK) if held else None
         yield Leftover(path, comment, counts, changes, busy, comment in tables)
     here = inode, netns.cookie()
     for comment, (changes, held) in known.items():
         if changes.place == here and comment not in {*rules, *tables}:
-            yield Leftover(path, comment, {}, changes, "it is recording" if held else None)
+            yield Leftover(path, comment, {}, changes, _AT_WORK if held else None)
 
 
 def _listening(backends: set[Backend]) -> str | None:
