@@ -47,8 +47,8 @@ def router(lab):
     """Two hosts, and flow tables between them."""
     sides.join(lab, "h1", "h2", peer="v{net}")
     lab.settle()
-    if "flowtable" in (said := lab.run(["nft", RULES], check=False).stderr):
-        pytest.skip(f"this kernel has no flow tables: {said.splitlines()[0]}")
+    if "No such file" in (said := lab.run(["nft", RULES], check=False).stderr):
+        pytest.skip("this kernel has no flow tables")
     assert said == ""
     return lab
 
