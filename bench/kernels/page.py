@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,6 @@ HEAD = """# Kernels
 Written by `make kernels` (bench/kernels/run.py): the live tests of bench/kernels/tests.txt on Debian's kernels,
 each in QEMU with the files of one host. An empty cell is a test that was not run.
 """
-WORDS = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
 
 @dataclass(frozen=True)
@@ -28,23 +27,14 @@ class Result:
 
 
 def results(directory: Path) -> dict[str, Result]:
-    """By the test's name, as pytest has it; empty where the guest did not get so far."""
-    found = directory / "junit.xml"
-    if not found.exists():
-        return {}
-    cases = ET.parse(found).iter("testcase")  # noqa: S314 - pytest's own
-    return {_name(case): _result(case) for case in cases}
-
-
-def _name(case: ET.Element) -> str:
-    return f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
-
-
-def _result(case: ET.Element) -> Result:
-    for child in case:
-        if child.tag in WORDS:
-            return Result(WORDS[child.tag], " ".join(child.get("message", "").split()))
-    return Result("passed")
+    """By the test's name without its directory; empty where the guest did not get so far."""
+    found = directory / "outcomes"
+    lines = found.read_text().splitlines() if found.exists() else []
+    told = [json.loads(line) for line in lines]
+    return {
+        one["test"].removeprefix("tests/live/"): Result(one["outcome"], one["reason"])
+        for one in told
+    }
 
 
 def summary(directory: Path) -> str:

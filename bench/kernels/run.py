@@ -23,8 +23,9 @@ ROOT = HERE.parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iptrec-kernels"
 # A test waits for the kernel and for processes: an emulated processor takes ten times as long.
 PYTEST = (
-    sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "900", "--tb", "short",
-    "--junitxml", "/media/results/junit.xml",
+    "env", "OUTCOMES=/media/results/outcomes", f"PYTHONPATH={HERE}",
+    sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "outcomes", "--timeout", "900",
+    "--tb", "short",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from command import IPTREC
 from dying import CONTROLS, IDS, PORTS, WAYS, order
 from frames import mac
 from recorder import packets
-from rights import IS_ROOT
+from rights import IS_ROOT, since
 
 from iptrec.answers.summary import summarize
 from iptrec.packets.drop_words import function
@@ -44,6 +44,7 @@ def router(lab):
     return lab
 
 
+@since(6, 18, "these reasons, of these functions")
 def test_ways_to_die(router, tmp_path, backend):
     for family in ("ipv4", "ipv6"):
         router.restore(None, family, RULES, backend)
