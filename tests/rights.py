@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,3 +11,13 @@ import pytest
 # Root of a user namespace has rights over nobody else.
 IS_ROOT = os.geteuid() == 0 and "4294967295" in Path("/proc/self/uid_map").read_text()
 ROOT = pytest.mark.skipif(not IS_ROOT, reason="only root has more rights than others")
+
+LINUX = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+
+
+def since(major, minor, what):
+    """Skip a test on older kernels, which lack ``what``."""
+    return pytest.mark.skipif(
+        (major, minor) > LINUX,
+        reason=f"{what}: since Linux {major}.{minor}, not on {os.uname().release}",
+    )

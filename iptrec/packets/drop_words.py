@@ -97,6 +97,12 @@ _OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv")
 _FREED: Final = ("skb_release_data", "kfree_skb_list_reason", "skb_release_head_state")
 # It came to its socket, which is closed with it unread.
 _UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
+# What older kernels drop that has done its work, seen on 6.1: an answer to ping that went to its raw socket is
+# dropped by the caller of ping_rcv, so is any message of ICMPv6; what a socket is closed with has no reason.
+_DONE: Final = (
+    ("NO_SOCKET", "icmp_rcv"), ("NO_SOCKET", "icmpv6_rcv"), ("NOT_SPECIFIED", "icmpv6_rcv"),
+    ("NOT_SPECIFIED", "sk_stream_kill_queues"), ("TCP_OLD_DATA", "tcp_rcv_state_process"),
+)  # fmt: skip
 
 
 def function(place: str) -> str:
@@ -111,8 +117,8 @@ def is_loss(reason: str, place: str) -> bool:
     come already where it looks at its state.
     """
     of_tcp = reason == "NOT_SPECIFIED" and function(place).startswith("tcp_")
-    of_tcp |= (reason, function(place)) == ("TCP_OLD_DATA", "tcp_rcv_state_process")
-    return not (of_tcp or reason in _UNREAD or function(place) in (*_OF_COPIES, *_FREED))
+    done = of_tcp or reason in _UNREAD or (reason, function(place)) in _DONE
+    return not (done or function(place) in (*_OF_COPIES, *_FREED))
 
 
 def words(reason: str, place: str) -> str:

@@ -13,7 +13,7 @@ from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.drops.program import LAYOUT
 from iptrec.kernel.drops.source import DropSource
 
-TEXTS = b"\0skb\0len\0bits\0inner\0reason\0NO\0YES\0int\0deep\0"
+TEXTS = b"\0skb\0len\0bits\0inner\0reason\0NO\0YES\0int\0deep\0btf_trace_kfree_skb\0"
 
 
 def name(text):
@@ -71,6 +71,20 @@ def test_types_that_nobody_knows_yet_are_a_refusal(monkeypatch, tmp_path):
             DropSource(1, 64)
     (tmp_path / "vmlinux").unlink()
     with pytest.raises(HostError, match="the kernel needs CONFIG_DEBUG_INFO_BTF"):
+        DropSource(1, 64)
+
+
+def test_a_kernel_without_reasons_is_not_asked_for_maps(monkeypatch):
+    """Before 5.17; before 5.11 it would refuse maps, and rights would be blamed."""
+    types = made(
+        INT,
+        (0, 13 << 24 | 3, 0, 0, 1, 0, 1, 0, 1),
+        (0, 2 << 24, 2),
+        (name("btf_trace_kfree_skb"), 8 << 24, 3),
+    )
+    monkeypatch.setattr(Btf, "of_kernel", lambda: types)
+    monkeypatch.setattr(bpf, "new_map", lambda *_, **__: pytest.fail("a map"))
+    with pytest.raises(HostError, match=r"no reasons of drops: Linux 5\.17"):
         DropSource(1, 64)
 
 

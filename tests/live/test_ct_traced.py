@@ -10,6 +10,7 @@ import sides
 import test_nft
 from command import IPTREC
 from recorder import until
+from rights import since
 
 from iptrec.answers.packets import Packets
 from iptrec.decode.conntrack import DIRECTIONS, STATES, STATUS
@@ -17,7 +18,7 @@ from iptrec.recording.reader import Reader
 from iptrec.views import packet_json
 from iptrec.views.json_lines import text
 
-pytestmark = test_nft.pytestmark
+pytestmark = [*test_nft.pytestmark, since(6, 16, "nf_tables' trace tells of conntrack")]
 
 ASKED = {  # condition of a rule that counts -> whether a step's CtInfo says so
     **{

@@ -59,11 +59,19 @@ class Maps(NamedTuple):
     format: int
 
 
+def require_reasons(btf: Btf) -> None:
+    """Raise `HostError` where the tracepoint has no argument for them.
+
+    Looked at before maps are made: kernels before 5.11 refuse those with EPERM, of which limits are the cause
+    (RLIMIT_MEMLOCK) and not rights.
+    """
+    if btf.parameters(TYPEDEF) < _ARGUMENTS - 1:
+        raise HostError("this kernel tells no reasons of drops: Linux 5.17 and later ones do")
+
+
 def code(btf: Btf, maps: Maps, netns: int, snaplen: int) -> bytes:
     """The program for one kernel and one namespace. Raises `HostError` where this kernel lacks something."""
     rx_sk = btf.parameters(TYPEDEF) >= _ARGUMENTS
-    if btf.parameters(TYPEDEF) < _ARGUMENTS - 1:
-        raise HostError("this kernel tells no reasons of drops: Linux 5.17 and later ones do")
     parts = (
         _traced(btf),
         _socket("rx_sk", load(LONG, _R1, _CTX, 24), btf) if rx_sk else [],

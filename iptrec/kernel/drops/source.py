@@ -70,6 +70,7 @@ class DropSource:
         self._told = 0  # of what was lost
         try:
             types = Btf.of_kernel()
+            program.require_reasons(types)
             self.names = {name: types.enum(name) for name in _ENUMS}
             with contextlib.ExitStack() as opened:
                 self._attach(types, netns, opened)

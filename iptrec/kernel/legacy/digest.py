@@ -42,6 +42,7 @@ _NAMES: Final = {
     "ipv4": Path("/proc/thread-self/net/ip_tables_names"),
     "ipv6": Path("/proc/thread-self/net/ip6_tables_names"),
 }
+_MODULES: Final = {"ipv4": "ip_tables", "ipv6": "ip6_tables"}
 COMMENT: Final = re.compile(rb"iptrec:[0-9a-f-]{36}(?=\0)")  # of our rules, as kernels hold it
 
 
@@ -107,16 +108,27 @@ class Tables:
         return loaded(self._family)
 
     def knows(self, kind: Literal["match", "target"], name: str) -> bool:
-        """Whether the kernel has a match or target, revision 0; it loads the module if it can."""
-        buffer = bytearray(_EXTENSION + 1)
-        buffer[: len(name)] = name.encode()
+        """Whether the kernel has a match or target, revision 0; it loads the module if it can.
+
+        Nobody answers before ip_tables is there (ENOPROTOOPT): it is loaded, as the first iptables would.
+        """
         try:
-            self._get(_GET_REVISION[kind], buffer)
+            try:
+                self._ask_for(kind, name)
+            except OSError as error:
+                if error.errno != errno.ENOPROTOOPT or not host.modprobe(_MODULES[self._family]):
+                    raise
+                self._ask_for(kind, name)
         except OSError as error:
             if error.errno in (errno.EPROTONOSUPPORT, errno.ENOENT):
                 return False
             raise self._refused(name, error) from None
         return True
+
+    def _ask_for(self, kind: Literal["match", "target"], name: str) -> None:
+        buffer = bytearray(_EXTENSION + 1)
+        buffer[: len(name)] = name.encode()
+        self._get(_GET_REVISION[kind], buffer)
 
     def unchanged_in_size(self, table: str) -> bool:
         """Whether a table has the shape that it had at the last `digest`: cheap, but not proof."""

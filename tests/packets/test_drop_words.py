@@ -1,0 +1,24 @@
+"""Which drops are losses, kernel by kernel: what arrived is never told as lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from iptrec.packets.drop_words import is_loss
+
+CASES = [  # Linux, reason, place, whether it is a loss
+    ("6.18", "NO_SOCKET", "ping_rcv+0xb0", False),
+    ("6.12", "NO_SOCKET", "icmp_rcv+0x1b1", False),
+    ("6.1", "NO_SOCKET", "icmpv6_rcv+0x258", False),
+    ("6.1", "NOT_SPECIFIED", "icmpv6_rcv+0x258", False),
+    ("6.1", "NOT_SPECIFIED", "sk_stream_kill_queues+0x58", False),
+    ("6.18", "TCP_OLD_DATA", "tcp_rcv_state_process+0x8", False),
+    ("6.18", "TCP_OLD_DATA", "tcp_data_queue+0x8", True),
+    ("6.18", "ICMP_CSUM", "icmp_rcv+0x1ff", True),
+    ("6.1", "NO_SOCKET", "__udp4_lib_rcv+0x4bc", True),
+]
+
+
+@pytest.mark.parametrize(("linux", "reason", "place", "lost"), CASES)
+def test_what_is_a_loss(linux, reason, place, lost):
+    assert is_loss(reason, place) is lost, linux
