@@ -174,7 +174,7 @@ def test_nobody_but_root_stops_a_guardian(lab, users_directory):
     assert "guardian" in child.stderr.readline()  # said when another one is there
     second = named(child.pid, "guardian")
     assert second != first
-    assert {*status(second)["Uid"].split(), *status(second)["Gid"].split()} == {"0"}
+    until(lambda: {*status(second)["Uid"].split(), *status(second)["Gid"].split()} == {"0"})
     end(child)
 
 
