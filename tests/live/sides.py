@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+
+from recorder import until
+
+_ECHO = """\
+import socket
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+here.bind(("", 6000))
+print("bound", flush=True)
+while True:
+    data, sender = here.recvfrom(99)
+    here.sendto(data, sender)
+"""
+
 
 def join(lab, *names, peer, ipv6=False):
     """Hosts 10.0.1.2, 10.0.2.2, ...; ``peer``: the lab's ends of their links, with {name} and {net}.
@@ -19,6 +35,16 @@ def join(lab, *names, peer, ipv6=False):
     lab.sysctl(None, "net/ipv4/ip_forward", 1)
     if ipv6:
         lab.sysctl(None, "net/ipv6/conf/all/forwarding", 1)
+
+
+@contextlib.contextmanager
+def echo(lab, host):
+    """A host that sends back whatever comes to UDP port 6000."""
+    child = lab.popen([sys.executable, "-uc", _ECHO], host, stdout=subprocess.PIPE, text=True)
+    assert until(child.stdout.readline) == "bound\n"
+    yield
+    child.kill()
+    child.communicate()
 
 
 def _route(lab, name, end, gateway, bits):

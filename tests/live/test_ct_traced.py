@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
 import sides
 import test_nft
 from command import IPTREC
-from recorder import until
 from rights import since
 
 from iptrec.answers.packets import Packets
@@ -59,15 +57,6 @@ for port in range(4000, 4006):
         out.sendto(b"none", ("10.0.2.2", 58))
         out.sendto(b"unreachable", ("10.0.2.2", 59))
 """
-ECHO = """\
-import socket
-here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-here.bind(("", 6000))
-print("bound", flush=True)
-while True:
-    data, sender = here.recvfrom(99)
-    here.sendto(data, sender)
-"""
 
 
 @pytest.fixture
@@ -76,12 +65,8 @@ def talking(lab):
     sides.join(lab, "h1", "h2", peer="v{net}")
     lab.settle()
     lab.run(["nft", RULES.format("\n\t\t".join(f"{one} counter" for one in ASKED))])
-    enter = ["nsenter", "--net=/run/netns/h2", sys.executable, "-uc", ECHO]
-    echo = lab.popen(enter, stdout=subprocess.PIPE, text=True)
-    assert until(echo.stdout.readline) == "bound\n"
-    yield lab
-    echo.kill()
-    echo.communicate()
+    with sides.echo(lab, "h2"):
+        yield lab
 
 
 def record(lab, path, *options):

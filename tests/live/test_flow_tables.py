@@ -22,15 +22,6 @@ table inet fw {
 }
 """
 ECHOES = 10
-ECHO = """\
-import socket
-here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-here.bind(("", 6000))
-print("bound", flush=True)
-while True:
-    data, sender = here.recvfrom(99)
-    here.sendto(data, sender)
-"""
 TALK = f"""\
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
@@ -56,12 +47,10 @@ def router(lab):
 def test_what_a_flow_table_takes_is_seen_up_to_that(router, tmp_path):
     """The rule that hands a connection over is a step as all are, and what comes later is no loss."""
     path = tmp_path / "t.db"
-    echo = router.popen([sys.executable, "-uc", ECHO], "h2", stdout=-1, text=True)
-    assert echo.stdout.readline() == "bound\n"
     talk = ["nsenter", "--net=/run/netns/h1", sys.executable, "-c", TALK]
-    router.run([*IPTREC, "record", "-q", "--backend", "nft", "-o", str(path), "udp", "--", *talk])
-    echo.kill()
-    echo.communicate()
+    command = [*IPTREC, "record", "-q", "--backend", "nft", "-o", str(path), "udp", "--", *talk]
+    with sides.echo(router, "h2"):
+        router.run(command)
     first, answer, *rest = [one for one in packets(path) if 6000 in ports(one)]
     assert [step.rule for step in first.steps if step.chain == "forwarded"] == [2, None]
     assert [step.rule for step in answer.steps if step.chain == "forwarded"] == [1, 2, None]

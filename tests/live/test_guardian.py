@@ -158,12 +158,18 @@ def test_what_was_recorded_is_kept(quiet_lab, tmp_path):
     assert told["packets"] >= 8
 
 
+def xtables_locked(lab):
+    """Who holds the lock of iptables until he is told a line."""
+    command = ["flock", "/run/xtables.lock", "sh", "-c", "echo held; read _"]
+    holder = lab.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
 def test_the_guardian_waits_for_a_change_under_way(quiet_lab, tmp_path):
     """Killed while iptables-restore waits for the lock: what it then does is undone as well."""
     before, alive = state(quiet_lab), processes(quiet_lab)
-    command = ["flock", "/run/xtables.lock", "sh", "-c", "echo held; read _"]
-    holder = quiet_lab.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
+    holder = xtables_locked(quiet_lab)
     alive |= {holder.pid} | processes(quiet_lab)
     child = start(quiet_lab, tmp_path / "t.db")
 
@@ -191,9 +197,7 @@ def has_a_list(pid):
 def test_cleanup_waits_for_a_change_under_way(quiet_lab, tmp_path):
     """The same where the guardian was killed as well: what iptables still does is taken away."""
     before, alive = state(quiet_lab), processes(quiet_lab)
-    command = ["flock", "/run/xtables.lock", "sh", "-c", "echo held; read _"]
-    holder = quiet_lab.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
+    holder = xtables_locked(quiet_lab)
     alive |= {holder.pid} | processes(quiet_lab)
     child = start(quiet_lab, tmp_path / "t.db")
 
