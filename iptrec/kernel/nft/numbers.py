@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.kernel import netlink
+from iptrec.kernel.nft import transactions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from iptrec.kernel.batches import Batch
     from iptrec.kernel.nft.switches import Switches
 
-NEWGEN: Final = 0x0A0F  # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_
-_GETGEN: Final = 0x0A10
+NEWGEN: Final = transactions.SUBSYSTEM | transactions.NEW_GENERATION
+_GETGEN: Final = transactions.SUBSYSTEM | transactions.GET_GENERATION
 _NUMBER: Final = 1  # NFTA_GEN_ID
 _LARGEST: Final = 56  # with the name of a program, of 15 bytes; a trace is longer
 _QUESTION: Final = netlink.message(_GETGEN, netlink.REQUEST, netlink.netfilter_body(0))

@@ -26,7 +26,7 @@ NEW_TABLE, GET_TABLE, DELETE_TABLE = 0, 1, 2  # NFT_MSG_
 NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE = 6, 7, 8
 NEW_SET, GET_SET, NEW_ELEMENTS = 9, 10, 12
-NEW_GENERATION, _GET_GENERATION = 15, 16
+NEW_GENERATION, GET_GENERATION = 15, 16
 NEW_OBJECT, GET_OBJECT = 18, 19
 Holder = Literal["ipv4", "ipv6", "inet", "bridge"]  # of a table
 FAMILIES: Final[dict[Holder, int]] = {
@@ -73,7 +73,7 @@ def tables_there() -> bool:
 
 def generation() -> int:
     """The number of the ruleset; each change counts it up. Raises `HostError`."""
-    for kind, value in netlink.attributes(_ask(_GET_GENERATION, UNSPECIFIED)):
+    for kind, value in netlink.attributes(_ask(GET_GENERATION, UNSPECIFIED)):
         if kind == _GENERATION_ID and len(value) == 4:  # noqa: PLR2004 - a u32
             return int.from_bytes(value, "big")
     raise HostError("nf_tables does not tell the generation of its ruleset; Linux 4.6 does")
