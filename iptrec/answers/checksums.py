@@ -10,11 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.answers.unheard import accepted_here
+from iptrec.context.counters import in_words
 from iptrec.packets.ends import End
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from iptrec.context.counters import Rise
     from iptrec.packets.window import Window
 
 _ONES: Final = 0xFFFF  # sums of words of 16 bits are equal if they are modulo this
@@ -42,9 +44,9 @@ _SUMS: Final = {
 
 
 class Checksums:
-    """Of one namespace, some of whose counters ``rose``."""
+    """Of one namespace, some of whose counters ``rose``, by their names."""
 
-    def __init__(self, rose: Mapping[str, int]) -> None:
+    def __init__(self, rose: Mapping[str, Rise]) -> None:
         self._rose = rose
         self._counted = any(one.counter in rose for one in _SUMS.values())
 
@@ -62,8 +64,7 @@ class Checksums:
         return found
 
     def _end(self, wrong: _Sum) -> End:
-        rose = f"{wrong.counter} rose by {self._rose[wrong.counter]:,} meanwhile"
-        text = f"its checksum of {wrong.name} is wrong, {rose}"
+        text = f"its checksum of {wrong.name} is wrong, {in_words([self._rose[wrong.counter]])}"
         return End("recorded", f"{wrong.name}_CSUM", text, sure=False)
 
 

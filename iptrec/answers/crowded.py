@@ -14,6 +14,7 @@ import numpy as np
 
 from iptrec.answers.handshakes import Answers, are_syns
 from iptrec.answers.unheard import accepted_here
+from iptrec.context.counters import in_words
 from iptrec.packets.ends import End
 from iptrec.packets.identity import Packets, swapped16
 from iptrec.packets.window import WINDOW_EVENTS
@@ -21,6 +22,7 @@ from iptrec.packets.window import WINDOW_EVENTS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from iptrec.context.counters import Rise
     from iptrec.context.sockets import Sockets
     from iptrec.names import I64, Mask
     from iptrec.packets.window import Window
@@ -32,14 +34,14 @@ _RECEIVING: Final = {4: "UdpRcvbufErrors", 6: "Udp6RcvbufErrors"}
 
 
 class Crowded:
-    """Those of one namespace, whose sockets there are. ``rose``: its counters that did, and by how much.
+    """Those of one namespace, whose sockets there are. ``rose``: its counters that did, by their names.
 
     ``filtered``: whether packets were chosen by a filter, that answers may not fit. ``told``: whether the
     kernel told of all that it dropped.
     """
 
     def __init__(
-        self, sockets: Sockets, rose: Mapping[str, int], *, filtered: bool, told: bool
+        self, sockets: Sockets, rose: Mapping[str, Rise], *, filtered: bool, told: bool
     ) -> None:
         self._sockets = sockets
         self._rose = rose
@@ -50,11 +52,14 @@ class Crowded:
     def positions(self, window: Window) -> set[int]:
         """Where they are in a window."""
         found: set[int] = set()
-        if self._full is not None and self._listeners:
-            found.update(self._unanswered(window).tolist())
-        if self._receiving and self._filled:
-            at, packets = accepted_here(window)
-            found.update(at[_are_for(packets, _UDP, self._filled)].tolist())
+        listening, receiving = self._full and self._listeners, self._receiving and self._filled
+        if not (listening or receiving):
+            return found
+        at, packets = accepted_here(window)
+        if listening:
+            found.update(self._unanswered(window, at, packets).tolist())
+        if receiving:
+            found.update(at[_are_for(packets, _UDP, receiving)].tolist())
         return found
 
     def end(self, header: Mapping[str, Any]) -> End | None:
@@ -74,7 +79,7 @@ class Crowded:
         text = f"the listen queue of {where} may have been full" if overflow else (
             f"nobody answered, and {where} may have dropped it"
         )  # fmt: skip
-        text += f": {self._full} rose by {self._rose[self._full]:,} meanwhile"
+        text += f": {in_words([self._rose[self._full]])}"
         full = [one for one in fitting if one["waiting"] > one["room"]] if overflow else []
         if full:  # as ss(8) prints it
             text += f" (at the end Recv-Q {full[0]['waiting']}, Send-Q {full[0]['room']})"
@@ -87,7 +92,7 @@ class Crowded:
         by = sum(one["drops"] for one in fitting)
         text = (
             f"the receive buffer of UDP port {header['dport']} may have been full: its socket dropped {by:,},"
-            f" {counter} rose by {self._rose[counter]:,} meanwhile"
+            f" {in_words([self._rose[counter]])}"
         )
         return End("recorded", "SOCKET_RCVBUFF", text, sure=False)
 
@@ -109,9 +114,8 @@ class Crowded:
         ]
         return _by_port(one for one in rises if one["drops"] > 0)
 
-    def _unanswered(self, window: Window) -> I64:
+    def _unanswered(self, window: Window, at: I64, packets: Packets) -> I64:
         """Where SYNs are to those who listen, that no SYN and ACK followed."""
-        at, packets = accepted_here(window)
         asked = are_syns(packets) & _are_for(packets, _TCP, self._listeners)
         asked &= ~self._too_late(window, at)
         answers = Answers.of(window)

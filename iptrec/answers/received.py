@@ -10,6 +10,7 @@ from iptrec.answers.crowded import Crowded
 from iptrec.context.counters import Counts
 
 if TYPE_CHECKING:
+    from iptrec.context.counters import Rise
     from iptrec.context.sockets import Sockets
     from iptrec.packets.ends import End
     from iptrec.packets.model import Traversal
@@ -42,9 +43,9 @@ class Received:
         return self._crowded.end(packet.steps[-1].header) if position in self._crowd else None
 
     @cached_property
-    def _rose(self) -> dict[str, int]:
+    def _rose(self) -> dict[str, Rise]:
         counts = Counts(self._recording, self._namespace)
-        return {one.counter.name: one.by for one in counts.rose()}
+        return {one.counter.name: one for one in counts.rose()}
 
     @cached_property
     def _checksums(self) -> Checksums:

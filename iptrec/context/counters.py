@@ -107,7 +107,7 @@ def of_routing(rises: list[Rise], *families: Family) -> list[Rise]:
 
 
 def in_words(rises: list[Rise]) -> str:
-    """What rose, in words for packets that were not seen after PREROUTING."""
+    """What rose, in words for packets that it may be about."""
     return f"{', '.join(f'{one.counter} rose by {one.by:,}' for one in rises)} meanwhile"
 
 
