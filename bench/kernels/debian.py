@@ -6,6 +6,7 @@ apt has its own lists here, of one release each, and checks signatures as ever.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def kernel(debian: str, cache: Path) -> Kernel:
 def _unpack(apt: _Apt, packages: list[str], release: str, root: Path) -> None:
     """All of it or nothing: what is cut short is begun anew the next time."""
     parts = root.with_name(f"{root.name}.part")
-    subprocess.run(["rm", "-rf", parts], check=True)
+    shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
     apt.get("download", *packages, cwd=parts)
     for archive in parts.glob("*.deb"):

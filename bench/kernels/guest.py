@@ -6,6 +6,7 @@ brings results back. There is no network but the guest's own.
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import shutil
@@ -33,20 +34,17 @@ exec switch_root /root @script@ /media/results
 """
 
 
-def run(kernel: Kernel, script: Path, results: Path, minutes: int) -> bool:
-    """Boot, run ``script`` with the directory of results as its argument, and end; False where time was up."""
+def run(kernel: Kernel, script: Path, results: Path, minutes: int) -> None:
+    """Boot, run ``script`` with the directory of results as its argument, and end; or when time is up."""
     initrd = results / "initrd"
     _make_initrd(kernel, script, results / "early", initrd)
-    with (results / "console").open("wb") as console:
-        try:
-            subprocess.run(
-                ["nice", "-n", "5", *_qemu(kernel, initrd, results)],
-                stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
-                timeout=60 * minutes, check=True,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return False
-    return True
+    expected = contextlib.suppress(subprocess.TimeoutExpired)
+    with (results / "console").open("wb") as console, expected:
+        subprocess.run(
+            ["nice", "-n", "5", *_qemu(kernel, initrd, results)],
+            stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
+            timeout=60 * minutes, check=True,
+        )  # fmt: skip
 
 
 def accelerator() -> list[str]:

@@ -66,9 +66,7 @@ _LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLE
 
 _NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # nf_tables_trace.c
 _PACKET_ROOM: Final = 64
-_DUMPED: Final = (
-    63  # the byte of it that tells how much of a transport header is behind what is not there
-)
+_DUMPED: Final = 63  # its byte that tells how much of a transport header is behind a gap
 # Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
 _TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
 _EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks

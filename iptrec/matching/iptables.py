@@ -123,9 +123,8 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
 
 def _without_written(facts: Facts) -> Facts:
     """What of the facts is still true."""
-    if facts.bits.joined and facts.header.get(
-        "ext"
-    ):  # of what follows the beginning alone is there
+    # Of what follows extension headers the beginning alone is there.
+    if facts.bits.joined and facts.header.get("ext"):
         known = {one: facts.header.get(one) for one in _OF_IPV6}
         facts = replace(facts, header=known | _behind(facts.bits))
     if not facts.written:

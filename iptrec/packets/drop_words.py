@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 NO_ANSWER: Final = "the next hop does not answer (ARP, neighbour discovery)"
+_NO_INPUT_ROUTE: Final = "no route, nobody joined its multicast group, or it has a source route"
 TOO_BIG: Final = "larger than the next MTU, and not to be fragmented"
 # linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
 _BY_BOTH: Final = {
@@ -29,10 +30,7 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "dst_discard_out"): "a route blackholes the destination",
     ("NOT_SPECIFIED", "neigh_invalidate"): NO_ANSWER,
     ("NOT_SPECIFIED", "ndisc_error_report"): NO_ANSWER,
-    (
-        "NOT_SPECIFIED",
-        "ip_rcv_finish_core",
-    ): "no route, nobody joined its multicast group, or it has a source route",
+    ("NOT_SPECIFIED", "ip_rcv_finish_core"): _NO_INPUT_ROUTE,
     ("NOT_SPECIFIED", "ip_fragment"): TOO_BIG,
     ("NOT_SPECIFIED", "ip6_fragment"): TOO_BIG,
     ("NOT_SPECIFIED", "ip6_mc_input"): "nobody here joined its multicast group",

@@ -8,7 +8,7 @@ from iptrec.packets.drop_words import is_loss
 
 CASES = [  # Linux, reason, place, whether it is a loss
     ("6.18", "NO_SOCKET", "ping_rcv+0xb0", False),
-    ("6.12", "NO_SOCKET", "icmp_rcv+0x1b1", False),
+    ("6.1", "NO_SOCKET", "icmp_rcv+0x1b1", False),
     ("6.1", "NO_SOCKET", "icmpv6_rcv+0x258", False),
     ("6.1", "NOT_SPECIFIED", "icmpv6_rcv+0x258", False),
     ("6.1", "NOT_SPECIFIED", "sk_stream_kill_queues+0x58", False),
