@@ -43,7 +43,7 @@ def nameless() -> Iterator[BinaryIO]:
 
     Raises OSError, and `RecordingError` as `directory` does.
     """
-    where = place() or Path(tempfile.gettempdir())
+    where = _place()
     descriptor = _unnamed(where)
     if descriptor is not None:
         with os.fdopen(descriptor, "w+b") as file:
@@ -113,6 +113,11 @@ def place() -> Path | None:
     )
 
 
+def _place() -> Path:
+    """Where temporary files go, whoever's they are."""
+    return place() or Path(tempfile.gettempdir())
+
+
 def room(file: BinaryIO) -> int:
     """Half of the bytes that are free where a file is."""
     status = os.statvfs(file.fileno())
@@ -120,10 +125,13 @@ def room(file: BinaryIO) -> int:
 
 
 def check_room(path: Path, size: int, file: BinaryIO) -> None:
-    """Raise `RecordingError` where ``size`` bytes of ``path`` are more than there is `room` for in a file."""
+    """Raise `RecordingError` where ``size`` bytes of ``path`` are more than there is `room` for in a file.
+
+    ``file``: of `nameless`.
+    """
     if size > room(file):
         raise RecordingError(
-            f"{path} takes {size:,} bytes to be unpacked or copied, and {tempfile.gettempdir()} has not"
+            f"{path} takes {size:,} bytes to be unpacked or copied, and {_place()} has not"
             " twice that free: set TMPDIR to a directory with more"
         )
 

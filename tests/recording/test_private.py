@@ -116,3 +116,20 @@ def test_where_nothing_is(tmp_path, tmpdir_is):
     tmpdir_is(tmp_path / "missing")
     with pytest.raises(RecordingError, match=r"cannot use TMPDIR .*missing: No such file"):
         private.directory().__enter__()
+
+
+@ROOT
+def test_the_room_is_that_of_where_root_puts_files(tmp_path, monkeypatch):
+    """Not of another directory that Python would take: of the variables for one, root takes TMPDIR alone."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("TEMP", str(tmp_path))
+    full = os.statvfs_result((4096, 4096, 100, 20, 17, 0, 0, 0, 0, 255))
+    with private.nameless() as file:
+        place = Path(f"/proc/self/fd/{file.fileno()}").readlink().parent
+        assert place != tmp_path
+        monkeypatch.setattr(os, "statvfs", lambda _: full)
+        with pytest.raises(
+            RecordingError, match=rf"copied, and {place} has not twice that free: set TMP"
+        ):
+            private.check_room(Path("t.db"), 1 << 20, file)
