@@ -13,6 +13,7 @@ from dying import CONTROLS, IDS, PORTS, WAYS, order
 from frames import mac
 from recorder import packets
 from rights import IS_ROOT, since
+from selected import by_reason
 
 from iptrec.answers.summary import summarize
 from iptrec.packets.drop_words import function
@@ -84,6 +85,8 @@ def test_ways_to_die(router, tmp_path, backend):
     }
     assert [one.header for one in others if one.end is not None] == []
     assert len(others) >= 2 * len(WAYS)
+    with Reader(path) as reader:
+        assert {*by_reason(reader)} >= {way.reason for way in WAYS.values()}
 
 
 def whose(packet):
