@@ -16,7 +16,10 @@ from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from iptrec.answers.ends import Ends
+    from iptrec.answers.selection import Selection
     from iptrec.context.interfaces import Interfaces
     from iptrec.context.sockets import Sockets
     from iptrec.names import I64, Mask
@@ -64,6 +67,22 @@ class Behind:
         told = [*self._answers().positions, *self._unheard(), *self._received.positions]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
+
+    def chosen(self, selection: Selection, positions: I64, make: Callable[[int], Traversal]) -> I64:
+        """The positions of those that are selected by their ends.
+
+        ``make``: the packet at a position, with its end; only where nothing else tells that.
+        """
+        if not selection.reasons:
+            return positions
+        assembly = self._window.assembly
+        outcome = assembly.outcome[positions]
+        deaths = [one.death for one in assembly.outcomes]
+        sure = np.array([one is not None and one.sure for one in deaths], np.bool_)
+        kept: Mask = np.array([selection.ended_so(one) for one in deaths], np.bool_)[outcome]
+        asked = np.flatnonzero(self.odd(positions) & ~sure[outcome])
+        kept[asked] = [selection.ended_so(make(one).end) for one in positions[asked].tolist()]
+        return positions[kept]
 
     def ended(self, position: int, packet: Traversal) -> Traversal:
         """The packet at a position of the window with its end, or with why that is not known."""

@@ -17,7 +17,7 @@ from iptrec.answers.selection import is_among
 from iptrec.names import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from iptrec.answers.packets import Batch
     from iptrec.answers.paths import Path
@@ -66,18 +66,19 @@ class Result:
     seconds: float = 0.0
 
 
-def check(recording: Recording, expectations: Iterable[Expectation]) -> list[Result]:
+def check(recording: Recording, expectations: Collection[Expectation]) -> list[Result]:
     """Look at the packets that each selects, in one pass over the recording; each path is judged once."""
     packets = Packets(recording)
     tallies = [_Tally(one) for one in expectations]
-    for batch in packets.batches(objects=False):
+    ends = any(one.selection.reasons for one in expectations)
+    for batch in packets.batches(objects=ends):
         window, paths = batch.window, list(packets.book.paths)
         for one in tallies:
             begun = time.perf_counter()
             selection = one.expectation.selection
             here = window, batch.interfaces, batch.netns
-            one.add(batch, batch.owned(selection, selection.positions(*here)), paths)
-            unjudged = batch.owned(selection, selection.unjudged(*here))
+            one.add(batch, batch.chosen(selection, selection.positions(*here)), paths)
+            unjudged = batch.chosen(selection, selection.unjudged(*here))
             one.doubt(unjudged, batch.paths, paths)
             one.seconds += time.perf_counter() - begun
     return [one.result() for one in tallies]

@@ -88,6 +88,7 @@ class Packets:
 
     def batches(self, *, objects: bool = True) -> Iterator[Batch]:
         """All of the recording, window by window. Without ``objects`` no packet can be made of it."""
+        objects = objects or bool(self._selection.reasons)
         source = windows(self._recording, self._span.since)
         return self._batches(islice(source, self._span.windows), objects=objects)
 
@@ -104,12 +105,12 @@ class Packets:
             build.next_window(window, objects=objects or self._notes is not None)
             numbers = self.book.numbers(window, build.netns)
             positions = self._selection.positions(window, build.interfaces, build.netns)
-            positions = build.owners.chosen(self._selection, positions)
+            positions = build.chosen(self._selection, positions)
             if self._selection.path is not None:
                 positions = positions[numbers[positions] == self._selection.path]
             self.count += len(positions)
             unjudged = self._selection.unjudged(window, build.interfaces, build.netns)
-            self.unjudged += len(build.owners.chosen(self._selection, unjudged))
+            self.unjudged += len(build.chosen(self._selection, unjudged))
             if self._notes is not None:
                 self._notes.append(build.bookmark())
             yield Batch(window, positions, numbers, build)
@@ -158,9 +159,9 @@ class Batch:
         self.netns = build.netns
         self._build = build
 
-    def owned(self, selection: Selection, positions: I64) -> I64:
-        """Of some packets those whose owners are selected."""
-        return self._build.owners.chosen(selection, positions)
+    def chosen(self, selection: Selection, positions: I64) -> I64:
+        """Of some packets those whose owners and ends are selected; by ends only with objects."""
+        return self._build.chosen(selection, positions)
 
     def traversal(self, position: int) -> Traversal:
         """One of the packets."""
@@ -218,6 +219,11 @@ class _Builder:
         self._behind.next_window(window, self._relations)
         if len(window.moment_ns):
             self._connections.advance(int(window.moment_ns.min()), int(window.moment_ns.max()))
+
+    def chosen(self, selection: Selection, positions: I64) -> I64:
+        """Of some positions those of packets whose owners and ends are selected."""
+        owned = self.owners.chosen(selection, positions)
+        return self._behind.chosen(selection, owned, self.traversal)
 
     def bookmark(self) -> Bookmark:
         """Note the window."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from iptrec import arguments
 from iptrec.answers.selection import ANY_TABLE, Selection
+from iptrec.decode import drops
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.errors import Advice, UsageError
 from iptrec.names import ANY
-from iptrec.packets.ends import DISCARDED
+from iptrec.packets.ends import DISCARDED, WORDS
 from iptrec.pcap.filter import PacketFilter
 from iptrec.rulesets.table_names import BACKENDS, called
 
@@ -34,7 +35,8 @@ class Select(TypedDict, total=False):
     ``packet`` is given. ``mark``: that it had somewhere, or (value, mask), 32 bits. ``uid``: the
     number of the user of its socket, which sent it or is to get it; legacy iptables tells it.
     ``comm``, ``container``: the name of the process that holds its socket; its container's id or name or its
-    pod's UID, of which the first four characters are enough.
+    pod's UID, of which the first four characters are enough. ``reason``: the word of its end behind the rules,
+    sure or not: one of `WORDS`, or another of the kernel's that the recording has.
     ``since``, ``until``: when it began, ns since 1970 or a datetime with a time zone; the end not included.
     ``complete``: whether its trace is whole and certain. ``netns``: the namespace, as it was named when it was
     recorded. ``packet``: its number. ``path``: the number of its path.
@@ -57,6 +59,7 @@ class Select(TypedDict, total=False):
     netns: str | Collection[str]
     packet: int
     path: int
+    reason: str | Collection[str]
 
 
 def selection(recording: Recording, words: str | None, select: Select) -> Selection:
@@ -78,6 +81,8 @@ def selection(recording: Recording, words: str | None, select: Select) -> Select
     for name, named in (("chains", places), ("rules", rule_places)):
         if name in made:
             made[name] = named(recording, made[name])
+    if "reasons" in made:
+        made["reasons"] = _known(recording, Advice("--reason", "reason"), made["reasons"])
     return Selection(packet_filter=PacketFilter(words) if words else None, **made)
 
 
@@ -88,6 +93,21 @@ def by_its_interfaces(recording: Recording) -> bool:
     """
     traced = [one for one in recording.streams if "all_incoming" in one.detail]
     return bool(traced and recording.facts.interfaces)
+
+
+def _known(recording: Recording, name: arguments.Name, asked: frozenset[str]) -> frozenset[str]:
+    """Words of ends, upper case, if packets of the recording can have each."""
+    reasons: dict[int, str] = {}
+    for one in recording.snapshots("drop-reasons"):
+        reasons |= drops.reasons(one.content)
+    others = {one.upper() for one in reasons.values()} - {*WORDS}
+    found = frozenset(one.upper() for one in asked)
+    for unknown in sorted(found - {*WORDS} - others):
+        if reasons and drops.is_numbered(reasons, unknown):
+            continue
+        more = f", or another of the kernel's {len(others)}" if others else ""
+        raise arguments.wrong(name, unknown, f"must be one of {', '.join(WORDS)}{more}")
+    return found
 
 
 def places(recording: Recording, named: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
@@ -187,10 +207,10 @@ _READ: Final = {
     "verdict": _verdicts, "chain": _chains, "rule": _rules, "iface": _interfaces, "mark": arguments.mark,
     "since": arguments.moment, "until": arguments.moment, "complete": arguments.yes_or_no, "netns": _texts,
     "packet": arguments.number, "path": arguments.number, "uid": _uids,
-    "comm": _texts, "container": _texts,
+    "comm": _texts, "container": _texts, "reason": _texts,
 }  # fmt: skip
 _FIELDS: Final = {
     "verdict": "verdicts", "chain": "chains", "rule": "rules", "iface": "interfaces",
     "since": "since_ns", "until": "until_ns", "complete": "whole", "packet": "number", "uid": "uids",
-    "comm": "comms", "container": "containers",
+    "comm": "comms", "container": "containers", "reason": "reasons",
 }  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from iptrec.context.interfaces import Interfaces
     from iptrec.decode.owners import Owner
     from iptrec.names import I64, Mask
+    from iptrec.packets.ends import Death, End
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.pcap.filter import PacketFilter
@@ -40,7 +41,8 @@ class Selection:
     socket, where the kernel tells it. ``comms``, ``containers``: of its socket's owner, see
     `is_owner` (`Owners` looks at it). ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
-    path, see `paths` (`Packets` looks at it, for it needs all packets before).
+    path, see `paths` (`Packets` looks at it, for it needs all packets before). ``reasons``: upper case, of
+    its end, see `ended_so` (`Packets` looks at it).
     """
 
     packet_filter: PacketFilter | None = None
@@ -58,6 +60,7 @@ class Selection:
     until_ns: int | None = None
     number: int | None = None
     path: int | None = None
+    reasons: frozenset[str] = frozenset()
 
     @property
     def everything(self) -> bool:
@@ -76,6 +79,10 @@ class Selection:
             not self.containers
             or any(_means(asked, one) for asked in self.containers for one in names)
         )
+
+    def ended_so(self, end: End | Death | None) -> bool:
+        """Whether an end, sure or not, is asked for."""
+        return end is not None and end.reason.upper() in self.reasons
 
     def positions(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
         """The positions of a window's decided traversals that are selected, in order."""

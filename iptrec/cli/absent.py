@@ -32,6 +32,8 @@ def nothing(recording: Recording, chosen: Chosen) -> str:
         found += _chains(recording, chosen)
     if chosen.iface:
         found += _interfaces(recording, listed(chosen.iface))
+    if chosen.reason:
+        found += _reasons(recording, listed(chosen.reason))
     if chosen.netns:
         found += _namespaces(recording, listed(chosen.netns))
     return printable("; ".join(found))
@@ -61,6 +63,13 @@ def _interfaces(recording: Recording, asked: list[str]) -> Iterator[str]:
     for one in asked:
         if there and not _any(recording, iface=one):
             yield f"none comes in or goes out by {one}, but {some(there)}"
+
+
+def _reasons(recording: Recording, asked: list[str]) -> Iterator[str]:
+    there = {one.end.reason for one in recording.packets() if one.end is not None}
+    for one in asked:
+        if one.upper() not in {reason.upper() for reason in there}:
+            yield f"none ended by {one.upper()}" + (f", but {some(there)}" if there else "")
 
 
 def _namespaces(recording: Recording, asked: list[str]) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from iptrec.api import Recording
 
 _SELECT: Final = {
-    "filter": str, "iface": str, "netns": str, "mark": str, "since": str, "until": str,
+    "filter": str, "iface": str, "netns": str, "mark": str, "since": str, "until": str, "reason": str,
 }  # fmt: skip
 _REQUIRE: Final = {"verdict": str, "rule": str, "chain": str, "count": int, "min": int, "max": int}
 _KEYS: Final = {"name": str, **_SELECT, **_REQUIRE}
@@ -60,7 +60,7 @@ def check(
     \b
     [[expect]]
     name = "DNS is answered"
-    # Which packets; also iface, netns, mark, since, until.
+    # Which packets; also iface, netns, mark, since, until, reason.
     filter = "udp port 53"
     # What became of each; also rule = "filter/INPUT/2", chain = "nat/DOCKER".
     verdict = "ACCEPT"
@@ -163,7 +163,7 @@ def _expectation(recording: Recording, where: str, line: int, table: dict[str, A
     chosen = which.Chosen(
         words=[table["filter"]] if "filter" in table else None,
         utc=True,  # a file must not mean another time elsewhere
-        **{name: table.get(name, "") for name in ("iface", "netns", "mark", "since", "until")},
+        **{name: table.get(name, "") for name in _SELECT if name != "filter"},
     )
     try:
         return Expectation(

@@ -85,6 +85,19 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         "",
     ),
     "verdict": (Verdicts, ""),
+    "reason": (
+        Annotated[
+            str,
+            typer.Option(
+                "--reason",
+                rich_help_panel=GROUP,
+                metavar="WORD,...",
+                help="Packets with such an end behind the rules, also where it is only perhaps theirs:"
+                " NO_SOCKET, IP_RPFILTER, ...",
+            ),
+        ],
+        "",
+    ),
     "netns": (
         Annotated[
             str,
@@ -209,6 +222,7 @@ class Chosen:
     rule: str = ""
     iface: str = ""
     verdict: str = ""
+    reason: str = ""
     netns: str = ""
     complete: bool | None = None
     mark: str = ""
@@ -233,6 +247,7 @@ class Chosen:
             "rule": [found for one in listed(self.rule) for found in rule(one)],
             "iface": listed(self.iface),
             "verdict": [verdict(one) for one in listed(self.verdict)],
+            "reason": listed(self.reason),
             "netns": listed(self.netns),
             "complete": self.complete,
             "mark": _mark(self.mark) if self.mark else None,

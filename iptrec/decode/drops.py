@@ -30,6 +30,7 @@ _NOBODY: Final = 0xFFFFFFFF
 _PREFIX: Final = "SKB_DROP_REASON_"
 _SUBSYSTEM: Final = 16  # bits below it, linux/skbuff.h: SKB_DROP_REASON_SUBSYS_SHIFT
 _MOST_TEXT: Final = 200
+_DIGITS: Final = 10  # of 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,16 @@ def reason_name(names: dict[int, str], number: int) -> str:
         return names[number]
     subsystem = names.get(number >> _SUBSYSTEM << _SUBSYSTEM) if number >> _SUBSYSTEM else None
     return f"{subsystem}/{number & 0xFFFF}" if subsystem else str(number)
+
+
+def is_numbered(names: dict[int, str], text: str) -> bool:
+    """Whether a text is what `reason_name` calls a reason without a name, case aside."""
+    subsystem, _, number = text.rpartition("/")
+    if not (number.isascii() and number.isdecimal() and len(number) <= _DIGITS):
+        return False
+    return not subsystem or subsystem.upper() in {
+        name.upper() for above, name in names.items() if above >> _SUBSYSTEM
+    }
 
 
 def places(content: bytes) -> dict[int, str]:

@@ -10,6 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 DISCARDED: Final = "DISCARDED"  # the verdict of a packet that was seen to be discarded
+# The words of ends that are told of every recording: the kernel's, and where it has none ours (docs/ends.md)
+WORDS: Final = (
+    "IP_RPFILTER", "IP_LOCAL_SOURCE", "IP_LOCALNET", "IP_INVALID_SOURCE", "IP_INVALID_DEST", "IP_INNOROUTES",
+    "BLACKHOLE", "UNREACHABLE", "PROHIBIT", "SOURCE_ROUTE", "IP_INADDRERRORS", "IP_INHDR", "PKT_TOO_BIG",
+    "NOT_JOINED", "NO_SOCKET", "LISTEN_OVERFLOW", "LISTEN_DROP", "SOCKET_RCVBUFF", "UDP_CSUM", "TCP_CSUM",
+    "ICMP_CSUM", "IP_NOPROTO", "NEIGH_FAILED", "NOT_SPECIFIED", "EINVAL", "EHOSTUNREACH",
+)  # fmt: skip
 
 # "seen": the kernel told of this packet as it happened. "asked": it answered about such a packet, a moment
 # later. "recorded": routes, settings and sockets of that moment say so.

@@ -100,6 +100,10 @@ def mtu(of):
 
 
 CORE = "ip_rcv_finish_core"
+# Linux 6.12 has all words but these (include/net/dropreason-core.h): its ip_route_input_slow and
+# fib_validate_source return EINVAL, of which ip_rcv_finish_core tells nothing. They came in November 2024, with
+# 5b92112acd8e and its neighbours.
+SINCE_6_13 = ("IP_LOCALNET", "IP_LOCAL_SOURCE", "IP_INVALID_SOURCE")
 WAYS = {
     # Of them the neighbours come first: it takes three seconds to know.
     "neighbour": Way(four("10.0.2.99"), "NEIGH_FAILED", "neigh_invalidate"),

@@ -15,6 +15,9 @@ import frames
 import pytest
 import recorder
 from command import IPTREC
+from selected import by_reason
+
+from iptrec.recording.reader import Reader
 
 pytestmark = pytest.mark.live
 
@@ -314,6 +317,9 @@ def test_each_way(network, tmp_path, backend, words):
         if told != (way.verdict, reason) or (one.end and phrase not in one.end.text):
             wrong.append((name, told, one.end, one.reason))
     assert not wrong, "\n".join(map(str, wrong))
+    with Reader(path) as reader:
+        selected = by_reason(reader)
+    assert all(one.number in selected[one.end.reason] for one in found.values() if one.end)
 
 
 # What routing says, and what the kernel's word is where it is another one
