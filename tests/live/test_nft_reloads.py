@@ -70,6 +70,12 @@ def restore(lab):
     return lambda number: lab.run(["iptables-nft-restore"], stdin=changing.saved(number)), 0.2
 
 
+def two_tables(lab):
+    """By iptables-nft, which commits one table after the other."""
+    lab.run(["nft", "-f", "-"], stdin=changing.AROUND)
+    return lambda number: lab.run(["iptables-nft-restore"], stdin=changing.two_tables(number)), 0.2
+
+
 def most_unsure():
     """Of all packets."""
     with netlink.connected() as opened:
@@ -78,7 +84,7 @@ def most_unsure():
 
 
 @pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
-@pytest.mark.parametrize("case", [reload, rehook, rejump, refill, elements, restore])
+@pytest.mark.parametrize("case", [reload, rehook, rejump, refill, elements, restore, two_tables])
 def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
     """By a rule that it met, and hardly ever in two ways.
 
