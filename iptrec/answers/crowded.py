@@ -76,25 +76,27 @@ class Crowded:
             return None
         where = f"TCP port {header['dport']}"
         overflow = self._full == "ListenOverflows"
-        text = f"the listen queue of {where} may have been full" if overflow else (
+        sentence = f"the listen queue of {where} may have been full" if overflow else (
             f"nobody answered, and {where} may have dropped it"
         )  # fmt: skip
-        text += f": {in_words([self._rose[self._full]])}"
+        evidence = in_words([self._rose[self._full]])
         full = [one for one in fitting if one["waiting"] > one["room"]] if overflow else []
         if full:  # as ss(8) prints it
-            text += f" (at the end Recv-Q {full[0]['waiting']}, Send-Q {full[0]['room']})"
-        return End("recorded", _LISTENING[self._full], text, sure=False)
+            evidence += f" (at the end Recv-Q {full[0]['waiting']}, Send-Q {full[0]['room']})"
+        return End("recorded", _LISTENING[self._full], sentence, sure=False, evidence=evidence)
 
     def _overfull(self, header: Mapping[str, Any], fitting: list[dict[str, Any]]) -> End | None:
         counter = self._receiving.get(_IPV6 if ":" in header["dst"] else 4)
         if counter is None:
             return None
         by = sum(one["drops"] for one in fitting)
-        text = (
-            f"the receive buffer of UDP port {header['dport']} may have been full: its socket dropped {by:,},"
-            f" {in_words([self._rose[counter]])}"
+        return End(
+            "recorded",
+            "SOCKET_RCVBUFF",
+            f"the receive buffer of UDP port {header['dport']} may have been full",
+            sure=False,
+            evidence=f"its socket dropped {by:,}, {in_words([self._rose[counter]])}",
         )
-        return End("recorded", "SOCKET_RCVBUFF", text, sure=False)
 
     @functools.cached_property
     def _listeners(self) -> dict[int, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ error of ICMP or a RST.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.answered import RST
@@ -130,7 +131,7 @@ class Ends:
         found = None if vanished == "elsewhere" else self.routed(window, position, packet, vanished)
         if answer is not None:
             if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
-                return End("recorded", found.reason, f"{found.text}; {_said(answer)}")
+                return replace(found.adding(_said(answer)), sure=True)
             found = _told(answer, packet.family) or found
         if found is None:
             return None
@@ -157,13 +158,11 @@ class Ends:
             return None
         if not drops:
             return _passed(found, piece=piece)
-        texts = list(dict.fromkeys(one.text for one in drops))
         alone = len(drops) == len(found) and len({one.reason for one in drops}) == 1
+        end = _dropped(drops)
         if alone:
-            return End(
-                "recorded", drops[0].reason, " or ".join(texts), sure=sure and len(texts) == 1
-            )
-        return End("recorded", drops[0].reason, f"perhaps {' or '.join(texts)}", sure=False)
+            return replace(end, sure=sure and end.sure)
+        return replace(end, sentence=f"perhaps {end.sentence}", sure=False)
 
     def _fates(self, packet: Arrived, worlds: list[World]) -> list[Fate]:
         """Of all moments that it may have been; packets of a flow share theirs."""
@@ -187,6 +186,16 @@ class Ends:
         return not self._counted or any(first <= time_ns <= last for first, last in self._losses)
 
 
+def _dropped(fates: list[Fate]) -> End:
+    """By one of these; sure where all say the same."""
+    first, *others = dict.fromkeys(
+        End("recorded", one.reason, one.text, evidence=one.evidence) for one in fates
+    )
+    for one in others:
+        first = first.adding(one.text, " or ")
+    return replace(first, sure=not others)
+
+
 def _unmerged(packet: Arrived, world: World) -> Arrived:
     """What is longer than its interface takes was put together of several (GRO): their lengths nobody knows."""
     device = world.devices.get(packet.flow.iif)
@@ -203,7 +212,7 @@ def _answered(answer: Answer, packet: Traversal, hook: int) -> End | None:
     if known is None:
         return None
     reason, what = known
-    return End("recorded", reason, f"{what}: {_said(answer)}")
+    return End("recorded", reason, what, evidence=_said(answer))
 
 
 def _told(answer: Answer, family: str) -> End | None:
@@ -212,7 +221,7 @@ def _told(answer: Answer, family: str) -> End | None:
     if reason is None:
         return None
     word = "IP_INNOROUTES" if family == "ipv6" and reason == "PROHIBIT" else reason
-    return End("recorded", word, f"{_WORDS[reason]}: {_said(answer)}")
+    return End("recorded", word, _WORDS[reason], evidence=_said(answer))
 
 
 def _said(answer: Answer) -> str:

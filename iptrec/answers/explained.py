@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from iptrec.packets.ends import End
 
 _DISCARDING: Final = ("dst_discard", "dst_discard_out")  # blackholes
-_NO_ROUTE: Final = "IP_INNOROUTES"
-_NO_WAY: Final = frozenset([_NO_ROUTE, "UNREACHABLE", "PROHIBIT", "BLACKHOLE"])
+_NO_WAY: Final = frozenset(["IP_INNOROUTES", "UNREACHABLE", "PROHIBIT", "BLACKHOLE"])
 # Words that the kernel has for several things, and what they may be.
 _SEVERAL: Final = {
     "NOT_SPECIFIED": _NO_WAY | {"NOT_JOINED", "SOURCE_ROUTE"},
@@ -35,13 +34,11 @@ def explained(said: End, recorded: End | None) -> End:
     """What the kernel said, with what is ``recorded``, if that is sure and the same."""
     if recorded is None or not (said.sure and recorded.sure) or not _agree(said, recorded):
         return said
-    evidence = recorded.text.partition(": ")[2]
-    if recorded.reason == _NO_ROUTE and evidence.startswith("there is no route"):
-        return said  # as it says itself
+    if not recorded.evidence:  # such as that there is no route: the kernel says so itself
+        return said
     if said.reason == "EINVAL":
-        when, _, _ = said.text.partition("): ")
-        return replace(said, reason=recorded.reason, text=f"{when}): EINVAL; {evidence}")
-    return replace(said, text=f"{said.text}; {evidence}")
+        return replace(said, reason=recorded.reason, evidence=f"EINVAL; {recorded.evidence}")
+    return said.adding(recorded.evidence)
 
 
 def _agree(said: End, recorded: End) -> bool:

@@ -99,13 +99,15 @@ class Arrived(NamedTuple):
 class Fate(NamedTuple):
     """What becomes of it: it is ``dropped``, ``forwarded``, or comes to this host (``local``).
 
-    ``text``: why it is dropped; else the route. None of it is known where ``what`` is "unknown".
+    ``text``: that it is dropped, by whom; else the route. ``evidence``: why it is dropped, where that is not
+    said. None of it is known where ``what`` is "unknown".
     """
 
     what: Literal["dropped", "forwarded", "local", "unknown"]
     reason: str = ""
     text: str = ""
     link: int = 0
+    evidence: str = ""
 
 
 _UNKNOWN: Final = Fate("unknown")
@@ -134,7 +136,7 @@ def _with_source_route(world: World, flow: Flow, found: Fate) -> Fate:
 
 
 def _dropped(reason: str, why: str, by: str = "routing") -> Fate:
-    return Fate("dropped", reason, f"{by} would have dropped it: {why}")
+    return Fate("dropped", reason, f"{by} would have dropped it", evidence=why)
 
 
 def _fates4(world: World, packet: Arrived) -> Iterator[Fate]:
@@ -201,7 +203,8 @@ def _no_way(world: World, flow: Flow, found: Found) -> Fate:
     route, rule = found.route, found.rule
     six = flow.dst.version == _SIX
     if not found.kind:
-        return _dropped("IP_INNOROUTES", f"there is no route to {flow.dst}")
+        nowhere = f"routing would have dropped it: there is no route to {flow.dst}"
+        return Fate("dropped", "IP_INNOROUTES", nowhere)
     if found.kind not in ERRORS:
         return _dropped("IP_INVALID_DEST", f"{flow.dst} cannot be forwarded to")
     reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]

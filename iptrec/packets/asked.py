@@ -67,13 +67,14 @@ class AskedEnds:
             return None
         doubts = list(self._doubts(book, path, last, told))
         reason, phrase = found
-        text = f"the kernel says ({', '.join([_when(told, last), *doubts])}): {phrase}"
+        says = f"the kernel says ({', '.join([_when(told, last), *doubts])})"
         return End(
             "asked",
             reason,
-            f"perhaps, {text}" if doubts else text,
+            f"perhaps, {says}" if doubts else says,
             time_ns=told.exchange.time_ns,
             sure=not doubts,
+            evidence=phrase,
         )
 
     def _doubts(self, book: Book, path: Sequence[int], last: Step, told: Told) -> list[str]:

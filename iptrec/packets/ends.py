@@ -6,7 +6,7 @@ happened, asked of the kernel a moment later, or worked out of the recorded rout
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 DISCARDED: Final = "DISCARDED"  # the verdict of a packet that was seen to be discarded
@@ -21,22 +21,35 @@ class End:
     """How a packet ended behind the rules.
 
     ``reason``: one word to select and count by, the kernel's own (SKB_DROP_REASON_... without the prefix)
-    where it has one. ``text``: a phrase for the reader, without a full stop. ``where``: function and offset
+    where it has one. ``sentence``: for the reader, without a full stop. ``where``: function and offset
     in the kernel, of what was seen. ``time_ns``: epoch; None of what was worked out. ``sure``: whether it can
-    only be this packet, and only this end.
+    only be this packet, and only this end. ``evidence``: the route, setting or answer that shows it; empty
+    where the sentence says all.
     """
 
     source: Source
     reason: str
-    text: str
+    sentence: str
     where: str | None = None
     time_ns: int | None = None
     sure: bool = True
+    evidence: str = ""
 
     @property
-    def evidence(self) -> str:
-        """The kernel's own words: IP_RPFILTER at ip_rcv_finish_core+0x25b."""
+    def text(self) -> str:
+        """The sentence with its evidence."""
+        return ": ".join(filter(None, (self.sentence, self.evidence)))
+
+    @property
+    def kernels_words(self) -> str:
+        """Of what was seen: IP_RPFILTER at ip_rcv_finish_core+0x25b."""
         return " at ".join(filter(None, (self.reason, self.where)))
+
+    def adding(self, more: str, then: str = "; ") -> End:
+        """The same, with more words behind it."""
+        if self.evidence:
+            return replace(self, evidence=f"{self.evidence}{then}{more}")
+        return replace(self, sentence=f"{self.sentence}{then}{more}")
 
 
 class Death(NamedTuple):

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from iptrec.decode.conntrack import Connection
     from iptrec.decode.owners import Owner
+    from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, RulePlace, Step, Traversal
     from iptrec.packets.outcome import Unordered
 
 FORMAT: Final = 1
+_END: Final = ("source", "reason", "text", "where", "time_ns", "sure")
 
 
 def line(traversal: Traversal) -> str:
@@ -56,7 +58,7 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         "ambiguous": traversal.ambiguous,
         "reason": traversal.reason,
         "related": [{"kind": one.kind, "packet": one.packet} for one in traversal.related],
-        **({} if traversal.end is None else {"end": asdict(traversal.end)}),
+        **({} if traversal.end is None else {"end": as_end(traversal.end)}),
         **unordered(traversal.unordered),
         "altered_by": None if traversal.altered_by is None else asdict(traversal.altered_by),
         "connection": traversal.connection and as_connection(traversal.connection),
@@ -64,6 +66,11 @@ def as_object(traversal: Traversal) -> dict[str, Any]:
         **({} if traversal.owner is None else {"owner": as_owner(traversal.owner)}),
         "steps": [_step(step) for step in traversal.steps],
     }
+
+
+def as_end(end: End) -> dict[str, Any]:
+    """What became of a packet behind the rules."""
+    return {name: getattr(end, name) for name in _END}
 
 
 def unordered(chains: Iterable[Unordered]) -> dict[str, Any]:

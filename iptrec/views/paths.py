@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.names import counted
 from iptrec.packets.model import LOST
 from iptrec.views.escape import printable
-from iptrec.views.packet_json import as_place, iso_time
+from iptrec.views.packet_json import as_end, as_place, iso_time
 from iptrec.views.style import wrapped
 from iptrec.views.text import MARK, NO_CHAIN, end_words
 from iptrec.views.timestamps import LOCAL, Clock
@@ -50,7 +50,7 @@ def as_object(one: PathCount) -> dict[str, Any]:
 
 def _as_end(death: Death) -> dict[str, Any]:
     """As of a packet, but for the time, which is another one for each."""
-    return {name: value for name, value in asdict(death.end(0)).items() if name != "time_ns"}
+    return {name: value for name, value in as_end(death.end(0)).items() if name != "time_ns"}
 
 
 def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> str:
