@@ -47,7 +47,7 @@ class Behind:
         self._interfaces = interfaces
         self._asked = AskedEnds(Asked(recording, namespace))
         self._no_socket = Unheard(sockets)
-        self._received = Received(recording, namespace, sockets)
+        self._received = Received(recording, namespace, interfaces, sockets)
 
     def next_window(self, window: Window, relations: Relations) -> None:
         """Go on to the next window, where ``relations`` are."""

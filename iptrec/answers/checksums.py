@@ -64,8 +64,9 @@ class Checksums:
         return found
 
     def _end(self, wrong: _Sum) -> End:
-        text = f"its checksum of {wrong.name} is wrong, {in_words([self._rose[wrong.counter]])}"
-        return End("recorded", f"{wrong.name}_CSUM", text, sure=False)
+        sentence = f"it was dropped for its checksum of {wrong.name}"
+        evidence = f"that is wrong, {in_words([self._rose[wrong.counter]])}"
+        return End("recorded", f"{wrong.name}_CSUM", sentence, sure=False, evidence=evidence)
 
 
 def wrong_in(packet: bytes) -> _Sum | None:

@@ -1,7 +1,9 @@
 """Packets for which their socket may have had no room: SYNs that nobody answered, datagrams.
 
 The kernel counts them and tells of none which it was: a SYN that finds the listen queue full is not even
-dropped, it is consumed (tcp_conn_request). So nothing is told where no counter rose, and nothing is sure.
+dropped, it is consumed (tcp_conn_request). So nothing is told where no counter rose, and nothing is sure. Of a
+socket's filter there is no counter at all: what it refuses is in the socket's own drops, as in UdpInErrors
+(udp_queue_rcv_one_skb).
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import numpy as np
 from iptrec.answers.handshakes import Answers, are_syns
 from iptrec.answers.unheard import accepted_here
 from iptrec.context.counters import in_words
+from iptrec.decode import packet
+from iptrec.names import AF_INET, AF_INET6
 from iptrec.packets.ends import End
 from iptrec.packets.identity import Packets, swapped16
 from iptrec.packets.window import WINDOW_EVENTS
@@ -24,13 +28,16 @@ if TYPE_CHECKING:
 
     from iptrec.context.counters import Rise
     from iptrec.context.sockets import Sockets
-    from iptrec.names import I64, Mask
+    from iptrec.names import I64, U64, Mask
     from iptrec.packets.window import Window
 
 _TCP, _UDP, _IPV6 = 6, 17, 6
 _ANSWERED_NS: Final = 10_000_000  # a SYN that has room is answered at once
 _LISTENING: Final = {"ListenOverflows": "LISTEN_OVERFLOW", "ListenDrops": "LISTEN_DROP"}
 _RECEIVING: Final = {4: "UdpRcvbufErrors", 6: "Udp6RcvbufErrors"}
+_MOST_ENDS: Final = 1000  # addresses and ports of this host, each of which is looked at
+_PREFIXES: Final = ("Udp", "Udp6")
+_EXPLAINED: Final = ("RcvbufErrors", "InCsumErrors", "MemErrors")  # by InErrors, all of them
 
 
 class Crowded:
@@ -47,6 +54,8 @@ class Crowded:
         self._rose = rose
         self._filtered = filtered
         self._full = next((one for one in _LISTENING if one in rose), None)
+        self._many = 0  # SYNs that nobody answered
+        self._came: dict[int, list[tuple[str, int]]] = {}
         self._receiving = {} if told else {v: n for v, n in _RECEIVING.items() if n in rose}
 
     def positions(self, window: Window) -> set[int]:
@@ -57,9 +66,13 @@ class Crowded:
             return found
         at, packets = accepted_here(window)
         if listening:
-            found.update(self._unanswered(window, at, packets).tolist())
+            unanswered = self._unanswered(window, at, packets).tolist()
+            self._many = len(unanswered)
+            found.update(unanswered)
         if receiving:
-            found.update(at[_are_for(packets, _UDP, receiving)].tolist())
+            came = _are_for(packets, _UDP, receiving)
+            self._came = _by_end(window, at[came], packets.end_keys()[1][came])
+            found.update(at[came].tolist())
         return found
 
     def end(self, header: Mapping[str, Any]) -> End | None:
@@ -74,13 +87,18 @@ class Crowded:
     def _unheard(self, header: Mapping[str, Any], fitting: list[dict[str, Any]]) -> End | None:
         if self._full is None:
             return None
-        where = f"TCP port {header['dport']}"
+        where, rose = f"TCP port {header['dport']}", self._rose[self._full]
         overflow = self._full == "ListenOverflows"
-        sentence = f"the listen queue of {where} may have been full" if overflow else (
-            f"nobody answered, and {where} may have dropped it"
-        )  # fmt: skip
-        evidence = in_words([self._rose[self._full]])
-        full = [one for one in fitting if one["waiting"] > one["room"]] if overflow else []
+        full = [one for one in fitting if _is_full(one)] if overflow else []
+        others = any(_is_full(one) for some in self._listeners.values() for one in some)
+        if overflow and self._many > rose.by and others and not full:
+            return None  # it is another one's queue
+        sentence = f"the listen queue of {where} was full" if overflow else f"{where} dropped it"
+        evidence = in_words([rose])
+        if self._many > rose.by:
+            evidence = f"one of {self._many:,} that nobody answered, {evidence}"
+        elif not overflow:
+            evidence = f"nobody answered, {evidence}"
         if full:  # as ss(8) prints it
             evidence += f" (at the end Recv-Q {full[0]['waiting']}, Send-Q {full[0]['room']})"
         return End("recorded", _LISTENING[self._full], sentence, sure=False, evidence=evidence)
@@ -89,14 +107,34 @@ class Crowded:
         counter = self._receiving.get(_IPV6 if ":" in header["dst"] else 4)
         if counter is None:
             return None
-        by = sum(one["drops"] for one in fitting)
-        return End(
-            "recorded",
-            "SOCKET_RCVBUFF",
-            f"the receive buffer of UDP port {header['dport']} may have been full",
-            sure=False,
-            evidence=f"its socket dropped {by:,}, {in_words([self._rose[counter]])}",
-        )
+        port, by = f"UDP port {header['dport']}", sum(one["drops"] for one in fitting)
+        came = sum(many for dst, many in self._came.get(header["dport"], ()) if _fit(fitting, dst))
+        of = f" of {came:,}" if came >= by else ""
+        reason, sentence = "SOCKET_RCVBUFF", f"the receive buffer of {port} was full"
+        if self._otherwise:
+            sentence += ", or its filter refused it"
+        rose = [self._rose[counter]]
+        if self._otherwise and (by > self._no_room or not any(one["waiting"] for one in fitting)):
+            reason = "SOCKET_FILTER"
+            sentence = f"the filter of {port} refused it, or its receive buffer was full"
+            rose += [one for name, one in self._rose.items() if name == f"{counter[:-12]}InErrors"]
+        evidence = f"its socket dropped {by:,}{of}, {in_words(rose)}"
+        return End("recorded", reason, sentence, sure=False, evidence=evidence)
+
+    def _by(self, *names: str) -> int:
+        """By how much counters of UDP rose, of IPv4 and IPv6: a socket may take both."""
+        every = [self._rose.get(prefix + name) for prefix in _PREFIXES for name in names]
+        return sum(one.by for one in every if one is not None)
+
+    @functools.cached_property
+    def _no_room(self) -> int:
+        """How many datagrams found no room."""
+        return self._by("RcvbufErrors")
+
+    @functools.cached_property
+    def _otherwise(self) -> bool:
+        """Whether sockets dropped others than these, and not for their checksums."""
+        return self._by("InErrors") > self._by(*_EXPLAINED)
 
     @functools.cached_property
     def _listeners(self) -> dict[int, list[dict[str, Any]]]:
@@ -135,6 +173,34 @@ class Crowded:
             return np.zeros(len(at), np.bool_)
         late: Mask = received[window.assembly.lasts()[at]] > received.max() - _ANSWERED_NS
         return late
+
+
+def _by_end(window: Window, at: I64, keys: U64) -> dict[int, list[tuple[str, int]]]:
+    """By port and address how many datagrams of a window came there; none if it is not all that was recorded.
+
+    ``keys``: of both.
+    """
+    found: dict[int, list[tuple[str, int]]] = {}
+    if window.number != 1 or window.decided < len(window.assembly):
+        return found
+    _, first, many = np.unique(keys, return_index=True, return_counts=True)
+    if len(first) > _MOST_ENDS:
+        return found
+    rows = window.assembly.lasts()[at[first]].tolist()
+    for row, count in zip(rows, many.tolist(), strict=True):
+        family = AF_INET6 if window.events.ipv6[row] else AF_INET
+        came = packet.header(window.events.packet(row), family)
+        found.setdefault(came.get("dport", 0), []).append((str(came["dst"]), count))
+    return found
+
+
+def _is_full(row: Mapping[str, Any]) -> bool:
+    """Whether more connections wait for one that listens than it has room for."""
+    return bool(row["waiting"] > row["room"])
+
+
+def _fit(rows: Iterable[Mapping[str, Any]], dst: str) -> bool:
+    return any(_fits(one, dst) for one in rows)
 
 
 def _by_port(rows: Iterable[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:

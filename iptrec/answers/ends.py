@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _REMEMBERED: Final = 10_000
 _SLACK_NS: Final = 100_000_000  # between the events of a packet
 NOBODYS: Final = "NOT_SPECIFIED"
-_OR_LOST: Final = ", or the events were lost"
+_OR_LOST: Final = "or the events were lost"
 # By the kernel's word the errors that it sends then.
 _TOLD_BY: Final = {
     "IP_INHDR": ("time-exceeded",),
@@ -108,7 +108,7 @@ class Ends:
         if end is not None:
             return reason.partition(":")[0]
         row = int(window.assembly.events(position)[-1])
-        return reason + _OR_LOST if self._lossy(int(window.moment_ns[row])) else reason
+        return f"{reason}, {_OR_LOST}" if self._lossy(int(window.moment_ns[row])) else reason
 
     def of(
         self,
@@ -158,11 +158,9 @@ class Ends:
             return None
         if not drops:
             return _passed(found, piece=piece)
-        alone = len(drops) == len(found) and len({one.reason for one in drops}) == 1
+        alone = len(drops) == len(found)
         end = _dropped(drops)
-        if alone:
-            return replace(end, sure=sure and end.sure)
-        return replace(end, sentence=f"perhaps {end.sentence}", sure=False)
+        return replace(end, sure=sure and alone and end.sure)
 
     def _fates(self, packet: Arrived, worlds: list[World]) -> list[Fate]:
         """Of all moments that it may have been; packets of a flow share theirs."""
@@ -180,7 +178,7 @@ class Ends:
         """The same, where events were lost at that time."""
         if not self._lossy(time_ns):
             return end
-        return End(end.source, end.reason, end.text + _OR_LOST, sure=False)
+        return replace(end.adding(_OR_LOST, ", "), sure=False)
 
     def _lossy(self, time_ns: int) -> bool:
         return not self._counted or any(first <= time_ns <= last for first, last in self._losses)
@@ -246,5 +244,6 @@ def _unheard(packet: Traversal) -> End | None:
     if packet.verdict != "ACCEPT":
         return None
     port = f"{str(header.get('proto')).upper()} port {header.get('dport')}"
-    text = f"no socket had {port} while this was recorded"
-    return End("recorded", "NO_SOCKET", text, sure=False)  # its checksum may be bad as well
+    evidence = f"none had {port} while this was recorded"
+    # Its checksum may be bad as well.
+    return End("recorded", "NO_SOCKET", "no socket took it", sure=False, evidence=evidence)

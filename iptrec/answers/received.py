@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from iptrec.answers.checksums import Checksums
 from iptrec.answers.crowded import Crowded
+from iptrec.answers.last_seen import near
+from iptrec.answers.policed import Policed
 from iptrec.context.counters import Counts
+from iptrec.context.worlds import Worlds
 
 if TYPE_CHECKING:
     from iptrec.context.counters import Rise
+    from iptrec.context.interfaces import Interfaces
     from iptrec.context.sockets import Sockets
     from iptrec.packets.ends import End
     from iptrec.packets.model import Traversal
@@ -21,25 +26,37 @@ if TYPE_CHECKING:
 class Received:
     """Follows the windows of one stream, and answers for the latest."""
 
-    def __init__(self, recording: Recording, namespace: int, sockets: Sockets) -> None:
+    def __init__(
+        self, recording: Recording, namespace: int, interfaces: Interfaces, sockets: Sockets
+    ) -> None:
         self._recording = recording
         self._namespace = namespace
+        self._interfaces = interfaces
         self._sockets = sockets
 
     def next_window(self, window: Window) -> None:
         """Go on to the next window."""
+        self._window = window
+        self._blocked = set() if self._told else self._policed.positions(window)
         self._wrong: dict[int, End] = {} if self._told else self._checksums.ends(window)
         self._crowd = self._crowded.positions(window)
 
     @property
     def positions(self) -> list[int]:
         """Of whom something may be told."""
-        return [*self._wrong, *self._crowd]
+        return [*self._wrong, *self._crowd, *self._blocked]
 
     def end(self, position: int, packet: Traversal) -> End | None:
         """What may have become of the packet there."""
-        if position in self._wrong:
-            return self._wrong[position]
+        wrong = self._wrong.get(position)
+        if position in self._blocked:
+            row = int(self._window.assembly.events(position)[-1])
+            iif, when = int(self._window.events.indev[row]), near(self._window, row)
+            blocked = self._policed.end(packet.steps[-1], iif, when)
+            if blocked is not None:  # TCP looks at its checksum first
+                return blocked if wrong is None else replace(blocked, sure=False)
+        if wrong is not None:
+            return wrong
         return self._crowded.end(packet.steps[-1].header) if position in self._crowd else None
 
     @cached_property
@@ -50,6 +67,11 @@ class Received:
     @cached_property
     def _checksums(self) -> Checksums:
         return Checksums(self._rose)
+
+    @cached_property
+    def _policed(self) -> Policed:
+        worlds = Worlds(self._recording, self._namespace, self._interfaces)
+        return Policed(worlds, Counts(self._recording, self._namespace))
 
     @cached_property
     def _crowded(self) -> Crowded:

@@ -1,7 +1,8 @@
 """What the kernel makes of a packet that comes in, by what is recorded of routes and settings.
 
 Sources: ip_route_input_slow and ip_mkroute_input (net/ipv4/route.c), __fib_validate_source
-(net/ipv4/fib_frontend.c), ip_forward (net/ipv4/ip_forward.c), ip6_forward (net/ipv6/ip6_output.c).
+(net/ipv4/fib_frontend.c), ip_forward (net/ipv4/ip_forward.c), ip6_forward (net/ipv6/ip6_output.c),
+ip_protocol_deliver_rcu (net/ipv4/ip_input.c) and its like of IPv6.
 Reasons are the kernel's words (include/net/dropreason-core.h); where it has none for a route of its own kind
 they are that route's.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from iptrec.context.policies import NONE, Direction, Policies
 from iptrec.context.route import (
     BLACKHOLE,
     BROADCAST,
@@ -72,6 +74,7 @@ class World:
     setting: Callable[[str], int | None]
     devices: Mapping[int, Device]
     joined: Callable[[str, IP], bool | None] = lambda _name, _group: None
+    policies: Policies = NONE
 
     def name(self, index: int) -> str:
         """Of an interface."""
@@ -195,7 +198,8 @@ def _routed4(world: World, packet: Arrived, found: Found) -> Iterator[Fate]:
     else:
         for link in found.links:
             onward = _forwarded4(world, packet, found.route, link)
-            yield from _checked(world, flow, flow.dst, link, onward)
+            for one in _policed(world, flow, link, onward):
+                yield from _checked(world, flow, flow.dst, link, one)
 
 
 def _no_way(world: World, flow: Flow, found: Found) -> Fate:
@@ -230,6 +234,40 @@ def _forwarded4(world: World, packet: Arrived, route: Route, link: int) -> Fate:
             why = f"it has {packet.length} bytes and DF, {where}"
             return _dropped("PKT_TOO_BIG", why, "forwarding")
     return Fate("forwarded", text=way, link=link)
+
+
+def _policed(world: World, flow: Flow, link: int, onward: Fate) -> Iterator[Fate]:
+    """What becomes of a packet that is to be forwarded: IPsec's policies come first, and after its hops."""
+    if not world.policies.every:
+        yield onward
+        return
+    for why in policed(world, "fwd", flow, link):
+        if why is not None or onward.reason == "IP_INHDR":
+            yield onward if why is None else by_policy(why)
+            continue
+        for other in policed(world, "out", flow, link):
+            yield onward if other is None else by_policy(other)
+
+
+def policed(world: World, direction: Direction, flow: Flow, link: int | None) -> list[str | None]:
+    """All that may be why IPsec's policies drop it; None: they let it pass."""
+    found = world.policies.why(direction, flow, link)
+    if found == [None]:
+        return found
+    version = 6 if flow.dst.version == _SIX else 4
+    name, key = flow.in_, "disable_policy"
+    if direction == "out":
+        name, key = world.name(link or 0), "disable_xfrm"
+    off = [world.setting(f"net/ipv{version}/conf/{one}/{key}") for one in ("all", name)]
+    if version == 4 and any(off):  # noqa: PLR2004
+        return [None]
+    # Of IPv6 it depends on the kernel's version.
+    return [*found, None] if any(off) and None not in found else found
+
+
+def by_policy(why: str) -> Fate:
+    """A policy of IPsec drops it."""
+    return _dropped("XFRM_POLICY", why, "IPsec's policies")
 
 
 def _mtu(world: World, link: int) -> int | None:
@@ -406,20 +444,35 @@ def _fates6(world: World, packet: Arrived) -> Iterator[Fate]:
         elif not found.links:
             yield _UNKNOWN
         else:
-            for link in found.links:
-                yield _forwarded6(world, packet, found.route, link)
+            yield from _onward6(world, packet, found.route, found.links)
+
+
+def _onward6(world: World, packet: Arrived, route: Route, links: tuple[int, ...]) -> Iterator[Fate]:
+    """A packet that is not for this host."""
+    off = _is_off6(world, packet.flow)
+    if off is not None:
+        yield off
+        return
+    for link in links:
+        onward = _forwarded6(world, packet, route, link)
+        yield from _policed(world, packet.flow, link, onward)
+
+
+def _is_off6(world: World, flow: Flow) -> Fate | None:
+    """What becomes of it where nothing is forwarded."""
+    forwards = world.setting("net/ipv6/conf/all/forwarding")
+    own = world.setting(f"net/ipv6/conf/{flow.in_}/force_forwarding")
+    if forwards is None:
+        return _UNKNOWN
+    if forwards or own:
+        return None
+    why = f"{flow.dst} is not an address of this host, and net.ipv6.conf.all.forwarding is 0"
+    return _dropped("IP_INADDRERRORS", why)
 
 
 def _forwarded6(world: World, packet: Arrived, route: Route, link: int) -> Fate:
     """What ip6_forward makes of it."""
     flow, way = packet.flow, world.route(route)
-    forwards = world.setting("net/ipv6/conf/all/forwarding")
-    own = world.setting(f"net/ipv6/conf/{flow.in_}/force_forwarding")
-    if forwards is None:
-        return _UNKNOWN
-    if not (forwards or own):
-        why = f"{flow.dst} is not an address of this host, and net.ipv6.conf.all.forwarding is 0"
-        return _dropped("IP_INADDRERRORS", why)
     if packet.hops is None:
         return _UNKNOWN
     if packet.hops <= 1:

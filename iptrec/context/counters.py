@@ -29,6 +29,10 @@ _DISCARDS: Final = frozenset([
     "TCPOFODrop", "TCPReqQFullDrop", "PFMemallocDrop", "RcvPruned", "OfoPruned", "SyncookiesFailed",
     "OutOfWindowIcmps", "LockDroppedIcmps", "PAWSActive", "PAWSEstab", "BeyondWindow", "TCPMD5NotFound",
     "TCPMD5Unexpected", "TCPMD5Failure", "TCPAOBad", "TCPAOKeyNotFound",
+    "XfrmInError", "XfrmInHdrError", "XfrmInNoStates", "XfrmInStateProtoError", "XfrmInStateModeError",
+    "XfrmInStateSeqError", "XfrmInStateExpired", "XfrmInStateMismatch", "XfrmInStateInvalid",
+    "XfrmInTmplMismatch", "XfrmInNoPols", "XfrmInPolBlock", "XfrmInPolError", "XfrmOutError", "XfrmOutNoStates",
+    "XfrmOutStateExpired", "XfrmOutPolBlock", "XfrmOutPolError", "XfrmFwdHdrError",
     "insert_failed", "drop", "early_drop", "chaintoolong", "cookie_invalid",
     "rx_errors", "rx_dropped", "tx_errors", "tx_dropped",
 ])  # fmt: skip

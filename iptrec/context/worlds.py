@@ -1,14 +1,15 @@
-"""Routes, settings, interfaces and groups as they may all have been at one moment."""
+"""Routes, settings, interfaces, groups and IPsec's policies as they may all have been at one moment."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from iptrec.context.arrival import World
 from iptrec.context.devices import Devices
+from iptrec.context.policies import NONE, Policies
 from iptrec.context.routes import Routes
 from iptrec.decode import snapshots
 from iptrec.decode.groups import groups
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
     Files = Mapping[str, str]
+
+T = TypeVar("T")
 
 _MOST: Final = 16  # at one moment
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,18}")
@@ -49,6 +52,15 @@ class Worlds:
     def _groups(self) -> list[tuple[int, Files]]:
         return self._files("groups")
 
+    @functools.cached_property
+    def policies(self) -> list[tuple[int, Policies]]:
+        """Each list of IPsec's policies, and its time."""
+        return [
+            (one.time_ns, Policies.listed(one.content))
+            for one in self._recording.snapshots("policies")
+            if one.namespace == self._namespace
+        ]
+
     def _files(self, kind: str) -> list[tuple[int, Files]]:
         """Each list and its time; the same object for what has not changed."""
         found: list[tuple[int, Files]] = []
@@ -72,16 +84,24 @@ class Worlds:
         tables, sure = self._routes.tables(time_ns)
         settings, settled = _around(self._settings, time_ns)
         joined, _ = _around(self._groups, time_ns)
-        if not settings or len(tables) * len(settings) * max(1, len(joined)) > _MOST:
+        policies, _ = _around(self.policies, time_ns)
+        joined, policies = joined or [_NO_GROUPS], policies or [NONE]
+        possible = len(tables) * len(settings) * len(joined) * len(policies)
+        if not settings or possible > _MOST:
             return [], False
         devices = self._devices.at(time_ns)
-        every = itertools.product(tables, settings, joined or [_NO_GROUPS])
+        every = itertools.product(tables, settings, joined, policies)
         return [self._world(devices, *one) for one in every], sure and settled
 
     def _world(
-        self, devices: Mapping[int, Device], tables: Tables, files: Files, groups_: Files
+        self,
+        devices: Mapping[int, Device],
+        tables: Tables,
+        files: Files,
+        groups_: Files,
+        policies: Policies,
     ) -> World:
-        key = id(devices), tables, id(files), id(groups_)
+        key = id(devices), tables, id(files), id(groups_), policies
         if key not in self._made:
             if len(self._made) >= _REMEMBERED:
                 self._made.clear()
@@ -91,13 +111,12 @@ class Worlds:
                 functools.partial(_number, files, every),
                 devices,
                 functools.partial(_joined, groups(groups_)),
+                policies,
             )
         return self._made[key]
 
 
-def _around(
-    known: Sequence[tuple[int, Files]], time_ns: tuple[int, int]
-) -> tuple[list[Files], bool]:
+def _around(known: Sequence[tuple[int, T]], time_ns: tuple[int, int]) -> tuple[list[T], bool]:
     """The last list before and the first one after two times; whether there are both."""
     before = [files for time, files in known if time <= time_ns[0]]
     after = [files for time, files in known if time >= time_ns[1]]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _PAIRED: Final = ("snmp", "netstat")  # a line of names, and one of values
+_LISTED: Final = ("snmp6", "xfrm_stat")  # a name and a value a line
 _WITHOUT_GROUP: Final = frozenset({"TcpExt", "IpExt", "MPTcpExt"})
 _STATISTICS: Final = "stat/"  # a line of names, then hexadecimal numbers, a line a processor
 _MOST_INTERFACES: Final = 10_000
@@ -45,7 +46,7 @@ def counters(files: Mapping[str, str]) -> dict[Counter, int]:
         lines = text.splitlines()
         if path in _PAIRED:
             found.update(_paired(lines))
-        elif path == "snmp6":
+        elif path in _LISTED:
             found.update(_listed(lines))
         elif path == "dev":
             found.update(_of_interfaces(lines[:_MOST_INTERFACES]))

@@ -15,7 +15,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from iptrec.decode import sockets
+from iptrec.decode import policies, sockets
 from iptrec.decode.attributes import headers
 from iptrec.decode.ipsets import IpSet
 from iptrec.decode.ipsets import ipsets as sets_of
@@ -142,6 +142,8 @@ def _rows(kind: str, content: bytes, media: str) -> Iterator[Mapping[str, Any]]:
             }  # fmt: skip
     elif kind == "sockets":
         yield from sockets.rows(content)
+    elif kind == "policies":
+        yield from policies.rows(content)
     elif kind in LAYOUTS:
         for row in rows(LAYOUTS[kind], content):
             if _NEEDED.get(kind, "family") in row:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from iptrec.kernel import ipsets, links, owners, sockets, sysctls
+from iptrec.kernel import ipsets, links, owners, policies, sockets, sysctls
 
 SOURCES: Final = {
     "ipsets": "ipset",
@@ -16,6 +16,7 @@ SOURCES: Final = {
     "groups": "/proc/net",
     "sockets": "sock_diag",
     "owners": "/proc",
+    "policies": "xfrm",
 }  # or rtnetlink
 
 
@@ -38,6 +39,7 @@ def _lists() -> dict[str, bytes]:
         "sockets": sockets.dumps(),
         **links.dumps(),
         **ipsets.dumps(),
+        "policies": policies.dumps(),
         "counters": sysctls.counters(),
         "groups": sysctls.groups(),
     }

@@ -36,14 +36,25 @@ _SETTINGS: Final = (
     "net/ipv4/conf/*/src_valid_mark",
     "net/ipv4/conf/*/accept_source_route",
     "net/ipv4/conf/*/proxy_arp",
+    "net/ipv4/conf/*/disable_policy",
+    "net/ipv4/conf/*/disable_xfrm",
     "net/ipv6/conf/*/forwarding",
     "net/ipv6/conf/*/disable_ipv6",
     "net/ipv6/conf/*/proxy_ndp",
     "net/ipv6/conf/*/mtu",
     "net/ipv6/conf/*/force_forwarding",
+    "net/ipv6/conf/*/disable_policy",
 )
 _GROUPS: Final = ("igmp", "igmp6")
-_COUNTERS: Final = ("snmp", "netstat", "snmp6", "dev", "stat/nf_conntrack", "stat/synproxy")
+_COUNTERS: Final = (
+    "snmp",
+    "netstat",
+    "snmp6",
+    "dev",
+    "stat/nf_conntrack",
+    "stat/synproxy",
+    "xfrm_stat",
+)
 ROOT: Final = "/proc/sys/"
 _NET: Final = "/proc/thread-self/net/"
 MOST_FILES: Final = 10_000

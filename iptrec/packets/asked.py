@@ -71,7 +71,7 @@ class AskedEnds:
         return End(
             "asked",
             reason,
-            f"perhaps, {says}" if doubts else says,
+            says,
             time_ns=told.exchange.time_ns,
             sure=not doubts,
             evidence=phrase,

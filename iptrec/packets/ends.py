@@ -21,6 +21,7 @@ WORDS: Final = (
 # "seen": the kernel told of this packet as it happened. "asked": it answered about such a packet, a moment
 # later. "recorded": routes, settings and sockets of that moment say so.
 Source = Literal["seen", "asked", "recorded"]
+_DOUBTS: Final[dict[Source, str]] = {"asked": "perhaps,"}  # what the kernel says is no doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,10 @@ class End:
     """How a packet ended behind the rules.
 
     ``reason``: one word to select and count by, the kernel's own (SKB_DROP_REASON_... without the prefix)
-    where it has one. ``sentence``: for the reader, without a full stop. ``where``: function and offset
-    in the kernel, of what was seen. ``time_ns``: epoch; None of what was worked out. ``sure``: whether it can
-    only be this packet, and only this end. ``evidence``: the route, setting or answer that shows it; empty
-    where the sentence says all.
+    where it has one. ``sentence``: for the reader, without a full stop, and as if it were sure. ``where``:
+    function and offset in the kernel, of what was seen. ``time_ns``: epoch; None of what was worked out.
+    ``sure``: whether it can only be this packet, and only this end. ``evidence``: the route, setting or answer
+    that shows it; empty where the sentence says all.
     """
 
     source: Source
@@ -44,8 +45,9 @@ class End:
 
     @property
     def text(self) -> str:
-        """The sentence with its evidence."""
-        return ": ".join(filter(None, (self.sentence, self.evidence)))
+        """The sentence with its evidence; one that is not sure says so."""
+        said = ": ".join(filter(None, (self.sentence, self.evidence)))
+        return said if self.sure else f"{_DOUBTS.get(self.source, 'perhaps')} {said}"
 
     @property
     def kernels_words(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -34,6 +35,9 @@ _NOT_SEEN: Final = (
     "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
     " socket)"
 )
+
+# As iptables and nft write what gives a packet another source
+_FROM_PORTS: Final = re.compile(r"\b(?:snat|masquerade)\b", re.IGNORECASE)
 
 Vanished = Literal["surely", "perhaps", "elsewhere"]
 _ROUTED: Final = ("surely", "perhaps")
@@ -170,7 +174,9 @@ def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
     if not refused or not met_nat(book, path):
         return None
     connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
-    return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one"
+    last = book.places[path[-1]].rule
+    why = ": no free port was left" if last and _FROM_PORTS.search(last.spec) else ""
+    return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one{why}"
 
 
 def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:

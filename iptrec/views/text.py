@@ -178,10 +178,7 @@ def end_lines(traversal: Traversal, layout: Layout, indent: str = "\t") -> list[
 
 def end_words(end: End) -> str:
     """How a packet ended; with the kernel's own words, where it was seen."""
-    perhaps = "perhaps " if end.source == "seen" and not end.sure else ""
-    return printable(
-        f"{perhaps}{end.text}{f' ({end.kernels_words})' if end.source == 'seen' else ''}"
-    )
+    return printable(f"{end.text}{f' ({end.kernels_words})' if end.source == 'seen' else ''}")
 
 
 def kind(packet: Traversal | Arrival | Flow) -> str:

@@ -33,7 +33,7 @@ def test_somebody_reads_it(kind):
 @pytest.mark.parametrize("kind", [one.name for one in SNAPSHOTS.values() if one.media == "netlink"])
 def test_answers_of_the_kernel_are_decoded(kind):
     """Without a layout `iptrec query` would show an empty list; sets have a decoder of their own."""
-    assert kind in {*LAYOUTS, "ipsets", "sockets"}
+    assert kind in {*LAYOUTS, "ipsets", "sockets", "policies"}
 
 
 def test_nothing_else_is_written(tmp_path, facts):
