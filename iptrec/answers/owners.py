@@ -1,4 +1,4 @@
-"""Whose sockets the packets of a window are of: process, user, control group, as lists of sockets tell."""
+"""Whose sockets the packets of a window are of: process, user, control group."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 _INPUT, _OUTPUT = HOOKS.index("INPUT"), HOOKS.index("OUTPUT")
-_PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+_PROTOCOLS: Final = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+_ECHOES: Final = {1: (0, 8), 58: (129, 128)}  # types of echo answers, of requests
+_BEGIN: Final = 0x12  # of TCP's flags SYN and ACK
+_SYN: Final = 0x02
 _BROADCAST: Final = "255.255.255.255"
 _TUNNELS: Final = (
     4789,
     6081,
     8472,
 )  # VXLAN, Geneve: the kernel sends from ports that others may have
-_FROM, _TO = ("src", "sport"), ("dst", "dport")
 _SOURCE, _DESTINATION = 3, 6  # of the columns that `Packets.ends` gives
 
 
@@ -37,7 +39,7 @@ class Owners:
 
     def __init__(self, recording: Recording, namespace: int, sockets: Sockets) -> None:
         self._owners = SocketOwners(recording, namespace, sockets)
-        self._listed = any(one.kind == "sockets" for one in recording.streams)
+        self._known = any(one.kind in ("sockets", "senders") for one in recording.streams)
         self._diverting = Diverting()
 
     def next_window(self, window: Window) -> None:
@@ -72,9 +74,13 @@ class Owners:
     def _every(self) -> dict[int, Owner]:
         if self._found is None:
             self._found = {}
-            if self._listed and self._owners.sockets and not self._diverting.may_be(self._window):
-                for sent in (False, True):
-                    self._look(sent=sent)
+            if self._known:
+                self._owners.update()
+                diverting = self._diverting
+                self._owners.hears_senders = not diverting.may_queue(self._window)
+                if not diverting.may_be(self._window):
+                    for sent in (False, True):
+                        self._look(sent=sent)
         return self._found
 
     def _look(self, *, sent: bool) -> None:
@@ -87,9 +93,8 @@ class Owners:
         at = np.flatnonzero(here & (events.family[rows] != AF_BRIDGE))
         if not len(at):
             return
-        kept, flow, example = self._flows(rows[at], sent=sent)
+        kept, flow, locals_ = self._flows(rows[at], sent=sent)
         at = at[kept]
-        locals_ = [self._local(row, sent=sent) for row in example.tolist()]
         begun = window.moment_ns[assembly.rows[assembly.first[at]]].tolist()
         ended, users = (
             np.maximum.reduceat(one[assembly.rows], assembly.first)[at].tolist()
@@ -103,32 +108,46 @@ class Owners:
             if owner and user in (-1, owner.uid):  # the kernel may tell another one
                 self._found[position] = owner
 
-    def _flows(self, rows: I64, *, sent: bool) -> tuple[Mask, I64, I64]:
-        """Which packets have a known socket's port, the flows of these, and a row of each flow."""
-        packets = Packets.of(self._window.events, rows)
+    def _flows(self, rows: I64, *, sent: bool) -> tuple[Mask, I64, list[Local | None]]:
+        """Which packets have a known socket's port, the number of the flow of each of these, and the flows."""
+        events = self._window.events
+        packets = Packets.of(events, rows)
         columns = packets.ends()
+        protocol, flags = columns[0].astype(np.int64), packets.flags()
         port = swapped16(columns[_SOURCE if sent else _DESTINATION]).astype(np.int64)
-        known = [protocol << 16 | number for protocol, number in self._owners.sockets]
-        kept: Mask = np.isin(columns[0].astype(np.int64) << 16 | port, known)
+        first, later, cut = packets.transports()
+        kind = (first & np.uint64(0xFF)).astype(np.int64)
+        for number, types in _ECHOES.items():
+            echo = (protocol == number) & (kind == types[sent]) & ~later & ~cut
+            port = np.where(echo, swapped16(first >> np.uint64(32)).astype(np.int64), port)
+            protocol = np.where((protocol == number) & ~echo, -1, protocol)
+        kept: Mask = np.isin(protocol << 16 | port, self._owners.ports())
         if sent:
             kept &= ~packets.resets()  # the kernel's or a rule's
-        events = self._window.events
+        begins = (flags & _BEGIN) == _SYN
         device = (events.outdev if sent else events.indev)[rows].astype(np.uint64)
         six = events.ipv6[rows].astype(np.uint64)
-        table = np.stack([*columns, device, six], axis=1)[kept]
+        own = [port.astype(np.uint64), begins.astype(np.uint64), device, six]
+        table = np.stack([*columns, *own], axis=1)[kept]
         _, example, flow = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        return kept, flow.reshape(-1), rows[kept][example]
+        rows, port, begins = rows[kept][example], port[kept][example], begins[kept][example]
+        each = zip(rows.tolist(), port.tolist(), begins.tolist(), strict=True)
+        return kept, flow.reshape(-1), [self._local(*one, sent=sent) for one in each]
 
-    def _local(self, row: int, *, sent: bool) -> Local | None:
+    def _local(self, row: int, port: int, begins: bool, *, sent: bool) -> Local | None:  # noqa: FBT001 - of a column
         events = self._window.events
         header = events.header(row)
-        names = (*_FROM, *_TO) if sent else (*_TO, *_FROM)
+        own_at, peer_at = ("src", "dst") if sent else ("dst", "src")
         protocol = _PROTOCOLS.get(str(header.get("proto")))
-        if protocol is None or any(header.get(name) is None for name in names):
+        if protocol is None or header.get(own_at) is None or header.get(peer_at) is None:
             return None
-        address, port, peer, peer_port = (header[name] for name in names)
-        own, other = ipaddress.ip_address(address), ipaddress.ip_address(peer)
-        if own.is_multicast or address == _BROADCAST or (sent and peer_port in _TUNNELS):
+        peer_port = header.get("dport" if sent else "sport")
+        if peer_port is None:
+            if protocol not in _ECHOES:
+                return None
+            peer_port = 0
+        own, other = (ipaddress.ip_address(header[name]) for name in (own_at, peer_at))
+        if own.is_multicast or header[own_at] == _BROADCAST or (sent and peer_port in _TUNNELS):
             return None
         interface = int((events.outdev if sent else events.indev)[row])
-        return Local(protocol, own, port, other, peer_port, interface, sent)
+        return Local(protocol, own, port, other, peer_port, interface, sent, begins)
