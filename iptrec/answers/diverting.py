@@ -1,4 +1,4 @@
-"""Whether rules may hand packets to sockets of other ports than those that they are for (TPROXY), or queue them early."""
+"""Whether rules may hand packets to sockets of other ports than those that they are for, or queue them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Diverting:
     def may_queue(self, window: Window) -> bool:
         """Whether any rules of a window queue what is sent before it is told who sends it.
 
-        That is behind raw's chains, and a packet goes on from there on behalf of the program that it was queued for.
+        That is behind raw's chains, where it goes on on behalf of the program that it was queued for.
         """
         every = {id(one): one for one in window.resolver.grammars}
         return any(map(self._queues, every.values()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.diverting import Diverting
-from iptrec.context.owners import Local, SocketOwners
+from iptrec.context.owners import Local, SocketOwners, When
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.identity import Packets, swapped16
 
@@ -78,8 +78,9 @@ class Owners:
                 self._owners.update()
                 diverting = self._diverting
                 self._owners.hears_senders = not diverting.may_queue(self._window)
+                self._sent: dict[tuple[int, int, Owner | None], int] = {}
                 if not diverting.may_be(self._window):
-                    for sent in (False, True):
+                    for sent in (True, False):
                         self._look(sent=sent)
         return self._found
 
@@ -95,18 +96,36 @@ class Owners:
             return
         kept, flow, locals_ = self._flows(rows[at], sent=sent)
         at = at[kept]
-        begun = window.moment_ns[assembly.rows[assembly.first[at]]].tolist()
-        ended, users = (
-            np.maximum.reduceat(one[assembly.rows], assembly.first)[at].tolist()
-            for one in (events.received_ns, events.uid)
+        begin = assembly.rows[assembly.first[at]]
+        times = zip(
+            window.earliest_ns[begin].tolist(),
+            window.moment_ns[begin].tolist(),
+            np.maximum.reduceat(events.received_ns[assembly.rows], assembly.first)[at].tolist(),
+            strict=True,
         )
-        for position, number, first, last, user in zip(
-            at.tolist(), flow.tolist(), begun, ended, users, strict=True
+        users = np.maximum.reduceat(events.uid[assembly.rows], assembly.first)[at].tolist()
+        for position, row, number, when, user in zip(
+            at.tolist(), begin.tolist(), flow.tolist(), times, users, strict=True
         ):
             local = locals_[number]
-            owner = local and self._owners.of(local, first, last)
+            owner = local and self._owner(local, row, When(*when))
             if owner and user in (-1, owner.uid):  # the kernel may tell another one
                 self._found[position] = owner
+
+    def _owner(self, local: Local, row: int, when: When) -> Owner | None:
+        """Who sent a packet, or is to get it; ``row``: of its first event.
+
+        When it passed is known too little at times. Events are in order: what comes in behind a packet that a
+        socket sent came when it was there.
+        """
+        found = self._owners.of(local, when)
+        if local.sent:
+            self._sent.setdefault((local.protocol, local.port, found), row)
+        elif found is None:
+            found = self._owners.of(local, when._replace(likely_ns=when.latest_ns))
+            if self._sent.get((local.protocol, local.port, found), row) >= row:
+                return None
+        return found
 
     def _flows(self, rows: I64, *, sent: bool) -> tuple[Mask, I64, list[Local | None]]:
         """Which packets have a known socket's port, the number of the flow of each of these, and the flows."""
@@ -134,7 +153,7 @@ class Owners:
         each = zip(rows.tolist(), port.tolist(), begins.tolist(), strict=True)
         return kept, flow.reshape(-1), [self._local(*one, sent=sent) for one in each]
 
-    def _local(self, row: int, port: int, begins: bool, *, sent: bool) -> Local | None:  # noqa: FBT001 - of a column
+    def _local(self, row: int, port: int, begins: bool, *, sent: bool) -> Local | None:
         events = self._window.events
         header = events.header(row)
         own_at, peer_at = ("src", "dst") if sent else ("dst", "src")

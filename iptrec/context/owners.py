@@ -1,7 +1,7 @@
 """Whose sockets packets are of.
 
-Of those that were there in the beginning, and in the end or closed before, lists tell; of those that come and go
-the kernel did, when they first sent. Nothing is told where it may have been another one.
+Lists tell of those that were there in the beginning, and in the end or closed before; the kernel told of those
+that come and go, when they first sent. Nothing is told where it may have been another one.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _PLACE: Final = ("protocol", "address", "port", "peer", "peer_port", "index")
 class Local(NamedTuple):
     """A packet of this host: its own end first, as a socket sees it.
 
-    ``port``: of echo requests that were sent, and of their answers, the id. ``interface``: its number. ``begins``:
-    whether it is the first of a connection of TCP.
+    ``port``: of echo requests that were sent, and of their answers, the id. ``interface``: its number.
+    ``begins``: whether it is the first of a connection of TCP.
     """
 
     protocol: int
@@ -49,6 +49,14 @@ class Local(NamedTuple):
     interface: int
     sent: bool
     begins: bool
+
+
+class When(NamedTuple):
+    """Between which times (epoch, ns) a packet passed its first to its last rule, and when likely its first."""
+
+    earliest_ns: int
+    likely_ns: int
+    latest_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +162,20 @@ class SocketOwners:
         listed = [protocol << 16 | port for protocol, port in self.sockets]
         return np.union1d(self.senders.ports, np.array(listed, np.int64))
 
-    def of(self, packet: Local, first_ns: int, last_ns: int) -> Owner | None:
-        """Who sent it, or is to get it, between two times; None where that is not sure."""
+    def of(self, packet: Local, when: When) -> Owner | None:
+        """Who sent it, or is to get it; None where that is not sure."""
         ways = [self._listed, self._told_of]
         if packet.protocol == _TCP:  # who has accepted a connection is more than who listens
             ways.reverse()
         for way in ways:
-            found = way(packet, first_ns, last_ns)
+            found = way(packet, when)
             if found is not None and found != NOBODY:
                 return found
         return None
 
-    def _listed(self, packet: Local, first_ns: int, last_ns: int) -> Owner | None:
+    def _listed(self, packet: Local, when: When) -> Owner | None:
         """By the lists of the beginning and the end."""
+        _, first_ns, last_ns = when
         every = self.sockets.get((packet.protocol, packet.port), [])
         fitting = [one for one in every if first_ns < one.gone_ns and one.fits(packet)]
         if not packet.sent:
@@ -174,19 +183,19 @@ class SocketOwners:
         owners = [owner for one in fitting if (owner := one.at(first_ns, last_ns))]
         return shared(owners) if owners and len(owners) == len(fitting) else None
 
-    def _told_of(self, packet: Local, first_ns: int, last_ns: int) -> Owner | None:
+    def _told_of(self, packet: Local, when: When) -> Owner | None:
         """By those who sent."""
-        if not self.hears_senders or self.senders.lost(first_ns, last_ns):
+        if not self.hears_senders or self.senders.lost(when.earliest_ns, when.latest_ns):
             return None
         fitting = self._fitting(packet)
         if not fitting:
             return None
         if packet.protocol == _TCP:
-            found = self._connected(packet, fitting, first_ns, last_ns)
+            found = self._connected(packet, fitting, when)
         elif packet.protocol == _UDP:
-            found = self._of_datagram(packet, fitting, first_ns, last_ns)
+            found = self._of_datagram(packet, fitting, when)
         else:
-            found = [one for one in fitting if one.since_ns <= last_ns]
+            found = [one for one in fitting if one.since_ns <= when.latest_ns]
         # One process may be told of by several names, or ends, of a socket: it has the latest.
         latest = {(one.inode, one.owner.pid): one for one in sorted(found, key=_since)}
         return shared([one.owner for one in latest.values()]) if latest else None
@@ -203,10 +212,8 @@ class SocketOwners:
             found = connected or self.senders.without(*where)
         return [one for one in found if one.is_at(packet.address)]
 
-    def _connected(
-        self, packet: Local, fitting: list[Sender], first_ns: int, last_ns: int
-    ) -> list[Sender]:
-        """Those of a connection; another one with the same ends ends it, but not always with its first packet."""
+    def _connected(self, packet: Local, fitting: list[Sender], when: When) -> list[Sender]:
+        """Those of a connection; the next one with the same ends may have begun before it was told of."""
         if packet.begins and not packet.sent:  # for whoever listens
             return []
         if any(one.fresh for one in fitting) and (_TCP, packet.port) in self.sockets:
@@ -214,23 +221,25 @@ class SocketOwners:
         found = []
         for one in fitting:
             others = [two for two in fitting if two.inode != one.inode]
-            after = min((two for two in others if two.since_ns > one.since_ns), key=_since, default=None)
-            if one.since_ns <= last_ns and (after is None or first_ns < after.since_ns):
+            after = min(
+                (two for two in others if two.since_ns > one.since_ns), key=_since, default=None
+            )
+            ended = after is not None and after.since_ns <= when.earliest_ns
+            if one.since_ns <= when.latest_ns and not ended:
                 found.append(one)
                 found += [after] if after is not None and not after.fresh else []
         return found
 
-    def _of_datagram(
-        self, packet: Local, fitting: list[Sender], first_ns: int, last_ns: int
-    ) -> list[Sender]:
+    def _of_datagram(self, packet: Local, fitting: list[Sender], when: When) -> list[Sender]:
         """Those of UDP that were there: who sends was told of before, who gets it perhaps never."""
+        first_ns, likely_ns, last_ns = when
         seen = self._seen(packet.port)
         gone_ns = {one: seen.gone_ns.get(one.inode, math.inf) for one in fitting}
         found = [one for one in fitting if one.since_ns <= last_ns and first_ns < gone_ns[one]]
         if packet.sent or not found:
             return found
         bound = [one for one in found if one.peer is None]
-        if bound and (seen.silent is None or any(one.since_ns > first_ns for one in bound)):
+        if bound and (seen.silent is None or any(one.since_ns > likely_ns for one in bound)):
             return []
         silent = [one for one in seen.silent or () if first_ns < one.gone_ns and one.fits(packet)]
         if any(bound or one.peer for one in silent):
@@ -254,7 +263,9 @@ class SocketOwners:
                 if inode in gone_ns:
                     continue
                 told_ns = max(two.told_ns for two in senders if two.inode == inode)
-                ended = next((two for two in left if two.gone_ns >= told_ns and _alike(two, one)), None)
+                ended = next(
+                    (two for two in left if two.gone_ns >= told_ns and _alike(two, one)), None
+                )
                 if ended is not None:
                     left.remove(ended)
                     gone_ns[inode] = ended.gone_ns

@@ -58,7 +58,10 @@ class _Port(NamedTuple):
 
 
 class Senders:
-    """Those of one namespace of a recording, which may go on; ``ports``: protocol and port of each, as one number."""
+    """Those of one namespace of a recording, which may go on.
+
+    ``ports``: protocol and port of each, as one number, in order.
+    """
 
     ports: I64
 

@@ -38,7 +38,8 @@ def decode(data: bytes, lengths: U32) -> npt.NDArray[np.void]:
     whole = np.flatnonzero(lengths == _FACT.itemsize)
     start = ends[whole] - _FACT.itemsize
     table = np.frombuffer(data, np.uint8)[start[:, None] + np.arange(_FACT.itemsize)]
-    return table.view(_FACT).reshape(-1)
+    found: npt.NDArray[np.void] = table.view(_FACT).reshape(-1)
+    return found
 
 
 def paths(content: bytes) -> dict[int, str]:
@@ -50,5 +51,8 @@ def paths(content: bytes) -> dict[int, str]:
     return {
         int(number): path[:_MOST_TEXT].encode("utf-8", "backslashreplace").decode()
         for number, path in (told.items() if isinstance(told, dict) else ())
-        if isinstance(path, str) and number.isdecimal() and number.isascii() and len(number) <= _MOST_DIGITS
+        if isinstance(path, str)
+        and number.isdecimal()
+        and number.isascii()
+        and len(number) <= _MOST_DIGITS
     }

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from iptrec.kernel.questions import Question
     from iptrec.recorder.asking import Asking
     from iptrec.recorder.drops import Dropped
-    from iptrec.recorder.senders import Senders
     from iptrec.recorder.options import Options, Report
+    from iptrec.recorder.senders import Senders
     from iptrec.recording.writer import Writer
 
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first

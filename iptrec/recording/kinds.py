@@ -43,7 +43,9 @@ STREAMS: Final = {
         ),
         StreamKind("nftables", "changes of nf_tables' ruleset"),
         StreamKind("drops", "packets that were traced and that the kernel dropped, and why"),
-        StreamKind("senders", "sockets that sent traced packets, once for each process: whose they are"),
+        StreamKind(
+            "senders", "sockets that sent traced packets, once for each process: whose they are"
+        ),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
         StreamKind("sockets", "sockets of those that were closed", trimmed=False),
         StreamKind(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import recorder
-from command import IPTREC
 from rights import ROOT, since
 
 from iptrec.recording.reader import Reader
@@ -214,12 +212,15 @@ def asked(child):
 
 def ends(one):
     """Protocol and both ends of a packet, the own one first."""
-    source, other = ((one.header[f"{end}"], one.header.get(port)) for end, port in (("src", "sport"), ("dst", "dport")))
+    source, other = (
+        (one.header[f"{end}"], one.header.get(port))
+        for end, port in (("src", "sport"), ("dst", "dport"))
+    )
     own, peer = (other, source) if one.in_ else (source, other)
     return (one.header["proto"], *own, *peer)
 
 
-def is_right(owner, told, group=True):
+def is_right(owner, told):
     """Whether it is one of those that told so."""
     return any(
         (owner.pid, owner.comm, owner.uid) == (each["pid"], each["comm"], each["uid"])
@@ -270,7 +271,6 @@ def test_programs_that_come_and_go(hosts, run, groups, tmp_path, backend):
             count["ping"] += owner is not None and owner.comm == "ping"
         else:
             assert owner is None, one
-    print(count)
     assert count["wrong"] == 0
     assert count["none"] <= 0.01 * count["right"]
     assert count["right"] > 10 * CLIENTS

@@ -198,7 +198,7 @@ def netfilter(code: bytes, licence: bytes) -> int:
 def hooked(program: int, family: int, hook: int, priority: int) -> int:
     """Put a program of `netfilter` at a hook of this network namespace, until this descriptor is closed.
 
-    ``family``, ``hook``: NFPROTO_ and NF_INET_ numbers. Raises OSError, EBUSY where another one has the priority.
+    ``family``, ``hook``: NFPROTO_ and NF_INET_ numbers. Raises OSError: EBUSY where the priority is taken.
     """
     where = struct.pack("=IIiI", family, hook, priority, 0)
     return _bpf(_LINK_CREATE, struct.pack("=4I", program, 0, _AT_NETFILTER, 0) + where)

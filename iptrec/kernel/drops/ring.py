@@ -16,7 +16,7 @@ _HEADER: Final = 8  # bytes of the ring's own before each record
 
 
 class Ring:
-    """The ring with this descriptor and so many ``size`` bytes; ``record``: bytes of each, a multiple of eight."""
+    """The ring with this descriptor; ``size``, ``record``: bytes of it and of each record, which 8 divides."""
 
     def __init__(self, descriptor: int, size: int, record: int) -> None:
         self._size = size

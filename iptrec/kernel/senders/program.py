@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from iptrec.kernel.drops.btf import Btf
 
 LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
-# What makes a fact: the first `KEY` bytes; what the map keeps of it: the next `VALUE` bytes; and when it is told.
+# What makes a fact: the first `KEY` bytes. What the map keeps of it: the next `VALUE` bytes. When it is told.
 LAYOUT: Final = np.dtype(
     [
         ("inode", "<u8"), ("cgroup", "<u8"), ("pid", "<u4"), ("uid", "<u4"), ("protocol", "<u2"),
@@ -167,7 +167,7 @@ def _protocol(btf: Btf, kind: _Family) -> bpf.Code:
 
 
 def _packet(btf: Btf, kind: _Family) -> bpf.Code:
-    """Leave unless the packet is the socket's own: of its protocol and port, or an echo request, whose id is kept."""
+    """Leave unless it is the socket's own packet: of its protocol and port, or an echo request with its id."""
     return [
         store_value(LONG, _STACK, _HEADER_AT, 0),
         store_value(LONG, _STACK, _NUMBER_AT, 0),

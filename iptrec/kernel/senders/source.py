@@ -38,7 +38,7 @@ _ADVICE: Final = {
 class Facts:
     """Facts that were fetched together at ``received_ns`` (epoch), back to back, `RECORD` bytes each.
 
-    ``cgroups``: the numbers of control groups in them. ``lost``: how many facts found no room since the last time.
+    ``cgroups``: the numbers of control groups in them. ``lost``: how many found no room since the last time.
     """
 
     received_ns: int
