@@ -164,14 +164,14 @@ class SocketOwners:
 
     def of(self, packet: Local, when: When) -> Owner | None:
         """Who sent it, or is to get it; None where that is not sure."""
-        ways = [self._listed, self._told_of]
-        if packet.protocol == _TCP:  # who has accepted a connection is more than who listens
-            ways.reverse()
-        for way in ways:
-            found = way(packet, when)
-            if found is not None and found != NOBODY:
-                return found
-        return None
+        found = self._listed(packet, when)
+        # Who has accepted a connection is more than who listens; of a socket that came before another file
+        # was begun its list has no process.
+        if found is None or found.comm is None or packet.protocol == _TCP:
+            told = self._told_of(packet, when)
+            if told is not None and (found is None or told.comm is not None):
+                found = told
+        return None if found == NOBODY else found
 
     def _listed(self, packet: Local, when: When) -> Owner | None:
         """By the lists of the beginning and the end."""

@@ -80,7 +80,9 @@ def owners(facts, *, first=(), last=(), closed=(), listening=(), lists=2, lost=(
     return found
 
 
-def packet(protocol=UDP, *, port=4000, own=HERE, peer=THERE, peer_port=53, sent=False, begins=False):
+def packet(
+    protocol=UDP, *, port=4000, own=HERE, peer=THERE, peer_port=53, sent=False, begins=False
+):
     address, other = ipaddress.ip_address(own), ipaddress.ip_address(peer)
     return Local(protocol, address, port, other, peer_port, 2, sent, begins)
 

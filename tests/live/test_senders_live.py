@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +17,7 @@ import pytest
 import recorder
 from rights import ROOT, since
 
+from iptrec.libc import libc
 from iptrec.recording.reader import Reader
 
 pytestmark = [pytest.mark.live, ROOT, since(6, 4, "programs of netfilter")]
@@ -234,6 +238,47 @@ def load(lab, backend):
         lab.restore(None, family, LEGACY, backend)
 
 
+# Processes one after the other have one port; how long a datagram is tells whose it is.
+IN_TURN = """
+import json, os, socket, sys, time
+there, count, pause = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+for number in range(count):
+    if (pid := os.fork()) == 0:
+        comm = f"turn-{number}"
+        open("/proc/self/comm", "w").write(comm)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.settimeout(30)
+            one.bind(("0.0.0.0", 6000))
+            if number % 2:
+                one.connect((there, 7000))
+            for _ in range(3):
+                one.sendto(bytes(1 + number), (there, 7000))
+                one.recv(999)
+        print(json.dumps([os.getpid(), comm]), flush=True)
+        time.sleep(pause)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+# One that goes on, until it is ended: by UDP a few times a second, by TCP more seldom.
+ON_AND_ON = """
+import socket, time
+open("/proc/self/comm", "w").write("on-and-on")
+ear = socket.create_connection(("10.0.1.2", 7000))
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.connect(("10.0.1.2", 7000))
+number = 0
+print("ready", flush=True)
+while True:
+    out.send(bytes(99))
+    out.recv(99)
+    if number % 20 == 0:
+        ear.send(b"x")
+        ear.recv(9)
+    number += 1
+    time.sleep(0.02)
+"""
+
+
 def order(first, count, at_a_time, groups, addresses, name, bulk=0):
     return json.dumps([first, count, at_a_time, list(map(str, groups)), addresses, name, bulk])
 
@@ -252,13 +297,21 @@ def test_programs_that_come_and_go(hosts, run, groups, tmp_path, backend):
     forwarded = run(FLOOD, host="h1", ready=False)
     told = asked(there)
     asked(far)
+    # What is lost is sent again by a timer, in whatever process that interrupts.
+    lossy = "*raw\n-A PREROUTING -p tcp -m statistic --mode nth --every 7 -j DROP\nCOMMIT\n"
+    hosts.restore("h1", "ipv4", lossy)
+    again = asked(run(ASK, order(2000, 30, 15, groups, THERE[:1], "again"), ready=False))
+    told |= again
+    hosts.restore("h1", "ipv4", "*raw\nCOMMIT\n")
     forwarded.wait()
     told |= asked(run(ASK, order(1000, 6, 3, groups, THERE, "bulk", 3_000_000), ready=False))
     hosts.run(["ping", "-c", "2", "-i", "0.2", THERE[0]])
     recorder.stop(child)
-    count = Counter()
+    count, segments = Counter(), Counter()
     for one in recorder.packets(path):
         key, owner = ends(one), one.owner
+        if key in again and not one.in_ and key[0] == "tcp":
+            segments[key, one.header["seq"], tuple(one.header["flags"])] += 1
         if key in told:
             right = owner and is_right(owner, told[key])
             count["none" if owner is None else "right" if right else "wrong"] += 1
@@ -277,5 +330,128 @@ def test_programs_that_come_and_go(hosts, run, groups, tmp_path, backend):
     assert count["served"] > 0
     assert count["not served"] == 0
     assert count["ping"] == 4
+    assert max(segments.values()) > 1
     with Reader(path) as reader:
         assert reader.losses == []
+
+
+def test_a_port_that_one_has_after_the_other(hosts, run, tmp_path, backend):
+    """Datagrams are those of whoever had the port when."""
+    load(hosts, backend)
+    run(ECHO, "there", *THERE, host="h1")
+    path = tmp_path / "t.db"
+    child = recorder.start(hosts, "--backend", backend, "-o", path, "udp")
+    turns = run(IN_TURN, THERE[0], 60, 0.1, ready=False)
+    told = [json.loads(line) for line in turns.communicate(timeout=120)[0].splitlines()]
+    recorder.stop(child)
+    count = Counter()
+    for one in recorder.packets(path):
+        if ends(one)[2] == 6000:
+            whose = told[one.header["length"] - 29]
+            known = one.owner is not None and one.owner.pid is not None
+            right = known and [one.owner.pid, one.owner.comm] == whose
+            which = "right" if right else "wrong" if known else "none"
+            count[which, "got" if one.in_ else "sent"] += 1
+    assert sum(count.values()) == 6 * len(told)
+    assert count["wrong", "got"] + count["wrong", "sent"] == 0
+    assert count["right", "sent"] >= 0.2 * 3 * len(told)
+
+
+def owned(path, expected=("on-and-on",)):
+    """Of one of these packets how many have an owner, and how many have none."""
+    count = Counter()
+    for one in recorder.packets(path):
+        if ends(one)[4] == 7000:
+            assert one.owner is None or one.owner.comm in expected
+            count[one.owner is not None] += 1
+    return count[True], count[False]
+
+
+def test_whoever_goes_on_is_told_of_in_each_file(hosts, run, tmp_path, backend):
+    """With --rotate; though it was told of in the first one."""
+    load(hosts, backend)
+    run(ECHO, "there", *THERE, host="h1")
+    path = tmp_path / "t.db"
+    child = recorder.start(hosts, "--backend", backend, "-o", path, "--rotate", "3s")
+    run(ON_AND_ON)
+    recorder.until(lambda: len(list(tmp_path.glob("*.db"))) > 3, "it does not rotate")
+    recorder.stop(child)
+    counts = [owned(one) for one in sorted(tmp_path.glob("*.db"))]
+    assert sum(some for some, _ in counts) > 100
+    assert all(none <= 2 for _, none in counts)
+
+
+def test_a_ring_knows_whoever_goes_on(hosts, run, tmp_path, backend):
+    """What was told first is gone with the events of that time."""
+    load(hosts, backend)
+    run(ECHO, "there", *THERE, host="h1")
+    path = tmp_path / "t.db"
+    child = recorder.start(hosts, "--backend", backend, "-o", path, "--ring", "3s")
+    run(ON_AND_ON)
+    begun = []
+
+    def turned():
+        with Reader(path) as reader:
+            stream = next(one.id for one in reader.streams if one.kind == "senders")
+            first = [one.id for one in reader.chunks(stream)][:1]
+        begun.extend(first if not begun else [])
+        return first and first > begun
+
+    recorder.until(turned, "it keeps all")
+    recorder.stop(child)
+    some, none = owned(path)
+    assert some > 20
+    assert none <= 0.2 * some
+
+
+def descriptors(child):
+    """Numbers of the programs and links that a process holds, as /proc tells."""
+    found = {"prog_id": set(), "link_id": set()}
+    for one in Path(f"/proc/{child.pid}/fdinfo").iterdir():
+        lines = dict(line.split(":\t", 1) for line in one.read_text().splitlines() if ":\t" in line)
+        for name in found.keys() & lines.keys():
+            found[name].add(int(lines[name]))
+    return found
+
+
+def every(command):
+    """All numbers of the kernel's programs, or links."""
+    found, number = set(), 0
+    while True:
+        room = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
+        if libc.syscall(BPF, command, room, 12):
+            return found
+        number = struct.unpack_from("=I", room, 4)[0]
+        found.add(number)
+
+
+BPF = {"x86_64": 321}.get(os.uname().machine, 280)
+PROGRAMS, LINKS = 11, 31  # BPF_PROG_GET_NEXT_ID, BPF_LINK_GET_NEXT_ID
+
+
+def test_nothing_is_left_after_a_kill(hosts, tmp_path):
+    """The programs and their places at OUTPUT go with the recorder, whatever ends it."""
+    child = recorder.start(hosts, "-o", tmp_path / "t.db")
+    held = descriptors(child)
+    assert (len(held["link_id"]), held["link_id"] <= every(LINKS)) == (2, True)
+    assert len(held["prog_id"]) >= 2
+    assert held["prog_id"] <= every(PROGRAMS)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    recorder.until(lambda: not held["link_id"] & every(LINKS), "a link is left")
+    recorder.until(lambda: not held["prog_id"] & every(PROGRAMS), "a program is left")
+
+
+def test_several_at_a_time(hosts, run, tmp_path):
+    """Each finds a place at OUTPUT of its own."""
+    load(hosts, "nft")
+    run(ECHO, "there", *THERE, host="h1")
+    paths = [tmp_path / f"{number}.db" for number in range(3)]
+    children = [recorder.start(hosts, "--backend", "nft", "-o", path, notes=True) for path in paths]
+    told = asked(run(ASK, order(0, 4, 1, [], THERE, "one"), ready=False))
+    for one in children:
+        recorder.stop(one)
+    for path in paths:
+        found = [one for one in recorder.packets(path) if ends(one) in told and not one.in_]
+        assert len(found) > 20
+        assert all(is_right(one.owner, told[ends(one)]) for one in found)
