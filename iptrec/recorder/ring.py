@@ -41,7 +41,7 @@ class Ring:
             lasts_ns = self._lasts_ns or None
             went = self._evidence.writer.trim(most_bytes=self._most_bytes, lasts_ns=lasts_ns)
             if went:
-                self._evidence.streams.let_go()
+                self._evidence.streams.tell_again()
             if went or lasts_ns:
                 self._count(now)
 

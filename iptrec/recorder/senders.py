@@ -61,12 +61,11 @@ class Senders:
         return frozenset() if self._source is None else frozenset([self._source.fileno()])
 
     def write_to(self, writer: Writer, namespace: int) -> None:
-        """Write into this file from now on; sockets that go on are told of again."""
+        """Write into this file from now on."""
         self._writer, self._namespace = writer, namespace
         detail = {"not_recorded": self._refusal} if self._source is None else {}
         self._stream = writer.add_stream(namespace, "senders", detail)
         self._keep(self._paths)
-        self.tell_again()
 
     def tell_again(self) -> None:
         """Let facts be told again of sockets that send again: what was told before may be gone."""

@@ -165,8 +165,8 @@ class Streams:
             one.take()
         return fetched
 
-    def let_go(self) -> None:
-        """The oldest of what was written is gone."""
+    def tell_again(self) -> None:
+        """Let it be told again who sends: what was told before is in another file, or gone."""
         if self._senders is not None:
             self._senders.tell_again()
 

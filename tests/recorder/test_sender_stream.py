@@ -131,13 +131,11 @@ def test_what_found_no_room_is_a_loss(streams):
 
 
 def test_facts_are_told_again_where_older_ones_may_be_gone(streams):
-    """In another file, and where a ring has turned."""
+    """Before another file is begun, and where a ring has turned."""
     source = Source()
     made, *_ = streams(Senders(source))
-    before = source.turns
-    made.write_to(Writer(Stage()), 1)
-    made.let_go()
-    assert source.turns == before + 2
+    made.tell_again()
+    assert source.turns == 1
 
 
 def refuse(*_):
@@ -152,7 +150,7 @@ def test_a_refusal_is_told_in_the_file(streams, monkeypatch):
     with contextlib.ExitStack() as opened:
         made, writer, _ = streams(senders.opened(report, opened))
         made.fetch()
-        made.let_go()
+        made.tell_again()
         made.finish()
     why = "the kernel refuses the program: Operation not permitted"
     assert writer.streams[-1] == ("senders", {"not_recorded": why})
