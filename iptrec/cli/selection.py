@@ -152,7 +152,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
                 "--comm",
                 rich_help_panel=GROUP,
                 metavar="NAME,...",
-                help="Packets of sockets that processes of these names held from start to end.",
+                help="Packets of sockets that processes of these names hold, where that is known.",
             ),
         ],
         "",

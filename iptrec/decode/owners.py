@@ -29,6 +29,12 @@ class Owner:
 NOBODY: Final = Owner()
 
 
+def in_group(path: str | None, uid: int, pid: int | None, comm: str | None) -> Owner:
+    """The owner in a control group, with the container and pod that its path names."""
+    container, pod = (path and one(path) for one in (containers.container, containers.pod))
+    return Owner(uid, pid, comm, path, container, pod)
+
+
 def shared(owners: Sequence[Owner]) -> Owner:
     """What is the same of several."""
     return Owner(
@@ -55,14 +61,8 @@ class Holders:
             candidates = [own]
         named = {path for path in candidates if containers.container(path)}
         path = named.pop() if len(named) == 1 else own or _alone(set(candidates))
-        return Owner(
-            uid=socket["uid"],
-            pid=_alone({pid for pid, _, _ in processes}),
-            comm=_alone({comm for _, comm, _ in processes}),
-            cgroup=path,
-            container=path and containers.container(path),
-            pod=path and containers.pod(path),
-        )
+        pid = _alone({pid for pid, _, _ in processes})
+        return in_group(path, socket["uid"], pid, _alone({comm for _, comm, _ in processes}))
 
 
 def _alone(values: set[Any]) -> Any:  # noqa: ANN401 - whatever they are

@@ -20,6 +20,7 @@ from iptrec.kernel.detect import used
 from iptrec.kernel.drops.source import DropSource
 from iptrec.kernel.legacy import digest, logger, nflog
 from iptrec.kernel.nft import listing, nftrace
+from iptrec.kernel.senders.source import SenderSource
 from iptrec.kernel.undo import leftovers
 from iptrec.libc import libc
 from iptrec.names import BACKEND_NAMES, FAMILIES, Family
@@ -74,6 +75,7 @@ def inspect(directory: Path) -> Iterator[Finding]:
     if "nft" in backends:
         yield from _traces()
     yield _drops()
+    yield _senders()
     yield from _bridges()
     yield from _left_behind()
     yield from _clock()
@@ -224,6 +226,16 @@ def _drops() -> Finding:
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
         return Finding("note", "drop reasons", f"not recorded: {fact}", fix)
+
+
+def _senders() -> Finding:
+    """Load and attach the program that tells which programs send packets, as recording does."""
+    try:
+        with SenderSource():
+            return Finding("ok", "senders", "the kernel tells which programs send packets")
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        return Finding("note", "senders", f"not recorded: {fact}", fix)
 
 
 def _bridges() -> Iterator[Finding]:

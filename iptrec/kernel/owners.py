@@ -42,7 +42,7 @@ def dump(sockets: bytes, proc: Path = _PROC) -> bytes:
         "processes": found.processes,
         "unread": found.unread,
         "cut": found.cut,
-        "cgroups": _paths(groups, time.monotonic() + _PATIENCE_S),
+        "cgroups": paths(groups, time.monotonic() + _PATIENCE_S),
     }
     return json.dumps(told).encode()
 
@@ -110,8 +110,11 @@ def _text(path: Path) -> str:
         return file.read(_LONGEST).decode("utf-8", "backslashreplace")
 
 
-def _paths(wanted: set[int], until: float) -> dict[int, str]:
-    """The control groups with these numbers: that of a group is its directory's inode."""
+def paths(wanted: set[int], until: float) -> dict[int, str]:
+    """The control groups with these numbers, as far as found by then (monotonic, s).
+
+    That of a group is its directory's inode.
+    """
     found: dict[int, str] = {}
     root = next((one for one in _CGROUPS if (one / "cgroup.controllers").exists()), None)
     if root is None:

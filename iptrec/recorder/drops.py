@@ -73,6 +73,10 @@ class Dropped:
         self._places |= found.places
         self._keep(found.places)
 
+    def finish(self) -> None:
+        """Take the last ones."""
+        self.take()
+
     def _keep(self, places: Mapping[int, str]) -> None:
         """Keep the symbols of places: where the kernel is will be somewhere else after the next start."""
         if places:

@@ -40,6 +40,8 @@ class Ring:
             self._trim_ns = now + max(_RING_NS, self._lasts_ns // _RING_SHARE)
             lasts_ns = self._lasts_ns or None
             went = self._evidence.writer.trim(most_bytes=self._most_bytes, lasts_ns=lasts_ns)
+            if went:
+                self._evidence.streams.tell_again()
             if went or lasts_ns:
                 self._count(now)
 

@@ -87,6 +87,7 @@ class Rotation:
     def _turn(self) -> None:
         evidence, old = self._evidence, self._evidence.writer
         evidence.streams.settle(_SETTLE_NS)  # what comes from now on is for the next file
+        evidence.streams.tell_again()
         for backend in self._backends:
             backend.watch.look()
         self._lists.look_now()

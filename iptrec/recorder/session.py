@@ -31,7 +31,7 @@ from iptrec.kernel import (
 from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
-from iptrec.recorder import drops
+from iptrec.recorder import drops, senders
 from iptrec.recorder.asking import Asking
 from iptrec.recorder.backend import Evidence, Findings, Setting, Undo
 from iptrec.recorder.backends import chosen
@@ -159,6 +159,7 @@ class _Session:
             self._trouble = setting.trouble
             with contextlib.ExitStack() as opened:
                 self._dropped = drops.opened(options, opened)
+                self._senders = senders.opened(self._report, opened)
                 sides, events = self._open(opened)
                 options.check_interfaces(links.names())
                 since_ns = time.time_ns()
@@ -229,6 +230,7 @@ class _Session:
             report=self._report,
             traversals=self._backends[0].traversals,
             dropped=self._dropped,
+            senders=self._senders,
             asking=self._asking,
         )
         return Evidence(writer, namespace, streams, self._report, named)

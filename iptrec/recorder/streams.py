@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.asking import Asking
     from iptrec.recorder.drops import Dropped
     from iptrec.recorder.options import Options, Report
+    from iptrec.recorder.senders import Senders
     from iptrec.recording.writer import Writer
 
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
@@ -101,8 +102,9 @@ class _Source:
 class Streams:
     """All streams of a recording; ``ids``: their numbers in the file, by their kinds.
 
-    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``dropped``: what
-    is written beside the events of the packets that the kernel drops. ``asking``: is given all events.
+    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``dropped``,
+    ``senders``: what is written beside the events of the packets that the kernel drops, and of who sends them.
+    ``asking``: is given all events.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Streams:
         report: Report,
         traversals: Callable[[bytes], int],
         dropped: Dropped | None = None,
+        senders: Senders | None = None,
         asking: Asking | None = None,
     ) -> None:
         self._writer = writer
@@ -126,7 +129,8 @@ class Streams:
         self._asking = asking
         self._sides = sides
         self._events = events
-        self._dropped = dropped
+        self._senders = senders
+        self._beside = [one for one in (dropped, senders) if one is not None]
         self._sources: list[_Source] = []
         self.ids: dict[str, int] = {}
         self.write_to(writer, namespace)
@@ -134,8 +138,8 @@ class Streams:
             self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns(), one.gone))
             report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
         self.event_sockets = frozenset(one.socket.fileno() for one in events)
-        if dropped is not None:
-            self.event_sockets |= dropped.descriptors
+        for two in self._beside:
+            self.event_sockets |= two.descriptors
         self.side_sockets = frozenset(one.socket.fileno() for one in sides)
 
     def write_to(self, writer: Writer, namespace: int) -> None:
@@ -151,15 +155,20 @@ class Streams:
             self.ids[one.kind] = writer.add_stream(namespace, one.kind, {**one.detail, **detail})
         for one, source in zip(self._events, self._sources, strict=False):  # none yet at first
             source.stream = self.ids[one.kind]
-        if self._dropped is not None:
-            self._dropped.write_to(writer, namespace)
+        for two in self._beside:
+            two.write_to(writer, namespace)
 
     def fetch(self) -> int:
         """Move the events that are there into the file; the most datagrams that one socket had."""
         fetched = max([self._fetch(source) for source in self._sources])
-        if self._dropped is not None:  # after the events: of a packet that has just gone
-            self._dropped.take()
+        for one in self._beside:  # after the events: of a packet that has just gone
+            one.take()
         return fetched
+
+    def tell_again(self) -> None:
+        """Let it be told again who sends: what was told before is in another file, or gone."""
+        if self._senders is not None:
+            self._senders.tell_again()
 
     def _fetch(self, source: _Source) -> int:
         try:
@@ -224,8 +233,8 @@ class Streams:
                 break
         for source in self._sources:
             self._finish(source)
-        if self._dropped is not None:
-            self._dropped.take()
+        for one in self._beside:
+            one.finish()
 
     def _finish(self, source: _Source) -> None:
         source.socket.stop()

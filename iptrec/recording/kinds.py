@@ -43,6 +43,9 @@ STREAMS: Final = {
         ),
         StreamKind("nftables", "changes of nf_tables' ruleset"),
         StreamKind("drops", "packets that were traced and that the kernel dropped, and why"),
+        StreamKind(
+            "senders", "sockets that sent traced packets, once for each process: whose they are"
+        ),
         StreamKind("conntrack", "connections: those of the beginning, new ones and ends"),
         StreamKind("sockets", "sockets of those that were closed", trimmed=False),
         StreamKind(
@@ -116,6 +119,7 @@ SNAPSHOTS: Final = {
         SnapshotKind(
             "owners", "processes that hold those sockets, paths of their control groups", "json"
         ),
+        SnapshotKind("sender-cgroups", "paths of control groups of senders, by number", "json"),
         SnapshotKind("groups", "multicast groups that interfaces have joined", "json"),
         SnapshotKind("counters", "what protocols, interfaces, connection tracking counted", "json"),
     )

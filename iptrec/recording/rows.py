@@ -106,8 +106,8 @@ class Loss:
     ``how``: "sequence" (a gap in NFULA_SEQ: ``events`` is exact), "enobufs" (the kernel said that
     it dropped some; the gap that counts them follows, ``events`` is None), "truncated" (datagrams
     longer than the slot, cut), "rules-gone", "logger-switched" (somebody removed our TRACE rules, or
-    switched the logger: nothing was traced until it was put back), "ring-full" (reasons of drops that found no
-    room: no event is missing).
+    switched the logger: nothing was traced until it was put back), "ring-full" (reasons of drops, or
+    facts about senders, that found no room: no event is missing).
     """
 
     stream: int

@@ -93,6 +93,7 @@ def as_json(
             "talkers_exact": summary.talkers_exact,
             "rules": summary.rules,
             **_drop_reasons(recording, summary),
+            **_senders_object(recording),
             "untraced": [one._asdict() for one in summary.untraced],
             "vanished": summary.vanished,
             "asked": summary.asked._asdict(),
@@ -184,6 +185,7 @@ def as_text(
         rows[0] = "complete", rows[0][1] if flaws else _BUT_FOR_RULES
         rows.insert(1, ("unread", _UNREAD.format(counted(summary.unread, "packet"))))
     rows += [("drop reason", text) for text in _why_dropped(recording, summary)]
+    rows += [("senders", _senders(recording, one)) for one in _of_kind(recording, "senders")]
     rows += [("not seen", text) for text in _vanished(summary)]
     rows += [("discards", text) for text in _discards(recording, summary)]
     rows += [("asked", text) for text in _asked(summary)]
@@ -282,11 +284,11 @@ def _counted(counts: dict[str, int]) -> str:
 
 def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
     """Whether it was recorded what the kernel drops behind the rules, and what that was."""
-    for one in _of_drops(recording):
+    for one in _of_kind(recording, "drops"):
         if "not_recorded" in one.detail:
             yield f"not recorded ({one.detail['not_recorded']})"
             continue
-        missing = sum(loss.events or 0 for loss in recording.losses if loss.stream == one.id)
+        missing = _missing(recording, one)
         words = [
             f"behind the rules: {_counted(summary.ends)}"
             if summary.ends
@@ -303,8 +305,8 @@ def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
 
 def _drop_reasons(recording: Recording, summary: Summary) -> dict[str, Any]:
     """The same as JSON; nothing of recordings that do not know of it."""
-    for one in _of_drops(recording):
-        missing = sum(loss.events or 0 for loss in recording.losses if loss.stream == one.id)
+    for one in _of_kind(recording, "drops"):
+        missing = _missing(recording, one)
         told = {
             "recorded": "not_recorded" not in one.detail,
             "why_not": one.detail.get("not_recorded"),
@@ -320,8 +322,30 @@ def _drop_reasons(recording: Recording, summary: Summary) -> dict[str, Any]:
     return {}
 
 
-def _of_drops(recording: Recording) -> list[Stream]:
-    return [one for one in recording.streams if one.kind == "drops"]
+def _senders(recording: Recording, stream: Stream) -> str:
+    """Whether the kernel told which programs sent packets."""
+    if "not_recorded" in stream.detail:
+        return f"not recorded ({stream.detail['not_recorded']})"
+    missing = _missing(recording, stream)
+    return f"recorded; {counted(missing, 'socket')} found no room" if missing else "recorded"
+
+
+def _senders_object(recording: Recording) -> dict[str, Any]:
+    """The same as JSON; nothing of recordings that do not know of it."""
+    for one in _of_kind(recording, "senders"):
+        why_not = one.detail.get("not_recorded")
+        told = {"recorded": why_not is None, "why_not": why_not, "lost": _missing(recording, one)}
+        return {"senders": told}
+    return {}
+
+
+def _missing(recording: Recording, stream: Stream) -> int:
+    """How much of a stream found no room."""
+    return sum(loss.events or 0 for loss in recording.losses if loss.stream == stream.id)
+
+
+def _of_kind(recording: Recording, kind: str) -> list[Stream]:
+    return [one for one in recording.streams if one.kind == kind]
 
 
 def how_many(losses: Sequence[Loss]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf, btf, source
+from iptrec.kernel.drops import bpf, btf, ring
 from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.drops.program import LAYOUT
 from iptrec.kernel.drops.source import DropSource
@@ -107,17 +107,19 @@ RING = STRIDE * ROOM
 class Ring:
     """A source without a kernel."""
 
-    def __init__(self, monkeypatch):
-        monkeypatch.setattr(source, "_RING_BYTES", RING)
+    def __init__(self):
         self.bytes = np.zeros(2 * RING, np.uint8)
         self.written = np.zeros(1, np.uint64)
         self.lost = np.zeros(1, np.int64)
         self.made = DropSource.__new__(DropSource)
-        for field, value in {
-            "_snaplen": 64, "_secret": np.uint64(0), "_places": {}, "_told": 0, "_bytes": self.bytes,
-            "_read_to": np.zeros(1, np.uint64), "_written_to": self.written, "_lost": self.lost,
-        }.items():  # fmt: skip
-            setattr(self.made, field, value)
+        records = ring.Ring.__new__(ring.Ring)
+        for whose, field, value in (
+            (self.made, "_snaplen", 64), (self.made, "_secret", np.uint64(0)), (self.made, "_places", {}),
+            (self.made, "_told", 0), (self.made, "_lost", self.lost), (self.made, "_records", records),
+            (records, "_size", RING), (records, "_stride", STRIDE), (records, "_bytes", self.bytes),
+            (records, "_read_to", np.zeros(1, np.uint64)), (records, "_written_to", self.written),
+        ):  # fmt: skip
+            setattr(whose, field, value)
 
     def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False):
         head = np.zeros(1, LAYOUT)
@@ -132,51 +134,51 @@ class Ring:
 
 
 @pytest.fixture
-def ring(monkeypatch):
-    return Ring(monkeypatch)
+def filled():
+    return Ring()
 
 
-def test_records_are_cut_to_what_was_captured(ring):
+def test_records_are_cut_to_what_was_captured(filled):
     """Behind it is what was there before, of other packets."""
-    ring.write(captured=3)
-    ring.write(captured=0)
-    found = ring.made.receive()
+    filled.write(captured=3)
+    filled.write(captured=0)
+    found = filled.made.receive()
     assert found.lengths.tolist() == [67, 64]
     assert found.data[64:67] == b"ppp"
     assert len(found.data) == 67 + 64
-    assert ring.made.receive() is None
+    assert filled.made.receive() is None
 
 
-def test_round_and_round(ring):
+def test_round_and_round(filled):
     """Where the ring begins again, too."""
     seen = 0
     for number in range(5 * ROOM):
-        ring.write(captured=number % 60)
+        filled.write(captured=number % 60)
         if number % 3 == 2:
-            seen += len(ring.made.receive().lengths)
+            seen += len(filled.made.receive().lengths)
     assert seen == 5 * ROOM - 5 * ROOM % 3
 
 
-def test_what_is_being_written_is_waited_for(ring):
-    ring.write()
-    ring.write(busy=True)
-    ring.write()
-    assert len(ring.made.receive().lengths) == 1
-    assert ring.made.receive() is None
+def test_what_is_being_written_is_waited_for(filled):
+    filled.write()
+    filled.write(busy=True)
+    filled.write()
+    assert len(filled.made.receive().lengths) == 1
+    assert filled.made.receive() is None
 
 
-def test_places_get_numbers(ring):
+def test_places_get_numbers(filled):
     """Where they are in the kernel does not leave the host; their symbols do, once."""
-    ring.write(place=0xFFFFFFFF81000000, symbol=b"ip_error+0x94/0x2b0", flags=1)
-    ring.write(place=0xFFFFFFFF82000000, symbol=b"nft_do+0x1/0x2 [nf_tables]", flags=1)
-    ring.write(place=0xFFFFFFFF81000000)
-    found = ring.made.receive()
+    filled.write(place=0xFFFFFFFF81000000, symbol=b"ip_error+0x94/0x2b0", flags=1)
+    filled.write(place=0xFFFFFFFF82000000, symbol=b"nft_do+0x1/0x2 [nf_tables]", flags=1)
+    filled.write(place=0xFFFFFFFF81000000)
+    found = filled.made.receive()
     assert found.places == {1: "ip_error+0x94", 2: "nft_do+0x1 [nf_tables]"}
     places = np.frombuffer(found.data, np.uint8).reshape(3, -1)[:, :64].copy().view(LAYOUT)["place"]
     assert places.ravel().tolist() == [1, 2, 1]
 
 
-def test_what_found_no_room_is_told_once(ring):
-    ring.lost[0] = 5
-    assert ring.made.receive().lost == 5
-    assert ring.made.receive() is None
+def test_what_found_no_room_is_told_once(filled):
+    filled.lost[0] = 5
+    assert filled.made.receive().lost == 5
+    assert filled.made.receive() is None

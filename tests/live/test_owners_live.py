@@ -14,6 +14,7 @@ import pytest
 import recorder
 from command import IPTREC
 from command import iptrec as command
+from rights import ROOT, since
 
 pytestmark = pytest.mark.live
 
@@ -126,8 +127,17 @@ def own_port(one):
     return one.header["dport" if one.in_ else "sport"]
 
 
-def test_of_whom(lab, group, served, tmp_path, backend):
-    """Users, groups and names; a shared socket; one whose holder ends; one that comes later."""
+NO_BPF = ["setpriv", "--bounding-set", "-bpf,-sys_admin", *IPTREC]
+
+
+@pytest.mark.parametrize(
+    "senders", [False, pytest.param(True, marks=[ROOT, since(6, 4, "senders")])]
+)
+def test_of_whom(lab, group, served, tmp_path, backend, senders):
+    """Users, groups and names; a shared socket; one whose holder ends; one that comes later.
+
+    The last two are told of where the kernel tells of senders: what they have sent.
+    """
     lab.run(["ip", "link", "set", "lo", "up"])
     load(lab, backend)
     one = served("a b\x1b", 5001, "127.0.0.1", 1234, 0, *([group] if group else []))
@@ -135,9 +145,16 @@ def test_of_whom(lab, group, served, tmp_path, backend):
     served("shared", 5003, "127.0.0.1", 0, 1)
     path = tmp_path / "t.db"
     child = recorder.start(
-        lab, "--backend", backend, "-o", path, "udp or tcp", notes=True, before=IPTREC
+        lab,
+        "--backend",
+        backend,
+        "-o",
+        path,
+        "udp or tcp",
+        notes=True,
+        before=IPTREC if senders else NO_BPF,
     )
-    served("late", 5004, "127.0.0.1", 0, 0)
+    late = served("late", 5004, "127.0.0.1", 0, 0)
     lab.run([sys.executable, "-c", ASK])
     os.killpg(other.pid, signal.SIGKILL)
     other.wait()
@@ -152,9 +169,19 @@ def test_of_whom(lab, group, served, tmp_path, backend):
         assert (first.cgroup, first.container) == (f"/{group.name}", ID)
     (third,) = found[5003]
     assert (third.uid, third.pid, third.comm) == (0, None, "shared")
-    # It was closed within the second that its end may be told late.
-    assert found[5002] == {None}
-    assert all(owners == {None} for port, owners in found.items() if port not in (5001, 5003))
+    if senders:
+        for port, name, process in ((5002, "other", other), (5004, "late", late)):
+            told = found[port] - {None}
+            assert {(one.uid, one.pid, one.comm) for one in told} == {(0, process.pid, name)}
+    else:
+        # It was closed within the second that its end may be told late.
+        assert found[5002] == {None}
+        assert all(owners == {None} for port, owners in found.items() if port not in (5001, 5003))
+    said = command("info", path).stdout
+    assert ("senders:     recorded\n" in said) == senders
+    assert (
+        "senders:     not recorded (the kernel refuses the program: Operation not" in said
+    ) != senders
     selected = command("show", path, "--comm", "shared", "--json").stdout.splitlines()
     owners = [json.loads(line)["owner"] for line in selected]
     assert len(owners) == sum(each.owner == third for each in recorder.packets(path))

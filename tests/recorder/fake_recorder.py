@@ -357,6 +357,7 @@ def take_the_stage(monkeypatch, made=None):
             dumps=lambda: {"links": b"[1]"},
         ),
         "asker": SimpleNamespace(Asker=Asker),
+        "senders": SimpleNamespace(opened=lambda *_: None),
     }.items():
         monkeypatch.setattr(session, name, fake)
     start = session.Command.start

@@ -163,6 +163,7 @@ def ring(**given):
         writer=writer,
         counted=counted,
         snapshot=lambda kind, *_, after_ns: counted.append((kind, after_ns)),
+        streams=SimpleNamespace(tell_again=lambda: None),
     )
     writer.evidence = evidence
     return Ring(options(**given), None, evidence), writer

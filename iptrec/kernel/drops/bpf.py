@@ -17,10 +17,13 @@ from iptrec.libc import libc
 
 _CALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280}  # __NR_bpf
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_FREEZE = 0, 2, 5, 17, 22
+_LINK_CREATE: Final = 28
 HASH, ARRAY, RINGBUF = 1, 2, 27  # enum bpf_map_type
+LRU_HASH: Final = 9
 READ_ONLY, MMAPABLE = 1 << 7, 1 << 10  # BPF_F_RDONLY_PROG, BPF_F_MMAPABLE
 _SOCKET_FILTER, _TRACING = 1, 26  # BPF_PROG_TYPE_
 _TRACE_RAW_TP: Final = 23
+_NETFILTER, _AT_NETFILTER = 32, 45  # BPF_PROG_TYPE_NETFILTER, BPF_NETFILTER
 _LOG_BYTES: Final = 1 << 20
 _STATISTICS: Final = ("processed ", "verification time", "stack depth")
 
@@ -36,6 +39,7 @@ LOOKUP, UPDATE, KTIME, CPU, PROBE_READ_KERNEL, RESERVE, SUBMIT, SNPRINTF = (
     132,
     165,
 )
+OUTPUT, CURRENT_TASK = 130, 158
 # Jumps: of 64 bits, and one of 32.
 ALWAYS, EQUAL, ABOVE, BITS, NOT_EQUAL, BELOW = 0x05, 0x15, 0x25, 0x45, 0x55, 0xA5
 NOT_EQUAL_32: Final = 0x56
@@ -108,6 +112,11 @@ def shift(to: int, bits: int) -> bytes:
     return insn(0x67, to, value=bits)
 
 
+def big_endian(to: int) -> bytes:
+    """Turn the 16 bits of a register from the host's byte order into the network's, or back."""
+    return insn(0xDC, to, value=16)
+
+
 def load_packet(size: int, offset: int) -> bytes:
     """Set register 0 to a field of the message that register 6 has the context of, in network byte order."""
     return insn(0x20 | size, value=offset)
@@ -178,6 +187,21 @@ def tracing(code: bytes, licence: bytes, typedef: int) -> int:
 def socket_filter(code: bytes, licence: bytes) -> int:
     """Load a filter of a socket; its descriptor. Raises OSError as `tracing` does."""
     return _loaded(_SOCKET_FILTER, code, licence, b"iptrec_numbers")
+
+
+def netfilter(code: bytes, licence: bytes) -> int:
+    """Load a program for a hook of netfilter; its descriptor. Raises OSError as `tracing` does."""
+    where = struct.pack("=II", 0, _AT_NETFILTER)
+    return _loaded(_NETFILTER, code, licence, b"iptrec_senders", where)
+
+
+def hooked(program: int, family: int, hook: int, priority: int) -> int:
+    """Put a program of `netfilter` at a hook of this network namespace, until this descriptor is closed.
+
+    ``family``, ``hook``: NFPROTO_ and NF_INET_ numbers. Raises OSError: EBUSY where the priority is taken.
+    """
+    where = struct.pack("=IIiI", family, hook, priority, 0)
+    return _bpf(_LINK_CREATE, struct.pack("=4I", program, 0, _AT_NETFILTER, 0) + where)
 
 
 def _loaded(kind: int, code: bytes, licence: bytes, name: bytes, where: bytes = b"") -> int:

@@ -93,6 +93,24 @@ class Btf:
             raise HostError(f"this kernel's struct {structure} has no {name}")
         return found
 
+    def field_of(self, structure: str, name: str, inner: str) -> Bits:
+        """Where a field of a field is, which may be of a structure without a name."""
+        at, (outer, of) = self._text_at(inner), self._member(structure, name)
+        while self._record(of)[1] >> 24 & 31 == _TYPEDEF:
+            of = self._record(of)[2]
+        found = self._field(of, at)
+        if found is None:
+            raise HostError(f"this kernel's struct {structure} has no {name}.{inner}")
+        return Bits(outer + found.offset, found.size)
+
+    def _member(self, structure: str, name: str) -> tuple[int, int]:
+        """Where a field is, bits, and the number of its type."""
+        text = self._text_at(name)
+        for at, of, offset in self._members(self.number(structure, _STRUCT), 3):
+            if at == text:
+                return offset & 0xFFFFFF, of
+        raise HostError(f"this kernel's struct {structure} has no {name}")
+
     def enum(self, name: str) -> dict[int, str]:
         """Value -> name; empty where this kernel has no such enum."""
         try:

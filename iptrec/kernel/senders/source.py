@@ -1,0 +1,131 @@
+"""Where it comes out which programs send: the program at OUTPUT of both families, and its ring."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+import numpy as np
+
+from iptrec.errors import HostError, strerror
+from iptrec.kernel.drops import bpf
+from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.drops.ring import Ring, since_the_epoch
+from iptrec.kernel.senders import program
+from iptrec.kernel.senders.program import LAYOUT, RECORD
+from iptrec.names import AF_INET, AF_INET6, HOOKS
+
+if TYPE_CHECKING:
+    from iptrec.names import U64
+
+_RING_BYTES: Final = 1 << 20
+_TOLD: Final = 16384  # facts that are kept in mind; one that was forgotten is told again
+_OUTPUT: Final = HOOKS.index("OUTPUT")
+# Behind raw's TRACE, which is at -300, before connection tracking: programs do not share a priority.
+_PRIORITIES: Final = range(-299, -200)
+_FAMILIES: Final = {"ipv4": AF_INET, "ipv6": AF_INET6}
+_ADVICE: Final = {
+    errno.EPERM: "it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN of the host itself, not of a container",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts that were fetched together at ``received_ns`` (epoch), back to back, `RECORD` bytes each.
+
+    ``cgroups``: the numbers of control groups in them. ``lost``: how many found no room since the last time.
+    """
+
+    received_ns: int
+    data: bytes
+    cgroups: U64
+    lost: int
+
+    def __len__(self) -> int:
+        """Return the number of facts."""
+        return len(self.data) // RECORD
+
+
+class SenderSource:
+    """Who sends packets that are traced in the current network namespace; a context manager.
+
+    Raises `HostError` with the reason where it does not work: the kernel is asked by trying.
+    """
+
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self._told = 0  # of what was lost
+        try:
+            types = Btf.of_kernel()
+            program.require_programs(types)
+            with contextlib.ExitStack() as opened:
+                self._attach(types, opened)
+                self._open = opened.pop_all()
+        except (LookupError, ValueError) as error:  # kinds of types that are not known yet
+            raise HostError(f"the kernel's types cannot be read: {error}") from None
+        except OSError as error:
+            advice = _ADVICE.get(error.errno or 0)
+            raise HostError(
+                f"the kernel refuses the program: {strerror(error)}{f'; {advice}' if advice else ''}"
+            ) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _attach(self, types: Btf, opened: contextlib.ExitStack) -> None:
+        def kept(descriptor: int) -> int:
+            opened.callback(os.close, descriptor)
+            return descriptor
+
+        self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
+        key, value = program.KEY, program.VALUE
+        told = kept(bpf.new_map(bpf.LRU_HASH, key=key, value=value, entries=_TOLD))
+        size = program.NOTES
+        notes = kept(bpf.new_map(bpf.ARRAY, key=4, value=size, entries=1, flags=bpf.MMAPABLE))
+        self._records = Ring(self._ring, _RING_BYTES, RECORD)
+        self._notes = memoryview(mmap.mmap(notes, mmap.PAGESIZE)).cast("q")
+        maps = program.Maps(self._ring, told, notes)
+        for family, number in _FAMILIES.items():
+            loaded = kept(bpf.netfilter(program.code(types, maps, family), program.LICENCE))
+            kept(_hooked(loaded, number))
+
+    def fileno(self) -> int:
+        """For poll: ready where a fact is there, though nobody is woken by one."""
+        return self._ring
+
+    def tell_again(self) -> None:
+        """Let what was told be told again, as of when it was told first, once its socket sends again."""
+        self._notes[program.TURN // 8] = (self._notes[program.TURN // 8] + 1) & 0xFFFFFFFF
+
+    def receive(self) -> Facts | None:
+        """What is there now; None if nothing is."""
+        lost = self._notes[program.LOST // 8] - self._told
+        if not lost and self._records.empty:  # the loop asks in every round
+            return None
+        facts = self._records.rows().view(LAYOUT)[:, 0]
+        if not len(facts) and not lost:
+            return None
+        now, offset = time.time_ns(), since_the_epoch()
+        self._told += lost
+        for name in ("since", "time"):
+            facts[name] = np.minimum(facts[name] + offset, now)
+        return Facts(now, facts.tobytes(), np.unique(facts["cgroup"]), lost)
+
+
+def _hooked(loaded: int, family: int) -> int:
+    """Put the program at the first priority that nobody has."""
+    for priority in _PRIORITIES:
+        try:
+            return bpf.hooked(loaded, family, _OUTPUT, priority)
+        except OSError as error:
+            if error.errno != errno.EBUSY or priority == _PRIORITIES[-1]:
+                raise
+    raise AssertionError
