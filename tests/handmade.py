@@ -14,6 +14,7 @@ from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Strea
 HOOK = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
 REASONS = {
     2: "NOT_SPECIFIED", 3: "NO_SOCKET", 9: "NETFILTER_DROP", 30: "TCP_OLD_DATA", 46: "NEIGH_FAILED",
+    7: "SOCKET_RCVBUFF", 53: "QDISC_DROP",
 }  # fmt: skip
 UUID = "00000000-0000-4000-8000-000000000001"
 
@@ -66,10 +67,11 @@ def datagram(
     return netlink(0x0400, struct.pack("=BBH", family, 0, 0) + body)
 
 
-def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None):
+def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None, device=None):
     """A record of a packet that the kernel dropped."""
     taken = packet if captured is None else packet[:captured]
-    head = struct.pack("<qqQIIIIII", time_ns, place, 5, reason, netns, iif, iif, 0, len(packet))
+    device = iif if device is None else device
+    head = struct.pack("<qqQIIIIII", time_ns, place, 5, reason, netns, device, iif, 0, len(packet))
     return (
         head
         + struct.pack(">H", 0x0800)

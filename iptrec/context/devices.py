@@ -1,4 +1,4 @@
-"""The MTU of interfaces over time, and which of them belong to a VRF."""
+"""The MTU of interfaces over time, which of them belong to a VRF, and which are bridges."""
 
 from __future__ import annotations
 
@@ -29,13 +29,9 @@ class Devices:
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._over_time: dict[int, list[tuple[int, Device]]] = {}
         self._made: dict[tuple[Device, ...], Mapping[int, Device]] = {}
-        told = heapq.merge(
-            _listed(recording, namespace),
-            _changes(recording, namespace),
-            key=operator.itemgetter(0),
-        )
-        for time_ns, device, index in told:
-            known = self._over_time.setdefault(index, [])
+        for time_ns, row in _told(recording, namespace):
+            device = _device(row)
+            known = self._over_time.setdefault(int(row["index"]), [])
             if not known or known[-1][1] != device:
                 known.append((time_ns, device))
         self._changing = [index for index, known in self._over_time.items() if len(known) > 1]
@@ -62,25 +58,41 @@ def _then(known: list[tuple[int, Device]], time_ns: tuple[int, int]) -> Device:
     return Device(before[-1].name, None, vrf=any(one.vrf for one in possible))
 
 
-def _listed(recording: Recording, namespace: int) -> Iterator[tuple[int, Device, int]]:
+def bridges(recording: Recording, namespace: int) -> frozenset[int]:
+    """The indexes of all that were bridges at any time."""
+    told = _told(recording, namespace)
+    return frozenset(int(row["index"]) for _, row in told if "bridge" in _kinds(row)[:1])
+
+
+def _told(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """What is told of interfaces, and when, in the order of time."""
+    told = (_listed(recording, namespace), _changes(recording, namespace))
+    return heapq.merge(*told, key=operator.itemgetter(0))
+
+
+def _listed(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """What the lists tell; what is in the first one was there before."""
     lists = (one for one in recording.snapshots("links") if one.namespace == namespace)
     for number, one in enumerate(lists):
         for row in snapshots.described_links(one.content, one.media):
-            yield one.time_ns if number else _EVER, _device(row), int(row["index"])
+            yield one.time_ns if number else _EVER, row
 
 
-def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, Device, int]]:
+def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """What the kernel told of interfaces that came or changed."""
     for time_ns, datagram in datagrams(recording, "rtnetlink", namespace):
         for row in rows(LAYOUTS["links"], datagram):
             if "name" in row:
-                yield time_ns, _device(row), int(row["index"])
+                yield time_ns, row
+
+
+def _kinds(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What an interface is, and what the one is whose port it is; None where that is not told."""
+    info = row.get("linkinfo")
+    return (info.get("kind"), info.get("slave_kind")) if isinstance(info, dict) else (None, None)
 
 
 def _device(row: Mapping[str, Any]) -> Device:
-    info = row.get("linkinfo") or {}
     mtu = row.get("mtu")
-    kinds = {info.get("kind"), info.get("slave_kind")} if isinstance(info, dict) else set()
     name = str(row["name"]).encode("utf-8", "backslashreplace").decode()  # of a stranger
-    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in kinds)
+    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in _kinds(row))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.context.devices import bridges
 from iptrec.decode import drops as decode
 from iptrec.packets import drop_words
 from iptrec.packets.ends import Death
@@ -37,6 +39,16 @@ class Cause(NamedTuple):
         return drop_words.function(self.where) in drop_words.ROUTING
 
     @property
+    def discarding(self) -> bool:
+        """Whether it was dropped where something stands for its way, or for what takes it."""
+        return drop_words.function(self.where) in drop_words.DISCARDING
+
+    @property
+    def of_socket(self) -> bool:
+        """Whether one socket dropped it, of which several may get a copy each."""
+        return self.reason in drop_words.OF_SOCKETS
+
+    @property
     def receiving(self) -> bool:
         """Whether who takes packets for this host dropped it."""
         return drop_words.function(self.where).startswith(drop_words.RECEIVING)
@@ -55,7 +67,8 @@ class Records(NamedTuple):
     """Some records; shape (n,) each.
 
     ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
-    `DUMPED` where keys need no more. ``cause``: number of a `Cause`.
+    `DUMPED` where keys need no more. ``cause``: number of a `Cause`. ``device``: the index of the interface
+    that it was at, 0 where that is not known.
     """
 
     time_ns: I64
@@ -63,12 +76,11 @@ class Records(NamedTuple):
     exact: U64
     cut: I64
     cause: I64
+    device: I64
 
     def take(self, index: I64 | Mask) -> Records:
         """Some of them."""
-        return Records(
-            self.time_ns[index], self.key[index], self.exact[index], self.cut[index], self.cause[index]
-        )  # fmt: skip
+        return Records(*(one[index] for one in self))
 
 
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
@@ -81,8 +93,9 @@ def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
     return combined([packets.dumped(cut).keys(), sent.astype(np.uint64)])
 
 
-def exact_keys(packets: Packets, sent: Mask) -> U64:
+def exact_keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
     """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
+    packets = packets.dumped(cut)
     first, later, cut = packets.transports()
     known = np.where(later | cut, np.uint64(0), first)
     flags = packets.flags().astype(np.uint64)
@@ -109,12 +122,17 @@ class DropRecords:
         self._reasons: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self.causes: list[Cause] = []
-        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO.astype(np.uint64), _NO, _NO)
+        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO.astype(np.uint64), _NO, _NO, _NO)
 
     @property
     def there(self) -> bool:
         """Whether any were recorded."""
         return bool(self._streams)
+
+    @functools.cached_property
+    def bridges(self) -> I64:
+        """The indexes of the interfaces that are bridges."""
+        return np.array(sorted(bridges(self._recording, self._namespace)), np.int64)
 
     def between(self, since_ns: int, until_ns: int) -> Records:
         """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
@@ -159,7 +177,9 @@ class DropRecords:
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
         sent = drops.iif == 0
-        return Records(drops.time_ns, keys(packets, sent), exact_keys(packets, sent), cut, cause)
+        device = drops.ifindex.astype(np.int64)
+        found = keys(packets, sent), exact_keys(packets, sent)
+        return Records(drops.time_ns, *found, cut, cause, device)
 
     def _number(self, reason: int, place: int) -> int:
         """The number of a cause, -1 for one that is no loss."""

@@ -10,6 +10,8 @@ from typing import Final
 
 NO_ANSWER: Final = "the next hop does not answer (ARP, neighbour discovery)"
 _NO_INPUT_ROUTE: Final = "no route, nobody joined its multicast group, or it has a source route"
+# net/ipv6/exthdrs.c, nodata_protocol: what has no next header ends as at a blackhole.
+_DISCARDED: Final = "a route blackholes the destination, or its last header says that none follows"
 TOO_BIG: Final = "larger than the next MTU, and not to be fragmented"
 # linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
 _BY_BOTH: Final = {
@@ -26,8 +28,8 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "ip_error"): "a route blackholes, prohibits or refuses the destination",
     ("NOT_SPECIFIED", "ip6_pkt_discard"): "a route blackholes or refuses the destination",
     ("NOT_SPECIFIED", "ip6_pkt_prohibit"): "a route prohibits the destination",
-    ("NOT_SPECIFIED", "dst_discard"): "a route blackholes the destination",
-    ("NOT_SPECIFIED", "dst_discard_out"): "a route blackholes the destination",
+    ("NOT_SPECIFIED", "dst_discard"): _DISCARDED,
+    ("NOT_SPECIFIED", "dst_discard_out"): _DISCARDED,
     ("NOT_SPECIFIED", "neigh_invalidate"): NO_ANSWER,
     ("NOT_SPECIFIED", "ndisc_error_report"): NO_ANSWER,
     ("NOT_SPECIFIED", "ip_rcv_finish_core"): _NO_INPUT_ROUTE,
@@ -77,13 +79,18 @@ _BY_REASON: Final = {
 # Functions that take packets behind INPUT begin so.
 RECEIVING: Final = (
     "udp", "__udp", "tcp_", "icmp", "igmp", "raw", "ping_", "sctp_", "ip_local_deliver", "ip6_input_finish",
-    "ip6_protocol_deliver",
+    "ip6_protocol_deliver", "ipv6_rthdr_rcv", "ipv6_destopt_rcv",
 )  # fmt: skip
 # Those that route: what they drop has not come any further.
 ROUTING: Final = (
     "ip_error", "ip_rcv_finish_core", "ip_forward", "ip6_forward", "ip6_pkt_discard", "ip6_pkt_prohibit",
     "ip6_mc_input",
 )  # fmt: skip
+# What stands for the destination's route, or for what takes packets here; for those that were forwarded only
+# where their interface has just gone (net/core/dst.c, dst_dev_put).
+DISCARDING: Final = ("dst_discard", "dst_discard_out")
+# Reasons of a socket: where several get a packet, each its own copy, it is one's alone.
+OF_SOCKETS: Final = ("SOCKET_FILTER", "SOCKET_RCVBUFF", "SOCKET_BACKLOG", "PROTO_MEM")
 NETFILTER: Final = "NETFILTER_DROP"
 # Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
 LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")

@@ -3,7 +3,8 @@
 A record has the packet as it was when it was dropped, and the time of that. Its bytes find the packets that may
 be it: what no rule rewrites (`identity`), and whether it was sent here or came in. Its time decides: the packet
 had been at its last rule by then, and most reasons come at once. A packet that waits for a neighbour, or in a
-queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it.
+queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it. Nor is
+one of which copies went elsewhere: a bridge sends one by each of its ports, several sockets get a multicast.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64, Mask
+    from iptrec.names import I64, U64, Mask
     from iptrec.packets.assemble import Assembly
     from iptrec.packets.outcome import Outcome
     from iptrec.recording.rows import Recording
@@ -72,9 +73,11 @@ class Dropped:
         if not len(records.time_ns):
             return nothing
         causes = self._records.causes
-        found = _Candidates(events, earliest_ns, assembly).found(records, causes)
+        candidates = _Candidates(events, earliest_ns, assembly)
+        found = candidates.found(records, causes)
         self._records.forget(found.used(decided, len(records.time_ns)))
-        return _ended(assembly, records, causes, found, decided)
+        copied = candidates.copied(records, causes, found, self._records.bridges)
+        return _ended(assembly, records, causes, found, copied, decided)
 
 
 class _Found(NamedTuple):
@@ -110,44 +113,66 @@ class _Candidates:
         self.late_ns = events.received_ns[last] + _LATE_NS
         self._came_in: Mask = events.hook[last] == _INPUT
         beyond = np.isin(events.hook[last], _BEYOND)
+        self._onward: Mask = beyond & ~self._came_in
+        self._out = events.outdev[last].astype(np.int64)
         self._routed: Mask = ~beyond | self._sent
         by_rules = np.array([one.verdict in _BY_RULES for one in outcomes])
         self._by_rules: Mask = by_rules[assembly.outcome]
         passed = np.array([one.verdict in _PASSED for one in outcomes])
         self._passed: Mask = passed[assembly.outcome]
 
+    def copied(
+        self, records: Records, causes: Sequence[Cause], found: _Found, bridges: I64
+    ) -> Mask:
+        """Of which of the found ones the kernel may have dropped a copy, while another one went on."""
+        of_socket = np.array([one.of_socket for one in causes])[records.cause[found.record]]
+        device, out = records.device[found.record], self._out[found.traversal]
+        port = (device > 0) & (device != out) & np.isin(out, bridges)
+        several: Mask = port | (of_socket & self._packets.to_many()[found.traversal])
+        return several
+
     def found(self, records: Records, causes: Sequence[Cause]) -> _Found:
         """Find whose they are."""
-        netfilter = np.array([one.netfilter for one in causes])[records.cause]
-        late = np.array([one.late for one in causes])[records.cause]
-        record, traversal, crowds = self._alike(records)
-        time_ns = records.time_ns[record]
-        until_ns = np.where(late[record], self.late_ns[traversal], self.until_ns[traversal])
-        fits = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
+        flags = _Flags.of(causes, records)
+        record, traversal, exact, crowds = self._alike(records, flags.late)
+        fits = self._there(records, record, traversal, flags.late)
         fits &= (self._by_rules | self._passed)[traversal]
         # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
-        fits = _preferred(record, fits, netfilter[record] == self._by_rules[traversal])
-        routing = np.array([one.routing for one in causes])[records.cause]
-        fits &= ~routing[record] | (self._routed | self._by_rules)[traversal]
+        fits = _preferred(record, fits, flags.netfilter[record] == self._by_rules[traversal])
+        fits &= self._can_be(flags, record, traversal)
+        fits = _preferred(record, fits, ~(flags.discarding[record] & self._onward[traversal]))
         # Of what a bridge or IP copied the host's own copy came to INPUT, if a chain there tells of it.
-        receiving = np.array([one.receiving for one in causes])[records.cause]
-        fits = _preferred(record, fits, receiving[record] == self._came_in[traversal])
+        fits = _preferred(record, fits, flags.receiving[record] == self._came_in[traversal])
         # The last rule may have seen it before NAT, or not.
-        own = exact_keys(self._packets, self._sent)
-        fits = _preferred(record, fits, records.exact[record] == own[traversal])
+        fits = _preferred(record, fits, exact)
         found = _who_is_alone(records, record[fits], traversal[fits])
         parted = [
-            (some[here], of[(self._by_rules[of] == rules) & ~(way & ~self._routed[of])])
+            (part, self._left(of, found, records, flags, part))
             for some, of in crowds
-            for rules in (False, True)
-            for way in (False, True)
-            if (here := (netfilter[some] == rules) & (routing[some] == way)).any()
+            for part in flags.parts(some)
         ]
-        return _by_count(
-            records,
-            found,
-            [(some, self._near(of, records.time_ns[some])) for some, of in parted if len(some)],
-        )
+        return _by_count(records, found, parted)
+
+    def _can_be(self, flags: _Flags, record: I64, traversal: I64) -> Mask:
+        """Whether records can be of traversals, by how far these came."""
+        ruled, onward = self._by_rules[traversal], self._onward[traversal]
+        routed: Mask = ~flags.routing[record] | self._routed[traversal] | ruled
+        return routed & (~flags.receiving[record] | ~onward | ruled)
+
+    def _there(self, records: Records, record: I64, traversal: I64, late: Mask) -> Mask:
+        """Whether records are of times when the packets may have been dropped."""
+        time_ns = records.time_ns[record]
+        until_ns = np.where(late[record], self.late_ns[traversal], self.until_ns[traversal])
+        fits: Mask = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
+        return fits
+
+    def _left(self, of: I64, found: _Found, records: Records, flags: _Flags, some: I64) -> I64:
+        """Which of a crowd some records, all of one kind, may be of."""
+        first = np.full(len(of), some[0])
+        kept = (self._by_rules[of] == flags.netfilter[first]) & self._can_be(flags, first, of)
+        kept &= ~np.isin(of, found.traversal)
+        stayed = kept & ~(flags.discarding[first] & self._onward[of])
+        return self._near(of[stayed if stayed.any() else kept], records.time_ns[some])
 
     def _near(self, of: I64, time_ns: I64) -> I64:
         """Those that were there at some of the times."""
@@ -156,24 +181,67 @@ class _Candidates:
         found: I64 = of[near]
         return found
 
-    def _alike(self, records: Records) -> tuple[I64, I64, list[tuple[I64, I64]]]:
-        """Pairs of records and traversals with equal keys; and crowds, too many to look at each pair."""
-        pairs, crowds = [(_NONE, _NONE)], []
+    def _alike(self, records: Records, late: Mask) -> tuple[I64, I64, Mask, list[tuple[I64, I64]]]:
+        """Pairs of records and traversals with equal keys, and which are equal in what NAT rewrites, too.
+
+        And crowds, too many to look at each pair; those that are equal in all come first there, too.
+        """
+        pairs, crowds = [(_NONE, _NONE, np.zeros(0, np.bool_))], []
         for cut in np.unique(records.cut).tolist():
             record = np.flatnonzero(records.cut == cut)
             own = keys(self._packets, self._sent, cut)
-            order = np.argsort(own, kind="stable")
-            first = np.searchsorted(own[order], records.key[record])
-            count = np.searchsorted(own[order], records.key[record], side="right") - first
-            many = count > _MOST_EQUAL
-            for start in np.unique(first[many]).tolist():
-                some = record[many & (first == start)]
-                crowds.append((some, order[start : start + int(count[first == start][0])]))
-            record, first, count = record[~many], first[~many], count[~many]
-            step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-            pairs.append((np.repeat(record, count), order[np.repeat(first, count) + step]))
-        found = [np.concatenate(some) for some in zip(*pairs, strict=True)]
-        return found[0], found[1], crowds
+            exact = exact_keys(self._packets, self._sent, cut)
+            one, of, many = _equal(records.key[record], own)
+            pairs.append((record[one], of, records.exact[record[one]] == exact[of]))
+            for some, others in many:
+                every = record[some]
+                one, of, still = _equal(records.exact[every], exact[others])
+                near = self._there(records, every[one], others[of], late)
+                one, of = every[one[near]], others[of[near]]
+                pairs.append((one, of, np.ones(len(of), np.bool_)))
+                crowds += [(every[some], others[of]) for some, of in still]
+                settled = np.concatenate([one, *(every[some] for some, _ in still)])
+                crowds.append((np.setdiff1d(every, settled), others))
+        record, of, same = (np.concatenate(some) for some in zip(*pairs, strict=True))
+        return record, of, same, [one for one in crowds if len(one[0])]
+
+
+class _Flags(NamedTuple):
+    """What the causes of some records are; shape (n,) each."""
+
+    netfilter: Mask
+    routing: Mask
+    receiving: Mask
+    discarding: Mask
+    late: Mask
+
+    @classmethod
+    def of(cls, causes: Sequence[Cause], records: Records) -> _Flags:
+        """Those of records."""
+        each = ([getattr(one, name) for one in causes] for name in cls._fields)
+        return cls(*(np.array(one, np.bool_)[records.cause] for one in each))
+
+    def parts(self, some: I64) -> list[I64]:
+        """Records put together that are of one kind."""
+        kinds = np.stack([one[some] for one in self[:-1]], axis=1)
+        _, number = np.unique(kinds, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        return [some[number == kind] for kind in range(int(number.max()) + 1)]
+
+
+def _equal(wanted: U64, own: U64) -> tuple[I64, I64, list[tuple[I64, I64]]]:
+    """Which numbers are equal, as pairs of places in both; and the places where too many are."""
+    order = np.argsort(own, kind="stable")
+    first = np.searchsorted(own[order], wanted)
+    count = np.searchsorted(own[order], wanted, side="right") - first
+    many = count > _MOST_EQUAL
+    crowds = []
+    for start in np.unique(first[many]).tolist():
+        some = np.flatnonzero(many & (first == start))
+        crowds.append((some, order[start : start + int(count[some[0]])]))
+    found, first, count = np.flatnonzero(~many), first[~many], count[~many]
+    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    return np.repeat(found, count), order[np.repeat(first, count) + step], crowds
 
 
 def _preferred(record: I64, fits: Mask, likely: Mask) -> Mask:
@@ -236,9 +304,14 @@ def _by_count(records: Records, found: _Found, crowds: list[tuple[I64, I64]]) ->
 
 
 def _ended(
-    assembly: Assembly, records: Records, causes: Sequence[Cause], found: _Found, decided: int
+    assembly: Assembly,
+    records: Records,
+    causes: Sequence[Cause],
+    found: _Found,
+    copied: Mask,
+    decided: int,
 ) -> Ended:
-    """The traversals with what the records tell of them."""
+    """The traversals with what the records tell of them; ``copied``: of the found ones, see `_Candidates`."""
     by_rules = np.array([one.verdict in _BY_RULES for one in assembly.outcomes])[assembly.outcome]
     certain = np.array([one.complete and one.doubt is None for one in assembly.outcomes])
     netfilter = np.array([one.netfilter for one in causes])[records.cause[found.record]]
@@ -247,10 +320,11 @@ def _ended(
     disagree = int((differ & certain[assembly.outcome[found.traversal]]).sum())
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
     order = order[~ruled[order]]
-    record, traversal = found.record[order], found.traversal[order]
     made = _Made(assembly, causes)
-    made.replace(traversal, records.cause[record], _lost)
-    made.time_ns[traversal] = records.time_ns[record]
+    for one, make in ((order[copied[order]], _one_of_its_copies), (order[~copied[order]], _lost)):
+        record, traversal = found.record[one], found.traversal[one]
+        made.replace(traversal, records.cause[record], make)
+        made.time_ns[traversal] = records.time_ns[record]
     for some, of in found.groups:
         if not causes[records.cause[some[0]]].netfilter:
             doubtful = partial(_doubtful, dropped=len(some), of=len(of))
@@ -300,11 +374,17 @@ def _lost(before: Outcome, cause: Cause) -> Outcome:
     )
 
 
+def _one_of_its_copies(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome, with the packet dropped perhaps, or one of its copies."""
+    return _in_doubt(before, cause, "the kernel dropped it, or one of its copies and not all")
+
+
 def _doubtful(before: Outcome, cause: Cause, dropped: int, of: int) -> Outcome:
     """An outcome, with the packet dropped perhaps."""
     doubt = f"the kernel dropped {dropped:,} of {counted(of, 'equal packet')}, perhaps this one"
-    return replace(
-        before,
-        doubt="; ".join(filter(None, (before.doubt, doubt))),
-        death=cause.death(sure=False),
-    )
+    return _in_doubt(before, cause, doubt)
+
+
+def _in_doubt(before: Outcome, cause: Cause, doubt: str) -> Outcome:
+    told = "; ".join(filter(None, (before.doubt, doubt)))
+    return replace(before, doubt=told, death=cause.death(sure=False))

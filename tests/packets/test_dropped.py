@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
 from iptrec.packets.drop_records import DropRecords
+from iptrec.recording.rows import Snapshot
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RULES = (
@@ -23,9 +25,10 @@ BEGIN = 1000 * SECOND
 ONE, OTHER = udp(ident=1), udp(ident=2)
 PLACES = (
     "ip_error+0x94", "nf_hook_slow+0x7d", "neigh_invalidate+0x7e", "tpacket_rcv+0x10", "ping_rcv+0xab",
-    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163",
+    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163", "__udp4_lib_rcv+0x1",
+    "__dev_queue_xmit+0xdd1",
 )  # fmt: skip
-NOT_SPECIFIED, NO_SOCKET, BY_RULES, OLD, NEIGHBOUR = 2, 3, 9, 30, 46
+NOT_SPECIFIED, NO_SOCKET, FULL, BY_RULES, OLD, NEIGHBOUR, QUEUE = 2, 3, 7, 9, 30, 46, 53
 
 
 def arrived(packet, at_ns=0):
@@ -87,6 +90,31 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "all of many": (
         [one for _ in range(100) for one in arrived(ONE)], [dropped(ONE)] * 100, [LOST] * 100,
     ),
+    "of many that go elsewhere": (
+        [one for host in range(100) for one in arrived(udp(ident=1, dst=f"10.1.0.{host}"))],
+        [dropped(udp(ident=1, dst="10.1.0.7")), dropped(udp(ident=1, dst="10.1.0.8"))],
+        [LOST if host in (7, 8) else NOT for host in range(100)],
+    ),
+    "of many, some of them equal": (
+        [one for host in [*range(20), *[7] * 20] for one in arrived(udp(ident=1, dst=f"10.1.0.{host}"))],
+        [dropped(udp(ident=1, dst="10.1.0.7")), dropped(udp(ident=1, dst="10.1.0.8"))],
+        [
+            {7: PERHAPS, 8: LOST}.get(host, NOT) for host in [*range(20), *[7] * 20]
+        ],
+    ),
+    "of many before NAT": (
+        [one for host in range(20) for one in arrived(udp(ident=1, dst=f"10.1.0.{host}"))],
+        [dropped(udp(ident=1, dst="10.9.9.9"))], [PERHAPS] * 20,
+    ),
+    "what is for this host is not forwarded": (
+        forwarded(ONE), [dropped(ONE, reason=NO_SOCKET, place=9)], [("ACCEPT", None)],
+    ),
+    "a socket's copy": (
+        arrived(udp(dst="224.0.0.9")), [dropped(udp(dst="224.0.0.9"), reason=FULL, place=9)], [PERHAPS],
+    ),
+    "a socket's own": (
+        arrived(udp(dst="10.0.0.9")), [dropped(udp(dst="10.0.0.9"), reason=FULL, place=9)], [LOST],
+    ),
     "now and then": (
         [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
@@ -113,7 +141,20 @@ def test_whose_it_was(case):
         LOST
     )
     unsure = [one for one in found if one.end and not one.end.sure]
-    assert all(one.ambiguous and "equal packets, perhaps this one" in one.reason for one in unsure)
+    words = ("equal packets, perhaps this one", "dropped it, or one of its copies and not all")
+    assert all(one.ambiguous and one.reason.endswith(words) for one in unsure)
+
+
+@pytest.mark.parametrize(("device", "sure"), [(3, True), (4, False), (0, True)])
+def test_what_a_bridge_sends_by_its_ports(device, sure):
+    """Each port has a copy: one that dies there does not tell what became of the others."""
+    drop = dropped(ONE, reason=QUEUE, place=10, device=device)
+    made = recorded(forwarded(ONE), [drop])
+    links = [{"index": 3, "name": "br0", "linkinfo": {"kind": "bridge"}}, {"index": 4, "name": "p"}]
+    made.snapshots_.append(Snapshot(99, 1, "links", 0, "links", json.dumps(links).encode()))
+    (found,) = Packets(made)
+    assert found.end.sure == sure
+    assert (found.verdict == "DISCARDED") == sure
 
 
 def test_an_end_says_all_that_is_known():
