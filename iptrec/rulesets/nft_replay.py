@@ -32,11 +32,12 @@ _HOOKS: Final = {
 
 
 class Shape(NamedTuple):
-    """A chain; its rules by their handles."""
+    """A chain; it and its rules by their handles."""
 
     policy: str | None
     base: Base | None
     rules: tuple[int | None, ...]
+    handle: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def of_listing(listing: Listing, table: TableName) -> Table:
     if table not in listing.chains:
         return GONE
     shapes = {
-        name: Shape(one.policy, one.base, tuple(rule.handle for rule in one.rules))
+        name: Shape(one.policy, one.base, tuple(rule.handle for rule in one.rules), one.handle)
         for name, one in listing.chains[table].items()
     }
     return Table(listing.handles.get(table), shapes)
@@ -80,12 +81,15 @@ def _after(table: Table, edits: Iterable[Edit]) -> Table:
 
 
 class _Changing:
-    """A table while a commit is read."""
+    """A table while a commit is read; its chains by their handles, for one may get another name."""
 
     def __init__(self, table: Table) -> None:
         self._handle = table.handle
-        self._chains = dict(table.chains)
-        self._rules: dict[str, _Rules] = {}
+        self._chains = {one.handle: (name, one) for name, one in table.chains.items()}
+        self._handles = {name: one.handle for name, one in table.chains.items()}
+        self._rules: dict[int | None, _Rules] = {}
+        if None in self._chains or len(self._chains) < len(self._handles):
+            raise CannotFollowError
 
     def edit(self, edit: Edit) -> None:
         """Take over what a message tells."""
@@ -95,28 +99,42 @@ class _Changing:
                     raise CannotFollowError
                 self._handle = edit.handle
             case nft_changes.DELETE_TABLE:
-                self._handle, self._chains, self._rules = GONE.handle, {}, {}
+                self._handle = GONE.handle
+                self._chains, self._handles, self._rules = {}, {}, {}
             case nft_changes.NEW_CHAIN:
-                before = self._chains.get(edit.chain)
-                self._chains[edit.chain] = Shape(*_attached(edit), before.rules if before else ())
+                self._came(edit)
             case nft_changes.DELETE_CHAIN:
-                self._chains.pop(edit.chain, None)
-                self._rules.pop(edit.chain, None)
+                handle = self._handles.pop(edit.chain, None)
+                self._chains.pop(handle, None)
+                self._rules.pop(handle, None)
             case _:
                 self._of(edit.chain).change(edit)
 
-    def _of(self, chain: str) -> _Rules:
-        if chain not in self._chains:
+    def _came(self, edit: Edit) -> None:
+        """A chain is new, or has another name or policy."""
+        name, before = self._chains.get(edit.handle, (None, None))
+        if name is not None:
+            del self._handles[name]
+        if edit.chain in self._handles:
             raise CannotFollowError
-        if chain not in self._rules:
-            self._rules[chain] = _Rules(self._chains[chain].rules)
-        return self._rules[chain]
+        self._handles[edit.chain] = edit.handle
+        shape = Shape(*_attached(edit), before.rules if before else (), edit.handle)
+        self._chains[edit.handle] = edit.chain, shape
+
+    def _of(self, chain: str) -> _Rules:
+        if chain not in self._handles:
+            raise CannotFollowError
+        handle = self._handles[chain]
+        if handle not in self._rules:
+            self._rules[handle] = _Rules(self._chains[handle][1].rules)
+        return self._rules[handle]
 
     def whole(self) -> Table:
         """The table after it."""
-        for name, rules in self._rules.items():
-            self._chains[name] = self._chains[name]._replace(rules=rules.whole())
-        return Table(self._handle, self._chains)
+        for handle, rules in self._rules.items():
+            name, shape = self._chains[handle]
+            self._chains[handle] = name, shape._replace(rules=rules.whole())
+        return Table(self._handle, dict(self._chains.values()))
 
 
 class _Rules:

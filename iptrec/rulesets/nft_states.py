@@ -22,10 +22,13 @@ import numpy as np
 
 from iptrec.decode import nft_changes
 from iptrec.decode.generations import LAST_OF_ALL
+from iptrec.decode.rulesets import jumps
 from iptrec.decode.rulesets.types import Chain, Rule
 from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import Looks
+from iptrec.rulesets.nft_names import Names, Said
 from iptrec.rulesets.nft_replay import CannotFollowError
+from iptrec.rulesets.nft_words import Words
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
 if TYPE_CHECKING:
@@ -119,7 +122,7 @@ class States:
     ) -> None:
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
-        self._words = _Words(listings)
+        self._words = Words(listings)
         self._spans = list(_spans(looks, _commits(changes)))
         until = [one.time_ns for one in looks[1:]]
         until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
@@ -329,97 +332,80 @@ class _Edited:
     def __init__(
         self,
         name: TableName,
-        spans: Iterable[_Span],
+        spans: Sequence[_Span],
         listings: Iterable[Listing],
-        words: _Words,
+        words: Words,
         missed: Mapping[object, Rule],
     ) -> None:
-        self._listed: dict[_Handles, Rule] = {}
+        self._said: dict[_Handles, Said] = {}
+        self._called: dict[_Handles, str] = {}
+        self._renamed: set[_Handles] = set()  # chains that had another name before
+        self._known: dict[object, Chain] = {}
         for listing in listings:
             if (table := listing.handles.get(name)) is not None:
+                chains = {one.name: one.handle for one in listing.chains[name].values()}
+                for called, chain in chains.items():
+                    self._call((table, chain), called)
                 for handle, rule in words.rules(listing, name):
-                    self._listed[table, handle] = rule
-        self._contents = dict(
-            told for span in spans for told in _contents(name, span) if told[1] is not None
-        )
-        self._equal = dict(missed)
-        for handles, content in self._contents.items():
-            if handles in self._listed:
-                self._equal[content] = self._listed[handles]
-        self._known: dict[object, Chain] = {}
+                    self._said[table, handle] = Said(rule, chains)
+        for names, edit in _told(name, spans):
+            if edit.kind == nft_changes.NEW_CHAIN and names.table is not None:
+                self._call((names.table, edit.handle), edit.chain)
+        self._add_equal(name, spans, missed)
+
+    def _call(self, chain: _Handles, name: str) -> None:
+        if self._called.setdefault(chain, name) != name:
+            self._renamed.add(chain)
+
+    def _add_equal(
+        self, name: TableName, spans: Sequence[_Span], missed: Mapping[object, Rule]
+    ) -> None:
+        """Rules that no listing has, in the words of those of equal content."""
+        equal, listed = dict(missed), set(self._said)
+        for handles, content, names in _contents(name, spans):
+            if content is not None and handles in listed:
+                equal[content] = self._said[handles].at(names.names if self._renamed else {})
+        for handles, content, names in _contents(name, spans):
+            if handles not in listed and (rule := equal.get(content)) is not None:
+                jumped = jumps.chains(rule) if self._renamed else ()
+                self._said[handles] = Said(rule, {one: names.handles.get(one) for one in jumped})
 
     def chains(self, table: Table) -> dict[str, Chain]:
         """The chains of a table after a commit; equal ones are the same objects."""
         found = {}
+        names = {
+            shape.handle: name
+            for name, shape in table.chains.items()
+            if (table.handle, shape.handle) in self._renamed
+        }
         for name, shape in table.chains.items():
-            key = table.handle, name, shape
+            key = table.handle, name, shape, tuple(names.items())
             if key not in self._known:
-                rules = tuple(self._rule((table.handle or 0, one)) for one in shape.rules)
-                self._known[key] = Chain(name, shape.policy, rules, shape.base)
+                rules = tuple(self._rule((table.handle or 0, one), names) for one in shape.rules)
+                self._known[key] = Chain(name, shape.policy, rules, shape.base, shape.handle)
             found[name] = self._known[key]
         return found
 
-    def _rule(self, handles: _Handles) -> Rule:
-        """A rule; without words where nobody has seen them."""
-        if handles in self._listed:
-            return self._listed[handles]
-        equal = self._equal.get(self._contents.get(handles), _UNLISTED)
-        return replace(equal, handle=handles[1])
+    def _rule(self, handles: _Handles, names: Mapping[int | None, str]) -> Rule:
+        """A rule; without words where nobody has seen them. ``names``: those of chains that were renamed."""
+        if (said := self._said.get(handles)) is None:
+            return replace(_UNLISTED, handle=handles[1])
+        rule = said.at(names)
+        return rule if rule.handle == handles[1] else replace(rule, handle=handles[1])
 
 
-def _contents(name: TableName, span: _Span) -> Iterator[tuple[_Handles, object]]:
-    """What the messages of a span tell of rules, by the handles of their tables and their own."""
-    table = _table(span.begin, name).handle
-    for edit in (edit for some in span.edits.get(name, {}).values() for edit in some):
-        if edit.kind == nft_changes.NEW_TABLE:
-            table = edit.handle
-        elif edit.kind in (nft_changes.NEW_RULE, nft_changes.DELETE_RULE) and table is not None:
-            yield (table, edit.handle), edit.content
+def _contents(name: TableName, spans: Iterable[_Span]) -> Iterator[tuple[_Handles, object, Names]]:
+    """What the messages tell of rules, by the handles of their tables and their own."""
+    for names, edit in _told(name, spans):
+        if edit.kind in (nft_changes.NEW_RULE, nft_changes.DELETE_RULE) and names.table is not None:
+            yield (names.table, edit.handle), edit.content, names
 
 
-class _Words:
-    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
-
-    def __init__(self, listings: Iterable[Listing]) -> None:
-        # By the handles of table and rule, and nft's text; the higher the number, the more is known of it.
-        self._best: dict[tuple[TableName, int | None, int | None, str], tuple[int, Rule]] = {}
-        self._chains: dict[tuple[TableName, str], Chain] = {}
-        for listing in listings:
-            for table in listing.chains:
-                handle = listing.handles.get(table)
-                for _, pairs in _pairs(listing, table):
-                    for printed, rule in pairs:
-                        key = table, handle, printed.handle, printed.spec
-                        rank = int(listing.whole) + (rule != printed)
-                        if key not in self._best or rank > self._best[key][0]:
-                            self._best[key] = rank, rule
-
-    def rules(self, listing: Listing, table: TableName) -> Iterator[tuple[int | None, Rule]]:
-        """The rules of a table by their handles, each in the best words that there are."""
-        for chain in self.chains(listing, table).values():
-            for rule in chain.rules:
-                yield rule.handle, rule
-
-    def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
-        """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
-        found = {}
-        handle = listing.handles.get(table)
-        for name, pairs in _pairs(listing, table):
-            rules = (
-                rule
-                if rule != printed
-                else self._best[table, handle, printed.handle, printed.spec][1]
-                for printed, rule in pairs
-            )
-            chain = replace(listing.chains[table][name], rules=tuple(rules))
-            before = self._chains.get((table, name))
-            found[name] = self._chains[table, name] = before if before == chain else chain
-        return found
-
-
-def _pairs(listing: Listing, table: TableName) -> Iterator[tuple[str, list[tuple[Rule, Rule]]]]:
-    """The rules of each chain as nft prints them, and in iptables' words where these are true."""
-    native = listing.chains.get(table, {})
-    told = listing.iptables.get(table, native)
-    for name, chain in native.items():
-        yield name, list(zip(chain.rules, told[name].rules, strict=True))
+def _told(name: TableName, spans: Iterable[_Span]) -> Iterator[tuple[Names, Edit]]:
+    """What was told of a table, each with what its chains were called then."""
+    for span in spans:
+        begin = _table(span.begin, name)
+        names = Names(begin.handle, {one: shape.handle for one, shape in begin.chains.items()})
+        for edit in (edit for some in span.edits.get(name, {}).values() for edit in some):
+            names.edit(edit)
+            yield names, edit
