@@ -33,10 +33,15 @@ class Said(NamedTuple):
 
 
 class Names:
-    """Those of one table, while what the kernel tells of it is read; ``table``: its handle."""
+    """Those of one table, while what the kernel tells of it is read; ``table``: its handle.
+
+    ``replaced``: how often rules were replaced since then, by their handles.
+    """
 
     def __init__(self, table: int | None, chains: Mapping[str, int | None]) -> None:
         self.table = table
+        self.replaced: dict[int, int] = {}
+        self._gone: int | None = None  # the rule that was deleted last
         self.handles = dict(chains)
         self.names = {handle: name for name, handle in chains.items()}
 
@@ -44,10 +49,14 @@ class Names:
         """Take over what a message tells."""
         match edit.kind:
             case nft_changes.NEW_TABLE if edit.handle != self.table:
-                self.table = edit.handle
-                self.handles, self.names = {}, {}
+                self.table, self._gone = edit.handle, None
+                self.handles, self.names, self.replaced = {}, {}, {}
             case nft_changes.NEW_CHAIN:
                 self.handles.pop(self.names.get(edit.handle, ""), None)
                 self.handles[edit.chain], self.names[edit.handle] = edit.handle, edit.chain
             case nft_changes.DELETE_CHAIN:
                 self.names.pop(self.handles.pop(edit.chain, None), None)
+            case nft_changes.NEW_RULE if edit.handle == self._gone:
+                self.replaced[edit.handle] = self.replaced.get(edit.handle, 0) + 1
+            case nft_changes.DELETE_RULE:
+                self._gone = edit.handle

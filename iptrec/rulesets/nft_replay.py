@@ -1,12 +1,12 @@
 """What each table of nf_tables was after each commit, by the handles of its rules.
 
 A listing tells the rules of one moment, the kernel's messages what was done to them after it. Handles of tables
-are never given again in a namespace, those of rules never again in their table.
+are never given again in a namespace, those of rules never again in their table, but to what replaces them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import nft_changes
@@ -42,10 +42,14 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's chains; ``handle``: its own, None where nobody knows it. One that is gone has no chains."""
+    """A table's chains; ``handle``: its own, None where nobody knows it. One that is gone has no chains.
+
+    ``replaced``: how often rules were replaced since the listing, by their handles.
+    """
 
     handle: int | None
     chains: dict[str, Shape]
+    replaced: dict[int, int] = field(default_factory=dict, compare=False)
 
 
 GONE: Final = Table(0, {})
@@ -88,6 +92,7 @@ class _Changing:
         self._chains = {one.handle: (name, one) for name, one in table.chains.items()}
         self._handles = {name: one.handle for name, one in table.chains.items()}
         self._rules: dict[int | None, _Rules] = {}
+        self._replaced = table.replaced
         if None in self._chains or len(self._chains) < len(self._handles):
             raise CannotFollowError
 
@@ -100,7 +105,7 @@ class _Changing:
                 self._handle = edit.handle
             case nft_changes.DELETE_TABLE:
                 self._handle = GONE.handle
-                self._chains, self._handles, self._rules = {}, {}, {}
+                self._chains, self._handles, self._rules, self._replaced = {}, {}, {}, {}
             case nft_changes.NEW_CHAIN:
                 self._came(edit)
             case nft_changes.DELETE_CHAIN:
@@ -108,7 +113,9 @@ class _Changing:
                 self._chains.pop(handle, None)
                 self._rules.pop(handle, None)
             case _:
-                self._of(edit.chain).change(edit)
+                if self._of(edit.chain).change(edit):
+                    times = self._replaced.get(edit.handle, 0)
+                    self._replaced = {**self._replaced, edit.handle: times + 1}
 
     def _came(self, edit: Edit) -> None:
         """A chain is new, or has another name or policy."""
@@ -134,14 +141,14 @@ class _Changing:
         for handle, rules in self._rules.items():
             name, shape = self._chains[handle]
             self._chains[handle] = name, shape._replace(rules=rules.whole())
-        return Table(self._handle, dict(self._chains.values()))
+        return Table(self._handle, dict(self._chains.values()), self._replaced)
 
 
 class _Rules:
     """The handles of a chain's rules while a commit is read: a ring, with `_ENDS` before the first one.
 
     Each new rule names the one before it, which may be told later; the first and the last one name none
-    (nf_tables_rule_notify).
+    (nf_tables_rule_notify). One that replaces another has its handle, and is told after the end of that.
     """
 
     def __init__(self, rules: Iterable[int | None]) -> None:
@@ -149,22 +156,28 @@ class _Rules:
         self._before = {_ENDS: _ENDS}
         self._waiting: dict[int, int] = {}  # by the rule before
         self._gap = _ENDS  # what was before the rule that was deleted last
+        self._gone = _ENDS  # that rule
         for one in rules:
             self._insert(self._before[_ENDS], one)
 
-    def change(self, edit: Edit) -> None:
-        """A rule came or went."""
+    def change(self, edit: Edit) -> bool:
+        """A rule came or went; whether it replaced another one."""
         if edit.kind == nft_changes.DELETE_RULE:
             self._delete(edit.handle)
-            return
+            return False
+        if edit.handle == self._gone:
+            self._insert(self._gap, edit.handle)
+            self._gone = _ENDS
+            return True
         after = self._end(edit.flags) if edit.position is None else edit.position
         if after not in self._next:
             self._waiting[after] = edit.handle
-            return
+            return False
         new: int | None = edit.handle
         while new is not None:
             self._insert(after, new)
             after, new = new, self._waiting.pop(new, None)
+        return False
 
     def _end(self, flags: int) -> int:
         """Behind which rule one comes that names none."""
@@ -184,6 +197,7 @@ class _Rules:
             raise CannotFollowError
         behind, self._gap = self._next.pop(one), self._before.pop(one)
         self._next[self._gap], self._before[behind] = behind, self._gap
+        self._gone = one
 
     def whole(self) -> tuple[int, ...]:
         """All of them, in order."""

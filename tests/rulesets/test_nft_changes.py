@@ -347,3 +347,22 @@ def test_another_chain_of_the_old_name():
         ["jump v", "jump v", "jump w"],
         ["jump v", "jump v"],
     ]
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_rule_that_is_replaced_leaves_its_handle(at):
+    """As the kernel does it: wherever it is, the new one is told as if it were appended."""
+    before = [(5, "r5"), (6, "r6"), (7, "r7")]
+    recording = NftHandMade().listed({"f": before}, 100, generation=7)
+    own = 5 + at
+    after = own - 1 if at == 1 else None
+    for generation, old, new in ((8, f"r{own}", "second"), (9, "second", "third")):
+        gone, come = rule(DEL_RULE, "f", own, old), rule(NEW_RULE, "f", own, new, after=after)
+        recording.commit(generation, 10 * generation + 40, gone, come).unseen(
+            10 * generation + 45, 100
+        )
+    end = list(before)
+    end[at] = (own, "third x")
+    expected = [["r5", "r6", "r7"] for _ in range(3)]
+    expected[1][at], expected[2][at] = "", "third x"
+    assert texts(recording.listed({"f": end}, 300, generation=9)) == expected
