@@ -35,7 +35,10 @@ _REFUSED = (
 
 
 class Single:
-    """The n-th change is drawn from all that there are, and told by a mark of its own: see `changing`."""
+    """The n-th change is drawn from all that there are, with a mark of its own (see `changing`).
+
+    Each fourth is refused.
+    """
 
     def __init__(self, lab, seed=7):
         self._lab = lab
@@ -43,17 +46,20 @@ class Single:
         self._name = "judged"
         self._more = []  # chains that nobody jumps to
         self._ways, self._ports = set(), set()
-        self.refused = 0
         lab.run(
             ["nft", "-f", "-"], stdin=changing.AROUND + BEGIN.replace("RULES", changing.rules(0))
         )
 
     def __call__(self, number):
-        what = self._random.choice([
+        mark = f"meta mark set {1000 + number}"
+        if number % 4 == 0:
+            self._refused(mark)
+            return
+        change = self._random.choice([
             self._add, self._insert, self._replace, self._delete, self._flush, self._chain, self._gone,
-            self._rename, self._policy, self._element, self._way, self._move, self._refuse,
+            self._rename, self._policy, self._element, self._way, self._move,
         ])  # fmt: skip
-        what(f"meta mark set {1000 + number}")
+        change(mark)
 
     def _nft(self, *commands):
         return self._lab.run(["nft", "-f", "-"], stdin="\n".join(commands)).stdout
@@ -143,10 +149,9 @@ class Single:
             f"add rule inet fw moved {mark}",
         )
 
-    def _refuse(self, mark):
+    def _refused(self, mark):
         command = self._random.choice(_REFUSED)
         told = self._lab.run(
             ["nft", "-f", "-"], stdin=command.replace("set 1", mark[5:]), check=False
         )
         assert told.returncode, command
-        self.refused += 1
