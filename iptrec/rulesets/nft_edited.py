@@ -118,13 +118,14 @@ class Edited:
             if (table.handle, shape.handle) in self._renamed
         }
         for name, shape in table.chains.items():
-            versions = [
-                (span, table.handle or 0, one, table.replaced.get(one or 0, 0))
-                for one in shape.rules
-            ]
-            own = tuple(one for one in versions if one[1:3] in self._several)
+            own = tuple(
+                _version(table, one, span)
+                for one in (shape.rules if self._several else ())
+                if (table.handle, one) in self._several
+            )
             key = table.handle, name, shape, tuple(names.items()), own
             if key not in self._known:
+                versions = (_version(table, one, span) for one in shape.rules)
                 rules = tuple(self._rule(one, names) for one in versions)
                 self._known[key] = Chain(name, shape.policy, rules, shape.base, shape.handle)
             found[name] = self._known[key]
@@ -137,6 +138,10 @@ class Edited:
             return replace(_UNLISTED, handle=handle)
         rule = said.at(names)
         return rule if rule.handle == handle else replace(rule, handle=handle)
+
+
+def _version(table: Table, rule: int | None, span: int) -> _Version:
+    return span, table.handle or 0, rule, table.replaced.get(rule or 0, 0)
 
 
 def _listed(listing: Listing, name: TableName, words: Words) -> Iterator[tuple[_Handles, Said]]:
