@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.answers.nft_numbers import numeric
+from iptrec.decode.rulesets.jumps import in_new_names
 from iptrec.decode.rulesets.types import OF_IPTABLES
 from iptrec.rulesets.table_names import called, family_of, tell_backends
 
@@ -200,18 +201,7 @@ def _renamed(old: Mapping[str, Chain], new: Mapping[str, Chain]) -> dict[str, st
 
 def _specs(chain: Chain, renamed: Mapping[str, str]) -> list[str]:
     """The rules' texts, without our own rules, with the new names of renamed chains."""
-    return [in_new_names(rule, renamed) for rule in chain.rules if not _own(rule)]
-
-
-def in_new_names(rule: Rule, renamed: Mapping[str, str]) -> str:
-    """A rule's text with the new name of the chain that it jumps to."""
-    if rule.target is None or rule.target not in renamed:
-        return rule.spec
-    for option in ("-g", "goto") if rule.goto else ("-j", "jump"):
-        head, found, tail = rule.spec.rpartition(f"{option} {rule.target}")
-        if found:
-            return f"{head}{option} {renamed[rule.target]}{tail}"
-    return rule.spec
+    return [in_new_names(rule, renamed).spec for rule in chain.rules if not _own(rule)]
 
 
 def _own(rule: Rule) -> bool:

@@ -12,7 +12,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.answers.diff import in_new_names, renamed_chains
+from iptrec.answers.diff import renamed_chains
+from iptrec.decode.rulesets.jumps import in_new_names
 from iptrec.rulesets.table_names import family_of, plain, tell_backends
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Language:
 
 def said(rule: Rule, renamed: Mapping[str, str]) -> str:
     """A rule's text without comments and counters, with the new names of chains."""
-    text = in_new_names(rule, renamed)
+    text = in_new_names(rule, renamed).spec
     if rule.syntax == "iptables":
         return _COMMENT.sub("", text)
     return _OF_NFT.sub(lambda found: found["quoted"] or "", text)

@@ -124,13 +124,13 @@ class Related:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of the rules while we recorded: a rule "inserted" or "deleted", or a chain's "policy".
+    """A change of the rules while we recorded: a rule "inserted" or "deleted", a "policy", a chain "renamed".
 
-    ``rule`` is its number among the user's where it was seen, None for a policy; ``spec`` its text, or
-    the policy's verdict. ``time_ns``: when the new rules were first seen.
+    ``rule`` is its number among the user's where it was seen, else None; ``spec`` its text, the policy's
+    verdict, or the new name of ``chain``. ``time_ns``: when the new rules were first seen.
     """
 
-    kind: Literal["inserted", "deleted", "policy"]
+    kind: Literal["inserted", "deleted", "policy", "renamed"]
     table: str
     chain: str
     rule: int | None

@@ -1,11 +1,14 @@
 """Packets whose fate a change of the rules altered while we recorded.
 
 Two things can be seen: a rule that was not there in the beginning took part in the decision, or the
-rule (or policy) that decided an earlier packet of the same flow was gone.
+rule (or policy) that decided an earlier packet of the same flow was gone. Where neither was, a chain that was
+renamed is told, for its packets are told by another name than before: a chain of nf_tables, which keeps its
+handle, as rules do that jump to it.
 """
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +16,9 @@ import numpy as np
 from iptrec.packets.model import Change
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from iptrec.decode.rulesets.types import Chain
     from iptrec.names import I64
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.relations import Relations
@@ -20,14 +26,15 @@ if TYPE_CHECKING:
     from iptrec.rulesets.places import Place
     from iptrec.rulesets.timeline import Timeline
 
+    _Tell = Callable[[Timeline, int, Place], "Change | None"]  # up to a state
+
 
 class RuleChanges:
     """Tells the change behind a packet's end; for the windows of one stream."""
 
     def __init__(self, relations: Relations) -> None:
         self._relations = relations
-        self._came: dict[tuple[int, int], Change | None] = {}
-        self._went: dict[tuple[int, int], Change | None] = {}
+        self._known: dict[tuple[_Tell, int, int], Change | None] = {}
 
     def numbers(self, window: Window, positions: I64) -> I64:
         """Equal numbers for traversals that the same change altered, 0 for those that none did."""
@@ -50,22 +57,32 @@ class RuleChanges:
         decided = outcome.path[outcome.decider]
         decider = book.places[decided]
         state = _state(window, position, outcome, timeline)
-        for number in reversed(outcome.path[: outcome.decider + 1]):
-            place = book.places[number]
-            if place.pass_ != decider.pass_:
-                break
-            key = (state, number)
-            if key not in self._came:
-                self._came[key] = _came(timeline, state, place)
-            if change := self._came[key]:
-                return change
+        here = takewhile(
+            lambda number: book.places[number].pass_ == decider.pass_,
+            reversed(outcome.path[: outcome.decider + 1]),
+        )
+        passed = [(number, book.places[number]) for number in here]
         before = self._relations.decider_before(position, timeline.time_ns[1])
-        if before is None or before == decided or book.places[before].table != decider.table:
-            return None
-        key = (state, before)
-        if key not in self._went:
-            self._went[key] = _went(timeline, state, book.places[before])
-        return self._went[key]
+        other = before is not None and before != decided
+        gone = [(before, book.places[before])] if other and before is not None else []
+        gone = [one for one in gone if one[1].table == decider.table]
+        return (
+            self._first(_came, timeline, state, passed)
+            or self._first(_went, timeline, state, gone)
+            or self._first(_renamed, timeline, state, passed)
+        )
+
+    def _first(
+        self, tell: _Tell, timeline: Timeline, state: int, places: list[tuple[int, Place]]
+    ) -> Change | None:
+        """The first change that these places tell, up to a state of their table."""
+        for number, place in places:
+            key = tell, state, number
+            if key not in self._known:
+                self._known[key] = tell(timeline, state, place)
+            if change := self._known[key]:
+                return change
+        return None
 
 
 def _changing(window: Window, outcome: Outcome) -> Timeline | None:
@@ -90,6 +107,8 @@ def _came(timeline: Timeline, state: int, place: Place) -> Change | None:
     """When a rule that took part was inserted, or the policy set; None if it was there all the time."""
     if place.ours or place.wordless or (place.rule is not None and place.effect == "continue"):
         return None
+    if place.rule is None and place.target == "RETURN":  # a user's chain ends so, always
+        return None
     since = _turned(timeline, state, place, there=True)  # nf_tables lists no anonymous chain
     return None if since is None else _change(timeline, since, place, gone=False)
 
@@ -100,16 +119,27 @@ def _went(timeline: Timeline, state: int, place: Place) -> Change | None:
     return None if gone is None else _change(timeline, gone, place, gone=True)
 
 
+def _renamed(timeline: Timeline, state: int, place: Place) -> Change | None:
+    """When a chain that was passed got the name that it has now; None if it never had another one."""
+    for one in reversed(range(state)):
+        before = _chain(timeline, one, place.chain, state)
+        if before is not None and before.name != place.chain:
+            time_ns = timeline.time_ns[one + 1]
+            return Change("renamed", place.table, before.name, None, place.chain, time_ns)
+    return None
+
+
 def _turned(timeline: Timeline, state: int, place: Place, *, there: bool) -> int | None:
     """From which state on the rule has been there, or not there, up to this one; None if it always was.
 
     None, too, where this state says otherwise or is not known.
     """
-    if _there(timeline, state, place) is not there:
+    known = state if there else _last_with(timeline, state, place.chain)
+    if _there(timeline, state, place, known) is not there:
         return None
     since = state
     for one in reversed(range(state)):
-        before = _there(timeline, one, place)
+        before = _there(timeline, one, place, known)
         if before is (not there):
             return since
         if before is there:
@@ -117,16 +147,41 @@ def _turned(timeline: Timeline, state: int, place: Place, *, there: bool) -> int
     return None
 
 
-def _there(timeline: Timeline, state: int, place: Place) -> bool | None:
-    """Whether a state of the table has the rule, or the policy; None if nobody saw that state."""
-    chains = timeline.states[state].chains
-    if chains is None:
+def _last_with(timeline: Timeline, state: int, name: str) -> int:
+    """The index of the last state, up to one, that had a chain of that name."""
+    held = (one for one in reversed(range(state)) if name in (timeline.states[one].chains or {}))
+    return next(held, state)
+
+
+def _there(timeline: Timeline, state: int, place: Place, known: int) -> bool | None:
+    """Whether a state of the table has the rule, or the policy; None if nobody saw that state.
+
+    ``known``: the index of a state in which the chain of the place has its name.
+    """
+    if timeline.states[state].chains is None:
         return None
-    if (chain := chains.get(place.chain)) is None:
+    if (chain := _chain(timeline, state, place.chain, known)) is None:
         return False
     if place.rule is None:
         return place.target in (chain.policy, "RETURN")
-    return any(rule.spec == place.rule.spec for rule in chain.rules)
+    same = timeline.states[state].handle == timeline.states[known].handle
+    handle = place.rule.handle if same else None  # it may jump to a chain that was renamed
+    return any(
+        rule.spec == place.rule.spec or (handle is not None and rule.handle == handle)
+        for rule in chain.rules
+    )
+
+
+def _chain(timeline: Timeline, state: int, name: str, known: int) -> Chain | None:
+    """The chain of a state that has a name in another one, or else of that name."""
+    then, now = timeline.states[known], timeline.states[state]
+    chains, there = now.chains or {}, (then.chains or {}).get(name)
+    if there is None or there.handle is None or then.handle != now.handle:
+        return chains.get(name)
+    found = chains.get(name)
+    if found is not None and found.handle == there.handle:
+        return found
+    return next((one for one in chains.values() if one.handle == there.handle), found)
 
 
 def _change(timeline: Timeline, state: int, place: Place, *, gone: bool) -> Change:

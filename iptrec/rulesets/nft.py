@@ -19,7 +19,8 @@ from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
 from iptrec.rulesets import nft_missed, nft_places
-from iptrec.rulesets.nft_states import Look, States
+from iptrec.rulesets.nft_spans import Look
+from iptrec.rulesets.nft_states import States
 from iptrec.rulesets.places import NO_HOOK, Locations, Pass
 from iptrec.rulesets.table_names import called
 from iptrec.rulesets.timeline import Timelines

@@ -1,12 +1,12 @@
 """What each table of nf_tables was after each commit, by the handles of its rules.
 
 A listing tells the rules of one moment, the kernel's messages what was done to them after it. Handles of tables
-are never given again in a namespace, those of rules never again in their table.
+are never given again in a namespace, those of rules never again in their table, but to what replaces them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import nft_changes
@@ -32,19 +32,24 @@ _HOOKS: Final = {
 
 
 class Shape(NamedTuple):
-    """A chain; its rules by their handles."""
+    """A chain; it and its rules by their handles."""
 
     policy: str | None
     base: Base | None
     rules: tuple[int | None, ...]
+    handle: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's chains; ``handle``: its own, None where nobody knows it. One that is gone has no chains."""
+    """A table's chains; ``handle``: its own, None where nobody knows it. One that is gone has no chains.
+
+    ``replaced``: how often rules were replaced since the listing, by their handles.
+    """
 
     handle: int | None
     chains: dict[str, Shape]
+    replaced: dict[int, int] = field(default_factory=dict, compare=False)
 
 
 GONE: Final = Table(0, {})
@@ -59,7 +64,7 @@ def of_listing(listing: Listing, table: TableName) -> Table:
     if table not in listing.chains:
         return GONE
     shapes = {
-        name: Shape(one.policy, one.base, tuple(rule.handle for rule in one.rules))
+        name: Shape(one.policy, one.base, tuple(rule.handle for rule in one.rules), one.handle)
         for name, one in listing.chains[table].items()
     }
     return Table(listing.handles.get(table), shapes)
@@ -80,12 +85,16 @@ def _after(table: Table, edits: Iterable[Edit]) -> Table:
 
 
 class _Changing:
-    """A table while a commit is read."""
+    """A table while a commit is read; its chains by their handles, for one may get another name."""
 
     def __init__(self, table: Table) -> None:
         self._handle = table.handle
-        self._chains = dict(table.chains)
-        self._rules: dict[str, _Rules] = {}
+        self._chains = {one.handle: (name, one) for name, one in table.chains.items()}
+        self._handles = {name: one.handle for name, one in table.chains.items()}
+        self._rules: dict[int | None, _Rules] = {}
+        self._replaced = table.replaced
+        if None in self._chains or len(self._chains) < len(self._handles):
+            raise CannotFollowError
 
     def edit(self, edit: Edit) -> None:
         """Take over what a message tells."""
@@ -95,35 +104,51 @@ class _Changing:
                     raise CannotFollowError
                 self._handle = edit.handle
             case nft_changes.DELETE_TABLE:
-                self._handle, self._chains, self._rules = GONE.handle, {}, {}
+                self._handle = GONE.handle
+                self._chains, self._handles, self._rules, self._replaced = {}, {}, {}, {}
             case nft_changes.NEW_CHAIN:
-                before = self._chains.get(edit.chain)
-                self._chains[edit.chain] = Shape(*_attached(edit), before.rules if before else ())
+                self._came(edit)
             case nft_changes.DELETE_CHAIN:
-                self._chains.pop(edit.chain, None)
-                self._rules.pop(edit.chain, None)
+                handle = self._handles.pop(edit.chain, None)
+                self._chains.pop(handle, None)
+                self._rules.pop(handle, None)
             case _:
-                self._of(edit.chain).change(edit)
+                if self._of(edit.chain).change(edit):
+                    times = self._replaced.get(edit.handle, 0)
+                    self._replaced = {**self._replaced, edit.handle: times + 1}
+
+    def _came(self, edit: Edit) -> None:
+        """A chain is new, or has another name or policy."""
+        name, before = self._chains.get(edit.handle, (None, None))
+        if name is not None:
+            del self._handles[name]
+        if edit.chain in self._handles:
+            raise CannotFollowError
+        self._handles[edit.chain] = edit.handle
+        shape = Shape(*_attached(edit), before.rules if before else (), edit.handle)
+        self._chains[edit.handle] = edit.chain, shape
 
     def _of(self, chain: str) -> _Rules:
-        if chain not in self._chains:
+        if chain not in self._handles:
             raise CannotFollowError
-        if chain not in self._rules:
-            self._rules[chain] = _Rules(self._chains[chain].rules)
-        return self._rules[chain]
+        handle = self._handles[chain]
+        if handle not in self._rules:
+            self._rules[handle] = _Rules(self._chains[handle][1].rules)
+        return self._rules[handle]
 
     def whole(self) -> Table:
         """The table after it."""
-        for name, rules in self._rules.items():
-            self._chains[name] = self._chains[name]._replace(rules=rules.whole())
-        return Table(self._handle, self._chains)
+        for handle, rules in self._rules.items():
+            name, shape = self._chains[handle]
+            self._chains[handle] = name, shape._replace(rules=rules.whole())
+        return Table(self._handle, dict(self._chains.values()), self._replaced)
 
 
 class _Rules:
     """The handles of a chain's rules while a commit is read: a ring, with `_ENDS` before the first one.
 
     Each new rule names the one before it, which may be told later; the first and the last one name none
-    (nf_tables_rule_notify).
+    (nf_tables_rule_notify). One that replaces another has its handle, and is told after the end of that.
     """
 
     def __init__(self, rules: Iterable[int | None]) -> None:
@@ -131,22 +156,28 @@ class _Rules:
         self._before = {_ENDS: _ENDS}
         self._waiting: dict[int, int] = {}  # by the rule before
         self._gap = _ENDS  # what was before the rule that was deleted last
+        self._gone = _ENDS  # that rule
         for one in rules:
             self._insert(self._before[_ENDS], one)
 
-    def change(self, edit: Edit) -> None:
-        """A rule came or went."""
+    def change(self, edit: Edit) -> bool:
+        """A rule came or went; whether it replaced another one."""
         if edit.kind == nft_changes.DELETE_RULE:
             self._delete(edit.handle)
-            return
+            return False
+        if edit.handle == self._gone:
+            self._insert(self._gap, edit.handle)
+            self._gone = _ENDS
+            return True
         after = self._end(edit.flags) if edit.position is None else edit.position
         if after not in self._next:
             self._waiting[after] = edit.handle
-            return
+            return False
         new: int | None = edit.handle
         while new is not None:
             self._insert(after, new)
             after, new = new, self._waiting.pop(new, None)
+        return False
 
     def _end(self, flags: int) -> int:
         """Behind which rule one comes that names none."""
@@ -166,6 +197,7 @@ class _Rules:
             raise CannotFollowError
         behind, self._gap = self._next.pop(one), self._before.pop(one)
         self._next[self._gap], self._before[behind] = behind, self._gap
+        self._gone = one
 
     def whole(self) -> tuple[int, ...]:
         """All of them, in order."""

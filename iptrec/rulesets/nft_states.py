@@ -7,55 +7,42 @@ the messages must in the end be what is listed then; else nobody knows what was 
 table has not changed where both listings tell the same of it. Where none came in the end, the messages alone
 tell.
 
-A rule is the same one as long as its handle, that of its table and nft's text are the same. Its words are those
-of iptables where these were true at any time: iptables-nft-save prints nothing of a table while it has a rule
-that it cannot say.
+A rule is the same one as long as its handle, that of its table and nft's text are the same: one that is
+replaced leaves its handle to the next one. Its words are those of iptables where these were true at any time:
+iptables-nft-save prints nothing of a table while it has a rule that it cannot say.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from iptrec.decode import nft_changes
 from iptrec.decode.generations import LAST_OF_ALL
-from iptrec.decode.rulesets.types import Chain, Rule
 from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import Looks
+from iptrec.rulesets.nft_edited import Edited
 from iptrec.rulesets.nft_replay import CannotFollowError
+from iptrec.rulesets.nft_spans import commits_of, spans_of, table_at
+from iptrec.rulesets.nft_words import Words
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.nft_changes import Commit, Edit
     from iptrec.decode.rulesets.nft_json import Listing
-    from iptrec.decode.rulesets.types import TableName
+    from iptrec.decode.rulesets.types import Chain, TableName
     from iptrec.names import I64
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.nft_missed import Contents
     from iptrec.rulesets.nft_replay import Table
+    from iptrec.rulesets.nft_spans import Look, Span
     from iptrec.rulesets.timeline import Came
 
-_UNLISTED: Final = Rule("", None, None, goto=False, comment=None, conditional=True, syntax="nft")
 # The rules change before the kernel tells it, message by message.
 _LAG_NS, _LAG_OF_EDIT_NS = 5_000_000, 10_000
-_Handles = tuple[int, int | None]  # of the table, and of the rule
-
-
-class Look(NamedTuple):
-    """What was found at one moment; ``listing``: None where the ruleset was gone before it was listed.
-
-    ``generation``: the number of the ruleset that is listed, None where it was not recorded.
-    """
-
-    listing: Listing | None
-    after_ns: int
-    time_ns: int
-    generation: int | None = None
 
 
 class State(NamedTuple):
@@ -83,31 +70,6 @@ class Followed(NamedTuple):
     received_ns: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """What was found after ``begin``, up to the next listing of which the generation is known.
-
-    ``commits``: all that came up to it, None where some may be missing.
-    """
-
-    begin: Look
-    looks: Sequence[Look]
-    commits: Sequence[Commit] | None
-    edits: Mapping[TableName, Mapping[int, list[Edit]]]  # what each commit did to a table
-
-    @classmethod
-    def of(cls, begin: Look, looks: Sequence[Look], commits: Sequence[Commit] | None) -> Self:
-        edits: dict[TableName, dict[int, list[Edit]]] = {}
-        for number, commit in enumerate(commits or ()):
-            for edit in commit.edits:
-                edits.setdefault(edit.table, {}).setdefault(number, []).append(edit)
-        return cls(begin, looks, commits, edits)
-
-    @property
-    def end(self) -> Look:
-        return self.looks[-1]
-
-
 class States:
     """All tables of a namespace over time, ``tables`` by name.
 
@@ -119,15 +81,15 @@ class States:
     ) -> None:
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
-        self._words = _Words(listings)
-        self._spans = list(_spans(looks, _commits(changes)))
+        self._words = Words(listings)
+        self._spans = list(spans_of(looks, commits_of(changes)))
         until = [one.time_ns for one in looks[1:]]
         until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
         self._looks = Looks() if changes is None or not until else changes.looks(max(until))
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
         self._edited = {
-            name: _Edited(name, self._spans, listings, self._words, (missed or {}).get(name, {}))
+            name: Edited(name, self._spans, listings, self._words, (missed or {}).get(name, {}))
             for name in edited
         }
 
@@ -153,7 +115,7 @@ class States:
                 (received[0][0], received[-1][1]),
             )
 
-    def _moments_of(self, span: _Span, commits: Sequence[Commit]) -> I64:
+    def _moments_of(self, span: Span, commits: Sequence[Commit]) -> I64:
         each = (self._moment(one, span) for one in commits)
         numbers = (number for after, by, came in each for number in (max(after, EVER), by, came[1]))
         return np.fromiter(numbers, np.int64, 3 * len(commits)).reshape(-1, 3)
@@ -182,7 +144,7 @@ class States:
         there = table in look.listing.chains
         return there, State(chains, after, look.time_ns, generations, handle)
 
-    def _between(self, table: TableName, span: _Span) -> Iterator[tuple[bool, State]]:
+    def _between(self, table: TableName, span: Span) -> Iterator[tuple[bool, State]]:
         """What listings alone tell: a table that they tell the same of has not changed between them."""
         last, unknown = span.begin, None
         for look in span.looks:
@@ -198,14 +160,14 @@ class States:
             yield self._listed(table, unknown, last)
 
     def _followed(
-        self, table: TableName, span: _Span, commits: Sequence[Commit]
+        self, table: TableName, span: Span, commits: Sequence[Commit]
     ) -> Iterator[tuple[bool, State]]:
         """What the kernel told, if it comes to what is listed in the end."""
         edits = span.edits.get(table, {})
         if not edits and _alike(table, span.begin.listing, span.end.listing):
             return
         touching = [commits[number] for number in edits]
-        begin, end = (_table(look, table) for look in (span.begin, span.end))
+        begin, end = (table_at(look, table) for look in (span.begin, span.end))
         steps = _steps(begin, edits.values())
         if len(steps) == len(touching) and [begin, *steps][-1] == end:
             for commit, step in zip(touching, steps, strict=True):
@@ -216,11 +178,11 @@ class States:
         yield self._listed(table, span.end, span.begin)
 
     def _unlisted(
-        self, table: TableName, span: _Span, commits: Sequence[Commit]
+        self, table: TableName, span: Span, commits: Sequence[Commit]
     ) -> Iterator[tuple[bool, State]]:
         """What the kernel told, up to what nobody knows, where no listing followed."""
         edits = span.edits.get(table, {})
-        steps = _steps(_table(span.begin, table), edits.values())
+        steps = _steps(table_at(span.begin, table), edits.values())
         for number, step in zip(edits, steps, strict=False):
             yield self._made(table, step, commits[number], span)
         last, time_ns = commits[-1].generation, span.end.time_ns
@@ -230,14 +192,15 @@ class States:
         yield False, unknown
 
     def _made(
-        self, table: TableName, step: Table, commit: Commit, span: _Span
+        self, table: TableName, step: Table, commit: Commit, span: Span
     ) -> tuple[bool, State]:
         """What a commit made of a table."""
         exists = step != nft_replay.GONE
         handle = step.handle if exists else None
-        return exists, State(self._edited[table].chains(step), *self._moment(commit, span), handle)
+        chains = self._edited[table].chains(step, span.number)
+        return exists, State(chains, *self._moment(commit, span), handle)
 
-    def _moment(self, commit: Commit, span: _Span) -> tuple[int, int, Came]:
+    def _moment(self, commit: Commit, span: Span) -> tuple[int, int, Came]:
         """After which time a commit was, and not after which; the same of generations."""
         received, told = commit.received_ns
         after = self._looks.behind(commit.generation - 1)
@@ -248,51 +211,6 @@ class States:
         return after, told, (commit.generation - 1, commit.generation)
 
 
-def _commits(changes: Changes | None) -> dict[int, Commit]:
-    """By their generations; from a loss on none can be relied on."""
-    if changes is None:
-        return {}
-    lost = changes.lost_ns
-    return {
-        one.generation: one
-        for one in nft_changes.commits(changes.datagrams())
-        if lost is None or one.received_ns[1] < lost
-    }
-
-
-def _spans(looks: Sequence[Look], commits: dict[int, Commit]) -> Iterator[_Span]:
-    begin = 0
-    for at, look in enumerate(looks):
-        if at and look.listing is not None and look.generation is not None:
-            told = _all_of(looks[begin], look, commits)
-            yield _Span.of(looks[begin], looks[begin + 1 : at + 1], told)
-            begin = at
-    if begin + 1 < len(looks):
-        yield _Span.of(looks[begin], looks[begin + 1 :], _last_of(looks[begin:], commits))
-
-
-def _all_of(begin: Look, end: Look, commits: dict[int, Commit]) -> list[Commit] | None:
-    """The commits between two listings, None if some are missing."""
-    first, last = begin.generation, end.generation
-    if first is None or last is None or not 0 <= last - first <= len(commits):
-        return None
-    found = [commits[one] for one in range(first + 1, last + 1) if one in commits]
-    return found if len(found) == last - first else None
-
-
-def _last_of(looks: Sequence[Look], commits: dict[int, Commit]) -> list[Commit] | None:
-    """The commits after the first look, where nobody listed the ruleset any more; None if some are missing."""
-    first = looks[0].generation
-    if first is None or any(one.listing is not None for one in looks[1:]):
-        return None
-    told = [one for one in commits.values() if one.received_ns[0] <= looks[-1].time_ns]
-    newest = max((one.generation for one in told), default=first)
-    if not 0 <= newest - first <= len(commits):
-        return None
-    found = [commits[one] for one in range(first + 1, newest + 1) if one in commits]
-    return found if len(found) == newest - first else None
-
-
 def _came(before: Look, look: Look) -> Came:
     """After which generation came what was found, and after which not."""
     after, until = ANY_TIME
@@ -300,10 +218,6 @@ def _came(before: Look, look: Look) -> Came:
         after if before.generation is None else before.generation,
         until if look.generation is None else look.generation,
     )
-
-
-def _table(look: Look, table: TableName) -> Table:
-    return nft_replay.GONE if look.listing is None else nft_replay.of_listing(look.listing, table)
 
 
 def _steps(begin: Table, commits: Iterable[list[Edit]]) -> list[Table]:
@@ -321,105 +235,3 @@ def _alike(table: TableName, before: Listing | None, after: Listing | None) -> b
         return False
     same = before.handles.get(table) == after.handles.get(table)
     return same and before.chains.get(table) == after.chains.get(table)
-
-
-class _Edited:
-    """The rules of a table by their handles: those that were listed, and equal ones."""
-
-    def __init__(
-        self,
-        name: TableName,
-        spans: Iterable[_Span],
-        listings: Iterable[Listing],
-        words: _Words,
-        missed: Mapping[object, Rule],
-    ) -> None:
-        self._listed: dict[_Handles, Rule] = {}
-        for listing in listings:
-            if (table := listing.handles.get(name)) is not None:
-                for handle, rule in words.rules(listing, name):
-                    self._listed[table, handle] = rule
-        self._contents = dict(
-            told for span in spans for told in _contents(name, span) if told[1] is not None
-        )
-        self._equal = dict(missed)
-        for handles, content in self._contents.items():
-            if handles in self._listed:
-                self._equal[content] = self._listed[handles]
-        self._known: dict[object, Chain] = {}
-
-    def chains(self, table: Table) -> dict[str, Chain]:
-        """The chains of a table after a commit; equal ones are the same objects."""
-        found = {}
-        for name, shape in table.chains.items():
-            key = table.handle, name, shape
-            if key not in self._known:
-                rules = tuple(self._rule((table.handle or 0, one)) for one in shape.rules)
-                self._known[key] = Chain(name, shape.policy, rules, shape.base)
-            found[name] = self._known[key]
-        return found
-
-    def _rule(self, handles: _Handles) -> Rule:
-        """A rule; without words where nobody has seen them."""
-        if handles in self._listed:
-            return self._listed[handles]
-        equal = self._equal.get(self._contents.get(handles), _UNLISTED)
-        return replace(equal, handle=handles[1])
-
-
-def _contents(name: TableName, span: _Span) -> Iterator[tuple[_Handles, object]]:
-    """What the messages of a span tell of rules, by the handles of their tables and their own."""
-    table = _table(span.begin, name).handle
-    for edit in (edit for some in span.edits.get(name, {}).values() for edit in some):
-        if edit.kind == nft_changes.NEW_TABLE:
-            table = edit.handle
-        elif edit.kind in (nft_changes.NEW_RULE, nft_changes.DELETE_RULE) and table is not None:
-            yield (table, edit.handle), edit.content
-
-
-class _Words:
-    """How each rule is best told: in iptables' words, by nft's JSON, or by its text alone."""
-
-    def __init__(self, listings: Iterable[Listing]) -> None:
-        # By the handles of table and rule, and nft's text; the higher the number, the more is known of it.
-        self._best: dict[tuple[TableName, int | None, int | None, str], tuple[int, Rule]] = {}
-        self._chains: dict[tuple[TableName, str], Chain] = {}
-        for listing in listings:
-            for table in listing.chains:
-                handle = listing.handles.get(table)
-                for _, pairs in _pairs(listing, table):
-                    for printed, rule in pairs:
-                        key = table, handle, printed.handle, printed.spec
-                        rank = int(listing.whole) + (rule != printed)
-                        if key not in self._best or rank > self._best[key][0]:
-                            self._best[key] = rank, rule
-
-    def rules(self, listing: Listing, table: TableName) -> Iterator[tuple[int | None, Rule]]:
-        """The rules of a table by their handles, each in the best words that there are."""
-        for chain in self.chains(listing, table).values():
-            for rule in chain.rules:
-                yield rule.handle, rule
-
-    def chains(self, listing: Listing, table: TableName) -> dict[str, Chain]:
-        """A table's chains, each rule in the best words that there are; equal chains are the same objects."""
-        found = {}
-        handle = listing.handles.get(table)
-        for name, pairs in _pairs(listing, table):
-            rules = (
-                rule
-                if rule != printed
-                else self._best[table, handle, printed.handle, printed.spec][1]
-                for printed, rule in pairs
-            )
-            chain = replace(listing.chains[table][name], rules=tuple(rules))
-            before = self._chains.get((table, name))
-            found[name] = self._chains[table, name] = before if before == chain else chain
-        return found
-
-
-def _pairs(listing: Listing, table: TableName) -> Iterator[tuple[str, list[tuple[Rule, Rule]]]]:
-    """The rules of each chain as nft prints them, and in iptables' words where these are true."""
-    native = listing.chains.get(table, {})
-    told = listing.iptables.get(table, native)
-    for name, chain in native.items():
-        yield name, list(zip(chain.rules, told[name].rules, strict=True))

@@ -93,9 +93,18 @@ class Attached:
 
 
 def _made_anew(state: TableState, other: TableState) -> dict[str, Chain]:
-    """The base chains of a state that another one does not have, or of another table of that name."""
-    chains, kept = state.chains or {}, _bases(other) if state.handle == other.handle else {}
-    return {name: chains[name] for name in _bases(state) if name not in kept}
+    """The base chains of a state that another one does not have, or of another table of that name.
+
+    One that was renamed is the same; one that was deleted and made again is another.
+    """
+    chains, others = state.chains or {}, other.chains or {}
+    kept = {_identity(others[name]) for name in _bases(other) if state.handle == other.handle}
+    return {name: chains[name] for name in _bases(state) if _identity(chains[name]) not in kept}
+
+
+def _identity(chain: Chain) -> int | str:
+    """What tells it from all others that its table ever had, as far as that is known."""
+    return chain.name if chain.handle is None else chain.handle
 
 
 def _bases(state: TableState) -> dict[str, Base]:

@@ -194,6 +194,8 @@ def _change(change: Change, clock: Callable[[int], str]) -> str:
     where = f"{printable(change.table)}/{printable(change.chain)}"
     if change.kind == "policy":
         return f"the policy of {where} changed at {when}"
+    if change.kind == "renamed":
+        return f"{where} renamed to {printable(change.spec or '')} at {when}"
     return f"rule #{change.rule} of {where} {change.kind} at {when}"
 
 

@@ -251,8 +251,8 @@ def test_a_renamed_chain_of_nft():
     """The jump to it is no change, in nft's words as in those of iptables."""
 
     def native(name):
-        jump = Rule(f"udp dport 53 jump {name}", name, None, False, None, True)
-        rule = Rule("counter accept", "ACCEPT", None, False, None, False)
+        jump = Rule(f"udp dport 53 jump {name}", name, None, False, None, True, syntax="nft")
+        rule = Rule("counter accept", "ACCEPT", None, False, None, False, syntax="nft")
         chains = (Chain("in", "ACCEPT", (jump,)), Chain(name, None, (rule,)))
         return {"ipv4": Ruleset({"inet fw": {one.name: one for one in chains}})}
 

@@ -11,6 +11,7 @@ import os
 
 import changing
 import pytest
+from single_changes import Single
 
 from iptrec.kernel import netlink
 from iptrec.kernel.nft import switches
@@ -104,6 +105,16 @@ def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
     assert (told.told, told.doubled, told.wrong, told.incomplete) == (COUNT, 0, 0, 0), told
     assert told.unsure <= (most_unsure() if case not in (refill, elements) else 0), told
     assert told.changes >= COUNT // 1000
+    assert told.unread == 0, told
+
+
+@pytest.mark.parametrize("every_s", [0.06, 0.01])
+def test_one_small_change_after_another(lab, tmp_path, every_s, monkeypatch):
+    """Rules, chains, names, policies, elements, hooks, and commands that the kernel refuses."""
+    monkeypatch.setattr(ruleset_choice, "contradicted", lambda *_, **__: False)
+    told = changing.run(lab, tmp_path / "t.db", Single(lab), count=COUNT, every_s=every_s)
+    assert (told.told, told.doubled, told.wrong, told.incomplete) == (COUNT, 0, 0, 0), told
+    assert told.unsure <= most_unsure(), told
     assert told.unread == 0, told
 
 

@@ -61,7 +61,7 @@ def made_anew(handle, what, *rules):
     """A table gives way to a new one of its name, whose handles begin again."""
     before = rule(DEL_RULE, "f", 5, what, hits=7)
     new = [rule(NEW_RULE, "f", 5 + at, words) for at, words in enumerate(rules)]
-    head = table(NEW_TABLE, handle), chain(NEW_CHAIN, "f", 4, policy=ACCEPT)
+    head = table(NEW_TABLE, handle), chain(NEW_CHAIN, "f", 90, policy=ACCEPT)
     return before, table(DEL_TABLE, handle - 1), *head, *new
 
 
@@ -240,7 +240,7 @@ def test_a_listing_of_several_moments_is_not_believed():
 def test_a_table_that_was_there_between_two_listings_only():
     """It is told as well, and nothing of it before and after."""
     recording = NftHandMade().listed(ONE, 100, generation=7, name="other")
-    head = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 4, policy=ACCEPT)
+    head = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 90, policy=ACCEPT)
     recording.commit(8, 110, *head, rule(NEW_RULE, "f", 5, "drop"))
     recording.commit(9, 120, table(DEL_TABLE, 2))
     recording.listed(ONE, 200, generation=9, name="other")
@@ -301,3 +301,68 @@ def test_messages_of_strangers(data):
     recording = NftHandMade().listed(ONE, 100, generation=7).commit(8, 110, *messages)
     recording.listed({"f": [(5, "accept"), (6, "drop")]}, 200, generation=8, handle=2)
     assert texts(recording)[-1] in (["accept", "drop"], ["", "drop"], ["accept", ""], ["", ""])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_chain_that_is_renamed(listed):
+    """It has its rules as before, and those that jump to it name it so, whether they were listed or not."""
+    before = {"f": [(5, "jump u")], "u": [(6, "drop")]}
+    recording = NftHandMade().listed(before, 100, generation=7)
+    recording.commit(8, 110, chain(NEW_CHAIN, "v", 91)).unseen(110, 100)
+    recording.commit(9, 120, rule(NEW_RULE, "v", 7, "log")).unseen(120, 110)
+    recording.commit(10, 130, chain(NEW_CHAIN, "u", 91)).unseen(130, 120)
+    if listed:
+        end = {"f": [(5, "jump u")], "u": [(6, "drop"), (7, "log x")]}
+        recording.listed(end, 200, generation=10)
+    assert texts(recording)[:4] == [["jump u"], ["jump v"], ["jump v"], ["jump u"]]
+    timeline = history(recording, NFT, 1).table("ipv4", "inet fw")
+    assert [list(one.chains) for one in timeline.states[:4]] == [
+        ["f", "u"],
+        ["f", "v"],
+        ["f", "v"],
+        ["f", "u"],
+    ]
+    log = "log x" if listed else ""
+    assert [[each.spec for each in one.chains["v"].rules] for one in timeline.states[1:3]] == [
+        ["drop"],
+        ["drop", log],
+    ]
+
+
+def test_another_chain_of_the_old_name():
+    """A rule that jumps to that one has the text that others had before; it was made in the same commit."""
+    before = {"f": [(5, "jump u")], "u": [(6, "drop")]}
+    recording = NftHandMade().listed(before, 100, generation=7)
+    new = chain(NEW_CHAIN, "v", 91), chain(NEW_CHAIN, "u", 92)
+    jump = rule(NEW_RULE, "f", 9, "jump u")
+    recording.commit(8, 110, rule(NEW_RULE, "f", 10, "jump u"), *new, jump).unseen(110, 100)
+    recording.commit(9, 120, chain(NEW_CHAIN, "w", 92)).unseen(120, 110)
+    recording.commit(10, 130, rule(DEL_RULE, "f", 9, "jump w")).unseen(130, 120)
+    recording.listed(
+        {"f": [(5, "jump v"), (10, "jump v")], "v": [(6, "drop")], "w": []}, 200, generation=10
+    )
+    assert texts(recording) == [
+        ["jump u"],
+        ["jump v", "jump v", "jump u"],
+        ["jump v", "jump v", "jump w"],
+        ["jump v", "jump v"],
+    ]
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_rule_that_is_replaced_leaves_its_handle(at):
+    """As the kernel does it: wherever it is, the new one is told as if it were appended."""
+    before = [(5, "r5"), (6, "r6"), (7, "r7")]
+    recording = NftHandMade().listed({"f": before}, 100, generation=7)
+    own = 5 + at
+    after = own - 1 if at == 1 else None
+    for generation, old, new in ((8, f"r{own}", "second"), (9, "second", "third")):
+        gone, come = rule(DEL_RULE, "f", own, old), rule(NEW_RULE, "f", own, new, after=after)
+        recording.commit(generation, 10 * generation + 40, gone, come).unseen(
+            10 * generation + 45, 100
+        )
+    end = list(before)
+    end[at] = (own, "third x")
+    expected = [["r5", "r6", "r7"] for _ in range(3)]
+    expected[1][at], expected[2][at] = "", "third x"
+    assert texts(recording.listed({"f": end}, 300, generation=9)) == expected

@@ -50,7 +50,7 @@ def changing(*traced):
     recording = NftHandMade().listed({"f": [(5, OLD)]}, 100, generation=7)
     for time, *messages in traced:
         recording.traced(time, *(one for some in messages for one in some))
-    new = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 4, policy=ACCEPT)
+    new = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 90, policy=ACCEPT)
     before = rule(DEL_RULE, "f", 5, OLD), table(DEL_TABLE, 1)
     recording.commit(8, 301, *before, *new, rule(NEW_RULE, "f", 5, NEW))
     return recording.listed({"f": [(5, NEW)]}, 400, generation=8, handle=2, after=100)

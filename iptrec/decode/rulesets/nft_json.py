@@ -117,8 +117,9 @@ def parse(
     for key in bases.keys() & dormant:
         bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
     _add_devices(bases, text)
+    own = _chain_handles(objects)
     found = Listing(
-        {key: _chains(key, chains, rules, known) for key, chains in bases.items()},
+        {key: _chains(key, chains, rules, own, known) for key, chains in bases.items()},
         whole=whole,
         handles=_handles(objects),
     )
@@ -213,16 +214,33 @@ def _handles(objects: list[Any]) -> dict[TableName, int]:
     return found
 
 
+def _chain_handles(objects: list[Any]) -> dict[tuple[TableName, str], int]:
+    found: dict[tuple[TableName, str], int] = {}
+    for one in objects:
+        match one:
+            case {
+                "chain": {
+                    "family": str(family),
+                    "table": str(table),
+                    "name": str(name),
+                    "handle": int(handle),
+                }
+            }:
+                found[(shown(family), shown(table)), shown(name)] = handle
+    return found
+
+
 def _chains(
     key: TableName,
     chains: dict[str, tuple[str | None, Base | None]],
     rules: _Rules,
+    handles: dict[tuple[TableName, str], int],
     known: dict[Any, Any],
 ) -> dict[str, Chain]:
     found = {}
     for name, (policy, base) in chains.items():
         read = [_known(one, known) for one in rules.get((key, name), ())]
-        whole = Chain(name, policy, tuple(read), base)
+        whole = Chain(name, policy, tuple(read), base, handles.get((key, name)))
         before = known.get((key, name))
         found[name] = known[key, name] = before if before == whole else whole
     return found

@@ -63,13 +63,15 @@ class Base:
 class Chain:
     """A chain; ``policy`` is None for a user's chain, "ACCEPT" or "DROP" for a built-in one.
 
-    ``base``: of nf_tables' base chains.
+    ``base``: of nf_tables' base chains. ``handle``: nf_tables' own name for it, unique in its table, which
+    stays when the chain is renamed.
     """
 
     name: str
     policy: str | None
     rules: tuple[Rule, ...]
     base: Base | None = None
+    handle: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,41 @@
+"""The names of chains in the text of rules that jump to them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from iptrec.decode.rulesets.types import Rule, Syntax
+
+# In quotes are comments and names of interfaces.
+_JUMPS: Final[dict[Syntax, re.Pattern[str]]] = {
+    "iptables": re.compile(r'"(?:\\.|[^"\\])*"|(?<!\S)(?P<how>-[jg]) (?P<chain>\S+)'),
+    "nft": re.compile(r'"[^"]*"|(?<!\S)(?P<how>jump|goto) (?P<chain>[^\s,}]+)'),
+}
+
+
+def chains(rule: Rule) -> set[str]:
+    """The names that follow a jump or goto in its text."""
+    return {found["chain"] for found in _JUMPS[rule.syntax].finditer(rule.spec) if found["chain"]}
+
+
+def in_new_names(rule: Rule, names: Mapping[str, str]) -> Rule:
+    """A rule with the new names of chains; ``names``: by the old ones."""
+    if not names:
+        return rule
+    native = None if rule.native is None else _renamed(rule.native, "nft", names)
+    target = None if rule.target is None else names.get(rule.target, rule.target)
+    return replace(rule, spec=_renamed(rule.spec, rule.syntax, names), native=native, target=target)
+
+
+def _renamed(text: str, syntax: Syntax, names: Mapping[str, str]) -> str:
+    return _JUMPS[syntax].sub(
+        lambda found: (
+            f"{found['how']} {names[found['chain']]}" if found["chain"] in names else found[0]
+        ),
+        text,
+    )
