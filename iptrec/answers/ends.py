@@ -22,8 +22,8 @@ from iptrec.recording.kinds import STREAMS
 if TYPE_CHECKING:
     from iptrec.answers.answered import Answer
     from iptrec.answers.last_seen import LastSeen
-    from iptrec.context.arrival import Arrived, Fate, World
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.world import Arrived, Fate, World
     from iptrec.packets.model import Traversal
     from iptrec.packets.outcome import Vanished
     from iptrec.packets.window import Window

@@ -10,14 +10,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.unheard import accepted_here
-from iptrec.context.arrival import by_policy, policed
+from iptrec.context.policed import by_policy, why
 from iptrec.context.routing_rules import Flow
 from iptrec.decode.counters import Counter
 from iptrec.packets.ends import End
 
 if TYPE_CHECKING:
-    from iptrec.context.arrival import World
     from iptrec.context.counters import Counts
+    from iptrec.context.world import World
     from iptrec.context.worlds import Worlds
     from iptrec.packets.model import Step
     from iptrec.packets.window import Window
@@ -56,8 +56,8 @@ class Policed:
         if flow is None:
             return None
         worlds, sure = self._worlds.at(time_ns)
-        found = dict.fromkeys(why for one in worlds for why in policed(one, "in", flow, None))
-        whys = [why for why in found if why is not None]
+        found = dict.fromkeys(one for world in worlds for one in why(world, "in", flow, None))
+        whys = [one for one in found if one is not None]
         if not whys:
             return None
         sure = sure and len(found) == 1 and not any(map(_of_sockets, worlds))

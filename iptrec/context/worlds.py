@@ -7,10 +7,10 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from iptrec.context.arrival import World
 from iptrec.context.devices import Devices
 from iptrec.context.policies import NONE, Policies
 from iptrec.context.routes import Routes
+from iptrec.context.world import World
 from iptrec.decode import snapshots
 from iptrec.decode.groups import groups
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Mapping, Sequence
 
-    from iptrec.context.arrival import Device
     from iptrec.context.interfaces import Interfaces
     from iptrec.context.routing import Tables
+    from iptrec.context.world import Device
     from iptrec.recording.rows import Recording
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
