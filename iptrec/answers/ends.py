@@ -190,7 +190,8 @@ def _dropped(fates: list[Fate]) -> End:
         End("recorded", one.reason, one.text, evidence=one.evidence) for one in fates
     )
     for one in others:
-        first = first.adding(one.text, " or ")
+        alike = one.evidence and one.sentence == first.sentence
+        first = first.adding(one.evidence if alike else one.text, " or ")
     return replace(first, sure=not others)
 
 
