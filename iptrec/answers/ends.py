@@ -22,8 +22,8 @@ from iptrec.recording.kinds import STREAMS
 if TYPE_CHECKING:
     from iptrec.answers.answered import Answer
     from iptrec.answers.last_seen import LastSeen
-    from iptrec.context.arrival import Arrived, Fate, World
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.world import Arrived, Fate, World
     from iptrec.packets.model import Traversal
     from iptrec.packets.outcome import Vanished
     from iptrec.packets.window import Window
@@ -190,7 +190,8 @@ def _dropped(fates: list[Fate]) -> End:
         End("recorded", one.reason, one.text, evidence=one.evidence) for one in fates
     )
     for one in others:
-        first = first.adding(one.text, " or ")
+        alike = one.evidence and one.sentence == first.sentence
+        first = first.adding(one.evidence if alike else one.text, " or ")
     return replace(first, sure=not others)
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.answers.before import changed
-from iptrec.context.arrival import Arrived
 from iptrec.context.routing_rules import Flow
+from iptrec.context.world import Arrived
 from iptrec.decode.conntrack import STATUS
 from iptrec.matching import after
 from iptrec.matching.bits import Bits

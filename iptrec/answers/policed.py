@@ -10,17 +10,20 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.unheard import accepted_here
-from iptrec.context.arrival import by_policy, policed
+from iptrec.context.counters import Counts
+from iptrec.context.policed import by_policy, why
+from iptrec.context.policies import over_time
 from iptrec.context.routing_rules import Flow
 from iptrec.decode.counters import Counter
 from iptrec.packets.ends import End
 
 if TYPE_CHECKING:
-    from iptrec.context.arrival import World
-    from iptrec.context.counters import Counts
+    from iptrec.context.interfaces import Interfaces
+    from iptrec.context.world import World
     from iptrec.context.worlds import Worlds
-    from iptrec.packets.model import Step
+    from iptrec.packets.model import Step, Traversal
     from iptrec.packets.window import Window
+    from iptrec.recording.rows import Recording
 
 # By XFRM's statistics: a policy blocked it, or it should have come by IPsec
 _COUNTERS: Final = ("XfrmInPolBlock", "XfrmInNoPols", "XfrmInTmplMismatch")
@@ -28,11 +31,12 @@ _PROTOCOLS: Final = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58}
 
 
 class Policed:
-    """Of one namespace, of which ``worlds`` tell, and ``counts`` of what policies dropped."""
+    """Those of one namespace of a recording."""
 
-    def __init__(self, worlds: Worlds, counts: Counts) -> None:
-        self._worlds = worlds
-        self._counts = counts
+    def __init__(self, recording: Recording, namespace: int, interfaces: Interfaces) -> None:
+        self._recording = recording
+        self._namespace = namespace
+        self._interfaces = interfaces
 
     def positions(self, window: Window) -> set[int]:
         """Where in a window packets are that may be of them."""
@@ -43,26 +47,37 @@ class Policed:
     @cached_property
     def _dropping(self) -> bool:
         """Whether there are policies for what comes in that drop, and the kernel did not count none."""
-        lists = [policies.of("in") for _, policies in self._worlds.policies]
-        there = any(one.action == "block" or one.templates for some in lists for one in some)
+        lists = over_time(self._recording, self._namespace)
+        every = (one for _, policies in lists for one in policies.of("in"))
+        there = any(one.action == "block" or one.templates for one in every)
         if not there:
             return False
-        rose = [self._counts.rise(Counter(name)) for name in _COUNTERS]
+        counts = Counts(self._recording, self._namespace)
+        rose = [counts.rise(Counter(name)) for name in _COUNTERS]
         return None in rose or any(rose)
 
-    def end(self, step: Step, iif: int, time_ns: tuple[int, int]) -> End | None:
-        """What became of a packet after a step, by its interface, between two times."""
-        flow = _flow(step, iif)
+    def end(self, window: Window, position: int, packet: Traversal) -> End | None:
+        """What became of the packet there."""
+        from iptrec.answers.last_seen import near  # noqa: PLC0415 - few recordings have policies
+
+        row = int(window.assembly.events(position)[-1])
+        flow = _flow(packet.steps[-1], int(window.events.indev[row]))
         if flow is None:
             return None
-        worlds, sure = self._worlds.at(time_ns)
-        found = dict.fromkeys(why for one in worlds for why in policed(one, "in", flow, None))
-        whys = [why for why in found if why is not None]
+        worlds, sure = self._worlds.at(near(window, row))
+        found = dict.fromkeys(one for world in worlds for one in why(world, "in", flow, None))
+        whys = [one for one in found if one is not None]
         if not whys:
             return None
         sure = sure and len(found) == 1 and not any(map(_of_sockets, worlds))
         fate = by_policy(whys[0])
         return End("recorded", fate.reason, fate.text, sure=sure, evidence=fate.evidence)
+
+    @cached_property
+    def _worlds(self) -> Worlds:
+        from iptrec.context.worlds import Worlds  # noqa: PLC0415 - likewise
+
+        return Worlds(self._recording, self._namespace, self._interfaces)
 
 
 def _of_sockets(world: World) -> bool:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 from iptrec.answers.checksums import Checksums
 from iptrec.answers.crowded import Crowded
-from iptrec.answers.last_seen import near
 from iptrec.answers.policed import Policed
 from iptrec.context.counters import Counts
-from iptrec.context.worlds import Worlds
 
 if TYPE_CHECKING:
     from iptrec.context.counters import Rise
@@ -50,9 +48,7 @@ class Received:
         """What may have become of the packet there."""
         wrong = self._wrong.get(position)
         if position in self._blocked:
-            row = int(self._window.assembly.events(position)[-1])
-            iif, when = int(self._window.events.indev[row]), near(self._window, row)
-            blocked = self._policed.end(packet.steps[-1], iif, when)
+            blocked = self._policed.end(self._window, position, packet)
             if blocked is not None:  # TCP looks at its checksum first
                 return blocked if wrong is None else replace(blocked, sure=False)
         if wrong is not None:
@@ -70,8 +66,7 @@ class Received:
 
     @cached_property
     def _policed(self) -> Policed:
-        worlds = Worlds(self._recording, self._namespace, self._interfaces)
-        return Policed(worlds, Counts(self._recording, self._namespace))
+        return Policed(self._recording, self._namespace, self._interfaces)
 
     @cached_property
     def _crowded(self) -> Crowded:

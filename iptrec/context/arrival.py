@@ -1,18 +1,16 @@
 """What the kernel makes of a packet that comes in, by what is recorded of routes and settings.
 
 Sources: ip_route_input_slow and ip_mkroute_input (net/ipv4/route.c), __fib_validate_source
-(net/ipv4/fib_frontend.c), ip_forward (net/ipv4/ip_forward.c), ip6_forward (net/ipv6/ip6_output.c),
-ip_protocol_deliver_rcu (net/ipv4/ip_input.c) and its like of IPv6.
+(net/ipv4/fib_frontend.c), ip_forward (net/ipv4/ip_forward.c), ip6_forward (net/ipv6/ip6_output.c).
 Reasons are the kernel's words (include/net/dropreason-core.h); where it has none for a route of its own kind
 they are that route's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-from iptrec.context.policies import NONE, Direction, Policies
+from iptrec.context.policed import on_its_way
 from iptrec.context.route import (
     BLACKHOLE,
     BROADCAST,
@@ -23,16 +21,17 @@ from iptrec.context.route import (
     PROHIBIT,
     UNICAST,
     UNREACHABLE,
-    words,
 )
+from iptrec.context.world import UNKNOWN, Fate, dotted, dropped
 
 if TYPE_CHECKING:
     import ipaddress
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator
 
     from iptrec.context.route import Route
-    from iptrec.context.routing import Found, Tables
+    from iptrec.context.routing import Found
     from iptrec.context.routing_rules import Flow
+    from iptrec.context.world import Arrived, World
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -54,73 +53,11 @@ _BEFORE_OPTIONS: Final = frozenset(
 _SAID: Final = {BLACKHOLE: "blackhole", UNREACHABLE: "unreachable", PROHIBIT: "prohibit"}
 
 
-class Device(NamedTuple):
-    """An interface. ``vrf``: whether its packets are routed by a VRF."""
-
-    name: str
-    mtu: int | None = None
-    vrf: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class World:
-    """What was so at one moment; always the same object for the same.
-
-    ``setting``: of a path below /proc/sys; None where it is not known. ``joined``: whether an interface takes
-    packets for a group; None where that is not known.
-    """
-
-    tables: Tables
-    setting: Callable[[str], int | None]
-    devices: Mapping[int, Device]
-    joined: Callable[[str, IP], bool | None] = lambda _name, _group: None
-    policies: Policies = NONE
-
-    def name(self, index: int) -> str:
-        """Of an interface."""
-        return self.devices[index].name if index in self.devices else f"if{index}"
-
-    def route(self, one: Route) -> str:
-        """In words."""
-        return words(one, {index: self.name(index) for index in one.links})
-
-
-class Arrived(NamedTuple):
-    """A packet behind its last rule at PREROUTING. None: not known.
-
-    ``length``: of the whole packet; ``whole``: whether it may not be fragmented (DF). ``source_route``:
-    whether it brings a way of its own (RFC 791: LSRR, SSRR).
-    """
-
-    flow: Flow
-    hops: int | None = None
-    length: int | None = None
-    whole: bool | None = None
-    source_route: bool = False
-
-
-class Fate(NamedTuple):
-    """What becomes of it: it is ``dropped``, ``forwarded``, or comes to this host (``local``).
-
-    ``text``: that it is dropped, by whom; else the route. ``evidence``: why it is dropped, where that is not
-    said. None of it is known where ``what`` is "unknown".
-    """
-
-    what: Literal["dropped", "forwarded", "local", "unknown"]
-    reason: str = ""
-    text: str = ""
-    link: int = 0
-    evidence: str = ""
-
-
-_UNKNOWN: Final = Fate("unknown")
-
-
 def fates(world: World, packet: Arrived) -> list[Fate]:
     """All that may become of it."""
     device = world.devices.get(packet.flow.iif)
     if device is None or device.vrf:
-        return [_UNKNOWN]
+        return [UNKNOWN]
     found = _fates6(world, packet) if packet.flow.dst.version == _SIX else _fates4(world, packet)
     if packet.source_route:
         found = (_with_source_route(world, packet.flow, one) for one in found)
@@ -134,12 +71,8 @@ def _with_source_route(world: World, flow: Flow, found: Fate) -> Fate:
     for one in ("all", flow.in_):
         path = f"net/ipv4/conf/{one}/accept_source_route"
         if world.setting(path) == 0:
-            return _dropped("SOURCE_ROUTE", f"it has a source route, and {dotted(path)} is 0")
-    return _UNKNOWN
-
-
-def _dropped(reason: str, why: str, by: str = "routing") -> Fate:
-    return Fate("dropped", reason, f"{by} would have dropped it", evidence=why)
+            return dropped("SOURCE_ROUTE", f"it has a source route, and {dotted(path)} is 0")
+    return UNKNOWN
 
 
 def _fates4(world: World, packet: Arrived) -> Iterator[Fate]:
@@ -160,15 +93,15 @@ def _fates4(world: World, packet: Arrived) -> Iterator[Fate]:
             if src.is_unspecified
             else ("IP_INVALID_DEST", "destination")
         )
-        yield _dropped(reason, f"0.0.0.0 cannot be its {end}")
+        yield dropped(reason, f"0.0.0.0 cannot be its {end}")
         return
     if dst.is_loopback or src.is_loopback:
         allowed, said = _either(world, flow, "route_localnet")
         if allowed is None:
-            yield _UNKNOWN
+            yield UNKNOWN
         if not allowed:
             which = f"its destination {dst}" if dst.is_loopback else f"its source {src}"
-            yield _dropped("IP_LOCALNET", f"{which} is a loopback address, {said}")
+            yield dropped("IP_LOCALNET", f"{which} is a loopback address, {said}")
         if allowed is False:
             return
     for found in world.tables.lookup(flow):
@@ -186,19 +119,19 @@ def _routed4(world: World, packet: Arrived, found: Found) -> Iterator[Fate]:
     path = f"net/ipv4/conf/{flow.in_}/forwarding"
     forwards = world.setting(path)
     if forwards is None:
-        yield _UNKNOWN
+        yield UNKNOWN
         return
     if not forwards:
         why = f"{flow.dst} is not an address of this host, and {dotted(path)} is 0"
-        yield _dropped("IP_INADDRERRORS", why)
+        yield dropped("IP_INADDRERRORS", why)
     elif found.kind != UNICAST:
         yield _no_way(world, flow, found)
     elif found.route is None or not found.links:
-        yield _UNKNOWN
+        yield UNKNOWN
     else:
         for link in found.links:
             onward = _forwarded4(world, packet, found.route, link)
-            for one in _policed(world, flow, link, onward):
+            for one in on_its_way(world, flow, link, onward):
                 yield from _checked(world, flow, flow.dst, link, one)
 
 
@@ -210,64 +143,30 @@ def _no_way(world: World, flow: Flow, found: Found) -> Fate:
         nowhere = f"routing would have dropped it: there is no route to {flow.dst}"
         return Fate("dropped", "IP_INNOROUTES", nowhere)
     if found.kind not in ERRORS:
-        return _dropped("IP_INVALID_DEST", f"{flow.dst} cannot be forwarded to")
+        return dropped("IP_INVALID_DEST", f"{flow.dst} cannot be forwarded to")
     reason = "IP_INNOROUTES" if six and found.kind != BLACKHOLE else _KINDS[found.kind]
     if route is None:
         why = f"routing rule {rule.priority if rule else '?'} is {_SAID[found.kind]}"
-        return _dropped("IP_INNOROUTES" if found.kind == UNREACHABLE else reason, why)
-    return _dropped(reason, f"the route is {world.route(route)}")
+        return dropped("IP_INNOROUTES" if found.kind == UNREACHABLE else reason, why)
+    return dropped(reason, f"the route is {world.route(route)}")
 
 
 def _forwarded4(world: World, packet: Arrived, route: Route, link: int) -> Fate:
     """What ip_forward makes of it."""
     way = world.route(route)
     if packet.hops is not None and packet.hops <= 1:
-        return _dropped("IP_INHDR", f"its TTL is {packet.hops} ({way})", "forwarding")
+        return dropped("IP_INHDR", f"its TTL is {packet.hops} ({way})", "forwarding")
     mtu = route.mtu or _mtu(world, link)
     if packet.length is None or mtu is None or packet.hops is None:
-        return _UNKNOWN
+        return UNKNOWN
     if packet.length > mtu:
         if packet.whole is None:
-            return _UNKNOWN
+            return UNKNOWN
         if packet.whole:
             where = f"the MTU of {'the route' if route.mtu else world.name(link)} is {mtu} ({way})"
             why = f"it has {packet.length} bytes and DF, {where}"
-            return _dropped("PKT_TOO_BIG", why, "forwarding")
+            return dropped("PKT_TOO_BIG", why, "forwarding")
     return Fate("forwarded", text=way, link=link)
-
-
-def _policed(world: World, flow: Flow, link: int, onward: Fate) -> Iterator[Fate]:
-    """What becomes of a packet that is to be forwarded: IPsec's policies come first, and after its hops."""
-    if not world.policies.every:
-        yield onward
-        return
-    for why in policed(world, "fwd", flow, link):
-        if why is not None or onward.reason == "IP_INHDR":
-            yield onward if why is None else by_policy(why)
-            continue
-        for other in policed(world, "out", flow, link):
-            yield onward if other is None else by_policy(other)
-
-
-def policed(world: World, direction: Direction, flow: Flow, link: int | None) -> list[str | None]:
-    """All that may be why IPsec's policies drop it; None: they let it pass."""
-    found = world.policies.why(direction, flow, link)
-    if found == [None]:
-        return found
-    version = 6 if flow.dst.version == _SIX else 4
-    name, key = flow.in_, "disable_policy"
-    if direction == "out":
-        name, key = world.name(link or 0), "disable_xfrm"
-    off = [world.setting(f"net/ipv{version}/conf/{one}/{key}") for one in ("all", name)]
-    if version == 4 and any(off):  # noqa: PLR2004
-        return [None]
-    # Of IPv6 it depends on the kernel's version.
-    return [*found, None] if any(off) and None not in found else found
-
-
-def by_policy(why: str) -> Fate:
-    """A policy of IPsec drops it."""
-    return _dropped("XFRM_POLICY", why, "IPsec's policies")
 
 
 def _mtu(world: World, link: int) -> int | None:
@@ -277,7 +176,7 @@ def _mtu(world: World, link: int) -> int | None:
 def _broadcast(world: World, flow: Flow, what: str) -> Iterator[Fate]:
     """To this host and others; forwarded only where all interfaces together and this one say so."""
     if world.setting("net/ipv4/conf/all/bc_forwarding"):
-        yield _UNKNOWN
+        yield UNKNOWN
         return
     passed = Fate("local", text=what)
     if flow.src.is_unspecified:
@@ -293,7 +192,7 @@ def _to_group(world: World, flow: Flow) -> Iterator[Fate]:
     elif flow.src.is_multicast or int(flow.src) == 2**32 - 1:
         yield _invalid_source(flow.src)
     elif flow.src.is_loopback or flow.src.is_unspecified:
-        yield _UNKNOWN
+        yield UNKNOWN
     else:
         yield from _checked(world, flow, None, 0, Fate("local", text=f"the group {flow.dst}"))
 
@@ -303,22 +202,22 @@ def _not_joined(world: World, flow: Flow) -> Fate | None:
     joined = world.joined(flow.in_, flow.dst)
     forwards = world.setting(f"net/ipv{flow.dst.version}/conf/all/mc_forwarding")
     if joined is None or (not joined and forwards != 0):
-        return _UNKNOWN
+        return UNKNOWN
     if not joined:
-        return _dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
+        return dropped("NOT_JOINED", f"{flow.in_} has not joined the group {flow.dst}")
     return None
 
 
 def _invalid_source(src: IP) -> Fate:
     kind = "multicast" if src.is_multicast else "broadcast"
-    return _dropped("IP_INVALID_SOURCE", f"its source {src} is a {kind} address")
+    return dropped("IP_INVALID_SOURCE", f"its source {src} is a {kind} address")
 
 
 def _checked(world: World, flow: Flow, dst: IP | None, out: int, passed: Fate) -> Iterator[Fate]:
     """fib_validate_source: what is dropped for its source, else ``passed``."""
     strict, said = _highest(world, flow, "rp_filter")
     if strict is None:
-        yield _UNKNOWN
+        yield UNKNOWN
         return
     allowed, _ = _either(world, flow, "accept_local")
     redirects = world.setting("net/ipv4/conf/all/send_redirects")
@@ -343,7 +242,7 @@ def _own_source(world: World, flow: Flow, passed: Fate) -> Iterator[Fate]:
 
 
 def _local_source(flow: Flow, said: str) -> Fate:
-    return _dropped("IP_LOCAL_SOURCE", f"its source {flow.src} is an address of this host, {said}")
+    return dropped("IP_LOCAL_SOURCE", f"its source {flow.src} is an address of this host, {said}")
 
 
 def _fully_checked(
@@ -367,17 +266,17 @@ def _fully_checked(
         if found.kind in ERRORS or not found.kind or found.route is None:
             yield _unrouted(world, flow, found, strict, said) if strict else passed
         elif found.kind == OWN and accepted is None:
-            yield _UNKNOWN
+            yield UNKNOWN
         elif found.kind == OWN and not accepted:
             yield _local_source(flow, accepts)
         elif found.kind not in (UNICAST, OWN):
             kind = {BROADCAST: "broadcast", MULTICAST: "multicast"}.get(found.kind, "such")
             why = f"its source {flow.src} is a {kind} address ({world.route(found.route)})"
-            yield _dropped("IP_INVALID_SOURCE", why)
+            yield dropped("IP_INVALID_SOURCE", why)
         elif flow.iif in found.links or not strict:
             yield passed
         elif not found.links:
-            yield _UNKNOWN
+            yield UNKNOWN
         else:
             yield from _filtered(world, flow, found.route, strict, said, passed)
 
@@ -390,12 +289,12 @@ def _filtered(
     links = " and ".join(map(world.name, route.links))
     why = f"the route to {flow.src} is by {links} ({world.route(route)}), {said}"
     if strict == 1:
-        yield _dropped("IP_RPFILTER", why, "strict reverse path filtering")
+        yield dropped("IP_RPFILTER", why, "strict reverse path filtering")
     elif addressed:
         yield passed
     else:
         why = f"{why}, and {flow.in_} has no address"
-        yield _dropped("IP_RPFILTER", why, "loose reverse path filtering")
+        yield dropped("IP_RPFILTER", why, "loose reverse path filtering")
 
 
 def _unrouted(world: World, flow: Flow, found: Found, strict: int, said: str) -> Fate:
@@ -404,7 +303,7 @@ def _unrouted(world: World, flow: Flow, found: Found, strict: int, said: str) ->
     if not to and found.rule is not None and found.kind in ERRORS:
         to = f"routing rule {found.rule.priority} to {flow.src} is {_SAID[found.kind]}"
     why = f"{to or f'there is no route to {flow.src}'}, {said}"
-    return _dropped("IP_RPFILTER", why, f"{how} reverse path filtering")
+    return dropped("IP_RPFILTER", why, f"{how} reverse path filtering")
 
 
 def _highest(world: World, flow: Flow, key: str) -> tuple[int | None, str]:
@@ -424,11 +323,6 @@ def _either(world: World, flow: Flow, key: str) -> tuple[bool | None, str]:
     return (None if found is None else bool(found)), said
 
 
-def dotted(path: str) -> str:
-    """A setting as sysctl(8) names it; dots in the name of an interface become slashes."""
-    return path.translate({ord("/"): ".", ord("."): "/"})
-
-
 def _fates6(world: World, packet: Arrived) -> Iterator[Fate]:
     flow = packet.flow
     if flow.dst.is_multicast:
@@ -438,11 +332,11 @@ def _fates6(world: World, packet: Arrived) -> Iterator[Fate]:
         if found.kind == 0 or found.kind in ERRORS:
             yield _no_way(world, flow, found)
         elif found.route is None:
-            yield _UNKNOWN
+            yield UNKNOWN
         elif found.kind != UNICAST:
             yield Fate("local", text=world.route(found.route))
         elif not found.links:
-            yield _UNKNOWN
+            yield UNKNOWN
         else:
             yield from _onward6(world, packet, found.route, found.links)
 
@@ -455,7 +349,7 @@ def _onward6(world: World, packet: Arrived, route: Route, links: tuple[int, ...]
         return
     for link in links:
         onward = _forwarded6(world, packet, route, link)
-        yield from _policed(world, packet.flow, link, onward)
+        yield from on_its_way(world, packet.flow, link, onward)
 
 
 def _is_off6(world: World, flow: Flow) -> Fate | None:
@@ -463,30 +357,30 @@ def _is_off6(world: World, flow: Flow) -> Fate | None:
     forwards = world.setting("net/ipv6/conf/all/forwarding")
     own = world.setting(f"net/ipv6/conf/{flow.in_}/force_forwarding")
     if forwards is None:
-        return _UNKNOWN
+        return UNKNOWN
     if forwards or own:
         return None
     why = f"{flow.dst} is not an address of this host, and net.ipv6.conf.all.forwarding is 0"
-    return _dropped("IP_INADDRERRORS", why)
+    return dropped("IP_INADDRERRORS", why)
 
 
 def _forwarded6(world: World, packet: Arrived, route: Route, link: int) -> Fate:
     """What ip6_forward makes of it."""
     flow, way = packet.flow, world.route(route)
     if packet.hops is None:
-        return _UNKNOWN
+        return UNKNOWN
     if packet.hops <= 1:
-        return _dropped("IP_INHDR", f"its hop limit is {packet.hops} ({way})", "forwarding")
+        return dropped("IP_INHDR", f"its hop limit is {packet.hops} ({way})", "forwarding")
     src = flow.src
     if link != flow.iif and (
         src.is_unspecified or src.is_multicast or src.is_loopback or src.is_link_local
     ):
-        return _dropped("IP_INADDRERRORS", f"packets from {src} are not forwarded", "forwarding")
+        return dropped("IP_INADDRERRORS", f"packets from {src} are not forwarded", "forwarding")
     mtu = world.setting(f"net/ipv6/conf/{world.name(link)}/mtu")
     mtu = route.mtu if route.locked and route.mtu else mtu or _mtu(world, link)
     if packet.length is None or mtu is None:
-        return _UNKNOWN
+        return UNKNOWN
     if packet.length > max(mtu, _LEAST_MTU6):
         where = f"the MTU of {world.name(link)} is {mtu} ({way})"
-        return _dropped("PKT_TOO_BIG", f"it has {packet.length} bytes, {where}", "forwarding")
+        return dropped("PKT_TOO_BIG", f"it has {packet.length} bytes, {where}", "forwarding")
     return Fate("forwarded", text=way, link=link)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.context.arrival import Device
 from iptrec.context.datagrams import datagrams
+from iptrec.context.world import Device
 from iptrec.decode import snapshots
 from iptrec.decode.rtnetlink import LAYOUTS, rows
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.context.routing_rules import Flow
+    from iptrec.recording.rows import Recording
 
 Direction = Literal["in", "out", "fwd"]
 
@@ -119,6 +120,15 @@ class Policies:
 
 
 NONE: Final = Policies()
+
+
+def over_time(recording: Recording, namespace: int) -> list[tuple[int, Policies]]:
+    """Each list of a namespace, and its time (epoch)."""
+    return [
+        (one.time_ns, Policies.listed(one.content))
+        for one in recording.snapshots("policies")
+        if one.namespace == namespace
+    ]
 
 
 def _made_by(policy: Policy) -> Iterator[str | None]:

@@ -7,10 +7,10 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from iptrec.context.arrival import World
 from iptrec.context.devices import Devices
-from iptrec.context.policies import NONE, Policies
+from iptrec.context.policies import NONE, Policies, over_time
 from iptrec.context.routes import Routes
+from iptrec.context.world import World
 from iptrec.decode import snapshots
 from iptrec.decode.groups import groups
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Mapping, Sequence
 
-    from iptrec.context.arrival import Device
     from iptrec.context.interfaces import Interfaces
     from iptrec.context.routing import Tables
+    from iptrec.context.world import Device
     from iptrec.recording.rows import Recording
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -53,13 +53,8 @@ class Worlds:
         return self._files("groups")
 
     @functools.cached_property
-    def policies(self) -> list[tuple[int, Policies]]:
-        """Each list of IPsec's policies, and its time."""
-        return [
-            (one.time_ns, Policies.listed(one.content))
-            for one in self._recording.snapshots("policies")
-            if one.namespace == self._namespace
-        ]
+    def _policies(self) -> list[tuple[int, Policies]]:
+        return over_time(self._recording, self._namespace)
 
     def _files(self, kind: str) -> list[tuple[int, Files]]:
         """Each list and its time; the same object for what has not changed."""
@@ -84,7 +79,7 @@ class Worlds:
         tables, sure = self._routes.tables(time_ns)
         settings, settled = _around(self._settings, time_ns)
         joined, _ = _around(self._groups, time_ns)
-        policies, _ = _around(self.policies, time_ns)
+        policies, _ = _around(self._policies, time_ns)
         joined, policies = joined or [_NO_GROUPS], policies or [NONE]
         possible = len(tables) * len(settings) * len(joined) * len(policies)
         if not settings or possible > _MOST:

@@ -174,8 +174,9 @@ def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
     if not refused or not met_nat(book, path):
         return None
     connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
-    last = book.places[path[-1]].rule
-    why = ": no free port was left" if last and _FROM_PORTS.search(last.spec) else ""
+    rules = (book.places[one].rule for one in path)
+    taken = any(one is not None and _FROM_PORTS.search(one.spec) for one in rules)
+    why = ": no free port was left" if taken else ""
     return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one{why}"
 
 

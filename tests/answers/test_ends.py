@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import frames
 import pytest
 from handmade import HandMade, attribute, link_message, netlink, udp
 
+import iptrec
 from iptrec.answers.packets import Packets
+from iptrec.packets.ends import End
 from iptrec.recording.rows import Loss, Stream
 
 SECOND = 1_000_000_000
+DOUBT = re.compile(r"\b(perhaps|may|might|possibly)\b")
 TIME = 500 * SECOND
 DONE = netlink(3, bytes(4))
 KNOWN = {
@@ -155,8 +161,40 @@ def test_the_words():
     assert found.end.text == "routing would have dropped it: there is no route to 10.9.9.9"
     (found,) = Packets(recording(FILTER, RAWS, dst="10.2.0.9"))
     assert found.end.text == (
-        "routing would have forwarded it (10.2.0.0/16 dev eth1): what discarded it is not known"
+        "perhaps routing would have forwarded it (10.2.0.0/16 dev eth1): what discarded it is not known"
     )
+
+
+@pytest.mark.parametrize("source", ["seen", "asked", "recorded"])
+@pytest.mark.parametrize("evidence", ["", "the route is blackhole"])
+def test_whose_text_is_not_sure(source, evidence):
+    """Each end that is not sure says so, once, and no other does, whoever made it."""
+    sure = End(source, "BLACKHOLE", "routing would have dropped it", evidence=evidence)
+    unsure = replace(sure, sure=False)
+    assert not DOUBT.search(sure.text)
+    assert len(DOUBT.findall(unsure.text)) == 1
+    assert unsure.text.endswith(sure.text)
+    assert replace(unsure, sure=True) == sure
+
+
+def test_no_sentence_has_its_own_doubt():
+    """`End.text` has it: where an end is made, and in the words that it is made of, no text says "perhaps"."""
+    package = Path(iptrec.__file__).parent
+    texts = [path.read_text() for path in package.rglob("*.py")]
+    making = [
+        one for one in texts if re.search(r"\bEnd\(\n? *\"|\bFate\(|^_BY_BOTH\b", one, re.MULTILINE)
+    ]
+    assert len(making) >= 8
+    said = [
+        node.value
+        for one in making
+        for node in ast.walk(ast.parse(one))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and not node.value.endswith(".")
+    ]
+    kinds = ("perhaps", "perhaps,")  # of `Vanished`, and of `End.text`
+    assert [one for one in said if DOUBT.search(one) and "\n" not in one and one not in kinds] == []
 
 
 def listening(*ports):
@@ -228,7 +266,8 @@ def test_a_fragment_waits_here():
     made.chunks_[0] = replace(made.chunks_[0], data=bytes(data))
     (found,) = Packets(made)
     assert found.end.text == (
-        "routing would have delivered it (local 10.1.0.1/32 dev eth0), where a fragment waits for the others"
+        "perhaps routing would have delivered it (local 10.1.0.1/32 dev eth0), where a fragment waits for the"
+        " others"
     )
 
 
@@ -248,7 +287,7 @@ def test_a_setting_that_changed(after, expected):
     assert told(made) == expected
     (found,) = Packets(made)
     assert found.end.text.startswith(
-        "perhaps strict reverse path" if after else "routing would have forwarded"
+        "perhaps strict reverse path" if after else "perhaps routing would have forwarded"
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from policies import policy
 from test_routing import BEGINNING, NAMES, entry, rule
 
-from iptrec.context.arrival import Arrived, Device, World, dotted, fates
+from iptrec.context.arrival import fates
+from iptrec.context.policies import Policies
 from iptrec.context.route import route
 from iptrec.context.routing import Tables
 from iptrec.context.routing_rules import Flow, rules
+from iptrec.context.world import Arrived, Device, World, dotted
 
 LOCAL, BROADCAST = 2, 3
 ROUTES = [
@@ -37,9 +40,10 @@ LOOSE = {"net/ipv4/conf/eth0/rp_filter": 2}
 DEVICES = {1: Device("lo", 65536), 2: Device("eth0", 1500), 3: Device("eth1", 1400)}
 NONE = "0.0.0.0"  # noqa: S104 - nothing is bound
 A, B = "10.0.1.9", "10.0.2.9"
+A6, B6 = "fd00:1::9", "fd00:2::9"
 
 
-def world(settings=(), more=(), devices=(), groups=()):
+def world(settings=(), more=(), devices=(), groups=(), policies=()):
     every = [
         rule(priority, table, version=version)
         for version in (4, 6)
@@ -52,7 +56,10 @@ def world(settings=(), more=(), devices=(), groups=()):
     )
     known = SETTINGS | dict(settings)
     joined = {ipaddress.ip_address(one) for one in groups}
-    return World(tables, known.get, DEVICES | dict(devices), lambda _, group: group in joined)
+    return World(
+        tables, known.get, DEVICES | dict(devices), lambda _, group: group in joined,
+        Policies.listed(b"".join(policies)),
+    )  # fmt: skip
 
 
 def told(src, dst, *, hops=64, length=100, whole=False, mark=0, **worlds):
@@ -61,7 +68,26 @@ def told(src, dst, *, hops=64, length=100, whole=False, mark=0, **worlds):
     return [one.reason or one.what for one in found]
 
 
+FWD, OUT = (policy("0.0.0.0/0", "0.0.0.0/0", one) for one in ("fwd", "out"))
+FWD6, OUT6 = (policy("::/0", "::/0", one) for one in ("fwd", "out"))
+IPSEC = policy("0.0.0.0/0", "0.0.0.0/0", action="allow", templates=1)
+OFF = {"net/ipv4/conf/eth0/disable_policy": 1, "net/ipv4/conf/eth1/disable_xfrm": 1}
 CASES = {
+    "policy": ((A, B), {"policies": [FWD]}, ["XFRM_POLICY"]),
+    "policy, before its TTL": ((A, B), {"policies": [FWD], "hops": 1}, ["XFRM_POLICY"]),
+    "policy, before the MTU": ((A, B), {"policies": [FWD], "length": 1450, "whole": True}, ["XFRM_POLICY"]),
+    "policy, not without a route": ((A, "192.0.2.1"), {"policies": [FWD]}, ["IP_INNOROUTES"]),
+    "policy, not of what comes here": ((A, "10.0.1.1"), {"policies": [FWD]}, ["local"]),
+    "policy, the way out": ((A, B), {"policies": [OUT]}, ["XFRM_POLICY"]),
+    "policy, the way out, after its TTL": ((A, B), {"policies": [OUT], "hops": 1}, ["IP_INHDR"]),
+    "policy, switched off": ((A, B), {"policies": [FWD, OUT], "settings": OFF}, ["forwarded"]),
+    "policy, templates": ((A, B), {"policies": [IPSEC], "hops": 1}, ["XFRM_POLICY", "IP_INHDR"]),
+    "policy, of the other family": ((A, B), {"policies": [FWD6]}, ["forwarded"]),
+    "policy 6, before its hop limit": ((A6, B6), {"policies": [FWD6], "hops": 1}, ["XFRM_POLICY"]),
+    "policy 6, the way out": ((A6, B6), {"policies": [OUT6], "length": 1450}, ["XFRM_POLICY"]),
+    "policy 6, not without forwarding": (
+        (A6, B6), {"policies": [FWD6], "settings": {"net/ipv6/conf/all/forwarding": 0}},
+        ["IP_INADDRERRORS"]),
     "onward": ((A, B), {}, ["forwarded"]),
     "here": ((A, "10.0.1.1"), {}, ["local"]),
     "broadcast": ((A, "10.0.1.255"), {}, ["local"]),

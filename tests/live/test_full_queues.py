@@ -56,6 +56,30 @@ for own in ("10.0.1.1", "fd00:1::1"):
         for port in (5002, 5003):
             out.sendto(bytes(1200), (own, port))
 """
+DEAF = """
+import ctypes, socket, struct
+nothing = struct.pack("HBBI", 6, 0, 0, 0)
+code = ctypes.create_string_buffer(nothing)
+ears = []
+for family, own in ((socket.AF_INET, "10.0.1.1"), (socket.AF_INET6, "fd00:1::1")):
+    for kind, port in ((socket.SOCK_DGRAM, 5004), (socket.SOCK_STREAM, 5005)):
+        ears.append(socket.socket(family, kind))
+        ears[-1].setsockopt(socket.SOL_SOCKET, 26, struct.pack("HL", 1, ctypes.addressof(code)))
+        ears[-1].bind((own, port))
+    ears[-1].listen(9)
+print("ready", flush=True)
+input()
+"""
+ASK = """
+import socket
+for family, own in ((socket.AF_INET, "10.0.1.1"), (socket.AF_INET6, "fd00:1::1")):
+    out = socket.socket(family, socket.SOCK_DGRAM)
+    for _ in range(2):
+        out.sendto(b"?", (own, 5004))
+    door = socket.socket(family, socket.SOCK_STREAM)
+    door.setblocking(False)
+    door.connect_ex((own, 5005))
+"""
 NFT = """
 table inet t {
   chain in { type filter hook input priority 0; accept; }
@@ -117,7 +141,7 @@ def test_a_syn_that_nobody_answers(network, tmp_path, backend):
             False,
             "recorded",
         )
-        said = "the listen queue of TCP port 5000 may have been full: ListenOverflows rose by"
+        said = "perhaps the listen queue of TCP port 5000 was full: ListenOverflows rose by"
         assert one.end.text.startswith(said)
     outside = sum((one.header["src"], one.header["sport"]) not in inside for one in found)
     assert outside >= 6
@@ -150,9 +174,39 @@ def test_datagrams_that_find_no_room(network, tmp_path, backend):
         assert 0 < by < 8
         assert (one.end.reason, one.end.sure) == ("SOCKET_RCVBUFF", False)
         assert one.end.text == (
-            "the receive buffer of UDP port 5002 may have been full: its socket dropped"
-            f" {by}, Udp{'6' if six else ''}RcvbufErrors rose by {by} meanwhile"
+            "perhaps the receive buffer of UDP port 5002 was full: its socket dropped"
+            f" {by} of 8, Udp{'6' if six else ''}RcvbufErrors rose by {by} meanwhile"
         )
+
+
+def test_what_a_filter_of_a_socket_refuses(network, tmp_path, backend):
+    """The counters that rose are those of others: neither a full queue nor a full buffer is blamed alone."""
+    deaf = network.popen([sys.executable, "-c", DEAF], **PIPES)
+    assert deaf.stdout.readline() == "ready\n"
+    path = tmp_path / "t.db"
+    child = recorder.start(network, "--backend", backend, "--drops", "no", "-o", path, notes=True)
+    network.run([sys.executable, "-c", FLOOD], "a")
+    client = network.popen([sys.executable, "-c", KNOCK], "a", **PIPES)
+    assert "done\n" in iter(client.stdout.readline, "")
+    network.run([sys.executable, "-c", ASK], "a")
+    recorder.stop(child)
+    client.kill()
+    every = recorder.packets(path)
+    for port, proto in ((5004, "udp"), (5005, "tcp")):
+        here = [
+            one for one in every if (one.header.get("dport"), one.header["proto"]) == (port, proto)
+        ]
+        assert {one.family for one in here} == {"ipv4", "ipv6"}
+        if proto == "tcp":  # the queues that were full are still, and this one is not
+            assert [one.end for one in here if one.end] == []
+            continue
+        for one in here:
+            six = "6" if one.family == "ipv6" else ""
+            assert (one.end.reason, one.end.sure) == ("SOCKET_FILTER", False)
+            assert one.end.text.startswith(
+                "perhaps the filter of UDP port 5004 refused it, or its receive buffer was full: its socket"
+                f" dropped 2 of 2, Udp{six}RcvbufErrors rose by "
+            )
 
 
 @pytest.mark.parametrize("bad", [True, False])
@@ -190,5 +244,6 @@ def test_a_bad_checksum(network, tmp_path, backend, bad):
             continue
         assert (one.verdict, one.end.reason, one.end.sure) == ("ACCEPT", f"{proto}_CSUM", False)
         assert one.end.text == (
-            f"its checksum of {proto} is wrong, {counter} rose by {counted(network, counter)} meanwhile"
+            f"perhaps it was dropped for its checksum of {proto}: that is wrong,"
+            f" {counter} rose by {counted(network, counter)} meanwhile"
         )

@@ -17,9 +17,10 @@ from dataclasses import replace
 import pytest
 from handmade import HandMade
 
-from iptrec.context.arrival import Arrived, fates
+from iptrec.context.arrival import fates
 from iptrec.context.interfaces import Interfaces
 from iptrec.context.routing_rules import Flow
+from iptrec.context.world import Arrived
 from iptrec.context.worlds import Worlds
 from iptrec.recording.rows import Stream
 
