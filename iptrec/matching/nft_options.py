@@ -19,7 +19,8 @@ _CHAINED: Final = frozenset({0, 43, 44, 51, 60})  # what ipv6_find_hdr walks on 
 _VERSION, _HDRLENGTH = Span("nh", 0, 4), Span("nh", 4, 4)
 _NEXTHDR, _DOFF = Span("nh", 48, 8), Span("th", 96, 4)
 _SHORTEST: Final = 5  # words of a header without options
-# The kernel takes an option for missing where there is no TCP; nft may ask for TCP before, and not print it.
+# The kernel takes an option or chunk for missing where there is no TCP or SCTP; nft may ask for that before,
+# and not print it.
 _MISSING_OR_NOT: Final = frozenset({0, -1})
 
 
@@ -67,11 +68,9 @@ def _tcp_option(_: str) -> Read:
 
 
 def _chunk(_: str) -> Read:
-    def read(facts: Facts) -> int | None:
+    def read(facts: Facts) -> frozenset[int] | None:
         protocol = facts.header.get("proto")
-        if protocol not in (None, "sctp") and not facts.header.get("ext"):
-            raise AbsentError(protocol)
-        return None
+        return None if protocol in (None, "sctp") or facts.header.get("ext") else _MISSING_OR_NOT
 
     return read
 

@@ -200,6 +200,9 @@ ip option rr exists
 ip option lsrr missing
 tcp option maxseg exists
 sctp chunk data exists
+sctp chunk data missing
+sctp chunk data missing tcp dport 80
+sctp chunk data tsn 7
 sctp sport 5
 dccp dport 5
 ah spi 5
@@ -215,7 +218,8 @@ ct original ip saddr 10.0.1.2
 ct state & (new | established) == new
 ct state ! invalid,new""".splitlines()
 UNKNOWABLE = (
-    "limit", "numgen", "symhash", "@grown", "tcp option", "ct direction", "ct status", "ct mark", "ct original",
+    "limit", "numgen", "symhash", "@grown", "tcp option", "sctp chunk data missing",
+    "ct direction", "ct status", "ct mark", "ct original",
     *(["ct state", "ct l3proto"] if LINUX < (6, 16) else []),  # since then its trace tells of conntrack
 )  # fmt: skip
 PACKETS = {
