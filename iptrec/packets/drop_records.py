@@ -80,7 +80,10 @@ class Records(NamedTuple):
 
     def take(self, index: I64 | Mask) -> Records:
         """Some of them."""
-        return Records(*(one[index] for one in self))
+        return Records(
+            self.time_ns[index], self.key[index], self.exact[index], self.cut[index],
+            self.cause[index], self.device[index],
+        )  # fmt: skip
 
 
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
@@ -96,8 +99,8 @@ def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
 def exact_keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
     """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
     packets = packets.dumped(cut)
-    first, later, cut = packets.transports()
-    known = np.where(later | cut, np.uint64(0), first)
+    first, later, missing = packets.transports()
+    known = np.where(later | missing, np.uint64(0), first)
     flags = packets.flags().astype(np.uint64)
     return combined([packets.flow_keys(), known, flags, sent.astype(np.uint64)])
 
