@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command import IPTREC
-from dying import CONTROLS, IDS, PORTS, SINCE_6_13, WAYS, order
+from dying import CONTROLS, FAR4, FAR6, IDS, PORTS, SINCE_6_13, WAYS, order
 from frames import mac
 from recorder import packets
 from rights import IS_ROOT, LINUX
@@ -230,6 +230,45 @@ def test_one_in_a_hundred_dies(router, tmp_path, backend):
 
 
 REASONS = ("IP_INNOROUTES", "IP_INHDR", "IP_LOCALNET", "UDP_CSUM", "NO_SOCKET")
+EQUAL = """
+import json, socket, sys
+from dying import FAR4, FAR6, four, framed, six
+six_wanted, of, at = json.loads(sys.argv[1])
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(("eth0", 0))
+for number in range(40):
+    far, gone = four(FAR4), four(f"203.0.113.{number}")
+    if six_wanted:
+        far, gone = six(FAR6), six(f"fd99::{number:x}")
+    for make in (far, gone):
+        (frame,) = framed([make(0)], at, of)
+        out.send(bytes.fromhex(frame))
+"""
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_many_that_go_elsewhere(router, tmp_path, backend, family):
+    """Their destinations alone differ: who goes to a blackhole is told so, and no other packet is blamed."""
+    router.restore(None, family, RULES, backend)
+    router.run(["ip", "route", "add", "blackhole", "203.0.113.0/24"])
+    router.run(["ip", "-6", "route", "add", "blackhole", "fd99::/64"])
+    path = tmp_path / "t.db"
+    ends = [family == "ipv6", mac(router, "h1", "eth0"), mac(router, None, "v1")]
+    enter = ["nsenter", "--net=/run/netns/h1", "env", f"PYTHONPATH={DYING.parent}"]
+    router.run(
+        [
+            *IPTREC, "record", "-q", "--drops", "yes", "-o", str(path), "--backend", backend, "udp",
+            "--", *enter, sys.executable, "-c", EQUAL, json.dumps(ends),
+        ]
+    )  # fmt: skip
+    found = Counter(
+        (one.header["dst"] in (FAR4, FAR6), one.verdict, one.ambiguous, one.end and one.end.sure)
+        for one in packets(path)
+        if one.in_ == "v1"
+    )
+    assert found == {(True, "ACCEPT", False, None): 40, (False, "DISCARDED", False, True): 40}
+
+
 FLOOD = """
 import socket, struct
 from iptrec.kernel.drops import source
