@@ -28,6 +28,7 @@ from iptrec.kernel import (
     stamps,
     sysctls,
 )
+from iptrec.kernel.bpf.btf import Btf
 from iptrec.kernel.child import Forked
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
@@ -207,6 +208,7 @@ class _Session:
             sides += beside
             detail = {"all_incoming": True} if self._options.all_incoming else {}
             events.append(replace(traced, detail={**traced.detail, **detail}))
+        Btf.forget()
         return sides, events
 
     def _asker(self, opened: contextlib.ExitStack) -> Asking | None:

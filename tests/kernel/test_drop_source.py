@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
 
 import numpy as np
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf, btf, source
-from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.bpf import bpf, btf
+from iptrec.kernel.bpf import ring as ring_module
+from iptrec.kernel.bpf.btf import Btf
+from iptrec.kernel.drops import source
 from iptrec.kernel.drops.program import LAYOUT
 from iptrec.kernel.drops.source import DropSource
 
@@ -66,10 +70,12 @@ def test_types_that_nobody_knows_yet_are_a_refusal(monkeypatch, tmp_path):
     monkeypatch.setattr(btf, "VMLINUX", tmp_path / "vmlinux")
     for types in (b"", b"\xff" * 90, struct.pack("<4I", 1, 31 << 24 | 9, 0, 0)):
         head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(TEXTS))
+        Btf.forget()
         (tmp_path / "vmlinux").write_bytes(head + types + TEXTS)
         with pytest.raises(HostError):
             DropSource(1, 64)
     (tmp_path / "vmlinux").unlink()
+    Btf.forget()
     with pytest.raises(HostError, match="the kernel needs CONFIG_DEBUG_INFO_BTF"):
         DropSource(1, 64)
 
@@ -100,40 +106,49 @@ def test_jumps():
 
 # ---- the ring, as the kernel writes it
 
-STRIDE, ROOM = 8 + 64 + 64 + 64, 8
-RING = STRIDE * ROOM
+STRIDE, PAGE = 8 + 64 + 64 + 64, mmap.PAGESIZE
+RING = PAGE  # a record lies across its end
+ROOM = RING // STRIDE
 
 
-class Ring:
+class Written:
     """A source without a kernel."""
 
     def __init__(self, monkeypatch):
+        pages = {0: bytearray(PAGE), PAGE: bytearray(2 * PAGE + RING)}
         monkeypatch.setattr(source, "_RING_BYTES", RING)
-        self.bytes = np.zeros(2 * RING, np.uint8)
-        self.written = np.zeros(1, np.uint64)
+        monkeypatch.setattr(bpf, "new_map", lambda *_, **__: os.memfd_create("ring"))
+        monkeypatch.setattr(ring_module.mmap, "mmap", lambda *_, offset=0, **__: pages[offset])
+        self.bytes = np.frombuffer(pages[PAGE], np.uint8, offset=PAGE)
+        self.written = np.frombuffer(pages[PAGE], np.uint64, 1)
         self.lost = np.zeros(1, np.int64)
         self.made = DropSource.__new__(DropSource)
         for field, value in {
-            "_snaplen": 64, "_secret": np.uint64(0), "_places": {}, "_told": 0, "_bytes": self.bytes,
-            "_read_to": np.zeros(1, np.uint64), "_written_to": self.written, "_lost": self.lost,
+            "_snaplen": 64, "_secret": np.uint64(0), "_places": {}, "_told": 0, "_lost": self.lost,
+            "_ring": ring_module.Ring(RING, STRIDE - 8),
         }.items():  # fmt: skip
             setattr(self.made, field, value)
 
-    def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False):
+    def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False, taken_back=False):
         head = np.zeros(1, LAYOUT)
         head["captured"], head["place"], head["flags"] = captured, place, flags
-        record = struct.pack("<II", busy << 31 | STRIDE - 8, 0) + head.tobytes()
+        first = busy << 31 | taken_back << 30 | STRIDE - 8
+        record = struct.pack("<II", first, 0) + head.tobytes()
         record += b"p" * 64 + symbol.ljust(64, b"\0")
         at = int(self.written[0]) % RING
-        for start in (at, at + RING):  # it is mapped twice
-            piece = record[: max(0, 2 * RING - start)]
-            self.bytes[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+        for start in (at, at - RING):  # the first pages are mapped once more behind the last one
+            place = np.arange(start, start + STRIDE)
+            here = (place >= 0) & (place < len(self.bytes))
+            self.bytes[place[here]] = np.frombuffer(record, np.uint8)[here]
+            if start + RING < len(self.bytes):
+                behind = place[(place >= 0) & (place + RING < len(self.bytes))]
+                self.bytes[behind + RING] = self.bytes[behind]
         self.written += STRIDE
 
 
 @pytest.fixture
 def ring(monkeypatch):
-    return Ring(monkeypatch)
+    return Written(monkeypatch)
 
 
 def test_records_are_cut_to_what_was_captured(ring):
@@ -162,6 +177,13 @@ def test_what_is_being_written_is_waited_for(ring):
     ring.write(busy=True)
     ring.write()
     assert len(ring.made.receive().lengths) == 1
+    assert ring.made.receive() is None
+
+
+def test_what_was_taken_back_is_left_out(ring):
+    for taken_back in (True, False, True, True, False, True):
+        ring.write(taken_back=taken_back)
+    assert len(ring.made.receive().lengths) == 2
     assert ring.made.receive() is None
 
 

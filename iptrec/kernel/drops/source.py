@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from iptrec.errors import HostError, strerror
-from iptrec.kernel.drops import bpf, program
-from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.btf import Btf
+from iptrec.kernel.bpf.ring import Ring, since_the_epoch
+from iptrec.kernel.drops import program
 from iptrec.kernel.drops.program import HEAD, LAYOUT, NEW_PLACE, SYMBOL
 
 if TYPE_CHECKING:
@@ -29,11 +31,9 @@ if TYPE_CHECKING:
 
     from iptrec.names import I64, U32
 
-_RING_BYTES: Final = 8 << 20  # its pages are there at once, and mapped twice
+_RING_BYTES: Final = 8 << 20
 _MOST_SNAPLEN: Final = 128
 _PLACES: Final = 1024
-_BUSY: Final = 1 << 31
-_HEADER: Final = 8  # bytes of the ring's own before each record
 _ENUMS: Final = ("skb_drop_reason", "skb_drop_reason_subsys")
 _ADVICE: Final = {
     errno.EPERM: "it needs CAP_BPF and CAP_PERFMON of the host itself, not of a container",
@@ -97,69 +97,44 @@ class DropSource:
             opened.callback(os.close, descriptor)
             return descriptor
 
-        self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
+        self._ring = Ring(_RING_BYTES, HEAD + self._snaplen + SYMBOL)
+        opened.callback(self._ring.close)
         lost = kept(bpf.new_map(bpf.ARRAY, key=4, value=8, entries=1, flags=bpf.MMAPABLE))
         places = kept(bpf.new_map(bpf.HASH, key=8, value=8, entries=_PLACES))
         written = len(program.FORMAT)
         text = kept(bpf.new_map(bpf.ARRAY, key=4, value=written, entries=1, flags=bpf.READ_ONLY))
         bpf.fill(text, program.FORMAT)
-        self._map(lost)
-        maps = program.Maps(self._ring, lost, places, text)
+        self._lost = memoryview(mmap.mmap(lost, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("q")
+        maps = program.Maps(self._ring.descriptor, lost, places, text)
         code = program.code(types, maps, netns, self._snaplen)
         number = types.number(program.TYPEDEF)
         loaded = kept(bpf.tracing(code, program.LICENCE, number))
         kept(bpf.attached(loaded))
 
-    def _map(self, lost: int) -> None:
-        """Map the ring: where we are, where the kernel is, and twice its bytes, so that none is cut."""
-        page = mmap.PAGESIZE
-        ours = mmap.mmap(self._ring, page)
-        theirs = mmap.mmap(self._ring, page + 2 * _RING_BYTES, prot=mmap.PROT_READ, offset=page)
-        counted = mmap.mmap(lost, page, prot=mmap.PROT_READ)
-        # Views, not arrays: they are asked for a number in every round of the loop.
-        self._read_to = memoryview(ours).cast("Q")
-        self._written_to = memoryview(theirs)[:page].cast("Q")
-        self._bytes = np.frombuffer(theirs, np.uint8, offset=page)
-        self._lost = memoryview(counted).cast("q")
-
     def fileno(self) -> int:
         """For poll: ready where a record is there, though nobody is woken by one."""
-        return self._ring
+        return self._ring.descriptor
 
     def receive(self) -> Drops | None:
         """What is there now; None if nothing is."""
         lost = int(self._lost[0]) - self._told
-        if not lost and self._read_to[0] == self._written_to[0]:  # the loop asks in every round
+        if not lost and self._ring.empty:  # the loop asks in every round
             return None
-        rows = self._rows()
+        rows = self._ring.taken()
         if not len(rows) and not lost:
             return None
         now = time.time_ns()
         self._told += lost
-        head = rows[:, _HEADER : _HEADER + HEAD].copy().view(LAYOUT)[:, 0]
-        head["time"] += _since_the_epoch()
+        head = rows[:, :HEAD].copy().view(LAYOUT)[:, 0]
+        head["time"] += since_the_epoch()
         np.minimum(head["time"], now, out=head["time"])
         head["skb"] ^= self._secret
         places = self._numbered(head, rows)
-        rows[:, _HEADER : _HEADER + HEAD] = head.view(np.uint8).reshape(-1, HEAD)
+        rows[:, :HEAD] = head.view(np.uint8).reshape(-1, HEAD)
         lengths = (HEAD + head["captured"]).astype(np.uint32)
         kept = np.arange(HEAD + self._snaplen) < lengths[:, None]
-        data = rows[:, _HEADER : _HEADER + HEAD + self._snaplen][kept].tobytes()
+        data = rows[:, : HEAD + self._snaplen][kept].tobytes()
         return Drops(now, lengths, data, places, lost)
-
-    def _rows(self) -> npt.NDArray[np.uint8]:
-        """A copy of the records that are whole, one a row; the ring has their room again."""
-        stride = _HEADER + HEAD + self._snaplen + SYMBOL
-        begin = int(self._read_to[0])
-        count = (int(self._written_to[0]) - begin) // stride
-        start = begin % _RING_BYTES
-        rows = self._bytes[start : start + count * stride].reshape(count, stride)
-        busy = rows[:, :4].copy().view(np.uint32)[:, 0] & _BUSY != 0
-        if busy.any():
-            count = int(np.argmax(busy))
-        rows = rows[:count].copy()
-        self._read_to[0] = begin + count * stride
-        return rows
 
     def _numbered(self, head: npt.NDArray[np.void], rows: npt.NDArray[np.uint8]) -> dict[int, str]:
         """Give places their numbers; the symbols of those that are told for the first time."""
@@ -181,10 +156,3 @@ def _symbol(told: bytes) -> str:
     """A symbol and its offset, and the module that it is of; without the size of the function."""
     symbol, _, rest = told.partition(b"\0")[0].decode("latin-1").partition("/")
     return f"{symbol} {rest.partition(' ')[2]}".strip()
-
-
-def _since_the_epoch() -> int:
-    """What CLOCK_REALTIME has more than CLOCK_MONOTONIC, ns: of some looks the one that nothing interrupted."""
-    looks = [(time.monotonic_ns(), time.time_ns(), time.monotonic_ns()) for _ in range(3)]
-    before, between, after = min(looks, key=lambda one: one[2] - one[0])
-    return between - (before + after) // 2

@@ -6,6 +6,7 @@ walked once (50 ms for 126,000 of them), and only those that are asked for are l
 
 from __future__ import annotations
 
+import functools
 import struct
 from array import array
 from pathlib import Path
@@ -63,14 +64,20 @@ class Btf:
         self._kinds = self._words[self._starts + 1] >> 24 & 31
 
     @classmethod
+    @functools.cache
     def of_kernel(cls) -> Btf:
-        """Those of the running kernel."""
+        """Those of the running kernel, which are kept until `forget`."""
         try:
             return cls(VMLINUX.read_bytes())
         except OSError as error:
             raise HostError(
                 f"{VMLINUX}: {strerror(error)}; the kernel needs CONFIG_DEBUG_INFO_BTF"
             ) from None
+
+    @classmethod
+    def forget(cls) -> None:
+        """Give back the memory of `of_kernel`, which is much."""
+        cls.of_kernel.cache_clear()
 
     def number(self, name: str, kind: int = _TYPEDEF) -> int:
         """The number of a type; of a typedef unless another ``kind`` is wanted."""

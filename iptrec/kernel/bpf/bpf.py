@@ -19,6 +19,7 @@ _CALLS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 2
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _RAW_TRACEPOINT_OPEN, _MAP_FREEZE = 0, 2, 5, 17, 22
 HASH, ARRAY, RINGBUF = 1, 2, 27  # enum bpf_map_type
 READ_ONLY, MMAPABLE = 1 << 7, 1 << 10  # BPF_F_RDONLY_PROG, BPF_F_MMAPABLE
+SO_ATTACH_BPF: Final = 50  # asm-generic/socket.h
 _SOCKET_FILTER, _TRACING = 1, 26  # BPF_PROG_TYPE_
 _TRACE_RAW_TP: Final = 23
 _LOG_BYTES: Final = 1 << 20
@@ -26,16 +27,8 @@ _STATISTICS: Final = ("processed ", "verification time", "stack depth")
 
 # Sizes of loads and stores, and helpers (enum bpf_func_id).
 BYTE, HALF, WORD, LONG = 0x10, 0x08, 0x00, 0x18
-LOOKUP, UPDATE, KTIME, CPU, PROBE_READ_KERNEL, RESERVE, SUBMIT, SNPRINTF = (
-    1,
-    2,
-    5,
-    8,
-    113,
-    131,
-    132,
-    165,
-)
+LOOKUP, UPDATE, KTIME, CPU, LOAD_BYTES, PROBE_READ_KERNEL = 1, 2, 5, 8, 26, 113
+RESERVE, SUBMIT, DISCARD, SNPRINTF = 131, 132, 133, 165
 # Jumps: of 64 bits, and one of 32.
 ALWAYS, EQUAL, ABOVE, BITS, NOT_EQUAL, BELOW = 0x05, 0x15, 0x25, 0x45, 0x55, 0xA5
 NOT_EQUAL_32: Final = 0x56
@@ -175,9 +168,9 @@ def tracing(code: bytes, licence: bytes, typedef: int) -> int:
     return _loaded(_TRACING, code, licence, b"iptrec_drops", where)
 
 
-def socket_filter(code: bytes, licence: bytes) -> int:
+def socket_filter(code: bytes, licence: bytes, name: bytes) -> int:
     """Load a filter of a socket; its descriptor. Raises OSError as `tracing` does."""
-    return _loaded(_SOCKET_FILTER, code, licence, b"iptrec_numbers")
+    return _loaded(_SOCKET_FILTER, code, licence, name)
 
 
 def _loaded(kind: int, code: bytes, licence: bytes, name: bytes, where: bytes = b"") -> int:
