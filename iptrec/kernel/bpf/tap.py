@@ -97,6 +97,7 @@ class Tap:
         room = -(-largest // 8) * 8
         self._next = 0  # so many messages were received, or given up
         self._dropped = netlink.drops(opened)
+        self._caught_up = False  # with all that was in the ring
         self._overrun: Overrun | None = None  # untold, after messages
         self._sequence = sequence
         self._later: Batch | None = None  # of the socket, sent after some that are in the ring
@@ -141,6 +142,8 @@ class Tap:
         try:
             while sum(len(one.lengths) for one in parts) < SLOTS and (part := self._part()):
                 parts.append(part)
+                if self._caught_up and not part.overflowing:
+                    break  # what comes meanwhile comes a few at a time: better a little later
         except Overrun as overrun:
             if not parts:
                 raise
@@ -157,6 +160,7 @@ class Tap:
             head = records[:, : _HEAD.itemsize].copy().view(_HEAD)[:, 0]
             missing = self._missing(head["number"])
             if len(head) and missing[0] <= 0:
+                self._caught_up = not (missing > 0).any()
                 return self._out_of_ring(head[: _first(missing > 0)])
             wanted = int(missing[0]) if len(head) else SLOTS
             batch = self._beside(wanted, records)
