@@ -66,14 +66,16 @@ def datagram(
     return netlink(0x0400, struct.pack("=BBH", family, 0, 0) + body)
 
 
-def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None):
+def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, at=None, captured=None, cloned=False):
     """A record of a packet that the kernel dropped."""
     taken = packet if captured is None else packet[:captured]
-    head = struct.pack("<qqQIIIIII", time_ns, place, 5, reason, netns, iif, iif, 0, len(packet))
+    head = struct.pack(
+        "<qqQIIIIII", time_ns, place, 5, reason, netns, at or iif, iif, 0, len(packet)
+    )
     return (
         head
         + struct.pack(">H", 0x0800)
-        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, 0)
+        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, 2 * cloned)
         + taken
     )
 

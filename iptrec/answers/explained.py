@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from iptrec.packets.drop_words import ROUTING, function
+from iptrec.packets.drop_words import DISCARDING, ROUTING, function
 
 if TYPE_CHECKING:
     from iptrec.packets.ends import End
 
-_DISCARDING: Final = ("dst_discard", "dst_discard_out")  # blackholes
+
 _NO_WAY: Final = frozenset(["IP_INNOROUTES", "UNREACHABLE", "PROHIBIT", "BLACKHOLE"])
 # Words that the kernel has for several things, and what they may be.
 _SEVERAL: Final = {
@@ -27,7 +27,7 @@ _SEVERAL: Final = {
 
 def is_of_routing(place: str | None) -> bool:
     """Whether routing drops packets at a place in the kernel."""
-    return place is not None and function(place) in (*ROUTING, *_DISCARDING)
+    return place is not None and function(place) in (*ROUTING, *DISCARDING)
 
 
 def explained(said: End, recorded: End | None) -> End:

@@ -25,9 +25,12 @@ _RECORD: Final = np.dtype(
         ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
     ]
 )  # fmt: skip
+_TO4, _TO6 = 16, 24  # where the destination is
+_GROUPS4, _GROUPS6, _BROADCAST = 0xE, 0xFF, 3  # 224.0.0.0/4, ff00::/8
 _PADDING: Final = 256
 _NOBODY: Final = 0xFFFFFFFF
 _PREFIX: Final = "SKB_DROP_REASON_"
+_CLONED: Final = 2  # a flag; `kernel.drops.program` sets it
 _SUBSYSTEM: Final = 16  # bits below it, linux/skbuff.h: SKB_DROP_REASON_SUBSYS_SHIFT
 _MOST_TEXT: Final = 200
 _DIGITS: Final = 10  # of 32 bits
@@ -53,6 +56,7 @@ class Drops:
     iif: U32  # of the device that it came in by; 0: it was sent here
     mark: U32
     uid: I64  # of the socket; -1: none
+    cloned: Mask  # whether a copy shares its bytes, or did: tcpdump's, TCP's, that of another port
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -67,6 +71,14 @@ class Drops:
         """Which packets are IPv6."""
         six: Mask = (self.data[self.start] >> 4 == 6) & (self.size > 0)  # noqa: PLR2004 - a version
         return six
+
+    @property
+    def for_many(self) -> Mask:
+        """Which go to a group, or may be broadcasts: the address of one ends in two bits that are set."""
+        first = self.data[self.start + np.where(self.ipv6, _TO6, _TO4)]
+        four = (first >> 4 == _GROUPS4) | (self.data[self.start + _TO4 + 3] & 3 == _BROADCAST)
+        many: Mask = np.where(self.ipv6, first == _GROUPS6, four)
+        return many
 
 
 _COLUMNS: Final = tuple(name for name in Drops.__dataclass_fields__ if name != "data")
@@ -85,6 +97,7 @@ def decode(data: bytes, lengths: U32) -> Drops:
         start=start + HEAD,
         size=np.minimum(head["captured"], lengths[whole] - HEAD).astype(np.int64),
         uid=np.where(uid == _NOBODY, -1, uid),
+        cloned=head["flags"] & _CLONED != 0,
         **{
             name: np.ascontiguousarray(head[name])
             for name in ("time_ns", "place", "buffer", "reason", "netns", "ifindex", "iif", "mark")

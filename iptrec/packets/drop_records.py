@@ -42,51 +42,93 @@ class Cause(NamedTuple):
         return drop_words.function(self.where).startswith(drop_words.RECEIVING)
 
     @property
+    def leaving(self) -> bool:
+        """Whether it was dropped at the device that it goes out by."""
+        return drop_words.function(self.where).startswith(drop_words.LEAVING)
+
+    @property
+    def discarding(self) -> bool:
+        """Whether a route discarded it, or INPUT, as nothing follows its headers."""
+        return drop_words.function(self.where) in drop_words.DISCARDING
+
+    @property
+    def of_socket(self) -> bool:
+        """Whether one of the sockets dropped it that it was for."""
+        return drop_words.function(self.where).startswith(drop_words.OF_SOCKETS)
+
+    @property
     def netfilter(self) -> bool:
         """Whether it is for rules to tell."""
         return self.reason == drop_words.NETFILTER
 
-    def death(self, *, sure: bool) -> Death:
-        """In words."""
-        return Death(self.reason, self.where, drop_words.words(*self), sure)
+    def death(self, *, sure: bool, text: str = "") -> Death:
+        """In words: those for such a drop, unless others are better."""
+        return Death(self.reason, self.where, text or self.words, sure)
+
+    @property
+    def words(self) -> str:
+        """What it means."""
+        return drop_words.words(*self)
+
+
+class Keys(NamedTuple):
+    """What tells packets apart; shape (n,) each.
+
+    ``key``: what no rule rewrites, and who was sent here. ``source``, ``destination``: what NAT does.
+    ``exact``: all of it, with the first bytes of the transport header; where several packets have a key, this
+    tells them apart, mostly.
+    """
+
+    key: U64
+    source: U64
+    destination: U64
+    exact: U64
 
 
 class Records(NamedTuple):
     """Some records; shape (n,) each.
 
-    ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
-    `DUMPED` where keys need no more. ``cause``: number of a `Cause`.
+    ``cut``: how many bytes of each packet were captured, `DUMPED` where keys need no more. ``cause``: number of
+    a `Cause`. ``device``: index of the one that it was at; 0: not known. ``cloned``: see `decode.drops`.
+    ``many``: whether several may be to get it: multicast, and what may be a broadcast.
     """
 
     time_ns: I64
     key: U64
+    source: U64
+    destination: U64
     exact: U64
     cut: I64
     cause: I64
+    device: I64
+    cloned: Mask
+    many: Mask
 
     def take(self, index: I64 | Mask) -> Records:
         """Some of them."""
-        return Records(
-            self.time_ns[index], self.key[index], self.exact[index], self.cut[index], self.cause[index]
-        )  # fmt: skip
+        return Records(**{name: getattr(self, name)[index] for name in Records._fields})
 
 
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
+_GAP: Final = 40  # bytes before a gap: nf_tables dumps so many then, and the transport header apart
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _NO: Final = np.zeros(0, np.int64)
 
 
-def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
-    """What tells packets apart by ``cut`` bytes of each: what no rule rewrites, and who was sent here."""
-    return combined([packets.dumped(cut).keys(), sent.astype(np.uint64)])
+def keys(packets: Packets, sent: Mask, cut: int = DUMPED, transport: U64 | None = None) -> Keys:
+    """The keys of packets by ``cut`` bytes of each; ``transport``: see `transports`."""
+    dumped = packets.dumped(cut)
+    key = combined([dumped.keys(), sent.astype(np.uint64)])
+    source, destination = dumped.end_keys()
+    flags = np.where(packets.rooms() == _GAP, 0, packets.flags()).astype(np.uint64)
+    first = transports(packets) if transport is None else transport
+    return Keys(key, source, destination, combined([key, source, destination, first, flags]))
 
 
-def exact_keys(packets: Packets, sent: Mask) -> U64:
-    """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
+def transports(packets: Packets) -> U64:
+    """The first bytes of each transport header, 0 where they are not known."""
     first, later, cut = packets.transports()
-    known = np.where(later | cut, np.uint64(0), first)
-    flags = packets.flags().astype(np.uint64)
-    return combined([packets.flow_keys(), known, flags, sent.astype(np.uint64)])
+    return np.where(later | cut, np.uint64(0), first)
 
 
 class DropRecords:
@@ -109,7 +151,9 @@ class DropRecords:
         self._reasons: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self.causes: list[Cause] = []
-        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO.astype(np.uint64), _NO, _NO)
+        none = np.zeros(0, np.uint64)
+        no = np.zeros(0, np.bool_)
+        self._ahead = Records(_NO, none, none, none, none, _NO, _NO, _NO, no, no)
 
     @property
     def there(self) -> bool:
@@ -159,7 +203,10 @@ class DropRecords:
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
         sent = drops.iif == 0
-        return Records(drops.time_ns, keys(packets, sent), exact_keys(packets, sent), cut, cause)
+        return Records(
+            drops.time_ns, *keys(packets, sent), cut, cause, drops.ifindex.astype(np.int64), drops.cloned,
+            drops.for_many,
+        )  # fmt: skip
 
     def _number(self, reason: int, place: int) -> int:
         """The number of a cause, -1 for one that is no loss."""

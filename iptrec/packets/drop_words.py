@@ -62,7 +62,7 @@ _BY_REASON: Final = {
     "TCP_FLAGS": "flags of TCP that do not go together",
     "TCP_RESET": "a reset of TCP with a wrong sequence number",
     "TCP_OLD_DATA": "data of TCP that had come already",
-    "TCP_OLD_SEQUENCE": "data of TCP that had come already",
+    "TCP_OLD_SEQUENCE": "its sequence number is before the window of TCP",
     "TCP_INVALID_SEQUENCE": "outside of the window of TCP",
     "TCP_ACK_UNSENT_DATA": "it acknowledges what was never sent",
     "TCP_ZEROWINDOW": "the window of TCP is closed",
@@ -77,8 +77,19 @@ _BY_REASON: Final = {
 # Functions that take packets behind INPUT begin so.
 RECEIVING: Final = (
     "udp", "__udp", "tcp_", "icmp", "igmp", "raw", "ping_", "sctp_", "ip_local_deliver", "ip6_input_finish",
-    "ip6_protocol_deliver",
+    "ip6_protocol_deliver", "ipv6_rthdr_rcv", "ipv6_destopt_rcv", "ip6_tlvopt_unknown",
 )  # fmt: skip
+# Those that hand packets to a device, or wait for its neighbours.
+LEAVING: Final = (
+    "__dev_queue_xmit", "__dev_xmit", "dev_hard_start_xmit", "validate_xmit_skb", "neigh_", "__neigh_",
+    "ndisc_error_report", "arp_error_report", "ip_fragment", "ip6_fragment", "ip_finish_output",
+    "ip6_finish_output",
+)  # fmt: skip
+# Of blackholes; and behind INPUT, of what has nothing behind its headers (net/ipv6/exthdrs.c, nodata_protocol).
+DISCARDING: Final = ("dst_discard", "dst_discard_out")
+NO_DATA: Final = "nothing follows its headers (next header 59)"
+# Who takes packets, and copies of them where several wait: the reason is then of one of them.
+OF_SOCKETS: Final = ("udp_queue_rcv", "udpv6_queue_rcv", "raw_rcv", "rawv6_rcv")
 # Those that route: what they drop has not come any further.
 ROUTING: Final = (
     "ip_error", "ip_rcv_finish_core", "ip_forward", "ip6_forward", "ip6_pkt_discard", "ip6_pkt_prohibit",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 
 import pytest
-from handmade import REASONS, UUID, HandMade, udp, udp6
+from handmade import REASONS, UUID, HandMade, link_message, udp, udp6
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,8 @@ BEGIN = 1000 * SECOND
 ONE, OTHER = udp(ident=1), udp(ident=2)
 PLACES = (
     "ip_error+0x94", "nf_hook_slow+0x7d", "neigh_invalidate+0x7e", "tpacket_rcv+0x10", "ping_rcv+0xab",
-    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163",
+    "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163", "__udp4_lib_rcv+0x4bc",
+    "__dev_queue_xmit+0xdd1", "udp_queue_rcv_one_skb+0x437", "dst_discard_out+0x14",
 )  # fmt: skip
 NOT_SPECIFIED, NO_SOCKET, BY_RULES, OLD, NEIGHBOUR = 2, 3, 9, 30, 46
 
@@ -38,6 +40,11 @@ def forwarded(packet, at_ns=0, end="policy:2"):
     return [*arrived(packet, at_ns), (f"filter:FORWARD:{end}", packet, event)]
 
 
+def received(packet, at_ns=0):
+    event = {"indev": 2, "stamp_ns": BEGIN + at_ns}
+    return [*arrived(packet, at_ns), ("filter:INPUT:policy:1", packet, event)]
+
+
 def sent(packet):
     return [("raw:OUTPUT:policy:2", packet, {"outdev": 1})]
 
@@ -46,6 +53,9 @@ def dropped(packet, at_ns=1_000_000, reason=NOT_SPECIFIED, **more):
     return BEGIN + at_ns, reason, packet, more
 
 
+FAR = [udp(ident=1, dst=f"10.0.3.{one}") for one in range(40)]
+GROUP, BESIDE = udp(dst="224.0.0.9"), udp(ident=1, dst="10.0.3.9")
+UDP, QUEUE, SOCKET, NO_DATA = 9, 10, 11, 12  # places
 LOST, NOT, PERHAPS = ("DISCARDED", True), ("UNKNOWN", None), ("UNKNOWN", False)
 CASES = {  # events, drops; of each packet its verdict and whether its end is sure
     "one": (arrived(ONE), [dropped(ONE)], [LOST]),
@@ -58,7 +68,7 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "without a packet": (arrived(ONE), [dropped(ONE, captured=0)], [NOT]),
     "before": (arrived(ONE, SECOND), [dropped(ONE, -SECOND)], [NOT]),
     "too late": (arrived(ONE), [dropped(ONE, 3 * SECOND)], [NOT]),
-    "late": (forwarded(ONE), [dropped(ONE, 3 * SECOND, NEIGHBOUR, place=3)], [LOST]),
+    "late": (forwarded(ONE), [dropped(ONE, 3 * SECOND, NEIGHBOUR, place=3, at=3)], [LOST]),
     "equal": ([*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE)], [PERHAPS, PERHAPS]),
     "both": ([*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE), dropped(ONE)], [LOST, LOST]),
     "ports": ([*arrived(udp(sport=1)), *arrived(udp(sport=2))], [dropped(udp(sport=2))], [NOT, LOST]),
@@ -92,6 +102,30 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
         [PERHAPS, PERHAPS, LOST, LOST],
     ),
+    "to another address": (forwarded(ONE), [dropped(BESIDE, at=3, place=QUEUE)], [("ACCEPT", None)]),
+    "from another address": (arrived(ONE), [dropped(udp(ident=1, src="10.9.9.9"))], [NOT]),
+    "for this host": (
+        [*forwarded(ONE), *received(ONE), *forwarded(ONE)], [dropped(ONE, place=UDP)],
+        [("ACCEPT", None), LOST, ("ACCEPT", None)],
+    ),
+    "not for this host": (
+        [*received(ONE), *forwarded(ONE)], [dropped(ONE, at=3, place=QUEUE)], [("ACCEPT", None), LOST],
+    ),
+    "at another device": (forwarded(ONE), [dropped(ONE, at=4, place=QUEUE)], [("ACCEPT", None)]),
+    "many to different addresses": (
+        [one for packet in FAR for one in arrived(packet)], [dropped(packet) for packet in FAR[::2]],
+        [LOST, NOT] * 20,
+    ),
+    "behind NAT of many": (
+        [one for packet in FAR for one in arrived(packet)], [dropped(udp(ident=1, dst="10.9.9.9"))],
+        [PERHAPS] * 40,
+    ),
+    "a socket of a group's": (
+        received(GROUP), [dropped(GROUP, place=SOCKET, cloned=True)], [("ACCEPT", False)],
+    ),
+    "the socket of a group": (received(GROUP), [dropped(GROUP, place=SOCKET)], [LOST]),
+    "a socket, and tcpdump": (received(ONE), [dropped(ONE, place=SOCKET, cloned=True)], [LOST]),
+    "without data": (received(ONE), [dropped(ONE, place=NO_DATA)], [LOST]),
     "IPv6": (arrived(udp6()), [dropped(udp6())], [LOST]),
 }  # fmt: skip
 
@@ -113,7 +147,11 @@ def test_whose_it_was(case):
         LOST
     )
     unsure = [one for one in found if one.end and not one.end.sure]
-    assert all(one.ambiguous and "equal packets, perhaps this one" in one.reason for one in unsure)
+    assert all(
+        (one.ambiguous and "equal packets, perhaps this one" in one.reason)
+        or one.end.text.startswith("perhaps none of its copies arrived; one was dropped: ")
+        for one in unsure
+    )
 
 
 def test_an_end_says_all_that_is_known():
@@ -123,6 +161,41 @@ def test_an_end_says_all_that_is_known():
     assert (end.source, end.reason, end.where) == ("seen", "NOT_SPECIFIED", "ip_error+0x94")
     assert end.text == "a route blackholes, prohibits or refuses the destination"
     assert (end.time_ns, end.source) == (BEGIN + 5000, "seen")
+
+
+@pytest.mark.parametrize(
+    ("events", "text"),
+    [
+        (received(ONE), "nothing follows its headers (next header 59)"),
+        (arrived(ONE), "a route blackholes the destination"),
+    ],
+)
+def test_what_one_function_discards_for_two_reasons(events, text):
+    (found,) = Packets(recorded(events, [dropped(ONE, place=NO_DATA)]))
+    assert found.end.text == text
+
+
+NAME, MASTER = 3, 10  # IFLA_
+LINKS = b"".join(
+    link_message(16, index, (NAME, name), *((MASTER, struct.pack("I", 3)) for _ in range(below)))
+    for index, name, below in ((3, b"br0\0", False), (4, b"p1\0", True), (5, b"p2\0", False))
+)
+
+
+@pytest.mark.parametrize(
+    ("at", "cloned", "expected"),
+    [
+        (4, True, ("ACCEPT", False)),  # another port may have sent another copy
+        (4, False, LOST),  # it went out by this port alone
+        (5, True, ("ACCEPT", None)),  # a copy that tc, or a rule, sent out elsewhere
+        (3, True, LOST),  # tcpdump has a copy, too
+    ],
+)
+def test_a_copy_at_a_port_of_a_bridge(at, cloned, expected):
+    made = recorded(forwarded(ONE), [dropped(ONE, place=QUEUE, at=at, cloned=cloned)])
+    made.snapshot("links", LINKS)
+    (found,) = Packets(made)
+    assert (found.verdict, found.end and found.end.sure) == expected
 
 
 @pytest.mark.parametrize(

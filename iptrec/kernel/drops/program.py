@@ -37,7 +37,8 @@ LAYOUT: Final = np.dtype(
 HEAD: Final = LAYOUT.itemsize
 SYMBOL: Final = 64  # and behind it
 FORMAT: Final = b"%pS\0"
-NEW_PLACE: Final = 1  # a flag of a record: it has the symbol
+# Flags of a record: it has the symbol; the packet's bytes are, or were, those of a copy of it, too.
+NEW_PLACE, CLONED = 1, 2
 
 _SIZES: Final = {2: HALF, 4: WORD, 8: LONG}
 _OFFSETS: Final = {name: offset for name, (_, offset, *_) in (LAYOUT.fields or {}).items()}
@@ -178,6 +179,7 @@ def _head(btf: Btf) -> bpf.Code:
             _kept(field, _R1),
         )
     ]
+    cloned = btf.field("sk_buff", "cloned")
     return [
         bpf.call(bpf.KTIME),
         _kept("time", _R0),
@@ -196,6 +198,11 @@ def _head(btf: Btf) -> bpf.Code:
         _kept("ifindex", _R1),
         _set("captured", 0),
         _set("flags", 0),
+        load(BYTE, _R1, _SKB_, cloned.byte),
+        bpf.and_(_R1, cloned.mask),
+        (bpf.EQUAL, _R1, 0, "whole"),
+        _set("flags", CLONED),
+        "whole",
         *copied,
     ]
 
@@ -240,7 +247,9 @@ def _symbol(maps: Maps, offset: int) -> bpf.Code:
         bpf.add(_R4, _PLACE_AT),
         bpf.number(_R5, 8),
         bpf.call(bpf.SNPRINTF),
-        _set("flags", NEW_PLACE),
+        load(_where("flags")[0], _R1, _RECORD, _where("flags")[1]),
+        bpf.add(_R1, NEW_PLACE),
+        _kept("flags", _R1),
         store_value(LONG, _STACK, _ONE_AT, 1),
         bpf.map_itself(_R1, maps.places),
         *key,
