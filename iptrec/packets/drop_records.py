@@ -89,6 +89,8 @@ class Records(NamedTuple):
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _NO: Final = np.zeros(0, np.int64)
+_DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
+_GROUP4, _GROUP6 = np.uint64(0xE0), np.uint64(0xFF)  # first bytes of addresses
 
 
 def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
@@ -103,6 +105,13 @@ def exact_keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
     known = np.where(later | missing, np.uint64(0), first)
     flags = packets.flags().astype(np.uint64)
     return combined([packets.flow_keys(), known, flags, sent.astype(np.uint64)])
+
+
+def to_many(packets: Packets) -> Mask:
+    """Which are for a group of hosts, or for all of a link: 224.0.0.0/4, ff00::/8, 255.255.255.255."""
+    first = packets.ends()[_DESTINATION] & np.uint64(0xFF)
+    many: Mask = (first == _GROUP6) | (first & np.uint64(0xF0) == _GROUP4)
+    return many
 
 
 class DropRecords:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.names import HOOKS, counted
-from iptrec.packets.drop_records import Cause, DropRecords, Records, exact_keys, keys
+from iptrec.packets.drop_records import Cause, DropRecords, Records, exact_keys, keys, to_many
 from iptrec.packets.ends import DISCARDED
 from iptrec.packets.identity import Packets
 
@@ -128,7 +128,7 @@ class _Candidates:
         of_socket = np.array([one.of_socket for one in causes])[records.cause[found.record]]
         device, out = records.device[found.record], self._out[found.traversal]
         port = (device > 0) & (device != out) & np.isin(out, bridges)
-        several: Mask = port | (of_socket & self._packets.to_many()[found.traversal])
+        several: Mask = port | (of_socket & to_many(self._packets)[found.traversal])
         return several
 
     def found(self, records: Records, causes: Sequence[Cause]) -> _Found:

@@ -221,15 +221,6 @@ class Packets:
         later: Mask = fragment != 0
         return self._word(layer4), later, ~later & (layer4 + _PORTS_SIZE > self._end)
 
-    def to_many(self) -> Mask:
-        """Which are for a group of hosts, or for all: multicasts, 255.255.255.255."""
-        first = self._byte(np.where(self._ipv6, self._start + 24, self._start + 16))
-        four = (first & 0xF0 == 0xE0) | (
-            self._word(self._start + 16) & np.uint64(0xFFFFFFFF) == np.uint64(0xFFFFFFFF)
-        )
-        many: Mask = np.where(self._ipv6, first == 0xFF, four)
-        return many
-
     def resets(self) -> Mask:
         """Which are TCP's resets."""
         reset: Mask = self.flags() & 4 != 0
