@@ -73,11 +73,17 @@ class Drops:
         return six
 
     @property
-    def for_many(self) -> Mask:
-        """Which go to a group, or may be broadcasts: the address of one ends in two bits that are set."""
+    def to_group(self) -> Mask:
+        """Which go to a multicast group."""
         first = self.data[self.start + np.where(self.ipv6, _TO6, _TO4)]
-        four = (first >> 4 == _GROUPS4) | (self.data[self.start + _TO4 + 3] & 3 == _BROADCAST)
-        many: Mask = np.where(self.ipv6, first == _GROUPS6, four)
+        group: Mask = np.where(self.ipv6, first == _GROUPS6, first >> 4 == _GROUPS4)
+        return group
+
+    @property
+    def to_many(self) -> Mask:
+        """Which go to a group, or may be broadcasts: the address of one ends in two bits that are set."""
+        last = self.data[self.start + _TO4 + 3]
+        many: Mask = self.to_group | (~self.ipv6 & (last & _BROADCAST == _BROADCAST))
         return many
 
 

@@ -90,7 +90,7 @@ class Records(NamedTuple):
 
     ``cut``: how many bytes of each packet were captured, `DUMPED` where keys need no more. ``cause``: number of
     a `Cause`. ``device``: index of the one that it was at; 0: not known. ``cloned``: see `decode.drops`.
-    ``many``: whether several may be to get it: multicast, and what may be a broadcast.
+    ``group``: whether it goes to a group; ``many``: or may be a broadcast.
     """
 
     time_ns: I64
@@ -102,6 +102,7 @@ class Records(NamedTuple):
     cause: I64
     device: I64
     cloned: Mask
+    group: Mask
     many: Mask
 
     def take(self, index: I64 | Mask) -> Records:
@@ -110,7 +111,7 @@ class Records(NamedTuple):
 
 
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
-_GAP: Final = 40  # bytes before a gap: nf_tables dumps so many then, and the transport header apart
+GAP: Final = 40  # bytes before a gap: nf_tables dumps so many then, and the transport header apart
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _NO: Final = np.zeros(0, np.int64)
 
@@ -120,7 +121,7 @@ def keys(packets: Packets, sent: Mask, cut: int = DUMPED, transport: U64 | None 
     dumped = packets.dumped(cut)
     key = combined([dumped.keys(), sent.astype(np.uint64)])
     source, destination = dumped.end_keys()
-    flags = np.where(packets.rooms() == _GAP, 0, packets.flags()).astype(np.uint64)
+    flags = np.where(packets.rooms() == GAP, 0, packets.flags()).astype(np.uint64)
     first = transports(packets) if transport is None else transport
     return Keys(key, source, destination, combined([key, source, destination, first, flags]))
 
@@ -153,7 +154,7 @@ class DropRecords:
         self.causes: list[Cause] = []
         none = np.zeros(0, np.uint64)
         no = np.zeros(0, np.bool_)
-        self._ahead = Records(_NO, none, none, none, none, _NO, _NO, _NO, no, no)
+        self._ahead = Records(_NO, none, none, none, none, _NO, _NO, _NO, no, no, no)
 
     @property
     def there(self) -> bool:
@@ -205,7 +206,7 @@ class DropRecords:
         sent = drops.iif == 0
         return Records(
             drops.time_ns, *keys(packets, sent), cut, cause, drops.ifindex.astype(np.int64), drops.cloned,
-            drops.for_many,
+            drops.to_group, drops.to_many,
         )  # fmt: skip
 
     def _number(self, reason: int, place: int) -> int:

@@ -107,10 +107,12 @@ _FREED: Final = ("skb_release_data", "kfree_skb_list_reason", "skb_release_head_
 # It came to its socket, which is closed with it unread.
 _UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
 # What older kernels drop that has done its work, seen on 6.1: an answer to ping that went to its raw socket is
-# dropped by the caller of ping_rcv, so is any message of ICMPv6; what a socket is closed with has no reason.
+# dropped by the caller of ping_rcv, so is any message of ICMPv6. What a socket is closed with has no reason; on
+# 6.18 neither, where it is one of UDP.
 _DONE: Final = (
     ("NO_SOCKET", "icmp_rcv"), ("NO_SOCKET", "icmpv6_rcv"), ("NOT_SPECIFIED", "icmpv6_rcv"),
-    ("NOT_SPECIFIED", "sk_stream_kill_queues"), ("TCP_OLD_DATA", "tcp_rcv_state_process"),
+    ("NOT_SPECIFIED", "sk_stream_kill_queues"), ("NOT_SPECIFIED", "udp_destruct_common"),
+    ("TCP_OLD_DATA", "tcp_rcv_state_process"),
 )  # fmt: skip
 
 
