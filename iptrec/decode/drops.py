@@ -6,11 +6,12 @@ its network header on. Who recorded put the time since the epoch there, and the 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from iptrec.decode import numbered
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -31,6 +32,7 @@ _PREFIX: Final = "SKB_DROP_REASON_"
 _SUBSYSTEM: Final = 16  # bits below it, linux/skbuff.h: SKB_DROP_REASON_SUBSYS_SHIFT
 _MOST_TEXT: Final = 200
 _DIGITS: Final = 10  # of 32 bits
+_MOST_DIGITS: Final = 19  # of any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def reasons(content: bytes) -> dict[int, str]:
 
     Those of subsystems have numbers only: by them stands the subsystem's own, from 65536 on.
     """
-    told = _json(content)
+    told = numbered.load(content)
     names = _names(told.get("skb_drop_reason"))
     subsystems = _names(told.get("skb_drop_reason_subsys"))
     above = {number << _SUBSYSTEM: name for number, name in subsystems.items() if number > 0}
@@ -124,23 +126,8 @@ def is_numbered(names: dict[int, str], text: str) -> bool:
 
 def places(content: bytes) -> dict[int, str]:
     """A snapshot "drop-places": number -> symbol and offset."""
-    return _names(_json(content))
-
-
-def _json(content: bytes) -> dict[str, object]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return _names(numbered.load(content))
 
 
 def _names(found: object) -> dict[int, str]:
-    """Numbers and names, of what anybody may have written."""
-    if not isinstance(found, dict):
-        return {}
-    return {
-        int(number): name[:_MOST_TEXT].encode("utf-8", "backslashreplace").decode()
-        for number, name in found.items()
-        if isinstance(name, str) and number.isdecimal() and number.isascii() and len(number) < 20  # noqa: PLR2004
-    }
+    return numbered.names(found, digits=_MOST_DIGITS, text=_MOST_TEXT)

@@ -5,10 +5,11 @@ Who recorded put times since the epoch there.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+
+from iptrec.decode import numbered
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,15 +45,4 @@ def decode(data: bytes, lengths: U32) -> npt.NDArray[np.void]:
 
 def paths(content: bytes) -> dict[int, str]:
     """A snapshot "sender-cgroups": number -> path."""
-    try:
-        told = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return {
-        int(number): path[:_MOST_TEXT].encode("utf-8", "backslashreplace").decode()
-        for number, path in (told.items() if isinstance(told, dict) else ())
-        if isinstance(path, str)
-        and number.isdecimal()
-        and number.isascii()
-        and len(number) <= _MOST_DIGITS
-    }
+    return numbered.names(numbered.load(content), digits=_MOST_DIGITS, text=_MOST_TEXT)

@@ -10,7 +10,7 @@ from iptrec.errors import HostError
 from iptrec.kernel import netns
 from iptrec.kernel.drops.btf import VMLINUX
 from iptrec.kernel.drops.source import DropSource
-from iptrec.recording.rows import Loss
+from iptrec.recorder.beside import Beside
 
 if TYPE_CHECKING:
     import contextlib
@@ -35,25 +35,19 @@ class Source(Protocol):
         """Return what is there now; None if nothing is."""
 
 
-class Dropped:
-    """Where records of dropped packets go. Without a source the stream says why there are none."""
+class Dropped(Beside):
+    """Where records of dropped packets go, with the names of reasons and places."""
+
+    kind = "drops"
 
     def __init__(self, source: Source | None, refusal: str = "") -> None:
+        super().__init__(None if source is None else source.fileno(), refusal)
         self._source = source
-        self._refusal = refusal
         self._places: dict[int, str] = {}
-        self._last_ns = time.time_ns()
-
-    @property
-    def descriptors(self) -> frozenset[int]:
-        """What to wait for."""
-        return frozenset() if self._source is None else frozenset([self._source.fileno()])
 
     def write_to(self, writer: Writer, namespace: int) -> None:
         """Write into this file from now on."""
-        self._writer, self._namespace = writer, namespace
-        detail = {"not_recorded": self._refusal} if self._source is None else {}
-        self._stream = writer.add_stream(namespace, "drops", detail)
+        super().write_to(writer, namespace)
         if self._source is not None:
             names = json.dumps(self._source.names).encode()
             writer.add_snapshot(namespace, "drop-reasons", time.time_ns(), str(VMLINUX), names)
@@ -62,20 +56,10 @@ class Dropped:
     def take(self) -> None:
         """Move what is there into the file."""
         found = None if self._source is None else self._source.receive()
-        if found is None:
-            return
-        self._writer.append(self._stream, found.received_ns, found.lengths, found.data)
-        if found.lost:
-            self._writer.add_loss(
-                Loss(self._stream, self._last_ns, found.received_ns, found.lost, "ring-full")
-            )
-        self._last_ns = found.received_ns
-        self._places |= found.places
-        self._keep(found.places)
-
-    def finish(self) -> None:
-        """Take the last ones."""
-        self.take()
+        if found is not None:
+            self._write(found)
+            self._places |= found.places
+            self._keep(found.places)
 
     def _keep(self, places: Mapping[int, str]) -> None:
         """Keep the symbols of places: where the kernel is will be somewhere else after the next start."""

@@ -6,13 +6,10 @@ import json
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-import numpy as np
-
 from iptrec.errors import HostError
 from iptrec.kernel import owners
-from iptrec.kernel.senders.program import RECORD
 from iptrec.kernel.senders.source import SenderSource
-from iptrec.recording.rows import Loss
+from iptrec.recorder.beside import Beside
 
 if TYPE_CHECKING:
     import contextlib
@@ -40,31 +37,25 @@ class Source(Protocol):
         """Let what was told be told again."""
 
 
-class Senders:
-    """Where facts about senders go. Without a source the stream says why there are none.
+class Senders(Beside):
+    """Where facts about senders go.
 
     Paths of control groups are looked up as they are told of: one that has gone by then has none.
     """
 
+    kind = "senders"
+
     def __init__(self, source: Source | None, refusal: str = "") -> None:
+        super().__init__(None if source is None else source.fileno(), refusal)
         self._source = source
-        self._refusal = refusal
         self._paths: dict[int, str] = {}
         self._asked: set[int] = set()
         self._wanted: dict[int, int] = {}  # by how many looks were in vain
         self._look_s = 0.0
-        self._last_ns = time.time_ns()
-
-    @property
-    def descriptors(self) -> frozenset[int]:
-        """What to wait for."""
-        return frozenset() if self._source is None else frozenset([self._source.fileno()])
 
     def write_to(self, writer: Writer, namespace: int) -> None:
         """Write into this file from now on."""
-        self._writer, self._namespace = writer, namespace
-        detail = {"not_recorded": self._refusal} if self._source is None else {}
-        self._stream = writer.add_stream(namespace, "senders", detail)
+        super().write_to(writer, namespace)
         self._keep(self._paths)
 
     def tell_again(self) -> None:
@@ -77,25 +68,16 @@ class Senders:
         found = None if self._source is None else self._source.receive()
         if found is not None:
             self._write(found)
+            new = set(found.cgroups.tolist()) - self._asked
+            self._asked |= new
+            self._wanted |= dict.fromkeys(new, 0)
         if self._wanted and time.monotonic() >= self._look_s:
             self._look()
 
     def finish(self) -> None:
         """Take the last ones."""
         self._look_s = 0.0
-        self.take()
-
-    def _write(self, found: Facts) -> None:
-        lengths = np.full(len(found), RECORD, np.uint32)
-        self._writer.append(self._stream, found.received_ns, lengths, found.data)
-        if found.lost:
-            self._writer.add_loss(
-                Loss(self._stream, self._last_ns, found.received_ns, found.lost, "ring-full")
-            )
-        self._last_ns = found.received_ns
-        new = set(found.cgroups.tolist()) - self._asked
-        self._asked |= new
-        self._wanted |= dict.fromkeys(new, 0)
+        super().finish()
 
     def _look(self) -> None:
         """Look up control groups, seldom where that takes long."""

@@ -29,6 +29,7 @@ from iptrec.kernel import (
     sysctls,
 )
 from iptrec.kernel.child import Forked
+from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder import drops, senders
@@ -158,9 +159,10 @@ class _Session:
             self._backends = chosen(setting)
             self._trouble = setting.trouble
             with contextlib.ExitStack() as opened:
-                self._dropped = drops.opened(options, opened)
-                self._senders = senders.opened(self._report, opened)
-                sides, events = self._open(opened)
+                with Btf.shared():
+                    self._dropped = drops.opened(options, opened)
+                    self._senders = senders.opened(self._report, opened)
+                    sides, events = self._open(opened)
                 options.check_interfaces(links.names())
                 since_ns = time.time_ns()
                 child = opened.enter_context(Forked("the network", network.first))

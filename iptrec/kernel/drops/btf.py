@@ -6,10 +6,11 @@ walked once (50 ms for 126,000 of them), and only those that are asked for are l
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class Bits(NamedTuple):
 class Btf:
     """The types of a kernel. Raises `HostError` for what is not there."""
 
+    _shared: ClassVar[list[Btf] | None] = None
+
     def __init__(self, data: bytes) -> None:
         try:
             magic, _, _, head, types, types_size, texts, texts_size = _HEADER.unpack_from(data)
@@ -64,13 +67,28 @@ class Btf:
 
     @classmethod
     def of_kernel(cls) -> Btf:
-        """Those of the running kernel."""
+        """Those of the running kernel; once while they are `shared`."""
+        if cls._shared:
+            return cls._shared[0]
         try:
-            return cls(VMLINUX.read_bytes())
+            found = cls(VMLINUX.read_bytes())
         except OSError as error:
             raise HostError(
                 f"{VMLINUX}: {strerror(error)}; the kernel needs CONFIG_DEBUG_INFO_BTF"
             ) from None
+        if cls._shared is not None:
+            cls._shared.append(found)
+        return found
+
+    @classmethod
+    @contextlib.contextmanager
+    def shared(cls) -> Iterator[None]:
+        """Read them once for all programs that are made meanwhile."""
+        cls._shared = []
+        try:
+            yield
+        finally:
+            cls._shared = None
 
     def number(self, name: str, kind: int = _TYPEDEF) -> int:
         """The number of a type; of a typedef unless another ``kind`` is wanted."""

@@ -6,21 +6,18 @@ is, stay numbers of places and what tells one buffer from another.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
-import os
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iptrec.errors import HostError, strerror
 from iptrec.kernel.drops import bpf, program
-from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.drops.program import HEAD, LAYOUT, NEW_PLACE, SYMBOL
+from iptrec.kernel.drops.programs import Programs
 from iptrec.kernel.drops.ring import Ring, since_the_epoch
 
 if TYPE_CHECKING:
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from iptrec.kernel.drops.btf import Btf
     from iptrec.names import I64, U32
 
 _RING_BYTES: Final = 8 << 20  # its pages are there at once, and mapped twice
@@ -54,48 +52,25 @@ class Drops:
     lost: int = 0
 
 
-class DropSource:
+class DropSource(Programs):
     """The packets that are traced and that the kernel drops, of one network namespace; a context manager.
 
     Raises `HostError` with the reason where it does not work: the kernel is asked by trying.
     """
 
     def __init__(self, netns: int, snaplen: int) -> None:
-        self._open = contextlib.ExitStack()
+        self._netns = netns
         self._snaplen = -(-min(snaplen, _MOST_SNAPLEN) // 8) * 8
         self._secret = np.uint64(secrets.randbits(64))
         # By their addresses: numbers from 1 on, which alone leave this module.
         self._places: dict[int, int] = {}
         self._told = 0  # of what was lost
-        try:
-            types = Btf.of_kernel()
-            program.require_reasons(types)
-            self.names = {name: types.enum(name) for name in _ENUMS}
-            with contextlib.ExitStack() as opened:
-                self._attach(types, netns, opened)
-                self._open = opened.pop_all()
-        except (
-            LookupError,
-            ValueError,
-        ) as error:  # a kernel with kinds of types that are not known yet
-            raise HostError(f"the kernel's types cannot be read: {error}") from None
-        except OSError as error:
-            advice = _ADVICE.get(error.errno or 0)
-            raise HostError(
-                f"the kernel refuses the program: {strerror(error)}{f'; {advice}' if advice else ''}"
-            ) from None
+        super().__init__(_ADVICE)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def _attach(self, types: Btf, netns: int, opened: contextlib.ExitStack) -> None:
-        def kept(descriptor: int) -> int:
-            opened.callback(os.close, descriptor)
-            return descriptor
-
+    def _make(self, types: Btf) -> None:
+        program.require_reasons(types)
+        self.names = {name: types.enum(name) for name in _ENUMS}
+        kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
         lost = kept(bpf.new_map(bpf.ARRAY, key=4, value=8, entries=1, flags=bpf.MMAPABLE))
         places = kept(bpf.new_map(bpf.HASH, key=8, value=8, entries=_PLACES))
@@ -107,7 +82,7 @@ class DropSource:
         counted = mmap.mmap(lost, mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._lost = memoryview(counted).cast("q")
         maps = program.Maps(self._ring, lost, places, text)
-        code = program.code(types, maps, netns, self._snaplen)
+        code = program.code(types, maps, self._netns, self._snaplen)
         number = types.number(program.TYPEDEF)
         loaded = kept(bpf.tracing(code, program.LICENCE, number))
         kept(bpf.attached(loaded))

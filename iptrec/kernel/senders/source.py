@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
-import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iptrec.errors import HostError, strerror
 from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.drops.programs import Programs
 from iptrec.kernel.drops.ring import Ring, since_the_epoch
 from iptrec.kernel.senders import program
 from iptrec.kernel.senders.program import LAYOUT, RECORD
 from iptrec.names import AF_INET, AF_INET6, HOOKS
 
 if TYPE_CHECKING:
-    from iptrec.names import U64
+    from iptrec.kernel.drops.btf import Btf
+    from iptrec.names import U32, U64
 
 _RING_BYTES: Final = 1 << 20
 _TOLD: Final = 16384  # facts that are kept in mind; one that was forgotten is told again
@@ -46,45 +44,25 @@ class Facts:
     cgroups: U64
     lost: int
 
-    def __len__(self) -> int:
-        """Return the number of facts."""
-        return len(self.data) // RECORD
+    @property
+    def lengths(self) -> U32:
+        """Bytes of each."""
+        return np.full(len(self.data) // RECORD, RECORD, np.uint32)
 
 
-class SenderSource:
+class SenderSource(Programs):
     """Who sends packets that are traced in the current network namespace; a context manager.
 
     Raises `HostError` with the reason where it does not work: the kernel is asked by trying.
     """
 
     def __init__(self) -> None:
-        self._open = contextlib.ExitStack()
         self._told = 0  # of what was lost
-        try:
-            types = Btf.of_kernel()
-            program.require_programs(types)
-            with contextlib.ExitStack() as opened:
-                self._attach(types, opened)
-                self._open = opened.pop_all()
-        except (LookupError, ValueError) as error:  # kinds of types that are not known yet
-            raise HostError(f"the kernel's types cannot be read: {error}") from None
-        except OSError as error:
-            advice = _ADVICE.get(error.errno or 0)
-            raise HostError(
-                f"the kernel refuses the program: {strerror(error)}{f'; {advice}' if advice else ''}"
-            ) from None
+        super().__init__(_ADVICE)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def _attach(self, types: Btf, opened: contextlib.ExitStack) -> None:
-        def kept(descriptor: int) -> int:
-            opened.callback(os.close, descriptor)
-            return descriptor
-
+    def _make(self, types: Btf) -> None:
+        program.require_programs(types)
+        kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
         key, value = program.KEY, program.VALUE
         told = kept(bpf.new_map(bpf.LRU_HASH, key=key, value=value, entries=_TOLD))

@@ -1,0 +1,46 @@
+"""A stream of what programs in the kernel tell beside the events, or of why they do not."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from iptrec.recording.rows import Loss
+
+if TYPE_CHECKING:
+    from iptrec.kernel.drops.source import Drops
+    from iptrec.kernel.senders.source import Facts
+    from iptrec.recording.writer import Writer
+
+
+class Beside:
+    """Where they go. ``descriptor``: what they come out of; None where they do not, and why: ``refusal``."""
+
+    kind: ClassVar[str]  # of the stream
+
+    def __init__(self, descriptor: int | None, refusal: str) -> None:
+        self.descriptors = frozenset() if descriptor is None else frozenset([descriptor])
+        self._refusal = refusal
+        self._last_ns = time.time_ns()
+
+    def write_to(self, writer: Writer, namespace: int) -> None:
+        """Write into this file from now on."""
+        self._writer, self._namespace = writer, namespace
+        detail = {} if self.descriptors else {"not_recorded": self._refusal}
+        self._stream = writer.add_stream(namespace, self.kind, detail)
+
+    def take(self) -> None:
+        """Move what is there into the file."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Take the last ones."""
+        self.take()
+
+    def _write(self, found: Drops | Facts) -> None:
+        self._writer.append(self._stream, found.received_ns, found.lengths, found.data)
+        if found.lost:
+            self._writer.add_loss(
+                Loss(self._stream, self._last_ns, found.received_ns, found.lost, "ring-full")
+            )
+        self._last_ns = found.received_ns
