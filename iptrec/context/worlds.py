@@ -112,13 +112,15 @@ class Worlds:
 
 
 def _around(known: Sequence[tuple[int, T]], time_ns: tuple[int, int]) -> tuple[list[T], bool]:
-    """The last list before and the first one after two times; whether there are both."""
+    """The last list before and the first one after two times; whether there are both.
+
+    What the first list of all tells may have been so before it.
+    """
     before = [files for time, files in known if time <= time_ns[0]]
     after = [files for time, files in known if time >= time_ns[1]]
-    found = before[-1:] + after[:1]
-    if len(found) == 2 and found[0] == found[1]:  # noqa: PLR2004
-        return found[:1], True
-    return found, bool(before and after)
+    found = (before[-1:] or [files for _, files in known[:1]]) + after[:1]
+    alike = len(found) == 2 and found[0] == found[1]  # noqa: PLR2004
+    return found[:1] if alike else found, bool(before and after)
 
 
 def _number(files: Files, every: Sequence[Files], path: str) -> int | None:

@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+import control_groups
 import pytest
 import recorder
 from command import IPTREC
@@ -18,7 +18,7 @@ from rights import ROOT, since
 
 pytestmark = pytest.mark.live
 
-ID = "0123456789abcdef" * 4
+ID = control_groups.identity()
 SERVE = """
 import os, socket, sys
 name, port, address, user, clones = sys.argv[1:6]
@@ -72,23 +72,8 @@ table inet t {
 @pytest.fixture
 def group():
     """A control group that a container might have, where one can be made."""
-    root = next(
-        (
-            one
-            for one in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-            if (one / "cgroup.controllers").exists()
-        ),
-        None,
-    )
-    made = None
-    if root is not None:
-        with contextlib.suppress(OSError):
-            made = root / f"docker-{ID}.scope"
-            made.mkdir()
-    yield made
-    if made is not None and made.exists():
-        recorder.until(lambda: not (made / "cgroup.procs").read_text(), "somebody is left")
-        made.rmdir()
+    with control_groups.made(1) as found:
+        yield next(iter(found), None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -13,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import control_groups
 import pytest
 import recorder
 from rights import ROOT, since
@@ -144,25 +144,8 @@ LEGACY = "*filter\n:INPUT ACCEPT\n-A INPUT -p udp -j ACCEPT\n-A OUTPUT -p udp -j
 @pytest.fixture
 def groups():
     """Control groups that containers might have, where they can be made."""
-    root = next(
-        (
-            one
-            for one in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-            if (one / "cgroup.controllers").exists()
-        ),
-        None,
-    )
-    made = []
-    if root is not None:
-        with contextlib.suppress(OSError):
-            for number in range(3):
-                one = root / f"docker-{f'{os.getpid():x}{number}'.rjust(64, '0')}.scope"
-                one.mkdir()
-                made.append(one)
-    yield made
-    for one in made:
-        recorder.until(lambda one=one: not (one / "cgroup.procs").read_text(), "somebody is left")
-        one.rmdir()
+    with control_groups.made(3) as found:
+        yield found
 
 
 @pytest.fixture
