@@ -184,9 +184,15 @@ def test_nobody_who_arrives_is_lost(lab, tmp_path, backend):
         lab.restore(None, family, RULES, backend)
     summary = recorded(lab, tmp_path / "t.db", TALKING, "--backend", backend, "--drops", "yes")
     assert {*summary.verdicts} <= {"ACCEPT", "DISCARDED"}
-    ends = [one.end for one in packets(tmp_path / "t.db") if one.end is not None]
+    arrived, reasons = set(), set()
+    for one in packets(tmp_path / "t.db"):
+        segment = tuple(one.header.get(name) for name in ("src", "sport", "dport", "seq", "flags"))
+        if one.end is not None and not (one.end.reason == "TCP_OLD_DATA" and segment in arrived):
+            reasons.add(one.end.reason)
+        elif one.in_ and one.verdict == "ACCEPT":
+            arrived.add(segment)  # where the answer is late it is sent once more
     # Who is reset has no connection any more for what was on its way.
-    assert {one.reason for one in ends} <= {"TCP_CLOSE", "TCP_FLAGS"}
+    assert reasons <= {"TCP_CLOSE", "TCP_FLAGS"}
 
 
 MANY = 10_000
