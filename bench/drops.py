@@ -8,13 +8,18 @@ without drops in one run, the least of some rounds, taken in turn.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
+from typing import TYPE_CHECKING
 
 from forward import FLOOD, PACKETS, recording, router
 from tcpdump import cpu_of
 
 from iptrec.demo.lab import Lab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 NOBODY = "10.9.9.9"  # no route leads there
 WAYS = {  # what is recorded, and where the flood goes
@@ -31,34 +36,44 @@ def measured(lab: Lab, way: str, drops: str, directory: str) -> tuple[float, flo
     script = FLOOD.replace("10.0.2.2", target).replace("out.send(payload)", "send()").replace(
         "begun =", "def send():\n    try: out.send(payload)\n    except OSError: pass\nbegun ="
     )  # fmt: skip
-    with recording(lab, expression, directory, "--drops", drops) as pid:
+    with recording(lab, expression, directory, *drops.split()) as pid:
         before = cpu_of(pid)
         sender = float(lab.run([sys.executable, "-c", script], "h1", timeout=120).stdout)
         recorder = cpu_of(pid) - before
     return sender / PACKETS * 1e6, recorder / PACKETS * 1e6
 
 
-def main() -> None:
-    """Measure."""
+def compare(
+    measure: Callable[[str, str], tuple[float, float]],
+    ways: Iterable[str],
+    without: str,
+    with_: str,
+) -> None:
+    """Print what the option costs the sender and the recorder, each way."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     costs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for _ in range(rounds):
+        for one in itertools.product(ways, (without, with_)):
+            costs.setdefault(one, []).append(measure(*one))
+    for way in ways:
+        least = [
+            [min(one) for one in zip(*costs[way, how], strict=True)] for how in (without, with_)
+        ]
+        for who, before, after in zip(("sender", "recorder"), *least, strict=True):
+            if before > 0.1:  # noqa: PLR2004 - us: less is nothing
+                print(f"| {way}: the {who} {with_} | {after / before:.3f} of {before:.2f} us | |")
+
+
+def main() -> None:
+    """Measure."""
     with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory, Lab() as lab:
         router(lab)
-        for _ in range(rounds):
-            for way in WAYS:
-                for drops in ("no", "yes"):
-                    costs.setdefault((way, drops), []).append(measured(lab, way, drops, directory))
-    for way in WAYS:
-        without, with_ = (
-            [min(one) for one in zip(*costs[way, drops], strict=True)] for drops in ("no", "yes")
+        compare(
+            lambda way, drops: measured(lab, way, drops, directory),
+            WAYS,
+            "--drops no",
+            "--drops yes",
         )
-        print(
-            f"| {way}: the sender with --drops | {with_[0] / without[0]:.3f} of {without[0]:.2f} us | |"
-        )
-        if without[1] > 0.1:  # noqa: PLR2004 - us: less is nothing
-            print(
-                f"| {way}: the recorder with --drops | {with_[1] / without[1]:.2f} of {without[1]:.2f} us | |"
-            )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ BENCHMARKS = (
     ("Asking the kernel about packets that vanish", ("asked.py",)),
     ("What the host feels", ("forward.py",)),
     ("Drops", ("drops.py",)),
+    ("Who sends", ("senders.py",)),
     ("Analysis", ("analyze.py", "{}")),
     ("Ways out", ("views.py", "{}")),
     ("Against tshark", ("export.py", "{}")),
