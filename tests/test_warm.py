@@ -23,7 +23,7 @@ def facts(child):
     while "pipe_read" not in (place / "wchan").read_text():
         assert child.poll() is None
     files = {
-        one.name: re.split(":|iptrec-", str(one.readlink()))[0] for one in (place / "fd").iterdir()
+        one.name: re.split("[:#]", str(one.readlink()))[0] for one in (place / "fd").iterdir()
     }
     lines = (place / "status").read_text().splitlines()
     return (
