@@ -61,7 +61,7 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "without a packet": (arrived(ONE), [dropped(ONE, captured=0)], [NOT]),
     "before": (arrived(ONE, SECOND), [dropped(ONE, -SECOND)], [NOT]),
     "too late": (arrived(ONE), [dropped(ONE, 3 * SECOND)], [NOT]),
-    "late": (forwarded(ONE), [dropped(ONE, 3 * SECOND, NEIGHBOUR, place=3)], [LOST]),
+    "late": (forwarded(ONE), [dropped(ONE, 3 * SECOND, NEIGHBOUR, place=3, device=3)], [LOST]),
     "equal": ([*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE)], [PERHAPS, PERHAPS]),
     "both": ([*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE), dropped(ONE)], [LOST, LOST]),
     "ports": ([*arrived(udp(sport=1)), *arrived(udp(sport=2))], [dropped(udp(sport=2))], [NOT, LOST]),
