@@ -289,11 +289,16 @@ def _longest(state: _Table, address: IP, tables: Iterable[int]) -> list[Route]:
 
 
 def broadcasts(recording: Recording, namespace: int) -> frozenset[Network]:
-    """What was a broadcast address at any time, as far as routes were recorded."""
-    listed = (one for each in _listed(recording, namespace) for one in each.routes or ())
-    told = (route(one.row) for _, one in _changes(recording, namespace) if one.row is not None)
-    routes = filter(None, itertools.chain(listed, told))
-    return frozenset(one.network for one in routes if one.kind == BROADCAST)
+    """What was a broadcast address at any time, as far as routes were recorded, whole or not."""
+    listed = (
+        row
+        for one in recording.snapshots("routes")
+        if one.namespace == namespace and one.media == snapshots.NETLINK
+        for row in snapshots.routing(one.kind, one.content)
+    )
+    told = (one.row for _, one in _changes(recording, namespace) if one.row is not None)
+    rows = (row for row in itertools.chain(listed, told) if row.get("type") == BROADCAST)
+    return frozenset(one.network for one in map(route, rows) if one is not None)
 
 
 def _of_table(routes: Iterable[Route], *, local: bool) -> _Table:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.names import HOOKS
 from iptrec.packets.drop_groups import NONE, Found, by_count, preferred, who_is_alone
-from iptrec.packets.drop_records import Cause, Records, exact_keys, keys
+from iptrec.packets.drop_records import Cause, Flags, Records, exact_keys, keys
 from iptrec.packets.identity import Packets, combined
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ _SENDING_NS: Final = 100_000_000
 _QUEUED_NS: Final = 2_000_000_000
 LATE_NS: Final = 5_000_000_000
 _MOST_EQUAL: Final = 16  # of which each is looked at
-_MOST_PARTS: Final = 64  # of a crowd, each by itself
 
 
 class Candidates:
@@ -189,34 +188,6 @@ class Candidates:
                 crowds.append((np.setdiff1d(every, settled), others))
         record, of, same = (np.concatenate(some) for some in zip(*pairs, strict=True))
         return record, of, same, [one for one in crowds if len(one[0])]
-
-
-class Flags(NamedTuple):
-    """What the causes of some records are, see `Cause`; shape (n,) each."""
-
-    netfilter: Mask
-    routing: Mask
-    receiving: Mask
-    leaving: Mask
-    discarding: Mask
-    of_socket: Mask
-    of_copy: Mask
-    waiting: Mask
-    late: Mask
-
-    @classmethod
-    def of(cls, causes: Sequence[Cause], records: Records) -> Flags:
-        """Those of records."""
-        each = ([getattr(one, name) for one in causes] for name in cls._fields)
-        return cls(*(np.array(one, np.bool_)[records.cause] for one in each))
-
-    def parts(self, some: I64, device: I64) -> list[I64]:
-        """Records put together that are of one kind, and were dropped at one device."""
-        columns = np.stack([*(one[some] for one in self), device[some]], axis=1)
-        _, number = np.unique(columns, axis=0, return_inverse=True)
-        number = number.reshape(-1)
-        most = min(int(number.max()), _MOST_PARTS)
-        return [some[number == kind] for kind in range(most + 1)]
 
 
 def _directed(key: U64, sent: Mask) -> U64:

@@ -17,8 +17,7 @@ from iptrec.context.stacked import Stacked
 
 if TYPE_CHECKING:
     from iptrec.names import I64, Mask
-    from iptrec.packets.drop_candidates import Flags
-    from iptrec.packets.drop_records import Records
+    from iptrec.packets.drop_records import Flags, Records
     from iptrec.recording.rows import Recording
 
 

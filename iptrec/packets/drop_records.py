@@ -12,7 +12,7 @@ from iptrec.packets.ends import Death
 from iptrec.packets.identity import DUMPED, Packets, combined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from iptrec.decode.drops import Drops
     from iptrec.names import I64, U64, Mask
@@ -115,6 +115,37 @@ class Records(NamedTuple):
 
 
 _MASKS: Final = ("sent", "group", "cloned", "alone")
+
+
+class Flags(NamedTuple):
+    """What the causes of some records are, see `Cause`; shape (n,) each."""
+
+    netfilter: Mask
+    routing: Mask
+    receiving: Mask
+    leaving: Mask
+    discarding: Mask
+    of_socket: Mask
+    of_copy: Mask
+    waiting: Mask
+    late: Mask
+
+    @classmethod
+    def of(cls, causes: Sequence[Cause], records: Records) -> Flags:
+        """Those of records."""
+        each = ([getattr(one, name) for one in causes] for name in cls._fields)
+        return cls(*(np.array(one, np.bool_)[records.cause] for one in each))
+
+    def parts(self, some: I64, device: I64) -> list[I64]:
+        """Records put together that are of one kind, and were dropped at one device."""
+        columns = np.stack([*(one[some] for one in self), device[some]], axis=1)
+        _, number = np.unique(columns, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        most = min(int(number.max()), _MOST_PARTS)
+        return [some[number == kind] for kind in range(most + 1)]
+
+
+_MOST_PARTS: Final = 64  # of one crowd of equal packets
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives

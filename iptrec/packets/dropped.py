@@ -4,7 +4,7 @@ A record has the packet as it was when it was dropped, and the time of that. Its
 be it: what no rule rewrites (`identity`), and whether it was sent here or came in. Its time decides: the packet
 had been at its last rule by then, and most reasons come at once. A packet that waits for a neighbour, or in a
 queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it. Nor is
-one of which copies went elsewhere: a bridge sends one by each of its ports, several sockets get a multicast.
+one of which a copy may have gone on (`drop_copies`).
 """
 
 from __future__ import annotations
