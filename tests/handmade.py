@@ -67,15 +67,15 @@ def datagram(
     return netlink(0x0400, struct.pack("=BBH", family, 0, 0) + body)
 
 
-def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None, device=None):
-    """A record of a packet that the kernel dropped."""
+def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None, device=None, flags=0):
+    """A record of a packet that the kernel dropped; ``flags``: 2: it was cloned, 4: not; 0: an older record."""
     taken = packet if captured is None else packet[:captured]
     device = iif if device is None else device
     head = struct.pack("<qqQIIIIII", time_ns, place, 5, reason, netns, device, iif, 0, len(packet))
     return (
         head
         + struct.pack(">H", 0x0800)
-        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, 0)
+        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, flags)
         + taken
     )
 

@@ -1,4 +1,4 @@
-"""The MTU of interfaces over time, which of them belong to a VRF, and which are bridges."""
+"""What is told of interfaces over time: their MTU, and which of them belong to a VRF."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Devices:
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._over_time: dict[int, list[tuple[int, Device]]] = {}
         self._made: dict[tuple[Device, ...], Mapping[int, Device]] = {}
-        for time_ns, row in _told(recording, namespace):
+        for time_ns, row in told(recording, namespace):
             device = _device(row)
             known = self._over_time.setdefault(int(row["index"]), [])
             if not known or known[-1][1] != device:
@@ -58,16 +58,10 @@ def _then(known: list[tuple[int, Device]], time_ns: tuple[int, int]) -> Device:
     return Device(before[-1].name, None, vrf=any(one.vrf for one in possible))
 
 
-def bridges(recording: Recording, namespace: int) -> frozenset[int]:
-    """The indexes of all that were bridges at any time."""
-    told = _told(recording, namespace)
-    return frozenset(int(row["index"]) for _, row in told if "bridge" in _kinds(row)[:1])
-
-
-def _told(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def told(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """What is told of interfaces, and when, in the order of time."""
-    told = (_listed(recording, namespace), _changes(recording, namespace))
-    return heapq.merge(*told, key=operator.itemgetter(0))
+    both = _listed(recording, namespace), _changes(recording, namespace)
+    return heapq.merge(*both, key=operator.itemgetter(0))
 
 
 def _listed(recording: Recording, namespace: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -86,7 +80,7 @@ def _changes(recording: Recording, namespace: int) -> Iterator[tuple[int, Mappin
                 yield time_ns, row
 
 
-def _kinds(row: Mapping[str, Any]) -> tuple[Any, Any]:
+def kinds(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """What an interface is, and what the one is whose port it is; None where that is not told."""
     info = row.get("linkinfo")
     return (info.get("kind"), info.get("slave_kind")) if isinstance(info, dict) else (None, None)
@@ -95,4 +89,4 @@ def _kinds(row: Mapping[str, Any]) -> tuple[Any, Any]:
 def _device(row: Mapping[str, Any]) -> Device:
     mtu = row.get("mtu")
     name = str(row["name"]).encode("utf-8", "backslashreplace").decode()  # of a stranger
-    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in _kinds(row))
+    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in kinds(row))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Stream
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _UNREACHABLE: Final = ERRORS | {THROW}
 # Routes by which nf_tables' fib finds an interface
@@ -285,6 +286,19 @@ def _longest(state: _Table, address: IP, tables: Iterable[int]) -> list[Route]:
     ]
     best = max(((one.network.prefixlen, -one.metric) for one in found), default=None)
     return [one for one in found if (one.network.prefixlen, -one.metric) == best]
+
+
+def broadcasts(recording: Recording, namespace: int) -> frozenset[Network]:
+    """What was a broadcast address at any time, as far as routes were recorded, whole or not."""
+    listed = (
+        row
+        for one in recording.snapshots("routes")
+        if one.namespace == namespace and one.media == snapshots.NETLINK
+        for row in snapshots.routing(one.kind, one.content)
+    )
+    told = (one.row for _, one in _changes(recording, namespace) if one.row is not None)
+    rows = (row for row in itertools.chain(listed, told) if row.get("type") == BROADCAST)
+    return frozenset(one.network for one in map(route, rows) if one is not None)
 
 
 def _of_table(routes: Iterable[Route], *, local: bool) -> _Table:

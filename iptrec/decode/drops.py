@@ -29,6 +29,7 @@ _RECORD: Final = np.dtype(
 _PADDING: Final = 256
 _NOBODY: Final = 0xFFFFFFFF
 _PREFIX: Final = "SKB_DROP_REASON_"
+_CLONED, _ALONE = 2, 4  # flags; `kernel.drops.program` sets them
 _SUBSYSTEM: Final = 16  # bits below it, linux/skbuff.h: SKB_DROP_REASON_SUBSYS_SHIFT
 _MOST_TEXT: Final = 200
 _DIGITS: Final = 10  # of 32 bits
@@ -55,6 +56,8 @@ class Drops:
     iif: U32  # of the device that it came in by; 0: it was sent here
     mark: U32
     uid: I64  # of the socket; -1: none
+    cloned: Mask  # a copy shares its bytes, or did: another socket's, another port's, tcpdump's
+    alone: Mask  # none does; neither is known of older records
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -87,6 +90,8 @@ def decode(data: bytes, lengths: U32) -> Drops:
         start=start + HEAD,
         size=np.minimum(head["captured"], lengths[whole] - HEAD).astype(np.int64),
         uid=np.where(uid == _NOBODY, -1, uid),
+        cloned=head["flags"] & _CLONED != 0,
+        alone=head["flags"] & _ALONE != 0,
         **{
             name: np.ascontiguousarray(head[name])
             for name in ("time_ns", "place", "buffer", "reason", "netns", "ifindex", "iif", "mark")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.context.devices import bridges
 from iptrec.decode import drops as decode
 from iptrec.packets import drop_words
 from iptrec.packets.ends import Death
 from iptrec.packets.identity import DUMPED, Packets, combined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from iptrec.decode.drops import Drops
     from iptrec.names import I64, U64, Mask
@@ -44,6 +42,23 @@ class Cause(NamedTuple):
         return drop_words.function(self.where) in drop_words.DISCARDING
 
     @property
+    def leaving(self) -> bool:
+        """Whether it was dropped at a device that it was to go out by."""
+        of_device = self.reason.startswith(drop_words.OF_DEVICES)
+        return of_device or drop_words.function(self.where).startswith(drop_words.LEAVING)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waited for a neighbour: who asks for that one clones it (net/core/neighbour.c)."""
+        asked = self.reason.startswith(drop_words.NEIGHBOURS)
+        return asked or drop_words.function(self.where) in drop_words.LATE_FUNCTIONS
+
+    @property
+    def of_copy(self) -> bool:
+        """Whether who dropped it gets a copy, or makes several."""
+        return drop_words.function(self.where).startswith(drop_words.COPYING)
+
+    @property
     def of_socket(self) -> bool:
         """Whether one socket dropped it, of which several may get a copy each."""
         return self.reason in drop_words.OF_SOCKETS
@@ -68,7 +83,9 @@ class Records(NamedTuple):
 
     ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
     `DUMPED` where keys need no more. ``cause``: number of a `Cause`. ``device``: the index of the interface
-    that it was at, 0 where that is not known.
+    that it was at, 0 where that is not known. ``sent``: whether it came in by none. ``to``: the destination of
+    IPv4, -1 of IPv6; ``group``: whether that is a multicast group, or 255.255.255.255. ``cloned``, ``alone``:
+    see `decode.drops`.
     """
 
     time_ns: I64
@@ -77,41 +94,75 @@ class Records(NamedTuple):
     cut: I64
     cause: I64
     device: I64
+    sent: Mask
+    to: I64
+    group: Mask
+    cloned: Mask
+    alone: Mask
+
+    @classmethod
+    def none(cls) -> Records:
+        """No records."""
+        kinds = {"key": np.uint64, "exact": np.uint64} | dict.fromkeys(_MASKS, np.bool_)
+        empty: dict[str, Any] = {
+            name: np.zeros(0, kinds.get(name, np.int64)) for name in cls._fields
+        }
+        return cls(**empty)
 
     def take(self, index: I64 | Mask) -> Records:
         """Some of them."""
-        return Records(
-            self.time_ns[index], self.key[index], self.exact[index], self.cut[index],
-            self.cause[index], self.device[index],
-        )  # fmt: skip
+        return Records(**{name: getattr(self, name)[index] for name in self._fields})
 
 
+_MASKS: Final = ("sent", "group", "cloned", "alone")
+
+
+class Flags(NamedTuple):
+    """What the causes of some records are, see `Cause`; shape (n,) each."""
+
+    netfilter: Mask
+    routing: Mask
+    receiving: Mask
+    leaving: Mask
+    discarding: Mask
+    of_socket: Mask
+    of_copy: Mask
+    waiting: Mask
+    late: Mask
+
+    @classmethod
+    def of(cls, causes: Sequence[Cause], records: Records) -> Flags:
+        """Those of records."""
+        each = ([getattr(one, name) for one in causes] for name in cls._fields)
+        return cls(*(np.array(one, np.bool_)[records.cause] for one in each))
+
+    def parts(self, some: I64, device: I64) -> list[I64]:
+        """Records put together that are of one kind, and were dropped at one device."""
+        columns = np.stack([*(one[some] for one in self), device[some]], axis=1)
+        _, number = np.unique(columns, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        most = min(int(number.max()), _MOST_PARTS)
+        return [some[number == kind] for kind in range(most + 1)]
+
+
+_MOST_PARTS: Final = 64  # of one crowd of equal packets
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
-_NO: Final = np.zeros(0, np.int64)
 _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
 _GROUP4, _GROUP6 = np.uint64(0xE0), np.uint64(0xFF)  # first bytes of addresses
 
 
-def keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
-    """What tells packets apart by ``cut`` bytes of each: what no rule rewrites, and who was sent here."""
-    return combined([packets.dumped(cut).keys(), sent.astype(np.uint64)])
+def keys(packets: Packets, cut: int = DUMPED) -> U64:
+    """What tells packets apart by ``cut`` bytes of each: what no rule rewrites."""
+    return packets.dumped(cut).keys()
 
 
-def exact_keys(packets: Packets, sent: Mask, cut: int = DUMPED) -> U64:
+def exact_keys(packets: Packets, cut: int = DUMPED) -> U64:
     """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
     packets = packets.dumped(cut)
     first, later, missing = packets.transports()
     known = np.where(later | missing, np.uint64(0), first)
-    flags = packets.flags().astype(np.uint64)
-    return combined([packets.flow_keys(), known, flags, sent.astype(np.uint64)])
-
-
-def to_many(packets: Packets) -> Mask:
-    """Which are for a group of hosts, or for all of a link: 224.0.0.0/4, ff00::/8, 255.255.255.255."""
-    first = packets.ends()[_DESTINATION] & np.uint64(0xFF)
-    many: Mask = (first == _GROUP6) | (first & np.uint64(0xF0) == _GROUP4)
-    return many
+    return combined([packets.flow_keys(), known, packets.flags().astype(np.uint64)])
 
 
 class DropRecords:
@@ -134,17 +185,12 @@ class DropRecords:
         self._reasons: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self.causes: list[Cause] = []
-        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO.astype(np.uint64), _NO, _NO, _NO)
+        self._ahead = Records.none()
 
     @property
     def there(self) -> bool:
         """Whether any were recorded."""
         return bool(self._streams)
-
-    @functools.cached_property
-    def bridges(self) -> I64:
-        """The indexes of the interfaces that are bridges."""
-        return np.array(sorted(bridges(self._recording, self._namespace)), np.int64)
 
     def between(self, since_ns: int, until_ns: int) -> Records:
         """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
@@ -188,10 +234,22 @@ class DropRecords:
         drops, cause = drops.take(own), cause[own]
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
-        sent = drops.iif == 0
-        device = drops.ifindex.astype(np.int64)
-        found = keys(packets, sent), exact_keys(packets, sent)
-        return Records(drops.time_ns, *found, cut, cause, device)
+        to = packets.ends()[_DESTINATION]
+        first = to & np.uint64(0xFF)
+        four = to.astype("<u4").byteswap().astype(np.int64)
+        return Records(
+            time_ns=drops.time_ns,
+            key=keys(packets),
+            exact=exact_keys(packets),
+            cut=cut,
+            cause=cause,
+            device=drops.ifindex.astype(np.int64),
+            sent=drops.iif == 0,
+            to=np.where(drops.ipv6, -1, four),
+            group=(first == _GROUP6) | (~drops.ipv6 & (first & np.uint64(0xF0) == _GROUP4)),
+            cloned=drops.cloned,
+            alone=drops.alone,
+        )
 
     def _number(self, reason: int, place: int) -> int:
         """The number of a cause, -1 for one that is no loss."""

@@ -79,8 +79,18 @@ _BY_REASON: Final = {
 # Functions that take packets behind INPUT begin so.
 RECEIVING: Final = (
     "udp", "__udp", "tcp_", "icmp", "igmp", "raw", "ping_", "sctp_", "ip_local_deliver", "ip6_input_finish",
-    "ip6_protocol_deliver", "ipv6_rthdr_rcv", "ipv6_destopt_rcv",
+    "ip6_protocol_deliver", "ipv6_rthdr_rcv", "ipv6_destopt_rcv", "ip6_tlvopt_unknown", "ipv6_raw_deliver",
 )  # fmt: skip
+# Those that hand packets to a device, or wait for its neighbours; and reasons of such.
+LEAVING: Final = (
+    "__dev_queue_xmit", "__dev_xmit", "dev_hard_start_xmit", "sch_direct_xmit", "validate_xmit_skb", "neigh_",
+    "__neigh_", "ndisc_error_report", "arp_error_report", "ip_fragment", "ip6_fragment", "ip_finish_output",
+    "ip6_finish_output", "br_", "__br_", "bond_", "macvlan_", "ipvlan_", "vxlan_", "tun_net_xmit",
+)  # fmt: skip
+NEIGHBOURS: Final = "NEIGH_"
+OF_DEVICES: Final = ("QDISC_", NEIGHBOURS)
+# Raw sockets get copies of what others take; a VXLAN sends one to each of its remotes.
+COPYING: Final = ("raw", "ipv6_raw_deliver", "vxlan_")
 # Those that route: what they drop has not come any further.
 ROUTING: Final = (
     "ip_error", "ip_rcv_finish_core", "ip_forward", "ip6_forward", "ip6_pkt_discard", "ip6_pkt_prohibit",
@@ -93,11 +103,13 @@ DISCARDING: Final = ("dst_discard", "dst_discard_out")
 OF_SOCKETS: Final = ("SOCKET_FILTER", "SOCKET_RCVBUFF", "SOCKET_BACKLOG", "PROTO_MEM")
 NETFILTER: Final = "NETFILTER_DROP"
 # Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
-LATE: Final = ("NEIGH_", "QDISC_", "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
+LATE: Final = (*OF_DEVICES, "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
 LATE_FUNCTIONS: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_report")
-# Who gets copies of packets, such as tcpdump: the packet itself goes on. An answer to ping has gone to its raw
-# socket when nobody of ping_rcv wants it.
-_OF_COPIES: Final = ("packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv")
+# Who gets copies of packets, such as tcpdump, or makes them, as TEE: the packet itself goes on. An answer to
+# ping has gone to its raw socket when nobody of ping_rcv wants it.
+_OF_COPIES: Final = (
+    "packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv", "nf_dup_ipv4", "nf_dup_ipv6",
+)  # fmt: skip
 # What a packet that has arrived, or gone, was put together of, or lay in.
 _FREED: Final = ("skb_release_data", "kfree_skb_list_reason", "skb_release_head_state")
 # It came to its socket, which is closed with it unread.
@@ -106,7 +118,8 @@ _UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
 # dropped by the caller of ping_rcv, so is any message of ICMPv6; what a socket is closed with has no reason.
 _DONE: Final = (
     ("NO_SOCKET", "icmp_rcv"), ("NO_SOCKET", "icmpv6_rcv"), ("NOT_SPECIFIED", "icmpv6_rcv"),
-    ("NOT_SPECIFIED", "sk_stream_kill_queues"), ("TCP_OLD_DATA", "tcp_rcv_state_process"),
+    ("NOT_SPECIFIED", "sk_stream_kill_queues"), ("NOT_SPECIFIED", "udp_destruct_common"),
+    ("TCP_OLD_DATA", "tcp_rcv_state_process"),
 )  # fmt: skip
 
 

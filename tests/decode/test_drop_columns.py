@@ -30,6 +30,13 @@ def test_a_record():
     assert found.ipv6.tolist() == [False, False]
 
 
+def test_who_recorded_before_tells_nothing_of_copies():
+    """Then it is not known whether there was one."""
+    found = decoded(*(drop(5, 3, udp(), flags=one) for one in (0, 2, 4)))
+    assert found.cloned.tolist() == [False, True, False]
+    assert found.alone.tolist() == [False, False, True]
+
+
 def test_what_is_too_short_is_left_out():
     assert len(decoded(b"", bytes(63), bytes(64))) == 1
 

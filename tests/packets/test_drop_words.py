@@ -12,6 +12,7 @@ CASES = [  # Linux, reason, place, whether it is a loss
     ("6.1", "NO_SOCKET", "icmpv6_rcv+0x258", False),
     ("6.1", "NOT_SPECIFIED", "icmpv6_rcv+0x258", False),
     ("6.1", "NOT_SPECIFIED", "sk_stream_kill_queues+0x58", False),
+    ("6.18", "NOT_SPECIFIED", "udp_destruct_common+0xb9", False),
     ("6.18", "TCP_OLD_DATA", "tcp_rcv_state_process+0x8", False),
     ("6.18", "TCP_OLD_DATA", "tcp_data_queue+0x8", True),
     ("6.18", "ICMP_CSUM", "icmp_rcv+0x1ff", True),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import struct
 from collections import Counter
 
 import pytest
-from handmade import REASONS, UUID, HandMade, udp, udp6
+from handmade import REASONS, UUID, HandMade, attribute, netlink, udp, udp6
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
+from iptrec.decode.snapshots import NETLINK
 from iptrec.packets.drop_records import DropRecords
 from iptrec.recording.rows import Snapshot
 
@@ -26,8 +29,9 @@ ONE, OTHER = udp(ident=1), udp(ident=2)
 PLACES = (
     "ip_error+0x94", "nf_hook_slow+0x7d", "neigh_invalidate+0x7e", "tpacket_rcv+0x10", "ping_rcv+0xab",
     "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163", "__udp4_lib_rcv+0x1",
-    "__dev_queue_xmit+0xdd1",
+    "__dev_queue_xmit+0xdd1", "raw_rcv+0x50", "vxlan_xmit_one+0x2", "nf_dup_ipv4+0x9",
 )  # fmt: skip
+CLONED, ALONE = 2, 4
 NOT_SPECIFIED, NO_SOCKET, FULL, BY_RULES, OLD, NEIGHBOUR, QUEUE = 2, 3, 7, 9, 30, 46, 53
 
 
@@ -36,13 +40,13 @@ def arrived(packet, at_ns=0):
     return [("raw:PREROUTING:policy:2", packet, {"indev": 2, "stamp_ns": BEGIN + at_ns})]
 
 
-def forwarded(packet, at_ns=0, end="policy:2"):
-    event = {"indev": 2, "outdev": 3, "stamp_ns": BEGIN + at_ns}
+def forwarded(packet, at_ns=0, end="policy:2", out=3):
+    event = {"indev": 2, "outdev": out, "stamp_ns": BEGIN + at_ns}
     return [*arrived(packet, at_ns), (f"filter:FORWARD:{end}", packet, event)]
 
 
-def sent(packet):
-    return [("raw:OUTPUT:policy:2", packet, {"outdev": 1})]
+def sent(packet, out=1):
+    return [("raw:OUTPUT:policy:2", packet, {"outdev": out})]
 
 
 def dropped(packet, at_ns=1_000_000, reason=NOT_SPECIFIED, **more):
@@ -61,7 +65,7 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "without a packet": (arrived(ONE), [dropped(ONE, captured=0)], [NOT]),
     "before": (arrived(ONE, SECOND), [dropped(ONE, -SECOND)], [NOT]),
     "too late": (arrived(ONE), [dropped(ONE, 3 * SECOND)], [NOT]),
-    "late": (forwarded(ONE), [dropped(ONE, 3 * SECOND, NEIGHBOUR, place=3)], [LOST]),
+    "late": (forwarded(ONE), [dropped(ONE, 3 * SECOND, NEIGHBOUR, place=3, device=3)], [LOST]),
     "equal": ([*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE)], [PERHAPS, PERHAPS]),
     "both": ([*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE), dropped(ONE)], [LOST, LOST]),
     "ports": ([*arrived(udp(sport=1)), *arrived(udp(sport=2))], [dropped(udp(sport=2))], [NOT, LOST]),
@@ -115,6 +119,50 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "a socket's own": (
         arrived(udp(dst="10.0.0.9")), [dropped(udp(dst="10.0.0.9"), reason=FULL, place=9)], [LOST],
     ),
+    "a socket's copy, told": (
+        arrived(udp(dst="224.0.0.9")), [dropped(udp(dst="224.0.0.9"), reason=FULL, place=9, flags=CLONED)],
+        [PERHAPS],
+    ),
+    "the only socket of a group": (
+        arrived(udp(dst="224.0.0.9")), [dropped(udp(dst="224.0.0.9"), reason=FULL, place=9, flags=ALONE)],
+        [LOST],
+    ),
+    "a multicast that was forwarded unseen": (
+        arrived(udp(dst="224.0.0.9")), [dropped(udp(dst="224.0.0.9"), reason=QUEUE, place=10, flags=ALONE)],
+        [PERHAPS],
+    ),
+    "flooded unseen": (arrived(ONE), [dropped(ONE, reason=QUEUE, place=10, flags=CLONED)], [PERHAPS]),
+    "not flooded": (arrived(ONE), [dropped(ONE, reason=QUEUE, place=10, flags=ALONE)], [LOST]),
+    "flooded or not": (arrived(ONE), [dropped(ONE, reason=QUEUE, place=10)], [LOST]),
+    "asked for the neighbour with it": (
+        arrived(ONE), [dropped(ONE, reason=NEIGHBOUR, place=3, flags=CLONED)], [LOST],
+    ),
+    "at another device": (
+        forwarded(ONE), [dropped(ONE, reason=QUEUE, place=10, device=9)], [("ACCEPT", False)],
+    ),
+    "of two, by the device": (
+        [*forwarded(ONE), *forwarded(ONE, 1000, out=9)], [dropped(ONE, reason=QUEUE, place=10, device=9)],
+        [("ACCEPT", None), LOST],
+    ),
+    "of many, by the device": (
+        [one for i in range(40) for one in forwarded(ONE, i, out=3 + i % 2)],
+        [dropped(ONE, reason=QUEUE, place=10, device=4)] * 20, [("ACCEPT", None), LOST] * 20,
+    ),
+    "a copy that was sent on": (
+        [*forwarded(ONE), *sent(ONE, out=9)], [dropped(ONE, reason=QUEUE, place=10, device=9)],
+        [("ACCEPT", None), LOST],
+    ),
+    "itself, and not its copy": (
+        [*forwarded(ONE), *sent(ONE, out=9)], [dropped(ONE, reason=QUEUE, place=10, device=3)],
+        [LOST, NOT],
+    ),
+    "itself, or its copy": (
+        [*arrived(ONE), *sent(ONE, out=9)], [dropped(ONE, reason=QUEUE, place=10, device=9)],
+        [PERHAPS, PERHAPS],
+    ),
+    "a raw socket's copy": (arrived(ONE), [dropped(ONE, reason=FULL, place=11, flags=CLONED)], [PERHAPS]),
+    "a VXLAN's copy": (arrived(ONE), [dropped(ONE, place=12, flags=CLONED)], [PERHAPS]),
+    "a copy that TEE had no route for": (arrived(ONE), [dropped(ONE, place=13, flags=ALONE)], [NOT]),
     "now and then": (
         [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
@@ -145,16 +193,49 @@ def test_whose_it_was(case):
     assert all(one.ambiguous and one.reason.endswith(words) for one in unsure)
 
 
-@pytest.mark.parametrize(("device", "sure"), [(3, True), (4, False), (0, True)])
-def test_what_a_bridge_sends_by_its_ports(device, sure):
-    """Each port has a copy: one that dies there does not tell what became of the others."""
-    drop = dropped(ONE, reason=QUEUE, place=10, device=device)
+LINKS = [
+    {"index": 3, "name": "br0", "linkinfo": {"kind": "bridge"}},
+    {"index": 4, "name": "port", "master": 3, "link": 77, "linkinfo": {"kind": "veth"}},
+    {"index": 5, "name": "upper", "link": 6},
+    {"index": 7, "name": "stranger", "link": 3, "link_netnsid": 0},
+]
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "sure"),
+    [
+        (3, 0, True), (4, 0, False), (4, CLONED, False), (4, ALONE, True), (0, 0, True),
+        (5, ALONE, False), (7, ALONE, False), (77, ALONE, False),
+    ],
+)  # fmt: skip
+def test_what_is_sent_by_what_lies_below(device, flags, sure):
+    """A bridge sends a copy by each port: one that dies there does not tell what became of the others."""
+    drop = dropped(ONE, reason=QUEUE, place=10, device=device, flags=flags)
     made = recorded(forwarded(ONE), [drop])
-    links = [{"index": 3, "name": "br0", "linkinfo": {"kind": "bridge"}}, {"index": 4, "name": "p"}]
-    made.snapshots_.append(Snapshot(99, 1, "links", 0, "links", json.dumps(links).encode()))
+    made.snapshots_.append(Snapshot(99, 1, "links", 0, "links", json.dumps(LINKS).encode()))
     (found,) = Packets(made)
     assert found.end.sure == sure
     assert (found.verdict == "DISCARDED") == sure
+
+
+@pytest.mark.parametrize(
+    ("to", "sure"), [("10.0.0.255", False), ("10.0.0.200", False), ("10.0.0.3", True)]
+)
+@pytest.mark.parametrize("flags", [0, CLONED])
+def test_broadcasts_are_those_of_routes(to, sure, flags):
+    """Whatever they look like: each socket gets a copy of a broadcast."""
+    drop = dropped(udp(dst=to), reason=FULL, place=9, flags=flags)
+    made = recorded(arrived(udp(dst=to)), [drop])
+    listed = b"".join(broadcast_route(one) for one in ("10.0.0.255", "10.0.0.200"))
+    made.snapshots_.append(Snapshot(99, 1, "routes", 0, "routes", listed, media=NETLINK))
+    (found,) = Packets(made)
+    assert found.end.sure == sure
+
+
+def broadcast_route(to):
+    """A route of the local table (struct rtmsg; RTA_DST)."""
+    head = struct.pack("<BBBBBBBBI", 2, 32, 0, 0, 255, 2, 253, 3, 0)
+    return netlink(24, head + attribute(1, ipaddress.ip_address(to).packed))
 
 
 def test_an_end_says_all_that_is_known():

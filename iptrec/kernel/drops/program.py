@@ -37,7 +37,9 @@ LAYOUT: Final = np.dtype(
 HEAD: Final = LAYOUT.itemsize
 SYMBOL: Final = 64  # and behind it
 FORMAT: Final = b"%pS\0"
-NEW_PLACE: Final = 1  # a flag of a record: it has the symbol
+# Flags of a record: it has the symbol; a copy shares the packet's bytes, or did; none does. Older records have
+# neither of the last two.
+NEW_PLACE, CLONED, ALONE = 1, 2, 4
 
 _SIZES: Final = {2: HALF, 4: WORD, 8: LONG}
 _OFFSETS: Final = {name: offset for name, (_, offset, *_) in (LAYOUT.fields or {}).items()}
@@ -195,8 +197,20 @@ def _head(btf: Btf) -> bpf.Code:
         load(LONG, _R1, _STACK, _IFINDEX_AT),
         _kept("ifindex", _R1),
         _set("captured", 0),
-        _set("flags", 0),
         *copied,
+        *_cloned(btf),
+    ]
+
+
+def _cloned(btf: Btf) -> bpf.Code:
+    """Whether the packet was cloned, since its bytes were made its own (skb->cloned)."""
+    cloned = btf.field("sk_buff", "cloned")
+    return [
+        _set("flags", CLONED),
+        load(BYTE, _R1, _SKB_, cloned.byte),
+        (bpf.BITS, _R1, cloned.mask, "cloned"),
+        _set("flags", ALONE),
+        "cloned",
     ]
 
 
@@ -227,6 +241,7 @@ def _packet(btf: Btf, snaplen: int) -> bpf.Code:
 def _symbol(maps: Maps, offset: int) -> bpf.Code:
     """The symbol of the place, where it is the first record of it."""
     key = [move(_R2, _STACK), bpf.add(_R2, _PLACE_AT)]
+    flags, at = _where("flags")
     return [
         bpf.map_itself(_R1, maps.places),
         *key,
@@ -240,7 +255,9 @@ def _symbol(maps: Maps, offset: int) -> bpf.Code:
         bpf.add(_R4, _PLACE_AT),
         bpf.number(_R5, 8),
         bpf.call(bpf.SNPRINTF),
-        _set("flags", NEW_PLACE),
+        load(flags, _R1, _RECORD, at),
+        bpf.add(_R1, NEW_PLACE),
+        _kept("flags", _R1),
         store_value(LONG, _STACK, _ONE_AT, 1),
         bpf.map_itself(_R1, maps.places),
         *key,

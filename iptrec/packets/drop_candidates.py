@@ -1,0 +1,210 @@
+"""The packets that records of drops may be of: by their bytes, by how far they came, and by time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.names import HOOKS
+from iptrec.packets.drop_groups import NONE, Found, by_count, preferred, who_is_alone
+from iptrec.packets.drop_records import Cause, Flags, Records, exact_keys, keys
+from iptrec.packets.identity import Packets, combined
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from iptrec.decode.events import TraceEvents
+    from iptrec.names import I64, U64, Mask
+    from iptrec.packets.assemble import Assembly
+    from iptrec.packets.drop_copies import Copies
+
+BY_RULES: Final = ("DROP", "REJECT")
+_PASSED: Final = ("ACCEPT", "UNKNOWN", "QUEUE")
+_INPUT, _FORWARD, _OUTPUT, _POSTROUTING = map(HOOKS.index, HOOKS[1:])
+_BEYOND: Final = (_INPUT, _FORWARD, _POSTROUTING)
+_SENT: Final = (_OUTPUT, _POSTROUTING)
+_GOING: Final = (_FORWARD, _POSTROUTING)  # where it is known by which interface a packet leaves
+SLACK_NS: Final = 1_000_000  # between the clocks of events and drops
+# How much later than its last event was received a packet is dropped at most. Little interrupts what comes in.
+_AT_ONCE_NS: Final = 20_000_000
+_SENDING_NS: Final = 100_000_000
+_QUEUED_NS: Final = 2_000_000_000
+LATE_NS: Final = 5_000_000_000
+_MOST_EQUAL: Final = 16  # of which each is looked at
+
+
+class Candidates:
+    """Traversals of a window, as those that records may be of.
+
+    ``since_ns``, ``until_ns``, ``late_ns``: between which times each can have been dropped, at once or late.
+    """
+
+    def __init__(
+        self, events: TraceEvents, earliest_ns: I64, assembly: Assembly, copies: Copies
+    ) -> None:
+        last, outcomes = assembly.lasts(), assembly.outcomes
+        self._copies = copies
+        self._packets = Packets.of(events, last)
+        self._sent = np.isin(events.hook[assembly.rows[assembly.first]], _SENT)
+        queued = np.array([one.queued for one in outcomes])[assembly.outcome]
+        patience = np.where(self._sent, _SENDING_NS, _AT_ONCE_NS)
+        self.since_ns = earliest_ns[last] - SLACK_NS
+        self.until_ns = events.received_ns[last] + np.where(queued, _QUEUED_NS, patience)
+        self.late_ns = events.received_ns[last] + LATE_NS
+        self._came_in: Mask = events.hook[last] == _INPUT
+        beyond = np.isin(events.hook[last], _BEYOND)
+        self._onward: Mask = beyond & ~self._came_in
+        self._going: Mask = np.isin(events.hook[last], _GOING)
+        port, device = events.physoutdev[last], events.outdev[last]
+        self._out = np.where(port > 0, port, device).astype(np.int64)
+        origin = assembly.origins()
+        self._forked: Mask = origin >= 0  # of those of which copies are told
+        self._forked[origin[self._forked]] = True
+        self._routed: Mask = ~beyond | self._sent
+        by_rules = np.array([one.verdict in BY_RULES for one in outcomes])
+        self._by_rules: Mask = by_rules[assembly.outcome]
+        passed = np.array([one.verdict in _PASSED for one in outcomes])
+        self._passed: Mask = passed[assembly.outcome]
+
+    def found(self, records: Records, causes: Sequence[Cause]) -> Found:
+        """Find whose they are."""
+        flags = self._flags = Flags.of(causes, records)
+        record, traversal, exact, crowds = self._alike(records)
+        fits = self._there(records, record, traversal)
+        fits &= (self._by_rules | self._passed)[traversal]
+        # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
+        fits = preferred(record, fits, flags.netfilter[record] == self._by_rules[traversal])
+        fits &= self._can_be(records, record, traversal)
+        for likely in self._likely(records, record, traversal):
+            fits = preferred(record, fits, likely)
+        # The last rule may have seen it before NAT, or not.
+        fits = preferred(record, fits, exact)
+        found = who_is_alone(record[fits], traversal[fits])
+        parted = [
+            (part, self._left(of, found, records, part))
+            for some, of in crowds
+            for part in flags.parts(some, records.device)
+        ]
+        return by_count(records, found, parted)
+
+    def copied(self, records: Records, found: Found) -> Mask:
+        """Of which of the found ones the kernel may have dropped a copy, while another one went on."""
+        record, traversal = found.record, found.traversal
+        below, several = self._leaves(records, record, traversal)
+        going = self._going[traversal]
+        told = self._told(records, record, traversal) & going
+        elsewhere = told & (~below | (several & ~records.alone[record]))
+        passing = ~self._sent[traversal] & ~told
+        single = ~self._sent[traversal] & ~self._forked[traversal]
+        copied: Mask = elsewhere | self._copies.among(records, self._flags, record, passing, single)
+        return copied
+
+    def _can_be(self, records: Records, record: I64, traversal: I64) -> Mask:
+        """Whether records can be of traversals, by where these began, and how far they came."""
+        flags, ruled, onward = self._flags, self._by_rules[traversal], self._onward[traversal]
+        routed: Mask = ~flags.routing[record] | self._routed[traversal] | ruled
+        routed &= ~flags.receiving[record] | ~onward | ruled
+        # A copy by TEE is sent from here, and the interface is told that the packet came in by.
+        begun = records.sent[record] == self._sent[traversal]
+        below, _ = self._leaves(records, record, traversal)
+        sent_on = (self._told(records, record, traversal) & below) | (
+            flags.netfilter[record] & ruled
+        )
+        can: Mask = routed & (begun | (self._sent[traversal] & sent_on))
+        return can
+
+    def _likely(self, records: Records, record: I64, traversal: I64) -> Iterator[Mask]:
+        """Which pairs are to be preferred, in turn: by where it was dropped, and how far the packet came."""
+        flags = self._flags
+        yield ~(flags.discarding[record] & self._onward[traversal])
+        # Of what a bridge or IP copied the host's own copy came to INPUT, if a chain there tells of it.
+        yield flags.receiving[record] == self._came_in[traversal]
+        below, _ = self._leaves(records, record, traversal)
+        yield below | ~(self._told(records, record, traversal) & self._going[traversal])
+
+    def _told(self, records: Records, record: I64, traversal: I64) -> Mask:
+        """Whether it is known at which device it was dropped, and by which it was to leave."""
+        both = (records.device[record] > 0) & (self._out[traversal] > 0)
+        told: Mask = both & self._flags.leaving[record]
+        return told
+
+    def _leaves(self, records: Records, record: I64, traversal: I64) -> tuple[Mask, Mask]:
+        """See `Copies.leaves`."""
+        return self._copies.leaves(records.device[record], self._out[traversal])
+
+    def _there(self, records: Records, record: I64, traversal: I64) -> Mask:
+        """Whether records are of times when the packets may have been dropped."""
+        time_ns = records.time_ns[record]
+        until_ns = np.where(
+            self._flags.late[record], self.late_ns[traversal], self.until_ns[traversal]
+        )
+        fits: Mask = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
+        return fits
+
+    def _left(self, of: I64, found: Found, records: Records, some: I64) -> I64:
+        """Which of a crowd some records, all of one kind, may be of."""
+        first = np.full(len(of), some[0])
+        kept = self._by_rules[of] == self._flags.netfilter[first]
+        kept &= self._can_be(records, first, of) & ~np.isin(of, found.traversal)
+        for likely in self._likely(records, first, of):
+            kept &= likely | ~(kept & likely).any()
+        return self._near(of[kept], records.time_ns[some], late=bool(self._flags.late[some[0]]))
+
+    def _near(self, of: I64, time_ns: I64, *, late: bool) -> I64:
+        """Those that were there at some of the times."""
+        until_ns = self.late_ns if late else self.until_ns
+        near: Mask = (self.since_ns[of] <= time_ns.max()) & (until_ns[of] >= time_ns.min())
+        near &= (self._by_rules | self._passed)[of]
+        found: I64 = of[near]
+        return found
+
+    def _alike(self, records: Records) -> tuple[I64, I64, Mask, list[tuple[I64, I64]]]:
+        """Pairs of records and traversals with equal keys, and which are equal in what NAT rewrites, too.
+
+        And crowds, too many to look at each pair; those that are equal in all come first there, too.
+        """
+        pairs, crowds = [(NONE, NONE, np.zeros(0, np.bool_))], []
+        # Those of which it is not known whether they are of packets that were sent here.
+        either = ~records.sent & (self._flags.leaving | self._flags.netfilter)
+        for cut, open_ in sorted({*zip(records.cut.tolist(), either.tolist(), strict=True)}):
+            record = np.flatnonzero((records.cut == cut) & (either == open_))
+            key, exact = keys(self._packets, cut), exact_keys(self._packets, cut)
+            told_key, told_exact = records.key[record], records.exact[record]
+            if not open_:
+                key, exact = _directed(key, self._sent), _directed(exact, self._sent)
+                told_key = _directed(told_key, records.sent[record])
+                told_exact = _directed(told_exact, records.sent[record])
+            one, of, many = _equal(told_key, key)
+            pairs.append((record[one], of, told_exact[one] == exact[of]))
+            for some, others in many:
+                every = record[some]
+                one, of, still = _equal(told_exact[some], exact[others])
+                near = self._there(records, every[one], others[of])
+                one, of = every[one[near]], others[of[near]]
+                pairs.append((one, of, np.ones(len(of), np.bool_)))
+                crowds += [(every[some], others[of]) for some, of in still]
+                settled = np.concatenate([one, *(every[some] for some, _ in still)])
+                crowds.append((np.setdiff1d(every, settled), others))
+        record, of, same = (np.concatenate(some) for some in zip(*pairs, strict=True))
+        return record, of, same, [one for one in crowds if len(one[0])]
+
+
+def _directed(key: U64, sent: Mask) -> U64:
+    """Keys of packets that were sent here, and others of those that came in."""
+    return combined([key, sent.astype(np.uint64)])
+
+
+def _equal(wanted: U64, own: U64) -> tuple[I64, I64, list[tuple[I64, I64]]]:
+    """Which numbers are equal, as pairs of places in both; and the places where too many are."""
+    order = np.argsort(own, kind="stable")
+    first = np.searchsorted(own[order], wanted)
+    count = np.searchsorted(own[order], wanted, side="right") - first
+    many = count > _MOST_EQUAL
+    crowds = []
+    for start in np.unique(first[many]).tolist():
+        some = np.flatnonzero(many & (first == start))
+        crowds.append((some, order[start : start + int(count[some[0]])]))
+    found, first, count = np.flatnonzero(~many), first[~many], count[~many]
+    step = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    return np.repeat(found, count), order[np.repeat(first, count) + step], crowds
