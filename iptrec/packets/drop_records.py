@@ -142,6 +142,13 @@ class DropRecords:
         return bool(self._streams)
 
     @functools.cached_property
+    def whole(self) -> bool:
+        """Whether all drops of a recording that has ended are there."""
+        lost = {one.stream for one in self._recording.losses}
+        closed = self._recording.facts.closed
+        return closed and self.there and not lost.intersection(self._streams)
+
+    @functools.cached_property
     def bridges(self) -> I64:
         """The indexes of the interfaces that are bridges."""
         return np.array(sorted(bridges(self._recording, self._namespace)), np.int64)

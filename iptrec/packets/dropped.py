@@ -48,12 +48,14 @@ _NONE: Final = np.zeros(0, np.int64)
 class Ended(NamedTuple):
     """Traversals, with the ends of those that the kernel dropped; ``time_ns``: when (epoch), 0 for the others.
 
-    ``disagree``: of how many the rules tell one end and the kernel another one.
+    ``disagree``: of how many the rules tell one end and the kernel another one. ``untold_ns``: when packets
+    were dropped of which it is not known which they are (epoch); None where not all of these were recorded.
     """
 
     assembly: Assembly
     time_ns: I64
     disagree: int = 0
+    untold_ns: I64 | None = None
 
 
 class Dropped:
@@ -64,7 +66,10 @@ class Dropped:
 
     def end(self, events: TraceEvents, earliest_ns: I64, assembly: Assembly, decided: int) -> Ended:
         """Tell the ends of the traversals of a window, of which the first ones are ``decided``."""
-        nothing = Ended(assembly, np.zeros(len(assembly), np.int64))
+        known = self._records.whole
+        nothing = Ended(
+            assembly, np.zeros(len(assembly), np.int64), untold_ns=_NONE if known else None
+        )
         if not decided or not self._records.there:
             return nothing
         last = assembly.lasts()
@@ -77,7 +82,16 @@ class Dropped:
         found = candidates.found(records, causes)
         self._records.forget(found.used(decided, len(records.time_ns)))
         copied = candidates.copied(records, causes, found, self._records.bridges)
-        return _ended(assembly, records, causes, found, copied, decided)
+        ended = _ended(assembly, records, causes, found, copied, decided)
+        return ended._replace(untold_ns=_untold(records, found) if known else None)
+
+
+def _untold(records: Records, found: _Found) -> I64:
+    """When packets were dropped that are not found."""
+    there = np.ones(len(records.time_ns), np.bool_)
+    there[found.record] = False
+    untold_ns: I64 = records.time_ns[there]
+    return untold_ns
 
 
 class _Found(NamedTuple):
