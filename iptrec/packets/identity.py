@@ -28,7 +28,8 @@ _VXLAN_PORTS: Final = (4789, 8472)  # IANA's, and the one that Linux began with
 _ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
 # RFC 8200: hop-by-hop options, routing, fragment, destination options
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
-_EXTENSIONS: Final = (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION)
+_OPTIONS: Final = (_HOP_BY_HOP, _ROUTING, _DESTINATION)
+_EXTENSIONS: Final = (*_OPTIONS, _FRAGMENT)
 _AUTH: Final = 51  # RFC 4302: NAT changes what follows it, and not its SPI and number
 _EXTENSIONS_WALKED = 6
 _PROTOCOL_BYTES: Final = 10  # of IPv4, up to the protocol
@@ -345,7 +346,7 @@ class Packets:
         length[tcp] -= data[tcp] - self._start[tcp]
         columns = [identity, (protocol | fragment << 8 | length << 32).astype(np.uint64), body]
         columns += [self._word(data + 8 * i) for i in range(_PAYLOAD_WORDS)]
-        signed = v6 & (self._byte(self._start + _NEXT_HEADER) == _AUTH)
+        signed = v6 & (fixed >> np.uint64(48) & np.uint64(0xFF) == _AUTH)
         if signed.any():
             columns.append(np.where(signed, self._word(self._start + 44), np.uint64(0)))
         return columns
@@ -357,9 +358,7 @@ class Packets:
         protocol = np.where(v6, self._byte(self._start + 6), protocol)
         fragment = np.where(v6, 0, fragment)
         for _ in range(_EXTENSIONS_WALKED):
-            options = v6 & (
-                (protocol == _HOP_BY_HOP) | (protocol == _ROUTING) | (protocol == _DESTINATION)
-            )
+            options = v6 & np.isin(protocol, _OPTIONS)
             piece, signed = v6 & (protocol == _FRAGMENT), v6 & (protocol == _AUTH)
             if not (options.any() or piece.any() or signed.any()):
                 break
