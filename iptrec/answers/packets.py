@@ -361,7 +361,7 @@ class _Builder:
             spec=rule.spec if rule else None,
             comment=rule.comment if rule else None,
             target=place.target,
-            target_args=rule.target_args if rule else None,
+            target_args=rule.target_args if rule and not place.by_match else None,
             mark=mark,
             in_=in_,
             out=out,

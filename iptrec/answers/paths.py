@@ -114,12 +114,14 @@ def _step(place: Place) -> PathStep:
         rule=place.number,
         spec=rule.spec if rule else None,
         target=place.target,
-        target_args=rule.target_args if rule else None,
+        target_args=rule.target_args if rule and not place.by_match else None,
     )
 
 
 def step_type(place: Place) -> StepType:
-    """The truth about a place: a rule, a user chain's end, a policy, or that nobody knows."""
+    """The truth about a place: a rule, its match alone, a user chain's end, a policy, or that nobody knows."""
+    if place.by_match:
+        return "match"
     if place.end:
         return "policy" if place.builtin else "return"
     return "unknown" if place.rule_or_end else "rule"

@@ -157,7 +157,7 @@ def _count_window(
         starts = assembly.first[here]
         for at, one in enumerate(path):
             place = window.resolver.places[one]
-            if place.ours:
+            if place.ours or place.by_match:
                 continue
             rows = assembly.rows[starts + at]
             sure = at not in unsure

@@ -6,6 +6,7 @@ network namespace, traced ones or not, and never which packet it was.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode import snapshots
@@ -84,10 +85,26 @@ class Counts:
 
     def rise(self, counter: Counter) -> int | None:
         """How much a counter rose, None where it was not read at both ends; one that is missing counts 0."""
-        with_it = [one for _, one in self._read if any(each.of == counter.of for each in one)]
-        if len(with_it) < 2:  # noqa: PLR2004 - both ends
+        values = [value for _, value in self._values(counter)]
+        if len(values) < 2:  # noqa: PLR2004 - both ends
             return None
-        return max(0, with_it[-1].get(counter, 0) - with_it[0].get(counter, 0))
+        return max(0, values[-1] - values[0])
+
+    def rises(self, counter: Counter) -> list[tuple[int, int, int]]:
+        """Between which looks (epoch, ns) a counter rose, and by how much."""
+        return [
+            (since_ns, until_ns, value - before)
+            for (since_ns, before), (until_ns, value) in pairwise(self._values(counter))
+            if value > before
+        ]
+
+    def _values(self, counter: Counter) -> list[tuple[int, int]]:
+        """What a counter was, each time that those of its kind were read; one that is missing is 0."""
+        return [
+            (time_ns, one.get(counter, 0))
+            for time_ns, one in self._read
+            if any(each.of == counter.of for each in one)
+        ]
 
     def meanwhile(self) -> dict[Family, str]:
         """What routing counted, in words for a packet that was not seen after PREROUTING; none for nothing."""

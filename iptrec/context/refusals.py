@@ -8,7 +8,7 @@ packet it was.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode.counters import Counter
 
@@ -19,12 +19,17 @@ _REFUSED: Final = Counter("insert_failed", "conntrack")
 _DISBELIEVED: Final = Counter("cookie_invalid", "synproxy")
 
 
-def refused(counts: Counts) -> int:
-    """How many new connections connection tracking refused, which all rules had let pass.
+class Refusal(NamedTuple):
+    """How many new connections were refused that all rules had let pass, between two looks (epoch, ns)."""
 
-    By the counters at the start and at the end; 0 where they are not there.
-    """
-    return counts.rise(_REFUSED) or 0
+    since_ns: int
+    until_ns: int
+    many: int
+
+
+def refusals(counts: Counts) -> list[Refusal]:
+    """Each time that connection tracking refused some, by the counters of two looks."""
+    return [Refusal(*one) for one in counts.rises(_REFUSED)]
 
 
 def disbelieved(counts: Counts) -> int | None:

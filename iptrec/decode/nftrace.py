@@ -69,7 +69,8 @@ _PACKET_ROOM: Final = 64
 _DUMPED: Final = 63  # its byte that tells how much of a transport header is behind a gap
 # Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
 _TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
-_EXTENSIONS: Final = [*EXTENSIONS, 135]  # and mobility, which nobody walks
+_AUTH: Final = 51  # nf_tables takes it for the transport (IP6_FH_F_AUTH, nf_tables_ipv6.h)
+_EXTENSIONS: Final = [*EXTENSIONS.keys() - {_AUTH}, 135]  # and mobility, which nobody walks
 _ETHERNET_TYPES: Final = [1, 772]  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _ETH_P_IP, _ETH_P_ARP, _ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
 _NFPROTO_ARP: Final = NFT_FAMILIES["arp"]
@@ -340,12 +341,21 @@ def possible(events: TraceEvents, rows: I64) -> Iterator[tuple[U8, I64, I32]]:
 
 
 def behind(events: TraceEvents, row: int) -> bytes:
-    """The beginning of a transport header that a packet ends before; empty where none was dumped."""
-    if not knows_more(events, np.array([row])).all():
+    """The beginning of what nf_tables takes for the transport header behind IPv6's extensions.
+
+    Empty where none was dumped, or the packet has it at its place.
+    """
+    start, length = int(events.payload[row]), int(events.payload_length[row])
+    if knows_more(events, np.array([row])).all():
+        length = _NETWORK_ROOM + int(events.buffer[start + _DUMPED])
+    elif events.trace[row] < 0 or length <= _NETWORK_ROOM or not _is_signed(events.buffer[start:]):
         return b""
-    start = int(events.payload[row])
-    size = int(events.buffer[start + _DUMPED])
-    return events.buffer[start + _NETWORK_ROOM :][:size].tobytes()
+    return events.buffer[start + _NETWORK_ROOM : start + length].tobytes()
+
+
+def _is_signed(packet: U8) -> bool:
+    """Whether an authentication header follows that of IPv6 at once."""
+    return bool(packet[0] >> 4 == 6 and packet[6] == _AUTH)  # noqa: PLR2004 - the version
 
 
 def knows_more(events: TraceEvents, rows: I64) -> Mask:

@@ -41,8 +41,9 @@ class _Extension(NamedTuple):
 
 def data(facts: Facts) -> bytes:
     """The packet from its IP header on, as far as it was captured without a gap."""
-    bits = facts.bits
-    return bits.captured[:_IPV6_SIZE] if bits.joined and facts.header.get("ext") else bits.captured
+    bits, extensions = facts.bits, facts.header.get("ext")
+    gap = bits.joined and extensions and extensions[0] != "ah"
+    return bits.captured[:_IPV6_SIZE] if gap else bits.captured
 
 
 def _total(facts: Facts) -> int:

@@ -192,6 +192,13 @@ class DropRecords:
         """Whether any were recorded."""
         return bool(self._streams)
 
+    @functools.cached_property
+    def whole(self) -> bool:
+        """Whether all drops of a recording that has ended are there."""
+        lost = {one.stream for one in self._recording.losses}
+        closed = self._recording.facts.closed
+        return closed and self.there and not lost.intersection(self._streams)
+
     def between(self, since_ns: int, until_ns: int) -> Records:
         """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
         parts, count = [self._ahead], len(self._ahead.time_ns)

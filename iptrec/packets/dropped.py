@@ -18,6 +18,7 @@ import numpy as np
 from iptrec.names import counted
 from iptrec.packets.drop_candidates import BY_RULES, LATE_NS, SLACK_NS, Candidates
 from iptrec.packets.drop_copies import Copies
+from iptrec.packets.drop_groups import NONE
 from iptrec.packets.drop_records import Cause, DropRecords, Records
 from iptrec.packets.ends import DISCARDED
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
 class Ended(NamedTuple):
     """Traversals, with the ends of those that the kernel dropped; ``time_ns``: when (epoch), 0 for the others.
 
-    ``disagree``: of how many the rules tell one end and the kernel another one.
+    ``disagree``: of how many the rules tell one end and the kernel another one. ``untold_ns``: when packets
+    were dropped of which it is not known which they are (epoch); None where not all of these were recorded.
     """
 
     assembly: Assembly
     time_ns: I64
     disagree: int = 0
+    untold_ns: I64 | None = None
 
 
 class Dropped:
@@ -52,7 +55,10 @@ class Dropped:
 
     def end(self, events: TraceEvents, earliest_ns: I64, assembly: Assembly, decided: int) -> Ended:
         """Tell the ends of the traversals of a window, of which the first ones are ``decided``."""
-        nothing = Ended(assembly, np.zeros(len(assembly), np.int64))
+        known = self._records.whole
+        nothing = Ended(
+            assembly, np.zeros(len(assembly), np.int64), untold_ns=NONE if known else None
+        )
         if not decided or not self._records.there:
             return nothing
         last = assembly.lasts()
@@ -65,7 +71,16 @@ class Dropped:
         found = candidates.found(records, causes)
         self._records.forget(found.used(decided, len(records.time_ns)))
         copied = candidates.copied(records, found)
-        return _ended(assembly, records, causes, found, copied, decided)
+        ended = _ended(assembly, records, causes, found, copied, decided)
+        return ended._replace(untold_ns=_untold(records, found) if known else None)
+
+
+def _untold(records: Records, found: Found) -> I64:
+    """When packets were dropped that are not found."""
+    there = np.ones(len(records.time_ns), np.bool_)
+    there[found.record] = False
+    untold_ns: I64 = records.time_ns[there]
+    return untold_ns
 
 
 def _ended(

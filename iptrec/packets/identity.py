@@ -28,7 +28,9 @@ _VXLAN_PORTS: Final = (4789, 8472)  # IANA's, and the one that Linux began with
 _ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
 # RFC 8200: hop-by-hop options, routing, fragment, destination options
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
-_EXTENSIONS: Final = (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION)
+_OPTIONS: Final = (_HOP_BY_HOP, _ROUTING, _DESTINATION)
+_EXTENSIONS: Final = (*_OPTIONS, _FRAGMENT)
+_AUTH: Final = 51  # RFC 4302: NAT changes what follows it, and not its SPI and number
 _EXTENSIONS_WALKED = 6
 _PROTOCOL_BYTES: Final = 10  # of IPv4, up to the protocol
 _NEXT_HEADER: Final = 6  # where IPv6 tells it
@@ -212,14 +214,14 @@ class Packets:
         cut |= ~self._ipv6 & (self._end < self._start + _PROTOCOL_BYTES)
         return np.where(cut, -1, protocol)
 
-    def transports(self) -> tuple[U64, Mask, Mask]:
-        """Of each transport header the first eight bytes, little endian; later fragments; what is cut off.
+    def transports(self, at: int = 0) -> tuple[U64, Mask, Mask]:
+        """Of each transport header eight bytes from ``at`` on, little endian; later fragments; what is cut off.
 
         A later fragment has no such header; of others the ports, or type and code, may be missing.
         """
         layer4, _, fragment = self._layer4()
         later: Mask = fragment != 0
-        return self._word(layer4), later, ~later & (layer4 + _PORTS_SIZE > self._end)
+        return self._word(layer4 + at), later, ~later & (layer4 + _PORTS_SIZE > self._end)
 
     def resets(self) -> Mask:
         """Which are TCP's resets."""
@@ -344,6 +346,9 @@ class Packets:
         length[tcp] -= data[tcp] - self._start[tcp]
         columns = [identity, (protocol | fragment << 8 | length << 32).astype(np.uint64), body]
         columns += [self._word(data + 8 * i) for i in range(_PAYLOAD_WORDS)]
+        signed = v6 & (fixed >> np.uint64(48) & np.uint64(0xFF) == _AUTH)
+        if signed.any():
+            columns.append(np.where(signed, self._word(self._start + 44), np.uint64(0)))
         return columns
 
     def _walk_extensions(self, layer4: I64, protocol: I64, fragment: I64) -> tuple[I64, I64, I64]:
@@ -353,20 +358,17 @@ class Packets:
         protocol = np.where(v6, self._byte(self._start + 6), protocol)
         fragment = np.where(v6, 0, fragment)
         for _ in range(_EXTENSIONS_WALKED):
-            options = v6 & (
-                (protocol == _HOP_BY_HOP) | (protocol == _ROUTING) | (protocol == _DESTINATION)
-            )
-            piece = v6 & (protocol == _FRAGMENT)
-            if not (options.any() or piece.any()):
+            options = v6 & np.isin(protocol, _OPTIONS)
+            piece, signed = v6 & (protocol == _FRAGMENT), v6 & (protocol == _AUTH)
+            if not (options.any() or piece.any() or signed.any()):
                 break
             word = self._word(layer4)
             fragment[piece] = (
                 swapped16((word[piece] >> np.uint64(16)) & np.uint64(0xFFFF)) >> np.uint64(3)
             ).astype(np.int64)
-            step = np.where(
-                piece, 8, 8 + 8 * ((word >> np.uint64(8)) & np.uint64(0xFF)).astype(np.int64)
-            )
-            inside = (options | piece) & (layer4 < self._end)
+            units = ((word >> np.uint64(8)) & np.uint64(0xFF)).astype(np.int64)
+            step = np.where(piece, 8, np.where(signed, 8 + 4 * units, 8 + 8 * units))
+            inside = (options | piece | signed) & (layer4 < self._end)
             if not inside.any():
                 break
             protocol = np.where(inside, (word & np.uint64(0xFF)).astype(np.int64), protocol)

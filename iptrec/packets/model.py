@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.places import Place
 
 LOST: Final = ("DROP", "REJECT", DISCARDED)  # verdicts of packets that did not get through
-StepType = Literal["rule", "policy", "return", "unknown"]
+StepType = Literal["rule", "match", "policy", "return", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class Step:
     """One event of the kernel, resolved against the ruleset in force.
 
     ``type`` is the truth, not the kernel's word (nf_log's TRACE reports an unconditional rule as
-    "policy" or "return"): "rule" is a rule that matched, "return" and "policy" are the end of a user
+    "policy" or "return"): "rule" is a rule that matched, "match" one whose match could not read the packet and
+    dropped it, which counts for no rule, "return" and "policy" are the end of a user
     chain and of a built-in chain, where ``rule`` is None, "unknown" is either: rule ``rule`` if it is one.
     ``target`` is the rule's target, the policy's verdict, or "RETURN"; None where the ruleset does not know
     the rule.

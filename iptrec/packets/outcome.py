@@ -38,6 +38,7 @@ _NOT_SEEN: Final = (
 
 # As iptables and nft write what gives a packet another source
 _FROM_PORTS: Final = re.compile(r"\b(?:snat|masquerade)\b", re.IGNORECASE)
+_TRACKED_OTHERWISE: Final = re.compile(r"-j (?:CT|NOTRACK)\b|\bnotrack\b|\bct zone set\b")
 
 Vanished = Literal["surely", "perhaps", "elsewhere"]
 _ROUTED: Final = ("surely", "perhaps")
@@ -158,7 +159,7 @@ def _doubt(book: Book, walk: Walk, branch: Branch, verdict: str) -> str | None:
 def _otherwise(book: Book, branch: Branch) -> str | None:
     """What may have become of an accepted packet that nobody tells of."""
     off, _ = _switched_off(book, branch)
-    return "; ".join(filter(None, (_refusal(book, branch.path), off and f"perhaps {off}"))) or None
+    return f"perhaps {off}" if off else None
 
 
 def _switched_off(book: Book, branch: Branch) -> tuple[str, bool]:
@@ -168,11 +169,8 @@ def _switched_off(book: Book, branch: Branch) -> tuple[str, bool]:
     return (f"tracing was switched off by {' or '.join(rules)}" if found else ""), sure
 
 
-def _refusal(book: Book, path: tuple[int, ...]) -> str | None:
-    """Connection tracking may have dropped the first packet of a connection after the last rule."""
-    refused = book.refused
-    if not refused or not met_nat(book, path):
-        return None
+def refusal(book: Book, path: tuple[int, ...], refused: int) -> str:
+    """That connection tracking may have dropped the first packet of a connection after the last rule."""
     connections = "a new connection" if refused == 1 else f"{refused:,} new connections"
     rules = (book.places[one].rule for one in path)
     taken = any(one is not None and _FROM_PORTS.search(one.spec) for one in rules)
@@ -262,6 +260,12 @@ def _disbelief(book: Book) -> str | None:
 def met_nat(book: Book, path: Sequence[int]) -> bool:
     """Whether any of these places is in NAT's rules."""
     return any(book.grammars[one].is_of_nat(book.places[one]) for one in path)
+
+
+def is_tracked_otherwise(book: Book, path: Sequence[int]) -> bool:
+    """Whether any of these rules decides how, or whether, connection tracking sees the packet."""
+    rules = (book.places[one].rule for one in path)
+    return any(one is not None and _TRACKED_OTHERWISE.search(one.spec) for one in rules)
 
 
 def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:

@@ -14,21 +14,23 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.context.counters import Counts
-from iptrec.context.refusals import disbelieved, refused
+from iptrec.context.refusals import disbelieved, refusals
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
 from iptrec.packets.copies import FLOOD_NS
 from iptrec.packets.dropped import Dropped
 from iptrec.packets.joined import Joiner
 from iptrec.packets.loops import LOOPBACK
+from iptrec.packets.refused import RACE_NS, Refused
 from iptrec.rulesets.backends import BACKENDS, history
 from iptrec.rulesets.joined import STREAMS as JOINED
 from iptrec.rulesets.joined import Joined
 from iptrec.rulesets.resolver import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from iptrec.context.refusals import Refusal
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
     from iptrec.packets.assemble import Assembly
@@ -109,12 +111,18 @@ class _Streams:
     """One stream of events, or those of both backends in one namespace: they tell of the same packets."""
 
     def __init__(
-        self, assemblers: list[Assembler], book: Book, joiner: Joiner | None, dropped: Dropped
+        self,
+        assemblers: list[Assembler],
+        book: Book,
+        joiner: Joiner | None,
+        dropped: Dropped,
+        refused: Sequence[Refusal],
     ) -> None:
         self.assemblers = assemblers
         self._book = book
         self._joiner = joiner
         self._dropped = dropped
+        self._refused = Refused(refused, book)
 
     @property
     def first(self) -> Stream:
@@ -163,6 +171,9 @@ class _Streams:
         ):
             one.keep(some, part.events.generations)
         ended = self._dropped.end(events, read.earliest_ns, assembly, decided)
+        assembly = self._refused.doubted(
+            events, read.earliest_ns, ended.assembly, ended.untold_ns, _raced_ns(read, starts)
+        )
         return Window(
             stream=self.first,
             starts=starts,
@@ -171,7 +182,7 @@ class _Streams:
             moment_ns=read.moment_ns,
             earliest_ns=read.earliest_ns,
             resolved=read.resolved,
-            assembly=ended.assembly,
+            assembly=assembly,
             ended_ns=ended.time_ns,
             disagree=ended.disagree,
             decided=decided,
@@ -298,7 +309,6 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
             BACKENDS[one.kind],
             timelines,
             f"iptrec:{reader.facts.uuid}",
-            refused(counts),
             disbelieved(counts),
             meanwhile,
         )
@@ -310,10 +320,17 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     ]
     dropped = Dropped(reader, streams[0].namespace)
     if len(streams) == 1:
-        return _Streams(assemblers, resolvers[0], None, dropped)
+        return _Streams(assemblers, resolvers[0], None, dropped, refusals(counts))
     book = Joined(resolvers)
     joiner = Joiner(book, [one.walker for one in assemblers])
-    return _Streams(assemblers, book, joiner, dropped)
+    return _Streams(assemblers, book, joiner, dropped, refusals(counts))
+
+
+def _raced_ns(read: Read, starts: Iterable[Start]) -> int:
+    """Before which time packets began that may have raced with those of the window before (epoch); 0: none."""
+    if not any(one.through for one in starts) or not len(read.earliest_ns):
+        return 0
+    return int(read.earliest_ns.min()) + RACE_NS
 
 
 def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:

@@ -33,10 +33,7 @@ class Joined(Book):
 
     def __init__(self, parts: Sequence[Resolver]) -> None:
         first = parts[0]
-        refused = max(one.refused for one in parts)
-        super().__init__(
-            first.timelines, first.our_comment, refused, first.disbelieved, first.meanwhile
-        )
+        super().__init__(first.timelines, first.our_comment, first.disbelieved, first.meanwhile)
         self._parts = parts
         self._numbers: dict[tuple[int, int], int] = {}
         self._late = {family: late_tables(self.timelines, family) for family in FAMILIES}

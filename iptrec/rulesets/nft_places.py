@@ -15,10 +15,10 @@ from iptrec.decode import nftrace
 from iptrec.names import HOOKS
 from iptrec.rulesets.grammar import AROUND, ROUTES, Grammar
 from iptrec.rulesets.places import Pass, Place
-from iptrec.rulesets.targets import PASSING
+from iptrec.rulesets.targets import PASSING, drops_by_match_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from iptrec.decode.nftrace import NftSite
     from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset
@@ -122,6 +122,7 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
     chain, shape = known.chain(table, site.chain), known.shape(table, site.chain)
     builtin = site.policy or (site.chain == passed.base and passed.base is not None)
     index = rule = number = None
+    by_match = False
     ours, end = False, site.handle is None
     if chain is not None and shape is not None:
         if site.handle is not None:
@@ -130,7 +131,8 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
             index = shape.size + 1 if site.policy or not builtin else shape.size
     if site.handle is not None and chain is not None and shape is not None and index is not None:
         rule, number = chain.rules[index - 1], shape.number(index)
-        rule = _completed(rule, site) if rule.listed else None
+        by_match = _is_by_match(site, rule, known.ruleset.tables[table])
+        rule = (rule if by_match else _completed(rule, site)) if rule.listed else None
         ours = number is None
     elif end and builtin and not site.policy:
         ours, end = True, False  # a base chain has no further rule: its policy is told next
@@ -161,10 +163,16 @@ def place(site: NftSite, table: str, passed: Pass, known: Grammar) -> Place:
         rank=rank,
         base=passed.base,
         bridged=bridged,
-        contradicted=chain is None or _contradicts(site, chain, rule),
+        contradicted=chain is None or (not by_match and _contradicts(site, chain, rule)),
         late=is_late_table(table),
         apart=apart,
+        by_match=by_match,
     )
+
+
+def _is_by_match(site: NftSite, rule: Rule, chains: Container[str]) -> bool:
+    """Whether a match of x_tables dropped the packet (nft_match_eval of net/netfilter/nft_compat.c)."""
+    return site.verdict == nftrace.DROP and rule.listed and drops_by_match_alone(rule, chains)
 
 
 def _contradicts(site: NftSite, chain: Chain, rule: Rule | None) -> bool:

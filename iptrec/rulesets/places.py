@@ -55,7 +55,7 @@ class Place:
     conditions, or the end: legacy iptables calls both the same, and the rules of that time are not known.
     ``beside``: in a chain that was not in force, see `timeline.Attached`. ``late``: in a chain of our own that
     packets pass last, and which tells nothing but that. ``apart``: in a table of our own, which no reader is
-    told of.
+    told of. ``by_match``: a match of the rule dropped a packet that it could not read; it is no hit.
     """
 
     hook: int
@@ -78,6 +78,7 @@ class Place:
     beside: bool = False
     late: bool = False
     apart: bool = False
+    by_match: bool = False
 
     @property
     def pass_(self) -> Pass:
@@ -87,7 +88,7 @@ class Place:
     @property
     def target(self) -> str | None:
         """The target as a reader expects it: the rule's, the policy, RETURN, or what the kernel reported."""
-        if self.rule is not None:
+        if self.rule is not None and not self.by_match:
             return self.rule.target
         match self.effect:
             case "end" | "jump" | "goto":

@@ -62,20 +62,18 @@ class Book:
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
     (i,). ``unseen`` are the numbers of states whose rules nobody saw, ``attached`` has those of chains that
     were not in force. ``backends[i]``: whose rules they are. ``our_comment``: of the recorder's rules.
-    ``refused``: how many new connections connection tracking refused meanwhile; ``disbelieved``: how many ACKs
-    SYNPROXY dropped, None where nobody counted; ``meanwhile``: what routing counted, in words.
+    ``disbelieved``: how many ACKs SYNPROXY dropped, None where nobody counted; ``meanwhile``: what routing
+    counted, in words.
     """
 
     def __init__(
         self,
         timelines: Timelines,
         our_comment: str | None,
-        refused: int = 0,
         disbelieved: int | None = None,
         meanwhile: Mapping[Family, str] | None = None,
     ) -> None:
         self.meanwhile = meanwhile or {}
-        self.refused = refused
         self.disbelieved = disbelieved
         self.timelines = timelines
         self.our_comment = our_comment
@@ -151,11 +149,10 @@ class Resolver(Book):
         backend: RulesetBackend,
         timelines: Timelines,
         our_comment: str | None,
-        refused: int = 0,
         disbelieved: int | None = None,
         meanwhile: Mapping[Family, str] | None = None,
     ) -> None:
-        super().__init__(timelines, our_comment, refused, disbelieved, meanwhile)
+        super().__init__(timelines, our_comment, disbelieved, meanwhile)
         self.backend = backend
         self._known: dict[tuple[_Seen, int, int, int], int] = {}
         self._interned: dict[tuple[Family, bool, int, Place], int] = {}

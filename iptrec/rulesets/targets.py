@@ -33,6 +33,25 @@ _QUOTED: Final = re.compile(r'"[^"]*"')
 _UNTRACE: Final = re.compile(r"\bmeta nftrace set 0\b")
 _UNTRACE_EVERY: Final = re.compile(r"(?:counter (?:packets \d+ bytes \d+ )?)?meta nftrace set 0\b")
 
+# Matches that drop what they cannot read, or have no memory for (hotdrop; net/netfilter/xt_*.c, ip_tables.c,
+# ip6_tables.c, and ip*t_*.c of both families). Those without a name in the text are of the protocol.
+_DROPPING: Final = re.compile(
+    r"-m (?:ah|connlimit|dccp|dst|esp|frag|hashlimit|hbh|icmp6?|ipcomp|mh|multiport|recent|rt|sctp|srh|tcp"
+    r"|tcpmss|udp|udplite)\b"
+)
+_NEVER_DROPPING: Final = PASSING | {"ACCEPT", "RETURN"}
+
+
+def may_drop_by_match(rule: Rule) -> bool:
+    """Whether a match of a rule may drop a packet: then the rule neither matches nor counts it."""
+    return _DROPPING.search(_QUOTED.sub("", rule.spec)) is not None
+
+
+def drops_by_match_alone(rule: Rule, chains: Container[str]) -> bool:
+    """Whether nothing but a match of this rule can drop a packet; ``chains``: those of its table."""
+    harmless = rule.target is None or rule.target in _NEVER_DROPPING or rule.target in chains
+    return harmless and may_drop_by_match(rule)
+
 
 def rule_effect(rule: Rule, chains: Container[str]) -> Effect:
     """What comes after a rule that matched; ``chains``: those of its table."""

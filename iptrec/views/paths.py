@@ -97,6 +97,8 @@ def _step(step: PathStep) -> str:
     if step.type == "rule":
         unnumbered = "(our own)" if step.spec else "(not in the recorded ruleset)"
         return f"{where} {f'#{step.rule}' if step.rule else unnumbered}"
+    if step.type == "match":
+        return f"{where} match of #{step.rule}"
     return f"{where} #{step.rule} or end" if step.type == "unknown" else f"{where} {step.type}"
 
 

@@ -49,7 +49,7 @@ def _divergence(left: Traversal, right: Traversal) -> int | None:
 def _step(step: Step | None) -> str:
     if step is None:
         return ""
-    place = f"#{step.rule}" if step.type in ("rule", "unknown") else step.type
+    place = f"#{step.rule}" if step.type in ("rule", "match", "unknown") else step.type
     return f"{step.table}/{step.chain} {place} > {step.target or '-'}"
 
 

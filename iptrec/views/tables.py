@@ -214,7 +214,7 @@ TABLES: Final = (
             _number("step", "from 1"),
             _number("time_ns", "when"),
             *_PLACE,
-            _text("type", "rule, return or policy; unknown: a rule or the end"),
+            _text("type", "rule, return or policy; match: dropped as malformed; unknown: a rule or the end"),
             _maybe(_number("rule", "number of the rule; NULL: the end of the chain")),
             _maybe(_number("rule_id", "the rule", "rules(id)")),
             _maybe(_text("target", "target of the rule, or verdict of the policy")),

@@ -317,7 +317,7 @@ def step_lines(step: Step, layout: Layout) -> list[str]:
 def met(step: Step, layout: Layout) -> list[str]:
     """What the packet met, and the target: a line each."""
     lines = []
-    if step.type in ("rule", "unknown"):
+    if step.type in ("rule", "match", "unknown"):
         lines.append("\t\t" + _rule(step, layout))
     elif step.type == "policy":
         lines.append("\t\tDEFAULT POLICY")
@@ -334,6 +334,9 @@ def ct_words(ct: CtInfo) -> list[str]:
 
 
 def _rule(step: Step, layout: Layout) -> str:
+    if step.type == "match":
+        words = f": {printable(step.spec)}" if layout.rules and step.spec is not None else ""
+        return f"MALFORMED FOR THE MATCH OF RULE (#{step.rule}){words}"
     number = f"MATCH RULE (#{step.rule})" if step.rule is not None else "MATCH RULE (iptrec's own)"
     if step.type == "unknown":
         return f"{number}, OR THE END: (not in the recorded ruleset)"

@@ -76,6 +76,8 @@ def met(explained: ExplainedStep) -> tuple[str, str]:
     target = f"=> {printable(step.target or ('?' if step.spec is None else 'goes on'))}"
     if step.type == "unknown":
         return f"#{step.rule}", f"or the end: (not in the recorded ruleset)  {target}"
+    if step.type == "match":
+        return f"#{step.rule}", f"{printable(step.spec or '')}  malformed for its match  {target}"
     if step.type != "rule":
         return step.type, target
     unseen = "(not in the recorded ruleset)" if step.rule is None else NOT_RECORDED

@@ -130,6 +130,12 @@ def test_one_counter_at_both_ends():
     assert Counts(HandMade(), 1).rise(failed) is None
 
 
+def test_between_which_looks_a_counter_rose():
+    failed = Counter("drop", "conntrack")
+    assert Counts(recorded(1, 4, 4, 3, 5), 1).rises(failed) == [(0, 10, 3), (30, 40, 2)]
+    assert Counts(recorded(4), 1).rises(failed) == []
+
+
 def test_each_name_is_one_of_the_kernels():
     """As far as this kernel has them: a name that is misspelt would never be told."""
     there = {}

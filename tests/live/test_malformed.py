@@ -1,0 +1,120 @@
+"""Packets that the match of a rule drops as malformed (hotdrop of x_tables): no rule matched, none counted."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import sys
+from typing import NamedTuple
+
+import frames
+import pytest
+import recorder
+
+pytestmark = pytest.mark.live
+
+
+class Way(NamedTuple):
+    """A rule, and a packet that its match cannot read."""
+
+    rule: str
+    packet: bytes
+
+
+SHORT_TCP = struct.pack("!HHIIBBHHH", 9, 80, 1, 0, 0x40, 2, 512, 0, 0)  # a header of 16 bytes
+ENDS = {"src": "10.0.1.2", "dst": "10.0.1.1"}
+ENDS6 = {"src": "fd00:1::2", "dst": "fd00:1::1"}
+WAYS = {
+    4: {
+        "tcpmss": Way("-p tcp -m tcpmss --mss 536:1460", frames.ipv4(6, SHORT_TCP, **ENDS)),
+        "multiport": Way("-p udp -m multiport --dports 53,67", frames.ipv4(17, b"\0", **ENDS)),
+        "esp": Way("-p esp -m esp --espspi 5", frames.ipv4(50, b"\0\0", **ENDS)),
+        "ah": Way("-p ah -m ah --ahspi 5", frames.ipv4(51, b"\0\0", **ENDS)),
+    },
+    6: {
+        "tcpmss": Way("-p tcp -m tcpmss --mss 536:1460", frames.ipv6(6, SHORT_TCP, **ENDS6)),
+        "multiport": Way("-p udp -m multiport --dports 53,67", frames.ipv6(17, b"\0", **ENDS6)),
+        "esp": Way("-p esp -m esp --espspi 5", frames.ipv6(50, b"\0\0", **ENDS6)),
+        "rt": Way("-m rt --rt-type 0", frames.ipv6(43, b"\x3b", **ENDS6)),
+    },
+}
+FINE = {
+    4: [
+        frames.ipv4(*frames.tcp(9, 80, 2, frames.TCP_OPTIONS), **ENDS),
+        frames.ipv4(*frames.udp(9, 53), **ENDS),
+    ],
+    6: [
+        frames.ipv6(*frames.tcp(9, 80, 2, frames.TCP_OPTIONS), **ENDS6),
+        frames.ipv6(*frames.udp(9, 53), **ENDS6),
+    ],
+}
+
+
+@pytest.mark.parametrize("target", ["", " -j ACCEPT"], ids=["count", "accept"])
+@pytest.mark.parametrize("version", WAYS)
+@pytest.mark.parametrize("drops", ["no", "yes"])
+def test_the_match_dropped_it(lab, tmp_path, backend, version, target, drops):
+    """nf_tables names the rule: its match is told to have dropped the packet; of legacy the drop alone is."""
+    tool = "iptables" if version == 4 else "ip6tables"
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", "fd00:1::2/64", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.ip(None, "address add fd00:1::1/64 dev v1 nodad")
+    lab.settle()
+    ways = WAYS[version]
+    rules = "".join(f"-A PREROUTING {one.rule}{target}\n" for one in ways.values())
+    lab.restore(
+        None,
+        f"ipv{version}",
+        f"*mangle\n-A PREROUTING -j MARK --set-mark 3\n{rules}COMMIT\n",
+        backend,
+    )
+    path = tmp_path / "t.db"
+    words = [
+        "--backend",
+        backend,
+        "--family",
+        f"ipv{version}",
+        "--iface",
+        "v1",
+        "--drops",
+        drops,
+        "-o",
+        path,
+    ]
+    child = recorder.start(lab, *words, notes=True)
+    packets = [*FINE[version], *(one.packet for one in ways.values())]
+    told = json.dumps(
+        frames.framed(packets, frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0"))
+    )
+    lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "h", stdin=told)
+    recorder.stop(child)
+    counted = re.findall(
+        r"^\[(\d+):\d+\] -A PREROUTING",
+        lab.run([f"{tool}-{backend}-save", "-c", "-t", "mangle"]).stdout,
+        re.MULTILINE,
+    )
+    source = ENDS6["src"] if version == 6 else ENDS["src"]
+    found = [
+        one
+        for one in recorder.packets(path)
+        if one.header["src"] == source and one.header["proto"] != "icmp6"
+    ]
+    hits = [0] * len(counted)
+    for one in found:
+        for step in one.steps:
+            if (step.table, step.chain, step.type) == ("mangle", "PREROUTING", "rule"):
+                hits[step.rule - 1] += 1
+    if version == 4:
+        assert hits == list(map(int, counted))
+    malformed = found[len(FINE[version]) :]
+    assert len(malformed) == len(ways)
+    for number, one in enumerate(malformed, 2):
+        if backend == "nft":
+            assert (one.verdict, one.complete, one.ambiguous) == ("DROP", True, False)
+            assert (one.decided_by.chain, one.decided_by.rule) == ("PREROUTING", number)
+            assert (one.steps[-1].type, one.steps[-1].target) == ("match", "DROP")
+        else:  # the kernel's record of a packet that was cut so short may find none
+            end = one.end and one.end.reason
+            assert (one.verdict, end) in (("UNKNOWN", None), ("DISCARDED", "NETFILTER_DROP"))
