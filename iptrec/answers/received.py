@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.checksums import Checksums
 from iptrec.answers.crowded import Crowded
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from iptrec.packets.model import Traversal
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+
+# Of a stream of drops: the kernel tells of none, or the drop monitor of those that have had a link header.
+_NOT_ALL: Final = ("not_recorded", "source")
 
 
 class Received:
@@ -80,6 +83,6 @@ class Received:
         drops = [
             one.id
             for one in recording.streams
-            if (one.kind, one.namespace) == own and "not_recorded" not in one.detail
+            if (one.kind, one.namespace) == own and one.detail.keys().isdisjoint(_NOT_ALL)
         ]
         return bool(drops) and not any(one.stream in drops for one in recording.losses)

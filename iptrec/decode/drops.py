@@ -26,6 +26,7 @@ _RECORD: Final = np.dtype(
         ("captured", "<u2"), ("cpu", "<u4"), ("uid", "<u4"), ("flags", "<u4"),
     ]
 )  # fmt: skip
+_ANY_PACKET: Final = 2  # a flag, see `kernel.drops.alerts`
 _PADDING: Final = 256
 _NOBODY: Final = 0xFFFFFFFF
 _PREFIX: Final = "SKB_DROP_REASON_"
@@ -55,6 +56,7 @@ class Drops:
     iif: U32  # of the device that it came in by; 0: it was sent here
     mark: U32
     uid: I64  # of the socket; -1: none
+    any_packet: Mask  # nobody knows whether it was traced
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -87,6 +89,7 @@ def decode(data: bytes, lengths: U32) -> Drops:
         start=start + HEAD,
         size=np.minimum(head["captured"], lengths[whole] - HEAD).astype(np.int64),
         uid=np.where(uid == _NOBODY, -1, uid),
+        any_packet=head["flags"] & _ANY_PACKET != 0,
         **{
             name: np.ascontiguousarray(head[name])
             for name in ("time_ns", "place", "buffer", "reason", "netns", "ifindex", "iif", "mark")

@@ -54,6 +54,11 @@ class Cause(NamedTuple):
         return drop_words.function(self.where).startswith(drop_words.RECEIVING)
 
     @property
+    def behind(self) -> bool:
+        """Whether only packets are dropped there that are traced, if any of their kind is."""
+        return drop_words.is_behind(self.where)
+
+    @property
     def netfilter(self) -> bool:
         """Whether it is for rules to tell."""
         return self.reason == drop_words.NETFILTER
@@ -68,7 +73,9 @@ class Records(NamedTuple):
 
     ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
     `DUMPED` where keys need no more. ``cause``: number of a `Cause`. ``device``: the index of the interface
-    that it was at, 0 where that is not known.
+    that it was at, 0 where that is not known. ``any_packet``: whether it may be of one that is not traced;
+    ``iif``: the index of the interface that it came in by, 0 where it was sent here. ``elsewhere``: whether it
+    may be of another namespace, or of a copy that was never traced.
     """
 
     time_ns: I64
@@ -77,18 +84,24 @@ class Records(NamedTuple):
     cut: I64
     cause: I64
     device: I64
+    any_packet: Mask
+    iif: I64
+    elsewhere: Mask
 
     def take(self, index: I64 | Mask) -> Records:
         """Some of them."""
         return Records(
             self.time_ns[index], self.key[index], self.exact[index], self.cut[index],
-            self.cause[index], self.device[index],
+            self.cause[index], self.device[index], self.any_packet[index], self.iif[index],
+            self.elsewhere[index],
         )  # fmt: skip
 
 
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _NO: Final = np.zeros(0, np.int64)
+_NO_KEY: Final = np.zeros(0, np.uint64)
+_NOWHERE: Final = np.zeros(0, np.bool_)
 _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
 _GROUP4, _GROUP6 = np.uint64(0xE0), np.uint64(0xFF)  # first bytes of addresses
 
@@ -134,7 +147,7 @@ class DropRecords:
         self._reasons: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self.causes: list[Cause] = []
-        self._ahead = Records(_NO, _NO.astype(np.uint64), _NO.astype(np.uint64), _NO, _NO, _NO)
+        self._ahead = Records(_NO, _NO_KEY, _NO_KEY, _NO, _NO, _NO, _NOWHERE, _NO, _NOWHERE)
 
     @property
     def there(self) -> bool:
@@ -191,7 +204,10 @@ class DropRecords:
         sent = drops.iif == 0
         device = drops.ifindex.astype(np.int64)
         found = keys(packets, sent), exact_keys(packets, sent)
-        return Records(drops.time_ns, *found, cut, cause, device)
+        behind = np.array([one.behind for one in self.causes], np.bool_)[cause]
+        elsewhere = drops.any_packet & ((drops.netns == 0) | ~behind)
+        iif = drops.iif.astype(np.int64)
+        return Records(drops.time_ns, *found, cut, cause, device, drops.any_packet, iif, elsewhere)
 
     def _number(self, reason: int, place: int) -> int:
         """The number of a cause, -1 for one that is no loss."""

@@ -5,6 +5,9 @@ be it: what no rule rewrites (`identity`), and whether it was sent here or came 
 had been at its last rule by then, and most reasons come at once. A packet that waits for a neighbour, or in a
 queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it. Nor is
 one of which copies went elsewhere: a bridge sends one by each of its ports, several sockets get a multicast.
+
+Records of the host's drop monitor are of any packet, traced or not: a traced one came in by the same interface.
+Where the host has other namespaces it may be of one of these, whose interfaces may have the same number.
 """
 
 from __future__ import annotations
@@ -115,6 +118,8 @@ class _Candidates:
         beyond = np.isin(events.hook[last], _BEYOND)
         self._onward: Mask = beyond & ~self._came_in
         self._out = events.outdev[last].astype(np.int64)
+        first = assembly.rows[assembly.first]
+        self._in = (events.indev[first], events.physindev[first], events.indev[last])
         self._routed: Mask = ~beyond | self._sent
         by_rules = np.array([one.verdict in _BY_RULES for one in outcomes])
         self._by_rules: Mask = by_rules[assembly.outcome]
@@ -127,7 +132,8 @@ class _Candidates:
         """Of which of the found ones the kernel may have dropped a copy, while another one went on."""
         of_socket = np.array([one.of_socket for one in causes])[records.cause[found.record]]
         device, out = records.device[found.record], self._out[found.traversal]
-        port = (device > 0) & (device != out) & np.isin(out, bridges)
+        known = (device > 0) | records.any_packet[found.record]
+        port = known & (device != out) & np.isin(out, bridges)
         several: Mask = port | (of_socket & to_many(self._packets)[found.traversal])
         return several
 
@@ -137,6 +143,9 @@ class _Candidates:
         record, traversal, exact, crowds = self._alike(records, flags.late)
         fits = self._there(records, record, traversal, flags.late)
         fits &= (self._by_rules | self._passed)[traversal]
+        fits &= ~records.any_packet[record] | self._of_any(
+            records, flags.receiving[record], record, traversal
+        )
         # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
         fits = _preferred(record, fits, flags.netfilter[record] == self._by_rules[traversal])
         fits &= self._can_be(flags, record, traversal)
@@ -149,7 +158,7 @@ class _Candidates:
         parted = [
             (part, self._left(of, found, records, flags, part))
             for some, of in crowds
-            for part in flags.parts(some)
+            for part in flags.parts(some, np.where(records.any_packet, records.iif, -1))
         ]
         return _by_count(records, found, parted)
 
@@ -166,11 +175,21 @@ class _Candidates:
         fits: Mask = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
         return fits
 
+    def _of_any(self, records: Records, receiving: Mask, record: I64, traversal: I64) -> Mask:
+        """Whether records of any packets can be of traversals: by their interface, and how far these came."""
+        iif = records.iif[record]
+        same = [one[traversal].astype(np.int64) == iif for one in self._in]
+        came: Mask = self._sent[traversal] | np.logical_or.reduce(same)
+        return came & (receiving | ~self._came_in[traversal] | self._by_rules[traversal])
+
     def _left(self, of: I64, found: _Found, records: Records, flags: _Flags, some: I64) -> I64:
         """Which of a crowd some records, all of one kind, may be of."""
         first = np.full(len(of), some[0])
         kept = (self._by_rules[of] == flags.netfilter[first]) & self._can_be(flags, first, of)
         kept &= ~np.isin(of, found.traversal)
+        kept &= ~records.any_packet[first] | self._of_any(
+            records, flags.receiving[first], first, of
+        )
         stayed = kept & ~(flags.discarding[first] & self._onward[of])
         return self._near(of[stayed if stayed.any() else kept], records.time_ns[some])
 
@@ -221,9 +240,9 @@ class _Flags(NamedTuple):
         each = ([getattr(one, name) for one in causes] for name in cls._fields)
         return cls(*(np.array(one, np.bool_)[records.cause] for one in each))
 
-    def parts(self, some: I64) -> list[I64]:
-        """Records put together that are of one kind."""
-        kinds = np.stack([one[some] for one in self[:-1]], axis=1)
+    def parts(self, some: I64, apart: I64) -> list[I64]:
+        """Records put together that are of one kind, and for which a number is the same."""
+        kinds = np.stack([apart[some], *(one[some] for one in self[:-1])], axis=1)
         _, number = np.unique(kinds, axis=0, return_inverse=True)
         number = number.reshape(-1)
         return [some[number == kind] for kind in range(int(number.max()) + 1)]
@@ -317,11 +336,17 @@ def _ended(
     netfilter = np.array([one.netfilter for one in causes])[records.cause[found.record]]
     ruled = by_rules[found.traversal]
     differ = (ruled | netfilter) & (ruled != netfilter) & (found.traversal < decided)
+    differ &= ~records.elsewhere[found.record]
     disagree = int((differ & certain[assembly.outcome[found.traversal]]).sum())
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
     order = order[~ruled[order]]
     made = _Made(assembly, causes)
-    for one, make in ((order[copied[order]], _one_of_its_copies), (order[~copied[order]], _lost)):
+    elsewhere = records.elsewhere[found.record]
+    for one, make in (
+        (order[elsewhere[order]], _or_elsewhere),
+        (order[(copied & ~elsewhere)[order]], _one_of_its_copies),
+        (order[~(copied | elsewhere)[order]], _lost),
+    ):
         record, traversal = found.record[one], found.traversal[one]
         made.replace(traversal, records.cause[record], make)
         made.time_ns[traversal] = records.time_ns[record]
@@ -377,6 +402,12 @@ def _lost(before: Outcome, cause: Cause) -> Outcome:
 def _one_of_its_copies(before: Outcome, cause: Cause) -> Outcome:
     """An outcome, with the packet dropped perhaps, or one of its copies."""
     return _in_doubt(before, cause, "the kernel dropped it, or one of its copies and not all")
+
+
+def _or_elsewhere(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome, with the packet dropped perhaps, or an equal one that nobody traces."""
+    told = "the kernel dropped it, or an equal packet in another namespace or before tracing"
+    return _in_doubt(before, cause, told)
 
 
 def _doubtful(before: Outcome, cause: Cause, dropped: int, of: int) -> Outcome:

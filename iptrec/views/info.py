@@ -294,6 +294,8 @@ def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
             if summary.ends
             else "none behind the rules"
         ]
+        if "source" in one.detail:
+            words.append("told by the host's drop monitor, of all its namespaces")
         words += [f"{counted(missing, 'record')} found no room"] if missing else []
         words += (
             [f"of {counted(summary.disagree, 'packet')} the rules tell otherwise"]
