@@ -67,7 +67,7 @@ def datagram(
     return netlink(0x0400, struct.pack("=BBH", family, 0, 0) + body)
 
 
-def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None, device=None):
+def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None, device=None, flags=0):
     """A record of a packet that the kernel dropped."""
     taken = packet if captured is None else packet[:captured]
     device = iif if device is None else device
@@ -75,7 +75,7 @@ def drop(time_ns, reason, packet, *, place=1, netns=1, iif=2, captured=None, dev
     return (
         head
         + struct.pack(">H", 0x0800)
-        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, 0)
+        + struct.pack("<HIII", len(taken), 0, 0xFFFFFFFF, flags)
         + taken
     )
 

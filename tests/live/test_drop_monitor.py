@@ -1,0 +1,298 @@
+"""The host's drop monitor (NET_DM), where no program may run: what it tells, and that it is put back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import recorder
+from command import IPTREC
+from dying import WAYS, order
+from frames import mac
+from recorder import guardians, kill_at_any_moment, packets, until
+from rights import IS_ROOT
+from test_drops import DYING, RULES, router, told, whose  # noqa: F401 - a fixture
+from test_guardian import CLEANUP, kill_both
+
+from iptrec.errors import HostError
+from iptrec.kernel.drops import monitor
+from iptrec.recording.reader import Reader
+
+pytestmark = pytest.mark.live
+# A kernel without the types of its own: no program can be made for it.
+WITHOUT_BTF = (
+    "unshare", "--mount", "sh", "-ec", 'mount -t tmpfs tmpfs /sys/kernel/btf && exec "$@"', "sh",
+)  # fmt: skip
+# Set where this host is there for the tests alone: bench/kernels.
+ALONE = "IPTREC_OWN_HOST"
+# A packet without a link header, which it never had or has lost, is not told of.
+NOT_TOLD = frozenset()
+
+
+def missing():
+    """Why there is no drop monitor that a test may use; "" if there is one."""
+    if not IS_ROOT:
+        return "the kernel tells root alone"
+    try:
+        with monitor.asking() as asking:
+            monitor.Monitor(asking).require_free()
+    except HostError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def there():
+    if why := missing():
+        pytest.skip(why)
+
+
+@pytest.fixture
+def host():
+    """How it is set; put back as it was if the test has failed."""
+    with monitor.asking() as asking:
+        found = monitor.Monitor(asking)
+        yield found
+        found.require_free()
+
+
+def is_free():
+    return missing() == ""
+
+
+def test_it_tells_what_a_program_tells(router, tmp_path, backend, host):  # noqa: F811
+    """Each way to die, recorded both ways: the same reason and function, if any; nobody else has an end.
+
+    The host has other namespaces, so each end is perhaps that of an equal packet there.
+    """
+    for family in ("ipv4", "ipv6"):
+        router.restore(None, family, RULES, backend)
+    before = host.config()
+    asked = json.dumps(order(mac(router, "h1", "eth0"), mac(router, None, "v1")))
+    found = {}
+    for name, command in (("program", IPTREC), ("monitor", (*WITHOUT_BTF, *IPTREC))):
+        path = tmp_path / f"{name}.db"
+        router.run(
+            [
+                *command, "record", "-q", "--drops", "yes", "--backend", backend, "-o", str(path), "--",
+                sys.executable, str(DYING),
+            ],
+            stdin=asked,
+        )  # fmt: skip
+        found[name] = by_way(path)
+    assert host.config() == before
+    ends, others = found["monitor"]
+    print(json.dumps({name: [found[one][0].get(name) for one in found] for name in WAYS}, indent=1))  # noqa: T201
+    assert [one.header for one in others if one.end is not None and one.end.source == "seen"] == []
+    assert len(others) >= 2 * len(WAYS)
+    same = {
+        name: (ends.get(name), seen[-1])
+        for name, seen in found["program"][0].items()
+        if seen[-1][1] is not None
+    }
+    silent = {name for name, (one, _) in same.items() if one is None or one[-1][1] is None}
+    differing = {
+        name: both
+        for name, both in same.items()
+        if name not in silent and both[0][-1][1:3] != both[1][1:3]
+    }
+    assert differing == {}
+    assert silent == NOT_TOLD
+    assert all(end[3] is False for one in ends.values() for end in one if end[1] is not None)
+    assert {end[0] for one in ends.values() for end in one} <= {"ACCEPT", "UNKNOWN"}
+
+
+def by_way(path):
+    """What packets that die came to, by their ways; and those that were sent beside."""
+    found, others = {}, []
+    for one in packets(path):
+        if (name := whose(one)) is not None:
+            found.setdefault(name, []).append(told_by_kernel(one))
+        elif one.header["proto"] == "udp":
+            others.append(one)
+    return found, others
+
+
+def told_by_kernel(packet):
+    """Verdict and end, if the kernel told it as it happened."""
+    seen = packet.end is not None and packet.end.source == "seen"
+    return told(packet) if seen else (packet.verdict, None)
+
+
+TWINS = """
+import socket, struct, sys
+sys.path.insert(0, sys.argv[1])
+from frames import ipv4, summed, udp
+body = summed(udp(5000, 7, b"twin"), "127.0.0.1", "127.0.0.1")
+packet = ipv4(*body, src="127.0.0.1", dst="127.0.0.1", identity=4242)
+out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+if sys.argv[2] == "lives":
+    taking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    taking.bind(("127.0.0.1", 7))
+for _ in range(3):
+    out.sendto(packet, ("127.0.0.1", 0))
+"""
+
+
+def test_a_twin_in_another_namespace_is_not_blamed(lab, tmp_path, backend, host):  # noqa: ARG001
+    """Equal packets by lo: ours arrive, those of another namespace die; nobody is said to be dropped."""
+    lab.restore(None, "ipv4", RULES, backend)
+    lab.host("other")
+    lab.ip("other", "link set lo up")
+    twin = [sys.executable, "-c", TWINS, str(Path(DYING).parent)]
+    both = ["sh", "-ec", '"$@" lives; nsenter --net=/run/netns/other "$@" dies', "sh", *twin]
+    path = tmp_path / "t.db"
+    options = ["-q", "--drops", "yes", "--backend", backend, "-o", str(path), "udp"]
+    lab.run([*WITHOUT_BTF, *IPTREC, "record", *options, "--", *both])
+    found = packets(path)
+    assert len(found) >= 6
+    assert {one.verdict for one in found} == {"ACCEPT"}
+    ends = [one.end for one in found if one.end is not None]
+    assert ends
+    assert not any(one.sure for one in ends)
+
+
+@pytest.mark.skipif(
+    ALONE not in os.environ, reason=f"it records the host's own namespace: set {ALONE}"
+)
+def test_without_other_namespaces_it_is_sure(tmp_path, host):  # noqa: ARG001
+    path = tmp_path / "t.db"
+    send = "for n in 1 2 3 4; do echo x >/dev/udp/127.0.0.1/9 || true; done"
+    command = [
+        *IPTREC,
+        "record",
+        "-q",
+        "--drops",
+        "yes",
+        "-o",
+        path,
+        "udp",
+        "--",
+        "bash",
+        "-c",
+        send,
+    ]
+    subprocess.run([*WITHOUT_BTF, *command], check=True)
+    ends = Counter(
+        (one.verdict, one.end and (one.end.reason, one.end.sure))
+        for one in packets(path)
+        if one.in_ == "lo"
+    )
+    assert ends == {("DISCARDED", ("NO_SOCKET", True)): 4}
+
+
+def recording(lab, path, *options):
+    return recorder.start(
+        lab, "-o", path, "--drops", "yes", *options, before=(*WITHOUT_BTF, *IPTREC), notes=True
+    )
+
+
+@pytest.mark.parametrize("end", ["INT", "KILL", "cleanup"])
+def test_it_is_stopped_and_put_back(lab, tmp_path, host, end):
+    """By the recorder, its guardian, or cleanup."""
+    lab.restore(None, "ipv4", RULES)
+    before = host.config()
+    child = recording(lab, tmp_path / "t.db")
+    assert not is_free()
+    assert host.config() != before
+    if end == "INT":
+        recorder.stop(child)
+    elif end == "KILL":
+        child.kill()
+        child.communicate()
+        until(lambda: not guardians(lab))
+    else:
+        kill_both(lab, child)
+        assert not is_free()
+        lab.run(CLEANUP)
+    assert is_free()
+    assert host.config() == before
+    assert lab.run(CLEANUP).stdout == "nothing is left behind\n"
+
+
+def test_killed_at_any_moment(lab, tmp_path, host):
+    """Whenever that is, it is free and set as before."""
+    lab.restore(None, "ipv4", RULES)
+    command = [*WITHOUT_BTF, *IPTREC, "record", "-q", "--drops", "yes", "--duration", "50ms", "-o"]
+    kills = int(os.environ.get("IPTREC_KILLS", "6"))
+    kill_at_any_moment(lab, tmp_path, kills, lambda: (is_free(), host.config()), *command)
+
+
+def test_what_somebody_else_uses_is_left_alone(lab, tmp_path, host):
+    """One line says so, nothing is recorded, and theirs goes on as they set it."""
+    lab.restore(None, "ipv4", RULES)
+    theirs = []
+    host.borrow(100, theirs.append)
+    try:
+        config = host.config()
+        command = [*WITHOUT_BTF, *IPTREC, "record", "--drops", "yes", "-o", str(tmp_path / "t.db")]
+        done = lab.run([*command, "--", "true"], check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "somebody else uses the kernel's drop monitor" in done.stderr
+        assert not (tmp_path / "t.db").exists()
+        assert (is_free(), host.config()) == (False, config)
+    finally:
+        host.give_back(theirs[0])
+
+
+def test_auto_does_not_start_it(lab, tmp_path, host):
+    """The file says why drops are not recorded, and doctor how they can be."""
+    lab.restore(None, "ipv4", RULES)
+    child = recorder.start(
+        lab, "-o", tmp_path / "t.db", "--drops", "auto", before=(*WITHOUT_BTF, *IPTREC)
+    )
+    assert is_free()
+    recorder.stop(child)
+    with Reader(tmp_path / "t.db") as reader:
+        (stream,) = [one for one in reader.streams if one.kind == "drops"]
+    assert "BTF" in stream.detail["not_recorded"]
+    told = lab.run([*WITHOUT_BTF, *IPTREC, "doctor"], check=False).stdout
+    assert "record --drops yes lets the host's drop monitor tell" in told
+    host.require_free()
+
+
+FLOOD = """
+import os, socket, time
+from iptrec.kernel.drops import alerts, monitor
+alerts._RECEIVE_BUFFER = 1 << 15
+kept = []
+with monitor.asking() as asking, alerts.AlertSource(asking, os.stat("/proc/self/ns/net").st_ino, 64) as source:
+    source.start(kept.append)
+    try:
+        out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        def send(count):
+            for _ in range(count):
+                try:
+                    out.sendto(b"x", ("127.0.0.1", 9))
+                except OSError:
+                    pass
+        def whole(count):
+            records = lost = 0
+            until = time.monotonic() + 20
+            while records + lost < count and time.monotonic() < until:
+                source.finish()
+                if (found := source.receive()) is not None:
+                    records, lost = records + len(found.lengths), lost + found.lost
+            return records, lost
+        send(3000)
+        time.sleep(2)
+        first = whole(3000)
+        send(1)
+        print(*first, *whole(1))
+    finally:
+        monitor.Monitor(asking).give_back(kept[0])
+"""
+
+
+def test_what_finds_no_room_is_counted(lab, host):  # noqa: ARG001
+    """All that was dropped was recorded or counted, by the kernel's queue or by our socket, and it goes on."""
+    lab.ip(None, "link set lo up")
+    records, lost, more, _ = map(int, lab.run([sys.executable, "-c", FLOOD]).stdout.split())
+    assert records + lost >= 3000
+    assert min(records, lost) > 0
+    assert more >= 1
