@@ -73,8 +73,8 @@ class Borrowed:
 
     @classmethod
     def of_json(cls, found: dict[str, Any]) -> Self:
-        """What `asdict` made of one. Raises TypeError and KeyError for what is none."""
-        made = cls(Config(**found["before"]), Config(**found["ours"]))
+        """What `asdict` made of one. Raises TypeError or AttributeError for what is none."""
+        made = cls(**{name: Config(**value) for name, value in found.items()})
         if not all(isinstance(one, int) for one in (*astuple(made.before), *astuple(made.ours))):
             raise TypeError
         return made
