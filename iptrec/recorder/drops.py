@@ -71,6 +71,10 @@ class Dropped(Beside):
 
     def take(self) -> None:
         """Move what is there into the file."""
+        self._take()
+
+    def _take(self) -> bool:
+        """The same; whether anything was there."""
         source = self._source
         found = None if source is None else source.receive()
         if source is not None and found is not None:
@@ -79,6 +83,7 @@ class Dropped(Beside):
             self._keep(found.places)
             if found.names:
                 self._keep_names(source, found.names)
+        return found is not None
 
     def _keep_names(self, source: Source, names: Mapping[str, Mapping[int, str]]) -> None:
         """Keep the names of reasons, which are others in the next release of the kernel."""
@@ -109,7 +114,8 @@ class Alerted(Dropped):
     def finish(self) -> None:
         """Take the last ones, and count those that were lost."""
         self._alerts.finish()
-        super().finish()
+        while self._take():
+            pass
 
 
 def asked_by(options: Options, stack: contextlib.ExitStack) -> Asking | None:

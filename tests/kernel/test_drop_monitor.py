@@ -208,20 +208,20 @@ def test_with_other_namespaces_it_is_of_an_unknown_one(source):
     """Once there were some it stays so: who is gone may have dropped it."""
     source.alone = False
     source.send(ONE)
-    source.source.finish()
+    source.source._look_at = 0.0
     assert columns(source.source.receive()).netns.tolist() == [0]
     source.alone = True
     source.send(ONE)
-    source.source.finish()
+    source.source._look_at = 0.0
     assert columns(source.source.receive()).netns.tolist() == [0]
 
 
 def test_what_found_no_room_is_told_once(source):
     source.monitor.lost = 5
-    source.source.finish()
+    source.source._look_at = 0.0
     found = source.source.receive()
     assert (found.lost, len(found.lengths)) == (5, 0)
-    source.source.finish()
+    source.source._look_at = 0.0
     assert source.source.receive() is None
 
 
@@ -229,3 +229,14 @@ def test_a_kernel_whose_alerts_have_no_reasons(monkeypatch, source):
     monkeypatch.setattr(source.monitor, "tells_reasons", False, raising=False)
     with pytest.raises(HostError, match="no reasons before Linux"):
         AlertSource(None, 1, 64)
+
+
+def test_what_is_there_in_the_end_is_taken(source, monkeypatch):
+    """Nothing follows, and what was lost is counted once more."""
+    left = []
+    monkeypatch.setattr(netlink, "leave", lambda _, group: left.append(group))
+    source.send(ONE)
+    source.monitor.lost = 2
+    source.source.finish()
+    found = source.source.receive()
+    assert (left, len(found.lengths), found.lost) == ([1], 1, 2)

@@ -280,7 +280,7 @@ with monitor.asking() as asking, alerts.AlertSource(asking, os.stat("/proc/self/
             records = lost = 0
             until = time.monotonic() + 20
             while records + lost < count and time.monotonic() < until:
-                source.finish()
+                source._look_at = 0.0
                 if (found := source.receive()) is not None:
                     records, lost = records + len(found.lengths), lost + found.lost
             return records, lost

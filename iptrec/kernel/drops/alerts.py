@@ -148,25 +148,27 @@ class AlertSource:
         self._monitor.borrow(self._snaplen + max(_LINKS), expect)
 
     def finish(self) -> None:
-        """Let what was lost be counted the next time, for it is the last one."""
+        """Let nothing follow: what is there can still be received, and what was lost is counted then."""
+        netlink.leave(self._socket, self._monitor.group)
         self._look_at = 0.0
 
     def receive(self) -> Drops | None:
         """What is there now; None if nothing is."""
-        alerts: list[Alert] = []
-        received_ns = time.time_ns()
-        try:
-            batch = self._slots.receive(self._socket.fileno())
-        except Overrun:
-            self._look_at = 0.0
-        else:
-            if batch is None and self._look_at:
-                return None
-            if batch is not None:
-                received_ns = batch.received_ns
-                alerts = [one for one in map(alert, _apart(batch)) if one is not None]
+        batch = self._batch()
+        if batch is None and self._look_at:
+            return None
         lost = self._look()
-        return self._records(alerts, received_ns, lost) if alerts or lost else None
+        if batch is not None:
+            alerts = [one for one in map(alert, _apart(batch)) if one is not None]
+            return self._records(alerts, batch.received_ns, lost)
+        return self._records([], time.time_ns(), lost) if lost else None
+
+    def _batch(self) -> Batch | None:
+        while True:
+            try:
+                return self._slots.receive(self._socket.fileno())
+            except Overrun:
+                self._look_at = 0.0
 
     def _look(self) -> int:
         """Now and then: whether there are other namespaces; how much was lost since the last time."""
