@@ -89,9 +89,17 @@ class _Family(NamedTuple):
 
 
 def asking() -> Asking:
-    """A socket to ask it by, of the initial network namespace; of this one where nobody may go there."""
-    with contextlib.suppress(HostError, OSError), netns.entered(_INITIAL):
-        return netlink.connected(_GENERIC)
+    """A socket to ask it by, of the initial network namespace; of this one where nobody may go there.
+
+    Raises `HostError` or OSError where there is no way back.
+    """
+    here = netns.inode()
+    try:
+        with netns.entered(_INITIAL):
+            return netlink.connected(_GENERIC)
+    except (HostError, OSError):
+        if netns.inode() != here:  # whoever goes on would change what is of another namespace
+            raise
     return netlink.connected(_GENERIC)
 
 
