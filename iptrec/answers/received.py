@@ -10,6 +10,7 @@ from iptrec.answers.checksums import Checksums
 from iptrec.answers.crowded import Crowded
 from iptrec.answers.policed import Policed
 from iptrec.context.counters import Counts
+from iptrec.packets.drop_records import told_all
 
 if TYPE_CHECKING:
     from iptrec.context.counters import Rise
@@ -76,10 +77,4 @@ class Received:
     @cached_property
     def _told(self) -> bool:
         """Whether the kernel told of all that it dropped."""
-        recording, own = self._recording, ("drops", self._namespace)
-        drops = [
-            one.id
-            for one in recording.streams
-            if (one.kind, one.namespace) == own and "not_recorded" not in one.detail
-        ]
-        return bool(drops) and not any(one.stream in drops for one in recording.losses)
+        return told_all(self._recording, self._namespace)

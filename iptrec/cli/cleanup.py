@@ -42,9 +42,10 @@ def cleanup(
     """Remove what a killed recorder left behind.
 
     A recorder has a guardian that does this; both were killed. What may be left: TRACE rules with the comment
-    iptrec:UUID, tables iptrec-UUID of nf_tables, rules that --flush took out, loggers that were switched; in
-    every network namespace that can be seen (/proc, /run/netns, /run/docker/netns), or in one. What belongs to
-    a running recorder is never touched. Needs root (or CAP_NET_ADMIN).
+    iptrec:UUID, tables iptrec-UUID of nf_tables, rules that --flush took out, loggers that were switched, the
+    host's drop monitor that was started; in every network namespace that can be seen (/proc, /run/netns,
+    /run/docker/netns), or in one. What belongs to a running recorder is never touched. Needs root (or
+    CAP_NET_ADMIN).
 
     What a recorder changed is in a list in its /run/iptrec. Of one that recorded in a container, which has a
     /run of its own, only the rules are found from outside and removed: the rest is done by cleanup there.
@@ -116,5 +117,6 @@ def _what(one: Leftover) -> str:
             f"the {family} logger, before: {before}"
             for family, before in one.changes.loggers.items()
         ]
+        things += ["the host's drop monitor"] if one.changes.monitor is not None else []
         things.append(f"recording {one.changes.output}")
     return printable(f"{where}: {one.comment} ({', '.join(things)})")

@@ -91,7 +91,8 @@ Drops = Annotated[
     typer.Option(
         metavar="WHEN",
         rich_help_panel=WHAT,
-        help="Record why the kernel drops packets that no rule drops: yes, no, or auto: where it tells.",
+        help="Record why the kernel drops packets that no rule drops: no; auto: where a program of ours may run"
+        " in the kernel; yes: else by the host's drop monitor.",
     ),
 ]
 Numeric = Annotated[

@@ -24,12 +24,12 @@ _BOND_MODE, _BROADCAST = "1", "03"  # IFLA_BOND_MODE, BOND_MODE_BROADCAST
 class Stacked:
     """The interfaces of one namespace of a recording that lay below others, at any time of it.
 
-    ``lower``: their indexes, shape (n,).
+    ``lower``: their indexes, ``copying``: those of bridges and their like above them; shape (n,) each.
     """
 
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._above: dict[int, set[int]] = {}
-        self._copying: set[int] = set()
+        copying: set[int] = set()
         for _, row in told(recording, namespace):
             index = int(row["index"])
             above = self._above.setdefault(index, set())
@@ -39,8 +39,10 @@ class Stacked:
             if isinstance(lower, int) and lower not in (0, index) and _is_upper(row):
                 self._above.setdefault(lower, set()).add(index)
             if _copies(row):
-                self._copying.add(index)
+                copying.add(index)
         self.lower = np.array([one for one, above in self._above.items() if above], np.int64)
+        self.copying = np.array(sorted(copying), np.int64)
+        self._copying = frozenset(copying)
 
     def copied(self, lower: int, upper: int) -> bool | None:
         """Whether what leaves by ``upper`` leaves by ``lower`` as one of several copies; None: not at all."""

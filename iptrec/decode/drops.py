@@ -30,6 +30,7 @@ _PADDING: Final = 256
 _NOBODY: Final = 0xFFFFFFFF
 _PREFIX: Final = "SKB_DROP_REASON_"
 _CLONED, _ALONE = 2, 4  # flags; `kernel.drops.program` sets them
+_ANY_PACKET: Final = 8  # a flag; see `kernel.drops.alerts`
 _SUBSYSTEM: Final = 16  # bits below it, linux/skbuff.h: SKB_DROP_REASON_SUBSYS_SHIFT
 _MOST_TEXT: Final = 200
 _DIGITS: Final = 10  # of 32 bits
@@ -58,6 +59,7 @@ class Drops:
     uid: I64  # of the socket; -1: none
     cloned: Mask  # a copy shares its bytes, or did: another socket's, another port's, tcpdump's
     alone: Mask  # none does; neither is known of older records
+    any_packet: Mask  # nobody knows whether it was traced
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -92,6 +94,7 @@ def decode(data: bytes, lengths: U32) -> Drops:
         uid=np.where(uid == _NOBODY, -1, uid),
         cloned=head["flags"] & _CLONED != 0,
         alone=head["flags"] & _ALONE != 0,
+        any_packet=head["flags"] & _ANY_PACKET != 0,
         **{
             name: np.ascontiguousarray(head[name])
             for name in ("time_ns", "place", "buffer", "reason", "netns", "ifindex", "iif", "mark")

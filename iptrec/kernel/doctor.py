@@ -17,6 +17,8 @@ from iptrec.errors import HostError, strerror
 from iptrec.kernel import host, netns, privileges
 from iptrec.kernel import iptables as xtables
 from iptrec.kernel.detect import used
+from iptrec.kernel.drops import monitor
+from iptrec.kernel.drops.alerts import AlertSource
 from iptrec.kernel.drops.source import DropSource
 from iptrec.kernel.legacy import digest, logger, nflog
 from iptrec.kernel.nft import listing, nftrace
@@ -217,7 +219,10 @@ def _room(size: int) -> Finding:
 
 
 def _drops() -> Finding:
-    """Load and attach the program that tells why packets are dropped, as recording does: nothing else tells."""
+    """Load and attach the program that tells why packets are dropped, as recording does.
+
+    Where that is refused, whether the drop monitor could tell: it is looked for, and not started.
+    """
     try:
         with DropSource(netns.inode(), _A_HEADER):
             return Finding(
@@ -225,7 +230,12 @@ def _drops() -> Finding:
             )
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
-        return Finding("note", "drop reasons", f"not recorded: {fact}", fix)
+    try:
+        with monitor.asking() as asking, AlertSource(asking, netns.inode(), _A_HEADER):
+            fix = "record --drops yes lets the host's drop monitor tell, which costs more and knows less"
+    except HostError as error:
+        fix = "; ".join(filter(None, (fix, str(error))))
+    return Finding("note", "drop reasons", f"not recorded: {fact}", fix)
 
 
 def _senders() -> Finding:

@@ -58,6 +58,8 @@ class Candidates:
         self._going: Mask = np.isin(events.hook[last], _GOING)
         port, device = events.physoutdev[last], events.outdev[last]
         self._out = np.where(port > 0, port, device).astype(np.int64)
+        first = assembly.rows[assembly.first]
+        self._in = (events.indev[first], events.physindev[first], events.indev[last])
         origin = assembly.origins()
         self._forked: Mask = origin >= 0  # of those of which copies are told
         self._forked[origin[self._forked]] = True
@@ -84,7 +86,7 @@ class Candidates:
         parted = [
             (part, self._left(of, found, records, part))
             for some, of in crowds
-            for part in flags.parts(some, records.device)
+            for part in flags.parts(some, records)
         ]
         return by_count(records, found, parted)
 
@@ -98,7 +100,7 @@ class Candidates:
         passing = ~self._sent[traversal] & ~told
         single = ~self._sent[traversal] & ~self._forked[traversal]
         copied: Mask = elsewhere | self._copies.among(records, self._flags, record, passing, single)
-        return copied
+        return copied | (records.any_packet[record] & self._copies.several(self._out[traversal]))
 
     def _can_be(self, records: Records, record: I64, traversal: I64) -> Mask:
         """Whether records can be of traversals, by where these began, and how far they came."""
@@ -112,7 +114,14 @@ class Candidates:
             flags.netfilter[record] & ruled
         )
         can: Mask = routed & (begun | (self._sent[traversal] & sent_on))
-        return can
+        return can & (~records.any_packet[record] | self._came(records, record, traversal))
+
+    def _came(self, records: Records, record: I64, traversal: I64) -> Mask:
+        """Whether records of any packets can be of traversals: by their interface, and how far these came."""
+        same = [one[traversal].astype(np.int64) == records.iif[record] for one in self._in]
+        came: Mask = self._sent[traversal] | np.logical_or.reduce(same)
+        stayed = self._came_in[traversal] & ~self._by_rules[traversal]
+        return came & (self._flags.receiving[record] | ~stayed)
 
     def _likely(self, records: Records, record: I64, traversal: I64) -> Iterator[Mask]:
         """Which pairs are to be preferred, in turn: by where it was dropped, and how far the packet came."""

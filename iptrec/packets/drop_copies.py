@@ -56,6 +56,10 @@ class Copies:
         several[at] = np.array([bool(one) for one in told], np.bool_)[inverse]
         return leaves, several
 
+    def several(self, out: I64) -> Mask:
+        """Which interfaces may send by several others, a copy each."""
+        return np.isin(out, self._stacked.copying)
+
     @functools.cached_property
     def _stacked(self) -> Stacked:
         return Stacked(self._recording, self._namespace)

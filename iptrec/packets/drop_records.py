@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -69,6 +70,11 @@ class Cause(NamedTuple):
         return drop_words.function(self.where).startswith(drop_words.RECEIVING)
 
     @property
+    def behind(self) -> bool:
+        """Whether only packets are dropped there that are traced, if any of their kind is."""
+        return drop_words.is_behind(self.where)
+
+    @property
     def netfilter(self) -> bool:
         """Whether it is for rules to tell."""
         return self.reason == drop_words.NETFILTER
@@ -85,7 +91,9 @@ class Records(NamedTuple):
     `DUMPED` where keys need no more. ``cause``: number of a `Cause`. ``device``: the index of the interface
     that it was at, 0 where that is not known. ``sent``: whether it came in by none. ``to``: the destination of
     IPv4, -1 of IPv6; ``group``: whether that is a multicast group, or 255.255.255.255. ``cloned``, ``alone``:
-    see `decode.drops`.
+    see `decode.drops`. ``any_packet``: whether it may be of one that is not traced; ``iif``: the index of the
+    interface that it came in by. ``elsewhere``: whether it may be of another namespace, or of a copy that was
+    never traced.
     """
 
     time_ns: I64
@@ -99,6 +107,9 @@ class Records(NamedTuple):
     group: Mask
     cloned: Mask
     alone: Mask
+    any_packet: Mask
+    iif: I64
+    elsewhere: Mask
 
     @classmethod
     def none(cls) -> Records:
@@ -114,7 +125,7 @@ class Records(NamedTuple):
         return Records(**{name: getattr(self, name)[index] for name in self._fields})
 
 
-_MASKS: Final = ("sent", "group", "cloned", "alone")
+_MASKS: Final = ("sent", "group", "cloned", "alone", "any_packet", "elsewhere")
 
 
 class Flags(NamedTuple):
@@ -136,8 +147,9 @@ class Flags(NamedTuple):
         each = ([getattr(one, name) for one in causes] for name in cls._fields)
         return cls(*(np.array(one, np.bool_)[records.cause] for one in each))
 
-    def parts(self, some: I64, device: I64) -> list[I64]:
-        """Records put together that are of one kind, and were dropped at one device."""
+    def parts(self, some: I64, records: Records) -> list[I64]:
+        """Records put together that are of one kind, and of one device."""
+        device = np.where(records.any_packet, records.iif, records.device)
         columns = np.stack([*(one[some] for one in self), device[some]], axis=1)
         _, number = np.unique(columns, axis=0, return_inverse=True)
         number = number.reshape(-1)
@@ -146,6 +158,8 @@ class Flags(NamedTuple):
 
 
 _MOST_PARTS: Final = 64  # of one crowd of equal packets
+# Of a stream: the kernel tells of none, or the drop monitor of those that have had a link header.
+_NOT_ALL: Final = {"not_recorded", "source"}
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
 _LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
 _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
@@ -163,6 +177,17 @@ def exact_keys(packets: Packets, cut: int = DUMPED) -> U64:
     first, later, missing = packets.transports()
     known = np.where(later | missing, np.uint64(0), first)
     return combined([packets.flow_keys(), known, packets.flags().astype(np.uint64)])
+
+
+def told_all(recording: Recording, namespace: int) -> bool:
+    """Whether the kernel told of all traced packets that it dropped, and nothing of that was lost."""
+    streams = [
+        one for one in recording.streams if (one.kind, one.namespace) == ("drops", namespace)
+    ]
+    lost = {one.stream for one in recording.losses}
+    return bool(streams) and not any(
+        one.id in lost or not _NOT_ALL.isdisjoint(one.detail) for one in streams
+    )
 
 
 class DropRecords:
@@ -195,9 +220,7 @@ class DropRecords:
     @functools.cached_property
     def whole(self) -> bool:
         """Whether all drops of a recording that has ended are there."""
-        lost = {one.stream for one in self._recording.losses}
-        closed = self._recording.facts.closed
-        return closed and self.there and not lost.intersection(self._streams)
+        return self._recording.facts.closed and told_all(self._recording, self._namespace)
 
     def between(self, since_ns: int, until_ns: int) -> Records:
         """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
@@ -243,6 +266,7 @@ class DropRecords:
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
         to = packets.ends()[_DESTINATION]
         first = to & np.uint64(0xFF)
+        behind = np.array([one.behind for one in self.causes], np.bool_)[cause]
         four = to.astype("<u4").byteswap().astype(np.int64)
         return Records(
             time_ns=drops.time_ns,
@@ -256,6 +280,9 @@ class DropRecords:
             group=(first == _GROUP6) | (~drops.ipv6 & (first & np.uint64(0xF0) == _GROUP4)),
             cloned=drops.cloned,
             alone=drops.alone,
+            any_packet=drops.any_packet,
+            iif=drops.iif.astype(np.int64),
+            elsewhere=drops.any_packet & ((drops.netns == 0) | ~behind),
         )
 
     def _number(self, reason: int, place: int) -> int:

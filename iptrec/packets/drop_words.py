@@ -96,6 +96,11 @@ ROUTING: Final = (
     "ip_error", "ip_rcv_finish_core", "ip_forward", "ip6_forward", "ip6_pkt_discard", "ip6_pkt_prohibit",
     "ip6_mc_input",
 )  # fmt: skip
+# Those that packets come to by way of these, or of rules that let them go on.
+_BEHIND: Final = (
+    "ip_fragment", "ip6_fragment", "ip_finish_output2", "ip6_finish_output2", "__dev_queue_xmit",
+    "sch_direct_xmit", "nf_queue", "nf_reinject", "nfqnl_reinject",
+)  # fmt: skip
 # What stands for the destination's route, or for what takes packets here; for those that were forwarded only
 # where their interface has just gone (net/core/dst.c, dst_dev_put).
 DISCARDING: Final = ("dst_discard", "dst_discard_out")
@@ -124,8 +129,14 @@ _DONE: Final = (
 
 
 def function(place: str) -> str:
-    """The function of a place."""
-    return place.partition("+")[0]
+    """The function of a place; compilers name what they made of it after a point (ip_error.part.0)."""
+    return place.partition("+")[0].partition(".")[0]
+
+
+def is_behind(place: str) -> bool:
+    """Whether a packet that is dropped at a place has come past raw PREROUTING, or OUTPUT."""
+    name = function(place)
+    return name in (*ROUTING, *DISCARDING, *LATE_FUNCTIONS, *_BEHIND) or name.startswith(RECEIVING)
 
 
 def is_loss(reason: str, place: str) -> bool:

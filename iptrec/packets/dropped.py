@@ -5,6 +5,9 @@ be it: what no rule rewrites (`identity`), and whether it was sent here or came 
 had been at its last rule by then, and most reasons come at once. A packet that waits for a neighbour, or in a
 queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it. Nor is
 one of which a copy may have gone on (`drop_copies`).
+
+Records of the host's drop monitor are of any packet, traced or not: a traced one came in by the same interface.
+Where the host has other namespaces it may be of one of these, whose interfaces may have the same number.
 """
 
 from __future__ import annotations
@@ -97,11 +100,17 @@ def _ended(
     netfilter = np.array([one.netfilter for one in causes])[records.cause[found.record]]
     ruled = by_rules[found.traversal]
     differ = (ruled | netfilter) & (ruled != netfilter) & (found.traversal < decided)
+    elsewhere = records.elsewhere[found.record]
+    differ &= ~elsewhere
     disagree = int((differ & certain[assembly.outcome[found.traversal]]).sum())
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
     order = order[~ruled[order]]
     made = _Made(assembly, causes)
-    for one, make in ((order[copied[order]], _one_of_its_copies), (order[~copied[order]], _lost)):
+    for one, make in (
+        (order[elsewhere[order]], _or_elsewhere),
+        (order[(copied & ~elsewhere)[order]], _one_of_its_copies),
+        (order[~(copied | elsewhere)[order]], _lost),
+    ):
         record, traversal = found.record[one], found.traversal[one]
         made.replace(traversal, records.cause[record], make)
         made.time_ns[traversal] = records.time_ns[record]
@@ -157,6 +166,12 @@ def _lost(before: Outcome, cause: Cause) -> Outcome:
 def _one_of_its_copies(before: Outcome, cause: Cause) -> Outcome:
     """An outcome, with the packet dropped perhaps, or one of its copies."""
     return _in_doubt(before, cause, "the kernel dropped it, or one of its copies and not all")
+
+
+def _or_elsewhere(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome, with the packet dropped perhaps, or an equal one that nobody traces."""
+    told = "the kernel dropped it, or an equal packet in another namespace or before tracing"
+    return _in_doubt(before, cause, told)
 
 
 def _doubtful(before: Outcome, cause: Cause, dropped: int, of: int) -> Outcome:

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from iptrec.kernel.drops.source import Drops
     from iptrec.kernel.senders.source import Facts
     from iptrec.recording.writer import Writer
 
 
 class Beside:
-    """Where they go. ``descriptor``: what they come out of; None where they do not, and why: ``refusal``."""
+    """Where they go. ``descriptor``: what they come out of; None where they do not, and why: ``refusal``.
+
+    ``detail``: what the stream says of itself.
+    """
 
     kind: ClassVar[str]  # of the stream
 
-    def __init__(self, descriptor: int | None, refusal: str) -> None:
+    def __init__(
+        self, descriptor: int | None, refusal: str, detail: Mapping[str, Any] | None = None
+    ) -> None:
         self.descriptors = frozenset() if descriptor is None else frozenset([descriptor])
-        self._refusal = refusal
+        self._detail = detail or {} if self.descriptors else {"not_recorded": refusal}
         self._last_ns = time.time_ns()
 
     def write_to(self, writer: Writer, namespace: int) -> None:
         """Write into this file from now on."""
         self._writer, self._namespace = writer, namespace
-        detail = {} if self.descriptors else {"not_recorded": self._refusal}
-        self._stream = writer.add_stream(namespace, self.kind, detail)
+        self._stream = writer.add_stream(namespace, self.kind, {**self._detail})
 
     def take(self) -> None:
         """Move what is there into the file."""

@@ -34,7 +34,8 @@ class Options:
     ``backend``: "legacy", "nft", "both", or "auto": what has rules in the namespace.
     ``all_incoming``: trace all packets that come in, as they may be forwarded out by one of ``interfaces``;
     readers leave out the others then. ``forwarded``: do so where this host forwards.
-    ``drops``: whether the kernel's reasons of drops are recorded; "auto": where that works.
+    ``drops``: whether the kernel's reasons of drops are recorded; "auto": where a program may tell, "yes": else
+    by the host's drop monitor.
     ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.

@@ -142,14 +142,16 @@ class _Session:
 
     def run(self, begun: Callable[[int], None]) -> None:
         """All phases."""
-        self._guardian = Guardian(self._comment, self._options.output)
-        try:
-            self._record(begun)
-        finally:
-            if self._not_undone:
-                self._guardian.charge()
-            else:
-                self._guardian.dismiss()
+        with contextlib.ExitStack() as shared:
+            self._monitor = drops.asked_by(self._options, shared)
+            self._guardian = Guardian(self._comment, self._options.output, self._monitor)
+            try:
+                self._record(begun)
+            finally:
+                if self._not_undone:
+                    self._guardian.charge()
+                else:
+                    self._guardian.dismiss()
 
     def _record(self, begun: Callable[[int], None]) -> None:
         """From the choice of backends to the closed file; what stays behind is told in any case."""
@@ -160,7 +162,7 @@ class _Session:
             self._trouble = setting.trouble
             with contextlib.ExitStack() as opened:
                 with Btf.shared():
-                    self._dropped = drops.opened(options, opened)
+                    self._dropped = drops.opened(options, opened, self._monitor)
                     self._senders = senders.opened(self._report, opened)
                     sides, events = self._open(opened)
                 options.check_interfaces(links.names())
@@ -214,7 +216,7 @@ class _Session:
 
     def _asker(self, opened: contextlib.ExitStack) -> Asking | None:
         """Who asks the kernel about packets that vanish; nobody where it tells of them by itself."""
-        if self._dropped is not None and self._dropped.descriptors:
+        if self._dropped is not None and self._dropped.whole:
             return None
         found = opened.enter_context(asker.Asker(self._trouble))
         return Asking(found, again=bool(self._options.ring))
@@ -242,6 +244,8 @@ class _Session:
         evidence = self._evidence
         evidence.snapshot("sysctls", "/proc/sys", sysctls.settings())
         with Undo(self._not_undone) as prepared:
+            if self._dropped is not None:
+                self._dropped.prepare(self._guardian, prepared.step)
             for backend in self._backends:
                 backend.prepare(prepared)
             with Undo(self._not_undone) as inserted:

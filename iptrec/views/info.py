@@ -36,6 +36,7 @@ NOT_CLOSED: Final = {
     False: "cut off: the recorder did not end cleanly",
     None: "not closed: cut off, or still recording",
 }
+_MONITOR: Final = "NET_DM"  # source of a stream of drops
 _HOST: Final = "this host"
 _UNNAMED: Final = "the one that iptrec ran in"
 _UNTOLD: Final = "not known (the headers were not recorded whole)"
@@ -294,6 +295,8 @@ def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
             if summary.ends
             else "none behind the rules"
         ]
+        if one.detail.get("source") == _MONITOR:
+            words.append("told by the host's drop monitor, of all its namespaces")
         words += [f"{counted(missing, 'record')} found no room"] if missing else []
         words += (
             [f"of {counted(summary.disagree, 'packet')} the rules tell otherwise"]
@@ -317,6 +320,7 @@ def _drop_reasons(recording: Recording, summary: Summary) -> dict[str, Any]:
                 "lost": missing,
                 "ends": summary.ends,
                 "disagree": summary.disagree,
+                **({"source": _MONITOR} if one.detail.get("source") == _MONITOR else {}),
             }
         }
     return {}

@@ -9,10 +9,14 @@ import os
 import pytest
 
 from iptrec.errors import HostError
+from iptrec.kernel.drops.monitor import Borrowed, Config, Monitor
 from iptrec.kernel.undo import changes, lists
 from iptrec.kernel.undo.changes import Changes, RawTable
 
 COMMENT = "iptrec:00000000-0000-0000-0000-000000000000"
+
+
+BORROWED = Borrowed(Config(0, 0, 1000), Config(1, 146, 1735))
 
 
 class Tables:
@@ -72,6 +76,7 @@ def test_what_is_read_is_what_was_written():
     """The last whole line counts: what was cut off had not been done yet."""
     made = flushed()
     made.loggers["ipv6"] = "nf_log_syslog"
+    made.monitor = BORROWED
     descriptor = written(b"")
     lists.write(Changes(COMMENT, 7, "/t.db"), descriptor)
     lists.write(made, descriptor)
@@ -108,6 +113,11 @@ STRANGE = {
     "a line": raw(kept=[7]),
     "a line of nonsense": raw(out=["nonsense"]),
     "another attribute": raw(more=1),
+    "a monitor": entry(monitor=[1, 2]),
+    "half a monitor": entry(monitor={"before": {"mode": 0, "truncation": 0, "queue": 1000}}),
+    "a monitor's words": entry(
+        monitor={name: {"mode": 0, "truncation": 0, "queue": "many"} for name in ("before", "ours")}
+    ),
 }
 
 
@@ -182,3 +192,47 @@ def test_what_the_kernel_refuses_is_told_and_kept(tables):
     with pytest.raises(HostError, match=r"refuses 1 rule of the ipv6 raw table .* `<b>`"):
         made.restore()
     assert made.out == [("ipv6", "nft", ["<b>"])]
+
+
+class Asked(Monitor):
+    """The host's drop monitor as somebody set it; a context manager as the socket that it is asked by."""
+
+    def __init__(self, config=None):
+        self.now = config
+        self.done = []
+
+    def config(self):
+        return self.now
+
+    def _ask(self, command, attributes=b""):
+        self.done.append((command, attributes))
+        return b""
+
+
+@pytest.mark.parametrize(("now", "stopped"), [(BORROWED.ours, True), (Config(1, 0, 1000), False)])
+def test_the_drop_monitor_is_given_back_while_it_is_ours(monkeypatch, now, stopped):
+    """Once: stopped, then set as before. What somebody else has set is left alone."""
+    asked = Asked(now)
+    monkeypatch.setattr(changes, "Monitor", lambda _: asked)
+    made = Changes(COMMENT, 7, "/t.db", monitor=BORROWED)
+    made.undo("a socket")
+    made.undo("a socket")
+    assert [command for command, _ in asked.done] == ([4, 2] if stopped else [])
+    assert made.monitor is None
+
+
+def test_who_is_faster_keeps_the_drop_monitor():
+    """What we set is set back, and nothing is left to be undone."""
+    asked, expected = Asked(BORROWED.before), []
+
+    def ask(command, *_):
+        asked.done.append(command)
+        if command == 3:
+            raise HostError("somebody else uses it")
+        return b""
+
+    asked._ask = ask
+    with pytest.raises(HostError, match="somebody else"):
+        asked.borrow(146, expected.append)
+    assert asked.done == [2, 3, 2]
+    assert [one and one.before for one in expected] == [BORROWED.before, None]

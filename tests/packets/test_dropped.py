@@ -30,6 +30,7 @@ PLACES = (
     "ip_error+0x94", "nf_hook_slow+0x7d", "neigh_invalidate+0x7e", "tpacket_rcv+0x10", "ping_rcv+0xab",
     "tcp_v4_rcv+0x91", "tcp_rcv_state_process+0x61a", "skb_release_data+0x163", "__udp4_lib_rcv+0x1",
     "__dev_queue_xmit+0xdd1", "raw_rcv+0x50", "vxlan_xmit_one+0x2", "nf_dup_ipv4+0x9",
+    "ip_rcv_core+0x1",
 )  # fmt: skip
 CLONED, ALONE = 2, 4
 NOT_SPECIFIED, NO_SOCKET, FULL, BY_RULES, OLD, NEIGHBOUR, QUEUE = 2, 3, 7, 9, 30, 46, 53
@@ -191,6 +192,80 @@ def test_whose_it_was(case):
     unsure = [one for one in found if one.end and not one.end.sure]
     words = ("equal packets, perhaps this one", "dropped it, or one of its copies and not all")
     assert all(one.ambiguous and one.reason.endswith(words) for one in unsure)
+
+
+def of_any(packet, at_ns=1_000_000, reason=NOT_SPECIFIED, *, alone=False, **more):
+    """A record of the host's drop monitor; ``alone``: where there are no other namespaces."""
+    return dropped(packet, at_ns, reason, **{"netns": int(alone), "device": 0, "flags": 8, **more})
+
+
+def alone(packet, **more):
+    return of_any(packet, alone=True, **more)
+
+
+def delivered(packet):
+    """Events of one that came to INPUT."""
+    return [*arrived(packet), ("filter:INPUT:policy:1", packet, {"indev": 2, "stamp_ns": BEGIN})]
+
+
+OF_ANY = {  # events, records of any packets; of each packet its verdict and whether its end is sure
+    "of the only namespace": (arrived(ONE), [alone(ONE)], [LOST]),
+    "perhaps of another namespace": (arrived(ONE), [of_any(ONE)], [PERHAPS]),
+    "by another interface": (arrived(ONE), [alone(ONE, iif=3)], [NOT]),
+    "by another interface, elsewhere": (arrived(ONE), [of_any(ONE, iif=3)], [NOT]),
+    "where nothing is traced yet": (arrived(ONE), [alone(ONE, place=14)], [PERHAPS]),
+    "a hook before tracing": (
+        forwarded(ONE), [alone(ONE, reason=BY_RULES, place=2)], [("ACCEPT", False)],
+    ),
+    "what went on, in another namespace": (
+        forwarded(ONE), [of_any(ONE, reason=NO_SOCKET, place=9)], [("ACCEPT", None)],
+    ),
+    "what was sent": ([*sent(ONE), *arrived(ONE)], [alone(ONE, iif=0, place=10)], [LOST, NOT]),
+    "what arrived is sent nowhere": (
+        delivered(ONE), [alone(ONE, reason=QUEUE, place=10)], [("ACCEPT", None)],
+    ),
+    "no socket": (delivered(ONE), [alone(ONE, reason=NO_SOCKET, place=9)], [LOST]),
+    "no socket, or elsewhere": (
+        delivered(ONE), [of_any(ONE, reason=NO_SOCKET, place=9)], [("ACCEPT", False)],
+    ),
+    "by a rule": (
+        forwarded(ONE, end="rule:1"), [of_any(ONE, reason=BY_RULES, place=2)], [("DROP", None)],
+    ),
+    "both": (
+        [*arrived(ONE), *arrived(ONE, 1000)], [of_any(ONE), of_any(ONE)], [PERHAPS, PERHAPS],
+    ),
+    "as many by another interface": (
+        [one for _ in range(20) for one in arrived(ONE)], [alone(ONE, iif=3)] * 20, [NOT] * 20,
+    ),
+    "as many": ([one for _ in range(20) for one in arrived(ONE)], [alone(ONE)] * 20, [LOST] * 20),
+    "as many, perhaps elsewhere": (
+        [one for _ in range(20) for one in arrived(ONE)], [of_any(ONE)] * 20, [PERHAPS] * 20,
+    ),
+    "one here, one elsewhere or here": (arrived(ONE), [alone(ONE, place=14), alone(ONE)], [LOST]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OF_ANY)
+def test_records_of_any_packets(case):
+    """A packet that is not traced, or is of another namespace, may be equal: nobody who lives is blamed."""
+    events, drops, expected = OF_ANY[case]
+    found = list(Packets(recorded(events, drops)))
+    assert [(one.verdict, one.end and one.end.sure) for one in found] == expected
+    assert all(one.ambiguous for one in found if one.end and not one.end.sure)
+
+
+def test_rules_do_not_differ_from_what_may_be_elsewhere():
+    made = recorded(forwarded(ONE), [of_any(ONE, reason=BY_RULES, place=2)])
+    assert summarize(made).disagree == 0
+
+
+def test_a_port_of_a_bridge_that_nobody_tells():
+    """Which interface it was at is not in such a record: another port may have sent its copy."""
+    made = recorded(forwarded(ONE), [alone(ONE, reason=QUEUE, place=10)])
+    links = [{"index": 3, "name": "br0", "linkinfo": {"kind": "bridge"}}]
+    made.snapshots_.append(Snapshot(99, 1, "links", 0, "links", json.dumps(links).encode()))
+    (found,) = Packets(made)
+    assert (found.verdict, found.end.sure) == ("ACCEPT", False)
 
 
 LINKS = [

@@ -331,7 +331,7 @@ def take_the_stage(monkeypatch, made=None):
         stage.writer = Writer(stage)
         return stage.writer
 
-    def guardian(comment, output):
+    def guardian(comment, output, asking):
         stage.meet("guard")
         stage.guardian = Guardian(stage)
         return stage.guardian

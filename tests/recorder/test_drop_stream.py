@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from iptrec.recorder.streams import Events, Streams
 class Source:
     """What the kernel would tell, in its order."""
 
+    names_from = "here"
     names = {"skb_drop_reason": {3: "SKB_DROP_REASON_NO_SOCKET"}}  # noqa: RUF012 - nobody changes it
 
     def __init__(self, *script):
@@ -114,7 +117,7 @@ def test_a_refusal_is_told_in_the_file(streams, monkeypatch):
     """Recording goes on."""
     monkeypatch.setattr(drops, "DropSource", refuse)
     with contextlib.ExitStack() as opened:
-        made, writer, _ = streams(drops.opened(options(drops="auto"), opened))
+        made, writer, _ = streams(drops.opened(options(drops="auto"), opened, None))
         made.fetch()
     assert writer.streams[-1] == (
         "drops", {"not_recorded": "the kernel refuses the program: Operation not permitted"},
@@ -123,15 +126,64 @@ def test_a_refusal_is_told_in_the_file(streams, monkeypatch):
 
 
 def test_who_asks_for_drops_is_told(monkeypatch):
+    """Of both ways in which the kernel could tell."""
     monkeypatch.setattr(drops, "DropSource", refuse)
-    with (
-        contextlib.ExitStack() as opened,
-        pytest.raises(HostError, match=r"^--drops yes: the kernel"),
-    ):
-        drops.opened(options(drops="yes"), opened)
+    monkeypatch.setattr(drops, "AlertSource", refuse_alerts)
+    words = (
+        "^--drops yes: the kernel refuses the program: Operation not permitted; no drop monitor$"
+    )
+    with contextlib.ExitStack() as opened, pytest.raises(HostError, match=words):
+        drops.opened(options(drops="yes"), opened, object())
+
+
+class Alerts(Source):
+    """The drop monitor, without a kernel."""
+
+    names_from = "NET_DM"
+    names = {"skb_drop_reason": {}}  # noqa: RUF012 - nobody changes it
+
+    def start(self, expect):
+        expect("how it was")
+
+    def finish(self):
+        self._script.append(told(0, lost=3))
+
+
+def alerted(monkeypatch, *script):
+    """Drops by the drop monitor, since no program may run."""
+    monkeypatch.setattr(drops, "DropSource", refuse)
+    monkeypatch.setattr(drops, "AlertSource", lambda *_: Alerts(*script))
+    with contextlib.ExitStack() as opened:
+        return drops.opened(options(drops="yes"), opened, object())
+
+
+def test_the_drop_monitor_is_started_once_its_undoing_is_registered(monkeypatch):
+    done = []
+    guardian = SimpleNamespace(expect_monitor=done.append, give_back_monitor="give back")
+    alerted(monkeypatch).prepare(guardian, done.append)
+    assert done == ["give back", "how it was"]
+
+
+def test_names_that_come_with_the_alerts_are_kept(streams, monkeypatch):
+    """And it is said that this stream is of any packets, and what was lost in the end."""
+    reasons = {"skb_drop_reason": {1: "NO_SOCKET"}}
+    dropped = alerted(monkeypatch, replace(told(), names=reasons))
+    made, writer, _ = streams(dropped)
+    made.fetch()
+    assert writer.streams[-1] == ("drops", {"source": "NET_DM"})
+    assert [json.loads(content) for _, content in writer.snapshots] == [
+        {"skb_drop_reason": {}}, {"skb_drop_reason": {"1": "NO_SOCKET"}},
+    ]  # fmt: skip
+    made.finish()
+    assert [(one.events, one.how) for one in writer.losses] == [(3, "ring-full")]
+    assert not dropped.whole
+
+
+def refuse_alerts(*_):
+    raise HostError("no drop monitor")
 
 
 def test_who_does_not_want_them_gets_none(monkeypatch):
     monkeypatch.setattr(drops, "DropSource", refuse)
     with contextlib.ExitStack() as opened:
-        assert drops.opened(options(drops="no"), opened) is None
+        assert drops.opened(options(drops="no"), opened, None) is None

@@ -159,6 +159,17 @@ def test_info(lost):
     }  # fmt: skip
 
 
+def test_info_where_the_drop_monitor_told(lost):
+    """It is of the whole host, which text and JSON say."""
+    *others, stream = lost.streams
+    lost.streams = [*others, replace(stream, detail={"source": "NET_DM"})]
+    words = (
+        "behind the rules: 1 NOT_SPECIFIED; told by the host's drop monitor, of all its namespaces"
+    )
+    assert reasons_line(lost) == words
+    assert fits("info", info.as_json(lost, summarize(lost)))["drop_reasons"]["source"] == "NET_DM"
+
+
 def test_info_where_they_were_not_recorded():
     made = HandMade().ruleset(RULES).events([("raw:PREROUTING:policy:2", udp(), {})])
     assert reasons_line(made) is None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.kernel.drops import bpf, program
+from iptrec.kernel.drops.btf import VMLINUX
 from iptrec.kernel.drops.program import HEAD, LAYOUT, NEW_PLACE, SYMBOL
 from iptrec.kernel.drops.programs import Programs
 from iptrec.kernel.drops.ring import Ring, since_the_epoch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64, U32
 
 _RING_BYTES: Final = 8 << 20  # its pages are there at once, and mapped twice
-_MOST_SNAPLEN: Final = 128
+MOST_SNAPLEN: Final = 128
 _PLACES: Final = 1024
 _ENUMS: Final = ("skb_drop_reason", "skb_drop_reason_subsys")
 _ADVICE: Final = {
@@ -42,7 +43,7 @@ class Drops:
     """Records that were fetched together at ``received_ns`` (epoch), back to back, ``lengths`` bytes each.
 
     ``places``: number -> symbol of the places that none was of before. ``lost``: how many found no room in the
-    ring since the last time.
+    ring since the last time. ``names``: those of reasons that were not told before, as of `DropSource.names`.
     """
 
     received_ns: int
@@ -50,6 +51,7 @@ class Drops:
     data: bytes
     places: Mapping[int, str] = field(default_factory=dict)
     lost: int = 0
+    names: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 class DropSource(Programs):
@@ -58,9 +60,11 @@ class DropSource(Programs):
     Raises `HostError` with the reason where it does not work: the kernel is asked by trying.
     """
 
+    names_from = str(VMLINUX)
+
     def __init__(self, netns: int, snaplen: int) -> None:
         self._netns = netns
-        self._snaplen = -(-min(snaplen, _MOST_SNAPLEN) // 8) * 8
+        self._snaplen = -(-min(snaplen, MOST_SNAPLEN) // 8) * 8
         self._secret = np.uint64(secrets.randbits(64))
         # By their addresses: numbers from 1 on, which alone leave this module.
         self._places: dict[int, int] = {}
@@ -117,7 +121,7 @@ class DropSource(Programs):
         found: dict[int, str] = {}
         for row in np.flatnonzero(head["flags"] & NEW_PLACE).tolist():
             number = self._number(int(head["place"][row]))
-            found[number] = _symbol(rows[row, -SYMBOL:].tobytes())
+            found[number] = symbol(rows[row, -SYMBOL:].tobytes())
         head["flags"] &= ~np.uint32(NEW_PLACE)
         places, inverse = np.unique(head["place"], return_inverse=True)
         numbers: I64 = np.array([self._number(one) for one in places.tolist()], np.int64)
@@ -128,7 +132,7 @@ class DropSource(Programs):
         return self._places.setdefault(place, len(self._places) + 1)
 
 
-def _symbol(told: bytes) -> str:
+def symbol(told: bytes) -> str:
     """A symbol and its offset, and the module that it is of; without the size of the function."""
     symbol, _, rest = told.partition(b"\0")[0].decode("latin-1").partition("/")
     return f"{symbol} {rest.partition(' ')[2]}".strip()

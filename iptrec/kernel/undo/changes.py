@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from iptrec.errors import HostError
+from iptrec.kernel.drops import monitor
+from iptrec.kernel.drops.monitor import Asking, Borrowed, Monitor
 from iptrec.kernel.legacy import logger
 from iptrec.kernel.legacy import raw as legacy_raw
 from iptrec.kernel.nft import raw as nft_raw
@@ -107,7 +110,7 @@ class Changes:
 
     ``netns``, ``cookie``: see `netns.inode` and `netns.cookie`; ``output``: the recording. ``raw``: the raw
     tables, in the order of changing them. ``table``: there is one of our own in nf_tables. ``loggers``: for
-    a family the logger that was set before.
+    a family the logger that was set before. ``monitor``: how the host's drop monitor is to be put back.
     """
 
     comment: str
@@ -117,6 +120,7 @@ class Changes:
     raw: list[RawTable] = field(default_factory=list)
     table: bool = False
     loggers: dict[Family, str] = field(default_factory=dict)
+    monitor: Borrowed | None = None
 
     def of(self, backend: Backend, family: Family) -> RawTable:
         """What becomes of a raw table."""
@@ -126,8 +130,11 @@ class Changes:
         self.raw.append(RawTable(backend, family))
         return self.raw[-1]
 
-    def undo(self) -> None:
-        """Undo what is still ours, in the current namespace. Raises `IptrecError` or OSError."""
+    def undo(self, asking: Asking | None = None) -> None:
+        """Undo what is still ours, in the current namespace. Raises `IptrecError` or OSError.
+
+        ``asking``: a socket of `monitor.asking`, of who may not have one any more.
+        """
         for one in self.raw:
             one.undo(self.comment)
         if self.table:
@@ -136,6 +143,15 @@ class Changes:
         for family in list(self.loggers):
             logger.Switched(family, self.loggers[family]).undo()
             del self.loggers[family]
+        self.give_back(asking)
+
+    def give_back(self, asking: Asking | None = None) -> None:
+        """Put the drop monitor back, which is there once for all namespaces; again: nothing."""
+        if self.monitor is not None:
+            with contextlib.ExitStack() as own:
+                opened = asking or own.enter_context(monitor.asking())
+                Monitor(opened).give_back(self.monitor)
+            self.monitor = None
 
     def restore(self) -> None:
         """Put what was kept behind the rules that are there now. Raises `HostError`."""
@@ -162,7 +178,9 @@ class Changes:
     def of_json(cls, found: Any) -> Self | None:  # noqa: ANN401 - JSON
         """What was written down as a dictionary; None where that is not plausible. Raises TypeError."""
         raw = [RawTable(**one) for one in found.get("raw", ())]
-        made = cls(**{**found, "raw": raw})
+        borrowed = found.get("monitor")
+        borrowed = None if borrowed is None else Borrowed.of_json(borrowed)
+        made = cls(**{**found, "raw": raw, "monitor": borrowed})
         return made if made.plausible else None
 
     @property

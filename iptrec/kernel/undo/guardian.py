@@ -30,6 +30,7 @@ from iptrec.libc import libc
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.kernel.drops.monitor import Asking, Borrowed
     from iptrec.kernel.undo.changes import RawTable
     from iptrec.names import Backend, Family
 
@@ -42,10 +43,11 @@ class Guardian:
     """A running guardian, which learns of changes before they are made.
 
     To be started before the process has threads, in the network namespace that is recorded. ``changes``:
-    what it would undo.
+    what it would undo. ``asking``: a socket of `monitor.asking`, where the drop monitor may be changed: the
+    guardian has no right to enter the namespace where that is known.
     """
 
-    def __init__(self, comment: str, output: Path) -> None:
+    def __init__(self, comment: str, output: Path, asking: Asking | None = None) -> None:
         self.changes = Changes(
             comment, netns.inode(), str(output.absolute()), cookie=netns.cookie()
         )
@@ -53,6 +55,7 @@ class Guardian:
         self._list = lists.unnamed()
         # Its lock, too, is held by each command that `process.run` starts: `cleanup` waits for these.
         os.set_inheritable(self._list, True)
+        self._asking = asking
         self._written: dict[str, Any] = {}
         self._pid: int | None = None
         self._lock = threading.Lock()  # the watches change the list as well
@@ -117,6 +120,16 @@ class Guardian:
         with self._writing() as changes:
             changes.loggers[family] = before
 
+    def expect_monitor(self, borrowed: Borrowed | None) -> None:
+        """The host's drop monitor will be set and started by us; None: it was not."""
+        with self._writing() as changes:
+            changes.monitor = borrowed
+
+    def give_back_monitor(self) -> None:
+        """Put the drop monitor back; again: nothing."""
+        with self._writing() as changes:
+            changes.give_back(self._asking)
+
     def undo_rules(self, backend: Backend, family: Family) -> None:
         """See `RawTable.undo`."""
         with self._writing() as changes:
@@ -126,7 +139,7 @@ class Guardian:
         """Everything is undone: the guardian ends. The list stays where rules of the user stayed out."""
         if self.changes.out:
             with self._writing() as changes:
-                changes.loggers, changes.table = {}, False
+                changes.loggers, changes.table, changes.monitor = {}, False, None
         else:
             lists.forget(self._path)
             os.ftruncate(self._list, 0)
@@ -146,7 +159,7 @@ class Guardian:
         try:
             self._pid = os.fork()
             if self._pid == 0:
-                _guard(reading, self._list, self._path)
+                _guard(reading, self._list, self._path, self._asking)
         finally:
             os.close(reading)
         # Each command that `process.run` starts holds it, too; nothing else that we start does.
@@ -181,15 +194,15 @@ class Guardian:
         }
 
 
-def _guard(reading: int, changes: int, path: Path) -> None:
+def _guard(reading: int, changes: int, path: Path, asking: Asking | None) -> None:
     """The guardian's life; never returns."""
     status = 1
     try:
-        _leave(reading, changes)
+        _leave(reading, changes, *([] if asking is None else [asking.fileno()]))
         os.read(reading, 1)  # returns at the end of the pipe only
         for _ in range(_TRIES):
             try:
-                _undo(changes, path)
+                _undo(changes, path, asking)
             except (IptrecError, OSError):
                 time.sleep(1)
             else:
@@ -199,11 +212,11 @@ def _guard(reading: int, changes: int, path: Path) -> None:
         os._exit(status)
 
 
-def _undo(descriptor: int, path: Path) -> None:
+def _undo(descriptor: int, path: Path, asking: Asking | None) -> None:
     """Undo what the list says, and remove it unless rules of the user stayed out."""
     found = lists.read(descriptor)
     if found is not None:
-        found.undo()
+        found.undo(asking)
     if found is not None and found.out:
         lists.write(found, descriptor)
     else:

@@ -12,7 +12,6 @@ import os
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from iptrec.errors import HostError, located
@@ -26,6 +25,7 @@ from iptrec.names import FAMILIES, Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from iptrec.names import Backend
 
@@ -33,7 +33,6 @@ _WAIT_S: Final = 10  # for commands of a recorder that was killed
 _STEP_S: Final = 0.02
 _AT_WORK: Final = "it, or a command that it started, is at work"
 _UUID: Final = re.compile(r"[0-9a-f-]{36}")
-_NAMESPACES: Final = ("/run/netns/*", "/run/docker/netns/*", "/proc/[0-9]*/ns/net")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +54,9 @@ class Leftover:
     unreadable: Path | None = None
 
 
-def namespaces() -> dict[int, list[Path]]:
-    """The network namespaces that can be seen from here: inode -> the files by which it is seen."""
-    found: dict[int, list[Path]] = {}
-    own = Path("/proc/self/ns/net")
-    for path in [own, *(one for pattern in _NAMESPACES for one in Path("/").glob(pattern[1:]))]:
-        with contextlib.suppress(OSError):
-            found.setdefault(path.stat().st_ino, []).append(path)
-    return found
-
-
 def find(where: Path | None = None) -> list[Leftover]:
     """What is there of recorders, running ones included, in all namespaces or in one."""
-    seen = namespaces() if where is None else {where.stat().st_ino: [where]}
+    seen = netns.namespaces() if where is None else {where.stat().st_ino: [where]}
     known: dict[str, tuple[Changes, bool]] = {}
     found: list[Leftover] = []
     for path, descriptor in lists.found():
@@ -184,6 +173,8 @@ def remove(
             _undo(changes, restore=stayed_out == "restore")
         if changes.out and stayed_out != "discard":
             return changes
+    elif changes is not None:
+        changes.give_back()
     lists.forget(lists.path_of(leftover.comment))
     return None
 
