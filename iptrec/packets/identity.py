@@ -326,6 +326,9 @@ class Packets:
         echo = icmp & np.where(v6, (kind == 128) | (kind == 129), (kind == 8) | (kind == 0))
         body[echo] = first[echo] & np.uint64(0xFFFF00000000FFFF)
 
+        signed = np.flatnonzero(v6 & (fixed >> np.uint64(48) & np.uint64(0xFF) == _AUTH))
+        body[signed] ^= self._word(self._start + 44)[signed]
+
         data = layer4.copy()
         offset = ((second >> np.uint64(34)) & np.uint64(0x3C)).astype(
             np.int64
@@ -346,9 +349,6 @@ class Packets:
         length[tcp] -= data[tcp] - self._start[tcp]
         columns = [identity, (protocol | fragment << 8 | length << 32).astype(np.uint64), body]
         columns += [self._word(data + 8 * i) for i in range(_PAYLOAD_WORDS)]
-        signed = v6 & (fixed >> np.uint64(48) & np.uint64(0xFF) == _AUTH)
-        if signed.any():
-            columns.append(np.where(signed, self._word(self._start + 44), np.uint64(0)))
         return columns
 
     def _walk_extensions(self, layer4: I64, protocol: I64, fragment: I64) -> tuple[I64, I64, I64]:
