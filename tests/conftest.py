@@ -13,6 +13,7 @@ from pathlib import Path
 import again
 import pytest
 import warm
+from hypothesis import settings
 from rights import IS_ROOT
 
 # What a test runs can be interrupted, also where a shell's "&" or nohup had us ignore it.
@@ -21,6 +22,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Times that people read are local: everywhere an hour, in summer two, ahead of UTC. POSIX.1, without tzdata.
 os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
 time.tzset()
+# Nothing fails for being slow: the machine may be shared.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 TESTS = Path(__file__).parent
 _turns = []  # the lock that this process has for its test, if any
 

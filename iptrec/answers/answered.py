@@ -24,10 +24,14 @@ _AT_ONCE_NS: Final = 2_000_000
 
 
 class Answer(NamedTuple):
-    """``name``: of the error, as `decode.packet.header` gives it, or RST. ``number``: the packet's."""
+    """``name``: of the error, as `decode.packet.header` gives it, or RST. ``number``: the packet's.
+
+    ``sure``: whether it is about the packet; what is quoted of a copy is quoted of the packet as well.
+    """
 
     name: str
     number: int
+    sure: bool = True
 
 
 class Answers:
@@ -42,6 +46,9 @@ class Answers:
         about = relations.columns()["error-about"][errors] - window.number
         # Of what nf_tables dumps too little is quoted to find it: it may be the one before.
         about = np.where(about < 0, errors - 1, about)
+        copies = relations.columns()["copy"]
+        copied = np.flatnonzero(copies >= 0)
+        self._copied = {*copied.tolist(), *(copies[copied] - window.number).tolist()}
         self._errors: dict[int, int] = {}
         for asked, error in zip(about.tolist(), errors.tolist(), strict=True):
             if asked >= 0:
@@ -56,7 +63,8 @@ class Answers:
         if error is not None and _quotes(window, error, position):
             header = _sent(window, error)
             if header is not None and header.get("name"):
-                return Answer(str(header["name"]).rpartition("/")[2], window.number + error)
+                name = str(header["name"]).rpartition("/")[2]
+                return Answer(name, window.number + error, position not in self._copied)
         if reset is not None and _refuses(_sent(window, reset), _header(window, position)):
             return Answer(RST, window.number + reset)
         return None

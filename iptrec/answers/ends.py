@@ -131,7 +131,7 @@ class Ends:
         found = None if vanished == "elsewhere" else self.routed(window, position, packet, vanished)
         if answer is not None:
             if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
-                return replace(found.adding(_said(answer)), sure=True)
+                return replace(found.adding(_said(answer)), sure=found.sure or answer.sure)
             found = _told(answer, packet.family) or found
         if found is None:
             return None
@@ -211,7 +211,7 @@ def _answered(answer: Answer, packet: Traversal, hook: int) -> End | None:
     if known is None:
         return None
     reason, what = known
-    return End("recorded", reason, what, evidence=_said(answer))
+    return End("recorded", reason, what, evidence=_said(answer), sure=answer.sure)
 
 
 def _told(answer: Answer, family: str) -> End | None:
@@ -220,12 +220,13 @@ def _told(answer: Answer, family: str) -> End | None:
     if reason is None:
         return None
     word = "IP_INNOROUTES" if family == "ipv6" and reason == "PROHIBIT" else reason
-    return End("recorded", word, _WORDS[reason], evidence=_said(answer))
+    return End("recorded", word, _WORDS[reason], evidence=_said(answer), sure=answer.sure)
 
 
 def _said(answer: Answer) -> str:
     what = "with a RST" if answer.name == RST else answer.name
-    return f"this host answered {what} (#{answer.number})"
+    whom = "" if answer.sure else ", about it or a copy"
+    return f"this host answered {what} (#{answer.number}){whom}"
 
 
 def _passed(found: list[Fate], *, piece: bool) -> End:

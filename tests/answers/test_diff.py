@@ -98,7 +98,7 @@ def test_our_own_rules_do_not_count():
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), data=st.data())
 def test_random_edits_of_real_rulesets_are_found_exactly(path, seed, data):
     """Insertions, deletions, rewritten and moved rules, at random places of random chains."""

@@ -40,7 +40,7 @@ def recorded(kinds):
     return recording
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(kinds=st.lists(st.sampled_from("tnx"), max_size=20), size=st.integers(1, 5))
 def test_every_event_is_in_a_packet_or_an_orphan(kinds, size):
     """However windows cut the recording."""

@@ -284,7 +284,7 @@ WAYS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_interleaving_yields_the_same_traces(data):
     """However the events of different packets interleave, each packet's trace is the same."""
@@ -312,7 +312,7 @@ def test_any_interleaving_yields_the_same_traces(data):
     assert found == sorted(expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.integers(1, 40), per_chunk=st.integers(1, 7), window_events=st.integers(1, 20))
 def test_windows_do_not_change_the_answer(size, per_chunk, window_events):
     """However chunks and windows cut the stream, the traversals and their numbers are the same."""
@@ -392,7 +392,7 @@ def test_packet_without_arrival_stamp_is_one_packet():
     assert [one.complete for one in Packets(recording)] == [True]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_equal_packets_are_right_or_said_to_be_unsure(data):
     """However packets that nothing tells apart interleave: the same ways as theirs, or ambiguous."""

@@ -157,7 +157,7 @@ def by_place(found):
     }
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(PATHS), ODDITIES)
 def test_a_broken_object_takes_no_other_with_it(path, oddity):
     """Any node of a real listing becomes something else: all other rules are read as they were."""

@@ -87,11 +87,11 @@ def datagram(family, dst, number=0, data=b"x", **more):
     return {"ipv4": ipv4, "ipv6": ipv6}[family](protocol, body, src=src, dst=dst, **more)
 
 
-def recorded(router, path, backend, sent, *, to=None, wait=""):
+def recorded(router, path, backend, sent, *, to=None, wait="", drops="yes"):
     """The packets of a recording while h1 sends. ``wait``: what the router does after that (shell)."""
     at, of = mac(router, "h1", "eth0"), to or mac(router, None, "v1")
     enter = ["nsenter", "--net=/run/netns/h1", sys.executable, "-c", SEND]
-    command = [*IPTREC, "record", "-q", "--drops", "yes", "--backend", backend, "-o", str(path)]
+    command = [*IPTREC, "record", "-q", "--drops", drops, "--backend", backend, "-o", str(path)]
     router.run(
         [*command, "--", "sh", "-c", f'"$@"{wait}', "-", *enter, json.dumps(framed(sent, of, at))]
     )
@@ -375,3 +375,20 @@ def test_a_socket_that_is_closed(lab, tmp_path, backend):
     ]
     lab.run([*command, "--", sys.executable, "-c", UNREAD])
     assert told(packets(path)) == [("ACCEPT", None)] * 24
+
+
+@pytest.mark.parametrize("way", ["legacy", "nft"])
+def test_an_answer_about_the_packet_or_its_copy(router, tmp_path, family, way):
+    """The packet dies at its neighbour, TEE's copy lives: what an error quotes is in both of them."""
+    backend = tee(router, way, family, NET[family].format(2, 2))
+    router.restore(None, family, "*filter\n-F\nCOMMIT\n", backend)  # no hook tells where they leave
+    there = NET[family].format(3, 99)
+    ear = hearing(router, "h2")
+    sent = [datagram(family, there, one) for one in range(COUNT)]
+    found = recorded(router, tmp_path / "t.db", backend, sent, drops="no", wait=ASKED.format(there))
+    assert heard(ear) == Counter(range(COUNT))
+    copies = [one for one in found if one.in_ is None]
+    assert len(copies) == COUNT
+    assert not any(one.end and one.end.sure for one in copies)
+    assert not any(one.verdict == "DISCARDED" for one in copies)
+    assert {one.end.reason for one in found if one.end} <= {"NEIGH_FAILED"}

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from handmade import REASONS, UUID, HandMade, attribute, netlink, udp, udp6
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.answers.packets import Packets
@@ -352,7 +352,6 @@ MOMENTS = st.integers(0, 50).map(lambda one: one * 1_000_000)
 IDENTS = st.integers(1, 3)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(IDENTS, MOMENTS), min_size=1, max_size=30),
     st.lists(st.tuples(IDENTS, MOMENTS, st.sampled_from([*REASONS])), max_size=30),

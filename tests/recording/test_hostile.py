@@ -241,7 +241,7 @@ def sound(tmp_path_factory, write):
     return write(tmp_path_factory.mktemp("fuzz") / "sound.db")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1))
 @example(changes=[(100, 0)])
 def test_damaged_bytes_never_raise_anything_else(sound, changes):

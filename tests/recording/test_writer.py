@@ -117,7 +117,7 @@ def test_all_rows_come_back(tmp_path, write, facts):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.integers(0, 2**62), st.lists(st.binary(min_size=1, max_size=50), min_size=1))

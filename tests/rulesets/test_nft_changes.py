@@ -288,7 +288,7 @@ def test_what_no_rules_explain_is_told_once_and_the_doubt_is_said():
     assert one.reason.endswith("it met old and new ones")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_messages_of_strangers(data):
     """Whatever bytes a recording has there: states, and the last one is what was listed."""

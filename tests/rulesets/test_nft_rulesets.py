@@ -74,7 +74,7 @@ def answers(recording):
     return packets.count("\n")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(PATHS), ODDITIES)
 @example((6, "chain", "hook"), "")
 def test_every_answer(path, oddity):

@@ -292,7 +292,7 @@ def test_few_are_kept(monkeypatch):
             assert (one.has((1,), (0, 1)) if one else None) is (True if name == "s" else None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_messages_of_strangers(data):
     """Whatever bytes a recording has there: an answer, or none."""
