@@ -75,7 +75,7 @@ class Read:
 
 
 class _Waiting(NamedTuple):
-    """Datagrams that lie back to back in ``data``, and what their receive times tell."""
+    """Datagrams that lie back to back in ``data``, and what their times tell."""
 
     data: bytes
     lengths: U32
@@ -116,7 +116,7 @@ class Assembler:
         self._numbers: list[I64] = []  # of the datagrams, among all of the stream
         self._origins: list[_Origin] = []  # of the chunks that they are of
         self.start = Start(0, 0, _NO_TIMES, (begun_ns,))
-        self._waiting = _Waiting(b"", _NO_LENGTHS, _NO_TIMES, clock.Receipt(_NO_TIMES, _NO_TIMES))
+        self._waiting = _Waiting(b"", _NO_LENGTHS, _NO_TIMES, clock.NOTHING)
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
@@ -125,10 +125,14 @@ class Assembler:
         self._origins.append(_Origin(self._last, self._seen, self._floor))
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
-        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
-        if count:  # a call's datagrams are all in one chunk
-            floor = int(receipt.floor[-1])
-            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
+        if chunk.notes is not None:
+            receipt = clock.noted(chunk.received_ns, chunk.notes.sent_ns, self._floor)
+            self._floor = int(receipt.floor[-1])
+        else:
+            receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
+            if count:  # a call's datagrams are all in one chunk
+                floor = int(receipt.floor[-1])
+                self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
         self._chunks.append(chunk)
         self._receipts.append(receipt)
         self.events += count
@@ -148,14 +152,18 @@ class Assembler:
         """Put together what waits."""
         self._gather()
         data, lengths, received, receipt = self._waiting
-        located = self._resolver.locate(data, lengths, received)
+        located = self._resolver.locate(data, lengths, receipt.sent)
         events = located.events
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
-        events = replace(events, hook=self._resolver.hooks(events, resolved))
+        events = replace(
+            events,
+            hook=self._resolver.hooks(events, resolved),
+            received_ns=received[events.datagram],
+        )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, whole)
         assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
@@ -202,10 +210,7 @@ class Assembler:
             b"".join(chunk.data for chunk in self._chunks),
             np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)]),
             np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)]),
-            clock.Receipt(
-                np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
-                np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
-            ),
+            clock.Receipt(*map(np.concatenate, zip(clock.NOTHING, *self._receipts, strict=True))),
         )
 
     def _keep(self, datagrams: I64) -> None:

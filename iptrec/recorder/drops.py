@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from iptrec.errors import HostError
 from iptrec.kernel import netns
-from iptrec.kernel.drops.btf import VMLINUX
+from iptrec.kernel.bpf.btf import VMLINUX
 from iptrec.kernel.drops.source import DropSource
 from iptrec.recorder.beside import Beside
 

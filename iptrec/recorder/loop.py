@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
+_LOOKS, _TOGETHER_S = 4, 0.007
 _TOLD: Final = 1 << 16  # bytes of a pipe
 _GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 
@@ -102,8 +103,8 @@ class Loop:
                 backend.caught_up()
             if self._asking is not None:
                 self._asking.work()
-            if 0 < fetched < batches.SLOTS:
-                time.sleep(min(one.gather_s for one in self._backends))
+            if fetched < batches.SLOTS and (fetched or ready.keys() & streams.event_sockets):
+                self._gather()
             if self._writer.due:
                 self._writer.commit()
             now = time.monotonic_ns()
@@ -118,6 +119,21 @@ class Loop:
         self._report.tell()
         if progress.reason in ("command", "packets"):
             streams.settle()
+
+    def _gather(self) -> None:
+        """Let events come together, so that each look brings many.
+
+        Out of a tap they may come for longer: they have times of their own, and their sockets are looked at
+        meanwhile for what tells that nothing has changed.
+        """
+        begun = time.monotonic()
+        for _ in range(_LOOKS if self._streams.tapped else 1):
+            time.sleep(min(one.gather_s for one in self._backends))
+            if time.monotonic() - begun > _TOGETHER_S:
+                break
+            if self._streams.tapped:
+                for backend in self._backends:
+                    backend.caught_up()
 
     def _take_the_rest(self, ready: Collection[int]) -> None:
         """What is ready beside the events."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import EXIT_DONE, UsageError
 from iptrec.kernel.batches import RECEIVE_BUFFER
+from iptrec.kernel.bpf.tap import RING_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ class Options:
     ``drops``: whether the kernel's reasons of drops are recorded; "auto": where that works.
     ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
+    ``tap_bytes``: of the ring of each tap.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late. So it does where
@@ -76,6 +78,7 @@ class Options:
     command_stdout: int | None = None
     argv: Sequence[str] = ()
     receive_buffer: int = RECEIVE_BUFFER
+    tap_bytes: int = RING_BYTES
 
     def check_interfaces(self, there: Sequence[str]) -> None:
         """Raise `UsageError` for an interface that is not there and is not the beginning of names."""

@@ -28,8 +28,8 @@ from iptrec.kernel import (
     stamps,
     sysctls,
 )
+from iptrec.kernel.bpf.btf import Btf
 from iptrec.kernel.child import Forked
-from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder import drops, senders

@@ -181,12 +181,13 @@ class Reader:
         name = f"chunk {row['id']}"
         raw = self._unpacked(name, row, MAX_VALUE)
         try:
-            received_ns, lengths, data = unpack(raw, row["datagrams"], row["first_ns"])
+            unpacked = unpack(raw, row["datagrams"], row["first_ns"], noted=bool(row["noted"]))
         except ValueError as error:
             raise self._file.damaged(f"{name}: {error}") from None
+        received_ns, lengths, data, notes = unpacked
         if (received_ns[0], received_ns[-1]) != (row["first_ns"], row["last_ns"]):
             raise self._file.damaged(f"{name} has other receive times than it says")
-        return Chunk(row["id"], row["stream"], received_ns, lengths, data)
+        return Chunk(row["id"], row["stream"], received_ns, lengths, data, notes)
 
     def _blob(self, digest: str, room: int) -> bytes:
         name = f"blob {digest[:12]}"

@@ -21,7 +21,7 @@ from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.home import Home, creating
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
-from iptrec.recording.packing import pack
+from iptrec.recording.packing import Notes, pack
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
@@ -181,10 +181,12 @@ class Writer:
         received_ns: int,
         lengths: npt.NDArray[np.uint32],
         data: bytes | bytearray | memoryview,
+        notes: Notes | None = None,
     ) -> None:
         """Add datagrams that were received together; they are in the file after `commit`.
 
         ``lengths``: shape (n,), bytes of each; ``data``: the datagrams back to back. Both are copied.
+        ``notes``: of them; either all of a stream have some, or none.
         """
         if not len(lengths):
             return
@@ -194,6 +196,8 @@ class Writer:
         pending.received_ns.append(received_ns)
         pending.lengths.append(lengths.copy())
         pending.data.append(bytes(data))  # the very same object if it is bytes already
+        if notes is not None:
+            pending.notes.append(notes)
         self.datagrams += len(lengths)
         self.raw_bytes += len(data)
         self._pending_bytes += len(data)
@@ -301,15 +305,14 @@ class Writer:
 
     def _add_chunk(self, stream: int, pending: _Pending) -> None:
         """Write one chunk."""
-        received_ns = np.repeat(
-            np.array(pending.received_ns, np.int64), [len(one) for one in pending.lengths]
-        )
-        raw = pack(received_ns, np.concatenate(pending.lengths), pending.data)
+        received_ns, raw = pending.packed()
         data = self._compressor.compress(raw)
+        times = int(received_ns[0]), int(received_ns[-1])
+        row = (stream, *times, len(received_ns), bool(pending.notes), len(raw), data)
         chunk = self._connection.execute(
-            "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, encoding, size, data)"
-            " VALUES (?, ?, ?, ?, 'zstd', ?, ?)",
-            (stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns), len(raw), data),
+            "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, noted, encoding, size, data)"
+            " VALUES (?, ?, ?, ?, ?, 'zstd', ?, ?)",
+            row,
         ).lastrowid
         self.stored_bytes += len(data)
         self._ring.add_chunk(stream, chunk or 0, len(data))
@@ -367,6 +370,15 @@ class _Pending:
     received_ns: list[int] = field(default_factory=list)
     lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
     data: list[bytes] = field(default_factory=list)
+    notes: list[Notes] = field(default_factory=list)
+
+    def packed(self) -> tuple[npt.NDArray[np.int64], bytes]:
+        """The receive time of each, and all in one piece."""
+        times = np.array(self.received_ns, np.int64)
+        received_ns = np.repeat(times, [len(one) for one in self.lengths])
+        parts = zip(*self.notes, strict=True)
+        notes = Notes(*map(np.concatenate, parts)) if self.notes else None
+        return received_ns, pack(received_ns, np.concatenate(self.lengths), self.data, notes)
 
 
 def _content(facts: Facts) -> bytes:

@@ -20,6 +20,7 @@ from rights import ROOT
 
 from iptrec.errors import RecordingError, UsageError
 from iptrec.files import Place
+from iptrec.recording.packing import Notes
 from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Loss
 from iptrec.recording.writer import Writer
@@ -141,6 +142,23 @@ def test_buffers_may_be_reused(tmp_path, facts):
         assert (writer.datagrams, writer.raw_bytes) == (2, 3)
     with Reader(tmp_path / "t.db") as reader:
         assert datagrams(reader) == [(7, b"a"), (7, b"bc")]
+
+
+def test_notes_come_back(tmp_path, facts):
+    """When the kernel sent each datagram, and where; none of a stream without a tap."""
+    notes = Notes(np.array([5, 0], np.int64), np.array([1, 65535], np.uint16))
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        namespace = writer.add_namespace(None, 1)
+        streams = [writer.add_stream(namespace, "nflog", {}) for _ in range(2)]
+        lengths = np.array([1, 2], np.uint32)
+        for time_ns in (7, 8):
+            writer.append(streams[0], time_ns, lengths, b"abc", notes)
+        writer.append(streams[1], 7, lengths, b"abc")
+        writer.close(1, "x")
+    with Reader(tmp_path / "t.db") as reader:
+        tapped, other = reader.chunks()
+    assert [one.tolist() for one in tapped.notes] == [[5, 0, 5, 0], [1, 65535, 1, 65535]]
+    assert other.notes is None
 
 
 def test_streams_are_kept_apart(tmp_path, facts):

@@ -8,6 +8,7 @@ events come too, and with our own threshold of 1 they are a datagram each as wel
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -19,14 +20,18 @@ from typing import TYPE_CHECKING, Final, Self
 from iptrec.errors import HostError
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER
+from iptrec.kernel.bpf.tap import RING_BYTES, Tap, Untapped
 
 if TYPE_CHECKING:
     from iptrec.kernel.batches import Batch
 
 GROUP: Final = 0
-_ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
+_ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet, at most
+_TAPPED_ROOM: Final = (
+    576  # and but for rare ones, conntrack's part and the names of long chains included
+)
 
-_NFULNL_MSG_CONFIG: Final = 4 << 8 | 1
+_NFULNL_MSG_PACKET, _NFULNL_MSG_CONFIG = 4 << 8, 4 << 8 | 1
 _CFG_CMD, _CFG_MODE, _CFG_QTHRESH, _CFG_FLAGS = 1, 2, 5, 6
 _CMD_BIND, _CMD_UNBIND = 1, 2
 _COPY_PACKET: Final = 2
@@ -40,39 +45,49 @@ class NflogSocket:
     """Bound to group 0 of the current network namespace; a context manager.
 
     ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
-    for); ``conntrack``: whether events carry NFULA_CT. Raises `HostError`: the group is taken (by
+    for); ``conntrack``: whether events carry NFULA_CT; ``untapped``: why there is no tap (`bpf.tap`), "" where
+    there is one. ``ring_bytes``: of the tap. Raises `HostError`: the group is taken (by
     whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
     """
 
     def __init__(
-        self, *, snaplen: int, receive_buffer: int = RECEIVE_BUFFER, modprobe: bool = False
+        self,
+        *,
+        snaplen: int,
+        receive_buffer: int = RECEIVE_BUFFER,
+        modprobe: bool = False,
+        ring_bytes: int = RING_BYTES,
     ) -> None:
         self._expected = 0  # the next event's sequence number
         self._gaps = 0
-        self._socket = netlink.connected()
-        try:
+        with contextlib.ExitStack() as opened:
+            self._socket = opened.enter_context(netlink.connected())
             self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
+            slots = batches.Slots(snaplen + _ATTRIBUTES_ROOM, f"nflog group {GROUP}")
+            opened.callback(slots.close)
+            self._source = self._tapped(opened, slots, snaplen, ring_bytes)  # before anything comes
             self.conntrack = self._configure(snaplen, modprobe=modprobe)
             self._drops_before = netlink.drops(self._socket)
-            self._slots = batches.Slots(snaplen + _ATTRIBUTES_ROOM, f"nflog group {GROUP}")
-        except BaseException:
-            self._socket.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._slots.close()
+        self._opened.close()
+
+    @property
+    def untapped(self) -> str:
+        """See the class."""
+        return self._source.untapped
 
     def fileno(self) -> int:
         """For poll."""
-        return self._socket.fileno()
+        return self._source.fileno()
 
     def receive(self) -> Batch | None:
         """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
-        batch = self._slots.receive(self.fileno())
+        batch = self._source.receive()
         if batch is None:
             return None
         last = _sequence(memoryview(batch.data)[-int(batch.lengths[-1]) :])
@@ -90,6 +105,19 @@ class NflogSocket:
     def unseen(self) -> int:
         """Events that were dropped and that no gap has shown: nothing was received after them."""
         return max(0, (netlink.drops(self._socket) - self._drops_before) % 2**32 - self._gaps)
+
+    def _tapped(
+        self, opened: contextlib.ExitStack, slots: batches.Slots, snaplen: int, ring_bytes: int
+    ) -> Tap | Untapped:
+        kinds, largest = (_NFULNL_MSG_PACKET,), snaplen + _TAPPED_ROOM
+        try:
+            tap = Tap(
+                self._socket, slots, kinds, largest=largest, others=True, sequence=_sequence,
+                ring_bytes=ring_bytes,
+            )  # fmt: skip
+            return opened.enter_context(tap)
+        except HostError as error:
+            return Untapped(self._socket, slots, str(error))
 
     def _configure(self, snaplen: int, *, modprobe: bool) -> bool:
         """Bind and set everything in one message; whether conntrack's part is granted.

@@ -21,6 +21,7 @@ _LINK_CREATE: Final = 28
 HASH, ARRAY, RINGBUF = 1, 2, 27  # enum bpf_map_type
 LRU_HASH: Final = 9
 READ_ONLY, MMAPABLE = 1 << 7, 1 << 10  # BPF_F_RDONLY_PROG, BPF_F_MMAPABLE
+SO_ATTACH_BPF: Final = 50  # asm-generic/socket.h
 _SOCKET_FILTER, _TRACING = 1, 26  # BPF_PROG_TYPE_
 _TRACE_RAW_TP: Final = 23
 _NETFILTER, _AT_NETFILTER = 32, 45  # BPF_PROG_TYPE_NETFILTER, BPF_NETFILTER
@@ -29,17 +30,8 @@ _STATISTICS: Final = ("processed ", "verification time", "stack depth")
 
 # Sizes of loads and stores, and helpers (enum bpf_func_id).
 BYTE, HALF, WORD, LONG = 0x10, 0x08, 0x00, 0x18
-LOOKUP, UPDATE, KTIME, CPU, PROBE_READ_KERNEL, RESERVE, SUBMIT, SNPRINTF = (
-    1,
-    2,
-    5,
-    8,
-    113,
-    131,
-    132,
-    165,
-)
-OUTPUT, CURRENT_TASK = 130, 158
+LOOKUP, UPDATE, KTIME, CPU, LOAD_BYTES, PROBE_READ_KERNEL = 1, 2, 5, 8, 26, 113
+OUTPUT, RESERVE, SUBMIT, DISCARD, CURRENT_TASK, SNPRINTF = 130, 131, 132, 133, 158, 165
 # Jumps: of 64 bits, and one of 32.
 ALWAYS, EQUAL, ABOVE, BITS, NOT_EQUAL, BELOW = 0x05, 0x15, 0x25, 0x45, 0x55, 0xA5
 NOT_EQUAL_32: Final = 0x56
@@ -184,9 +176,9 @@ def tracing(code: bytes, licence: bytes, typedef: int) -> int:
     return _loaded(_TRACING, code, licence, b"iptrec_drops", where)
 
 
-def socket_filter(code: bytes, licence: bytes) -> int:
+def socket_filter(code: bytes, licence: bytes, name: bytes) -> int:
     """Load a filter of a socket; its descriptor. Raises OSError as `tracing` does."""
-    return _loaded(_SOCKET_FILTER, code, licence, b"iptrec_numbers")
+    return _loaded(_SOCKET_FILTER, code, licence, name)
 
 
 def netfilter(code: bytes, licence: bytes) -> int:
