@@ -22,9 +22,7 @@ def facts(child):
     place = Path(f"/proc/{child.pid}")
     while "pipe_read" not in (place / "wchan").read_text():
         assert child.poll() is None
-    files = {
-        one.name: re.split("[:#]", str(one.readlink()))[0] for one in (place / "fd").iterdir()
-    }
+    files = {one.name: re.split("[:#]", str(one.readlink()))[0] for one in (place / "fd").iterdir()}
     lines = (place / "status").read_text().splitlines()
     return (
         [line for line in lines if line.startswith(KEPT) and not line.startswith("SigQ")],
