@@ -64,7 +64,7 @@ def ndjson(
     with _chosen(recording, chosen, index=True, quiet=quiet) as asked:
         with exported(output, recording, force=force, mode=mode) as stream:
             for batch in asked.packets.batches():
-                stream.writelines(text.encode() for text in json_lines.text(batch))
+                stream.writelines(json_lines.lines(batch))
         return asked.ending(asked.packets.count)
 
 

@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from iptrec.decode.headers import Texts
 from iptrec.errors import UsageError
+from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from iptrec.names import I64
-    from iptrec.views.filed import Filed, Values
+    from iptrec.views.filed import Filed
     from iptrec.views.tables import Column, Table
+    from iptrec.views.templates import Lines, Values
 
     _Value = Values | str | int | None
 
-# Columns of texts that are each packet's own, as a rule.
-_OWN: Final = frozenset({"time", "src", "dst", "header", "connection", "changed"})
+# Columns of texts that are each packet's own, as a rule; templates are for these alone.
+_OWN: Final = frozenset({"header", "connection", "changed"})
 
 
 def require(what: str) -> None:
@@ -109,7 +112,7 @@ def _numbers(_: Any, count: int, placed: Iterable[tuple[I64, _Value]]) -> Any:  
         elif isinstance(value, list):
             missing[at] = [one is None for one in value]
             found[at] = [one or 0 for one in value]
-        else:
+        elif isinstance(value, (int, np.ndarray)):
             found[at] = value
     return pa.array(found, mask=missing if missing.any() else None)
 
@@ -117,26 +120,40 @@ def _numbers(_: Any, count: int, placed: Iterable[tuple[I64, _Value]]) -> Any:  
 def _texts(field: Any, count: int, placed: Iterable[tuple[I64, _Value]]) -> Any:  # noqa: ANN401
     import pyarrow as pa  # noqa: PLC0415
 
-    own = not pa.types.is_dictionary(field.type)
     code = np.full(count, -1, np.int32)
     texts: list[str | None] = []
     known: dict[str | None, int] = {None: -1}
+    written = []  # of templates
 
-    def coded(text: Any) -> int:  # noqa: ANN401
-        if text not in known:
-            known[text] = len(texts)
-            texts.append(text)
-        return known[text]
+    def coded(values: Iterable[Any]) -> I64:
+        for one in values:
+            if one not in known:
+                known[one] = len(texts)
+                texts.append(one)
+        return np.array([known[one] for one in values], np.int64)
 
     for at, value in placed:
-        if not isinstance(value, list):
-            code[at] = coded(value)
-        elif own:
-            code[at] = np.arange(len(texts), len(texts) + len(value))
-            texts += value
+        if isinstance(value, Template):
+            written.append((at, _strings(value.cut(slice(0, len(at))))))
+        elif isinstance(value, Texts):
+            code[at] = coded(value.distinct)[value.which]
         else:
-            code[at] = [coded(one) for one in value]
-    numbers, values = pa.array(code, mask=code < 0), pa.array(texts, pa.string())
-    if own:
-        return values.take(numbers)
-    return pa.DictionaryArray.from_arrays(numbers, values)
+            code[at] = coded(value if isinstance(value, list) else [value])
+    values = pa.array(texts, pa.string())
+    for at, strings in written:
+        code[at] = np.arange(len(values), len(values) + len(at))
+        values = pa.concat_arrays([values, strings])
+    numbers = pa.array(code, mask=code < 0)
+    if pa.types.is_dictionary(field.type):
+        return pa.DictionaryArray.from_arrays(numbers, values)
+    return values.take(numbers)
+
+
+def _strings(lines: Lines) -> Any:  # noqa: ANN401
+    """Lines as a pyarrow.StringArray."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    ends = np.append(0, np.cumsum(lines.sizes)).astype(np.int32)
+    buffer = np.empty(int(ends[-1]), np.uint8)
+    lines.write(buffer, ends[:-1].astype(np.int64))
+    return pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(buffer))

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
+from iptrec.views.templates import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from iptrec.names import I64
     from iptrec.views.tables import Row, Table
-
-    Values = I64 | list[Any]
+    from iptrec.views.templates import Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +70,3 @@ class Filed:
         for one in self.alike:
             found.update(zip(one.at.tolist(), one.each(self.table), strict=True))
         return chain.from_iterable(found[at] for at in sorted(found))
-
-
-def listed(values: Values) -> list[Any]:
-    """As Python's own values."""
-    return values.tolist() if isinstance(values, np.ndarray) else values

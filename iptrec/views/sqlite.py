@@ -13,16 +13,17 @@ import numpy as np
 import sqlite_utils
 
 from iptrec.errors import TIMEOUT, RecordingError, UsageError
-from iptrec.views.filed import listed
 from iptrec.views.tables import TABLES, Table
+from iptrec.views.templates import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from iptrec.files import Draft
-    from iptrec.views.filed import Alike, Filed, Values
+    from iptrec.views.filed import Alike, Filed
     from iptrec.views.tables import Row
+    from iptrec.views.templates import Values
 
 _READING: Final = {
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -17,24 +17,26 @@ from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
 from iptrec.rulesets.untraced import untraced
 from iptrec.views.filed import Alike, Filed
-from iptrec.views.json_lines import filled, times
+from iptrec.views.json_lines import times
 from iptrec.views.packet_json import as_connection, as_ct, iso_time
 from iptrec.views.tables import BY_NAME, OF_PACKETS
+from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from iptrec.answers.lookalikes import Shape
+    from iptrec.answers.lookalikes import Shape, StepColumns
     from iptrec.answers.packets import Batch, Packets
     from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, Traversal
     from iptrec.recording.rows import Recording
-    from iptrec.views.filed import Values
     from iptrec.views.tables import Row
+    from iptrec.views.templates import Place, Values
 
     _Place = tuple[int, str, str, str, int, str]  # namespace, family, table, chain, number, spec
 
 _PACKETS: Final = BY_NAME["packets"]
+_NOTHING: Final = Template([""], [])  # has no lines
 
 
 def rows(
@@ -75,11 +77,10 @@ def _of_packets(batch: Batch, ids: dict[_Place, int], wanted: Sequence[str]) -> 
     for shape in batch.shapes():
         first = int(shape.positions[0])
         model = batch.traversal(first)
-        header = list(filled(model.header, _header_places(shape), json.dumps))
-        if header:
+        varying = _varying(shape, model)
+        if varying is not None:
             at = np.searchsorted(batch.positions, shape.positions)
             odd[at] = False
-            varying = _varying(shape, model, header)
             for name, some in rows(model, first).items():
                 filed[name].alike.append(Alike(at, some, varying[name]))
     for place in np.flatnonzero(odd).tolist():
@@ -89,24 +90,40 @@ def _of_packets(batch: Batch, ids: dict[_Place, int], wanted: Sequence[str]) -> 
     return filed
 
 
-def _varying(
-    shape: Shape, model: Traversal, header: list[str]
-) -> dict[str, list[dict[str, Values]]]:
-    """What differs between the packets of a shape, of each of a packet's rows in each table."""
+def _varying(shape: Shape, model: Traversal) -> dict[str, list[dict[str, Values]]] | None:
+    """What differs between the packets of a shape, of each of a packet's rows in each table.
+
+    None where the first of them will not do as a model.
+    """
+    header = Template.of(
+        model.header, (((name,), values) for name, values in shape.header.items()), json.dumps
+    )
+    changed = [
+        Template.of(example.changed, _changes(step), json.dumps) if step.changed else _NOTHING
+        for step, example in zip(shape.steps, model.steps, strict=True)
+    ]
+    if header is None or None in changed:
+        return None
     return {
         "packets": [_packets_vary(shape, header)],
-        "steps": list(_steps_vary(shape, model)),
+        "steps": [
+            _step_varies(shape, step, one)
+            for step, one in zip(shape.steps, changed, strict=True)
+            if one is not None
+        ],
         "related": [{"packet": shape.number, "other": one} for one in shape.related.values()],
     }
 
 
-def _header_places(shape: Shape) -> Iterator[tuple[tuple[str], list[Any]]]:
-    return (((name,), values) for name, values in shape.header.items())
+def _changes(step: StepColumns) -> Iterator[tuple[Place, Values]]:
+    for name, change in step.changed.items():
+        for side, values in enumerate(change):
+            yield (name, side), values
 
 
-def _packets_vary(shape: Shape, header: list[str]) -> dict[str, Values]:
+def _packets_vary(shape: Shape, header: Template) -> dict[str, Values]:
     """What differs between the rows of a shape's packets."""
-    _, iso = times(shape.steps[0].time_ns)
+    iso = times(shape.steps[0].time_ns)
     varying: dict[str, Values] = {
         name: values for name, values in shape.header.items() if name in _PACKETS.places
     }
@@ -120,20 +137,14 @@ def _packets_vary(shape: Shape, header: list[str]) -> dict[str, Values]:
     return varying
 
 
-def _steps_vary(shape: Shape, model: Traversal) -> Iterator[dict[str, Values]]:
-    """The same of the rows of each step."""
-    for step, example in zip(shape.steps, model.steps, strict=True):
-        varying: dict[str, Values] = {"packet": shape.number, "time_ns": step.time_ns}
-        if step.changed:
-            changes = [
-                ((name, side), values)
-                for name, change in step.changed.items()
-                for side, values in enumerate(change)
-            ]
-            varying["changed"] = list(filled(example.changed, changes, json.dumps))
-        if step.ct_id is not None:
-            varying["ct_id"] = step.ct_id
-        yield varying
+def _step_varies(shape: Shape, step: StepColumns, changed: Template) -> dict[str, Values]:
+    """The same of the rows of one step."""
+    varying: dict[str, Values] = {"packet": shape.number, "time_ns": step.time_ns}
+    if changed.columns:
+        varying["changed"] = changed
+    if step.ct_id is not None:
+        varying["ct_id"] = step.ct_id
+    return varying
 
 
 def _recording(recording: Recording) -> Iterator[Row]:
