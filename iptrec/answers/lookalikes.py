@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from iptrec.answers import paths
 from iptrec.decode import packet
-from iptrec.decode.headers import Headers
+from iptrec.decode.headers import Headers, Texts
 from iptrec.packets.identity import MIX, ODD
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from iptrec.packets.rule_changes import RuleChanges
     from iptrec.packets.window import Window
 
+    Values = I64 | Texts
 
 _FEWEST: Final = 4  # packets; to find the values of fewer costs more than to make them as objects
 _DENSE: Final = 1 << 16  # numbers below are distinguished by counting, others by sorting
@@ -47,8 +48,8 @@ class StepColumns:
     """
 
     time_ns: I64
-    changed: dict[str, tuple[list[Any], list[Any]]]
-    ct_id: list[int] | None
+    changed: dict[str, tuple[Values, Values]]
+    ct_id: I64 | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ class Shape:
 
     positions: I64
     number: I64
-    link: dict[str, list[str]]
-    header: dict[str, list[Any]]
+    link: dict[str, Texts]
+    header: dict[str, Values]
     related: dict[RelationKind, I64]
     steps: tuple[StepColumns, ...]
     ended_ns: I64
@@ -193,16 +194,18 @@ class _ShownEvents:
         first = np.minimum.reduceat(place, self._begin)
         return np.append(start, -1)[first], odd
 
-    def link_values(self, start: I64) -> dict[str, list[str]]:
+    def link_values(self, start: I64) -> dict[str, Texts]:
         """The fields of link headers that begin there, as `decode.packet.link` gives them."""
         if start[0] < 0:
             return {}
         memory = self._events.buffer
         whole = sliding_window_view(memory, _ETHERNET)[start].view(f"V{_ETHERNET}")[:, 0].tolist()
-        known = {one: packet.link(one) or {} for one in set(whole)}
-        return {name: [known[one][name] for one in whole] for name in known[whole[0]]}
+        number = {one: at for at, one in enumerate(dict.fromkeys(whole))}
+        which = np.array([number[one] for one in whole])
+        known = [packet.link(one) or {} for one in number]
+        return {name: Texts([one[name] for one in known], which) for name in known[0]}
 
-    def header(self, members: I64) -> dict[str, list[Any]]:
+    def header(self, members: I64) -> dict[str, Values]:
         """The fields of the packets of some traversals of one shape, as they first were."""
         rows = self.first[members]
         return {name: self.headers.values(name, rows) for name in self._fields(rows[0])}
@@ -220,7 +223,7 @@ class _ShownEvents:
                 for bit, name in enumerate(fields)
                 if bits >> bit & 1
             }
-            ids = self._ct_id[rows].tolist()
+            ids = self._ct_id[rows]
             found.append(StepColumns(self._time_ns[rows], changed, None if ids[0] < 0 else ids))
         return tuple(found)
 

@@ -45,35 +45,19 @@ class Owners:
     def next_window(self, window: Window) -> None:
         """Go on to the next window."""
         self._window = window
-        self._found: dict[int, Owner] | None = None
+        self._numbers: I64 | None = None
 
     def of(self, position: int) -> Owner | None:
         """Who sent the packet at a position, or is to get it; None where nobody knows for sure."""
-        return self._every().get(position)
+        number = int(self.numbers()[position])
+        return self._known_owners[number - 1] if number else None
 
     def numbers(self) -> I64:
         """Equal numbers for all decided packets of the window that have the same owner, 0 for none."""
-        found = np.zeros(self._window.decided, np.int64)
-        known: dict[Owner, int] = {}
-        for position, owner in self._every().items():
-            found[position] = known.setdefault(owner, len(known) + 1)
-        return found
-
-    def chosen(self, selection: Selection, positions: I64) -> I64:
-        """The positions of those that are selected by their owner."""
-        if not selection.by_owner:
-            return positions
-        known: dict[Owner, bool] = {}
-        every = self._every()
-        for owner in every.values():
-            if owner not in known:
-                known[owner] = selection.is_owner(owner)
-        kept = [one for one in positions.tolist() if one in every and known[every[one]]]
-        return np.array(kept, np.int64)
-
-    def _every(self) -> dict[int, Owner]:
-        if self._found is None:
-            self._found = {}
+        if self._numbers is None:
+            self._numbers = np.zeros(self._window.decided, np.int64)
+            self._known_owners: list[Owner] = []
+            self._number_of: dict[Owner, int] = {}
             if self._known:
                 self._owners.update()
                 diverting = self._diverting
@@ -81,13 +65,21 @@ class Owners:
                 self._sent: dict[tuple[int, int, Owner | None], int] = {}
                 if not diverting.may_be(self._window):
                     for sent in (True, False):
-                        self._look(sent=sent)
-        return self._found
+                        self._look(self._numbers, sent=sent)
+        return self._numbers
 
-    def _look(self, *, sent: bool) -> None:
+    def chosen(self, selection: Selection, positions: I64) -> I64:
+        """The positions of those that are selected by their owner."""
+        if not selection.by_owner:
+            return positions
+        numbers = self.numbers()[positions]
+        wanted = np.array([False, *map(selection.is_owner, self._known_owners)])
+        chosen: I64 = positions[wanted[numbers]]
+        return chosen
+
+    def _look(self, numbers: I64, *, sent: bool) -> None:
         """Find the owners of packets that came in by INPUT, or began at OUTPUT."""
         window, assembly, events = self._window, self._window.assembly, self._window.events
-        assert self._found is not None  # noqa: S101 - the caller set it
         rows = assembly.rows[assembly.first] if sent else assembly.lasts()
         rows = rows[: window.decided]
         here = (events.hook[rows] == (_OUTPUT if sent else _INPUT)) & events.ip[rows]
@@ -96,24 +88,53 @@ class Owners:
             return
         kept, flow, locals_ = self._flows(rows[at], sent=sent)
         at = at[kept]
+        if not len(at):
+            return
         begin = assembly.rows[assembly.first[at]]
-        times = zip(
-            window.earliest_ns[begin].tolist(),
-            window.moment_ns[begin].tolist(),
-            np.maximum.reduceat(events.received_ns[assembly.rows], assembly.first)[at].tolist(),
-            strict=True,
-        )
-        users = np.maximum.reduceat(events.uid[assembly.rows], assembly.first)[at].tolist()
-        for position, row, number, when, user in zip(
-            at.tolist(), begin.tolist(), flow.tolist(), times, users, strict=True
-        ):
-            local = locals_[number]
-            owner = local and self._owner(local, row, When(*when))
-            if owner and user in (-1, owner.uid):  # the kernel may tell another one
-                self._found[position] = owner
+        latest = np.maximum.reduceat(events.received_ns[assembly.rows], assembly.first)[at]
+        times = np.stack([window.earliest_ns[begin], window.moment_ns[begin], latest], axis=1)
+        user = np.maximum.reduceat(events.uid[assembly.rows], assembly.first)[at].astype(np.int64)
+        alike = np.column_stack([flow, user, self._between(flow, locals_, times)])
+        _, example, which = np.unique(alike, axis=0, return_index=True, return_inverse=True)
+        found, after = np.zeros(len(example), np.int64), np.zeros(len(example), np.int64)
+        for one in np.argsort(example).tolist():  # who sent first is noted
+            row = int(example[one])
+            local = locals_[flow[row]]
+            if local is None:
+                continue
+            owner, after[one] = self._owner(local, int(begin[row]), When(*times[row].tolist()))
+            if owner and int(user[row]) in (-1, owner.uid):  # the kernel may tell another one
+                found[one] = self._number(owner)
+        which = which.reshape(-1)
+        sure = (found[which] > 0) & (begin > after[which])
+        numbers[at[sure]] = found[which][sure]
 
-    def _owner(self, local: Local, row: int, when: When) -> Owner | None:
-        """Who sent a packet, or is to get it; ``row``: of its first event.
+    def _number(self, owner: Owner) -> int:
+        if owner not in self._number_of:
+            self._known_owners.append(owner)
+            self._number_of[owner] = len(self._known_owners)
+        return self._number_of[owner]
+
+    def _between(self, flow: I64, locals_: list[Local | None], times: I64) -> I64:
+        """Numbers for times, shape (n, 3); where they are equal, what is known of a flow's port is the same."""
+        found = np.zeros(times.shape, np.int64)
+        ports: dict[tuple[int, int], int] = {}
+        of = [
+            -1 if one is None else ports.setdefault(one[:1] + one[2:3], len(ports))
+            for one in locals_
+        ]
+        port = np.array(of, np.int64)[flow]
+        order = np.argsort(port, kind="stable")
+        edges = np.searchsorted(port[order], np.arange(len(ports) + 1))
+        for (protocol, number), low, high in zip(ports, edges, edges[1:], strict=False):
+            rows = order[low:high]
+            moments = self._owners.moments(protocol, number)
+            for side in ("left", "right"):
+                found[rows] += np.searchsorted(moments, times[rows], side)
+        return found
+
+    def _owner(self, local: Local, row: int, when: When) -> tuple[Owner | None, int]:
+        """Who sent a packet, or is to get it, where its first event, which is ``row``, comes after another row.
 
         When it passed is known too little at times. Events are in order: what comes in behind a packet that a
         socket sent came when it was there.
@@ -123,9 +144,9 @@ class Owners:
             self._sent.setdefault((local.protocol, local.port, found), row)
         elif found is None:
             found = self._owners.of(local, when._replace(likely_ns=when.latest_ns))
-            if self._sent.get((local.protocol, local.port, found), row) >= row:
-                return None
-        return found
+            first = self._sent.get((local.protocol, local.port, found))
+            return (None, -1) if first is None else (found, first)
+        return found, -1
 
     def _flows(self, rows: I64, *, sent: bool) -> tuple[Mask, I64, list[Local | None]]:
         """Which packets have a known socket's port, the number of the flow of each of these, and the flows."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from iptrec.answers.packets import Packets
     from iptrec.api import Recording
+    from iptrec.views.filed import Filed
     from iptrec.views.pcapng import Content
-    from iptrec.views.tables import Row
 
 _LONGEST: Final = 200  # of a note that has words of the recording
 
@@ -64,7 +64,7 @@ def ndjson(
     with _chosen(recording, chosen, index=True, quiet=quiet) as asked:
         with exported(output, recording, force=force, mode=mode) as stream:
             for batch in asked.packets.batches():
-                stream.writelines(text.encode() for text in json_lines.text(batch))
+                stream.writelines(json_lines.lines(batch))
         return asked.ending(asked.packets.count)
 
 
@@ -214,7 +214,7 @@ class _Chosen:
     everything: bool
     quiet: bool
 
-    def rows(self) -> Iterator[tuple[str, list[Row]]]:
+    def rows(self) -> Iterator[tuple[str, Filed]]:
         """All tables' rows."""
         from iptrec.views.table_rows import rows
         from iptrec.views.tables import TABLES

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _IPV6: Final = 6
 _TCP, _UDP = 6, 17
 _UNREAD_NS: Final = 1_000_000_000  # the end of a socket is known so much later, at most
+_NEVER: Final = 1 << 63
 _PLACE: Final = ("protocol", "address", "port", "peer", "peer_port", "index")
 
 
@@ -161,6 +162,17 @@ class SocketOwners:
         """Protocol and port of all that is known, as one number each."""
         listed = [protocol << 16 | port for protocol, port in self.sockets]
         return np.union1d(self.senders.ports, np.array(listed, np.int64))
+
+    def moments(self, protocol: int, port: int) -> I64:
+        """The times (epoch, ns), in order, at which something that is known of a port begins or ends.
+
+        `of` tells the same of a packet whose times lie between the same two of them.
+        """
+        listed = self.sockets.get((protocol, port), [])
+        times = [time for one in listed for time in (one.since_ns, one.until_ns, one.gone_ns)]
+        times += self.senders.moments(protocol, port)
+        # No packet has a time beyond 64 bits.
+        return np.unique(np.array([int(one) for one in times if abs(one) < _NEVER], np.int64))
 
     def of(self, packet: Local, when: When) -> Owner | None:
         """Who sent it, or is to get it; None where that is not sure."""

@@ -123,6 +123,11 @@ class Senders:
         """Whether anything was lost that was to be told meanwhile."""
         return any(one.first_ns <= last_ns and first_ns <= one.last_ns for one in self._losses)
 
+    def moments(self, protocol: int, port: int) -> list[int]:
+        """When those of a port first sent, and what was lost began and ended (epoch, ns)."""
+        lost = [time for one in self._losses for time in (one.first_ns, one.last_ns)]
+        return [one.since_ns for one in self._port(protocol, port).every] + lost
+
     def _port(self, protocol: int, port: int) -> _Port:
         key = protocol << 16 | port
         if key not in self._known:

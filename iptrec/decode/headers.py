@@ -8,7 +8,7 @@ options, quote others or are of a rare protocol have no layout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,18 @@ _TRANSPORTS: Final = {
     132: packet.SCTP,
     136: packet.UDP,
 }
+
+
+class Texts(NamedTuple):
+    """A column of texts of which few are different: value i is ``distinct[which[i]]``."""
+
+    distinct: list[str]
+    which: I64
+
+    def listed(self) -> list[str]:
+        """As a list."""
+        found: list[str] = np.array(self.distinct, object)[self.which].tolist()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +145,16 @@ class Headers:
         self.which: I64 = np.where(plain, number[kind], -1)
         self.kind: I64 = np.where(self.which >= 0, kind << 8 | code, -1)
 
-    def values(self, name: str, rows: I64) -> list[Any]:
+    def values(self, name: str, rows: I64) -> I64 | Texts:
         """A field of some packets of one layout, as `decode.packet.header` gives it."""
         layout = self.layouts[self.which[rows[0]]]
         if name in ("src", "dst"):
             return _addresses(self._field(layout.fields[name], rows))
-        values = self._number(layout.fields[name], rows).tolist()
-        return [packet.TCP_FLAGS[one] for one in values] if name == "flags" else values
+        values = self._number(layout.fields[name], rows)
+        if name != "flags":
+            return values
+        present, which = np.unique(values, return_inverse=True)
+        return Texts([packet.TCP_FLAGS[one] for one in present.tolist()], which)
 
     def changes(self) -> I64:
         """Which fields of each packet differ from those of the packet before, shape (n,).
@@ -179,8 +194,9 @@ class Headers:
         return (value >> field.shift & field.mask) + field.plus
 
 
-def _addresses(packed: U8) -> list[str]:
+def _addresses(packed: U8) -> Texts:
     """As text, each distinct one made once."""
     whole = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}")[:, 0].tolist()
-    known = {one: packet.address(one) for one in set(whole)}
-    return [known[one] for one in whole]
+    number = {one: at for at, one in enumerate(dict.fromkeys(whole))}
+    which = np.fromiter(map(number.__getitem__, whole), np.int64, len(whole))
+    return Texts([packet.address(one) for one in number], which)

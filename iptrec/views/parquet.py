@@ -7,20 +7,24 @@ recording's start (UTC).
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
+import numpy as np
+
 from iptrec.views import arrow
+from iptrec.views.filed import Filed
 from iptrec.views.packet_json import iso_time
-from iptrec.views.tables import BY_NAME
+from iptrec.views.tables import BY_NAME, OF_PACKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from iptrec.files import DraftDirectory
     from iptrec.recording.rows import Facts
-    from iptrec.views.tables import Row, Table
+    from iptrec.views.tables import Table
 
 _MOST_OPEN: Final = 32  # files; a day each, as a rule there is one or two
 _DAY_NS: Final = 24 * 3600 * 10**9
@@ -35,7 +39,7 @@ class Files:
         self._host = {".": "%2E", "..": "%2E%2E"}.get(self._host, self._host)[:200]
         self._name = quote(facts.uuid, safe="")[:100]
         self._date = _date(facts.started_ns)
-        self._dates: dict[int, str] = {}  # of the packets at hand
+        self._packet = self._day = np.empty(0, np.int64)  # of the packets at hand
         self._writers: dict[tuple[str, str], Any] = {}
         self._parts = 0
 
@@ -48,38 +52,38 @@ class Files:
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 writer.close()
 
-    def fill(self, rows: Iterable[tuple[str, list[Row]]]) -> None:
+    def fill(self, rows: Iterable[tuple[str, Filed]]) -> None:
         """Write the rows, and of tables without any an empty file that has their columns."""
         empty = dict(BY_NAME)
-        for name, batch in rows:
-            if batch:
+        for name, filed in rows:
+            table = BY_NAME[name]
+            batch = arrow.batch(arrow.schema(table, coded=True), filed)
+            if len(batch):
                 empty.pop(name, None)
-            for day, part in self._days(name, batch).items():
-                self._write(BY_NAME[name], day, part)
+            for day, part in self._days(name, batch):
+                self._write(table, day, part)
         for table in empty.values():
-            self._write(table, self._date, [])
+            self._write(
+                table, self._date, arrow.batch(arrow.schema(table, coded=True), Filed(table))
+            )
 
-    def _days(self, name: str, batch: list[Row]) -> dict[str, list[Row]]:
+    def _days(self, name: str, batch: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - pyarrow is optional
         """The rows by the day that they are filed under; packets come before what belongs to them."""
-        if not batch:
-            return {}
+        if not len(batch):
+            return
+        if name not in OF_PACKETS:
+            yield self._date, batch
+            return
+        packet = batch.column("packet").to_numpy()
         if name == "packets":
-            dates = {day: _date(day * _DAY_NS) for day in {row[1] // _DAY_NS for row in batch}}
-            self._dates = {row[0]: dates[row[1] // _DAY_NS] for row in batch}
-        elif name not in ("steps", "related"):
-            return {self._date: batch}
-        (day, *others) = set(self._dates.values())
-        if not others:
-            return {day: batch}
-        days: dict[str, list[Row]] = {}
-        for row in batch:
-            days.setdefault(self._dates[row[0]], []).append(row)
-        return days
+            self._packet, self._day = packet, batch.column("time_ns").to_numpy() // _DAY_NS
+        day = self._day[np.searchsorted(self._packet, packet)]
+        for one in np.unique(day).tolist():
+            yield _date(one * _DAY_NS), batch.take(np.flatnonzero(day == one))
 
-    def _write(self, table: Table, day: str, rows: list[Row]) -> None:
+    def _write(self, table: Table, day: str, rows: Any) -> None:  # noqa: ANN401
         import pyarrow.parquet as pq  # noqa: PLC0415 - optional
 
-        columns = arrow.schema(table)
         key = table.name, day
         if key not in self._writers:
             while len(self._writers) >= _MOST_OPEN:
@@ -89,8 +93,13 @@ class Files:
             path = folder / f"{self._name}-{self._parts}.parquet"
             with self._directory.acting():
                 folder.mkdir(parents=True, exist_ok=True)
-                self._writers[key] = pq.ParquetWriter(path, columns, compression="zstd")
-        self._writers[key].write_batch(arrow.batch(columns, rows))
+                writer = pq.ParquetWriter(path, rows.schema, compression="zstd", store_schema=False)
+            # Whoever reads it sees plain texts; that some were written by number is not a fact of theirs.
+            plain = arrow.schema(table)
+            told = base64.b64encode(plain.serialize())
+            writer.add_key_value_metadata({**plain.metadata, "ARROW:schema": told})
+            self._writers[key] = writer
+        self._writers[key].write_batch(rows)
 
 
 def _date(time_ns: int) -> str:

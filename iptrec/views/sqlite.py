@@ -9,23 +9,29 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+import numpy as np
 import sqlite_utils
 
 from iptrec.errors import TIMEOUT, RecordingError, UsageError
 from iptrec.views.tables import TABLES, Table
+from iptrec.views.templates import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from iptrec.files import Draft
+    from iptrec.views.filed import Alike, Filed
     from iptrec.views.tables import Row
+    from iptrec.views.templates import Values
 
 _READING: Final = {
     sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
 }  # fmt: skip
 _INSTRUCTIONS: Final = 10_000  # of SQLite's machine, between two looks at the clock and for Ctrl-C
 _LONGEST: Final = 65 << 20  # bytes of a value; the longest snapshot has 64 MiB
+_EXACT: Final = 1 << 63  # numbers from there on are not integers to SQLite
+_LONGEST_LITERAL: Final = 1000  # characters
 VIEWS: Final = {
     "drops": (
         "Packets that a rule or a policy dropped or rejected, with that rule.",
@@ -81,12 +87,64 @@ def database(draft: Draft) -> Iterator[sqlite_utils.Database]:
         raise RecordingError(f"cannot write {draft.place.path}: {error}") from None
 
 
-def fill(made: sqlite_utils.Database, rows: Iterable[tuple[str, list[Row]]]) -> None:
+def fill(made: sqlite_utils.Database, rows: Iterable[tuple[str, Filed]]) -> None:
     """Insert the rows."""
-    connection: sqlite3.Connection = made.conn
-    places = {table.name: ", ".join("?" * len(table.columns)) for table in TABLES}
-    for name, batch in rows:
-        connection.executemany(f"INSERT INTO {name} VALUES ({places[name]})", batch)  # noqa: S608 - our own names
+    cursor: sqlite3.Cursor = made.conn.cursor()
+    for _, filed in rows:
+        inserts: list[tuple[str, Iterable[Row]] | None] = [None] * filed.places
+        plain = _into(filed.table, [", ".join("?" * len(filed.table.columns))])
+        for at, some in filed.odd.items():
+            inserts[at] = plain, some
+        for alike in filed.alike:
+            text, values = _statement(filed.table, alike)
+            for at, row in zip(alike.at.tolist(), values, strict=True):
+                inserts[at] = text, (row,)
+        for one in filter(None, inserts):
+            cursor.executemany(*one)
+
+
+def _statement(table: Table, alike: Alike) -> tuple[str, Iterable[Row]]:
+    """What inserts the rows of one of these packets, and its parameters for each of them.
+
+    To hand a value over to SQLite costs ten times what it takes to repeat one of the statement's own.
+    """
+    columns: list[Values] = []
+    same: dict[Any, int] = {}  # values -> the number of their parameter
+
+    def parameter(values: Values, key: object) -> str:
+        if key not in same:
+            columns.append(values)
+            same[key] = len(columns)
+        return f"?{same[key]}"
+
+    def value(column: str, constant: str | int | None, varying: Mapping[str, Values]) -> str:
+        if column in varying:
+            values = varying[column]
+            key = values.tobytes() if isinstance(values, np.ndarray) else id(values)
+            return parameter(values, key)
+        literal = _literal(constant)
+        return literal or parameter([constant] * len(alike.at), ("constant", constant))
+
+    rows = []
+    for row, varying in zip(alike.rows, alike.varying, strict=True):
+        values = zip(table.columns, row, strict=True)
+        rows.append(", ".join(value(column.name, constant, varying) for column, constant in values))
+    return _into(table, rows), zip(*map(listed, columns), strict=True)
+
+
+def _into(table: Table, rows: Iterable[str]) -> str:
+    return f"INSERT INTO {table.name} VALUES {', '.join(f'({row})' for row in rows)}"  # noqa: S608 - our own names
+
+
+def _literal(value: str | int | None) -> str | None:
+    """A value as SQL has it; None of one that is to be handed over as it is."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, int):
+        return str(value) if abs(value) < _EXACT else None
+    if len(value) > _LONGEST_LITERAL or not value.isprintable():
+        return None
+    return "'" + value.replace("'", "''") + "'"
 
 
 def definition(table: Table) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -16,140 +16,135 @@ from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
 from iptrec.rulesets.untraced import untraced
-from iptrec.views.json_lines import filled, times
+from iptrec.views.filed import Alike, Filed
+from iptrec.views.json_lines import times
 from iptrec.views.packet_json import as_connection, as_ct, iso_time
-from iptrec.views.tables import BY_NAME
+from iptrec.views.tables import BY_NAME, OF_PACKETS
+from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
-    from iptrec.answers.lookalikes import Shape
+    from iptrec.answers.lookalikes import Shape, StepColumns
     from iptrec.answers.packets import Batch, Packets
     from iptrec.packets.ends import End
     from iptrec.packets.model import CtInfo, Traversal
     from iptrec.recording.rows import Recording
-    from iptrec.views.tables import Row, Table
+    from iptrec.views.tables import Row
+    from iptrec.views.templates import Place, Values
 
     _Place = tuple[int, str, str, str, int, str]  # namespace, family, table, chain, number, spec
 
-_OF_PACKETS: Final = ("packets", "steps", "related")
-_PACKETS, _STEPS = BY_NAME["packets"], BY_NAME["steps"]
+_PACKETS: Final = BY_NAME["packets"]
+_NOTHING: Final = Template([""], [])  # has no lines
 
 
 def rows(
     recording: Recording, packets: Packets, wanted: Collection[str]
-) -> Iterator[tuple[str, list[Row]]]:
+) -> Iterator[tuple[str, Filed]]:
     """The rows of the wanted tables in batches, (table, rows); what is referred to comes first."""
     for name, made in _SMALL.items():
         if name in wanted:
-            yield name, list(made(recording))
+            yield name, Filed.of(BY_NAME[name], made(recording))
     ids: dict[_Place, int] = {}
     if "rules" in wanted or "steps" in wanted:
         rules = list(_rules(recording))
         ids = {row[1:7]: row[0] for row in rules}
         if "rules" in wanted:
-            yield "rules", rules
-    if not set(_OF_PACKETS) & set(wanted):
+            yield "rules", Filed.of(BY_NAME["rules"], rules)
+    chosen = [name for name in OF_PACKETS if name in wanted]
+    if not chosen:
         return
     for batch in packets.batches():
-        filed = zip(_OF_PACKETS, _of_packets(batch, ids, wanted), strict=True)
-        yield from ((name, some) for name, some in filed if some and name in wanted)
+        filed = _of_packets(batch, ids, chosen)
+        yield from ((name, some) for name, some in filed.items() if some.alike or some.odd)
 
 
-def _of_packets(
-    batch: Batch, ids: dict[_Place, int], wanted: Collection[str]
-) -> tuple[list[Row], list[Row], list[Row]]:
+def _of_packets(batch: Batch, ids: dict[_Place, int], wanted: Sequence[str]) -> dict[str, Filed]:
     """The rows of a batch's packets, of their steps and relations; packets that read alike together."""
-    paths, namespace = batch.paths, batch.window.stream.namespace
-    packets: list[Row | None] = [None] * len(batch.positions)
-    steps: list[Iterable[Row]] = [()] * len(batch.positions)
-    related: list[Iterable[Row]] = [()] * len(batch.positions)
+    filed = {name: Filed(BY_NAME[name]) for name in wanted}
+    odd = np.ones(len(batch.positions), np.bool_)
+
+    def rows(one: Traversal, position: int) -> dict[str, list[Row]]:
+        namespace = batch.window.stream.namespace
+        found = {
+            "packets": [_packet(one, namespace, int(batch.paths[position]))],
+            "steps": list(_steps(one, namespace, ids)) if "steps" in wanted else [],
+            "related": [(one.number, other.kind, other.packet) for other in one.related],
+        }
+        return {name: some for name, some in found.items() if some and name in filed}
+
     for shape in batch.shapes():
-        model = batch.traversal(int(shape.positions[0]))
-        row = _packet(model, namespace, int(paths[shape.positions[0]]))
-        at = np.searchsorted(batch.positions, shape.positions).tolist()
-        _put(packets, at, _packets_alike(shape, model, row))
-        if "steps" in wanted:
-            _put(steps, at, _steps_alike(shape, model, list(_steps(model, namespace, ids))))
-        if shape.related:
-            _put(related, at, _related_alike(shape))
-    for at, position in enumerate(batch.positions.tolist()):
-        if packets[at] is None:
-            one = batch.traversal(position)
-            packets[at] = _packet(one, namespace, int(paths[position]))
-            steps[at] = _steps(one, namespace, ids) if "steps" in wanted else ()
-            related[at] = [(one.number, other.kind, other.packet) for other in one.related]
-    return (
-        [row for row in packets if row is not None],
-        list(itertools.chain.from_iterable(steps)),
-        list(itertools.chain.from_iterable(related)),
+        first = int(shape.positions[0])
+        model = batch.traversal(first)
+        varying = _varying(shape, model)
+        if varying is not None:
+            at = np.searchsorted(batch.positions, shape.positions)
+            odd[at] = False
+            for name, some in rows(model, first).items():
+                filed[name].alike.append(Alike(at, some, varying[name]))
+    for place in np.flatnonzero(odd).tolist():
+        position = int(batch.positions[place])
+        for name, some in rows(batch.traversal(position), position).items():
+            filed[name].odd[place] = some
+    return filed
+
+
+def _varying(shape: Shape, model: Traversal) -> dict[str, list[dict[str, Values]]] | None:
+    """What differs between the packets of a shape, of each of a packet's rows in each table.
+
+    None where the first of them will not do as a model.
+    """
+    header = Template.of(
+        model.header, (((name,), values) for name, values in shape.header.items()), json.dumps
     )
-
-
-def _put(rows: list[Any], places: list[int], values: Iterable[Any]) -> None:
-    for place, value in zip(places, values, strict=False):
-        rows[place] = value
-
-
-def _packets_alike(shape: Shape, model: Traversal, row: Row) -> Iterable[Row]:
-    """The rows of a shape's packets, of which one has this row; none where it will not do as a model."""
-    header = shape.header
-    places = [((name,), values) for name, values in header.items()]
-    _, iso = times(shape.steps[0].time_ns)
-    varying = {name: values for name, values in header.items() if name in _PACKETS.places}
-    varying |= {
-        "packet": shape.number.tolist(),
-        "time_ns": shape.steps[0].time_ns.tolist(),
-        "time": iso,
-        "header": list(filled(model.header, places, json.dumps)),
+    changed = [
+        Template.of(example.changed, _changes(step), json.dumps) if step.changed else _NOTHING
+        for step, example in zip(shape.steps, model.steps, strict=True)
+    ]
+    if header is None or None in changed:
+        return None
+    return {
+        "packets": [_packets_vary(shape, header)],
+        "steps": [
+            _step_varies(shape, step, one)
+            for step, one in zip(shape.steps, changed, strict=True)
+            if one is not None
+        ],
+        "related": [{"packet": shape.number, "other": one} for one in shape.related.values()],
     }
+
+
+def _changes(step: StepColumns) -> Iterator[tuple[Place, Values]]:
+    for name, change in step.changed.items():
+        for side, values in enumerate(change):
+            yield (name, side), values
+
+
+def _packets_vary(shape: Shape, header: Template) -> dict[str, Values]:
+    """What differs between the rows of a shape's packets."""
+    iso = times(shape.steps[0].time_ns)
+    varying: dict[str, Values] = {
+        name: values for name, values in shape.header.items() if name in _PACKETS.places
+    }
+    varying |= {
+        "packet": shape.number, "time_ns": shape.steps[0].time_ns, "time": iso, "header": header,
+    }  # fmt: skip
     if shape.ended_ns.any():
-        varying["end_ns"] = shape.ended_ns.tolist()
-    if "hop_limit" in header:
-        varying["ttl"] = header["hop_limit"]
-    return _varied(_PACKETS, row, varying) if varying["header"] else ()
+        varying["end_ns"] = shape.ended_ns
+    if "hop_limit" in shape.header:
+        varying["ttl"] = shape.header["hop_limit"]
+    return varying
 
 
-def _steps_alike(shape: Shape, model: Traversal, rows: list[Row]) -> Iterable[Iterable[Row]]:
-    """The same for the rows of their steps, packet by packet."""
-    columns = []
-    packet = shape.number.tolist()
-    for row, step, example in zip(rows, shape.steps, model.steps, strict=True):
-        varying = {"packet": packet, "time_ns": step.time_ns.tolist()}
-        if step.changed:
-            changes = [
-                ((name, side), values)
-                for name, change in step.changed.items()
-                for side, values in enumerate(change)
-            ]
-            varying["changed"] = list(filled(example.changed, changes, json.dumps))
-        if step.ct_id is not None:
-            varying["ct_id"] = step.ct_id
-        columns.append(_varied(_STEPS, row, varying))
-    return zip(*columns, strict=True)
-
-
-def _related_alike(shape: Shape) -> Iterable[Iterable[Row]]:
-    number = shape.number.tolist()
-    return zip(
-        *(
-            zip(number, itertools.repeat(kind, len(number)), other.tolist(), strict=True)
-            for kind, other in shape.related.items()
-        ),
-        strict=True,
-    )
-
-
-def _varied(table: Table, row: Row, varying: dict[str, list[Any]]) -> Iterable[Row]:
-    """A row of a table many times, with other values in some columns."""
-    count = len(varying["packet"])
-    return zip(
-        *(
-            varying.get(column.name) or itertools.repeat(value, count)
-            for column, value in zip(table.columns, row, strict=True)
-        ),
-        strict=True,
-    )
+def _step_varies(shape: Shape, step: StepColumns, changed: Template) -> dict[str, Values]:
+    """The same of the rows of one step."""
+    varying: dict[str, Values] = {"packet": shape.number, "time_ns": step.time_ns}
+    if changed.columns:
+        varying["changed"] = changed
+    if step.ct_id is not None:
+        varying["ct_id"] = step.ct_id
+    return varying
 
 
 def _recording(recording: Recording) -> Iterator[Row]:

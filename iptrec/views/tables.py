@@ -244,6 +244,7 @@ TABLES: Final = (
     ),
 )  # fmt: skip
 BY_NAME: Final = {table.name: table for table in TABLES}
+OF_PACKETS: Final = ("packets", "steps", "related")  # of which each packet has some rows, or none
 
 
 def described() -> str:

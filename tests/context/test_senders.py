@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 from dataclasses import replace
 
@@ -221,3 +222,19 @@ def test_facts_that_are_none():
     found.update()
     assert found.of(SENT, NOW).comm == "a"
     assert len(found.ports()) == 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_between_two_moments_it_is_the_same(case):
+    """Whatever times a packet has, all that lie between the same moments have the same owner."""
+    one, facts, given, _ = CASES[case]
+    found = owners(facts, **given)
+    moments = found.moments(one.protocol, one.port).tolist()
+    # Each moment, and two times on either side of it: of one cell, as long as no other moment is as near.
+    times = sorted({time + by for time in [*moments, TIME] for by in (-2, -1, 0, 1, 2)})
+    cells = np.searchsorted(moments, times, "left") + np.searchsorted(moments, times, "right")
+    told = {}
+    for first, likely, last in itertools.combinations_with_replacement(range(len(times)), 3):
+        owner = found.of(one, When(times[first], times[likely], times[last]))
+        key = tuple(cells[[first, likely, last]].tolist())
+        assert told.setdefault(key, owner) == owner, (key, times[first], times[likely], times[last])

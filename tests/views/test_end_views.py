@@ -129,7 +129,8 @@ def test_pcapng_says_it(lost):
 
 
 def test_tables(lost):
-    rows = [row for name, some in table_rows.rows(lost, Packets(lost), ["packets"]) for row in some]
+    ((_, filed),) = table_rows.rows(lost, Packets(lost), ["packets"])
+    rows = filed.rows()
     (row,) = (dict(zip(BY_NAME["packets"].places, one, strict=True)) for one in rows)
     told = [row[f"end_{name}"] for name in ("reason", "where", "source", "text", "ns", "sure")]
     assert told == [
@@ -188,8 +189,8 @@ def test_many_that_read_alike():
     assert "".join(json_lines.text(batch)).splitlines() == singly
     ends = [fits("show", one)["end"]["time_ns"] - BEGIN for one in singly]
     assert ends == [*range(2000, 2008)]
-    rows = [row for _, some in table_rows.rows(made, Packets(made), ["packets"]) for row in some]
-    assert [row[BY_NAME["packets"].places["end_ns"]] - BEGIN for row in rows] == ends
+    ((_, filed),) = table_rows.rows(made, Packets(made), ["packets"])
+    assert [row[BY_NAME["packets"].places["end_ns"]] - BEGIN for row in filed.rows()] == ends
 
 
 @pytest.mark.parametrize("case", LINES)

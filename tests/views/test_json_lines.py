@@ -13,6 +13,7 @@ from iptrec.answers import lookalikes
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import Selection
 from iptrec.recording.reader import Reader
+from iptrec.views import json_lines
 from iptrec.views import packet_json as as_json
 from iptrec.views.json_lines import text
 
@@ -110,10 +111,13 @@ def both(source, selection=None):
     return "".join(f"{line}\n" for line in alone), together
 
 
-@pytest.fixture(params=[1, 4], ids=["alone", "four"])
+@pytest.fixture(params=[(1, 16, 4096), (1, 10**9, 7), (4, 0, 7)], ids=["alone", "bytes", "texts"])
 def _fewest(request, monkeypatch):
-    """Shapes of a single packet, too: then all that can be are."""
-    monkeypatch.setattr(lookalikes, "_FEWEST", request.param)
+    """Shapes of a single packet, too: then all that can be are. As bytes, few lines at once, and as texts."""
+    fewest, shapes, at_once = request.param
+    monkeypatch.setattr(lookalikes, "_FEWEST", fewest)
+    monkeypatch.setattr(json_lines, "_MOST_SHAPES", shapes)
+    monkeypatch.setattr(json_lines, "_AT_ONCE", at_once)
 
 
 @pytest.mark.usefixtures("_fewest")
@@ -153,4 +157,4 @@ def test_equal_packets_are_one_shape():
     made = HandMade().ruleset(RAW).events(rows)
     (batch,) = Packets(made).batches()
     (shape,) = batch.shapes()
-    assert shape.header["sport"] == list(range(50))
+    assert shape.header["sport"].tolist() == list(range(50))
