@@ -32,6 +32,9 @@ _INSTRUCTIONS: Final = 10_000  # of SQLite's machine, between two looks at the c
 _LONGEST: Final = 65 << 20  # bytes of a value; the longest snapshot has 64 MiB
 _EXACT: Final = 1 << 63  # numbers from there on are not integers to SQLite
 _LONGEST_LITERAL: Final = 1000  # characters
+_LONGEST_STATEMENT: Final = (
+    200_000  # within SQLite's limits of a statement: 1,000,000 bytes, 32,766 parameters
+)
 VIEWS: Final = {
     "drops": (
         "Packets that a rule or a policy dropped or rejected, with that rule.",
@@ -97,8 +100,12 @@ def fill(made: sqlite_utils.Database, rows: Iterable[tuple[str, Filed]]) -> None
             inserts[at] = plain, some
         for alike in filed.alike:
             text, values = _statement(filed.table, alike)
-            for at, row in zip(alike.at.tolist(), values, strict=True):
-                inserts[at] = text, (row,)
+            if len(text) > _LONGEST_STATEMENT:
+                inserts_of = ((plain, one) for one in alike.each(filed.table))
+            else:
+                inserts_of = ((text, (one,)) for one in values)
+            for at, insert in zip(alike.at.tolist(), inserts_of, strict=True):
+                inserts[at] = insert
         for one in filter(None, inserts):
             cursor.executemany(*one)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -147,15 +148,37 @@ def some_filed(draw):
 
 
 @given(some_filed())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_anything_is_written_as_it_is(filed):
     """Quotes, NUL, what looks like SQL, the longest numbers: a row is the same wherever it is written."""
     expected = list(filed.rows())
     assert in_arrow(filed) == expected
+    assert in_toy(filed) == sorted(expected)
+
+
+def in_toy(filed):
+    """Rows as SQLite has them."""
     tables = sqlite_utils.Database(memory=True)
     tables.execute(definition(TOY))
+    for limit, most in LIMITS.items():
+        tables.conn.setlimit(limit, most)
     fill(tables, [("toy", filed)])
-    assert list(tables.execute("SELECT * FROM toy ORDER BY rowid")) == sorted(expected)
+    return list(tables.execute("SELECT * FROM toy ORDER BY rowid"))
+
+
+LIMITS = {  # https://sqlite.org/limits.html, of any version
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1_000_000,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 32_766,
+}
+
+
+@pytest.mark.parametrize(("count", "header"), [(1200, "x" * 900), (33_000, "x")])
+def test_packets_with_many_rows(count, header):
+    """A statement with all rows of one packet would be too long for SQLite, or have too many parameters."""
+    rows = [(number, 5, header, None) for number in range(count)]
+    columns = [{"id": np.array([number, count + number])} for number in range(count)]
+    filed = Filed(TOY, [Alike(np.arange(2), rows, columns)])
+    assert in_toy(filed) == list(filed.rows())
 
 
 def test_days(tmp_path):
