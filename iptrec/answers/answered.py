@@ -47,7 +47,7 @@ class Answers:
         # Of what nf_tables dumps too little is quoted to find it: it may be the one before.
         about = np.where(about < 0, errors - 1, about)
         copies = relations.columns()["copy"]
-        copied = np.flatnonzero(copies >= 0)
+        copied = np.flatnonzero(copies)
         self._copied = {*copied.tolist(), *(copies[copied] - window.number).tolist()}
         self._errors: dict[int, int] = {}
         for asked, error in zip(about.tolist(), errors.tolist(), strict=True):
