@@ -84,8 +84,8 @@ class Candidates:
         fits = preferred(record, fits, exact)
         found = who_is_alone(record[fits], traversal[fits])
         parted = [
-            (part, self._left(of, found, records, part))
-            for some, of in crowds
+            (part, self._left(ways, found, records, part))
+            for some, *ways in crowds
             for part in flags.parts(some, records)
         ]
         return by_count(records, found, parted)
@@ -151,14 +151,20 @@ class Candidates:
         fits: Mask = (self.since_ns[traversal] <= time_ns) & (time_ns <= until_ns)
         return fits
 
-    def _left(self, of: I64, found: Found, records: Records, some: I64) -> I64:
-        """Which of a crowd some records, all of one kind, may be of."""
-        first = np.full(len(of), some[0])
-        kept = self._by_rules[of] == self._flags.netfilter[first]
-        kept &= self._can_be(records, first, of) & ~np.isin(of, found.traversal)
-        for likely in self._likely(records, first, of):
-            kept &= likely | ~(kept & likely).any()
-        return self._near(of[kept], records.time_ns[some], late=bool(self._flags.late[some[0]]))
+    def _left(self, ways: Sequence[I64], found: Found, records: Records, some: I64) -> I64:
+        """Which of a crowd some records, all of one kind, may be of: of the first of ``ways`` that has any."""
+        left = NONE
+        for of in ways:
+            first = np.full(len(of), some[0])
+            kept = self._by_rules[of] == self._flags.netfilter[first]
+            kept &= self._can_be(records, first, of) & ~np.isin(of, found.traversal)
+            for likely in self._likely(records, first, of):
+                kept &= likely | ~(kept & likely).any()
+            late = bool(self._flags.late[some[0]])
+            left = self._near(of[kept], records.time_ns[some], late=late)
+            if len(left):
+                break
+        return left
 
     def _near(self, of: I64, time_ns: I64, *, late: bool) -> I64:
         """Those that were there at some of the times."""
@@ -168,12 +174,14 @@ class Candidates:
         found: I64 = of[near]
         return found
 
-    def _alike(self, records: Records) -> tuple[I64, I64, Mask, list[tuple[I64, I64]]]:
+    def _alike(self, records: Records) -> tuple[I64, I64, Mask, list[tuple[I64, ...]]]:
         """Pairs of records and traversals with equal keys, and which are equal in what NAT rewrites, too.
 
-        And crowds, too many to look at each pair; those that are equal in all come first there, too.
+        And crowds, too many to look at each pair: records, traversals that are equal in all, if any, and those
+        that may have been dropped before NAT had rewritten them where the last rule saw it.
         """
-        pairs, crowds = [(NONE, NONE, np.zeros(0, np.bool_))], []
+        pairs: list[tuple[I64, I64, Mask]] = [(NONE, NONE, np.zeros(0, np.bool_))]
+        crowds: list[tuple[I64, ...]] = []
         # Those of which it is not known whether they are of packets that were sent here.
         either = ~records.sent & (self._flags.leaving | self._flags.netfilter)
         for cut, open_ in sorted({*zip(records.cut.tolist(), either.tolist(), strict=True)}):
@@ -189,10 +197,11 @@ class Candidates:
             for some, others in many:
                 every = record[some]
                 one, of, still = _equal(told_exact[some], exact[others])
-                near = self._there(records, every[one], others[of])
-                one, of = every[one[near]], others[of[near]]
+                one, of = every[one], others[of]
+                fits = self._there(records, one, of) & self._can_be(records, one, of)
+                one, of = one[fits], of[fits]
                 pairs.append((one, of, np.ones(len(of), np.bool_)))
-                crowds += [(every[some], others[of]) for some, of in still]
+                crowds += [(every[some], others[of], others) for some, of in still]
                 settled = np.concatenate([one, *(every[some] for some, _ in still)])
                 crowds.append((np.setdiff1d(every, settled), others))
         record, of, same = (np.concatenate(some) for some in zip(*pairs, strict=True))

@@ -37,8 +37,14 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "ip6_fragment"): TOO_BIG,
     ("NOT_SPECIFIED", "ip6_mc_input"): "nobody here joined its multicast group",
     ("INVALID_PROTO", "icmp_rcv"): "a message of ICMP that this host ignores",
-    ("NOT_SPECIFIED", "__udp4_lib_rcv"): "a broadcast or multicast that no socket waits for",
-    ("NOT_SPECIFIED", "__udp6_lib_rcv"): "a multicast that no socket waits for",
+    (
+        "NOT_SPECIFIED",
+        "__udp4_lib_rcv",
+    ): "no socket waits for the broadcast or multicast, or an IPsec policy blocks it",
+    (
+        "NOT_SPECIFIED",
+        "__udp6_lib_rcv",
+    ): "no socket waits for the multicast, or an IPsec policy blocks it",
     ("NOT_SPECIFIED", "nf_queue"): "no program takes it from NFQUEUE, or the queue is full",
     ("NOT_SPECIFIED", "nf_reinject"): "the program behind NFQUEUE dropped it",
     ("NOT_SPECIFIED", "nfqnl_reinject"): "the program behind NFQUEUE dropped it",

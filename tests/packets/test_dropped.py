@@ -46,6 +46,21 @@ def forwarded(packet, at_ns=0, end="policy:2", out=3):
     return [*arrived(packet, at_ns), (f"filter:FORWARD:{end}", packet, event)]
 
 
+REWRITTEN = udp(ident=1, dst="10.0.9.9")
+
+
+def rewritten(packet, at_ns=0):
+    """One that goes on with another destination."""
+    event = {"indev": 2, "outdev": 3, "stamp_ns": BEGIN + at_ns}
+    return [*arrived(packet, at_ns), ("filter:FORWARD:policy:2", REWRITTEN, event)]
+
+
+def go_on_and_stay(living, dead):
+    """Equal packets of which some were seen rewritten, and others were not seen again."""
+    first = [one for at in range(living) for one in rewritten(ONE, at)]
+    return [*first, *(one for at in range(dead) for one in arrived(ONE, 1000 + at))]
+
+
 def sent(packet, out=1):
     return [("raw:OUTPUT:policy:2", packet, {"outdev": out})]
 
@@ -55,6 +70,7 @@ def dropped(packet, at_ns=1_000_000, reason=NOT_SPECIFIED, **more):
 
 
 LOST, NOT, PERHAPS = ("DISCARDED", True), ("UNKNOWN", None), ("UNKNOWN", False)
+ON = ("ACCEPT", None)
 CASES = {  # events, drops; of each packet its verdict and whether its end is sure
     "one": (arrived(ONE), [dropped(ONE)], [LOST]),
     "nobody": (arrived(ONE), [], [NOT]),
@@ -164,6 +180,13 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "a raw socket's copy": (arrived(ONE), [dropped(ONE, reason=FULL, place=11, flags=CLONED)], [PERHAPS]),
     "a VXLAN's copy": (arrived(ONE), [dropped(ONE, place=12, flags=CLONED)], [PERHAPS]),
     "a copy that TEE had no route for": (arrived(ONE), [dropped(ONE, place=13, flags=ALONE)], [NOT]),
+    "many behind DNAT": (go_on_and_stay(20, 20), [dropped(REWRITTEN)] * 20, [*[ON] * 20, *[LOST] * 20]),
+    "few of many behind DNAT": (
+        go_on_and_stay(20, 20), [dropped(REWRITTEN)] * 3, [*[ON] * 20, *[PERHAPS] * 20],
+    ),
+    "few that live behind DNAT": (
+        go_on_and_stay(3, 20), [dropped(REWRITTEN)] * 20, [*[ON] * 3, *[LOST] * 20],
+    ),
     "now and then": (
         [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
