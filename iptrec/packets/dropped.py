@@ -24,6 +24,7 @@ from iptrec.packets.drop_copies import Copies
 from iptrec.packets.drop_groups import NONE
 from iptrec.packets.drop_records import Cause, DropRecords, Records
 from iptrec.packets.ends import DISCARDED
+from iptrec.packets.in_flight import EQUAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,11 +107,12 @@ def _ended(
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
     order = order[~ruled[order]]
     made = _Made(assembly, causes)
-    for one, make in (
-        (order[elsewhere[order]], _or_elsewhere),
-        (order[(copied & ~elsewhere)[order]], _one_of_its_copies),
-        (order[~(copied | elsewhere)[order]], _lost),
-    ):
+    mixed = np.array([EQUAL in (one.doubt or "") for one in assembly.outcomes])
+    mixed = mixed[assembly.outcome[found.traversal]]
+    choices = [elsewhere, copied, mixed, np.ones_like(mixed)]
+    which = np.select(choices, range(len(choices)))
+    for number, make in enumerate((_or_elsewhere, _one_of_its_copies, _or_its_equal, _lost)):
+        one = order[which[order] == number]
         record, traversal = found.record[one], found.traversal[one]
         made.replace(traversal, records.cause[record], make)
         made.time_ns[traversal] = records.time_ns[record]
@@ -172,6 +174,11 @@ def _or_elsewhere(before: Outcome, cause: Cause) -> Outcome:
     """An outcome, with the packet dropped perhaps, or an equal one that nobody traces."""
     told = "the kernel dropped it, or an equal packet in another namespace or before tracing"
     return _in_doubt(before, cause, told)
+
+
+def _or_its_equal(before: Outcome, cause: Cause) -> Outcome:
+    """An outcome of a packet whose steps may be those of an equal one: then so may be its end."""
+    return replace(before, death=cause.death(sure=False))
 
 
 def _doubtful(before: Outcome, cause: Cause, dropped: int, of: int) -> Outcome:
