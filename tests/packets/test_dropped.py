@@ -16,6 +16,7 @@ from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
 from iptrec.decode.snapshots import NETLINK
 from iptrec.packets.drop_records import DropRecords
+from iptrec.packets.in_flight import EQUAL
 from iptrec.recording.rows import Snapshot
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
@@ -71,6 +72,7 @@ def dropped(packet, at_ns=1_000_000, reason=NOT_SPECIFIED, **more):
 
 LOST, NOT, PERHAPS = ("DISCARDED", True), ("UNKNOWN", None), ("UNKNOWN", False)
 ON = ("ACCEPT", None)
+UNTIMED = ("raw:PREROUTING:policy:2", ONE, {"indev": 2})
 CASES = {  # events, drops; of each packet its verdict and whether its end is sure
     "one": (arrived(ONE), [dropped(ONE)], [LOST]),
     "nobody": (arrived(ONE), [], [NOT]),
@@ -187,6 +189,10 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
     "few that live behind DNAT": (
         go_on_and_stay(3, 20), [dropped(REWRITTEN)] * 20, [*[ON] * 3, *[LOST] * 20],
     ),
+    "whose steps may be an equal one's": (
+        [UNTIMED, UNTIMED, ("filter:FORWARD:policy:2", ONE, {"indev": 2, "outdev": 3})],
+        [dropped(ONE, reason=QUEUE, place=10)], [ON, PERHAPS],
+    ),
     "now and then": (
         [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
@@ -213,7 +219,11 @@ def test_whose_it_was(case):
         LOST
     )
     unsure = [one for one in found if one.end and not one.end.sure]
-    words = ("equal packets, perhaps this one", "dropped it, or one of its copies and not all")
+    words = (
+        "equal packets, perhaps this one",
+        "dropped it, or one of its copies and not all",
+        EQUAL,
+    )
     assert all(one.ambiguous and one.reason.endswith(words) for one in unsure)
 
 
