@@ -11,6 +11,7 @@ from iptrec.matching import after
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
 from iptrec.matching.hotdrop import drops
+from iptrec.rulesets.unmet import unmet
 
 if TYPE_CHECKING:
     from iptrec.packets.model import Traversal
@@ -34,9 +35,9 @@ def dropped_by_match(window: Window, position: int, packet: Traversal) -> str | 
     if last.rule is not None:
         facts = after(last.rule, facts, matched=True)
     found: list[str] = []
-    for one, same_hook in window.resolver.grammars[path[-1]].unmet(last):
+    for one in unmet(window.resolver.grammars[path[-1]], last):
         dropped = drops(one.rule, facts)
-        if dropped and same_hook and not found:
+        if dropped and one.same_hook and not found:
             return f"malformed: the match of {one.where} drops it ({one.rule.spec})"
         if dropped is not False:
             found.append(one.where)

@@ -22,7 +22,7 @@ from iptrec.rulesets.targets import always_matches, is_ours, switches_off, switc
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
+    from iptrec.decode.rulesets.types import Chain, Ruleset
     from iptrec.rulesets.places import Place
 
 # include/uapi/linux/netfilter.h, enum nf_inet_hooks
@@ -69,13 +69,6 @@ class OffSwitch(NamedTuple):
     chain: str
     number: int | None
     certain: bool
-
-
-class Unmet(NamedTuple):
-    """A rule that a packet meets next; ``where``: as readers name it."""
-
-    where: str
-    rule: Rule
 
 
 @dataclass(slots=True)
@@ -234,8 +227,11 @@ class Grammar:
             for one, order in route.items()
         )
 
-    def off_switches(self, state: State) -> tuple[list[OffSwitch], bool]:
-        """The rules that may have switched tracing off next, and whether the packet must have met one."""
+    def off_switches(self, state: State, seen: Collection[Pass]) -> tuple[list[OffSwitch], bool]:
+        """The rules that may have switched tracing off next, and whether the packet must have met one.
+
+        ``seen``: the passes that it was seen in.
+        """
         found: list[OffSwitch] = []
         if self._switches is None:
             chains = (chain for table in self.ruleset.tables.values() for chain in table.values())
@@ -246,7 +242,7 @@ class Grammar:
         if near and (frame := state.frames[-1]) is not None and frame[1] is not None:
             found = self._switches_after(state.pass_.table, frame[0], frame[1])
         if state.status == "passed":
-            ahead = self._ahead(state.pass_)
+            ahead = [one for one in self.ahead(state.pass_) if one not in seen]
             found = [
                 each for one in ahead for each in self._switches_after(one.table, one.base or "", 0)
             ]
@@ -266,39 +262,15 @@ class Grammar:
                     break
         return found
 
-    def unmet(self, last: Place) -> Iterator[tuple[Unmet, bool]]:
-        """The rules that a packet meets next if none matches it; whether they are of the same hook.
-
-        Of legacy iptables, where every rule that matches is logged, and so is each chain's end.
-        """
-        if last.effect == "accept":
-            for one in self._ahead(last.pass_):
-                chain = HOOKS[one.hook]
-                same = one.hook == last.hook
-                yield from ((unmet, same) for unmet in self._rules_after(one.table, chain, 0))
-        elif last.effect in ("jump", "goto") and last.argument is not None:
-            yield from ((unmet, True) for unmet in self._rules_after(last.table, last.argument, 0))
-        elif last.effect == "continue" and last.index is not None:
-            yield from (
-                (unmet, True) for unmet in self._rules_after(last.table, last.chain, last.index)
-            )
-
-    def _rules_after(self, table: str, name: str, index: int) -> Iterator[Unmet]:
-        """The rules of a chain after one, up to the first that always matches."""
-        chain, shape = self.chain(table, name), self.shape(table, name)
-        if chain is None or shape is None:
-            return
-        for one in range(index + 1, min(shape.barrier(index), len(chain.rules) + 1)):
-            yield Unmet(f"{table}/{name} rule {shape.number(one)}", chain.rules[one - 1])
-
-    def _ahead(self, here: Pass) -> list[Pass]:
-        """The passes of which one can be the next that logs anything."""
+    def ahead(self, here: Pass) -> list[Pass]:
+        """The passes of which one can be the next that logs anything; of equal priorities nobody knows."""
         found = (
             one
             for route in self.routes
             if here in route
             for one, order in route.items()
-            if order > route[here]
+            if order >= route[here]
+            and one != here
             and all(
                 other in self.optional
                 for other, between in route.items()
