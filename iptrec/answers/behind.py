@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.answers.answered import Answers
 from iptrec.answers.explained import explained, is_of_routing
+from iptrec.answers.malformed import dropped_by_match
 from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from iptrec.packets.relations import Relations
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+
+_BY_A_HOOK: Final = "NETFILTER_DROP"
 
 
 def load() -> None:
@@ -88,9 +91,14 @@ class Behind:
         """The packet at a position of the window with its end, or with why that is not known."""
         assembly = self._window.assembly
         outcome = assembly.outcomes[assembly.outcome[position]]
+        malformed = self._malformed(position, packet)
         answer, alone = self._answers().of(position), position in self._unheard()
         if packet.end is not None and packet.end.sure:
-            return replace(packet, end=self._explained(position, packet, packet.end))
+            sure = replace(packet.end, evidence=malformed) if malformed else packet.end
+            return replace(packet, end=self._explained(position, packet, sure))
+        if malformed is not None:
+            why = "; ".join(filter(None, (malformed, outcome.doubt)))
+            return replace(packet, end=None, reason=why)
         if outcome.vanished is None and answer is None:
             perhaps = packet.end or self._received.end(position, packet)
             if perhaps is not None or not alone:
@@ -104,6 +112,13 @@ class Behind:
             reason = self._ends.reason(self._window, position, reason, end)
         told = "; ".join(filter(None, (reason, outcome.doubt))) or None
         return replace(packet, end=end or packet.end, reason=told)
+
+    def _malformed(self, position: int, packet: Traversal) -> str | None:
+        """Which matches of rules may have dropped it, where that can be why nothing more was seen."""
+        dropped = packet.end is not None and packet.end.reason == _BY_A_HOOK
+        if packet.complete and not dropped:
+            return None
+        return dropped_by_match(self._window, position, packet)
 
     def _explained(self, position: int, packet: Traversal, end: End) -> End:
         """What the kernel said as it happened, and why it is so."""

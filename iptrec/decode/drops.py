@@ -75,6 +75,13 @@ class Drops:
         six: Mask = (self.data[self.start] >> 4 == 6) & (self.size > 0)  # noqa: PLR2004 - a version
         return six
 
+    @property
+    def payload(self) -> I64:
+        """How many bytes each packet says to have behind its header of 20 bytes, or of IPv6's 40."""
+        at = self.start + np.where(self.ipv6, 4, 2)
+        told = self.data[at].astype(np.int64) << 8 | self.data[at + 1]
+        return np.maximum(np.where(self.ipv6, told, told - 20), 0)
+
 
 _COLUMNS: Final = tuple(name for name in Drops.__dataclass_fields__ if name != "data")
 

@@ -156,6 +156,15 @@ def _behind(bits: Bits) -> dict[str, Any]:
     return found
 
 
+def holds(condition: _Condition, facts: Facts) -> bool | None:
+    """Whether a condition holds, its negation looked at."""
+    try:
+        fits = _tested(condition, facts)
+    except AbsentError:
+        return False
+    return None if fits is None else fits != condition.negated
+
+
 def _tested(condition: _Condition, facts: Facts) -> bool | None:
     try:
         return None if condition.option is None else condition.option.test(condition.value, facts)
@@ -181,7 +190,7 @@ def _hint(condition: _Condition, facts: Facts) -> str:
 
 def _conditions(rule: Rule) -> Iterator[_Condition]:
     """A match without options, such as ``-m socket``, is a condition under its name."""
-    for match in _matches(rule):
+    for match in each_match(rule):
         if match.conditions or match.options is CORE or match.name in _NO_CONDITIONS:
             yield from match.conditions
         else:
@@ -190,7 +199,7 @@ def _conditions(rule: Rule) -> Iterator[_Condition]:
             yield _Condition(told, negated=False, value="", option=option)
 
 
-def _matches(rule: Rule) -> list[_Match]:
+def each_match(rule: Rule) -> list[_Match]:
     """What a rule loads, in order: iptables itself, then a module for each ``-m NAME``."""
     matches = [_Match("", CORE)]
     for word, value, negated in _options(rule.spec):

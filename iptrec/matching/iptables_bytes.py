@@ -6,19 +6,25 @@ net/ipv6/netfilter/ip6t_*.c.
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.matching.field import AbsentError
+from iptrec.matching.iptables_sctp import has_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from iptrec.matching.facts import Facts
+    from iptrec.matching.iptables_sctp import Chunk
+
+    Test = Callable[[str, Facts], bool | None]
 
 _IPV4, _IPV6 = 4, 6
 _IPV6_SIZE, _TCP_SIZE = 40, 20
 _HOP, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NONE, _DEST = 0, 43, 44, 50, 51, 59, 60
+_SEGMENTS: Final = 4  # the type of a routing header
 _CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
 _NAMES: Final = {
     "hop-by-hop": _HOP, "ipv6-route": _ROUTING, "ipv6-frag": _FRAGMENT, "esp": _ESP, "ah": _AUTH,
@@ -27,6 +33,11 @@ _NAMES: Final = {
 _MSS: Final = 2
 _WORD: Final = 32  # bits
 _LAST: Final = 65535
+
+
+_DCCP_TYPES: Final = (
+    "REQUEST", "RESPONSE", "DATA", "ACK", "DATAACK", "CLOSEREQ", "CLOSE", "RESET", "SYNC", "SYNCACK",
+)  # fmt: skip
 
 
 class UnknownError(Exception):
@@ -59,7 +70,7 @@ def _number(found: bytes, start: int, size: int) -> int:
     return int.from_bytes(found[start : start + size], "big")
 
 
-def _known(test: Callable[[str, Facts], bool | None]) -> Callable[[str, Facts], bool | None]:
+def _known(test: Test) -> Test:
     """A test that is open where it depends on what was not captured."""
 
     def guarded(value: str, facts: Facts) -> bool | None:
@@ -76,13 +87,20 @@ def _range(value: str, own: int) -> bool:
     return int(low, 0) <= own <= int(high or low, 0)
 
 
-def _tcp_options(facts: Facts) -> bytes:
+def _transport(protocol: str, facts: Facts) -> bytes:
+    """What follows IP and its extension headers, as far as it was captured."""
     if facts.header.get("frag"):
         raise AbsentError("a later fragment")
     size = facts.bits.network_size
-    if size is None or facts.header.get("ext") or facts.header.get("proto") != "tcp":
+    if size is None or facts.header.get("proto") != protocol:
         raise UnknownError
-    found = data(facts)[size:]
+    if facts.header.get("ext"):
+        size += sum(one.size for one in _extensions(facts))
+    return data(facts)[size:]
+
+
+def _tcp_options(facts: Facts) -> bytes:
+    found = _transport("tcp", facts)
     length = 4 * (_number(found, 12, 1) >> 4)
     if length > len(found):
         raise UnknownError
@@ -111,6 +129,41 @@ def tcp_mss(value: str, facts: Facts) -> bool:
         if kind == _MSS and len(one) >= 4 and one[1] == 4:  # noqa: PLR2004 - TCPOLEN_MSS
             return _range(value, int.from_bytes(one[2:4], "big"))
     return False
+
+
+@_known
+def dccp_types(value: str, facts: Facts) -> bool:
+    """``--dccp-types``: four bits of the header's byte 8."""
+    own = _number(_transport("dccp", facts), 8, 1) >> 1 & 0xF
+    return (_DCCP_TYPES[own] if own < len(_DCCP_TYPES) else "INVALID") in value.split(",")
+
+
+@_known
+def chunk_types(value: str, facts: Facts) -> bool:
+    """``--chunk-types``: a chunk that is cut off, or has no length, has the packet dropped."""
+    return has_chunks(value, lambda start: _chunks(start, facts))
+
+
+def _chunks(at: int, facts: Facts) -> Iterator[Chunk]:
+    found = _transport("sctp", facts)
+    end = _total(facts) - (len(data(facts)) - len(found))
+    while at < end:
+        if at + 4 > end or not (size := _number(found, at + 2, 2)):
+            raise AbsentError("malformed")
+        yield _number(found, at, 1), _number(found, at + 1, 1)
+        at += -(-size // 4) * 4
+
+
+@_known
+def compression(value: str, facts: Facts) -> bool:
+    """``--ipcompspi``."""
+    return _range(value, _number(_transport("ipcomp", facts), 2, 2))
+
+
+@_known
+def mobility_type(value: str, facts: Facts) -> bool:
+    """``--mh-type``."""
+    return _range(value, _number(_transport("135", facts), 2, 1))
 
 
 @_known
@@ -245,6 +298,34 @@ def eui64(_: str, facts: Facts) -> bool | None:
     return found[16:24] == bytes([mac[0] ^ 2, mac[1], mac[2], 0xFF, 0xFE, *mac[3:6]])
 
 
+def _segments(read: Callable[[bytes], int], compare: Callable[[int, int], bool]) -> Test:
+    """Of a segment routing header that is whole, as segments6_mt6 of ip6t_srh.c looks for one."""
+
+    def test(value: str, facts: Facts) -> bool:
+        one = _extension(_ROUTING, facts)
+        start = len(data(facts)) - len(one.data)
+        cut = start + one.size > _total(facts)
+        _number(one.data, 0, 8)
+        if cut or one.data[2] != _SEGMENTS or one.data[3] > one.data[4]:
+            raise AbsentError("no header of segments")
+        return compare(read(one.data), int(value, 0))
+
+    return _known(test)
+
+
+def _each_way(name: str, read: Callable[[bytes], int]) -> dict[str, Test]:
+    """The options of one number: equal, greater, less."""
+    ways = {"eq": operator.eq, "gt": operator.gt, "lt": operator.lt}
+    return {f"--srh-{name}-{way}": _segments(read, compare) for way, compare in ways.items()}
+
+
+# Not --srh-tag, which the kernel compares in the byte order of the host.
+SEGMENTS: Final[dict[str, Test]] = {
+    "--srh-next-hdr": _segments(lambda found: found[0], operator.eq),
+    **_each_way("hdr-len", lambda found: found[1]),
+    **_each_way("segs-left", lambda found: found[3]),
+    **_each_way("last-entry", lambda found: found[4]),
+}
 hop_length = _of_extension(_HOP, lambda value, one: one.size == int(value))
 hop_options = _of_extension(_HOP, _has_options)
 dst_length = _of_extension(_DEST, lambda value, one: one.size == int(value))

@@ -6,15 +6,25 @@ import ipaddress
 import itertools
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.conntrack import DIRECTIONS, STATUS
 from iptrec.matching import ipsets
 from iptrec.matching.facts import ROUTE_TYPES
+from iptrec.matching.field import AbsentError
+from iptrec.matching.link_layer import BROADCAST, HOST, MULTICAST, packet_type
+from iptrec.matching.nft_ct import FIELDS, connected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from iptrec.matching.facts import Address, Facts
 
-_IPV6: Final = 6
+_IPV4, _IPV6 = 4, 6
+_PACKET_TYPES: Final = {
+    "unicast": HOST,
+    "host": HOST,
+    "broadcast": BROADCAST,
+    "multicast": MULTICAST,
+}
 # NF_CT_STATE_BIT of include/uapi/linux/netfilter/nf_conntrack_common.h
 _CT_STATES: Final = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 
@@ -61,6 +71,108 @@ def _is_of_type6(
         return None
     answers = {one in wanted for one in facts.fib.types(address, interface) or ()}
     return answers.pop() if len(answers) == 1 else None
+
+
+_REVERSE_PATH: Final = frozenset(["--loose", "--validmark", "--accept-local", "--invert"])
+
+
+def has_way_back(value: str, facts: Facts) -> bool | None:
+    """``-m rpfilter`` with all its options (ipt_rpfilter.c, ip6t_rpfilter.c), by the routes of the moment.
+
+    With one of the host's own addresses as its source it may be what the host sent to a group, which passes.
+    """
+    options = value.split()
+    if not _REVERSE_PATH.issuperset(options):
+        return None
+    found = _way_back(options, facts)
+    return None if found is None else found != ("--invert" in options)
+
+
+def _way_back(options: Sequence[str], facts: Facts) -> bool | None:
+    source = ipaddress.ip_address(facts.header["src"])
+    if facts.in_ == "lo" or (source.version == _IPV6 and source.is_unspecified):
+        return True
+    if facts.fib is None or not facts.in_ or (source.version == _IPV4 and source.packed[0] == 0):
+        return None
+    kinds = facts.fib.types(source, None)
+    if kinds is None or ROUTE_TYPES["local"] in kinds:
+        return None
+    if "--loose" not in options:
+        ways = facts.fib.ways(source, facts.in_)
+        return None if ways is None or len(ways) > 1 else ways == {facts.in_}
+    ways = facts.fib.ways(source, None)
+    if not ways or source.is_link_local or len({bool(one) for one in ways}) > 1:
+        return None
+    return "" not in ways
+
+
+def frame_type(value: str, facts: Facts) -> bool | None:
+    """``--pkt-type``."""
+    own = packet_type(facts)
+    return None if own is None else own == _PACKET_TYPES[value]
+
+
+def own_frame_type(facts: Facts) -> str | None:
+    """The packet's."""
+    own = packet_type(facts)
+    return next((name for name, number in _PACKET_TYPES.items() if number == own), None)
+
+
+def of_connection(
+    key: str, fits: Callable[[str, int], bool]
+) -> Callable[[str, Facts], bool | None]:
+    """What a trace tells of a packet's connection, by nft's key of it (xt_conntrack.c).
+
+    Without a connection it is ``--ctstate`` alone that decides, where the rule has it.
+    """
+
+    def test(value: str, facts: Facts) -> bool | None:
+        try:
+            own = FIELDS[key].read(facts) if connected(facts) else None
+        except AbsentError:
+            return None
+        return fits(value, own) if isinstance(own, int) else None
+
+    return test
+
+
+def has_status(value: str, own: int) -> bool:
+    """``--ctstatus``: any of these; NONE is no bit at all, and never fits."""
+    return any(
+        own & STATUS[one.lower().replace("_", "-")] for one in value.split(",") if one != "NONE"
+    )
+
+
+def has_direction(value: str, own: int) -> bool:
+    """``--ctdir``."""
+    return own == DIRECTIONS[value.lower()]
+
+
+def is_in_network(value: str, own: int) -> bool:
+    """``--ctorigsrc``, ``--ctorigdst``."""
+    network = ipaddress.ip_network(value, strict=False)
+    return own & int(network.netmask) == int(network.network_address)
+
+
+def is_in_range(value: str, own: int) -> bool:
+    """``--ctorigsrcport``, ``--ctorigdstport``."""
+    low, _, high = value.partition(":")
+    return int(low) <= own <= int(high or low)
+
+
+def marked_connection(_: str, facts: Facts) -> bool | None:
+    """``-m connmark --mark``: nobody tells it afterwards, but a packet without a connection has none."""
+    connected(facts)
+    return None
+
+
+def has_helper(_: str, facts: Facts) -> bool | None:
+    """``--helper``, likewise; the opposite is true of a packet without a connection (xt_helper.c)."""
+    try:
+        connected(facts)
+    except AbsentError:
+        return False
+    return None
 
 
 def in_set(value: str, facts: Facts) -> bool | None:  # noqa: ARG001

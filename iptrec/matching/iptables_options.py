@@ -15,11 +15,22 @@ from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
 from iptrec.matching.field import AbsentError, of_header, require_ethernet
 from iptrec.matching.iptables_time import within
+from iptrec.matching.nft_ct import FIELDS
 
 Test = Callable[[str, Facts], "bool | None"]
 ALL: Final = "*"
 _NAMED_TYPES: Final = {  # as iptables-save may print them; numbers else
     "any": 255, "echo-reply": 0, "destination-unreachable": 3, "echo-request": 8, "time-exceeded": 11,
+}  # fmt: skip
+
+
+# As iptables prints them where /etc/protocols has other names or more than the header of a packet.
+_PROTOCOLS: Final = {
+    "ggp": 3, "st": 5, "egp": 8, "igp": 9, "pup": 12, "hmp": 20, "xns-idp": 22, "rdp": 27, "iso-tp4": 29,
+    "xtp": 36, "ddp": 37, "idpr-cmtp": 38, "ipv6-route": 43, "ipv6-frag": 44, "idrp": 45, "skip": 57,
+    "ipv6-opts": 60, "rspf": 73, "vmtp": 81, "ax.25": 93, "ipip": 94, "etherip": 97, "encap": 98, "isis": 124,
+    "fc": 133, "mobility-header": 135, "mpls-in-ip": 137, "manet": 138, "hip": 139, "shim6": 140, "wesp": 141,
+    "rohc": 142,
 }  # fmt: skip
 
 
@@ -37,11 +48,15 @@ class Option(NamedTuple):
 
 
 def _protocol(value: str, facts: Facts) -> bool | None:
-    number = protocol_number(value)
+    number = _PROTOCOLS.get(value, protocol_number(value))
     own = facts.header.get("proto")
     if number is None or own is None:
         return None
     return number == 0 or number == protocol_number(str(own))
+
+
+def _is_protocol(value: str, own: int) -> bool:
+    return _PROTOCOLS.get(value, protocol_number(value)) == own
 
 
 def _network(name: str) -> Test:
@@ -248,6 +263,10 @@ def _first(test: Test) -> Test:
     return guarded
 
 
+def _connection(key: str, fits: Callable[[str, int], bool]) -> Option:
+    return Option(host.of_connection(key, fits), FIELDS[key].own)
+
+
 _PORTS: Final = {
     "--sport": Option(_first(_range(lambda facts: facts.header.get("sport"))), of_header("sport")),
     "--dport": Option(_first(_range(lambda facts: facts.header.get("dport"))), of_header("dport")),
@@ -271,8 +290,16 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     },
     "udp": _PORTS,
     "udplite": _PORTS,
-    "sctp": _PORTS,
-    "dccp": _PORTS,
+    "sctp": {**_PORTS, "--chunk-types": Option(raw.chunk_types, _nothing)},
+    "dccp": {**_PORTS, "--dccp-types": Option(raw.dccp_types, _nothing)},
+    "ipcomp": {"--ipcompspi": Option(raw.compression, _nothing)},
+    "mh": {"--mh-type": Option(raw.mobility_type, _nothing)},
+    "srh": {option: Option(test, _nothing) for option, test in raw.SEGMENTS.items()},
+    "pkttype": {"--pkt-type": Option(host.frame_type, host.own_frame_type)},
+    "rpfilter": {
+        "": Option(host.has_way_back, _nothing),
+        ALL: Option(host.has_way_back, _nothing),
+    },
     "icmp": {"--icmp-type": Option(_first(_icmp_type), of_header("name"))},
     "icmp6": {"--icmpv6-type": Option(_first(_icmp_type), of_header("name"))},
     "multiport": {
@@ -318,7 +345,18 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--hex-string": Option(raw.text, _nothing),
     },
     "time": {ALL: Option(within, _nothing)},
-    "conntrack": {"--ctstate": Option(host.state, host.own_state)},
+    "conntrack": {
+        "--ctstate": Option(host.state, host.own_state),
+        "--ctproto": _connection("ct protocol", _is_protocol),
+        "--ctdir": _connection("ct direction", host.has_direction),
+        "--ctstatus": _connection("ct status", host.has_status),
+        "--ctorigsrc": _connection("ct original saddr", host.is_in_network),
+        "--ctorigdst": _connection("ct original daddr", host.is_in_network),
+        "--ctorigsrcport": _connection("ct original proto-src", host.is_in_range),
+        "--ctorigdstport": _connection("ct original proto-dst", host.is_in_range),
+    },
+    "connmark": {"--mark": Option(host.marked_connection, _nothing)},
+    "helper": {"--helper": Option(host.has_helper, _nothing)},
     "state": {"--state": Option(host.state, host.own_state)},
     "hbh": {
         "": Option(raw.has_hop, _nothing),

@@ -27,6 +27,7 @@ from iptrec.matching.field import (
     quoted,
     require_ethernet,
 )
+from iptrec.matching.link_layer import HOST, OTHER_HOST, packet_type
 from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
@@ -313,6 +314,15 @@ def _interface(read: Callable[[Facts], str | None]) -> Field:
     )
 
 
+# src/meta.c; a rule for frames meets those for other hosts, too.
+_PACKET_TYPES: Final = {"host": 0, "unicast": 0, "broadcast": 1, "multicast": 2, "other": 3}
+
+
+def _packet_type(facts: Facts) -> int | frozenset[int] | None:
+    own = packet_type(facts)
+    return frozenset({HOST, OTHER_HOST}) if own == HOST and facts.frames else own
+
+
 _ECN: Final = {"ECE": "ecn"}
 _ECHOES, _ECHOES6 = frozenset({0, 8}), frozenset({128, 129})
 # Fields that only some types of ICMP have.
@@ -335,6 +345,9 @@ _FIELDS: Final[dict[str, Field]] = {
     "meta oif": _interface(lambda facts: facts.out),
     "meta oifname": _interface(lambda facts: facts.out),
     "meta iiftype": Field(_device_type, by_names(DEVICES), name_of(_device_type, DEVICES)),
+    "meta pkttype": Field(
+        _packet_type, by_names(_PACKET_TYPES), name_of(_packet_type, _PACKET_TYPES)
+    ),
     "meta mark": Field(
         lambda facts: facts.mark,
         as_number,

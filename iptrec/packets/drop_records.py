@@ -161,7 +161,11 @@ _MOST_PARTS: Final = 64  # of one crowd of equal packets
 # Of a stream: the kernel tells of none, or the drop monitor of those that have had a link header.
 _NOT_ALL: Final = {"not_recorded", "source"}
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
-_LEAST: Final = (48, 28)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart
+_LEAST: Final = (
+    48,
+    28,
+)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart; fewer of a shorter one
+_HEADERS: Final = (40, 20)
 _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
 _GROUP4, _GROUP6 = np.uint64(0xE0), np.uint64(0xFF)  # first bytes of addresses
 
@@ -260,7 +264,10 @@ class DropRecords:
         if any(one not in self._reasons or at not in self._places for one, at in told):
             self._look_up()
         cause = np.array([self._number(*one) for one in told], np.int64)[inverse]
-        own = np.flatnonzero((cause >= 0) & (drops.size >= np.where(drops.ipv6, *_LEAST)))
+        least = np.where(drops.ipv6, *_LEAST)
+        whole = np.where(drops.ipv6, *_HEADERS) + drops.payload
+        enough = drops.size >= np.minimum(least, whole)
+        own = np.flatnonzero((cause >= 0) & enough)
         drops, cause = drops.take(own), cause[own]
         packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)

@@ -164,7 +164,8 @@ def _otherwise(book: Book, branch: Branch) -> str | None:
 
 def _switched_off(book: Book, branch: Branch) -> tuple[str, bool]:
     """That a rule switched tracing off, in words, and whether it is sure; empty if none can have."""
-    found, sure = book.grammars[branch.path[-1]].off_switches(branch.state)
+    seen = {book.places[one].pass_ for one in branch.path}
+    found, sure = book.grammars[branch.path[-1]].off_switches(branch.state, seen)
     rules = (f"{one.table}/{one.chain} rule {one.number} (`meta nftrace set 0`)" for one in found)
     return (f"tracing was switched off by {' or '.join(rules)}" if found else ""), sure
 

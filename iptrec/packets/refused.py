@@ -17,6 +17,7 @@ import numpy as np
 from iptrec.packets.identity import WITH_PORTS, Packets, combined
 from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.outcome import is_tracked_otherwise, met_nat, refusal
+from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,8 @@ def _near(times_ns: I64, since_ns: I64, until_ns: I64) -> Mask:
 class _Seen(NamedTuple):
     """What was seen of traversals; all shape (n,).
 
-    ``first``: it began a connection that was not confirmed then. ``later``: it is of one that is known.
+    ``first``: it began a connection that was not confirmed then, or nothing tells. ``later``: it is of one that
+    is known.
     """
 
     first: Mask
@@ -102,9 +104,14 @@ class _Seen(NamedTuple):
     def of(cls, events: TraceEvents, assembly: Assembly, book: Book) -> _Seen:
         """Look at the traversals of a window."""
         rows, start = assembly.rows, assembly.first
-        nat, accepted, usual = (
+        nat, accepted, usual, told = (
             np.array([judge(one) for one in assembly.outcomes], np.bool_)[assembly.outcome]
-            for judge in (partial(_met_nat, book), _is_accepted, partial(_is_usual, book))
+            for judge in (
+                partial(_met_nat, book),
+                _is_accepted,
+                partial(_is_usual, book),
+                partial(_tells_first, book),
+            )
         )
         state, status = events.ct_state[rows], events.ct_status[rows]
         new = (status >= 0) & (state & (_NEW | _RELATED) > 0)
@@ -114,6 +121,7 @@ class _Seen(NamedTuple):
         # Those of known connections pass NAT's rules in legacy iptables, and meet none of them.
         silent = ~np.logical_or.reduceat(events.trace[rows] >= 0, start)
         later = usual & ~first & (established | confirmed | silent)
+        first |= silent & ~told
         return cls(first, accepted, later, rows[start], assembly.lasts())
 
     def goes_on(self, events: TraceEvents) -> Mask:
@@ -160,6 +168,13 @@ class _Seen(NamedTuple):
 
 def _met_nat(book: Book, one: Outcome) -> bool:
     return met_nat(book, one.path)
+
+
+def _tells_first(book: Book, one: Outcome) -> bool:
+    """Whether there are chains of NAT, which every first packet of a connection passes."""
+    grammar = book.grammars[one.path[-1]]
+    passes = (each for route in grammar.routes for each in route)
+    return any(plain(each.table) == "nat" and each not in grammar.silent for each in passes)
 
 
 def _is_accepted(one: Outcome) -> bool:

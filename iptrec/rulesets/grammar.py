@@ -227,8 +227,11 @@ class Grammar:
             for one, order in route.items()
         )
 
-    def off_switches(self, state: State) -> tuple[list[OffSwitch], bool]:
-        """The rules that may have switched tracing off next, and whether the packet must have met one."""
+    def off_switches(self, state: State, seen: Collection[Pass]) -> tuple[list[OffSwitch], bool]:
+        """The rules that may have switched tracing off next, and whether the packet must have met one.
+
+        ``seen``: the passes that it was seen in.
+        """
         found: list[OffSwitch] = []
         if self._switches is None:
             chains = (chain for table in self.ruleset.tables.values() for chain in table.values())
@@ -239,7 +242,7 @@ class Grammar:
         if near and (frame := state.frames[-1]) is not None and frame[1] is not None:
             found = self._switches_after(state.pass_.table, frame[0], frame[1])
         if state.status == "passed":
-            ahead = self._ahead(state.pass_)
+            ahead = [one for one in self.ahead(state.pass_) if one not in seen]
             found = [
                 each for one in ahead for each in self._switches_after(one.table, one.base or "", 0)
             ]
@@ -259,14 +262,15 @@ class Grammar:
                     break
         return found
 
-    def _ahead(self, here: Pass) -> list[Pass]:
-        """The passes of which one can be the next that logs anything."""
+    def ahead(self, here: Pass) -> list[Pass]:
+        """The passes of which one can be the next that logs anything; of equal priorities nobody knows."""
         found = (
             one
             for route in self.routes
             if here in route
             for one, order in route.items()
-            if order > route[here]
+            if order >= route[here]
+            and one != here
             and all(
                 other in self.optional
                 for other, between in route.items()

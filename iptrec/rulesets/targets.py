@@ -36,7 +36,7 @@ _UNTRACE_EVERY: Final = re.compile(r"(?:counter (?:packets \d+ bytes \d+ )?)?met
 # Matches that drop what they cannot read, or have no memory for (hotdrop; net/netfilter/xt_*.c, ip_tables.c,
 # ip6_tables.c, and ip*t_*.c of both families). Those without a name in the text are of the protocol.
 _DROPPING: Final = re.compile(
-    r"-m (?:ah|connlimit|dccp|dst|esp|frag|hashlimit|hbh|icmp6?|ipcomp|mh|multiport|recent|rt|sctp|srh|tcp"
+    r"-m (?:ah|connlimit|dccp|dst|esp|eui64|frag|hashlimit|hbh|icmp6?|ipcomp|mh|multiport|recent|rt|sctp|tcp"
     r"|tcpmss|udp|udplite)\b"
 )
 _NEVER_DROPPING: Final = PASSING | {"ACCEPT", "RETURN"}

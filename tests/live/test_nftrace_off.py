@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
+import frames
 import pytest
+import recorder
 import test_nft
 from test_traffic import Net, send, way
 
@@ -87,3 +90,38 @@ def test_which_rule_switched_tracing_off(net):
             told[named[1]] = told.get(named[1], 0) + 1
     assert len(net.packets) == 3 * len(EXPECTED)
     assert told == switched_off(net.lab)
+
+
+EQUAL = """\
+table inet {name} {{
+	chain c {{
+		type filter hook input priority 0
+		{rules}
+	}}
+}}
+"""
+
+
+@pytest.mark.parametrize("newer", ["off", "other"])
+def test_a_chain_of_equal_priority(lab, tmp_path, newer):
+    """Which of two is passed first nobody knows: one that was not seen may have dropped the packet unseen."""
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.settle()
+    tables = {
+        "off": "udp dport 5000 meta nftrace set 0\n\t\tudp dport 5000 drop",
+        "other": "counter",
+    }
+    for name in sorted(tables, key=lambda name: name == newer):
+        lab.run(["nft", "-f", "-"], stdin=EQUAL.format(name=name, rules=tables[name]))
+    path, sent = tmp_path / "t.db", tmp_path / "frames.json"
+    words = ["--backend", "nft", "--family", "ipv4", "--iface", "v1", "-o", path]
+    child = recorder.start(lab, "udp", *words)
+    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
+    sent.write_text(json.dumps(frames.framed([frames.ipv4(*frames.udp(9, 5000))], *ends)))
+    lab.run([sys.executable, "-c", frames.SEND, str(sent)], "h")
+    recorder.stop(child)
+    (one,) = recorder.packets(path)
+    assert one.verdict != "ACCEPT" or one.ambiguous
+    assert "inet off/c rule 1 (`meta nftrace set 0`)" in one.reason

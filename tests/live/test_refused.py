@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
 
+import frames
 import pytest
 import recorder
 
@@ -120,3 +122,56 @@ def test_who_may_have_been_refused(router, tmp_path, backend, version, drops):
         one.ambiguous and "(insert_failed), perhaps this one" in one.reason for one in lost.values()
     )
     assert sum(unsure.values()) <= 0.01 * len(found)
+
+
+ZONES = (
+    "*raw\n-A PREROUTING -p 253 -m ttl --ttl-eq 60 -j CT --zone-orig 1\n"
+    "-A PREROUTING -p 253 -m ttl --ttl-eq 61 -j CT --zone-orig 2\nCOMMIT\n"
+    "*filter\n-A INPUT -m conntrack --ctstate INVALID\nCOMMIT\n"
+)
+# What a raw socket gets, behind all rules, up to a second after it was sent.
+HEARD = """
+import select, socket, struct, subprocess, sys
+heard = socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)
+subprocess.run(["nsenter", "--net=/run/netns/h", sys.executable, "-c", *sys.argv[1:]], check=True)
+while select.select([heard], [], [], 1)[0]:
+    print(struct.unpack_from("!H", heard.recv(100), 4)[0])
+"""
+
+
+@pytest.mark.parametrize("drops", ["no", "yes"])
+def test_refused_without_nat(lab, tmp_path, backend, drops):
+    """Two connections of different zones have the same answers: the second is refused, whatever the rules."""
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.settle()
+    lab.restore(None, "ipv4", ZONES, backend)
+    both = [frames.ipv4(253, bytes(8), identity=number, ttl=53 + number) for number in (7, 8)]
+    sent, path = tmp_path / "frames.json", tmp_path / "t.db"
+    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
+    sent.write_text(json.dumps(frames.framed(both, *ends)))
+    words = [
+        "--backend",
+        backend,
+        "--family",
+        "ipv4",
+        "--iface",
+        "v1",
+        "--drops",
+        drops,
+        "-o",
+        path,
+    ]
+    child = recorder.start(lab, *words, notes=True)
+    told = lab.run([sys.executable, "-c", HEARD, frames.SEND, str(sent)]).stdout
+    recorder.stop(child)
+    assert told.split() == ["7"]
+    found = {one.header["id"]: one for one in recorder.packets(path)}
+    lost, passed = found[8], found[7]
+    assert passed.verdict == "ACCEPT"
+    if drops == "yes":
+        assert (lost.verdict, passed.ambiguous) == ("DISCARDED", False)
+    else:
+        assert (lost.verdict, lost.ambiguous) == ("ACCEPT", True)
+        assert "(insert_failed), perhaps this one" in lost.reason

@@ -178,6 +178,9 @@ icmpv6 mtu 7
 ether saddr 02:00:00:00:00:09
 ether daddr & 01:00:00:00:00:00 == 00:00:00:00:00:00
 ether type ip
+meta pkttype host
+meta pkttype != host
+meta pkttype { broadcast, multicast }
 ether type { ip6, arp }
 meta protocol ip
 meta protocol { ip6, arp }

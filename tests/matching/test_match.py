@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from iptrec.decode.rulesets import iptables_save
 from iptrec.matching import judge
 from iptrec.matching.facts import Facts
+from iptrec.matching.iptables_options import MODULES
 
 HEADER = {
     "src": "fd00::1",
@@ -67,6 +71,9 @@ CASES = {
     "-p 17 --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
     "-p udp -m mark --mark 0x0 --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
     "-m mark --mark 0x0 -p udp --dport 3 -j DROP": (False, "--dport 3 (it is 2)"),
+    "-p ipip -j DROP": (False, "-p ipip (it is udp)"),
+    "-m rpfilter --invert -j DROP": (None, "--invert"),
+    "-m pkttype --pkt-type unicast -j DROP": (None, "--pkt-type unicast"),
     "-p ipv6-icmp --icmpv6-type 128 -j DROP": (False, "-p ipv6-icmp (it is udp)"),
     # By one interface's addresses: which they are is not known here.
     "-m addrtype --dst-type LOCAL --limit-iface-in -j DROP": (
@@ -85,6 +92,15 @@ def test_judgements(spec):
     """Yes, no and why not, or what it depends on; a condition that fails decides, whatever is unknown."""
     found = judge(rule(spec), FACTS)
     assert (found.fits, found.because) == CASES[spec]
+
+
+def test_the_page_names_every_module():
+    """What is judged is in docs/matches.md."""
+    page = (Path(__file__).parents[2] / "docs/matches.md").read_text()
+    judged = re.findall(r"^\| ([\w, ]+) \| ", page, re.MULTILINE)
+    assert {name for one in judged for name in one.split(", ")} - {"module"} == MODULES.keys() - {
+        "comment"
+    }
 
 
 @given(
