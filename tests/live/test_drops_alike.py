@@ -240,9 +240,11 @@ def test_a_copy_to_a_dead_gateway(router, tmp_path, family, way, death, net):
 
 LOW = "ip address flush dev {0}; ip address add 10.0.2.1/24 dev {1}; ip address add fd00:2::1/64 dev {1} nodad"
 BRIDGE = "ip link add br0 type bridge ageing_time 0 mcast_snooping 0; ip link set br0 up; "
+TWO_PORTS = BRIDGE + "for one in v2 v3; do ip link set $one master br0; done; "
+VLAN = "ip link add link {} name br0 type vlan id 7; ip link set br0 up; "
 BOND = (
     "ip link add br0 type bond mode {}; ip link set br0 up; "
-    "for one in v2 v3; do ip link set $one down; ip link set $one master br0 up; done; "
+    "for one in v2 v3; do ip link set $one down; ip link set $one master br0; done; "
 )
 STACKS = {  # what lies above v2, which interface is shut, and who hears of what is sent then
     "macvlan": (
@@ -250,14 +252,11 @@ STACKS = {  # what lies above v2, which interface is shut, and who hears of what
         "v2",
         None,
     ),
-    "vlan": ("ip link add link v2 name br0 type vlan id 7; ip link set br0 up; ", "v2", None),
+    "vlan": (VLAN.format("v2"), "v2", None),
+    "vlan over a bridge": (TWO_PORTS.replace("br0", "br1") + VLAN.format("br1"), "v3", "h2"),
     "one port": (BRIDGE + "ip link set v2 master br0; ", "v2", None),
-    "two ports": (BRIDGE + "for one in v2 v3; do ip link set $one master br0; done; ", "v3", "h2"),
-    "two ports, first": (
-        BRIDGE + "for one in v2 v3; do ip link set $one master br0; done; ",
-        "v2",
-        "h3",
-    ),
+    "two ports": (TWO_PORTS, "v3", "h2"),
+    "two ports, first": (TWO_PORTS, "v2", "h3"),
     "bond": (BOND.format("active-backup"), "v2", None),
     "bond, broadcast": (BOND.format("broadcast"), "v3", "h2"),
 }
