@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 PERHAPS: Final = "the rules changed just then: perhaps it was not there"
 _INVALID: Final = 1  # NF_CT_STATE_BIT(...) of a packet that has no connection
+# Since then traces of nf_tables tell the state of each packet that has a connection (nf_tables_trace.c).
 _TELLS_STATE: Final = (6, 16)
 
 
@@ -146,7 +147,7 @@ class Known:
         self._namespace = namespace
         self._routes = Routes(recording, namespace, interfaces)
         self._ipsets = IpSets(recording, namespace)
-        self._tells_state = _tells_state(recording.facts.kernel)
+        self._kernel = _release(recording.facts.kernel)
 
     @functools.cached_property
     def _nft_sets(self) -> NftSets:
@@ -177,7 +178,7 @@ class Known:
         events, row = window.events, before.row
         state = int(events.ct_state[row])
         traced = bool(events.trace[row] >= 0)  # by nf_tables
-        told = self._tells_state and traced and events.payload[row] >= 0
+        told = self._kernel >= _TELLS_STATE and traced and events.payload[row] >= 0
         if told and not state:
             state = _INVALID
         time_ns = int(window.earliest_ns[row]), int(events.received_ns[row])
@@ -204,6 +205,7 @@ class Known:
             time_ns=time_ns,
             in_type=_type_of(events, row),
             frames=family_of(before.place.table, packet.family) in AROUND,
+            kernel=self._kernel,
         )
 
 
@@ -228,7 +230,7 @@ def _known(value: int) -> int | None:
     return None if value < 0 else value
 
 
-def _tells_state(kernel: str) -> bool:
-    """Whether traces of nf_tables tell the state of each packet that has a connection (nf_tables_trace.c)."""
-    found = re.match(r"Linux (\d+)\.(\d+)", kernel)
-    return found is not None and (int(found[1]), int(found[2])) >= _TELLS_STATE
+def _release(kernel: str) -> tuple[int, int]:
+    """A kernel's version as far as kernels differ in what `why` tells; (0, 0): not known."""
+    found = re.match(r"Linux (\d{1,4})\.(\d{1,4})", kernel)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

@@ -61,7 +61,8 @@ class Facts:
     ``nft_sets``: a set of the rule's table by its name, each that may have been the packet's; None where it is
     not known. ``time_ns``: between which times it was there (epoch).
     ``in_type``: ARPHRD_ of the interface that it came in by, 0 where there is none; None: not known.
-    ``frames``: whether the rule's table is passed by frames of whatever protocol.
+    ``frames``: whether the rule's table is passed by frames of whatever protocol. ``kernel``: its release, as
+    far as kernels differ; (0, 0): not known.
     """
 
     header: dict[str, Any]
@@ -83,6 +84,7 @@ class Facts:
     time_ns: tuple[int, int] = (0, 0)
     in_type: int | None = None
     frames: bool = False
+    kernel: tuple[int, int] = (0, 0)
 
 
 class Clause(NamedTuple):

@@ -25,13 +25,18 @@ _IPV4, _IPV6 = 4, 6
 _IPV6_SIZE, _TCP_SIZE = 40, 20
 _HOP, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NONE, _DEST = 0, 43, 44, 50, 51, 59, 60
 _SEGMENTS: Final = 4  # the type of a routing header
+_PROTOCOL: Final = -1  # any other one
+_BEGINNING: Final = 2  # bytes: what follows, and how long it is
 _CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
 _NAMES: Final = {
     "hop-by-hop": _HOP, "ipv6-route": _ROUTING, "ipv6-frag": _FRAGMENT, "esp": _ESP, "ah": _AUTH,
-    "ipv6-nonxt": _NONE, "ipv6-opts": _DEST, "protocol": -1,
+    "ipv6-nonxt": _NONE, "ipv6-opts": _DEST, "protocol": _PROTOCOL,
 }  # fmt: skip
 _MSS: Final = 2
 _WORD: Final = 32  # bits
+# Since then skb_find_text of net/core/skbuff.c finds nothing that ends behind --to. Before, it was enough to
+# begin there, but not where the packet's data lay in several pieces.
+_ENDS_BEFORE_TO: Final = (6, 7)
 _LAST: Final = 65535
 
 
@@ -206,7 +211,7 @@ def _u32(location: str, ranges: str, facts: Facts) -> bool:
 
 @_known
 def text(value: str, facts: Facts) -> bool:
-    """``--string`` with what belongs to it: where it begins is between ``--from`` and ``--to``."""
+    """``--string`` with what belongs to it: all of it is between ``--from`` and ``--to``."""
     words = re.findall(r'"(?:[^"\\]|\\.)*"|\S+', value)
     options = dict(zip(words[1::2], words[2::2], strict=False))
     pattern, found = _pattern(words[0]), data(facts)
@@ -214,9 +219,10 @@ def text(value: str, facts: Facts) -> bool:
         pattern, found = pattern.lower(), found.lower()
     first, last = int(options.get("--from", 0)), int(options.get("--to", _LAST))
     at = found.find(pattern, first)
-    if 0 <= at <= last:
+    if 0 <= at <= last - len(pattern):
         return True
-    if len(found) < min(_total(facts), last + len(pattern)):
+    reach = last if facts.kernel >= _ENDS_BEFORE_TO else last + len(pattern)
+    if 0 <= at <= reach - len(pattern) or len(found) < min(_total(facts), reach):
         raise UnknownError
     return False
 
@@ -236,13 +242,19 @@ def _extensions(facts: Facts) -> Iterator[_Extension]:
         raise AbsentError("IPv4")
     kind, at = _number(found, 6, 1), _IPV6_SIZE
     while kind in _CHAINED:
-        units = _number(found, at + 1, 1)
-        size = 8 if kind == _FRAGMENT else 4 * (units + 2) if kind == _AUTH else 8 * (units + 1)
+        size = _size(kind, _number(found, at + 1, 1))
         yield _Extension(kind, found[at:], size)
         if kind == _FRAGMENT and _number(found, at + 2, 2) & ~7:
             return
         kind, at = _number(found, at, 1), at + size
     yield _Extension(kind, b"", 0)
+
+
+def _size(kind: int, units: int) -> int:
+    """How many bytes an extension header has, by its second byte."""
+    if kind == _FRAGMENT:
+        return 8
+    return 4 * (units + 2) if kind == _AUTH else 8 * (units + 1)
 
 
 def _extension(kind: int, facts: Facts) -> _Extension:
@@ -281,12 +293,35 @@ def _offset(one: _Extension) -> int:
 
 @_known
 def has_headers(value: str, facts: Facts) -> bool:
-    """``--header`` of ipv6header: exactly these, or with ``--soft`` these and others."""
+    """``--header`` of ipv6header: exactly these; with ``--soft`` these and others, negated none of them."""
     names, _, soft = value.partition(" ")
-    wanted = {_NAMES[one] for one in names.split(",")}
-    found = {one.kind for one in _extensions(facts)}
-    own = {kind if kind in _NAMES.values() else -1 for kind in found}
+    wanted, own = {_NAMES[one] for one in names.split(",")}, set(_flagged(facts))
+    if soft and not wanted <= own and wanted & own:
+        raise AbsentError(",".join(name for name, kind in _NAMES.items() if kind in own))
     return wanted <= own if soft else wanted == own
+
+
+def _flagged(facts: Facts) -> Iterator[int]:
+    """The headers as ip6t_ipv6header.c walks over them: through the data of later fragments as well."""
+    found = data(facts)
+    if _number(found, 0, 1) >> 4 != _IPV6:
+        raise AbsentError("IPv4")
+    kind, at, total = _number(found, 6, 1), _IPV6_SIZE, _total(facts)
+    while kind in _CHAINED and at <= total:
+        _require_beginning(at, total)
+        yield kind
+        kind, at = _number(found, at, 1), at + _size(kind, _number(found, at + 1, 1))
+    last = kind if kind in (_NONE, _ESP) else _PROTOCOL
+    if last == _ESP and at <= total:
+        _require_beginning(at, total)
+    if last == _PROTOCOL or at <= total:  # not behind one that says to be longer than the packet
+        yield last
+
+
+def _require_beginning(at: int, total: int) -> None:
+    """Raise AbsentError where a packet ends before the first bytes of a header that is announced."""
+    if total - at < _BEGINNING:
+        raise AbsentError("cut short")
 
 
 def eui64(_: str, facts: Facts) -> bool | None:

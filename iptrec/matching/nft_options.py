@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _EXTENSIONS: Final = {"hbh": 0, "rt": 43, "frag": 44, "dst": 60, "mh": 135}
 _CHAINED: Final = frozenset({0, 43, 44, 51, 60})  # what ipv6_find_hdr walks on behind
+# How many bytes of one must be there for the kernel to find it (ipv6_find_hdr of net/ipv6/exthdrs_core.c).
+_NEEDED: Final = {"hbh": 2, "rt": 4, "frag": 4, "dst": 2, "mh": 0}
+_IPV6_SIZE: Final = 40
 _VERSION, _HDRLENGTH = Span("nh", 0, 4), Span("nh", 4, 4)
 _NEXTHDR, _DOFF = Span("nh", 48, 8), Span("th", 96, 4)
 _SHORTEST: Final = 5  # words of a header without options
@@ -40,10 +43,26 @@ def _extension(name: str) -> Read:
             return None
         first = facts.bits.number(_NEXTHDR)
         if first == number:
-            return 1
+            return _found(facts, _NEEDED[name])
         return None if first is None or first in _CHAINED else 0
 
     return read
+
+
+def _found(facts: Facts, needed: int) -> int | None:
+    """Whether the first bytes of a header that IPv6 announces are there: 1 or 0.
+
+    They are where the kernel found the transport header behind them. IP cuts off what is longer than the
+    header says, and drops what is shorter, of packets that come in; the length of a jumbogram is 0 there.
+    """
+    length = facts.header.get("length")
+    if facts.bits.behind or not needed:
+        return 1
+    if facts.in_ is None or facts.frames or not isinstance(length, int):
+        return None
+    if length == _IPV6_SIZE and facts.bits.number(_NEXTHDR) == _EXTENSIONS["hbh"]:
+        return None
+    return int(length >= _IPV6_SIZE + needed)
 
 
 def _ip_option(_: str) -> Read:

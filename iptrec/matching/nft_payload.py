@@ -75,7 +75,7 @@ HEADERS: Final = {
         "nexthdr": (0, 8), "hdrlength": (8, 8), "reserved": (16, 16), "spi": (32, 32), "sequence": (64, 32),
     }),
     "esp": Header("th", frozenset({"esp"}), {"spi": (0, 32), "sequence": (32, 32)}),
-    "comp": Header("th", frozenset({"comp"}), {"nexthdr": (0, 8), "flags": (8, 8), "cpi": (16, 16)}),
+    "comp": Header("th", frozenset({"ipcomp"}), {"nexthdr": (0, 8), "flags": (8, 8), "cpi": (16, 16)}),
 }  # fmt: skip
 
 ICMP: Final = {

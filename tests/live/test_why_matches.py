@@ -31,6 +31,11 @@ BOTH = """\
 -m string --string "needle" --algo bm
 -m string --string "needle" --algo kmp --icase
 -m string ! --string "needle" --algo kmp --from 40 --to 60
+-m string --string "needle" --algo kmp --to 34
+-m string --string "needle" --algo bm --to 33
+-m string --string "needle" --algo bm --from 28 --to 54
+-m string ! --string "needle" --algo kmp --from 28 --to 53
+-m string --string "needle" --algo bm --to 48
 -m string --hex-string "|020405b4|" --algo bm
 -m time --timestart 00:00:00 --timestop 23:59:59
 -m time --datestart 2037-01-01T00:00:00
@@ -113,6 +118,10 @@ OF_IPV6 = """\
 -m ipv6header --header hop-by-hop,protocol
 -m ipv6header --header hop-by-hop --soft
 -m ipv6header ! --header ipv6-frag,protocol
+-m ipv6header --header ipv6-frag
+-m ipv6header --header ipv6-frag,protocol
+-m ipv6header ! --header ipv6-frag,ipv6-opts --soft
+-m ipv6header ! --header ipv6-route,ah --soft
 -m eui64
 -p 135 -m mh --mh-type 1:3
 -p 135 -m mh ! --mh-type 1

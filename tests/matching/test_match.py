@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iptrec.decode import packet
 from iptrec.decode.rulesets import iptables_save
 from iptrec.matching import judge
+from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
 from iptrec.matching.iptables_options import MODULES
 
@@ -121,3 +124,84 @@ def test_numbers_too_long_for_python():
     """A number of ten thousand digits is no port."""
     assert judge(rule(f"--dport {'9' * 10_000} -j DROP"), FACTS).fits in (False, None)
     assert judge(rule(f"-s fd00::/{'9' * 10_000} -j DROP"), FACTS).fits is None
+
+
+OLD, NEW = (6, 6), (6, 7)  # the kernel finds no pattern that ends behind --to since then
+TEXT = b"....needle.."  # behind IPv6's header: from byte 44 to 50
+STRINGS = [
+    ("", OLD, True),
+    ("", NEW, True),
+    ("--from 44", NEW, True),
+    ("--from 45", NEW, False),
+    ("--to 50", OLD, True),
+    ("--to 50", NEW, True),
+    ("--to 49", OLD, None),
+    ("--to 49", NEW, False),
+    ("--to 44", OLD, None),
+    ("--to 44", NEW, False),
+    ("--to 43", OLD, False),
+    ("--from 44 --to 44", (0, 0), None),
+    ("--from 40 --to 44", NEW, False),
+]
+
+
+def captured(body, following=17, cut=None):
+    """A packet of IPv6, as far as it was captured."""
+    whole = bytes([0x60, 0, 0, 0, 0, len(body), following, 64]) + bytes(32) + body
+    data = whole[:cut]
+    return replace(FACTS, header=packet.header(data, 10), bits=Bits(data))
+
+
+@pytest.mark.parametrize(("span", "kernel", "fits"), STRINGS)
+def test_where_a_pattern_may_be(span, kernel, fits):
+    """All of it before --to; older kernels find some that only begin there, as the packet lies in memory."""
+    facts = replace(captured(TEXT), kernel=kernel)
+    assert judge(rule(f'-m string --string "needle" --algo bm {span}'), facts).fits is fits
+    wanted = fits if fits is None else not fits
+    assert judge(rule(f'-m string ! --string "needle" --algo bm {span}'), facts).fits is wanted
+
+
+@pytest.mark.parametrize(
+    ("cut", "kernel", "fits"), [(48, NEW, False), (47, NEW, None), (48, OLD, None)]
+)
+def test_a_pattern_behind_what_was_captured(cut, kernel, fits):
+    facts = replace(captured(TEXT, cut=cut), kernel=kernel)
+    assert judge(rule('-m string --string "needle" --algo bm --to 48'), facts).fits is fits
+
+
+LATER = bytes.fromhex("11000008") + bytes(4) + bytes(16)  # a fragment of UDP with an offset
+FIRST = bytes.fromhex("11000001") + bytes(4) + bytes(16)
+OF_FRAGMENT = bytes.fromhex("3c000008") + bytes(4) + bytes.fromhex("1100010400000000") + bytes(8)
+OPTIONS_FIRST = bytes.fromhex("2c00010400000000") + FIRST
+HEADERS = [
+    (44, LATER, "--header ipv6-frag", False),
+    (44, LATER, "--header ipv6-frag,protocol", True),
+    (44, LATER, "! --header ipv6-frag", True),
+    (44, LATER, "--header ipv6-frag --soft", True),
+    (44, FIRST, "--header ipv6-frag,protocol", True),
+    # Of a later fragment the kernel takes data for headers.
+    (44, OF_FRAGMENT, "--header ipv6-frag,ipv6-opts,protocol", True),
+    (60, OPTIONS_FIRST, "--header ipv6-frag,ipv6-opts --soft", True),
+    (60, OPTIONS_FIRST, "! --header ipv6-frag,ipv6-opts --soft", False),
+    # None of them, not: not all of them
+    (44, FIRST, "! --header ipv6-frag,ipv6-opts --soft", False),
+    (44, FIRST, "--header ipv6-frag,ipv6-opts --soft", False),
+    (44, FIRST, "! --header esp,ipv6-opts --soft", True),
+    (50, bytes(8), "--header esp", True),
+    (59, b"\0\0", "--header ipv6-nonxt", True),
+    (17, bytes(8), "--header protocol", True),
+    # Without room for a header there is no match, whatever is negated.
+    (44, b"", "--header ipv6-frag --soft", False),
+    (44, b"\x11", "! --header protocol", False),
+    (50, b"\0", "! --header protocol", False),
+    # Behind a header that says to be longer than the packet there is no other one.
+    (60, bytes.fromhex("2c280104000000000000"), "--header ipv6-opts,protocol", True),
+]
+
+
+@pytest.mark.parametrize(("following", "body", "asked", "fits"), HEADERS)
+def test_headers_of_ipv6(following, body, asked, fits):
+    """As net/ipv6/netfilter/ip6t_ipv6header.c walks over them."""
+    found = judge(rule(f"-m ipv6header {asked}"), captured(body, following))
+    assert found.fits is fits
+    assert judge(rule(f"-m ipv6header {asked}"), captured(body, following, 40)).fits in (None, fits)

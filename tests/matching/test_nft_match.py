@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iptrec.decode import packet
 from iptrec.decode.rulesets import nft_json, nft_matches
 from iptrec.decode.rulesets.nft_matches import Match
 from iptrec.decode.rulesets.nft_sets import Member, NftSet
 from iptrec.decode.rulesets.types import Rule
-from iptrec.matching import after, judge
+from iptrec.matching import after, judge, nft_payload
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
 from iptrec.matching.nft_words import words
+from iptrec.names import PROTOCOL_NUMBERS
 
 DATA = Path(__file__).parents[1] / "data" / "nft"
 UDP = {"src": "10.0.1.2", "dst": "10.0.1.1", "proto": "udp", "length": 29, "sport": 9, "dport": 53}
@@ -204,6 +206,75 @@ def test_bits_of_the_packet(left, right, fits):
     link = bytes.fromhex("0200000000020200000000010800")
     facts = replace(FACTS, bits=Bits(IPV4, link))
     assert judge(native(match(left, right)), facts).fits is fits
+
+
+def ipv6(following, body, length=None):
+    """A header of IPv6 and what is behind it; ``length``: what it says of that."""
+    said = len(body) if length is None else length
+    return (
+        bytes([0x60, 0, 0, 0]) + said.to_bytes(2, "big") + bytes([following, 64]) + bytes(32) + body
+    )
+
+
+@pytest.mark.parametrize("protocol", [one for one in nft_payload.HEADERS if one != "th"])
+def test_a_packet_of_a_protocol_has_its_header(protocol):
+    """Whatever nft calls it: there is a number of a protocol by which a packet is known to have it."""
+    header = nft_payload.HEADERS[protocol]
+    if header.base == "th":
+        assert {PROTOCOL_NUMBERS[one] for one in header.protocols & PROTOCOL_NUMBERS.keys()}
+
+
+@pytest.mark.parametrize(("version", "family"), [(4, 2), (6, 10)])
+def test_compressed_payload(version, family):
+    """IPComp, which nft calls comp."""
+    body = bytes.fromhex("11000002") + b"abcdefgh"
+    data = IPV4[:9] + b"\x6c" + IPV4[10:20] + body if version == 4 else ipv6(108, body)
+    facts = replace(FACTS, header=packet.header(data, family), bits=Bits(data, joined=True))
+    assert judge(native(match(payload("comp", "cpi"), 2)), facts).fits is True
+    assert judge(native(match(payload("comp", "nexthdr"), "udp")), facts).fits is True
+    found = judge(native(match(payload("comp", "cpi"), 3)), facts)
+    assert (found.fits, found.because) == (False, "comp cpi 3 (it is 2)")
+
+
+EXTENSIONS = [  # the first next header, how many bytes are said to be behind IPv6's own; if they are one
+    ("frag", 44, 8, True),
+    ("frag", 44, 4, True),
+    ("frag", 44, 3, False),
+    ("frag", 44, 0, False),
+    ("rt", 43, 4, True),
+    ("rt", 43, 3, False),
+    ("dst", 60, 2, True),
+    ("dst", 60, 1, False),
+    ("hbh", 0, 8, True),
+    ("hbh", 0, 0, None),  # the header tells no length of a jumbogram
+    ("mh", 135, 0, True),  # ipv6_find_hdr does not look into what is no extension header to it
+    ("frag", 17, 8, False),
+    ("frag", 60, 8, None),
+]
+
+
+@pytest.mark.parametrize(("name", "first", "length", "there"), EXTENSIONS)
+def test_an_extension_header_that_is_cut_short_is_missing(name, first, length, there):
+    """As the kernel finds it: by its first bytes (ipv6_find_hdr of net/ipv6/exthdrs_core.c)."""
+    data = ipv6(first, b"", length)
+    facts = replace(FACTS, header=packet.header(data, 10), bits=Bits(data, joined=True))
+    for wanted in (True, False):
+        found = judge(native(match({"exthdr": {"name": name}}, wanted)), facts)
+        assert found.fits is (None if there is None else there is wanted)
+    inside = judge(native(match({"exthdr": {"name": name, "field": "nexthdr"}}, 1)), facts)
+    assert inside.fits is (False if there is False else None)
+    assert (inside.because or "").endswith("(it is missing)") is (there is False)
+
+
+@pytest.mark.parametrize(("in_", "frames"), [(None, False), ("eth0", True)])
+def test_a_length_that_nobody_has_checked(in_, frames):
+    """What a host sends, and frames, which IP has not seen, are as long as they are."""
+    data = ipv6(44, b"", 0)
+    facts = replace(FACTS, header=packet.header(data, 10), bits=Bits(data, joined=True))
+    facts = replace(facts, in_=in_, frames=frames)
+    exists = native(match({"exthdr": {"name": "frag"}}, True))
+    assert judge(exists, facts).fits is None
+    assert judge(exists, replace(facts, bits=facts.bits._replace(behind=bytes(8)))).fits is True
 
 
 SRC_DPORT = {"concat": [payload("ip", "saddr"), DPORT]}
