@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from iptrec.decode import packet
 from iptrec.decode.headers import Headers
+from iptrec.views.templates import listed
 
 BYTE = st.integers(0, 255)
 PROTOCOLS = st.sampled_from([0, 1, 4, 6, 17, 33, 43, 44, 47, 50, 51, 58, 60, 132, 136, 200])
@@ -50,7 +51,7 @@ def headers(packets, families):
 def told(columns, row):
     """The fields that the columns have of a packet."""
     fields = columns.layouts[columns.which[row]].fields
-    return {name: columns.values(name, np.array([row]))[0] for name in fields}
+    return {name: listed(columns.values(name, np.array([row])))[0] for name in fields}
 
 
 @given(st.lists(st.tuples(st.one_of(ipv4(), ipv6()), st.sampled_from([2, 10])), min_size=1))
