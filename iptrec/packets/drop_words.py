@@ -102,10 +102,12 @@ ROUTING: Final = (
     "ip_error", "ip_rcv_finish_core", "ip_forward", "ip6_forward", "ip6_pkt_discard", "ip6_pkt_prohibit",
     "ip6_mc_input",
 )  # fmt: skip
+# Where Linux 6.1 drops what a queue of a device, called by __dev_queue_xmit, does not take.
+_FREED_AS_LIST: Final = "kfree_skb_list_reason"
 # Those that packets come to by way of these, or of rules that let them go on.
 _BEHIND: Final = (
     "ip_fragment", "ip6_fragment", "ip_finish_output2", "ip6_finish_output2", "__dev_queue_xmit",
-    "sch_direct_xmit", "nf_queue", "nf_reinject", "nfqnl_reinject",
+    "sch_direct_xmit", _FREED_AS_LIST, "nf_queue", "nf_reinject", "nfqnl_reinject",
 )  # fmt: skip
 # What stands for the destination's route, or for what takes packets here; for those that were forwarded only
 # where their interface has just gone (net/core/dst.c, dst_dev_put).
@@ -122,15 +124,16 @@ _OF_COPIES: Final = (
     "packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "ping_rcv", "nf_dup_ipv4", "nf_dup_ipv6",
 )  # fmt: skip
 # What a packet that has arrived, or gone, was put together of, or lay in.
-_FREED: Final = ("skb_release_data", "kfree_skb_list_reason", "skb_release_head_state")
+_FREED: Final = ("skb_release_data", "skb_release_head_state")
 # It came to its socket, which is closed with it unread.
 _UNREAD: Final = ("QUEUE_PURGE", "SOCKET_CLOSE")
 # What older kernels drop that has done its work, seen on 6.1: an answer to ping that went to its raw socket is
 # dropped by the caller of ping_rcv, so is any message of ICMPv6; what a socket is closed with has no reason.
+# Nor have the pieces of a packet that are freed as a list, where what a queue drops has one.
 _DONE: Final = (
     ("NO_SOCKET", "icmp_rcv"), ("NO_SOCKET", "icmpv6_rcv"), ("NOT_SPECIFIED", "icmpv6_rcv"),
     ("NOT_SPECIFIED", "sk_stream_kill_queues"), ("NOT_SPECIFIED", "udp_destruct_common"),
-    ("TCP_OLD_DATA", "tcp_rcv_state_process"),
+    ("NOT_SPECIFIED", _FREED_AS_LIST), ("TCP_OLD_DATA", "tcp_rcv_state_process"),
 )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ CASES = [  # Linux, reason, place, whether it is a loss
     ("6.18", "TCP_OLD_DATA", "tcp_data_queue+0x8", True),
     ("6.18", "ICMP_CSUM", "icmp_rcv+0x1ff", True),
     ("6.1", "NO_SOCKET", "__udp4_lib_rcv+0x4bc", True),
+    ("6.1", "QDISC_DROP", "kfree_skb_list_reason+0x1f", True),
+    ("6.1", "NOT_SPECIFIED", "kfree_skb_list_reason+0x1f", False),  # pieces of what arrived
 ]
 
 
