@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.nft_json import TAG
+from iptrec.decode.rulesets.nft_others import Other
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterator
 
     from iptrec.decode.rulesets.types import Chain, Rule
     from iptrec.rulesets.places import Effect
@@ -35,22 +36,33 @@ _UNTRACE_EVERY: Final = re.compile(r"(?:counter (?:packets \d+ bytes \d+ )?)?met
 
 # Matches that drop what they cannot read, or have no memory for (hotdrop; net/netfilter/xt_*.c, ip_tables.c,
 # ip6_tables.c, and ip*t_*.c of both families). Those without a name in the text are of the protocol.
-_DROPPING: Final = re.compile(
-    r"-m (?:ah|connlimit|dccp|dst|esp|eui64|frag|hashlimit|hbh|icmp6?|ipcomp|mh|multiport|recent|rt|sctp|tcp"
+_DROPPING_MATCH: Final = (
+    r"(?:ah|connlimit|dccp|dst|esp|eui64|frag|hashlimit|hbh|icmp6?|ipcomp|mh|multiport|recent|rt|sctp|tcp"
     r"|tcpmss|udp|udplite)\b"
 )
+_DROPPING: Final = re.compile(f"-m {_DROPPING_MATCH}")
+# Likewise of nf_tables: what has no address and port that could be counted (nft_connlimit.c), and such matches.
+_DROPPING_OF_NFT: Final = re.compile(rf'\bct count\b|\bxt match "{_DROPPING_MATCH}')
 _NEVER_DROPPING: Final = PASSING | {"ACCEPT", "RETURN"}
 
 
 def may_drop_by_match(rule: Rule) -> bool:
     """Whether a match of a rule may drop a packet: then the rule neither matches nor counts it."""
-    return _DROPPING.search(_QUOTED.sub("", rule.spec)) is not None
+    text = _QUOTED.sub("", rule.spec)
+    if rule.syntax != "nft":
+        return _DROPPING.search(text) is not None
+    return any(map(_DROPPING_OF_NFT.search, (text, *(one.words for one in _others(rule)))))
+
+
+def _others(rule: Rule) -> Iterator[Other]:
+    return (one for one in rule.matches if isinstance(one, Other))
 
 
 def drops_by_match_alone(rule: Rule, chains: Container[str]) -> bool:
     """Whether nothing but a match of this rule can drop a packet; ``chains``: those of its table."""
     harmless = rule.target is None or rule.target in _NEVER_DROPPING or rule.target in chains
-    return harmless and may_drop_by_match(rule)
+    by_map = rule.syntax == "nft" and "vmap" in rule.spec
+    return harmless and not by_map and may_drop_by_match(rule)
 
 
 def rule_effect(rule: Rule, chains: Container[str]) -> Effect:

@@ -90,6 +90,11 @@ ODD = {
         printed({"chain": CHAIN["chain"] | {"hook": "input", "type": "filter", "prio": "filter"}}),
         'object 1: "prio" of its "chain" is not a number',
     ),
+    "policy": (printed({"chain": CHAIN["chain"] | {"policy": {}}}), '"policy" of its "chain" is not a text'),
+    "timeouts": (
+        printed({"ct timeout": SET | {"policy": "drop"}}),
+        '"policy" of its "ct timeout" is not an object',
+    ),
     "no_list": ('{"nftables":{}}', 'it has no list "nftables"'),
     "no_nftables": ('{"tables":[]}', 'it has no list "nftables"'),
     "cut": ('{"nftables":[{"table":', "it is not JSON (line 1, column 23)"),
@@ -116,6 +121,37 @@ def test_what_nft_does_not_print_is_refused(file, case):
         assert message in done.stderr
         for word in ("Error", "Expecting", "recording", "NoneType"):
             assert word not in done.stderr
+
+
+CHANGED = {  # in a listing with every object that nft has: what it is, what is said of it; None: nothing
+    "counter": ('"packets": 0, "bytes": 0', '"packets": 5, "bytes": 7', None),
+    "quota": ('"bytes": 10485760, "used": 0', '"bytes": 20971520, "used": 9', "quota q"),
+    "limit": ('"rate": 10, "per": "second", "burst": 5', '"rate": 10, "per": "minute", "burst": 5', "limit l"),
+    "limit_of_bytes": ('"burst_unit": "kbytes"', '"burst_unit": "mbytes"', "limit lb"),
+    "ct_helper": ('"type": "ftp"', '"type": "tftp"', "ct helper h"),
+    "ct_timeout": ('"established": 100', '"established": 200', "ct timeout to"),
+    "ct_expectation": ('"dport": 9876', '"dport": 9877', "ct expectation e"),
+    "synproxy": ('"sack-perm"', '"wscale"', "synproxy sp"),
+    "secmark": ("object_r:x", "object_r:y", "secmark sm"),
+    "set": ('"policy": "memory"', '"policy": "performance"', "set s"),
+    "flowtable": ('["lo", "eth0"]', '"lo"', "flowtable ft"),
+    "element": ('"10.0.0.0"', '"11.0.0.0"', "set s"),
+    "map": ('[80, "10.0.0.1"]', '[80, "10.0.0.2"]', "map m"),
+    "policy_of_a_chain": ('"policy": "drop"', '"policy": "accept"', "policy"),
+    "none": ('"handle": 1', '"handle": 1', None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_every_object_of_nft_is_compared(file, case):
+    """What nft -j prints of each of them is read, and a change of it is told."""
+    before, after, named = CHANGED[case]
+    text = (DATA / "objects.json").read_text()
+    assert before in text
+    operands = [file("base.json", text), file("new.json", text.replace(before, after))]
+    done = iptrec("diff", *operands)
+    assert (done.returncode, done.stderr) == (0 if named is None else 1, "")
+    assert (named or "no difference") in done.stdout
 
 
 def test_stdin_is_read_once():

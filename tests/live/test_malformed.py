@@ -125,3 +125,34 @@ def test_the_match_dropped_it(lab, tmp_path, backend, version, target, drops):
         else:
             assert (one.verdict, one.end) == ("UNKNOWN", None)
             assert said in one.reason
+
+
+NATIVE = [  # what drops by itself; whether nobody else in the rule can have
+    ("ct count over 3 counter", True),
+    ("counter ct count 3 meta mark set 7", True),
+    ("ct count over 3 udp dport vmap { 53 : drop }", False),
+    ("ct count over 3 drop", False),
+]
+
+
+@pytest.mark.parametrize(("rule", "alone"), NATIVE)
+def test_an_expression_of_nf_tables_dropped_it(lab, tmp_path, rule, alone):
+    """The rule did not match: what stands behind the expression was not reached."""
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.settle()
+    hook = "type filter hook prerouting priority mangle; policy accept"
+    lab.run(["nft", "-f", "-"], stdin=f"table ip fw {{\nchain c {{ {hook}\n{rule}\n}}\n}}\n")
+    path = tmp_path / "t.db"
+    words = ["--backend", "nft", "--family", "ipv4", "--iface", "v1", "--drops", "no", "-o", path]
+    child = recorder.start(lab, *words, notes=True)
+    packets = [frames.ipv4(17, b"\0", **ENDS)]
+    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
+    told = json.dumps(frames.framed(packets, *ends))
+    lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "h", stdin=told)
+    recorder.stop(child)
+    (one,) = (one for one in recorder.packets(path) if one.header["proto"] == "udp")
+    assert (one.verdict, one.complete, one.ambiguous) == ("DROP", True, False)
+    assert (one.steps[-1].rule, one.steps[-1].target) == (1, "DROP")
+    assert one.steps[-1].type == ("match" if alone else "rule")

@@ -21,7 +21,8 @@ _REQUIRED: Final[dict[str, _Fields]] = {
 }  # fmt: skip
 _ATTACHED: Final[_Fields] = (("type", str), ("hook", str), ("prio", int))  # a base chain
 _OPTIONAL: Final[_Fields] = (("policy", str), ("elem", list), ("comment", str))
-_WORDS: Final = {str: "text", int: "number", list: "list"}
+_TIMEOUTS: Final[_Fields] = (("policy", dict), ("comment", str))  # of the states of a connection
+_WORDS: Final = {str: "a text", int: "a number", list: "a list", dict: "an object"}
 _LONGEST: Final = 40  # of a name that a message repeats
 
 
@@ -62,9 +63,10 @@ def _fault(kind: str, value: Any) -> str | None:  # noqa: ANN401 - JSON
     missing = next((name for name, _ in required if name not in value), None)
     if missing is not None:
         return f'{whole} has no "{missing}"'
-    for name, type_ in (*required, *(_OPTIONAL if required else ())):
+    optional = _TIMEOUTS if kind == "ct timeout" else _OPTIONAL if required else ()
+    for name, type_ in (*required, *optional):
         if name in value and not _is(value[name], type_):
-            return f'"{name}" of {whole} is not a {_WORDS[type_]}'
+            return f'"{name}" of {whole} is not {_WORDS[type_]}'
     return None
 
 

@@ -35,8 +35,10 @@ _FLAGS: Final = frozenset(
 )  # nft 1.0.6 prints others that are not there
 # Of the JSON: names are the object's own, the rest changes by itself.
 _NO_DEFINITION: Final = frozenset({
-    "family", "table", "name", "handle", "elem", "policy", "packets", "used", "expires",
+    "family", "table", "name", "handle", "elem", "packets", "used", "expires",
 })  # fmt: skip
+# Of a kind: what a counter counts; a chain's policy is compared with its rules.
+_NO_DEFINITION_OF: Final = {"counter": frozenset({"bytes"}), "chain": frozenset({"policy"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ def _named(objects: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _object(kind: str, name: str, value: dict[str, Any]) -> Object:
-    left_out = _NO_DEFINITION | ({"bytes"} if kind == "counter" else set())
+    left_out = _NO_DEFINITION | _NO_DEFINITION_OF.get(kind, frozenset())
     words = (f"{key} {_compact(one)}" for key, one in value.items() if key not in left_out)
     elements = value.get("elem")
     told = map(_compact, map(_lasting, elements if isinstance(elements, list) else ()))
