@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from iptrec.names import counted
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,6 +18,9 @@ DEVICES: Final = {
     "none": 0, "ether": 1, "ppp": 512, "ipip": 768, "ipip6": 769, "loopback": 772, "sit": 776, "ipgre": 778,
 }  # fmt: skip
 
+_DATA_OFFSET: Final = (
+    12  # the byte of a TCP header that has its length, in words, in its upper half
+)
 # A number or a name; several of which nobody knows which it is; None: nobody knows anything.
 Read = Callable[["Facts"], "int | str | frozenset[int] | frozenset[str] | None"]
 
@@ -95,6 +100,21 @@ def require_ethernet(facts: Facts) -> None:
     if facts.in_type not in (None, DEVICES["ether"]):
         names = {number: name for name, number in DEVICES.items()}
         raise AbsentError(names.get(facts.in_type, f"of type {facts.in_type}"))
+
+
+def dumped_of_tcp(facts: Facts) -> str:
+    """Tell how much was captured of a TCP header, options and all; "" where it was all, or is not there."""
+    header, bits = facts.header, facts.bits
+    length, start = header.get("length"), bits.network_size
+    if header.get("proto") != "tcp" or header.get("ext") or header.get("frag"):
+        return ""
+    if not isinstance(length, int) or start is None:
+        return ""
+    found = bits.captured[start:]
+    size = 4 * (found[_DATA_OFFSET] >> 4) if len(found) > _DATA_OFFSET else length
+    if len(found) >= min(size, length - start):
+        return ""
+    return f"the kernel dumped no more than {counted(len(found), 'byte')} of the TCP header"
 
 
 def nothing(_: Facts) -> None:

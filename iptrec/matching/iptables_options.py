@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from iptrec.matching import iptables_bytes as raw
 from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
-from iptrec.matching.field import AbsentError, of_header, require_ethernet
+from iptrec.matching.field import AbsentError, dumped_of_tcp, of_header, require_ethernet
 from iptrec.matching.iptables_time import within
 from iptrec.matching.nft_ct import FIELDS
 
@@ -235,6 +235,10 @@ def _nothing(_: Facts) -> None:
     """For an option that asks for more than one thing."""
 
 
+def _dumped(_: str, facts: Facts) -> str:
+    return dumped_of_tcp(facts)
+
+
 def _own_tos(facts: Facts) -> str | None:
     own = facts.header.get("tos")
     return None if own is None else f"{own:#04x}"
@@ -286,7 +290,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     "tcp": {
         **_PORTS,
         "--tcp-flags": Option(_first(_tcp_flags), of_header("flags")),
-        "--tcp-option": Option(raw.tcp_option, _nothing),
+        "--tcp-option": Option(raw.tcp_option, _nothing, _dumped),
     },
     "udp": _PORTS,
     "udplite": _PORTS,
@@ -338,7 +342,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--ecn-tcp-ece": Option(_tcp_flag("ECE"), of_header("flags")),
         "--ecn-tcp-cwr": Option(_tcp_flag("CWR"), of_header("flags")),
     },
-    "tcpmss": {"--mss": Option(raw.tcp_mss, _nothing)},
+    "tcpmss": {"--mss": Option(raw.tcp_mss, _nothing, _dumped)},
     "u32": {"--u32": Option(raw.u32, _nothing)},
     "string": {
         "--string": Option(raw.text, _nothing),

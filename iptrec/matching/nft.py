@@ -23,7 +23,7 @@ from iptrec.decode.rulesets.nft_matches import (
 from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching import nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
-from iptrec.matching.field import AbsentError, IfThere
+from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
 from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_payload import span
 from iptrec.matching.rewrites import MARK, is_written, rewritten
@@ -110,7 +110,7 @@ def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
             instead = "" if own is None else f"it is {own}"
             return Judgement(False, nft_words.told(condition), instead), facts
         if fits is None and unknown is None:
-            unknown = Judgement(None, nft_words.told(condition), _hint(condition, own))
+            unknown = Judgement(None, nft_words.told(condition), _hint(condition, own, facts))
     return lacks or unknown or Judgement(True), facts
 
 
@@ -123,10 +123,12 @@ def _lacks(rule: Rule, facts: Facts) -> Judgement | None:
     return None
 
 
-def _hint(condition: Match | Other, own: object) -> str:
-    """Which ways there may have been, where routes were just changing."""
-    way = isinstance(condition, Match) and re.match("fib .* oif", str(condition.left))
-    return f"it is {own}" if way and own is not None else ""
+def _hint(condition: Match | Other, own: object, facts: Facts) -> str:
+    """Which ways there may have been, where routes were just changing; what was dumped of options."""
+    left = str(condition.left) if isinstance(condition, Match) else ""
+    if left.startswith("tcp option "):
+        return dumped_of_tcp(facts)
+    return f"it is {own}" if re.match("fib .* oif", left) and own is not None else ""
 
 
 def _written(one: Writes, facts: Facts, *, certain: bool) -> Facts:

@@ -205,3 +205,20 @@ def test_headers_of_ipv6(following, body, asked, fits):
     found = judge(rule(f"-m ipv6header {asked}"), captured(body, following))
     assert found.fits is fits
     assert judge(rule(f"-m ipv6header {asked}"), captured(body, following, 40)).fits in (None, fits)
+
+
+WITH_OPTIONS = bytes.fromhex("0009005000000001000000007002ffff00000000020405b401030307")  # TCP
+CUT_TCP = [
+    ("-p tcp -m tcp --tcp-option 2", 60, "--tcp-option 2 ({} 20 bytes of the TCP header)"),
+    ("-p tcp -m tcpmss ! --mss 536", 64, "! --mss 536 ({} 24 bytes of the TCP header)"),
+    ("-p tcp -m tcpmss --mss 536", 50, "--mss 536 ({} 10 bytes of the TCP header)"),
+    ("-p tcp -m tcpmss --mss 1460", 68, None),
+]
+
+
+@pytest.mark.parametrize(("spec", "cut", "because"), CUT_TCP)
+def test_what_was_dumped_of_tcp(spec, cut, because):
+    """Why its options are not judged."""
+    found = judge(rule(spec), captured(WITH_OPTIONS, 6, cut))
+    assert found.because == (because and because.format("the kernel dumped no more than"))
+    assert found.fits is (True if because is None else None)

@@ -208,6 +208,23 @@ def test_bits_of_the_packet(left, right, fits):
     assert judge(native(match(left, right)), facts).fits is fits
 
 
+@pytest.mark.parametrize("key", [{"field": "size"}, {}])
+def test_options_of_tcp_that_were_not_dumped(key):
+    """It is said how much was; of a packet that ends there, and of another protocol, nothing."""
+    data = ipv6(6, bytes.fromhex("0009005000000001000000007002ffff00000000"), 28)
+    facts = replace(FACTS, header=packet.header(data, 10), bits=Bits(data, joined=True))
+    asked = native(match({"tcp option": {"name": "maxseg", **key}}, 1460 if key else True))
+    found = judge(asked, facts)
+    words = "the kernel dumped no more than 20 bytes of the TCP header"
+    assert found.fits is None
+    assert found.because.startswith("tcp option maxseg ")
+    assert found.because.endswith(f" ({words})")
+    ended = ipv6(6, data[40:], 20)
+    told = replace(facts, header=packet.header(ended, 10), bits=Bits(ended, joined=True))
+    assert words not in (judge(asked, told).because or "")
+    assert words not in (judge(asked, FACTS).because or "")
+
+
 def ipv6(following, body, length=None):
     """A header of IPv6 and what is behind it; ``length``: what it says of that."""
     said = len(body) if length is None else length
