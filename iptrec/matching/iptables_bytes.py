@@ -32,6 +32,7 @@ _NAMES: Final = {
     "hop-by-hop": _HOP, "ipv6-route": _ROUTING, "ipv6-frag": _FRAGMENT, "esp": _ESP, "ah": _AUTH,
     "ipv6-nonxt": _NONE, "ipv6-opts": _DEST, "protocol": _PROTOCOL,
 }  # fmt: skip
+_WHOLE: Final = frozenset({_HOP, _DEST, _ROUTING})
 _MSS: Final = 2
 _WORD: Final = 32  # bits
 # Since then skb_find_text of net/core/skbuff.c finds nothing that ends behind --to. Before, it was enough to
@@ -260,6 +261,10 @@ def _size(kind: int, units: int) -> int:
 def _extension(kind: int, facts: Facts) -> _Extension:
     for one in _extensions(facts):
         if one.kind == kind:
+            # ip6t_hbh.c and ip6t_rt.c drop those of which the packet does not hold all: nothing matches
+            begun = len(data(facts)) - len(one.data)
+            if kind in _WHOLE and begun + one.size > _total(facts):
+                raise AbsentError("cut short")
             return one
     raise AbsentError("missing")
 

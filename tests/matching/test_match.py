@@ -222,3 +222,16 @@ def test_what_was_dumped_of_tcp(spec, cut, because):
     found = judge(rule(spec), captured(WITH_OPTIONS, 6, cut))
     assert found.because == (because and because.format("the kernel dumped no more than"))
     assert found.fits is (True if because is None else None)
+
+
+BEYOND = bytes.fromhex("1128010400000000") + bytes(16)  # says to have 328 bytes
+WITHIN = bytes.fromhex("1100010400000000") + bytes(16)
+
+
+@pytest.mark.parametrize("asked", ["-m dst", "-m dst --dst-len 328", "-m dst ! --dst-len 8"])
+def test_options_that_are_longer_than_their_packet(asked):
+    """They match nothing, whatever is negated: the match drops them (ip6t_hbh.c)."""
+    found = judge(rule(asked), captured(BEYOND, 60))
+    assert found.fits is False
+    assert found.because.endswith("(it is cut short)")
+    assert judge(rule("-m dst --dst-len 8"), captured(WITHIN, 60)).fits is True
