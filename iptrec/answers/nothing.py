@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.answers.summary import passed_before
+from iptrec.context import trace_rules
 from iptrec.decode.nftrace import NFT_MSG_NEWGEN
 from iptrec.decode.rulesets import nft_json, nft_objects
 from iptrec.decode.snapshots import counters, described_links
-from iptrec.errors import RecordingError
 from iptrec.names import counted
 from iptrec.recording.kinds import STREAMS
 from iptrec.rulesets import nft
@@ -79,21 +78,13 @@ def nothing(recording: Recording) -> Nothing | None:
 
 
 def _matched(recording: Recording) -> int | None:
-    """How many at least, by the counters of our rules."""
-    found = None
-    for one in recording.snapshots("trace-rules"):
-        try:
-            found = _counted(json.loads(one.content))
-        except (ValueError, AttributeError, TypeError, RecursionError) as error:
-            raise RecordingError(f"the recording's counters are damaged: {error}") from None
-    return found
-
-
-def _counted(packets: dict[str, Any]) -> int:
-    """How many packets there were at least: in nf_tables one may come to several of our chains in turn."""
+    """How many at least: in nf_tables one may come to several of our chains in turn."""
+    packets = trace_rules.counted(recording)
+    if packets is None:
+        return None
     stages: Counter[str] = Counter()
     for place, count in packets.items():
-        stages[_STAGES.get(place.rpartition(" ")[2], "")] += int(count)
+        stages[_STAGES.get(place.rpartition(" ")[2], "")] += count
     return max(stages.values(), default=0)
 
 

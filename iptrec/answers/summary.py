@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.answers.rules import last_tables
+from iptrec.answers.untold import Untold
 from iptrec.context.asked import Asked
 from iptrec.context.counters import Counts
 from iptrec.context.interfaces import Interfaces
@@ -89,6 +90,7 @@ class Summary:
     host, `NOT_KNOWN` where they were not seen to leave or to come. ``talkers``: the pairs of addresses with the
     most packets; ``talkers_exact`` is False where there were more pairs than are counted.
 
+    ``untold``: how many packets at least nf_tables told nothing of, see `untold`.
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
     ``untraced``: base chains that packets may pass untraced. ``rules``: how many there were in the end.
@@ -111,6 +113,7 @@ class Summary:
     ambiguous: int = 0
     orphans: int = 0
     unread: int = 0
+    untold: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     protocols: dict[str, int] = field(default_factory=dict)
     interfaces: dict[tuple[str | None, str | None], int] = field(default_factory=dict)
@@ -130,7 +133,7 @@ class Summary:
         """Whether it is known that no event or packet is missing, and every trace is whole and certain."""
         missing = self.lost or self.uncounted or not (self.countable and self.closed)
         missing = missing or any(one.why != "beside" for one in self.untraced)
-        return not (missing or self.incomplete or self.ambiguous or self.orphans)
+        return not (missing or self.incomplete or self.ambiguous or self.orphans or self.untold)
 
 
 def summarize(reader: Recording) -> Summary:
@@ -146,11 +149,12 @@ def summarize(reader: Recording) -> Summary:
     ends: Counter[str] = Counter()
     vanished: Counter[str] = Counter()
     unordered: Counter[Unordered] = Counter()
-    traffic = _Traffic(reader)
+    traffic, untold = _Traffic(reader), Untold(reader)
     books: dict[int, Book] = {}
     for window in windows(reader):
         books[window.stream.id] = window.resolver
         traffic.add(window)
+        untold.add(window)
         assembly, decided = window.assembly, window.decided
         outcome = assembly.outcome[:decided]
         for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
@@ -179,6 +183,7 @@ def summarize(reader: Recording) -> Summary:
     summary.vanished = dict(vanished.most_common())
     summary.unordered = dict(unordered.most_common())
     summary.asked = _questions(reader)
+    summary.untold = untold.count()
     summary.discards = {
         one.id: rises for one in reader.namespaces if (rises := Counts(reader, one.id).rose())
     }

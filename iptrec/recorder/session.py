@@ -326,7 +326,9 @@ class _Session:
         return found
 
     def _count(self) -> None:
-        """How many packets came to our rules: where no event came, it tells whether any could."""
+        """How many packets came to our rules: it tells whether events came of all; of one file alone."""
+        if self._options.rotates:
+            return
         found: dict[str, int] = {}
         for backend in self._backends:
             try:

@@ -84,6 +84,7 @@ def as_json(
             "ambiguous": summary.ambiguous,
             "orphans": summary.orphans,
             "unread": summary.unread,
+            "untold": summary.untold,
             "verdicts": summary.verdicts,
             "protocols": summary.protocols,
             "interfaces": [
@@ -421,6 +422,7 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
                 f"{counted(summary.orphans, 'event')} {'names' if summary.orphans == 1 else 'name'} no rule",
                 summary.orphans,
             ),
+            (f"nf_tables told nothing of {counted(summary.untold, 'packet')}", summary.untold),
             (f"{_chains(len(early))} passed before tracing begins", early),
             (f"{_chains(len(below))} traced only below rules of others", below),
         )

@@ -210,3 +210,21 @@ def test_a_protocol_that_is_not_known(lab, tmp_path):
     assert unknown
     why = lab.run([*IPTREC, "why", trace, "--packet", str(unknown[0])]).stdout
     assert re.search(rf"^#{unknown[0]} \S+ ACCEPT ipv6 fd00::2 > fd00::1 in ", why, re.MULTILINE)
+
+
+@pytest.mark.parametrize("untold", [0, 5])
+def test_what_nf_tables_tells_nothing_of(lab, tmp_path, untold):
+    """Of IPv6 whose extension headers reach past its end no message comes; that rules counted it says so."""
+    sender(lab, RULES["inet"])
+    sound = frames.ipv6(60, bytes([17, 0, 1, 4, 0, 0, 0, 0]) + bytes(16))
+    beyond = frames.ipv6(60, bytes([17, 40, 1, 4, 0, 0, 0, 0]) + bytes(16))
+    sent = frames.framed([sound] * 3 + [beyond] * untold, frames.mac(lab, None, "va"), "02" * 6)
+    path = tmp_path / "t.db"
+    enter = ["nsenter", "--net=/run/netns/a", sys.executable, "-c", frames.SEND, "/dev/stdin"]
+    record = [*IPTREC, "record", "-q", "--backend", "nft", "--family", "ipv6", "--iface", "va"]
+    lab.run([*record, "--drops", "no", "-o", path, "--", *enter], stdin=json.dumps(sent))
+    info = json.loads(lab.run([*IPTREC, "info", "--json", path]).stdout)
+    assert info["untold"] == untold
+    assert not (untold and info["complete"])
+    text = lab.run([*IPTREC, "info", path]).stdout.splitlines()[0]
+    assert ("nf_tables told nothing of 5 packets" in text) == bool(untold)
