@@ -37,7 +37,7 @@ class Copies:
         alone, cloned, group = records.alone[some], records.cloned[some], records.group[some]
         many = flags.of_socket[some] & ~alone
         many &= group | self._broadcast(np.where(many, records.to[some], -1))
-        taken = flags.receiving[some] & group & cloned  # others were forwarded
+        taken = flags.receiving[some] & group & cloned & single  # others were forwarded
         # What is forwarded gets bytes of its own, so it was cloned afterwards; so may each copy of a multicast.
         leaving = flags.leaving[some]
         flooded = leaving & cloned & passing & ~flags.waiting[some]

@@ -120,4 +120,6 @@ def test_lines_are_filled_with_it(talking, tmp_path):
             expected += [packet_json.line(batch.traversal(at)) for at in batch.positions.tolist()]
             shapes += batch.shapes()
     assert lines == expected
-    assert any(len({*step.ct_id}) > 1 for one in shapes for step in one.steps if step.ct_id)
+    assert any(
+        len({*step.ct_id}) > 1 for one in shapes for step in one.steps if step.ct_id is not None
+    )

@@ -219,8 +219,11 @@ class Monitor:
                         _group(one[_GROUPS]),
                         _number(one[_MOST_ATTRIBUTE]),
                     )
-        except (OSError, LookupError) as error:
-            raise HostError(f"the families of generic netlink cannot be listed: {error}") from None
+        except OSError as error:
+            told = strerror(error)
+            raise HostError(f"the families of generic netlink cannot be listed: {told}") from None
+        except LookupError as error:
+            raise HostError(f"a family of generic netlink lacks {error}") from None
         raise HostError(_MISSING)
 
 
