@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
+from iptrec.packets.drop_words import NETFILTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from iptrec.packets.relations import Relations
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
-
-_BY_A_HOOK: Final = "NETFILTER_DROP"
 
 
 def load() -> None:
@@ -115,7 +114,7 @@ class Behind:
 
     def _malformed(self, position: int, packet: Traversal) -> str | None:
         """Which matches of rules may have dropped it, where that can be why nothing more was seen."""
-        dropped = packet.end is not None and packet.end.reason == _BY_A_HOOK
+        dropped = packet.end is not None and packet.end.reason == NETFILTER
         if packet.complete and not dropped:
             return None
         return dropped_by_match(self._window, position, packet)

@@ -92,7 +92,7 @@ def _lost(recording: Recording) -> Iterator[str]:
     """Packets were traced, and nobody told us."""
     if any(one.kind == "nflog" for one in recording.streams):
         yield "another program took nflog group 0, or switched net.netfilter.nf_log: iptrec doctor"
-    if any(one.detail.get("ring_s") or one.detail.get("ring_bytes") for one in recording.streams):
+    if any(one.is_ring for one in recording.streams):
         yield "the ring let go of them: they were older than what --ring keeps"
     yield "the events were lost: see the losses"
 

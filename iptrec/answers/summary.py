@@ -183,7 +183,7 @@ def summarize(reader: Recording) -> Summary:
     summary.vanished = dict(vanished.most_common())
     summary.unordered = dict(unordered.most_common())
     summary.asked = _questions(reader)
-    summary.untold = untold.count()
+    summary.untold = untold.count
     summary.discards = {
         one.id: rises for one in reader.namespaces if (rises := Counts(reader, one.id).rose())
     }

@@ -22,39 +22,32 @@ _RAW: Final = ("nft ipv4 ", "nft ipv6 ")  # in tables of our own a packet may be
 
 
 class Untold:
-    """Counts them, window by window."""
+    """Counts them, window by window, where all that was counted should be there."""
 
     def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._seen = 0
+        self._left = _counted(recording)
 
-    def add(self, window: Window) -> None:
-        """Count the events of our rules."""
-        number, count = np.unique(window.resolved.place[window.rows()], return_counts=True)
-        places = window.resolver.places
-        self._seen += sum(
-            some
-            for one, some in zip(number.tolist(), count.tolist(), strict=True)
-            if one >= 0
-            and places[one].ours
-            and places[one].rule is not None
-            and not places[one].apart
-        )
-
+    @property
     def count(self) -> int:
         """How many at least; 0 where that cannot be told."""
-        recording = self._recording
-        streams = [one for one in recording.streams if one.kind in BACKENDS]
-        ring = any(one.detail.get("ring_s") or one.detail.get("ring_bytes") for one in streams)
-        lost = any(one.of_events for one in recording.losses)
-        if (
-            [one.kind for one in streams] != ["nftrace"]
-            or ring
-            or lost
-            or not recording.facts.closed
-        ):
-            return 0
-        counted = trace_rules.counted(recording) or {}
-        if not all(place.startswith(_RAW) for place in counted):
-            return 0
-        return max(0, sum(counted.values()) - self._seen)
+        return max(0, self._left)
+
+    def add(self, window: Window) -> None:
+        """Leave out those of which there are events of our rules."""
+        if not self._left:
+            return
+        ours = [
+            one.ours and one.rule is not None and not one.apart for one in window.resolver.places
+        ]
+        place = window.resolved.place[window.rows()]
+        self._left -= int(np.count_nonzero(np.array([*ours, False])[place]))  # -1: of no place
+
+
+def _counted(recording: Recording) -> int:
+    """How many our rules counted; 0 where events may be missing for another reason, or be of others."""
+    streams = [one for one in recording.streams if one.kind in BACKENDS]
+    alone = [one.kind for one in streams] == ["nftrace"] and not streams[0].is_ring
+    if not (alone and recording.facts.closed) or any(one.of_events for one in recording.losses):
+        return 0
+    counted = trace_rules.counted(recording) or {}
+    return sum(counted.values()) if all(one.startswith(_RAW) for one in counted) else 0

@@ -135,7 +135,7 @@ def in_words(rises: list[Rise]) -> str:
 def _kept_since(recording: Recording, namespace: int) -> int | None:
     """From when on a ring has events; None without a ring, or where it has none."""
     for stream in recording.streams:
-        if stream.namespace == namespace and stream.detail.keys() & {"ring_bytes", "ring_s"}:
+        if stream.namespace == namespace and stream.is_ring:
             first = next(iter(recording.chunks(stream.id)), None)
             return None if first is None else int(first.received_ns[0])
     return None

@@ -24,12 +24,12 @@ _BOND_MODE, _BROADCAST = "1", "03"  # IFLA_BOND_MODE, BOND_MODE_BROADCAST
 class Stacked:
     """The interfaces of one namespace of a recording that lay below others, at any time of it.
 
-    ``lower``: their indexes, ``copying``: those of bridges and their like above them; shape (n,) each.
+    ``lower``: their indexes, shape (n,). ``copying``: those of bridges and their like above them.
     """
 
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._above: dict[int, set[int]] = {}
-        copying: set[int] = set()
+        self.copying: set[int] = set()
         for _, row in told(recording, namespace):
             index = int(row["index"])
             above = self._above.setdefault(index, set())
@@ -39,10 +39,8 @@ class Stacked:
             if isinstance(lower, int) and lower not in (0, index) and _is_upper(row):
                 self._above.setdefault(lower, set()).add(index)
             if _copies(row):
-                copying.add(index)
+                self.copying.add(index)
         self.lower = np.array([one for one, above in self._above.items() if above], np.int64)
-        self.copying = np.array(sorted(copying), np.int64)
-        self._copying = frozenset(copying)
 
     def copied(self, lower: int, upper: int) -> bool | None:
         """Whether what leaves by ``upper`` leaves by ``lower`` as one of several copies; None: not at all."""
@@ -52,7 +50,7 @@ class Stacked:
             here = {copied for one, copied in reached if one == upper}
             found = found if not here else bool(found) or any(here)
             reached = {
-                (above, copied or above in self._copying)
+                (above, copied or above in self.copying)
                 for one, copied in reached
                 for above in self._above.get(one, ())
             }

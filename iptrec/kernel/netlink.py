@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from iptrec.errors import HostError, strerror
@@ -179,6 +180,11 @@ def attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
         size, kind = _ATTRIBUTE.unpack_from(body, at)
         yield kind & _TYPE, body[at + _ATTRIBUTE.size : at + size]
         at += max(size + 3 & ~3, _ATTRIBUTE.size)
+
+
+def number(value: bytes) -> int:
+    """What an attribute that is a number of some size has, in the byte order of the host."""
+    return int.from_bytes(value, sys.byteorder)
 
 
 def attribute(datagram: memoryview, wanted: int) -> bytes | None:

@@ -18,9 +18,7 @@ DEVICES: Final = {
     "none": 0, "ether": 1, "ppp": 512, "ipip": 768, "ipip6": 769, "loopback": 772, "sit": 776, "ipgre": 778,
 }  # fmt: skip
 
-_DATA_OFFSET: Final = (
-    12  # the byte of a TCP header that has its length, in words, in its upper half
-)
+TCP_DATA_OFFSET: Final = 12  # the byte with the header's length, in words, in its upper half
 # A number or a name; several of which nobody knows which it is; None: nobody knows anything.
 Read = Callable[["Facts"], "int | str | frozenset[int] | frozenset[str] | None"]
 
@@ -111,7 +109,7 @@ def dumped_of_tcp(facts: Facts) -> str:
     if not isinstance(length, int) or start is None:
         return ""
     found = bits.captured[start:]
-    size = 4 * (found[_DATA_OFFSET] >> 4) if len(found) > _DATA_OFFSET else length
+    size = 4 * (found[TCP_DATA_OFFSET] >> 4) if len(found) > TCP_DATA_OFFSET else length
     if len(found) >= min(size, length - start):
         return ""
     return f"the kernel dumped no more than {counted(len(found), 'byte')} of the TCP header"

@@ -1,8 +1,8 @@
 """Whether a match of a rule drops a packet that it cannot read: hotdrop of x_tables.
 
 The rule then neither matches nor counts the packet. As ip_tables and ip6_tables do it: from left to right, up
-to the first condition that does not hold. Sizes are
-those that net/netfilter/xt_*.c, ip6t_*.c and ipt_ah.c ask for.
+to the first condition that does not hold. Sizes are those that net/netfilter/xt_*.c, ip6t_*.c and ipt_ah.c ask
+for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.decode.packet import protocol_name
+from iptrec.matching.field import TCP_DATA_OFFSET
 from iptrec.matching.iptables import each_match, holds
+from iptrec.matching.iptables_bytes import CHAINED, extension_size
 
 if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Rule
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 _IPV6: Final = 6
 _SIZE6, _NUMBER6 = 40, 6  # of IPv6's header: all of it, and where the next header's number is
 _HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST = 0, 43, 44, 51, 60
-_CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
 # Bytes that a match wants behind IP, of packets that are no later fragments.
 _TRANSPORT: Final = {
     "tcp": 20, "udp": 8, "udplite": 8, "sctp": 12, "dccp": 12, "icmp": 8, "icmp6": 8, "esp": 8, "ipcomp": 4,
@@ -31,7 +32,7 @@ _EXTENSIONS: Final = {
     "hbh": (_HOP, 2), "dst": (_DEST, 2), "rt": (_ROUTING, 8), "frag": (_FRAGMENT, 8), "ah": (_AUTH, 12),
 }  # fmt: skip
 _LATE: Final = ("-p", "--tcp-option")
-_TCP_SIZE, _DATA_OFFSET = 20, 12
+_TCP_SIZE: Final = 20
 _OFFSET: Final = 0x1FFF
 
 
@@ -113,7 +114,8 @@ class _Seen(NamedTuple):
         if at + size > self.total:
             return True
         of_options = kind in (_HOP, _DEST) and at + 2 <= len(data)
-        return None if of_options and at + 8 * (data[at + 1] + 1) > self.total else False
+        longer = of_options and at + extension_size(kind, data[at + 1]) > self.total
+        return None if longer else False
 
     def _is_second_piece(self) -> bool:
         """Whether it is a fragment of IPv4 that begins within TCP's header, as none does but to deceive."""
@@ -123,9 +125,9 @@ class _Seen(NamedTuple):
     def _lacks_options(self) -> bool:
         """Whether options of TCP are cut, or its header says to be shorter than it is."""
         tcp = self.facts.bits.captured[self.start :]
-        if len(tcp) <= _DATA_OFFSET:
+        if len(tcp) <= TCP_DATA_OFFSET:
             return False
-        length = 4 * (tcp[_DATA_OFFSET] >> 4)
+        length = 4 * (tcp[TCP_DATA_OFFSET] >> 4)
         return length < _TCP_SIZE or (self.start or 0) + length > self.total
 
 
@@ -138,7 +140,7 @@ def _walked(facts: Facts, total: int, wanted: int | None = None) -> tuple[int, i
     if len(data) < _SIZE6:
         return None
     kind, at = data[_NUMBER6], _SIZE6
-    while kind != wanted and kind in _CHAINED:
+    while kind != wanted and kind in CHAINED:
         size = 4 if kind in (_FRAGMENT, _ROUTING) else 2  # as far as the kernel looks into it
         if at + size > total:
             raise _CutError
@@ -146,7 +148,5 @@ def _walked(facts: Facts, total: int, wanted: int | None = None) -> tuple[int, i
             return None
         if kind == _FRAGMENT and (data[at + 2] << 8 | data[at + 3]) & ~7:
             return data[at], at + 8
-        units = data[at + 1]
-        step = 8 if kind == _FRAGMENT else 4 * (units + 2) if kind == _AUTH else 8 * (units + 1)
-        kind, at = data[at], at + step
+        kind, at = data[at], at + extension_size(kind, data[at + 1])
     return kind, at

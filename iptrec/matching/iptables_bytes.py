@@ -27,7 +27,7 @@ _HOP, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NONE, _DEST = 0, 43, 44, 50, 51, 59, 60
 _SEGMENTS: Final = 4  # the type of a routing header
 _PROTOCOL: Final = -1  # any other one
 _BEGINNING: Final = 2  # bytes: what follows, and how long it is
-_CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
+CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
 _NAMES: Final = {
     "hop-by-hop": _HOP, "ipv6-route": _ROUTING, "ipv6-frag": _FRAGMENT, "esp": _ESP, "ah": _AUTH,
     "ipv6-nonxt": _NONE, "ipv6-opts": _DEST, "protocol": _PROTOCOL,
@@ -39,8 +39,6 @@ _WORD: Final = 32  # bits
 # begin there, but not where the packet's data lay in several pieces.
 _ENDS_BEFORE_TO: Final = (6, 7)
 _LAST: Final = 65535
-
-
 _DCCP_TYPES: Final = (
     "REQUEST", "RESPONSE", "DATA", "ACK", "DATAACK", "CLOSEREQ", "CLOSE", "RESET", "SYNC", "SYNCACK",
 )  # fmt: skip
@@ -88,7 +86,8 @@ def _known(test: Test) -> Test:
     return guarded
 
 
-def _range(value: str, own: int) -> bool:
+def is_in_range(value: str, own: int) -> bool:
+    """Whether a number is in ``low:high``, or is the one that is told."""
     low, _, high = value.partition(":")
     return int(low, 0) <= own <= int(high or low, 0)
 
@@ -133,7 +132,7 @@ def tcp_mss(value: str, facts: Facts) -> bool:
     """``-m tcpmss --mss``: by the first option that has one."""
     for kind, one in _each(_tcp_options(facts)):
         if kind == _MSS and len(one) >= 4 and one[1] == 4:  # noqa: PLR2004 - TCPOLEN_MSS
-            return _range(value, int.from_bytes(one[2:4], "big"))
+            return is_in_range(value, int.from_bytes(one[2:4], "big"))
     return False
 
 
@@ -163,13 +162,13 @@ def _chunks(at: int, facts: Facts) -> Iterator[Chunk]:
 @_known
 def compression(value: str, facts: Facts) -> bool:
     """``--ipcompspi``."""
-    return _range(value, _number(_transport("ipcomp", facts), 2, 2))
+    return is_in_range(value, _number(_transport("ipcomp", facts), 2, 2))
 
 
 @_known
 def mobility_type(value: str, facts: Facts) -> bool:
     """``--mh-type``."""
-    return _range(value, _number(_transport("135", facts), 2, 1))
+    return is_in_range(value, _number(_transport("135", facts), 2, 1))
 
 
 @_known
@@ -207,7 +206,7 @@ def _u32(location: str, ranges: str, facts: Facts) -> bool:
             case "@":
                 base += value
                 value = read(base + number)
-    return value is not None and any(_range(one, value) for one in ranges.split(","))
+    return value is not None and any(is_in_range(one, value) for one in ranges.split(","))
 
 
 @_known
@@ -242,8 +241,8 @@ def _extensions(facts: Facts) -> Iterator[_Extension]:
     if _number(found, 0, 1) >> 4 != _IPV6:
         raise AbsentError("IPv4")
     kind, at = _number(found, 6, 1), _IPV6_SIZE
-    while kind in _CHAINED:
-        size = _size(kind, _number(found, at + 1, 1))
+    while kind in CHAINED:
+        size = extension_size(kind, _number(found, at + 1, 1))
         yield _Extension(kind, found[at:], size)
         if kind == _FRAGMENT and _number(found, at + 2, 2) & ~7:
             return
@@ -251,7 +250,7 @@ def _extensions(facts: Facts) -> Iterator[_Extension]:
     yield _Extension(kind, b"", 0)
 
 
-def _size(kind: int, units: int) -> int:
+def extension_size(kind: int, units: int) -> int:
     """How many bytes an extension header has, by its second byte."""
     if kind == _FRAGMENT:
         return 8
@@ -312,10 +311,10 @@ def _flagged(facts: Facts) -> Iterator[int]:
     if _number(found, 0, 1) >> 4 != _IPV6:
         raise AbsentError("IPv4")
     kind, at, total = _number(found, 6, 1), _IPV6_SIZE, _total(facts)
-    while kind in _CHAINED and at <= total:
+    while kind in CHAINED and at <= total:
         _require_beginning(at, total)
         yield kind
-        kind, at = _number(found, at, 1), at + _size(kind, _number(found, at + 1, 1))
+        kind, at = _number(found, at, 1), at + extension_size(kind, _number(found, at + 1, 1))
     last = kind if kind in (_NONE, _ESP) else _PROTOCOL
     if last == _ESP and at <= total:
         _require_beginning(at, total)
@@ -373,9 +372,11 @@ dst_options = _of_extension(_DEST, _has_options)
 has_hop = _of_extension(_HOP, lambda _value, _one: True)
 has_dst = _of_extension(_DEST, lambda _value, _one: True)
 route_type = _of_extension(_ROUTING, lambda value, one: _number(one.data, 2, 1) == int(value))
-route_left = _of_extension(_ROUTING, lambda value, one: _range(value, _number(one.data, 3, 1)))
+route_left = _of_extension(_ROUTING, lambda value, one: is_in_range(value, _number(one.data, 3, 1)))
 route_length = _of_extension(_ROUTING, lambda value, one: one.size == int(value))
-fragment_id = _of_extension(_FRAGMENT, lambda value, one: _range(value, _number(one.data, 4, 4)))
+fragment_id = _of_extension(
+    _FRAGMENT, lambda value, one: is_in_range(value, _number(one.data, 4, 4))
+)
 fragment_first = _of_extension(_FRAGMENT, lambda _, one: not _offset(one) & ~7)
 fragment_more = _of_extension(_FRAGMENT, lambda _, one: bool(_offset(one) & 1))
 fragment_last = _of_extension(_FRAGMENT, lambda _, one: not _offset(one) & 1)
@@ -384,7 +385,7 @@ fragment_reserved = _of_extension(
 )
 auth_length = _of_extension(_AUTH, lambda value, one: one.size == int(value))
 auth_reserved = _of_extension(_AUTH, lambda _, one: not _number(one.data, 2, 2))
-_auth_spi6 = _of_extension(_AUTH, lambda value, one: _range(value, _number(one.data, 4, 4)))
+_auth_spi6 = _of_extension(_AUTH, lambda value, one: is_in_range(value, _number(one.data, 4, 4)))
 
 
 def auth_spi(value: str, facts: Facts) -> bool | None:
@@ -397,4 +398,4 @@ def spi(value: str, facts: Facts) -> bool | None:
     own = facts.header.get("spi")
     if facts.header.get("frag"):
         raise AbsentError("a later fragment")
-    return None if own is None else _range(value, own)
+    return None if own is None else is_in_range(value, own)

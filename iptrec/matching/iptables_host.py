@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 
 _IPV4, _IPV6 = 4, 6
 _PACKET_TYPES: Final = {
-    "unicast": HOST,
-    "host": HOST,
-    "broadcast": BROADCAST,
-    "multicast": MULTICAST,
-}
+    "unicast": HOST, "host": HOST, "broadcast": BROADCAST, "multicast": MULTICAST,
+}  # fmt: skip
 # NF_CT_STATE_BIT of include/uapi/linux/netfilter/nf_conntrack_common.h
 _CT_STATES: Final = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "NEW": 8, "UNTRACKED": 64}
 
@@ -152,12 +149,6 @@ def is_in_network(value: str, own: int) -> bool:
     """``--ctorigsrc``, ``--ctorigdst``."""
     network = ipaddress.ip_network(value, strict=False)
     return own & int(network.netmask) == int(network.network_address)
-
-
-def is_in_range(value: str, own: int) -> bool:
-    """``--ctorigsrcport``, ``--ctorigdstport``."""
-    low, _, high = value.partition(":")
-    return int(low) <= own <= int(high or low)
 
 
 def marked_connection(_: str, facts: Facts) -> bool | None:

@@ -27,7 +27,7 @@ from iptrec.matching.field import (
     quoted,
     require_ethernet,
 )
-from iptrec.matching.link_layer import HOST, OTHER_HOST, packet_type
+from iptrec.matching.link_layer import BROADCAST, HOST, MULTICAST, OTHER_HOST, packet_type
 from iptrec.names import PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
@@ -315,7 +315,9 @@ def _interface(read: Callable[[Facts], str | None]) -> Field:
 
 
 # src/meta.c; a rule for frames meets those for other hosts, too.
-_PACKET_TYPES: Final = {"host": 0, "unicast": 0, "broadcast": 1, "multicast": 2, "other": 3}
+_PACKET_TYPES: Final = {
+    "host": HOST, "unicast": HOST, "broadcast": BROADCAST, "multicast": MULTICAST, "other": OTHER_HOST,
+}  # fmt: skip
 
 
 def _packet_type(facts: Facts) -> int | frozenset[int] | None:

@@ -58,7 +58,7 @@ class Copies:
 
     def several(self, out: I64) -> Mask:
         """Which interfaces may send by several others, a copy each."""
-        return np.isin(out, self._stacked.copying)
+        return np.isin(out, [*self._stacked.copying])
 
     @functools.cached_property
     def _stacked(self) -> Stacked:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.drops import Drops
     from iptrec.names import I64, U64, Mask
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Recording, Stream
 
 
 class Cause(NamedTuple):
@@ -161,10 +161,8 @@ _MOST_PARTS: Final = 64  # of one crowd of equal packets
 # Of a stream: the kernel tells of none, or the drop monitor of those that have had a link header.
 _NOT_ALL: Final = {"not_recorded", "source"}
 _MOST: Final = 1 << 18  # records that are kept in mind: more are read later
-_LEAST: Final = (
-    48,
-    28,
-)  # bytes of IPv6, of IPv4: its header, and what follows tells packets apart; fewer of a shorter one
+# Bytes of IPv6, of IPv4: its header, and what follows tells packets apart; fewer of a shorter one.
+_LEAST: Final = (48, 28)
 _HEADERS: Final = (40, 20)
 _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
 _GROUP4, _GROUP6 = np.uint64(0xE0), np.uint64(0xFF)  # first bytes of addresses
@@ -185,13 +183,15 @@ def exact_keys(packets: Packets, cut: int = DUMPED) -> U64:
 
 def told_all(recording: Recording, namespace: int) -> bool:
     """Whether the kernel told of all traced packets that it dropped, and nothing of that was lost."""
-    streams = [
-        one for one in recording.streams if (one.kind, one.namespace) == ("drops", namespace)
-    ]
+    streams = _streams(recording, namespace)
     lost = {one.stream for one in recording.losses}
     return bool(streams) and not any(
         one.id in lost or not _NOT_ALL.isdisjoint(one.detail) for one in streams
     )
+
+
+def _streams(recording: Recording, namespace: int) -> list[Stream]:
+    return [one for one in recording.streams if (one.kind, one.namespace) == ("drops", namespace)]
 
 
 class DropRecords:
@@ -200,11 +200,7 @@ class DropRecords:
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._recording = recording
         self._namespace = namespace
-        self._streams = [
-            one.id
-            for one in recording.streams
-            if one.kind == "drops" and one.namespace == namespace
-        ]
+        self._streams = [one.id for one in _streams(recording, namespace)]
         inodes = (one.inode for one in recording.namespaces if one.id == namespace)
         self._inode = next(inodes, 0)
         self._seen: dict[int, int] = {}

@@ -14,6 +14,7 @@ _NO_INPUT_ROUTE: Final = "no route, nobody joined its multicast group, or it has
 _DISCARDED: Final = "a route blackholes the destination, or its last header says that none follows"
 TOO_BIG: Final = "larger than the next MTU, and not to be fragmented"
 # linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
+_UNWANTED: Final = "no socket waits for the {}, or an IPsec policy blocks it"
 _BY_BOTH: Final = {
     ("IP_INNOROUTES", "ip_error"): "no route to the destination",
     ("IP_INNOROUTES", "ip6_pkt_discard"): "no route to the destination",
@@ -37,14 +38,8 @@ _BY_BOTH: Final = {
     ("NOT_SPECIFIED", "ip6_fragment"): TOO_BIG,
     ("NOT_SPECIFIED", "ip6_mc_input"): "nobody here joined its multicast group",
     ("INVALID_PROTO", "icmp_rcv"): "a message of ICMP that this host ignores",
-    (
-        "NOT_SPECIFIED",
-        "__udp4_lib_rcv",
-    ): "no socket waits for the broadcast or multicast, or an IPsec policy blocks it",
-    (
-        "NOT_SPECIFIED",
-        "__udp6_lib_rcv",
-    ): "no socket waits for the multicast, or an IPsec policy blocks it",
+    ("NOT_SPECIFIED", "__udp4_lib_rcv"): _UNWANTED.format("broadcast or multicast"),
+    ("NOT_SPECIFIED", "__udp6_lib_rcv"): _UNWANTED.format("multicast"),
     ("NOT_SPECIFIED", "nf_queue"): "no program takes it from NFQUEUE, or the queue is full",
     ("NOT_SPECIFIED", "nf_reinject"): "the program behind NFQUEUE dropped it",
     ("NOT_SPECIFIED", "nfqnl_reinject"): "the program behind NFQUEUE dropped it",

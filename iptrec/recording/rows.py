@@ -54,6 +54,11 @@ class Stream:
     kind: str  # see `kinds.STREAMS`
     detail: dict[str, Any] = field(default_factory=dict)  # group, receive_buffer, conntrack, ...
 
+    @property
+    def is_ring(self) -> bool:
+        """Whether only its last datagrams were kept, as --ring asks for."""
+        return bool(self.detail.get("ring_s") or self.detail.get("ring_bytes"))
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

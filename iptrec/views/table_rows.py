@@ -65,7 +65,7 @@ def _of_packets(batch: Batch, ids: dict[_Place, int], wanted: Sequence[str]) -> 
     filed = {name: Filed(BY_NAME[name]) for name in wanted}
     odd = np.ones(len(batch.positions), np.bool_)
 
-    def rows(one: Traversal, position: int) -> dict[str, list[Row]]:
+    def made(one: Traversal, position: int) -> dict[str, list[Row]]:
         namespace = batch.window.stream.namespace
         found = {
             "packets": [_packet(one, namespace, int(batch.paths[position]))],
@@ -81,11 +81,11 @@ def _of_packets(batch: Batch, ids: dict[_Place, int], wanted: Sequence[str]) -> 
         if varying is not None:
             at = np.searchsorted(batch.positions, shape.positions)
             odd[at] = False
-            for name, some in rows(model, first).items():
+            for name, some in made(model, first).items():
                 filed[name].alike.append(Alike(at, some, varying[name]))
     for place in np.flatnonzero(odd).tolist():
         position = int(batch.positions[place])
-        for name, some in rows(batch.traversal(position), position).items():
+        for name, some in made(batch.traversal(position), position).items():
             filed[name].odd[place] = some
     return filed
 

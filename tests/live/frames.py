@@ -111,3 +111,17 @@ def framed(packets, destination, source):
     """Each as a frame."""
     link = destination.replace(":", "") + source.replace(":", "")
     return [link + ("0800" if one[0] >> 4 == 4 else "86dd") + one.hex() for one in packets]
+
+
+def neighbour(lab):
+    """A host "h", whose frames come in at v1, where the lab's own has 10.0.1.1 and fd00:1::1."""
+    lab.host("h")
+    lab.link("h", "eth0", "10.0.1.2/24", "fd00:1::2/64", peer="v1")
+    lab.ip(None, "address add 10.0.1.1/24 dev v1")
+    lab.ip(None, "address add fd00:1::1/64 dev v1 nodad")
+    lab.settle()
+
+
+def of_neighbour(lab, packets):
+    """Each as a frame of that host."""
+    return framed(packets, mac(lab, None, "v1"), mac(lab, "h", "eth0"))

@@ -13,6 +13,7 @@ from dying import CONTROLS, FAR4, FAR6, IDS, PORTS, SINCE_6_13, WAYS, order
 from frames import mac
 from recorder import packets
 from rights import IS_ROOT, LINUX
+from routers import between
 from selected import by_reason
 
 from iptrec.answers.summary import summarize
@@ -33,16 +34,7 @@ COMMIT
 @pytest.fixture
 def router(lab):
     """A router between two hosts, with its rules of both backends' tests."""
-    for net in (1, 2):
-        name = f"h{net}"
-        lab.host(name)
-        lab.link(name, "eth0", f"10.0.{net}.2/24", f"fd00:{net}::2/64", peer=f"v{net}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 brd + dev v{net}")
-        lab.ip(None, f"address add fd00:{net}::1/64 dev v{net}")
-    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-        lab.sysctl(None, f"net/{setting}", 1)
-    lab.settle()
-    return lab
+    return between(lab, 2)
 
 
 def test_ways_to_die(router, tmp_path, backend):

@@ -11,6 +11,7 @@ import pytest
 from command import IPTREC
 from frames import framed, ipv4, ipv6, mac, summed, udp
 from recorder import packets
+from routers import between
 
 pytestmark = pytest.mark.live
 RULES = "*mangle\n{}COMMIT\n*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\nCOMMIT\n"
@@ -59,15 +60,7 @@ def family(request):
 @pytest.fixture
 def router(lab):
     """A router among three hosts: h1, h2, h3 at v1, v2, v3. It knows its neighbours."""
-    for net in (1, 2, 3):
-        name = f"h{net}"
-        lab.host(name)
-        lab.link(name, "eth0", f"10.0.{net}.2/24", f"fd00:{net}::2/64", peer=f"v{net}")
-        lab.ip(None, f"address add 10.0.{net}.1/24 brd + dev v{net}")
-        lab.ip(None, f"address add fd00:{net}::1/64 dev v{net} nodad")
-    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
-        lab.sysctl(None, f"net/{setting}", 1)
-    lab.settle()
+    between(lab, 3)
     for net in (1, 2, 3):
         known(lab, f"h{net}", f"v{net}", net)
     return lab

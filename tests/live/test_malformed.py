@@ -57,37 +57,16 @@ FINE = {
 def test_the_match_dropped_it(lab, tmp_path, backend, version, target, drops):
     """nf_tables names the rule: its match is told to have dropped the packet; of legacy the drop alone is."""
     tool = "iptables" if version == 4 else "ip6tables"
-    lab.host("h")
-    lab.link("h", "eth0", "10.0.1.2/24", "fd00:1::2/64", peer="v1")
-    lab.ip(None, "address add 10.0.1.1/24 dev v1")
-    lab.ip(None, "address add fd00:1::1/64 dev v1 nodad")
-    lab.settle()
+    frames.neighbour(lab)
     ways = WAYS[version]
     rules = "".join(f"-A PREROUTING {one.rule}{target}\n" for one in ways.values())
-    lab.restore(
-        None,
-        f"ipv{version}",
-        f"*mangle\n-A PREROUTING -j MARK --set-mark 3\n{rules}COMMIT\n",
-        backend,
-    )
+    rules = f"*mangle\n-A PREROUTING -j MARK --set-mark 3\n{rules}COMMIT\n"
+    lab.restore(None, f"ipv{version}", rules, backend)
     path = tmp_path / "t.db"
-    words = [
-        "--backend",
-        backend,
-        "--family",
-        f"ipv{version}",
-        "--iface",
-        "v1",
-        "--drops",
-        drops,
-        "-o",
-        path,
-    ]
-    child = recorder.start(lab, *words, notes=True)
+    words = ["--family", f"ipv{version}", "--iface", "v1", "--drops", drops, "-o", path]
+    child = recorder.start(lab, "--backend", backend, *words, notes=True)
     packets = [*FINE[version], *(one.packet for one in ways.values())]
-    told = json.dumps(
-        frames.framed(packets, frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0"))
-    )
+    told = json.dumps(frames.of_neighbour(lab, packets))
     lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "h", stdin=told)
     recorder.stop(child)
     counted = re.findall(
@@ -138,18 +117,14 @@ NATIVE = [  # what drops by itself; whether nobody else in the rule can have
 @pytest.mark.parametrize(("rule", "alone"), NATIVE)
 def test_an_expression_of_nf_tables_dropped_it(lab, tmp_path, rule, alone):
     """The rule did not match: what stands behind the expression was not reached."""
-    lab.host("h")
-    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
-    lab.ip(None, "address add 10.0.1.1/24 dev v1")
-    lab.settle()
+    frames.neighbour(lab)
     hook = "type filter hook prerouting priority mangle; policy accept"
     lab.run(["nft", "-f", "-"], stdin=f"table ip fw {{\nchain c {{ {hook}\n{rule}\n}}\n}}\n")
     path = tmp_path / "t.db"
     words = ["--backend", "nft", "--family", "ipv4", "--iface", "v1", "--drops", "no", "-o", path]
     child = recorder.start(lab, *words, notes=True)
     packets = [frames.ipv4(17, b"\0", **ENDS)]
-    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
-    told = json.dumps(frames.framed(packets, *ends))
+    told = json.dumps(frames.of_neighbour(lab, packets))
     lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "h", stdin=told)
     recorder.stop(child)
     (one,) = (one for one in recorder.packets(path) if one.header["proto"] == "udp")

@@ -142,28 +142,13 @@ while select.select([heard], [], [], 1)[0]:
 @pytest.mark.parametrize("drops", ["no", "yes"])
 def test_refused_without_nat(lab, tmp_path, backend, drops):
     """Two connections of different zones have the same answers: the second is refused, whatever the rules."""
-    lab.host("h")
-    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
-    lab.ip(None, "address add 10.0.1.1/24 dev v1")
-    lab.settle()
+    frames.neighbour(lab)
     lab.restore(None, "ipv4", ZONES, backend)
     both = [frames.ipv4(253, bytes(8), identity=number, ttl=53 + number) for number in (7, 8)]
     sent, path = tmp_path / "frames.json", tmp_path / "t.db"
-    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
-    sent.write_text(json.dumps(frames.framed(both, *ends)))
-    words = [
-        "--backend",
-        backend,
-        "--family",
-        "ipv4",
-        "--iface",
-        "v1",
-        "--drops",
-        drops,
-        "-o",
-        path,
-    ]
-    child = recorder.start(lab, *words, notes=True)
+    sent.write_text(json.dumps(frames.of_neighbour(lab, both)))
+    words = ["--family", "ipv4", "--iface", "v1", "--drops", drops, "-o", path]
+    child = recorder.start(lab, "--backend", backend, *words, notes=True)
     told = lab.run([sys.executable, "-c", HEARD, frames.SEND, str(sent)]).stdout
     recorder.stop(child)
     assert told.split() == ["7"]

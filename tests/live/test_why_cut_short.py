@@ -38,17 +38,12 @@ IPV6 = [
 
 def test_no_claim_is_false(lab, tmp_path):
     """Each rule matched or not as it is said, and all but what follows other headers is known."""
-    lab.host("h")
-    lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
-    lab.ip(None, "address add 10.0.1.1/24 dev v1")
-    lab.ip(None, "address add fd00:1::1/64 dev v1 nodad")
-    lab.settle()
+    frames.neighbour(lab)
     rules = "\n".join(f"{one} counter" for one in MATCHES)
     chain = f"chain c {{ type filter hook prerouting priority mangle; policy accept\n{rules}\n}}"
     lab.run(["nft", "-f", "-"], stdin=f"table inet fw {{\n{chain}\n}}\n")
-    ends = frames.mac(lab, None, "v1"), frames.mac(lab, "h", "eth0")
     sent = tmp_path / "frames.json"
-    sent.write_text(json.dumps(frames.framed([*IPV4, *IPV6], *ends)))
+    sent.write_text(json.dumps(frames.of_neighbour(lab, [*IPV4, *IPV6])))
     path = tmp_path / "t.db"
     send = ["nsenter", "--net=/run/netns/h", sys.executable, "-c", frames.SEND, str(sent)]
     lab.run(

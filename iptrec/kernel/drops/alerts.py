@@ -8,7 +8,6 @@ packet that has not had a link header yet. The address in the kernel that is in 
 from __future__ import annotations
 
 import struct
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
@@ -65,22 +64,20 @@ def alert(datagram: bytes) -> Alert | None:
     if len(datagram) < _GENERIC_HEAD or datagram[_COMMAND] != _ALERT:
         return None
     told = dict(netlink.attributes(datagram[_GENERIC_HEAD:]))
-    if _number(told.get(_ORIGIN)) != _SOFTWARE or not {_TIME, _SYMBOL, _REASON} <= told.keys():
+    if (
+        netlink.number(told.get(_ORIGIN, b"")) != _SOFTWARE
+        or not {_TIME, _SYMBOL, _REASON} <= told.keys()
+    ):
         return None
-    protocol, frame, length = (
-        _number(told.get(_PROTOCOL)), told.get(_PAYLOAD, b""), _number(told.get(_LENGTH)),
-    )  # fmt: skip
+    protocol, length = (netlink.number(told.get(one, b"")) for one in (_PROTOCOL, _LENGTH))
+    frame = told.get(_PAYLOAD, b"")
     at = _network(frame, protocol, length)
     if at is None:
         return None
     port = dict(netlink.attributes(told.get(_IN_PORT, b"")))
     reason = told[_REASON].partition(b"\0")[0].decode("latin-1")
-    time_ns, iif = _number(told[_TIME]), _number(port.get(_IFINDEX))
+    time_ns, iif = netlink.number(told[_TIME]), netlink.number(port.get(_IFINDEX, b""))
     return Alert(time_ns, symbol(told[_SYMBOL]), reason, iif, length - at, protocol, frame[at:])
-
-
-def _number(value: bytes | None) -> int:
-    return int.from_bytes(value or b"", sys.byteorder)
 
 
 def _network(frame: bytes, protocol: int, length: int) -> int | None:

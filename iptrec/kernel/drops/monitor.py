@@ -15,7 +15,6 @@ import os
 import secrets
 import socket
 import struct
-import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -139,12 +138,12 @@ class Monitor:
     def config(self) -> Config:
         """How it is set."""
         found = dict(netlink.attributes(self._ask(_CONFIG_GET)))
-        return Config(*(_number(found[one]) for one in (_MODE, _TRUNCATION, _QUEUE)))
+        return Config(*(netlink.number(found[one]) for one in (_MODE, _TRUNCATION, _QUEUE)))
 
     def unseen(self) -> int:
         """How many dropped packets found no room in its queues since it was loaded."""
         stats = dict(netlink.attributes(self._ask(_STATS_GET)))[_STATS]
-        return _number(dict(netlink.attributes(stats))[_STATS_DROPPED])
+        return netlink.number(dict(netlink.attributes(stats))[_STATS_DROPPED])
 
     def require_free(self) -> None:
         """Raise `HostError` where somebody uses it: only then it cannot be set to what it is set to."""
@@ -215,9 +214,9 @@ class Monitor:
             for one in map(dict, map(netlink.attributes, families)):
                 if _text(one[_FAMILY_NAME]) == _NAME:
                     return _Family(
-                        _number(one[_FAMILY_ID]),
+                        netlink.number(one[_FAMILY_ID]),
                         _group(one[_GROUPS]),
-                        _number(one[_MOST_ATTRIBUTE]),
+                        netlink.number(one[_MOST_ATTRIBUTE]),
                     )
         except OSError as error:
             told = strerror(error)
@@ -232,13 +231,9 @@ def _group(groups: bytes) -> int:
     for _, group in netlink.attributes(groups):
         found = dict(netlink.attributes(group))
         if _text(found[_GROUP_NAME]) == _EVENTS:
-            return _number(found[_GROUP_ID])
+            return netlink.number(found[_GROUP_ID])
     raise LookupError(_EVENTS)
 
 
 def _text(value: bytes) -> bytes:
     return value.partition(b"\0")[0]
-
-
-def _number(value: bytes) -> int:
-    return int.from_bytes(value, sys.byteorder)
