@@ -86,7 +86,7 @@ def _joined(
 
 
 def _alone(batch: Batch, position: int) -> str:
-    return _dumped(as_json.as_object(batch.traversal(position)))
+    return as_json.line(batch.traversal(position)) + "\n"
 
 
 def _dumped(value: dict[str, Any]) -> str:
