@@ -63,6 +63,10 @@ class RecordingError(IptrecError):
     """A recording cannot be read or written: no recording, damaged, newer format, disk full."""
 
 
+class AbandonedError(RecordingError):
+    """A recorder that one follows has ended and left its file unreadable; it says itself why."""
+
+
 def strerror(error: OSError) -> str:
     """What the system says, without Python's "[Errno 2]" before it and the file behind it."""
     return error.strerror or str(error)

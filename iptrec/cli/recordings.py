@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from iptrec.errors import EXIT_TROUBLE, AbandonedError
 from iptrec.names import counted
 
 if TYPE_CHECKING:
@@ -30,11 +33,20 @@ def opened(
     from iptrec.recording.reader import Reader
 
     path = named(path)
-    with Reader(path, held) as reader, contextlib.ExitStack() as stack:
+    with _told_by_recorder(), Reader(path, held) as reader, contextlib.ExitStack() as stack:
         rows = stack.enter_context(watched(reader, "packets")) if bar else reader
         index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
+
+
+@contextlib.contextmanager
+def _told_by_recorder() -> Iterator[None]:
+    """No word of ours where the recorder says why it ended."""
+    try:
+        yield
+    except AbandonedError:
+        raise typer.Exit(EXIT_TROUBLE) from None
 
 
 def named(path: str) -> str:

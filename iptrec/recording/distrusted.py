@@ -14,11 +14,12 @@ import re
 import sqlite3
 import stat
 import struct
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from iptrec.errors import RecordingError, strerror
+from iptrec.errors import AbandonedError, RecordingError, strerror
 from iptrec.recording import at_work, private
 from iptrec.recording.compressed import is_compressed, unpacked
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
@@ -26,8 +27,9 @@ from iptrec.recording.spooled import is_pipe, spooled
 from iptrec.recording.upgrade import Row, upgraded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+_T = TypeVar("_T")
 MAX_VALUE: Final = 64 << 20  # bytes unpacked, of a chunk or a snapshot; none is longer packed
 _TYPES: Final = {"INTEGER": int, "TEXT": str, "BLOB": bytes}
 _LIMITS: Final = {
@@ -41,6 +43,7 @@ _LIMITS: Final = {
 _PRAGMAS: Final = ("query_only = 1", "trusted_schema = 0", "cell_size_check = 1", "mmap_size = 0")
 _WAL_MAGIC: Final = 0x377F0682
 _PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
+_COMMIT_S: Final = 0.01  # for a commit
 _USELESS_SHM: Final = (
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
 )  # fmt: skip
@@ -91,7 +94,8 @@ class Distrusted:
             return  # the file is older than the table
         names = ", ".join(column.name for column in columns)
         with self.connected() as connection:
-            for values in connection.execute(f"SELECT {names} FROM {table} {which}", parameters):  # noqa: S608 - our own words
+            query = f"SELECT {names} FROM {table} {which}"  # noqa: S608 - our own words
+            for values in self._waiting(lambda: connection.execute(query, parameters)):
                 for column, value in zip(columns, values, strict=True):
                     if not (isinstance(value, column.type) or (value is None and column.nullable)):
                         raise self.damaged(f"{table}.{column.name} holds a {type(value).__name__}")
@@ -100,6 +104,21 @@ class Distrusted:
                     table,
                     {column.name: value for column, value in zip(columns, values, strict=True)},
                 )
+
+    def _waiting(self, attempt: Callable[[], _T]) -> _T:
+        """What ``attempt`` gives; SQLite may take the log of a recorder that commits or ends for broken."""
+        while True:
+            try:
+                return attempt()
+            except sqlite3.OperationalError as error:
+                readonly = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_READONLY
+                if self._held is None or not readonly:
+                    raise
+                if not self.at_work:
+                    raise AbandonedError(
+                        f"the recorder of {self.path} left it unfinished"
+                    ) from None
+                time.sleep(_COMMIT_S)
 
     def _check_file(self) -> None:
         # Never opened here: closing a descriptor of our own would drop the locks that SQLite holds on
@@ -122,7 +141,7 @@ class Distrusted:
         """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""
         self.require_open()
         if self._held is not None:  # its writer is at work
-            return self._connect_as("readonly_shm=1")
+            return self._waiting(lambda: self._connect_as("readonly_shm=1"))
         wal, shm = (Path(f"{self._file}{suffix}") for suffix in ("-wal", "-shm"))
         self._shared = wal.exists()
         if not self._shared:

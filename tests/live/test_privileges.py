@@ -343,7 +343,7 @@ def test_a_trace_that_cannot_be_written_ends(lab, tmp_path):
     )
     done = lab.run(["sh", "-c", script, "sh", *trace], check=False)
     assert flood.poll() is None
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "cannot write" in done.stderr
 
 

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from iptrec.errors import AbandonedError
 from iptrec.recording import private
 from iptrec.recording.reader import Reader
 
@@ -266,6 +268,7 @@ import sys
 from dataclasses import replace
 import numpy as np
 from handmade import HandMade
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from iptrec.recording.writer import Writer
 with Writer.create(Path(sys.argv[1]), replace(HandMade().facts, closed=False)) as writer:
@@ -277,19 +280,28 @@ with Writer.create(Path(sys.argv[1]), replace(HandMade().facts, closed=False)) a
 """
 
 
+def recorder_at_work(path):
+    """It writes once for each line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RECORDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+
+
+def write_more(recorder):
+    recorder.stdin.write("more\n")
+    recorder.stdin.flush()
+    assert recorder.stdout.readline() == "written\n"
+
+
 def test_a_recorder_at_work(tmp_path):
     """Its -shm is shared, and its -wal is read, again and again while it goes on; through a link, too."""
     path, link = tmp_path / "in" / "t.db", tmp_path / "link.db"
     path.parent.mkdir()
     link.symlink_to(path)
-    with subprocess.Popen(
-        [sys.executable, "-c", RECORDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-    ) as recorder:  # fmt: skip
+    with recorder_at_work(path) as recorder:
         for count in range(1, 30):
-            recorder.stdin.write("more\n")
-            recorder.stdin.flush()
-            assert recorder.stdout.readline() == "written\n"
+            write_more(recorder)
             before = state(path.parent)
             assert {"t.db-wal", "t.db-shm"} < {*before}
             with Reader(link) as reader:
@@ -301,3 +313,33 @@ def test_a_recorder_at_work(tmp_path):
             assert state(path.parent) == before
         recorder.stdin.close()
     assert recorder.returncode == 0
+
+
+def test_a_commit_under_way(tmp_path):
+    """The two headers of the -shm differ (walformat.html of SQLite): who follows waits for the recorder."""
+    path = tmp_path / "t.db"
+    with recorder_at_work(path) as recorder, contextlib.ExitStack() as stack:
+        write_more(recorder)
+        held = stack.enter_context(path.open("rb"))
+        shm = stack.enter_context(Path(f"{path}-shm").open("r+b"))
+        with Reader(path, held.fileno()) as reader:
+            assert len([*reader.chunks()]) == 1
+            whole = shm.read(48)
+
+            def change(first):
+                shm.seek(0)
+                shm.write(first)
+                shm.flush()
+
+            change(bytes(48))
+            with ThreadPoolExecutor() as other:
+                found = other.submit(lambda: len([*reader.chunks()]))
+                with pytest.raises(TimeoutError):
+                    found.result(0.1)
+                change(whole)
+                assert found.result(10) == 1
+            change(bytes(48))
+            recorder.kill()
+            recorder.wait()
+            with pytest.raises(AbandonedError, match="left it unfinished"):
+                list(reader.chunks())
