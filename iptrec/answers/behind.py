@@ -10,7 +10,6 @@ import numpy as np
 
 from iptrec.answers.answered import Answers
 from iptrec.answers.explained import explained, is_of_routing
-from iptrec.answers.malformed import dropped_by_match
 from iptrec.answers.received import Received
 from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 def load() -> None:
     """Load what is loaded when it is needed, for a process that may not be able to read it later."""
-    import iptrec.answers.ends  # noqa: F401, PLC0415
+    from iptrec.answers import ends, malformed  # noqa: F401, PLC0415
 
 
 class Behind:
@@ -117,6 +116,8 @@ class Behind:
         dropped = packet.end is not None and packet.end.reason == NETFILTER
         if packet.complete and not dropped:
             return None
+        from iptrec.answers.malformed import dropped_by_match  # noqa: PLC0415 - loads all matches
+
         return dropped_by_match(self._window, position, packet)
 
     def _explained(self, position: int, packet: Traversal, end: End) -> End:
