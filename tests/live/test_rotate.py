@@ -123,7 +123,9 @@ def test_memory_does_not_grow_with_files(lab, tmp_path, backend):
     for more in (10, 25):
         seen = set()
         until(
-            lambda seen=seen, more=more: seen.update(tmp_path.glob("fr-*.db")) or len(seen) >= more
+            lambda seen=seen, more=more: seen.update(tmp_path.glob("fr-*.db")) or len(seen) >= more,
+            f"{more} files",
+            120,  # a file takes long where others need the processors
         )
         found.append(taken(child.pid))
     child.send_signal(signal.SIGINT)
