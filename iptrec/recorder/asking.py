@@ -29,16 +29,15 @@ _TOGETHER, _WAIT_NS, _MOST_HELD = 4096, 100_000_000, 16_384
 _GLANCE: Final = 16  # questions between two looks at the clock
 _REMEMBERED: Final = 10_000
 _MOST_ASKED: Final = 50_000  # in a file
-_AGAIN_NS: Final = 10_000_000_000  # where a ring lets go of old answers
 _TELL_NS: Final = 1_000_000_000
 
 
 class Asking:
-    """Looks at events that were just written; ``again``: whether answers do not last (--ring)."""
+    """Looks at events that were just written; ``again_s``: when to ask again (--ring lets go of answers)."""
 
-    def __init__(self, asker: Asker, *, again: bool) -> None:
+    def __init__(self, asker: Asker, again_s: float | None) -> None:
         self.asker = asker
-        self._again = again
+        self._again_ns = None if again_s is None else int(again_s * 1e9)
         self._held: dict[Find, list[Batch]] = {}
         self._waiting = self._since_ns = 0  # events that are held
         self._known: OrderedDict[Question, int] = OrderedDict()  # when it was asked, monotonic
@@ -107,7 +106,7 @@ class Asking:
     def _consider(self, question: Question, now: int) -> None:
         key = question if self.asker.by_ports else question.without_ports
         asked = self._known.get(key)
-        if asked is not None and not (self._again and now > asked + _AGAIN_NS):
+        if asked is not None and (self._again_ns is None or now <= asked + self._again_ns):
             return
         self._known[key] = now
         if len(self._known) > _REMEMBERED:

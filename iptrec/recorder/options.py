@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # man 8 iptables, -i: the beginning of a name (net/core/dev.c, dev_valid_name), without quotes.
 _WILDCARD: Final = re.compile(r"[^\s/:\"\\]{0,14}\+")
+_ANSWER_S: Final = 10.0  # for which one of the kernel's will do in a ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,15 @@ class Options:
         """What a stream of events says of itself where older ones are let go; empty without a ring."""
         kept = {"ring_bytes": self.ring_bytes, "ring_s": self.ring_s}
         return {name: value for name, value in kept.items() if value is not None}
+
+    @property
+    def asking_again_s(self) -> float | None:
+        """How long an answer of the kernel will do; None: for the whole recording.
+
+        A ring that has only the newest events has an answer to each of them where half of it does not pass
+        without one.
+        """
+        return min(_ANSWER_S, (self.ring_s or math.inf) / 2) if self.ring else None
 
 
 @dataclass(slots=True)

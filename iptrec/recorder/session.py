@@ -219,7 +219,7 @@ class _Session:
         if self._dropped is not None and self._dropped.whole:
             return None
         found = opened.enter_context(asker.Asker(self._trouble))
-        return Asking(found, again=bool(self._options.ring))
+        return Asking(found, self._options.asking_again_s)
 
     def _create(self, writer: Writer, sides: Sequence[Side], events: Sequence[Events]) -> Evidence:
         """The streams of the file, and a place for what is seen beside them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fake_recorder import Asker
@@ -10,6 +12,7 @@ from iptrec.kernel.batches import Batch
 from iptrec.kernel.questions import Question
 from iptrec.recorder import asking
 from iptrec.recorder.asking import Asking
+from iptrec.recorder.options import Options
 
 SECOND = 1_000_000_000
 SOME = Batch(1, np.full(10, 2, np.uint32), b"ev" * 10, 0, 0)
@@ -40,7 +43,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def made(clock):  # noqa: ARG001 - before it is made
     with Asker() as asker:
-        yield Asking(asker, again=False)
+        yield Asking(asker, None)
 
 
 def look(asking_, *questions, batch=SOME):
@@ -69,14 +72,19 @@ def test_it_asks_again_after_a_change_and_in_another_file(made):
     assert made.asker.asked == [question(1)] * 3
 
 
-@pytest.mark.parametrize("again", [True, False])
-def test_where_a_ring_lets_go_of_answers_it_asks_again(clock, again):
+@pytest.mark.parametrize(
+    ("ring", "asked"),
+    [({}, 1), ({"ring_bytes": 1 << 20}, 3), ({"ring_s": 60}, 3), ({"ring_s": 1}, 45)],
+    ids=["none", "bytes", "a minute", "a second"],
+)
+def test_where_a_ring_lets_go_of_answers_it_asks_again(clock, ring, asked):
+    """No packet of the ring is without an answer."""
     with Asker() as asker:
-        made = Asking(asker, again=again)
-        for _ in range(3):
+        made = Asking(asker, Options(Path("t.db"), {}, **ring).asking_again_s)
+        for _ in range(90):
             look(made, question(1))
-            clock.pass_(0, 11 * SECOND)
-        assert len(asker.asked) == (3 if again else 1)
+            clock.pass_(0, SECOND // 3)
+        assert len(asker.asked) == asked
 
 
 def test_what_finds_no_room_is_counted_and_told(made, clock):
