@@ -127,8 +127,11 @@ def _count(truth, path, kernel):
     truth.rules, truth.hit = len(rules), sum(bool(count) for count in rules.values())
     known = {place: count for place, count in kernel.items() if count is not None}
     truth.uncountable = len(kernel) - len(known)
+    late = {place: (later or count) - count for place, (count, later) in truth.noise.items()}
     truth.differing = {
-        place: (count, hits[place]) for place, count in known.items() if hits[place] != count
+        place: (count, hits[place])
+        for place, count in known.items()
+        if not count <= hits[place] <= count + late.get(place, 0)
     }
     truth.equal = len(known) - len(truth.differing)
 
