@@ -44,6 +44,7 @@ _MODIFIERS: Final = frozenset(
         "--soft",
     ]
 )
+_OF_LAST: Final = "--rt-0-not-strict"  # changes the option before it alone
 
 
 _IPV4: Final = 4
@@ -86,7 +87,7 @@ class _Match:
         told = Clause(f"{'! ' if negated else ''}{word}", value, self.name)
         together = (self.options or {}).get(ALL)
         if together is not None and self.conditions:
-            self.modify(word, value)
+            self.modify(f"{'! ' if negated else ''}{word}", value)
             return
         if together is not None:
             self.conditions.append(_Condition(told, negated, told.words, together))
@@ -96,18 +97,19 @@ class _Match:
     def modify(self, word: str, value: str = "") -> None:
         """Let an option change the conditions so far."""
         more = f"{word} {value}".rstrip()
-        self.conditions = [
+        first = -1 if word == _OF_LAST else 0
+        self.conditions[first:] = [
             one._replace(
                 told=one.told._replace(value=f"{one.told.value} {more}".lstrip()),
                 value=f"{one.value} {more}".lstrip(),
             )
-            for one in self.conditions
+            for one in self.conditions[first:]
         ]
 
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of iptables' syntax."""
-    unknown: Judgement | None = None
+    unknown: list[_Condition] = []
     facts = _without_written(facts)
     for condition in _conditions(rule):
         try:
@@ -115,10 +117,19 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
         except AbsentError as instead:  # whatever is negated
             return Judgement(False, condition.told, f"it is {instead}")
         if fits is None:
-            unknown = unknown or Judgement(None, condition.told, _hint(condition, facts))
+            unknown.append(condition)
         elif fits == condition.negated:
             return Judgement(False, condition.told, _instead(condition, facts))
-    return unknown or Judgement(True)
+    return _left_open(unknown[0], facts, only=len(unknown) == 1) if unknown else Judgement(True)
+
+
+def _left_open(condition: _Condition, facts: Facts, *, only: bool) -> Judgement:
+    """What can be said of a condition of which it is not known whether it holds; ``only``: of no other."""
+    option = condition.option
+    hint = None if option is None else option.hint(condition.value, facts)
+    likely = None if option is None else option.likely(condition.value, facts)
+    fails = only and likely is not None and likely == condition.negated
+    return Judgement(None, condition.told, hint or "", fails)
 
 
 def _without_written(facts: Facts) -> Facts:
@@ -182,12 +193,6 @@ def _instead(condition: _Condition, facts: Facts) -> str:
     return "" if own is None else f"it is {own}"
 
 
-def _hint(condition: _Condition, facts: Facts) -> str:
-    """What is known of what cannot be judged."""
-    said = None if condition.option is None else condition.option.hint(condition.value, facts)
-    return said or ""
-
-
 def _conditions(rule: Rule) -> Iterator[_Condition]:
     """A match without options, such as ``-m socket``, is a condition under its name."""
     for match in each_match(rule):
@@ -205,7 +210,7 @@ def each_match(rule: Rule) -> list[_Match]:
     for word, value, negated in _options(rule.spec):
         if word == "-m":
             matches.append(_Match(value, MODULES.get(value)))
-        elif word in _MODIFIERS:
+        elif word in _MODIFIERS or word == _OF_LAST:
             matches[-1].modify(word, value)
         elif not word.startswith("--"):
             matches[0].add(word, value, negated=negated)

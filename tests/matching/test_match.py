@@ -85,6 +85,16 @@ CASES = {
     "-m addrtype ! --src-type MULTICAST --dst-type LOCAL --limit-iface-in -j DROP": (
         None, "--dst-type LOCAL --limit-iface-in"
     ),
+    '-m bpf --bytecode "2,48 0 0 4294963220,22 0 0 0" -j DROP': (  # loads the mark
+        None, '--bytecode "2,48 0 0 4294963220,22 0 0 0"'
+    ),
+    # The kernel would not have taken these.
+    '-m bpf --bytecode "2,5 0 0 -2,6 0 0 1" -j DROP': (None, '--bytecode "2,5 0 0 -2,6 0 0 1"'),
+    '-m bpf --bytecode "1,5 0 0 7" -j DROP': (None, '--bytecode "1,5 0 0 7"'),
+    '-m bpf --bytecode "9,6 0 0 1" -j DROP': (None, '--bytecode "9,6 0 0 1"'),
+    "-m policy --dir in --pol none -j DROP": (None, "--dir in --pol none"),
+    "-m policy --dir in --pol ipsec ! --reqid 5 -j DROP": (None, "--dir in --pol ipsec ! --reqid 5"),
+    "-m devgroup ! --src-group 0x5 -j DROP": (None, "! --src-group 0x5"),
     '-m comment --comment "-p tcp" -j DROP': (True, None),
     "-j DROP": (True, None),
 }  # fmt: skip
