@@ -71,7 +71,7 @@ class _Condition(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Match:
+class Match:
     """A module that a rule has loaded. ``options``: what can be judged; None of a module that is not known."""
 
     name: str
@@ -204,12 +204,12 @@ def _conditions(rule: Rule) -> Iterator[_Condition]:
             yield _Condition(told, negated=False, value="", option=option)
 
 
-def each_match(rule: Rule) -> list[_Match]:
+def each_match(rule: Rule) -> list[Match]:
     """What a rule loads, in order: iptables itself, then a module for each ``-m NAME``."""
-    matches = [_Match("", CORE)]
+    matches = [Match("", CORE)]
     for word, value, negated in _options(rule.spec):
         if word == "-m":
-            matches.append(_Match(value, MODULES.get(value)))
+            matches.append(Match(value, MODULES.get(value)))
         elif word in _MODIFIERS or word == _OF_LAST:
             matches[-1].modify(word, value)
         elif not word.startswith("--"):
@@ -219,7 +219,7 @@ def each_match(rule: Rule) -> list[_Match]:
     return matches
 
 
-def _owner(matches: list[_Match], word: str) -> _Match:
+def _owner(matches: list[Match], word: str) -> Match:
     """The match that an option belongs to (xtables_merge_options of iptables' libxtables/xtables.c).
 
     The module of the rule's protocol is loaded where no other has the option.
@@ -230,7 +230,7 @@ def _owner(matches: list[_Match], word: str) -> _Match:
     protocol = next((one.value for one in matches[0].conditions if one.told.asks == "-p"), "")
     name = _OF_PROTOCOLS.get(protocol_number(protocol) or 0, "")
     if word in MODULES.get(name, {}):
-        matches.append(_Match(name, MODULES[name]))
+        matches.append(Match(name, MODULES[name]))
     return matches[-1]
 
 

@@ -42,6 +42,7 @@ _WORD: Final = 32  # bits
 # begin there, but not where the packet's data lay in several pieces.
 _ENDS_BEFORE_TO: Final = (6, 7)
 _LAST: Final = 65535
+MALFORMED: Final = "malformed"
 _DCCP_TYPES: Final = (
     "REQUEST", "RESPONSE", "DATA", "ACK", "DATAACK", "CLOSEREQ", "CLOSE", "RESET", "SYNC", "SYNCACK",
 )  # fmt: skip
@@ -157,11 +158,13 @@ def chunk_types(value: str, facts: Facts) -> bool:
 def _chunks(at: int, facts: Facts) -> Iterator[Chunk]:
     found = _transport("sctp", facts)
     end = known_length(facts) - (len(data(facts)) - len(found))
-    while at < end:
+    while True:  # it wants one at least
         if at + 4 > end or not (size := _number(found, at + 2, 2)):
-            raise AbsentError("malformed")
+            raise AbsentError(MALFORMED)
         yield _number(found, at, 1), _number(found, at + 1, 1)
         at += -(-size // 4) * 4
+        if at >= end:
+            return
 
 
 @_known
