@@ -179,6 +179,40 @@ def test_a_pattern_behind_what_was_captured(cut, kernel, fits):
     assert judge(rule('-m string --string "needle" --algo bm --to 48'), facts).fits is fits
 
 
+PROGRAMS = {
+    "6 0 0 1": True,
+    "6 0 0 0": False,
+    "128 0 0 0,53 0 1 47,6 0 0 1,6 0 0 0": True,  # 47 bytes at least
+    "48 0 0 46,22 0 0 0": None,  # not captured
+    "48 0 0 47,6 0 0 1": False,  # behind the packet's end
+    "1 0 0 4294967295,80 0 0 1,6 0 0 1": True,  # at byte 0
+    "4 0 0 1,53 0 1 1,6 0 0 1,6 0 0 0": True,
+    "20 0 0 1,21 0 1 4294967295,6 0 0 1,6 0 0 0": True,  # below zero
+    "0 0 0 5,132 0 0 0,21 0 1 4294967291,6 0 0 1,6 0 0 0": True,
+    "0 0 0 3,60 0 0 0,6 0 0 1": False,  # by zero
+    "5 0 0 9,6 0 0 1": None,  # to nowhere
+    "85 0 0 0,6 0 0 1": None,
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_of_bpf(program):
+    """Run over what was captured; what the kernel would not take is not run."""
+    count = program.count(",") + 1
+    found = judge(rule(f'-m bpf --bytecode "{count},{program}"'), captured(TEXT[:7], cut=45))
+    assert found.fits is PROGRAMS[program]
+
+
+@pytest.mark.parametrize(
+    ("written", "fits"),
+    [("meta mark", True), ("ip6 hoplimit", None), ("udp checksum", True), ("", None)],
+)
+def test_bytes_that_rules_may_have_changed(written, fits):
+    """They are not what was captured; what is before them is."""
+    facts = replace(captured(bytes(20)), written=frozenset([written]))
+    assert judge(rule('-m u32 --u32 "0x4&0xff=0x40"'), facts).fits is fits
+
+
 LATER = bytes.fromhex("11000008") + bytes(4) + bytes(16)  # a fragment of UDP with an offset
 FIRST = bytes.fromhex("11000001") + bytes(4) + bytes(16)
 OF_FRAGMENT = bytes.fromhex("3c000008") + bytes(4) + bytes.fromhex("1100010400000000") + bytes(8)
