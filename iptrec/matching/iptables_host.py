@@ -194,11 +194,11 @@ def was_in_set(value: str, facts: Facts) -> bool | None:
 
 def _listed(value: str, facts: Facts) -> list[bool]:
     """Whether the set had it when it was listed, and each time that it was otherwise; nothing: not known."""
-    name, _, directions = value.partition(" ")
-    if " " in directions:  # --return-nomatch
+    name, directions, *more = value.split(" ")
+    if more not in ([], ["--return-nomatch"]):
         return []
     found = [
-        ipsets.contains(sets, name, directions.split(","), facts)
+        ipsets.contains(sets, name, directions.split(","), facts, nomatch=bool(more))
         for sets in facts.sets
         if name in sets
     ]
