@@ -24,6 +24,7 @@ from iptrec.matching.field import (
     by_names,
     hexadecimal,
     name_of,
+    nothing,
     of_header,
     quoted,
     require_ethernet,
@@ -359,6 +360,8 @@ _FIELDS: Final[dict[str, Field]] = {
     "meta oif": _interface(lambda facts: facts.out),
     "meta oifname": _interface(lambda facts: facts.out),
     "meta iiftype": Field(_device_type, by_names(DEVICES), name_of(_device_type, DEVICES)),
+    # Told by one who knows of no IPsec at all (secpath_exists, net/netfilter/nft_meta.c).
+    "meta ipsec exists": Field(lambda facts: 0 if facts.plain() else None, as_number, nothing),
     "meta iifgroup": _group(0),
     "meta oifgroup": _group(1),
     "meta pkttype": Field(

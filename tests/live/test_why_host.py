@@ -27,6 +27,8 @@ table ip mangle {
 		iifgroup 7 counter
 		iifgroup != "default" counter
 		iifgroup { 1, 7 } counter
+		meta ipsec missing counter
+		meta ipsec exists counter
 	}
 }
 """
@@ -89,8 +91,9 @@ def test_groups_that_change(lab, tmp_path, sort):
         assert one[FALSE] == 0
         assert min(one[True], one[False]) > 50
         assert one[None] < 0.5 * one.total()
-    for one in (found[spec] for spec in found if "policy" in spec):
-        assert set(one) <= {True, False}
+    of_ipsec = [found[spec] for spec in found if "policy" in spec or "meta ipsec" in spec]
+    assert len(of_ipsec) == 2
+    assert all(set(one) <= {True, False} for one in of_ipsec)
 
 
 @pytest.mark.parametrize("ipsec", [STATE, POLICY])
