@@ -17,7 +17,7 @@ from iptrec.matching.iptables import each_match, holds
 from iptrec.matching.iptables_bytes import CHAINED, MALFORMED, chunk_types, extension_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from iptrec.decode.rulesets.types import Rule
     from iptrec.matching.facts import Facts
@@ -41,11 +41,11 @@ _TCP_SIZE: Final = 20
 _NONE: Final = 59  # of IPv6: nothing follows
 _LINK_SIZE: Final = 14  # bytes of a header of Ethernet
 _DCCP: Final = 33
-# Where what hashlimit takes for ports is behind the transport's beginning (proto_ports_offset, net/ip.h).
-_PORTS_AT: Final = {6: 0, 17: 0, _DCCP: 0, 50: 0, 132: 0, 136: 0, _AUTH: 4}
-_PORTS_SIZE: Final = 4
+# Bytes that hashlimit wants of protocols for what it takes for ports (proto_ports_offset, net/ip.h).
+_HASHED: Final = {6: 4, 17: 4, _DCCP: 4, 50: 4, 132: 4, 136: 4, _AUTH: 8}
 # Bytes that connection tracking wants of protocols (nf_ct_get_tuple, net/netfilter/nf_conntrack_core.c).
-_TRACKED: Final = {1: 8, 6: 4, 17: 4, _DCCP: 4, 58: 8, 132: 4, 136: 4}
+_TRACKED: Final = {1: 8, 6: 4, 17: 4, 58: 8, 132: 4, 136: 4}
+_TRACKED_ONCE: Final = {_DCCP: 4}  # not by every kernel
 _DCCP_SIZES: Final = {0: 4, 1: 12, 2: 0, 7: 12}  # by type, behind what all have; of others 8
 _OFFSET: Final = 0x1FFF
 
@@ -149,7 +149,18 @@ class _Seen(NamedTuple):
         length = 4 * (tcp[TCP_DATA_OFFSET] >> 4)
         return length < _TCP_SIZE or (self.start or 0) + length > self.total
 
-    def transport(self) -> tuple[int, int] | None:
+    def lacks(self, sizes: Mapping[int, int]) -> bool | None:
+        """Whether it ends before so many bytes of what follows, by protocol, or nothing follows."""
+        try:
+            found = self._transport()
+        except _CutError:
+            return True
+        if found is None:
+            return None
+        protocol, at = found
+        return protocol in sizes and at + sizes[protocol] > self.total
+
+    def _transport(self) -> tuple[int, int] | None:
         """The protocol and the place of what follows, as connection tracking looks for it.
 
         None where that is not captured. Raises _CutError where the packet ends before, or nothing follows.
@@ -157,7 +168,8 @@ class _Seen(NamedTuple):
         data = self.facts.bits.captured
         if self.facts.bits.version == _IPV6:
             return _skipped(self.facts, self.total)
-        return None if self.start is None else (data[_PROTOCOL4], self.start)
+        known = self.start is not None and len(data) > _PROTOCOL4
+        return (data[_PROTOCOL4], self.start or 0) if known else None
 
 
 def _hashed(seen: _Seen, match: Match) -> bool | None:
@@ -165,28 +177,15 @@ def _hashed(seen: _Seen, match: Match) -> bool | None:
     modes = "".join(one.value for one in match.conditions if one.told.asks == "--hashlimit-mode")
     if not {"srcport", "dstport"}.intersection(modes.split(",")):
         return False
-    try:
-        found = seen.transport()
-    except _CutError:
-        return True
-    if found is None:
-        return None
-    protocol, at = found
-    return protocol in _PORTS_AT and at + _PORTS_AT[protocol] + _PORTS_SIZE > seen.total
+    return seen.lacks(_HASHED)
 
 
 def _counted(seen: _Seen, _: Match) -> bool | None:
     """``connlimit``, of packets without a connection, as such ones are (connlimit_mt, xt_connlimit.c)."""
     if seen.facts.header.get("frag"):  # connection tracking has put it together
         return None
-    try:
-        found = seen.transport()
-    except _CutError:
-        return True
-    if found is None:
-        return None
-    short = found[1] + _TRACKED.get(found[0], 0) > seen.total
-    return None if short and found[0] == _DCCP else short  # which kernels track no more
+    short = seen.lacks(_TRACKED)
+    return None if short is False and seen.lacks(_TRACKED_ONCE) else short
 
 
 def _has_payload(seen: _Seen, _: Match) -> bool | None:
