@@ -35,3 +35,13 @@ def default(**blocked):
     """What becomes of packets that no policy fits, by direction."""
     kinds = [1 if blocked.get(one) else 2 for one in ("in_", "fwd", "out")]
     return netlink(0x28, bytes([*kinds, 0]))
+
+
+def states(count):
+    """How many states there are."""
+    return netlink(0x22, bytes(4) + attribute(1, struct.pack("<I", count)))
+
+
+def ended(code=0):
+    """The end of the list, or why there is none."""
+    return netlink(2 if code else 3, struct.pack("<i", -code))

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Final
 from iptrec.answers.before import before_steps
 from iptrec.answers.last_seen import near
 from iptrec.answers.met import met
+from iptrec.context.devices import Devices
 from iptrec.context.ipsets import IpSets
+from iptrec.context.policies import over_time
 from iptrec.context.routes import Routes
+from iptrec.context.worlds import around
 from iptrec.decode import nftrace
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.matching import judge
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from iptrec.answers.met import Met
     from iptrec.answers.packets import Packets
     from iptrec.context.interfaces import Interfaces
+    from iptrec.context.policies import Policies
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.types import Rule
     from iptrec.packets.model import Step, Traversal
@@ -135,8 +139,15 @@ def _explained(step: Step, before: Before, found: Met) -> ExplainedStep:
     mark = None
     if found.facts.mark is not None and before.mark_after is not None:
         mark = found.facts.mark, before.mark_after
-    passed = (Passed(number, rule, judge(rule, facts)) for number, rule, facts in found.passed)
+    passed = (
+        Passed(number, rule, _as_passed(judge(rule, facts))) for number, rule, facts in found.passed
+    )
     return ExplainedStep(step, tuple(passed), mark)
+
+
+def _as_passed(judgement: Judgement) -> Judgement:
+    """What is said of a rule that the kernel passed over: if one condition alone is open, that one failed."""
+    return replace(judgement, fits=False) if judgement.fails else judgement
 
 
 class Known:
@@ -154,6 +165,14 @@ class Known:
         changes = Changes(self._recording, NFT.changes, NFT.stream, self._namespace)
         told = followed(self._nft_snapshots(), changes)
         return NftSets(self._nft_snapshots(), told, changes, single=is_single(self._recording))
+
+    @functools.cached_property
+    def _devices(self) -> Devices:
+        return Devices(self._recording, self._namespace)
+
+    @functools.cached_property
+    def _policies(self) -> list[tuple[int, Policies]]:
+        return over_time(self._recording, self._namespace)
 
     def _nft_snapshots(self) -> Iterator[Snapshot]:
         snapshots = self._recording.snapshots(*NFT.snapshots)
@@ -206,7 +225,21 @@ class Known:
             in_type=_type_of(events, row),
             frames=family_of(before.place.table, packet.family) in AROUND,
             kernel=self._kernel,
+            groups=lambda: self._groups(int(events.indev[row]), int(events.outdev[row]), moment),
+            plain=lambda: self._without_ipsec(moment),
         )
+
+    def _groups(self, in_: int, out: int, moment: tuple[int, int]) -> tuple[int | None, int | None]:
+        """Of the interfaces with two indexes."""
+        devices = self._devices.at(moment)
+        told = (devices.get(index) for index in (in_, out))
+        first, second = (None if one is None else one.group for one in told)
+        return first, second
+
+    def _without_ipsec(self, moment: tuple[int, int]) -> bool:
+        """Whether the lists before and after tell of no policies and states that would change packets."""
+        lists, both = around(self._policies, moment)
+        return both and all(one.unused for one in lists)
 
 
 def _type_of(events: TraceEvents, row: int) -> int | None:

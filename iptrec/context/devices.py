@@ -1,4 +1,4 @@
-"""What is told of interfaces over time: their MTU, and which of them belong to a VRF."""
+"""What is told of interfaces over time: their MTU, their group, and which of them belong to a VRF."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Devices:
         self._first = {index: known[0][1] for index, known in self._over_time.items()}
 
     def at(self, time_ns: tuple[int, int]) -> Mapping[int, Device]:
-        """Those of between two times (epoch); of one that changed meanwhile the MTU is not told.
+        """Those of between two times (epoch); of one that changed meanwhile MTU and group are not told.
 
         Mostly the same object for the same.
         """
@@ -87,6 +87,6 @@ def kinds(row: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _device(row: Mapping[str, Any]) -> Device:
-    mtu = row.get("mtu")
+    mtu, group = (one if isinstance(one := row.get(key), int) else None for key in ("mtu", "group"))
     name = str(row["name"]).encode("utf-8", "backslashreplace").decode()  # of a stranger
-    return Device(name, mtu if isinstance(mtu, int) else None, "vrf" in kinds(row))
+    return Device(name, mtu, "vrf" in kinds(row), group)

@@ -13,7 +13,7 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from iptrec.decode import policies
+from iptrec.decode import policies, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ Direction = Literal["in", "out", "fwd"]
 # TCP, UDP, DCCP, SCTP, UDP-Lite; of ICMP and its like the type stands there
 _WITH_PORTS: Final = (6, 17, 33, 132, 136)
 _LAST: Final = 1 << 32  # behind every priority
+_NOT_LOADED: Final = "EPROTONOSUPPORT"  # see `kernel.policies`
 _BY_IPSEC: Final = "none fits what came by IPsec"
 
 
@@ -86,14 +87,18 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """All of one moment."""
+    """All of one moment. ``unused``: there were no states of IPsec, and no policies that ask for one."""
 
     every: tuple[Policy, ...] = ()
+    unused: bool = False
 
     @classmethod
     def listed(cls, content: bytes) -> Policies:
         """Those of a snapshot."""
-        return cls(tuple(Policy(**row) for row in policies.rows(content)))
+        every = tuple(Policy(**row) for row in policies.rows(content))
+        ended = snapshots.state(content, snapshots.NETLINK)
+        none = policies.states(content) == 0 and not any(one.templates for one in every)
+        return cls(every, ended == _NOT_LOADED or (none and ended == snapshots.WHOLE))
 
     def of(self, direction: Direction) -> tuple[Policy, ...]:
         """Those of a direction, in the order in which they count."""

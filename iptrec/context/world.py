@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class Device(NamedTuple):
-    """An interface. ``vrf``: whether its packets are routed by a VRF."""
+    """An interface. ``vrf``: whether its packets are routed by a VRF. ``group``: what ip-link(8) calls so."""
 
     name: str
     mtu: int | None = None
     vrf: bool = False
+    group: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -77,9 +77,9 @@ class Worlds:
         None of them where too little was recorded, or too many may have been.
         """
         tables, sure = self._routes.tables(time_ns)
-        settings, settled = _around(self._settings, time_ns)
-        joined, _ = _around(self._groups, time_ns)
-        policies, _ = _around(self._policies, time_ns)
+        settings, settled = around(self._settings, time_ns)
+        joined, _ = around(self._groups, time_ns)
+        policies, _ = around(self._policies, time_ns)
         joined, policies = joined or [_NO_GROUPS], policies or [NONE]
         possible = len(tables) * len(settings) * len(joined) * len(policies)
         if not settings or possible > _MOST:
@@ -111,7 +111,7 @@ class Worlds:
         return self._made[key]
 
 
-def _around(known: Sequence[tuple[int, T]], time_ns: tuple[int, int]) -> tuple[list[T], bool]:
+def around(known: Sequence[tuple[int, T]], time_ns: tuple[int, int]) -> tuple[list[T], bool]:
     """The last list before and the first one after two times; whether there are both.
 
     What the first list of all tells may have been so before it.

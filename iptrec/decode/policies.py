@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NEW_POLICY, _DEFAULT = 0x13, 0x28  # XFRM_MSG_NEWPOLICY, _GETDEFAULT
+_STATES, _COUNT = 0x22, 1  # XFRM_MSG_NEWSADINFO, XFRMA_SAD_CNT
 _SELECTOR: Final = struct.Struct(">16s16sHHHH")
 # Family, lengths of both prefixes, protocol, interface
 _MORE: Final = struct.Struct("<HBBB3xi4x")
@@ -41,6 +42,15 @@ def rows(content: bytes) -> Iterator[dict[str, Any]]:
                     yield {"default": True, "direction": direction, "action": "block"}
         elif message.kind == _NEW_POLICY and len(message.body) >= _SIZE:
             yield from _policy(message.body)
+
+
+def states(content: bytes) -> int | None:
+    """How many states there were; None where the kernel did not tell."""
+    for message in messages(content):
+        if message.kind == _STATES:
+            count = dict(attributes(message.body[4:])).get(_COUNT, b"")
+            return int.from_bytes(count[:4], "little") if len(count) >= 4 else None  # noqa: PLR2004
+    return None
 
 
 def _policy(body: bytes) -> Iterator[dict[str, Any]]:

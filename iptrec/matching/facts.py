@@ -62,7 +62,8 @@ class Facts:
     not known. ``time_ns``: between which times it was there (epoch).
     ``in_type``: ARPHRD_ of the interface that it came in by, 0 where there is none; None: not known.
     ``frames``: whether the rule's table is passed by frames of whatever protocol. ``kernel``: its release, as
-    far as kernels differ; (0, 0): not known.
+    far as kernels differ; (0, 0): not known. ``groups``: those of the interfaces by which it came in and goes
+    out; None: not known. ``plain``: whether the host had no IPsec then, so that it came and goes without.
     """
 
     header: dict[str, Any]
@@ -85,6 +86,8 @@ class Facts:
     in_type: int | None = None
     frames: bool = False
     kernel: tuple[int, int] = (0, 0)
+    groups: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
+    plain: Callable[[], bool] = lambda: False
 
 
 class Clause(NamedTuple):
@@ -108,12 +111,14 @@ class Clause(NamedTuple):
 class Judgement:
     """``fits`` is None where it cannot be known. ``clause``: the one that failed or is unknown.
 
-    ``remark``: what the packet has instead, or what is known although it is not enough.
+    ``remark``: what the packet has instead, or what is known although it is not enough. ``fails``: all but the
+    clause fits, and by what is known, which may have changed meanwhile, the clause does not.
     """
 
     fits: bool | None
     clause: Clause | None = None
     remark: str = ""
+    fails: bool = False
 
     @property
     def because(self) -> str | None:

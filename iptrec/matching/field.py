@@ -18,6 +18,8 @@ DEVICES: Final = {
     "none": 0, "ether": 1, "ppp": 512, "ipip": 768, "ipip6": 769, "loopback": 772, "sit": 776, "ipgre": 778,
 }  # fmt: skip
 
+DEVICE_GROUPS: Final = {"default": 0}  # iproute2's etc/group; others have names on one host alone
+
 TCP_DATA_OFFSET: Final = 12  # the byte with the header's length, in words, in its upper half
 # A number or a name; several of which nobody knows which it is; None: nobody knows anything.
 Read = Callable[["Facts"], "int | str | frozenset[int] | frozenset[str] | None"]

@@ -34,33 +34,39 @@ class Unknown(Exception):  # noqa: N818 - an answer
 
 
 def contains(
-    sets: Mapping[str, IpSet], name: str, directions: Sequence[str], facts: Facts
+    sets: Mapping[str, IpSet],
+    name: str,
+    directions: Sequence[str],
+    facts: Facts,
+    *,
+    nomatch: bool = False,
 ) -> bool | None:
     """Whether the set of this name has the packet; None where it is not known.
 
-    ``sets``: all of one moment. ``directions``: "src" or "dst" for each dimension of the set.
+    ``sets``: all of one moment. ``directions``: "src" or "dst" for each dimension of the set. ``nomatch``:
+    whether it has it as an exception (``--return-nomatch``), in sets that know such.
     """
     try:
         one = sets[name]
         if one.type == _LIST:
-            return _in_list(sets, one, directions, facts)
-        return _in_set(one, directions, facts)
+            return _in_list(sets, one, directions, facts, nomatch=nomatch)
+        return _in_set(one, directions, facts, nomatch=nomatch and "net" in one.dimensions)
     except (KeyError, ValueError, Unknown):
         return None
 
 
 def _in_list(
-    sets: Mapping[str, IpSet], one: IpSet, directions: Sequence[str], facts: Facts
+    sets: Mapping[str, IpSet], one: IpSet, directions: Sequence[str], facts: Facts, *, nomatch: bool
 ) -> bool | None:
     """In any of its sets."""
     names = [str(member.get("name")) for member in one.members]
     if not one.known or any(sets[name].type == _LIST for name in names):
         return None
-    found = {contains(sets, name, directions, facts) for name in names}
+    found = {contains(sets, name, directions, facts, nomatch=nomatch) for name in names}
     return True if True in found else None if None in found else False
 
 
-def _in_set(one: IpSet, directions: Sequence[str], facts: Facts) -> bool:
+def _in_set(one: IpSet, directions: Sequence[str], facts: Facts, *, nomatch: bool) -> bool:
     if one.type not in _TYPES or one.index is None or "bitmask" in one.options:
         raise Unknown
     if OF_PORTS in one.index and (facts.physin or facts.physout):
@@ -71,7 +77,7 @@ def _in_set(one: IpSet, directions: Sequence[str], facts: Facts) -> bool:
     for key in _keys(one, directions, facts):
         if members := one.index.get(key):  # of the longest network, be it of another interface
             found = {
-                not member.nomatch
+                member.nomatch == nomatch
                 for member in members
                 if "iface" not in one.dimensions or _is_of(member, directions[1], facts)
             }

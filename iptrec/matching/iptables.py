@@ -44,6 +44,7 @@ _MODIFIERS: Final = frozenset(
         "--soft",
     ]
 )
+_OF_LAST: Final = "--rt-0-not-strict"  # changes the option before it alone
 
 
 _IPV4: Final = 4
@@ -70,7 +71,7 @@ class _Condition(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Match:
+class Match:
     """A module that a rule has loaded. ``options``: what can be judged; None of a module that is not known."""
 
     name: str
@@ -86,7 +87,7 @@ class _Match:
         told = Clause(f"{'! ' if negated else ''}{word}", value, self.name)
         together = (self.options or {}).get(ALL)
         if together is not None and self.conditions:
-            self.modify(word, value)
+            self.modify(f"{'! ' if negated else ''}{word}", value)
             return
         if together is not None:
             self.conditions.append(_Condition(told, negated, told.words, together))
@@ -96,18 +97,19 @@ class _Match:
     def modify(self, word: str, value: str = "") -> None:
         """Let an option change the conditions so far."""
         more = f"{word} {value}".rstrip()
-        self.conditions = [
+        first = -1 if word == _OF_LAST else 0
+        self.conditions[first:] = [
             one._replace(
                 told=one.told._replace(value=f"{one.told.value} {more}".lstrip()),
                 value=f"{one.value} {more}".lstrip(),
             )
-            for one in self.conditions
+            for one in self.conditions[first:]
         ]
 
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Evaluate a rule of iptables' syntax."""
-    unknown: Judgement | None = None
+    unknown: list[_Condition] = []
     facts = _without_written(facts)
     for condition in _conditions(rule):
         try:
@@ -115,10 +117,19 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
         except AbsentError as instead:  # whatever is negated
             return Judgement(False, condition.told, f"it is {instead}")
         if fits is None:
-            unknown = unknown or Judgement(None, condition.told, _hint(condition, facts))
+            unknown.append(condition)
         elif fits == condition.negated:
             return Judgement(False, condition.told, _instead(condition, facts))
-    return unknown or Judgement(True)
+    return _left_open(unknown[0], facts, only=len(unknown) == 1) if unknown else Judgement(True)
+
+
+def _left_open(condition: _Condition, facts: Facts, *, only: bool) -> Judgement:
+    """What can be said of a condition of which it is not known whether it holds; ``only``: of no other."""
+    option = condition.option
+    hint = None if option is None else option.hint(condition.value, facts)
+    likely = None if option is None else option.likely(condition.value, facts)
+    fails = only and likely is not None and likely == condition.negated
+    return Judgement(None, condition.told, hint or "", fails)
 
 
 def _without_written(facts: Facts) -> Facts:
@@ -182,12 +193,6 @@ def _instead(condition: _Condition, facts: Facts) -> str:
     return "" if own is None else f"it is {own}"
 
 
-def _hint(condition: _Condition, facts: Facts) -> str:
-    """What is known of what cannot be judged."""
-    said = None if condition.option is None else condition.option.hint(condition.value, facts)
-    return said or ""
-
-
 def _conditions(rule: Rule) -> Iterator[_Condition]:
     """A match without options, such as ``-m socket``, is a condition under its name."""
     for match in each_match(rule):
@@ -199,13 +204,13 @@ def _conditions(rule: Rule) -> Iterator[_Condition]:
             yield _Condition(told, negated=False, value="", option=option)
 
 
-def each_match(rule: Rule) -> list[_Match]:
+def each_match(rule: Rule) -> list[Match]:
     """What a rule loads, in order: iptables itself, then a module for each ``-m NAME``."""
-    matches = [_Match("", CORE)]
+    matches = [Match("", CORE)]
     for word, value, negated in _options(rule.spec):
         if word == "-m":
-            matches.append(_Match(value, MODULES.get(value)))
-        elif word in _MODIFIERS:
+            matches.append(Match(value, MODULES.get(value)))
+        elif word in _MODIFIERS or word == _OF_LAST:
             matches[-1].modify(word, value)
         elif not word.startswith("--"):
             matches[0].add(word, value, negated=negated)
@@ -214,7 +219,7 @@ def each_match(rule: Rule) -> list[_Match]:
     return matches
 
 
-def _owner(matches: list[_Match], word: str) -> _Match:
+def _owner(matches: list[Match], word: str) -> Match:
     """The match that an option belongs to (xtables_merge_options of iptables' libxtables/xtables.c).
 
     The module of the rule's protocol is loaded where no other has the option.
@@ -225,7 +230,7 @@ def _owner(matches: list[_Match], word: str) -> _Match:
     protocol = next((one.value for one in matches[0].conditions if one.told.asks == "-p"), "")
     name = _OF_PROTOCOLS.get(protocol_number(protocol) or 0, "")
     if word in MODULES.get(name, {}):
-        matches.append(_Match(name, MODULES[name]))
+        matches.append(Match(name, MODULES[name]))
     return matches[-1]
 
 

@@ -1,17 +1,19 @@
 """Matches of iptables that look into headers and data which `decode.packet` does not tell.
 
-What was not captured is not known. Layouts and order of tests are those of net/netfilter/xt_*.c and
-net/ipv6/netfilter/ip6t_*.c.
+What was not captured is not known, nor what is behind the first byte that a rule may have changed. Layouts and
+order of tests are those of net/netfilter/xt_*.c and net/ipv6/netfilter/ip6t_*.c.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import operator
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.matching.field import AbsentError
 from iptrec.matching.iptables_sctp import has_chunks
+from iptrec.matching.rewrites import first_written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ _IPV4, _IPV6 = 4, 6
 _IPV6_SIZE, _TCP_SIZE = 40, 20
 _HOP, _ROUTING, _FRAGMENT, _ESP, _AUTH, _NONE, _DEST = 0, 43, 44, 50, 51, 59, 60
 _SEGMENTS: Final = 4  # the type of a routing header
+_TYPE_0: Final = 8  # bytes of one of type 0 before its addresses
 _PROTOCOL: Final = -1  # any other one
 _BEGINNING: Final = 2  # bytes: what follows, and how long it is
 CHAINED: Final = frozenset({_HOP, _ROUTING, _FRAGMENT, _AUTH, _DEST})
@@ -39,6 +42,7 @@ _WORD: Final = 32  # bits
 # begin there, but not where the packet's data lay in several pieces.
 _ENDS_BEFORE_TO: Final = (6, 7)
 _LAST: Final = 65535
+MALFORMED: Final = "malformed"
 _DCCP_TYPES: Final = (
     "REQUEST", "RESPONSE", "DATA", "ACK", "DATAACK", "CLOSEREQ", "CLOSE", "RESET", "SYNC", "SYNCACK",
 )  # fmt: skip
@@ -55,13 +59,15 @@ class _Extension(NamedTuple):
 
 
 def data(facts: Facts) -> bytes:
-    """The packet from its IP header on, as far as it was captured without a gap."""
+    """The packet from its IP header on, as far as it was captured without a gap, and unchanged by rules."""
     bits, extensions = facts.bits, facts.header.get("ext")
     gap = bits.joined and extensions and extensions[0] != "ah"
-    return bits.captured[:_IPV6_SIZE] if gap else bits.captured
+    found = bits.captured[:_IPV6_SIZE] if gap else bits.captured
+    return found[: first_written(facts.bits, facts.written)]
 
 
-def _total(facts: Facts) -> int:
+def known_length(facts: Facts) -> int:
+    """The length of the packet, from its IP header on. Raises UnknownError."""
     total = facts.header.get("length")
     if not isinstance(total, int):
         raise UnknownError
@@ -151,12 +157,14 @@ def chunk_types(value: str, facts: Facts) -> bool:
 
 def _chunks(at: int, facts: Facts) -> Iterator[Chunk]:
     found = _transport("sctp", facts)
-    end = _total(facts) - (len(data(facts)) - len(found))
-    while at < end:
+    end = known_length(facts) - (len(data(facts)) - len(found))
+    while True:  # it wants one at least
         if at + 4 > end or not (size := _number(found, at + 2, 2)):
-            raise AbsentError("malformed")
+            raise AbsentError(MALFORMED)
         yield _number(found, at, 1), _number(found, at + 1, 1)
         at += -(-size // 4) * 4
+        if at >= end:
+            return
 
 
 @_known
@@ -183,7 +191,7 @@ def u32(value: str, facts: Facts) -> bool:
 def _u32(location: str, ranges: str, facts: Facts) -> bool:
     """One test (u32_match_it of xt_u32.c): a number of the packet, by operators from left to right."""
     first, *rest = re.findall(r"<<|>>|[&@]|[^<>&@]+", location.replace(" ", ""))
-    found, total, base = data(facts), _total(facts), 0
+    found, total, base = data(facts), known_length(facts), 0
     at = int(first, 0)
 
     def read(position: int) -> int | None:
@@ -222,7 +230,7 @@ def text(value: str, facts: Facts) -> bool:
     if 0 <= at <= last - len(pattern):
         return True
     reach = last if facts.kernel >= _ENDS_BEFORE_TO else last + len(pattern)
-    if 0 <= at <= reach - len(pattern) or len(found) < min(_total(facts), reach):
+    if 0 <= at <= reach - len(pattern) or len(found) < min(known_length(facts), reach):
         raise UnknownError
     return False
 
@@ -262,7 +270,7 @@ def _extension(kind: int, facts: Facts) -> _Extension:
         if one.kind == kind:
             # ip6t_hbh.c and ip6t_rt.c drop those of which the packet does not hold all: nothing matches
             begun = len(data(facts)) - len(one.data)
-            if kind in _WHOLE and begun + one.size > _total(facts):
+            if kind in _WHOLE and begun + one.size > known_length(facts):
                 raise AbsentError("cut short")
             return one
     raise AbsentError("missing")
@@ -295,6 +303,21 @@ def _offset(one: _Extension) -> int:
     return _number(one.data, 2, 2)
 
 
+def _via(value: str, one: _Extension) -> bool:
+    """``--rt-0-addrs``: exactly these; with ``--rt-0-not-strict`` these in their order, and others."""
+    wanted, _, loose = value.partition(" ")
+    addresses = [ipaddress.ip_address(address).packed for address in wanted.split(",")]
+    own = [_address(one.data, at) for at in range(_TYPE_0, one.size - 15, 16)]
+    if not loose:
+        return own == addresses
+    rest = iter(own)
+    return all(address in rest for address in addresses)
+
+
+def _address(found: bytes, start: int) -> bytes:
+    return _number(found, start, 16).to_bytes(16, "big")
+
+
 @_known
 def has_headers(value: str, facts: Facts) -> bool:
     """``--header`` of ipv6header: exactly these; with ``--soft`` these and others, negated none of them."""
@@ -310,7 +333,7 @@ def _flagged(facts: Facts) -> Iterator[int]:
     found = data(facts)
     if _number(found, 0, 1) >> 4 != _IPV6:
         raise AbsentError("IPv4")
-    kind, at, total = _number(found, 6, 1), _IPV6_SIZE, _total(facts)
+    kind, at, total = _number(found, 6, 1), _IPV6_SIZE, known_length(facts)
     while kind in CHAINED and at <= total:
         _require_beginning(at, total)
         yield kind
@@ -343,7 +366,7 @@ def _segments(read: Callable[[bytes], int], compare: Callable[[int, int], bool])
     def test(value: str, facts: Facts) -> bool:
         one = _extension(_ROUTING, facts)
         start = len(data(facts)) - len(one.data)
-        cut = start + one.size > _total(facts)
+        cut = start + one.size > known_length(facts)
         _number(one.data, 0, 8)
         if cut or one.data[2] != _SEGMENTS or one.data[3] > one.data[4]:
             raise AbsentError("no header of segments")
@@ -374,6 +397,8 @@ has_dst = _of_extension(_DEST, lambda _value, _one: True)
 route_type = _of_extension(_ROUTING, lambda value, one: _number(one.data, 2, 1) == int(value))
 route_left = _of_extension(_ROUTING, lambda value, one: is_in_range(value, _number(one.data, 3, 1)))
 route_length = _of_extension(_ROUTING, lambda value, one: one.size == int(value))
+route_reserved = _of_extension(_ROUTING, lambda _, one: not _number(one.data, 4, 4))
+route_addresses = _of_extension(_ROUTING, _via)
 fragment_id = _of_extension(
     _FRAGMENT, lambda value, one: is_in_range(value, _number(one.data, 4, 4))
 )

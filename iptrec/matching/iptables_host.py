@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.decode.conntrack import DIRECTIONS, STATUS
 from iptrec.matching import ipsets
 from iptrec.matching.facts import ROUTE_TYPES
-from iptrec.matching.field import AbsentError
+from iptrec.matching.field import DEVICE_GROUPS, AbsentError
 from iptrec.matching.link_layer import BROADCAST, HOST, MULTICAST, packet_type
 from iptrec.matching.nft_ct import FIELDS, connected
 
@@ -166,24 +166,49 @@ def has_helper(_: str, facts: Facts) -> bool | None:
     return None
 
 
+def in_group(value: str, own: int | None) -> bool | None:
+    """``--src-group``, ``--dst-group`` (xt_devgroup.c); names are those of the host's /etc/iproute2/group."""
+    wanted, _, mask = value.partition("/")
+    group = DEVICE_GROUPS.get(wanted)
+    if own is None or (group is None and not wanted.startswith("0x")):
+        return None
+    number = int(wanted, 16) if group is None else group
+    return not (own ^ number) & int(mask or "0xffffffff", 16)
+
+
+def by_ipsec(value: str, facts: Facts) -> bool | None:
+    """``-m policy`` with all its options (xt_policy.c), where the host has nothing of IPsec."""
+    return "--pol none" in value if facts.plain() else None
+
+
 def in_set(value: str, facts: Facts) -> bool | None:  # noqa: ARG001
     """``--match-set NAME src,dst``: nobody tells when members come and go."""
     return None
 
 
-def seen_in_set(value: str, facts: Facts) -> str | None:
-    """What the set had when it was listed."""
-    name, _, directions = value.partition(" ")
-    if " " in directions:  # --return-nomatch
-        return None
+def was_in_set(value: str, facts: Facts) -> bool | None:
+    """Whether the set had it each time that it was listed; None where it had not been the same each time."""
+    found = _listed(value, facts)
+    return found[0] if len(found) == 1 else None
+
+
+def _listed(value: str, facts: Facts) -> list[bool]:
+    """Whether the set had it when it was listed, and each time that it was otherwise; nothing: not known."""
+    name, directions, *more = value.split(" ")
+    if more not in ([], ["--return-nomatch"]):
+        return []
     found = [
-        ipsets.contains(sets, name, directions.split(","), facts)
+        ipsets.contains(sets, name, directions.split(","), facts, nomatch=bool(more))
         for sets in facts.sets
         if name in sets
     ]
-    if None in found:
-        return None
-    match [one for one, _ in itertools.groupby(found)]:
+    known = [one for one, _ in itertools.groupby(found) if one is not None]
+    return [] if None in found else known
+
+
+def seen_in_set(value: str, facts: Facts) -> str | None:
+    """What the set had when it was listed."""
+    match _listed(value, facts):
         case [True]:
             return "the packet was in it when it was read"
         case [False]:

@@ -14,6 +14,7 @@ from iptrec.matching import iptables_bytes as raw
 from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
 from iptrec.matching.field import AbsentError, dumped_of_tcp, of_header, require_ethernet
+from iptrec.matching.iptables_bpf import accepts
 from iptrec.matching.iptables_time import within
 from iptrec.matching.nft_ct import FIELDS
 
@@ -39,12 +40,13 @@ class Option(NamedTuple):
 
     ``test``: whether a packet has what the value of the option asks for; None where it is not known.
     ``own``: what the packet has instead, as a reader knows it; None where there is nothing to say. ``hint``:
-    what is known although it is not enough.
+    what is known although it is not enough; ``likely``: what ``test`` says if nothing changed meanwhile.
     """
 
     test: Test
     own: Callable[[Facts], object]
     hint: Callable[[str, Facts], str | None] = lambda _value, _facts: None
+    likely: Test = lambda _value, _facts: None
 
 
 def _protocol(value: str, facts: Facts) -> bool | None:
@@ -271,6 +273,16 @@ def _connection(key: str, fits: Callable[[str, int], bool]) -> Option:
     return Option(host.of_connection(key, fits), FIELDS[key].own)
 
 
+def _group_option(side: int) -> Option:
+    """``side``: 0 of the interface that the packet came in by, 1 of the one by which it goes out."""
+
+    def own(facts: Facts) -> str | None:
+        number = facts.groups()[side]
+        return None if number is None else f"{number:#x}"
+
+    return Option(lambda value, facts: host.in_group(value, facts.groups()[side]), own)
+
+
 _PORTS: Final = {
     "--sport": Option(_first(_range(lambda facts: facts.header.get("sport"))), of_header("sport")),
     "--dport": Option(_first(_range(lambda facts: facts.header.get("dport"))), of_header("dport")),
@@ -320,7 +332,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--src-type": Option(host.address_type("src"), of_header("src")),
         "--dst-type": Option(host.address_type("dst"), of_header("dst")),
     },
-    "set": {"--match-set": Option(host.in_set, _nothing, host.seen_in_set)},
+    "set": {"--match-set": Option(host.in_set, _nothing, host.seen_in_set, host.was_in_set)},
     "length": {
         "--length": Option(_range(lambda facts: facts.header.get("length")), of_header("length"))
     },
@@ -362,6 +374,9 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     "connmark": {"--mark": Option(host.marked_connection, _nothing)},
     "helper": {"--helper": Option(host.has_helper, _nothing)},
     "state": {"--state": Option(host.state, host.own_state)},
+    "devgroup": {"--src-group": _group_option(0), "--dst-group": _group_option(1)},
+    "policy": {ALL: Option(host.by_ipsec, _nothing)},
+    "bpf": {"--bytecode": Option(accepts, _nothing)},
     "hbh": {
         "": Option(raw.has_hop, _nothing),
         "--hbh-len": Option(raw.hop_length, _nothing),
@@ -376,6 +391,8 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--rt-type": Option(raw.route_type, _nothing),
         "--rt-segsleft": Option(raw.route_left, _nothing),
         "--rt-len": Option(raw.route_length, _nothing),
+        "--rt-0-res": Option(raw.route_reserved, _nothing),
+        "--rt-0-addrs": Option(raw.route_addresses, _nothing),
     },
     "frag": {
         "--fragid": Option(raw.fragment_id, _nothing),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.matching import nft_ct, nft_fib, nft_options, nft_payload
 from iptrec.matching.facts import protocol_number
 from iptrec.matching.field import (
+    DEVICE_GROUPS,
     DEVICES,
     AbsentError,
     Field,
@@ -23,6 +24,7 @@ from iptrec.matching.field import (
     by_names,
     hexadecimal,
     name_of,
+    nothing,
     of_header,
     quoted,
     require_ethernet,
@@ -314,6 +316,17 @@ def _interface(read: Callable[[Facts], str | None]) -> Field:
     )
 
 
+def _group(side: int) -> Field:
+    """The group of the interface that a packet came in by, or (1) goes out by; nothing matches without one."""
+
+    def read(facts: Facts) -> int | None:
+        if not (facts.in_, facts.out)[side]:
+            raise AbsentError("none")
+        return facts.groups()[side]
+
+    return Field(read, by_names(DEVICE_GROUPS), read)
+
+
 # src/meta.c; a rule for frames meets those for other hosts, too.
 _PACKET_TYPES: Final = {
     "host": HOST, "unicast": HOST, "broadcast": BROADCAST, "multicast": MULTICAST, "other": OTHER_HOST,
@@ -347,6 +360,10 @@ _FIELDS: Final[dict[str, Field]] = {
     "meta oif": _interface(lambda facts: facts.out),
     "meta oifname": _interface(lambda facts: facts.out),
     "meta iiftype": Field(_device_type, by_names(DEVICES), name_of(_device_type, DEVICES)),
+    # Told by one who knows of no IPsec at all (secpath_exists, net/netfilter/nft_meta.c).
+    "meta ipsec exists": Field(lambda facts: 0 if facts.plain() else None, as_number, nothing),
+    "meta iifgroup": _group(0),
+    "meta oifgroup": _group(1),
     "meta pkttype": Field(
         _packet_type, by_names(_PACKET_TYPES), name_of(_packet_type, _PACKET_TYPES)
     ),

@@ -47,6 +47,22 @@ def is_written(key: str, written: frozenset[str]) -> bool:
     )
 
 
+def first_written(bits: Bits, written: frozenset[str]) -> int | None:
+    """The first byte, from the network header on, that may be another than it was seen; None: none of them."""
+    if ANYTHING in written:
+        return 0
+    start = {"nh": 0, "th": bits.network_size}
+    places = [span(key) for key in written]
+    return min(
+        (
+            (start[one.base] or 0) + one.start // 8
+            for one in places
+            if one is not None and one.base in start
+        ),
+        default=None,
+    )
+
+
 def known(facts: Facts, key: str) -> int | None:
     """The number in a field of a header; None where nobody knows it."""
     where = span(key)

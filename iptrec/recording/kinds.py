@@ -95,7 +95,11 @@ SNAPSHOTS: Final = {
             "netlink",
         ),
         SnapshotKind("ip-rules", "RTM_GETRULE: routing rules", "netlink"),
-        SnapshotKind("policies", "XFRM_MSG_GETPOLICY: IPsec's policies", "netlink"),
+        SnapshotKind(
+            "policies",
+            "XFRM_MSG_GETPOLICY: IPsec's policies, and the number of its states",
+            "netlink",
+        ),
         SnapshotKind("neighbours", "RTM_GETNEIGH: addresses of the link layer", "netlink"),
         SnapshotKind("fdb", "RTM_GETNEIGH of bridges: what is behind which port", "netlink"),
         SnapshotKind(

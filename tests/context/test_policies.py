@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 from handmade import netlink
-from policies import default, policy
+from policies import default, ended, policy, states
 
 from iptrec.context.policies import Policies
 from iptrec.context.routing_rules import Flow
@@ -55,6 +55,27 @@ def test_what_is_not_known_is_possible():
     )
     found = Policies.listed(policy(NET, ALL, protocol=17, dport=53)).why("fwd", flow, 3)
     assert found == [f"src {NET} dst {ALL} proto 17 dport 53 dir fwd action block", None]
+
+
+UNUSED = {
+    "nothing": ([states(0), ended()], True),
+    "a state": ([states(1), ended()], False),
+    "a policy that drops": ([states(0), policy(NET, ALL), ended()], True),
+    "a policy for states": ([states(0), policy(NET, ALL, templates=1), ended()], False),
+    "a list that is cut": ([states(0)], False),
+    "no number of states": ([policy(NET, ALL), ended()], False),
+    "a number that is cut": ([netlink(0x22, bytes(4) + b"\5\0\1\0\0"), ended()], False),
+    "not loaded": ([ended(93)], True),
+    "not loaded, but there is PF_KEY": ([ended(95)], False),
+    "no right to ask": ([ended(1)], False),
+}
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_whether_there_is_ipsec(case):
+    """By the number of states and the policies that ask for them, if all of it was told."""
+    messages, expected = UNUSED[case]
+    assert Policies.listed(b"".join(messages)).unused == expected
 
 
 def test_of_strangers():

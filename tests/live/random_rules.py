@@ -259,6 +259,21 @@ class Iptables:
                 f"{no}-p {one(['tcp', 'udp', 'esp'])}",
                 f"-m addrtype {no}--dst-type {one(['LOCAL', 'UNICAST', 'MULTICAST'])}",
                 f"-m length {no}--length {one(['0:40', '41:100'])}",
+                self._of_bytes(no),
+            ]
+        )
+
+    def _of_bytes(self, no):
+        """What other rules may have changed: hops, and with IPv4 the sum of all; ports."""
+        ttl, port, four = self._one(TTLS), self._one(PORTS), self._version == 4
+        loads = "177 0 0 0,72 0 0 2" if four else "1 0 0 40,72 0 0 2"
+        return self._one(
+            [
+                f'-m u32 {no}--u32 "{"0x8>>0x18" if four else "0x4&0xff"}={ttl:#x}"',
+                f'-m u32 {no}--u32 "0x8&0xff0000={6 << 16:#x},{17 << 16:#x}"',
+                f'-m bpf --bytecode "4,48 0 0 {8 if four else 7},37 0 1 {ttl},6 0 0 1,6 0 0 0"',
+                '-m bpf --bytecode "4,40 0 0 10,69 0 1 1,6 0 0 1,6 0 0 0"',
+                f'-m bpf --bytecode "5,{loads},21 0 1 {port},6 0 0 1,6 0 0 0"',
             ]
         )
 

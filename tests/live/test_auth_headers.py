@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import struct
 import sys
@@ -30,35 +31,47 @@ NAT = {
 }  # fmt: skip
 
 
-def auth(number, inner, dst):
+ROUTE = bytes(7)  # of type 0, no segments left
+ATOMIC = bytes.fromhex("00000000000005")
+FIRST = 32  # bytes of a datagram in its first fragment
+# What is around the header of authentication: before it, and behind it.
+AROUND = {
+    "hop": ([(0, frames.OPTION)], []),
+    "routing": ([(43, ROUTE)], []),
+    "destination": ([(60, frames.OPTION)], []),
+    "all": ([(0, frames.OPTION), (60, frames.OPTION), (43, ROUTE)], []),
+    "behind": ([], [(60, frames.OPTION)]),
+    "both": ([(0, frames.OPTION)], [(60, frames.OPTION)]),
+    "atomic": ([(44, ATOMIC)], []),
+    "hop and atomic": ([(0, frames.OPTION), (44, ATOMIC)], [(60, frames.OPTION)]),
+}
+
+
+def auth(number, inner, dst, before=(), behind=()):
     """A packet behind the header of RFC 4302 with 12 bytes of check; ``number``: its sequence number."""
     protocol, data = frames.summed(inner, SRC, dst)
+    for kind, extension in reversed(behind):
+        protocol, data = frames.before(extension, kind, (protocol, data))
     head = struct.pack("!BBHII", protocol, 4, 0, 5, number) + bytes(range(12))
-    return frames.ipv6(51, head + data, src=SRC, dst=dst)
+    body = 51, head + data
+    for kind, extension in reversed(before):
+        body = frames.before(extension, kind, body)
+    return frames.ipv6(*body, src=SRC, dst=dst)
 
 
-@pytest.mark.parametrize("nat", ["plain", "nat"])
-def test_it_is_one_packet(lab, tmp_path, backend, nat):
-    """Each of several with the same ports, whose sequence numbers alone differ; what is known is told."""
+def recorded(lab, tmp_path, backend, sent, *, nat):
+    """What is told of packets that a router between two hosts got from one of them."""
     for number, name in enumerate("ab", 1):
         lab.host(name)
         lab.link(name, "eth0", f"fd00:{number}::2/64", peer=f"to-{name}")
         lab.ip(None, f"address add fd00:{number}::1/64 dev to-{name}")
     lab.sysctl(None, "net/ipv6/conf/all/forwarding", 1)
     lab.settle()
-    rules = RULES[backend] + (NAT[backend] if nat == "nat" else "")
+    rules = RULES[backend] + (NAT[backend] if nat else "")
     if backend == "legacy":
         lab.restore(None, "ipv6", rules)
     else:
         lab.run(["nft", "-f", "-"], stdin=rules)
-    dst = HERE if nat == "nat" else FAR
-    inner = [
-        frames.udp(9, 53, b"a"),
-        frames.udp(9, 53, b"a"),
-        frames.tcp(9, 80, 2),
-        frames.udp(8, 53),
-    ]
-    sent = [auth(number, one, dst) for number, one in enumerate(inner, 1)]
     told = json.dumps(
         frames.framed(sent, frames.mac(lab, None, "to-a"), frames.mac(lab, "a", "eth0"))
     )
@@ -67,12 +80,67 @@ def test_it_is_one_packet(lab, tmp_path, backend, nat):
     child = recorder.start(lab, *words, notes=True)
     lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "a", stdin=told)
     recorder.stop(child)
-    found = recorder.packets(path)
+    return recorder.packets(path)
+
+
+INNER = [
+    frames.udp(9, 53, b"a"),
+    frames.udp(9, 53, b"a"),
+    frames.tcp(9, 80, 2),
+    frames.udp(8, 53),
+]
+
+
+@pytest.mark.parametrize("nat", ["plain", "nat"])
+def test_it_is_one_packet(lab, tmp_path, backend, nat):
+    """Each of several with the same ports, whose sequence numbers alone differ; what is known is told."""
+    dst = HERE if nat == "nat" else FAR
+    sent = [auth(number, one, dst) for number, one in enumerate(INNER, 1)]
+    found = recorded(lab, tmp_path, backend, sent, nat=nat == "nat")
     assert [(one.verdict, one.complete, one.ambiguous) for one in found] == [
         ("ACCEPT", True, False)
     ] * len(sent)
-    for one, (protocol, _) in zip(found, inner, strict=True):
+    for one, (protocol, _) in zip(found, INNER, strict=True):
         header = one.header
         assert header["ext"] == ["ah"]
         assert header["proto"] == {17: "udp", 6: "tcp"}[protocol]
         assert (header["src"], header["dst"]) == (SRC, dst)
+
+
+@pytest.mark.parametrize("nat", ["plain", "nat"])
+@pytest.mark.parametrize("around", AROUND)
+def test_among_other_headers(lab, tmp_path, backend, nat, around):
+    """Each is one packet."""
+    dst = HERE if nat == "nat" else FAR
+    sent = [auth(number, one, dst, *AROUND[around]) for number, one in enumerate(INNER, 1)]
+    found = recorded(lab, tmp_path, backend, sent, nat=nat == "nat")
+    assert [(one.verdict, one.complete, one.ambiguous) for one in found] == [
+        ("ACCEPT", True, False)
+    ] * len(sent)
+    if backend == "legacy" or around == "behind":
+        assert all("ah" in one.header["ext"] for one in found)
+
+
+def fragments(number, packet, before):
+    """Two fragments of a packet, behind other extension headers; ``number``: the datagram's."""
+    for part, offset in ((packet[40 : 40 + FIRST], 1), (packet[40 + FIRST :], FIRST)):
+        body = frames.before(struct.pack("!xHI", offset, number), 44, (packet[6], part))
+        for kind, extension in reversed(before):
+            body = frames.before(extension, kind, body)
+        yield frames.ipv6(*body, src=SRC, dst=str(ipaddress.ip_address(packet[24:40])))
+
+
+@pytest.mark.parametrize("nat", ["plain", "nat"])
+@pytest.mark.parametrize("before", [[], [(0, frames.OPTION)]], ids=["alone", "hop"])
+def test_fragments(lab, tmp_path, backend, nat, before):
+    """Each fragment is one packet; where connection tracking puts them together each datagram is."""
+    dst = HERE if nat == "nat" else FAR
+    sent = [
+        fragment
+        for number, one in enumerate(INNER, 1)
+        for fragment in fragments(number, auth(number, one, dst), before)
+    ]
+    found = recorded(lab, tmp_path, backend, sent, nat=nat == "nat")
+    assert [(one.verdict, one.complete, one.ambiguous) for one in found] == [
+        ("ACCEPT", True, False)
+    ] * len(INNER if nat == "nat" else sent)

@@ -19,6 +19,22 @@ from iptrec.names import AF_INET, AF_INET6
 pytestmark = pytest.mark.live
 
 TCP = frames.tcp(9, 80, 2, frames.TCP_OPTIONS)[1]
+SCTP = bytes.fromhex("0009000500000001") + bytes(4)
+SCTP_CHUNKS = [
+    bytes.fromhex(one)
+    for one in (
+        "",
+        "0300",
+        "03000000",  # of no length
+        "03000004",
+        "0300000403000004",
+        "03000004030000",  # the second is cut
+        "01000014" + 16 * "00",
+        "01000014" + 16 * "00" + "0300",
+        "00030011000000010000000100000001780000",  # the padding is cut
+        "03000064",  # says to be longer than it is
+    )
+]
 BODIES = [
     (6, TCP),
     (6, TCP[:24]),  # its options are cut
@@ -33,6 +49,7 @@ BODIES = [
         for size in (0, 3, 7, 11, 24)
     ),
     (99, b"x"),
+    *((132, SCTP + chunks) for chunks in SCTP_CHUNKS),
 ]
 OF_IPV6 = [
     *(
@@ -40,7 +57,11 @@ OF_IPV6 = [
         for number in (0, 43, 44, 51, 60, 135)
         for size in (0, 1, 2, 3, 4, 7, 8, 16)
     ),
+    (135, bytes([58, 0, 1, 0, 0, 0, 0, 0])),
+    (135, bytes([59, 0, 1, 0, 0, 0, 0, 0])),
+    frames.before(bytes(7), 0, (59, b"")),
     frames.before(bytes(7), 0, (6, TCP[:16])),
+    frames.before(bytes(7), 60, (17, b"\0\5\0")),
     frames.before(bytes(7), 60, (17, b"\0")),
     frames.before(bytes(7), 60, (43, b"\x3b")),
     frames.before(bytes.fromhex("00000100000005"), 44, (17, b"\0\0")),
@@ -58,6 +79,21 @@ RULES = """\
 -p 33 -m dccp --dport 5
 -p 50 -m esp --espspi 5
 -p 108 -m ipcomp --ipcompspi 5
+-p 132 -m sctp --chunk-types any SACK
+-p 132 -m sctp --chunk-types only SACK
+-p 132 -m sctp ! --chunk-types all SACK,INIT
+-p 132 -m sctp --dport 6 --chunk-types any SACK
+-p 132 -m sctp --dport 5 --chunk-types any DATA,INIT -m mark --mark 0x5
+-m hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 1000 --hashlimit-name a --hashlimit-mode srcip
+-m hashlimit --hashlimit-upto 1000000/sec --hashlimit-burst 1000 --hashlimit-name b --hashlimit-mode dstport
+-m hashlimit --hashlimit-above 1000000/sec --hashlimit-burst 9 --hashlimit-mode srcip,srcport --hashlimit-name c
+-m mark --mark 0x5 -m hashlimit --hashlimit-upto 5/sec --hashlimit-mode dstport --hashlimit-name d
+-m connlimit --connlimit-above 1000
+-m connlimit --connlimit-upto 1000 --connlimit-daddr
+-m recent --name a --set
+-m recent --name b --rcheck
+-p 33 -m dccp --dccp-option 1
+-m policy --dir in --pol none
 -p 99
 ! -p 6
 -i lo -p udp -m udp --dport 53
@@ -83,6 +119,7 @@ OF = {
         "-m srh --srh-segs-left-eq 0",
         "-m ipv6header --header hop-by-hop --soft",
         "-p 135 -m mh --mh-type 1",
+        "-m eui64",
     ],
 }
 
@@ -128,7 +165,7 @@ def test_the_kernel_drops_what_is_told_to_be_dropped(lab, tmp_path, version):
         rule = iptables_save.parse(saved["mangle"].encode()).tables["mangle"]["PREROUTING"].rules[0]
         for source, data in packets.items():
             header = packet.header(data, AF_INET if version == 4 else AF_INET6)
-            facts = Facts(header, 0, "v1", None, None, None, None, bits=Bits(data))
+            facts = Facts(header, 0, "v1", None, None, None, None, bits=Bits(data, bytes(14)))
             if not before[source]:  # the kernel dropped it before all rules
                 continue
             judged = drops(rule, facts)

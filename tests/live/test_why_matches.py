@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import struct
@@ -88,6 +89,20 @@ BOTH = """\
 -m connmark --mark 0x1
 -m helper --helper ftp
 -m helper ! --helper ftp
+-m devgroup --src-group default
+-m devgroup --src-group 0x7
+-m devgroup ! --src-group 0x10/0xf0
+-m policy --dir in --pol none
+-m policy --dir in --pol ipsec
+-m policy --dir in --pol ipsec --strict ! --reqid 5 --proto esp
+-m bpf --bytecode "4,48 0 0 9,21 0 1 17,6 0 0 1,6 0 0 0"
+-m bpf --bytecode "4,48 0 0 6,21 0 1 17,6 0 0 1,6 0 0 0"
+-m bpf --bytecode "4,128 0 0 0,37 0 1 64,22 0 0 0,6 0 0 0"
+-m bpf --bytecode "6,177 0 0 0,72 0 0 2,21 0 2 53,128 0 0 0,22 0 0 0,6 0 0 0"
+-m bpf --bytecode "8,48 0 0 1,84 0 0 252,116 0 0 2,2 0 0 3,96 0 0 3,21 0 1 46,6 0 0 1,6 0 0 0"
+-m bpf --bytecode "3,32 0 0 200,6 0 0 1,6 0 0 0"
+-m bpf --bytecode "5,128 0 0 0,20 0 0 4,7 0 0 0,80 0 0 0,22 0 0 0"
+-m bpf --bytecode "5,1 0 0 0,0 0 0 7,60 0 0 0,6 0 0 1,6 0 0 0"
 """.splitlines()
 OF_IPV4 = """\
 -m u32 --u32 "0x6&0xff=0x11"
@@ -110,6 +125,13 @@ OF_IPV6 = """\
 -m dst --dst-len 8 --dst-opts 1
 -m rt --rt-type 0 --rt-segsleft 0
 -m rt ! --rt-len 16
+-m rt --rt-type 0 --rt-0-res
+-m rt --rt-type 0 --rt-segsleft 0:2 --rt-0-res
+-m rt --rt-type 0 --rt-0-addrs fd00:1::3,fd00:1::4
+-m rt --rt-type 0 --rt-0-addrs fd00:1::3
+-m rt --rt-type 0 --rt-0-addrs fd00:1::4 --rt-0-not-strict
+-m rt --rt-type 0 ! --rt-len 24 --rt-0-addrs fd00:1::3,fd00:1::4 --rt-0-not-strict
+-m rt --rt-type 0 --rt-0-res --rt-0-addrs fd00:1::4,fd00:1::3 --rt-0-not-strict
 -m frag --fragid 5:6 --fragfirst
 -m frag --fragmore
 -m frag ! --fragid 5
@@ -133,7 +155,16 @@ WRITES = {
     4: "-p tcp -j MARK --set-xmark 0x6/0xffffffff\n-p udp -m udp --dport 5000 -j TTL --ttl-set 9\n",
     6: "-p tcp -j MARK --set-xmark 0x6/0xffffffff\n-p udp -m udp --dport 5000 -j HL --hl-set 9\n",
 }
-AFTER = {4: "-m ttl --ttl-eq 64\n-m ttl --ttl-eq 9\n", 6: "-m hl --hl-eq 64\n-m hl --hl-eq 9\n"}
+AFTER = {
+    4: """\
+-m ttl --ttl-eq 64
+-m ttl --ttl-eq 9
+-m u32 --u32 "0x8>>0x18=0x9"
+-m bpf --bytecode "2,40 0 0 10,22 0 0 0"
+-m bpf --bytecode "3,40 0 0 10,84 0 0 255,22 0 0 0"
+""",
+    6: "-m hl --hl-eq 64\n-m hl --hl-eq 9\n",
+}
 # What the kernel remembers, draws by lot or has beside the packet.
 UNKNOWABLE = """\
 -m cpu --cpu 0
@@ -145,9 +176,6 @@ UNKNOWABLE = """\
 -m connlimit --connlimit-upto 5
 -m recent --name a --set
 -m connbytes --connbytes 1: --connbytes-mode packets --connbytes-dir both
--m devgroup --src-group 0x0
--m policy --dir in --pol none
--m bpf --bytecode "4,48 0 0 9,21 0 1 17,6 0 0 1,6 0 0 0"
 """.splitlines()
 # What is not in two headers of 40 and 20 bytes, or not recorded.
 UNTOLD = {
@@ -174,10 +202,15 @@ BODIES = {
     "ipencap": (4, bytes(20)),
     "ipip": (94, bytes(20)),
 }
+VIA = (
+    b"\4\0\2" + bytes(4) + b"".join(ipaddress.ip_address(f"fd00:1::{one}").packed for one in (3, 4))
+)
 OF_FAMILY = {
     4: {},
     6: {
         "mobility": (135, bytes.fromhex("3b00010000000000")),
+        "via": frames.before(VIA, 43, frames.udp(9, 53)),
+        "reserved": frames.before(b"\2\0\1\0\0\1\0" + 16 * b"\0", 43, frames.udp(9, 53)),
         "segments": frames.before(
             bytes.fromhex("04040101000007") + 2 * bytes.fromhex("fd00" + 12 * "00" + "0001"),
             43,
@@ -197,6 +230,7 @@ def test_judgements_are_the_kernels(lab, backend, version, tmp_path):
     lab.link("h", "eth0", "10.0.1.2/24", peer="v1")
     lab.ip(None, "address add 10.0.1.1/24 dev v1")
     lab.ip(None, "address add fd00:1::1/64 dev v1 nodad")
+    lab.ip(None, "link set v1 group 7")
     lab.settle()
     made = frames.ipv4 if version == 4 else frames.ipv6
     packets = packets | {name: made(*one) for name, one in (BODIES | OF_FAMILY[version]).items()}

@@ -85,6 +85,16 @@ CASES = {
     "-m addrtype ! --src-type MULTICAST --dst-type LOCAL --limit-iface-in -j DROP": (
         None, "--dst-type LOCAL --limit-iface-in"
     ),
+    '-m bpf --bytecode "2,48 0 0 4294963220,22 0 0 0" -j DROP': (  # loads the mark
+        None, '--bytecode "2,48 0 0 4294963220,22 0 0 0"'
+    ),
+    # The kernel would not have taken these.
+    '-m bpf --bytecode "2,5 0 0 -2,6 0 0 1" -j DROP': (None, '--bytecode "2,5 0 0 -2,6 0 0 1"'),
+    '-m bpf --bytecode "1,5 0 0 7" -j DROP': (None, '--bytecode "1,5 0 0 7"'),
+    '-m bpf --bytecode "9,6 0 0 1" -j DROP': (None, '--bytecode "9,6 0 0 1"'),
+    "-m policy --dir in --pol none -j DROP": (None, "--dir in --pol none"),
+    "-m policy --dir in --pol ipsec ! --reqid 5 -j DROP": (None, "--dir in --pol ipsec ! --reqid 5"),
+    "-m devgroup ! --src-group 0x5 -j DROP": (None, "! --src-group 0x5"),
     '-m comment --comment "-p tcp" -j DROP': (True, None),
     "-j DROP": (True, None),
 }  # fmt: skip
@@ -167,6 +177,40 @@ def test_where_a_pattern_may_be(span, kernel, fits):
 def test_a_pattern_behind_what_was_captured(cut, kernel, fits):
     facts = replace(captured(TEXT, cut=cut), kernel=kernel)
     assert judge(rule('-m string --string "needle" --algo bm --to 48'), facts).fits is fits
+
+
+PROGRAMS = {
+    "6 0 0 1": True,
+    "6 0 0 0": False,
+    "128 0 0 0,53 0 1 47,6 0 0 1,6 0 0 0": True,  # 47 bytes at least
+    "48 0 0 46,22 0 0 0": None,  # not captured
+    "48 0 0 47,6 0 0 1": False,  # behind the packet's end
+    "1 0 0 4294967295,80 0 0 1,6 0 0 1": True,  # at byte 0
+    "4 0 0 1,53 0 1 1,6 0 0 1,6 0 0 0": True,
+    "20 0 0 1,21 0 1 4294967295,6 0 0 1,6 0 0 0": True,  # below zero
+    "0 0 0 5,132 0 0 0,21 0 1 4294967291,6 0 0 1,6 0 0 0": True,
+    "0 0 0 3,60 0 0 0,6 0 0 1": False,  # by zero
+    "5 0 0 9,6 0 0 1": None,  # to nowhere
+    "85 0 0 0,6 0 0 1": None,
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_of_bpf(program):
+    """Run over what was captured; what the kernel would not take is not run."""
+    count = program.count(",") + 1
+    found = judge(rule(f'-m bpf --bytecode "{count},{program}"'), captured(TEXT[:7], cut=45))
+    assert found.fits is PROGRAMS[program]
+
+
+@pytest.mark.parametrize(
+    ("written", "fits"),
+    [("meta mark", True), ("ip6 hoplimit", None), ("udp checksum", True), ("", None)],
+)
+def test_bytes_that_rules_may_have_changed(written, fits):
+    """They are not what was captured; what is before them is."""
+    facts = replace(captured(bytes(20)), written=frozenset([written]))
+    assert judge(rule('-m u32 --u32 "0x4&0xff=0x40"'), facts).fits is fits
 
 
 LATER = bytes.fromhex("11000008") + bytes(4) + bytes(16)  # a fragment of UDP with an offset
