@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.names import HOOKS
+from iptrec.packets.ends import DISCARDED
 from iptrec.packets.identity import combined
 from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.model import Related
@@ -40,6 +41,7 @@ _QUOTED: Final = (
     ("key_of_flow", "inner_of_flow"), ("key", "inner"), ("last_flow", "inner_flow"), ("flow", "inner_flow"),
     ("quotable", "named_quote"),
 )  # fmt: skip
+_QUOTED_LATE: Final = (_QUOTED[0], ("quotable", "quoted"))
 _MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
 
 
@@ -118,15 +120,8 @@ class Relations:
     def late(self) -> Late:
         """The packets of the window that waited for a neighbour, and errors of this window about them."""
         if self._late is None:
-            page = self._pages[-1]
-            error = page["of_neighbour"]
-            time_ns = np.where(error, page["begun_ns"], page["ended_ns"])
-            found = [
-                given_up(np.where(error, page[of], page[own]), time_ns, page["waited"], error)
-                for of, own in (("inner_of_flow", "key_of_flow"), ("quoted", "quotable"))
-            ]
-            packet, error, sure = (np.concatenate(some) for some in zip(*found, strict=True))
-            self._late = Late(packet, error, sure & (page["named"] | (page["quoted"] == 0))[error])
+            found = [self._given_up(own, quoted) for own, quoted in _QUOTED_LATE]
+            self._late = Late(*(np.concatenate(some) for some in zip(*found, strict=True)))
         return self._late
 
     def replies(self, at: I64) -> Mask:
@@ -173,6 +168,18 @@ class Relations:
             ),
             "carried-by": self._outside(),
         }
+
+    def _given_up(self, own: str, quoted: str) -> Late:
+        """Those that are found by a column of packets, and of quotes."""
+        page = self._pages[-1]
+        error, dead = page["of_neighbour"], page["seen_dead"]
+        key = np.where(error, page[quoted], page[own])
+        # Where any that reads so was seen to be discarded, the errors are about those.
+        waited = dead | (page["waited"] & ~np.isin(key, key[dead]))
+        time_ns = np.where(error, page["begun_ns"], page["ended_ns"])
+        found = given_up(key, time_ns, waited, error)
+        named = (page["quoted"] == 0) | page["named"]
+        return found._replace(sure=found.sure & named[found.error])
 
     def _where(self, chosen: Mask, find: Callable[[I64], I64]) -> I64:
         """What is found for the chosen positions, -1 for the others."""
@@ -352,6 +359,8 @@ def _page(window: Window) -> dict[str, _Column]:
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
     accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
+    discarded = np.array([one.verdict == DISCARDED for one in assembly.outcomes], np.bool_)
+    left = np.isin(events.hook[ended], _LEAVING) & ~quotes
     sent = events.hook[begun] == _OUTPUT
     teed = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
     return {
@@ -379,7 +388,8 @@ def _page(window: Window) -> dict[str, _Column]:
         "reset": first.resets(),
         **short,
         "rejected_quotable": np.where(rejected[outcome], short["quotable"], _NOTHING),
-        "waited": accepted[outcome] & np.isin(events.hook[ended], _LEAVING) & ~quotes,
+        "waited": accepted[outcome] & left,
+        "seen_dead": discarded[outcome] & left,
         "of_neighbour": quotes & sent & last.tell_of_neighbours(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "teed": teed[outcome],
