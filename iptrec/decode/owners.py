@@ -68,9 +68,10 @@ def _alone(values: set[Any]) -> Any:  # noqa: ANN401 - whatever they are
 
 
 def _of_container(own: str | None, texts: list[str]) -> str | None:
-    """The path that names a container: the socket's ``own``, or that of all its processes.
+    """The path that names a container: the socket's ``own``, or that of the one that its processes are in.
 
-    Of version 2 the processes' counts only where the socket's is not known: it may have been given to them. But where version 1 makes containers, that of version 2 is the root, or a daemon's.
+    Of version 2 theirs counts only where the socket's is not known: it may have been given to them. But where
+    version 1 makes containers, the socket's is the root, or a daemon's.
     """
     if own is not None and containers.container(own):
         return own
