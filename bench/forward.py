@@ -112,7 +112,9 @@ def recording(lab: Lab, expression: str, directory: str, *options: str) -> Itera
         yield recorder.pid
     finally:
         recorder.terminate()
-        recorder.communicate()
+        said = recorder.communicate()[1]
+        if recorder.returncode:
+            sys.exit(f"iptrec record: {said.decode()}")
 
 
 @contextmanager

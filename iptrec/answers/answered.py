@@ -26,12 +26,17 @@ _AT_ONCE_NS: Final = 2_000_000
 class Answer(NamedTuple):
     """``name``: of the error, as `decode.packet.header` gives it, or RST. ``number``: the packet's.
 
-    ``sure``: whether it is about the packet; what is quoted of a copy is quoted of the packet as well.
+    ``otherwise``: what else it may be about: what is quoted of a copy is quoted of the packet as well.
     """
 
     name: str
     number: int
-    sure: bool = True
+    otherwise: str = ""
+
+    @property
+    def sure(self) -> bool:
+        """Whether it is about the packet."""
+        return not self.otherwise
 
 
 class Answers:
@@ -49,31 +54,44 @@ class Answers:
         copies = relations.columns()["copy"]
         copied = np.flatnonzero(copies)
         self._copied = {*copied.tolist(), *(copies[copied] - window.number).tolist()}
+        late = relations.late()
+        self._unsure = set(late.packet[~late.sure].tolist())
+        self._late = dict(zip(late.packet.tolist(), late.error.tolist(), strict=True))
         self._errors: dict[int, int] = {}
+        known = set(self._late.values())
         for asked, error in zip(about.tolist(), errors.tolist(), strict=True):
-            if asked >= 0:
+            if asked >= 0 and error not in known:
                 self._errors.setdefault(asked, error)
         self._resets = {asked: reset for reset, asked in reversed(relations.resets())}
-        self.positions = [*self._errors, *self._resets]
+        self.positions = [*self._late, *self._errors, *self._resets]
 
     def of(self, position: int) -> Answer | None:
         """The answer about the packet at a position."""
         window = self._window
-        error, reset = self._errors.get(position), self._resets.get(position)
-        if error is not None and _quotes(window, error, position):
-            header = _sent(window, error)
+        late, error = self._late.get(position), self._errors.get(position)
+        reset = self._resets.get(position)
+        for one, found in ((late, True), (error, False)):
+            if one is None or not _quotes(window, one, position, found=found):
+                continue
+            header = _sent(window, one)
             if header is not None and header.get("name"):
                 name = str(header["name"]).rpartition("/")[2]
-                return Answer(name, window.number + error, position not in self._copied)
+                return Answer(name, window.number + one, self._otherwise(position, one))
         if reset is not None and _refuses(_sent(window, reset), _header(window, position)):
             return Answer(RST, window.number + reset)
         return None
 
+    def _otherwise(self, position: int, error: int) -> str:
+        if position in self._copied:
+            return "a copy"
+        doubtful = position in self._unsure and self._late[position] == error
+        return "another packet" if doubtful else ""
 
-def _quotes(window: Window, position: int, asked: int) -> bool:
+
+def _quotes(window: Window, position: int, asked: int, *, found: bool) -> bool:
     """Whether an error is about a packet, by all that it quotes of it, and sent to where it came from.
 
-    Of nf_tables' traces that is not much: then it must follow at once.
+    ``found``: by all of that. Of nf_tables' traces it is not much: then it must follow at once.
     """
     error, first = _header(window, position), _header(window, asked)
     last = _header(window, asked, -1)
@@ -83,7 +101,7 @@ def _quotes(window: Window, position: int, asked: int) -> bool:
         quoted[name] not in (first.get(name), last.get(name)) for name in told
     ):
         return False
-    if quoted.get("id") or ("src" in told and (_PORTED not in first or _PORTED in told)):
+    if found or quoted.get("id") or ("src" in told and (_PORTED not in first or _PORTED in told)):
         return True
     rows = [int(window.assembly.events(one)[at]) for one, at in ((asked, -1), (position, 0))]
     before, after = window.moment_ns[rows].tolist()

@@ -225,7 +225,7 @@ def _told(answer: Answer, family: str) -> End | None:
 
 def _said(answer: Answer) -> str:
     what = "with a RST" if answer.name == RST else answer.name
-    whom = "" if answer.sure else ", about it or a copy"
+    whom = "" if answer.sure else f", about it or {answer.otherwise}"
     return f"this host answered {what} (#{answer.number}){whom}"
 
 

@@ -1,4 +1,4 @@
-"""Names that were asked for and that no packet has: which they are, and which there are instead."""
+"""What was asked for and no packet has: names, with those that there are instead, or why none are known."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _MOST: Final = 12  # names
 def nothing(recording: Recording, chosen: Chosen) -> str:
     """What to say where no packet fits: that, and each such name by which alone no packet would.
 
+    Or that nothing was recorded that such packets are known by.
+
     Nothing, where all packets of an empty recording were asked for: that says what the recording lacks.
     """
     from iptrec.answers.nothing import traced
@@ -34,6 +36,10 @@ def nothing(recording: Recording, chosen: Chosen) -> str:
         found += _interfaces(recording, listed(chosen.iface))
     if chosen.reason:
         found += _reasons(recording, listed(chosen.reason))
+    if chosen.uid:
+        found += _users(recording, listed(chosen.uid))
+    if chosen.comm or chosen.container:
+        found += _owners(recording, listed(chosen.comm), listed(chosen.container))
     if chosen.netns:
         found += _namespaces(recording, listed(chosen.netns))
     return printable("; ".join(found))
@@ -70,6 +76,53 @@ def _reasons(recording: Recording, asked: list[str]) -> Iterator[str]:
     for one in asked:
         if one.upper() not in {reason.upper() for reason in there}:
             yield f"none ended by {one.upper()}" + (f", but {some(there)}" if there else "")
+    if not there and _not_recorded(recording, "drops"):
+        yield f"what the kernel drops behind the rules was {_not_recorded(recording, 'drops')}"
+
+
+def _users(recording: Recording, asked: list[str]) -> Iterator[str]:
+    if all(one.kind != "nflog" for one in recording.rows.streams):
+        yield "--uid goes by what legacy iptables tells, and nothing of it was recorded"
+        return
+    there = {str(one.uid) for one in recording.packets() if one.uid is not None}
+    if not there:
+        yield "of none is the user known: those of this host's sockets alone are"
+    for one in asked if there else ():
+        if one not in there:
+            yield f"none is of user {one}, but {some(there)}"
+
+
+def _owners(recording: Recording, comms: list[str], containers: list[str]) -> Iterator[str]:
+    owners = {one.owner for one in recording.packets() if one.owner is not None}
+    if not owners:
+        yield f"of none is it known whose it is{_without_owners(recording)}"
+        return
+    there = {one.comm for one in owners if one.comm}
+    for one in comms:
+        if one not in there:
+            yield f"none is of a process {one}" + (f", but {some(there)}" if there else "")
+    there = {one.container or one.pod or "" for one in owners} - {""}
+    for one in containers:
+        if not _any(recording, container=one):
+            yield f"none is of container {one}" + (f", but {some(there)}" if there else "")
+
+
+def _without_owners(recording: Recording) -> str:
+    """What was not recorded by which owners are known."""
+    untold = {kind: _not_recorded(recording, kind) for kind in ("sockets", "senders")}
+    missing = [kind for kind, why in untold.items() if why]
+    if not missing:
+        return ""
+    return f": {' and '.join(missing)} were {untold[missing[-1]]}"
+
+
+def _not_recorded(recording: Recording, kind: str) -> str:
+    """That nothing of a kind was, and why; empty where it was."""
+    details = [one.detail for one in recording.rows.streams if one.kind == kind]
+    if any("not_recorded" not in one for one in details):
+        return ""
+    why = next((f" ({one['not_recorded']})" for one in details), "")
+    return f"not recorded{why}"
 
 
 def _namespaces(recording: Recording, asked: list[str]) -> Iterator[str]:

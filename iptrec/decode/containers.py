@@ -7,6 +7,7 @@
 | crio-ID.scope | CRI-O (internal/config/cgmgr) |
 | libpod-ID.scope, /libpod_parent/libpod-ID | Podman (libpod/container_internal_linux.go) |
 | kubepods...podUID.slice, /kubepods/.../podUID/ID | kubelet (pkg/kubelet/cm), driver systemd or cgroupfs |
+| SLICE:docker:ID, SLICE:cri-containerd:ID and so on | a path for systemd that the driver cgroupfs got (runc) |
 | lxc.payload.NAME, /lxc/NAME | LXC (lxc.cgroup.dir) |
 | machine.slice/machine-NAME.scope, systemd-nspawn@NAME.service | systemd-machined, systemd-nspawn(1) |
 """
@@ -24,6 +25,7 @@ _PATTERNS: Final = [
         rf"/docker/{_ID}",
         rf"/pod[0-9a-f]{{8}}[0-9a-f-]{{0,28}}/{_ID}",
         rf"/libpod_parent/libpod-{_ID}",
+        rf":(?:docker|cri-containerd|crio|libpod):{_ID}",
         r"/lxc\.payload\.([^/]+)",
         r"^/lxc/([^/]+)",
         r"/machine\.slice/machine-([^/]+)\.scope",
@@ -31,7 +33,7 @@ _PATTERNS: Final = [
     )
 ]
 _POD: Final = re.compile(
-    r"/(?:[^/]*kubepods(?:-[a-z]+)?-)?pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?:\.slice)?(?=/|$)"
+    r"/(?:[^/]*kubepods(?:-[a-z]+)?-)?pod([0-9a-f]{8}(?:[-_]?[0-9a-f]{4}){3}[-_]?[0-9a-f]{12})(?:\.slice)?(?=[/:]|$)"
 )
 _ESCAPED: Final = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5)
 

@@ -56,11 +56,9 @@ class Holders:
         """Who holds a socket, as `decode.sockets.rows` tells it."""
         processes = self._processes.get(socket["inode"], [])
         own = self._paths.get(socket["cgroup"])
-        candidates = [path for _, _, text in processes for path in _in_text(text)]
-        if own not in (None, "/"):
-            candidates = [own]
-        named = {path for path in candidates if containers.container(path)}
-        path = named.pop() if len(named) == 1 else own or _alone(set(candidates))
+        path = _of_container(own, [text for _, _, text in processes]) or own
+        if path is None:
+            path = _alone({one for _, _, text in processes for _, one in _in_text(text)})
         pid = _alone({pid for pid, _, _ in processes})
         return in_group(path, socket["uid"], pid, _alone({comm for _, comm, _ in processes}))
 
@@ -69,7 +67,22 @@ def _alone(values: set[Any]) -> Any:  # noqa: ANN401 - whatever they are
     return values.pop() if len(values) == 1 else None
 
 
-def _in_text(text: str) -> Iterator[str]:
-    """The paths in /proc/PID/cgroup: a line a hierarchy, NUMBER:CONTROLLERS:PATH."""
+def _of_container(own: str | None, texts: list[str]) -> str | None:
+    """The path that names a container: the socket's ``own``, or that of the one that its processes are in.
+
+    Of version 2 theirs counts only where the socket's is not known: it may have been given to them. But where
+    version 1 makes containers, the socket's is the root, or a daemon's.
+    """
+    if own is not None and containers.container(own):
+        return own
+    unknown = own in (None, "/")
+    lines = (line for text in texts for line in _in_text(text))
+    paths = {path for version, path in lines if unknown or version == 1}
+    named = {path: name for path in paths if (name := containers.container(path))}
+    return min(named) if len({*named.values()}) == 1 else None
+
+
+def _in_text(text: str) -> Iterator[tuple[int, str]]:
+    """Version and path in /proc/PID/cgroup: a line a hierarchy, NUMBER:CONTROLLERS:PATH; version 2 is 0."""
     for line in text.splitlines():
-        yield line.split(":", 2)[-1]
+        yield 2 if line.startswith("0:") else 1, line.split(":", 2)[-1]

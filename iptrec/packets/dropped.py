@@ -25,6 +25,7 @@ from iptrec.packets.drop_groups import NONE
 from iptrec.packets.drop_records import Cause, DropRecords, Records
 from iptrec.packets.ends import DISCARDED
 from iptrec.packets.in_flight import EQUAL
+from iptrec.packets.remade import Remade
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +107,7 @@ def _ended(
     disagree = int((differ & certain[assembly.outcome[found.traversal]]).sum())
     order = np.argsort(records.time_ns[found.record], kind="stable")  # the last one counts
     order = order[~ruled[order]]
-    made = _Made(assembly, causes)
+    made, time_ns = Remade(assembly), np.zeros(len(assembly), np.int64)
     mixed = np.array([EQUAL in (one.doubt or "") for one in assembly.outcomes])
     mixed = mixed[assembly.outcome[found.traversal]]
     choices = [elsewhere, copied, mixed, np.ones_like(mixed)]
@@ -114,39 +115,21 @@ def _ended(
     for number, make in enumerate((_or_elsewhere, _one_of_its_copies, _or_its_equal, _lost)):
         one = order[which[order] == number]
         record, traversal = found.record[one], found.traversal[one]
-        made.replace(traversal, records.cause[record], make)
-        made.time_ns[traversal] = records.time_ns[record]
+        made.replace(traversal, records.cause[record], partial(_by_cause, causes, make))
+        time_ns[traversal] = records.time_ns[record]
     for some, of in found.groups:
         if not causes[records.cause[some[0]]].netfilter:
             doubtful = partial(_doubtful, dropped=len(some), of=len(of))
-            made.replace(of, records.cause[some[:1]], doubtful)
-            made.time_ns[of] = records.time_ns[some].min()
-    assembly = replace(assembly, outcome=made.outcome, outcomes=made.outcomes)
-    return Ended(assembly, made.time_ns, disagree)
+            made.replace(of, records.cause[some[:1]], partial(_by_cause, causes, doubtful))
+            time_ns[of] = records.time_ns[some].min()
+    return Ended(made.assembly, time_ns, disagree)
 
 
-class _Made:
-    """Outcomes that are made of those of an assembly."""
-
-    def __init__(self, assembly: Assembly, causes: Sequence[Cause]) -> None:
-        self._before = assembly
-        self._causes = causes
-        self.outcome = assembly.outcome.copy()
-        self.outcomes = [*assembly.outcomes]
-        self.time_ns = np.zeros(len(assembly), np.int64)
-
-    def replace(
-        self, traversal: I64, cause: I64, make: Callable[[Outcome, Cause], Outcome]
-    ) -> None:
-        """Give traversals another outcome, made of the one before and a cause; all may have the same."""
-        pair = self._before.outcome[traversal] << 32 | cause
-        distinct, inverse = np.unique(pair, return_inverse=True)
-        first = len(self.outcomes)
-        self.outcomes += [
-            make(self._before.outcomes[one >> 32], self._causes[one & 0xFFFFFFFF])
-            for one in distinct.tolist()
-        ]
-        self.outcome[traversal] = first + inverse
+def _by_cause(
+    causes: Sequence[Cause], make: Callable[[Outcome, Cause], Outcome], before: Outcome, cause: int
+) -> Outcome:
+    """An outcome that is made of the one before and of a cause by its number."""
+    return make(before, causes[cause])
 
 
 def _lost(before: Outcome, cause: Cause) -> Outcome:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import numpy.typing as npt
 
     from iptrec.decode.events import TraceEvents
@@ -105,7 +107,7 @@ class Packets:
         self._frames: tuple[I64, U64] | None = None  # those that are not IP, and their keys
 
     @classmethod
-    def of(cls, events: TraceEvents, rows: I64 | None = None) -> Packets:
+    def of(cls, events: TraceEvents, rows: I64 | None = None) -> Self:
         """The packets of some events, or of all."""
         every: I64 | slice = slice(None) if rows is None else rows
         start, length = events.payload[every], events.payload_length[every]

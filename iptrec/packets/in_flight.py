@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 
 EQUAL: Final = "equal packets were under way together"
+# The kernel takes a packet from rule to rule in microseconds; a sender that is preempted on its way
+# through OUTPUT takes milliseconds; userspace behind NFQUEUE takes its time.
+UNDER_WAY_NS: Final = 100_000_000
 
 
 @dataclass(slots=True)
@@ -75,6 +78,15 @@ class Packet:
             + 2 * (self.indev == event.indev)
             + (self.outdev == event.outdev)
         ) * 2 + (not self.over)
+
+    def has_buffer_of(self, event: Packet) -> bool:
+        """Whether the kernel's id says that both have one buffer (nf_tables_trace.c, trace_fill_id)."""
+        return self.trace == event.trace >= 0 and self.addresses == event.addresses
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may go on at any time: userspace has it."""
+        return any(one.state.status == "queued" for one in self.walk.branches)
 
     def go_on(self, event: Packet, walk: Walk) -> None:
         """Take an event."""

@@ -1,8 +1,12 @@
 """The events of equal packets, dealt out one by one to the packets in flight.
 
 Each event goes to a packet that it can follow by the grammar. Where several would do, it goes to the one
-that it resembles most (arrival stamp, addresses, interfaces). Where they resemble it equally, it goes to the
-one that has waited longest, and both are called ambiguous.
+that it resembles most (arrival stamp, addresses, interfaces), and not to one that nothing was told of for
+longer than a packet is under way. Where they resemble it equally, it goes to the one that has waited longest,
+and both are called ambiguous.
+
+nf_tables' id of a packet is made of its buffer's address. One that begins with the id of another one has the
+buffer that this one had: so that one is gone, whether rules told it or not.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.packets.copies import Origins
-from iptrec.packets.in_flight import Packet
+from iptrec.packets.in_flight import UNDER_WAY_NS, Packet
 from iptrec.packets.walk import along
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ def deal(
     just then; shape (events,).
     """
     origins = Origins(logged, walker)
-    dealer = _Dealer(dict(zip(rows, path, strict=True)), origins, walker)
+    dealer = _Dealer(dict(zip(rows, path, strict=True)), origins, logged, walker)
     for row, place in zip(rows, path, strict=True):
         event = _alone(events, stamps, row, place, walker)
         dealer.take(event, place, changing=bool(changing[row]))
@@ -52,17 +56,20 @@ def deal(
 class _Dealer:
     """Takes the events of one key one after the other; ``place_of``: of each. ``packets``: what they are."""
 
-    def __init__(self, place_of: dict[int, int], origins: Origins, walker: Walker) -> None:
+    def __init__(
+        self, place_of: dict[int, int], origins: Origins, logged: Logged, walker: Walker
+    ) -> None:
         self.packets: list[Packet] = []
         self._under_way: list[Packet] = []
         self._place_of = place_of
         self._origins = origins
+        self._logged = logged
         self._walker = walker
 
     def take(self, event: Packet, place: int, *, changing: bool) -> None:
         """Give an event to the packet that it follows, or let it begin one."""
         where = self._under_way, event, place, self._walker
-        followed = _followed(*where)
+        followed = _followed(*where, self._logged)
         if followed is None and event.walk.headless and changing:
             followed = _resumed(*where) or _torn(*where)
         event.copy_of = self._origins.copied(event, place, followed and followed[0])
@@ -83,6 +90,8 @@ class _Dealer:
     def _begin(self, packet: Packet) -> None:
         if packet.copy_of is not None:
             packet.walk = replace(packet.walk, headless=False, copied=True)
+        elif not packet.walk.headless:
+            self._leave([one for one in self._under_way if one.has_buffer_of(packet)])
         standing = _walks(self._under_way)
         packet.nested = any(self._walker.stands_at(walk, "TEE") for walk in standing)
         self._origins.begun(packet)
@@ -94,7 +103,11 @@ class _Dealer:
         self._origins.goes_on(packet, event)
         packet.go_on(event, walk)
         if walk.ended:
-            self._under_way[:] = [one for one in self._under_way if one is not packet]
+            self._leave([packet])
+
+    def _leave(self, packets: list[Packet]) -> None:
+        gone = {id(one) for one in packets}
+        self._under_way[:] = [one for one in self._under_way if id(one) not in gone]
 
     def _part(self, sent: Sent, event: Packet, place: int) -> None:
         """Tell what was sent from its copy for the listeners here, where both came to POSTROUTING.
@@ -145,7 +158,7 @@ def _walks(under_way: list[Packet]) -> list[Walk]:
 
 
 def _followed(
-    under_way: list[Packet], event: Packet, place: int, walker: Walker
+    under_way: list[Packet], event: Packet, place: int, walker: Walker, logged: Logged
 ) -> tuple[Packet, Walk] | None:
     """The packet that the event follows, and its walk with the event."""
     fits: list[tuple[Packet, Walk]] = []
@@ -160,12 +173,23 @@ def _followed(
         return None
     most = max(packet.likeness(event) for packet, _ in fits)
     best = [fit for fit in fits if fit[0].likeness(event) == most]
+    best = [fit for fit in best if not _is_over(fit[0], event, logged)] or best
     if len(best) > 1 and best[-1][0].nested:
         return best[-1]
     if len(best) > 1:
         for packet, _ in best:
             packet.ambiguous = True
     return best[0]
+
+
+def _is_over(packet: Packet, event: Packet, logged: Logged) -> bool:
+    """Whether nothing was told of the packet for too long before the event, as windows are closed by.
+
+    What IP hands over to a bridge may have waited for a neighbour.
+    """
+    passed_ns = logged.received_ns[event.rows[0]] - logged.received_ns[packet.rows[-1]]
+    handed_over = event.bridged and not packet.bridged
+    return bool(passed_ns > UNDER_WAY_NS) and not packet.waits and not handed_over
 
 
 def _resumed(
@@ -189,8 +213,7 @@ def _torn(
     (net/netfilter/nf_tables_api.c, nf_tables_commit).
     """
     for packet in reversed(under_way):
-        same = packet.trace == event.trace >= 0 and packet.addresses == event.addresses
-        if same and (walk := walker.tear(packet.walk, place)):
+        if packet.has_buffer_of(event) and (walk := walker.tear(packet.walk, place)):
             return packet, walk
     return None
 

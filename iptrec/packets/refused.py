@@ -17,6 +17,7 @@ import numpy as np
 from iptrec.packets.identity import WITH_PORTS, Packets, combined
 from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.outcome import is_tracked_otherwise, met_nat, refusal
+from iptrec.packets.remade import Remade
 from iptrec.rulesets.table_names import plain
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class Refused:
             return assembly
         began_ns = earliest_ns[assembly.rows[assembly.first]]
         suspect &= ~(seen.goes_on(events) & (began_ns >= raced_ns)) & ~seen.looped(events)
-        return _with_doubt(assembly, self._book, np.flatnonzero(suspect), counts)
+        of, made = np.flatnonzero(suspect), Remade(assembly)
+        made.replace(of, counts[of], partial(_doubtful, self._book))
+        return made.assembly
 
 
 def _near(times_ns: I64, since_ns: I64, until_ns: I64) -> Mask:
@@ -231,19 +234,7 @@ def _connections(packets: Packets, *, back: bool = False) -> tuple[U64, Mask, I6
     return keys, known, protocol
 
 
-def _with_doubt(assembly: Assembly, book: Book, of: I64, counts: I64) -> Assembly:
-    """The traversals, some of them with the doubt that they are one of so many that were refused."""
-    outcomes, possible = [*assembly.outcomes], {**assembly.possible}
-    outcome, numbers = assembly.outcome.copy(), {}
-    for one in of.tolist():
-        key = int(outcome[one]), int(counts[one])
-        if key not in numbers:
-            before = assembly.outcomes[key[0]]
-            doubt = "; ".join(filter(None, (refusal(book, before.path, key[1]), before.doubt)))
-            made = replace(before, doubt=doubt)
-            numbers[key] = len(outcomes)
-            outcomes.append(made)
-            if before in possible:
-                possible[made] = possible[before]
-        outcome[one] = numbers[key]
-    return replace(assembly, outcome=outcome, outcomes=outcomes, possible=possible)
+def _doubtful(book: Book, before: Outcome, many: int) -> Outcome:
+    """An outcome, with the doubt that the packet is one of so many that were refused."""
+    doubt = "; ".join(filter(None, (refusal(book, before.path, many), before.doubt)))
+    return replace(before, doubt=doubt)

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.names import HOOKS
-from iptrec.packets.identity import Packets, combined
+from iptrec.packets.ends import DISCARDED
+from iptrec.packets.identity import combined
 from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
 from iptrec.packets.model import Related
+from iptrec.packets.neighbours import Late, given_up
+from iptrec.packets.quotes import Quotes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy.typing as npt
 
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U64, Mask
     from iptrec.packets.model import RelationKind
     from iptrec.packets.window import Window
@@ -29,8 +33,15 @@ if TYPE_CHECKING:
     _Column = npt.NDArray[Any]
 
 REMEMBERED: Final = 12  # windows
-_INPUT, _OUTPUT, _POSTROUTING = map(HOOKS.index, ("INPUT", "OUTPUT", "POSTROUTING"))
+_INPUT, _FORWARD, _OUTPUT, _POSTROUTING = map(HOOKS.index, HOOKS[1:])
+_LEAVING: Final = (_FORWARD, _OUTPUT, _POSTROUTING)
 _NOTHING: Final = np.uint64(0)
+# The columns by which packets are found that errors quote, in turn.
+_QUOTED: Final = (
+    ("key_of_flow", "inner_of_flow"), ("key", "inner"), ("last_flow", "inner_flow"), ("flow", "inner_flow"),
+    ("quotable", "named_quote"),
+)  # fmt: skip
+_QUOTED_LATE: Final = (_QUOTED[0], ("quotable", "quoted"))
 _MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
 
 
@@ -40,6 +51,7 @@ class Relations:
     def __init__(self) -> None:
         self._pages: deque[_Page] = deque(maxlen=REMEMBERED)
         self._columns: dict[RelationKind, I64] | None = None
+        self._late: Late | None = None
         self._deciders: dict[int, I64] = {}
         self._reach = 0
 
@@ -48,6 +60,7 @@ class Relations:
         start = self._pages[-1].stop if self._pages else 0
         self._pages.append(_Page(start, _page(window)))
         self._columns = None
+        self._late = None
         self._deciders = {}
         self._reach = 0
 
@@ -104,6 +117,13 @@ class Relations:
         errors: Mask = (page["hook"] == _OUTPUT) & page["quotes"]
         return errors
 
+    def late(self) -> Late:
+        """The packets of the window that waited for a neighbour, and errors of this window about them."""
+        if self._late is None:
+            found = [self._given_up(own, quoted) for own, quoted in _QUOTED_LATE]
+            self._late = Late(*(np.concatenate(some) for some in zip(*found, strict=True)))
+        return self._late
+
     def replies(self, at: I64) -> Mask:
         """Which traversals at some positions come back on a flow that was seen before them."""
         found: Mask = self._before("last_flow", "back", at) >= 0
@@ -149,6 +169,18 @@ class Relations:
             "carried-by": self._outside(),
         }
 
+    def _given_up(self, own: str, quoted: str) -> Late:
+        """Those that are found by a column of packets, and of quotes."""
+        page = self._pages[-1]
+        error, dead = page["of_neighbour"], page["seen_dead"]
+        key = np.where(error, page[quoted], page[own])
+        # Where any that reads so was seen to be discarded, the errors are about those.
+        waited = dead | (page["waited"] & ~np.isin(key, key[dead]))
+        time_ns = np.where(error, page["begun_ns"], page["ended_ns"])
+        found = given_up(key, time_ns, waited, error)
+        named = (page["quoted"] == 0) | page["named"]
+        return found._replace(sure=found.sure & named[found.error])
+
     def _where(self, chosen: Mask, find: Callable[[I64], I64]) -> I64:
         """What is found for the chosen positions, -1 for the others."""
         found = np.full(len(chosen), -1)
@@ -184,15 +216,21 @@ class Relations:
         flow = np.where(
             page["quotes"], page["inner_flow"], np.where(page["reset"], page["back"], _NOTHING)
         )
-        return self._latest("rejected_flow", flow[at], page.rows[at])
+        found = self._latest("rejected_flow", flow[at], page.rows[at])
+        little = self._before("rejected_quotable", "quoted", at)
+        at_once = little == page.rows[at] - 1
+        return np.where((found < 0) & (page["named"][at] | at_once), little, found)
 
     def _quoted(self, at: I64) -> I64:
         """The packet itself, else the last one that reads like it, else the last one of its flow."""
-        found = self._before("key_of_flow", "inner_of_flow", at)
-        found = np.where(found < 0, self._before("key", "inner", at), found)
-        for flow in ("last_flow", "flow"):
-            found = np.where(found < 0, self._before(flow, "inner_flow", at), found)
-        return found
+        page, late = self._pages[-1], self.late()
+        found = np.full(len(page), -1)
+        for own, quoted in _QUOTED:
+            found[at] = np.where(found[at] < 0, self._before(own, quoted, at), found[at])
+        # Of what nf_tables dumps of a quote nothing is left to choose by.
+        found[late.error[~late.sure & (page["quoted"][late.error] != 0)]] = -1
+        found[late.error[late.sure]] = page.start + late.packet[late.sure]
+        return found[at]
 
     def _outside(self) -> I64:
         every = np.arange(len(self._pages[-1]))
@@ -304,8 +342,12 @@ def _page(window: Window) -> dict[str, _Column]:
     assembly, events, decided = window.assembly, window.events, window.decided
     begun = assembly.rows[assembly.first[:decided]]
     ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
-    first, last = (Packets.of(events, rows) for rows in _recorded_whole(window, begun, ended))
+    whole = _recorded_whole(window, begun, ended)
+    first, last = (Quotes.of(events, rows) for rows in whole)
     inner, inner_flow, quotes = last.inner_keys()
+    short = _quoted_in_short(events, whole[1], last)
+    cut = short["quoted"] != 0
+    inner[cut], inner_flow[cut] = _NOTHING, _NOTHING
     datagram, fragment = first.datagram_keys()
     key, last_flow = first.keys(), last.flow_keys()
     received = events.received_ns[begun]
@@ -316,6 +358,10 @@ def _page(window: Window) -> dict[str, _Column]:
     )
     rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
     dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
+    accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
+    discarded = np.array([one.verdict == DISCARDED for one in assembly.outcomes], np.bool_)
+    left = np.isin(events.hook[ended], _LEAVING) & ~quotes
+    sent = events.hook[begun] == _OUTPUT
     teed = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
     return {
         "number": window.number + np.arange(decided),
@@ -340,10 +386,26 @@ def _page(window: Window) -> dict[str, _Column]:
         "inner_flow": inner_flow,
         "quotes": quotes,
         "reset": first.resets(),
+        **short,
+        "rejected_quotable": np.where(rejected[outcome], short["quotable"], _NOTHING),
+        "waited": accepted[outcome] & left,
+        "seen_dead": discarded[outcome] & left,
+        "of_neighbour": quotes & sent & last.tell_of_neighbours(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "teed": teed[outcome],
         "origin": assembly.origins()[:decided],
     }
+
+
+def _quoted_in_short(events: TraceEvents, rows: I64, packets: Quotes) -> dict[str, _Column]:
+    """The columns of what nf_tables dumps of quotes, and of packets as it would; see `Quotes`."""
+    quotable, quoted = np.zeros((2, len(rows)), np.uint64)
+    named = np.zeros(len(rows), np.bool_)
+    if (events.trace[rows] >= 0).any():
+        quotable = packets.quotable_keys()
+        quoted, named = packets.quoted_keys()
+    named_quote = np.where(named, quoted, _NOTHING)
+    return {"quotable": quotable, "quoted": quoted, "named": named, "named_quote": named_quote}
 
 
 def _both(key: U64, flow: U64) -> U64:

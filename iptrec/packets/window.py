@@ -19,6 +19,7 @@ from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.assembler import Assembler
 from iptrec.packets.copies import FLOOD_NS
 from iptrec.packets.dropped import Dropped
+from iptrec.packets.in_flight import UNDER_WAY_NS
 from iptrec.packets.joined import Joiner
 from iptrec.packets.loops import LOOPBACK
 from iptrec.packets.refused import RACE_NS, Refused
@@ -44,9 +45,6 @@ _WINDOW_BYTES: Final = 32 << 20
 # What packets under way may hold back: some windows. More is decided without waiting for their ends.
 _MOST_WAITING: Final = 2 * WINDOW_EVENTS
 _MOST_WAITING_BYTES: Final = 2 * _WINDOW_BYTES
-# The kernel takes a packet from rule to rule in microseconds; a sender that is preempted on its way
-# through OUTPUT takes milliseconds; userspace behind NFQUEUE takes its time.
-UNDER_WAY_NS: Final = 100_000_000
 QUEUED_NS: Final = 2_000_000_000
 # How much later one of two sockets is read, while a recording is followed.
 _MOST_BEHIND_NS: Final = 2_000_000_000

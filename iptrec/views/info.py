@@ -267,7 +267,8 @@ def _asked(summary: Summary) -> Iterator[str]:
     if asked.not_asked:
         text += f"; there was no time to ask about {asked.not_asked:,} more"
     if asked.not_looked_at:
-        text += f"; nobody looked at {counted(asked.not_looked_at, 'event')}"
+        events = counted(asked.not_looked_at, "recorded event")
+        text += f"; {events} were not searched for more to ask about"
     yield text
 
 

@@ -348,3 +348,32 @@ def test_a_checksum_where_the_kernel_would_have_told(detail, rose, expected):
         made.streams.append(Stream(5, 1, "drops", detail))
     (found,) = Packets(made)
     assert (found.end and (found.end.reason, found.end.sure)) == expected
+
+
+def unanswered(errors):
+    """Three equal packets for a neighbour, and errors that quote one of them."""
+    made = HandMade().ruleset(RAW + FILTER)
+    packet = udp(src="10.1.0.9", dst="10.2.0.9", ident=0)
+    body = struct.pack("!BBHI", 3, 1, 0, 0) + packet
+    error = frames.ipv4(1, body, src="10.1.0.1", dst="10.1.0.9")
+    passed = [
+        (RAWS, packet, {"indev": 2}),
+        ("filter:FORWARD:policy:1", packet, {"indev": 2, "outdev": 3}),
+    ]
+    sent = [
+        ("raw:OUTPUT:policy:2", error, {"outdev": 2}),
+        ("filter:OUTPUT:policy:1", error, {"outdev": 2}),
+    ]
+    return made.events([*passed * 3, *sent * errors], start_ns=TIME, step_ns=SECOND // 4)
+
+
+@pytest.mark.parametrize("errors", [1, 2, 3])
+def test_equal_packets_whose_neighbour_does_not_answer(errors):
+    """Each has its error, or nobody knows whose the errors are."""
+    ends = [one.end for one in Packets(unanswered(errors))][:3]
+    assert [(one.reason, one.sure) for one in ends] == [("NEIGH_FAILED", errors == 3)] * 3
+    said = "the next hop did not answer: this host answered host-unreachable (#"
+    if errors == 3:
+        assert [one.text for one in ends] == [f"{said}{number})" for number in (4, 5, 6)]
+    else:
+        assert {one.text for one in ends} == {f"perhaps {said}4), about it or another packet"}

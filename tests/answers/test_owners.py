@@ -88,6 +88,34 @@ def owner_of(made):
     return found.owner
 
 
+POD = "0b4e3f52-1c7d-4f0e-9a55-7d1f6f3c9b21"
+KUBELETS = f"/kubepods/burstable/pod{POD}/{ID}"
+SLICE = f"kubepods-besteffort-pod{POD.replace('-', '_')}.slice"
+COLONS = f"/system.slice/containerd.service/{SLICE}:cri-containerd:{ID}"
+LIBPOD = f"/machine.slice/libpod-{ID}.scope"
+# As /proc/PID/cgroup reads on hosts with both versions: the socket's control group, the text, what is told.
+HYBRID = {
+    "docker": (
+        "/system.slice/containerd.service",
+        f"12:hugetlb:/docker/{ID}\n11:rdma:/\n1:name=systemd:/docker/{ID}\n0::/system.slice/containerd.service\n",
+        f"/docker/{ID}", None,
+    ),
+    "kubelet, cgroupfs": (
+        "/",
+        f"11:memory:{KUBELETS}\n10:rdma:/\n9:cpu,cpuacct:{KUBELETS}\n1:name=systemd:{KUBELETS}\n0::/\n",
+        KUBELETS, POD,
+    ),
+    "containerd, two drivers": (
+        "/system.slice/containerd.service",
+        f"4:pids:{COLONS}\n3:rdma:/\n1:name=systemd:{COLONS}\n0::/system.slice/containerd.service\n",
+        COLONS, POD,
+    ),
+    "Podman": (
+        "/",
+        f"9:pids:{LIBPOD}\n8:rdma:/\n4:memory:{LIBPOD}\n1:name=systemd:{LIBPOD}/container\n0::/\n",
+        LIBPOD, None,
+    ),
+}  # fmt: skip
 LATER, BEFORE = TIME + 5 * SECOND, TIME - 5 * SECOND
 CASES = {
     "one socket": ({}, NAMED),
@@ -143,6 +171,27 @@ CASES = {
             ],
         },
         Owner(7, 123, "named", f"/docker/{ID}", ID),
+    ),
+    # Where both versions are there, version 2 has the daemon's control group, or the root.
+    **{
+        f"of version 1, {name}": (
+            {"cgroups": {"50": own}, "processes": [holder(cgroup=text)]},
+            Owner(7, 123, "named", path, ID, pod),
+        )
+        for name, (own, text, path, pod) in HYBRID.items()
+    },
+    "two containers of version 1": (
+        {
+            "cgroups": {"50": "/"},
+            "processes": [
+                holder(cgroup=f"9:pids:/docker/{one}\n0::/\n") for one in (ID, "5e" * 32)
+            ],
+        },
+        Owner(7, 123, "named", "/"),
+    ),
+    "a process of version 2 that was given a socket": (
+        {"processes": [holder(cgroup=f"0::{DOCKER}\n")]},
+        NAMED,
     ),
     "diverted": ({"tables": TPROXY + FILTER}, None),
     "balanced": ({"settings": KNOWN | {"net/ipv4/vs/conntrack": "0"}}, None),

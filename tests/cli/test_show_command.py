@@ -17,6 +17,7 @@ from iptrec.recording.rows import Loss
 SAMPLES = Path(__file__).parents[2] / "samples"
 HAIRPIN = str(SAMPLES / "docker_hairpin.db")
 LOOPBACK = str(SAMPLES / "loopback.db")
+NFTABLES = str(SAMPLES / "nftables.db")
 RULES = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -m udp --dport 54 -j DROP\nCOMMIT\n"
 DAY = 86_400 * 10**9
 MIDNIGHT = 1_795_474_800 * 10**9  # 2026-11-24 in the tests' zone, an hour before that of UTC
@@ -193,6 +194,36 @@ ABSENT = {
         ["--iface", "a", "--chain", "b"], "none passes b, but filter/DOCKER-ISOLATION-STAGE-1, ",
     ),
 }  # fmt: skip
+
+
+NO_OWNERS = "of none is it known whose it is: sockets and senders were not recorded"
+NO_USERS = "--uid goes by what legacy iptables tells, and nothing of it was recorded"
+NOBODYS = "of none is the user known: those of this host's sockets alone are"
+NO_DROPS = "none ended by NO_SOCKET; what the kernel drops behind the rules was not recorded"
+UNKNOWN = {
+    "comm": (NFTABLES, ["--comm", "nginx"], NO_OWNERS),
+    "container": (NFTABLES, ["--container", "4f1a"], NO_OWNERS),
+    "both": (NFTABLES, ["--comm", "a", "--container", "b"], NO_OWNERS),
+    "uid": (NFTABLES, ["--uid", "33"], NO_USERS),
+    "reason": (NFTABLES, ["--reason", "NO_SOCKET"], NO_DROPS),
+    "another uid": (LOOPBACK, ["--uid", "33,0,7"], ""),
+    "uids": (LOOPBACK, ["--uid", "33,7"], "none is of user 33, but 0; none is of user 7, but 0"),
+    "no user at all": (HAIRPIN, ["--uid", "7"], NOBODYS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["show", "why", "paths", "export"])
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_nothing_tells_is_said(command, case, tmp_path):
+    """Where a recording has nothing that such packets are known by, that is why there are none."""
+    recording, options, expected = UNKNOWN[case]
+    words = ["export", "ndjson", "-o", tmp_path / "t.ndjson"] if command == "export" else [command]
+    done = iptrec(*words, recording, *options)
+    if not expected:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"iptrec {command}: no packet matches; {expected}\n"
 
 
 @pytest.mark.parametrize("command", ["show", "paths", "why"])

@@ -30,6 +30,8 @@ CASES = {
     f"/machine.slice/libpod-{ID}.scope/container": (ID, None),
     f"/libpod_parent/libpod-{ID}": (ID, None),
     f"/machine.slice/libpod-conmon-{ID}.scope": (None, None),
+    f"/system.slice/containerd.service/{SLICE}:cri-containerd:{ID}": (ID, UID),
+    f"/system.slice/docker.service/system.slice:docker:{ID}": (ID, None),
     "/lxc.payload.web/system.slice/ssh.service": ("web", None),
     "/lxc/web": ("web", None),
     "/machine.slice/machine-my\\x2dbox.scope": ("my-box", None),

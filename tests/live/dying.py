@@ -99,6 +99,40 @@ def mtu(of):
     return {"do": f"ip link set {of} mtu 1280", "undo": f"ip link set {of} mtu 1500"}
 
 
+# Who dies of very many: by the kernel's word, and what is wrong with it. 2001:db8:7::/64 is a blackhole.
+CROWDS = {
+    4: {
+        "IP_INNOROUTES": {"dst": "203.0.113.9"}, "IP_INHDR": {"ttl": 1}, "IP_LOCALNET": {"src": "127.0.0.5"},
+        "UDP_CSUM": {"dst": ROUTER4, "bad": True}, "NO_SOCKET": {"dst": ROUTER4},
+    },
+    6: {
+        "IP_INNOROUTES": {"dst": "2001:db8:9::9"}, "IP_INHDR": {"ttl": 1}, "NO_SOCKET": {"dst": ROUTER6},
+        "UDP_CSUM": {"dst": ROUTER6, "bad": True}, "NOT_SPECIFIED": {"dst": "2001:db8:7::9"},
+    },
+}  # fmt: skip
+
+
+def fate(version, number):
+    """Why one of very many dies: one in a hundred does, in five ways; the others do not."""
+    return [*CROWDS[version]][number // 100 % 5] if number % 100 == 0 else None
+
+
+def of_crowd(version, number):
+    """One of very many. It is known by IPv4's identification or IPv6's flow label, and its source port."""
+    far, ours = {4: (FAR4, SRC4), 6: (FAR6, SRC6)}[version]
+    how = {"dst": far, "src": ours, "bad": False} | CROWDS[version].get(fate(version, number), {})
+    ends, bad = {name: how.pop(name) for name in ("src", "dst")}, how.pop("bad")
+    body = summed(udp(PORTS + (number >> 16), 9), **ends, bad=bad)
+    if version == 6:
+        return ipv6(*body, **ends, flow=number & 0xFFFF, **how)
+    return ipv4(*body, **ends, identity=number & 0xFFFF, **how)
+
+
+def number_in_crowd(header):
+    """Which one it is."""
+    return (header["sport"] - PORTS) << 16 | header.get("id", header.get("flow_label"))
+
+
 CORE = "ip_rcv_finish_core"
 # Linux 6.12 has all words but these (include/net/dropreason-core.h): its ip_route_input_slow and
 # fib_validate_source return EINVAL, of which ip_rcv_finish_core tells nothing. They came in November 2024, with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -113,6 +114,27 @@ def told(found):
     return [
         (one.verdict, *((one.end.reason, one.end.sure) if one.end else [None])) for one in found
     ]
+
+
+ELSEWHERE = {"ipv4": "203.0.113.9", "ipv6": "2001:db8:9::9"}
+
+
+@pytest.mark.parametrize("drops", ["yes", "no"])
+def test_the_dead_and_one_that_has_the_buffer_of_them(router, tmp_path, backend, family, drops):
+    """Equal packets have no route until there is one: the kernel's id is of a buffer, which is used again."""
+    router.restore(None, family, RULES.format(""), backend)
+    gone = datagram(family, ELSEWHERE[family], data=b"the same")
+    at, of = mac(router, "h1", "eth0"), mac(router, None, "v1")
+    enter = ["nsenter", "--net=/run/netns/h1", sys.executable, "-c", SEND]
+    add = ["ip", "route", "add", ELSEWHERE[family], "via", NET[family].format(2, 2)]
+    once_more = [shlex.join(one) for one in (add, [*enter, json.dumps(framed([gone], of, at))])]
+    wait = "; ".join(["", *once_more])
+    found = recorded(router, tmp_path / "t.db", backend, [gone] * COUNT, wait=wait, drops=drops)
+    assert {one.ambiguous for one in found} == {False}
+    dead = "UNKNOWN" if drops == "no" else "DISCARDED"
+    assert [one.verdict for one in found] == [dead] * COUNT + ["ACCEPT"]
+    assert {one.end.reason for one in found[:-1]} == {"IP_INNOROUTES"}
+    assert found[-1].end is None
 
 
 # Sockets, the first one with room for little; then, the source ports of what each has got.

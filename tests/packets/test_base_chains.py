@@ -102,14 +102,17 @@ class NftByHand(HandMade):
                     Snapshot(one, 1, kind, time, "json", content, after_ns=after)
                 )
 
-    def passes(self, time, *places, packet=None, last=ACCEPT):
-        """A packet passes these chains; what the last one does with it."""
+    def passes(self, time, *places, packet=None, last=ACCEPT, trace=7):
+        """A packet passes these chains; what the last one does with it; ``trace``: the kernel's id."""
         packet = packet or udp(dport=9)
         for place, *_ in places:
             end = last if place == places[-1][0] else ACCEPT
-            told_of = [told(place, packet), told(place, packet, policy=end)]
+            told_of = [
+                told(place, packet, trace=trace),
+                told(place, packet, trace=trace, policy=end),
+            ]
             if place.startswith(OURS):
-                told_of = [told(place, packet, verdict=ACCEPT)]
+                told_of = [told(place, packet, trace=trace, verdict=ACCEPT)]
             lengths = np.array([len(one) for one in told_of], np.uint32)
             received = np.full(len(told_of), time, np.int64)
             self.chunks_.append(
