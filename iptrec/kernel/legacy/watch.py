@@ -1,6 +1,8 @@
 """Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
 
-Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
+Legacy iptables tells nobody about changes. Where the kernel runs programs of ours they see each table that is
+replaced, and when (`replacements`): only those are looked at, and a state that was gone before it could be printed
+is unknown until the next one came. Elsewhere all that tells is that every command opens and closes the xtables lock file,
 which inotify reports at once; whoever uses another lock file is found by looking now and then. A change came
 after the lock was last seen unused, until one is found that came without it. A look
 compares what the kernel holds with what it held (`digest`); only what differs is printed by
@@ -25,6 +27,7 @@ from iptrec.kernel import iptables
 from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.legacy.lock import Lock
+from iptrec.kernel.legacy.replacements import Replaced
 from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
+    from iptrec.kernel.legacy.replacements import History, Replacements
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
@@ -49,6 +53,9 @@ _REMEMBERED_BYTES: Final = 64 << 20  # Of their contents.
 _BLIND: Final = (
     "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
     " fs.inotify.max_user_instances"
+)
+_ASTRAY: Final = (
+    "tables of legacy iptables are replaced in ways that are not told: changes are found by looking"
 )
 _HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
 
@@ -86,6 +93,11 @@ class _Table:
     uses: int = -1
     share: int = _SHARE
 
+    @property
+    def cheap(self) -> bool:
+        """Whether it takes little to look at."""
+        return self.cost_ns < _CHEAP_NS
+
     def may_be_another(self, closes: int) -> bool:
         """Whether a state that is as before may have been another one meanwhile, with so many ``closes`` now.
 
@@ -93,7 +105,7 @@ class _Table:
         a large table is looked at seldom. It is one that is just being changed, or whose looks are close.
         """
         changing = self.until_ns - self.changed_ns < _CHANGING_NS
-        return closes - self.closes > 1 and (changing or self.cost_ns < _CHEAP_NS)
+        return closes - self.closes > 1 and (changing or self.cheap)
 
     @property
     def due_ns(self) -> int:
@@ -107,7 +119,8 @@ class Watch:
 
     ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
     `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. The
-    ``guardian`` learns of what it will have to undo. ``working`` is held but while it waits.
+    ``guardian`` learns of what it will have to undo. ``replacements``: of tables, if they are told. ``working`` is
+    held but while it waits.
     """
 
     def __init__(
@@ -116,6 +129,7 @@ class Watch:
         loggers: Mapping[Family, logger.Switched],
         found: Callable[[State | Hole | IptrecError], None],
         guardian: Guardian,
+        replacements: Replacements | None = None,
     ) -> None:
         self._rules = rules
         self._loggers = loggers
@@ -129,8 +143,10 @@ class Watch:
         self._lock = Lock()
         self._glanced = 0  # how often the lock had been used then
         self._unlocked = False  # whether tables were changed without it
+        self._replacements = replacements
+        awaited = [] if replacements is None else [replacements.fileno()]
         self._thread = WatchThread(
-            [self._lock.descriptor], self._wait_ms, self._work, self._found, "the rules"
+            [self._lock.descriptor, *awaited], self._wait_ms, self._work, self._found, "the rules"
         )
 
     @property
@@ -153,13 +169,28 @@ class Watch:
         for table in tables:
             begun = time.time_ns()
             closes, uses = self._used()
+            history = self._history(family, table)
+            replaced = 0 if history is None else history.begun
             digest = self._tables[family].digest(table)
             new = _Table(digest, begun, closes=closes, uses=uses)
             known = self._known.setdefault((family, table), new)
-            if digest != known.digest or known.may_be_another(self._lock.read()):
+            if history is None:
+                another = known.may_be_another(self._lock.read())
+            else:
+                self._history(family, table)
+                settled = history.settled(replaced)
+                another = settled is None or len(settled) > 1
+            if another or digest != known.digest:
                 changed[table] = known.until_ns
             known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
         return changed
+
+    def follows(self) -> bool:
+        """Whether replacements of tables are told: those by which our rules came were."""
+        histories = [self._history(family, "raw") for family in self._rules]
+        if not all(one is not None and one.begun for one in histories):
+            self._replacements = None
+        return self._replacements is not None
 
     def unsure(self, family: Family, tables: Sequence[str]) -> None:
         """Report that nobody knows how the tables were up to now; the next look tells how they are."""
@@ -189,9 +220,12 @@ class Watch:
     def _work(self, *, last: bool) -> None:
         """Look at what may have changed."""
         self._lock.read()
+        if self._replacements is not None and self._replacements.astray:
+            self._lose_track()
         if self._glanced != self._lock.uses:
             self._glanced = self._lock.uses
-            self._glance()
+            if self._replacements is None:
+                self._glance()
         self._look(last=last)
 
     def _wait_ms(self) -> int:
@@ -210,7 +244,7 @@ class Watch:
             self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
         ):
             known.share = _SHARE
-            if known.cost_ns < _CHEAP_NS or time.monotonic_ns() >= known.due_ns:
+            if known.cheap or time.monotonic_ns() >= known.due_ns:
                 self._look_at(family, table, known)
 
     def _look(self, *, last: bool) -> None:
@@ -220,13 +254,103 @@ class Watch:
                 self._check_logger(family)
             for table in self.loaded(family):
                 known = self._known.setdefault((family, table), _Table(None, time.time_ns()))
-                due = last or time.monotonic_ns() >= known.due_ns
-                if due or not self._tables[family].unchanged_in_size(table):
+                if last:
                     self._look_at(family, table, known)
+                else:
+                    self._look_in_turn(family, table, known)
                 if table == "raw":
                     self._check_rules(family, known, last=last)
+                if last and (history := self._history(family, table)) and not history.quiet:
+                    self._give_up(family, table, known, history)
+
+    def _look_in_turn(self, family: Family, table: str, known: _Table) -> None:
+        """Look at a table now and then, and where it may have changed."""
+        now = time.time_ns()
+        due = time.monotonic_ns() >= known.due_ns
+        history = self._history(family, table)
+        if history is None:
+            wanted = due or not self._tables[family].unchanged_in_size(table)
+        elif history.quiet:
+            known.until_ns = now
+            wanted = due
+        else:
+            known.share = _SHARE
+            wanted = due or known.cheap
+        if wanted:
+            self._look_at(family, table, known)
+
+    def _history(self, family: Family, table: str) -> History | None:
+        """The replacements of a table up to now; None where nobody tells of them."""
+        if self._replacements is None:
+            return None
+        self._replacements.read()
+        return self._replacements.of(family, table)
 
     def _look_at(self, family: Family, table: str, known: _Table) -> None:
+        history = self._history(family, table)
+        if history is None or not self._follow(family, table, known, history):
+            self._compare(family, table, known)
+        known.looked_ns = time.monotonic_ns()
+
+    def _follow(self, family: Family, table: str, known: _Table, history: History) -> bool:
+        """Report the state of a table that was replaced; False where it changed and was not told to be replaced."""
+        for _ in range(_TRIES):
+            begun, started = time.time_ns(), time.thread_time_ns()
+            closes, uses = self._used()
+            self._history(family, table)
+            replaced = history.begun
+            if history.under_way:  # its end is told
+                return True
+            digest = self._tables[family].digest(table)
+            known.cost_ns = time.thread_time_ns() - started
+            new = digest != known.digest or len(history.ended) > 1
+            content = self._content(family, table, digest) if new else None
+            self._history(family, table)
+            ended = history.settled(replaced)
+            if ended is None:
+                continue
+            if known.digest not in (None, digest) and not ended:
+                self._lose_track()
+                return False
+            known.share = _SHARE if ended else min(2 * known.share, _QUIET_SHARE)
+            if content is not None:
+                self._remember(family, digest, content)
+                self._tell(family, table, known, ended, content)
+            known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
+            return True
+        self._give_up(family, table, known, history)
+        return True
+
+    def _content(self, family: Family, table: str, digest: bytes) -> bytes:
+        """What iptables-save prints of a table that is in this state."""
+        content = self._contents.get((family, digest))
+        if content is None:
+            content = normal(iptables.save(family, table=table, counters=False)[1])
+        return content
+
+    def _tell(
+        self, family: Family, table: str, known: _Table, ended: list[Replaced], content: bytes
+    ) -> None:
+        """Report a state, and before it those that nobody saw since the last one."""
+        if ended and (known.digest is None or len(ended) > 1):
+            self._found(State(family, table, *ended[0], source_of(table), None))
+        came = ended[-1] if ended else Replaced(known.until_ns, time.time_ns())
+        self._found(State(family, table, *came, source_of(table), content))
+        known.changed_ns = came.time_ns
+
+    def _give_up(self, family: Family, table: str, known: _Table, history: History) -> None:
+        """Report that nobody knows how a table was since it was replaced, until the next state of it."""
+        since = history.ended.pop(0) if history.ended else history.begins(time.time_ns())
+        self._found(State(family, table, *since, source_of(table), None))
+        known.digest = None
+
+    def _lose_track(self) -> None:
+        """Follow replacements no more: not all of them are told."""
+        self._replacements = None
+        self._found(HostError(_ASTRAY))
+
+    def _compare(self, family: Family, table: str, known: _Table) -> None:
+        """Report the state of a table that differs, or may have been another one since the last look."""
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
             closes, uses = self._used()
@@ -252,7 +376,6 @@ class Watch:
             if reported:
                 break
         known.until_ns = begun
-        known.looked_ns = time.monotonic_ns()
 
     def _used(self) -> tuple[int, int]:
         """How often the lock was closed and used up to now, as `_Table` has them."""
