@@ -176,7 +176,9 @@ class SingleLegacy:
             self._run(table, "-D", "FORWARD", str(self._random.randint(1, there)))
             self._there[table] -= 1
         elif there and self._random.random() < 0.3:
-            self._run(table, "-R", "FORWARD", str(self._random.randint(1, there)), *self._rule(mark))
+            self._run(
+                table, "-R", "FORWARD", str(self._random.randint(1, there)), *self._rule(mark)
+            )
         else:
             self._run(table, self._random.choice(["-I", "-A"]), "FORWARD", *self._rule(mark))
             self._there[table] += 1
