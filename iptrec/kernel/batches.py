@@ -43,8 +43,8 @@ _MMSGHDR: Final = np.dtype(
 class Batch:
     """Datagrams of one call, back to back: received together at ``received_ns`` (epoch).
 
-    ``beside``: how many of them tell of no packet. ``there``: so many, counted from the first, are known to have
-    been there already at an earlier time (epoch); both ascend.
+    ``beside``: how many of them tell of no packet. ``there``: so many, counted from the first, are known to
+    have been there already at an earlier time (epoch); both ascend.
     """
 
     received_ns: int

@@ -11,17 +11,17 @@ from queue import Queue
 import pytest
 
 from iptrec.kernel.legacy import lock, watch
+from iptrec.kernel.legacy.saved import Saved
 from iptrec.kernel.legacy.watch import Watch
 
 
 def test_watch_remembers_the_last_states():
     """Rules that are new each second would otherwise take 100 MB a day, small as they are."""
-    made = Watch({}, {}, lambda _: None, None)
+    made = Saved()
     for number in range(5000):
-        made._remember("ipv4", b"%d" % number, b"rules %d" % number)
+        made.keep("ipv4", b"%d" % number, b"rules %d" % number)
     assert len(made._contents) < 100
-    assert made._contents["ipv4", b"4999"] == b"rules 4999"
-    made.stop()
+    assert made.get("ipv4", b"4999") == b"rules 4999"
 
 
 class Table:

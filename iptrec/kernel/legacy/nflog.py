@@ -42,9 +42,9 @@ class NflogSocket:
     """Bound to group 0 of the current network namespace; a context manager.
 
     ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
-    for); ``conntrack``: whether events carry NFULA_CT. ``replacements``: of tables, which tell what was there when
-    one began. Raises `HostError`: the group is taken (by
-    whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
+    for); ``conntrack``: whether events carry NFULA_CT. ``replacements``: of tables; they tell which events
+    were there when one began. Raises `HostError`: the group is taken (by whom), no rights, no nfnetlink_log
+    (``modprobe``: after trying to load it).
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class NflogSocket:
     def _there(self, until: int, batch: Batch) -> list[tuple[int, int]]:
         """Which of the datagrams up to a sequence number were there when a table began to be replaced.
 
-        Those were told by the rules before. Of a call that left some in the socket that is not said: readers know it
-        by its size.
+        Those were told by the rules before. Of a call that left some in the socket it is not said: readers
+        know such a call by its size.
         """
         if self._replacements is None:
             return []

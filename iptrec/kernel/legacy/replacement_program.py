@@ -1,11 +1,11 @@
 """The programs that see a table of legacy iptables replaced, and what they write.
 
 No tracepoint is in x_tables. But a process that replaces a table takes counters for the new rules, a page for
-each processor, before the kernel goes over to them, and gives those of the old ones back after no processor walks
-them any more (net/ipv4/netfilter/ip_tables.c, translate_table and __do_replace; net/netfilter/x_tables.c,
-xt_percpu_counter_alloc, xt_replace_table, xt_percpu_counter_free). Both have tracepoints, which little else
-comes to. Which table it is stands in the arguments of the setsockopt(2) that the process is in; whose it is, in its
-socket.
+each processor, before the kernel goes over to them, and gives those of the old ones back when no processor
+walks them any more (net/ipv4/netfilter/ip_tables.c, translate_table and __do_replace;
+net/netfilter/x_tables.c, xt_percpu_counter_alloc, xt_replace_table, xt_percpu_counter_free). Both have
+tracepoints, which little else comes to. Which table it is stands in the arguments of the setsockopt(2) that
+the process is in; whose it is, its socket tells.
 
 Another program, a filter of the socket that traces come out of, counts these: what was counted when a
 replacement began was told by the old rules.
@@ -32,8 +32,9 @@ LAYOUT: Final = np.dtype(
     [("time", "<i8"), ("process", "<u8"), ("level", "<u4"), ("begins", "<u4"), ("table", "S32")]
 )
 RECORD: Final = LAYOUT.itemsize
-# What is written beside the ring: how many records found no room, how many tables were replaced in ways that are not
-# followed, how many messages there were; how many replacements began, and of each when, and after how many messages.
+# What is written beside the ring: how many records found no room, how many tables were replaced in ways that
+# are not followed, how many messages there were; how many replacements began, and of each when, and after how
+# many messages.
 LOST, STRANGE, MESSAGES, BEGUN, PLACES = 0, 8, 16, 24, 32
 SLOTS: Final = 64
 NOTES: Final = PLACES + 16 * SLOTS

@@ -37,7 +37,7 @@ _ADVICE: Final = {
 
 
 class Replaced(NamedTuple):
-    """A table was replaced between two times (epoch, ns): before the first the old rules held, after it none."""
+    """A table was replaced between two times (epoch, ns): before them the old rules held, behind them the new."""
 
     after_ns: int
     time_ns: int
@@ -138,7 +138,7 @@ class Replacements(Programs):
         bpf.filtered(opened, self._filter)
 
     def marks(self) -> list[tuple[int, int]]:
-        """Of each replacement that began since the last call: so many messages were there at that time (epoch)."""
+        """Of each replacement that began since the last call how many messages were there, and when (epoch)."""
         begun, places = self._notes[program.BEGUN // 8], program.PLACES // 8
         first = max(self._marked, begun - _KEPT)
         self._marked = begun

@@ -1,10 +1,10 @@
 """Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
 
-Legacy iptables tells nobody about changes. Where the kernel runs programs of ours they see each table that is
-replaced, and when (`replacements`): only those are looked at, and a state that was gone before it could be printed
-is unknown until the next one came. Elsewhere all that tells is that every command opens and closes the xtables lock file,
-which inotify reports at once; whoever uses another lock file is found by looking now and then. A change came
-after the lock was last seen unused, until one is found that came without it. A look
+Legacy iptables tells nobody about changes. Where the kernel runs programs of ours, these see which table is
+replaced, and when (`replacements`): no other is in doubt, and a state that was gone before it could be printed
+is unknown until the next one came. Elsewhere there is what every command does, it opens and closes the
+xtables lock file, which inotify reports at once; whoever uses another lock file is found by looking now and
+then. A change came after the lock was last seen unused, until one is found that came without it. A look
 compares what the kernel holds with what it held (`digest`); only what differs is printed by
 ``iptables-save``, and reported as unknown where it changed meanwhile, or where several commands had the lock
 since the last look: what was there between them nobody saw. Nothing is ever locked for looking, only
@@ -17,7 +17,6 @@ handed over, and the events go on being received meanwhile.
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -28,6 +27,7 @@ from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.legacy.lock import Lock
 from iptrec.kernel.legacy.replacements import Replaced
+from iptrec.kernel.legacy.saved import Saved, normal, source_of
 from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ _LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
 _CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
 _CHANGING_NS: Final = 1_000_000_000  # So lately a table changed that may change again.
 _TRIES: Final = 3
-_REMEMBERED: Final = 64  # States: more than one look at all tables can find.
-_REMEMBERED_BYTES: Final = 64 << 20  # Of their contents.
 _BLIND: Final = (
     "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
     " fs.inotify.max_user_instances"
@@ -57,7 +55,6 @@ _BLIND: Final = (
 _ASTRAY: Final = (
     "tables of legacy iptables are replaced in ways that are not told: changes are found by looking"
 )
-_HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +116,8 @@ class Watch:
 
     ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
     `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. The
-    ``guardian`` learns of what it will have to undo. ``replacements``: of tables, if they are told. ``working`` is
-    held but while it waits.
+    ``guardian`` learns of what it will have to undo. ``replacements``: of tables, if they are told.
+    ``working`` is held but while it waits.
     """
 
     def __init__(
@@ -139,7 +136,7 @@ class Watch:
         self._switched = dict.fromkeys(rules, time.time_ns())
         self._tables = {family: Tables(family) for family in rules}
         self._known: dict[tuple[Family, str], _Table] = {}
-        self._contents: dict[tuple[Family, bytes], bytes] = {}
+        self._saved = Saved()
         self._lock = Lock()
         self._glanced = 0  # how often the lock had been used then
         self._unlocked = False  # whether tables were changed without it
@@ -293,7 +290,7 @@ class Watch:
         known.looked_ns = time.monotonic_ns()
 
     def _follow(self, family: Family, table: str, known: _Table, history: History) -> bool:
-        """Report the state of a table that was replaced; False where it changed and was not told to be replaced."""
+        """Report the state of a table that was replaced; False where it changed, and nobody told."""
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
             closes, uses = self._used()
@@ -304,7 +301,7 @@ class Watch:
             digest = self._tables[family].digest(table)
             known.cost_ns = time.thread_time_ns() - started
             new = digest != known.digest or len(history.ended) > 1
-            content = self._content(family, table, digest) if new else None
+            content = self._saved.state(family, table, digest) if new else None
             self._history(family, table)
             ended = history.settled(replaced)
             if ended is None:
@@ -314,19 +311,12 @@ class Watch:
                 return False
             known.share = _SHARE if ended else min(2 * known.share, _QUIET_SHARE)
             if content is not None:
-                self._remember(family, digest, content)
+                self._saved.keep(family, digest, content)
                 self._tell(family, table, known, ended, content)
             known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
             return True
         self._give_up(family, table, known, history)
         return True
-
-    def _content(self, family: Family, table: str, digest: bytes) -> bytes:
-        """What iptables-save prints of a table that is in this state."""
-        content = self._contents.get((family, digest))
-        if content is None:
-            content = normal(iptables.save(family, table=table, counters=False)[1])
-        return content
 
     def _tell(
         self, family: Family, table: str, known: _Table, ended: list[Replaced], content: bytes
@@ -385,10 +375,10 @@ class Watch:
     def _report(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
         """Hand a new state over; False where it was gone again before it could be printed."""
         source = source_of(table)
-        content = self._contents.get((family, digest))
+        content = self._saved.get(family, digest)
         if content is None and (printed := self._printed(family, table, digest)):
             source, content = printed
-            self._remember(family, digest, content)
+            self._saved.keep(family, digest, content)
         self._found(State(family, table, after, seen, source, content))
         return content is not None
 
@@ -403,18 +393,9 @@ class Watch:
                 return source, normal(printed)
         return None
 
-    def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
-        """States often come back: a script that swaps two rulesets, say."""
-        self._contents[family, digest] = content
-        while len(self._contents) > 1 and (
-            len(self._contents) > _REMEMBERED
-            or sum(map(len, self._contents.values())) > _REMEMBERED_BYTES
-        ):
-            del self._contents[next(iter(self._contents))]
-
     def _check_rules(self, family: Family, known: _Table, *, last: bool) -> None:
         """Put our rules back where they are gone from the raw table; not in the end."""
-        content = self._contents.get((family, known.digest or b""))
+        content = self._saved.get(family, known.digest or b"")
         if content is None:  # still as it was in the beginning
             self._in_place[family] = known.until_ns
             return
@@ -440,23 +421,3 @@ class Watch:
         if self._loggers[family].keep(lambda now: self._guardian.expect_logger(family, now)):
             self._found(Hole(family, "logger-switched", self._switched[family], time.time_ns()))
         self._switched[family] = now
-
-
-def source_of(table: str) -> str:
-    """The command that prints a table."""
-    return f"iptables-save -t {table}"
-
-
-def normal(printed: bytes) -> bytes:
-    """What iptables-save printed without what differs each time: comments (dates), counters of policies."""
-    end = printed.find(b"\n-A ")
-    heads = printed if end < 0 else printed[: end + 1]
-    return _HEADS.sub(lambda found: b"" if found[0][:1] == b"#" else b"0:0", heads) + _bare(
-        printed[len(heads) :]
-    )
-
-
-def _bare(rules: bytes) -> bytes:
-    """Rules and COMMIT without the comment behind."""
-    at = rules.rfind(b"\n# ")
-    return rules if at < 0 else rules[: at + 1]
