@@ -13,7 +13,8 @@ from iptrec.kernel import arrivals, iptables, netns
 from iptrec.kernel.legacy import logger, nflog, raw
 from iptrec.kernel.legacy.replacements import Replacements
 from iptrec.kernel.legacy.saved import source_of
-from iptrec.kernel.legacy.watch import State, Watch
+from iptrec.kernel.legacy.states import State
+from iptrec.kernel.legacy.watch import Watch
 from iptrec.kernel.nft import bases
 from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed

@@ -22,6 +22,9 @@ from iptrec.kernel.legacy import replacement_program as program
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
+
+    import numpy as np
 
     from iptrec.kernel.drops.btf import Btf
     from iptrec.names import Family
@@ -37,7 +40,7 @@ _ADVICE: Final = {
 
 
 class Replaced(NamedTuple):
-    """A table was replaced between two times (epoch, ns): before them the old rules held, behind them the new."""
+    """A table was replaced between two times (epoch, ns): before the old rules held, afterwards the new."""
 
     after_ns: int
     time_ns: int
@@ -162,7 +165,7 @@ class Replacements(Programs):
     def read(self) -> None:
         """Take what the kernel has told."""
         now = time.time_ns()
-        for one in self._records.rows().view(program.LAYOUT)[:, 0]:
+        for one in self._rows():
             begins, process = bool(one["begins"]), int(one["process"])
             time_ns = self._epoch(int(one["time"]))
             for history in self._named(_FAMILIES[int(one["level"])], bytes(one["table"])):
@@ -173,6 +176,11 @@ class Replacements(Programs):
             for history in self._tables.values():
                 history.lose(self._read_ns, time.time_ns())
         self._read_ns = now
+
+    def _rows(self) -> Iterator[np.void]:
+        """All records, those included that wait behind one that another processor is just writing."""
+        while not self._records.empty:
+            yield from self._records.rows().view(program.LAYOUT)[:, 0]
 
     def _named(self, family: Family, name: bytes) -> list[History]:
         """The table; where its name could not be read, all of the family."""

@@ -18,16 +18,16 @@ handed over, and the events go on being received meanwhile.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.legacy.followed import Followed
 from iptrec.kernel.legacy.lock import Lock
-from iptrec.kernel.legacy.replacements import Replaced
 from iptrec.kernel.legacy.saved import Saved, normal, source_of
+from iptrec.kernel.legacy.states import POLL_NS, QUIET_SHARE, SHARE, Seen, State
 from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
@@ -35,18 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
-    from iptrec.kernel.legacy.replacements import History, Replacements
+    from iptrec.kernel.legacy.replacements import Replacements
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
-_POLL_NS: Final = 800_000_000  # What goes is noticed within a second.
-_SHARE: Final = 20  # A look may take one part in so many of the time.
-_QUIET_SHARE: Final = (
-    10_000  # Where nobody touches the lock it may take only this part, after some looks.
-)
-_LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
-_CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
-_CHANGING_NS: Final = 1_000_000_000  # So lately a table changed that may change again.
 _TRIES: Final = 3
 _BLIND: Final = (
     "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
@@ -55,60 +47,6 @@ _BLIND: Final = (
 _ASTRAY: Final = (
     "tables of legacy iptables are replaced in ways that are not told: changes are found by looking"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A table was found changed: it came to be so after ``after_ns`` and not after ``time_ns`` (epoch).
-
-    ``content``: what iptables-save prints of it, without comments, counters 0; None where the state
-    was gone again before it could be printed.
-    """
-
-    family: Family
-    table: str
-    after_ns: int
-    time_ns: int
-    source: str
-    content: bytes | None
-
-
-@dataclass(slots=True)
-class _Table:
-    """What is known of a table: the digest that was last reported, and until when it surely held.
-
-    ``closes``: how often the lock had been closed then. ``uses``: how often it had been used, -1 if somebody
-    had it.
-    """
-
-    digest: bytes | None
-    until_ns: int
-    changed_ns: int = 0
-    cost_ns: int = 0
-    looked_ns: int = 0
-    closes: int = 0
-    uses: int = -1
-    share: int = _SHARE
-
-    @property
-    def cheap(self) -> bool:
-        """Whether it takes little to look at."""
-        return self.cost_ns < _CHEAP_NS
-
-    def may_be_another(self, closes: int) -> bool:
-        """Whether a state that is as before may have been another one meanwhile, with so many ``closes`` now.
-
-        Of all tables that would be too much to fear: commands use one lock, most of them change nothing, and
-        a large table is looked at seldom. It is one that is just being changed, or whose looks are close.
-        """
-        changing = self.until_ns - self.changed_ns < _CHANGING_NS
-        return closes - self.closes > 1 and (changing or self.cheap)
-
-    @property
-    def due_ns(self) -> int:
-        """When it is to be looked at again."""
-        rest = min(self.share * self.cost_ns, max(_SHARE * self.cost_ns, _LONGEST_NS))
-        return self.looked_ns + max(_POLL_NS, rest)
 
 
 class Watch:
@@ -135,12 +73,12 @@ class Watch:
         self._in_place = dict.fromkeys(rules, time.time_ns())
         self._switched = dict.fromkeys(rules, time.time_ns())
         self._tables = {family: Tables(family) for family in rules}
-        self._known: dict[tuple[Family, str], _Table] = {}
+        self._known: dict[tuple[Family, str], Seen] = {}
         self._saved = Saved()
         self._lock = Lock()
         self._glanced = 0  # how often the lock had been used then
         self._unlocked = False  # whether tables were changed without it
-        self._replacements = replacements
+        self._told = None if replacements is None else Followed(replacements, self._saved, found)
         awaited = [] if replacements is None else [replacements.fileno()]
         self._thread = WatchThread(
             [self._lock.descriptor, *awaited], self._wait_ms, self._work, self._found, "the rules"
@@ -166,17 +104,15 @@ class Watch:
         for table in tables:
             begun = time.time_ns()
             closes, uses = self._used()
-            history = self._history(family, table)
-            replaced = 0 if history is None else history.begun
+            replaced = self._told.begun(family, table) if self._told else 0
             digest = self._tables[family].digest(table)
-            new = _Table(digest, begun, closes=closes, uses=uses)
+            new = Seen(digest, begun, closes=closes, uses=uses)
             known = self._known.setdefault((family, table), new)
-            if history is None:
+            if self._told is None:
                 another = known.may_be_another(self._lock.read())
             else:
-                self._history(family, table)
-                settled = history.settled(replaced)
-                another = settled is None or len(settled) > 1
+                ended = self._told.settled(family, table, replaced)
+                another = ended is None or len(ended) > 1
             if another or digest != known.digest:
                 changed[table] = known.until_ns
             known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
@@ -184,10 +120,9 @@ class Watch:
 
     def follows(self) -> bool:
         """Whether replacements of tables are told: those by which our rules came were."""
-        histories = [self._history(family, "raw") for family in self._rules]
-        if not all(one is not None and one.begun for one in histories):
-            self._replacements = None
-        return self._replacements is not None
+        if self._told and not all(self._told.begun(family, "raw") for family in self._rules):
+            self._told = None
+        return self._told is not None
 
     def unsure(self, family: Family, tables: Sequence[str]) -> None:
         """Report that nobody knows how the tables were up to now; the next look tells how they are."""
@@ -217,11 +152,11 @@ class Watch:
     def _work(self, *, last: bool) -> None:
         """Look at what may have changed."""
         self._lock.read()
-        if self._replacements is not None and self._replacements.astray:
+        if self._told is not None and self._told.astray:
             self._lose_track()
         if self._glanced != self._lock.uses:
             self._glanced = self._lock.uses
-            if self._replacements is None:
+            if self._told is None:
                 self._glance()
         self._look(last=last)
 
@@ -229,8 +164,8 @@ class Watch:
         if self._glanced != self._lock.uses:
             return 0
         now = time.monotonic_ns()
-        due = min((known.due_ns for known in self._known.values()), default=now + _POLL_NS)
-        return max(1, min(due - now, _POLL_NS) // 1_000_000)
+        due = min((known.due_ns for known in self._known.values()), default=now + POLL_NS)
+        return max(1, min(due - now, POLL_NS) // 1_000_000)
 
     def _glance(self) -> None:
         """Somebody opened or closed the lock: look at all tables that are quickly seen, or not seen lately.
@@ -240,7 +175,7 @@ class Watch:
         for (family, table), known in sorted(
             self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
         ):
-            known.share = _SHARE
+            known.share = SHARE
             if known.cheap or time.monotonic_ns() >= known.due_ns:
                 self._look_at(family, table, known)
 
@@ -250,96 +185,45 @@ class Watch:
             if not last:
                 self._check_logger(family)
             for table in self.loaded(family):
-                known = self._known.setdefault((family, table), _Table(None, time.time_ns()))
+                known = self._known.setdefault((family, table), Seen(None, time.time_ns()))
                 if last:
                     self._look_at(family, table, known)
                 else:
                     self._look_in_turn(family, table, known)
                 if table == "raw":
                     self._check_rules(family, known, last=last)
-                if last and (history := self._history(family, table)) and not history.quiet:
-                    self._give_up(family, table, known, history)
+                if last and self._told is not None:
+                    self._told.finish(family, table, known)
 
-    def _look_in_turn(self, family: Family, table: str, known: _Table) -> None:
+    def _look_in_turn(self, family: Family, table: str, known: Seen) -> None:
         """Look at a table now and then, and where it may have changed."""
         now = time.time_ns()
         due = time.monotonic_ns() >= known.due_ns
-        history = self._history(family, table)
-        if history is None:
+        if self._told is None:
             wanted = due or not self._tables[family].unchanged_in_size(table)
-        elif history.quiet:
+        elif self._told.quiet(family, table):
             known.until_ns = now
             wanted = due
         else:
-            known.share = _SHARE
+            known.share = SHARE
             wanted = due or known.cheap
         if wanted:
             self._look_at(family, table, known)
 
-    def _history(self, family: Family, table: str) -> History | None:
-        """The replacements of a table up to now; None where nobody tells of them."""
-        if self._replacements is None:
-            return None
-        self._replacements.read()
-        return self._replacements.of(family, table)
-
-    def _look_at(self, family: Family, table: str, known: _Table) -> None:
-        history = self._history(family, table)
-        if history is None or not self._follow(family, table, known, history):
+    def _look_at(self, family: Family, table: str, known: Seen) -> None:
+        if self._told is None:
+            self._compare(family, table, known)
+        elif not self._told.look(self._tables[family], family, table, known, self._used()):
+            self._lose_track()
             self._compare(family, table, known)
         known.looked_ns = time.monotonic_ns()
 
-    def _follow(self, family: Family, table: str, known: _Table, history: History) -> bool:
-        """Report the state of a table that was replaced; False where it changed, and nobody told."""
-        for _ in range(_TRIES):
-            begun, started = time.time_ns(), time.thread_time_ns()
-            closes, uses = self._used()
-            self._history(family, table)
-            replaced = history.begun
-            if history.under_way:  # its end is told
-                return True
-            digest = self._tables[family].digest(table)
-            known.cost_ns = time.thread_time_ns() - started
-            new = digest != known.digest or len(history.ended) > 1
-            content = self._saved.state(family, table, digest) if new else None
-            self._history(family, table)
-            ended = history.settled(replaced)
-            if ended is None:
-                continue
-            if known.digest not in (None, digest) and not ended:
-                self._lose_track()
-                return False
-            known.share = _SHARE if ended else min(2 * known.share, _QUIET_SHARE)
-            if content is not None:
-                self._saved.keep(family, digest, content)
-                self._tell(family, table, known, ended, content)
-            known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
-            return True
-        self._give_up(family, table, known, history)
-        return True
-
-    def _tell(
-        self, family: Family, table: str, known: _Table, ended: list[Replaced], content: bytes
-    ) -> None:
-        """Report a state, and before it those that nobody saw since the last one."""
-        if ended and (known.digest is None or len(ended) > 1):
-            self._found(State(family, table, *ended[0], source_of(table), None))
-        came = ended[-1] if ended else Replaced(known.until_ns, time.time_ns())
-        self._found(State(family, table, *came, source_of(table), content))
-        known.changed_ns = came.time_ns
-
-    def _give_up(self, family: Family, table: str, known: _Table, history: History) -> None:
-        """Report that nobody knows how a table was since it was replaced, until the next state of it."""
-        since = history.ended.pop(0) if history.ended else history.begins(time.time_ns())
-        self._found(State(family, table, *since, source_of(table), None))
-        known.digest = None
-
     def _lose_track(self) -> None:
         """Follow replacements no more: not all of them are told."""
-        self._replacements = None
+        self._told = None
         self._found(HostError(_ASTRAY))
 
-    def _compare(self, family: Family, table: str, known: _Table) -> None:
+    def _compare(self, family: Family, table: str, known: Seen) -> None:
         """Report the state of a table that differs, or may have been another one since the last look."""
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
@@ -349,7 +233,7 @@ class Watch:
             known.cost_ns = time.thread_time_ns() - started  # not what others took of the processor
             now = self._lock.read()
             if digest == known.digest and not known.may_be_another(now):
-                known.share = min(2 * known.share, _QUIET_SHARE)
+                known.share = min(2 * known.share, QUIET_SHARE)
                 known.closes, known.uses = closes, uses
                 break
             # A change that nobody had the lock for: then who has it next need not have made one, either.
@@ -358,7 +242,7 @@ class Watch:
             after = max(known.until_ns, unused)
             if now - known.closes > 1:  # what the first of them made, the last may have taken back
                 self._found(State(family, table, after, seen, source_of(table), None))
-            known.share = _SHARE
+            known.share = SHARE
             reported = self._report(family, table, digest, after, seen)
             known.digest = digest if reported else None
             known.until_ns = known.changed_ns = begun
@@ -368,7 +252,7 @@ class Watch:
         known.until_ns = begun
 
     def _used(self) -> tuple[int, int]:
-        """How often the lock was closed and used up to now, as `_Table` has them."""
+        """How often the lock was closed and used up to now, as `Seen` has them."""
         closes = self._lock.read()
         return closes, -1 if self._lock.holders else self._lock.uses
 
@@ -393,7 +277,7 @@ class Watch:
                 return source, normal(printed)
         return None
 
-    def _check_rules(self, family: Family, known: _Table, *, last: bool) -> None:
+    def _check_rules(self, family: Family, known: Seen, *, last: bool) -> None:
         """Put our rules back where they are gone from the raw table; not in the end."""
         content = self._saved.get(family, known.digest or b"")
         if content is None:  # still as it was in the beginning
