@@ -1,4 +1,4 @@
-"""Tables of legacy iptables whose replacements are told: looked at once they were replaced, else in no doubt."""
+"""Tables of legacy iptables whose replacements are told: looked at when they were replaced, never in doubt."""
 
 from __future__ import annotations
 

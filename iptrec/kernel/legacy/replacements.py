@@ -95,7 +95,7 @@ class History:
 
     def _add(self, one: Replaced) -> None:
         self.ended.append(one)
-        del self.ended[2:-1]
+        del self.ended[1:-1]
 
 
 class Replacements(Programs):
