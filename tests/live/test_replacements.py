@@ -10,6 +10,7 @@ import bpf_objects
 import changing
 import pytest
 import recorder
+from command import IPTREC
 from rights import ROOT, since
 
 import iptrec
@@ -168,3 +169,26 @@ def test_nothing_is_left_after_a_kill(recording):
     recording.send_signal(signal.SIGKILL)
     recording.communicate()
     bpf_objects.until_gone(held)
+
+
+NO_BPF = ["setpriv", "--bounding-set", "-bpf,-sys_admin", *IPTREC]
+
+
+def test_without_the_rights_for_it(lab, path):
+    """All is as it was without: a table that may have been another one is in doubt, and -v says why."""
+    changing.router(lab)
+    lab.restore(None, "ipv4", RULES)
+    child, said = recorder.started(
+        lab, "-v", "udp", "--backend", "legacy", "-o", path, before=NO_BPF
+    )
+    child.send_signal(signal.SIGSTOP)
+    before, after = change(lab, "-A", *accept(1))
+    lab.run(["iptables-legacy", "-w", "-t", "raw", "-S"])
+    child.send_signal(signal.SIGCONT)
+    said += recorder.stop(child)
+    assert "replacements of tables are not told: the kernel refuses the program" in said
+    assert {table for table, *_ in told(path)} == set(TABLES)
+    assert max(time_ns for *_, time_ns in told(path)) > after > before
+    done = lab.run([*NO_BPF, "doctor"], check=False)
+    (line,) = [one for one in done.stdout.splitlines() if "changes of rules" in one]
+    assert "found by looking" in line
