@@ -22,6 +22,7 @@ import numpy as np
 from iptrec.errors import HostError
 from iptrec.kernel.drops import bpf
 from iptrec.kernel.drops.bpf import HALF, LONG, WORD, load, move, number, store, store_value
+from iptrec.kernel.drops.btf import FUNCTION
 
 if TYPE_CHECKING:
     from iptrec.kernel.drops.btf import Btf
@@ -77,8 +78,12 @@ class Maps(NamedTuple):
     notes: int
 
 
-def require_way() -> None:
-    """Raise `HostError` where replacements cannot be seen on this machine."""
+def require_way(btf: Btf) -> None:
+    """Raise `HostError` where replacements cannot be seen on this machine.
+
+    Looked at before maps are made: kernels before 5.11 refuse those with EPERM, of which limits are the cause.
+    """
+    btf.number("bpf_task_pt_regs", FUNCTION)  # from Linux 5.15 on
     if os.uname().machine not in _MACHINES:
         raise HostError(f"not known how system calls are made on {os.uname().machine}")
     if os.sysconf("SC_NPROCESSORS_CONF") == 1:

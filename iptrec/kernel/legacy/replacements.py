@@ -105,7 +105,6 @@ class Replacements(Programs):
     """
 
     def __init__(self, netns: int) -> None:
-        program.require_way()
         self._netns = netns
         self._tables: dict[tuple[Family, str], History] = {}
         self._told = 0  # of what was lost
@@ -116,6 +115,7 @@ class Replacements(Programs):
         super().__init__(_ADVICE)
 
     def _make(self, types: Btf) -> None:
+        program.require_way(types)
         kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
         size, flags = program.NOTES, bpf.MMAPABLE
