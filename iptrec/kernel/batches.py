@@ -19,7 +19,7 @@ from iptrec.errors import HostError
 from iptrec.libc import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -43,7 +43,8 @@ _MMSGHDR: Final = np.dtype(
 class Batch:
     """Datagrams of one call, back to back: received together at ``received_ns`` (epoch).
 
-    ``beside``: how many of them tell of no packet.
+    ``beside``: how many of them tell of no packet. ``there``: so many, counted from the first, are known to
+    have been there already at an earlier time (epoch); both ascend.
     """
 
     received_ns: int
@@ -52,6 +53,16 @@ class Batch:
     lost: int  # events missing before or among these, by their sequence numbers
     truncated: int  # datagrams longer than a slot
     beside: int = 0
+    there: Sequence[tuple[int, int]] = ()
+
+    def parts(self) -> Iterator[tuple[int, npt.NDArray[np.uint32], bytes]]:
+        """The datagrams by the times at which they were there: times, lengths, and data."""
+        first = begin = 0
+        for until, time_ns in (*self.there, (len(self.lengths), self.received_ns)):
+            lengths = self.lengths[first:until]
+            end = begin + int(lengths.sum())
+            yield time_ns, lengths, self.data[begin:end]
+            first, begin = until, end
 
 
 class Overrun(Exception):  # noqa: N818 - not an error: a fact about the stream

@@ -21,6 +21,7 @@ from iptrec.kernel.drops import monitor
 from iptrec.kernel.drops.alerts import AlertSource
 from iptrec.kernel.drops.source import DropSource
 from iptrec.kernel.legacy import digest, logger, nflog
+from iptrec.kernel.legacy.replacements import Replacements
 from iptrec.kernel.nft import listing, nftrace
 from iptrec.kernel.senders.source import SenderSource
 from iptrec.kernel.undo import leftovers
@@ -74,6 +75,7 @@ def inspect(directory: Path) -> Iterator[Finding]:
             yield from _rules(family)
     if "legacy" in backends:
         yield from _group()
+        yield _replacements()
     if "nft" in backends:
         yield from _traces()
     yield _drops()
@@ -209,6 +211,17 @@ def _group() -> Iterator[Finding]:
     yield _room(room)
     if not conntrack:
         yield Finding("note", "conntrack ids", "this kernel does not put them into events")
+
+
+def _replacements() -> Finding:
+    """Load and attach the programs that see tables replaced, as recording does."""
+    try:
+        with Replacements(netns.inode()):
+            return Finding("ok", "changes of rules", "the kernel tells when a table is replaced")
+    except HostError as error:
+        fact, _, fix = str(error).partition("; ")
+        more = "packets near a change may be ambiguous"
+        return Finding("note", "changes of rules", f"found by looking, {more}: {fact}", fix)
 
 
 def _room(size: int) -> Finding:

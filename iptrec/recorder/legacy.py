@@ -9,9 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
-from iptrec.kernel import arrivals, iptables
+from iptrec.kernel import arrivals, iptables, netns
 from iptrec.kernel.legacy import logger, nflog, raw
-from iptrec.kernel.legacy.watch import State, Watch, source_of
+from iptrec.kernel.legacy.replacements import Replacements
+from iptrec.kernel.legacy.saved import source_of
+from iptrec.kernel.legacy.states import State
+from iptrec.kernel.legacy.watch import Watch
 from iptrec.kernel.nft import bases
 from iptrec.kernel.nft.raw import RAW_PRIORITY
 from iptrec.kernel.undo import flushed
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from iptrec.recorder.streams import Side
 
 _STREAM: Final = "nflog"
+_UNTOLD: Final = "changes of rules are found by looking, replacements of tables are not told: {}"
 _TRIES: Final = 3  # to list rules that somebody changes meanwhile
 
 
@@ -61,11 +65,13 @@ class LegacyBackend:
     def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
         """Take the nflog group that TRACE uses."""
         options = self._setting.options
+        self._replacements = self._told_of_replacements(opened)
         socket = opened.enter_context(
             nflog.NflogSocket(
                 snaplen=options.snaplen,
                 receive_buffer=options.receive_buffer,
                 modprobe=options.modprobe,
+                replacements=self._replacements,
             )
         )
         detail = {
@@ -75,6 +81,14 @@ class LegacyBackend:
             "passed_before": self._passed_before(),
         }
         return (), Events(socket, _STREAM, detail, arrivals.of_nflog)
+
+    def _told_of_replacements(self, opened: ExitStack) -> Replacements | None:
+        """When tables are replaced, where the kernel allows it to be told."""
+        try:
+            return opened.enter_context(Replacements(netns.inode()))
+        except HostError as error:
+            self._setting.report.detail(_UNTOLD.format(error))
+            return None
 
     def _passed_before(self) -> list[tuple[str, str, str]]:
         """The chains of nf_tables before our rules; none where it has no rules, or is recorded as well."""
@@ -103,9 +117,13 @@ class LegacyBackend:
         """Our rules on top of the raw tables."""
         self._evidence = evidence
         # It begins to listen to the lock before anything is changed.
-        self.watch = Watch(self._rules, self._loggers, self._found, self._setting.guardian)
+        self.watch = Watch(
+            self._rules, self._loggers, self._found, self._setting.guardian, self._replacements
+        )
         for family, ours in self._rules.items():
             self._insert(family, ours, undo)
+        if not self.watch.follows() and self._replacements is not None:
+            self._setting.report.detail(_UNTOLD.format("those by our own rules were not told"))
         undo.callback(self.watch.stop)
 
     def _insert(self, family: Family, rules: Sequence[iptables.TraceRule], undo: Undo) -> None:

@@ -182,7 +182,8 @@ class Streams:
             return batches.SLOTS
         if batch is None:
             return 0
-        self._writer.append(source.stream, batch.received_ns, batch.lengths, batch.data)
+        for time_ns, lengths, data in batch.parts():
+            self._writer.append(source.stream, time_ns, lengths, data)
         self._progress.events += len(batch.lengths) - batch.beside
         if self._asking is not None:
             self._asking.take(source.gone, batch)

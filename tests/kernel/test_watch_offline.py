@@ -11,17 +11,18 @@ from queue import Queue
 import pytest
 
 from iptrec.kernel.legacy import lock, watch
+from iptrec.kernel.legacy.followed import Followed
+from iptrec.kernel.legacy.saved import Saved
 from iptrec.kernel.legacy.watch import Watch
 
 
 def test_watch_remembers_the_last_states():
     """Rules that are new each second would otherwise take 100 MB a day, small as they are."""
-    made = Watch({}, {}, lambda _: None, None)
+    made = Saved()
     for number in range(5000):
-        made._remember("ipv4", b"%d" % number, b"rules %d" % number)
+        made.keep("ipv4", b"%d" % number, b"rules %d" % number)
     assert len(made._contents) < 100
-    assert made._contents["ipv4", b"4999"] == b"rules 4999"
-    made.stop()
+    assert made.get("ipv4", b"4999") == b"rules 4999"
 
 
 class Table:
@@ -116,6 +117,24 @@ def test_what_was_seen_a_moment_ago_is_looked_at_before_the_next_file(legacy):
     Table.rules = 1
     made.look()
     assert [one.content for one in found] == [b"1"]
+
+
+class Astray:
+    """Replacements of which one was made in a way that is not told."""
+
+    astray = True
+
+
+def test_replacements_that_are_not_all_told_are_believed_no_more(legacy):
+    """It is said, and tables are looked at as where nobody tells."""
+    made, found, use_lock = legacy
+    made._told = Followed(Astray, made._saved, found.append)
+    Table.rules = 1
+    use_lock()
+    made.look()
+    assert "replaced in ways that are not told" in str(found.pop(0))
+    assert [one.content for one in found] == [b"1"]
+    assert not made.follows()
 
 
 class NoInotify:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import recorder
 import sides
@@ -167,10 +167,12 @@ def judge(path, count, changes, *, mark_after=True):
             found.incomplete += not packet.complete
             found.unsure += packet.ambiguous
             rules = [one for one in packet.steps if one.type == "rule"]
-            if not mark_after:  # legacy iptables tells the mark before the rule
-                rules = [one for one in rules if one.target != "MARK"]
             found.unread += any(one.spec is None for one in rules)
-            found.wrong += not packet.ambiguous and any(map(differs, rules))
+            if mark_after:
+                wrong = any(map(differs, rules))
+            else:
+                wrong = any(map(differs_from_next, packet.steps, packet.steps[1:]))
+            found.wrong += not packet.ambiguous and wrong
     found.told = len(times)
     found.doubled = sum(number > 1 for number in times.values())
     return found
@@ -182,3 +184,10 @@ def differs(step):
     if said is None or (step.mark == 0 and step.target == "MARK"):
         return False
     return (int(said[3]) if said[3] else int(said[1] or said[2], 16)) != step.mark
+
+
+def differs_from_next(step, after):
+    """The same of legacy iptables, which tells the mark before a rule: what one set the next event has."""
+    if step.type != "rule" or step.target != "MARK":
+        return differs(step)
+    return differs(replace(step, mark=after.mark))

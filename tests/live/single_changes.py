@@ -1,4 +1,4 @@
-"""A ruleset of nf_tables that changes by one small command after another, some of which the kernel refuses."""
+"""Rulesets that change by one small command after another, some of which the kernel refuses."""
 
 from __future__ import annotations
 
@@ -155,3 +155,37 @@ class Single:
             ["nft", "-f", "-"], stdin=command.replace("set 1", mark[5:]), check=False
         )
         assert told.returncode, command
+
+
+class SingleLegacy:
+    """The same of legacy iptables: FORWARD of mangle or of filter, by -I, -A, -R, -D and -P."""
+
+    def __init__(self, lab, seed=7):
+        self._lab = lab
+        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._there = {"filter": 0, "mangle": 0}  # pairs of rules, of which the first sets the mark
+        lab.run(["iptables-legacy-restore"], stdin=changing.two_tables(0))
+        for table in self._there:
+            self._run(table, "-F", "FORWARD")
+
+    def __call__(self, number):
+        table = self._random.choice([*self._there])
+        mark = str(1000 + number)
+        there = self._there[table]
+        if there and self._random.random() < 0.3:
+            self._run(table, "-D", "FORWARD", str(self._random.randint(1, there)))
+            self._there[table] -= 1
+        elif there and self._random.random() < 0.3:
+            self._run(
+                table, "-R", "FORWARD", str(self._random.randint(1, there)), *self._rule(mark)
+            )
+        else:
+            self._run(table, self._random.choice(["-I", "-A"]), "FORWARD", *self._rule(mark))
+            self._there[table] += 1
+
+    def _rule(self, mark):
+        port = str(self._random.choice(changing.PORTS))
+        return "-p", "udp", "--dport", port, "-j", "MARK", "--set-mark", mark
+
+    def _run(self, table, *arguments):
+        self._lab.run(["iptables-legacy", "-w", "-t", table, *arguments])

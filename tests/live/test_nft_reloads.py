@@ -11,9 +11,11 @@ import os
 
 import changing
 import pytest
-from single_changes import Single
+from single_changes import Single, SingleLegacy
 
-from iptrec.kernel import netlink
+from iptrec.errors import HostError
+from iptrec.kernel import netlink, netns
+from iptrec.kernel.legacy.replacements import Replacements
 from iptrec.kernel.nft import switches
 from iptrec.packets import ruleset_choice
 
@@ -84,6 +86,15 @@ def most_unsure():
     return COUNT / (10 if noted is None else 100)
 
 
+def most_unsure_of_legacy():
+    """The same: nobody but a program in the kernel tells when a table is replaced."""
+    try:
+        with Replacements(netns.inode()):
+            return COUNT / 100
+    except HostError:
+        return COUNT
+
+
 @pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
 @pytest.mark.parametrize("case", [reload, rehook, rejump, refill, elements, restore, two_tables])
 def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
@@ -129,3 +140,19 @@ def test_two_tables_of_legacy_iptables(lab, tmp_path, variants, monkeypatch):
 
     told = changing.run(lab, tmp_path / "t.db", load, count=COUNT, every_s=0.2, backend="legacy")
     assert (told.told, told.doubled, told.wrong) == (COUNT, 0, 0), told
+    assert told.unsure + told.incomplete <= most_unsure_of_legacy(), told
+
+
+@pytest.mark.parametrize("every_s", [0.06, 0.02])
+def test_one_small_change_of_legacy_iptables_after_another(lab, tmp_path, every_s, monkeypatch):
+    """A rule comes, goes, or is replaced: every command makes the whole table anew.
+
+    A state that is gone before it could be printed is unknown, and said to be.
+    """
+    monkeypatch.setattr(ruleset_choice, "contradicted", lambda *_, **__: False)
+    told = changing.run(
+        lab, tmp_path / "t.db", SingleLegacy(lab), count=COUNT, every_s=every_s, backend="legacy"
+    )
+    assert (told.told, told.doubled, told.wrong) == (COUNT, 0, 0), told
+    if every_s > 0.05:  # else others may be faster than iptables-save is
+        assert told.unsure <= most_unsure_of_legacy(), told

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import bpf_objects
 import control_groups
 import pytest
 import recorder
 from rights import ROOT, since
 
-from iptrec.libc import libc
 from iptrec.recording.reader import Reader
 
 pytestmark = [pytest.mark.live, ROOT, since(6, 4, "programs of netfilter")]
@@ -392,42 +390,17 @@ def test_a_ring_knows_whoever_goes_on(hosts, run, tmp_path, backend):
     assert none <= 0.2 * some
 
 
-def descriptors(child):
-    """Numbers of the programs and links that a process holds, as /proc tells."""
-    found = {"prog_id": set(), "link_id": set()}
-    for one in Path(f"/proc/{child.pid}/fdinfo").iterdir():
-        lines = dict(line.split(":\t", 1) for line in one.read_text().splitlines() if ":\t" in line)
-        for name in found.keys() & lines.keys():
-            found[name].add(int(lines[name]))
-    return found
-
-
-def every(command):
-    """All numbers of the kernel's programs, or links."""
-    found, number = set(), 0
-    while True:
-        room = ctypes.create_string_buffer(struct.pack("=III", number, 0, 0), 12)
-        if libc.syscall(BPF, command, room, 12):
-            return found
-        number = struct.unpack_from("=I", room, 4)[0]
-        found.add(number)
-
-
-BPF = {"x86_64": 321}.get(os.uname().machine, 280)
-PROGRAMS, LINKS = 11, 31  # BPF_PROG_GET_NEXT_ID, BPF_LINK_GET_NEXT_ID
-
-
 def test_nothing_is_left_after_a_kill(hosts, tmp_path):
     """The programs and their places at OUTPUT go with the recorder, whatever ends it."""
-    child = recorder.start(hosts, "-o", tmp_path / "t.db")
-    held = descriptors(child)
-    assert (len(held["link_id"]), held["link_id"] <= every(LINKS)) == (2, True)
+    child = recorder.start(hosts, "--backend", "nft", "-o", tmp_path / "t.db", notes=True)
+    held = bpf_objects.held(child)
+    assert len(held["link_id"]) == 2
+    assert held["link_id"] <= bpf_objects.every("link_id")
     assert len(held["prog_id"]) >= 2
-    assert held["prog_id"] <= every(PROGRAMS)
+    assert held["prog_id"] <= bpf_objects.every("prog_id")
     child.send_signal(signal.SIGKILL)
     child.communicate()
-    recorder.until(lambda: not held["link_id"] & every(LINKS), "a link is left")
-    recorder.until(lambda: not held["prog_id"] & every(PROGRAMS), "a program is left")
+    bpf_objects.until_gone(held)
 
 
 def test_several_at_a_time(hosts, run, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import struct
 from typing import Final
 
@@ -25,6 +26,7 @@ _SOCKET_FILTER, _TRACING = 1, 26  # BPF_PROG_TYPE_
 _TRACE_RAW_TP: Final = 23
 _NETFILTER, _AT_NETFILTER = 32, 45  # BPF_PROG_TYPE_NETFILTER, BPF_NETFILTER
 _LOG_BYTES: Final = 1 << 20
+_SO_ATTACH_BPF: Final = 50  # asm-generic/socket.h
 _STATISTICS: Final = ("processed ", "verification time", "stack depth")
 
 # Sizes of loads and stores, and helpers (enum bpf_func_id).
@@ -40,6 +42,7 @@ LOOKUP, UPDATE, KTIME, CPU, PROBE_READ_KERNEL, RESERVE, SUBMIT, SNPRINTF = (
     165,
 )
 OUTPUT, CURRENT_TASK = 130, 158
+PROBE_READ_USER, TASK_REGISTERS = 112, 175
 # Jumps: of 64 bits, and one of 32.
 ALWAYS, EQUAL, ABOVE, BITS, NOT_EQUAL, BELOW = 0x05, 0x15, 0x25, 0x45, 0x55, 0xA5
 NOT_EQUAL_32: Final = 0x56
@@ -175,18 +178,23 @@ def fill(array: int, value: bytes) -> None:
     _bpf(_MAP_FREEZE, struct.pack("=I", array))
 
 
-def tracing(code: bytes, licence: bytes, typedef: int) -> int:
+def tracing(code: bytes, licence: bytes, typedef: int, name: bytes) -> int:
     """Load a program for a tracepoint; its descriptor. ``typedef``: the number of its btf_trace_...
 
     Raises OSError; where the kernel's verifier refuses, with its last words.
     """
     where = struct.pack("=II36xI4x", 0, _TRACE_RAW_TP, typedef)
-    return _loaded(_TRACING, code, licence, b"iptrec_drops", where)
+    return _loaded(_TRACING, code, licence, name, where)
 
 
 def socket_filter(code: bytes, licence: bytes) -> int:
     """Load a filter of a socket; its descriptor. Raises OSError as `tracing` does."""
     return _loaded(_SOCKET_FILTER, code, licence, b"iptrec_numbers")
+
+
+def filtered(opened: socket.socket, program: int) -> None:
+    """Let only those messages into a socket that a `socket_filter` passes. Raises OSError."""
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, program)
 
 
 def netfilter(code: bytes, licence: bytes) -> int:

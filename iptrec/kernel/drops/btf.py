@@ -25,6 +25,7 @@ VMLINUX: Final = Path("/sys/kernel/btf/vmlinux")
 _MAGIC: Final = 0xEB9F
 _HEADER: Final = struct.Struct("=HBBIIIII")
 _STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNC_PROTO = 4, 5, 6, 8, 13
+FUNCTION: Final = 12
 # Words behind the three of each record: so many, and so many for each of its members.
 _FIXED: Final = {1: 1, 3: 3, 14: 1, 17: 1}
 _EACH: Final = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}

@@ -88,7 +88,7 @@ class DropSource(Programs):
         maps = program.Maps(self._ring, lost, places, text)
         code = program.code(types, maps, self._netns, self._snaplen)
         number = types.number(program.TYPEDEF)
-        loaded = kept(bpf.tracing(code, program.LICENCE, number))
+        loaded = kept(bpf.tracing(code, program.LICENCE, number, b"iptrec_drops"))
         kept(bpf.attached(loaded))
 
     def fileno(self) -> int:

@@ -22,6 +22,7 @@ from iptrec.kernel.batches import RECEIVE_BUFFER
 
 if TYPE_CHECKING:
     from iptrec.kernel.batches import Batch
+    from iptrec.kernel.legacy.replacements import Replacements
 
 GROUP: Final = 0
 _ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
@@ -34,23 +35,35 @@ _F_SEQ, _F_CONNTRACK = 1, 4
 _NFULA_SEQ: Final = 12
 _U32: Final = 4  # bytes
 _ANSWER_S: Final = 5.0
+_HALF: Final = 1 << 31  # of sequence numbers
 
 
 class NflogSocket:
     """Bound to group 0 of the current network namespace; a context manager.
 
     ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
-    for); ``conntrack``: whether events carry NFULA_CT. Raises `HostError`: the group is taken (by
-    whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
+    for); ``conntrack``: whether events carry NFULA_CT. ``replacements``: of tables; they tell which events
+    were there when one began. Raises `HostError`: the group is taken (by whom), no rights, no nfnetlink_log
+    (``modprobe``: after trying to load it).
     """
 
     def __init__(
-        self, *, snaplen: int, receive_buffer: int = RECEIVE_BUFFER, modprobe: bool = False
+        self,
+        *,
+        snaplen: int,
+        receive_buffer: int = RECEIVE_BUFFER,
+        modprobe: bool = False,
+        replacements: Replacements | None = None,
     ) -> None:
         self._expected = 0  # the next event's sequence number
         self._gaps = 0
+        self._last_ns = 0
+        self._marks: list[tuple[int, int]] = []
+        self._replacements = replacements
         self._socket = netlink.connected()
         try:
+            if replacements is not None:
+                replacements.count(self._socket)
             self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
             self.conntrack = self._configure(snaplen, modprobe=modprobe)
             self._drops_before = netlink.drops(self._socket)
@@ -81,7 +94,29 @@ class NflogSocket:
         lost = (last + 1 - self._expected - len(batch.lengths)) % 2**32
         self._expected = (last + 1) % 2**32
         self._gaps += lost
-        return replace(batch, lost=lost)
+        there = self._there(last + 1, batch)
+        self._last_ns = batch.received_ns
+        return replace(batch, lost=lost, there=there)
+
+    def _there(self, until: int, batch: Batch) -> list[tuple[int, int]]:
+        """Which of the datagrams up to a sequence number were there when a table began to be replaced.
+
+        Those were told by the rules before. Of a call that left some in the socket it is not said: readers
+        know such a call by its size.
+        """
+        if self._replacements is None:
+            return []
+        marks = self._marks + self._replacements.marks()
+        self._marks = [one for one in marks if _ahead(one[0], until) > 0]
+        size = most = len(batch.lengths)
+        earliest = batch.received_ns
+        found: list[tuple[int, int]] = []
+        for mark, time_ns in reversed(marks):
+            most = min(most, size + _ahead(mark, until))
+            earliest = min(earliest, max(time_ns, self._last_ns))
+            if most > 0 and earliest < batch.received_ns:
+                found.append((most, earliest))
+        return found[::-1] if size < batches.SLOTS else []
 
     def stop(self) -> None:
         """Let go of the group: what is in the socket can still be received, nothing follows."""
@@ -154,6 +189,11 @@ def _sequence(message: memoryview) -> int | None:
     """NFULA_SEQ of a message, which counts the events that the instance built; None if it has none."""
     value = netlink.attribute(message, _NFULA_SEQ)
     return int.from_bytes(value, "big") if value is not None and len(value) == _U32 else None
+
+
+def _ahead(number: int, of: int) -> int:
+    """How far a sequence number is ahead of another one; they begin again."""
+    return (number - of + _HALF) % (2 * _HALF) - _HALF
 
 
 def holder() -> str | None:

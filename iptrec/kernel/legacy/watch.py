@@ -1,8 +1,10 @@
 """Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
 
-Legacy iptables tells nobody about changes. But every command opens and closes the xtables lock file,
-which inotify reports at once; whoever uses another lock file is found by looking now and then. A change came
-after the lock was last seen unused, until one is found that came without it. A look
+Legacy iptables tells nobody about changes. Where the kernel runs programs of ours, these see which table is
+replaced, and when (`replacements`): no other is in doubt, and a state that was gone before it could be printed
+is unknown until the next one came. Elsewhere there is what every command does, it opens and closes the
+xtables lock file, which inotify reports at once; whoever uses another lock file is found by looking now and
+then. A change came after the lock was last seen unused, until one is found that came without it. A look
 compares what the kernel holds with what it held (`digest`); only what differs is printed by
 ``iptables-save``, and reported as unknown where it changed meanwhile, or where several commands had the lock
 since the last look: what was there between them nobody saw. Nothing is ever locked for looking, only
@@ -15,16 +17,17 @@ handed over, and the events go on being received meanwhile.
 
 from __future__ import annotations
 
-import re
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables
 from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.legacy.followed import Followed
 from iptrec.kernel.legacy.lock import Lock
+from iptrec.kernel.legacy.saved import Saved, normal, source_of
+from iptrec.kernel.legacy.states import POLL_NS, QUIET_SHARE, SHARE, Seen, State
 from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
@@ -32,74 +35,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from iptrec.kernel.legacy import logger
+    from iptrec.kernel.legacy.replacements import Replacements
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
 
-_POLL_NS: Final = 800_000_000  # What goes is noticed within a second.
-_SHARE: Final = 20  # A look may take one part in so many of the time.
-_QUIET_SHARE: Final = (
-    10_000  # Where nobody touches the lock it may take only this part, after some looks.
-)
-_LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
-_CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
-_CHANGING_NS: Final = 1_000_000_000  # So lately a table changed that may change again.
 _TRIES: Final = 3
-_REMEMBERED: Final = 64  # States: more than one look at all tables can find.
-_REMEMBERED_BYTES: Final = 64 << 20  # Of their contents.
 _BLIND: Final = (
     "cannot watch the xtables lock: {}; changes of rules are seen up to a second late; raise"
     " fs.inotify.max_user_instances"
 )
-_HEADS: Final = re.compile(rb"^#.*\n|(?<=\[)\d+:\d+(?=\]\n)", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A table was found changed: it came to be so after ``after_ns`` and not after ``time_ns`` (epoch).
-
-    ``content``: what iptables-save prints of it, without comments, counters 0; None where the state
-    was gone again before it could be printed.
-    """
-
-    family: Family
-    table: str
-    after_ns: int
-    time_ns: int
-    source: str
-    content: bytes | None
-
-
-@dataclass(slots=True)
-class _Table:
-    """What is known of a table: the digest that was last reported, and until when it surely held.
-
-    ``closes``: how often the lock had been closed then. ``uses``: how often it had been used, -1 if somebody
-    had it.
-    """
-
-    digest: bytes | None
-    until_ns: int
-    changed_ns: int = 0
-    cost_ns: int = 0
-    looked_ns: int = 0
-    closes: int = 0
-    uses: int = -1
-    share: int = _SHARE
-
-    def may_be_another(self, closes: int) -> bool:
-        """Whether a state that is as before may have been another one meanwhile, with so many ``closes`` now.
-
-        Of all tables that would be too much to fear: commands use one lock, most of them change nothing, and
-        a large table is looked at seldom. It is one that is just being changed, or whose looks are close.
-        """
-        changing = self.until_ns - self.changed_ns < _CHANGING_NS
-        return closes - self.closes > 1 and (changing or self.cost_ns < _CHEAP_NS)
-
-    @property
-    def due_ns(self) -> int:
-        """When it is to be looked at again."""
-        rest = min(self.share * self.cost_ns, max(_SHARE * self.cost_ns, _LONGEST_NS))
-        return self.looked_ns + max(_POLL_NS, rest)
+_ASTRAY: Final = (
+    "tables of legacy iptables are replaced in ways that are not told: changes are found by looking"
+)
 
 
 class Watch:
@@ -107,7 +54,8 @@ class Watch:
 
     ``rules``, ``loggers``: ours, to be put back where they are gone. ``found`` is called for each
     `State` and `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. The
-    ``guardian`` learns of what it will have to undo. ``working`` is held but while it waits.
+    ``guardian`` learns of what it will have to undo. ``replacements``: of tables, if they are told.
+    ``working`` is held but while it waits.
     """
 
     def __init__(
@@ -116,6 +64,7 @@ class Watch:
         loggers: Mapping[Family, logger.Switched],
         found: Callable[[State | Hole | IptrecError], None],
         guardian: Guardian,
+        replacements: Replacements | None = None,
     ) -> None:
         self._rules = rules
         self._loggers = loggers
@@ -124,13 +73,15 @@ class Watch:
         self._in_place = dict.fromkeys(rules, time.time_ns())
         self._switched = dict.fromkeys(rules, time.time_ns())
         self._tables = {family: Tables(family) for family in rules}
-        self._known: dict[tuple[Family, str], _Table] = {}
-        self._contents: dict[tuple[Family, bytes], bytes] = {}
+        self._known: dict[tuple[Family, str], Seen] = {}
+        self._saved = Saved()
         self._lock = Lock()
         self._glanced = 0  # how often the lock had been used then
         self._unlocked = False  # whether tables were changed without it
+        self._told = None if replacements is None else Followed(replacements, self._saved, found)
+        awaited = [] if replacements is None else [replacements.fileno()]
         self._thread = WatchThread(
-            [self._lock.descriptor], self._wait_ms, self._work, self._found, "the rules"
+            [self._lock.descriptor, *awaited], self._wait_ms, self._work, self._found, "the rules"
         )
 
     @property
@@ -153,13 +104,25 @@ class Watch:
         for table in tables:
             begun = time.time_ns()
             closes, uses = self._used()
+            replaced = self._told.begun(family, table) if self._told else 0
             digest = self._tables[family].digest(table)
-            new = _Table(digest, begun, closes=closes, uses=uses)
+            new = Seen(digest, begun, closes=closes, uses=uses)
             known = self._known.setdefault((family, table), new)
-            if digest != known.digest or known.may_be_another(self._lock.read()):
+            if self._told is None:
+                another = known.may_be_another(self._lock.read())
+            else:
+                ended = self._told.settled(family, table, replaced)
+                another = ended is None or len(ended) > 1
+            if another or digest != known.digest:
                 changed[table] = known.until_ns
             known.digest, known.until_ns, known.closes, known.uses = digest, begun, closes, uses
         return changed
+
+    def follows(self) -> bool:
+        """Whether replacements of tables are told: those by which our rules came were."""
+        if self._told and not all(self._told.begun(family, "raw") for family in self._rules):
+            self._told = None
+        return self._told is not None
 
     def unsure(self, family: Family, tables: Sequence[str]) -> None:
         """Report that nobody knows how the tables were up to now; the next look tells how they are."""
@@ -189,17 +152,20 @@ class Watch:
     def _work(self, *, last: bool) -> None:
         """Look at what may have changed."""
         self._lock.read()
+        if self._told is not None and self._told.astray:
+            self._lose_track()
         if self._glanced != self._lock.uses:
             self._glanced = self._lock.uses
-            self._glance()
+            if self._told is None:
+                self._glance()
         self._look(last=last)
 
     def _wait_ms(self) -> int:
         if self._glanced != self._lock.uses:
             return 0
         now = time.monotonic_ns()
-        due = min((known.due_ns for known in self._known.values()), default=now + _POLL_NS)
-        return max(1, min(due - now, _POLL_NS) // 1_000_000)
+        due = min((known.due_ns for known in self._known.values()), default=now + POLL_NS)
+        return max(1, min(due - now, POLL_NS) // 1_000_000)
 
     def _glance(self) -> None:
         """Somebody opened or closed the lock: look at all tables that are quickly seen, or not seen lately.
@@ -209,8 +175,8 @@ class Watch:
         for (family, table), known in sorted(
             self._known.items(), key=lambda one: one[1].changed_ns, reverse=True
         ):
-            known.share = _SHARE
-            if known.cost_ns < _CHEAP_NS or time.monotonic_ns() >= known.due_ns:
+            known.share = SHARE
+            if known.cheap or time.monotonic_ns() >= known.due_ns:
                 self._look_at(family, table, known)
 
     def _look(self, *, last: bool) -> None:
@@ -219,14 +185,46 @@ class Watch:
             if not last:
                 self._check_logger(family)
             for table in self.loaded(family):
-                known = self._known.setdefault((family, table), _Table(None, time.time_ns()))
-                due = last or time.monotonic_ns() >= known.due_ns
-                if due or not self._tables[family].unchanged_in_size(table):
+                known = self._known.setdefault((family, table), Seen(None, time.time_ns()))
+                if last:
                     self._look_at(family, table, known)
+                else:
+                    self._look_in_turn(family, table, known)
                 if table == "raw":
                     self._check_rules(family, known, last=last)
+                if last and self._told is not None:
+                    self._told.finish(family, table, known)
 
-    def _look_at(self, family: Family, table: str, known: _Table) -> None:
+    def _look_in_turn(self, family: Family, table: str, known: Seen) -> None:
+        """Look at a table now and then, and where it may have changed."""
+        now = time.time_ns()
+        due = time.monotonic_ns() >= known.due_ns
+        if self._told is None:
+            wanted = due or not self._tables[family].unchanged_in_size(table)
+        elif self._told.quiet(family, table):
+            known.until_ns = now
+            wanted = due
+        else:
+            known.share = SHARE
+            wanted = due or known.cheap
+        if wanted:
+            self._look_at(family, table, known)
+
+    def _look_at(self, family: Family, table: str, known: Seen) -> None:
+        if self._told is None:
+            self._compare(family, table, known)
+        elif not self._told.look(self._tables[family], family, table, known, self._used()):
+            self._lose_track()
+            self._compare(family, table, known)
+        known.looked_ns = time.monotonic_ns()
+
+    def _lose_track(self) -> None:
+        """Follow replacements no more: not all of them are told."""
+        self._told = None
+        self._found(HostError(_ASTRAY))
+
+    def _compare(self, family: Family, table: str, known: Seen) -> None:
+        """Report the state of a table that differs, or may have been another one since the last look."""
         for _ in range(_TRIES):
             begun, started = time.time_ns(), time.thread_time_ns()
             closes, uses = self._used()
@@ -235,7 +233,7 @@ class Watch:
             known.cost_ns = time.thread_time_ns() - started  # not what others took of the processor
             now = self._lock.read()
             if digest == known.digest and not known.may_be_another(now):
-                known.share = min(2 * known.share, _QUIET_SHARE)
+                known.share = min(2 * known.share, QUIET_SHARE)
                 known.closes, known.uses = closes, uses
                 break
             # A change that nobody had the lock for: then who has it next need not have made one, either.
@@ -244,7 +242,7 @@ class Watch:
             after = max(known.until_ns, unused)
             if now - known.closes > 1:  # what the first of them made, the last may have taken back
                 self._found(State(family, table, after, seen, source_of(table), None))
-            known.share = _SHARE
+            known.share = SHARE
             reported = self._report(family, table, digest, after, seen)
             known.digest = digest if reported else None
             known.until_ns = known.changed_ns = begun
@@ -252,20 +250,19 @@ class Watch:
             if reported:
                 break
         known.until_ns = begun
-        known.looked_ns = time.monotonic_ns()
 
     def _used(self) -> tuple[int, int]:
-        """How often the lock was closed and used up to now, as `_Table` has them."""
+        """How often the lock was closed and used up to now, as `Seen` has them."""
         closes = self._lock.read()
         return closes, -1 if self._lock.holders else self._lock.uses
 
     def _report(self, family: Family, table: str, digest: bytes, after: int, seen: int) -> bool:
         """Hand a new state over; False where it was gone again before it could be printed."""
         source = source_of(table)
-        content = self._contents.get((family, digest))
+        content = self._saved.get(family, digest)
         if content is None and (printed := self._printed(family, table, digest)):
             source, content = printed
-            self._remember(family, digest, content)
+            self._saved.keep(family, digest, content)
         self._found(State(family, table, after, seen, source, content))
         return content is not None
 
@@ -280,18 +277,9 @@ class Watch:
                 return source, normal(printed)
         return None
 
-    def _remember(self, family: Family, digest: bytes, content: bytes) -> None:
-        """States often come back: a script that swaps two rulesets, say."""
-        self._contents[family, digest] = content
-        while len(self._contents) > 1 and (
-            len(self._contents) > _REMEMBERED
-            or sum(map(len, self._contents.values())) > _REMEMBERED_BYTES
-        ):
-            del self._contents[next(iter(self._contents))]
-
-    def _check_rules(self, family: Family, known: _Table, *, last: bool) -> None:
+    def _check_rules(self, family: Family, known: Seen, *, last: bool) -> None:
         """Put our rules back where they are gone from the raw table; not in the end."""
-        content = self._contents.get((family, known.digest or b""))
+        content = self._saved.get(family, known.digest or b"")
         if content is None:  # still as it was in the beginning
             self._in_place[family] = known.until_ns
             return
@@ -317,23 +305,3 @@ class Watch:
         if self._loggers[family].keep(lambda now: self._guardian.expect_logger(family, now)):
             self._found(Hole(family, "logger-switched", self._switched[family], time.time_ns()))
         self._switched[family] = now
-
-
-def source_of(table: str) -> str:
-    """The command that prints a table."""
-    return f"iptables-save -t {table}"
-
-
-def normal(printed: bytes) -> bytes:
-    """What iptables-save printed without what differs each time: comments (dates), counters of policies."""
-    end = printed.find(b"\n-A ")
-    heads = printed if end < 0 else printed[: end + 1]
-    return _HEADS.sub(lambda found: b"" if found[0][:1] == b"#" else b"0:0", heads) + _bare(
-        printed[len(heads) :]
-    )
-
-
-def _bare(rules: bytes) -> bytes:
-    """Rules and COMMIT without the comment behind."""
-    at = rules.rfind(b"\n# ")
-    return rules if at < 0 else rules[: at + 1]

@@ -21,7 +21,6 @@ from iptrec.kernel.drops import bpf
 from iptrec.kernel.drops.bpf import BYTE, HALF, LONG, load, move, number, store, store_value
 from iptrec.kernel.drops.btf import Btf
 
-_SO_ATTACH_BPF: Final = 50
 _LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
 _KIND_AT: Final = 4  # struct nlmsghdr
 _SOCKET_AT: Final = 168  # struct __sk_buff, sk
@@ -80,7 +79,7 @@ def attached(opened: socket.socket, trace: int, number_: int) -> Switches | None
             written[_CURSOR // 8] = _NEITHER  # so that the first message is noted
             program = bpf.socket_filter(_code(notes, (trace, number_), net, cursor), _LICENCE)
             closing.callback(os.close, program)
-            opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_BPF, program)
+            bpf.filtered(opened, program)
     except (HostError, OSError, LookupError, ValueError):
         return None
     return Switches(written)
