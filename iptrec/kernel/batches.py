@@ -27,7 +27,7 @@ SLOTS: Final = 512
 RECEIVE_BUFFER: Final = 512 << 20
 PROMPT_NS: Final = 10_000_000
 
-_LARGEST_BATCH: Final = 16 * SLOTS
+LARGEST_BATCH: Final = 16 * SLOTS
 _MSG_TRUNC: Final = 0x20
 _MMSGHDR: Final = np.dtype(
     {
@@ -44,7 +44,7 @@ class Batch:
     """Datagrams of one call, back to back: received together at ``received_ns`` (epoch).
 
     ``beside``: how many of them tell of no packet. ``there``: so many, counted from the first, are known to
-    have been there already at an earlier time (epoch); both ascend.
+    have been there already at an earlier time (epoch); both ascend. ``emptied``: whether nothing was left.
     """
 
     received_ns: int
@@ -54,6 +54,7 @@ class Batch:
     truncated: int  # datagrams longer than a slot
     beside: int = 0
     there: Sequence[tuple[int, int]] = ()
+    emptied: bool = False
 
     def parts(self) -> Iterator[tuple[int, npt.NDArray[np.uint32], bytes]]:
         """The datagrams by the times at which they were there: times, lengths, and data."""
@@ -106,7 +107,7 @@ class Slots:
         if untold:
             raise Overrun
         batch, prompt, overrun = self._call(descriptor)
-        while not prompt and not overrun and len(batch.lengths) < _LARGEST_BATCH:
+        while not prompt and not overrun and len(batch.lengths) < LARGEST_BATCH:
             more, prompt, overrun = self._call(descriptor)
             batch = joined([batch, more])
         if overrun and len(batch.lengths):
@@ -114,6 +115,10 @@ class Slots:
         elif overrun:
             raise Overrun
         return batch if len(batch.lengths) else None
+
+    def put_off(self) -> None:
+        """Let the next call raise the `Overrun` that this one has raised."""
+        self._untold = True
 
     def _call(self, descriptor: int) -> tuple[Batch, bool, bool]:
         """One call, which may bring nothing; whether the clock was read at once, and events were dropped."""
@@ -131,7 +136,8 @@ class Slots:
             raise HostError(f"cannot read {self._what}: {os.strerror(number)}")
         lengths = self._messages["len"][: max(count, 0)].copy()
         truncated = int(np.count_nonzero(self._messages["flags"][: len(lengths)] & _MSG_TRUNC))
-        batch = Batch(now, lengths, self._gather(lengths), 0, truncated)
+        emptied = len(lengths) < SLOTS
+        batch = Batch(now, lengths, self._gather(lengths), 0, truncated, emptied=emptied)
         return batch, now - begun < PROMPT_NS, number == errno.ENOBUFS
 
     def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
@@ -159,4 +165,5 @@ def joined(batches: Sequence[Batch]) -> Batch:
         sum(one.lost for one in batches),
         sum(one.truncated for one in batches),
         sum(one.beside for one in batches),
+        emptied=batches[-1].emptied,
     )

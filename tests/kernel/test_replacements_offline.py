@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from iptrec.kernel.batches import SLOTS, Batch
+from iptrec.kernel.batches import LARGEST_BATCH, SLOTS, Batch, Overrun
 from iptrec.kernel.legacy import followed, nflog
 from iptrec.kernel.legacy.followed import Followed
 from iptrec.kernel.legacy.replacements import History, Replaced
@@ -147,14 +147,16 @@ def test_a_change_that_nobody_told(following):
 
 
 def batch(count, received_ns=100):
-    return Batch(received_ns, np.full(count, 2, np.uint32), b"ab" * count, 0, 0)
+    lengths = np.full(count, 2, np.uint32)
+    return Batch(received_ns, lengths, b"ab" * count, 0, 0, emptied=count < SLOTS)
 
 
 def told_by(marks, last_ns=0):
     """A socket that knows replacements by these marks."""
     made = object.__new__(nflog.NflogSocket)
     made._marks, made._last_ns = [], last_ns
-    made._replacements = SimpleNamespace(marks=lambda: marks)
+    left = [marks]
+    made._replacements = SimpleNamespace(marks=lambda: left.pop() if left else [])
     return made
 
 
@@ -187,9 +189,46 @@ def test_numbers_begin_again():
     assert told_by([(2**32 + 3, 50)])._there(8, batch(10)) == [(5, 50)]
 
 
-def test_a_full_call_is_left_whole():
-    """Of which readers know by its size that others were still in the socket."""
-    assert told_by([(3, 50)])._there(SLOTS, batch(SLOTS)) == []
+class Calls:
+    """What calls bring, one after the other; in the place of `Slots`."""
+
+    def __init__(self, *brought):
+        self._brought = list(brought)
+        self.later = False
+
+    def receive(self, _):
+        one = self._brought.pop(0)
+        if one is Overrun:
+            raise Overrun
+        return one
+
+    def put_off(self):
+        self.later = True
+
+
+@pytest.mark.parametrize(
+    ("brought", "size", "emptied"),
+    [
+        ([batch(7, 200)], SLOTS + 7, True),
+        ([batch(SLOTS, 200), None], 2 * SLOTS, True),
+        ([Overrun], SLOTS, False),
+        ([batch(SLOTS)] * 100, LARGEST_BATCH, False),
+    ],
+)
+def test_after_a_replacement_all_that_is_there_is_received(brought, size, emptied):
+    """Else nobody would know what was left in the socket: readers know a call that was full by its size."""
+    made = told_by([(3, 50)])
+    made._slots = Calls(*brought)
+    made.fileno = lambda: 0
+    found = made._whole(batch(SLOTS))
+    assert (len(found.lengths), found.emptied) == (size, emptied)
+    assert made._slots.later == (brought == [Overrun])
+    made._replacements = SimpleNamespace(marks=list)
+    assert made._there(size, found) == ([(3, 50)] if emptied else [])
+
+
+def test_a_full_call_is_left_alone_where_nothing_was_replaced():
+    assert len(told_by([])._whole(batch(SLOTS)).lengths) == SLOTS
 
 
 def test_parts_of_a_batch():

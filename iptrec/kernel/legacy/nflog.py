@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError
 from iptrec.kernel import batches, host, netlink
-from iptrec.kernel.batches import RECEIVE_BUFFER
+from iptrec.kernel.batches import RECEIVE_BUFFER, joined
 
 if TYPE_CHECKING:
     from iptrec.kernel.batches import Batch
@@ -85,7 +85,7 @@ class NflogSocket:
 
     def receive(self) -> Batch | None:
         """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
-        batch = self._slots.receive(self.fileno())
+        batch = self._whole(self._slots.receive(self.fileno()))
         if batch is None:
             return None
         last = _sequence(memoryview(batch.data)[-int(batch.lengths[-1]) :])
@@ -101,12 +101,10 @@ class NflogSocket:
     def _there(self, until: int, batch: Batch) -> list[tuple[int, int]]:
         """Which of the datagrams up to a sequence number were there when a table began to be replaced.
 
-        Those were told by the rules before. Of a call that left some in the socket it is not said: readers
-        know such a call by its size.
+        Those were told by the rules before. Where some were left in the socket it is not said: readers know
+        that by the size of what was received together.
         """
-        if self._replacements is None:
-            return []
-        marks = self._marks + self._replacements.marks()
+        marks = self._marked()
         self._marks = [one for one in marks if _ahead(one[0], until) > 0]
         size = most = len(batch.lengths)
         earliest = batch.received_ns
@@ -116,7 +114,25 @@ class NflogSocket:
             earliest = min(earliest, max(time_ns, self._last_ns))
             if most > 0 and earliest < batch.received_ns:
                 found.append((most, earliest))
-        return found[::-1] if size < batches.SLOTS else []
+        return found[::-1] if batch.emptied else []
+
+    def _marked(self) -> list[tuple[int, int]]:
+        if self._replacements is not None:
+            self._marks += self._replacements.marks()
+        return self._marks
+
+    def _whole(self, batch: Batch | None) -> Batch | None:
+        """With the rest of what was there, where a table was replaced meanwhile."""
+        while batch is not None and not batch.emptied and self._marked():
+            if len(batch.lengths) >= batches.LARGEST_BATCH:
+                break
+            try:
+                more = self._slots.receive(self.fileno())
+            except batches.Overrun:
+                self._slots.put_off()
+                break
+            batch = replace(batch, emptied=True) if more is None else joined([batch, more])
+        return batch
 
     def stop(self) -> None:
         """Let go of the group: what is in the socket can still be received, nothing follows."""
