@@ -74,8 +74,18 @@ class Owners:
             return positions
         numbers = self.numbers()[positions]
         wanted = np.array([False, *map(selection.is_owner, self._known_owners)])
-        chosen: I64 = positions[wanted[numbers]]
+        wanted = wanted[numbers]
+        if not (selection.comms or selection.containers):
+            wanted |= np.isin(self._users()[positions], [*selection.uids])
+        chosen: I64 = positions[wanted]
         return chosen
+
+    def _users(self) -> I64:
+        """Of each decided packet the user that the kernel told with it (NFULA_UID); -1 where it told none."""
+        assembly, decided = self._window.assembly, self._window.decided
+        users = self._window.events.uid[self._window.rows()]
+        found = np.maximum.reduceat(users, assembly.first[:decided]) if len(users) else users
+        return found.astype(np.int64)
 
     def _look(self, numbers: I64, *, sent: bool) -> None:
         """Find the owners of packets that came in by INPUT, or began at OUTPUT."""

@@ -33,7 +33,7 @@ class Select(TypedDict, total=False):
     an interface that it came in or went out by; "eth+" are those that begin so, "any" are all. Without it a
     packet is selected by the --iface of a recording that has others, too (see `by_its_interfaces`), but where
     ``packet`` is given. ``mark``: that it had somewhere, or (value, mask), 32 bits. ``uid``: the
-    number of the user of its socket, which sent it or is to get it; legacy iptables tells it.
+    number of the user of its socket, which sent it or is to get it, where that is known.
     ``comm``, ``container``: the name of the process that holds its socket; its container's id or name or its
     pod's UID, of which the first four characters are enough. ``reason``: the word of its end behind the rules,
     sure or not: one of `WORDS`, or another of the kernel's that the recording has.

@@ -37,9 +37,8 @@ class Selection:
     ``packet_filter``: any stage of the packet matches. ``interfaces``: any stage came in or went out by
     one of them. ``chains``: see `is_among`; it passed one. ``rules``: (table, chain, number among
     the user's) of which one matched. ``verdicts``: upper case. ``whole``: complete and unambiguous, or
-    not. ``mark``: (value, mask) that any stage had. ``uids``: of its
-    socket, where the kernel tells it. ``comms``, ``containers``: of its socket's owner, see
-    `is_owner` (`Owners` looks at it). ``since_ns``, ``until_ns`` (epoch): when its first
+    not. ``mark``: (value, mask) that any stage had. ``uids``, ``comms``, ``containers``: of its socket's
+    owner, see `is_owner` (`Owners` looks at it). ``since_ns``, ``until_ns`` (epoch): when its first
     event was logged, the end not included. ``number``: that packet alone. ``path``: the packets of that
     path, see `paths` (`Packets` looks at it, for it needs all packets before). ``reasons``: upper case, of
     its end, see `ended_so` (`Packets` looks at it).
@@ -70,14 +69,18 @@ class Selection:
     @property
     def by_owner(self) -> bool:
         """Whether only packets of known owners are selected."""
-        return bool(self.comms or self.containers)
+        return bool(self.uids or self.comms or self.containers)
 
     def is_owner(self, owner: Owner) -> bool:
         """Whether it is asked for; a container by its name, or by how its id or its pod's UID begins."""
         names = [one for one in (owner.container, owner.pod) if one]
-        return (not self.comms or owner.comm in self.comms) and (
-            not self.containers
-            or any(_means(asked, one) for asked in self.containers for one in names)
+        return (
+            (not self.uids or owner.uid in self.uids)
+            and (not self.comms or owner.comm in self.comms)
+            and (
+                not self.containers
+                or any(_means(asked, one) for asked in self.containers for one in names)
+            )
         )
 
     def ended_so(self, end: End | Death | None) -> bool:
@@ -141,9 +144,6 @@ class Selection:
         if self.mark is not None and chosen.any():
             value, mask = map(np.uint32, self.mark)
             chosen &= _any_event(window, lambda rows: (events.mark[rows] & mask) == value)
-        if self.uids and chosen.any():
-            uids = [*self.uids]
-            chosen &= _any_event(window, lambda rows: np.isin(events.uid[rows], uids))
         return chosen
 
     def _matches(self, window: Window) -> Mask:

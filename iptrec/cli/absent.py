@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NOTHING: Final = "no packet matches"
 _MOST: Final = 12  # names
+_OF_THIS_HOST: Final = ": those of this host's sockets alone are"
 
 
 def nothing(recording: Recording, chosen: Chosen) -> str:
@@ -81,12 +82,11 @@ def _reasons(recording: Recording, asked: list[str]) -> Iterator[str]:
 
 
 def _users(recording: Recording, asked: list[str]) -> Iterator[str]:
-    if all(one.kind != "nflog" for one in recording.rows.streams):
-        yield "--uid goes by what legacy iptables tells, and nothing of it was recorded"
-        return
-    there = {str(one.uid) for one in recording.packets() if one.uid is not None}
+    packets = recording.packets()
+    users = {one.owner.uid if one.uid is None and one.owner else one.uid for one in packets}
+    there = {str(one) for one in users if one is not None}
     if not there:
-        yield "of none is the user known: those of this host's sockets alone are"
+        yield f"of none is the user known{_without_owners(recording) or _OF_THIS_HOST}"
     for one in asked if there else ():
         if one not in there:
             yield f"none is of user {one}, but {some(there)}"

@@ -140,7 +140,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
                 "--uid",
                 rich_help_panel=GROUP,
                 metavar="UID,...",
-                help="Packets that sockets of these users sent or are to get, as legacy iptables tells.",
+                help="Packets that sockets of these users sent or are to get, where that is known.",
             ),
         ],
         "",

@@ -232,6 +232,10 @@ SELECTED = {
     "too little of it": ({"containers": {"4f"}}, False),
     "another": ({"containers": {"web"}}, False),
     "both": ({"containers": {ID}, "comms": {"named"}}, True),
+    "its user": ({"uids": {7, 8}}, True),
+    "another user": ({"uids": {8}}, False),
+    "its user and name": ({"uids": {7}, "comms": {"named"}}, True),
+    "another's process": ({"uids": {8}, "comms": {"named"}}, False),
     "one of both": ({"containers": {ID}, "comms": {"nobody"}}, False),
 }
 

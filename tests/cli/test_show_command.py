@@ -197,8 +197,7 @@ ABSENT = {
 
 
 NO_OWNERS = "of none is it known whose it is: sockets and senders were not recorded"
-NO_USERS = "--uid goes by what legacy iptables tells, and nothing of it was recorded"
-NOBODYS = "of none is the user known: those of this host's sockets alone are"
+NO_USERS = "of none is the user known: sockets and senders were not recorded"
 NO_DROPS = "none ended by NO_SOCKET; what the kernel drops behind the rules was not recorded"
 UNKNOWN = {
     "comm": (NFTABLES, ["--comm", "nginx"], NO_OWNERS),
@@ -208,7 +207,7 @@ UNKNOWN = {
     "reason": (NFTABLES, ["--reason", "NO_SOCKET"], NO_DROPS),
     "another uid": (LOOPBACK, ["--uid", "33,0,7"], ""),
     "uids": (LOOPBACK, ["--uid", "33,7"], "none is of user 33, but 0; none is of user 7, but 0"),
-    "no user at all": (HAIRPIN, ["--uid", "7"], NOBODYS),
+    "no user at all": (HAIRPIN, ["--uid", "7"], NO_USERS),
 }  # fmt: skip
 
 

@@ -171,8 +171,8 @@ def test_of_whom(lab, group, served, tmp_path, backend, senders):
     owners = [json.loads(line)["owner"] for line in selected]
     assert len(owners) == sum(each.owner == third for each in recorder.packets(path))
     assert {each["comm"] for each in owners} == {"shared"}
-    if group is not None:
-        selected = command("show", path, "--container", ID[:12]).stdout
+    for option, asked in (("--uid", "1234"), ("--container", ID[:12])) if group is not None else ():
+        selected = command("show", path, option, asked).stdout
         assert rf"UID=1234 COMM=a\x20b\x1b PID={one.pid} CGROUP=/docker-{ID}.scope" in selected
 
 
