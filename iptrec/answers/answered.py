@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from iptrec.packets.relations import Relations
     from iptrec.packets.window import Window
 
-_OUTPUT: Final = HOOKS.index("OUTPUT")
+_PREROUTING, _OUTPUT = HOOKS.index("PREROUTING"), HOOKS.index("OUTPUT")
 RST: Final = "RST"
 _QUOTED: Final = ("src", "dst", "proto", "sport", "dport", "id", "length")
 _PORTED: Final = "sport"
+_TO: Final = {
+    "dst",
+    "dport",
+}  # what NAT makes of them is not seen of a packet that ends in PREROUTING
 _SYNS: Final = ("SYN", "SYN,ECE,CWR")  # RFC 3168
 _AT_ONCE_NS: Final = 2_000_000
 
@@ -54,6 +58,7 @@ class Answers:
         copies = relations.columns()["copy"]
         copied = np.flatnonzero(copies)
         self._copied = {*copied.tolist(), *(copies[copied] - window.number).tolist()}
+        self._either = relations.either()
         late = relations.late()
         self._unsure = set(late.packet[~late.sure].tolist())
         self._late = dict(zip(late.packet.tolist(), late.error.tolist(), strict=True))
@@ -85,6 +90,7 @@ class Answers:
         if position in self._copied:
             return "a copy"
         doubtful = position in self._unsure and self._late[position] == error
+        doubtful |= bool(self._either[error])
         return "another packet" if doubtful else ""
 
 
@@ -94,18 +100,29 @@ def _quotes(window: Window, position: int, asked: int, *, found: bool) -> bool:
     ``found``: by all of that. Of nf_tables' traces it is not much: then it must follow at once.
     """
     error, first = _header(window, position), _header(window, asked)
-    last = _header(window, asked, -1)
     quoted = error.get("inner", {})
-    told = [name for name in _QUOTED if quoted.get(name) is not None]
-    if error.get("dst") != first.get("src") or any(
-        quoted[name] not in (first.get(name), last.get(name)) for name in told
-    ):
+    told = {name for name in _QUOTED if quoted.get(name) is not None}
+    differing = _differing(window, position, asked)
+    if error.get("dst") != first.get("src") or differing - _TO:
+        return False
+    if differing and int(window.events.hook[window.assembly.events(asked)[-1]]) != _PREROUTING:
         return False
     if found or quoted.get("id") or ("src" in told and (_PORTED not in first or _PORTED in told)):
         return True
     rows = [int(window.assembly.events(one)[at]) for one, at in ((asked, -1), (position, 0))]
     before, after = window.moment_ns[rows].tolist()
     return bool(0 <= after - before <= _AT_ONCE_NS)
+
+
+def _differing(window: Window, error: int, asked: int) -> set[str]:
+    """What an error quotes otherwise than it is in any event of the packet."""
+    quoted = _header(window, error).get("inner", {})
+    first, last = _header(window, asked), _header(window, asked, -1)
+    return {
+        name
+        for name in _QUOTED
+        if quoted.get(name) is not None and quoted[name] not in (first.get(name), last.get(name))
+    }
 
 
 def _refuses(reset: dict[str, Any] | None, asked: dict[str, Any]) -> bool:

@@ -104,7 +104,8 @@ class Behind:
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
         if outcome.unrouted:
             asked = self._asked_about(outcome, position, packet)
-            end = _better(asked, end, unsure=outcome.vanished == "surely")
+            unsure = outcome.vanished == "surely" and answer is None
+            end = _better(asked, end, unsure=unsure)
         reason = outcome.reason
         if outcome.vanished is not None and reason is not None:
             reason = self._ends.reason(self._window, position, reason, end)

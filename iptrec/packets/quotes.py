@@ -39,21 +39,29 @@ class Quotes(Packets):
         _, *source, _, destination, _, _ = self.ends()
         return self._keys_of(source, _sum([source[0], destination]))
 
-    def quoted_keys(self) -> tuple[U64, Mask]:
-        """The same of what errors quote, 0 where they quote more; and which of them name one packet, mostly.
+    def readable_keys(self) -> U64:
+        """The same wherever it goes to."""
+        _, *source, _, _, _, _ = self.ends()
+        return self._keys_of(source, np.zeros_like(source[0]))
 
-        By IPv4's identification, or IPv6's flow label.
+    def quoted_keys(self) -> tuple[U64, U64, Mask]:
+        """`quotable_keys` and `readable_keys` of what errors quote, 0 where they quote more.
+
+        And which of them name one packet, mostly, by IPv4's identification, or IPv6's flow label.
         """
         start, v6, quoted = self._inner()
         there = np.flatnonzero(quoted & (self._end - start < np.where(v6, *_HEADERS)))
-        keys, named = np.zeros(len(start), np.uint64), np.zeros(len(start), np.bool_)
+        keys, anywhere = np.zeros((2, len(start)), np.uint64)
+        named = np.zeros(len(start), np.bool_)
         if len(there):
             inner = Quotes(self._buffer, start[there], self._end[there], v6[there])
             *_, low, high, _ = self.ends()
             rest = _SUMS - _sum(inner._word(inner._start + at) for at in _QUOTED)
-            keys[there] = inner._keys_of([low[there], high[there]], rest % _SUMS)
+            source = [low[there], high[there]]
+            keys[there] = inner._keys_of(source, rest % _SUMS)
+            anywhere[there] = inner._keys_of(source, np.zeros_like(rest))
             named[there] = inner._word(inner._start) & np.where(inner._ipv6, *_NAME) != 0
-        return keys, named
+        return keys, anywhere, named
 
     def tell_of_neighbours(self) -> Mask:
         """Which are errors that may say that a neighbour did not answer."""

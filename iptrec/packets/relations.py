@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     _Column = npt.NDArray[Any]
 
 REMEMBERED: Final = 12  # windows
-_INPUT, _FORWARD, _OUTPUT, _POSTROUTING = map(HOOKS.index, HOOKS[1:])
+_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = map(HOOKS.index, HOOKS)
 _LEAVING: Final = (_FORWARD, _OUTPUT, _POSTROUTING)
 _NOTHING: Final = np.uint64(0)
 # The columns by which packets are found that errors quote, in turn.
@@ -41,6 +41,8 @@ _QUOTED: Final = (
     ("key_of_flow", "inner_of_flow"), ("key", "inner"), ("last_flow", "inner_flow"), ("flow", "inner_flow"),
     ("quotable", "named_quote"),
 )  # fmt: skip
+# And of those that read like a quote but for where they go: what NAT makes of one is seen behind PREROUTING.
+_UNSEEN: Final = (("key", "inner"), ("readable", "readable_quote"))
 _QUOTED_LATE: Final = (_QUOTED[0], ("quotable", "quoted"))
 _MOST_PIECES: Final = 64  # an IPv4 packet has 65,535 bytes at most
 
@@ -52,6 +54,7 @@ class Relations:
         self._pages: deque[_Page] = deque(maxlen=REMEMBERED)
         self._columns: dict[RelationKind, I64] | None = None
         self._late: Late | None = None
+        self._either: Mask = np.zeros(0, np.bool_)
         self._deciders: dict[int, I64] = {}
         self._reach = 0
 
@@ -61,6 +64,7 @@ class Relations:
         self._pages.append(_Page(start, _page(window)))
         self._columns = None
         self._late = None
+        self._either = np.zeros(len(self._pages[-1]), np.bool_)
         self._deciders = {}
         self._reach = 0
 
@@ -116,6 +120,11 @@ class Relations:
         page = self._pages[-1]
         errors: Mask = (page["hook"] == _OUTPUT) & page["quotes"]
         return errors
+
+    def either(self) -> Mask:
+        """Which of them may be about an earlier packet than the one that `columns` has."""
+        self.columns()
+        return self._either
 
     def late(self) -> Late:
         """The packets of the window that waited for a neighbour, and errors of this window about them."""
@@ -225,8 +234,14 @@ class Relations:
         """The packet itself, else the last one that reads like it, else the last one of its flow."""
         page, late = self._pages[-1], self.late()
         found = np.full(len(page), -1)
+        self._either = np.zeros(len(page), np.bool_)
         for own, quoted in _QUOTED:
             found[at] = np.where(found[at] < 0, self._before(own, quoted, at), found[at])
+        for own, quoted in _UNSEEN:
+            last = self._before(own, quoted, at)
+            nearer = (last > found[at]) & self._of(last, "unrouted", np.False_)
+            self._either[at] |= nearer & (found[at] >= 0)
+            found[at] = np.where(nearer, last, found[at])
         # Of what nf_tables dumps of a quote nothing is left to choose by.
         found[late.error[~late.sure & (page["quoted"][late.error] != 0)]] = -1
         found[late.error[late.sure]] = page.start + late.packet[late.sure]
@@ -388,6 +403,7 @@ def _page(window: Window) -> dict[str, _Column]:
         "reset": first.resets(),
         **short,
         "rejected_quotable": np.where(rejected[outcome], short["quotable"], _NOTHING),
+        "unrouted": events.hook[ended] == _PREROUTING,
         "waited": accepted[outcome] & left,
         "seen_dead": discarded[outcome] & left,
         "of_neighbour": quotes & sent & last.tell_of_neighbours(),
@@ -399,13 +415,16 @@ def _page(window: Window) -> dict[str, _Column]:
 
 def _quoted_in_short(events: TraceEvents, rows: I64, packets: Quotes) -> dict[str, _Column]:
     """The columns of what nf_tables dumps of quotes, and of packets as it would; see `Quotes`."""
-    quotable, quoted = np.zeros((2, len(rows)), np.uint64)
+    quotable, quoted, readable, anywhere = np.zeros((4, len(rows)), np.uint64)
     named = np.zeros(len(rows), np.bool_)
     if (events.trace[rows] >= 0).any():
-        quotable = packets.quotable_keys()
-        quoted, named = packets.quoted_keys()
-    named_quote = np.where(named, quoted, _NOTHING)
-    return {"quotable": quotable, "quoted": quoted, "named": named, "named_quote": named_quote}
+        quotable, readable = packets.quotable_keys(), packets.readable_keys()
+        quoted, anywhere, named = packets.quoted_keys()
+    return {
+        "quotable": quotable, "quoted": quoted, "named": named,
+        "named_quote": np.where(named, quoted, _NOTHING),
+        "readable": readable, "readable_quote": np.where(named, anywhere, _NOTHING),
+    }  # fmt: skip
 
 
 def _both(key: U64, flow: U64) -> U64:

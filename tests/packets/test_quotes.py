@@ -57,7 +57,7 @@ def test_a_packet_has_the_key_of_its_quote(version, data):
         sent(src, other, name, 9),
     ]
     found = quotes(*packets).quotable_keys()
-    key, named = quotes(error(packets[1], src)).quoted_keys()
+    key, _, named = quotes(error(packets[1], src)).quoted_keys()
     assert named[0] == (name != 0)
     summed = [
         sum(struct.unpack("!2H", ipaddress.ip_address(one).packed[:4])) % 0xFFFF
