@@ -405,7 +405,7 @@ def _page(window: Window) -> dict[str, _Column]:
         "rejected_quotable": np.where(rejected[outcome], short["quotable"], _NOTHING),
         "unrouted": events.hook[ended] == _PREROUTING,
         "waited": accepted[outcome] & left,
-        "seen_dead": discarded[outcome] & left,
+        "seen_dead": discarded[outcome],
         "of_neighbour": quotes & sent & last.tell_of_neighbours(),
         "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
         "teed": teed[outcome],

@@ -489,6 +489,43 @@ def test_several_wait_for_a_neighbour(network, tmp_path, backend, version, case)
     assert ends == {port: alive if dst == FAR[version] else dead for port, dst in there.items()}
 
 
+DNAT = {
+    "legacy": "*nat\n-A PREROUTING -d {to} -j DNAT --to-destination {far}\nCOMMIT\n"
+              "*filter\n-A FORWARD -p udp -j ACCEPT\nCOMMIT\n",
+    "nft": "table inet t {{ chain c {{ type nat hook prerouting priority -100;\n"
+           "{ip} daddr {to} dnat {ip} to {far};\n}}\n"
+           "chain f {{ type filter hook forward priority 0; meta l4proto udp accept;\n}}\n}}\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("drops", ["yes", "no"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_equal_packet_went_on_before(network, tmp_path, backend, version, drops):
+    """What DNAT makes of one that dies in routing is quoted of it, and seen of those before it alone."""
+    to, src, far = ("10.9.77.7", "fd99::77")[version == 6], GUEST[version], FAR[version]
+    if backend == "legacy":
+        network.restore(None, f"ipv{version}", DNAT["legacy"].format(to=to, far=far))
+    else:
+        ip = "ip6" if version == 6 else "ip"
+        network.run(["nft", "-f", "-"], stdin=DNAT["nft"].format(to=to, far=far, ip=ip))
+    body = frames.summed(frames.udp(20000, 53, bytes(1340)), src, to)
+    known = {"flow": 77} if version == 6 else {"identity": 77, "offset": 0x4000}
+    sent = (frames.ipv6 if version == 6 else frames.ipv4)(*body, src=src, dst=to, **known)
+    ends = frames.mac(network, None, "to-a"), frames.mac(network, "a", "eth0")
+    told = json.dumps(frames.framed([sent], *ends))
+    path = tmp_path / "t.db"
+    child = recorder.start(network, "--backend", backend, "--drops", drops, "-o", path, notes=True)
+    for mtu in (1400, 1400, 1300, 1400):
+        network.ip(None, f"link set to-b mtu {mtu}")
+        network.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "a", stdin=told)
+    recorder.stop(child)
+    found = [one.end for one in recorder.packets(path) if one.header.get("sport") == 20000]
+    dead = found.pop(2)
+    assert found == [None] * 3
+    assert dead.reason == "PKT_TOO_BIG"
+    assert dead.sure or drops == "no"
+
+
 # What routing says, and what the kernel's word is where it is another one
 KERNELS = {
     "BLACKHOLE": ("NOT_SPECIFIED",), "UNREACHABLE": ("NOT_SPECIFIED",), "PROHIBIT": ("NOT_SPECIFIED",),
