@@ -17,6 +17,7 @@ from iptrec.context.arrival import fates
 from iptrec.context.worlds import Worlds
 from iptrec.names import HOOKS
 from iptrec.packets.ends import End
+from iptrec.packets.outcome import NOT_SEEN, NOTHING_TELLS
 from iptrec.recording.kinds import STREAMS
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Ends:
     def reason(self, window: Window, position: int, reason: str, end: End | None) -> str:
         """Why a packet that vanished is incomplete: no more than that, where its end is known."""
         if end is not None:
-            return reason.partition(":")[0]
+            return reason.partition(":")[0].replace(NOTHING_TELLS, NOT_SEEN)
         row = int(window.assembly.events(position)[-1])
         return f"{reason}, {_OR_LOST}" if self._lossy(int(window.moment_ns[row])) else reason
 
@@ -132,7 +133,7 @@ class Ends:
         if answer is not None:
             if found is not None and answer.name in _TOLD_BY.get(found.reason, ()):
                 return replace(found.adding(_said(answer)), sure=found.sure or answer.sure)
-            found = _told(answer, packet.family) or found
+            found = _told(answer, packet.family, vanished) or found
         if found is None:
             return None
         row = int(window.assembly.events(position)[-1])
@@ -206,19 +207,24 @@ def _unmerged(packet: Arrived, world: World) -> Arrived:
 
 def _answered(answer: Answer, packet: Traversal, hook: int) -> End | None:
     """What became of a packet that all rules let pass; ``hook``: its last one, whatever the file says."""
-    behind = _BEHIND.get(HOOKS[hook], {}) if hook < len(HOOKS) else {}
-    known = behind.get(answer.name) if packet.verdict == "ACCEPT" else None
-    if known is None:
+    if packet.verdict != "ACCEPT" or hook >= len(HOOKS):
         return None
-    reason, what = known
+    return _refused(answer, HOOKS[hook])
+
+
+def _refused(answer: Answer, hook: str) -> End | None:
+    """What an answer says of a packet that passed a hook last."""
+    reason, what = _BEHIND.get(hook, {}).get(answer.name, ("", ""))
+    if not reason:
+        return None
     return End("recorded", reason, what, evidence=_said(answer), sure=answer.sure)
 
 
-def _told(answer: Answer, family: str) -> End | None:
-    """An end that nothing but an error tells."""
+def _told(answer: Answer, family: str, vanished: Vanished) -> End | None:
+    """An end that nothing but an answer tells."""
     reason = _REASONS.get(answer.name)
     if reason is None:
-        return None
+        return None if vanished == "surely" else _refused(answer, "INPUT")
     word = "IP_INNOROUTES" if family == "ipv6" and reason == "PROHIBIT" else reason
     return End("recorded", word, _WORDS[reason], evidence=_said(answer), sure=answer.sure)
 

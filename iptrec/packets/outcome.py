@@ -23,16 +23,16 @@ _PREROUTING: Final = HOOKS.index("PREROUTING")
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 HOLES: Final = "events are missing in the middle"
 TORN: Final = "the rules changed while it was under way: it met old and new ones"
-_NOTHING_TELLS: Final = (
-    "nothing tells what became of it after {}: routing may have dropped it, and no later chain sees all that"
+NOT_SEEN, NOTHING_TELLS = "not seen after", "nothing tells what became of it after"
+_PERHAPS_ROUTED: Final = (
+    f"{NOTHING_TELLS} {{}}: routing may have dropped it, and no later chain sees all that"
     " it lets pass"
 )
 _NO_PORT: Final = (
-    "nothing tells what became of it after {}: the bridge may have dropped it, or passed it on where no chain"
-    " sees it"
+    f"{NOTHING_TELLS} {{}}: the bridge may have dropped it, or passed it on where no chain sees it"
 )
 _NOT_SEEN: Final = (
-    "not seen after {}: {}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
+    f"{NOT_SEEN} {{}}: {{}}the kernel dropped or consumed it outside of the rules (routing, rp_filter, TTL,"
     " socket)"
 )
 
@@ -224,7 +224,7 @@ def _why_endless(book: Book, branch: Branch) -> str:
 def _why_not_seen_again(book: Book, branch: Branch, last: Place, otherwise: str) -> str:
     where = after(book, branch.path[-1])
     if book.judging(branch.path[-1], branch.met).may_end(branch.state):
-        return (_NO_PORT if last.bridged else _NOTHING_TELLS).format(where)
+        return (_NO_PORT if last.bridged else _PERHAPS_ROUTED).format(where)
     return _NOT_SEEN.format(where, otherwise)
 
 

@@ -239,7 +239,8 @@ class Relations:
             found[at] = np.where(found[at] < 0, self._before(own, quoted, at), found[at])
         for own, quoted in _UNSEEN:
             last = self._before(own, quoted, at)
-            nearer = (last > found[at]) & self._of(last, "unrouted", np.False_)
+            went_on = ~self._of(found[at], "unrouted", np.False_)
+            nearer = (last > found[at]) & went_on & self._of(last, "unrouted", np.False_)
             self._either[at] |= nearer & (found[at] >= 0)
             found[at] = np.where(nearer, last, found[at])
         # Of what nf_tables dumps of a quote nothing is left to choose by.
