@@ -15,9 +15,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.programs import Programs
-from iptrec.kernel.drops.ring import Ring, since_the_epoch
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.btf import Btf
+from iptrec.kernel.bpf.programs import Programs
+from iptrec.kernel.bpf.ring import Ring, since_the_epoch
 from iptrec.kernel.legacy import replacement_program as program
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from iptrec.kernel.drops.btf import Btf
     from iptrec.names import Family
 
 _RING_BYTES: Final = 1 << 18
@@ -114,7 +114,8 @@ class Replacements(Programs):
         self._timing = threading.Lock()
         super().__init__(_ADVICE)
 
-    def _make(self, types: Btf) -> None:
+    def _make(self) -> None:
+        types = Btf.of_kernel()
         program.require_way(types)
         kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
@@ -124,7 +125,7 @@ class Replacements(Programs):
         self._notes = memoryview(mmap.mmap(notes, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("q")
         maps = program.Maps(self._ring, notes)
         name, licence = b"iptrec_replaced", program.LICENCE
-        self._filter = kept(bpf.socket_filter(program.counting(maps), licence))
+        self._filter = kept(bpf.socket_filter(program.counting(maps), licence, b"iptrec_counted"))
         for code, typedef in (
             (program.given_back(types, maps, self._netns), program.GIVEN_BACK),
             (program.taken(types, maps, self._netns), program.TAKEN),
