@@ -19,10 +19,8 @@ _PREROUTING, _OUTPUT = HOOKS.index("PREROUTING"), HOOKS.index("OUTPUT")
 RST: Final = "RST"
 _QUOTED: Final = ("src", "dst", "proto", "sport", "dport", "id", "length")
 _PORTED: Final = "sport"
-_TO: Final = {
-    "dst",
-    "dport",
-}  # what NAT makes of them is not seen of a packet that ends in PREROUTING
+# What NAT makes of them is not seen of a packet that ends in PREROUTING.
+_TO: Final = frozenset(["dst", "dport"])
 _SYNS: Final = ("SYN", "SYN,ECE,CWR")  # RFC 3168
 _AT_ONCE_NS: Final = 2_000_000
 
@@ -100,9 +98,10 @@ def _quotes(window: Window, position: int, asked: int, *, found: bool) -> bool:
     ``found``: by all of that. Of nf_tables' traces it is not much: then it must follow at once.
     """
     error, first = _header(window, position), _header(window, asked)
+    last = _header(window, asked, -1)
     quoted = error.get("inner", {})
-    told = {name for name in _QUOTED if quoted.get(name) is not None}
-    differing = _differing(window, position, asked)
+    told = [name for name in _QUOTED if quoted.get(name) is not None]
+    differing = {name for name in told if quoted[name] not in (first.get(name), last.get(name))}
     if error.get("dst") != first.get("src") or differing - _TO:
         return False
     if differing and int(window.events.hook[window.assembly.events(asked)[-1]]) != _PREROUTING:
@@ -112,17 +111,6 @@ def _quotes(window: Window, position: int, asked: int, *, found: bool) -> bool:
     rows = [int(window.assembly.events(one)[at]) for one, at in ((asked, -1), (position, 0))]
     before, after = window.moment_ns[rows].tolist()
     return bool(0 <= after - before <= _AT_ONCE_NS)
-
-
-def _differing(window: Window, error: int, asked: int) -> set[str]:
-    """What an error quotes otherwise than it is in any event of the packet."""
-    quoted = _header(window, error).get("inner", {})
-    first, last = _header(window, asked), _header(window, asked, -1)
-    return {
-        name
-        for name in _QUOTED
-        if quoted.get(name) is not None and quoted[name] not in (first.get(name), last.get(name))
-    }
 
 
 def _refuses(reset: dict[str, Any] | None, asked: dict[str, Any]) -> bool:

@@ -103,7 +103,7 @@ class Owners:
         begin = assembly.rows[assembly.first[at]]
         latest = np.maximum.reduceat(events.received_ns[assembly.rows], assembly.first)[at]
         times = np.stack([window.earliest_ns[begin], window.moment_ns[begin], latest], axis=1)
-        user = np.maximum.reduceat(events.uid[assembly.rows], assembly.first)[at].astype(np.int64)
+        user = self._users()[at]
         alike = np.column_stack([flow, user, self._between(flow, locals_, times)])
         _, example, which = np.unique(alike, axis=0, return_index=True, return_inverse=True)
         found, after = np.zeros(len(example), np.int64), np.zeros(len(example), np.int64)

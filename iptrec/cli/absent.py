@@ -77,8 +77,8 @@ def _reasons(recording: Recording, asked: list[str]) -> Iterator[str]:
     for one in asked:
         if one.upper() not in {reason.upper() for reason in there}:
             yield f"none ended by {one.upper()}" + (f", but {some(there)}" if there else "")
-    if not there and _not_recorded(recording, "drops"):
-        yield f"what the kernel drops behind the rules was {_not_recorded(recording, 'drops')}"
+    if not there and (why := _not_recorded(recording, "drops")):
+        yield f"what the kernel drops behind the rules was {why}"
 
 
 def _users(recording: Recording, asked: list[str]) -> Iterator[str]:

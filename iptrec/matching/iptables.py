@@ -31,6 +31,7 @@ _OF_PROTOCOLS: Final = {
     1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmp6", 132: "sctp", 136: "udplite",
 }  # fmt: skip
 _NO_CONDITIONS: Final = frozenset(["comment", *_OF_PROTOCOLS.values()])  # without an option
+_OF_LAST: Final = "--rt-0-not-strict"  # changes the option before it alone
 # They change what the other options of their module ask for.
 _MODIFIERS: Final = frozenset(
     [
@@ -42,9 +43,9 @@ _MODIFIERS: Final = frozenset(
         "--to",
         "--icase",
         "--soft",
+        _OF_LAST,
     ]
 )
-_OF_LAST: Final = "--rt-0-not-strict"  # changes the option before it alone
 
 
 _IPV4: Final = 4
@@ -210,7 +211,7 @@ def each_match(rule: Rule) -> list[Match]:
     for word, value, negated in _options(rule.spec):
         if word == "-m":
             matches.append(Match(value, MODULES.get(value)))
-        elif word in _MODIFIERS or word == _OF_LAST:
+        elif word in _MODIFIERS:
             matches[-1].modify(word, value)
         elif not word.startswith("--"):
             matches[0].add(word, value, negated=negated)

@@ -34,18 +34,17 @@ _HOST_UNREACHABLE, _ADDRESS_UNREACHABLE = 0x0103, 0x0301  # code and type
 class Quotes(Packets):
     """Packets, as they are quoted."""
 
-    def quotable_keys(self) -> U64:
-        """One key a packet for what is quoted of it, and its source; 0 of what is not told apart by that."""
-        _, *source, _, destination, _, _ = self.ends()
-        return self._keys_of(source, _sum([source[0], destination]))
+    def quotable_keys(self) -> tuple[U64, U64]:
+        """One key a packet for what is quoted of it, and its source; 0 of what is not told apart by that.
 
-    def readable_keys(self) -> U64:
-        """The same wherever it goes to."""
-        _, *source, _, _, _, _ = self.ends()
-        return self._keys_of(source, np.zeros_like(source[0]))
+        And one that is the same wherever it goes to.
+        """
+        _, *source, _, destination, _, _ = self.ends()
+        keys = self._keys_of(source, _sum([source[0], destination]))
+        return keys, self._keys_of(source, np.zeros_like(destination))
 
     def quoted_keys(self) -> tuple[U64, U64, Mask]:
-        """`quotable_keys` and `readable_keys` of what errors quote, 0 where they quote more.
+        """`quotable_keys` of what errors quote, 0 where they quote more.
 
         And which of them name one packet, mostly, by IPv4's identification, or IPv6's flow label.
         """

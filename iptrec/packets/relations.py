@@ -385,7 +385,7 @@ def _quoted_in_short(events: TraceEvents, rows: I64, packets: Quotes) -> dict[st
     quotable, quoted, readable, anywhere = np.zeros((4, len(rows)), np.uint64)
     named = np.zeros(len(rows), np.bool_)
     if (events.trace[rows] >= 0).any():
-        quotable, readable = packets.quotable_keys(), packets.readable_keys()
+        quotable, readable = packets.quotable_keys()
         quoted, anywhere, named = packets.quoted_keys()
     return {
         "quotable": quotable, "quoted": quoted, "named": named,

@@ -56,7 +56,7 @@ def test_a_packet_has_the_key_of_its_quote(version, data):
         sent(src, dst, name, 8),
         sent(src, other, name, 9),
     ]
-    found = quotes(*packets).quotable_keys()
+    found, _ = quotes(*packets).quotable_keys()
     key, _, named = quotes(error(packets[1], src)).quoted_keys()
     assert named[0] == (name != 0)
     summed = [
@@ -82,6 +82,6 @@ def test_which_errors_tell_of_neighbours():
 def test_what_has_options_or_is_quoted_as_a_whole_has_no_key():
     """The sum of a header's options is in its checksum, too."""
     packet = frames.ipv4(*frames.udp(1, 2), options=frames.ROUTER_ALERT)
-    assert quotes(packet).quotable_keys().tolist() == [0]
+    assert quotes(packet).quotable_keys()[0].tolist() == [0]
     whole = frames.ipv4(1, struct.pack("!BBHI", 3, 1, 0, 0) + frames.ipv4(*frames.udp(1, 2)))
     assert quotes(whole).quoted_keys()[0].tolist() == [0]

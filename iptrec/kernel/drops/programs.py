@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from typing import TYPE_CHECKING, Self
 
 from iptrec.errors import HostError, strerror
+from iptrec.kernel.drops import bpf
 from iptrec.kernel.drops.btf import Btf
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ class Programs:
     def _kept(self, descriptor: int) -> int:
         self._making.callback(os.close, descriptor)
         return descriptor
+
+    def _noted(self, size: int, prot: int = mmap.PROT_READ) -> tuple[int, memoryview]:
+        """A map of so many bytes that programs write, and the numbers of 64 bits in it, as they are now."""
+        flags = bpf.MMAPABLE
+        notes = self._kept(bpf.new_map(bpf.ARRAY, key=4, value=size, entries=1, flags=flags))
+        return notes, memoryview(mmap.mmap(notes, mmap.PAGESIZE, prot=prot)).cast("q")
 
     def __enter__(self) -> Self:
         return self

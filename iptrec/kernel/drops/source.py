@@ -7,7 +7,6 @@ is, stay numbers of places and what tells one buffer from another.
 from __future__ import annotations
 
 import errno
-import mmap
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -76,15 +75,13 @@ class DropSource(Programs):
         self.names = {name: types.enum(name) for name in _ENUMS}
         kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
-        lost = kept(bpf.new_map(bpf.ARRAY, key=4, value=8, entries=1, flags=bpf.MMAPABLE))
+        lost, self._lost = self._noted(8)
         places = kept(bpf.new_map(bpf.HASH, key=8, value=8, entries=_PLACES))
         written = len(program.FORMAT)
         text = kept(bpf.new_map(bpf.ARRAY, key=4, value=written, entries=1, flags=bpf.READ_ONLY))
         bpf.fill(text, program.FORMAT)
         record = HEAD + self._snaplen + SYMBOL
         self._records = Ring(self._ring, _RING_BYTES, record)
-        counted = mmap.mmap(lost, mmap.PAGESIZE, prot=mmap.PROT_READ)
-        self._lost = memoryview(counted).cast("q")
         maps = program.Maps(self._ring, lost, places, text)
         code = program.code(types, maps, self._netns, self._snaplen)
         number = types.number(program.TYPEDEF)

@@ -7,7 +7,6 @@ not replaced is as it was, however often somebody used the lock.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import threading
 import time
@@ -118,10 +117,8 @@ class Replacements(Programs):
         program.require_way(types)
         kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
-        size, flags = program.NOTES, bpf.MMAPABLE
-        notes = kept(bpf.new_map(bpf.ARRAY, key=4, value=size, entries=1, flags=flags))
+        notes, self._notes = self._noted(program.NOTES)
         self._records = Ring(self._ring, _RING_BYTES, program.RECORD)
-        self._notes = memoryview(mmap.mmap(notes, mmap.PAGESIZE, prot=mmap.PROT_READ)).cast("q")
         maps = program.Maps(self._ring, notes)
         name, licence = b"iptrec_replaced", program.LICENCE
         self._filter = kept(bpf.socket_filter(program.counting(maps), licence))

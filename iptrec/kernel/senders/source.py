@@ -66,10 +66,8 @@ class SenderSource(Programs):
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
         key, value = program.KEY, program.VALUE
         told = kept(bpf.new_map(bpf.LRU_HASH, key=key, value=value, entries=_TOLD))
-        size = program.NOTES
-        notes = kept(bpf.new_map(bpf.ARRAY, key=4, value=size, entries=1, flags=bpf.MMAPABLE))
+        notes, self._notes = self._noted(program.NOTES, mmap.PROT_READ | mmap.PROT_WRITE)
         self._records = Ring(self._ring, _RING_BYTES, RECORD)
-        self._notes = memoryview(mmap.mmap(notes, mmap.PAGESIZE)).cast("q")
         maps = program.Maps(self._ring, told, notes)
         for family, number in _FAMILIES.items():
             loaded = kept(bpf.netfilter(program.code(types, maps, family), program.LICENCE))
