@@ -91,7 +91,7 @@ class _Evidence:
         self._events = events
         self._resolved = resolved
         self._book = resolver
-        self._heard: dict[Changing, list[tuple[int, int]]] = {}
+        self._heard: dict[Changing, list[tuple[int, int, int]]] = {}
         self._ranges: dict[Changing, tuple[I64, I64, I64]] = {}
 
     def uncontradicted(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
@@ -117,19 +117,21 @@ class _Evidence:
         """Take as evidence what a packet shows whichever way it was; nothing where not all ways are known."""
         if any(one.cut for one in outcomes):
             return
-        paths = [path for one in outcomes for path in one.paths]
-        certain = set(self._seen(rows, paths[0]))
-        for path in paths[1:]:
-            certain &= set(self._seen(rows, path))
-        for of, row, state in certain:
-            self._heard.setdefault(of, []).append((row, state))
+        ways = [
+            {(of, row): state for of, row, state in self._seen(rows, path)}
+            for one in outcomes
+            for path in one.paths
+        ]
+        for of, row in set(ways[0]).intersection(*ways[1:]):
+            states = [one[of, row] for one in ways]
+            self._heard.setdefault(of, []).append((row, min(states), max(states)))
 
     def close(self) -> None:
         """Put the evidence in order: the newest state seen up to a datagram, the oldest from it on."""
         for of, heard in self._heard.items():
-            row, state = np.array(sorted(heard), np.int64).T
-            newest = np.maximum.accumulate(state)
-            oldest = np.minimum.accumulate(state[::-1])[::-1]
+            row, at_least, at_most = np.array(sorted(heard), np.int64).T
+            newest = np.maximum.accumulate(at_least)
+            oldest = np.minimum.accumulate(at_most[::-1])[::-1]
             self._ranges[of] = row, newest, oldest
 
     def possible(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
@@ -179,8 +181,8 @@ class _Evidence:
                 yield (family, place.table), int(head[row]), held[0]
                 phases.setdefault((family, place.pass_), (int(head[row]), 4 * held[0]))
             elif place.beside:
-                phase = book.attached[book.states[number]].phase
-                phases[family, place.pass_] = int(head[row]), phase
+                came, _ = phases.get((family, place.pass_), (int(head[row]), 0))
+                phases[family, place.pass_] = came, book.attached[book.states[number]].phase
         for of, told in phases.items():
             yield of, *told
 

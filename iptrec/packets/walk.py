@@ -60,12 +60,14 @@ class Walker:
     def begin(self, place: int) -> Walk:
         """A path that begins here; headless unless TRACE can have been switched on just before.
 
-        Always the same object for a place.
+        Always the same object for a place. A chain that is passed behind its namesake is not the first.
         """
         resolver = self._resolver
         if place not in self._begun:
+            choices = resolver.choices[place]
+            begun = [one for one in choices if not self._is_behind(one)] or choices
             self._begun[place] = Walk(
-                tuple(_begun_at(resolver, one) for one in resolver.choices[place]),
+                tuple(_begun_at(resolver, one) for one in begun),
                 headless=not resolver.places[place].starts,
             )
         return self._begun[place]
@@ -180,10 +182,15 @@ class Walker:
         if here.pass_ == there.pass_ and resolver.states[last] == resolver.states[place]:
             return True
         ahead = here.beside and here.base in resolver.attached[resolver.states[last]].ahead
-        behind = there.beside and there.base in resolver.attached[resolver.states[place]].behind
+        behind = self._is_behind(place)
         if here.pass_ != there.pass_:
             return not (ahead or behind)
         return (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
+
+    def _is_behind(self, place: int) -> bool:
+        """Whether a place is in a chain that was not in force and is passed after its namesake."""
+        resolver, there = self._resolver, self._resolver.places[place]
+        return there.beside and there.base in resolver.attached[resolver.states[place]].behind
 
     def _beside(self, attached: int, other: int) -> bool:
         """Whether a place is in a chain that was not in force beside the rules of the other place."""

@@ -154,7 +154,7 @@ class Resolver(Book):
     ) -> None:
         super().__init__(timelines, our_comment, disbelieved, meanwhile)
         self.backend = backend
-        self._known: dict[tuple[_Seen, int, int, int], int] = {}
+        self._known: dict[tuple[_Seen, int, int, int, int], int] = {}
         self._interned: dict[tuple[Family, bool, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
         self._grammars: dict[tuple[Family, bool, str, int], Grammar] = {}
@@ -169,18 +169,18 @@ class Resolver(Book):
         """Find the events' places; each was logged between the two times given for it."""
         events = located.events
         v6 = events.ipv6
-        first, last, soon = self._candidates(located, v6, earliest_ns, latest_ns)
+        since, first, last, soon = self._candidates(located, v6, earliest_ns, latest_ns)
         code = (events.site.astype(np.int64) + 1) * len(located.passes) + located.passed
         code = (code * 2 + v6) * 2 + events.ip
         if soon.any():
             states = int(soon.max()) + 1
-            code = ((code * states + first) * states + last) * states + soon
+            code = (((code * states + since) * states + first) * states + last) * states + soon
         _, example, inverse = np.unique(code, return_index=True, return_inverse=True)
         numbers = np.array(
             [
                 self._number(
                     _seen(located, int(row)),
-                    *(int(one[row]) for one in (first, last, soon)),
+                    *(int(one[row]) for one in (since, first, last, soon)),
                 )
                 for row in example
             ],
@@ -196,9 +196,13 @@ class Resolver(Book):
 
     def _candidates(
         self, located: Locations, v6: Mask, earliest_ns: I64, latest_ns: I64
-    ) -> tuple[I32, I32, I32]:
-        """The first and last state of its table that may have held at each event, the last prepared then."""
+    ) -> tuple[I32, I32, I32, I32]:
+        """The first and last state of its table that may have held at each event, and what is attached beside.
+
+        That is of the state before the first one, if it is given before them, and of the one behind the last.
+        """
         events = located.events
+        since = np.zeros(len(events), np.int32)
         first = np.zeros(len(events), np.int32)
         last = np.zeros(len(events), np.int32)
         soon = np.zeros(len(events), np.int32)
@@ -215,19 +219,21 @@ class Resolver(Book):
             named = np.array([*(table == name for table in located.tables), False])  # -1: the last
             rows = np.flatnonzero(named[events.site] & (v6 == (family == "ipv6")))
             held = timeline.candidates(earliest_ns[rows], latest_ns[rows])
+            since[rows], _ = held
             if told is not None:
                 held = _both(held, timeline.of_generations(told[0][rows], told[1][rows]))
             first[rows], last[rows] = held
             _, soon[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows] + _PREPARING_NS)
-        return first, last, np.clip(soon, last, last + 1)  # one commit comes after the other
+        # One commit comes after the other.
+        return np.clip(since, first - 1, first), first, last, np.clip(soon, last, last + 1)
 
-    def _number(self, seen: _Seen, first: int, last: int, soon: int) -> int:
-        key = (seen, first, last, soon)
+    def _number(self, seen: _Seen, since: int, first: int, last: int, soon: int) -> int:
+        key = (seen, since, first, last, soon)
         if key not in self._known:
             self._known[key] = self._choice(*key)
         return self._known[key]
 
-    def _choice(self, seen: _Seen, first: int, last: int, soon: int) -> int:
+    def _choice(self, seen: _Seen, since: int, first: int, last: int, soon: int) -> int:
         if seen.table is None:
             return -1
         timeline = self.timelines.table(seen.family, seen.table)
@@ -237,7 +243,7 @@ class Resolver(Book):
         found = [self._intern(seen, seen.table, state) for state in states]
         if timeline is not None:
             soon = min(soon, first + _MOST_CANDIDATES)
-            attached = self.timelines.attached(seen.family, seen.table, first, soon)
+            attached = self.timelines.attached(seen.family, seen.table, since, soon)
             self.attached |= {one.state.number: one for one in attached}
             found += [self._intern(seen, seen.table, one.state, beside=True) for one in attached]
         numbers = tuple(dict.fromkeys(one for one in found if one >= 0))
@@ -264,7 +270,7 @@ class Resolver(Book):
     ) -> int:
         grammar = self._grammar(seen, table, state)
         place = self.backend.place(seen.site, table, seen.passed, grammar)
-        if place is None or (beside and not (place.builtin and place.explained)):
+        if place is None or (beside and not place.explained):
             return -1
         if beside:
             place = replace(place, beside=True)

@@ -16,6 +16,8 @@ import numpy as np
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from iptrec.decode.rulesets.types import Base, Chain
     from iptrec.names import I64, Family
 
@@ -46,11 +48,12 @@ class TableState:
 class Attached:
     """Base chains of nf_tables that are passed beside a table's rules: in a commit, and not in force.
 
-    The kernel attaches a new one while it prepares a commit, and detaches an old one after it
-    (nf_tables_addchain, nf_tables_commit). Meanwhile they are passed without rules, a new one with the policy
-    accept. ``state``: they alone. ``beside``: the number of the state that is in force. ``ahead``, ``behind``:
-    those that are passed right before and right after their namesakes of that state, at the same hook.
-    ``phase``: of the table; that of its i-th state is 4 i.
+    The kernel attaches a new one while it prepares a commit: it has no rules yet, and the policy accept
+    (nf_tables_addchain). It detaches an old one after the commit: until then packets pass its rules as they were,
+    though the new ones are in force (nf_tables_commit_chain_prepare leaves out a chain that goes). ``state``:
+    they alone, and the chains that they jump to. ``beside``: the number of the state that is in force. ``ahead``,
+    ``behind``: those that are passed right before and right after their namesakes of that state, at the same
+    hook. ``phase``: of the table; that of its i-th state is 4 i.
     """
 
     state: TableState
@@ -63,18 +66,14 @@ class Attached:
     def of(
         cls,
         number: int,
-        chains: dict[str, Chain],
+        names: Collection[str],
         old: TableState,
         new: TableState,
         after: int,
         *,
         is_new: bool,
     ) -> Attached:
-        """Those of a change; ``after``: the index of the state that it made."""
-        empty = {
-            name: replace(one, rules=(), policy="ACCEPT" if is_new else one.policy)
-            for name, one in chains.items()
-        }
+        """Those of some names, at a change; ``after``: the index of the state that it made."""
         before, now = _bases(old), _bases(new)
         namesakes = {
             name for name in before.keys() & now.keys() if before[name].hook == now[name].hook
@@ -84,7 +83,7 @@ class Attached:
             name for name in namesakes if (now[name].priority <= before[name].priority) == is_new
         }
         return cls(
-            TableState(number, empty),
+            TableState(number, _prepared(new, names) if is_new else _going(old, new, names)),
             old.number if is_new else new.number,
             frozenset(ahead),
             frozenset(namesakes - ahead),
@@ -92,14 +91,31 @@ class Attached:
         )
 
 
-def _made_anew(state: TableState, other: TableState) -> dict[str, Chain]:
+def _prepared(state: TableState, names: Collection[str]) -> dict[str, Chain]:
+    """Base chains of a state before its commit."""
+    chains = state.chains or {}
+    return {name: replace(chains[name], rules=(), policy="ACCEPT") for name in names}
+
+
+def _going(old: TableState, new: TableState, names: Collection[str]) -> dict[str, Chain]:
+    """Base chains of the old state after the commit of the new one, with what they jump to: as it is now."""
+    chains, now = old.chains or {}, {}
+    if old.handle == new.handle:
+        now = {_identity(one): one for one in (new.chains or {}).values()}
+    jumped = {
+        name: now.get(_identity(one), one) for name, one in chains.items() if one.base is None
+    }
+    return jumped | {name: chains[name] for name in names}
+
+
+def _made_anew(state: TableState, other: TableState) -> list[str]:
     """The base chains of a state that another one does not have, or of another table of that name.
 
     One that was renamed is the same; one that was deleted and made again is another.
     """
     chains, others = state.chains or {}, other.chains or {}
     kept = {_identity(others[name]) for name in _bases(other) if state.handle == other.handle}
-    return {name: chains[name] for name in _bases(state) if _identity(chains[name]) not in kept}
+    return [name for name in _bases(state) if _identity(chains[name]) not in kept]
 
 
 def _identity(chain: Chain) -> int | str:
@@ -230,10 +246,10 @@ class Timelines:
         for after in range(first + 1, last + 1):
             old, new = states[after - 1 : after + 1]
             for state, other in ((new, old), (old, new)):
-                chains = _made_anew(state, other)
-                if chains:
+                names = _made_anew(state, other)
+                if names:
                     number = self._number_of(("attached", family, name, after, state is new))
-                    found.append(Attached.of(number, chains, old, new, after, is_new=state is new))
+                    found.append(Attached.of(number, names, old, new, after, is_new=state is new))
         return found
 
     def loaded(self, family: Family) -> dict[str, Timeline]:

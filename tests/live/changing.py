@@ -51,6 +51,18 @@ FORWARD, PREROUTING = (
     for hook in ("forward", "prerouting")
 )
 REFILL = f"flush table inet fw\ntable inet fw {{\n{_CHAINS}}}\n"
+# A base chain is made anew, and what it jumps to is kept.
+REBASE = f"flush table inet fw\ndelete chain inet fw forwarded\ntable inet fw {{\n{_CHAINS}}}\n"
+# The kernel tells of all its rules before it detaches the chains of the tables behind it.
+ASIDE = f"""\
+table inet aside {{}}
+delete table inet aside
+table inet aside {{
+    chain unused {{
+        {"udp dport 1; " * 300}
+    }}
+}}
+"""
 _RESTORE = """\
 *filter
 :INPUT ACCEPT [0:0]

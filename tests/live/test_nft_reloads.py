@@ -47,6 +47,13 @@ def rejump(lab):
     return in_turn(lab, changing.FORWARD, changing.RELOAD)
 
 
+def going(lab):
+    """What the old chains' rules do while they are still attached beside the new ones."""
+    return in_turn(
+        lab, *(changing.ASIDE + one for one in (changing.RELOAD, changing.REBASE, changing.FORWARD))
+    )
+
+
 def in_turn(lab, *texts):
     loads = [native(lab, one)[0] for one in texts]
     return lambda number: loads[number % len(texts)](number), 0.2
@@ -96,7 +103,9 @@ def most_unsure_of_legacy():
 
 
 @pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
-@pytest.mark.parametrize("case", [reload, rehook, rejump, refill, elements, restore, two_tables])
+@pytest.mark.parametrize(
+    "case", [reload, rehook, rejump, refill, elements, going, restore, two_tables]
+)
 def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
     """By a rule that it met, and hardly ever in two ways.
 

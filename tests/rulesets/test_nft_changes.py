@@ -270,11 +270,14 @@ BESIDE = event(UDP, 9, "f", dumps=True), event(UDP, 9, "f", policy=ACCEPT)
     ("way", "told"),
     [
         ((*BESIDE, event(UDP, 9, "f", 5, verdict=DROP, dumps=True)), ["policy", "drop"]),
-        ((event(UDP, 9, "f", 5, verdict=ACCEPT, dumps=True), *BESIDE), ["accept", "policy"]),
+        (
+            [event(UDP, 9, "f", 5, verdict=one, dumps=True) for one in (ACCEPT, DROP)],
+            ["accept", "drop"],
+        ),
     ],
 )
 def test_a_packet_that_passes_the_old_chain_and_the_new_one_is_told_once(way, told):
-    """Both are attached for a moment, the new one first, and one of them is empty: that is no doubt."""
+    """Both are attached for a moment, the new one first: empty before the commit, with its rules after it."""
     (one,) = Packets(changing(*way))
     assert [step.spec or step.type for step in one.steps] == told
     assert not one.ambiguous

@@ -57,10 +57,10 @@ def changing(*traced):
 
 
 def found(recording):
-    """The rule that each packet met; with "?" where that is unsure."""
-    specs = [[step.spec for step in one.steps if step.spec] for one in Packets(recording)]
+    """The rules that each packet met; with "?" where that is unsure."""
     return [
-        one + "?" * each.ambiguous for (one,), each in zip(specs, Packets(recording), strict=True)
+        ", ".join(step.spec for step in one.steps if step.spec) + "?" * one.ambiguous
+        for one in Packets(recording)
     ]
 
 
@@ -86,7 +86,10 @@ CASES = {
         [(300, SEVEN, passing(1), beside(2), passing(2), passing(3), EIGHT)], [OLD, OLD, NEW],
     ),
     "in force, the old one still attached": (
-        [(300, SEVEN, passing(1), passing(2), beside(2), passing(3), EIGHT)], [OLD, NEW, NEW],
+        [(300, SEVEN, passing(1), passing(2) * 2, passing(3), EIGHT)], [OLD, f"{NEW}, {OLD}", NEW],
+    ),
+    "told, the old one still attached": (
+        [(290, SEVEN, passing(1)), (300, EIGHT, passing(2) * 2, passing(3))], [OLD, f"{NEW}, {OLD}", NEW],
     ),
 }  # fmt: skip
 
