@@ -49,11 +49,12 @@ class Attached:
     """Base chains of nf_tables that are passed beside a table's rules: in a commit, and not in force.
 
     The kernel attaches a new one while it prepares a commit: it has no rules yet, and the policy accept
-    (nf_tables_addchain). It detaches an old one after the commit: until then packets pass its rules as they were,
-    though the new ones are in force (nf_tables_commit_chain_prepare leaves out a chain that goes). ``state``:
-    they alone, and the chains that they jump to. ``beside``: the number of the state that is in force. ``ahead``,
-    ``behind``: those that are passed right before and right after their namesakes of that state, at the same
-    hook. ``phase``: of the table; that of its i-th state is 4 i.
+    (nf_tables_addchain). It detaches an old one after the commit: until then packets pass the rules that it
+    had, though the new ones are in force (nf_tables_commit_chain_prepare leaves out a chain that goes).
+
+    ``state``: they alone, and the chains that they jump to. ``beside``: the number of the state that is in
+    force. ``ahead``, ``behind``: those that are passed right before and right after their namesakes of that
+    state, at the same hook. ``phase``: of the table; that of its i-th state is 4 i.
     """
 
     state: TableState
