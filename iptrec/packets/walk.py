@@ -159,7 +159,7 @@ class Walker:
                 self._steps.clear()
             self._steps[key] = (
                 resolver.judging(place, branch.met).advance(branch.state, resolver.places[place])
-                if self._together(last, place)
+                if self._together(branch.state, last, place)
                 else None
             )
         return self._steps[key]
@@ -173,7 +173,7 @@ class Walker:
             and any(self.pass_(one) == there.pass_ for one in branch.path)
         )
 
-    def _together(self, last: int, place: int) -> bool:
+    def _together(self, state: State, last: int, place: int) -> bool:
         """Whether both can be of one packet: a table is passed in one of its states."""
         resolver = self._resolver
         here, there = resolver.places[last], resolver.places[place]
@@ -185,7 +185,10 @@ class Walker:
         behind = self._is_behind(place)
         if here.pass_ != there.pass_:
             return not (ahead or behind)
-        return (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
+        passed = state.status == "passed"
+        return passed and (
+            (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
+        )
 
     def _is_behind(self, place: int) -> bool:
         """Whether a place is in a chain that was not in force and is passed after its namesake."""
