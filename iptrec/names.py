@@ -37,6 +37,8 @@ DROPS_CHOICES: Final[tuple[str, ...]] = get_args(DropsChoice)
 AF_INET: Final = 2
 AF_BRIDGE: Final = 7
 AF_INET6: Final = 10
+# The sequence number by which answers that the recorder asked for are known among what the kernel tells.
+ASKED: Final = int.from_bytes(b"iptr")
 # Of a table of nf_tables, by nft's names: NFPROTO_
 NFT_FAMILIES: Final = {
     "inet": 1, "ip": AF_INET, "arp": 3, "netdev": 5, "bridge": 7, "ip6": AF_INET6,

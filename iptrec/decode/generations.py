@@ -27,11 +27,14 @@ class Generations:
     """Numbers of rulesets that were told among datagrams, in order; all have shape (n,).
 
     ``datagram``: the index of the one that told it. ``received_ns``: when it was received (epoch).
+    ``finished``: the last one up to there of which the kernel told unasked, as it does when a commit is done;
+    `BEFORE_ALL` if none was.
     """
 
     number: I64
     datagram: I64
     received_ns: I64
+    finished: I64
 
     def __len__(self) -> int:
         """Return how many were told."""
@@ -43,6 +46,7 @@ class Generations:
             np.concatenate([self.number, other.number]),
             np.concatenate([self.datagram, other.datagram + datagrams]),
             np.concatenate([self.received_ns, other.received_ns]),
+            np.maximum.accumulate(np.concatenate([self.finished, other.finished])),
         )
 
     def bounds(self, head: I64, received_ns: I64) -> tuple[I64, I64]:
@@ -60,6 +64,11 @@ class Generations:
         """The last one that was told before a datagram; `BEFORE_ALL` if none was."""
         follows = int(np.searchsorted(self.datagram, datagram))
         return int(self.number[follows - 1]) if follows else BEFORE_ALL
+
+    def finished_before(self, datagram: int) -> int:
+        """The last one of which the kernel told unasked before a datagram: what it deleted is detached."""
+        follows = int(np.searchsorted(self.datagram, datagram))
+        return int(self.finished[follows - 1]) if follows else BEFORE_ALL
 
     def between(self, before: int | None, datagram: int, received_ns: int) -> tuple[int, int]:
         """The oldest and the newest in which elements of sets can have been looked up before an event.
@@ -81,4 +90,4 @@ class Generations:
         return self.datagram[max(int(np.searchsorted(self.datagram, first)) - 1, 0) :]
 
 
-NONE: Final = Generations(_NOTHING, _NOTHING, _NOTHING)
+NONE: Final = Generations(_NOTHING, _NOTHING, _NOTHING, _NOTHING)

@@ -27,10 +27,10 @@ import numpy as np
 
 from iptrec.decode import ethernet, netlink
 from iptrec.decode.events import TraceEvents
-from iptrec.decode.generations import Generations
+from iptrec.decode.generations import BEFORE_ALL, Generations
 from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
 from iptrec.decode.packet import EXTENSIONS
-from iptrec.names import AF_INET, AF_INET6, NFT_FAMILIES
+from iptrec.names import AF_INET, AF_INET6, ASKED, NFT_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 
 NFT_MSG_TRACE, NFT_MSG_NEWGEN = 0x0A11, 0x0A0F
+_SEQUENCE: Final = 2  # of 32 bits: before it are length, kind and flags
 FAMILIES: Final = {number: name for name, number in NFT_FAMILIES.items()}
 POLICY: Final = 1  # enum nft_trace_types; 2 and 3 are rules and ends of chains
 # Verdicts: netfilter's own, and those of enum nft_verdicts
@@ -146,7 +147,9 @@ def _generations(words: U32, start: I64, length: I64, received_ns: I64) -> Gener
     told = np.flatnonzero(of_kind & (length >= _LEAST_GENERATION))
     told = told[words.take(start[told] + FAMILY_HEADER // 4) == _GENERATION]
     number = words.take(start[told] + FAMILY_HEADER // 4 + 1).byteswap().astype(np.int64)
-    return Generations(number, told, received_ns[told])
+    unasked = words.take(start[told] + _SEQUENCE) != ASKED
+    finished = np.maximum.accumulate(np.where(unasked, number, BEFORE_ALL))
+    return Generations(number, told, received_ns[told], finished)
 
 
 def _nested(words: U32, outer: I64) -> tuple[I64, Mask]:

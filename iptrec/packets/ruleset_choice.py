@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from iptrec.packets.outcome import Outcome
     from iptrec.rulesets.places import Pass, Place
     from iptrec.rulesets.resolver import Resolved, Resolver
+    from iptrec.rulesets.timeline import Attached
 
     Changing = tuple[Family, str | Pass]  # a table, or a base chain
     # With the datagram of the event, and the index of the state in its timeline or the phase (`Attached`).
@@ -189,15 +190,19 @@ class _Evidence:
     def _held(self, rows: list[int], path: tuple[int, ...]) -> Iterator[list[int] | None]:
         """For each event the states that the path says, by their indices; None where only one may have held."""
         book, events = self._book, self._events
-        oldest, head, before = 0, -1, rows[0]
+        oldest, head, entered, before = 0, -1, 0, rows[0]
         for row, number in zip(rows, path, strict=True):
             if events.head[row] != head:  # it comes into a base chain after it left the last one
-                head, oldest = int(events.head[row]), self._told_before(before)
+                head, entered = int(events.head[row]), int(events.datagram[before])
+                oldest = events.generations.told_before(entered)
             before = row
             place, family = book.places[number], book.families[number]
+            if place.beside:
+                yield [] if self._over(book.attached[book.states[number]], entered) else None
+                continue
             start, end = int(self._resolved.first[row]), int(self._resolved.last[row])
             timeline = book.timelines.table(family, place.table)
-            if start == end or place.beside or timeline is None:
+            if start == end or timeline is None:
                 yield None
                 continue
             start = max(start, min(end, timeline.first_of(oldest)))
@@ -207,8 +212,11 @@ class _Evidence:
                 if timeline.states[index].number == book.states[number]
             ]
 
-    def _told_before(self, row: int) -> int:
-        return self._events.generations.told_before(int(self._events.datagram[row]))
+    def _over(self, attached: Attached, entered: int) -> bool:
+        """Whether chains that are not in force were no longer passed so at a datagram."""
+        told = self._events.generations
+        over = told.finished_before if attached.going else told.told_before
+        return over(entered) >= attached.generation
 
     def _doubt(self, outcomes: tuple[Outcome, ...]) -> str:
         """Where the paths differ, in words."""

@@ -243,7 +243,9 @@ class Resolver(Book):
         found = [self._intern(seen, seen.table, state) for state in states]
         if timeline is not None:
             soon = min(soon, first + _MOST_CANDIDATES)
-            attached = self.timelines.attached(seen.family, seen.table, since, soon)
+            attached = self.timelines.attached(
+                seen.family, seen.table, (first, last), since=since, soon=soon
+            )
             self.attached |= {one.state.number: one for one in attached}
             found += [self._intern(seen, seen.table, one.state, beside=True) for one in attached]
         numbers = tuple(dict.fromkeys(one for one in found if one >= 0))

@@ -54,7 +54,8 @@ class Attached:
 
     ``state``: they alone, and the chains that they jump to. ``beside``: the number of the state that is in
     force. ``ahead``, ``behind``: those that are passed right before and right after their namesakes of that
-    state, at the same hook. ``phase``: of the table; that of its i-th state is 4 i.
+    state, at the same hook. ``phase``: of the table; that of its i-th state is 4 i. ``generation``: of the
+    commit, or a later one; ``going``: whether it is of those that the commit deleted.
     """
 
     state: TableState
@@ -62,6 +63,8 @@ class Attached:
     ahead: frozenset[str]
     behind: frozenset[str]
     phase: int
+    generation: int
+    going: bool
 
     @classmethod
     def of(
@@ -71,8 +74,9 @@ class Attached:
         old: TableState,
         new: TableState,
         after: int,
+        generation: int,
         *,
-        is_new: bool,
+        going: bool,
     ) -> Attached:
         """Those of some names, at a change; ``after``: the index of the state that it made."""
         before, now = _bases(old), _bases(new)
@@ -81,14 +85,16 @@ class Attached:
         }
         # Of equal priorities the one that came last is the first.
         ahead = {
-            name for name in namesakes if (now[name].priority <= before[name].priority) == is_new
+            name for name in namesakes if (now[name].priority <= before[name].priority) != going
         }
         return cls(
-            TableState(number, _prepared(new, names) if is_new else _going(old, new, names)),
-            old.number if is_new else new.number,
+            TableState(number, _going(old, new, names) if going else _prepared(new, names)),
+            new.number if going else old.number,
             frozenset(ahead),
             frozenset(namesakes - ahead),
-            4 * after - 3 if is_new else 4 * after - 1,
+            4 * after - 1 if going else 4 * after - 3,
+            generation,
+            going,
         )
 
 
@@ -240,17 +246,24 @@ class Timelines:
         """One table's states; None if it was never loaded."""
         return self._tables.get((family, name))
 
-    def attached(self, family: Family, name: str, first: int, last: int) -> list[Attached]:
-        """What packets may have passed beside a table's states, at the changes between two of them."""
-        states = self._tables[family, name].states
+    def attached(
+        self, family: Family, name: str, held: tuple[int, int], *, since: int, soon: int
+    ) -> list[Attached]:
+        """What packets may have passed beside a table's states, of which the first and the last are given.
+
+        ``since``: the last change that was over before; ``soon``: the last that was begun.
+        """
+        first, last = held
+        timeline = self._tables[family, name]
         found = []
-        for after in range(first + 1, last + 1):
-            old, new = states[after - 1 : after + 1]
-            for state, other in ((new, old), (old, new)):
-                names = _made_anew(state, other)
-                if names:
-                    number = self._number_of(("attached", family, name, after, state is new))
-                    found.append(Attached.of(number, names, old, new, after, is_new=state is new))
+        for after in range(since + 1, soon + 1):
+            old, new = timeline.states[after - 1 : after + 1]
+            for going, may_be in ((False, after > first), (True, after <= last)):
+                names = _made_anew(old, new) if going else _made_anew(new, old)
+                if may_be and names:
+                    number = self._number_of(("attached", family, name, after, going))
+                    _, by = timeline.generations[after]
+                    found.append(Attached.of(number, names, old, new, after, by, going=going))
         return found
 
     def loaded(self, family: Family) -> dict[str, Timeline]:

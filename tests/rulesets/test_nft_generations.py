@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 from handmade import udp
 from nft_handmade import (
@@ -24,6 +27,8 @@ from nft_handmade import (
 from iptrec.answers.orphans import orphans
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
+from iptrec.decode import nftrace
+from iptrec.names import ASKED
 from iptrec.packets import window
 from iptrec.recording.rows import Stream
 
@@ -134,6 +139,17 @@ def test_windows_take_over_what_was_told_before_them(size, backends, monkeypatch
     recording = backends(changing(*traced, *((301, passing(port)) for port in range(6, 9))))
     assert not {NEW, OLD + "?"} & {*found(recording)[:5]}
     assert found(recording)[5:] == [NEW] * 3
+
+
+def test_answers_do_not_tell_that_a_commit_is_done():
+    """What the recorder asked for is put among the traces earlier than the kernel tells it."""
+    answer = bytearray(number(8))
+    answer[8:12] = ASKED.to_bytes(4, sys.byteorder)
+    told = [number(7), bytes(answer), number(8)]
+    lengths = np.array([len(one) for one in told], np.uint32)
+    found = nftrace.generations(b"".join(told), lengths, np.arange(3))
+    assert (found.number.tolist(), found.finished.tolist()) == ([7, 8, 8], [7, 7, 8])
+    assert [found.finished_before(one) for one in range(4)] == [-1, 7, 7, 8]
 
 
 def test_numbers_are_no_events():

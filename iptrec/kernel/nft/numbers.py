@@ -2,7 +2,8 @@
 
 The kernel tells the number of each new ruleset (NFT_MSG_NEWGEN) when it has been in force for a moment. So the
 number of the old one, which the kernel is asked for, is put once more before the first traces that may have met
-the new one; and the new one's before those of which that is certain, where `switches` tells.
+the new one; and the new one's before those of which that is certain, where `switches` tells. By the sequence
+number of the question these are known among those that the kernel tells unasked.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from iptrec.kernel import netlink
 from iptrec.kernel.nft import transactions
+from iptrec.names import ASKED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +28,9 @@ NEWGEN: Final = transactions.SUBSYSTEM | transactions.NEW_GENERATION
 _GETGEN: Final = transactions.SUBSYSTEM | transactions.GET_GENERATION
 _NUMBER: Final = 1  # NFTA_GEN_ID
 _LARGEST: Final = 56  # with the name of a program, of 15 bytes; a trace is longer
-_QUESTION: Final = netlink.message(_GETGEN, netlink.REQUEST, netlink.netfilter_body(0))
+_QUESTION: Final = netlink.message(
+    _GETGEN, netlink.REQUEST, netlink.netfilter_body(0), sequence=ASKED
+)
 
 
 class Numbers:

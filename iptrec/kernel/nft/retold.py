@@ -7,6 +7,7 @@ whatever rights the recorder has given up; both end with the process.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import sys
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 KIND: Final = "nft-missed"  # of the snapshot
 _CHAIN: Final = "iptrec-missed"
+_AT_ONCE: Final = 100  # rules: the room of a socket is small without rights of the host
 _TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
 _SET_ID, _ELEMENTS, _ELEMENTS_ID = 10, 3, 4
 _REFERENCES: Final = {
@@ -58,7 +60,7 @@ def main() -> None:
     rules = [_read(one) for one in json.loads(sys.stdin.buffer.read())]
     try:
         privileges.apart(privileges.NET_ADMIN)
-        accepted = [one for one in rules if _made(one)]
+        accepted = list(_made(rules))
         if accepted:
             found = {"messages": b"".join(one.messages for one in accepted).hex()}
             for part in listing.ruleset(counters=False, failed=lambda _: None):
@@ -99,22 +101,45 @@ def _attributes(text: str) -> Attributes:
     return [*netlink.attributes(bytes.fromhex(text))]
 
 
-def _made(gone: Gone) -> bool:
-    """Whether the kernel has taken a rule, behind those before it."""
-    holder = next(one for one, number in FAMILIES.items() if number == gone.family)
-    return not transactions.batch(holder, list(_requests(gone)))
+def _made(rules: list[Gone]) -> Iterator[Gone]:
+    """Those that the kernel takes, many at once; the rules of a table in their order."""
+    for family in dict.fromkeys(one.family for one in rules):
+        left = [one for one in rules if one.family == family]
+        for at in range(0, len(left), _AT_ONCE):
+            yield from _taken(family, left[at : at + _AT_ONCE])
 
 
-def _requests(gone: Gone) -> Iterator[Request]:
-    """What a rule needs, then the rule; what is there already may be asked for again."""
+def _taken(family: int, rules: list[Gone]) -> list[Gone]:
+    """Rules of a family, without those that the kernel refuses, behind those before them."""
+    holder = next(one for one, number in FAMILIES.items() if number == family)
+    while rules:
+        behind = itertools.accumulate((len(one.sets) for one in rules), initial=1)
+        asked = [
+            (gone, request)
+            for gone, number in zip(rules, behind, strict=False)
+            for request in _requests(gone, number)
+        ]
+        refused = transactions.batch(holder, [request for _, request in asked])
+        if not refused:
+            break
+        unwanted = [asked[one][0] for one in refused]
+        rules = [one for one in rules if not any(one is other for other in unwanted)]
+    return rules
+
+
+def _requests(gone: Gone, number: int) -> Iterator[Request]:
+    """What a rule needs, then the rule; what is there already may be asked for again.
+
+    ``number``: of its first set without a name.
+    """
     table = (_TABLE, gone.table)
     yield Request(transactions.NEW_TABLE, netlink.CREATE, [table])
     for name in (_CHAIN.encode() + b"\0", *_jumped_to(gone)):
         yield Request(transactions.NEW_CHAIN, netlink.CREATE, [table, (_CHAIN_NAME, name)])
     for kind, named in gone.named:
-        number = _numbered(_SET_ID, 0) if kind == transactions.NEW_SET else []
-        yield Request(kind, netlink.CREATE, [*named, *number])
-    for place, (one, elements) in enumerate(gone.sets, 1):
+        of_set = _numbered(_SET_ID, 0) if kind == transactions.NEW_SET else []
+        yield Request(kind, netlink.CREATE, [*named, *of_set])
+    for place, (one, elements) in enumerate(gone.sets, number):
         yield Request(
             transactions.NEW_SET, netlink.CREATE, [*_unnamed(one, place, SET_NAME, _SET_ID)]
         )
@@ -124,21 +149,20 @@ def _requests(gone: Gone) -> Iterator[Request]:
                 netlink.CREATE,
                 [*_unnamed(some, place, ELEMENTS_SET, _ELEMENTS_ID)],
             )
-    made = _rule(gone).new(gone.family)
+    made = _rule(gone, number).new(gone.family)
     flags = netlink.CREATE | netlink.APPEND
     yield Request(transactions.NEW_RULE, flags, [table, (nft_rule.CHAIN, _CHAIN), *made])
 
 
-def _rule(gone: Gone) -> Rule:
-    """A rule whose sets without a name are found by their numbers: they get other names."""
+def _rule(gone: Gone, number: int) -> Rule:
+    """A rule whose sets without a name are found by their numbers, from this one on: they get other names."""
     found = dict(gone.rule)
-    number = 0
     told = []
     for name, data in nft_rule.parts(found.get(nft_rule.EXPRESSIONS, b"")):
         values = [*netlink.attributes(data)]
         if any(ANONYMOUS.fullmatch(value) for _, value in values if name in _REFERENCES):
-            number += 1
             values = _unnamed(values, number, *_REFERENCES[name])
+            number += 1
         told.append((name, values))
     return Rule("", b"", nft_rule.expressions(told), found.get(nft_rule.USERDATA, b""))
 
