@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iptrec.packets.effects import contradicted
+from iptrec.packets.unaccompanied import unaccompanied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,8 +112,10 @@ class _Evidence:
         return fitting or outcomes
 
     def _in_time(self, rows: list[int], path: tuple[int, ...]) -> bool:
-        """Whether no state was gone before the packet came into its base chain."""
-        return all(held is None or held for held in self._held(rows, path))
+        """Whether no state was gone before the packet came into its base chain, or came without its chains."""
+        return all(held is None or held for held in self._held(rows, path)) and not unaccompanied(
+            self._book, path
+        )
 
     def hear(self, rows: list[int], outcomes: Sequence[Outcome]) -> None:
         """Take as evidence what a packet shows whichever way it was; nothing where not all ways are known."""

@@ -55,7 +55,8 @@ class Attached:
     ``state``: they alone, and the chains that they jump to. ``beside``: the number of the state that is in
     force. ``ahead``, ``behind``: those that are passed right before and right after their namesakes of that
     state, at the same hook. ``phase``: of the table; that of its i-th state is 4 i. ``generation``: of the
-    commit, or a later one; ``going``: whether it is of those that the commit deleted.
+    commit, or a later one; ``going``: whether the commit deleted them; ``fresh``: what base chains it made, as
+    long as they are attached together.
     """
 
     state: TableState
@@ -65,6 +66,7 @@ class Attached:
     phase: int
     generation: int
     going: bool
+    fresh: dict[str, Base]
 
     @classmethod
     def of(
@@ -95,6 +97,7 @@ class Attached:
             4 * after - 1 if going else 4 * after - 3,
             generation,
             going,
+            {name: now[name] for name in _made_anew(new, old)} if going else {},
         )
 
 
