@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.decode import nftrace
-from iptrec.rulesets.timeline import EVER
+from iptrec.decode.generations import BEFORE_ALL
+from iptrec.rulesets.timeline import EVER, NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,7 @@ class Changes:
             one.id for one in recording.streams if one.kind == events and one.namespace == namespace
         ]
         self._read: list[_Chunk] = []
+        self._open = not recording.facts.closed
         self.lost_ns = min(
             (one.first_ns for one in recording.losses if one.stream in self._changes), default=None
         )
@@ -71,6 +73,10 @@ class Changes:
                     for received, data in chunk.datagrams():
                         if first_ns <= received <= last_ns:
                             yield received, data
+
+    def are_after(self, generation: int) -> bool:
+        """Whether events of a recording that was not closed tell of a newer ruleset than one."""
+        return self._open and self.looks(NEVER).newest > generation
 
     def looks(self, until_ns: int) -> Looks:
         """When events were received, up to the first after ``until_ns`` (epoch), and numbers among them."""
@@ -96,6 +102,11 @@ class Looks(NamedTuple):
     time_ns: I64 = _NOTHING
     number: I64 = _NOTHING
     told_ns: I64 = _NOTHING
+
+    @property
+    def newest(self) -> int:
+        """The last number that was told; `BEFORE_ALL` if none was."""
+        return int(self.number.max(initial=BEFORE_ALL))
 
     def behind(self, generation: int) -> int | None:
         """After which time a ruleset came that is newer than one; None where no number tells.

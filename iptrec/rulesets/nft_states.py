@@ -24,12 +24,12 @@ from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import Looks
 from iptrec.rulesets.nft_edited import Edited
 from iptrec.rulesets.nft_replay import CannotFollowError
-from iptrec.rulesets.nft_spans import commits_of, spans_of, table_at
+from iptrec.rulesets.nft_spans import Look, commits_of, spans_of, table_at
 from iptrec.rulesets.nft_words import Words
-from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
+from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST, NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from iptrec.decode.nft_changes import Commit, Edit
     from iptrec.decode.rulesets.nft_json import Listing
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.nft_missed import Contents
     from iptrec.rulesets.nft_replay import Table
-    from iptrec.rulesets.nft_spans import Look, Span
+    from iptrec.rulesets.nft_spans import Span
     from iptrec.rulesets.timeline import Came
 
 # The rules change before the kernel tells it, message by message.
@@ -82,7 +82,9 @@ class States:
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = Words(listings)
-        self._spans = list(spans_of(looks, commits_of(changes)))
+        commits = commits_of(changes)
+        looks = [*looks, *_after_all(looks, commits, changes)]
+        self._spans = list(spans_of(looks, commits))
         until = [one.time_ns for one in looks[1:]]
         until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
         self._looks = Looks() if changes is None or not until else changes.looks(max(until))
@@ -180,16 +182,18 @@ class States:
     def _unlisted(
         self, table: TableName, span: Span, commits: Sequence[Commit]
     ) -> Iterator[tuple[bool, State]]:
-        """What the kernel told, up to what nobody knows, where no listing followed."""
+        """What the kernel told, up to what nobody knows, if that followed and no listing did."""
         edits = span.edits.get(table, {})
         steps = _steps(table_at(span.begin, table), edits.values())
         for number, step in zip(edits, steps, strict=False):
             yield self._made(table, step, commits[number], span)
         last, time_ns = commits[-1].generation, span.end.time_ns
-        unknown = State(None, time_ns, time_ns, (last, LAST_OF_ALL))
         if len(steps) < len(edits):
-            unknown = State(None, *self._moment(commits[[*edits][len(steps)]], span))
-        yield False, unknown
+            yield False, State(None, *self._moment(commits[[*edits][len(steps)]], span))
+        elif time_ns < NEVER:
+            yield False, State(None, time_ns, time_ns, (last, LAST_OF_ALL))
+        elif self._looks.newest > last:
+            yield False, State(None, commits[-1].received_ns[1], NEVER, (last, LAST_OF_ALL))
 
     def _made(
         self, table: TableName, step: Table, commit: Commit, span: Span
@@ -209,6 +213,17 @@ class States:
             after = max(self._looks.not_before(received) or recorded, recorded)
             after -= _LAG_NS + _LAG_OF_EDIT_NS * len(commit.edits)
         return after, told, (commit.generation - 1, commit.generation)
+
+
+def _after_all(
+    looks: Sequence[Look], commits: Mapping[int, Commit], changes: Changes | None
+) -> Iterator[Look]:
+    """What nobody listed any more, if there was something after the last listing."""
+    if changes is None or not looks or looks[-1].listing is None or looks[-1].generation is None:
+        return
+    last = looks[-1]
+    if max(commits, default=0) > looks[-1].generation or changes.are_after(looks[-1].generation):
+        yield Look(None, last.time_ns, NEVER)
 
 
 def _came(before: Look, look: Look) -> Came:

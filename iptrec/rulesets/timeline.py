@@ -16,13 +16,14 @@ import numpy as np
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from iptrec.decode.rulesets.types import Base, Chain
     from iptrec.names import I64, Family
 
 
 EVER: Final = int(np.iinfo(np.int64).min)  # when the first state came: before all
+NEVER: Final = int(np.iinfo(np.int64).max)  # not after which something came that nobody saw
 Came = tuple[int, int]  # after a generation of the rules, and not after another one
 ANY_TIME: Final[Came] = (BEFORE_ALL, LAST_OF_ALL)
 FROM_THE_FIRST: Final[Came] = (BEFORE_ALL, BEFORE_ALL)
@@ -232,6 +233,12 @@ class Timelines:
     def jumped_at_times(self) -> set[tuple[Family, str, str]]:
         """The base chains that were none at times, named as in ``hooks``."""
         return self._jumped & self.hooks.keys()
+
+    def renew(self, others: Iterable[Timelines]) -> None:
+        """Become what some others are; equal rules keep their numbers."""
+        self._tables.clear()
+        for one in others:
+            self.adopt(one)
 
     def adopt(self, other: Timelines) -> None:
         """Take another backend's tables as well: their names differ."""

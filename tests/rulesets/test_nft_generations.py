@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,32 @@ def test_windows_take_over_what_was_told_before_them(size, backends, monkeypatch
     recording = backends(changing(*traced, *((301, passing(port)) for port in range(6, 9))))
     assert not {NEW, OLD + "?"} & {*found(recording)[:5]}
     assert found(recording)[5:] == [NEW] * 3
+
+
+def cut_off():
+    """A recording that nobody ended: no listing came after what it tells."""
+    recording = NftHandMade().listed({"f": [(5, OLD)]}, 100, generation=7)
+    recording.facts = replace(recording.facts, closed=False)
+    recording.traced(270, number(7), *passing(1)).traced(280, number(7))
+    return recording.traced(300, number(8)).traced(320, *passing(2))
+
+
+def test_rules_that_nobody_listed_any_more_are_not_the_old_ones():
+    """The kernel told what came; its text nobody printed."""
+    recording = cut_off()
+    new = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 90, policy=ACCEPT)
+    before = rule(DEL_RULE, "f", 5, OLD), table(DEL_TABLE, 1)
+    recording.commit(8, 301, *before, *new, rule(NEW_RULE, "f", 5, NEW))
+    first, second = Packets(recording)
+    assert [step.spec for step in first.steps] == [OLD]
+    assert [step.spec for step in second.steps] == [None]
+
+
+def test_a_ruleset_of_which_nothing_but_its_number_was_told():
+    first, second = Packets(cut_off())
+    assert ([step.spec for step in first.steps], first.ambiguous) == ([OLD], False)
+    assert [step.spec for step in second.steps] == [None]
+    assert "not known" in second.reason
 
 
 def test_answers_do_not_tell_that_a_commit_is_done():
