@@ -263,3 +263,41 @@ def test_rules_of_a_chain_that_is_not_there():
         "iptrec rules: no rule fits; the chains of this recording are filter/"
     )
     assert iptrec("rules", HAIRPIN, "--chain", "DOCKER", "--table", "mangle").returncode == 2
+
+
+LISTS = ("chain", "rule", "iface", "verdict", "reason", "netns", "uid", "comm", "container")
+
+
+@pytest.mark.parametrize("option", [*LISTS, "mark", "since", "until"])
+def test_nothing_is_not_all(option):
+    """An empty value is that of a variable of the shell that is not set."""
+    done = iptrec("show", LOOPBACK, f"--{option}", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"iptrec: --{option} '': it is empty\n"
+
+
+@pytest.mark.parametrize("text", [",", "a,,b", "a,", ",a", " "])
+def test_no_name_of_a_list_is_empty(text):
+    done = iptrec("show", LOOPBACK, "--comm", text)
+    what = "it" if text == " " else "a name in it"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"iptrec: --comm {text!r}: {what} is empty\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["why", LOOPBACK, "--reason", ""],
+        ["paths", LOOPBACK, "--uid", ","],
+        ["rules", LOOPBACK, "--table", ""],
+        ["rules", LOOPBACK, "--chain", ""],
+        ["export", "ndjson", LOOPBACK, "--comm", ""],
+        ["trace", "--verdict", ""],
+        ["trace", "--chain", "a,,b"],
+        ["record", "--iface", ""],
+    ],
+)
+def test_other_commands_want_names_as_well(words):
+    done = iptrec(*words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.endswith(" is empty\n")
