@@ -8,10 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from answers.test_owners import told as told_owner
 from command import iptrec
 from handmade import HandMade, udp, written
 
 from iptrec.answers.packets import Packets
+from iptrec.api import Recording
+from iptrec.cli.absent import nothing
+from iptrec.cli.selection import Chosen
+from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Loss
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -223,6 +228,15 @@ def test_what_nothing_tells_is_said(command, case, tmp_path):
         return
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"iptrec {command}: no packet matches; {expected}\n"
+
+
+def test_no_container_is_known_of_any_packet():
+    """The sockets of a host's services: they are in none, or nothing told of it."""
+    why = "of no packet is it known that a container or pod has its socket"
+    chosen = Chosen(container="4f1a,web")
+    with Reader(Path(LOOPBACK)) as reader:  # what is open; the rows are made
+        found = nothing(Recording(reader, told_owner()), chosen)
+    assert found == f"no packet matches; {why}"
 
 
 @pytest.mark.parametrize("command", ["show", "paths", "why"])
