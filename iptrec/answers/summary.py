@@ -94,8 +94,9 @@ class Summary:
     ``closed``: the recorder ended cleanly. ``uncounted``: losses of which nobody knows how many events they
     are, and times without tracing; ``countable`` is False where losses could not be seen (imported captures).
     ``untraced``: base chains that packets may pass untraced. ``rules``: how many there were in the end.
-    ``ends``: packets that the kernel dropped behind the rules, by its reasons; ``disagree``: of how many the
-    rules tell one end and the kernel another one.
+    ``ends``: packets that the kernel dropped behind the rules, by its reasons; ``doubtful_ends``: of how many
+    others that, or the reason, is in doubt; ``disagree``: of how many the rules tell one end and the kernel
+    another one.
     ``vanished``: how many packets were not seen after PREROUTING, by their last table and hook; ``asked``:
     about which the kernel was asked. ``unordered``: how many packets passed chains of both backends of which
     nobody knows which came first, by the hook and these chains. ``discards``: the
@@ -122,6 +123,7 @@ class Summary:
     rules: int = 0
     untraced: list[UntracedChain] = field(default_factory=list)
     ends: dict[str, int] = field(default_factory=dict)
+    doubtful_ends: int = 0
     disagree: int = 0
     vanished: dict[str, int] = field(default_factory=dict)
     asked: Questions = _NO_QUESTIONS
@@ -159,8 +161,9 @@ def summarize(reader: Recording) -> Summary:
         outcome = assembly.outcome[:decided]
         for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
             verdicts[assembly.outcomes[number].verdict] += int(count)
-            if (death := assembly.outcomes[number].death) is not None and death.sure:
-                ends[death.reason] += int(count)
+            if (death := assembly.outcomes[number].death) is not None:
+                ends[death.reason] += int(count) if death.sure else 0
+                summary.doubtful_ends += 0 if death.sure else int(count)
             if place := _left_after(assembly.outcomes[number], window.resolver):
                 vanished[place] += int(count)
             unordered.update(dict.fromkeys(assembly.outcomes[number].unordered, int(count)))
@@ -179,7 +182,7 @@ def summarize(reader: Recording) -> Summary:
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)
     summary.verdicts = dict(verdicts.most_common())
-    summary.ends = dict(ends.most_common())
+    summary.ends = dict((+ends).most_common())
     summary.vanished = dict(vanished.most_common())
     summary.unordered = dict(unordered.most_common())
     summary.asked = _questions(reader)

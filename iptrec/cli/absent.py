@@ -102,9 +102,11 @@ def _owners(recording: Recording, comms: list[str], containers: list[str]) -> It
         if one not in there:
             yield f"none is of a process {one}" + (f", but {some(there)}" if there else "")
     there = {one.container or one.pod or "" for one in owners} - {""}
-    for one in containers:
+    if containers and not there:
+        yield "of no packet is it known that a container or pod has its socket"
+    for one in containers if there else ():
         if not _any(recording, container=one):
-            yield f"none is of container {one}" + (f", but {some(there)}" if there else "")
+            yield f"none is of container {one}, but {some(there)}"
 
 
 def _without_owners(recording: Recording) -> str:

@@ -157,6 +157,8 @@ def _expectation(recording: Recording, where: str, line: int, table: dict[str, A
         number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         if not (number if kind is int else isinstance(value, kind)):
             raise UsageError(f"{where}: {key} must be {'a text' if kind is str else 'a number'}")
+        if key in _SELECT and key != "filter":
+            which.require_all(f"{where}: {key}", str(value))
     if "count" in table and ("min" in table or "max" in table):
         raise UsageError(f"{where}: count is exact; leave min and max out")
     count = table.get("count")

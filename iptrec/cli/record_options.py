@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from iptrec.cli import selection as which
 from iptrec.cli.output import GROUP as OUTPUT
 
 WHAT, WHEN = "What to record", "When to stop"  # groups of options in --help
@@ -28,6 +29,7 @@ Interfaces = Annotated[
     typer.Option(
         "--iface",
         "-i",
+        callback=which.given,
         metavar="A,B",
         rich_help_panel=WHAT,
         help="Only packets that come in or go out by one of these; eth+ is all whose names begin so. Where"

@@ -19,10 +19,19 @@ if TYPE_CHECKING:
 def rules(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
     table: Annotated[
-        str, typer.Option("--table", metavar="TABLE,...", help="Rules of these tables.")
+        str,
+        typer.Option(
+            "--table", callback=which.given, metavar="TABLE,...", help="Rules of these tables."
+        ),
     ] = "",
     chains: Annotated[
-        str, typer.Option("--chain", metavar="TABLE/CHAIN,...", help="Rules of these chains.")
+        str,
+        typer.Option(
+            "--chain",
+            callback=which.given,
+            metavar="TABLE/CHAIN,...",
+            help="Rules of these chains.",
+        ),
     ] = "",
     hit: Annotated[
         bool | None, typer.Option("--hit/--unused", help="Rules that were hit, or that were not.")

@@ -25,10 +25,27 @@ ANY_TABLE: Final = ""  # of `iptrec.answers.selection`
 _LONGEST: Final = 600  # TABLE/CHAIN/N; names of nf_tables have at most 255 bytes
 
 GROUP: Final = "Which packets"  # of options in --help
+
+
+def given(context: typer.Context, parameter: typer.CallbackParam, value: str) -> str:
+    """What was typed of an option. Raises `UsageError` where nothing was: that would mean all packets."""
+    source = context.get_parameter_source(parameter.name or "")
+    if source is not None and source.name != "DEFAULT":
+        require_all(parameter.opts[0], value)
+    return value
+
+
+def require_all(what: str, text: str) -> None:
+    """Raise `UsageError` for an empty text, or a list A,B,... with an empty name in it."""
+    if not all(one.strip() for one in text.split(",")):
+        raise UsageError(f"{what} {text!r}: {'a name in it' if text.strip() else 'it'} is empty")
+
+
 Chains = Annotated[
     str,
     typer.Option(
         "--chain",
+        callback=given,
         rich_help_panel=GROUP,
         metavar="TABLE/CHAIN,...",
         help="Packets that pass one of these.",
@@ -38,6 +55,7 @@ Verdicts = Annotated[
     str,
     typer.Option(
         "--verdict",
+        callback=given,
         rich_help_panel=GROUP,
         metavar="V,...",
         help="Packets that ended so: ACCEPT, DROP, DISCARDED, UNKNOWN, ...",
@@ -63,6 +81,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--rule",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="TABLE/CHAIN/N,...",
                 help="Packets that one of these matched.",
@@ -76,6 +95,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             typer.Option(
                 "--iface",
                 "-i",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="A,B",
                 help="Packets that come in or go out by one of these, eth+ or any. Without it those of"
@@ -90,6 +110,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--reason",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="WORD,...",
                 help="Packets with such an end behind the rules, also where it is only perhaps theirs:"
@@ -103,6 +124,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--netns",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="NAME,...",
                 help="Packets of these namespaces.",
@@ -126,6 +148,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--mark",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="VALUE[/MASK]",
                 help="Packets that had this mark somewhere.",
@@ -138,6 +161,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--uid",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="UID,...",
                 help="Packets that sockets of these users sent or are to get, where that is known.",
@@ -150,6 +174,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--comm",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="NAME,...",
                 help="Packets of sockets that processes of these names hold, where that is known.",
@@ -162,6 +187,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--container",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="ID,...",
                 help="Packets of sockets in these containers or pods: names, or how ids begin.",
@@ -174,6 +200,7 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
             str,
             typer.Option(
                 "--since",
+                callback=given,
                 rich_help_panel=GROUP,
                 metavar="TIME",
                 help="From then on: 10:02, 2026-01-31T10:02:07.5, 10s after the start, -5s before the end.",
@@ -185,7 +212,11 @@ _OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
         Annotated[
             str,
             typer.Option(
-                "--until", rich_help_panel=GROUP, metavar="TIME", help="Before then, as --since."
+                "--until",
+                callback=given,
+                rich_help_panel=GROUP,
+                metavar="TIME",
+                help="Before then, as --since.",
             ),
         ],
         "",
@@ -242,7 +273,7 @@ class Chosen:
 
     def of(self, recording: Recording) -> Select:
         """The conditions. Raises `UsageError` for what cannot be meant."""
-        given = {
+        typed = {
             "chain": [*chains(self.chain)],
             "rule": [found for one in listed(self.rule) for found in rule(one)],
             "iface": listed(self.iface),
@@ -259,7 +290,7 @@ class Chosen:
             "packet": self.packet,
             "path": self.path,
         }
-        return cast("Select", {name: one for name, one in given.items() if one not in (None, [])})
+        return cast("Select", {name: one for name, one in typed.items() if one not in (None, [])})
 
     def _moment(self, recording: Recording, option: str, text: str) -> int | None:
         return moment(recording, option, text, utc=self.utc) if text else None
@@ -280,16 +311,16 @@ def selection(
     another help, of an option.
     """
     names = [name for name in dict.fromkeys([*first, *_OPTIONS]) if name not in without]
-    given = {name: (instead.get(name, _OPTIONS[name][0]), _OPTIONS[name][1]) for name in names}
+    options = {name: (instead.get(name, _OPTIONS[name][0]), _OPTIONS[name][1]) for name in names}
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
-        return _with_options(command, given)
+        return _with_options(command, options)
 
     return decorate
 
 
 def _with_options(
-    command: Callable[..., int], given: dict[str, tuple[Any, Any]]
+    command: Callable[..., int], options: dict[str, tuple[Any, Any]]
 ) -> Callable[..., int]:
     types = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -299,12 +330,12 @@ def _with_options(
             continue
         parameters += [
             inspect.Parameter(name, one.POSITIONAL_OR_KEYWORD, annotation=kind, default=absent)
-            for name, (kind, absent) in given.items()
+            for name, (kind, absent) in options.items()
         ]
 
     @functools.wraps(command)
     def run(**values: Any) -> int:  # noqa: ANN401 - what typer found
-        typed = Chosen(**{name: values.pop(name) for name in given})
+        typed = Chosen(**{name: values.pop(name) for name in options})
         return command(**values, chosen=typed)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

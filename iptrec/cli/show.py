@@ -67,6 +67,7 @@ Chains = Annotated[
     str,
     typer.Option(
         "--chain",
+        callback=which.given,
         rich_help_panel=which.GROUP,
         metavar="TABLE/CHAIN,...",
         help="Packets that pass one of these, and only their steps there.",

@@ -32,6 +32,7 @@ _SENDING_NS: Final = 100_000_000
 _QUEUED_NS: Final = 2_000_000_000
 LATE_NS: Final = 5_000_000_000
 _MOST_EQUAL: Final = 16  # of which each is looked at
+_MOST_PAIRS: Final = 1 << 20  # of the records and traversals of one group
 
 
 class Candidates:
@@ -101,6 +102,13 @@ class Candidates:
         single = ~self._sent[traversal] & ~self._forked[traversal]
         copied: Mask = elsewhere | self._copies.among(records, self._flags, record, passing, single)
         return copied | (records.any_packet[record] & self._copies.several(self._out[traversal]))
+
+    def single(self, records: Records, some: I64, of: I64) -> bool:
+        """Whether some records can only be of some traversals: none of a copy, nor of another packet."""
+        if len(some) * len(of) > _MOST_PAIRS or records.elsewhere[some].any():
+            return False
+        every = Found(np.repeat(some, len(of)), np.tile(of, len(some)), [])
+        return not self.copied(records, every).any()
 
     def _can_be(self, records: Records, record: I64, traversal: I64) -> Mask:
         """Whether records can be of traversals, by where these began, and how far they came."""

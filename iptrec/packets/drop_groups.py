@@ -27,6 +27,10 @@ class Found(NamedTuple):
     traversal: I64
     groups: list[tuple[I64, I64]]
 
+    def one_each(self, some: I64, of: I64) -> bool:
+        """Whether the records of a group are of one each of its traversals, if none is of a copy."""
+        return len(some) == len(of) and not np.isin(of, self.traversal).any()
+
     def used(self, decided: int, count: int) -> Mask:
         """Which of all records are not to be asked again: those of traversals that are decided."""
         used = np.zeros(count, np.bool_)
@@ -82,7 +86,10 @@ def _groups(record: I64, traversal: I64) -> Iterator[tuple[I64, I64]]:
 
 
 def by_count(records: Records, found: Found, crowds: list[tuple[I64, I64]]) -> Found:
-    """Settle the groups that have as many records as traversals, all for one cause: each was dropped."""
+    """Settle the groups that have as many records as traversals, all for one cause: each was dropped.
+
+    Of the others those are put together that share a traversal: see `Found.one_each`.
+    """
     sure, groups = [(found.record, found.traversal)], []
     for some, of in [*found.groups, *crowds]:
         if not (len(some) and len(of)):
@@ -92,4 +99,17 @@ def by_count(records: Records, found: Found, crowds: list[tuple[I64, I64]]) -> F
         else:
             groups.append((some, of))
     record, traversal = (np.concatenate(each) for each in zip(*sure, strict=True))
-    return Found(record, traversal, groups)
+    return Found(record, traversal, list(_connected(groups)))
+
+
+def _connected(groups: list[tuple[I64, I64]]) -> Iterator[tuple[I64, I64]]:
+    """Groups of records and traversals, those that share one put together."""
+    if not groups:
+        return
+    # One of each is enough to connect all of a group.
+    pairs = [
+        (np.append(some, np.full(len(of), some[0])), np.append(np.full(len(some), of[0]), of))
+        for some, of in groups
+    ]
+    record, traversal = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    yield from _groups(record, traversal)

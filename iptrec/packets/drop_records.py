@@ -13,7 +13,7 @@ from iptrec.packets.ends import Death
 from iptrec.packets.identity import DUMPED, Packets, combined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.drops import Drops
     from iptrec.names import I64, U64, Mask
@@ -82,6 +82,16 @@ class Cause(NamedTuple):
     def death(self, *, sure: bool) -> Death:
         """In words."""
         return Death(self.reason, self.where, drop_words.words(*self), sure)
+
+
+def one_of(causes: Iterable[Cause], reason: str) -> Death:
+    """What has this reason, at one of some places: these are told as far as they are the same."""
+    some = [one for one in causes if one.reason == reason]
+    wheres = {one.where for one in some}
+    if len(wheres) > 1:
+        wheres = {drop_words.function(one) for one in wheres}
+    (where, *others) = wheres
+    return Cause(reason, "" if others else where).death(sure=True)
 
 
 class Records(NamedTuple):

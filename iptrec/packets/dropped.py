@@ -3,8 +3,8 @@
 A record has the packet as it was when it was dropped, and the time of that. Its bytes find the packets that may
 be it: what no rule rewrites (`identity`), and whether it was sent here or came in. Its time decides: the packet
 had been at its last rule by then, and most reasons come at once. A packet that waits for a neighbour, or in a
-queue, may be dropped seconds later. Where several packets stay, nobody is blamed: all of them may be it. Nor is
-one of which a copy may have gone on (`drop_copies`).
+queue, may be dropped seconds later. Where several packets stay, nobody is blamed, unless there are as many
+records: all of them may be it. Nor is one of which a copy may have gone on (`drop_copies`).
 
 Records of the host's drop monitor are of any packet, traced or not: a traced one came in by the same interface.
 Where the host has other namespaces it may be of one of these, whose interfaces may have the same number.
@@ -12,6 +12,7 @@ Where the host has other namespaces it may be of one of these, whose interfaces 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,7 @@ from iptrec.names import counted
 from iptrec.packets.drop_candidates import BY_RULES, LATE_NS, SLACK_NS, Candidates
 from iptrec.packets.drop_copies import Copies
 from iptrec.packets.drop_groups import NONE
-from iptrec.packets.drop_records import Cause, DropRecords, Records
+from iptrec.packets.drop_records import Cause, DropRecords, Records, one_of
 from iptrec.packets.ends import DISCARDED
 from iptrec.packets.in_flight import EQUAL
 from iptrec.packets.remade import Remade
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64, Mask
+    from iptrec.names import I64
     from iptrec.packets.assemble import Assembly
     from iptrec.packets.drop_groups import Found
+    from iptrec.packets.ends import Death
     from iptrec.packets.outcome import Outcome
     from iptrec.recording.rows import Recording
 
@@ -75,8 +77,7 @@ class Dropped:
         candidates = Candidates(events, earliest_ns, assembly, self._copies)
         found = candidates.found(records, causes)
         self._records.forget(found.used(decided, len(records.time_ns)))
-        copied = candidates.copied(records, found)
-        ended = _ended(assembly, records, causes, found, copied, decided)
+        ended = _ended(assembly, records, causes, found, candidates, decided)
         return ended._replace(untold_ns=_untold(records, found) if known else None)
 
 
@@ -93,10 +94,11 @@ def _ended(
     records: Records,
     causes: Sequence[Cause],
     found: Found,
-    copied: Mask,
+    candidates: Candidates,
     decided: int,
 ) -> Ended:
-    """The traversals with what the records tell of them; ``copied``: of the found ones, see `Candidates`."""
+    """The traversals with what the records tell of them."""
+    copied = candidates.copied(records, found)
     by_rules = np.array([one.verdict in BY_RULES for one in assembly.outcomes])[assembly.outcome]
     certain = np.array([one.complete and one.doubt is None for one in assembly.outcomes])
     netfilter = np.array([one.netfilter for one in causes])[records.cause[found.record]]
@@ -109,8 +111,8 @@ def _ended(
     order = order[~ruled[order]]
     made, time_ns = Remade(assembly), np.zeros(len(assembly), np.int64)
     mixed = np.array([EQUAL in (one.doubt or "") for one in assembly.outcomes])
-    mixed = mixed[assembly.outcome[found.traversal]]
-    choices = [elsewhere, copied, mixed, np.ones_like(mixed)]
+    mixed = mixed[assembly.outcome]
+    choices = [elsewhere, copied, mixed[found.traversal], np.ones_like(copied)]
     which = np.select(choices, range(len(choices)))
     for number, make in enumerate((_or_elsewhere, _one_of_its_copies, _or_its_equal, _lost)):
         one = order[which[order] == number]
@@ -119,9 +121,14 @@ def _ended(
         time_ns[traversal] = records.time_ns[record]
     for some, of in found.groups:
         if not causes[records.cause[some[0]]].netfilter:
-            doubtful = partial(_doubtful, dropped=len(some), of=len(of))
-            made.replace(of, records.cause[some[:1]], partial(_by_cause, causes, doubtful))
+            each = Counter(causes[one] for one in records.cause[some].tolist())
+            ended = partial(_doubtful, each=each, of=len(of))
             time_ns[of] = records.time_ns[some].min()
+            alone = found.one_each(some, of) and not mixed[of].any()
+            if alone and candidates.single(records, some, of):
+                ended = partial(_lost_all, each=each, of=len(of))
+                time_ns[of] = np.sort(records.time_ns[some])
+            made.replace(of, some[:1], ended)
     return Ended(made.assembly, time_ns, disagree)
 
 
@@ -134,6 +141,23 @@ def _by_cause(
 
 def _lost(before: Outcome, cause: Cause) -> Outcome:
     """An outcome, with the packet dropped behind the rules."""
+    return _dead(before, cause.death(sure=True))
+
+
+def _lost_all(before: Outcome, _: int, each: Counter[Cause], of: int) -> Outcome:
+    """An outcome of one of some equal packets that were all dropped, of which none is known for which cause."""
+    reasons = Counter(one.reason for one in each.elements())
+    (reason, _), *others = reasons.most_common()
+    death = one_of(each, reason)
+    if not others:
+        return _dead(before, death)
+    told = ", ".join(f"{count:,} for {one}" for one, count in reasons.most_common())
+    doubt = f"the kernel dropped all {of:,} of these equal packets, {told}"
+    doubtful = replace(before, doubt="; ".join(filter(None, (before.doubt, doubt))))
+    return _dead(doubtful, death._replace(sure=False))
+
+
+def _dead(before: Outcome, death: Death) -> Outcome:
     whole = before.complete or before.endless
     return replace(
         before,
@@ -144,7 +168,7 @@ def _lost(before: Outcome, cause: Cause) -> Outcome:
         reason=None if whole else before.reason,
         endless=False,
         vanished=None,
-        death=cause.death(sure=True),
+        death=death,
     )
 
 
@@ -164,8 +188,9 @@ def _or_its_equal(before: Outcome, cause: Cause) -> Outcome:
     return replace(before, death=cause.death(sure=False))
 
 
-def _doubtful(before: Outcome, cause: Cause, dropped: int, of: int) -> Outcome:
+def _doubtful(before: Outcome, _: int, each: Counter[Cause], of: int) -> Outcome:
     """An outcome, with the packet dropped perhaps."""
+    dropped, cause = each.total(), next(iter(each))
     doubt = f"the kernel dropped {dropped:,} of {counted(of, 'equal packet')}, perhaps this one"
     return _in_doubt(before, cause, doubt)
 

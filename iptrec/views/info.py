@@ -292,11 +292,7 @@ def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
             yield f"not recorded ({one.detail['not_recorded']})"
             continue
         missing = _missing(recording, one)
-        words = [
-            f"behind the rules: {_counted(summary.ends)}"
-            if summary.ends
-            else "none behind the rules"
-        ]
+        words = [_whose(summary)]
         if one.detail.get("source") == _MONITOR:
             words.append("told by the host's drop monitor, of all its namespaces")
         words += [f"{counted(missing, 'record')} found no room"] if missing else []
@@ -306,6 +302,17 @@ def _why_dropped(recording: Recording, summary: Summary) -> Iterator[str]:
             else []
         )
         yield "; ".join(words)
+
+
+def _whose(summary: Summary) -> str:
+    """Of how many packets it is known that they were dropped behind the rules, and of how many perhaps."""
+    if not (summary.ends or summary.doubtful_ends):
+        return "none behind the rules"
+    doubtful = counted(summary.doubtful_ends, "packet") + " in doubt"
+    if not summary.ends:
+        return f"behind the rules: {doubtful}, 0 known"
+    known = f"behind the rules: {_counted(summary.ends)}"
+    return f"{known}; {doubtful}" if summary.doubtful_ends else known
 
 
 def _drop_reasons(recording: Recording, summary: Summary) -> dict[str, Any]:
@@ -321,6 +328,7 @@ def _drop_reasons(recording: Recording, summary: Summary) -> dict[str, Any]:
                 **told,
                 "lost": missing,
                 "ends": summary.ends,
+                "in_doubt": summary.doubtful_ends,
                 "disagree": summary.disagree,
                 **({"source": _MONITOR} if one.detail.get("source") == _MONITOR else {}),
             }

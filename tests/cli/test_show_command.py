@@ -8,10 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from answers.test_owners import told as told_owner
 from command import iptrec
 from handmade import HandMade, udp, written
 
 from iptrec.answers.packets import Packets
+from iptrec.api import Recording
+from iptrec.cli.absent import nothing
+from iptrec.cli.selection import Chosen
+from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Loss
 
 SAMPLES = Path(__file__).parents[2] / "samples"
@@ -225,6 +230,15 @@ def test_what_nothing_tells_is_said(command, case, tmp_path):
     assert done.stderr == f"iptrec {command}: no packet matches; {expected}\n"
 
 
+def test_no_container_is_known_of_any_packet():
+    """The sockets of a host's services: they are in none, or nothing told of it."""
+    why = "of no packet is it known that a container or pod has its socket"
+    chosen = Chosen(container="4f1a,web")
+    with Reader(Path(LOOPBACK)) as reader:  # what is open; the rows are made
+        found = nothing(Recording(reader, told_owner()), chosen)
+    assert found == f"no packet matches; {why}"
+
+
 @pytest.mark.parametrize("command", ["show", "paths", "why"])
 @pytest.mark.parametrize("case", ABSENT)
 def test_what_is_not_there_lists_what_is(command, case):
@@ -263,3 +277,41 @@ def test_rules_of_a_chain_that_is_not_there():
         "iptrec rules: no rule fits; the chains of this recording are filter/"
     )
     assert iptrec("rules", HAIRPIN, "--chain", "DOCKER", "--table", "mangle").returncode == 2
+
+
+LISTS = ("chain", "rule", "iface", "verdict", "reason", "netns", "uid", "comm", "container")
+
+
+@pytest.mark.parametrize("option", [*LISTS, "mark", "since", "until"])
+def test_nothing_is_not_all(option):
+    """An empty value is that of a variable of the shell that is not set."""
+    done = iptrec("show", LOOPBACK, f"--{option}", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"iptrec: --{option} '': it is empty\n"
+
+
+@pytest.mark.parametrize("text", [",", "a,,b", "a,", ",a", " "])
+def test_no_name_of_a_list_is_empty(text):
+    done = iptrec("show", LOOPBACK, "--comm", text)
+    what = "it" if text == " " else "a name in it"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"iptrec: --comm {text!r}: {what} is empty\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["why", LOOPBACK, "--reason", ""],
+        ["paths", LOOPBACK, "--uid", ","],
+        ["rules", LOOPBACK, "--table", ""],
+        ["rules", LOOPBACK, "--chain", ""],
+        ["export", "ndjson", LOOPBACK, "--comm", ""],
+        ["trace", "--verdict", ""],
+        ["trace", "--chain", "a,,b"],
+        ["record", "--iface", ""],
+    ],
+)
+def test_other_commands_want_names_as_well(words):
+    done = iptrec(*words)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.endswith(" is empty\n")

@@ -156,8 +156,18 @@ def test_info(lost):
     assert reasons_line(lost) == "behind the rules: 1 NOT_SPECIFIED; 7 records found no room"
     assert summarize(lost).lost == 0
     assert fits("info", info.as_json(lost, summarize(lost)))["drop_reasons"] == {
-        "recorded": True, "why_not": None, "lost": 7, "ends": {"NOT_SPECIFIED": 1}, "disagree": 0,
+        "recorded": True, "why_not": None, "lost": 7, "ends": {"NOT_SPECIFIED": 1}, "in_doubt": 0,
+        "disagree": 0,
     }  # fmt: skip
+
+
+def test_info_where_it_is_not_known_whose_they_are(perhaps):
+    """One of two equal packets was dropped: that is not none."""
+    assert reasons_line(perhaps) == "behind the rules: 2 packets in doubt, 0 known"
+    also = recorded(1, 1, 2, 3, dropped=[1, 2])
+    assert reasons_line(also) == "behind the rules: 1 NOT_SPECIFIED; 2 packets in doubt"
+    told = fits("info", info.as_json(also, summarize(also)))["drop_reasons"]
+    assert (told["ends"], told["in_doubt"]) == ({"NOT_SPECIFIED": 1}, 2)
 
 
 def test_info_where_the_drop_monitor_told(lost):
