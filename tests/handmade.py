@@ -159,6 +159,9 @@ class HandMade:
         self.chunks_.append(Chunk(number, stream, times, lengths, b"".join(datagrams)))
         return self
 
+    def newest_snapshot(self):
+        return len(self.snapshots_)
+
     def snapshots(self, *kinds):
         ordered = sorted(self.snapshots_, key=lambda one: (one.time_ns, one.id))
         return iter([one for one in ordered if not kinds or one.kind in kinds])

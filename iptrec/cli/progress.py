@@ -66,6 +66,9 @@ class _Watched:
     def snapshots(self, *kinds: str) -> Iterable[Snapshot]:
         return self._reader.snapshots(*kinds)
 
+    def newest_snapshot(self) -> int:
+        return self._reader.newest_snapshot()
+
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         for chunk in self._reader.chunks(stream, after):
             yield chunk

@@ -103,7 +103,9 @@ def trace(
         )  # fmt: skip
         viewer = Follower(
             [
-                str(path), "--chain", chains, "--verdict", verdicts, "--color", color,
+                str(path), "--color", color,
+                *(["--chain", chains] if chains else []),
+                *(["--verdict", verdicts] if verdicts else []),
                 "--phys" if phys else "--no-phys",
                 "--ct" if ct else "--no-ct",
                 "--rules" if rules else "--no-rules",

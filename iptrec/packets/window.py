@@ -7,7 +7,7 @@ the order of their first event.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,7 +23,8 @@ from iptrec.packets.in_flight import UNDER_WAY_NS
 from iptrec.packets.joined import Joiner
 from iptrec.packets.loops import LOOPBACK
 from iptrec.packets.refused import RACE_NS, Refused
-from iptrec.rulesets.backends import BACKENDS, history
+from iptrec.rulesets.backends import BACKENDS
+from iptrec.rulesets.growing import Rules
 from iptrec.rulesets.joined import STREAMS as JOINED
 from iptrec.rulesets.joined import Joined
 from iptrec.rulesets.resolver import Resolver
@@ -115,9 +116,11 @@ class _Streams:
         joiner: Joiner | None,
         dropped: Dropped,
         refused: Sequence[Refusal],
+        rules: Rules,
     ) -> None:
         self.assemblers = assemblers
         self._book = book
+        self._rules = rules
         self._joiner = joiner
         self._dropped = dropped
         self._refused = Refused(refused, book)
@@ -148,6 +151,16 @@ class _Streams:
             return None
         return self.assemblers[waiting.index(max(waiting))]
 
+    def add(self, assembler: Assembler, chunk: Chunk) -> None:
+        """Take a chunk of a recording that grows."""
+        self._rules.hear(chunk)
+        assembler.add(chunk)
+
+    def renew(self) -> None:
+        """Read the rules again if there are more of them."""
+        if self._rules.renewed():
+            self._book.renew()
+
     def close(self, until_ns: int | None, number: int, *, live: bool = False) -> Window:
         """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
 
@@ -156,6 +169,8 @@ class _Streams:
         starts = tuple(one.start for one in self.assemblers)
         parts = [one.read() for one in self.assemblers]
         read = parts[0] if self._joiner is None else self._joiner.join(parts)
+        if live:
+            read = replace(read, waits=read.waits | self._untold(read.assembly))
         events, assembly = read.events, read.assembly
         decided = len(assembly)
         if until_ns is not None:
@@ -188,6 +203,21 @@ class _Streams:
             unplaced=np.flatnonzero((read.resolved.place < 0) & ~again[events.datagram]),
             unread=read.received_ns[events.undecoded[~again[events.undecoded]]],
         )
+
+    def _untold(self, assembly: Assembly) -> Mask:
+        """Traversals by rules that nobody knows, or has no text of: the recorder may be about to list them."""
+        untold: Mask = np.array(
+            [
+                any(
+                    self._book.places[place].wordless
+                    or self._book.states[place] in self._book.unseen
+                    for place in one.path
+                )
+                for one in assembly.outcomes
+            ],
+            np.bool_,
+        )[assembly.outcome]
+        return untold
 
 
 def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window]:
@@ -263,8 +293,9 @@ def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
             for one in streams.assemblers:
                 for chunk in reader.chunks(one.stream.id, after=seen.get(one.stream.id, 0)):
                     seen[one.stream.id] = chunk.id
-                    one.add(chunk)
+                    streams.add(one, chunk)
             if now_ns is None or not streams.empty:
+                streams.renew()
                 yield (window := streams.close(now_ns, number, live=True))
                 number += window.decided
 
@@ -296,16 +327,13 @@ def _of_same_packets(streams: Iterable[Stream]) -> Iterator[list[Stream]]:
 
 def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     """``streams``: one, or those of both backends."""
-    histories = [history(reader, BACKENDS[one.kind], one.namespace) for one in streams]
-    timelines = histories[0]
-    for other in histories[1:]:
-        timelines.adopt(other)
+    rules = Rules(reader, streams)
     counts = Counts(reader, streams[0].namespace)
     meanwhile = counts.meanwhile()
     resolvers = [
         Resolver(
             BACKENDS[one.kind],
-            timelines,
+            rules.timelines,
             f"iptrec:{reader.facts.uuid}",
             disbelieved(counts),
             meanwhile,
@@ -318,10 +346,10 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     ]
     dropped = Dropped(reader, streams[0].namespace)
     if len(streams) == 1:
-        return _Streams(assemblers, resolvers[0], None, dropped, refusals(counts))
+        return _Streams(assemblers, resolvers[0], None, dropped, refusals(counts), rules)
     book = Joined(resolvers)
     joiner = Joiner(book, [one.walker for one in assemblers])
-    return _Streams(assemblers, book, joiner, dropped, refusals(counts))
+    return _Streams(assemblers, book, joiner, dropped, refusals(counts), rules)
 
 
 def _raced_ns(read: Read, starts: Iterable[Start]) -> int:

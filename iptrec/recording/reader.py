@@ -159,6 +159,11 @@ class Reader:
                 del recent[next(iter(recent))]
             yield Snapshot(**row, content=content)
 
+    def newest_snapshot(self) -> int:
+        """See `Recording`."""
+        last = self._file.select("snapshot", "ORDER BY id DESC LIMIT 1", {})
+        return next((one["id"] for one in last), 0)
+
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream) with an id above ``after``, in order; their stream exists."""
         known = {one.id for one in self.streams}

@@ -149,5 +149,8 @@ class Recording(Protocol):
     def snapshots(self, *kinds: str) -> Iterable[Snapshot]:
         """The snapshots (of some kinds), in order of time; read one by one, since all together may be large."""
 
+    def newest_snapshot(self) -> int:
+        """The id of the last one, 0 if there is none: it tells whether there are more."""
+
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream), in order, whose id is greater than ``after``."""

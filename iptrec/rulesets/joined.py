@@ -36,8 +36,18 @@ class Joined(Book):
         super().__init__(first.timelines, first.our_comment, first.disbelieved, first.meanwhile)
         self._parts = parts
         self._numbers: dict[tuple[int, int], int] = {}
-        self._late = {family: late_tables(self.timelines, family) for family in FAMILIES}
+        self._late = self._late_tables()
         self._grammars: dict[int, Grammar] = {}  # by the id of the part's own, which is kept there
+
+    def _late_tables(self) -> dict[Family, frozenset[str]]:
+        return {family: late_tables(self.timelines, family) for family in FAMILIES}
+
+    def renew(self) -> None:
+        """See `Book`."""
+        super().renew()
+        self._late = self._late_tables()
+        for one in self._parts:
+            one.renew()
 
     def path(self, part: int, path: Iterable[int]) -> tuple[int, ...]:
         """The numbers here of places that one of the parts numbered."""

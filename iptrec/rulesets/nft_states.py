@@ -29,7 +29,7 @@ from iptrec.rulesets.nft_words import Words
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST, NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.nft_changes import Commit, Edit
     from iptrec.decode.rulesets.nft_json import Listing
@@ -82,9 +82,8 @@ class States:
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = Words(listings)
-        commits = commits_of(changes)
-        looks = [*looks, *_after_all(looks, commits, changes)]
-        self._spans = list(spans_of(looks, commits))
+        looks = [*looks, *_after_all(looks, changes)]
+        self._spans = list(spans_of(looks, commits_of(changes)))
         until = [one.time_ns for one in looks[1:]]
         until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
         self._looks = Looks() if changes is None or not until else changes.looks(max(until))
@@ -215,15 +214,12 @@ class States:
         return after, told, (commit.generation - 1, commit.generation)
 
 
-def _after_all(
-    looks: Sequence[Look], commits: Mapping[int, Commit], changes: Changes | None
-) -> Iterator[Look]:
-    """What nobody listed any more, if there was something after the last listing."""
+def _after_all(looks: Sequence[Look], changes: Changes | None) -> Iterator[Look]:
+    """What nobody listed any more, if events met rules that came after the last listing."""
     if changes is None or not looks or looks[-1].listing is None or looks[-1].generation is None:
         return
-    last = looks[-1]
-    if max(commits, default=0) > looks[-1].generation or changes.are_after(looks[-1].generation):
-        yield Look(None, last.time_ns, NEVER)
+    if changes.are_after(looks[-1].generation):
+        yield Look(None, looks[-1].time_ns, NEVER)
 
 
 def _came(before: Look, look: Look) -> Came:

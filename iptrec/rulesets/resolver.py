@@ -95,6 +95,11 @@ class Book:
         """What can follow what in some tables; ``not_ip``: of frames that are not."""
         raise NotImplementedError
 
+    def renew(self) -> None:
+        """Forget what was made of the timelines: there is more of them. Places keep their numbers."""
+        self._moved.clear()
+        self._judging.clear()
+
     def meeting(self, met: Met, number: int) -> Met:
         """What a packet has met once it comes to a place; see `judging`."""
         family, table, state = self.families[number], self.places[number].table, self.states[number]
@@ -159,6 +164,12 @@ class Resolver(Book):
         self._chosen: dict[tuple[int, ...], int] = {}
         self._grammars: dict[tuple[Family, bool, str, int], Grammar] = {}
         self._others: dict[Family, dict[str, dict[str, Chain]]] = {}
+
+    def renew(self) -> None:
+        """See `Book`."""
+        super().renew()
+        for known in (self._known, self._interned, self._chosen, self._grammars, self._others):
+            known.clear()
 
     def locate(self, data: bytes, lengths: U32, received_ns: I64) -> Locations:
         """Decode datagrams (see `RulesetBackend.decode`), and find the passes that their events tell of."""
