@@ -174,7 +174,7 @@ finally:
 
 
 def test_what_others_give_back_meanwhile(lab):
-    """Processes end all the time, and their counters go while a table is replaced: its old rules are there still."""
+    """Processes end all the time, and their counters go while a table is replaced: its old rules still hold."""
     lab.restore(None, "ipv4", RULES)
     assert lab.run([sys.executable, "-c", INTERRUPTED]).stdout.split() == ["True"] * 20
 
