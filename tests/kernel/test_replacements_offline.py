@@ -9,9 +9,9 @@ import pytest
 
 from iptrec.kernel.batches import LARGEST_BATCH, SLOTS, Batch, Overrun
 from iptrec.kernel.legacy import followed, nflog
+from iptrec.kernel.legacy.digest import Copy
 from iptrec.kernel.legacy.followed import Followed
 from iptrec.kernel.legacy.replacements import History, Replaced
-from iptrec.kernel.legacy.saved import Saved
 from iptrec.kernel.legacy.states import Seen
 
 
@@ -113,16 +113,15 @@ class Told:
 def following(monkeypatch):
     """A table that is followed: what tells, the table, what is known of it, and all that is reported."""
     told, found, table = Told(), [], SimpleNamespace(rules=0)
-    tables = SimpleNamespace(digest=lambda _: b"%d" % table.rules)
-    save = lambda *_, **__: ("", b"%d" % table.rules)  # noqa: E731
-    monkeypatch.setattr("iptrec.kernel.legacy.saved.iptables.save", save)
+    tables = SimpleNamespace(copy=lambda _: Copy(b"%d" % table.rules, b"", b""))
+    printing = SimpleNamespace(put=lambda state, copy=None: found.append((state, copy)))
     monkeypatch.setattr(followed.time, "time_ns", lambda: 1000)
     known = Seen(b"0", 0)
-    made = Followed(told, Saved(), found.append)
+    made = Followed(told, printing)
 
     def look():
         assert made.look(tables, "ipv4", "mangle", known, (0, 0))
-        return [(one.content, one.after_ns, one.time_ns) for one in found]
+        return [(copy and copy.digest, one.after_ns, one.time_ns) for one, copy in found]
 
     return SimpleNamespace(told=told, table=table, known=known, made=made, tables=tables, look=look)
 
@@ -145,7 +144,7 @@ def test_a_state_between_is_unknown(following):
     assert following.look() == [(None, 10, 11), (b"0", 20, 21)]
 
 
-def test_what_is_replaced_while_it_is_printed_is_printed_again(following):
+def test_what_is_replaced_while_it_is_copied_is_copied_again(following):
     following.told.replace(10)
     following.table.rules = 1
     following.told.coming = [lambda: None] * 2 + [lambda: following.told.replace(20)]

@@ -167,7 +167,7 @@ class Replacements(Programs):
 
     def marks(self) -> list[tuple[int, int]]:
         """Of each replacement that began since the last call how many messages were there, and when (epoch)."""
-        begun, places = self._notes[program.BEGUN // 8], program.PLACES // 8
+        begun, places = self.begun, program.PLACES // 8
         first = max(self._marked, begun - _KEPT)
         self._marked = begun
         found = []
@@ -177,6 +177,11 @@ class Replacements(Programs):
             there = self._notes[at + 1] - (os.cpu_count() or 1) + 1
             found.append((there, self._epoch(self._notes[at])))
         return found
+
+    @property
+    def begun(self) -> int:
+        """How many replacements of tables began up to now."""
+        return self._notes[program.BEGUN // 8]
 
     @property
     def astray(self) -> bool:
