@@ -113,7 +113,9 @@ class Told:
 def following(monkeypatch):
     """A table that is followed: what tells, the table, what is known of it, and all that is reported."""
     told, found, table = Told(), [], SimpleNamespace(rules=0)
-    tables = SimpleNamespace(copy=lambda _: Copy(b"%d" % table.rules, b"", b""))
+    tables = SimpleNamespace(
+        taken=lambda _: b"%d" % table.rules, copy=lambda _, taken: Copy(taken, b"", b"")
+    )
     printing = SimpleNamespace(put=lambda state, copy=None: found.append((state, copy)))
     monkeypatch.setattr(followed.time, "time_ns", lambda: 1000)
     known = Seen(b"0", 0)

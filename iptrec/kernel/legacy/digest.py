@@ -69,6 +69,13 @@ def loaded(family: Family) -> list[str] | None:
         return None
 
 
+class Taken(NamedTuple):
+    """What the kernel gave of a table: struct ipt_getinfo, and its entries."""
+
+    info: bytes
+    raw: U8
+
+
 class Copy(NamedTuple):
     """A table as it was copied out of the kernel, counters 0.
 
@@ -155,11 +162,14 @@ class Tables:
         """A hash of the table's rules and policies, without counters. Asking for a table loads it."""
         return self._remember(table, *self._entries(table))
 
-    def copy(self, table: str) -> Copy:
-        """The whole table, with that hash."""
-        info, raw = self._entries(table)
-        digest = self._remember(table, info, raw)
-        return Copy(digest, info, bytes(_asked(table, info)) + raw.tobytes())
+    def taken(self, table: str) -> Taken:
+        """The whole table, at once; `copy` makes of it what can be kept."""
+        return Taken(*self._entries(table))
+
+    def copy(self, table: str, taken: Taken) -> Copy:
+        """A copy of the table as it was taken, with its digest."""
+        digest = self._remember(table, *taken)
+        return Copy(digest, taken.info, bytes(_asked(table, taken.info)) + taken.raw.tobytes())
 
     def ours(self, table: str) -> list[str]:
         """The comments of recorders' rules in the table, one for each rule (xt_comment keeps their text)."""

@@ -61,11 +61,12 @@ class Followed:
             begun = self.begun(family, table)
             if history.under_way:  # its end is told
                 return True
-            copy = tables.copy(table)
-            known.took(time.thread_time_ns() - started)
+            taken = tables.taken(table)
             ended = self.settled(family, table, begun)
             if ended is None:  # replaced again meanwhile
                 continue
+            copy = tables.copy(table, taken)
+            known.took(time.thread_time_ns() - started)
             if known.digest not in (None, copy.digest) and not ended:
                 return False
             known.share = SHARE if ended else min(2 * known.share, QUIET_SHARE)
