@@ -20,6 +20,7 @@ from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.missed import ANONYMOUS, ELEMENTS_SET, SET_NAME, Gone
 from iptrec.kernel.nft.rule import Rule
 from iptrec.kernel.nft.transactions import FAMILIES, Request
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from iptrec.kernel.nft.missed import Attributes
 
 KIND: Final = "nft-missed"  # of the snapshot
+_SLOW: Final = "record again while the host is less busy, or change the rules in fewer steps (one nft -f for many)"
 _CHAIN: Final = "iptrec-missed"
 _TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
 _SET_ID, _ELEMENTS, _ELEMENTS_ID = 10, 3, 4
@@ -42,11 +44,16 @@ def told(rules: list[Gone], *, within_s: float) -> bytes:
 
     Without those that the kernel does not take; empty where that is all of them.
     """
-    done = process.run(
-        process.iptrec(module=__name__),
-        json.dumps([_written(one) for one in rules]).encode(),
-        until=time.monotonic() + within_s,
-    )
+    try:
+        done = process.run(
+            process.iptrec(module=__name__),
+            json.dumps([_written(one) for one in rules]).encode(),
+            until=time.monotonic() + within_s,
+        )
+    except process.UnendedError:
+        raise HostError(
+            f"nft did not list {counted(len(rules), 'such rule')} within {within_s:g} s; {_SLOW}"
+        ) from None
     if done.returncode:
         fact = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise HostError(fact or f"{KIND}: status {done.returncode}")
