@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from iptrec.kernel.nft.missed import Attributes
 
 KIND: Final = "nft-missed"  # of the snapshot
-_SLOW: Final = "record again while the host is less busy, or change the rules in fewer steps (one nft -f for many)"
+_SLOW: Final = (
+    "record again while the host is less busy, or change the rules in fewer steps (one nft -f for many)"
+)
 _CHAIN: Final = "iptrec-missed"
 _TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
 _SET_ID, _ELEMENTS, _ELEMENTS_ID = 10, 3, 4
