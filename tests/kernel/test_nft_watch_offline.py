@@ -173,7 +173,7 @@ def test_rules_that_take_too_long_to_be_told(monkeypatch):
     with pytest.raises(HostError) as raised:
         retold.told([], within_s=0.1)
     assert str(raised.value) == (
-        "nft did not list 0 such rules within 0.1 s; record again while the host is less busy, or change the"
+        "nft did not list 0 such rules within 0.1 s; record while the host is less busy, or change the"
         " rules in fewer steps (one nft -f for many)"
     )
 

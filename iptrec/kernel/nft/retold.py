@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KIND: Final = "nft-missed"  # of the snapshot
 _SLOW: Final = (
-    "record again while the host is less busy, or change the rules in fewer steps (one nft -f for many)"
+    "record while the host is less busy, or change the rules in fewer steps (one nft -f for many)"
 )
 _CHAIN: Final = "iptrec-missed"
 _TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
