@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from socket import IPPROTO_ICMP, IPPROTO_ICMPV6
 from typing import Final, NamedTuple
 
 from iptrec.matching import iptables_bytes as raw
@@ -64,6 +63,9 @@ def _is_protocol(value: str, own: int) -> bool:
     return _PROTOCOLS.get(value, protocol_number(value)) == own
 
 
+_OF_ERRORS: Final = ("icmp", "icmpv6")
+
+
 def _never_protocol(value: str, facts: Facts, negated: bool) -> bool:
     """Whether ``--ctproto`` cannot hold: without a connection it does not, and a connection has the packet's.
 
@@ -71,7 +73,7 @@ def _never_protocol(value: str, facts: Facts, negated: bool) -> bool:
     """
     own = facts.header.get("proto")
     number = None if own is None or facts.header.get("ext") else protocol_number(str(own))
-    if number in (None, IPPROTO_ICMP, IPPROTO_ICMPV6) or is_written("ct state", facts.written):
+    if number is None or own in _OF_ERRORS or is_written("ct state", facts.written):
         return False
     return _is_protocol(value, number) == negated
 

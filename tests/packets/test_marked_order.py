@@ -58,7 +58,8 @@ BEHIND = place("security", None)
         ([MANGLE, LEGACY_END, NFT_RULE, NFT_END], [0, 0, 1, 1], [1, 2, 3, 3], UNPROVEN),
         # What userspace did to it nobody knows.
         ([MANGLE, LEGACY_END, NFT_QUEUE], [0, 0, 1], [5, 7, 5], NFT_FIRST),
-        ([MANGLE, LEGACY_END, NFT_QUEUE, BEHIND], [0, 0, 1, 0], [5, 5, 5, 7], UNPROVEN),
+        ([MANGLE, LEGACY_END, NFT_QUEUE, BEHIND], [0, 0, 1, 0], [5, 5, 5, 7], LEGACY_FIRST),
+        ([MANGLE, NFT_END, LEGACY_END], [0, 1, 0], [5, 5, 5], UNPROVEN),
         # Chains of another hook, or that do not stand side by side.
         ([LEGACY_END, MANGLE, NFT_MARK], [0, 0, 1], [1, 1, 7], UNPROVEN),
     ],
