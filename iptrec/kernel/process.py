@@ -33,6 +33,10 @@ import_module(module).main()
 """
 
 
+class UnendedError(HostError):
+    """A program was killed because it took too long."""
+
+
 def end_with_parent() -> None:
     """End when the process that started us does (prctl(2)). Becoming another user takes that back."""
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -80,7 +84,7 @@ def run(
     """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
 
     What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
-    ``until``: when one that changes nothing is killed (time.monotonic). Raises `HostError` then.
+    ``until``: when one that changes nothing is killed (time.monotonic). Raises `UnendedError` then.
     ``beside``: what its environment has beside `environment`.
     """
     left = None if until is None else max(0.0, until - time.monotonic())
@@ -96,6 +100,6 @@ def run(
             timeout=left,
         )
     except subprocess.TimeoutExpired:
-        raise HostError(
+        raise UnendedError(
             f"{Path(command[0]).name} does not come to an end: the rules are too many, or change all the time"
         ) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from iptrec.decode import packet
 from iptrec.matching.facts import Clause, Judgement, protocol_number
 from iptrec.matching.field import AbsentError
-from iptrec.matching.iptables_options import ALL, CORE, MODULES
+from iptrec.matching.iptables_options import ALL, CORE, MODULES, Option
 from iptrec.matching.rewrites import ANYTHING, is_written
 from iptrec.names import AF_INET6
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import Rule
     from iptrec.matching.bits import Bits
     from iptrec.matching.facts import Facts
-    from iptrec.matching.iptables_options import Option
 
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _OF_PROTOCOLS: Final = {
@@ -48,6 +47,7 @@ _MODIFIERS: Final = frozenset(
 )
 
 
+_STATE: Final = "--ctstate"
 _IPV4: Final = 4
 _TOS: Final = ("ip dscp", "ip ecn", "ip6 dscp", "ip6 ecn")
 _OF_IPV6: Final = ("src", "dst", "length", "hop_limit", "tos", "flow_label", "ext")
@@ -117,6 +117,8 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
             fits = _tested(condition, facts)
         except AbsentError as instead:  # whatever is negated
             return Judgement(False, condition.told, f"it is {instead}")
+        if fits is None and _never(condition, facts):
+            return Judgement(False, condition.told, _instead(condition, facts))
         if fits is None:
             unknown.append(condition)
         elif fits == condition.negated:
@@ -177,6 +179,12 @@ def holds(condition: _Condition, facts: Facts) -> bool | None:
     return None if fits is None else fits != condition.negated
 
 
+def _never(condition: _Condition, facts: Facts) -> bool:
+    """Whether a condition cannot hold."""
+    option = condition.option
+    return option is not None and option.never(condition.value, facts, condition.negated)
+
+
 def _tested(condition: _Condition, facts: Facts) -> bool | None:
     try:
         return None if condition.option is None else condition.option.test(condition.value, facts)
@@ -198,11 +206,18 @@ def _conditions(rule: Rule) -> Iterator[_Condition]:
     """A match without options, such as ``-m socket``, is a condition under its name."""
     for match in each_match(rule):
         if match.conditions or match.options is CORE or match.name in _NO_CONDITIONS:
-            yield from match.conditions
+            yield from _with_state(match.conditions)
         else:
             option = (match.options or {}).get("")
             told = Clause(f"-m {match.name}", module=match.name)
             yield _Condition(told, negated=False, value="", option=option)
+
+
+def _with_state(conditions: list[_Condition]) -> list[_Condition]:
+    """Those of a match: beside ``--ctstate`` nothing else is asked of a packet without a connection."""
+    if not any(one.told.words.lstrip("! ").startswith(_STATE) for one in conditions):
+        return conditions
+    return [one._replace(option=one.option and Option(*one.option[:-1])) for one in conditions]
 
 
 def each_match(rule: Rule) -> list[Match]:

@@ -17,6 +17,7 @@ from iptrec.matching.field import AbsentError, dumped_of_tcp, of_header, require
 from iptrec.matching.iptables_bpf import accepts
 from iptrec.matching.iptables_time import within
 from iptrec.matching.nft_ct import FIELDS
+from iptrec.matching.rewrites import is_written
 
 Test = Callable[[str, Facts], "bool | None"]
 ALL: Final = "*"
@@ -47,6 +48,7 @@ class Option(NamedTuple):
     own: Callable[[Facts], object]
     hint: Callable[[str, Facts], str | None] = lambda _value, _facts: None
     likely: Test = lambda _value, _facts: None
+    never: Callable[[str, Facts, bool], bool] = lambda _value, _facts, _negated: False
 
 
 def _protocol(value: str, facts: Facts) -> bool | None:
@@ -59,6 +61,21 @@ def _protocol(value: str, facts: Facts) -> bool | None:
 
 def _is_protocol(value: str, own: int) -> bool:
     return _PROTOCOLS.get(value, protocol_number(value)) == own
+
+
+_OF_ERRORS: Final = ("icmp", "icmpv6")
+
+
+def _never_protocol(value: str, facts: Facts, negated: bool) -> bool:
+    """Whether ``--ctproto`` cannot hold: without a connection it does not, and a connection has the packet's.
+
+    But for an ICMP error, which may be of another one; and ``-j CT`` may give the packet one of no protocol.
+    """
+    own = facts.header.get("proto")
+    number = None if own is None or facts.header.get("ext") else protocol_number(str(own))
+    if number is None or own in _OF_ERRORS or is_written("ct state", facts.written):
+        return False
+    return _is_protocol(value, number) == negated
 
 
 def _network(name: str) -> Test:
@@ -363,7 +380,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     "time": {ALL: Option(within, _nothing)},
     "conntrack": {
         "--ctstate": Option(host.state, host.own_state),
-        "--ctproto": _connection("ct protocol", _is_protocol),
+        "--ctproto": _connection("ct protocol", _is_protocol)._replace(never=_never_protocol),
         "--ctdir": _connection("ct direction", host.has_direction),
         "--ctstatus": _connection("ct status", host.has_status),
         "--ctorigsrc": _connection("ct original saddr", host.is_in_network),

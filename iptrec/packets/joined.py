@@ -21,6 +21,7 @@ from iptrec.packets.assembler import Read
 from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import Packets, combined
 from iptrec.packets.in_flight import EQUAL
+from iptrec.packets.marked_order import proven
 from iptrec.packets.outcome import HOLES, TORN
 from iptrec.packets.pairs import Side, pair
 from iptrec.packets.ruleset_choice import reading
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from iptrec.names import I64, Mask
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.pairs import Pairs
-    from iptrec.packets.turns import Order
+    from iptrec.packets.turns import Order, Proven
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.joined import Joined
     from iptrec.rulesets.resolver import Met
@@ -74,7 +75,7 @@ class Joiner:
         self._book = book
         self._walkers = walkers
         self._walker = Walker(book)
-        self._known: dict[tuple[_Told | None, ...], _Whole | None] = {}
+        self._known: dict[tuple[tuple[_Told | None, ...], Proven], _Whole | None] = {}
 
     def join(self, parts: Sequence[Read]) -> Read:
         """Both as one, their events in order of receipt."""
@@ -158,16 +159,16 @@ class Joiner:
         copies = np.full(len(order), -1)
         found: dict[Outcome, int] = {}
         rows, counts, option = [], [], []
-        for (mine, its, doubtful), members in _alike(parts, pairs):
-            whole = self._whole(outcomes(mine, its))
-            assert whole is not None  # noqa: S101 - they are no pair otherwise
+        ways = (
+            (doubtful, some, whole)
+            for (mine, its, doubtful), members in _alike(parts, pairs)
+            for some, whole in self._by_marks(parts, pairs, outcomes(mine, its), members)
+        )
+        for doubtful, members, whole in ways:
             outcome = whole.outcome
             if doubtful:
                 outcome = replace(outcome, doubt=outcome.doubt or EQUAL)
-            steps = [
-                place_of[_rows(parts, at, (pairs.one, pairs.other)[at][members], step)]
-                for at, step in whole.steps
-            ]
+            steps = [place_of[one] for one in _steps(parts, pairs, whole, members)]
             copied = copy_of[members]
             copies[steps[0]] = np.where(copied >= 0, place_of[copied], -1)
             rows.append(np.stack(steps, axis=1).reshape(-1))
@@ -179,14 +180,40 @@ class Joiner:
         fates = reassemble(events, row[first], outcome_of, list(found))
         return Assembly(row, first, count, *fates, {}, copies[row[first]], ours)
 
-    def _whole(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
-        if outcomes not in self._known:
+    def _by_marks(
+        self,
+        parts: Sequence[Read],
+        pairs: Pairs,
+        outcomes: tuple[_Told | None, ...],
+        members: I64,
+    ) -> Iterator[tuple[I64, _Whole]]:
+        """Pairs that were seen alike, by the order in which their marks tell that chains were passed."""
+        whole = self._whole(outcomes)
+        assert whole is not None  # noqa: S101 - they are no pair otherwise
+        asked = [one for one in whole.outcome.unordered if len(one.chains) == len(parts)]
+        if not asked:
+            yield members, whole
+            return
+        marks = np.concatenate([part.events.mark for part in parts]).astype(np.int64)
+        told = marks[np.stack(_steps(parts, pairs, whole, members))]
+        places = [self._book.places[one] for one in whole.outcome.path]
+        of = [at for at, _ in whole.steps]
+        found = np.stack([proven(places, of, told, one) for one in asked])
+        orders, which = np.unique(found, axis=1, return_inverse=True)
+        for number, order in enumerate(orders.T.tolist()):
+            known = frozenset((one, at) for one, at in zip(asked, order, strict=True) if at >= 0)
+            yield members[which.reshape(-1) == number], self._whole(outcomes, known) or whole
+
+    def _whole(
+        self, outcomes: tuple[_Told | None, ...], known: Proven = frozenset()
+    ) -> _Whole | None:
+        if (outcomes, known) not in self._known:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
-            self._known[outcomes] = self._judged(outcomes)
-        return self._known[outcomes]
+            self._known[outcomes, known] = self._judged(outcomes, known)
+        return self._known[outcomes, known]
 
-    def _judged(self, outcomes: tuple[_Told | None, ...]) -> _Whole | None:
+    def _judged(self, outcomes: tuple[_Told | None, ...], known: Proven) -> _Whole | None:
         """What became of a packet that was seen so; None if no packet can have been.
 
         Where the rules of one backend changed just then, the steps of the other may tell which held.
@@ -195,7 +222,7 @@ class Joiner:
         found = [
             whole
             for some in product(*(one.possible for one in told.values()))
-            for whole in self._ordered(dict(zip(told, some, strict=True)))
+            for whole in self._ordered(dict(zip(told, some, strict=True)), known)
         ]
         found.sort(key=lambda one: not one.outcome.complete)
         if not found:
@@ -216,7 +243,7 @@ class Joiner:
                 read.setdefault(step, set()).add(reading(self._book.places[number]))
         return frozenset(at for at, step in enumerate(equal[0].steps) if len(read[step]) > 1)
 
-    def _ordered(self, there: dict[int, Outcome]) -> list[_Whole]:
+    def _ordered(self, there: dict[int, Outcome], known: Proven) -> list[_Whole]:
         """The same for one choice of rules: the best of what can be, if anything.
 
         Rulesets that read the same may have other base chains; the first one is taken that leaves nothing out.
@@ -224,18 +251,21 @@ class Joiner:
         found: list[_Whole] = []
         for some in islice(product(*(one.paths for one in there.values())), _MOST_TRIED):
             numbered = zip(there, some, strict=True)
-            found += self._along(there, {at: self._book.path(at, one) for at, one in numbered})
+            paths = {at: self._book.path(at, one) for at, one in numbered}
+            found += self._along(there, paths, known)
             if any(one.outcome.complete for one in found):
                 break
         found.sort(key=lambda one: not one.outcome.complete)
         return found[:1]
 
-    def _along(self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]]) -> list[_Whole]:
+    def _along(
+        self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]], known: Proven
+    ) -> list[_Whole]:
         """What can be along these paths of the parts, one for each order of the steps."""
         torn = any(one.doubt == TORN for one in there.values())
         copied = any(one.copied for one in there.values())
         found: list[_Whole] = []
-        for steps, unordered in self._orders(there, paths):
+        for steps, unordered in self._orders(there, paths, known):
             path = tuple(paths[part][at] for part, at in steps)
             outcome = self._walker.across_holes(path, torn=torn, copied=copied)
             if outcome is not None:
@@ -250,7 +280,7 @@ class Joiner:
         return found
 
     def _orders(
-        self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]]
+        self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]], known: Proven
     ) -> Iterator[Order]:
         """The steps of all parts, in each order that they can have."""
         blocks = {at: self._blocks(at, path) for at, path in paths.items()}
@@ -261,7 +291,7 @@ class Joiner:
             if not passes <= route.keys():
                 continue
             ended = {at for at, one in there.items() if one.verdict in _ENDS}
-            order = merged(blocks, route, ended)
+            order = merged(blocks, route, ended, known)
             if order not in seen:
                 seen.append(order)
                 yield order
@@ -327,6 +357,12 @@ def _rows(parts: Sequence[Read], at: int, positions: I64, step: int) -> I64:
     """Of traversals of a part one event each; events are numbered through all parts."""
     assembly = parts[at].assembly
     return assembly.rows[assembly.first[positions] + step] + at * len(parts[0].events)
+
+
+def _steps(parts: Sequence[Read], pairs: Pairs, whole: _Whole, members: I64) -> list[I64]:
+    """The events of some pairs, step by step; events as `_rows` numbers them."""
+    which = pairs.one[members], pairs.other[members]
+    return [_rows(parts, at, which[at], step) for at, step in whole.steps]
 
 
 def _copies(parts: Sequence[Read], pairs: Pairs) -> I64:

@@ -1,8 +1,9 @@
 """In which order a packet passed the chains of both backends: by hook and priority.
 
 Of equal priorities the one that was attached later is the first (net/netfilter/core.c, nf_hook_entries_grow),
-which nobody recorded. It is known where one of them ended the packet or began to trace it; else legacy iptables
-is put first, and the chains are told as `Unordered`, unless no rule of theirs matched.
+which nobody recorded. It is known where one of them ended the packet or began to trace it, or where the
+packet's marks tell (`marked_order`); else legacy iptables is put first, and the chains are told as `Unordered`,
+unless no rule of theirs matched.
 """
 
 from __future__ import annotations
@@ -51,8 +52,15 @@ class _Turn(NamedTuple):
     block: Block
 
 
+# Chains whose order is known by other evidence, and the part that was first.
+Proven = frozenset[tuple[Unordered, int]]
+
+
 def merged(
-    blocks: Mapping[int, Sequence[Block]], route: Mapping[Pass, int], ended: set[int]
+    blocks: Mapping[int, Sequence[Block]],
+    route: Mapping[Pass, int],
+    ended: set[int],
+    proven: Proven = frozenset(),
 ) -> Order:
     """The steps of all blocks in the order of a route; ``ended``: the parts that end the packet."""
     turns = []
@@ -63,25 +71,32 @@ def merged(
             last = part in ended and number == len(some) - 1
             turns.append(_Turn(turn, last, one.traced, part, number, one))
     turns.sort()
+    first, ordered, unordered = dict(proven), [], []
+    for turn, group in groupby(turns, key=itemgetter(0)):
+        here = list(group)
+        told = _unordered(here, route, first=turn == turns[0].turn)
+        if told in first:
+            before = first[told]
+            here.sort(key=lambda one: one.part != before)
+        elif told is not None:
+            unordered.append(told)
+        ordered += here
     return Order(
-        [(one.part, step) for one in turns for step in one.block.steps],
-        tuple(_unordered(turns, route)),
+        [(one.part, step) for one in ordered for step in one.block.steps], tuple(unordered)
     )
 
 
-def _unordered(turns: Sequence[_Turn], route: Mapping[Pass, int]) -> list[Unordered]:
-    found = []
-    for turn, group in groupby(turns, key=itemgetter(0)):
-        some = [one for one in group if route[one.block.pass_] == turn and not one.last]
-        if len({one.part for one in some}) > 1 and not (
-            _begun_here(some, first=turn == turns[0].turn)
-        ):
-            found.append(some)
-    return [
-        Unordered(HOOKS[some[0].block.pass_.hook], tuple(_name(one.block.pass_) for one in some))
-        for some in found
-        if any(one.block.rules for one in some)
-    ]
+def _unordered(
+    turns: Sequence[_Turn], route: Mapping[Pass, int], *, first: bool
+) -> Unordered | None:
+    """The chains of one turn, unless their order is known or nobody can ask for it."""
+    some = [one for one in turns if route[one.block.pass_] == one.turn and not one.last]
+    if len({one.part for one in some}) < 2 or _begun_here(some, first=first):  # noqa: PLR2004
+        return None
+    if not any(one.block.rules for one in some):
+        return None
+    hook = HOOKS[some[0].block.pass_.hook]
+    return Unordered(hook, tuple(chain_name(one.block.pass_) for one in some))
 
 
 def _begun_here(some: Sequence[_Turn], *, first: bool) -> bool:
@@ -89,5 +104,6 @@ def _begun_here(some: Sequence[_Turn], *, first: bool) -> bool:
     return first and (len(some) == 2 or not any(one.traced for one in some))  # noqa: PLR2004
 
 
-def _name(one: Pass) -> str:
+def chain_name(one: Pass) -> str:
+    """As readers are told of it."""
     return f"{one.table}/{one.base or HOOKS[one.hook]}"

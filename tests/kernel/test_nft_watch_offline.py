@@ -9,6 +9,7 @@ from queue import Queue
 import pytest
 
 from iptrec.errors import HostError
+from iptrec.kernel import process
 from iptrec.kernel.nft import listing, retold
 from iptrec.kernel.nft import watch as nft_watch
 from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
@@ -159,9 +160,22 @@ def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
     watch.stop()
     noted = [found.get() for _ in range(found.qsize())]
     assert [one.content for one in noted if isinstance(one, Retold)] == [b"text"]
-    assert [str(one) for one in noted if isinstance(one, HostError)] == [
-        "rules that soon went are recorded without text: no such right"
-    ]
+    (said,) = [str(one) for one in noted if isinstance(one, HostError)]
+    assert said == (
+        "from now on rules that go before they are listed have no text in the recording, nor do the steps of"
+        " packets that met them: no such right"
+    )
+
+
+def test_rules_that_take_too_long_to_be_told(monkeypatch):
+    """What is named is what took long, not the interpreter that ran it; and what can be done."""
+    monkeypatch.setattr(process, "iptrec", lambda **_: ["sleep", "60"])
+    with pytest.raises(HostError) as raised:
+        retold.told([], within_s=0.1)
+    assert str(raised.value) == (
+        "nft did not list 0 such rules within 0.1 s; record while the host is less busy, or change the"
+        " rules in fewer steps (one nft -f for many)"
+    )
 
 
 def given(answer):

@@ -9,9 +9,9 @@ import pytest
 
 from iptrec.kernel.batches import LARGEST_BATCH, SLOTS, Batch, Overrun
 from iptrec.kernel.legacy import followed, nflog
+from iptrec.kernel.legacy.digest import Copy
 from iptrec.kernel.legacy.followed import Followed
 from iptrec.kernel.legacy.replacements import History, Replaced
-from iptrec.kernel.legacy.saved import Saved
 from iptrec.kernel.legacy.states import Seen
 
 
@@ -19,10 +19,10 @@ def test_a_table_of_many_pages_is_replaced_once():
     """It begins with the last page that is taken, and ends with the first that is given back."""
     history = History()
     for time_ns in (1, 2, 3):
-        history.begin(7, time_ns)
+        history.begin(7, time_ns, page=time_ns)
     assert history.settled(1) is None
     for time_ns in (5, 6, 7):
-        history.end(7, time_ns)
+        history.end(7, time_ns, page=90 + time_ns)
     assert (history.begun, history.settled(1)) == (1, [Replaced(3, 5)])
     assert history.quiet
 
@@ -30,27 +30,62 @@ def test_a_table_of_many_pages_is_replaced_once():
 def test_processes_that_know_no_lock_of_each_other():
     """The first change came after the first began, and not after the first has ended."""
     history = History()
-    history.begin(7, 1)
-    history.begin(8, 2)
-    history.end(8, 5)
+    history.begin(7, 1, page=1)
+    history.begin(8, 2, page=2)
+    history.end(8, 5, page=1)
     assert history.settled(2) is None
-    history.end(7, 9)
+    history.end(7, 9, page=90)
     assert history.settled(2) == [Replaced(1, 5), Replaced(1, 9)]
+
+
+def test_what_goes_for_others_is_not_of_the_table():
+    """It comes while a process replaces the table, which has other rules only later."""
+    history = History()
+    history.begin(7, 1, page=1)
+    history.end(7, 5, page=90)  # of the rules before, which nobody saw come
+    history.begin(8, 11, page=2)
+    history.end(8, 12, page=91)
+    assert history.settled(2) is None
+    history.end(8, 15, page=1)
+    assert history.settled(2) == [Replaced(1, 5), Replaced(11, 15)]
+
+
+def test_who_is_refused_changes_nothing():
+    """The table had another size meanwhile: the process gives its own page back."""
+    history = History()
+    history.begin(7, 1, page=1)
+    history.end(7, 5, page=1)
+    assert history.settled(1) == []
+    history.begin(7, 11, page=1)
+    history.end(7, 15, page=90)
+    assert history.settled(2) == [Replaced(11, 15)]
+
+
+def test_a_replacement_of_which_table_is_not_known():
+    """It may be each one, so it begins and ends in all."""
+    history = History()
+    for page in (1, None):
+        history.begin(7, 1, page=page)
+        history.end(7, 5, page=page and 90)
+    assert history.settled(2) == [Replaced(1, 5), Replaced(1, 5)]
 
 
 def test_of_many_changes_the_first_and_the_last_count():
     history = History()
     for number in range(1000):
-        history.begin(7, 10 * number)
-        history.end(7, 10 * number + 1)
+        history.begin(7, 10 * number, page=number)
+        history.end(7, 10 * number + 1, page=number - 1)
     assert history.settled(1000) == [Replaced(0, 1), Replaced(9990, 9991)]
 
 
 def test_what_is_lost_may_have_been_any_number():
     history = History()
-    history.begin(7, 1)
+    history.begin(7, 1, page=1)
     history.lose(0, 9)
     assert history.settled(2) == [Replaced(0, 9), Replaced(0, 9)]
+    history.begin(7, 11, page=1)
+    history.end(7, 15, page=90)
+    assert history.settled(3) == [Replaced(11, 15)]
 
 
 class Told:
@@ -70,24 +105,25 @@ class Told:
         return self.history
 
     def replace(self, time_ns):
-        self.history.begin(7, time_ns)
-        self.history.end(7, time_ns + 1)
+        self.history.begin(7, time_ns, page=time_ns)
+        self.history.end(7, time_ns + 1, page=time_ns - 10)
 
 
 @pytest.fixture
 def following(monkeypatch):
     """A table that is followed: what tells, the table, what is known of it, and all that is reported."""
     told, found, table = Told(), [], SimpleNamespace(rules=0)
-    tables = SimpleNamespace(digest=lambda _: b"%d" % table.rules)
-    save = lambda *_, **__: ("", b"%d" % table.rules)  # noqa: E731
-    monkeypatch.setattr("iptrec.kernel.legacy.saved.iptables.save", save)
+    tables = SimpleNamespace(
+        taken=lambda _: b"%d" % table.rules, copy=lambda _, taken: Copy(taken, b"", b"")
+    )
+    printing = SimpleNamespace(put=lambda state, copy=None: found.append((state, copy)))
     monkeypatch.setattr(followed.time, "time_ns", lambda: 1000)
     known = Seen(b"0", 0)
-    made = Followed(told, Saved(), found.append)
+    made = Followed(told, printing)
 
     def look():
         assert made.look(tables, "ipv4", "mangle", known, (0, 0))
-        return [(one.content, one.after_ns, one.time_ns) for one in found]
+        return [(copy and copy.digest, one.after_ns, one.time_ns) for one, copy in found]
 
     return SimpleNamespace(told=told, table=table, known=known, made=made, tables=tables, look=look)
 
@@ -110,7 +146,7 @@ def test_a_state_between_is_unknown(following):
     assert following.look() == [(None, 10, 11), (b"0", 20, 21)]
 
 
-def test_what_is_replaced_while_it_is_printed_is_printed_again(following):
+def test_what_is_replaced_while_it_is_copied_is_copied_again(following):
     following.told.replace(10)
     following.table.rules = 1
     following.told.coming = [lambda: None] * 2 + [lambda: following.told.replace(20)]
@@ -127,15 +163,15 @@ def test_what_is_replaced_again_and_again_is_unknown_until_it_rests(following):
 
 
 def test_what_is_under_way_is_awaited(following):
-    following.told.history.begin(7, 10)
+    following.told.history.begin(7, 10, page=10)
     following.table.rules = 1
     assert following.look() == []
-    following.told.history.end(7, 12)
+    following.told.history.end(7, 12, page=0)
     assert following.look() == [(b"1", 10, 12)]
 
 
 def test_what_is_under_way_in_the_end_is_unknown(following):
-    following.told.history.begin(7, 10)
+    following.told.history.begin(7, 10, page=10)
     following.made.finish("ipv4", "mangle", following.known)
     assert following.look() == [(None, 10, 1000)]
 

@@ -128,7 +128,7 @@ class Astray:
 def test_replacements_that_are_not_all_told_are_believed_no_more(legacy):
     """It is said, and tables are looked at as where nobody tells."""
     made, found, use_lock = legacy
-    made._told = Followed(Astray, made._saved, found.append)
+    made._told = Followed(Astray, made._printing)
     Table.rules = 1
     use_lock()
     made.look()

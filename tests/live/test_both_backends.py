@@ -239,13 +239,22 @@ MARKS = [
         mangle="-A PREROUTING udp:5001 -j MARK --set-xmark 0x1/0xffffffff",
         filter="-A FORWARD -m mark --mark 0x7; -A FORWARD udp:5002 -j DROP",
     ),
-    fw(("forward", 0, "udp:5001 counter meta mark set 7; udp:5003 counter drop")),
+    fw(
+        (
+            "forward",
+            0,
+            "udp:5001 counter meta mark set 7; udp:5003 counter drop; udp:5004 counter",
+        )
+    ),
 ]
+
+
+FORWARDING = ["legacy filter", "inet fw"]
 
 
 @pytest.mark.parametrize("newer", ["nft", "legacy"])
 def test_equal_priorities(lab, tmp_path, newer):
-    """The newer one is passed first, as the mark shows; what was recorded cannot tell, and that is said."""
+    """The newer one is passed first: where marks show that it is told so, else that nobody knows."""
     path = tmp_path / "t.db"
     rules = MARKS if newer == "nft" else MARKS[::-1]
     _, kernel = recorded(lab, path, rules)
@@ -256,9 +265,13 @@ def test_equal_priorities(lab, tmp_path, newer):
         told = {one.header["sport"] % 10: one for one in recording.packets()}
         summary = recording.summary()
     assert {number: [tuple(each) for each in one.unordered] for number, one in told.items()} == {
-        number: [pair] if number == 1 else [] for number in range(10)
+        number: [pair] if number == 4 else [] for number in range(10)
     }
     assert (told[1].complete, told[1].ambiguous) == (True, False)
+    order = [
+        name for name in dict.fromkeys(one.table for one in told[1].steps) if name in FORWARDING
+    ]
+    assert order == (FORWARDING[::-1] if newer == "nft" else FORWARDING)
     assert [(*one, count) for one, count in summary.unordered.items()] == [(*pair, 4)]
     assert "order not known at FORWARD, of one priority: legacy filter/FORWARD and inet fw/c0" in (
         iptrec_said("show", path)

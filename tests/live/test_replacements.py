@@ -142,6 +142,43 @@ def test_whose_table_it_is(lab):
     assert lab.run([sys.executable, "-c", SEEN]).stdout.split() == ["2", "False"]
 
 
+INTERRUPTED = """
+import subprocess, time
+from iptrec.kernel import netns
+from iptrec.kernel.legacy.digest import Tables
+from iptrec.kernel.legacy.replacements import Replacements
+
+def rules(number):
+    rule = f"-A FORWARD -s 192.0.2.1 -m comment --comment {number} -j DROP\\n"
+    return f"*filter\\n{rule * 10000}COMMIT\\n".encode()
+
+storm = [subprocess.Popen(["sh", "-c", "while :; do /bin/true; done"]) for _ in range(6)]
+try:
+    with Tables("ipv4") as tables, Replacements(netns.inode()) as replacements:
+        for number in range(20):
+            digest, old_ns, begun = tables.digest("filter"), 0, time.time_ns()
+            child = subprocess.Popen(["iptables-legacy-restore", "-w"], stdin=subprocess.PIPE)
+            child.stdin.write(rules(number))
+            child.stdin.close()
+            while tables.digest("filter") == digest:
+                old_ns, begun = begun, time.time_ns()
+            child.wait()
+            replacements.read()
+            history = replacements.of("ipv4", "filter")
+            (one,) = history.settled(history.begun)
+            print(one.time_ns > old_ns)
+finally:
+    for one in storm:
+        one.kill()
+"""
+
+
+def test_what_others_give_back_meanwhile(lab):
+    """Processes end all the time, and their counters go while a table is replaced: its old rules still hold."""
+    lab.restore(None, "ipv4", RULES)
+    assert lab.run([sys.executable, "-c", INTERRUPTED]).stdout.split() == ["True"] * 20
+
+
 def test_many_rules(lab, path, recording):
     """Whose counters are many pages."""
     times = []

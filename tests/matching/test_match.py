@@ -55,6 +55,12 @@ CASES = {
     "-m socket -j DROP": (None, "-m socket"),
     "-m socket -p tcp -j DROP": (False, "-p tcp (it is udp)"),
     "-m conntrack --ctstate NEW -m udp --dport 3": (False, "--dport 3 (it is 2)"),
+    # Of no connection there is no protocol, and a packet that is no ICMP error has that of its connection.
+    "-m conntrack --ctproto 6 -j DROP": (False, "--ctproto 6 (it is udp)"),
+    "-m conntrack ! --ctproto 17 -j DROP": (False, "! --ctproto 17 (it is udp)"),
+    "-m conntrack --ctproto 17 -j DROP": (None, "--ctproto 17"),
+    "-m conntrack ! --ctproto 6 -j DROP": (None, "! --ctproto 6"),
+    "-m conntrack --ctstate INVALID --ctproto 6 -j DROP": (None, "--ctstate INVALID"),
     "-m set --match-set bad src -j DROP": (None, "--match-set bad src"),
     # An option is of the module that was loaded last and has it.
     "-m mark --mark 0x0 -j DROP": (True, None),

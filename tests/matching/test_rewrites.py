@@ -148,6 +148,7 @@ IPTABLES = [
     ("-j CONNMARK --restore-mark", "-m mark --mark 0x6", None),
     ("-j TTL --ttl-set 9", "-m dscp --dscp 0x08", True),
     ("-j NOTRACK", "-m conntrack --ctstate NEW", None),
+    ("-j CT --helper ftp", "-m conntrack ! --ctproto 17", None),
     ("-j TCPMSS --set-mss 9", "-m length --length 29", None),
 ]
 

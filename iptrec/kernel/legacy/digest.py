@@ -69,6 +69,29 @@ def loaded(family: Family) -> list[str] | None:
         return None
 
 
+class Taken(NamedTuple):
+    """What the kernel gave of a table: struct ipt_getinfo, and its entries."""
+
+    info: bytes
+    raw: U8
+
+
+class Copy(NamedTuple):
+    """A table as it was copied out of the kernel, counters 0.
+
+    ``digest``: of its rules and policies. ``info``, ``entries``: struct ipt_getinfo and struct ipt_get_entries.
+    """
+
+    digest: bytes
+    info: bytes
+    entries: bytes
+
+
+def _asked(table: str, info: bytes) -> bytearray:
+    """The head of struct ipt_get_entries for a table: its name, and the size of its entries."""
+    return bytearray(table.encode().ljust(_NAME, b"\0") + info[-4:].ljust(_HEAD - _NAME, b"\0"))
+
+
 @dataclass(slots=True)
 class _Seen:
     """The last look at a table: its info, where its entries begin, and the digest."""
@@ -139,6 +162,15 @@ class Tables:
         """A hash of the table's rules and policies, without counters. Asking for a table loads it."""
         return self._remember(table, *self._entries(table))
 
+    def taken(self, table: str) -> Taken:
+        """The whole table, at once; `copy` makes of it what can be kept."""
+        return Taken(*self._entries(table))
+
+    def copy(self, table: str, taken: Taken) -> Copy:
+        """A copy of the table as it was taken, with its digest."""
+        digest = self._remember(table, *taken)
+        return Copy(digest, taken.info, bytes(_asked(table, taken.info)) + taken.raw.tobytes())
+
     def ours(self, table: str) -> list[str]:
         """The comments of recorders' rules in the table, one for each rule (xt_comment keeps their text)."""
         return [one.decode() for one in COMMENT.findall(self._entries(table)[1].tobytes())]
@@ -151,10 +183,7 @@ class Tables:
         """The table's info, and its entries."""
         for _ in range(_TRIES):
             info = self._info(table)
-            size = int.from_bytes(info[-4:], "little")
-            buffer = bytearray(_HEAD + size)
-            buffer[: len(table)] = table.encode()
-            buffer[_NAME : _NAME + 4] = info[-4:]
+            buffer = _asked(table, info) + bytes(int.from_bytes(info[-4:], "little"))
             try:
                 self._get(_GET_ENTRIES, buffer)
             except OSError as error:

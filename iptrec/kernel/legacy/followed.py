@@ -10,25 +10,22 @@ from iptrec.kernel.legacy.saved import source_of
 from iptrec.kernel.legacy.states import QUIET_SHARE, SHARE, Seen, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from iptrec.kernel.legacy.digest import Tables
+    from iptrec.kernel.legacy.digest import Copy, Tables
+    from iptrec.kernel.legacy.printing import Printing
     from iptrec.kernel.legacy.replacements import History, Replacements
-    from iptrec.kernel.legacy.saved import Saved
     from iptrec.names import Family
 
 _TRIES: Final = 3
 
 
 class Followed:
-    """Reports states to ``found``; ``saved``: what iptables-save printed of them."""
+    """Copies states, and lets them be printed and reported."""
 
-    def __init__(
-        self, replacements: Replacements, saved: Saved, found: Callable[[State], None]
-    ) -> None:
+    def __init__(self, replacements: Replacements, printing: Printing) -> None:
         self._replacements = replacements
-        self._saved = saved
-        self._found = found
+        self._printing = printing
 
     @property
     def astray(self) -> bool:
@@ -42,6 +39,10 @@ class Followed:
     def quiet(self, family: Family, table: str) -> bool:
         """Whether a table was not replaced since it was last seen."""
         return self._history(family, table).quiet
+
+    def waits(self, family: Family, table: str) -> bool:
+        """Whether a replacement has ended, as far as was read, and nobody has looked at the table since."""
+        return bool(self._replacements.of(family, table).ended)
 
     def settled(self, family: Family, table: str, begun: int) -> list[Replaced] | None:
         """See `History.settled`."""
@@ -60,20 +61,18 @@ class Followed:
             begun = self.begun(family, table)
             if history.under_way:  # its end is told
                 return True
-            digest = tables.digest(table)
-            known.cost_ns = time.thread_time_ns() - started
-            new = digest != known.digest or len(history.ended) > 1
-            content = self._saved.state(family, table, digest) if new else None
+            taken = tables.taken(table)
             ended = self.settled(family, table, begun)
             if ended is None:  # replaced again meanwhile
                 continue
-            if known.digest not in (None, digest) and not ended:
+            copy = tables.copy(table, taken)
+            known.took(time.thread_time_ns() - started)
+            if known.digest not in (None, copy.digest) and not ended:
                 return False
             known.share = SHARE if ended else min(2 * known.share, QUIET_SHARE)
-            if content is not None:
-                self._saved.keep(family, digest, content)
-                self._tell(family, table, known, ended, content)
-            known.digest, known.until_ns = digest, seen_ns
+            if copy.digest != known.digest or len(ended) > 1:
+                self._tell(family, table, known, ended, copy)
+            known.digest, known.until_ns = copy.digest, seen_ns
             known.closes, known.uses = used
             return True
         self._give_up(family, table, known, history)
@@ -91,17 +90,17 @@ class Followed:
         return self._replacements.of(family, table)
 
     def _tell(
-        self, family: Family, table: str, known: Seen, ended: Sequence[Replaced], content: bytes
+        self, family: Family, table: str, known: Seen, ended: Sequence[Replaced], copy: Copy
     ) -> None:
         """Report a state, and before it those that nobody saw since the last one."""
         if ended and (known.digest is None or len(ended) > 1):
-            self._found(State(family, table, *ended[0], source_of(table), None))
+            self._printing.put(State(family, table, *ended[0], source_of(table), None))
         came = ended[-1] if ended else Replaced(known.until_ns, time.time_ns())
-        self._found(State(family, table, *came, source_of(table), content))
+        self._printing.put(State(family, table, *came, source_of(table), None), copy)
         known.changed_ns = came.time_ns
 
     def _give_up(self, family: Family, table: str, known: Seen, history: History) -> None:
         """Report that nobody knows how a table was since it was replaced, until the next state of it."""
         since = history.ended.pop(0) if history.ended else history.begins(time.time_ns())
-        self._found(State(family, table, *since, source_of(table), None))
+        self._printing.put(State(family, table, *since, source_of(table), None))
         known.digest = None

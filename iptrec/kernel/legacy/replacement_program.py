@@ -4,8 +4,10 @@ No tracepoint is in x_tables. But a process that replaces a table takes counters
 each processor, before the kernel goes over to them, and gives those of the old ones back when no processor
 walks them any more (net/ipv4/netfilter/ip_tables.c, translate_table and __do_replace;
 net/netfilter/x_tables.c, xt_percpu_counter_alloc, xt_replace_table, xt_percpu_counter_free). Both have
-tracepoints, which little else comes to. Which table it is stands in the arguments of the setsockopt(2) that
-the process is in; whose it is, its socket tells.
+tracepoints. Which table it is stands in the arguments of the setsockopt(2) that the process is in; whose it
+is, its socket tells. What the kernel gives back for others meanwhile, such as counters of a process that ended
+just before, looks as if this one did: only pages are told, with their addresses, by which those of a table
+are known.
 
 Another program, a filter of the socket that traces come out of, counts these: what was counted when a
 replacement began was told by the old rules.
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
 LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
 TAKEN, GIVEN_BACK = "btf_trace_percpu_alloc_percpu", "btf_trace_percpu_free_percpu"
 LAYOUT: Final = np.dtype(
-    [("time", "<i8"), ("process", "<u8"), ("level", "<u4"), ("begins", "<u4"), ("table", "S32")]
-)
+    [
+        ("time", "<i8"), ("process", "<u8"), ("page", "<u8"), ("level", "<u4"), ("begins", "<u4"),
+        ("table", "S32"),
+    ]
+)  # fmt: skip
 RECORD: Final = LAYOUT.itemsize
 # What is written beside the ring: how many records found no room, how many tables were replaced in ways that
 # are not followed, how many messages there were; how many replacements began, and of each when, and after how
@@ -41,6 +46,7 @@ SLOTS: Final = 64
 NOTES: Final = PLACES + 16 * SLOTS
 
 _PAGE: Final = 4096  # XT_PCPU_BLOCK_SIZE: so large, and so aligned, is what is taken
+_GIVEN: Final = 2  # of base_addr, off, ptr
 _SET_REPLACE: Final = 64  # IPT_SO_SET_REPLACE, IP6T_SO_SET_REPLACE; SOL_IP is 0, SOL_IPV6 41
 _KERNEL_THREAD: Final = 0x200000  # PF_KTHREAD
 _LOG_PACKET: Final = 0x0400  # NFNL_SUBSYS_ULOG, NFULNL_MSG_PACKET
@@ -99,6 +105,7 @@ def taken(btf: Btf, maps: Maps, netns: int) -> bytes:
         for part in (load(LONG, _R1, _CTX, 8 * at), (bpf.NOT_EQUAL, _R1, _PAGE, "exit"))
     ]
     noted: bpf.Code = [
+        *_page(size + 4),
         bpf.map_value(_R2, maps.notes),
         load(LONG, _TASK, _R2, MESSAGES),  # before the time is: what was counted by then
         bpf.call(bpf.KTIME),
@@ -132,9 +139,13 @@ def given_back(btf: Btf, maps: Maps, netns: int) -> bytes:
     """The program where counters are given back: a replacement has ended."""
     return bpf.assembled(
         [
+            move(_CTX, _R1),
+            load(LONG, _R1, _CTX, 8 * _GIVEN),
+            (bpf.BITS, _R1, _PAGE - 1, "exit"),
             *_call(btf, maps, strange=False),
             *_ours(btf, netns),
             *_record(btf, maps),
+            *_page(_GIVEN),
             bpf.call(bpf.KTIME),
             store(LONG, _RECORD, _OFFSETS["time"], _R0),
             store_value(WORD, _RECORD, _OFFSETS["begins"], 0),
@@ -156,6 +167,14 @@ def counting(maps: Maps) -> bytes:
             bpf.EXIT,
         ]
     )
+
+
+def _page(parameter: int) -> list[bytes]:
+    """Note the address of the counters."""
+    return [
+        load(LONG, _R1, _CTX, 8 * parameter),
+        store(LONG, _RECORD, _OFFSETS["page"], _R1),
+    ]
 
 
 def _argument(btf: Btf, which: int, size: int, to: int) -> bytes:

@@ -46,16 +46,26 @@ class Replaced(NamedTuple):
 
 
 @dataclass(slots=True)
+class _UnderWay:
+    """One replacement: since when, and which it was of its table's, from 1."""
+
+    since_ns: int
+    number: int
+
+
+@dataclass(slots=True)
 class History:
     """The replacements of a table that nobody has taken note of yet.
 
-    ``begun``: how many there ever were. ``under_way``: by the numbers of processes, since when. ``ended``: in
+    ``begun``: how many there ever were. ``under_way``: by the numbers of processes. ``ended``: in
     order; of many those between the first and the last are left out.
     """
 
     begun: int = 0
-    under_way: dict[int, int] = field(default_factory=dict)
+    under_way: dict[int, _UnderWay] = field(default_factory=dict)
     ended: list[Replaced] = field(default_factory=list)
+    _pages: dict[int, int] = field(default_factory=dict)  # of counters; which replacement took them
+    _all_known: bool = False  # whether there are no others, that were taken before
 
     @property
     def quiet(self) -> bool:
@@ -64,19 +74,32 @@ class History:
 
     def begins(self, now_ns: int) -> Replaced:
         """One that is under way, as one that ends now."""
-        return Replaced(min(self.under_way.values(), default=now_ns), now_ns)
+        return Replaced(min(self._since(), default=now_ns), now_ns)
 
-    def begin(self, process: int, time_ns: int) -> None:
-        """A process begins, or has come further with many rules."""
-        self.begun += process not in self.under_way
-        self.under_way[process] = time_ns
+    def begin(self, process: int, time_ns: int, page: int | None) -> None:
+        """A process has taken a page: it begins, or has come further with many rules; None: maybe here."""
+        if process not in self.under_way:
+            self.begun += 1
+            self.under_way[process] = _UnderWay(time_ns, self.begun)
+        one = self.under_way[process]
+        one.since_ns = time_ns
+        if page is not None:
+            self._pages[page] = one.number
 
-    def end(self, process: int, time_ns: int) -> None:
-        """What is given back after the first page is of the same replacement."""
-        if process in self.under_way:
+    def end(self, process: int, time_ns: int, page: int | None) -> None:
+        """A process gives a page back: of the rules before, or, where it is refused, one that it took itself.
+
+        What is given back after the first page is of the same replacement; other pages are not the table's.
+        """
+        taken = None if page is None else self._pages.pop(page, None)
+        elsewhere = taken is None and page is not None and self._all_known
+        if process not in self.under_way or elsewhere:
+            return
+        if taken != self.under_way[process].number:
             # Of several the first one began first, and ended not after the first that has ended.
-            self._add(Replaced(min(self.under_way.values()), time_ns))
-            del self.under_way[process]
+            self._add(Replaced(min(self._since()), time_ns))
+            self._all_known |= taken is None and page is not None
+        del self.under_way[process]
 
     def settled(self, begun: int) -> list[Replaced] | None:
         """Take note of all, where ``begun`` is their number; None where more began, or one is under way."""
@@ -89,8 +112,13 @@ class History:
         """Nobody knows what there was between two times."""
         self.begun += 1
         self.under_way.clear()
+        self._pages.clear()
+        self._all_known = False
         self._add(Replaced(since_ns, now_ns))
         self._add(Replaced(since_ns, now_ns))
+
+    def _since(self) -> list[int]:
+        return [one.since_ns for one in self.under_way.values()]
 
     def _add(self, one: Replaced) -> None:
         self.ended.append(one)
@@ -139,7 +167,7 @@ class Replacements(Programs):
 
     def marks(self) -> list[tuple[int, int]]:
         """Of each replacement that began since the last call how many messages were there, and when (epoch)."""
-        begun, places = self._notes[program.BEGUN // 8], program.PLACES // 8
+        begun, places = self.begun, program.PLACES // 8
         first = max(self._marked, begun - _KEPT)
         self._marked = begun
         found = []
@@ -149,6 +177,11 @@ class Replacements(Programs):
             there = self._notes[at + 1] - (os.cpu_count() or 1) + 1
             found.append((there, self._epoch(self._notes[at])))
         return found
+
+    @property
+    def begun(self) -> int:
+        """How many replacements of tables began up to now."""
+        return self._notes[program.BEGUN // 8]
 
     @property
     def astray(self) -> bool:
@@ -163,10 +196,11 @@ class Replacements(Programs):
         """Take what the kernel has told."""
         now = time.time_ns()
         for one in self._rows():
-            begins, process = bool(one["begins"]), int(one["process"])
-            time_ns = self._epoch(int(one["time"]))
-            for history in self._named(_FAMILIES[int(one["level"])], bytes(one["table"])):
-                (history.begin if begins else history.end)(process, time_ns)
+            process, time_ns = int(one["process"]), self._epoch(int(one["time"]))
+            table = bytes(one["table"])
+            told = process, time_ns, int(one["page"]) if table else None
+            for history in self._named(_FAMILIES[int(one["level"])], table):
+                (history.begin if one["begins"] else history.end)(*told)
         lost = self._notes[program.LOST // 8]
         if lost != self._told:
             self._told = lost

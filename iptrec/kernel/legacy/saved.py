@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from iptrec.kernel import iptables
-
 if TYPE_CHECKING:
     from iptrec.names import Family
 
@@ -24,13 +22,6 @@ class Saved:
     def get(self, family: Family, digest: bytes) -> bytes | None:
         """A state that was kept."""
         return self._contents.get((family, digest))
-
-    def state(self, family: Family, table: str, digest: bytes) -> bytes:
-        """The state of a table; printed now if it was not kept. Raises `HostError`."""
-        content = self.get(family, digest)
-        if content is None:
-            content = normal(iptables.save(family, table=table, counters=False)[1])
-        return content
 
     def keep(self, family: Family, digest: bytes, content: bytes) -> None:
         """Remember it, and let the oldest go."""

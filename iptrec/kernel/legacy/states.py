@@ -15,6 +15,9 @@ QUIET_SHARE: Final = (
 )
 _LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
 _CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
+_LESS_THAN_REPLACING_NS: Final = (
+    20_000_000  # Whoever replaces so large a table takes longer than a look.
+)
 _CHANGING_NS: Final = 1_000_000_000  # So lately a table changed that may change again.
 
 
@@ -23,7 +26,7 @@ class State:
     """A table was found changed: it came to be so after ``after_ns`` and not after ``time_ns`` (epoch).
 
     ``content``: what iptables-save prints of it, without comments, counters 0; None where the state
-    was gone again before it could be printed.
+    was gone again before it could be seen, or printed.
     """
 
     family: Family
@@ -50,6 +53,11 @@ class Seen:
     closes: int = 0
     uses: int = -1
     share: int = SHARE
+    _took_ns: int = 0
+
+    def took(self, cost_ns: int) -> None:
+        """Note what a look cost; one that cost more than those around it tells nothing of the table."""
+        self.cost_ns, self._took_ns = min(cost_ns, self._took_ns or cost_ns), cost_ns
 
     @property
     def cheap(self) -> bool:
@@ -64,6 +72,12 @@ class Seen:
         """
         changing = self.until_ns - self.changed_ns < _CHANGING_NS
         return closes - self.closes > 1 and (changing or self.cheap)
+
+    @property
+    def replaced_due_ns(self) -> int:
+        """When it is to be looked at again where it was replaced."""
+        little = self.cost_ns < _LESS_THAN_REPLACING_NS
+        return self.looked_ns + (0 if little else SHARE * self.cost_ns)
 
     @property
     def due_ns(self) -> int:

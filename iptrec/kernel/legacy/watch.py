@@ -1,15 +1,16 @@
 """Watches the rules while they are recorded: which state each table is in, and that ours stay in place.
 
 Legacy iptables tells nobody about changes. Where the kernel runs programs of ours, these see which table is
-replaced, and when (`replacements`): no other is in doubt, and a state that was gone before it could be printed
+replaced, and when (`replacements`): no other is in doubt, and a state that was gone before it could be copied
 is unknown until the next one came. Elsewhere there is what every command does, it opens and closes the
 xtables lock file, which inotify reports at once; whoever uses another lock file is found by looking now and
 then. A change came after the lock was last seen unused, until one is found that came without it. A look
-compares what the kernel holds with what it held (`digest`); only what differs is printed by
-``iptables-save``, and reported as unknown where it changed meanwhile, or where several commands had the lock
-since the last look: what was there between them nobody saw. Nothing is ever locked for looking, only
-for a moment before our rules are put back. Where nobody touches the lock the looks become rare; a table's size,
-which costs nothing, is seen all the time.
+compares what the kernel holds with what it held (`digest`). Only what differs is printed by ``iptables-save``:
+where replacements are told a copy of it, in its turn (`printing`); elsewhere the table at once, and it is
+reported as unknown where it changed meanwhile, or where several commands had the lock since the last look:
+what was there between them nobody saw. Nothing is ever locked for looking, only for a moment before our rules
+are put back. Where nobody touches the lock the looks become rare; a table's size, which costs nothing, is seen
+all the time.
 
 The watch is a thread of its own, in the network namespace of the one that starts it: what it finds is
 handed over, and the events go on being received meanwhile.
@@ -26,6 +27,7 @@ from iptrec.kernel.legacy import lock, raw
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.legacy.followed import Followed
 from iptrec.kernel.legacy.lock import Lock
+from iptrec.kernel.legacy.printing import Printing
 from iptrec.kernel.legacy.saved import Saved, normal, source_of
 from iptrec.kernel.legacy.states import POLL_NS, QUIET_SHARE, SHARE, Seen, State
 from iptrec.kernel.watch import Hole, WatchThread
@@ -78,7 +80,9 @@ class Watch:
         self._lock = Lock()
         self._glanced = 0  # how often the lock had been used then
         self._unlocked = False  # whether tables were changed without it
-        self._told = None if replacements is None else Followed(replacements, self._saved, found)
+        self._printing = Printing(self._saved, found, replacements)
+        self._told = None if replacements is None else Followed(replacements, self._printing)
+        self._with_ours = dict.fromkeys(rules, b"")  # the digest of a raw table
         awaited = [] if replacements is None else [replacements.fileno()]
         self._thread = WatchThread(
             [self._lock.descriptor, *awaited], self._wait_ms, self._work, self._found, "the rules"
@@ -141,10 +145,12 @@ class Watch:
         for known in self._known.values():
             known.looked_ns = known.cost_ns = 0
         self._thread.work()
+        self._printing.drain()
 
     def stop(self) -> None:
         """End, after a last look; again: nothing."""
         if self._thread.stop():
+            self._printing.stop()
             for tables in self._tables.values():
                 tables.__exit__()
             self._lock.close()
@@ -164,8 +170,13 @@ class Watch:
         if self._glanced != self._lock.uses:
             return 0
         now = time.monotonic_ns()
-        due = min((known.due_ns for known in self._known.values()), default=now + POLL_NS)
+        due = min((self._due_ns(*one) for one in self._known.items()), default=now + POLL_NS)
         return max(1, min(due - now, POLL_NS) // 1_000_000)
+
+    def _due_ns(self, table: tuple[Family, str], known: Seen) -> int:
+        """When a table's turn is: its end may have been told while another one was looked at."""
+        waits = self._told is not None and self._told.waits(*table)
+        return min(known.due_ns, known.replaced_due_ns) if waits else known.due_ns
 
     def _glance(self) -> None:
         """Somebody opened or closed the lock: look at all tables that are quickly seen, or not seen lately.
@@ -206,7 +217,7 @@ class Watch:
             wanted = due
         else:
             known.share = SHARE
-            wanted = due or known.cheap
+            wanted = time.monotonic_ns() >= known.replaced_due_ns
         if wanted:
             self._look_at(family, table, known)
 
@@ -221,6 +232,7 @@ class Watch:
     def _lose_track(self) -> None:
         """Follow replacements no more: not all of them are told."""
         self._told = None
+        self._printing.drain()
         self._found(HostError(_ASTRAY))
 
     def _compare(self, family: Family, table: str, known: Seen) -> None:
@@ -230,7 +242,7 @@ class Watch:
             closes, uses = self._used()
             digest = self._tables[family].digest(table)
             seen = time.time_ns()
-            known.cost_ns = time.thread_time_ns() - started  # not what others took of the processor
+            known.took(time.thread_time_ns() - started)  # not what others took of the processor
             now = self._lock.read()
             if digest == known.digest and not known.may_be_another(now):
                 known.share = min(2 * known.share, QUIET_SHARE)
@@ -279,12 +291,9 @@ class Watch:
 
     def _check_rules(self, family: Family, known: Seen, *, last: bool) -> None:
         """Put our rules back where they are gone from the raw table; not in the end."""
-        content = self._saved.get(family, known.digest or b"")
-        if content is None:  # still as it was in the beginning
-            self._in_place[family] = known.until_ns
-            return
-        comment = self._rules[family][0].comment
-        if content.count(comment.encode()) >= len(self._rules[family]):
+        if known.digest not in (None, self._with_ours[family]) and self._in_raw(family):
+            self._with_ours[family] = known.digest
+        if known.digest in (None, self._with_ours[family]):
             self._in_place[family] = known.until_ns
             return
         if last:
@@ -299,6 +308,11 @@ class Watch:
         self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
         self._look_at(family, "raw", known)
         self._in_place[family] = known.until_ns
+
+    def _in_raw(self, family: Family) -> bool:
+        """Whether all our rules are in the raw table."""
+        ours = self._rules[family]
+        return self._tables[family].ours("raw").count(ours[0].comment) >= len(ours)
 
     def _check_logger(self, family: Family) -> None:
         now = time.time_ns()

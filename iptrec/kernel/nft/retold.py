@@ -21,6 +21,7 @@ from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.missed import ANONYMOUS, ELEMENTS_SET, SET_NAME, Gone
 from iptrec.kernel.nft.rule import Rule
 from iptrec.kernel.nft.transactions import FAMILIES, Request
+from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from iptrec.kernel.nft.missed import Attributes
 
 KIND: Final = "nft-missed"  # of the snapshot
+_SLOW: Final = (
+    "record while the host is less busy, or change the rules in fewer steps (one nft -f for many)"
+)
 _CHAIN: Final = "iptrec-missed"
 _AT_ONCE: Final = 100  # rules: the room of a socket is small without rights of the host
 _TABLE, _CHAIN_NAME = 1, 3  # NFTA_, the first one of whatever is in a table
@@ -44,11 +48,16 @@ def told(rules: list[Gone], *, within_s: float) -> bytes:
 
     Without those that the kernel does not take; empty where that is all of them.
     """
-    done = process.run(
-        process.iptrec(module=__name__),
-        json.dumps([_written(one) for one in rules]).encode(),
-        until=time.monotonic() + within_s,
-    )
+    try:
+        done = process.run(
+            process.iptrec(module=__name__),
+            json.dumps([_written(one) for one in rules]).encode(),
+            until=time.monotonic() + within_s,
+        )
+    except process.UnendedError:
+        raise HostError(
+            f"nft did not list {counted(len(rules), 'such rule')} within {within_s:g} s; {_SLOW}"
+        ) from None
     if done.returncode:
         fact = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise HostError(fact or f"{KIND}: status {done.returncode}")

@@ -39,6 +39,10 @@ _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
 _WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever;
 _LAST_S: Final = 10.0  # in the end somebody waits for it
+_WITHOUT_TEXT: Final = (
+    "from now on rules that go before they are listed have no text in the recording, nor do the steps of"
+    " packets that met them"
+)
 _SHARE: Final = 10  # listing may cost one part in so many of a processor's time
 
 
@@ -206,7 +210,7 @@ class NftWatch:
                 content = retold.told(gone, within_s=_LAST_S if last else _WITHIN_S)
         except HostError as error:
             self._missed = None
-            self._found(HostError(f"rules that soon went are recorded without text: {error}"))
+            self._found(HostError(f"{_WITHOUT_TEXT}: {error}"))
             return
         if content:
             self._found(Retold(after_ns, time.time_ns(), content))
