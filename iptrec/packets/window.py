@@ -208,7 +208,8 @@ class _Streams:
         """Traversals by rules that nobody knows, or has no text of: the recorder may be about to list them."""
         untold: Mask = np.array(
             [
-                any(
+                one.doubt is not None
+                or any(
                     self._book.places[place].wordless
                     or self._book.states[place] in self._book.unseen
                     for place in one.path

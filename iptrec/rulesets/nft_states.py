@@ -146,12 +146,17 @@ class States:
         return there, State(chains, after, look.time_ns, generations, handle)
 
     def _between(self, table: TableName, span: Span) -> Iterator[tuple[bool, State]]:
-        """What listings alone tell: a table that they tell the same of has not changed between them."""
+        """What listings alone tell: a table that they tell the same of has not changed between them.
+
+        One that differs may have been something else in between, where there was more than one transaction.
+        """
         last, unknown = span.begin, None
         for look in span.looks:
             if look.listing is None:
                 unknown = unknown or look
                 continue
+            if unknown is None and _are_between(last, look):
+                unknown = look._replace(listing=None)
             told = last.listing is not None and table in last.listing.handles
             if unknown and not (told and _alike(table, last.listing, look.listing)):
                 yield self._listed(table, unknown, last)
@@ -220,6 +225,12 @@ def _after_all(looks: Sequence[Look], changes: Changes | None) -> Iterator[Look]
         return
     if changes.are_after(looks[-1].generation):
         yield Look(None, looks[-1].time_ns, NEVER)
+
+
+def _are_between(one: Look, other: Look) -> bool:
+    """Whether there were rulesets between two that were listed."""
+    first, last = one.generation, other.generation
+    return first is not None and last is not None and last - first > 1
 
 
 def _came(before: Look, look: Look) -> Came:

@@ -304,9 +304,23 @@ class Resolver(Book):
                 loaded = self.timelines.loaded(family)
                 self._others[family] = {name: _first(one) for name, one in loaded.items()}
             others = self._others[family]
-            tables = others | ({} if state is None else {table: state.chains or {}})
+            tables = others | (
+                {} if state is None else {table: self._chains_of(seen, table, state)}
+            )
             self._grammars[key] = self.grammar(family, Ruleset(tables), not_ip=seen.not_ip)
         return self._grammars[key]
+
+    def _chains_of(self, seen: _Seen, table: str, state: TableState) -> dict[str, Chain]:
+        """Those of a state; of one that nobody saw the base chains that the table had at other times."""
+        if state.chains is not None:
+            return state.chains
+        timeline = self.timelines.table(seen.family, table)
+        return {
+            chain.name: replace(chain, rules=(), policy=None)
+            for one in (timeline.states if timeline else ())
+            for chain in (one.chains or {}).values()
+            if chain.base is not None
+        }
 
     def grammar(self, family: Family, ruleset: Ruleset, *, not_ip: bool = False) -> Grammar:
         """What can follow what in some tables of the backend."""

@@ -161,6 +161,20 @@ def test_rules_that_nobody_listed_any_more_are_not_the_old_ones():
     assert [step.spec for step in second.steps] == [None]
 
 
+@pytest.mark.parametrize(("last", "expected"), [(8, NEW), (9, None)])
+def test_a_ruleset_between_two_that_were_listed(last, expected):
+    """Of two transactions without messages nobody knows what the first one made, whatever fits the second."""
+    recording = NftHandMade().listed({"f": [(5, OLD)]}, 100, generation=7)
+    recording.traced(270, number(7), *passing(1)).traced(280, number(7))
+    recording.traced(300, number(8)).traced(320, *passing(2)).traced(340, number(8), number(last))
+    recording.listed({"f": [(5, NEW)]}, 400, generation=last, handle=2, after=100)
+    first, second = Packets(recording)
+    assert ([step.spec for step in first.steps], first.ambiguous) == ([OLD], False)
+    told = [step.spec for step in second.steps]
+    assert told == [expected] or second.ambiguous
+    assert second.ambiguous == (expected is None)
+
+
 def test_a_ruleset_of_which_nothing_but_its_number_was_told():
     first, second = Packets(cut_off())
     assert ([step.spec for step in first.steps], first.ambiguous) == ([OLD], False)
