@@ -53,7 +53,17 @@ def reloaded(lab):
     return "nft", load
 
 
-@pytest.mark.parametrize("rules", [legacy, iptables_nft, reloaded])
+def both(lab):
+    lab.run(
+        [
+            "nft",
+            "table ip t { chain c { type filter hook output priority 1; udp dport 9 counter; }; }",
+        ]
+    )
+    return "both", restored(lab, "iptables-legacy-restore")
+
+
+@pytest.mark.parametrize("rules", [legacy, iptables_nft, reloaded, both])
 def test_packets_are_told_by_the_rules_of_then(lab, tmp_path, rules):
     """Also those that come right after a change, which is recorded a moment later."""
     backend, load = rules(lab)
