@@ -29,7 +29,7 @@ from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
 from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_parts import extracts, garbled, scrambled
 from iptrec.matching.nft_payload import span
-from iptrec.matching.rewrites import MARK, is_written, rewritten
+from iptrec.matching.rewrites import MARK, can_be_mended, is_written, rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -229,6 +229,11 @@ def _has(key: str, facts: Facts) -> bool | None:
         return nft_ct.connected(facts) or None
     one = field(key)
     known = () if one is None else _possible(one, facts)
+    mended = can_be_mended(facts, key)
+    if not mended:
+        if mended is None:
+            return None
+        raise AbsentError("cut short")
     return None if any(isinstance(each, IfThere) for each in known) else bool(known) or None
 
 
