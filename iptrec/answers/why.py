@@ -227,6 +227,7 @@ class Known:
             kernel=self._kernel,
             groups=lambda: self._groups(int(events.indev[row]), int(events.outdev[row]), moment),
             plain=lambda: self._without_ipsec(moment),
+            hook=before.place.hook,
         )
 
     def _groups(self, in_: int, out: int, moment: tuple[int, int]) -> tuple[int | None, int | None]:

@@ -64,6 +64,7 @@ class Facts:
     ``frames``: whether the rule's table is passed by frames of whatever protocol. ``kernel``: its release, as
     far as kernels differ; (0, 0): not known. ``groups``: those of the interfaces by which it came in and goes
     out; None: not known. ``plain``: whether the host had no IPsec then, so that it came and goes without.
+    ``hook``: at which it is, of `names.HOOKS`; None: not known.
     """
 
     header: dict[str, Any]
@@ -88,6 +89,7 @@ class Facts:
     kernel: tuple[int, int] = (0, 0)
     groups: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
     plain: Callable[[], bool] = lambda: False
+    hook: int | None = None
 
 
 class Clause(NamedTuple):

@@ -6,6 +6,8 @@ alone remembers (limits, sets that rules change, random numbers) cannot be known
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -25,11 +27,12 @@ from iptrec.matching import nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
 from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
 from iptrec.matching.nft_fields import depends, field
+from iptrec.matching.nft_parts import extracts, garbled, scrambled
 from iptrec.matching.nft_payload import span
-from iptrec.matching.rewrites import MARK, is_written, rewritten
+from iptrec.matching.rewrites import MARK, can_be_mended, is_written, rewritten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from iptrec.decode.rulesets.nft_matches import Condition, Element, Flags, Left, Scalar, Value
     from iptrec.decode.rulesets.types import Rule
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _SHIFTS: Final = frozenset(["<<", ">>"])
 _REGISTER: Final = 32  # bits, of fields that are compared at once
+_MOST_WAYS: Final = 64  # in which the parts of a concatenation may be, each looked up
 _WIDEST: Final = 128  # bits, of what is shifted
 _PRESENT: Final = frozenset(["has", "read"])
 _LOOKUPS: Final = frozenset(["map", "vmap"])
@@ -187,7 +191,8 @@ def _judged(match: Match, facts: Facts) -> tuple[bool | None, object]:
         if match.op in _PRESENT and isinstance(match.left, str):
             return _has(match.left, facts), None
         parts = match.left.parts if isinstance(match.left, Concat) else (match.left,)
-        values = [_read(one, facts) for one in parts]
+        part = isinstance(match.left, Concat) or isinstance(match.right, Named)
+        values = [_read(one, facts, part=part) for one in parts]
         own = " . ".join(str(one.own) for one in values if one.own is not None) or None
         holds = _compared(match, values, facts)
         return holds if all(one.there for one in values) else holds and None, own
@@ -224,25 +229,35 @@ def _has(key: str, facts: Facts) -> bool | None:
         return nft_ct.connected(facts) or None
     one = field(key)
     known = () if one is None else _possible(one, facts)
+    mended = can_be_mended(facts, key)
+    if not mended:
+        if mended is None:
+            return None
+        raise AbsentError("cut short")
     return None if any(isinstance(each, IfThere) for each in known) else bool(known) or None
 
 
-def _read(left: Left, facts: Facts) -> _Values:
-    """What a packet has of what a condition looks at. Raises ValueError for what is not understood."""
+def _read(left: Left, facts: Facts, *, part: bool = False) -> _Values:
+    """What a packet has of what a condition looks at. Raises ValueError for what is not understood.
+
+    ``part``: of a concatenation or as a named set has it, see `nft_parts`.
+    """
     if isinstance(left, Concat):
         raise ValueError(left)  # noqa: TRY004 - of a concatenation
     if isinstance(left, Bitwise):
-        inner = _read(left.of, facts)
+        inner = _read(left.of, facts, part=part)
         by = _bits(left.by, inner.number)
-        combined = tuple(_combined(one, left.op, by) for one in inner.known)
-        return inner._replace(known=combined)
+        combined = [_combined(one, left.op, by) for one in inner.known]
+        if part and extracts(left):
+            return inner._replace(known=tuple({*inner.known, *combined}))
+        return inner._replace(known=() if scrambled(left) else tuple(combined))
     one = field(left)
     if one is None:
         return _Values((), str, None)
     if any(is_written(key, facts.written) for key in depends(left)):
         return _Values((), one.number, None)
     known = _possible(one, facts)  # raises where the header is not there
-    if is_written(left, facts.written):
+    if is_written(left, facts.written) or (part and scrambled(left)):
         return _Values((), one.number, None)
     there = not any(isinstance(each, IfThere) for each in known)
     return _Values(known, one.number, one.own(facts), there)
@@ -275,23 +290,37 @@ def _looked_up(match: Match, values: list[_Values], facts: Facts) -> bool | None
     """Whether a set, or a map, has what the packet has."""
     if match.op not in ("==", "!=", *_LOOKUPS):
         return None
-    own = [one.known[0] if len(one.known) == 1 else None for one in values]
     numbers = [one.number for one in values]
-    if isinstance(match.right, Named):
-        found = _in_named(match.right.name, own, numbers, facts)
-    else:
-        right = match.right if isinstance(match.right, OneOf) else OneOf((match.right,))
-        found = nft_lookup.among(own, right, numbers)
+    ways = [one.known or (None,) for one in values]
+    if math.prod(map(len, ways)) > _MOST_WAYS:
+        return None
+    found = {_among(match, own, numbers, facts) for own in itertools.product(*ways)}
+    one = found.pop() if len(found) == 1 else None
     if match.op != "!=":
-        return found
+        return one
     # What is not known may not be there at all: then nothing is unequal to it.
-    return None if found is None or (not found and None in own) else not found
+    open_ = any(not each.known for each in values)
+    return None if one is None or (not one and open_) else not one
+
+
+def _among(
+    match: Match,
+    own: Sequence[int | str | None],
+    numbers: Sequence[Callable[[Scalar], int | str]],
+    facts: Facts,
+) -> bool | None:
+    if isinstance(match.right, Named):
+        return _in_named(match.right.name, own, numbers, facts)
+    if garbled(match.left):
+        return None
+    right = match.right if isinstance(match.right, OneOf) else OneOf((match.right,))
+    return nft_lookup.among(own, right, numbers)
 
 
 def _in_named(
     name: str,
-    own: list[int | str | None],
-    numbers: list[Callable[[Scalar], int | str]],
+    own: Sequence[int | str | None],
+    numbers: Sequence[Callable[[Scalar], int | str]],
     facts: Facts,
 ) -> bool | None:
     """Whether it is in a named set, whichever of those that may have been the packet's."""

@@ -30,6 +30,7 @@ _UNQUALIFIED: Final = frozenset(
     ["iif", "oif", "iifname", "oifname", "iifgroup", "oifgroup", "skuid", "skgid"]
 )
 _FLAGGED: Final = frozenset(["tcp flags", "ct state", "ct status"])  # value / mask
+_SHIFTS: Final = frozenset(["<<", ">>"])
 _MOST: Final = 10  # elements that are told
 
 
@@ -72,7 +73,10 @@ def _key(left: Left) -> str:
         case Concat(parts):
             return " . ".join(map(_key, parts))
         case Bitwise(of, op, by):
-            return f"{_key(of)} {op} {_element(by, _texts(of)[0])}"
+            shifted = op in _SHIFTS
+            loose = shifted and isinstance(of, Bitwise) and of.op not in _SHIFTS
+            inner = f"({_key(of)})" if loose else _key(of)
+            return f"{inner} {op} {_element(by, str if shifted else _texts(of)[0])}"
     kind, _, name = left.partition(" ")
     plain = (kind == "meta" and name in _UNQUALIFIED) or kind == "exthdr"
     return name if plain else left
@@ -110,7 +114,7 @@ def _element(value: Element, text: Text) -> str:
         case Range(low, high):
             return f"{text(low)}-{text(high)}"
         case Prefix(address, length):
-            return f"{address}/{length}"
+            return f"{text(address) if isinstance(address, int) else address}/{length}"
         case Flags(names, joined):
             return (" | " if joined else ",").join(map(text, names))
         case Joined(parts):

@@ -31,6 +31,8 @@ _ADDRESSES: Final = {
     6: Span("nh", 64, 256),
 }  # they are in checksums of what follows
 
+_OVER_ADDRESSES: Final = frozenset({"tcp", "udplite", "icmpv6"})  # and UDP's, if it is there
+
 
 def is_written(key: str, written: frozenset[str]) -> bool:
     """Whether what a key stands for may be another than it was seen; `ANYTHING` stands for all."""
@@ -95,6 +97,28 @@ def rewritten(facts: Facts, key: str, value: int | None, *, certain: bool = True
         header=_header(facts.header, facts.bits, bits),
         written=frozenset(one for one in written if not _inside(one, where)),
     )
+
+
+def can_be_mended(facts: Facts, key: str) -> bool | None:
+    """Whether a packet has the checksums that a field is in: without, it is not set. None: not known.
+
+    net/netfilter/nft_payload.c: nft_payload_set_eval, nft_payload_l4csum_offset.
+    """
+    where = span(key)
+    if where is None or key.startswith(("@", "th ")):  # nft knows of no checksum then
+        return True
+    needed = {one.partition(" ")[0] for one in _checksums(where, facts)} - {"ip"}
+    if where.base == "nh":
+        needed &= _OVER_ADDRESSES
+    lacks = {one for one in needed if facts.bits.number(_checksum(one)) is None}
+    if not lacks:
+        return True
+    whole = facts.header.get("length") == len(facts.bits.captured) and not facts.bits.behind
+    return False if whole and lacks != {"sctp"} else None  # which is set before that is found
+
+
+def _checksum(protocol: str) -> Span:
+    return Span("th", *HEADERS[protocol].fields["checksum"])
 
 
 def _of_layout(where: Span, version: int | None) -> bool:

@@ -103,3 +103,37 @@ def test_each_change(lab, tmp_path, case):
             assert diff(kept[name, when], f"{trace}@{end}") == ["no difference"], (name, end)
     if case != "asleep":  # nft 1.0.6 does not print it in JSON
         assert len(diff(kept["json", "before"], kept["json", "after"])) in (1, len(expected) + 1)
+
+
+LATE = "add table ip n; add chain ip n o { type nat hook output priority 0; }"  # behind it packets are watched
+LISTINGS = {
+    "text": "nft list ruleset",
+    "handles": "nft -a list ruleset",
+    "json": "nft -j list ruleset",
+}
+
+
+@pytest.mark.usefixtures("ruleset")
+@pytest.mark.parametrize("words", LISTINGS)
+def test_our_own_tables_are_no_difference(lab, tmp_path, words):
+    """In what nft prints while packets are traced."""
+    lab.run(["nft", LATE])
+    trace, listed = tmp_path / "t.db", tmp_path / "listed"
+    command = ["sh", "-c", f"{LISTINGS[words]} > {listed}"]
+    lab.run(
+        [
+            *IPTREC,
+            "record",
+            "-q",
+            "-o",
+            str(trace),
+            "--backend",
+            "nft",
+            "udp port 9",
+            "--",
+            *command,
+        ]
+    )
+    assert "accept" in listed.read_text().partition("iptrec-")[2]
+    for sides in ([f"{trace}@end", str(listed)], [str(listed), f"{trace}@start"]):
+        assert lab.run([*IPTREC, "diff", *sides]).stdout == "no difference\n"

@@ -481,6 +481,36 @@ def test_ways_that_may_have_been():
     assert (found.fits, found.because) == (None, "fib saddr . iif oif missing (it is none or v1)")
 
 
+# The hook, the protocol, the kernel: whether there is a way to the packet's own address. At INPUT the kernel
+# answers lo since Linux 6.15, and what a socket remembers that was found before the rules.
+BY_LOOPBACK = [
+    (0, "udp", (6, 1), "lo"),
+    (0, "udp", (0, 0), "lo"),
+    (1, "icmp", (6, 15), "lo"),
+    (1, "icmp", (6, 14), "none or lo"),
+    (1, "udp", (6, 18), "none or lo"),
+    (2, "udp", (6, 18), "none"),
+]
+
+
+@pytest.mark.parametrize(("hook", "protocol", "kernel", "way"), BY_LOOPBACK)
+def test_what_came_in_by_loopback_is_not_looked_up(hook, protocol, kernel, way):
+    fib = SimpleNamespace(types=lambda *_: {2}, ways=lambda *_: frozenset({""}))
+    facts = replace(
+        FACTS,
+        fib=fib,
+        header=UDP | {"proto": protocol},
+        in_="lo",
+        in_type=772,
+        hook=hook,
+        kernel=kernel,
+    )
+    condition = match({"fib": {"result": "oif", "flags": ["daddr"]}}, False)
+    found = judge(native(condition), facts)
+    assert found.fits is {"lo": False, "none": True}.get(way)
+    assert found.remark == ("" if found.fits else f"it is {way}")
+
+
 STRANGE = [
     -1,
     2**200,

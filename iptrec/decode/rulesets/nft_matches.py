@@ -198,13 +198,13 @@ def _made_of(key: str, taken: Any) -> tuple[list[Condition], Writes]:  # noqa: A
         return [other(f"{key} set", None)], Writes(key)
     if isinstance(left, Concat):
         raise ValueError(key)  # noqa: TRY004 - a number is set
-    own = _read_of(left)
+    own = read_of(left)
     by = left if isinstance(left, Bitwise) and own == key else None
     return [Match(own, "read", 0)], Writes(key, by=by)
 
 
-def _read_of(left: Left) -> str:
-    """What an expression is made of."""
+def read_of(left: Left) -> str:
+    """What an expression is made of. Raises ValueError for several."""
     while isinstance(left, Bitwise):
         left = left.of
     if isinstance(left, Concat):

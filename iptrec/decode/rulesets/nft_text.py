@@ -32,6 +32,7 @@ _RULE_LINE: Final = re.compile(r"^(.+) # handle (\d{1,19})$", re.DOTALL)
 _COMMENT: Final = re.compile(r' comment "([^"]*)"$')
 # The end of the text of a recorder's rule: before the counter, nft prints nothing for the comment.
 _TRACING: Final = re.compile(r"(?:.*[ \t])? counter meta nftrace set 1$", re.DOTALL)
+_ACCEPTING: Final = re.compile(r'accept comment "iptrec:[^"]*"$')  # and of one that only watches
 # Comparisons with one value, of the packet itself
 _CONDITION: Final = re.compile(
     r"(?<!\S)(?<!original )(?<!reply )(?<!\. )"
@@ -108,6 +109,8 @@ def _expr(line: str, spec: str) -> list[Any]:
     plain = _COMMENT.sub("", spec)
     if plain.endswith("meta nftrace set 1"):
         return [{TEXT: spec}, _TRACE]
+    if _ACCEPTING.match(spec):
+        return [{"accept": None}]
     conditions = list(_conditions(_ANONYMOUS.sub("", plain)))
     _, last, how = f" {plain}".rpartition(" reject")
     rejects = last and (not how or how.startswith(" with ")) and not set('"{}') & set(how)
