@@ -20,7 +20,7 @@ from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
 from iptrec.kernel.netlink import Listener
 from iptrec.kernel.nft import switches
-from iptrec.kernel.nft.numbers import NEWGEN, Numbers
+from iptrec.kernel.nft.numbers import NEWGEN, Numbers, number
 
 if TYPE_CHECKING:
     import socket
@@ -124,19 +124,24 @@ class ChangeSocket(Listener):
     """Listens to changes of nf_tables' ruleset; a context manager.
 
     ``rules_ns``: when it was told for the last time of tables, chains or rules (monotonic), not of sets alone.
+    ``generation``: the last number of a ruleset that was told.
     """
 
     def __init__(self) -> None:
         opened = _listening(CHANGES)
         netlink.ask_for_room(opened, _CHANGES_BUFFER)
         super().__init__(opened, _LARGEST_CHANGE)
-        self.rules_ns = 0
+        self.rules_ns = self.generation = 0
 
     def receive(self) -> bytes | None:
         """See `Listener`."""
         datagram = super().receive()
-        if datagram is not None and next(netlink.messages(datagram)).kind <= _LAST_OF_RULES:
-            self.rules_ns = time.monotonic_ns()
+        if datagram is not None:
+            kind = next(netlink.messages(datagram)).kind
+            if kind <= _LAST_OF_RULES:
+                self.rules_ns = time.monotonic_ns()
+            elif kind == NEWGEN:
+                self.generation = number(datagram)
         return datagram
 
 
