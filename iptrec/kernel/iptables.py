@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Mapping, Sequence
 
+    from iptrec.kernel.deadline import Deadline
     from iptrec.names import Backend, Family
 
 
@@ -98,7 +99,7 @@ def save(
     table: str | None = None,
     counters: bool = True,
     backend: Backend = "legacy",
-    until: float | None = None,
+    until: Deadline | None = None,
 ) -> tuple[str, bytes]:
     """The command line and what it prints: all loaded tables (or one); ``until``: see `run`.
 

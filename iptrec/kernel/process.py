@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
+from iptrec.kernel.deadline import Deadline
 from iptrec.libc import libc
 
 if TYPE_CHECKING:
@@ -78,28 +79,34 @@ def run(
     command: list[str],
     text: bytes = b"",
     *,
-    until: float | None = None,
+    until: Deadline | None = None,
     beside: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a session of its own: the user's Ctrl-C must not stop it half way.
 
     What is inheritable is inherited: the pipe by which the `guardian` knows that somebody is at work.
-    ``until``: when one that changes nothing is killed (time.monotonic). Raises `UnendedError` then.
+    ``until``: when one that changes nothing is killed. Raises `UnendedError` then.
     ``beside``: what its environment has beside `environment`.
     """
-    left = None if until is None else max(0.0, until - time.monotonic())
-    try:
-        return subprocess.run(
-            command,
-            input=text,
-            capture_output=True,
-            check=False,
-            start_new_session=True,
-            close_fds=False,
-            env=environment() | dict(beside or {}),
-            timeout=left,
-        )
-    except subprocess.TimeoutExpired:
+    until = until or Deadline()
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        close_fds=False,
+        env=environment() | dict(beside or {}),
+    ) as child:
+        printed = said = None
+        try:
+            with until.killing(child), contextlib.suppress(subprocess.TimeoutExpired):
+                printed, said = child.communicate(text, until.left_s)
+        finally:
+            child.kill()  # does nothing to one that has ended
+    if printed is None or until.killed(child):
         raise UnendedError(
-            f"{Path(command[0]).name} does not come to an end: the rules are too many, or change all the time"
-        ) from None
+            f"{Path(command[0]).name} does not come to an end:"
+            " the rules are too many, or change all the time"
+        )
+    return subprocess.CompletedProcess(command, child.returncode, printed, said)

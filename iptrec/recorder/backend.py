@@ -61,6 +61,12 @@ class TraceBackend(Protocol):
     def matched(self) -> Mapping[str, int]:
         """Return how many packets our rules have matched, by backend, family and chain; called at the end."""
 
+    def take_last_changes(self, evidence: Evidence) -> None:
+        """Take what is told of the rules that the last events met, behind which no more come."""
+
+    def conclude(self) -> None:
+        """Look a last time, in little time: the watch has ended, and our rules are gone."""
+
     def traversals(self, data: bytes) -> int:
         """Return how many packets some events tell of (back to back), each counted once."""
 

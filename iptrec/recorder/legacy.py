@@ -176,6 +176,12 @@ class LegacyBackend:
             for chain, packets in raw.matched(family, comment).items()
         }
 
+    def take_last_changes(self, evidence: Evidence) -> None:
+        """Nothing: a table is in force when it is told."""
+
+    def conclude(self) -> None:
+        """Nothing: the watch has seen all, in which our rules still had their places."""
+
     def traversals(self, data: bytes) -> int:
         """Events of the raw table but for our own rules': the ends of its chains."""
         ours = sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from dataclasses import replace
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, UsageError
 from iptrec.kernel import arrivals, iptables
+from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.nft import bases, counters, nftrace, raw, retold
 from iptrec.kernel.nft import table as nft_table
 from iptrec.kernel.nft.late import none_yet
 from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.missed import Missed
 from iptrec.kernel.nft.table import Own
+from iptrec.kernel.nft.transactions import generation
 from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 from iptrec.kernel.undo import flushed
 from iptrec.kernel.watch import Hole
@@ -41,6 +44,7 @@ _STREAM: Final = "nftrace"
 _GATHER_S, _GATHER_CHANGING_S, _CHANGING_NS = 0.004, 0.0005, 1_000_000_000
 # Changes that wait for the ruleset to be listed; beyond them neighbours are taken together.
 _MOST_CHANGES: Final = 1000
+_TOLD_WITHIN_S: Final = 0.5  # a new ruleset, unless the process that commits it gets no processor
 _BEHIND: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "POSTROUTING")))
 
 
@@ -171,6 +175,19 @@ class NftBackend:
     def matched(self) -> dict[str, int]:
         """By the rules' own counters."""
         return counters.matched(self._setting.comment, self._rules)
+
+    def take_last_changes(self, evidence: Evidence) -> None:
+        """Up to the ruleset that is in force: it is told a little later."""
+        end = Deadline(_TOLD_WITHIN_S)
+        with contextlib.suppress(HostError):
+            wanted = generation()
+            while self._changes.generation < wanted and end.left_s:
+                select.select([self._changes], [], [], end.left_s)
+                evidence.streams.take_sides()
+
+    def conclude(self) -> None:
+        """What became of the ruleset since it was listed."""
+        self.watch.conclude()
 
     def traversals(self, data: bytes) -> int:
         """Ends of the chain of ours that packets come to first."""

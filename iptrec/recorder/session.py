@@ -113,11 +113,12 @@ class _Session:
     - start: the command
     - begin: tell that events are recorded, give rights up, start the watches
     - loop: until there is a reason to stop
-    - stop: the watches, and the lists of the network, after a last look
     - count: what our rules have matched
+    - drain: the events that are still in the sockets; no more come
+    - stop: the watches: for each event all changes of rules before it are known
     - again: a child begins to list the sets again; that forks, so no thread may be left
     - remove: our rules; end the command
-    - drain: what is still in the sockets
+    - conclude: look a last time at rules that it takes programs to list, which may not come to an end
     - undo: what was prepared
     - close: the file
     - dismiss: the guardian; where something could not be undone it is charged with it
@@ -259,16 +260,21 @@ class _Session:
                 loop = self._loop(lists, found["owners"])
                 self._begin(begun)
                 loop.run()
+                self._count()
+                evidence.streams.end_events()
                 if self._asking is not None:
                     self._asking.finish()
-                evidence.streams.take_sides()  # when they came is known by when they are taken
                 for backend in self._backends:
+                    backend.take_last_changes(evidence)
                     backend.watch.stop()
+                evidence.streams.take_all_sides()  # when they came is known by when they are taken
                 lists.look_now()
-                self._count()
                 # What is there in the beginning and in the end was there all the time, or came and went.
                 again = prepared.enter_context(Forked("the network again", network.last))
                 self._findings.take()
+            for backend in self._backends:
+                backend.conclude()
+            self._findings.take()
             evidence.streams.finish()
             self._keep(again)
 

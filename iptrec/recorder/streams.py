@@ -227,17 +227,24 @@ class Streams:
         while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
             self.fetch()
 
-    def finish(self) -> None:
-        """Take all that is still in the sockets, and what did not find room in them at the very end."""
+    def end_events(self) -> None:
+        """Let no more events come; take those that are there, and what did not find room at the very end."""
+        for source in self._sources:
+            self._end(source)
+
+    def take_all_sides(self) -> None:
+        """Move all that is there beside the events into the file."""
         for _ in range(_LAST_ROUNDS):
             if not self.take_sides():
                 break
-        for source in self._sources:
-            self._finish(source)
+
+    def finish(self) -> None:
+        """Take what is still there beside the events, whose end has come."""
+        self.take_all_sides()
         for one in self._beside:
             one.finish()
 
-    def _finish(self, source: _Source) -> None:
+    def _end(self, source: _Source) -> None:
         source.socket.stop()
         while self._fetch(source):
             pass

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
+import time
 from queue import Queue
+from threading import Event
 
 import pytest
 
 from iptrec.errors import HostError
 from iptrec.kernel import process
+from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.nft import listing, retold
 from iptrec.kernel.nft import watch as nft_watch
 from iptrec.kernel.nft.watch import NftState, NftWatch, Retold
 
+GENERATION = listing.Part(listing.GENERATION, "NFT_MSG_GETGEN", b"7")
 NEW_GENERATION = struct.pack("=IHHII", 16, 0x0A0F, 0, 0, 0)
 
 
@@ -52,7 +57,7 @@ def changes(monkeypatch):
 )
 def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch, failure):
     """One failure of nft must not leave the old rules in force for all that comes."""
-    parts = [listing.Part("nft", "nft", b"{}")]
+    parts = [GENERATION, listing.Part("nft", "nft", b"{}")]
     answers = [failure, parts]
 
     def ruleset(**_):
@@ -75,29 +80,90 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch,
     assert found.empty()
 
 
-def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch):
-    """A ruleset that changes all the time: the recorder ends, and does not say that the old rules held."""
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch, fails):
+    """A ruleset that changes all the time: the recorder ends, and does not say that the old rules held.
+
+    What came with the changes is told without a listing, and what was listed meanwhile is not believed.
+    """
     given = []
 
-    def ruleset(*, within_s, **_):
-        given.append(within_s)
-        changes.tell()
-        raise HostError("nft does not come to an end")
+    def ruleset(*, until, tries, **_):
+        given.append((until.left_s, tries))
+        if fails:
+            raise HostError("nft does not come to an end")
+        return [listing.Part("nft", "nft", b"{}")]
 
     monkeypatch.setattr(listing, "ruleset", ruleset)
+    monkeypatch.setattr(retold, "told", counted)
     found = Queue()
-    watch = NftWatch({}, found.put, None)
+    watch = NftWatch({}, found.put, None, missed=Missing())
     changes.tell()
     os.write(watch._thread._stopping, b"x")
     watch._thread._run()
-    assert [type(found.get_nowait()) for _ in range(2)] == [HostError, NftState]
-    assert given[-1] <= 10
     watch.stop()
+    assert found.empty()
+    watch.conclude()
+    told, state = (found.get_nowait() for _ in range(2))
+    assert (told.content, state.parts) == (b"2", [listing.NOT_SEEN])
+    ((left, tries),) = given
+    assert (left <= 1, tries) == (True, 1)
+
+
+@pytest.mark.usefixtures("changes")
+def test_a_ruleset_that_did_not_change_is_not_listed_in_the_end(monkeypatch):
+    """Nobody waits for what is known."""
+    monkeypatch.setattr(listing, "ruleset", lambda **_: pytest.fail("listed"))
+    found = Queue()
+    watch = NftWatch({}, found.put, None)
+    watch.start()
+    watch.stop()
+    watch.conclude()
+    assert found.empty()
+
+
+@pytest.mark.parametrize("what", ["listing", "telling"])
+def test_who_stops_it_does_not_wait_for_programs(changes, monkeypatch, what):
+    """They are killed; what they were to tell is told in the end, and nobody is troubled."""
+    begun = Event()
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+    def runs(until):
+        begun.set()
+        process.run(program, until=until)
+
+    def ruleset(*, until, **_):
+        if what == "listing":
+            runs(until)
+        return [GENERATION]
+
+    monkeypatch.setattr(listing, "ruleset", ruleset)
+    monkeypatch.setattr(retold, "told", lambda _, *, until: runs(until))
+    found = Queue()
+    watch = NftWatch({}, found.put, None, missed=Missing())
+    watch.start()
+    changes.tell()
+    assert begun.wait(10)
+    asked = time.monotonic()
+    watch.stop()
+    assert time.monotonic() - asked < 10
+    monkeypatch.setattr(listing, "ruleset", lambda **_: [GENERATION])
+    monkeypatch.setattr(retold, "told", counted)
+    while not found.empty():
+        assert isinstance(found.get_nowait(), NftState)
+    watch.conclude()
+    told = found.get_nowait()
+    if what == "listing":
+        assert (told.content, found.get_nowait().parts) == (b"2", [GENERATION])
+    else:
+        assert told.content == b"3"
+    assert found.empty()
 
 
 def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     """It ends well though its JSON breaks off: it is kept with the text, and the user hears of it."""
-    parts = [listing.Part("nft-text", "nft", b""), listing.Part("nft", "nft", b'{"flags": \n')]
+    text = listing.Part("nft-text", "nft", b"")
+    parts = [GENERATION, text, listing.Part("nft", "nft", b'{"flags": \n')]
     monkeypatch.setattr(listing, "ruleset", lambda **_: parts)
     found = Queue()
     watch = NftWatch({}, found.put, None)
@@ -119,7 +185,7 @@ def test_what_changed_under_every_listing_is_listed_later(changes, monkeypatch):
         calls.append(None)
         if len(calls) <= nft_watch._TRIES:
             changes.tell()
-        return [listing.Part("nft", "nft", b"%d}" % len(calls))]
+        return [GENERATION, listing.Part("nft", "nft", b"%d}" % len(calls))]
 
     monkeypatch.setattr(listing, "ruleset", ruleset)
     found = Queue()
@@ -130,8 +196,13 @@ def test_what_changed_under_every_listing_is_listed_later(changes, monkeypatch):
     watch.stop()
     states = [found.get() for _ in range(found.qsize())]
     assert [one.parts for one in states[:-2]] == [[listing.NOT_SEEN]] * nft_watch._TRIES
-    shown = [part.content for one in states[-2:] for part in one.parts]
+    shown = [one.parts[1].content for one in states[-2:]]
     assert shown == [b"%d}" % number for number in (nft_watch._TRIES, nft_watch._TRIES + 1)]
+
+
+def counted(rules, *, until):
+    assert until.left_s > 0
+    return b"%d" % len(rules)
 
 
 class Missing:
@@ -145,6 +216,9 @@ class Missing:
 
     def gone(self):
         return ["a rule"]
+
+    def untold(self):
+        return ["a rule", "another"]
 
 
 def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
@@ -171,9 +245,9 @@ def test_rules_that_take_too_long_to_be_told(monkeypatch):
     """What is named is what took long, not the interpreter that ran it; and what can be done."""
     monkeypatch.setattr(process, "iptrec", lambda **_: ["sleep", "60"])
     with pytest.raises(HostError) as raised:
-        retold.told([], within_s=0.1)
+        retold.told([], until=Deadline(0.1))
     assert str(raised.value) == (
-        "nft did not list 0 such rules within 0.1 s; record while the host is less busy, or change the"
+        "nft did not list 0 such rules in time; record while the host is less busy, or change the"
         " rules in fewer steps (one nft -f for many)"
     )
 

@@ -114,7 +114,7 @@ print(json.dumps(found))
 
 
 def test_after_stop_nothing_follows(inside):
-    """Neither events nor numbers; what was there can still be received."""
+    """No events; what was there can still be received, and behind it the number that holds then."""
     found = inside("""
 with nftrace.NftraceSocket() as source:
     send()
@@ -125,8 +125,8 @@ with nftrace.NftraceSocket() as source:
     print(json.dumps([first, told(source)]))
 """)
     (first, beside), rest = found
-    assert [type(one) for one in first] == [int, *[str] * (len(first) - 1)]
-    assert (beside, rest) == (1, [[], 0])
+    assert [type(one) for one in first] == [int, *[str] * (len(first) - 2), int]
+    assert (first[-1], beside, rest) == (first[0] + 1, 2, [[], 0])
 
 
 def test_what_is_forgotten_is_told_to_nobody(inside):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import sys
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
+from iptrec.errors import HostError
 from iptrec.kernel import process
+from iptrec.kernel.deadline import Deadline
 
 PACKAGE = Path(process.__file__).parents[1]
 SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -49,6 +53,19 @@ def test_programs_get_little(monkeypatch):
         monkeypatch.setenv(name, "/nowhere")
     monkeypatch.setenv("XTABLES_LOCKFILE", "/tmp/lock")  # noqa: S108
     assert {*process.environment()} == {"PATH", "LC_ALL", "XTABLES_LOCKFILE"}
+
+
+def test_who_waits_for_a_program_has_it_killed_by_another():
+    """It gets all that it is to read before, however long it takes."""
+    until = Deadline(60)
+    reads = "import sys, time; time.sleep(0.2); print(len(sys.stdin.read()))"
+    done = process.run([sys.executable, "-c", reads], bytes(1 << 20), until=until)
+    assert done.stdout.split() == [b"%d" % (1 << 20)]
+    Timer(0.2, until.end).start()
+    with pytest.raises(HostError, match="does not come to an end"):
+        process.run(["sleep", "60"], until=until)
+    with pytest.raises(HostError, match="does not come to an end"):
+        process.run(["sleep", "60"], until=until)
 
 
 def test_interpreters_are_isolated():

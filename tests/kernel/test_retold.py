@@ -20,6 +20,7 @@ MANY = 250
 SCRIPT = """
 import json, subprocess, sys
 from iptrec.kernel import netlink
+from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.nft import nftrace, retold
 from iptrec.kernel.nft.missed import Missed
 
@@ -42,7 +43,7 @@ with nftrace.ChangeSocket() as source:
             missed.take(one)
 gone = missed.gone()
 refused = gone[9]._replace(rule=[(4, netlink.packed([(1, netlink.packed([(1, b"nonesuch\\0")]))]))])
-print(json.dumps([len(gone), json.loads(retold.told([*gone[:9], refused, *gone[9:]], within_s=60))]))
+print(json.dumps([len(gone), json.loads(retold.told([*gone[:9], refused, *gone[9:]], until=Deadline(60)))]))
 """
 
 

@@ -35,14 +35,14 @@ def test_the_list_of_phases_is_whole():
     """The test above would pass for an empty list as well."""
     assert PHASES[:3] == ["guard", "choose", "open"]
     assert PHASES[-2:] == ["close", "dismiss"]
-    assert len(PHASES) == len(set(PHASES)) == 19
+    assert len(PHASES) == len(set(PHASES)) == 20
 
 
 # The undoing, by the phase that registers it.
 UNDOING = {"insert": "remove", "prepare": "undo"}
 
 
-@pytest.mark.parametrize("phase", PHASES[1 : PHASES.index("stop")])
+@pytest.mark.parametrize("phase", PHASES[1 : PHASES.index("count")])
 def test_what_was_done_is_undone_where_a_phase_fails(stage, phase):
     """In reverse, and only that; there is a file only where events were recorded."""
     stage.fails = phase
@@ -56,7 +56,7 @@ def test_what_was_done_is_undone_where_a_phase_fails(stage, phase):
         assert stage.writer.kept == (phase in ("begin", "loop"))
 
 
-@pytest.mark.parametrize("phase", ["stop", "again", "drain", "close"])
+@pytest.mark.parametrize("phase", ["drain", "stop", "conclude", "again", "close"])
 def test_what_fails_after_the_loop_keeps_the_file(stage, phase):
     """Everything is undone all the same."""
     stage.fails = phase
@@ -74,7 +74,7 @@ def test_a_step_that_cannot_be_undone_stops_no_other_one(stage):
         record(options())
     assert stage.done[stage.done.index("remove") :] == [
         "remove",
-        "drain",
+        "conclude",
         "undo",
         "close",
         "charge",
@@ -83,6 +83,21 @@ def test_a_step_that_cannot_be_undone_stops_no_other_one(stage):
         "recorded to t.db, but not everything could be undone (no remove): the guardian goes on trying;"
         " iptrec cleanup finds what is left"
     )
+
+
+def test_of_no_event_the_changes_of_rules_before_it_are_missed(stage, monkeypatch):
+    """The events end before what is told of rules is taken, and stay ended while programs list these."""
+    given = []
+
+    class Told(Backend):
+        def take_last_changes(self, _):
+            assert self._stage.done[-1] == "drain"
+            given.append(len(self._stage.sockets))
+            self._stage.sockets[0].give(5)
+
+    monkeypatch.setitem(backends.BACKENDS, "legacy", lambda setting: Told(stage, setting))
+    assert record(options()).events == 0
+    assert given == [1]
 
 
 def test_two_failures_are_reported_together(stage):

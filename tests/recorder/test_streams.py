@@ -101,7 +101,7 @@ def test_a_loss_is_between_two_readings(streams):
 def test_the_end_of_the_stream(streams):
     """All that is still in the socket, and what found no room in it at the very end."""
     one = streams([3, batch(1, lost=2)], unseen=4)
-    one.made.finish()
+    one.made.end_events()
     assert (one.progress.events, one.progress.lost) == (4, 6)
     assert losses(one) == [(1, 2, "sequence"), (1, 4, "enobufs")]
     assert "net.core.rmem_max" in one.progress.notes[0]
@@ -110,7 +110,7 @@ def test_the_end_of_the_stream(streams):
 def test_a_loss_with_all_the_room_that_was_asked_for(streams):
     """The advice to ask for more would be wrong."""
     one = streams([batch(1, lost=2)], receive_buffer=4096)
-    one.made.finish()
+    one.made.end_events()
     assert one.progress.notes == []
 
 

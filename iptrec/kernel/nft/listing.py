@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.errors import HostError
 from iptrec.kernel import iptables, process
+from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.nft import piecewise, unprinted
 from iptrec.kernel.nft.transactions import TRIES, generation
 
@@ -57,15 +57,20 @@ def _speaks(family: Family) -> bool:
 
 
 def ruleset(
-    *, counters: bool, failed: Callable[[HostError], None], within_s: float = _LISTING_S
+    *,
+    counters: bool,
+    failed: Callable[[HostError], None],
+    until: Deadline | None = None,
+    tries: int = TRIES,
 ) -> list[Part]:
-    """The whole ruleset as iptables and nft tell it, all of one moment: texts first, the listing last.
+    """The whole ruleset as iptables and nft tell it: texts first, the listing last.
 
-    ``failed`` is told why words are missing, unless it is iptables that is. Raises `HostError` where
-    nft fails, also where that takes longer than ``within_s``.
+    `of_one_moment` tells whether it is; ``tries``: how often that is tried, where it changes meanwhile.
+    ``failed`` is told why words are missing, unless it is iptables that is. Raises `HostError` where nft
+    fails, also where it does not end before ``until``.
     """
-    until = time.monotonic() + within_s
-    for _ in range(TRIES):
+    until = until or Deadline(_LISTING_S)
+    for _ in range(tries):
         before = generation()
         failures: list[HostError] = []
         parts = [
@@ -81,12 +86,17 @@ def ruleset(
     return parts
 
 
+def of_one_moment(parts: Iterable[Part]) -> bool:
+    """Whether the ruleset did not change while it was listed."""
+    return any(one.kind == GENERATION for one in parts)
+
+
 def broken_off(parts: Iterable[Part]) -> bool:
     """Whether nft did not print its listing to the end, as 1.0.6 may do at a table with flags, with success."""
     return any(one.kind == "nft" and not one.content.rstrip().endswith(b"}") for one in parts)
 
 
-def _saved(until: float, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
+def _saved(until: Deadline, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
     """In the words of iptables, where it is there."""
     for family, kind in _SAVES.items():
         if not _speaks(family):
@@ -99,7 +109,7 @@ def _saved(until: float, failures: list[HostError], *, counters: bool) -> Iterat
             yield Part(kind, source, content)
 
 
-def _listed(until: float, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
+def _listed(until: Deadline, failures: list[HostError], *, counters: bool) -> Iterator[Part]:
     """In the words of nft."""
     # Without counters in the texts: a rule is the same rule however often it was hit.
     text = [nft(), "-a", "-s"]

@@ -130,6 +130,14 @@ class Missed:
         self._gone.clear()
         return found
 
+    def untold(self) -> list[Gone]:
+        """The same, and those that are there since: nobody will list them."""
+        self._read()
+        for one in self._fresh.values():
+            self._went(one)
+        self._fresh.clear()
+        return self.gone()
+
     def _read(self) -> None:
         waiting, self._waiting = self._waiting, []
         for one in waiting:

@@ -20,7 +20,7 @@ from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
 from iptrec.kernel.netlink import Listener
 from iptrec.kernel.nft import switches
-from iptrec.kernel.nft.numbers import NEWGEN, Numbers
+from iptrec.kernel.nft.numbers import NEWGEN, Numbers, number
 
 if TYPE_CHECKING:
     import socket
@@ -55,6 +55,7 @@ class NftraceSocket:
 
     def __init__(self, *, receive_buffer: int = RECEIVE_BUFFER) -> None:
         self._numbers = Numbers()
+        self._leaving = False
         try:
             self._socket = _listening(GROUP, CHANGES, attach=self._attach)
         except BaseException:
@@ -97,6 +98,9 @@ class NftraceSocket:
         except Overrun:
             self._numbers.switches = None  # what was lost was counted
             raise Overrun(self.unseen()) from None
+        if batch is None and self._leaving:
+            self._leaving = False
+            return self._numbers.in_the_end()
         return None if batch is None else self._numbers.among(batch)
 
     def forget(self) -> None:
@@ -109,7 +113,8 @@ class NftraceSocket:
         self._numbers.begin()
 
     def stop(self) -> None:
-        """Leave the groups: what is in the socket can still be received, nothing follows."""
+        """Leave the groups: what is in the socket can still be received, then the number that holds."""
+        self._leaving = True
         for group in (GROUP, CHANGES):
             netlink.leave(self._socket, group)
 
@@ -124,19 +129,24 @@ class ChangeSocket(Listener):
     """Listens to changes of nf_tables' ruleset; a context manager.
 
     ``rules_ns``: when it was told for the last time of tables, chains or rules (monotonic), not of sets alone.
+    ``generation``: the last number of a ruleset that was told.
     """
 
     def __init__(self) -> None:
         opened = _listening(CHANGES)
         netlink.ask_for_room(opened, _CHANGES_BUFFER)
         super().__init__(opened, _LARGEST_CHANGE)
-        self.rules_ns = 0
+        self.rules_ns = self.generation = 0
 
     def receive(self) -> bytes | None:
         """See `Listener`."""
         datagram = super().receive()
-        if datagram is not None and next(netlink.messages(datagram)).kind <= _LAST_OF_RULES:
-            self.rules_ns = time.monotonic_ns()
+        if datagram is not None:
+            kind = next(netlink.messages(datagram)).kind
+            if kind <= _LAST_OF_RULES:
+                self.rules_ns = time.monotonic_ns()
+            elif kind == NEWGEN:
+                self.generation = number(datagram)
         return datagram
 
 

@@ -9,19 +9,20 @@ number of the question these are known among those that the kernel tells unasked
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.kernel import netlink
+from iptrec.kernel.batches import Batch
 from iptrec.kernel.nft import transactions
 from iptrec.names import ASKED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from iptrec.kernel.batches import Batch
     from iptrec.kernel.nft.switches import Switches
 
 NEWGEN: Final = transactions.SUBSYSTEM | transactions.NEW_GENERATION
@@ -79,6 +80,14 @@ class Numbers:
         self._received += size
         put = [one for at, one in enumerate(put) if one[1] and one not in put[:at]]
         return replace(_with(batch, put), beside=len(told) + len(put)) if told or put else batch
+
+    def in_the_end(self) -> Batch | None:
+        """The number that holds when nothing comes any more: no event before it met a newer one."""
+        answer = self._ask()
+        if not answer:
+            return None
+        lengths = np.array([len(answer)], np.uint32)
+        return Batch(time.time_ns(), lengths, answer, lost=0, truncated=0, beside=1)
 
     def _untold(self, start: int, end: int, answer: bytes) -> list[tuple[int, bytes]]:
         """What is put from a datagram on where the kernel answers another number than it told.

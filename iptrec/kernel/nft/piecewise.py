@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
+    from iptrec.kernel.deadline import Deadline
+
 _CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _POLICY = 1, 2, 3, 5  # NFTA_CHAIN_
 _DROPS: Final = 0  # NF_DROP
 _DEVICE_HOOKS: Final = ("ingress", "egress")
@@ -32,7 +34,7 @@ class _UnlistableError(Exception):
 
 
 def listed(
-    commands: Sequence[Sequence[str]], until: float, failed: Callable[[HostError], None]
+    commands: Sequence[Sequence[str]], until: Deadline, failed: Callable[[HostError], None]
 ) -> Iterator[bytes]:
     """What each command would print of ``list ruleset``: nft's text, or with ``-j`` its JSON.
 
@@ -57,7 +59,7 @@ def aborted(done: subprocess.CompletedProcess[bytes]) -> bool:
     return done.returncode == -signal.SIGABRT
 
 
-def _printed(command: list[str], until: float) -> bytes:
+def _printed(command: list[str], until: Deadline) -> bytes:
     done = process.run(command, until=until)
     if aborted(done):
         raise _UnlistableError(" ".join(done.stderr.decode("utf-8", "backslashreplace").split()))

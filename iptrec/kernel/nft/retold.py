@@ -11,7 +11,6 @@ import itertools
 import json
 import struct
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.errors import HostError, IptrecError
@@ -26,6 +25,7 @@ from iptrec.names import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.kernel.deadline import Deadline
     from iptrec.kernel.nft.missed import Attributes
 
 KIND: Final = "nft-missed"  # of the snapshot
@@ -43,7 +43,7 @@ _REFERENCES: Final = {
 _IMMEDIATE_DATA, _ELEMENT_DATA, _VERDICT, _VERDICT_CHAIN = 2, 2, 2, 2
 
 
-def told(rules: list[Gone], *, within_s: float) -> bytes:
+def told(rules: list[Gone], *, until: Deadline) -> bytes:
     """The content of a snapshot: what told of some rules, and how they are listed. Raises `HostError`.
 
     Without those that the kernel does not take; empty where that is all of them.
@@ -52,11 +52,11 @@ def told(rules: list[Gone], *, within_s: float) -> bytes:
         done = process.run(
             process.iptrec(module=__name__),
             json.dumps([_written(one) for one in rules]).encode(),
-            until=time.monotonic() + within_s,
+            until=until,
         )
     except process.UnendedError:
         raise HostError(
-            f"nft did not list {counted(len(rules), 'such rule')} within {within_s:g} s; {_SLOW}"
+            f"nft did not list {counted(len(rules), 'such rule')} in time; {_SLOW}"
         ) from None
     if done.returncode:
         fact = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]

@@ -24,7 +24,7 @@ from iptrec.kernel.nft import bases, raw, transactions
 from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.listing import nft
 from iptrec.kernel.nft.transactions import Request
-from iptrec.names import HOOKS
+from iptrec.names import HOOKS, NFT_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -175,9 +175,29 @@ class Own:
         )
         found: list[bytes] = ours.findall(listed)
         there = sum(one.count(b'comment "%s"' % self.comment.encode()) for one in found)
+        return there >= self._rules
+
+    def held(self) -> bool:
+        """Whether the kernel holds all of it, as far as it can be asked while the ruleset changes."""
+        if not self.needed:
+            return True
+        asked: transactions.Values = [(nft_rule.TABLE, name(self.comment))]
+        found = [
+            transactions.dumped(transactions.GET_RULE, NFT_FAMILIES[one], asked) for one in TRACING
+        ]
+        there = sum(
+            self.comment.encode() in one.get(nft_rule.USERDATA, b"")
+            for rules in found
+            for one in rules or ()
+        )
+        return None in found or there >= self._rules
+
+    @property
+    def _rules(self) -> int:
+        """How many rules there are to be."""
         copied = (*FIRST, BRIDGED) if self.bridged else FIRST
         copies = len(self.families) * sum(len(self._interfaces(one)) for one in copied)
-        return there >= self.text().count(f'"{self.comment}"') + (not self.alone) * copies
+        return self.text().count(f'"{self.comment}"') + (not self.alone) * copies
 
     @property
     def _first(self) -> int:

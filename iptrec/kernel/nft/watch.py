@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import iptables, netlink
+from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.links import SETTINGS, WaySocket
 from iptrec.kernel.nft import bases, listing, raw, retold, transactions
 from iptrec.kernel.nft.nftrace import ChangeSocket
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from iptrec.kernel.iptables import TraceRule
     from iptrec.kernel.nft.late import Late
     from iptrec.kernel.nft.listing import Part
-    from iptrec.kernel.nft.missed import Missed
+    from iptrec.kernel.nft.missed import Gone, Missed
     from iptrec.kernel.nft.table import Own
     from iptrec.kernel.undo.guardian import Guardian
     from iptrec.names import Family
@@ -37,8 +38,9 @@ _HEAD: Final = 4  # struct nfgenmsg
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
-_WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever;
-_LAST_S: Final = 10.0  # in the end somebody waits for it
+_WITHIN_S: Final = 30.0  # where the ruleset changes meanwhile nft begins again, perhaps for ever
+# In the end somebody waits: for what is told without a listing, which comes to an end, then for one listing.
+_LAST_S, _LAST_LISTING_S = 2.5, 1.0
 _WITHOUT_TEXT: Final = (
     "from now on rules that go before they are listed have no text in the recording, nor do the steps of"
     " packets that met them"
@@ -65,7 +67,7 @@ class Retold:
 
 
 class NftWatch:
-    """Started by `start`, ended by `stop`, which takes a last look.
+    """Started by `start`, ended by `stop`; `conclude` takes a last look.
 
     ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState`, `Retold` and
     `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
@@ -94,6 +96,9 @@ class NftWatch:
         self._until = time.time_ns()
         self._next = 0
         self._untold = False  # a change that could not be listed
+        self._missing: list[Gone] = []  # rules that no listing has, to be told
+        self._ending = False
+        self._patience = Deadline(_WITHIN_S)  # with what lists the ruleset just now
         self._in_place = dict.fromkeys(rules, self._until)
         self._before = self._until  # the last wait
         self._thread = WatchThread(
@@ -126,10 +131,38 @@ class NftWatch:
         self._thread.work()
 
     def stop(self) -> None:
-        """End, after a last look; again: nothing."""
+        """End, whatever is listed just then; what has changed by now is left to `conclude`. Again: nothing."""
+        self._ending = True
+        self._patience.end()
         if self._thread.stop():
             self._changes.__exit__()
             self._forwarding.__exit__()
+
+    def conclude(self) -> None:
+        """Tell what became of the ruleset since it was listed, in little time.
+
+        To be called behind `stop`, when no events come any more and our rules are gone. Where the ruleset
+        changes all the time nobody lists it: what the kernel told of the changes is known, and what is told
+        here of the rules that came with them.
+        """
+        self._ending = False
+        until = Deadline(_LAST_S)
+        if self._missed is not None:  # also what is there, as nobody may list it any more
+            self._missing += self._missed.untold()
+            self._tell_missing(self._until, until)
+        if not self._untold:
+            return
+        seen, parts = time.time_ns(), [listing.NOT_SEEN]
+        with contextlib.suppress(HostError):
+            listed = listing.ruleset(
+                counters=False,
+                failed=lambda _: None,
+                until=until.at_most(_LAST_LISTING_S),
+                tries=1,
+            )
+            if listing.of_one_moment(listed):
+                parts = listed
+        self._found(NftState(self._until, seen, parts))
 
     def _wait_ms(self) -> int:
         self._before = time.time_ns()
@@ -137,34 +170,41 @@ class NftWatch:
 
     def _work(self, *, last: bool) -> None:
         """Look at what was told to have changed."""
-        if self._drain() or self._untold:
-            self._look(last=last)
+        changed = self._drain() or self._untold
+        if last:
+            self._untold = changed
+            if changed:
+                self._check_rules(own=self._own is None or self._own.held(), last=True)
+        elif changed:
+            self._look()
         else:
             self._until = self._before
-            if not last:
-                self._check_late()
+            self._check_late()
 
     def _fail(self, error: IptrecError) -> None:
         """What the ruleset is now nobody knows, until it can be listed."""
+        if self._ending:  # by `stop`
+            self._untold = True
+            return
         self._found(error)
         if not self._untold:
             self._untold = True
             self._found(NftState(self._until, time.time_ns(), [listing.NOT_SEEN]))
 
-    def _look(self, *, last: bool) -> None:
+    def _look(self) -> None:
         """List the ruleset that came to be just now."""
         seen = time.time_ns()
-        if not last:  # at once: of packets that come before nobody will know whether they arrived
-            self._check_late()
-        while not last and (self._thread.ready(_QUIET_MS) or time.monotonic_ns() < self._next):
+        self._check_late()  # at once: of packets that come before nobody will know whether they arrived
+        while self._thread.ready(_QUIET_MS) or time.monotonic_ns() < self._next:
             if self._drain():
                 seen = time.time_ns()
             elif self._thread.to_end(_QUIET_MS):
                 break
-        for _ in range(1 if last else _TRIES):
+        for _ in range(_TRIES):
             listed = time.time_ns()
-            parts = self._list(last=last)
-            if not self._drain():
+            parts = self._list()
+            whole = listing.of_one_moment(parts)
+            if not self._drain() and whole:
                 if self._missed is not None:
                     self._missed.listed()
                 self._untold = False
@@ -175,20 +215,28 @@ class NftWatch:
             seen = time.time_ns()
         else:  # again and again: the last one has to do; later on there is another, even if nothing changes
             self._untold, listed = True, seen
-        self._found(NftState(self._until, seen, parts))
-        self._tell_missed(self._until, last=last)
+        # What was listed while it changed was never in force: then it is told what came.
+        self._found(NftState(self._until, seen, parts if whole else [listing.NOT_SEEN]))
+        if self._missed is not None:
+            self._missing += self._missed.gone() if whole else self._missed.untold()
+            with self._costly():
+                self._tell_missing(self._until, self._waiting())
         self._until = listed
-        if not last:
-            self._check_late()
-        self._check_rules(own=self._own_in_place(parts), last=last)
+        self._check_late()
+        self._check_rules(own=self._own_in_place(parts), last=False)
 
-    def _list(self, *, last: bool) -> list[Part]:
+    def _list(self) -> list[Part]:
         """The ruleset."""
         with self._costly():
-            parts = listing.ruleset(
-                counters=False, failed=self._found, within_s=_LAST_S if last else _WITHIN_S
-            )
+            parts = listing.ruleset(counters=False, failed=self._found, until=self._waiting())
         return self._checked(parts)
+
+    def _waiting(self) -> Deadline:
+        """For programs that are run now: `stop` may come first, or meanwhile."""
+        self._patience = Deadline(_WITHIN_S)
+        if self._ending:
+            self._patience.end()
+        return self._patience
 
     @contextlib.contextmanager
     def _costly(self) -> Iterator[None]:
@@ -200,18 +248,19 @@ class NftWatch:
             now = time.monotonic_ns()
             self._next = max(now, self._next) + _SHARE * (_spent_ns() - spent)
 
-    def _tell_missed(self, after_ns: int, *, last: bool) -> None:
-        """Hand over what rules were that no listing has; where that cannot be, not even later on."""
-        gone = [] if self._missed is None else self._missed.gone()
-        if not gone:
+    def _tell_missing(self, after_ns: int, until: Deadline) -> None:
+        """Hand over what rules say that no listing has; where that cannot be, not even later on."""
+        if not self._missing:
             return
         try:
-            with self._costly():
-                content = retold.told(gone, within_s=_LAST_S if last else _WITHIN_S)
+            content = retold.told(self._missing, until=until)
         except HostError as error:
+            if self._ending:  # by `stop`: they are told in the end
+                return
             self._missed = None
             self._found(HostError(f"{_WITHOUT_TEXT}: {error}"))
             return
+        self._missing = []
         if content:
             self._found(Retold(after_ns, time.time_ns(), content))
 

@@ -1,0 +1,109 @@
+"""A recording that ends while the rules of nf_tables change all the time.
+
+Each ruleset sets a mark of its own, which the receiver sees with each packet, and packets are told by their
+lengths: so the receiver says which rules each packet met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import sys
+import threading
+import time
+
+import pytest
+import recorder
+
+pytestmark = pytest.mark.live
+
+NFT = """\
+table inet t
+delete table inet t
+table inet t {{
+    chain in {{ type filter hook input priority 0; udp dport 9 counter meta mark set {}; }}
+}}
+"""
+SAVED = """\
+*filter
+:INPUT ACCEPT [0:0]
+-A INPUT -p udp -m udp --dport 9 -j MARK --set-xmark {:#x}/0xffffffff
+COMMIT
+"""
+LOADED = {"nft": (["nft", "-f", "-"], NFT), "iptables": (["iptables-nft-restore"], SAVED)}
+# SO_RCVMARK
+TRAFFIC = """
+import socket, sys, time
+receiving, out = (socket.socket(2, 2) for _ in range(2))
+receiving.bind(("127.0.0.1", 9))
+receiving.setsockopt(1, 75, 1)
+receiving.setblocking(False)
+for number in range(4000):
+    out.sendto(bytes(number), ("127.0.0.1", 9))
+    data, [(_, _, mark)], _, _ = receiving.recvmsg(9000, 200)
+    print(len(data), int.from_bytes(mark, sys.byteorder), flush=True)
+    time.sleep(0.003)
+"""
+_MARK = re.compile(r"(?:mark set|--set-xmark) (\w+)")
+
+
+@contextlib.contextmanager
+def changing(lab, command, text):
+    """Rules that change without a pause."""
+    over = threading.Event()
+
+    def change():
+        number = 1
+        while not over.is_set():
+            number += 1
+            lab.run(command, stdin=text.format(number))
+
+    changes = threading.Thread(target=change)
+    changes.start()
+    try:
+        yield
+    finally:
+        over.set()
+        changes.join()
+
+
+@pytest.mark.parametrize("loaded", LOADED)
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_the_end_comes_soon_and_the_last_packets_are_known(lab, tmp_path, loaded, again):
+    """Nothing waits for programs that begin again with each change, and nobody is told by older rules."""
+    path = tmp_path / "t.db"
+    command, text = LOADED[loaded]
+    lab.run(command, stdin=text.format(1))
+    child = recorder.start(lab, "udp dst port 9", "--backend", "nft", "-o", path, notes=True)
+    with changing(lab, command, text):
+        sender = lab.popen([sys.executable, "-c", TRAFFIC], None, stdout=-1)
+        time.sleep(3)  # so long it is recorded
+        asked = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        while again and child.poll() is None:
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.1)  # as fast as somebody types
+        _, said = child.communicate(timeout=60)
+        lasted = time.monotonic() - asked
+        sender.kill()
+    assert (child.returncode, "none lost" in said) == (0, True), said
+    assert lasted < 6, said  # 3 seconds, and twice that where the machine has more to do
+    marks = dict(tuple(map(int, line.split())) for line in sender.stdout.read().splitlines()[:-1])
+    arrived = [
+        (one, marks[number])
+        for one in recorder.packets(path)
+        if one.in_ == "lo" and (number := one.header["length"] - 28) in marks
+    ]
+    sure = [(one, mark) for one, mark in arrived if one.complete and not one.ambiguous]
+    assert len(sure) > 0.9 * len(arrived) > 100
+    assert not [
+        (one.number, told, mark)
+        for one, mark in sure
+        if (
+            told := [
+                int(spec[1], 0) for step in one.steps if (spec := _MARK.search(step.spec or ""))
+            ]
+        )
+        != [mark]
+    ]
