@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from iptrec.errors import strerror
 from iptrec.kernel.process import end_with_parent
 from iptrec.libc import failure, libc
 
@@ -92,7 +93,7 @@ def _become(request: Request, theirs: socket.socket, output: int, errors: int) -
         socket.send_fds(theirs, [b"x"], [_filtered(request.level)])
         os.execve(request.command[0], request.command, request.environment)  # noqa: S606 - no shell
     except OSError as error:
-        os.write(2, str(error.strerror).encode())
+        os.write(2, strerror(error).encode())
     finally:
         os._exit(REFUSED)
 

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from iptrec.errors import HostError, IptrecError
+from iptrec.errors import HostError, IptrecError, strerror
 from iptrec.kernel import iptables, process
 from iptrec.kernel.legacy.digest import Tables
 from iptrec.kernel.legacy.printer import REFUSED, Request
@@ -112,9 +112,10 @@ class Printing:
         content = self._saved.get(state.family, copy.digest)
         try:
             content = content or self._printed(state, copy, begun)
-        except (IptrecError, OSError, ValueError) as error:
-            told = error if isinstance(error, IptrecError) else HostError(str(error))
-            self._found(told)
+        except IptrecError as error:
+            self._found(error)
+        except OSError as error:
+            self._found(HostError(strerror(error)))
         if content is not None:
             self._saved.keep(state.family, copy.digest, content)
         return replace(state, content=content)
@@ -174,7 +175,7 @@ class _Printer:
             marshal.dump(tuple(request), requests)
             requests.flush()
             answer: tuple[int, bytes, bytes] = marshal.load(answers)  # noqa: S302 - of our own child
-        except (EOFError, BrokenPipeError):
+        except (EOFError, ValueError, BrokenPipeError):
             raise RefusedError("the process that prints it has ended") from None
         return answer
 
