@@ -31,7 +31,7 @@ class Rules:
             if one.kind in kinds and one.namespace == streams[0].namespace
         }
         self._told = BEFORE_ALL
-        self._known = self._last()
+        self._known: tuple[int, ...] = ()
         self.timelines, *others = self._read()
         for one in others:
             self.timelines.adopt(one)
