@@ -31,12 +31,22 @@ class Found(NamedTuple):
         """Whether the records of a group are of one each of its traversals, if none is of a copy."""
         return len(some) == len(of) and not np.isin(of, self.traversal).any()
 
-    def used(self, decided: int, count: int) -> Mask:
-        """Which of all records are not to be asked again: those of traversals that are decided."""
-        used = np.zeros(count, np.bool_)
-        used[self.record[self.traversal < decided]] = True
+    def used(self, decided: int, time_ns: I64, read_ns: int) -> Mask:
+        """Which of all records are not to be asked again: those of traversals that are decided.
+
+        Of more records than traversals those may be of packets that are still to be read which came after
+        ``read_ns``. ``time_ns``: of all records.
+        """
+        used = np.zeros(len(time_ns), np.bool_)
+        order = np.argsort(time_ns[self.record], kind="stable")
+        one, of = self.record[order], self.traversal[order]
+        first = np.zeros(len(of), np.bool_)
+        first[np.unique(of, return_index=True)[1]] = True
+        used[one[(of < decided) & (first | (time_ns[one] <= read_ns))]] = True
         for records, traversals in self.groups:
-            used[records] |= bool(traversals.min() < decided)
+            some = records[np.argsort(time_ns[records], kind="stable")]
+            kept = (np.arange(len(some)) < len(traversals)) | (time_ns[some] <= read_ns)
+            used[some[kept]] |= bool(traversals.min() < decided)
         return used
 
 

@@ -76,7 +76,8 @@ class Dropped:
         causes = self._records.causes
         candidates = Candidates(events, earliest_ns, assembly, self._copies)
         found = candidates.found(records, causes)
-        self._records.forget(found.used(decided, len(records.time_ns)))
+        read_ns = int(earliest_ns.max())
+        self._records.forget(found.used(decided, records.time_ns, read_ns))
         ended = _ended(assembly, records, causes, found, candidates, decided)
         return ended._replace(untold_ns=_untold(records, found) if known else None)
 

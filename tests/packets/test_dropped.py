@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
 from iptrec.decode.snapshots import NETLINK
+from iptrec.packets import window
 from iptrec.packets.drop_records import DropRecords
 from iptrec.packets.in_flight import EQUAL
 from iptrec.recording.rows import Snapshot
@@ -241,6 +242,31 @@ def recorded(events, drops):
     for one in events:
         made.events([one], start_ns=one[2].get("stamp_ns", BEGIN) + 1000, step_ns=0)
     return made.drops(drops, PLACES) if drops else made
+
+
+# Equal packets for a neighbour, before the end of a window and behind it; how many are dropped.
+WAITING = {
+    "one and one": (1, 1, 2, [LOST, LOST]),
+    "two and one": (2, 1, 3, [(ON[0], False), (ON[0], False), LOST]),
+    "one and two": (1, 2, 3, [LOST, LOST, LOST]),
+    "one of two behind": (1, 2, 2, [LOST, (ON[0], False), (ON[0], False)]),
+    "none behind": (1, 1, 1, [LOST, ON]),
+}
+
+
+@pytest.mark.parametrize("case", WAITING)
+def test_records_for_packets_of_the_next_window(case, monkeypatch):
+    """They wait for the same neighbour, and are dropped together."""
+    monkeypatch.setattr(window, "WINDOW_EVENTS", 20)
+    before, behind, many, expected = WAITING[case]
+    others = [
+        one for at in range(60) for one in forwarded(udp(ident=100 + at), (at + 1) * SECOND // 100)
+    ]
+    equal = [one for at in range(before) for one in forwarded(ONE, at)]
+    equal += [*others, *(one for at in range(behind) for one in forwarded(ONE, SECOND + at))]
+    drops = [dropped(ONE, 3 * SECOND + at, NEIGHBOUR, place=3, device=3) for at in range(many)]
+    found = [one for one in Packets(recorded(equal, drops)) if one.header["id"] == 1]
+    assert [(one.verdict, one.end and one.end.sure) for one in found] == expected
 
 
 @pytest.mark.parametrize("case", CASES)
