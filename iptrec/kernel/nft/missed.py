@@ -78,7 +78,7 @@ class Missed:
     """
 
     def __init__(self, *, again: bool = False) -> None:
-        self._again = again
+        self.again = again
         self._forget()
 
     def _forget(self) -> None:
@@ -124,7 +124,7 @@ class Missed:
         """Those that no listing had, each kind of them once."""
         self._read()
         found = list(self._gone.values())
-        if self._again and found:
+        if self.again and found:
             self._known.clear()
         self._known |= self._gone.keys()
         self._gone.clear()

@@ -215,10 +215,12 @@ class NftWatch:
             seen = time.time_ns()
         else:  # again and again: the last one has to do; later on there is another, even if nothing changes
             self._untold, listed = True, seen
-        # What was listed while it changed was never in force: then it is told what came.
-        self._found(NftState(self._until, seen, parts if whole else [listing.NOT_SEEN]))
+        # What was listed while it changed was never in force: then it is told what came. But a ring lets go of
+        # what told of that: any listing is better than none there.
+        told = whole or self._missed is None or self._missed.again
+        self._found(NftState(self._until, seen, parts if told else [listing.NOT_SEEN]))
         if self._missed is not None:
-            self._missing += self._missed.gone() if whole else self._missed.untold()
+            self._missing += self._missed.gone() if told else self._missed.untold()
             with self._costly():
                 self._tell_missing(self._until, self._waiting())
         self._until = listed
