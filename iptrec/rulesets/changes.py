@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.decode import nftrace
-from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
+from iptrec.decode.generations import BEFORE_ALL
 from iptrec.rulesets.timeline import EVER, NEVER
 
 if TYPE_CHECKING:
@@ -73,15 +73,6 @@ class Changes:
                     for received, data in chunk.datagrams():
                         if first_ns <= received <= last_ns:
                             yield received, data
-
-    @property
-    def begin(self) -> int:
-        """The number of the ruleset that the first events met; `LAST_OF_ALL` where none is told."""
-        for stream in self._events:
-            for chunk in itertools.islice(self._recording.chunks(stream), 1):
-                found = nftrace.generations(chunk.data, chunk.lengths, chunk.received_ns)
-                return int(found.number[0]) if len(found) else LAST_OF_ALL
-        return LAST_OF_ALL
 
     def are_after(self, generation: int) -> bool:
         """Whether events of a recording that was not closed tell of a newer ruleset than one."""

@@ -86,7 +86,6 @@ class States:
         self._spans = list(spans_of(looks, commits_of(changes)))
         until = [one.time_ns for one in looks[1:]]
         until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
-        self._begins = LAST_OF_ALL if changes is None else changes.begin
         self._looks = Looks() if changes is None or not until else changes.looks(max(until))
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
@@ -99,8 +98,8 @@ class States:
         """All states of a table from its first one on; one that is gone has no chains."""
         there = False
         for exists, state in self._all(table):
-            there = there or exists or state.chains is None
-            if there:
+            there = there or exists
+            if there or state.chains is None:
                 yield state
 
     def followed(self) -> Iterator[Followed]:
@@ -125,15 +124,7 @@ class States:
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
         for look in self._first:
             exists, state = self._listed(table, look, look)
-            if look.generation is not None and self._begins < look.generation:
-                yield False, State(None, EVER, EVER, FROM_THE_FIRST)
-                since = look.generation - 1, look.generation
-                yield exists, state._replace(after_ns=EVER, generations=since)
-            else:
-                yield (
-                    exists,
-                    state._replace(after_ns=EVER, time_ns=EVER, generations=FROM_THE_FIRST),
-                )
+            yield exists, state._replace(after_ns=EVER, time_ns=EVER, generations=FROM_THE_FIRST)
         for span in self._spans:
             if not span.commits and (span.commits is None or span.end.listing is None):
                 yield from self._between(table, span)

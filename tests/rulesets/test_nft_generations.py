@@ -161,16 +161,6 @@ def test_rules_that_nobody_listed_any_more_are_not_the_old_ones():
     assert [step.spec for step in second.steps] == [None]
 
 
-def test_packets_that_came_before_the_first_listing():
-    """A recording that begins while the rules change: what they were before it nobody knows."""
-    recording = NftHandMade()
-    recording.traced(70, number(6), *passing(1)).traced(80, number(6)).traced(90, number(7))
-    recording.listed({"f": [(5, OLD)]}, 100, generation=7).traced(110, *passing(2))
-    first, second = Packets(recording)
-    assert ([step.spec for step in first.steps], first.complete) == ([None], False)
-    assert ([step.spec for step in second.steps], second.ambiguous) == ([OLD], False)
-
-
 @pytest.mark.parametrize(("last", "expected"), [(8, NEW), (9, None)])
 def test_a_ruleset_between_two_that_were_listed(last, expected):
     """Of two transactions without messages nobody knows what the first one made, whatever fits the second."""
