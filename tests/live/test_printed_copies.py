@@ -43,13 +43,17 @@ with Tables(family) as tables:
     for rule in (["-F"], ["-A", "FORWARD", "-j", "DROP"]):
         subprocess.run([f"{command}-legacy", "-w", *rule], check=True)
         print(was == printer.printed(family, "filter", copy), was.count(b"-A "))
+        assert printer._child.wait(60) == 0
 printer.close()
 """
 
 
 @pytest.mark.parametrize(("family", "command"), [("ipv4", "iptables"), ("ipv6", "ip6tables")])
 def test_a_table_that_has_gone(lab, family, command):
-    """It is printed as it was, with the names of sets, which the kernel is asked for."""
+    """It is printed as it was, with the names of sets, which the kernel is asked for.
+
+    Who prints does not stay when there is nothing to print, and is started again.
+    """
     done = lab.run([sys.executable, "-c", PRINTED, family, command, RULES])
     assert done.stdout.splitlines() == ["True 4"] * 2
 

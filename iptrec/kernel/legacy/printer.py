@@ -38,6 +38,7 @@ _NUMBER, _ARCHITECTURE, _LEVEL, _OPTION = 0, 4, 24, 32  # struct seccomp_data: t
 _CALL: Final = struct.Struct("=QIIiI7Q")  # struct seccomp_notif
 _ANSWER: Final = struct.Struct("=QqiI")
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # linux/bpf_common.h, of 32 bits
+_IDLE_MS: Final = 2_000
 REFUSED: Final = 126  # the exit status of an iptables-save that cannot be answered
 
 
@@ -52,9 +53,11 @@ class Request(NamedTuple):
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until there are no more, or none for a while."""
     end_with_parent()
-    while True:
+    asking = select.poll()
+    asking.register(sys.stdin, select.POLLIN)
+    while asking.poll(_IDLE_MS):
         try:
             request = Request(*marshal.load(sys.stdin.buffer))  # noqa: S302 - of our own parent
         except EOFError:

@@ -6,6 +6,7 @@ Where a host does not allow that, only those are printed that are still in force
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import socket
 import subprocess
@@ -143,7 +144,7 @@ class Printing:
 
 
 class _Printer:
-    """The process that prints copies (`printer`), from the first one on."""
+    """The process that prints copies (`printer`): started where one is to be printed, it ends when none is."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -160,24 +161,19 @@ class _Printer:
         return normal(output)
 
     def _asked(self, request: Request) -> tuple[int, bytes, bytes]:
-        if self._child is None:
-            self._child = subprocess.Popen(
-                process.iptrec(module="iptrec.kernel.legacy.printer"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env=process.environment(),
-            )
-        requests, answers = self._child.stdin, self._child.stdout
-        assert requests is not None and answers is not None  # noqa: PT018, S101 - see above
-        try:
-            marshal.dump(tuple(request), requests)
-            requests.flush()
-            answer: tuple[int, bytes, bytes] = marshal.load(answers)  # noqa: S302 - of our own child
-        except (EOFError, ValueError, BrokenPipeError):
-            raise RefusedError("the process that prints it has ended") from None
-        return answer
+        """The answer to a request; asked again where the process ended by itself just then."""
+        for _ in range(2):
+            if self._child is None:
+                self._child = _started()
+            try:
+                return _answer(self._child, request)
+            except (EOFError, BrokenPipeError):
+                if self._child.wait() != 0:
+                    break
+                self.close()
+            except ValueError:
+                break
+        raise RefusedError("the process that prints it has ended")
 
     def kill(self) -> None:
         """Let what it is printing be given up."""
@@ -188,5 +184,25 @@ class _Printer:
         """End it."""
         if self._child is not None:
             self._child.kill()  # it changes nothing, and may be at work
-            with self._child:
+            with contextlib.suppress(BrokenPipeError), self._child:  # of what it has not read
                 self._child = None
+
+
+def _started() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        process.iptrec(module="iptrec.kernel.legacy.printer"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=process.environment(),
+    )
+
+
+def _answer(child: subprocess.Popen[bytes], request: Request) -> tuple[int, bytes, bytes]:
+    requests, answers = child.stdin, child.stdout
+    assert requests is not None and answers is not None  # noqa: PT018, S101 - see `_started`
+    marshal.dump(tuple(request), requests)
+    requests.flush()
+    answer: tuple[int, bytes, bytes] = marshal.load(answers)  # noqa: S302 - of our own child
+    return answer
