@@ -62,13 +62,11 @@ class Generations:
 
     def told_before(self, datagram: int) -> int:
         """The last one that was told before a datagram; `BEFORE_ALL` if none was."""
-        follows = int(np.searchsorted(self.datagram, datagram))
-        return int(self.number[follows - 1]) if follows else BEFORE_ALL
+        return self._before(self.number, datagram)
 
     def finished_before(self, datagram: int) -> int:
         """The last one of which the kernel told unasked before a datagram: what it deleted is detached."""
-        follows = int(np.searchsorted(self.datagram, datagram))
-        return int(self.finished[follows - 1]) if follows else BEFORE_ALL
+        return self._before(self.finished, datagram)
 
     def between(self, before: int | None, datagram: int, received_ns: int) -> tuple[int, int]:
         """The oldest and the newest in which elements of sets can have been looked up before an event.
@@ -83,6 +81,10 @@ class Generations:
         long_since = int(np.searchsorted(self.received_ns, received_ns - _UNDER_WAY_NS))
         follows = min(follows, long_since)
         return int(self.number[follows - 1]) if follows else BEFORE_ALL, newest
+
+    def _before(self, numbers: I64, datagram: int) -> int:
+        follows = int(np.searchsorted(self.datagram, datagram))
+        return int(numbers[follows - 1]) if follows else BEFORE_ALL
 
     def needed(self, datagrams: Mask) -> I64:
         """The datagrams of those that some datagrams are judged by: the one before, and all after the first."""

@@ -25,7 +25,7 @@ _PREROUTING, _INPUT = HOOKS.index("PREROUTING"), HOOKS.index("INPUT")
 _AT_INPUT: Final = (
     6,
     15,
-)  # since then nothing is looked up there either; so it is in some older ones
+)  # the first kernel that looks nothing up there either, but for some older ones
 _SOCKETS: Final = frozenset({"tcp", "udp"})  # of these one is found before the rules (early demux)
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _NOWHERE: Final = ipaddress.ip_network("0.0.0.0/8")

@@ -50,6 +50,7 @@ class Changes:
         ]
         self._read: list[_Chunk] = []
         self._open = not recording.facts.closed
+        self._all: Looks | None = None  # once all events were looked through
         self.lost_ns = min(
             (one.first_ns for one in recording.losses if one.stream in self._changes), default=None
         )
@@ -76,10 +77,15 @@ class Changes:
 
     def are_after(self, generation: int) -> bool:
         """Whether events of a recording that was not closed tell of a newer ruleset than one."""
-        return self._open and self.looks(NEVER).newest > generation
+        if not self._open:
+            return False
+        self._all = self.looks(NEVER)
+        return self._all.newest > generation
 
     def looks(self, until_ns: int) -> Looks:
-        """When events were received, up to the first after ``until_ns`` (epoch), and numbers among them."""
+        """When events were received, at least to the first after ``until_ns`` (epoch), and numbers of then."""
+        if self._all is not None:
+            return self._all
         times, number, told = [_NOTHING], [_NOTHING], [_NOTHING]
         for stream in self._events:
             for chunk in self._recording.chunks(stream):

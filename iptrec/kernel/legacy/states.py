@@ -16,7 +16,7 @@ QUIET_SHARE: Final = (
 _LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
 _CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
 _LESS_THAN_REPLACING_NS: Final = (
-    20_000_000  # Whoever replaces so large a table takes longer than a look.
+    20_000_000  # Whoever replaces a larger table takes longer than a look.
 )
 _CHANGING_NS: Final = 1_000_000_000  # So lately a table changed that may change again.
 
