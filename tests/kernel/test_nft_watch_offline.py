@@ -208,6 +208,8 @@ def counted(rules, *, until):
 class Missing:
     """Each look misses one rule."""
 
+    again = False
+
     def take(self, message):
         assert message.kind == 0x0A0F
 
@@ -239,6 +241,22 @@ def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
         "from now on rules that go before they are listed have no text in the recording, nor do the steps of"
         " packets that met them: no such right"
     )
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["file", "ring"])
+def test_what_was_listed_while_it_changed(changes, monkeypatch, again):
+    """It was never in force: a ring alone keeps it, where what told of the changes does not stay."""
+    listed = [listing.Part("nft", "nft -j list ruleset", b"{}")]
+    monkeypatch.setattr(listing, "ruleset", lambda **_: listed)
+    monkeypatch.setattr(retold, "told", lambda *_, **__: b"")
+    missing, found = Missing(), Queue()
+    missing.again = again
+    watch = NftWatch({}, found.put, None, missed=missing)
+    changes.tell()
+    watch.look()
+    watch.stop()
+    state = [one for one in found.queue if isinstance(one, NftState)][-1]
+    assert state.parts == (listed if again else [listing.NOT_SEEN])
 
 
 def test_rules_that_take_too_long_to_be_told(monkeypatch):
