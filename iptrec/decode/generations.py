@@ -68,19 +68,20 @@ class Generations:
         """The last one of which the kernel told unasked before a datagram: what it deleted is detached."""
         return self._before(self.finished, datagram)
 
-    def between(self, before: int | None, datagram: int, received_ns: int) -> tuple[int, int]:
-        """The oldest and the newest in which elements of sets can have been looked up before an event.
+    def looked_up(self, before: int | None, datagram: int, received_ns: int) -> tuple[int, int]:
+        """The oldest and the newest of which elements of sets can have been found before an event.
 
-        They are looked up in the ruleset of that moment. ``datagram``: the event's; ``before``: that of the
-        event before it of the same packet, None where there is none.
+        Some sets get the elements of a commit while it is under way, after its rules are in force
+        (nft_set_commit_update). ``datagram``: the event's; ``before``: that of the event before it of the same
+        packet, None where there is none.
         """
         follows = int(np.searchsorted(self.datagram, datagram))
         newest = int(self.number[follows]) if follows < len(self) else LAST_OF_ALL
         if before is not None:
-            return self.told_before(before), newest
+            return self.finished_before(before), newest
         long_since = int(np.searchsorted(self.received_ns, received_ns - _UNDER_WAY_NS))
         follows = min(follows, long_since)
-        return int(self.number[follows - 1]) if follows else BEFORE_ALL, newest
+        return int(self.finished[follows - 1]) if follows else BEFORE_ALL, newest
 
     def _before(self, numbers: I64, datagram: int) -> int:
         follows = int(np.searchsorted(self.datagram, datagram))

@@ -10,6 +10,7 @@ import pytest
 from iptrec.kernel import netlink
 from iptrec.kernel.batches import Batch
 from iptrec.kernel.nft import numbers, switches
+from iptrec.names import ASKED
 
 EVENT = "-"
 TRACE = 0x0A11
@@ -130,6 +131,18 @@ def test_numbers_where_the_ruleset_changed(case, told):
     """The old one before the first that may have met the new one, which stands before the first that did."""
     batches = [(text, answer, *changed) for text, answer, _, *changed in COUNTED[case]]
     assert told(batches, counted=True) == [written for _, _, written, *_ in COUNTED[case]]
+
+
+def test_what_is_put_ahead_is_not_told_unasked(monkeypatch):
+    """The kernel tells its number when the commit is done, not where its ruleset came into force."""
+    monkeypatch.setattr(numbers.Numbers, "_ask", lambda _: message(7))
+    source = numbers.Numbers()
+    source.switches = Noted({0: (1, 2)})
+    found = source.among(batch("- - - 8"))
+    source.close()
+    assert read(found) == "7 - 7 - 8 - 8"
+    told = [one for one in netlink.messages(found.data) if one.kind == numbers.NEWGEN]
+    assert [one.sequence == ASKED for one in told] == [True, True, True, False]
 
 
 def noted(*places):

@@ -191,6 +191,18 @@ def test_answers_do_not_tell_that_a_commit_is_done():
     found = nftrace.generations(b"".join(told), lengths, np.arange(3))
     assert (found.number.tolist(), found.finished.tolist()) == ([7, 8, 8], [7, 7, 8])
     assert [found.finished_before(one) for one in range(4)] == [-1, 7, 7, 8]
+    assert [found.told_before(one) for one in range(4)] == [-1, 7, 8, 8]
+
+
+def test_sets_of_intervals_get_their_elements_while_a_commit_is_under_way():
+    """The new rules are in force from the answer on, all elements when the kernel tells it unasked."""
+    answer = bytearray(number(8))
+    answer[8:12] = ASKED.to_bytes(4, sys.byteorder)
+    told = [number(7), bytes(20), bytes(answer), bytes(20), bytes(20), number(8), bytes(20)]
+    lengths = np.array([len(one) for one in told], np.uint32)
+    found = nftrace.generations(b"".join(told), lengths, np.zeros(7, np.int64))
+    assert [found.looked_up(one, one + 1, 0) for one in (1, 3, 5)] == [(7, 8), (7, 8), (7, 2**32)]
+    assert found.looked_up(6, 7, 0) == (8, 2**32)
 
 
 def test_numbers_are_no_events():

@@ -78,7 +78,7 @@ class Numbers:
         else:
             put += self._untold(start, size, answer)
         self._received += size
-        put = [one for at, one in enumerate(put) if one[1] and one not in put[:at]]
+        put = [(index, _as_asked(one)) for index, one in dict.fromkeys(put) if one]
         return replace(_with(batch, put), beside=len(told) + len(put)) if told or put else batch
 
     def in_the_end(self) -> Batch | None:
@@ -127,6 +127,12 @@ def number(datagram: bytes) -> int:
     """The number that a message tells, 0 where it tells none."""
     told = netlink.attribute(memoryview(datagram), _NUMBER)
     return int.from_bytes(told or b"")
+
+
+def _as_asked(datagram: bytes) -> bytes:
+    """What the kernel told unasked, to be put where it did not tell it yet."""
+    told = next(netlink.messages(datagram))
+    return netlink.message(told.kind, told.flags, told.body, sequence=ASKED)
 
 
 def _numbers(batch: Batch) -> list[tuple[int, bytes]]:
