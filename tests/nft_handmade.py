@@ -112,10 +112,12 @@ class NftHandMade(HandMade):
         super().__init__()
         self.streams = [Stream(1, 1, "nftrace", {"slots": 1}), Stream(2, 1, "nftables", {})]
 
-    def listed(self, chains, time, *, generation=None, after=None, **more):
-        """The ruleset is listed."""
+    def listed(self, chains, time, *, generation=None, since=None, after=None, **more):
+        """The ruleset is listed, or those from ``since`` on."""
         printed, words = listing(chains, **more)
         number = [] if generation is None else [("nft-generation", str(generation).encode())]
+        if since is not None:
+            number = [("nft-generations", f"{since} {generation}".encode())]
         return self._snapshots(time, after, *number, ("nft-text", words), ("nft", printed))
 
     def unseen(self, time, after=None):

@@ -79,6 +79,10 @@ SNAPSHOTS: Final = {
         ),
         SnapshotKind("nft-text", "nft -a list ruleset"),
         SnapshotKind("nft-generation", "the number of the ruleset that is listed at that moment"),
+        SnapshotKind(
+            "nft-generations",
+            "the first and the last number of rulesets while it was listed, where it changed meanwhile",
+        ),
         SnapshotKind("nft", "nft -a -j list ruleset; the last one of its moment", "json"),
         SnapshotKind("nft-unknown", "the ruleset changed to what was gone before it was read"),
         SnapshotKind(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # Those of one moment come one after the other, the listing last.
 LISTING: Final = "nft"
-GENERATION: Final = "nft-generation"
+GENERATION, GENERATIONS = "nft-generation", "nft-generations"
 UNKNOWN: Final = "nft-unknown"
 TEXT: Final = "nft-text"
 TOLD: Final = "nft-rules"  # by the kernel, with conditions that nft does not print
@@ -55,7 +55,7 @@ class Nft:
 
     name: Backend = "nft"
     stream = "nftrace"
-    snapshots = (*SAVED, TOLD, TEXT, GENERATION, LISTING, UNKNOWN, nft_missed.KIND)
+    snapshots = (*SAVED, TOLD, TEXT, GENERATION, GENERATIONS, LISTING, UNKNOWN, nft_missed.KIND)
     changes = "nftables"
     mark_after = True
 
@@ -133,7 +133,7 @@ def followed(snapshots: Iterable[Snapshot], changes: Changes) -> Iterator[Follow
 
 def _states(snapshots: Iterable[Snapshot], changes: Changes | None) -> States:
     missed: list[bytes] = []
-    looks = list(_looks(_without(nft_missed.KIND, snapshots, missed)))
+    looks = _looks(_without(nft_missed.KIND, snapshots, missed))
     return States(looks, changes, nft_missed.contents(missed))
 
 
@@ -230,28 +230,31 @@ def _latest_of_id(base: I64, trace: I64) -> I64:
     return found
 
 
-def _looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
-    """What each moment's snapshots tell.
+def _looks(snapshots: Iterable[Snapshot]) -> list[Look]:
+    """What each moment's snapshots tell; without numbers where none of them has one, as old recordings."""
+    found = list(_all_looks(snapshots))
+    if all(one.generation is None for one in found):
+        return found
+    # One without a number is not of one moment: the ruleset changed from one command to the next.
+    return [one if one.generation is not None else one._replace(listing=None) for one in found]
 
-    The number is missing where the ruleset changed from one command to the next, again and again: what they
-    printed is not of one moment then.
-    """
+
+def _all_looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
     known: dict[Any, Any] = {}
     expressions: nft_unprinted.Known = {}
     saves = {family: iptables_save.Known() for family in SAVED.values()}
     parts: dict[str, bytes] = {}
     time: int | None = None
-    numbered = False
     for one in snapshots:
         if one.time_ns != time:  # of another moment: it tells other rules
             parts, time = {}, one.time_ns
         parts[one.kind] = one.content
-        numbered = numbered or one.kind == GENERATION
         if one.kind in (LISTING, UNKNOWN):
-            whole = one.kind == LISTING and (GENERATION in parts or not numbered)
-            listing = _listing(parts, saves, known, expressions) if whole else None
+            listing = _listing(parts, saves, known, expressions) if one.kind == LISTING else None
             after = one.time_ns if one.after_ns is None else one.after_ns
-            yield Look(listing, after, one.time_ns, _number(parts.get(GENERATION, b"")))
+            since, _, number = parts.get(GENERATIONS, b"").partition(b" ")
+            numbers = _number(parts.get(GENERATION, number)), _number(since)
+            yield Look(listing, after, one.time_ns, *numbers)
 
 
 def _number(text: bytes) -> int | None:

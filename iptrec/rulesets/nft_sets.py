@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from iptrec.decode import nft_elements
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.decode.rulesets import nft_sets
-from iptrec.rulesets.nft import LISTING, UNKNOWN, table_name
+from iptrec.rulesets.nft import GENERATIONS, LISTING, UNKNOWN, table_name
 from iptrec.rulesets.nft_members import CannotFollowError, Commit, History, Replayed
-from iptrec.rulesets.timeline import ANY_TIME, EVER
+from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,13 +117,16 @@ class NftSets:
 
     def _add_all(self, snapshots: Iterable[Snapshot], followed: Mapping[int, Followed]) -> None:
         span: tuple[int, Followed] | None = None
+        torn_ns = EVER
         for one in snapshots:
+            if one.kind == GENERATIONS:  # the listing beside it is of no one moment
+                torn_ns = one.time_ns
             if one.kind not in (LISTING, UNKNOWN):
                 continue
             if span is not None and one.time_ns < span[1].end_ns:
                 continue  # one of those that were told
             number = len(self._lists)
-            content = one.content if one.kind == LISTING else None
+            content = one.content if one.kind == LISTING and one.time_ns != torn_ns else None
             self._lists.append(_Listed(one.time_ns, content))
             if span is not None:
                 self._follow(_Span(span[0], number, span[1]))
@@ -135,7 +138,11 @@ class NftSets:
     def _add_listed(self, one: Snapshot, number: int, then: Followed | None) -> None:
         generations = (BEFORE_ALL, LAST_OF_ALL if then is None else then.generation)
         if not number:
-            self._add(number, EVER, EVER, generations)
+            since = EVER, EVER, generations
+            if then is not None and then.since[0] > EVER:
+                self._add(None, EVER, EVER, FROM_THE_FIRST)
+                since = then.since
+            self._add(number, *since)
             return
         after = one.time_ns if one.after_ns is None else one.after_ns
         # By how many changes it came to be nobody knows, nor what it was meanwhile.

@@ -15,7 +15,7 @@ iptables-nft-save prints nothing of a table while it has a rule that it cannot s
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import Looks
 from iptrec.rulesets.nft_edited import Edited
 from iptrec.rulesets.nft_replay import CannotFollowError
-from iptrec.rulesets.nft_spans import Look, commits_of, spans_of, table_at
+from iptrec.rulesets.nft_spans import Look, commits_of, foreign_before, spans_of, table_at
 from iptrec.rulesets.nft_words import Words
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST, NEVER
 
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 _LAG_NS, _LAG_OF_EDIT_NS = 5_000_000, 10_000
 
 
+_FROM_THE_FIRST: Final = EVER, EVER, FROM_THE_FIRST
+
+
 class State(NamedTuple):
     """What a table was from some moment on; ``chains``: None where nobody knows."""
 
@@ -60,7 +63,8 @@ class Followed(NamedTuple):
 
     ``generation``: of the first listing. ``moments``: of each transaction the time after which it was, the one
     not after which (epoch, ns), and its generation; shape (n, 3). ``received_ns``: from when
-    to when they were told (epoch).
+    to when they were told (epoch). ``since``: the times and generations after which the first listing's sets
+    came, and not after which.
     """
 
     begin_ns: int
@@ -68,6 +72,7 @@ class Followed(NamedTuple):
     generation: int
     moments: I64
     received_ns: tuple[int, int]
+    since: tuple[int, int, Came] = _FROM_THE_FIRST
 
 
 class States:
@@ -79,16 +84,22 @@ class States:
     def __init__(
         self, looks: Sequence[Look], changes: Changes | None, missed: Contents | None = None
     ) -> None:
+        commits = commits_of(changes)
+        looks = [one.of_one_moment(commits) for one in looks]
         self._first = looks[:1]
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = Words(listings)
         looks = [*looks, *_after_all(looks, changes)]
-        self._spans = list(spans_of(looks, commits_of(changes)))
+        self._spans = list(spans_of(looks, commits))
+        self._foreign = [each for one in self._first for each in foreign_before(one, commits)]
+        self._before = {edit.table: one for one in self._foreign for edit in one.edits}
         until = [one.time_ns for one in looks[1:]]
         until += (one.received_ns[1] for span in self._spans for one in span.commits or ())
+        until += (one.received_ns[1] for one in self._foreign)
         self._looks = Looks() if changes is None or not until else changes.looks(max(until))
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
-        self.tables = list(dict.fromkeys(name for one in listings for name in one.chains) | edited)
+        self.tables = list(dict.fromkeys(name for one in listings for name in one.chains))
+        self.tables += [one for one in {**self._before, **edited} if one not in self.tables]
         self._edited = {
             name: Edited(name, self._spans, listings, self._words, (missed or {}).get(name, {}))
             for name in edited
@@ -114,17 +125,28 @@ class States:
                 span.begin.generation,
                 self._moments_of(span, span.commits),
                 (received[0][0], received[-1][1]),
+                self._since(span),
             )
 
+    def _since(self, span: Span) -> tuple[int, int, Came]:
+        if not self._foreign or span.begin is not self._first[0]:
+            return _FROM_THE_FIRST
+        return self._moment(self._foreign[-1], self._first)
+
     def _moments_of(self, span: Span, commits: Sequence[Commit]) -> I64:
-        each = (self._moment(one, span) for one in commits)
+        each = (self._moment(one, span.looks) for one in commits)
         numbers = (number for after, by, came in each for number in (max(after, EVER), by, came[1]))
         return np.fromiter(numbers, np.int64, 3 * len(commits)).reshape(-1, 3)
 
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
         for look in self._first:
             exists, state = self._listed(table, look, look)
-            yield exists, state._replace(after_ns=EVER, time_ns=EVER, generations=FROM_THE_FIRST)
+            since = _FROM_THE_FIRST
+            if table in self._before:
+                yield False, State(None, *since)
+                since = self._moment(self._before[table], self._first)
+            if table not in look.torn:
+                yield exists, State(state.chains, *since, state.handle)
         for span in self._spans:
             if not span.commits and (span.commits is None or span.end.listing is None):
                 yield from self._between(table, span)
@@ -138,7 +160,7 @@ class States:
         generations = _came(before, look)
         behind = self._looks.behind(generations[0])
         after = look.after_ns if behind is None else behind
-        if look.listing is None:
+        if look.listing is None or table in look.torn:
             return False, State(None, after, look.time_ns, generations)
         chains = self._words.chains(look.listing, table)
         handle = look.listing.handles.get(table)
@@ -180,7 +202,7 @@ class States:
                 yield self._made(table, step, commit, span)
             return
         if touching:
-            yield False, State(None, *self._moment(touching[0], span))
+            yield False, State(None, *self._moment(touching[0], span.looks))
         yield self._listed(table, span.end, span.begin)
 
     def _unlisted(
@@ -193,7 +215,7 @@ class States:
             yield self._made(table, step, commits[number], span)
         last, time_ns = commits[-1].generation, span.end.time_ns
         if len(steps) < len(edits):
-            yield False, State(None, *self._moment(commits[[*edits][len(steps)]], span))
+            yield False, State(None, *self._moment(commits[[*edits][len(steps)]], span.looks))
         elif time_ns < NEVER:
             yield False, State(None, time_ns, time_ns, (last, LAST_OF_ALL))
         elif self._looks.newest > last:
@@ -206,14 +228,14 @@ class States:
         exists = step != nft_replay.GONE
         handle = step.handle if exists else None
         chains = self._edited[table].chains(step, span.number)
-        return exists, State(chains, *self._moment(commit, span), handle)
+        return exists, State(chains, *self._moment(commit, span.looks), handle)
 
-    def _moment(self, commit: Commit, span: Span) -> tuple[int, int, Came]:
+    def _moment(self, commit: Commit, looks: Sequence[Look]) -> tuple[int, int, Came]:
         """After which time a commit was, and not after which; the same of generations."""
         received, told = commit.received_ns
         after = self._looks.behind(commit.generation - 1)
         if after is None:
-            recorded = min(received, *(one.after_ns for one in span.looks))
+            recorded = min(received, *(one.after_ns for one in looks))
             after = max(self._looks.not_before(received) or recorded, recorded)
             after -= _LAG_NS + _LAG_OF_EDIT_NS * len(commit.edits)
         return after, told, (commit.generation - 1, commit.generation)

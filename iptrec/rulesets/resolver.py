@@ -231,10 +231,14 @@ class Resolver(Book):
             rows = np.flatnonzero(named[events.site] & (v6 == (family == "ipv6")))
             held = timeline.candidates(earliest_ns[rows], latest_ns[rows])
             since[rows], _ = held
+            _, begun = timeline.candidates(earliest_ns[rows], latest_ns[rows] + _PREPARING_NS)
             if told is not None:
-                held = _both(held, timeline.of_generations(told[0][rows], told[1][rows]))
+                oldest, newest = told[0][rows], told[1][rows]
+                held = _both(held, timeline.of_generations(oldest, newest))
+                # A commit is prepared in the generation before its own.
+                begun = np.minimum(begun, timeline.of_generations(oldest, newest + 1)[1])
             first[rows], last[rows] = held
-            _, soon[rows] = timeline.candidates(earliest_ns[rows], latest_ns[rows] + _PREPARING_NS)
+            soon[rows] = begun
         # One commit comes after the other.
         return np.clip(since, first - 1, first), first, last, np.clip(soon, last, last + 1)
 

@@ -82,7 +82,9 @@ class Attached:
         going: bool,
     ) -> Attached:
         """Those of some names, at a change; ``after``: the index of the state that it made."""
-        before, now = _bases(old), _bases(new)
+        # What nobody saw may have had the same chains.
+        before = _bases(old if old.chains is not None else new)
+        now = _bases(new if new.chains is not None else old)
         namesakes = {
             name for name in before.keys() & now.keys() if before[name].hook == now[name].hook
         }

@@ -83,7 +83,7 @@ def test_the_number_of_what_is_listed_is_told_where_it_is_sure(monkeypatch):
     numbers = iter(range(100))
     monkeypatch.setattr(listing, "generation", lambda: next(numbers))
     monkeypatch.setattr(iptables, "require", refuse)
-    assert listed() == (["nft-text", "nft"], [])
+    assert listed() == (["nft-generations", "nft-text", "nft"], [])
     monkeypatch.setattr(listing, "generation", lambda: 7)
     first, *_ = listing.ruleset(counters=False, failed=refuse)
     assert (first.kind, first.content) == ("nft-generation", b"7")

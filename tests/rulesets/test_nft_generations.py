@@ -161,6 +161,73 @@ def test_rules_that_nobody_listed_any_more_are_not_the_old_ones():
     assert [step.spec for step in second.steps] == [None]
 
 
+OURS = table(NEW_TABLE, 9, "iptrec-1"), rule(NEW_RULE, "o", 1, "mine", in_table="iptrec-1")
+OTHERS = rule(DEL_RULE, "f", 4, "gone"), rule(NEW_RULE, "f", 5, OLD)
+BEGUN = {
+    "others changed it": ([(6, OURS), (7, OTHERS)], ["?", OLD]),
+    "others changed another table": ([(6, OURS), (7, (table(NEW_TABLE, 3, "x"),))], [OLD, OLD]),
+    "nobody did but we": ([(6, ()), (7, OURS)], [OLD, OLD]),
+    "before us": ([(6, OTHERS), (7, OURS)], [OLD, OLD]),
+    "nothing tells who": ([(7, OTHERS)], ["?", OLD]),
+}
+
+
+@pytest.mark.parametrize("case", BEGUN)
+def test_packets_that_came_before_the_first_listing(case):
+    """A recording begins while the rules change: what they were before it nobody knows."""
+    told, expected = BEGUN[case]
+    recording = NftHandMade().traced(70, number(6), *passing(1)).traced(80, number(6))
+    for at, (generation, messages) in enumerate(told):
+        recording.commit(generation, 60 + 25 * at, *messages)
+    recording.traced(90, number(7)).listed({"f": [(5, OLD)]}, 100, generation=7)
+    recording.traced(110, *passing(2))
+    assert known(recording) == expected
+
+
+TORN = {
+    "it changed": ([(7, OTHERS)], ["?", NEW]),
+    "another table did": ([(7, (table(NEW_TABLE, 3, "x"),))], [OLD, NEW]),
+    "a set did": ([(7, ())], [OLD, NEW]),
+    "nothing tells": ([], ["?", NEW]),
+}
+
+
+@pytest.mark.parametrize("case", TORN)
+def test_a_first_listing_of_no_one_moment(case):
+    """The tables that did not change meanwhile are known, and followed."""
+    told, expected = TORN[case]
+    recording = NftHandMade().commit(6, 60, *OURS)
+    for generation, messages in told:
+        recording.commit(generation, 80, *messages)
+    recording.listed({"f": [(5, OLD)]}, 100, generation=7, since=6)
+    recording.traced(110, number(7), *passing(1)).traced(190, number(7)).traced(200, number(8))
+    new = table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 90, policy=ACCEPT)
+    before = rule(DEL_RULE, "f", 5, OLD), table(DEL_TABLE, 1)
+    recording.commit(8, 201, *before, *new, rule(NEW_RULE, "f", 5, NEW))
+    recording.traced(210, *passing(2)).listed({"f": [(5, NEW)]}, 400, generation=8, handle=2)
+    assert known(recording) == expected
+
+
+def test_a_chain_that_is_attached_beside_rules_that_nobody_knows():
+    """It is not one that a later commit attaches beside rules that are known."""
+    recording = NftHandMade().commit(6, 60, *OURS).commit(7, 80, *OTHERS)
+    recording.listed({"f": [(5, OLD)]}, 100, generation=7, since=6)
+    recording.traced(110, number(7), *beside(1), *passing(1)).traced(190, number(7))
+    before = rule(DEL_RULE, "f", 5), table(DEL_TABLE, 1)
+    for at in (8, 9):
+        recording.traced(100 * at - 1, number(at))
+        new = table(NEW_TABLE, at), chain(NEW_CHAIN, "f", 90, policy=ACCEPT)
+        recording.commit(at, 100 * at, *before, *new, rule(NEW_RULE, "f", 5, NEW))
+        recording.listed({"f": [(5, NEW)]}, 100 * at + 50, generation=at, handle=at)
+    assert known(recording) == ["?"]
+
+
+def known(recording):
+    """What is told of each packet as sure, with a text."""
+    told = zip(Packets(recording), found(recording), strict=True)
+    return [text if one.steps[0].spec and not one.ambiguous else "?" for one, text in told]
+
+
 @pytest.mark.parametrize(("last", "expected"), [(8, NEW), (9, None)])
 def test_a_ruleset_between_two_that_were_listed(last, expected):
     """Of two transactions without messages nobody knows what the first one made, whatever fits the second."""

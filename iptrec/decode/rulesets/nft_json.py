@@ -26,7 +26,7 @@ from iptrec.decode.rulesets.types import Base, Chain, Rule, Ruleset, TableName
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from iptrec.decode.rulesets.nft_unprinted import Compiled
 
@@ -65,6 +65,15 @@ class Listing:
     iptables: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
     whole: bool = True
     handles: dict[TableName, int] = field(default_factory=dict)
+
+    def without(self, tables: Collection[TableName]) -> Listing:
+        """All but some of its tables."""
+        return Listing(
+            {name: one for name, one in self.chains.items() if name not in tables},
+            {name: one for name, one in self.iptables.items() if name not in tables},
+            self.whole,
+            {name: one for name, one in self.handles.items() if name not in tables},
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Part(NamedTuple):
     content: bytes
 
 
-GENERATION: Final = "nft-generation"
+GENERATION, GENERATIONS = "nft-generation", "nft-generations"  # of one moment, and of no one moment
 NOT_SEEN: Final = Part("nft-unknown", "nft", b"")  # a ruleset that was gone before it was listed
 
 
@@ -77,10 +77,12 @@ def ruleset(
             *_saved(until, failures, counters=counters),
             *_listed(until, failures, counters=counters),
         ]
-        if generation() == before:
-            # Known by it is which of the changes that the kernel told of came before.
-            parts.insert(0, Part(GENERATION, "NFT_MSG_GETGEN", str(before).encode()))
+        now = generation()
+        if now == before:
             break
+    # Known by it is which of the changes that the kernel told of came before, and which meanwhile.
+    kind, number = (GENERATION, before) if now == before else (GENERATIONS, f"{before} {now}")
+    parts.insert(0, Part(kind, "NFT_MSG_GETGEN", str(number).encode()))
     for failure in failures:
         failed(failure)
     return parts
