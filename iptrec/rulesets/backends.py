@@ -114,7 +114,7 @@ def history(recording: Recording, backend: RulesetBackend, namespace: int) -> Ti
 def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[Family, Ruleset]:
     """What was in force at a time (epoch), as far as it had been seen; None: in the end.
 
-    A table whose rules nobody saw then is left out.
+    A table whose rules nobody saw then is left out; one that nobody had seen before is as it was seen first.
     """
     found: dict[Family, Ruleset] = {}
     known = timelines(recording, namespace)
@@ -128,6 +128,8 @@ def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[
                 for state, since in zip(one.states, one.time_ns, strict=True)
                 if time_ns is None or since <= time_ns
             ]
+            if states and all(state.chains is None for state in states):
+                states = [state for state in one.states if state.chains is not None][:1]
             if states and states[-1].chains is not None:
                 tables[name] = states[-1].chains
         if tables:

@@ -32,6 +32,7 @@ from iptrec.decode import nftrace
 from iptrec.names import ASKED
 from iptrec.packets import window
 from iptrec.recording.rows import Stream
+from iptrec.rulesets.backends import rulesets
 
 OLD, NEW = "log accept", "counter accept"
 
@@ -206,6 +207,17 @@ def test_a_first_listing_of_no_one_moment(case):
     recording.commit(8, 201, *before, *new, rule(NEW_RULE, "f", 5, NEW))
     recording.traced(210, *passing(2)).listed({"f": [(5, NEW)]}, 400, generation=8, handle=2)
     assert known(recording) == expected
+
+
+def test_the_first_ruleset_of_a_table_that_was_not_known_in_the_beginning():
+    """It is not told as if somebody had loaded the table later on."""
+    recording = NftHandMade().commit(6, 60, *OURS).commit(7, 80, *OTHERS)
+    recording.listed({"f": [(5, OLD)]}, 100, generation=7, since=6)
+    recording.traced(110, number(7)).traced(190, number(7)).traced(210, number(8))
+    recording.commit(8, 200, rule(NEW_RULE, "f", 6, NEW, after=5))
+    recording.listed({"f": [(5, OLD), (6, NEW)]}, 400, generation=8)
+    (first,) = {len(one.tables["inet fw"]["f"].rules) for one in rulesets(recording, 0, 1).values()}
+    assert first == 2
 
 
 def test_a_chain_that_is_attached_beside_rules_that_nobody_knows():
