@@ -11,17 +11,16 @@ import hashlib
 import json
 import sqlite3
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import numpy as np
 import zstandard
 
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
+from iptrec.recording.chunks import Waiting
 from iptrec.recording.home import Home, creating
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
-from iptrec.recording.packing import pack
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
@@ -29,15 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
     from iptrec.recording.rows import Facts, Loss
 
-_CHUNK_BYTES: Final = 1 << 20
 _COMMIT_NS: Final = 200_000_000
-# Of 262 bytes an event with random payload level -1 leaves 14.4 in 0.16 us; level 3 leaves 14.2 in 0.21 us,
-# level -5 leaves 17.9 in 0.13 us.
-_CHUNK_LEVEL: Final = -1
 _ZSTD_LEVEL: Final = 3
 _HEAD: Final = (
     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
@@ -92,9 +88,7 @@ class Writer:
         # A commit outlives a power loss, too. Five a second cost nothing that can be measured.
         for statement in ("synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
             self._connection.execute(f"PRAGMA {statement}")
-        self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
-        self._pending: dict[int, _Pending] = {}
-        self._pending_bytes = 0
+        self._waiting = Waiting()
         self._waiting_since: int | None = None  # the oldest that is not committed
 
     @classmethod
@@ -190,14 +184,10 @@ class Writer:
             return
         if self._waiting_since is None:
             self._waiting_since = time.monotonic_ns()
-        pending = self._pending.setdefault(stream, _Pending())
-        pending.received_ns.append(received_ns)
-        pending.lengths.append(lengths.copy())
-        pending.data.append(bytes(data))  # the very same object if it is bytes already
+        self._waiting.append(stream, received_ns, lengths, data)
         self.datagrams += len(lengths)
         self.raw_bytes += len(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= _CHUNK_BYTES:
+        if self._waiting.enough:
             self._store()
             if self.due:
                 self.commit()
@@ -236,10 +226,11 @@ class Writer:
         with self._translating():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
-            for stream, pending in self._pending.items():
-                self._add_chunk(stream, pending)
-        self._pending = {}
-        self._pending_bytes = 0
+            for chunk in self._waiting.chunks():
+                added = self._insert("chunk", **chunk._asdict())
+                self.stored_bytes += len(chunk.data)
+                self._ring.add_chunk(chunk.stream, added, len(chunk.data))
+        self._waiting.clear()
 
     def trim(self, *, most_bytes: int | None = None, lasts_ns: int | None = None) -> bool:
         """Let go of the oldest events: what is more than ``most_bytes``, or was received longer ago.
@@ -299,21 +290,6 @@ class Writer:
     def _insert(self, table: str, **row: object) -> int:
         return _insert(self._connection, table, row)
 
-    def _add_chunk(self, stream: int, pending: _Pending) -> None:
-        """Write one chunk."""
-        received_ns = np.repeat(
-            np.array(pending.received_ns, np.int64), [len(one) for one in pending.lengths]
-        )
-        raw = pack(received_ns, np.concatenate(pending.lengths), pending.data)
-        data = self._compressor.compress(raw)
-        chunk = self._connection.execute(
-            "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, encoding, size, data)"
-            " VALUES (?, ?, ?, ?, 'zstd', ?, ?)",
-            (stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns), len(raw), data),
-        ).lastrowid
-        self.stored_bytes += len(data)
-        self._ring.add_chunk(stream, chunk or 0, len(data))
-
     def _check_place(self) -> None:
         """SQLite would go on writing to a file that has no name any more, or another one."""
         if not self._home.in_place:
@@ -346,7 +322,7 @@ class Writer:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-        if not self._pending:
+        if not self._waiting:
             self._waiting_since = None
 
     @contextlib.contextmanager
@@ -358,15 +334,6 @@ class Writer:
             self._check_place()
             kept = "what was committed before is kept in it" if self.keeps else "no file is left"
             raise RecordingError(f"cannot write {self.path}: {error}; {kept}") from None
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Batches of one stream that wait for their chunk."""
-
-    received_ns: list[int] = field(default_factory=list)
-    lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
-    data: list[bytes] = field(default_factory=list)
 
 
 def _content(facts: Facts) -> bytes:
