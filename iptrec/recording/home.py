@@ -8,6 +8,7 @@ from the moment on when it is one: whoever is killed leaves a recording, or noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _TO_LOG: Final = ("PRAGMA journal_mode = MEMORY", "PRAGMA journal_mode = WAL")
 _LOG: Final = ("-wal", "-shm")
+_PRIMARY: Final = 0xFF  # of a result code of SQLite: which kind, but not where
 # An empty -journal is none: while it is there nobody can have one of his own be taken for ours.
 COMPANIONS: Final = (*_LOG, at_work.COMPANION)
 
@@ -161,7 +163,18 @@ def creating(path: Path) -> Iterator[None]:
             f"cannot create {path}: {strerror(error)}; use ", ANOTHER_OUTPUT
         ) from None
     except sqlite3.Error as error:
-        raise RecordingError(f"cannot create {path}: {error}; use ", ANOTHER_OUTPUT) from None
+        raise RecordingError(
+            f"cannot create {path}: {described(error, path)}; use ", ANOTHER_OUTPUT
+        ) from None
+
+
+def described(error: sqlite3.Error, path: Path) -> str:
+    """What SQLite says, and that the disk is full where it calls that an I/O error: as of the -shm."""
+    if error.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_IOERR:
+        with contextlib.suppress(OSError):
+            if not os.statvfs(path.parent).f_bavail:
+                return f"{error}: {os.strerror(errno.ENOSPC)}"
+    return str(error)
 
 
 def _missing(path: Path) -> str:

@@ -19,7 +19,7 @@ import zstandard
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.chunks import Waiting
-from iptrec.recording.home import Home, creating
+from iptrec.recording.home import Home, creating, described
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
@@ -64,7 +64,8 @@ class Writer:
     As a context manager that is left without `close` it keeps what was appended, and the recording
     says of itself that it was cut off; where it is not to stay (``keeps``) an error takes it away. All methods
     raise `RecordingError` when the file cannot be written (disk full, I/O); it stays readable, with
-    everything that was committed before.
+    everything that was committed before. Without events it does not stay then: it would read as if no packet
+    had been traced.
 
     ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
     appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the file,
@@ -80,6 +81,9 @@ class Writer:
         self.snapshot_bytes = 0
         self.size = 0
         self._together = False
+        self._event_streams: set[int] = set()
+        self._stores_events = self._holds_events = False  # not committed perhaps; committed
+        self._failed = False
         self._home = home
         self._ended = False
         self._connection = home.connect()
@@ -114,10 +118,10 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._ended:
             return
-        if kind is None or self.keeps:
+        if kind is None or self._stays:
             with contextlib.suppress(RecordingError):
                 self.commit()
-        else:
+        if kind is not None and not self._stays:
             self._home.remove()
         self._end()
 
@@ -132,6 +136,8 @@ class Writer:
             stream = self._insert(
                 "stream", namespace=namespace, kind=STREAMS[kind].name, detail=json.dumps(detail)
             )
+        if STREAMS[kind].events:
+            self._event_streams.add(stream)
         self._ring.add_stream(stream, kind)
         return stream
 
@@ -213,6 +219,11 @@ class Writer:
         since = self._waiting_since
         return since is not None and time.monotonic_ns() - since >= _COMMIT_NS
 
+    @property
+    def _stays(self) -> bool:
+        """Whether an error leaves the file."""
+        return self.keeps and (self._holds_events or not self._failed)
+
     def commit(self) -> None:
         """Put all that was appended into the file."""
         if self._waiting_since is None:
@@ -230,6 +241,7 @@ class Writer:
                 added = self._insert("chunk", **chunk._asdict())
                 self.stored_bytes += len(chunk.data)
                 self._ring.add_chunk(chunk.stream, added, len(chunk.data))
+                self._stores_events |= chunk.stream in self._event_streams
         self._waiting.clear()
 
     def trim(self, *, most_bytes: int | None = None, lasts_ns: int | None = None) -> bool:
@@ -322,6 +334,7 @@ class Writer:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+        self._holds_events = self._stores_events
         if not self._waiting:
             self._waiting_since = None
 
@@ -332,8 +345,12 @@ class Writer:
                 yield
         except sqlite3.Error as error:
             self._check_place()
-            kept = "what was committed before is kept in it" if self.keeps else "no file is left"
-            raise RecordingError(f"cannot write {self.path}: {error}; {kept}") from None
+            self._stores_events = self._holds_events
+            # What is no OperationalError is about a row of ours.
+            self._failed = isinstance(error, sqlite3.OperationalError)
+            kept = "what was committed before is kept in it" if self._stays else "no file is left"
+            told = described(error, self.path)
+            raise RecordingError(f"cannot write {self.path}: {told}; {kept}") from None
 
 
 def _content(facts: Facts) -> bytes:
