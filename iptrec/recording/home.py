@@ -12,6 +12,7 @@ import errno
 import os
 import sqlite3
 import stat
+import time
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError, strerror
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _TO_LOG: Final = ("PRAGMA journal_mode = MEMORY", "PRAGMA journal_mode = WAL")
 _LOG: Final = ("-wal", "-shm")
+_READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
 _PRIMARY: Final = 0xFF  # of a result code of SQLite: which kind, but not where
 # An empty -journal is none: while it is there nobody can have one of his own be taken for ours.
 COMPANIONS: Final = (*_LOG, at_work.COMPANION)
@@ -175,6 +177,22 @@ def described(error: sqlite3.Error, path: Path) -> str:
             if not os.statvfs(path.parent).f_bavail:
                 return f"{error}: {os.strerror(errno.ENOSPC)}"
     return str(error)
+
+
+def leave_log(connection: sqlite3.Connection) -> None:
+    """Back to a single file; SQLite refuses at once while a reader is connected."""
+    give_up = time.monotonic() + _READER_GONE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > give_up:
+                return
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _missing(path: Path) -> str:

@@ -19,7 +19,7 @@ import zstandard
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.chunks import Waiting
-from iptrec.recording.home import Home, creating, described
+from iptrec.recording.home import Home, creating, described, leave_log
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
@@ -40,7 +40,6 @@ _HEAD: Final = (
 )
 # A -wal that grew longer while somebody read is cut when it is used again.
 _WAL_BYTES: Final = 8 << 20
-_READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
 
 
 class Blob(NamedTuple):
@@ -284,7 +283,7 @@ class Writer:
             )
         with self._translating():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            _leave_wal(self._connection)
+            leave_log(self._connection)
         self._end()
 
     def _end(self) -> None:
@@ -389,22 +388,6 @@ def _copy_rows(recording: sqlite3.Connection, made: sqlite3.Connection) -> None:
         rows = recording.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
         places = ", ".join("?" * len(rows.description))
         made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
-
-
-def _leave_wal(connection: sqlite3.Connection) -> None:
-    """Back to a single file; SQLite refuses at once while a reader is connected."""
-    give_up = time.monotonic() + _READER_GONE_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = MEMORY")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            if time.monotonic() > give_up:
-                return
-            time.sleep(0.01)
-        else:
-            return
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> int:
