@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 
 import pytest
 from command import IPTREC
@@ -406,3 +407,25 @@ def test_an_answer_about_the_packet_or_its_copy(router, tmp_path, family, way):
     assert not any(one.end and one.end.sure for one in copies)
     assert not any(one.verdict == "DISCARDED" for one in copies)
     assert {one.end.reason for one in found if one.end} <= {"NEIGH_FAILED"}
+
+
+@pytest.mark.parametrize("many", [4, 60])
+@pytest.mark.parametrize("apart", ["payloads", "destinations"])
+def test_behind_nat(router, tmp_path, backend, family, apart, many):
+    """Their source is another one when they die; their first bytes are equal, nothing identifies them."""
+    nat = "*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -o v2 -j MASQUERADE\nCOMMIT\n"
+    router.restore(None, family, RULES.format("") + nat, backend)
+    alive, dead = NET[family].format(2, 2), NET[family].format(2, 99)
+    src, sent = NET[family].format(1, 2), []
+    for number in range(many):
+        dst, data = dead if number % 2 else alive, b"z" * 20
+        data += b"%02d" % (number if apart == "payloads" else 0)
+        body = summed(udp(PORT + number, 53, data), src, dst)
+        sent.append(
+            {"ipv4": partial(ipv4, identity=0), "ipv6": ipv6}[family](*body, src=src, dst=dst)
+        )
+    ear = hearing(router, "h2")
+    found = recorded(router, tmp_path / "t.db", backend, sent, wait=ASKED.format(dead))
+    assert heard(ear).total() == many // 2
+    reason = {"ipv4": "NEIGH_FAILED", "ipv6": "NOT_SPECIFIED"}[family]
+    assert told(found) == [("ACCEPT", None), ("DISCARDED", reason, True)] * (many // 2)
