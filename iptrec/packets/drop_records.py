@@ -54,7 +54,7 @@ class Cause(NamedTuple):
     def waiting(self) -> bool:
         """Whether it waited for a neighbour: who asks for that one clones it (net/core/neighbour.c)."""
         asked = self.reason.startswith(drop_words.NEIGHBOURS)
-        return asked or drop_words.function(self.where) in drop_words.LATE_FUNCTIONS
+        return asked or drop_words.function(self.where) in drop_words.GIVING_UP
 
     @property
     def of_copy(self) -> bool:
