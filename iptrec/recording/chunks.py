@@ -64,8 +64,11 @@ class Waiting:
         self.bytes += len(data)
 
     def chunks(self) -> Iterator[Chunk]:
-        """A chunk for each stream. They wait until `clear`: writing may fail."""
-        for stream, batches in self._streams.items():
+        """A chunk for each stream. They wait until `clear`: writing may fail.
+
+        What is told beside events has a later stream: it comes behind them, and a ring lets go of them first.
+        """
+        for stream, batches in sorted(self._streams.items()):
             received_ns = np.repeat(
                 np.array(batches.received_ns, np.int64), [len(one) for one in batches.lengths]
             )
