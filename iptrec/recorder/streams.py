@@ -162,7 +162,11 @@ class Streams:
     def fetch(self) -> int:
         """Move the events that are there into the file; the most datagrams that one socket had."""
         fetched = self._fetch_events()
-        for one in self._beside:  # after the events: of a packet that has just gone
+        # After the events: of a packet that has just gone. And behind those of one that went meanwhile.
+        there = [one.fetch() for one in self._beside]
+        if any(there):
+            fetched = max(fetched, self._fetch_events())
+        for one in self._beside:
             one.take()
         return fetched
 
@@ -234,10 +238,10 @@ class Streams:
         end = time.monotonic_ns() + at_most_ns
         while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
             self.fetch()
-        # What is told beside them is of packets whose events have come where none came in between.
-        for _ in range(_LAST_ROUNDS):
-            self.fetch()
-            if not self._fetch_events():
+        for _ in range(
+            _LAST_ROUNDS
+        ):  # what is told beside them is of packets that have come, and of all
+            if not self.fetch():
                 break
 
     def end_events(self) -> None:
