@@ -238,9 +238,8 @@ class Streams:
         end = time.monotonic_ns() + at_most_ns
         while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
             self.fetch()
-        for _ in range(
-            _LAST_ROUNDS
-        ):  # what is told beside them is of packets that have come, and of all
+        # What is told beside them is of all packets that have come, and of no other, if none comes meanwhile.
+        for _ in range(_LAST_ROUNDS):
             if not self.fetch():
                 break
 
