@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import struct
 from dataclasses import dataclass, field
@@ -32,6 +33,31 @@ def udp6(payload=b"x", *, last=1):
     addresses = bytes(15) + bytes([last]) + bytes(15) + b"\2"
     header = struct.pack("!IHBB", 0x60000000, 8 + len(payload), 17, 64) + addresses
     return header + struct.pack("!HHHH", 1000, 53, 8 + len(payload), 0) + payload
+
+
+def folded(data):
+    """The sum of RFC 1071, not complemented."""
+    words = struct.unpack(f"!{len(data) // 2 + len(data) % 2}H", data + bytes(len(data) % 2))
+    return sum(words) % 0xFFFF
+
+
+def summed(packet, *, waits=False):
+    """A packet with UDP's checksum; ``waits``: with that of the pseudo-header, as the interface gets it."""
+    six = packet[0] >> 4 == 6
+    network, body = packet[: 40 if six else 20], packet[40 if six else 20 :]
+    pseudo = network[8 if six else 12 :] + struct.pack("!HH", 17, len(body))
+    found = folded(pseudo) if waits else 0xFFFF - folded(pseudo + body[:6] + bytes(2) + body[8:])
+    return network + body[:6] + struct.pack("!H", found or 0xFFFF) + body[8:]
+
+
+def sent_from(packet, source, port=None):
+    """The same from another source, with the checksum that it has then."""
+    address = ipaddress.ip_address(source).packed
+    at, ports = (8, 40) if len(address) == 16 else (12, 20)
+    changed = packet[:at] + address + packet[at + len(address) :]
+    if port is not None:
+        changed = changed[:ports] + struct.pack("!H", port) + changed[ports + 2 :]
+    return summed(changed)
 
 
 def attribute(kind, value):

@@ -9,7 +9,8 @@ import numpy as np
 from iptrec.names import HOOKS
 from iptrec.packets.drop_groups import NONE, Found, by_count, preferred, who_is_alone
 from iptrec.packets.drop_records import Cause, Flags, Records, exact_keys, keys
-from iptrec.packets.identity import Packets, combined
+from iptrec.packets.identity import combined
+from iptrec.packets.udp_sums import UNKNOWN, Summed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +47,9 @@ class Candidates:
     ) -> None:
         last, outcomes = assembly.lasts(), assembly.outcomes
         self._copies = copies
-        self._packets = Packets.of(events, last)
+        self._packets = Summed.of(events, last)
+        self._nat_sum = self._packets.nat_sums()
+        _, self._end = self._packets.end_keys()
         self._sent = np.isin(events.hook[assembly.rows[assembly.first]], _SENT)
         queued = np.array([one.queued for one in outcomes])[assembly.outcome]
         patience = np.where(self._sent, _SENDING_NS, _AT_ONCE_NS)
@@ -76,6 +79,7 @@ class Candidates:
         record, traversal, exact, crowds = self._alike(records)
         fits = self._there(records, record, traversal)
         fits &= (self._by_rules | self._passed)[traversal]
+        fits = preferred(record, fits, ~self._unlike(records, record, traversal))
         # What rules drop is netfilter's; where there is no such packet the kernel and the rules disagree.
         fits = preferred(record, fits, flags.netfilter[record] == self._by_rules[traversal])
         fits &= self._can_be(records, record, traversal)
@@ -83,6 +87,9 @@ class Candidates:
             fits = preferred(record, fits, likely)
         # The last rule may have seen it before NAT, or not.
         fits = preferred(record, fits, exact)
+        # What goes on is sent to where rules saw it go: only its source may be another one by then.
+        to_it = records.end[record] == self._end[traversal]
+        fits = preferred(record, fits, to_it | ~self._onward[traversal])
         found = who_is_alone(record[fits], traversal[fits])
         parted = [
             (part, self._left(ways, found, records, part))
@@ -109,6 +116,12 @@ class Candidates:
             return False
         every = Found(np.repeat(some, len(of)), np.tile(of, len(some)), [])
         return not self.copied(records, every).any()
+
+    def _unlike(self, records: Records, record: I64, traversal: I64) -> Mask:
+        """Which pairs are of two packets whatever NAT did, by the checksums of both."""
+        own, told = self._nat_sum[traversal], records.nat_sum[record]
+        unlike: Mask = (own != told) & (own != UNKNOWN) & (told != UNKNOWN)
+        return unlike
 
     def _can_be(self, records: Records, record: I64, traversal: I64) -> Mask:
         """Whether records can be of traversals, by where these began, and how far they came."""
@@ -185,8 +198,7 @@ class Candidates:
     def _alike(self, records: Records) -> tuple[I64, I64, Mask, list[tuple[I64, ...]]]:
         """Pairs of records and traversals with equal keys, and which are equal in what NAT rewrites, too.
 
-        And crowds, too many to look at each pair: records, traversals that are equal in all, if any, and those
-        that may have been dropped before NAT had rewritten them where the last rule saw it.
+        And crowds, too many to look at each pair: see `_crowded`.
         """
         pairs: list[tuple[I64, I64, Mask]] = [(NONE, NONE, np.zeros(0, np.bool_))]
         crowds: list[tuple[I64, ...]] = []
@@ -195,25 +207,57 @@ class Candidates:
         for cut, open_ in sorted({*zip(records.cut.tolist(), either.tolist(), strict=True)}):
             record = np.flatnonzero((records.cut == cut) & (either == open_))
             key, exact = keys(self._packets, cut), exact_keys(self._packets, cut)
-            told_key, told_exact = records.key[record], records.exact[record]
+            told_key = records.key[record]
             if not open_:
-                key, exact = _directed(key, self._sent), _directed(exact, self._sent)
+                key = _directed(key, self._sent)
                 told_key = _directed(told_key, records.sent[record])
-                told_exact = _directed(told_exact, records.sent[record])
             one, of, many = _equal(told_key, key)
-            pairs.append((record[one], of, told_exact[one] == exact[of]))
+            pairs.append((record[one], of, records.exact[record[one]] == exact[of]))
             for some, others in many:
-                every = record[some]
-                one, of, still = _equal(told_exact[some], exact[others])
-                one, of = every[one], others[of]
-                fits = self._there(records, one, of) & self._can_be(records, one, of)
-                one, of = one[fits], of[fits]
-                pairs.append((one, of, np.ones(len(of), np.bool_)))
-                crowds += [(every[some], others[of], others) for some, of in still]
-                settled = np.concatenate([one, *(every[some] for some, _ in still)])
-                crowds.append((np.setdiff1d(every, settled), others))
+                one, of, left = self._by_sums(records, record[some], others)
+                pairs.append((one, of, records.exact[one] == exact[of]))
+                for crowd in left:
+                    some_pairs, some_crowds = self._crowded(records, *crowd, exact)
+                    pairs += some_pairs
+                    crowds += some_crowds
         record, of, same = (np.concatenate(some) for some in zip(*pairs, strict=True))
         return record, of, same, [one for one in crowds if len(one[0])]
+
+    def _by_sums(
+        self, records: Records, some: I64, others: I64
+    ) -> tuple[I64, I64, list[tuple[I64, I64]]]:
+        """Pairs of records and traversals with equal sums, and smaller crowds; where all sums are known."""
+        told, own = records.nat_sum[some], self._nat_sum[others]
+        if (told == UNKNOWN).any() or (own == UNKNOWN).any():
+            return NONE, NONE, [(some, others)]
+        one, of, many = _equal(told, own)
+        crowds = [(some[every], others[those]) for every, those in many]
+        left = np.setdiff1d(some, np.concatenate([some[one], *(every for every, _ in crowds)]))
+        return some[one], others[of], [*crowds, (left, others)]
+
+    def _crowded(
+        self, records: Records, some: I64, others: I64, exact: U64
+    ) -> tuple[list[tuple[I64, I64, Mask]], list[tuple[I64, ...]]]:
+        """Pairs of a crowd that are equal in what NAT rewrites, or in where they go, where that is known.
+
+        And crowds: records, traversals that are equal so, if any, and those that may have been dropped before
+        NAT had rewritten them where the last rule saw it.
+        """
+        pairs: list[tuple[I64, I64, Mask]] = []
+        crowds: list[tuple[I64, ...]] = []
+        ways = [(records.exact, exact)]
+        if self._onward[others].all():
+            ways.append((records.end, self._end))
+        for told, own in ways:
+            one, of, many = _equal(told[some], own[others])
+            one, of = some[one], others[of]
+            fits = self._there(records, one, of) & self._can_be(records, one, of)
+            one, of = one[fits], of[fits]
+            pairs.append((one, of, np.ones(len(of), np.bool_)))
+            found = [(some[every], others[those], others) for every, those in many]
+            crowds += found
+            some = np.setdiff1d(some, np.concatenate([one, *(every for every, *_ in found)]))
+        return pairs, [*crowds, (some, others)]
 
 
 def _directed(key: U64, sent: Mask) -> U64:
@@ -221,7 +265,7 @@ def _directed(key: U64, sent: Mask) -> U64:
     return combined([key, sent.astype(np.uint64)])
 
 
-def _equal(wanted: U64, own: U64) -> tuple[I64, I64, list[tuple[I64, I64]]]:
+def _equal(wanted: I64 | U64, own: I64 | U64) -> tuple[I64, I64, list[tuple[I64, I64]]]:
     """Which numbers are equal, as pairs of places in both; and the places where too many are."""
     order = np.argsort(own, kind="stable")
     first = np.searchsorted(own[order], wanted)

@@ -10,13 +10,15 @@ import numpy as np
 from iptrec.decode import drops as decode
 from iptrec.packets import drop_words
 from iptrec.packets.ends import Death
-from iptrec.packets.identity import DUMPED, Packets, combined
+from iptrec.packets.identity import DUMPED, combined
+from iptrec.packets.udp_sums import Summed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.drops import Drops
     from iptrec.names import I64, U64, Mask
+    from iptrec.packets.identity import Packets
     from iptrec.recording.rows import Recording, Stream
 
 
@@ -52,7 +54,7 @@ class Cause(NamedTuple):
     def waiting(self) -> bool:
         """Whether it waited for a neighbour: who asks for that one clones it (net/core/neighbour.c)."""
         asked = self.reason.startswith(drop_words.NEIGHBOURS)
-        return asked or drop_words.function(self.where) in drop_words.LATE_FUNCTIONS
+        return asked or drop_words.function(self.where) in drop_words.GIVING_UP
 
     @property
     def of_copy(self) -> bool:
@@ -98,18 +100,20 @@ class Records(NamedTuple):
     """Some records; shape (n,) each.
 
     ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
-    `DUMPED` where keys need no more. ``cause``: number of a `Cause`. ``device``: the index of the interface
-    that it was at, 0 where that is not known. ``sent``: whether it came in by none. ``to``: the destination of
-    IPv4, -1 of IPv6; ``group``: whether that is a multicast group, or 255.255.255.255. ``cloned``, ``alone``:
-    see `decode.drops`. ``any_packet``: whether it may be of one that is not traced; ``iif``: the index of the
-    interface that it came in by. ``elsewhere``: whether it may be of another namespace, or of a copy that was
-    never traced.
+    `DUMPED` where keys need no more. ``nat_sum``: see `udp_sums`. ``end``: key of the destination, with its
+    port. ``cause``: number of a `Cause`. ``device``: the index of the interface that it was at, 0 where that is
+    not known. ``sent``: whether it came in by none. ``to``: the destination of IPv4, -1 of IPv6; ``group``:
+    whether that is a multicast group, or 255.255.255.255. ``cloned``, ``alone``: see `decode.drops`.
+    ``any_packet``: whether it may be of one that is not traced; ``iif``: the index of the interface that it
+    came in by. ``elsewhere``: whether it may be of another namespace, or of a copy that was never traced.
     """
 
     time_ns: I64
     key: U64
     exact: U64
     cut: I64
+    nat_sum: I64
+    end: U64
     cause: I64
     device: I64
     sent: Mask
@@ -124,7 +128,7 @@ class Records(NamedTuple):
     @classmethod
     def none(cls) -> Records:
         """No records."""
-        kinds = {"key": np.uint64, "exact": np.uint64} | dict.fromkeys(_MASKS, np.bool_)
+        kinds = dict.fromkeys(_KEYS, np.uint64) | dict.fromkeys(_MASKS, np.bool_)
         empty: dict[str, Any] = {
             name: np.zeros(0, kinds.get(name, np.int64)) for name in cls._fields
         }
@@ -135,6 +139,7 @@ class Records(NamedTuple):
         return Records(**{name: getattr(self, name)[index] for name in self._fields})
 
 
+_KEYS: Final = ("key", "exact", "end")
 _MASKS: Final = ("sent", "group", "cloned", "alone", "any_packet", "elsewhere")
 
 
@@ -275,7 +280,7 @@ class DropRecords:
         enough = drops.size >= np.minimum(least, whole)
         own = np.flatnonzero((cause >= 0) & enough)
         drops, cause = drops.take(own), cause[own]
-        packets = Packets(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
+        packets = Summed(drops.data, drops.start, drops.start + drops.size, drops.ipv6)
         cut = np.where(drops.size < packets.rooms(), drops.size, DUMPED)
         to = packets.ends()[_DESTINATION]
         first = to & np.uint64(0xFF)
@@ -286,6 +291,8 @@ class DropRecords:
             key=keys(packets),
             exact=exact_keys(packets),
             cut=cut,
+            nat_sum=packets.nat_sums(),
+            end=packets.end_keys()[1],
             cause=cause,
             device=drops.ifindex.astype(np.int64),
             sent=drops.iif == 0,

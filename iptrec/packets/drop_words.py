@@ -15,6 +15,8 @@ _DISCARDED: Final = "a route blackholes the destination, or its last header says
 TOO_BIG: Final = "larger than the next MTU, and not to be fragmented"
 # linux/dropreason-core.h has the comments that these are after; measured on Linux 6.18.
 _UNWANTED: Final = "no socket waits for the {}, or an IPsec policy blocks it"
+_BAD_SUM: Final = "a bad checksum of UDP"
+_NOT_READ: Final = f"{_BAD_SUM}, or the program that read it had no room there"  # EFAULT
 _BY_BOTH: Final = {
     ("IP_INNOROUTES", "ip_error"): "no route to the destination",
     ("IP_INNOROUTES", "ip6_pkt_discard"): "no route to the destination",
@@ -40,6 +42,10 @@ _BY_BOTH: Final = {
     ("INVALID_PROTO", "icmp_rcv"): "a message of ICMP that this host ignores",
     ("NOT_SPECIFIED", "__udp4_lib_rcv"): _UNWANTED.format("broadcast or multicast"),
     ("NOT_SPECIFIED", "__udp6_lib_rcv"): _UNWANTED.format("multicast"),
+    ("NOT_SPECIFIED", "udp_recvmsg"): _NOT_READ,
+    ("NOT_SPECIFIED", "udpv6_recvmsg"): _NOT_READ,
+    ("NOT_SPECIFIED", "first_packet_length"): _BAD_SUM,
+    ("NOT_SPECIFIED", "__first_packet_length"): _BAD_SUM,
     ("NOT_SPECIFIED", "nf_queue"): "no program takes it from NFQUEUE, or the queue is full",
     ("NOT_SPECIFIED", "nf_reinject"): "the program behind NFQUEUE dropped it",
     ("NOT_SPECIFIED", "nfqnl_reinject"): "the program behind NFQUEUE dropped it",
@@ -59,7 +65,7 @@ _BY_REASON: Final = {
     "SOCKET_RCVBUFF": "the receive buffer of its socket is full",
     "SOCKET_BACKLOG": "the backlog of its socket is full",
     "PROTO_MEM": "the protocol's memory is full",
-    "UDP_CSUM": "a bad checksum of UDP",
+    "UDP_CSUM": _BAD_SUM,
     "TCP_CSUM": "a bad checksum of TCP",
     "ICMP_CSUM": "a bad checksum of ICMP",
     "TCP_FLAGS": "flags of TCP that do not go together",
@@ -77,8 +83,13 @@ _BY_REASON: Final = {
     "XFRM_POLICY": "a policy of IPsec forbids it",
     "NETFILTER_DROP": "a hook of netfilter dropped it of which no rule tells",
 }
+# By these a program reads: recvmsg and poll find the bad checksum of a long datagram (net/ipv4/udp.c).
+_READING: Final = (
+    "udp_recvmsg", "udpv6_recvmsg", "udp_read_skb", "__first_packet_length", "first_packet_length",
+)  # fmt: skip
 # Functions that take packets behind INPUT begin so.
 RECEIVING: Final = (
+    *_READING,
     "udp", "__udp", "tcp_", "icmp", "igmp", "raw", "ping_", "sctp_", "ip_local_deliver", "ip6_input_finish",
     "ip6_protocol_deliver", "ipv6_rthdr_rcv", "ipv6_destopt_rcv", "ip6_tlvopt_unknown", "ipv6_raw_deliver",
 )  # fmt: skip
@@ -110,9 +121,11 @@ DISCARDING: Final = ("dst_discard", "dst_discard_out")
 # Reasons of a socket: where several get a packet, each its own copy, it is one's alone.
 OF_SOCKETS: Final = ("SOCKET_FILTER", "SOCKET_RCVBUFF", "SOCKET_BACKLOG", "PROTO_MEM")
 NETFILTER: Final = "NETFILTER_DROP"
-# Reasons of packets that wait: for a neighbour, in a queue, for a socket that is busy.
+# Those that drop what waited for a neighbour.
+GIVING_UP: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_report")
+# Reasons of packets that wait, for a neighbour, in a queue, for a socket that is busy; and functions.
 LATE: Final = (*OF_DEVICES, "TCP_", "SOCKET_BACKLOG", "DEV_", "CPU_BACKLOG")
-LATE_FUNCTIONS: Final = ("neigh_invalidate", "ndisc_error_report", "arp_error_report")
+LATE_FUNCTIONS: Final = (*GIVING_UP, *_READING)
 # Who gets copies of packets, such as tcpdump, or makes them, as TEE: the packet itself goes on. An answer to
 # ping has gone to its raw socket when nobody of ping_rcv wants it.
 _OF_COPIES: Final = (
@@ -140,7 +153,7 @@ def function(place: str) -> str:
 def is_behind(place: str) -> bool:
     """Whether a packet that is dropped at a place has come past raw PREROUTING, or OUTPUT."""
     name = function(place)
-    return name in (*ROUTING, *DISCARDING, *LATE_FUNCTIONS, *_BEHIND) or name.startswith(RECEIVING)
+    return name in (*ROUTING, *DISCARDING, *GIVING_UP, *_BEHIND) or name.startswith(RECEIVING)
 
 
 def is_loss(reason: str, place: str) -> bool:

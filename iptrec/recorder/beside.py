@@ -35,8 +35,12 @@ class Beside:
         self._writer, self._namespace = writer, namespace
         self._stream = writer.add_stream(namespace, self.kind, {**self._detail})
 
+    def fetch(self) -> bool:
+        """Fetch what is there, for `take`, if it is to be behind events; whether anything was."""
+        return False
+
     def take(self) -> None:
-        """Move what is there into the file."""
+        """Move what is there, or was fetched, into the file."""
         raise NotImplementedError
 
     def finish(self) -> None:

@@ -52,6 +52,7 @@ class Dropped(Beside):
     ) -> None:
         super().__init__(None if source is None else source.fileno(), refusal, detail)
         self._source = source
+        self._fetched: Drops | None = None
         self._places: dict[int, str] = {}
 
     @property
@@ -69,21 +70,26 @@ class Dropped(Beside):
             self._keep_names(self._source, self._source.names)
         self._keep(self._places)
 
-    def take(self) -> None:
-        """Move what is there into the file."""
-        self._take()
+    def fetch(self) -> bool:
+        """Fetch what is there; whether anything was."""
+        if self._source is not None and self._fetched is None:
+            self._fetched = self._source.receive()
+        return self._fetched is not None
 
-    def _take(self) -> bool:
-        """The same; whether anything was there."""
-        source = self._source
-        found = None if source is None else source.receive()
+    def take(self) -> None:
+        """Move what was fetched into the file."""
+        source, found, self._fetched = self._source, self._fetched, None
         if source is not None and found is not None:
             self._write(found)
             self._places |= found.places
             self._keep(found.places)
             if found.names:
                 self._keep_names(source, found.names)
-        return found is not None
+
+    def finish(self) -> None:
+        """Take the last ones."""
+        self.fetch()
+        self.take()
 
     def _keep_names(self, source: Source, names: Mapping[str, Mapping[int, str]]) -> None:
         """Keep the names of reasons, which are others in the next release of the kernel."""
@@ -114,8 +120,8 @@ class Alerted(Dropped):
     def finish(self) -> None:
         """Take the last ones, and count those that were lost."""
         self._alerts.finish()
-        while self._take():
-            pass
+        while self.fetch():
+            self.take()
 
 
 def asked_by(options: Options, stack: contextlib.ExitStack) -> Asking | None:

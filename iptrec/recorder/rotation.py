@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import IptrecError
@@ -98,7 +99,8 @@ class Rotation:
         evidence.streams.take_sides()
         old.commit()
         path = self._next_path()
-        new = self._files.enter_context(Writer.create(path, self._facts()))
+        facts = _begun(self._facts(), evidence.streams.since_ns)
+        new = self._files.enter_context(Writer.create(path, facts))
         evidence.write_to(new)
         self._begin(time.monotonic_ns())
         evidence.keep_network(found)
@@ -138,3 +140,11 @@ class Rotation:
             self._made.append((path, status))
         while keep is not None and len(self._made) >= keep:
             remove(*self._made.pop(0))
+
+
+def _begun(facts: Facts, since_ns: int) -> Facts:
+    """Facts of a recording that has begun earlier (epoch): no event that waits for it is older."""
+    before = facts.started_ns - since_ns
+    return replace(
+        facts, started_ns=since_ns, started_monotonic_ns=facts.started_monotonic_ns - before
+    )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iptrec.recording.writer import Writer
 
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
-_LAST_ROUNDS: Final = 16  # of that: all answers of the kernel's that may wait
+_LAST_ROUNDS: Final = 16  # at most: of that, all answers of the kernel's may wait
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 
@@ -104,7 +104,7 @@ class Streams:
 
     ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``dropped``,
     ``senders``: what is written beside the events of the packets that the kernel drops, and of who sends them.
-    ``asking``: is given all events.
+    ``asking``: is given all events. ``since_ns``: what comes next was logged after it (epoch).
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class Streams:
         self._beside = [one for one in (dropped, senders) if one is not None]
         self._sources: list[_Source] = []
         self.ids: dict[str, int] = {}
+        self.since_ns = time.time_ns()
         self.write_to(writer, namespace)
         for one in events:
             self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns(), one.gone))
@@ -160,9 +161,20 @@ class Streams:
 
     def fetch(self) -> int:
         """Move the events that are there into the file; the most datagrams that one socket had."""
-        fetched = max([self._fetch(source) for source in self._sources])
-        for one in self._beside:  # after the events: of a packet that has just gone
+        fetched = self._fetch_events()
+        # After the events: of a packet that has just gone. And behind those of one that went meanwhile.
+        there = [one.fetch() for one in self._beside]
+        if any(there):
+            fetched = max(fetched, self._fetch_events())
+        for one in self._beside:
             one.take()
+        return fetched
+
+    def _fetch_events(self) -> int:
+        now = time.time_ns()
+        fetched = max([self._fetch(source) for source in self._sources])
+        if fetched < batches.SLOTS:  # the sockets are empty
+            self.since_ns = now
         return fetched
 
     def tell_again(self) -> None:
@@ -226,6 +238,10 @@ class Streams:
         end = time.monotonic_ns() + at_most_ns
         while time.monotonic_ns() < end and poll.poll(_QUIET_MS):
             self.fetch()
+        # What is told beside them is of all packets that have come, and of no other, if none comes meanwhile.
+        for _ in range(_LAST_ROUNDS):
+            if not self.fetch():
+                break
 
     def end_events(self) -> None:
         """Let no more events come; take those that are there, and what did not find room at the very end."""

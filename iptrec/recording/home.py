@@ -8,9 +8,11 @@ from the moment on when it is one: whoever is killed leaves a recording, or noth
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
+import time
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import ANOTHER_OUTPUT, FORCE, RecordingError, strerror
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _TO_LOG: Final = ("PRAGMA journal_mode = MEMORY", "PRAGMA journal_mode = WAL")
 _LOG: Final = ("-wal", "-shm")
+_READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
+_PRIMARY: Final = 0xFF  # of a result code of SQLite: which kind, but not where
 # An empty -journal is none: while it is there nobody can have one of his own be taken for ours.
 COMPANIONS: Final = (*_LOG, at_work.COMPANION)
 
@@ -161,7 +165,34 @@ def creating(path: Path) -> Iterator[None]:
             f"cannot create {path}: {strerror(error)}; use ", ANOTHER_OUTPUT
         ) from None
     except sqlite3.Error as error:
-        raise RecordingError(f"cannot create {path}: {error}; use ", ANOTHER_OUTPUT) from None
+        raise RecordingError(
+            f"cannot create {path}: {described(error, path)}; use ", ANOTHER_OUTPUT
+        ) from None
+
+
+def described(error: sqlite3.Error, path: Path) -> str:
+    """What SQLite says, and that the disk is full where it calls that an I/O error: as of the -shm."""
+    if error.sqlite_errorcode & _PRIMARY == sqlite3.SQLITE_IOERR:
+        with contextlib.suppress(OSError):
+            if not os.statvfs(path.parent).f_bavail:
+                return f"{error}: {os.strerror(errno.ENOSPC)}"
+    return str(error)
+
+
+def leave_log(connection: sqlite3.Connection) -> None:
+    """Back to a single file; SQLite refuses at once while a reader is connected."""
+    give_up = time.monotonic() + _READER_GONE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = MEMORY")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > give_up:
+                return
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _missing(path: Path) -> str:

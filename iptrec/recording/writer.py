@@ -11,17 +11,16 @@ import hashlib
 import json
 import sqlite3
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-import numpy as np
 import zstandard
 
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
-from iptrec.recording.home import Home, creating
+from iptrec.recording.chunks import Waiting
+from iptrec.recording.home import Home, creating, described, leave_log
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
-from iptrec.recording.packing import pack
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
@@ -29,22 +28,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     import numpy.typing as npt
 
     from iptrec.recording.rows import Facts, Loss
 
-_CHUNK_BYTES: Final = 1 << 20
 _COMMIT_NS: Final = 200_000_000
-# Of 262 bytes an event with random payload level -1 leaves 14.4 in 0.16 us; level 3 leaves 14.2 in 0.21 us,
-# level -5 leaves 17.9 in 0.13 us.
-_CHUNK_LEVEL: Final = -1
 _ZSTD_LEVEL: Final = 3
 _HEAD: Final = (
     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
 )
 # A -wal that grew longer while somebody read is cut when it is used again.
 _WAL_BYTES: Final = 8 << 20
-_READER_GONE_S: Final = 1.0  # a reader that follows holds the file for milliseconds at a time
 
 
 class Blob(NamedTuple):
@@ -68,7 +63,8 @@ class Writer:
     As a context manager that is left without `close` it keeps what was appended, and the recording
     says of itself that it was cut off; where it is not to stay (``keeps``) an error takes it away. All methods
     raise `RecordingError` when the file cannot be written (disk full, I/O); it stays readable, with
-    everything that was committed before.
+    everything that was committed before. Without events it does not stay then: it would read as if no packet
+    had been traced.
 
     ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
     appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the file,
@@ -84,6 +80,9 @@ class Writer:
         self.snapshot_bytes = 0
         self.size = 0
         self._together = False
+        self._event_streams: set[int] = set()
+        self._stores_events = self._holds_events = False  # not committed perhaps; committed
+        self._failed = False
         self._home = home
         self._ended = False
         self._connection = home.connect()
@@ -92,9 +91,7 @@ class Writer:
         # A commit outlives a power loss, too. Five a second cost nothing that can be measured.
         for statement in ("synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
             self._connection.execute(f"PRAGMA {statement}")
-        self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
-        self._pending: dict[int, _Pending] = {}
-        self._pending_bytes = 0
+        self._waiting = Waiting()
         self._waiting_since: int | None = None  # the oldest that is not committed
 
     @classmethod
@@ -120,10 +117,10 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._ended:
             return
-        if kind is None or self.keeps:
+        if kind is None or self._stays:
             with contextlib.suppress(RecordingError):
                 self.commit()
-        else:
+        if kind is not None and not self._stays:
             self._home.remove()
         self._end()
 
@@ -138,6 +135,8 @@ class Writer:
             stream = self._insert(
                 "stream", namespace=namespace, kind=STREAMS[kind].name, detail=json.dumps(detail)
             )
+        if STREAMS[kind].events:
+            self._event_streams.add(stream)
         self._ring.add_stream(stream, kind)
         return stream
 
@@ -190,14 +189,10 @@ class Writer:
             return
         if self._waiting_since is None:
             self._waiting_since = time.monotonic_ns()
-        pending = self._pending.setdefault(stream, _Pending())
-        pending.received_ns.append(received_ns)
-        pending.lengths.append(lengths.copy())
-        pending.data.append(bytes(data))  # the very same object if it is bytes already
+        self._waiting.append(stream, received_ns, lengths, data)
         self.datagrams += len(lengths)
         self.raw_bytes += len(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= _CHUNK_BYTES:
+        if self._waiting.enough:
             self._store()
             if self.due:
                 self.commit()
@@ -223,6 +218,11 @@ class Writer:
         since = self._waiting_since
         return since is not None and time.monotonic_ns() - since >= _COMMIT_NS
 
+    @property
+    def _stays(self) -> bool:
+        """Whether an error leaves the file."""
+        return self.keeps and (self._holds_events or not self._failed)
+
     def commit(self) -> None:
         """Put all that was appended into the file."""
         if self._waiting_since is None:
@@ -236,10 +236,12 @@ class Writer:
         with self._translating():
             if not self._connection.in_transaction:
                 self._connection.execute("BEGIN IMMEDIATE")
-            for stream, pending in self._pending.items():
-                self._add_chunk(stream, pending)
-        self._pending = {}
-        self._pending_bytes = 0
+            for chunk in self._waiting.chunks():
+                added = self._insert("chunk", **chunk._asdict())
+                self.stored_bytes += len(chunk.data)
+                self._ring.add_chunk(chunk.stream, added, len(chunk.data))
+                self._stores_events |= chunk.stream in self._event_streams
+        self._waiting.clear()
 
     def trim(self, *, most_bytes: int | None = None, lasts_ns: int | None = None) -> bool:
         """Let go of the oldest events: what is more than ``most_bytes``, or was received longer ago.
@@ -281,7 +283,7 @@ class Writer:
             )
         with self._translating():
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            _leave_wal(self._connection)
+            leave_log(self._connection)
         self._end()
 
     def _end(self) -> None:
@@ -298,21 +300,6 @@ class Writer:
 
     def _insert(self, table: str, **row: object) -> int:
         return _insert(self._connection, table, row)
-
-    def _add_chunk(self, stream: int, pending: _Pending) -> None:
-        """Write one chunk."""
-        received_ns = np.repeat(
-            np.array(pending.received_ns, np.int64), [len(one) for one in pending.lengths]
-        )
-        raw = pack(received_ns, np.concatenate(pending.lengths), pending.data)
-        data = self._compressor.compress(raw)
-        chunk = self._connection.execute(
-            "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, encoding, size, data)"
-            " VALUES (?, ?, ?, ?, 'zstd', ?, ?)",
-            (stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns), len(raw), data),
-        ).lastrowid
-        self.stored_bytes += len(data)
-        self._ring.add_chunk(stream, chunk or 0, len(data))
 
     def _check_place(self) -> None:
         """SQLite would go on writing to a file that has no name any more, or another one."""
@@ -346,7 +333,8 @@ class Writer:
             finally:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
-        if not self._pending:
+        self._holds_events = self._stores_events
+        if not self._waiting:
             self._waiting_since = None
 
     @contextlib.contextmanager
@@ -356,17 +344,12 @@ class Writer:
                 yield
         except sqlite3.Error as error:
             self._check_place()
-            kept = "what was committed before is kept in it" if self.keeps else "no file is left"
-            raise RecordingError(f"cannot write {self.path}: {error}; {kept}") from None
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Batches of one stream that wait for their chunk."""
-
-    received_ns: list[int] = field(default_factory=list)
-    lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
-    data: list[bytes] = field(default_factory=list)
+            self._stores_events = self._holds_events
+            # What is no OperationalError is about a row of ours.
+            self._failed = isinstance(error, sqlite3.OperationalError)
+            kept = "what was committed before is kept in it" if self._stays else "no file is left"
+            told = described(error, self.path)
+            raise RecordingError(f"cannot write {self.path}: {told}; {kept}") from None
 
 
 def _content(facts: Facts) -> bytes:
@@ -405,22 +388,6 @@ def _copy_rows(recording: sqlite3.Connection, made: sqlite3.Connection) -> None:
         rows = recording.execute(f"SELECT * FROM {table}")  # noqa: S608 - our own tables
         places = ", ".join("?" * len(rows.description))
         made.executemany(f"INSERT INTO {table} VALUES ({places})", rows)  # noqa: S608
-
-
-def _leave_wal(connection: sqlite3.Connection) -> None:
-    """Back to a single file; SQLite refuses at once while a reader is connected."""
-    give_up = time.monotonic() + _READER_GONE_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = MEMORY")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            if time.monotonic() > give_up:
-                return
-            time.sleep(0.01)
-        else:
-            return
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 
 import pytest
 from command import IPTREC
@@ -406,3 +407,65 @@ def test_an_answer_about_the_packet_or_its_copy(router, tmp_path, family, way):
     assert not any(one.end and one.end.sure for one in copies)
     assert not any(one.verdict == "DISCARDED" for one in copies)
     assert {one.end.reason for one in found if one.end} <= {"NEIGH_FAILED"}
+
+
+# Whose socket is read when a file is there, in a way; another file is made then.
+READ = """
+import os, select, socket, sys, time
+way, go, done = sys.argv[1:]
+here = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+here.bind(("::", 53))
+print("ready", flush=True)
+while not os.path.exists(go):
+    time.sleep(0.01)
+if way == "recv":
+    try:
+        print(len(here.recv(2000, socket.MSG_DONTWAIT)))
+    except BlockingIOError:
+        print("nothing")
+else:
+    poll = select.poll()
+    poll.register(here, select.POLLIN)
+    print(poll.poll(0) or "nothing")
+open(done, "w").close()
+"""
+
+
+@pytest.mark.parametrize("way", ["recv", "poll"])
+def test_a_checksum_that_who_reads_finds_bad(router, tmp_path, backend, family, way):
+    """Of a long datagram it is computed when a program wants it, which may be much later (net/ipv4/udp.c)."""
+    router.restore(None, family, RULES.format(""), backend)
+    go, done = tmp_path / "go", tmp_path / "done"
+    pipe = {"stdout": subprocess.PIPE, "text": True}
+    child = router.popen([sys.executable, "-c", READ, way, str(go), str(done)], None, **pipe)
+    assert child.stdout.readline() == "ready\n"
+    src, dst = (NET[family].format(1, host) for host in (2, 1))
+    body = summed(udp(PORT, 53, b"z" * 300), src, dst, bad=True)
+    sent = [{"ipv4": ipv4, "ipv6": ipv6}[family](*body, src=src, dst=dst)]
+    wait = f"; sleep 0.5; touch {go}; until [ -e {done} ]; do sleep 0.05; done"
+    found = recorded(router, tmp_path / "t.db", backend, sent, wait=wait)
+    assert child.communicate(timeout=10)[0] == "nothing\n"
+    assert told(found) == [("DISCARDED", "UDP_CSUM", True)]
+    assert found[0].end.text == "a bad checksum of UDP"
+
+
+@pytest.mark.parametrize("many", [4, 60])
+@pytest.mark.parametrize("apart", ["payloads", "destinations"])
+def test_behind_nat(router, tmp_path, backend, family, apart, many):
+    """Their source is another one when they die; their first bytes are equal, nothing identifies them."""
+    nat = "*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -o v2 -j MASQUERADE\nCOMMIT\n"
+    router.restore(None, family, RULES.format("") + nat, backend)
+    alive, dead = NET[family].format(2, 2), NET[family].format(2, 99)
+    src, sent = NET[family].format(1, 2), []
+    for number in range(many):
+        dst, data = dead if number % 2 else alive, b"z" * 20
+        data += b"%02d" % (number if apart == "payloads" else 0)
+        body = summed(udp(PORT + number, 53, data), src, dst)
+        sent.append(
+            {"ipv4": partial(ipv4, identity=0), "ipv6": ipv6}[family](*body, src=src, dst=dst)
+        )
+    ear = hearing(router, "h2")
+    found = recorded(router, tmp_path / "t.db", backend, sent, wait=ASKED.format(dead))
+    assert heard(ear).total() == many // 2
+    reason = {"ipv4": "NEIGH_FAILED", "ipv6": "NOT_SPECIFIED"}[family]
+    assert told(found) == [("ACCEPT", None), ("DISCARDED", reason, True)] * (many // 2)

@@ -127,3 +127,25 @@ def test_one_that_is_under_way(lab, tmp_path, backend):
     told = iptrec("info", path).stdout
     assert "complete:    no: cut off" in told
     assert "still recording" not in told
+
+
+@pytest.mark.parametrize("size", [64, *range(160, 196, 8)])
+def test_a_disk_that_is_full(lab, backend, size):
+    """Whenever it fills: it is told, nothing stays changed, and no file says that no packet was traced."""
+    lab.run(["mkdir", "/run/small"])
+    lab.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", "/run/small"])
+    before = lab.run(["nft", "list", "ruleset"]).stdout
+    command = ["record", "-q", "--backend", backend, "-o", "/run/small/t.db", "icmp", "--"]
+    done = lab.run([*IPTREC, *command, "ping", "-qc1", "127.0.0.1"], check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert " is full; " in line or "No space left on device; " in line
+    assert lab.run(["nft", "list", "ruleset"]).stdout == before
+    assert "TRACE" not in lab.run(["iptables-legacy-save", "-t", "raw"]).stdout
+    if left := lab.run(["ls", "/run/small"]).stdout.split():
+        assert line.endswith("; what was committed before is kept in it")
+        assert lab.run([*IPTREC, "show", "--brief", "/run/small/t.db"]).stdout.count("icmp") > 0, (
+            left
+        )
+    else:
+        assert "no file is left" in line or "cannot create" in line

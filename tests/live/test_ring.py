@@ -61,6 +61,29 @@ def test_ring(lab, tmp_path, ring, backend):
     assert "were kept, as asked" in told
 
 
+STREAM = (
+    "import socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
+    "for at in range(1<<30):\n s.sendto(b'%d'%at,('127.0.0.1',9))\n time.sleep(0.0003)"
+)
+
+
+def test_the_first_ones_have_their_ends(lab, tmp_path, backend):
+    """What the kernel tells of a packet goes when its events have gone, and not before."""
+    lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n", backend)
+    path = tmp_path / "t.db"
+    child = start(lab, "udp", "-o", path, "--ring", "1s", "--drops", "yes", "--backend", backend)
+    stream = lab.popen([sys.executable, "-c", STREAM])
+    until(lambda: has_chunks(path) and span(path)[0] > 3)
+    stream.kill()
+    stream.wait()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    with Reader(path) as reader:
+        whole = [one for one in Packets(reader) if one.in_ == "lo" and one.complete]
+    assert len(whole) > 100
+    assert {(one.verdict, one.ambiguous) for one in whole} == {("DISCARDED", False)}
+
+
 def has_chunks(path):
     with Reader(path) as reader:
         return reader.datagrams > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import signal
+import sys
 
 import pytest
 from command import IPTREC
@@ -167,6 +168,45 @@ def test_a_file_that_cannot_be_made(lab, backend):
     (made,) = lab.run(["ls", "/run/small"]).stdout.split()
     told = lab.run([*IPTREC, "info", f"/run/small/{made}"]).stdout
     assert "packets:     4\n" in told
+
+
+# Datagrams that no socket waits for, until somebody ends it.
+SEND = """
+import socket, time
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(100_000):
+    try:
+        out.sendto(b"%d" % number, ("127.0.0.1", 9))
+    except ConnectionRefusedError:  # of the one before
+        pass
+    time.sleep(0.005)
+"""
+
+
+def test_what_died_while_a_file_began(lab, tmp_path, backend):
+    """Its events wait in the socket meanwhile: the next file has them, and its end."""
+    lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n", backend)
+    child = start(
+        lab,
+        "udp",
+        "-o",
+        tmp_path / "fr.db",
+        "--rotate",
+        "300ms",
+        "--drops",
+        "yes",
+        "--backend",
+        backend,
+    )
+    sender = lab.popen([sys.executable, "-c", SEND])
+    until(lambda: len(files(tmp_path)) > 5)
+    sender.kill()
+    sender.wait()
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=30)
+    for path in files(tmp_path):
+        whole = [one for one in packets(path) if one.in_ == "lo" and one.complete]
+        assert {(one.verdict, one.ambiguous) for one in whole} <= {("DISCARDED", False)}, path
 
 
 DATED = [("fr-%Y.db", r"fr-\d{4}\.db"), ("plain.db", r"plain\.db")]

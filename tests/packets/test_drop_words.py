@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from iptrec.packets.drop_records import Cause
 from iptrec.packets.drop_words import is_loss
 
 CASES = [  # Linux, reason, place, whether it is a loss
@@ -25,3 +26,14 @@ CASES = [  # Linux, reason, place, whether it is a loss
 @pytest.mark.parametrize(("linux", "reason", "place", "lost"), CASES)
 def test_what_is_a_loss(linux, reason, place, lost):
     assert is_loss(reason, place) is lost, linux
+
+
+def test_what_waits_for_a_program():
+    """Kernels before 6.11 or so give no reason, and recvmsg drops what it cannot copy without one."""
+    for where in ("udp_recvmsg+0x106", "udpv6_recvmsg+0x134", "__first_packet_length+0x105"):
+        for reason in ("UDP_CSUM", "NOT_SPECIFIED"):
+            cause = Cause(reason, where)
+            assert cause.late
+            assert cause.receiving
+            assert not cause.waiting
+            assert cause.death(sure=True).text.startswith("a bad checksum of UDP")

@@ -8,7 +8,7 @@ import struct
 from collections import Counter
 
 import pytest
-from handmade import REASONS, UUID, HandMade, attribute, netlink, udp, udp6
+from handmade import REASONS, UUID, HandMade, attribute, netlink, sent_from, summed, udp, udp6
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,6 +286,65 @@ def test_whose_it_was(case):
         "of these equal packets, 11 for NO_SOCKET, 10 for SOCKET_RCVBUFF",
     )
     assert all(one.ambiguous and one.reason.endswith(words) for one in unsure)
+
+
+def long6(end, *, sport=1000, last=2):
+    """A packet of IPv6 whose payload begins as that of others does; ``last``: of where it goes to."""
+    packet = udp6(b"z" * 20 + end)
+    return packet[:39] + bytes([last]) + struct.pack("!H", sport) + packet[42:]
+
+
+def masqueraded(*packets):
+    return [sent_from(one, "fd00::9" if one[0] >> 4 == 6 else "10.0.9.9") for one in packets]
+
+
+def gone(*packets):
+    """Records of packets that waited for a neighbour, and nothing told which."""
+    return [dropped(one, 3 * SECOND, NEIGHBOUR, place=3, device=3) for one in packets]
+
+
+A, B = (summed(long6(end)) for end in (b"one", b"two"))
+FAR, NEAR = (summed(long6(b"one", last=last)) for last in (3, 4))
+SOON, LATER = (summed(long6(end), waits=True) for end in (b"one", b"two"))
+FOUR = [summed(udp(b"z" * 20 + end, ident=0)) for end in (b"one", b"two")]
+MANY = [summed(long6(b"%03d" % number)) for number in range(60)]
+TO_MANY = [summed(long6(b"", last=number + 3)) for number in range(60)]
+WAITS = [summed(one, waits=True) for one in masqueraded(LATER)]
+MAYBE = ("ACCEPT", False)
+BEHIND_NAT = {  # packets that were forwarded; those that died, with another source; what is told
+    "payloads that go on unlike": ([A, B], masqueraded(B), [ON, LOST]),
+    "both": ([A, B], masqueraded(B, A), [LOST, LOST]),
+    "IPv4": (FOUR, masqueraded(FOUR[1]), [ON, LOST]),
+    "other destinations": ([FAR, NEAR], masqueraded(NEAR), [ON, LOST]),
+    "an equal one": ([A, A, B], masqueraded(A), [MAYBE, MAYBE, ON]),
+    "no checksum yet": ([SOON, LATER], WAITS, [MAYBE, MAYBE]),
+    "a checksum that came later": ([SOON, LATER], masqueraded(LATER), [MAYBE, MAYBE]),
+    "one that may have got it later": ([SOON, A, B], masqueraded(A), [MAYBE, MAYBE, ON]),
+    "many": (MANY, masqueraded(*MANY[::2]), [LOST, ON] * 30),
+    "many, some of them twice": (
+        MANY * 2,
+        masqueraded(*MANY[:30]) * 2,
+        ([LOST] * 30 + [ON] * 30) * 2,
+    ),
+    "many destinations": (TO_MANY, masqueraded(*TO_MANY[::2]), [LOST, ON] * 30),
+    "many of few destinations": ([FAR, NEAR] * 30, masqueraded(NEAR) * 30, [ON, LOST] * 30),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND_NAT)
+def test_unlike_packets_behind_nat(case):
+    """Their source is another one by then."""
+    packets, died, expected = BEHIND_NAT[case]
+    events = [one for at, packet in enumerate(packets) for one in forwarded(packet, at * 1000)]
+    found = Packets(recorded(events, gone(*died)))
+    assert [(one.verdict, one.end and one.end.sure) for one in found] == expected
+
+
+def test_a_destination_that_nobody_saw_translated():
+    """After the raw table it may be another one: what goes there was not seen to be it."""
+    events = [*arrived(FAR), *forwarded(NEAR, 1000)]
+    found = list(Packets(recorded(events, gone(*masqueraded(NEAR)))))
+    assert [one.end and one.end.sure for one in found] == [False, False]
 
 
 def of_any(packet, at_ns=1_000_000, reason=NOT_SPECIFIED, *, alone=False, **more):

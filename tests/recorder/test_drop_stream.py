@@ -50,10 +50,10 @@ def streams():
     """Streams with an event, and with this source of drops; and what they write into."""
     with contextlib.ExitStack() as opened:
 
-        def make(dropped):
+        def make(dropped, events=1):
             stage = Stage()
             writer = Writer(stage)
-            socket = opened.enter_context(EventSocket(stage, [batch(1)]))
+            socket = opened.enter_context(EventSocket(stage, [batch(1)] * events))
             progress = Progress()
             made = Streams(
                 writer, 1, [], [Events(socket, "nflog", {})], options=options(),
@@ -72,6 +72,14 @@ def test_drops_go_into_their_stream(streams):
     assert [stream for stream, *_ in writer.appended] == [1, 2]
     assert (progress.events, progress.lost) == (1, 0)
     assert 99 in made.event_sockets
+
+
+def test_drops_come_behind_the_events_of_their_packets(streams):
+    """Those that were logged after the events had been fetched, and before the drops were."""
+    made, writer, _ = streams(Dropped(Source(None, told(), told())), 4)
+    for _ in range(3):
+        made.fetch()
+    assert [stream for stream, *_ in writer.appended] == [1, 1, 1, 2, 1, 2]
 
 
 def test_names_are_kept(streams):

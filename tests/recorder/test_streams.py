@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,23 @@ def test_events_go_into_their_stream(streams):
     ]
     assert (one.progress.events, one.progress.lost) == (3 + SLOTS, 0)
     assert losses(one) == []
+
+
+def test_when_what_comes_next_was_logged(streams):
+    """After the last time that the sockets were found empty."""
+    one = streams([3, SLOTS])
+    known = [one.made.since_ns]
+    for _ in range(3):
+        one.made.fetch()
+        known.append(one.made.since_ns)
+    assert [after > before for before, after in itertools.pairwise(known)] == [True, False, True]
+
+
+def test_nothing_comes_between_events_and_what_is_beside(streams):
+    """Where the recording stops, or goes on in another file: it is asked until nothing is left."""
+    one = streams([1, 1, 1, 0, 1])
+    one.made.settle(0)
+    assert one.progress.events == 3
 
 
 def test_a_stream_says_what_it_is(streams):

@@ -158,6 +158,15 @@ def test_events_go_before_their_rules_do(writer, events):
     assert min(times(writer, "snapshot", "time_ns")) < oldest
 
 
+def test_events_go_before_what_is_beside_them(writer, events):
+    """Whichever came first: an event whose drop is gone would be of a packet that went on."""
+    drops = writer.add_stream(1, "drops", {})
+    for stream in (drops, events):
+        writer.append(stream, SECOND, np.array([1000], np.uint32), os.urandom(1000))
+    writer.commit()
+    assert times(writer, column="stream") == [events, drops]
+
+
 @pytest.mark.parametrize("ring", [{"most_bytes": 10**9}, {"lasts_ns": HOUR}], ids=["size", "time"])
 def test_a_full_ring_costs_no_more(writer, events, ring):
     """A day of few packets is a hundred thousand small chunks: they are not looked at each second."""
