@@ -15,6 +15,7 @@ from iptrec.answers.unheard import Unheard
 from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
 from iptrec.packets.drop_words import NETFILTER
+from iptrec.packets.ends import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,10 +70,10 @@ class Behind:
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
 
-    def chosen(self, selection: Selection, positions: I64, make: Callable[[int], Traversal]) -> I64:
+    def chosen(self, selection: Selection, positions: I64, told: Callable[[int], Ending]) -> I64:
         """The positions of those that are selected by their ends.
 
-        ``make``: the packet at a position, with its end; only where nothing else tells that.
+        ``told``: what is told of the packet at a position; asked only where nothing else tells its end.
         """
         if not selection.reasons:
             return positions
@@ -82,25 +83,25 @@ class Behind:
         sure = np.array([one is not None and one.sure for one in deaths], np.bool_)
         kept: Mask = np.array([selection.ended_so(one) for one in deaths], np.bool_)[outcome]
         asked = np.flatnonzero(self.odd(positions) & ~sure[outcome])
-        kept[asked] = [selection.ended_so(make(one).end) for one in positions[asked].tolist()]
+        kept[asked] = [selection.ended_so(told(one).end) for one in positions[asked].tolist()]
         return positions[kept]
 
-    def ended(self, position: int, packet: Traversal) -> Traversal:
-        """The packet at a position of the window with its end, or with why that is not known."""
+    def ended(self, position: int, packet: Traversal) -> Ending:
+        """What is told of the packet at a position of the window; its first and its last step are enough."""
         assembly = self._window.assembly
         outcome = assembly.outcomes[assembly.outcome[position]]
         malformed = self._malformed(position, packet)
         answer, alone = self._answers().of(position), position in self._unheard()
         if packet.end is not None and packet.end.sure:
             sure = replace(packet.end, evidence=malformed) if malformed else packet.end
-            return replace(packet, end=self._explained(position, packet, sure))
+            return Ending(self._explained(position, packet, sure), packet.reason)
         if malformed is not None:
             why = "; ".join(filter(None, (malformed, outcome.doubt)))
-            return replace(packet, end=None, reason=why)
+            return Ending(None, why)
         if outcome.vanished is None and answer is None:
             perhaps = packet.end or self._received.end(position, packet)
             if perhaps is not None or not alone:
-                return replace(packet, end=perhaps)
+                return Ending(perhaps, packet.reason)
         end = self._ends.of(self._window, position, packet, answer, alone=alone)
         if outcome.unrouted:
             asked = self._asked_about(outcome, position, packet)
@@ -110,7 +111,7 @@ class Behind:
         if outcome.vanished is not None and reason is not None:
             reason = self._ends.reason(self._window, position, reason, end)
         told = "; ".join(filter(None, (reason, outcome.doubt))) or None
-        return replace(packet, end=end or packet.end, reason=told)
+        return Ending(end or packet.end, told)
 
     def _malformed(self, position: int, packet: Traversal) -> str | None:
         """Which matches of rules may have dropped it, where that can be why nothing more was seen."""

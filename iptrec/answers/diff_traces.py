@@ -201,4 +201,7 @@ def _paths_only_in(side: Fates, other: Fates) -> list[PathCount]:
             found[words].count.add(
                 count.packets, count.bytes, count.first_ns, count.last_ns, count.example
             )
+            if found[words].path.end != one.path.end:  # what its rules say is a path here
+                path = replace(found[words].path, end=None)
+                found[words] = replace(found[words], path=path, end=None)
     return sorted(found.values(), key=ORDERS["verdict"])

@@ -25,10 +25,11 @@ from iptrec.packets.window import Window, follow, windows
 from iptrec.rulesets.backends import is_single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
+    from iptrec.packets.ends import Ending
     from iptrec.packets.window import Bookmark
     from iptrec.recording.rows import Recording, Stream
     from iptrec.rulesets.places import Place
@@ -84,13 +85,19 @@ class Packets:
     def follow(self, ticks: Iterable[int]) -> Iterator[Traversal]:
         """The recording while it grows; see `window.follow`."""
         self._notes = None  # its windows are cut where the ticks fall
-        return _one_by_one(self._batches(follow(self._recording, ticks), objects=True))
+        paths = self._selection.path is not None
+        source = follow(self._recording, ticks)
+        return _one_by_one(self._batches(source, objects=True, paths=paths))
 
-    def batches(self, *, objects: bool = True) -> Iterator[Batch]:
-        """All of the recording, window by window. Without ``objects`` no packet can be made of it."""
-        objects = objects or bool(self._selection.reasons)
-        source = windows(self._recording, self._span.since)
-        return self._batches(islice(source, self._span.windows), objects=objects)
+    def batches(self, *, objects: bool = True, paths: bool = False) -> Iterator[Batch]:
+        """All of the recording, window by window. Without ``objects`` no packet can be made of it.
+
+        ``paths``: tell those of packets by their ends, too, as `PathBook` has them; needs objects.
+        """
+        paths = paths or self._selection.path is not None
+        objects = objects or paths or bool(self._selection.reasons)
+        source = islice(windows(self._recording, self._span.since), self._span.windows)
+        return self._batches(source, objects=objects, paths=paths)
 
     def interfaces_of(self, namespace: int) -> Interfaces:
         """The names of a namespace's interfaces."""
@@ -98,12 +105,13 @@ class Packets:
             self._known[namespace] = Interfaces(self._recording, namespace)
         return self._known[namespace]
 
-    def _batches(self, source: Iterable[Window], *, objects: bool) -> Iterator[Batch]:
+    def _batches(self, source: Iterable[Window], *, objects: bool, paths: bool) -> Iterator[Batch]:
         last = self._selection.number
         for window in source:
             build = self._builder(window.stream)
             build.next_window(window, objects=objects or self._notes is not None)
-            numbers = self.book.numbers(window, build.netns)
+            odd_ends = build.odd_ends() if paths else {}
+            numbers = self.book.numbers(window, build.netns, odd_ends)
             positions = self._selection.positions(window, build.interfaces, build.netns)
             positions = build.chosen(self._selection, positions)
             if self._selection.path is not None:
@@ -113,7 +121,7 @@ class Packets:
             self.unjudged += len(build.chosen(self._selection, unjudged))
             if self._notes is not None:
                 self._notes.append(build.bookmark())
-            yield Batch(window, positions, numbers, build)
+            yield Batch(window, positions, numbers, odd_ends, build)
             if last is not None and window.number + window.decided > last:
                 self._learn(whole=False)
                 return
@@ -148,13 +156,22 @@ class Batch:
     """The selected packets of one window; to be used before the next one comes.
 
     ``positions``: theirs in the window's assembly, ascending. ``paths``: the path of every decided traversal
-    of the window. ``interfaces``, ``netns``: of its namespace.
+    of the window; ``odd_ends``: what is told of those of them that may differ in that from others on their way,
+    by their positions: see `Packets.batches`. ``interfaces``, ``netns``: of its namespace.
     """
 
-    def __init__(self, window: Window, positions: I64, paths: I64, build: _Builder) -> None:
+    def __init__(
+        self,
+        window: Window,
+        positions: I64,
+        paths: I64,
+        odd_ends: Mapping[int, Ending],
+        build: _Builder,
+    ) -> None:
         self.window = window
         self.positions = positions
         self.paths = paths
+        self.odd_ends = odd_ends
         self.interfaces = build.interfaces
         self.netns = build.netns
         self._build = build
@@ -162,6 +179,10 @@ class Batch:
     def chosen(self, selection: Selection, positions: I64) -> I64:
         """Of some packets those whose owners and ends are selected; by ends only with objects."""
         return self._build.chosen(selection, positions)
+
+    def ended(self, position: int) -> Ending:
+        """What is told of one of the packets."""
+        return self._build.ended(position)
 
     def traversal(self, position: int) -> Traversal:
         """One of the packets."""
@@ -210,6 +231,7 @@ class _Builder:
     def next_window(self, window: Window, *, objects: bool) -> None:
         """Go on to the next window."""
         self._window = window
+        self._told: dict[int, Ending] = {}
         self._events = window.events
         self.interfaces.update()
         self.owners.next_window(window)
@@ -223,7 +245,13 @@ class _Builder:
     def chosen(self, selection: Selection, positions: I64) -> I64:
         """Of some positions those of packets whose owners and ends are selected."""
         owned = self.owners.chosen(selection, positions)
-        return self._behind.chosen(selection, owned, self.traversal)
+        return self._behind.chosen(selection, owned, self.ended)
+
+    def odd_ends(self) -> dict[int, Ending]:
+        """What is told of the decided traversals whose ends may differ from those of others on their way."""
+        every = np.arange(self._window.decided)
+        odd = every[self._behind.odd(every)].tolist()
+        return {position: self.ended(position) for position in odd}
 
     def bookmark(self) -> Bookmark:
         """Note the window."""
@@ -259,57 +287,84 @@ class _Builder:
             header=packet.header(columns.packet(at), *self._kind(rows)),
         )
 
+    def ended(self, position: int) -> Ending:
+        """What is told of the traversal at a position of the assembly, without all of it."""
+        if position not in self._told:
+            made = self._bare(position, ends_alone=True)
+            self._told[position] = self._behind.ended(position, made)
+        return self._told[position]
+
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
         window = self._window
         rows = window.assembly.events(position)
+        made = self._bare(position)
+        told = self._told.get(position) or self._behind.ended(position, made)
+        path = window.assembly.outcomes[window.assembly.outcome[position]].path
+        return replace(
+            made,
+            link=next((link for row in rows.tolist() if (link := self._link(row))), None),
+            related=self._relations.of(position),
+            altered_by=self._fates.altered_by(window, position),
+            end=told.end,
+            reason=told.reason,
+            steps=made.steps if shown([window.resolver.places[one] for one in path]) else (),
+            owner=self.owners.of(position),
+        )
+
+    def _bare(self, position: int, *, ends_alone: bool = False) -> Traversal:
+        """A traversal by its events alone; of its steps with ``ends_alone`` the first and the last one."""
+        window = self._window
+        rows = window.assembly.events(position)
         outcome = window.assembly.outcomes[window.assembly.outcome[position]]
         places = [window.resolver.places[number] for number in outcome.path]
-        family = window.resolver.families[outcome.path[0]]
         backends = [
             None if self._single else window.resolver.backends[one].name for one in outcome.path
         ]
-        steps = self._steps(rows, places, backends)
+        steps = self._steps(rows, places, backends, ends_alone=ends_alone)
         decider = None if outcome.decider is None else places[outcome.decider]
         first = steps[0]
-        made = self._make(
+        return self._make(
             number=window.number + position,
             time_ns=first.time_ns,
-            family=family,
+            family=window.resolver.families[outcome.path[0]],
             netns=self.netns,
             in_=first.in_,
             out=first.out,
             header=first.header,
-            link=next((link for row in rows.tolist() if (link := self._link(row))), None),
+            link=None,
             verdict=outcome.verdict,
             decided_by=None if decider is None else RulePlace.of(decider),
             complete=outcome.complete,
             ambiguous=outcome.doubt is not None,
             reason="; ".join(filter(None, (outcome.reason, outcome.doubt))) or None,
-            related=self._relations.of(position),
             connection=self._connections.of(
                 first.header,
                 int(window.moment_ns[rows[0]]),
                 int(window.events.conntrack[rows].max()),
             ),
-            altered_by=self._fates.altered_by(window, position),
             end=outcome.death and outcome.death.end(int(window.ended_ns[position])),
             steps=tuple(steps),
             uid=_known(window.events.uid[rows]),
             gid=_known(window.events.gid[rows]),
-            owner=self.owners.of(position),
             unordered=outcome.unordered,
         )
-        whole = self._behind.ended(position, made)
-        return whole if shown(places) else replace(whole, steps=())
 
-    def _steps(self, rows: I64, places: list[Place], backends: list[Backend | None]) -> list[Step]:
+    def _steps(
+        self,
+        rows: I64,
+        places: list[Place],
+        backends: list[Backend | None],
+        *,
+        ends_alone: bool,
+    ) -> list[Step]:
         steps: list[Step] = []
         before: Step | None = None
         last = b""
         columns = _Columns(self._window, rows)
         kind = self._kind(rows)
-        for at in _told(places):
+        told = _told(places)
+        for at in sorted({told[0], told[-1]}) if ends_alone else told:
             payload = columns.packet(at)
             same = before is not None and payload == last
             header = before.header if same and before else packet.header(payload, *kind)

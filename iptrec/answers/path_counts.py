@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.answers.packets import Batch
     from iptrec.answers.paths import Path, PathBook
     from iptrec.answers.selection import Selection
+    from iptrec.packets.ends import End
     from iptrec.packets.model import Arrival
     from iptrec.recording.rows import Recording
 
@@ -47,13 +48,14 @@ class Count:
 class PathCount:
     """A path, its number in the recording (from 1), and the packets that took it.
 
-    ``first``: the first of them as it came.
+    ``first``: the first of them as it came; ``end``: its own, in all its words.
     """
 
     number: int
     path: Path
     count: Count
     first: Arrival
+    end: End | None = None
 
 
 # What `sorted` takes; the most packets come first in all but the last
@@ -70,7 +72,7 @@ class PathCounter:
 
     def __init__(self) -> None:
         self._counts: dict[int, Count] = {}
-        self._firsts: dict[int, Arrival] = {}
+        self._firsts: dict[int, tuple[Arrival, End | None]] = {}
 
     def add(self, batch: Batch) -> None:
         """Count those of a batch that are selected."""
@@ -82,7 +84,8 @@ class PathCounter:
         for number in np.unique(chosen).tolist():
             here = np.flatnonzero(chosen == number)
             if number not in self._firsts:
-                self._firsts[number] = batch.arrival(int(positions[here[0]]))
+                first = int(positions[here[0]])
+                self._firsts[number] = batch.arrival(first), batch.ended(first).end
             self._counts.setdefault(number, Count()).add(
                 len(here),
                 int(sizes[here].sum()),
@@ -95,7 +98,7 @@ class PathCounter:
         """All paths that were met, the most taken first; ``book`` has numbered them."""
         paths = {number: path for path, number in book.paths.items()}
         found = [
-            PathCount(number, paths[number], count, self._firsts[number])
+            PathCount(number, paths[number], count, *self._firsts[number])
             for number, count in self._counts.items()
         ]
         return sorted(found, key=ORDERS["packets"])
@@ -110,6 +113,6 @@ def count_paths(
     """
     packets = Packets(recording, selection, index if selection.everything else None)
     counter = PathCounter()
-    for batch in packets.batches(objects=False):
+    for batch in packets.batches(paths=True):
         counter.add(batch)
     return Counted(counter.counts(packets.book), packets.unjudged)

@@ -1,27 +1,32 @@
 """Packets by the path they took: ten thousand packets are a dozen paths.
 
-A path is what a reader is told of it: tables, chains, rules with their texts, and the verdict. Paths are
-numbered in the order in which they first appear in the recording, whatever is selected.
+A path is what a reader is told of it: tables, chains, rules with their texts, the verdict, and how the packets
+ended behind the rules. Paths are numbered in the order in which they first appear in the recording, whatever is
+selected.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from iptrec.packets.model import RulePlace, decided_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from iptrec.names import I64, Family
-    from iptrec.packets.ends import Death
+    from iptrec.packets.ends import Death, End, Ending, Source
     from iptrec.packets.model import StepType
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.rulesets.places import Place
+
+
+NO_ENDS: Final[Mapping[int, Ending]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,21 @@ class PathStep:
     target_args: str | None
 
 
+class PathEnd(NamedTuple):
+    """What the ends of packets behind a path have in common; see `End`.
+
+    ``death``: how the kernel was seen to drop them; None of ends whose words each packet has for itself.
+    """
+
+    source: Source
+    reason: str
+    sure: bool
+    death: Death | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A path that packets took; ``death``: how the kernel dropped them behind it."""
+    """A path that packets took; ``end``: what became of them behind it, where that is known."""
 
     family: Family
     netns: str | None
@@ -48,7 +65,7 @@ class Path:
     complete: bool
     ambiguous: bool
     steps: tuple[PathStep, ...]
-    death: Death | None = None
+    end: PathEnd | None = None
 
     @property
     def decider(self) -> PathStep | None:
@@ -62,28 +79,55 @@ class PathBook:
 
     def __init__(self) -> None:
         self.paths: dict[Path, int] = {}
-        self._known: dict[tuple[int, Outcome], int] = {}
+        self._known: dict[tuple[int, Outcome, PathEnd | None], int] = {}
 
-    def numbers(self, window: Window, netns: str | None) -> I64:
-        """The path of each decided traversal, shape (decided,)."""
+    def numbers(
+        self, window: Window, netns: str | None, odd_ends: Mapping[int, Ending] = NO_ENDS
+    ) -> I64:
+        """The path of each decided traversal, shape (decided,).
+
+        ``odd_ends``: by their positions what is told of some of them, which is not what their outcomes tell.
+        """
         outcome = window.assembly.outcome[: window.decided]
         if not len(outcome):
             return outcome
-        numbers = np.zeros(len(window.assembly.outcomes), np.int64)
-        present, first = np.unique(outcome, return_index=True)
-        for one in present[np.argsort(first)].tolist():
-            numbers[one] = self._number(window, window.assembly.outcomes[one], netns)
-        return numbers[outcome]
+        outcomes = window.assembly.outcomes
+        which = np.zeros(len(outcome), np.int64)  # 0: as the outcome tells
+        ends: dict[PathEnd | None, int] = {}
+        for position, (end, _) in odd_ends.items():
+            if end is None or end.source != "seen":
+                which[position] = ends.setdefault(_end(end), len(ends) + 1)
+        told = [None, *ends]
+        pairs, first, of = np.unique(
+            outcome * len(told) + which, return_index=True, return_inverse=True
+        )
+        numbers = np.zeros(len(pairs), np.int64)
+        for at in np.argsort(first).tolist():
+            number, other = divmod(int(pairs[at]), len(told))
+            one = outcomes[number]
+            numbers[at] = self._number(window, one, told[other] if other else _death(one), netns)
+        return numbers[of]
 
-    def _number(self, window: Window, outcome: Outcome, netns: str | None) -> int:
-        key = (window.stream.id, outcome)
+    def _number(
+        self, window: Window, outcome: Outcome, end: PathEnd | None, netns: str | None
+    ) -> int:
+        key = (window.stream.id, outcome, end)
         if key not in self._known:
-            path = _path(window, outcome, netns)
+            path = _path(window, outcome, end, netns)
             self._known[key] = self.paths.setdefault(path, len(self.paths) + 1)
         return self._known[key]
 
 
-def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
+def _end(end: End | None) -> PathEnd | None:
+    return None if end is None else PathEnd(end.source, end.reason, end.sure)
+
+
+def _death(outcome: Outcome) -> PathEnd | None:
+    death = outcome.death
+    return None if death is None else PathEnd("seen", death.reason, death.sure, death)
+
+
+def _path(window: Window, outcome: Outcome, end: PathEnd | None, netns: str | None) -> Path:
     resolver = window.resolver
     places = [resolver.places[number] for number in outcome.path]
     decider = None if outcome.decider is None else places[outcome.decider]
@@ -95,7 +139,7 @@ def _path(window: Window, outcome: Outcome, netns: str | None) -> Path:
         complete=outcome.complete,
         ambiguous=outcome.doubt is not None,
         steps=tuple(_step(places[at]) for at in shown(places)),
-        death=outcome.death,
+        end=end,
     )
 
 

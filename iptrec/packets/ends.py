@@ -62,6 +62,13 @@ class End:
         return replace(self, sentence=f"{self.sentence}{then}{more}")
 
 
+class Ending(NamedTuple):
+    """What is told of a packet: its end, where that is known, and why its trace is not whole or not sure."""
+
+    end: End | None
+    reason: str | None
+
+
 class Death(NamedTuple):
     """What many packets have in common that were seen to be discarded; see `End`."""
 

@@ -18,7 +18,7 @@ from iptrec.views.title import ends, flow
 if TYPE_CHECKING:
     from iptrec.answers.path_counts import PathCount
     from iptrec.answers.paths import Path, PathStep
-    from iptrec.packets.ends import Death
+    from iptrec.packets.ends import Death, End
 
 FORMAT: Final = 1
 _MARGIN: Final = " " * (len(MARK) + 1)
@@ -42,15 +42,15 @@ def as_object(one: PathCount) -> dict[str, Any]:
         "last": iso_time(count.last_ns),
         "example": count.example,
         "flow": {name: one.first.header.get(name) for name in _FLOW},
-        **{name: value for name, value in asdict(path).items() if name != "death"},
+        **{name: value for name, value in asdict(path).items() if name != "end"},
         "decided_by": as_place(path.decided_by),
-        **({} if path.death is None else {"end": _as_end(path.death)}),
+        **({} if one.end is None else {"end": _as_end(one.end)}),
     }
 
 
-def _as_end(death: Death) -> dict[str, Any]:
+def _as_end(end: End) -> dict[str, Any]:
     """As of a packet, but for the time, which is another one for each."""
-    return {name: value for name, value in as_end(death.end(0)).items() if name != "time_ns"}
+    return {name: value for name, value in as_end(end).items() if name != "time_ns"}
 
 
 def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> str:
@@ -67,22 +67,27 @@ def as_text(one: PathCount, clock: Clock = LOCAL, width: int | None = None) -> s
         f"{counted(count.packets, 'packet')}, {counted(count.bytes, 'byte')},"
         f" {clock.span(count.first_ns, count.last_ns)}"
     )
+    how = ending(path)
     lines = [
-        wrapped(margin, f"path {one.number}: {path.family}{netns} {ending(path)}{rule}", width),
+        wrapped(margin, f"path {one.number}: {path.family}{netns} {how}{rule}", width),
         wrapped(_BELOW, counts, width),
         wrapped(_BELOW, f"first #{first.number}: {' '.join([flow(first), *ends(first)])}", width),
+        *(wrapped(_BELOW, line, width) for line in end_line(one.end, how)),
         *_arrows([_step(step) for step in path.steps] or [NO_CHAIN], width),
     ]
     return "\n".join(lines) + "\n"
 
 
-def ending(path: Path) -> str:
-    """How it ends, who decided, and how sure that is: DROP by filter/INPUT rule 2 (incomplete)."""
+def ending(path: Path, end: End | None = None) -> str:
+    """How it ends, who decided, and how sure that is: DROP by filter/INPUT rule 2 (incomplete).
+
+    ``end``: of one of its packets, which may have more words.
+    """
     decided = ""
     if (place := path.decided_by) is not None:
         decided = f" by {printable(place.table)}/{printable(place.chain)} {place.what}"
-    elif path.death is not None and path.death.sure:
-        decided = printable(f" by the kernel: {end_words(path.death.end(0))}")
+    elif (death := _by_the_kernel(path)) is not None:
+        decided = f" by the kernel: {end_words(end or death.end(0))}"
     doubts = [
         word
         for word, holds in (("incomplete", not path.complete), ("ambiguous", path.ambiguous))
@@ -90,6 +95,18 @@ def ending(path: Path) -> str:
     ]
     unsure = f" ({' and '.join(doubts)})" if doubts else ""
     return f"{printable(path.verdict)}{decided}{unsure}"
+
+
+def _by_the_kernel(path: Path) -> Death | None:
+    """How the kernel dropped its packets, where that is sure."""
+    end = path.end
+    return None if end is None or path.decided_by is not None or not end.sure else end.death
+
+
+def end_line(end: End | None, above: str) -> list[str]:
+    """A line for the end of a packet, where the line ``above`` has not got it."""
+    words = "" if end is None else end_words(end)
+    return [] if words in above else [f"end: {words}"]
 
 
 def _step(step: PathStep) -> str:

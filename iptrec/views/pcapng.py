@@ -20,7 +20,8 @@ from iptrec.views.escape import printable
 from iptrec.views.frames import frames, header_sizes, wire_lengths
 from iptrec.views.info import how_many
 from iptrec.views.packet_json import iso_time
-from iptrec.views.paths import ending
+from iptrec.views.paths import end_line, ending
+from iptrec.views.text import end_words
 
 if TYPE_CHECKING:
     import ipaddress
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.answers.packets import Packets
+    from iptrec.answers.packets import Batch, Packets
     from iptrec.answers.paths import Path, PathStep
     from iptrec.answers.versions import Stages
-    from iptrec.context.interfaces import Interfaces
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Mask
-    from iptrec.packets.window import Window
+    from iptrec.packets.ends import Ending
     from iptrec.recording.rows import Facts, Loss, Recording
 
     IP = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -121,26 +121,19 @@ class Capture:
         )
         return _block(_SECTION, body) + _names(names)
 
-    def packets(
-        self,
-        window: Window,
-        stages: Stages,
-        interfaces: Interfaces,
-        netns: str | None,
-        paths: Sequence[Path],
-        numbers: I64,
-    ) -> bytes:
-        """Stages of a window's packets. ``paths``, ``numbers``: of each traversal, from 1."""
+    def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes:
+        """Stages of a batch's packets; it has the numbers of their ``paths``, from 1."""
+        window = batch.window
         events = window.events.take(stages.row)
         outbound = (events.hook == _OUTPUT) | (events.hook == _POSTROUTING)
         index = np.where(outbound, events.outdev, events.indev)
-        names, which = interfaces.names(index, window.moment_ns[stages.row])
+        names, which = batch.interfaces.names(index, window.moment_ns[stages.row])
         headers = header_sizes(events, self._link)
         found: list[bytes] = []
-        interface = self._interfaces(names, which, headers > 0, netns, found)
+        interface = self._interfaces(names, which, headers > 0, batch.netns, found)
         times = _times(window.events.take(stages.begun))
         self._count(interface, times)
-        options, of = _packet_options(window, stages, outbound, paths, numbers)
+        options, of = _packet_options(batch, stages, outbound, paths)
         captured = events.payload_length + headers
         length = wire_lengths(events, headers)
         sizes = np.array([len(one) for one in options], np.int64)[of]
@@ -255,28 +248,40 @@ class Capture:
 
 
 def _packet_options(
-    window: Window, stages: Stages, outbound: Mask, paths: Sequence[Path], numbers: I64
+    batch: Batch, stages: Stages, outbound: Mask, paths: Sequence[Path]
 ) -> tuple[list[bytes], I64]:
     """The options of packets: distinct ones, and the number of each packet's, shape (n,)."""
+    window = batch.window
     last = np.append(stages.position[1:] != stages.position[:-1], np.ones(1, np.bool_))
     outcome = window.assembly.outcome[stages.position]
-    key = np.stack([outcome, stages.until, last[: len(outcome)], outbound], axis=1)
+    said = _odd_ends(batch)[stages.position]
+    key = np.stack([outcome, stages.until, last[: len(outcome)], outbound, said], axis=1)
     distinct, first, of = np.unique(key, axis=0, return_index=True, return_inverse=True)
     found = []
-    for (number, until, end, out), at in zip(distinct.tolist(), first.tolist(), strict=True):
+    for (number, until, end, out, _), at in zip(distinct.tolist(), first.tolist(), strict=True):
         one = window.assembly.outcomes[number]
-        path = paths[numbers[stages.position[at]] - 1]
+        position = int(stages.position[at])
+        path, told = paths[batch.paths[position] - 1], batch.ended(position)
         places = [window.resolver.places[place] for place in one.path]
         steps = sum(at < until for at in shown(places))
-        reason = "; ".join(filter(None, (one.reason, one.doubt)))
         found.append(
             _options(
                 (_FLAGS, struct.pack("<I", _OUTBOUND if out else _INBOUND)),
                 (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode()),
-                (_COMMENT, comment(path, reason, steps, last=bool(end))),
+                (_COMMENT, comment(path, told, steps, last=bool(end))),
             )
         )
     return found, of.reshape(-1)
+
+
+def _odd_ends(batch: Batch) -> I64:
+    """Equal numbers for packets of whose ends the same is told; 0 where the path tells it. Shape (decided,)."""
+    numbers: dict[tuple[str, str | None], int] = {}
+    found = np.zeros(len(batch.paths), np.int64)
+    for position, one in batch.odd_ends.items():
+        words = "" if one.end is None else end_words(one.end)
+        found[position] = numbers.setdefault((words, one.reason), len(numbers) + 1)
+    return found
 
 
 def _heads(
@@ -315,7 +320,7 @@ def section(
     ]
     losses = [one for one in recording.losses if one.of_events]
     yield capture.begin(losses, names)
-    for batch in packets.batches(objects=False):
+    for batch in packets.batches(objects=False, paths=what != "events"):
         window, positions = batch.window, batch.positions
         if what == "events" and window.stream.kind not in EVENTS:
             continue
@@ -329,22 +334,20 @@ def section(
                 if len(some) or kind == window.stream.kind:
                     yield capture.events(window.events.take(some), kind)
             continue
-        yield capture.packets(
-            window,
-            (all_stages if what == "stages" else first_stages)(window, positions),
-            batch.interfaces,
-            batch.netns,
-            list(packets.book.paths),
-            batch.paths,
-        )
+        stages = (all_stages if what == "stages" else first_stages)(window, positions)
+        yield capture.packets(batch, stages, list(packets.book.paths))
     yield capture.end(losses)
 
 
-def comment(path: Path, reason: str, steps: int, *, last: bool = True) -> str:
-    """The verdict in a sentence, then a line for each of the first ``steps`` steps."""
-    lines = [ending(path)]
-    if reason:
-        lines.append(f"({printable(reason)})")
+def comment(path: Path, told: Ending, steps: int, *, last: bool = True) -> str:
+    """The verdict in a sentence, then a line for each of the first ``steps`` steps.
+
+    ``told``: of the packet, beside that path.
+    """
+    lines = [ending(path, told.end)]
+    if told.reason:
+        lines.append(f"({printable(told.reason)})")
+    lines += end_line(told.end, lines[0])
     size = 0
     for number, step in enumerate(path.steps[:steps]):
         line = _line(step)

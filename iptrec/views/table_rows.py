@@ -55,7 +55,7 @@ def rows(
     chosen = [name for name in OF_PACKETS if name in wanted]
     if not chosen:
         return
-    for batch in packets.batches():
+    for batch in packets.batches(paths="packets" in chosen):
         filed = _of_packets(batch, ids, chosen)
         yield from ((name, some) for name, some in filed.items() if some.alike or some.odd)
 

@@ -19,6 +19,7 @@ from command import IPTREC, iptrec
 from recorder import packets, stop
 from test_arrival import SEND
 from test_nft import router
+from told_alike import ends as every_view
 
 pytestmark = [
     pytest.mark.live,
@@ -131,6 +132,7 @@ def test_each_end_is_the_kernels_own(network, tmp_path, backend):
     assert filtered.end.text.endswith("net.ipv4.conf.all.rp_filter is 1")
     said = iptrec("why", path, "--packet", found[FIRST + 2].number)
     assert "the kernel says (asked" in said.stdout
+    every_view(path, tmp_path)
 
 
 SETTINGS = {

@@ -16,9 +16,7 @@ import frames
 import pytest
 import recorder
 from command import IPTREC
-from selected import by_reason
-
-from iptrec.recording.reader import Reader
+from told_alike import ends as every_view
 
 pytestmark = pytest.mark.live
 
@@ -322,9 +320,8 @@ def test_each_way(network, tmp_path, backend, words):
         ):
             wrong.append((name, told, one.end, one.reason))
     assert not wrong, "\n".join(map(str, wrong))
-    with Reader(path) as reader:
-        selected = by_reason(reader)
-    assert all(one.number in selected[one.end.reason] for one in found.values() if one.end)
+    told = every_view(path, tmp_path)
+    assert all(told[one.number][1] == one.end.reason for one in found.values() if one.end)
 
 
 def is_doubtful(text):

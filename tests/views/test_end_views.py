@@ -17,7 +17,7 @@ from iptrec.answers.path_counts import count_paths
 from iptrec.answers.selection import Selection
 from iptrec.answers.summary import summarize
 from iptrec.answers.why import explain
-from iptrec.packets.ends import End
+from iptrec.packets.ends import End, Ending
 from iptrec.recording.rows import Loss, Stream
 from iptrec.views import folded, info, json_lines, packet_json, paths, pcapng, show, table_rows, why
 from iptrec.views.tables import BY_NAME
@@ -125,7 +125,10 @@ def test_paths():
 
 def test_pcapng_says_it(lost):
     (one,) = count_paths(lost, Selection())
-    assert pcapng.comment(one.path, "", 9).splitlines()[0] == f"DISCARDED by the kernel: {WORDS}"
+    assert (
+        pcapng.comment(one.path, Ending(one.end, None), 9).splitlines()[0]
+        == f"DISCARDED by the kernel: {WORDS}"
+    )
 
 
 def test_tables(lost):
