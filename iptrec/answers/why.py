@@ -237,10 +237,12 @@ class Known:
         first, second = (None if one is None else one.group for one in told)
         return first, second
 
-    def _without_ipsec(self, moment: tuple[int, int]) -> bool:
+    def _without_ipsec(self, moment: tuple[int, int]) -> bool | None:
         """Whether the lists before and after tell of no policies and states that would change packets."""
         lists, both = around(self._policies, moment)
-        return both and all(one.unused for one in lists)
+        if not all(one.unused for one in lists):
+            return False
+        return True if both else None
 
 
 def _type_of(events: TraceEvents, row: int) -> int | None:

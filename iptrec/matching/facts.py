@@ -63,7 +63,8 @@ class Facts:
     ``in_type``: ARPHRD_ of the interface that it came in by, 0 where there is none; None: not known.
     ``frames``: whether the rule's table is passed by frames of whatever protocol. ``kernel``: its release, as
     far as kernels differ; (0, 0): not known. ``groups``: those of the interfaces by which it came in and goes
-    out; None: not known. ``plain``: whether the host had no IPsec then, so that it came and goes without.
+    out; None: not known. ``plain``: whether the host had no IPsec then, so that it came and goes without; None:
+    not known.
     ``hook``: at which it is, of `names.HOOKS`; None: not known.
     """
 
@@ -88,7 +89,7 @@ class Facts:
     frames: bool = False
     kernel: tuple[int, int] = (0, 0)
     groups: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
-    plain: Callable[[], bool] = lambda: False
+    plain: Callable[[], bool | None] = lambda: None
     hook: int | None = None
 
 

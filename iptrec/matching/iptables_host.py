@@ -70,6 +70,8 @@ def _is_of_type6(
     return answers.pop() if len(answers) == 1 else None
 
 
+# Under load events wait, and when they were logged is not known well.
+UNREAD: Final = "what the host had of IPsec was not read both before and after"
 _REVERSE_PATH: Final = frozenset(["--loose", "--validmark", "--accept-local", "--invert"])
 
 
@@ -179,6 +181,13 @@ def in_group(value: str, own: int | None) -> bool | None:
 def by_ipsec(value: str, facts: Facts) -> bool | None:
     """``-m policy`` with all its options (xt_policy.c), where the host has nothing of IPsec."""
     return "--pol none" in value if facts.plain() else None
+
+
+def of_ipsec(facts: Facts) -> str:
+    """Why it is not known whether a packet came by IPsec."""
+    if facts.plain() is None:
+        return UNREAD
+    return "the host had policies or states of IPsec, which tell nothing of one packet"
 
 
 def in_set(value: str, facts: Facts) -> bool | None:  # noqa: ARG001

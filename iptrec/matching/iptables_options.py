@@ -392,7 +392,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     "helper": {"--helper": Option(host.has_helper, _nothing)},
     "state": {"--state": Option(host.state, host.own_state)},
     "devgroup": {"--src-group": _group_option(0), "--dst-group": _group_option(1)},
-    "policy": {ALL: Option(host.by_ipsec, _nothing)},
+    "policy": {ALL: Option(host.by_ipsec, _nothing, lambda _value, facts: host.of_ipsec(facts))},
     "bpf": {"--bytecode": Option(accepts, _nothing)},
     "hbh": {
         "": Option(raw.has_hop, _nothing),

@@ -26,6 +26,7 @@ from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching import nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
 from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
+from iptrec.matching.iptables_host import of_ipsec
 from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_parts import extracts, garbled, scrambled
 from iptrec.matching.nft_payload import span
@@ -128,10 +129,12 @@ def _lacks(rule: Rule, facts: Facts) -> Judgement | None:
 
 
 def _hint(condition: Match | Other, own: object, facts: Facts) -> str:
-    """Which ways there may have been, where routes were just changing; what was dumped of options."""
+    """What is known although it is not enough, and why no more is."""
     left = str(condition.left) if isinstance(condition, Match) else ""
     if left.startswith("tcp option "):
         return dumped_of_tcp(facts)
+    if left.startswith("meta ipsec "):
+        return of_ipsec(facts)
     return f"it is {own}" if re.match("fib .* oif", left) and own is not None else ""
 
 
