@@ -11,7 +11,7 @@ from iptrec.matching import ipsets
 from iptrec.matching.facts import ROUTE_TYPES
 from iptrec.matching.field import DEVICE_GROUPS, AbsentError
 from iptrec.matching.link_layer import BROADCAST, HOST, MULTICAST, packet_type
-from iptrec.matching.nft_ct import FIELDS, connected
+from iptrec.matching.nft_ct import FIELDS, connected, master_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -159,13 +159,13 @@ def marked_connection(_: str, facts: Facts) -> bool | None:
     return None
 
 
-def has_helper(_: str, facts: Facts) -> bool | None:
-    """``--helper``, likewise; the opposite is true of a packet without a connection (xt_helper.c)."""
+def has_helper(value: str, facts: Facts) -> bool | None:
+    """``--helper``; the opposite is true of a packet whose connection no helper expected (xt_helper.c)."""
     try:
-        connected(facts)
+        own = master_helper(facts)
     except AbsentError:
         return False
-    return None
+    return None if own is None else value.strip('"').startswith(own)
 
 
 def in_group(value: str, own: int | None) -> bool | None:
