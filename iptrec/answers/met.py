@@ -45,7 +45,9 @@ def met(steps: Iterable[tuple[Before, Facts]]) -> Iterator[Met]:
             begin = _before_dump(step, told, None if near is None else near.mark)
         one = _walked(step, begin)
         yield one
-        state = replace(told if step.dumps else _after(step, one.facts), mark=step.mark_after)
+        after_ = _after(step, one.facts)
+        state = replace(told, ct_mark=after_.ct_mark) if step.dumps else after_
+        state = replace(state, mark=step.mark_after)
         last = step
 
 
@@ -73,7 +75,12 @@ def _carried(told: Facts, state: Facts | None) -> Facts:
     if state is None:
         return replace(told, written=frozenset([ANYTHING]))
     return replace(
-        told, header=state.header, bits=state.bits, written=state.written, mark=state.mark
+        told,
+        header=state.header,
+        bits=state.bits,
+        written=state.written,
+        mark=state.mark,
+        ct_mark=state.ct_mark,
     )
 
 

@@ -18,6 +18,7 @@ from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
 from iptrec.context.sockets import Sockets
 from iptrec.decode import packet
+from iptrec.decode.conntrack import OTHER_STATUS
 from iptrec.packets.model import Arrival, CtInfo, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from iptrec.answers.lookalikes import Shape
+    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Backend
     from iptrec.packets.ends import Ending
     from iptrec.packets.window import Bookmark
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+_TEMPLATE: Final = OTHER_STATUS["template"]
 _NO_CT: Final = (-1, -1, -1, 0)
 
 
@@ -341,7 +344,7 @@ class _Builder:
             connection=self._connections.of(
                 first.header,
                 int(window.moment_ns[rows[0]]),
-                int(window.events.conntrack[rows].max()),
+                _connection(window.events, rows),
             ),
             end=outcome.death and outcome.death.end(int(window.ended_ns[position])),
             steps=tuple(steps),
@@ -442,6 +445,12 @@ class _Builder:
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None
+
+
+def _connection(events: TraceEvents, rows: I64) -> int:
+    """The number of a packet's connection; -1: not known. A template, which sets its zone, is none."""
+    numbers, status = events.conntrack[rows], events.ct_status[rows]
+    return int(np.where((status >= 0) & (status & _TEMPLATE > 0), -1, numbers).max())
 
 
 def _known(column: I64) -> int | None:

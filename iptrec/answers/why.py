@@ -21,9 +21,10 @@ from iptrec.context.routes import Routes
 from iptrec.context.worlds import around
 from iptrec.decode import nftrace
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
+from iptrec.decode.snapshots import minutes_west
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
-from iptrec.matching.facts import Facts, Judgement
+from iptrec.matching.facts import Facts, Judgement, Timezone
 from iptrec.rulesets.backends import is_single
 from iptrec.rulesets.changes import Changes
 from iptrec.rulesets.grammar import AROUND
@@ -174,6 +175,14 @@ class Known:
     def _policies(self) -> list[tuple[int, Policies]]:
         return over_time(self._recording, self._namespace)
 
+    @functools.cached_property
+    def _timezones(self) -> list[tuple[int, int | None]]:
+        return [
+            (one.time_ns, minutes_west(one.content))
+            for one in self._recording.snapshots("timezone")
+            if one.namespace == self._namespace
+        ]
+
     def _nft_snapshots(self) -> Iterator[Snapshot]:
         snapshots = self._recording.snapshots(*NFT.snapshots)
         return (one for one in snapshots if one.namespace == self._namespace)
@@ -228,6 +237,9 @@ class Known:
             groups=lambda: self._groups(int(events.indev[row]), int(events.outdev[row]), moment),
             plain=lambda: self._without_ipsec(moment),
             hook=before.place.hook,
+            timezone=self._timezone(moment),
+            identified=packet.connection is not None
+            and packet.connection.id == int(events.conntrack[row]),
         )
 
     def _groups(self, in_: int, out: int, moment: tuple[int, int]) -> tuple[int | None, int | None]:
@@ -237,10 +249,19 @@ class Known:
         first, second = (None if one is None else one.group for one in told)
         return first, second
 
-    def _without_ipsec(self, moment: tuple[int, int]) -> bool:
+    def _without_ipsec(self, moment: tuple[int, int]) -> bool | None:
         """Whether the lists before and after tell of no policies and states that would change packets."""
         lists, both = around(self._policies, moment)
-        return both and all(one.unused for one in lists)
+        if not all(one.unused for one in lists):
+            return False
+        return True if both else None
+
+    def _timezone(self, moment: tuple[int, int]) -> Timezone | None:
+        """The host's; the kernel's where it was the same before and after."""
+        told, both = around(self._timezones, moment)
+        if not told:
+            return None
+        return Timezone(told[0] if both and len(told) == 1 else None)
 
 
 def _type_of(events: TraceEvents, row: int) -> int | None:

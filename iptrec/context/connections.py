@@ -5,7 +5,7 @@ Read along with the packets: connections that ended before the packets at hand a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -97,6 +97,7 @@ class Connections:
                 yield time_ns, connection
 
     def _take(self, time_ns: int, connection: Connection) -> None:
+        connection = self._expected(connection)
         flows = _flows(connection)
         if connection.gone:
             for lived in self._by_flow.get(connection.orig, ()):
@@ -114,6 +115,14 @@ class Connections:
         for flow in flows:
             self._by_flow.setdefault(flow, []).append(lived)
         self._by_id.setdefault(connection.id, []).append(lived)
+
+    def _expected(self, connection: Connection) -> Connection:
+        """The connection, with the helper of the one that it belongs to; the kernel told of that one before."""
+        if connection.master is None or connection.gone:
+            return connection
+        masters = [one.connection for one in self._by_flow.get(connection.master, ())]
+        names = {one.helper for one in masters if one.orig == connection.master and not one.gone}
+        return replace(connection, expected_by=names.pop()) if len(names) == 1 else connection
 
     def _forget(self, lived: _Lived) -> None:
         for flow in _flows(lived.connection):

@@ -31,6 +31,9 @@ OTHER_STATUS: Final = {
 _NFGEN: Final = 4  # bytes of struct nfgenmsg
 _NEW, _DELETE = 1 << 8, 1 << 8 | 2
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ID, _ZONE = 1, 2, 3, 8, 12, 18
+_HELP, _TUPLE_MASTER = 5, 14
+_HELP_NAME, _TUPLE_ZONE = 1, 3
+_NAME: Final = 16  # NF_CT_HELPER_NAME_LEN
 _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _ADDRESSES: Final = {4: (1, 2), 16: (3, 4)}  # bytes -> CTA_IP_V4_SRC, _DST; CTA_IP_V6_SRC, _DST
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT, _ICMP_ID, _ICMPV6_ID = 1, 2, 3, 4, 7
@@ -54,7 +57,12 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A connection as the kernel reported it; ``gone`` when it ended. ``status``: enum ip_conntrack_status."""
+    """A connection as the kernel reported it; ``gone`` when it ended. ``status``: enum ip_conntrack_status.
+
+    ``zones``: of each direction, 0 where it has none; ``zone``: the one that there is. ``helper``: its name, ""
+    where there was none. ``master``: the connection that this one belongs to, as FTP's data belong to its
+    commands; ``expected_by``: the name of the master's helper, None where it is not known.
+    """
 
     id: int
     orig: Flow
@@ -63,6 +71,10 @@ class Connection:
     mark: int
     zone: int
     gone: bool
+    zones: tuple[int, int] = (0, 0)
+    helper: str = ""
+    master: Flow | None = None
+    expected_by: str | None = None
 
 
 def connections(datagram: bytes) -> Iterator[Connection]:
@@ -76,12 +88,29 @@ def connections(datagram: bytes) -> Iterator[Connection]:
 
 def _connection(body: bytes, gone: bool) -> Connection | None:
     attributes = first(body)
-    orig, reply = (_flow(attributes.get(one, b"")) for one in (_TUPLE_ORIG, _TUPLE_REPLY))
+    tuples = [attributes.get(one, b"") for one in (_TUPLE_ORIG, _TUPLE_REPLY)]
+    orig, reply = map(_flow, tuples)
     if orig is None or reply is None:
         return None
     numbers = (_number(attributes.get(one, b"")) for one in (_ID, _STATUS, _MARK, _ZONE))
     identity, status, mark, zone = numbers
-    return Connection(identity, orig, reply, status, mark, zone, gone)
+    first_, second = (zone or _number(first(one).get(_TUPLE_ZONE, b"")) for one in tuples)
+    return Connection(
+        identity,
+        orig,
+        reply,
+        status,
+        mark,
+        zone or first_ or second,
+        gone,
+        (first_, second),
+        _name(first(attributes.get(_HELP, b"")).get(_HELP_NAME, b"")),
+        _flow(attributes.get(_TUPLE_MASTER, b"")),
+    )
+
+
+def _name(text: bytes) -> str:
+    return text.partition(b"\0")[0][:_NAME].decode("ascii", "backslashreplace")
 
 
 def _flow(data: bytes) -> Flow | None:

@@ -40,6 +40,7 @@ _ERRORS: Final = {
     95: "EOPNOTSUPP", 97: "EAFNOSUPPORT", 105: "ENOBUFS",
 }  # fmt: skip
 _NEEDED: Final = {"links": "name", "addresses": "address"}
+_MINUTES: Final = 24 * 60
 _MOST_ROWS: Final = 100_000  # that are shown as JSON
 
 
@@ -89,6 +90,13 @@ def counters(content: bytes) -> dict[str, str]:
         return {
             str(name): text for name, text in json.loads(content).items() if isinstance(text, str)
         }
+
+
+def minutes_west(content: bytes) -> int | None:
+    """How far west of UTC the kernel's timezone was, less than a day; None where it did not tell."""
+    with _undamaged("timezones"):
+        told = json.loads(content)["kernel_minutes_west"]
+        return told if isinstance(told, int) and abs(told) < _MINUTES else None
 
 
 def owners(content: bytes) -> tuple[list[tuple[tuple[int, str, str], list[int]]], dict[int, str]]:

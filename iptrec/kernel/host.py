@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 import pwd
 import shutil
@@ -16,6 +18,10 @@ from iptrec.kernel import process
 from iptrec.libc import libc
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+# __NR_gettimeofday of 64 bits
+_GETTIMEOFDAY: Final = {
+    "x86_64": 96, "aarch64": 169, "riscv64": 169, "loongarch64": 169, "ppc64le": 78,
+}  # fmt: skip
 _OVERFLOW_ID: Final = 65534  # /proc/sys/kernel/overflowuid
 
 
@@ -59,6 +65,18 @@ def hostname() -> str:
 def clock() -> tuple[int, int]:
     """CLOCK_REALTIME and CLOCK_MONOTONIC of one moment, ns."""
     return time.time_ns(), time.monotonic_ns()
+
+
+def timezone() -> bytes:
+    """The snapshot "timezone": how far west of UTC the kernel's own is, in minutes (gettimeofday(2)).
+
+    null where this machine's number of that call is not known; the C library asks for the time alone. Who reads
+    a recording that has it knows as well that nft was asked in UTC (`kernel.nft.piecewise`).
+    """
+    number = _GETTIMEOFDAY.get(os.uname().machine)
+    found = (ctypes.c_int * 2)()  # struct timezone
+    told = number is not None and libc.syscall(number, None, ctypes.byref(found)) == 0
+    return json.dumps({"kernel_minutes_west": found[0] if told else None}).encode()
 
 
 def modprobe(module: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from iptrec.kernel import ipsets, links, owners, policies, sockets, sysctls
+from iptrec.kernel import host, ipsets, links, owners, policies, sockets, sysctls
 
 SOURCES: Final = {
     "ipsets": "ipset",
@@ -17,6 +17,7 @@ SOURCES: Final = {
     "sockets": "sock_diag",
     "owners": "/proc",
     "policies": "xfrm",
+    "timezone": "gettimeofday",
 }  # or rtnetlink
 
 
@@ -42,4 +43,5 @@ def _lists() -> dict[str, bytes]:
         "policies": policies.dumps(),
         "counters": sysctls.counters(),
         "groups": sysctls.groups(),
+        "timezone": host.timezone(),
     }

@@ -16,14 +16,16 @@ _ROOM: Final = 40  # for a network header in a trace
 
 
 class Span(NamedTuple):
-    """Some bits of a packet: ``start`` counts from the beginning of a header."""
+    """Some bits of a packet: ``start`` counts from the beginning of a header; "ih": see `inner`."""
 
     base: str
     start: int
     size: int
 
     def overlaps(self, other: Span) -> bool:
-        """Whether they share a bit."""
+        """Whether they may share a bit."""
+        if {self.base, other.base} == {"th", "ih"}:
+            return True  # where the inner header begins is not known here
         return (
             self.base == other.base
             and self.start < other.start + other.size
@@ -49,7 +51,7 @@ class Bits(NamedTuple):
         return self.captured[0] >> 4 if self.captured else None
 
     def number(self, span: Span) -> int | None:
-        """The bits as a number; None where they were not captured."""
+        """The bits as a number; None where they were not captured. Not of an inner header."""
         data, start = self.link if span.base == "ll" else self.captured, span.start
         if span.base == "th" and self.behind:
             data = self.behind

@@ -47,6 +47,15 @@ class Followed(Protocol):
         """Whether it had these values between two times (epoch), None in the place of what is not known."""
 
 
+class Timezone(NamedTuple):
+    """That of a host of which nft's rules were listed in UTC.
+
+    ``west_min``: how far west of UTC the kernel takes it to be (sys_tz, gettimeofday(2)); None: not known.
+    """
+
+    west_min: int | None
+
+
 _NO_BITS: Final = Bits()
 
 
@@ -63,8 +72,11 @@ class Facts:
     ``in_type``: ARPHRD_ of the interface that it came in by, 0 where there is none; None: not known.
     ``frames``: whether the rule's table is passed by frames of whatever protocol. ``kernel``: its release, as
     far as kernels differ; (0, 0): not known. ``groups``: those of the interfaces by which it came in and goes
-    out; None: not known. ``plain``: whether the host had no IPsec then, so that it came and goes without.
-    ``hook``: at which it is, of `names.HOOKS`; None: not known.
+    out; None: not known. ``plain``: whether the host had no IPsec then, so that it came and goes without; None:
+    not known.
+    ``hook``: at which it is, of `names.HOOKS`; None: not known. ``timezone``: None where it was not recorded.
+    ``ct_mark``: that of its connection, where a rule of this chain has set it. ``identified``: the connection
+    is known by its number, and no other one of the same addresses.
     """
 
     header: dict[str, Any]
@@ -88,8 +100,11 @@ class Facts:
     frames: bool = False
     kernel: tuple[int, int] = (0, 0)
     groups: Callable[[], tuple[int | None, int | None]] = lambda: (None, None)
-    plain: Callable[[], bool] = lambda: False
+    plain: Callable[[], bool | None] = lambda: None
     hook: int | None = None
+    timezone: Timezone | None = None
+    ct_mark: int | None = None
+    identified: bool = False
 
 
 class Clause(NamedTuple):

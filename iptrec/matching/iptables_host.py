@@ -11,7 +11,7 @@ from iptrec.matching import ipsets
 from iptrec.matching.facts import ROUTE_TYPES
 from iptrec.matching.field import DEVICE_GROUPS, AbsentError
 from iptrec.matching.link_layer import BROADCAST, HOST, MULTICAST, packet_type
-from iptrec.matching.nft_ct import FIELDS, connected
+from iptrec.matching.nft_ct import FIELDS, connected, master_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -70,6 +70,8 @@ def _is_of_type6(
     return answers.pop() if len(answers) == 1 else None
 
 
+# Under load events wait, and when they were logged is not known well.
+UNREAD: Final = "what the host had of IPsec was not read both before and after"
 _REVERSE_PATH: Final = frozenset(["--loose", "--validmark", "--accept-local", "--invert"])
 
 
@@ -157,13 +159,13 @@ def marked_connection(_: str, facts: Facts) -> bool | None:
     return None
 
 
-def has_helper(_: str, facts: Facts) -> bool | None:
-    """``--helper``, likewise; the opposite is true of a packet without a connection (xt_helper.c)."""
+def has_helper(value: str, facts: Facts) -> bool | None:
+    """``--helper``; the opposite is true of a packet whose connection no helper expected (xt_helper.c)."""
     try:
-        connected(facts)
+        own = master_helper(facts)
     except AbsentError:
         return False
-    return None
+    return None if own is None else value.strip('"').startswith(own)
 
 
 def in_group(value: str, own: int | None) -> bool | None:
@@ -179,6 +181,13 @@ def in_group(value: str, own: int | None) -> bool | None:
 def by_ipsec(value: str, facts: Facts) -> bool | None:
     """``-m policy`` with all its options (xt_policy.c), where the host has nothing of IPsec."""
     return "--pol none" in value if facts.plain() else None
+
+
+def of_ipsec(facts: Facts) -> str:
+    """Why it is not known whether a packet came by IPsec."""
+    if facts.plain() is None:
+        return UNREAD
+    return "the host had policies or states of IPsec, which tell nothing of one packet"
 
 
 def in_set(value: str, facts: Facts) -> bool | None:  # noqa: ARG001

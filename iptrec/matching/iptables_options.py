@@ -15,7 +15,7 @@ from iptrec.matching import iptables_host as host
 from iptrec.matching.facts import Facts, protocol_number
 from iptrec.matching.field import AbsentError, dumped_of_tcp, of_header, require_ethernet
 from iptrec.matching.iptables_bpf import accepts
-from iptrec.matching.iptables_time import within
+from iptrec.matching.iptables_time import why_unknown, within
 from iptrec.matching.nft_ct import FIELDS
 from iptrec.matching.rewrites import is_written
 
@@ -377,7 +377,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
         "--string": Option(raw.text, _nothing),
         "--hex-string": Option(raw.text, _nothing),
     },
-    "time": {ALL: Option(within, _nothing)},
+    "time": {ALL: Option(within, _nothing, why_unknown)},
     "conntrack": {
         "--ctstate": Option(host.state, host.own_state),
         "--ctproto": _connection("ct protocol", _is_protocol)._replace(never=_never_protocol),
@@ -392,7 +392,7 @@ MODULES: Final[dict[str, dict[str, Option]]] = {
     "helper": {"--helper": Option(host.has_helper, _nothing)},
     "state": {"--state": Option(host.state, host.own_state)},
     "devgroup": {"--src-group": _group_option(0), "--dst-group": _group_option(1)},
-    "policy": {ALL: Option(host.by_ipsec, _nothing)},
+    "policy": {ALL: Option(host.by_ipsec, _nothing, lambda _value, facts: host.of_ipsec(facts))},
     "bpf": {"--bytecode": Option(accepts, _nothing)},
     "hbh": {
         "": Option(raw.has_hop, _nothing),

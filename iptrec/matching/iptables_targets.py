@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.rulesets.nft_matches import TEMPLATE
 from iptrec.matching.rewrites import ANYTHING, MARK, known, rewritten
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ _TARGETS: Final[dict[str, tuple[Mapping[int, Sequence[str]], Value]]] = {
     "TCPOPTSTRIP": (_LENGTHS, _unknown),
     "SNPT": (_same("ip6 saddr"), _unknown),
     "DNPT": (_same("ip6 daddr"), _unknown),
-    "CT": (_same("ct"), _unknown),
+    "CT": (_same("ct", TEMPLATE), _unknown),
     "NOTRACK": (_same("ct"), _unknown),
 }
 

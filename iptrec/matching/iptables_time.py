@@ -1,16 +1,18 @@
-"""``-m time`` of iptables, as net/netfilter/xt_time.c judges it; in UTC."""
+"""``-m time`` of iptables, as net/netfilter/xt_time.c judges it; in UTC, or by the kernel's own timezone."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from iptrec.matching.moments import MINUTE_S, NO_TIMEZONE, seconds, unknown
+
 if TYPE_CHECKING:
     from iptrec.matching.facts import Facts
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_SECOND_NS: Final = 1_000_000_000
 _MIDNIGHT, _LAST = "00:00:00", "23:59:59"
+_KERNELTZ: Final = "--kerneltz"
 
 
 def within(value: str, facts: Facts) -> bool | None:
@@ -19,17 +21,27 @@ def within(value: str, facts: Facts) -> bool | None:
     ``value``: the options, with their values.
     """
     words = value.split()
-    if (
-        "--kerneltz" in words or not facts.time_ns[1]
-    ):  # the kernel's idea of a timezone is not recorded
+    west_min = _west_min(facts) if _KERNELTZ in words else 0
+    if west_min is None:
         return None
     options = {
         word: words[at + 1] if at + 1 < len(words) else ""
         for at, word in enumerate(words)
         if word.startswith("--")
     }
-    found = {_fits(options, moment // _SECOND_NS) for moment in facts.time_ns}
+    found = {_fits(options, moment - MINUTE_S * west_min) for moment in seconds(facts)}
     return found.pop() if len(found) == 1 else None
+
+
+def why_unknown(value: str, facts: Facts) -> str:
+    """Why it is not known whether it did."""
+    if _KERNELTZ in value.split() and _west_min(facts) is None:
+        return NO_TIMEZONE
+    return unknown(facts)
+
+
+def _west_min(facts: Facts) -> int | None:
+    return None if facts.timezone is None else facts.timezone.west_min
 
 
 def _fits(options: dict[str, str], seconds: int) -> bool:

@@ -21,11 +21,13 @@ from iptrec.decode.rulesets.nft_matches import (
     Prefix,
     Range,
     Writes,
+    keys,
 )
 from iptrec.decode.rulesets.nft_others import Other
-from iptrec.matching import nft_ct, nft_lookup, nft_words
+from iptrec.matching import moments, nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Judgement
 from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
+from iptrec.matching.iptables_host import of_ipsec
 from iptrec.matching.nft_fields import depends, field
 from iptrec.matching.nft_parts import extracts, garbled, scrambled
 from iptrec.matching.nft_payload import span
@@ -43,6 +45,13 @@ _SHIFTS: Final = frozenset(["<<", ">>"])
 _REGISTER: Final = 32  # bits, of fields that are compared at once
 _MOST_WAYS: Final = 64  # in which the parts of a concatenation may be, each looked up
 _WIDEST: Final = 128  # bits, of what is shifted
+_REASONS: Final[dict[str, Callable[[Facts], str]]] = {
+    "meta ipsec exists": of_ipsec,
+    "meta hour": moments.unjudged,
+    "meta time": moments.unjudged,
+    "meta day": moments.unjudged_day,
+    **nft_ct.REASONS,
+}
 _PRESENT: Final = frozenset(["has", "read"])
 _LOOKUPS: Final = frozenset(["map", "vmap"])
 
@@ -128,11 +137,15 @@ def _lacks(rule: Rule, facts: Facts) -> Judgement | None:
 
 
 def _hint(condition: Match | Other, own: object, facts: Facts) -> str:
-    """Which ways there may have been, where routes were just changing; what was dumped of options."""
-    left = str(condition.left) if isinstance(condition, Match) else ""
-    if left.startswith("tcp option "):
-        return dumped_of_tcp(facts)
-    return f"it is {own}" if re.match("fib .* oif", left) and own is not None else ""
+    """What is known although it is not enough, and why no more is."""
+    for left in keys(condition.left) if isinstance(condition, Match) else ():
+        if left.startswith("tcp option "):
+            return dumped_of_tcp(facts)
+        if left in _REASONS:
+            return _REASONS[left](facts)
+        if re.match("fib .* oif", left) and own is not None:
+            return f"it is {own}"
+    return ""
 
 
 def _written(one: Writes, facts: Facts, *, certain: bool) -> Facts:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from iptrec.decode.conntrack import DIRECTIONS, STATES, STATUS
+from iptrec.decode.conntrack import DIRECTIONS, OTHER_STATUS, STATES, STATUS
+from iptrec.decode.rulesets.nft_matches import TEMPLATE
 from iptrec.matching.facts import protocol_number
 from iptrec.matching.field import (
     AbsentError,
     Field,
+    as_name,
     as_number,
     by_names,
     hexadecimal,
@@ -32,13 +34,14 @@ if TYPE_CHECKING:
 
 _NO_CONNECTION: Final = STATES["invalid"] | STATES["untracked"]
 # They are there, and nobody tells them afterwards.
-_NOT_TOLD: Final[dict[str, Callable[[Scalar], str]]] = {
-    "mark": hexadecimal, "helper": quoted, "bytes": str, "packets": str, "zone": str,
-}  # fmt: skip
+_NOT_TOLD: Final = ("bytes", "packets")
+_UNRECORDED: Final = "connections are recorded with --conntrack alone"
 
 
 def connected(facts: Facts) -> bool:
-    """Whether it is known that the packet is of a connection."""
+    """Whether it is known that the packet is of a connection. Raises AbsentError where it is of none."""
+    if TEMPLATE in facts.written or (facts.ct_status or 0) & OTHER_STATUS["template"]:
+        return False
     if facts.ct_state & _NO_CONNECTION:
         raise AbsentError(_states(facts))
     return bool(facts.ct_state)
@@ -121,6 +124,39 @@ def _protocol_of(value: Scalar) -> int:
     return number
 
 
+def _zone(side: int | None) -> Read:
+    """Of a connection, or of one of its directions."""
+
+    def read(facts: Facts) -> int | None:
+        if not connected(facts) or facts.connection is None or not facts.identified:
+            return None
+        return facts.connection.zone if side is None else facts.connection.zones[side]
+
+    return read
+
+
+def master_helper(facts: Facts) -> str | None:
+    """The helper of the connection that the packet's belongs to, which is what rules look at; None: not known.
+
+    Raises AbsentError where there is none.
+    """
+    if not connected(facts):
+        return None
+    if facts.ct_status is not None and not facts.ct_status & STATUS["expected"]:
+        raise AbsentError("of no connection that a helper expected")
+    found = facts.connection.expected_by if facts.connection and facts.identified else None
+    if found == "":
+        raise AbsentError("expected by none")
+    return found
+
+
+def _unrecorded(facts: Facts) -> str:
+    return _UNRECORDED if facts.connection is None else ""
+
+
+REASONS: Final[dict[str, Callable[[Facts], str]]] = dict.fromkeys(
+    ["ct zone", "ct original zone", "ct reply zone", "ct helper"], _unrecorded
+)
 FIELDS: Final[dict[str, Field]] = {
     "ct state": Field(lambda facts: facts.ct_state or None, by_names(STATES), _states),
     "ct direction": Field(
@@ -137,9 +173,20 @@ FIELDS: Final[dict[str, Field]] = {
     "ct protocol": Field(
         _if_connected(_protocol), _protocol_of, lambda facts: facts.header.get("proto")
     ),
+    "ct mark": Field(
+        _if_connected(lambda facts: facts.ct_mark),
+        as_number,
+        lambda facts: None if facts.ct_mark is None else f"{facts.ct_mark:#x}",
+        hexadecimal,
+    ),
+    "ct helper": Field(master_helper, as_name, master_helper, quoted),
+    "ct zone": Field(_zone(None), as_number, _zone(None)),
     **{
-        f"ct {name}": Field(_if_connected(lambda _: None), as_number, nothing, text)
-        for name, text in _NOT_TOLD.items()
+        f"ct {name} zone": Field(_zone(side), as_number, _zone(side))
+        for name, side in DIRECTIONS.items()
+    },
+    **{
+        f"ct {name}": Field(_if_connected(lambda _: None), as_number, nothing) for name in _NOT_TOLD
     },
     **_of_directions(),
 }

@@ -11,7 +11,8 @@ import functools
 import ipaddress
 from typing import TYPE_CHECKING, Final
 
-from iptrec.matching import nft_ct, nft_fib, nft_options, nft_payload
+from iptrec.decode.rulesets.nft_matches import TEMPLATE
+from iptrec.matching import inner, moments, nft_ct, nft_fib, nft_options, nft_payload
 from iptrec.matching.facts import protocol_number
 from iptrec.matching.field import (
     DEVICE_GROUPS,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from iptrec.matching.nft_payload import Header
 
 _IPV4, _IPV6 = 4, 6
+_TRANSPORTED: Final = ("th", "ih")
 
 
 @functools.cache
@@ -65,6 +67,10 @@ def depends(key: str) -> tuple[str, ...]:
     """The keys of what else a field is read by."""
     if key.startswith("fib "):
         return ("ip saddr", "ip6 saddr") if "saddr" in key else ("ip daddr", "ip6 daddr")
+    if key.startswith("ct "):
+        return (TEMPLATE,)
+    if key.startswith("@ih,"):
+        return inner.DEPENDS
     return (f"{key.partition(' ')[0]} type",) if key in _OF_TYPES else ()
 
 
@@ -181,9 +187,9 @@ def _raw(key: str) -> Callable[[Facts], int | None]:
     span = nft_payload.span(key)
 
     def read(facts: Facts) -> int | None:
-        if span is None or (span.base == "th" and not _transported(facts, frozenset())):
+        if span is None or (span.base in _TRANSPORTED and not _transported(facts, frozenset())):
             return None
-        return facts.bits.number(span)
+        return inner.number(facts, span) if span.base == "ih" else facts.bits.number(span)
 
     return read
 
@@ -418,4 +424,5 @@ _FIELDS: Final[dict[str, Field]] = {
     "th sport": _any_port("sport"),
     "th dport": _any_port("dport"),
     **nft_ct.FIELDS,
+    **moments.FIELDS,
 }

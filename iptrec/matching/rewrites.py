@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from iptrec.decode.conntrack import OTHER_STATUS, STATES
 from iptrec.decode.packet import header
+from iptrec.decode.rulesets.nft_matches import TEMPLATE
 from iptrec.matching.bits import Span
 from iptrec.matching.nft_payload import HEADERS, span
 from iptrec.names import AF_INET, AF_INET6
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.matching.bits import Bits
     from iptrec.matching.facts import Facts
 
+_TRACKED: Final = ("established", "related", "new")
 MARK: Final = "meta mark"
 ANYTHING: Final = ""
 _OTHER_IP: Final = {"ip": "ip6", "ip6": "ip"}
@@ -80,8 +83,12 @@ def rewritten(facts: Facts, key: str, value: int | None, *, certain: bool = True
     """
     if key == MARK:
         return replace(facts, mark=value if certain or value == facts.mark else None)
+    if key == "ct mark":
+        return replace(facts, ct_mark=value if certain or value == facts.ct_mark else None)
+    if key == TEMPLATE and _is_tracked(facts):
+        return facts
     where = span(key)
-    if where is None:
+    if where is None or where.base == "ih":
         return replace(facts, written=facts.written | {key})
     own = known(facts, key)
     if own is not None and own == value:
@@ -97,6 +104,11 @@ def rewritten(facts: Facts, key: str, value: int | None, *, certain: bool = True
         header=_header(facts.header, facts.bits, bits),
         written=frozenset(one for one in written if not _inside(one, where)),
     )
+
+
+def _is_tracked(facts: Facts) -> bool:
+    template = (facts.ct_status or 0) & OTHER_STATUS["template"]
+    return not template and any(facts.ct_state & STATES[one] for one in _TRACKED)
 
 
 def can_be_mended(facts: Facts, key: str) -> bool | None:

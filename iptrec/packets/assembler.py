@@ -88,7 +88,7 @@ class Assembler:
 
     ``start``: of the window that is being read; ``events``, ``bytes``: how many datagrams came for it, and
     their size. ``empty``: no event waits for one. ``ended``: no more chunks come. ``losses``: gives all of the
-    recording.
+    recording. ``listed_ns``: see `clock.receipt`.
     """
 
     def __init__(
@@ -97,9 +97,11 @@ class Assembler:
         resolver: Resolver,
         begun_ns: int,
         losses: Callable[[], Sequence[Loss]],
+        listed_ns: int = 0,
     ) -> None:
         self.stream = stream
         self._losses = losses
+        self._listed_ns = listed_ns
         self.ended = False
         self.empty = True
         self._resolver = resolver
@@ -125,10 +127,10 @@ class Assembler:
         self._origins.append(_Origin(self._last, self._seen, self._floor))
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
-        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots)
+        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots, self._listed_ns)
         if count:  # a call's datagrams are all in one chunk
             floor = int(receipt.floor[-1])
-            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots)
+            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots, self._listed_ns)
         self._chunks.append(chunk)
         self._receipts.append(receipt)
         self.events += count

@@ -3,7 +3,8 @@
 The kernel stamps packets in PREROUTING, INPUT and FORWARD with their arrival, at most; what is received
 was logged before, under load seconds before. But events come in the order in which they were logged:
 an event was logged after the stamps of those before it, and after the last time that the socket was
-found empty before.
+found empty before. The recorder's loop is one thread: a call that came back after the first lists of the
+network were kept began after that, too.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ class Receipt(NamedTuple):
         return Receipt(self.floor[index], self.guess[index])
 
 
-def receipt(received_ns: I64, before_ns: int, slots: int) -> Receipt:
+def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> Receipt:
     """Judge datagrams by the calls that received them: those of one call have the same time.
 
     A call that brought fewer than ``slots`` found the socket empty: what the next one brought was
     logged after it, and woke it. ``before_ns``: the floor of the datagram before the first one.
+    ``listed_ns``: when the recorder's loop kept the first lists of the network; 0: not known.
     """
     if not len(received_ns):
         return Receipt(received_ns, received_ns)
@@ -48,17 +50,19 @@ def receipt(received_ns: I64, before_ns: int, slots: int) -> Receipt:
     sizes = np.diff(starts, append=len(received_ns))
     emptied = np.concatenate([[True], sizes[:-1] < slots])
     times = received_ns[starts]
-    after = np.where(sizes < slots, times - _SLACK_NS, before_ns)
+    begun = np.maximum(times - _SLACK_NS, np.where(times >= listed_ns, listed_ns, 0))
+    after = np.where(sizes < slots, begun, before_ns)
     floor = np.maximum.accumulate(np.concatenate([[before_ns], after[:-1]]))
     guess = np.where(emptied, times, floor)
     return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes))
 
 
-def floor_after(received_ns: I64, before_ns: int, slots: int) -> int:
+def floor_after(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> int:
     """After which time (epoch, ns) the datagrams of the next call were logged; see `receipt`."""
     last = int(received_ns[-1])
-    emptied = len(received_ns) - int(np.searchsorted(received_ns, last)) < slots
-    return max(before_ns, last - _SLACK_NS) if emptied else before_ns
+    if len(received_ns) - int(np.searchsorted(received_ns, last)) >= slots:
+        return before_ns
+    return max(before_ns, last - _SLACK_NS, listed_ns if last >= listed_ns else 0)
 
 
 def bounds(events: TraceEvents, receipt: Receipt) -> tuple[I64, I64]:

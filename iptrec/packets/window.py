@@ -341,8 +341,9 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
         )
         for one in streams
     ]
+    listed_ns = _listed_ns(reader, streams[0].namespace)
     assemblers = [
-        Assembler(one, resolver, reader.facts.started_ns, lambda: reader.losses)
+        Assembler(one, resolver, reader.facts.started_ns, lambda: reader.losses, listed_ns)
         for one, resolver in zip(streams, resolvers, strict=True)
     ]
     dropped = Dropped(reader, streams[0].namespace)
@@ -351,6 +352,12 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     book = Joined(resolvers)
     joiner = Joiner(book, [one.walker for one in assemblers])
     return _Streams(assemblers, book, joiner, dropped, refusals(counts), rules)
+
+
+def _listed_ns(reader: Recording, namespace: int) -> int:
+    """When the first lists of the network were kept (epoch), which have one time; 0: none were."""
+    lists = (one for one in reader.snapshots("links") if one.namespace == namespace)
+    return next((one.time_ns for one in lists), 0)
 
 
 def _raced_ns(read: Read, starts: Iterable[Start]) -> int:

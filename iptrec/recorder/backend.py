@@ -166,10 +166,12 @@ class Evidence:
         self.writer.add_snapshot(self.namespace, kind, at_ns, source, content, after_ns)
 
     def keep_network(self, found: Mapping[str, bytes]) -> None:
-        """Keep lists of the network, as `kernel.network` has them."""
+        """Keep lists of the network, as `kernel.network` has them: all as of now."""
+        now = time.time_ns()
         with self.writer.together():
             for kind, content in found.items():
-                self.snapshot(kind, network.SOURCES.get(kind, "rtnetlink"), content)
+                source = network.SOURCES.get(kind, "rtnetlink")
+                self.snapshot(kind, source, content, time_ns=now)
 
     def taken_out(self, family: Family, lines: Sequence[str]) -> None:
         """Keep what --flush takes out, in the file before it is out of the kernel."""

@@ -114,6 +114,11 @@ SNAPSHOTS: Final = {
         SnapshotKind(
             "sysctls", "settings of forwarding, netfilter and connection tracking", "json"
         ),
+        SnapshotKind(
+            "timezone",
+            "how far west of UTC the kernel's timezone is; where it is told, nft's JSON has times in UTC",
+            "json",
+        ),
         SnapshotKind("drop-reasons", "the kernel's names of reasons to drop a packet", "json"),
         SnapshotKind("drop-places", "where in the kernel packets were dropped, by number", "json"),
         SnapshotKind(

@@ -37,14 +37,26 @@ UDP = message(
 )  # fmt: skip
 KNOWN = Connection(
     0xFFFFFFFF, Flow(17, "10.0.0.1", "10.0.0.2", 1000, 53), Flow(17, "10.0.0.2", "10.0.0.1", 5353, 1000),
-    8, 7, 3, gone=False,
+    8, 7, 3, gone=False, zones=(3, 3),
 )  # fmt: skip
 PING = message(
     2,
     attribute(0x8001, tuples(bytes(15) + b"\1", bytes(15) + b"\2", 58, (7, 9))),
     attribute(0x8002, tuples(bytes(15) + b"\2", bytes(15) + b"\1", 58, (7, 9))),
 )
+ZONED = message(
+    0,
+    attribute(0x8001, tuples(A, B, 17, (2, 1000), (3, 53)) + attribute(3, struct.pack("!H", 5))),
+    attribute(0x8002, tuples(B, A, 17, (2, 53), (3, 1000))),
+    attribute(0x8005, attribute(1, b"ftp\0rest")),
+    attribute(0x8000 | 14, tuples(B, A, 6, (2, 9), (3, 21))),
+)
+EXPECTED = Connection(
+    0, Flow(17, "10.0.0.1", "10.0.0.2", 1000, 53), Flow(17, "10.0.0.2", "10.0.0.1", 53, 1000), 0, 0, 5,
+    gone=False, zones=(5, 0), helper="ftp", master=Flow(6, "10.0.0.2", "10.0.0.1", 9, 21),
+)  # fmt: skip
 CASES = {
+    "zone_of_one_direction_helper_master": (ZONED, [EXPECTED]),
     "udp": (UDP, [KNOWN]),
     "icmpv6_gone": (
         PING, [Connection(0, Flow(58, "::1", "::2", 9, 9), Flow(58, "::2", "::1", 9, 9), 0, 0, 0, gone=True)],
@@ -60,7 +72,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_connections(case):
-    """Tuples, id, status, mark, zone; what does not fit is left out."""
+    """Tuples, id, status, mark, zones, helper and master; what does not fit is left out."""
     datagram, expected = CASES[case]
     assert list(connections(datagram)) == expected
 

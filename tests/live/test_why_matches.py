@@ -14,6 +14,8 @@ import pytest
 from command import IPTREC
 from judged import claims
 
+from iptrec.matching.iptables_host import UNREAD
+
 pytestmark = pytest.mark.live
 
 BOTH = """\
@@ -250,7 +252,7 @@ def test_judgements_are_the_kernels(lab, backend, version, tmp_path):
     lab.run([*IPTREC, "record", "-q", "-o", str(path), *options, "--", *send])
     hits, said = Counter(), {}
     unknowable = {one.split()[1] for one in UNKNOWABLE}
-    false, told, judged = [], 0, 0
+    false, told, judged, doubted = [], 0, 0, set()
     for header, rule, matched, judgement in claims(path, ("mangle", "PREROUTING"), "v1"):
         hits[rule.spec] += matched
         if judgement.fits not in (None, matched):
@@ -264,8 +266,10 @@ def test_judgements_are_the_kernels(lab, backend, version, tmp_path):
         ):
             told += 1
             judged += judgement.fits is not None
+        if judgement.remark == UNREAD:
+            doubted.add(rule.spec)
     assert false == []
-    untold = {spec for spec, all_said in said.items() if all_said == {None}}
+    untold = {spec for spec, all_said in said.items() if all_said == {None}} - doubted
     assert {spec for spec in untold if not any(one in spec for one in UNTOLD[backend])} == set()
     assert judged >= 0.95 * told
     assert told > 0.25 * len(matches) * len(packets)

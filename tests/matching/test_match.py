@@ -15,6 +15,7 @@ from iptrec.decode.rulesets import iptables_save
 from iptrec.matching import judge
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
+from iptrec.matching.iptables_host import UNREAD
 from iptrec.matching.iptables_options import MODULES
 
 HEADER = {
@@ -98,8 +99,10 @@ CASES = {
     '-m bpf --bytecode "2,5 0 0 -2,6 0 0 1" -j DROP': (None, '--bytecode "2,5 0 0 -2,6 0 0 1"'),
     '-m bpf --bytecode "1,5 0 0 7" -j DROP': (None, '--bytecode "1,5 0 0 7"'),
     '-m bpf --bytecode "9,6 0 0 1" -j DROP': (None, '--bytecode "9,6 0 0 1"'),
-    "-m policy --dir in --pol none -j DROP": (None, "--dir in --pol none"),
-    "-m policy --dir in --pol ipsec ! --reqid 5 -j DROP": (None, "--dir in --pol ipsec ! --reqid 5"),
+    "-m policy --dir in --pol none -j DROP": (None, f"--dir in --pol none ({UNREAD})"),
+    "-m policy --dir in --pol ipsec ! --reqid 5 -j DROP": (
+        None, f"--dir in --pol ipsec ! --reqid 5 ({UNREAD})"
+    ),
     "-m devgroup ! --src-group 0x5 -j DROP": (None, "! --src-group 0x5"),
     '-m comment --comment "-p tcp" -j DROP': (True, None),
     "-j DROP": (True, None),

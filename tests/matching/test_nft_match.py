@@ -208,6 +208,39 @@ def test_bits_of_the_packet(left, right, fits):
     assert judge(native(match(left, right)), facts).fits is fits
 
 
+HEAD = bytes.fromhex("45000000000000004000000000000000") + bytes(4)
+GRE = bytes.fromhex("b0000800") + bytes(4) + b"key!" + b"seq!" + b"\x45"
+INNER = [
+    ("udp", bytes(8) + b"Ab", 0, 0x41, True),
+    ("udp", bytes(8) + b"Ab", 8, 0x41, False),
+    ("udp", bytes(8) + b"Ab", 16, 0, False),
+    ("tcp", bytes(12) + b"\x60\0" + bytes(10) + b"A", 0, 0x41, True),
+    ("tcp", bytes(12) + b"\x60\0" + bytes(10), 0, 0x41, False),
+    ("tcp", bytes(12) + b"\xf0\0" + bytes(10) + b"A", 0, 0x41, False),
+    ("gre", GRE, 0, 0x45, True),
+    ("gre", b"\0\1" + GRE[2:], 0, 0x45, False),
+    ("gre", b"\x40\0" + GRE[2:], 0, 0x45, False),
+    ("ipip", b"\x45" + bytes(19), 0, 0x45, True),
+    ("icmp", bytes(9), 0, 0, False),
+]
+
+
+@pytest.mark.parametrize(("protocol", "body", "at", "value", "fits"), INNER)
+def test_inner_headers(protocol, body, at, value, fits):
+    """Behind the header of the transport layer; where the packet has none the rule does not match."""
+    data = HEAD[:9] + bytes([PROTOCOL_NUMBERS[protocol]]) + HEAD[10:] + body
+    told = {**UDP, "proto": protocol, "length": len(data)}
+    facts = replace(FACTS, header=told, bits=Bits(data), hook=0)
+    condition = native(match(raw("ih", at, 8), value))
+    assert judge(condition, facts).fits is fits
+    # What was not captured is not known, where a frame ends is not, and what rules may have changed.
+    cut = replace(facts, bits=Bits(data[:21]))
+    assert judge(condition, cut).fits in (None, fits)
+    assert judge(condition, replace(facts, frames=True)).fits in (None, fits)
+    assert judge(condition, replace(facts, written=frozenset({"udp sport"}))).fits is None
+    assert judge(condition, replace(facts, header=told | {"frag": 8})).fits is None
+
+
 @pytest.mark.parametrize("key", [{"field": "size"}, {}])
 def test_options_of_tcp_that_were_not_dumped(key):
     """It is said how much was; of a packet that ends there, and of another protocol, nothing."""

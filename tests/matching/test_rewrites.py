@@ -104,6 +104,11 @@ NATIVE = [
     (["ct mark == 1", "ip ttl set 64", "udp dport == 80"], False, "ip ttl == 64", True),
     (["ct mark == 1", "meta mark set 7", "udp dport == 80"], False, "meta mark == 7", None),
     (["ct mark set 1"], True, "ip ttl == 64", True),
+    (["ct mark set 1"], True, "ct mark == 1", True),
+    (["ct mark set 1"], True, "ct mark == 2", False),
+    (["ct mark set 6", "ct mark | 1"], True, "ct mark == 7", True),
+    (["ct mark | 1"], True, "ct mark == 1", None),
+    (["ct mark == 1", "ct mark set 6", "udp dport == 80"], False, "ct mark == 6", None),
 ]
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode import nflog
-from iptrec.packets.clock import bounds, moments, receipt
+from iptrec.packets.clock import bounds, floor_after, moments, receipt
 
 MS = 1_000_000
 SLOTS = 3
@@ -55,6 +55,17 @@ def test_an_idle_recorder_receives_at_once():
     known = receipt(received, 0, SLOTS)
     assert known.guess.tolist() == received.tolist()
     assert known.floor[2] == 10**9 - 20 * MS
+
+
+def test_what_was_listed_before_the_first_call_was_listed_before_what_later_calls_bring():
+    """Also what full calls bring, after one that found the socket empty soon after the lists."""
+    listed, first = 10**9, 10**9 + 5 * MS
+    received = np.array([first, *[9 * 10**9] * SLOTS, 10**10], np.int64)
+    known = receipt(received, 0, SLOTS, listed)
+    assert known.floor.tolist() == [0, *[listed] * (SLOTS + 1)]
+    assert known.guess.tolist() == [first, *[9 * 10**9] * SLOTS, listed]
+    assert floor_after(received[:1], 0, SLOTS, listed) == listed
+    assert floor_after(received[:1], 0, SLOTS, first + 1) == first - 20 * MS  # listed later
 
 
 def test_a_recorder_behind_says_so():

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from iptrec.decode.rulesets import nft_others
 from iptrec.decode.rulesets.nft_others import Other, other
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Scalar = int | str
 
@@ -98,7 +101,7 @@ class Writes(NamedTuple):
 
     key: str
     value: Scalar | Flags | None = None
-    by: Bitwise | None = None
+    by: Left | None = None
 
 
 Condition = Match | Writes | Other
@@ -106,7 +109,12 @@ Condition = Match | Writes | Other
 _OPS: Final = frozenset(["==", "!=", "<", ">", "<=", ">=", "in", "!"])
 _DEEPEST: Final = 8
 _BITWISE: Final = frozenset(["&", "|", "^", "<<", ">>"])
-_BASES: Final = frozenset(["ll", "nh", "th"])
+_BASES: Final = frozenset(["ll", "nh", "th", "ih"])
+# Numbers of the same size, in the same order of bytes.
+_ONE_ANOTHERS: Final = {"meta mark", "ct mark"}
+# What a packet gets whose zone is set while it has no connection: one that is none (nft_ct.c, xt_CT.c).
+# Kernels differ in what other rules see of it.
+TEMPLATE: Final = "template"
 _MARKS: Final = frozenset(["MARK", "CONNMARK"])
 # Targets of xtables that change nothing that conditions look at.
 _HARMLESS: Final = frozenset(
@@ -129,8 +137,8 @@ def read(name: str, value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
             case "notrack":
                 return [Writes("ct")]
             case "xt" if value.get("type") == "target" and value.get("name") not in _HARMLESS:
-                key = "meta mark" if value.get("name") in _MARKS else ""
-                return [other(name, value), Writes(key)]
+                keys = _ONE_ANOTHERS if value.get("name") in _MARKS else {""}
+                return [other(name, value), *map(Writes, sorted(keys))]
             case _ if name in _NAT:
                 return [*_taken(value), other(name, value)]
             case "" | nft_others.TEXT if not isinstance(value, str) or _SETS.search(value):
@@ -184,6 +192,8 @@ def _mangle(value: Any) -> list[Condition]:  # noqa: ANN401 - JSON
             written = Writes(key, _flags(names))
         case plain:
             written = Writes(key, _scalar(plain))
+    if key.startswith("ct ") and key.endswith("zone"):
+        return [*found, Writes(TEMPLATE)]
     # nft_ct.c sets nothing where there is no connection, and goes on.
     if not key.startswith(("meta ", "ct ")):
         found.append(Match(key, "has", 0))
@@ -199,7 +209,7 @@ def _made_of(key: str, taken: Any) -> tuple[list[Condition], Writes]:  # noqa: A
     if isinstance(left, Concat):
         raise ValueError(key)  # noqa: TRY004 - a number is set
     own = read_of(left)
-    by = left if isinstance(left, Bitwise) and own == key else None
+    by = left if own == key or {own, key} == _ONE_ANOTHERS else None
     return [Match(own, "read", 0)], Writes(key, by=by)
 
 
@@ -210,6 +220,18 @@ def read_of(left: Left) -> str:
     if isinstance(left, Concat):
         raise ValueError(left)  # noqa: TRY004 - of a number
     return left
+
+
+def keys(left: Left) -> Iterator[str]:
+    """All that an expression looks at."""
+    match left:
+        case Concat(parts):
+            for one in parts:
+                yield from keys(one)
+        case Bitwise(of):
+            yield from keys(of)
+        case _:
+            yield left
 
 
 def _left(printed: Any, deep: int = 0) -> Left:  # noqa: ANN401 - JSON

@@ -118,7 +118,7 @@ def _listed(until: Deadline, failures: list[HostError], *, counters: bool) -> It
     listing = [nft(), "-a", *([] if counters else ["-s"]), "-j"]
     printed: list[bytes] = []
     for command in (text, listing):
-        done = process.run([*command, "list", "ruleset"], until=until)
+        done = piecewise.run([*command, "list", "ruleset"], until)
         if piecewise.aborted(done):
             printed = list(piecewise.listed([text, listing], until, failures.append))
             break

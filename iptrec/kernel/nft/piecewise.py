@@ -59,8 +59,13 @@ def aborted(done: subprocess.CompletedProcess[bytes]) -> bool:
     return done.returncode == -signal.SIGABRT
 
 
+def run(command: list[str], until: Deadline) -> subprocess.CompletedProcess[bytes]:
+    """Run nft: its text has times (meta hour, meta time) as this host's users have them, its JSON in UTC."""
+    return process.run(command, until=until, beside={"TZ": "UTC0"} if "-j" in command else None)
+
+
 def _printed(command: list[str], until: Deadline) -> bytes:
-    done = process.run(command, until=until)
+    done = run(command, until)
     if aborted(done):
         raise _UnlistableError(" ".join(done.stderr.decode("utf-8", "backslashreplace").split()))
     iptables.check(command, done)
