@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from iptrec.answers.behind import Behind
+from iptrec.answers.event_columns import Columns, connection, known
 from iptrec.answers.index import Index, Span, bookmark
 from iptrec.answers.lookalikes import shapes
 from iptrec.answers.owners import Owners
@@ -18,8 +19,7 @@ from iptrec.context.connections import Connections
 from iptrec.context.interfaces import Interfaces
 from iptrec.context.sockets import Sockets
 from iptrec.decode import packet
-from iptrec.decode.conntrack import OTHER_STATUS
-from iptrec.packets.model import Arrival, CtInfo, RulePlace, Step, Traversal
+from iptrec.packets.model import Arrival, RulePlace, Step, Traversal
 from iptrec.packets.relations import Relations
 from iptrec.packets.rule_changes import RuleChanges
 from iptrec.packets.window import Window, follow, windows
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from iptrec.answers.lookalikes import Shape
-    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, Backend
     from iptrec.packets.ends import Ending
     from iptrec.packets.window import Bookmark
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-_TEMPLATE: Final = OTHER_STATUS["template"]
-_NO_CT: Final = (-1, -1, -1, 0)
 
 
 class Packets:
@@ -279,7 +276,7 @@ class _Builder:
         rows = window.assembly.events(position)
         path = window.assembly.outcomes[window.assembly.outcome[position]].path
         at = _told([window.resolver.places[number] for number in path])[0]
-        columns = _Columns(window, rows)
+        columns = Columns(window, rows)
         moment = columns.moment_ns[at]
         return Arrival(
             number=window.number + position,
@@ -344,12 +341,12 @@ class _Builder:
             connection=self._connections.of(
                 first.header,
                 int(window.moment_ns[rows[0]]),
-                _connection(window.events, rows),
+                connection(window.events, rows),
             ),
             end=outcome.death and outcome.death.end(int(window.ended_ns[position])),
             steps=tuple(steps),
-            uid=_known(window.events.uid[rows]),
-            gid=_known(window.events.gid[rows]),
+            uid=known(window.events.uid[rows]),
+            gid=known(window.events.gid[rows]),
             unordered=outcome.unordered,
         )
 
@@ -364,7 +361,7 @@ class _Builder:
         steps: list[Step] = []
         before: Step | None = None
         last = b""
-        columns = _Columns(self._window, rows)
+        columns = Columns(self._window, rows)
         kind = self._kind(rows)
         told = _told(places)
         for at in sorted({told[0], told[-1]}) if ends_alone else told:
@@ -378,7 +375,7 @@ class _Builder:
 
     def _step(
         self,
-        columns: _Columns,
+        columns: Columns,
         at: int,
         place: Place,
         backend: Backend | None,
@@ -447,63 +444,6 @@ class _Builder:
         return self.interfaces.name(index, time_ns) if index else None
 
 
-def _connection(events: TraceEvents, rows: I64) -> int:
-    """The number of a packet's connection; -1: not known. A template, which sets its zone, is none."""
-    numbers, status = events.conntrack[rows], events.ct_status[rows]
-    return int(np.where((status >= 0) & (status & _TEMPLATE > 0), -1, numbers).max())
-
-
-def _known(column: I64) -> int | None:
-    """What any event of a packet tells; -1: that one does not."""
-    most = int(column.max())
-    return None if most < 0 else most
-
-
 def _told(places: list[Place]) -> Sequence[int]:
     """Which events tell of a packet: those that are shown, or all where none is."""
     return shown(places) or range(len(places))
-
-
-class _Columns:
-    """What the steps of one packet need, as lists; ``rows``: its events."""
-
-    def __init__(self, window: Window, rows: I64) -> None:
-        events = window.events
-        whole = np.flatnonzero(events.trace[rows] < 0)
-        self._whole: list[int] = whole.tolist() if len(whole) < len(rows) else []
-        self._memory = events.buffer.data
-        self._start = events.payload[rows].tolist()
-        self._size = events.payload_length[rows].tolist()
-        self.moment_ns: list[int] = window.moment_ns[rows].tolist()
-        self.stamp_ns: list[int] = events.stamp_ns[rows].tolist()
-        self.received_ns: list[int] = events.received_ns[rows].tolist()
-        self.mark: list[int] = events.mark[rows].tolist()
-        self.indev: list[int] = events.indev[rows].tolist()
-        self.outdev: list[int] = events.outdev[rows].tolist()
-        self.physindev: list[int] = events.physindev[rows].tolist()
-        self.physoutdev: list[int] = events.physoutdev[rows].tolist()
-        ct = (events.conntrack, events.ct_direction, events.ct_status, events.ct_state)
-        self._ct = list(zip(*(one[rows].tolist() for one in ct), strict=True))
-
-    def time_ns(self, at: int) -> int:
-        """When the packet was there."""
-        return self.stamp_ns[at] or self.received_ns[at]
-
-    def packet(self, at: int) -> bytes:
-        """The packet, as far as it was captured: nf_tables dumps headers, legacy iptables may tell the rest."""
-        captured = self._captured(at)
-        told = map(self._captured, sorted(self._whole, key=lambda one: abs(one - at)))
-        return next((one for one in told if one.startswith(captured)), captured)
-
-    def _captured(self, at: int) -> bytes:
-        """As `TraceEvents.packet`."""
-        start = self._start[at]
-        return bytes(self._memory[start : start + self._size[at]]) if start >= 0 else b""
-
-    def ct(self, at: int) -> CtInfo | None:
-        """What conntrack knew, None if that is nothing."""
-        if self._ct[at] == _NO_CT:
-            return None
-        identity, direction, status, state = self._ct[at]
-        known = (None if one < 0 else one for one in (identity, direction, status))
-        return CtInfo(next(known), next(known), next(known), state or None)

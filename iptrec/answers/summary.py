@@ -19,6 +19,7 @@ from iptrec.names import AF_INET, AF_INET6, HOOKS, NFT_FAMILIES, OF_NFT
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.outcome import after
 from iptrec.packets.window import windows
+from iptrec.recording.rows import lost_events
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
 from iptrec.rulesets.untraced import untraced
@@ -140,7 +141,7 @@ class Summary:
 
 def summarize(reader: Recording) -> Summary:
     """Go through the whole recording once."""
-    losses = [one for one in reader.losses if one.of_events]
+    losses = lost_events(reader)
     summary = Summary(
         lost=sum(loss.events or 0 for loss in losses),
         uncounted=sum(loss.events is None for loss in losses),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.context import trace_rules
+from iptrec.recording.rows import lost_events
 from iptrec.rulesets.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _counted(recording: Recording) -> int:
     """How many our rules counted; 0 where events may be missing for another reason, or be of others."""
     streams = [one for one in recording.streams if one.kind in BACKENDS]
     alone = [one.kind for one in streams] == ["nftrace"] and not streams[0].is_ring
-    if not (alone and recording.facts.closed) or any(one.of_events for one in recording.losses):
+    if not (alone and recording.facts.closed) or lost_events(recording):
         return 0
     counted = trace_rules.counted(recording) or {}
     return sum(counted.values()) if all(one.startswith(_RAW) for one in counted) else 0

@@ -175,16 +175,21 @@ class _Holes:
 
     def __init__(self, recording: Recording, *, grows: bool) -> None:
         self._recording = recording
-        self._losses = recording.losses
+        self._losses = self._lost()
         self._shown = 0
         self._looked = time.monotonic()
         self._grows = grows
+
+    def _lost(self) -> list[Loss]:
+        from iptrec.recording.rows import lost_events
+
+        return lost_events(self._recording.rows)
 
     def until(self, time_ns: int | None) -> list[Loss]:
         """Those that ended before a packet; None: all."""
         if self._grows and time.monotonic() > self._looked + _POLL_S:
             self._looked = time.monotonic()
-            self._losses = self._recording.losses
+            self._losses = self._lost()
         ended = list(
             itertools.takewhile(
                 lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._shown :]

@@ -60,7 +60,10 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     ``unjudged``: of how many packets the filter does not know. ``trace``: for `iptrec trace`, which says by
     itself why there is none.
     """
-    from iptrec.views.info import NOT_CLOSED, how_many
+    from iptrec.recording.kinds import no_room
+    from iptrec.recording.rows import lost_beside, lost_events
+    from iptrec.views.info import NOT_CLOSED
+    from iptrec.views.losses import how_many
 
     found = []
     if unjudged:
@@ -68,8 +71,9 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
         found.append(f"the filter cannot judge {packets}: the headers were not recorded whole")
     if not trace and _is_empty(recording):
         found.append("no packet was recorded; see iptrec info")
-    if losses := recording.losses:
-        found.append(f"{how_many(losses)}; see iptrec info")
+    if lost := how_many(lost_events(recording.rows)):
+        found.append(f"{lost}; see iptrec info")
+    found += dict.fromkeys(no_room(stream.kind) for stream, _ in lost_beside(recording.rows))
     if not recording.facts.closed:
         found.append(NOT_CLOSED[recording.running])
     return found

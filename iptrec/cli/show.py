@@ -195,11 +195,12 @@ def _counted(packets: Iterable[Traversal], verdicts: Counter[str]) -> Iterator[T
 
 def _tell_tally(verdicts: Counter[str], recording: Recording) -> None:
     """What was seen, on stderr, for `iptrec trace`."""
-    from iptrec.views.info import how_many
+    from iptrec.recording.rows import lost_events
+    from iptrec.views.losses import how_many
 
     packets = counted(verdicts.total(), "packet")
     each = ", ".join(f"{number:,} {verdict}" for verdict, number in verdicts.most_common())
-    lost = how_many(recording.losses) or "none lost"
+    lost = how_many(lost_events(recording.rows)) or "none lost"
     print(f"traced {packets}{f': {each}' if each else ''} ({lost})", file=sys.stderr)
 
 

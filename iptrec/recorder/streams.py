@@ -12,6 +12,7 @@ import numpy as np
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches
+from iptrec.recording.kinds import no_room
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
@@ -227,6 +228,7 @@ class Streams:
                     raise HostError(f"cannot read netlink: {strerror(error)}") from None
                 now = time.time_ns()
                 self._writer.add_loss(Loss(self.ids[side.kind], now, now, None, "enobufs"))
+                self._report.note(no_room(side.kind))
                 side.missed()
         return more
 

@@ -61,6 +61,13 @@ STREAMS: Final = {
     )
 }
 
+
+def no_room(kind: str) -> str:
+    """What is to be said where the kernel dropped messages of a stream beside the events."""
+    holds = STREAMS[kind].holds if kind in STREAMS else "of a later version"
+    return f"the kernel had no room for all of the stream {kind} ({holds}); no event of a packet is missing"
+
+
 SAVES: Final[dict[Family, str]] = {"ipv4": "iptables-save", "ipv6": "ip6tables-save"}
 
 SNAPSHOTS: Final = {

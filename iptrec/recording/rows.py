@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from iptrec.recording.kinds import STREAMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -123,7 +125,7 @@ class Loss:
 
     @property
     def of_events(self) -> bool:
-        """Whether events are missing, not reasons of drops."""
+        """Whether events are missing, not reasons of drops; of a stream of events, see `lost_events`."""
         return self.how != "ring-full"
 
 
@@ -154,3 +156,23 @@ class Recording(Protocol):
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream), in order, whose id is greater than ``after``."""
+
+
+def lost_events(recording: Recording) -> list[Loss]:
+    """The losses of events of traces, in order: not of what was recorded beside them."""
+    streams = {one.id for one in recording.streams if _has_events(one)}
+    return [one for one in recording.losses if one.stream in streams and one.of_events]
+
+
+def lost_beside(recording: Recording) -> list[tuple[Stream, Loss]]:
+    """The losses of streams beside the events of traces that the kernel had no room for."""
+    beside = {one.id: one for one in recording.streams if not _has_events(one)}
+    return [
+        (beside[one.stream], one)
+        for one in recording.losses
+        if one.stream in beside and one.of_events
+    ]
+
+
+def _has_events(stream: Stream) -> bool:
+    return stream.kind in STREAMS and STREAMS[stream.kind].events

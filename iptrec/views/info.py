@@ -13,23 +13,21 @@ from iptrec.context.counters import in_words, of_routing
 from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
+from iptrec.recording.rows import lost_events
 from iptrec.views.escape import printable
+from iptrec.views.losses import as_line, beside, how_many
 from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from iptrec.answers.nothing import Nothing
     from iptrec.answers.summary import Summary
-    from iptrec.recording.rows import Loss, Recording, Snapshot, Stream
+    from iptrec.recording.rows import Recording, Snapshot, Stream
     from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
-HOLES: Final = {
-    "rules-gone": "somebody removed our TRACE rules; they were put back",
-    "logger-switched": "somebody switched net.netfilter.nf_log; it was switched back",
-}
 # By `Recording.running`
 NOT_CLOSED: Final = {
     True: "still recording",
@@ -144,7 +142,7 @@ def as_text(
 
     ``none``: why there may be no event. ``running``, ``size``: see `as_json`.
     """
-    facts, losses = recording.facts, recording.losses
+    facts, losses = recording.facts, lost_events(recording)
     stopped = NOT_CLOSED[running]
     if facts.closed and facts.stopped_ns is not None:
         seconds = (facts.stopped_ns - facts.started_ns) / 1e9
@@ -196,10 +194,11 @@ def as_text(
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
     rows += [("order", text) for text in _unordered(summary)]
     rows += [("not traced", text) for text in _untraced(summary)]
-    rows += [("lost", _loss(loss, clock)) for loss in losses[:_LOSSES]]
+    rows += [("lost", as_line(loss, clock)) for loss in losses[:_LOSSES]]
     if len(losses) > _LOSSES:
         more = counted(len(losses) - _LOSSES, "more time")
         rows.append(("lost", f"and {more}; --json has all"))
+    rows += [("lost beside", text) for text in beside(recording, clock)]
     return "".join(_row(name, value, width) for name, value in rows)
 
 
@@ -362,20 +361,6 @@ def _of_kind(recording: Recording, kind: str) -> list[Stream]:
     return [one for one in recording.streams if one.kind == kind]
 
 
-def how_many(losses: Sequence[Loss]) -> str:
-    """What is missing, in words; a loss without a count is not to look like none."""
-    losses = [one for one in losses if one.of_events]
-    holes = [loss for loss in losses if loss.how in HOLES]
-    lost = sum(loss.events or 0 for loss in losses)
-    words = [f"{counted(lost, 'event')} lost"] if lost else []
-    if len(losses) > len(holes) and not lost:
-        words.append("events lost, not known how many")
-    if holes:
-        seconds = sum(loss.last_ns - loss.first_ns for loss in holes) / 1e9
-        words.append(f"not traced for {seconds:.1f} s")
-    return ", ".join(words)
-
-
 def _device(name: str | None) -> str:
     """Where packets came from, or went to."""
     return _HOST if name is None else name or "?"
@@ -404,15 +389,9 @@ def _snapshot(one: Snapshot) -> str:
     return one.kind if said == WHOLE else f"{one.kind} ({said})"
 
 
-def _loss(loss: Loss, clock: Clock) -> str:
-    count = "some" if loss.events is None else f"{loss.events:,}"
-    how = HOLES.get(loss.how, loss.how)
-    return f"{count} between {clock.full(loss.first_ns)} and {clock.full(loss.last_ns)} ({how})"
-
-
 def _flaws(recording: Recording, summary: Summary, running: bool | None = False) -> list[str]:
     """Why the recording does not tell everything; empty if it does."""
-    losses = recording.losses
+    losses = lost_events(recording)
     early = [one for one in summary.untraced if one.why == "before"]
     below = [one for one in summary.untraced if one.why == "above"]
     uncounted = any(one.detail.get("sequence") is False for one in recording.streams)
@@ -424,7 +403,7 @@ def _flaws(recording: Recording, summary: Summary, running: bool | None = False)
                 "whether events are missing is not known (the capture has no sequence numbers)",
                 uncounted,
             ),
-            (how_many(losses), any(one.of_events for one in losses)),
+            (how_many(losses), losses),
             (f"{counted(summary.incomplete, 'trace')} incomplete", summary.incomplete),
             (f"{summary.ambiguous:,} ambiguous", summary.ambiguous),
             (

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.rulesets.programs import program
 from iptrec.names import counted
+from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
 from iptrec.views.escape import printable
-from iptrec.views.info import NOT_CLOSED, how_many
+from iptrec.views.info import NOT_CLOSED
+from iptrec.views.losses import how_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +43,7 @@ def origin(recording: Recording, name: str, *, running: bool | None) -> Iterator
     facts = recording.facts
     found = (program(one.content) for one in recording.snapshots())
     programs = list(dict.fromkeys(one for one in found if one is not None))
-    lost = how_many(recording.losses) or "none"
+    lost = how_many(lost_events(recording)) or "none"
     if not facts.closed:
         lost += f" so far; {NOT_CLOSED[running]}"
     yield f"- iptrec: {code(__version__)}, recorded by {code(facts.iptrec)}"

@@ -15,10 +15,11 @@ from iptrec.answers.paths import shown
 from iptrec.answers.versions import all_stages, events_of, first_stages
 from iptrec.context.addresses import addresses
 from iptrec.names import counted
+from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
 from iptrec.views.escape import printable
 from iptrec.views.frames import frames, header_sizes, wire_lengths
-from iptrec.views.info import how_many
+from iptrec.views.losses import how_many
 from iptrec.views.packet_json import iso_time
 from iptrec.views.paths import end_line, ending
 from iptrec.views.text import end_words
@@ -318,7 +319,7 @@ def section(
         (address, f"{packets.interfaces_of(1).name(index, facts.started_ns)}.{facts.host}")
         for index, address in known
     ]
-    losses = [one for one in recording.losses if one.of_events]
+    losses = lost_events(recording)
     yield capture.begin(losses, names)
     for batch in packets.batches(objects=False, paths=what != "events"):
         window, positions = batch.window, batch.positions

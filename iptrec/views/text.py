@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from iptrec.names import counted
 from iptrec.packets.ends import DISCARDED
 from iptrec.views.escape import printable
-from iptrec.views.info import HOLES
+from iptrec.views.losses import HOLES
 from iptrec.views.packet_json import as_ct, as_owner, endpoint, iso_time, nat, owner
 from iptrec.views.style import styled
 from iptrec.views.timestamps import LOCAL, Clock
@@ -99,7 +99,6 @@ def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list
     ``when`` prints a time, ns since 1970.
     """
     lines = []
-    losses = [one for one in losses if one.of_events]
     for loss in losses:
         if loss.how in HOLES:
             first, last = when(loss.first_ns), when(loss.last_ns)

@@ -52,7 +52,8 @@ def recording(tmp_path):
         path = Path(shutil.copy(HAIRPIN, tmp_path / "t.db"))
         with contextlib.closing(sqlite3.connect(path)) as database:
             database.executemany(
-                "INSERT INTO loss (stream, first_ns, last_ns, events, how) VALUES (1, ?, ?, ?, ?)",
+                "INSERT INTO loss (stream, first_ns, last_ns, events, how)"
+                " SELECT id, ?, ?, ?, ? FROM stream WHERE kind = 'nflog'",
                 losses,
             )
             database.commit()
@@ -99,3 +100,19 @@ def test_a_sum_over_64_bits_is_reported(recording, capsys):
     content = path.with_name("out").read_bytes()
     assert struct.pack("<HHQ", 5, 8, (1 << 64) - 1) in content  # isb_ifdrop
     assert f"{said} events lost".encode() in content
+
+
+def test_what_is_missing_beside_the_events(recording, capsys):
+    """No command calls it events."""
+    path = recording([])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("INSERT INTO stream VALUES (9, 1, 'sockets', '{}')")
+        database.execute("INSERT INTO loss VALUES (9, 9, 1, 2, NULL, 'enobufs')")
+        database.commit()
+    for command in COMMANDS:
+        path.with_name("out").unlink(missing_ok=True)
+        assert run(path, command) == 0
+        said = capsys.readouterr()
+        assert "not known how many" not in said.out + said.err
+    assert run(path, "show") == 0
+    assert "no room for all of the stream sockets" in capsys.readouterr().err

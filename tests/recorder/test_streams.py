@@ -15,6 +15,7 @@ from iptrec.errors import HostError
 from iptrec.kernel.batches import SLOTS, Overrun
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.streams import Events, Streams
+from iptrec.recording.kinds import no_room
 
 
 @pytest.fixture
@@ -166,6 +167,9 @@ def test_datagrams_that_were_missed_beside_the_events(streams, side):
     assert losses(one) == [(1, None, "enobufs")]
     assert missed == [1]
     assert [data for _, _, data in one.writer.appended] == [b"one", b"two"]
+    # Not of events, as `info` says of the file.
+    assert one.progress.lost == 0
+    assert one.progress.notes == [no_room("rtnetlink")]
 
 
 def test_a_socket_that_cannot_be_read(streams, side):

@@ -45,6 +45,22 @@ def test_completeness_is_first(case):
     assert json.loads(info.as_json(made, summary))["complete"] == (expected == "yes")
 
 
+def test_what_was_lost_beside_the_events_is_no_event():
+    """It is said what it is; the recording of the packets is complete."""
+    made = recording(*(Loss(2, at * 10**9, at * 10**9, None, "enobufs") for at in (10, 70)))
+    made.streams.append(Stream(2, 1, "sockets", {}))
+    first, *rest = info.as_text(made, Summary(events=3), LOCAL).splitlines()
+    assert first == "complete:    yes"
+    (told,) = [one for one in rest if one.startswith("lost")]
+    assert told == (
+        "lost beside: the kernel had no room for all of the stream sockets (sockets of those that were closed);"
+        " no event of a packet is missing: 2 times between 1970-01-01T01:00:10.000+01:00 and"
+        " 1970-01-01T01:01:10.000+01:00"
+    )
+    found = json.loads(info.as_json(made, Summary(events=3)))
+    assert (found["complete"], found["lost"], len(found["losses"])) == (True, 0, 2)
+
+
 def test_rules_that_nobody_read_are_told():
     """Nothing is missing, and yet not all is known: it is no plain "yes"."""
     summary = Summary(events=3, packets=2, unread=1)
