@@ -184,7 +184,16 @@ class History:
         until = _GONE
         if kind == nft_changes.NEW_ELEMENTS:
             until = _until(one, commit)
+            if self._latest(key).there((commit.after_ns, commit.by_ns)) is None:
+                # It ended just then: whether it was kept or came anew, or ended all the same.
+                until = until._replace(after_ns=_GONE.after_ns)
         self.changed.setdefault(key, []).append((state.read, until))
+
+    def _latest(self, key: Key) -> Until:
+        """When an element ends, by what was read so far."""
+        if changes := self.changed.get(key):
+            return changes[-1][1]
+        return self.begin.get(key, _GONE)
 
     def _key(self, one: Element) -> Key:
         low = nft_keys.of_kernel(one.key, self.types)

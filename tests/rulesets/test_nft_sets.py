@@ -205,6 +205,15 @@ def test_elements_that_end():
     assert found == [True, True, None, False]
 
 
+@pytest.mark.parametrize(("first_ms", "expected"), [(50, True), (100, None), (500, True)])
+def test_an_element_that_is_added_when_it_ends(first_ms, expected):
+    """It may have been there still, or come anew, and kernels differ in what becomes of it."""
+    timed = {"timeout": 1, "flags": ["timeout"]}
+    told = [added(1, expires_ms=first_ms)], [added(1, expires_ms=200)], []
+    recording = recorded(of(**timed), of(**timed), *told)
+    assert [has(recording, 1, (9, 10), (at, at + 1)) for at in (350, 600)] == [expected, False]
+
+
 def test_an_element_that_was_told_of_and_is_listed():
     """A listing tells whole seconds; what was told before is better."""
     timed = {"flags": ["timeout"]}
