@@ -62,8 +62,7 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     """
     from iptrec.recording.kinds import no_room
     from iptrec.recording.rows import lost_beside, lost_events
-    from iptrec.views.info import NOT_CLOSED
-    from iptrec.views.losses import how_many
+    from iptrec.views.losses import NOT_CLOSED, how_many
 
     found = []
     if unjudged:

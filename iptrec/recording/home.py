@@ -179,6 +179,15 @@ def described(error: sqlite3.Error, path: Path) -> str:
     return str(error)
 
 
+def is_changeable(path: Path) -> bool:
+    """Whether the file system takes changes, as it does not after an error (errors=remount-ro)."""
+    try:
+        os.utime(path)
+    except OSError:
+        return False
+    return True
+
+
 def leave_log(connection: sqlite3.Connection) -> None:
     """Back to a single file; SQLite refuses at once while a reader is connected."""
     give_up = time.monotonic() + _READER_GONE_S

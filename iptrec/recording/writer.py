@@ -19,7 +19,7 @@ import zstandard
 from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.chunks import Waiting
-from iptrec.recording.home import Home, creating, described, leave_log
+from iptrec.recording.home import Home, creating, described, is_changeable, leave_log
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
@@ -345,8 +345,9 @@ class Writer:
         except sqlite3.Error as error:
             self._check_place()
             self._stores_events = self._holds_events
-            # What is no OperationalError is about a row of ours.
-            self._failed = isinstance(error, sqlite3.OperationalError)
+            # What is no OperationalError is about a row of ours; and from what is read-only nothing goes.
+            ours = not isinstance(error, sqlite3.OperationalError)
+            self._failed = not ours and is_changeable(self.path)
             kept = "what was committed before is kept in it" if self._stays else "no file is left"
             told = described(error, self.path)
             raise RecordingError(f"cannot write {self.path}: {told}; {kept}") from None

@@ -15,7 +15,7 @@ from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
 from iptrec.recording.rows import lost_events
 from iptrec.views.escape import printable
-from iptrec.views.losses import as_line, beside, how_many
+from iptrec.views.losses import NOT_CLOSED, as_line, beside, how_many
 from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from iptrec.rulesets.untraced import Why
 
 FORMAT: Final = 1
-# By `Recording.running`
-NOT_CLOSED: Final = {
-    True: "still recording",
-    False: "cut off: the recorder did not end cleanly",
-    None: "not closed: cut off, or still recording",
-}
 _MONITOR: Final = "NET_DM"  # source of a stream of drops
 _HOST: Final = "this host"
 _UNNAMED: Final = "the one that iptrec ran in"

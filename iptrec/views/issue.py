@@ -15,8 +15,7 @@ from iptrec.names import counted
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
 from iptrec.views.escape import printable
-from iptrec.views.info import NOT_CLOSED
-from iptrec.views.losses import how_many
+from iptrec.views.losses import NOT_CLOSED, how_many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -18,6 +18,12 @@ HOLES: Final = {
     "rules-gone": "somebody removed our TRACE rules; they were put back",
     "logger-switched": "somebody switched net.netfilter.nf_log; it was switched back",
 }
+# By `Recording.running`
+NOT_CLOSED: Final = {
+    True: "still recording",
+    False: "cut off: the recorder did not end cleanly",
+    None: "not closed: cut off, or still recording",
+}
 
 
 def how_many(losses: Sequence[Loss]) -> str:

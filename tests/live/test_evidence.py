@@ -79,7 +79,7 @@ def network(lab):
 def evidence(lab):
     """Kind -> rows, as they are shown in SQL."""
     told = json.loads(lab.run([PYTHON, "-c", EVERYTHING]).stdout)
-    media = {"sysctls": "json", "counters": "json", "groups": "json"}
+    media = dict.fromkeys(("sysctls", "counters", "groups", "timezone"), "json")
     found = {}
     for kind, content in told.items():
         one = bytes.fromhex(content), media.get(kind, "netlink")
@@ -361,7 +361,7 @@ def test_recorded_twice(network, tmp_path):
         local = {address for _, address in addresses(reader)}
         states = {snapshots.state(one.content, one.media) for one in reader.snapshots()}
     both = [one.name for one in SNAPSHOTS.values() if one.media == "netlink"]
-    both += ["counters", "groups", "sysctls"]
+    both += ["counters", "groups", "sysctls", "timezone"]
     assert sorted(kinds) == sorted([*both * 2, "owners", "trace-rules"])
     assert mtus == [1500, 1400]
     assert states == {"whole"}
