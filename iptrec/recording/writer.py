@@ -1,7 +1,7 @@
 """Writes a recording: datagrams in compressed chunks, everything else in small rows.
 
-What was committed survives a crash of the recorder and of the host; `Writer.commit` is to be called at
-least every 250 ms (`Writer.due` says when).
+What was committed survives a crash of the recorder and of the host; `Writer.commit` is to be called when
+it is due (`Writer.pace`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from iptrec.errors import RecordingError
 from iptrec.files import Draft
 from iptrec.recording.home import Home, creating
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
-from iptrec.recording.packing import pack
+from iptrec.recording.pace import Pace
+from iptrec.recording.packing import Notes, pack
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Facts, Loss
 
 _CHUNK_BYTES: Final = 1 << 20
-_COMMIT_NS: Final = 200_000_000
 # Of 262 bytes an event with random payload level -1 leaves 14.4 in 0.16 us; level 3 leaves 14.2 in 0.21 us,
 # level -5 leaves 17.9 in 0.13 us.
 _CHUNK_LEVEL: Final = -1
@@ -70,6 +70,7 @@ class Writer:
     raise `RecordingError` when the file cannot be written (disk full, I/O); it stays readable, with
     everything that was committed before.
 
+    ``pace``: when a `commit` is due.
     ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
     appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the file,
     bytes, once it is closed.
@@ -78,6 +79,7 @@ class Writer:
     def __init__(self, home: Home) -> None:
         self.path = home.path
         self.keeps = True
+        self.pace = Pace()
         self.datagrams = 0
         self.raw_bytes = 0
         self.stored_bytes = 0
@@ -95,7 +97,6 @@ class Writer:
         self._compressor = zstandard.ZstdCompressor(level=_CHUNK_LEVEL, write_checksum=True)
         self._pending: dict[int, _Pending] = {}
         self._pending_bytes = 0
-        self._waiting_since: int | None = None  # the oldest that is not committed
 
     @classmethod
     def create(cls, path: Path, facts: Facts, *, force: bool = False) -> Self:
@@ -181,25 +182,29 @@ class Writer:
         received_ns: int,
         lengths: npt.NDArray[np.uint32],
         data: bytes | bytearray | memoryview,
+        notes: Notes | None = None,
     ) -> None:
         """Add datagrams that were received together; they are in the file after `commit`.
 
         ``lengths``: shape (n,), bytes of each; ``data``: the datagrams back to back. Both are copied.
+        ``notes``: of them; either all of a stream have some, or none.
         """
         if not len(lengths):
             return
-        if self._waiting_since is None:
-            self._waiting_since = time.monotonic_ns()
+        if self.pace.since_ns is None:
+            self.pace.since_ns = time.monotonic_ns()
         pending = self._pending.setdefault(stream, _Pending())
         pending.received_ns.append(received_ns)
         pending.lengths.append(lengths.copy())
         pending.data.append(bytes(data))  # the very same object if it is bytes already
+        if notes is not None:
+            pending.notes.append(notes)
         self.datagrams += len(lengths)
         self.raw_bytes += len(data)
         self._pending_bytes += len(data)
         if self._pending_bytes >= _CHUNK_BYTES:
             self._store()
-            if self.due:
+            if self.pace.due:
                 self.commit()
 
     @property
@@ -212,24 +217,15 @@ class Writer:
         """About the size that the file will have when it is closed: what waits is not in it yet."""
         return self.stored_bytes + self.snapshot_bytes
 
-    @property
-    def waits(self) -> bool:
-        """Whether something is to be committed."""
-        return self._waiting_since is not None
-
-    @property
-    def due(self) -> bool:
-        """Whether something has waited long enough for a `commit`."""
-        since = self._waiting_since
-        return since is not None and time.monotonic_ns() - since >= _COMMIT_NS
-
     def commit(self) -> None:
         """Put all that was appended into the file."""
-        if self._waiting_since is None:
+        if self.pace.since_ns is None:
             return
+        begun = time.monotonic_ns()
         self._check_place()
         with self._transaction():
             self._store()
+        self.pace.took_ns = time.monotonic_ns() - begun
 
     def _store(self) -> None:
         """Make chunks of what was appended. They are committed later: each commit waits for the disk."""
@@ -301,15 +297,14 @@ class Writer:
 
     def _add_chunk(self, stream: int, pending: _Pending) -> None:
         """Write one chunk."""
-        received_ns = np.repeat(
-            np.array(pending.received_ns, np.int64), [len(one) for one in pending.lengths]
-        )
-        raw = pack(received_ns, np.concatenate(pending.lengths), pending.data)
+        received_ns, raw = pending.packed()
         data = self._compressor.compress(raw)
+        times = int(received_ns[0]), int(received_ns[-1])
+        row = (stream, *times, len(received_ns), bool(pending.notes), len(raw), data)
         chunk = self._connection.execute(
-            "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, encoding, size, data)"
-            " VALUES (?, ?, ?, ?, 'zstd', ?, ?)",
-            (stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns), len(raw), data),
+            "INSERT INTO chunk (stream, first_ns, last_ns, datagrams, noted, encoding, size, data)"
+            " VALUES (?, ?, ?, ?, ?, 'zstd', ?, ?)",
+            row,
         ).lastrowid
         self.stored_bytes += len(data)
         self._ring.add_chunk(stream, chunk or 0, len(data))
@@ -347,7 +342,7 @@ class Writer:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
         if not self._pending:
-            self._waiting_since = None
+            self.pace.since_ns = None
 
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:
@@ -367,6 +362,15 @@ class _Pending:
     received_ns: list[int] = field(default_factory=list)
     lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
     data: list[bytes] = field(default_factory=list)
+    notes: list[Notes] = field(default_factory=list)
+
+    def packed(self) -> tuple[npt.NDArray[np.int64], bytes]:
+        """The receive time of each, and all in one piece."""
+        times = np.array(self.received_ns, np.int64)
+        received_ns = np.repeat(times, [len(one) for one in self.lengths])
+        parts = zip(*self.notes, strict=True)
+        notes = Notes(*map(np.concatenate, parts)) if self.notes else None
+        return received_ns, pack(received_ns, np.concatenate(self.lengths), self.data, notes)
 
 
 def _content(facts: Facts) -> bytes:

@@ -92,7 +92,7 @@ class Changes:
                 times.append(np.unique(chunk.received_ns))
                 found = nftrace.generations(chunk.data, chunk.lengths, chunk.received_ns)
                 number.append(found.number)
-                told.append(found.received_ns)
+                told.append(found.sent_ns)  # received: they are asked for so
                 if int(chunk.received_ns[-1]) > until_ns:
                     break
         return Looks(np.unique(np.concatenate(times)), np.concatenate(number), np.concatenate(told))
