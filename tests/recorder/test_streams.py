@@ -77,7 +77,7 @@ def test_a_stream_with_a_tap(streams, monkeypatch):
     one = streams([beside, replace(beside, received_ns=3_500_000_000, overflowing=0)])
     assert one.made.tapped
     assert one.writer.streams == [("nflog", {"group": 0, "receive_buffer": 4096, "tap": True})]
-    one.made.finish()
+    one.made.end_events()
     assert [(loss.events, loss.how, loss.of_events) for loss in one.writer.losses] == [
         (1, "overflow", False)
     ]
