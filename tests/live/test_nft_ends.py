@@ -104,6 +104,6 @@ def test_the_end_comes_soon_and_the_last_packets_are_known(lab, tmp_path, loaded
             told := [
                 int(spec[1], 0) for step in one.steps if (spec := _MARK.search(step.spec or ""))
             ]
-        )
+        )[-1:]
         != [mark]
-    ]
+    ]  # the last one: an old chain may be passed behind the new one
