@@ -14,6 +14,7 @@ from iptrec.decode.rulesets.nft_json import is_whole
 from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
 from iptrec.views.escape import printable
+from iptrec.views.event_times import event_times
 from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
@@ -192,7 +193,7 @@ def as_text(
     rows += [("discards", text) for text in _discards(recording, summary)]
     rows += [("asked", text) for text in _asked(summary)]
     rows += [("ring", text) for text in _rings(recording)]
-    rows += [("times", text) for text in _times(recording)]
+    rows += [("times", text) for text in event_times(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
     rows += [("order", text) for text in _unordered(summary)]
@@ -229,20 +230,6 @@ def _rings(recording: Recording) -> Iterator[str]:
             yield f"the last {stream.detail['ring_bytes']} bytes were kept, as asked"
         if "ring_s" in stream.detail:
             yield f"the last {stream.detail['ring_s']} s were kept, as asked"
-
-
-def _times(recording: Recording) -> Iterator[str]:
-    """Whose times events have, by the streams that say so."""
-    told = [one for one in recording.streams if one.detail.keys() & {"tap", "untapped"}]
-    several = len(told) > 1
-    for one in told:
-        whose = f"{one.kind}: " if several else ""
-        if "untapped" in one.detail:
-            yield f"{whose}as the recorder received them ({one.detail['untapped']})"
-        if "tap" in one.detail:
-            beside = _missing(recording, one, "overflow")
-            but = f", but for {counted(beside, 'event')} that found no room in the tap"
-            yield f"{whose}as the kernel sent them{but if beside else ''}"
 
 
 def _vanished(summary: Summary) -> Iterator[str]:
@@ -369,10 +356,9 @@ def _senders_object(recording: Recording) -> dict[str, Any]:
     return {}
 
 
-def _missing(recording: Recording, stream: Stream, how: str | None = None) -> int:
-    """How much of a stream found no room; of what is known in one way alone."""
-    losses = (one for one in recording.losses if one.stream == stream.id)
-    return sum(one.events or 0 for one in losses if how in (None, one.how))
+def _missing(recording: Recording, stream: Stream) -> int:
+    """How much of a stream found no room."""
+    return sum(loss.events or 0 for loss in recording.losses if loss.stream == stream.id)
 
 
 def _of_kind(recording: Recording, kind: str) -> list[Stream]:
