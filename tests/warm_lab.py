@@ -36,7 +36,7 @@ class Lab(lab.Lab):
             child = warm.Popen(argv, namespaces=files, **options)
         else:
             child = self._started(argv, files, options | {"cwd": Path.cwd()})
-        self._children = [one for one in self._children if one.poll() is None] + [child]
+        self._children.append(child)
         return child
 
     def _started(self, argv, files, options):

@@ -142,7 +142,7 @@ class Lab:
             [*self._enter(host), "env", "-C", str(Path.cwd()), *argv],
             **{"env": self._environment, **options},
         )
-        self._children = [one for one in self._children if one.poll() is None] + [child]
+        self._children.append(child)
         return child
 
     def run(
@@ -166,6 +166,8 @@ class Lab:
             except subprocess.TimeoutExpired:
                 child.kill()
                 raise HostError(f"{argv[0]}: no end after {timeout} s, on {_name(host)}") from None
+            finally:
+                self._children.remove(child)
         if check and child.returncode:
             raise HostError(f"{' '.join(argv)}: {_last_line(stderr)} (on {_name(host)})")
         return subprocess.CompletedProcess(list(argv), child.returncode, stdout, stderr)
