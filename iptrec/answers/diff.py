@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
@@ -332,4 +333,25 @@ def _changed(
 
 def _likeness(old: str, new: str) -> float:
     """How much of their words two rules share, in order; 1 is all."""
-    return difflib.SequenceMatcher(None, old.split(), new.split(), autojunk=False).ratio()
+    return difflib.SequenceMatcher(None, _words(old), _words(new), autojunk=False).ratio()
+
+
+def _words(spec: str) -> list[str]:
+    """Of a rule; where ``nft -j`` printed it, of what it says, not of how JSON nests it."""
+    try:
+        return list(_said(json.loads(spec))) if spec[:1] == "[" else spec.split()
+    except (RecursionError, ValueError):
+        return spec.split()
+
+
+def _said(value: object) -> Iterator[str]:
+    """The values, and the names of what has none: ``{"accept": null}``."""
+    match value:
+        case dict():
+            for name, one in value.items():
+                yield from [name] if one is None else _said(one)
+        case list():
+            for one in value:
+                yield from _said(one)
+        case _:
+            yield str(value)

@@ -154,6 +154,40 @@ def test_every_object_of_nft_is_compared(file, case):
     assert (named or "no difference") in done.stdout
 
 
+REWRITTEN = {
+    "its port": ("tcp dport 1 accept", "tcp dport 2 accept", "changed"),
+    "its verdict": ("tcp dport 1 accept", "tcp dport 1 drop", "changed"),
+    "all of it": ("tcp dport 1 accept", "ip saddr 10.0.0.1 drop", "inserted"),
+}
+_FIELD = (
+    '{{"match":{{"op":"==","left":{{"payload":{{"protocol":"{}","field":"{}"}}}},"right":{}}}}}'
+)
+AS_JSON = {
+    "tcp dport 1 accept": f'[{_FIELD.format("tcp", "dport", 1)},{{"accept":null}}]',
+    "tcp dport 2 accept": f'[{_FIELD.format("tcp", "dport", 2)},{{"accept":null}}]',
+    "tcp dport 1 drop": f'[{_FIELD.format("tcp", "dport", 1)},{{"drop":null}}]',
+    "ip saddr 10.0.0.1 drop": "[" + _FIELD.format("ip", "saddr", '"10.0.0.1"') + ',{"drop":null}]',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REWRITTEN)
+def test_a_rule_is_rewritten_in_text_and_json_alike(file, case):
+    """What two rules have in common is what they say, not how JSON nests it."""
+    *rules, kind = REWRITTEN[case]
+    head = '{"family":"ip","table":"t"'
+    chain = f'{{"chain":{head},"name":"c","handle":1}}}}'
+    texts = [f"table ip t {{\n\tchain c {{\n\t\t{rule}\n\t}}\n}}\n" for rule in rules]
+    listed = [
+        f'{{"nftables":[{{"table":{{"family":"ip","name":"t","handle":1}}}},{chain},'
+        f'{{"rule":{head},"chain":"c","handle":2,"expr":{AS_JSON[rule]}}}}}]}}'
+        for rule in rules
+    ]
+    for name, sides in (("text", texts), ("json", listed)):
+        done = iptrec("diff", *[file(f"{name}{number}", one) for number, one in enumerate(sides)])
+        assert (done.returncode, done.stderr) == (1, "")
+        assert f"1 rule {kind}" in done.stdout, name
+
+
 def test_stdin_is_read_once():
     """It cannot be both sides; nor has it a moment."""
     done = program("diff", "-", "-", input=SAVED)
