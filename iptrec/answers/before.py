@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from iptrec.matching import changes
 from iptrec.matching.rewrites import ANYTHING, MARK
-from iptrec.rulesets.targets import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,11 +109,11 @@ def _between(
     grammar: Grammar, table: str, chain: str, after: int | None, until: int | None
 ) -> Iterator[Numbered]:
     """The user's rules of a chain between two of the kernel's numbers; None: nobody knows which."""
-    known = grammar.chain(table, chain)
-    after, until = after or 0, until or 0
-    number = 0
-    for index, rule in enumerate(known.rules if known else (), 1):
-        ours = is_ours(rule, grammar.our_comment)
-        number += not ours
-        if after < index < until and not ours:
+    known, shape = grammar.chain(table, chain), grammar.shape(table, chain)
+    if known is None or shape is None:
+        return
+    first = after or 0
+    for index, rule in enumerate(known.rules[first : max((until or 0) - 1, 0)], first + 1):
+        number = shape.number(index)
+        if number is not None:
             yield number, rule
