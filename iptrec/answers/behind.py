@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from iptrec.packets.relations import Relations
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
-    from iptrec.rulesets.resolver import Book
+    from iptrec.rulesets.unmet import Unmet
 
 
 def load() -> None:
@@ -60,6 +60,7 @@ class Behind:
         self._asked.update()
         self._received.next_window(window)
         self._relations = relations
+        self._ahead: dict[int, list[Unmet]] = {}
         self._answered: Answers | None = None
         self._alone: set[int] | None = None
 
@@ -69,8 +70,7 @@ class Behind:
         gone = np.array([_is_routed(one) for one in assembly.outcomes], np.bool_)
         if gone.any() and not self._asked and self._ends.alike:
             gone[:] = False
-        book = self._window.resolver
-        gone |= np.array([_may_be_malformed(book, one) for one in assembly.outcomes], np.bool_)
+        gone |= np.array([bool(self._unmet(one)) for one in assembly.outcomes], np.bool_)
         told = [*self._answers().positions, *self._unheard(), *self._received.positions]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
@@ -118,11 +118,22 @@ class Behind:
 
     def _malformed(self, outcome: Outcome, position: int, packet: Traversal) -> str | None:
         """Which matches of rules may have dropped it, where that can be why nothing more was seen."""
-        if not _may_be_malformed(self._window.resolver, outcome):
+        rules = self._unmet(outcome)
+        if not rules:
             return None
         from iptrec.answers.malformed import dropped_by_match  # noqa: PLC0415 - loads all matches
 
-        return dropped_by_match(self._window, position, packet)
+        return dropped_by_match(self._window, position, packet, rules)
+
+    def _unmet(self, outcome: Outcome) -> list[Unmet]:
+        """The rules of legacy iptables whose matches may have dropped packets: each is asked which one did."""
+        dropped = outcome.death is not None and outcome.death.reason == NETFILTER
+        book, last = self._window.resolver, outcome.path[-1]
+        if (outcome.complete and not dropped) or book.backends[last].name != "legacy":
+            return []
+        if last not in self._ahead:
+            self._ahead[last] = list(unmet(book.grammars[last], book.places[last]))
+        return self._ahead[last]
 
     def _explained(self, position: int, packet: Traversal, end: End) -> End:
         """What the kernel said as it happened, and why it is so."""
@@ -161,15 +172,6 @@ def _is_routed(outcome: Outcome) -> bool:
     """Whether routing may be why its packets ended, which each has to be asked for."""
     death = outcome.death
     return outcome.vanished is not None or (death is not None and is_of_routing(death.where))
-
-
-def _may_be_malformed(book: Book, outcome: Outcome) -> bool:
-    """Whether a match of legacy iptables may have dropped its packets; each is asked which one did."""
-    dropped = outcome.death is not None and outcome.death.reason == NETFILTER
-    last = outcome.path[-1]
-    if (outcome.complete and not dropped) or book.backends[last].name != "legacy":
-        return False
-    return next(unmet(book.grammars[last], book.places[last]), None) is not None
 
 
 def _ending(end: End | None, *doubts: str | None) -> Ending:
