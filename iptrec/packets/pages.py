@@ -1,16 +1,15 @@
 """What is remembered of windows, to find the packets of later ones in it: columns of their traversals.
 
-A column that is read from packets is made when it is asked for: of most windows nobody asks.
+A column that is read from packets is made when it is asked for, or when the window is left behind and a later
+one may look for its packets there.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.decode.netlink import PADDING
 from iptrec.names import HOOKS
 from iptrec.packets.ends import DISCARDED
 from iptrec.packets.identity import combined
@@ -42,12 +41,15 @@ class Page:
         self.stop = start + window.decided
         self._columns = _by_events(window)
         begun, ended = self._columns["begun"], self._columns["ended"]
-        self._read = _Packets(window.events, [begun, ended, *_whole(window, begun, ended)])
+        self._read: _Packets | None = _Packets(
+            window.events, [begun, ended, *_whole(window, begun, ended)]
+        )
         self._indexes: dict[str, Index] = {}
 
     def __getitem__(self, name: str) -> Column:
         """A column, shape (n,)."""
         if name not in self._columns:
+            assert self._read is not None  # noqa: S101 - of a page that is put by nobody asks for others
             names, make = _BY_PACKETS[name]
             self._columns |= zip(names, make(self, self._read), strict=True)
         return self._columns[name]
@@ -68,8 +70,10 @@ class Page:
         return self._indexes[name]
 
     def put_by(self) -> None:
-        """Keep no more of the window than what columns may still be made of."""
-        self._read = self._read.alone()
+        """Keep what packets of later windows may be looked for in, and no packet."""
+        for name in _LOOKED_UP:
+            self[name]
+        self._read = None
 
 
 class _Packets:
@@ -80,21 +84,8 @@ class _Packets:
 
     def __init__(self, events: TraceEvents, rows: Sequence[I64]) -> None:
         self.events = events
-        self._rows = rows
         self.begun, self.ended, *self.whole = rows
         self.first, self.last = (Quotes.of(events, one) for one in self.whole)
-
-    def alone(self) -> _Packets:
-        """The same in a buffer of their own."""
-        rows, of = np.unique(np.concatenate(self._rows), return_inverse=True)
-        events, memory = self.events.take(rows), self.events.buffer.data
-        length = np.where(events.payload >= 0, events.payload_length, 0)
-        spans = zip(events.payload.tolist(), length.tolist(), strict=True)
-        data = b"".join([memory[start : start + size] for start, size in spans if size])
-        start = np.where(events.payload >= 0, np.cumsum(length) - length, -1)
-        buffer = np.frombuffer(data + PADDING, np.uint8)
-        packets = replace(events, buffer=buffer, payload=start)
-        return _Packets(packets, np.split(of.reshape(-1), len(self._rows)))
 
 
 def _by_events(window: Window) -> dict[str, Column]:
@@ -213,3 +204,7 @@ _MADE: Final[dict[tuple[str, ...], Callable[[Page, _Packets], tuple[Column, ...]
     ),
 }
 _BY_PACKETS: Final = {name: (names, make) for names, make in _MADE.items() for name in names}
+_LOOKED_UP: Final = (
+    "key", "flow", "last_flow", "key_of_flow", "inner", "quotes", "piece_of", "quotable", "readable",
+    "rejected_flow", "rejected_quotable", *LEFT,
+)  # fmt: skip
