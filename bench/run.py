@@ -32,6 +32,7 @@ BENCHMARKS = (
     ("Against tshark", ("export.py", "{}")),
     ("How cost grows", ("scale.py",)),
     ("Exactness", ("exact.py",)),
+    ("Telling ends", ("ends.py",)),
     ("Rulesets", ("rulesets.py",)),
     ("Comparing rulesets", ("diff.py",)),
 )

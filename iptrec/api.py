@@ -223,11 +223,16 @@ class Recording:
         chunks = self.rows.chunks()
         return max((int(one.received_ns[-1]) for one in chunks), default=facts.started_ns)
 
-    def summary(self) -> Summary:
-        """Go through all of it once: how much there is, and how complete."""
+    def summary(self, filter: str | None = None, **conditions: Unpack[Select]) -> Summary:
+        """Go through all of it once: how much there is, how complete, and of which kind selected packets are.
+
+        Without conditions these are all, whatever the recording's --iface.
+        """
         from iptrec.answers.summary import summarize  # noqa: PLC0415
 
-        return summarize(self.rows)
+        self.require_open()
+        chosen = self._selection(filter, conditions) if filter or conditions else None
+        return summarize(self.rows, chosen)
 
     def packets(self, filter: str | None = None, **conditions: Unpack[Select]) -> Packets:
         """The selected packets."""

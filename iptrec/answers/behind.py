@@ -16,6 +16,8 @@ from iptrec.context.asked import Asked
 from iptrec.packets.asked import AskedEnds
 from iptrec.packets.drop_words import NETFILTER
 from iptrec.packets.ends import Ending
+from iptrec.packets.outcome import PERHAPS
+from iptrec.rulesets.unmet import unmet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from iptrec.packets.relations import Relations
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
+    from iptrec.rulesets.unmet import Unmet
 
 
 def load() -> None:
@@ -57,6 +60,7 @@ class Behind:
         self._asked.update()
         self._received.next_window(window)
         self._relations = relations
+        self._ahead: dict[int, list[Unmet]] = {}
         self._answered: Answers | None = None
         self._alone: set[int] | None = None
 
@@ -66,6 +70,7 @@ class Behind:
         gone = np.array([_is_routed(one) for one in assembly.outcomes], np.bool_)
         if gone.any() and not self._asked and self._ends.alike:
             gone[:] = False
+        gone |= np.array([bool(self._unmet(one)) for one in assembly.outcomes], np.bool_)
         told = [*self._answers().positions, *self._unheard(), *self._received.positions]
         odd: Mask = gone[assembly.outcome[positions]] | np.isin(positions, told)
         return odd
@@ -90,14 +95,13 @@ class Behind:
         """What is told of the packet at a position of the window; its first and its last step are enough."""
         assembly = self._window.assembly
         outcome = assembly.outcomes[assembly.outcome[position]]
-        malformed = self._malformed(position, packet)
+        malformed = self._malformed(outcome, position, packet)
         answer, alone = self._answers().of(position), position in self._unheard()
         if packet.end is not None and packet.end.sure:
             sure = replace(packet.end, evidence=malformed) if malformed else packet.end
             return Ending(self._explained(position, packet, sure), packet.reason)
         if malformed is not None:
-            why = "; ".join(filter(None, (malformed, outcome.doubt)))
-            return Ending(None, why)
+            return _ending(None, malformed, outcome.doubt)
         if outcome.vanished is None and answer is None:
             perhaps = packet.end or self._received.end(position, packet)
             if perhaps is not None or not alone:
@@ -110,17 +114,26 @@ class Behind:
         reason = outcome.reason
         if outcome.vanished is not None and reason is not None:
             reason = self._ends.reason(self._window, position, reason, end)
-        told = "; ".join(filter(None, (reason, outcome.doubt))) or None
-        return Ending(end or packet.end, told)
+        return _ending(end or packet.end, reason, outcome.doubt)
 
-    def _malformed(self, position: int, packet: Traversal) -> str | None:
+    def _malformed(self, outcome: Outcome, position: int, packet: Traversal) -> str | None:
         """Which matches of rules may have dropped it, where that can be why nothing more was seen."""
-        dropped = packet.end is not None and packet.end.reason == NETFILTER
-        if packet.complete and not dropped:
+        rules = self._unmet(outcome)
+        if not rules:
             return None
         from iptrec.answers.malformed import dropped_by_match  # noqa: PLC0415 - loads all matches
 
-        return dropped_by_match(self._window, position, packet)
+        return dropped_by_match(self._window, position, packet, rules)
+
+    def _unmet(self, outcome: Outcome) -> list[Unmet]:
+        """The rules of legacy iptables whose matches may have dropped packets: each is asked which one did."""
+        dropped = outcome.death is not None and outcome.death.reason == NETFILTER
+        book, last = self._window.resolver, outcome.path[-1]
+        if (outcome.complete and not dropped) or book.backends[last].name != "legacy":
+            return []
+        if last not in self._ahead:
+            self._ahead[last] = list(unmet(book.grammars[last], book.places[last]))
+        return self._ahead[last]
 
     def _explained(self, position: int, packet: Traversal, end: End) -> End:
         """What the kernel said as it happened, and why it is so."""
@@ -159,6 +172,14 @@ def _is_routed(outcome: Outcome) -> bool:
     """Whether routing may be why its packets ended, which each has to be asked for."""
     death = outcome.death
     return outcome.vanished is not None or (death is not None and is_of_routing(death.where))
+
+
+def _ending(end: End | None, *doubts: str | None) -> Ending:
+    """An end, and what is in doubt: beside one that is sure nothing says perhaps."""
+    told = "; ".join(filter(None, doubts)) or None
+    if told is not None and end is not None and end.sure:
+        told = told.replace(PERHAPS, "")
+    return Ending(end, told)
 
 
 def _better(asked: End | None, recorded: End | None, *, unsure: bool) -> End | None:

@@ -72,7 +72,7 @@ class Fates:
 def fates(packets: Packets, language: Language) -> Fates:
     """Go through the selected packets of a recording once. ``language``: what paths are told in."""
     found, flows, counter = Fates(), Flows(), PathCounter()
-    for batch in packets.batches(paths=True):
+    for batch in packets.batches(objects=False, paths=True):
         counter.add(batch)
         if len(batch.positions):
             _add_flows(found, flows, batch)

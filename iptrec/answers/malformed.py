@@ -11,17 +11,21 @@ from iptrec.matching import after
 from iptrec.matching.bits import Bits
 from iptrec.matching.facts import Facts
 from iptrec.matching.hotdrop import drops
-from iptrec.rulesets.unmet import unmet
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from iptrec.packets.model import Traversal
     from iptrec.packets.window import Window
+    from iptrec.rulesets.unmet import Unmet
 
 _MOST: Final = 3  # rules that are named
 
 
-def dropped_by_match(window: Window, position: int, packet: Traversal) -> str | None:
-    """The rules that dropped the packet as malformed, or may have; None where none can have."""
+def dropped_by_match(
+    window: Window, position: int, packet: Traversal, rules: Iterable[Unmet]
+) -> str | None:
+    """Which of some rules dropped the packet as malformed, or may have; None where none can have."""
     path = window.assembly.outcomes[window.assembly.outcome[position]].path
     row = int(window.assembly.events(position)[-1])
     events, last = window.events, window.resolver.places[path[-1]]
@@ -35,7 +39,7 @@ def dropped_by_match(window: Window, position: int, packet: Traversal) -> str | 
     if last.rule is not None:
         facts = after(last.rule, facts, matched=True)
     found: list[str] = []
-    for one in unmet(window.resolver.grammars[path[-1]], last):
+    for one in rules:
         dropped = drops(one.rule, facts)
         if dropped and one.same_hook and not found:
             return f"malformed: the match of {one.where} drops it ({one.rule.spec})"

@@ -92,10 +92,9 @@ class Packets:
     def batches(self, *, objects: bool = True, paths: bool = False) -> Iterator[Batch]:
         """All of the recording, window by window. Without ``objects`` no packet can be made of it.
 
-        ``paths``: tell those of packets by their ends, too, as `PathBook` has them; needs objects.
+        ``paths``: tell those of packets by their ends, too, as `PathBook` has them.
         """
         paths = paths or self._selection.path is not None
-        objects = objects or paths or bool(self._selection.reasons)
         source = islice(windows(self._recording, self._span.since), self._span.windows)
         return self._batches(source, objects=objects, paths=paths)
 
@@ -107,9 +106,10 @@ class Packets:
 
     def _batches(self, source: Iterable[Window], *, objects: bool, paths: bool) -> Iterator[Batch]:
         last = self._selection.number
+        ends = paths or bool(self._selection.reasons) or self._notes is not None
         for window in source:
             build = self._builder(window.stream)
-            build.next_window(window, objects=objects or self._notes is not None)
+            build.next_window(window, objects=objects, ends=ends)
             odd_ends = build.odd_ends() if paths else {}
             numbers = self.book.numbers(window, build.netns, odd_ends)
             positions = self._selection.positions(window, build.interfaces, build.netns)
@@ -228,14 +228,15 @@ class _Builder:
         self.owners = Owners(recording, namespace, sockets)
         self._fates = RuleChanges(self._relations)
 
-    def next_window(self, window: Window, *, objects: bool) -> None:
-        """Go on to the next window."""
+    def next_window(self, window: Window, *, objects: bool, ends: bool) -> None:
+        """Go on to the next window, to make ``objects`` of its packets, or to tell their ``ends`` alone."""
         self._window = window
-        self._told: dict[int, Ending] = {}
+        self._told: dict[int, tuple[Traversal, Ending]] = {}
+        self._whole = objects
         self._events = window.events
         self.interfaces.update()
         self.owners.next_window(window)
-        if not objects:
+        if not (objects or ends):
             return
         self._relations.next_window(window)
         self._behind.next_window(window, self._relations)
@@ -290,20 +291,25 @@ class _Builder:
     def ended(self, position: int) -> Ending:
         """What is told of the traversal at a position of the assembly, without all of it."""
         if position not in self._told:
-            made = self._bare(position, ends_alone=True)
-            self._told[position] = self._behind.ended(position, made)
-        return self._told[position]
+            self._told[position] = self._ended(position)
+        return self._told[position][1]
+
+    def _ended(self, position: int) -> tuple[Traversal, Ending]:
+        """A traversal by its events, all of them where objects are made, and what is told of it."""
+        made = self._bare(position, ends_alone=not self._whole)
+        return made, self._behind.ended(position, made)
 
     def traversal(self, position: int) -> Traversal:
         """The traversal at a position of the assembly."""
         window = self._window
         rows = window.assembly.events(position)
-        made = self._bare(position)
-        told = self._told.get(position) or self._behind.ended(position, made)
+        made, told = self._told.get(position) or self._ended(position)
         path = window.assembly.outcomes[window.assembly.outcome[position]].path
         return replace(
             made,
-            link=next((link for row in rows.tolist() if (link := self._link(row))), None),
+            link=next(
+                filter(None, map(packet.link, map(window.events.frame, rows.tolist()))), None
+            ),
             related=self._relations.of(position),
             altered_by=self._fates.altered_by(window, position),
             end=told.end,
@@ -312,7 +318,7 @@ class _Builder:
             owner=self.owners.of(position),
         )
 
-    def _bare(self, position: int, *, ends_alone: bool = False) -> Traversal:
+    def _bare(self, position: int, *, ends_alone: bool) -> Traversal:
         """A traversal by its events alone; of its steps with ``ends_alone`` the first and the last one."""
         window = self._window
         rows = window.assembly.events(position)
@@ -432,13 +438,6 @@ class _Builder:
         """As what the headers of a packet are read."""
         first = int(rows[0])
         return self._events.address_family(first), int(self._events.protocol[first])
-
-    def _link(self, row: int) -> dict[str, Any] | None:
-        start = int(self._events.link[row])
-        if start < 0:
-            return None
-        end = start + int(self._events.link_length[row])
-        return packet.link(self._events.buffer[start:end].tobytes())
 
     def _interface(self, index: int, time_ns: int) -> str | None:
         return self.interfaces.name(index, time_ns) if index else None

@@ -113,6 +113,6 @@ def count_paths(
     """
     packets = Packets(recording, selection, index if selection.everything else None)
     counter = PathCounter()
-    for batch in packets.batches(paths=True):
+    for batch in packets.batches(objects=False, paths=True):
         counter.add(batch)
     return Counted(counter.counts(packets.book), packets.unjudged)

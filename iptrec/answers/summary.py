@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.answers.packets import Packets
 from iptrec.answers.rules import last_tables
 from iptrec.answers.untold import Untold
 from iptrec.context.asked import Asked
@@ -18,7 +19,6 @@ from iptrec.decode.packet import protocol_name
 from iptrec.names import AF_INET, AF_INET6, HOOKS, NFT_FAMILIES, OF_NFT
 from iptrec.packets.identity import addressed, lengths, pair_keys, protocols
 from iptrec.packets.outcome import after
-from iptrec.packets.window import windows
 from iptrec.recording.rows import lost_events
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
@@ -27,9 +27,11 @@ from iptrec.rulesets.untraced import untraced
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.answers.selection import Selection
     from iptrec.context.counters import Rise
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U32, Mask
+    from iptrec.packets.assemble import Assembly
     from iptrec.packets.outcome import Outcome, Unordered
     from iptrec.packets.window import Window
     from iptrec.recording.rows import Recording
@@ -81,7 +83,11 @@ _NO_QUESTIONS: Final = Questions()
 
 @dataclass(slots=True)
 class Summary:
-    """Counts over the whole recording.
+    """Counts over the whole recording, but for those of selected packets.
+
+    ``selected``: how many these are, None where all were asked for; ``unjudged``: of how many more the filter
+    does not know. Theirs are ``verdicts``, ``protocols``, ``interfaces``, ``talkers``, ``ends``,
+    ``doubtful_ends``, ``vanished`` and ``unordered``.
 
     ``events + lost`` is what the kernel sent while we recorded. ``packets`` are traversals, of which ``copies``
     were made in the midst of another one's way, by a bridge or by IP, ``incomplete`` were not seen from their
@@ -116,6 +122,8 @@ class Summary:
     orphans: int = 0
     unread: int = 0
     untold: int = 0
+    selected: int | None = None
+    unjudged: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     protocols: dict[str, int] = field(default_factory=dict)
     interfaces: dict[tuple[str | None, str | None], int] = field(default_factory=dict)
@@ -139,8 +147,8 @@ class Summary:
         return not (missing or self.incomplete or self.ambiguous or self.orphans or self.untold)
 
 
-def summarize(reader: Recording) -> Summary:
-    """Go through the whole recording once."""
+def summarize(reader: Recording, selection: Selection | None = None) -> Summary:
+    """Go through the whole recording once; of what is of selected packets see `Summary`."""
     losses = lost_events(reader)
     summary = Summary(
         lost=sum(loss.events or 0 for loss in losses),
@@ -154,31 +162,33 @@ def summarize(reader: Recording) -> Summary:
     unordered: Counter[Unordered] = Counter()
     traffic, untold = _Traffic(reader), Untold(reader)
     books: dict[int, Book] = {}
-    for window in windows(reader):
+    packets = Packets(reader, selection)
+    for batch in packets.batches(objects=False):
+        window, positions = batch.window, batch.positions
         books[window.stream.id] = window.resolver
-        traffic.add(window)
+        traffic.add(window, positions)
         untold.add(window)
         assembly, decided = window.assembly, window.decided
-        outcome = assembly.outcome[:decided]
-        for number, count in zip(*np.unique(outcome, return_counts=True), strict=True):
-            verdicts[assembly.outcomes[number].verdict] += int(count)
-            if (death := assembly.outcomes[number].death) is not None:
-                ends[death.reason] += int(count) if death.sure else 0
-                summary.doubtful_ends += 0 if death.sure else int(count)
-            if place := _left_after(assembly.outcomes[number], window.resolver):
-                vanished[place] += int(count)
-            unordered.update(dict.fromkeys(assembly.outcomes[number].unordered, int(count)))
-            summary.incomplete += 0 if assembly.outcomes[number].complete else int(count)
-            summary.ambiguous += 0 if assembly.outcomes[number].doubt is None else int(count)
-            summary.unread += (
-                int(count) if _unread(assembly.outcomes[number], window.resolver) else 0
-            )
+        for one, count in _each(assembly, positions):
+            verdicts[one.verdict] += count
+            if one.death is not None:
+                ends[one.death.reason] += count if one.death.sure else 0
+                summary.doubtful_ends += 0 if one.death.sure else count
+            if place := _left_after(one, window.resolver):
+                vanished[place] += count
+            unordered.update(dict.fromkeys(one.unordered, count))
+        for one, count in _each(assembly, np.arange(decided)):
+            summary.incomplete += 0 if one.complete else count
+            summary.ambiguous += 0 if one.doubt is None else count
+            summary.unread += count if _unread(one, window.resolver) else 0
         summary.packets += decided
         summary.copies += int(np.count_nonzero(assembly.origins()[:decided] >= 0))
         summary.disagree += window.disagree
         summary.orphans += len(window.unplaced) + len(window.unread)
         summary.events += len(window.rows()) + len(window.unplaced) + len(window.unread)
         summary.events += assembly.ours
+    if selection is not None:
+        summary.selected, summary.unjudged = packets.count, packets.unjudged
     summary.rules = sum(map(_rules, books.values()))
     summary.untraced = [chain for one in books.values() for chain in _untraced(one)]
     summary.untraced += passed_before(reader)
@@ -193,6 +203,13 @@ def summarize(reader: Recording) -> Summary:
     }
     traffic.tell(summary)
     return summary
+
+
+def _each(assembly: Assembly, positions: I64) -> Iterator[tuple[Outcome, int]]:
+    """The outcomes of some traversals, and how many have each."""
+    numbers, counts = np.unique(assembly.outcome[positions], return_counts=True)
+    for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+        yield assembly.outcomes[number], count
 
 
 def _unread(outcome: Outcome, book: Book) -> bool:
@@ -257,11 +274,11 @@ class _Traffic:
         self._talkers: dict[int, Talker] = {}
         self._exact = True
 
-    def add(self, window: Window) -> None:
-        """Count a window's packets."""
-        assembly, decided = window.assembly, window.decided
-        begun = assembly.rows[assembly.first[:decided]]
-        ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
+    def add(self, window: Window, positions: I64) -> None:
+        """Count some of a window's packets."""
+        assembly = window.assembly
+        begun = assembly.rows[assembly.first[positions]]
+        ended = assembly.rows[assembly.first[positions] + assembly.count[positions] - 1]
         first, last = window.events.take(begun), window.events.take(ended)
         numbers, counts = np.unique(protocols(first), return_counts=True)
         self._protocols.update(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))

@@ -9,6 +9,7 @@ from iptrec.cli.selection import chain, listed, rule
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from iptrec.answers.paths import Path
     from iptrec.answers.select import Select
     from iptrec.api import Recording
     from iptrec.cli.selection import Chosen
@@ -57,8 +58,7 @@ def _chains(recording: Recording, chosen: Chosen) -> Iterator[str]:
     asked = {one: chain(one) for one in listed(chosen.chain)}
     for one in listed(chosen.rule):
         asked[one.rpartition("/")[0]] = frozenset(place[:2] for place in rule(one))
-    steps = (step for one in recording.paths() for step in one.path.steps)
-    there = {f"{step.table}/{step.chain}" for step in steps}
+    there = {f"{step.table}/{step.chain}" for one in _paths(recording) for step in one.steps}
     for name, meant in asked.items():
         if there and not _any(recording, chain=meant):
             yield f"none passes {name}, but {some(there)}"
@@ -132,6 +132,14 @@ def _namespaces(recording: Recording, asked: list[str]) -> Iterator[str]:
     for one in asked:
         if one not in there:
             yield f"{one} was not recorded" + (f", but {some(there)}" if there else "")
+
+
+def _paths(recording: Recording) -> Iterator[Path]:
+    """Those that packets took, whatever became of them behind."""
+    packets, numbers = recording.packets().columns(), set[int]()
+    for batch in packets.batches(objects=False):
+        numbers.update(batch.paths[batch.positions].tolist())
+    return (path for path, number in packets.book.paths.items() if number in numbers)
 
 
 def _any(recording: Recording, **condition: Unpack[Select]) -> bool:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Index = I64 | Mask | slice
 
-_ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
+_ETHERTYPES: Final = {AF_INET: 0x0800, AF_INET6: 0x86DD}  # ETH_P_IP, ETH_P_IPV6
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +77,21 @@ class TraceEvents:
     @property
     def ipv6(self) -> Mask:
         """Which packets are IPv6, bridged ones included; shape (n,)."""
-        six: Mask = (self.family == AF_INET6) | (self.protocol == _ETH_P_IPV6)
+        six: Mask = _is(AF_INET6, self.family, self.protocol)
         return six
 
     @property
     def ip(self) -> Mask:
         """Which packets are IP, or were not dumped: other frames pass bridges, devices and ARP; shape (n,)."""
-        four: Mask = (self.family == AF_INET) | (self.protocol == _ETH_P_IP) | (self.payload < 0)
+        four: Mask = _is(AF_INET, self.family, self.protocol) | (self.payload < 0)
         return four | self.ipv6
 
     def address_family(self, event: int) -> int:
         """AF_INET or AF_INET6; 0 for a frame that is not IP."""
-        one = self.take(slice(event, event + 1))
-        if one.ipv6[0]:
+        family, protocol = self.family[event], self.protocol[event]
+        if _is(AF_INET6, family, protocol):
             return AF_INET6
-        return AF_INET if one.ip[0] else 0
+        return AF_INET if _is(AF_INET, family, protocol) or self.payload[event] < 0 else 0
 
     def packet(self, event: int) -> bytes:
         """An event's packet from the IP header on, as far as it was captured."""
@@ -113,6 +113,11 @@ class TraceEvents:
     def take(self, index: Index) -> TraceEvents:
         """Return the events that ``index`` (numbers or mask) selects, sharing buffer and sites."""
         return replace(self, **{name: getattr(self, name)[index] for name in _PER_EVENT})
+
+
+def _is(family: int, told: Any, ethertype: Any) -> Any:  # noqa: ANN401 - of one event or all
+    """Whether packets are of AF_INET or AF_INET6, by their ``nfgen_family`` and their ethertype."""
+    return (told == family) | (ethertype == _ETHERTYPES[family])
 
 
 def side_by_side(one: TraceEvents, other: TraceEvents, datagrams: int) -> TraceEvents:

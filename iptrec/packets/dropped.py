@@ -26,6 +26,7 @@ from iptrec.packets.drop_groups import NONE
 from iptrec.packets.drop_records import Cause, DropRecords, Records, one_of
 from iptrec.packets.ends import DISCARDED
 from iptrec.packets.in_flight import EQUAL
+from iptrec.packets.outcome import PERHAPS
 from iptrec.packets.remade import Remade
 
 if TYPE_CHECKING:
@@ -190,10 +191,12 @@ def _or_its_equal(before: Outcome, cause: Cause) -> Outcome:
 
 
 def _doubtful(before: Outcome, _: int, each: Counter[Cause], of: int) -> Outcome:
-    """An outcome, with the packet dropped perhaps."""
+    """An outcome, with the packet dropped perhaps: of as many nobody knows whether none was another one."""
     dropped, cause = each.total(), next(iter(each))
-    doubt = f"the kernel dropped {dropped:,} of {counted(of, 'equal packet')}, perhaps this one"
-    return _in_doubt(before, cause, doubt)
+    some = f"{dropped:,} of {counted(of, 'equal packet')}{PERHAPS}"
+    every = "it" if of == 1 else f"all {of:,} of these equal packets"
+    told = some if dropped < of else f"{every}, or others that read the same"
+    return _in_doubt(before, cause, f"the kernel dropped {told}")
 
 
 def _in_doubt(before: Outcome, cause: Cause, doubt: str) -> Outcome:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.places import Place
     from iptrec.rulesets.resolver import Book
 
+PERHAPS: Final = ", perhaps this one"  # of what is told of some packets, and not of which
 _PREROUTING: Final = HOOKS.index("PREROUTING")
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
 HOLES: Final = "events are missing in the middle"
@@ -176,7 +177,7 @@ def refusal(book: Book, path: tuple[int, ...], refused: int) -> str:
     rules = (book.places[one].rule for one in path)
     taken = any(one is not None and _FROM_PORTS.search(one.spec) for one in rules)
     why = ": no free port was left" if taken else ""
-    return f"connection tracking refused {connections} meanwhile (insert_failed), perhaps this one{why}"
+    return f"connection tracking refused {connections} meanwhile (insert_failed){PERHAPS}{why}"
 
 
 def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:

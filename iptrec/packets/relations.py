@@ -13,30 +13,21 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from iptrec.names import HOOKS
-from iptrec.packets.ends import DISCARDED
-from iptrec.packets.identity import combined
-from iptrec.packets.latest import Index
-from iptrec.packets.loops import CAME, LEFT, LOOP_NS, came_keys, left_keys
+from iptrec.packets.loops import CAME, LEFT, LOOP_NS
 from iptrec.packets.model import Related
 from iptrec.packets.neighbours import Late, given_up
-from iptrec.packets.quotes import Quotes
+from iptrec.packets.pages import NOTHING, Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy.typing as npt
-
-    from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U64, Mask
     from iptrec.packets.model import RelationKind
+    from iptrec.packets.pages import Column
     from iptrec.packets.window import Window
 
-    _Column = npt.NDArray[Any]
-
 REMEMBERED: Final = 12  # windows
-_PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = map(HOOKS.index, HOOKS)
-_LEAVING: Final = (_FORWARD, _OUTPUT, _POSTROUTING)
-_NOTHING: Final = np.uint64(0)
+_INPUT, _OUTPUT, _POSTROUTING = map(HOOKS.index, ("INPUT", "OUTPUT", "POSTROUTING"))
 # The columns by which packets are found that errors quote, in turn.
 _QUOTED: Final = (
     ("key_of_flow", "inner_of_flow"), ("key", "inner"), ("last_flow", "inner_flow"), ("flow", "inner_flow"),
@@ -52,7 +43,7 @@ class Relations:
     """Follows the windows of one stream, in order, and answers for the latest."""
 
     def __init__(self) -> None:
-        self._pages: deque[_Page] = deque(maxlen=REMEMBERED)
+        self._pages: deque[Page] = deque(maxlen=REMEMBERED)
         self._columns: dict[RelationKind, I64] | None = None
         self._late: Late | None = None
         self._either: Mask = np.zeros(0, np.bool_)
@@ -61,8 +52,11 @@ class Relations:
 
     def next_window(self, window: Window) -> None:
         """Go on to the next window."""
-        start = self._pages[-1].stop if self._pages else 0
-        self._pages.append(_Page(start, _page(window)))
+        start = 0
+        if self._pages:
+            start = self._pages[-1].stop
+            self._pages[-1].put_by()
+        self._pages.append(Page(start, window))
         self._columns = None
         self._late = None
         self._either = np.zeros(len(self._pages[-1]), np.bool_)
@@ -224,7 +218,7 @@ class Relations:
         """The rejected traversal that this one answers: its flow turned round by a RST, or quoted."""
         page = self._pages[-1]
         flow = np.where(
-            page["quotes"], page["inner_flow"], np.where(page["reset"], page["back"], _NOTHING)
+            page["quotes"], page["inner_flow"], np.where(page["reset"], page["back"], NOTHING)
         )
         found = self._latest("rejected_flow", flow[at], page.rows[at])
         little = self._before("rejected_quotable", "quoted", at)
@@ -263,11 +257,11 @@ class Relations:
         """The last row before another one with a value in a column; -1: none. 0 is no value."""
         found = np.full(len(values), -1)
         order = np.argsort(values)  # neighbours are found together
-        left = order[np.searchsorted(values[order], _NOTHING, side="right") :]
+        left = order[np.searchsorted(values[order], NOTHING, side="right") :]
         for age, page in enumerate(reversed(self._pages)):
-            index = page.index(name)
             if not len(left):
                 break
+            index = page.index(name)
             if not len(index):
                 continue
             row = index.latest(values[left], before[left] - page.start)
@@ -280,7 +274,7 @@ class Relations:
     def _numbers(self, rows: I64) -> I64:
         return self._of(rows, "number", 0)
 
-    def _of(self, rows: I64, name: str, nothing: Any) -> _Column:  # noqa: ANN401 - numpy's scalar
+    def _of(self, rows: I64, name: str, nothing: Any) -> Column:  # noqa: ANN401 - numpy's scalar
         """A column's values at some rows, ``nothing`` for those that are -1."""
         values = np.full(len(rows), nothing, self._pages[-1][name].dtype)
         for page in self._pages:
@@ -288,133 +282,3 @@ class Relations:
             if here.any():
                 values[here] = page[name][rows[here] - page.start]
         return values
-
-
-class _Page:
-    """What is remembered of a window; its rows are counted from the first window on."""
-
-    def __init__(self, start: int, columns: dict[str, _Column]) -> None:
-        self.start = start
-        self.stop = start + len(columns["number"])
-        self._columns = columns
-        self._indexes: dict[str, Index] = {}
-
-    def __getitem__(self, name: str) -> _Column:
-        """A column."""
-        return self._columns[name]
-
-    def __len__(self) -> int:
-        """How many rows."""
-        return self.stop - self.start
-
-    @property
-    def rows(self) -> I64:
-        """Their numbers."""
-        return np.arange(self.start, self.stop)
-
-    def index(self, name: str) -> Index:
-        """The index of a column."""
-        if name not in self._indexes:
-            self._indexes[name] = Index(self._columns[name])
-        return self._indexes[name]
-
-
-def _page(window: Window) -> dict[str, _Column]:
-    """What is remembered of a window's decided traversals; columns of shape (n,)."""
-    assembly, events, decided = window.assembly, window.events, window.decided
-    begun = assembly.rows[assembly.first[:decided]]
-    ended = assembly.rows[assembly.first[:decided] + assembly.count[:decided] - 1]
-    whole = _recorded_whole(window, begun, ended)
-    first, last = (Quotes.of(events, rows) for rows in whole)
-    inner, inner_flow, quotes = last.inner_keys()
-    short = _quoted_in_short(events, whole[1], last)
-    cut = short["quoted"] != 0
-    inner[cut], inner_flow[cut] = _NOTHING, _NOTHING
-    datagram, fragment = first.datagram_keys()
-    key, last_flow = first.keys(), last.flow_keys()
-    received = events.received_ns[begun]
-    outcome = assembly.outcome[:decided]
-    decider = np.array(
-        [-1 if one.decider is None else one.path[one.decider] for one in assembly.outcomes],
-        np.int64,
-    )
-    rejected = np.array([one.verdict == "REJECT" for one in assembly.outcomes], np.bool_)
-    dropped = np.array([one.verdict in ("DROP", "REJECT") for one in assembly.outcomes], np.bool_)
-    accepted = np.array([one.verdict == "ACCEPT" for one in assembly.outcomes], np.bool_)
-    discarded = np.array([one.verdict == DISCARDED for one in assembly.outcomes], np.bool_)
-    left = np.isin(events.hook[ended], _LEAVING) & ~quotes
-    sent = events.hook[begun] == _OUTPUT
-    teed = np.array([_has_tee(window, one.path) for one in assembly.outcomes], np.bool_)
-    return {
-        "number": window.number + np.arange(decided),
-        "time": np.maximum.accumulate(received) if decided else received,
-        "decider": decider[outcome],
-        "begun": begun,
-        "ended": ended,
-        "hook": events.hook[begun].astype(np.int64),
-        "begun_ns": window.moment_ns[begun],
-        "ended_ns": window.moment_ns[ended],
-        **left_keys(events, begun, ended, key, last, dropped[outcome]),
-        **came_keys(events, begun, key, first),
-        "key": key,
-        "key_of_flow": _both(key, last_flow),
-        "inner_of_flow": _both(inner, inner_flow),
-        "datagram": datagram,
-        "piece_of": np.where(fragment, datagram, np.uint64(0)),
-        "flow": first.flow_keys(),
-        "last_flow": last_flow,
-        "back": first.flow_keys(back=True),
-        "inner": inner,
-        "inner_flow": inner_flow,
-        "quotes": quotes,
-        "reset": first.resets(),
-        **short,
-        "rejected_quotable": np.where(rejected[outcome], short["quotable"], _NOTHING),
-        "unrouted": events.hook[ended] == _PREROUTING,
-        "waited": accepted[outcome] & left,
-        "seen_dead": discarded[outcome],
-        "of_neighbour": quotes & sent & last.tell_of_neighbours(),
-        "rejected_flow": np.where(rejected[outcome], last_flow, np.uint64(0)),
-        "teed": teed[outcome],
-        "origin": assembly.origins()[:decided],
-    }
-
-
-def _quoted_in_short(events: TraceEvents, rows: I64, packets: Quotes) -> dict[str, _Column]:
-    """The columns of what nf_tables dumps of quotes, and of packets as it would; see `Quotes`."""
-    quotable, quoted, readable, anywhere = np.zeros((4, len(rows)), np.uint64)
-    named = np.zeros(len(rows), np.bool_)
-    if (events.trace[rows] >= 0).any():
-        quotable, readable = packets.quotable_keys()
-        quoted, anywhere, named = packets.quoted_keys()
-    return {
-        "quotable": quotable, "quoted": quoted, "named": named,
-        "named_quote": np.where(named, quoted, _NOTHING),
-        "readable": readable, "readable_quote": np.where(named, anywhere, _NOTHING),
-    }  # fmt: skip
-
-
-def _both(key: U64, flow: U64) -> U64:
-    """A key of packets that read alike and are of one flow; 0 where one of them is not known."""
-    known = (key != _NOTHING) & (flow != _NOTHING)
-    return np.where(known, combined([key, flow]), _NOTHING)
-
-
-def _recorded_whole(window: Window, begun: I64, ended: I64) -> tuple[I64, I64]:
-    """The first and last events of each traversal by legacy iptables, if any: nf_tables dumps headers alone."""
-    rows, first = window.rows(), window.assembly.first[: window.decided]
-    whole = window.events.trace[rows] < 0
-    if whole.all() or not whole.any():
-        return begun, ended
-    at = np.arange(len(rows))
-    lowest = np.minimum.reduceat(np.where(whole, at, len(rows)), first)
-    highest = np.maximum.reduceat(np.where(whole, at, -1), first)
-    there = highest >= 0
-    return (
-        np.where(there, np.append(rows, [0])[lowest], begun),
-        np.where(there, rows[highest], ended),
-    )
-
-
-def _has_tee(window: Window, path: tuple[int, ...]) -> bool:
-    return any(window.resolver.places[one].target == "TEE" for one in path)

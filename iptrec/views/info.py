@@ -41,6 +41,10 @@ _BUT_FOR_RULES: Final = "yes, but for rules that nobody could read"
 _UNREAD: Final = (
     "{} met a rule that was gone before its text was read, or what may be the end of its chain"
 )
+_OF_THEM: Final = (
+    "verdicts, protocols, in > out, talkers, drop reason, not seen and order are theirs, all else is of the"
+    " whole recording"
+)
 _INDENT: Final = 13
 _LINES: Final = 4  # of one value on a terminal; a command can be as long as it likes
 _LOSSES: Final = 10
@@ -68,6 +72,7 @@ def as_json(
             "events": summary.events,
             "lost": summary.lost,
             "packets": summary.packets,
+            **({} if summary.selected is None else {"selected": summary.selected}),
             "copies": summary.copies,
             "complete": not _flaws(recording, summary),
             "closed": facts.closed,
@@ -172,6 +177,8 @@ def as_text(
         ("recorded by", f"iptrec {facts.iptrec}: {shlex.join(facts.command)}"),
         ("snapshots", ", ".join(dict.fromkeys(map(_snapshot, recording.snapshots())))),
     ]
+    if summary.selected is not None:
+        rows.insert(3, ("selected", f"{counted(summary.selected, 'packet')}: {_OF_THEM}"))
     if none is not None:
         rows.insert(1, ("nothing", none.fact))
         rows[2:2] = [("likely", cause) for cause in none.causes]

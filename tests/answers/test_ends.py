@@ -350,6 +350,27 @@ def test_a_checksum_where_the_kernel_would_have_told(detail, rose, expected):
     assert (found.end and (found.end.reason, found.end.sure)) == expected
 
 
+@pytest.mark.parametrize("dead", [1, 2, 3])
+def test_nothing_says_perhaps_of_an_end_that_is_sure(dead):
+    """Some of three equal packets died, and this host answered about the second one."""
+    made = HandMade().ruleset(RAW + FILTER)
+    packet = udp(src="10.1.0.9", dst="10.1.0.1", ident=9)
+    body = struct.pack("!BBHI", 3, 3, 0, 0) + packet
+    error = frames.ipv4(1, body, src="10.1.0.1", dst="10.1.0.9")
+    came = [(one, packet, {"indev": 2}) for one in (RAWS, "filter:INPUT:policy:1")]
+    sent = [
+        (f"{one}:OUTPUT:policy:{number}", error, {"outdev": 2})
+        for one, number in (("raw", 2), ("filter", 1))
+    ]
+    made.events([*came * 2, *sent, *came], start_ns=TIME, step_ns=1000)
+    record = TIME + 100_000, 3, packet, {}
+    made.drops([record] * dead, ["__udp4_lib_rcv+0x1"])
+    _, second, _, _ = Packets(made)
+    assert second.end.sure
+    assert "perhaps" not in (second.reason or "")
+    assert dead == 3 or second.reason == f"the kernel dropped {dead} of 3 equal packets"
+
+
 def unanswered(errors):
     """Three equal packets for a neighbour, and errors that quote one of them."""
     made = HandMade().ruleset(RAW + FILTER)

@@ -89,7 +89,7 @@ def test_metavars_are_words(command, _):
         ("record", ["What to record", "When to stop", "Output", "Options"]),
         ("trace", ["What to record", "When to stop", "Which packets", "Output", "Options"]),
         ("show", ["Which packets", "Output", "Options"]),
-        ("info", ["Options"]),
+        ("info", ["Which packets", "Options"]),
     ],
 )
 def test_options_are_in_groups(command, groups):

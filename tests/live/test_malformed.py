@@ -11,6 +11,7 @@ from typing import NamedTuple
 import frames
 import pytest
 import recorder
+import told_alike
 
 pytestmark = pytest.mark.live
 
@@ -131,3 +132,24 @@ def test_an_expression_of_nf_tables_dropped_it(lab, tmp_path, rule, alone):
     assert (one.verdict, one.complete, one.ambiguous) == ("DROP", True, False)
     assert (one.steps[-1].rule, one.steps[-1].target) == (1, "DROP")
     assert one.steps[-1].type == ("match" if alone else "rule")
+
+
+@pytest.mark.parametrize("drops", ["no", "yes"])
+def test_every_view_tells_of_each_which_match_it_was(lab, tmp_path, drops):
+    """Their ways read alike: the match that dropped a packet is told of it, not of its like."""
+    frames.neighbour(lab)
+    rules = "".join(f"-A INPUT {one.rule}\n" for one in WAYS[4].values())
+    lab.restore(None, "ipv4", f"*mangle\nCOMMIT\n*filter\n{rules}COMMIT\n", "legacy")
+    path = tmp_path / "t.db"
+    words = ["--family", "ipv4", "--iface", "v1", "--drops", drops, "-o", path]
+    child = recorder.start(lab, "--backend", "legacy", *words, notes=True)
+    packets = [one.packet for one in WAYS[4].values() for _ in range(4)]
+    told = json.dumps(frames.of_neighbour(lab, packets))
+    lab.run([sys.executable, "-c", frames.SEND, "/dev/stdin"], "h", stdin=told)
+    recorder.stop(child)
+    told_alike.ends(path, tmp_path)
+    found = [one for one in recorder.packets(path) if one.header["src"] == ENDS["src"]]
+    assert len(found) == len(packets)
+    for number, one in enumerate(found):
+        said = f"the match of filter/INPUT rule {number // 4 + 1} drops it"
+        assert said in (one.end.text if drops == "yes" else one.reason)

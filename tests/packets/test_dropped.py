@@ -227,6 +227,9 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
         [UNTIMED, UNTIMED, ("filter:FORWARD:policy:2", ONE, {"indev": 2, "outdev": 3})],
         [dropped(ONE, reason=QUEUE, place=10)], [ON, PERHAPS],
     ),
+    "all, or others that nobody traces": (
+        [*arrived(ONE), *arrived(ONE, 1000)], [dropped(ONE)] * 3, [PERHAPS, PERHAPS],
+    ),
     "now and then": (
         [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
@@ -280,6 +283,7 @@ def test_whose_it_was(case):
     unsure = [one for one in found if one.end and not one.end.sure]
     words = (
         "equal packets, perhaps this one",
+        "all 2 of these equal packets, or others that read the same",
         "dropped it, or one of its copies and not all",
         EQUAL,
         "of these equal packets, 1 for NO_SOCKET, 1 for SOCKET_RCVBUFF",
