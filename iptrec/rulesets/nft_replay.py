@@ -1,7 +1,8 @@
 """What each table of nf_tables was after each commit, by the handles of its rules.
 
-A listing tells the rules of one moment, the kernel's messages what was done to them after it. Handles of tables
-are never given again in a namespace, those of rules never again in their table, but to what replaces them.
+A listing tells the rules of one moment, the kernel's messages what was done to them after it. A table that is
+deleted and made anew is known by the messages alone. Handles of tables are never given again in a namespace,
+those of rules never again in their table, but to what replaces them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ from iptrec.decode import nft_changes
 from iptrec.decode.rulesets import nft_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.decode.nft_changes import Edit
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import Base, TableName
 
+_WHAT: Final = {
+    nft_changes.NEW_TABLE: "table", nft_changes.DELETE_TABLE: "table",
+    nft_changes.NEW_CHAIN: "chain", nft_changes.DELETE_CHAIN: "chain",
+    nft_changes.NEW_RULE: "rule", nft_changes.DELETE_RULE: "rule",
+}  # fmt: skip
+_NEW: Final = (nft_changes.NEW_TABLE, nft_changes.NEW_CHAIN, nft_changes.NEW_RULE)
 _ENDS: Final = 0  # the kernel's handles begin with 1
 _DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 # enum nf_inet_hooks, nf_arp_hooks, nf_dev_hooks
@@ -53,6 +60,7 @@ class Table:
 
 
 GONE: Final = Table(0, {})
+UNKNOWN: Final = Table(None, {})
 
 
 class CannotFollowError(Exception):
@@ -70,18 +78,46 @@ def of_listing(listing: Listing, table: TableName) -> Table:
     return Table(listing.handles.get(table), shapes)
 
 
-def replayed(table: Table, commits: Iterable[Iterable[Edit]]) -> Iterator[Table]:
-    """The table after each commit, by what that did to it. Raises `CannotFollowError`."""
+def fits(table: Table, before: Iterable[Edit], after: Iterable[Edit]) -> bool:
+    """Whether a table can be what some edits left, and others found."""
+    there = {("table", table.handle)}
+    for shape in table.chains.values():
+        there |= {("chain", shape.handle), *(("rule", one) for one in shape.rules)}
+    left: dict[tuple[str, int | None], bool] = {}
+    for edit in before:
+        if edit.kind == nft_changes.DELETE_TABLE:
+            left.clear()
+        left[_WHAT[edit.kind], edit.handle] = edit.kind in _NEW
+    met: dict[tuple[str, int | None], bool] = {}
+    for edit in after:
+        # A message of a new table or chain may be of one that was there: of its flags, name or policy.
+        if edit.kind == nft_changes.NEW_RULE or edit.kind not in _NEW:
+            met.setdefault((_WHAT[edit.kind], edit.handle), edit.kind not in _NEW)
+        if edit.kind == nft_changes.DELETE_TABLE:
+            break
+    return all((one in there) == known for told in (left, met) for one, known in told.items())
+
+
+def replayed(table: Table, commits: Iterable[Sequence[Edit]]) -> Iterator[Table]:
+    """The table after each commit, by what that did to it; `UNKNOWN` where that does not fit."""
     for edits in commits:
         table = _after(table, edits)
         yield table
 
 
-def _after(table: Table, edits: Iterable[Edit]) -> Table:
-    changing = _Changing(table)
-    for edit in edits:
-        changing.edit(edit)
-    return changing.whole()
+def _after(table: Table, edits: Sequence[Edit]) -> Table:
+    deleted = [at for at, one in enumerate(edits) if one.kind == nft_changes.DELETE_TABLE]
+    if deleted:  # what it was before does not matter
+        table, edits = GONE, edits[deleted[-1] + 1 :]
+    if table.handle is None:
+        return UNKNOWN
+    try:
+        changing = _Changing(table)
+        for edit in edits:
+            changing.edit(edit)
+        return changing.whole()
+    except CannotFollowError:
+        return UNKNOWN
 
 
 class _Changing:
@@ -103,9 +139,6 @@ class _Changing:
                 if edit.flags & _DORMANT or (self._chains and edit.handle != self._handle):
                     raise CannotFollowError
                 self._handle = edit.handle
-            case nft_changes.DELETE_TABLE:
-                self._handle = GONE.handle
-                self._chains, self._handles, self._rules, self._replaced = {}, {}, {}, {}
             case nft_changes.NEW_CHAIN:
                 self._came(edit)
             case nft_changes.DELETE_CHAIN:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from iptrec.decode import nft_changes
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.nft_replay import Table
 
 
+_BEFORE: Final = -1  # the number of what came before all listings
 _OUR_TABLES: Final = "iptrec-"  # kernel.nft.table.name
 
 
@@ -27,7 +30,8 @@ class Look(NamedTuple):
     """What was found at one moment; ``listing``: None where the ruleset was gone before it was listed.
 
     ``generation``: the number of the ruleset that is listed, None where it was not recorded. ``since``: that of
-    the one when listing began, where it changed meanwhile. ``torn``: the tables that changed then: not listed.
+    the one when listing began, where it changed meanwhile. ``torn``: the tables that changed then: not listed,
+    but with what they came to be, as far as that is known.
     """
 
     listing: Listing | None
@@ -35,7 +39,7 @@ class Look(NamedTuple):
     time_ns: int
     generation: int | None = None
     since: int | None = None
-    torn: frozenset[TableName] = frozenset()
+    torn: Mapping[TableName, Table] = MappingProxyType({})
 
     def of_one_moment(self, commits: Mapping[int, Commit]) -> Look:
         """It with the tables alone that did not change while they were listed."""
@@ -45,7 +49,11 @@ class Look(NamedTuple):
         told = range(self.since + 1, self.generation + 1)
         if not 0 <= count <= len(commits) or any(one not in commits for one in told):
             return self._replace(listing=None, generation=None)
-        torn = frozenset(edit.table for one in told for edit in commits[one].edits)
+        edits: dict[TableName, list[list[Edit]]] = {}
+        for at, one in enumerate(told):
+            for edit in commits[one].edits:
+                edits.setdefault(edit.table, [[] for _ in told])[at].append(edit)
+        torn = {table: _came_to_be(self.listing, table, some) for table, some in edits.items()}
         return self._replace(listing=self.listing.without(torn), torn=torn)
 
 
@@ -103,6 +111,17 @@ def spans_of(looks: Sequence[Look], commits: dict[int, Commit]) -> Iterator[Span
         yield Span.of(begin, looks[begin], looks[begin + 1 :], _last_of(looks[begin:], commits))
 
 
+def up_to(first: Look, commits: Mapping[int, Commit]) -> Span:
+    """What the kernel told before the first listing, as far as nothing of it is missing."""
+    told: list[Commit] = []
+    number = first.generation
+    while number is not None and number in commits:
+        told.append(commits[number])
+        number -= 1
+    begin = Look(None, first.after_ns, first.after_ns)
+    return Span.of(_BEFORE, begin, [first], told[::-1])
+
+
 def foreign_before(first: Look, commits: Mapping[int, Commit]) -> list[Commit]:
     """The commits of others before the first listing, while packets were traced: behind our first one."""
     if first.listing is None or first.generation is None:
@@ -151,4 +170,24 @@ def _last_of(looks: Sequence[Look], commits: dict[int, Commit]) -> list[Commit] 
 
 def table_at(look: Look, table: TableName) -> Table:
     """A table as it was found."""
-    return nft_replay.GONE if look.listing is None else nft_replay.of_listing(look.listing, table)
+    if look.listing is None:
+        return nft_replay.UNKNOWN
+    return look.torn.get(table) or nft_replay.of_listing(look.listing, table)
+
+
+def _came_to_be(listing: Listing, table: TableName, commits: Sequence[list[Edit]]) -> Table:
+    """What a table was after commits during which it was listed; `UNKNOWN` where that is not certain.
+
+    nft lists what was there at one moment (it begins again where the generation changed, nft_cache_update),
+    which is after any of the commits: of those that fit, all must come to the same.
+    """
+    listed = nft_replay.of_listing(listing, table)
+    if not listing.whole or (listed.handle is None and listed != nft_replay.GONE):
+        return nft_replay.UNKNOWN
+    found: list[Table] = []
+    for number in range(len(commits) + 1):
+        before, after = commits[:number], commits[number:]
+        if nft_replay.fits(listed, itertools.chain(*before), itertools.chain(*after)):
+            last = [listed, *nft_replay.replayed(listed, after)][-1]
+            found += [] if last in found else [last]
+    return found[0] if len(found) == 1 else nft_replay.UNKNOWN

@@ -14,7 +14,6 @@ iptables-nft-save prints nothing of a table while it has a rule that it cannot s
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -23,15 +22,14 @@ from iptrec.decode.generations import LAST_OF_ALL
 from iptrec.rulesets import nft_replay
 from iptrec.rulesets.changes import Looks
 from iptrec.rulesets.nft_edited import Edited
-from iptrec.rulesets.nft_replay import CannotFollowError
-from iptrec.rulesets.nft_spans import Look, commits_of, foreign_before, spans_of, table_at
+from iptrec.rulesets.nft_spans import Look, commits_of, foreign_before, spans_of, table_at, up_to
 from iptrec.rulesets.nft_words import Words
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST, NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from iptrec.decode.nft_changes import Commit, Edit
+    from iptrec.decode.nft_changes import Commit
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import Chain, TableName
     from iptrec.names import I64
@@ -91,6 +89,7 @@ class States:
         self._words = Words(listings)
         looks = [*looks, *_after_all(looks, changes)]
         self._spans = list(spans_of(looks, commits))
+        self._early = [up_to(one, commits) for one in self._first]
         self._foreign = [each for one in self._first for each in foreign_before(one, commits)]
         self._before = {edit.table: one for one in self._foreign for edit in one.edits}
         until = [one.time_ns for one in looks[1:]]
@@ -100,9 +99,16 @@ class States:
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains))
         self.tables += [one for one in {**self._before, **edited} if one not in self.tables]
+        told = {name: self._early if name in self._before else [] for name in self.tables}
         self._edited = {
-            name: Edited(name, self._spans, listings, self._words, (missed or {}).get(name, {}))
-            for name in edited
+            name: Edited(
+                name,
+                [*told[name], *self._spans],
+                listings,
+                self._words,
+                (missed or {}).get(name, {}),
+            )
+            for name in {**self._before, **edited}
         }
 
     def of(self, table: TableName) -> Iterator[State]:
@@ -139,14 +145,13 @@ class States:
         return np.fromiter(numbers, np.int64, 3 * len(commits)).reshape(-1, 3)
 
     def _all(self, table: TableName) -> Iterator[tuple[bool, State]]:
-        for look in self._first:
-            exists, state = self._listed(table, look, look)
-            since = _FROM_THE_FIRST
+        for look, early in zip(self._first, self._early, strict=True):
             if table in self._before:
-                yield False, State(None, *since)
-                since = self._moment(self._before[table], self._first)
-            if table not in look.torn:
-                yield exists, State(state.chains, *since, state.handle)
+                yield False, State(None, *_FROM_THE_FIRST)
+                yield from self._before_listed(table, look, early)
+            elif table not in look.torn:
+                exists, state = self._listed(table, look, look)
+                yield exists, State(state.chains, *_FROM_THE_FIRST, state.handle)
         for span in self._spans:
             if not span.commits and (span.commits is None or span.end.listing is None):
                 yield from self._between(table, span)
@@ -154,6 +159,23 @@ class States:
                 yield from self._unlisted(table, span, span.commits)
             else:
                 yield from self._followed(table, span, span.commits)
+
+    def _before_listed(
+        self, table: TableName, look: Look, early: Span
+    ) -> Iterator[tuple[bool, State]]:
+        """What the kernel told up to the first listing, if it comes to that; else that alone."""
+        edits, commits = early.edits.get(table, {}), early.commits or ()
+        steps = list(nft_replay.replayed(nft_replay.UNKNOWN, edits.values()))
+        known = table_at(look, table)
+        if known == nft_replay.UNKNOWN or (steps and steps[-1] == known):
+            for number, step in zip(edits, steps, strict=True):
+                yield self._made(table, step, commits[number], early)
+        elif table in look.torn:
+            yield self._made(table, known, self._before[table], early)
+        else:
+            exists, state = self._listed(table, look, look)
+            since = self._moment(self._before[table], self._first)
+            yield exists, State(state.chains, *since, state.handle)
 
     def _listed(self, table: TableName, look: Look, before: Look) -> tuple[bool, State]:
         """What was found; the table was another one ``before``."""
@@ -195,9 +217,9 @@ class States:
         if not edits and _alike(table, span.begin.listing, span.end.listing):
             return
         touching = [commits[number] for number in edits]
-        begin, end = (table_at(look, table) for look in (span.begin, span.end))
-        steps = _steps(begin, edits.values())
-        if len(steps) == len(touching) and [begin, *steps][-1] == end:
+        begin, end = self._begin(table, span), table_at(span.end, table)
+        steps = list(nft_replay.replayed(begin, edits.values()))
+        if [begin, *steps][-1] == end:
             for commit, step in zip(touching, steps, strict=True):
                 yield self._made(table, step, commit, span)
             return
@@ -210,25 +232,33 @@ class States:
     ) -> Iterator[tuple[bool, State]]:
         """What the kernel told, up to what nobody knows, if that followed and no listing did."""
         edits = span.edits.get(table, {})
-        steps = _steps(table_at(span.begin, table), edits.values())
-        for number, step in zip(edits, steps, strict=False):
+        steps = nft_replay.replayed(self._begin(table, span), edits.values())
+        for number, step in zip(edits, steps, strict=True):
             yield self._made(table, step, commits[number], span)
         last, time_ns = commits[-1].generation, span.end.time_ns
-        if len(steps) < len(edits):
-            yield False, State(None, *self._moment(commits[[*edits][len(steps)]], span.looks))
-        elif time_ns < NEVER:
+        if time_ns < NEVER:
             yield False, State(None, time_ns, time_ns, (last, LAST_OF_ALL))
         elif self._looks.newest > last:
             yield False, State(None, commits[-1].received_ns[1], NEVER, (last, LAST_OF_ALL))
+
+    def _begin(self, table: TableName, span: Span) -> Table:
+        """What a table was at the first listing of a span."""
+        begin = table_at(span.begin, table)
+        if table not in span.begin.torn or begin != nft_replay.UNKNOWN:
+            return begin
+        told = [edits for one in self._early for edits in one.edits.get(table, {}).values()]
+        return [nft_replay.UNKNOWN, *nft_replay.replayed(nft_replay.UNKNOWN, told)][-1]
 
     def _made(
         self, table: TableName, step: Table, commit: Commit, span: Span
     ) -> tuple[bool, State]:
         """What a commit made of a table."""
+        moment = self._moment(commit, span.looks)
+        if step == nft_replay.UNKNOWN:
+            return False, State(None, *moment)
         exists = step != nft_replay.GONE
-        handle = step.handle if exists else None
         chains = self._edited[table].chains(step, span.number)
-        return exists, State(chains, *self._moment(commit, span.looks), handle)
+        return exists, State(chains, *moment, step.handle if exists else None)
 
     def _moment(self, commit: Commit, looks: Sequence[Look]) -> tuple[int, int, Came]:
         """After which time a commit was, and not after which; the same of generations."""
@@ -262,15 +292,6 @@ def _came(before: Look, look: Look) -> Came:
         after if before.generation is None else before.generation,
         until if look.generation is None else look.generation,
     )
-
-
-def _steps(begin: Table, commits: Iterable[list[Edit]]) -> list[Table]:
-    """The table after each commit, up to one that does not fit."""
-    found: list[Table] = []
-    if begin.handle is not None:
-        with contextlib.suppress(CannotFollowError):
-            found.extend(nft_replay.replayed(begin, commits))
-    return found
 
 
 def _alike(table: TableName, before: Listing | None, after: Listing | None) -> bool:

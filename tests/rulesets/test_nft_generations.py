@@ -209,6 +209,52 @@ def test_a_first_listing_of_no_one_moment(case):
     assert known(recording) == expected
 
 
+ANEW = (
+    rule(DEL_RULE, "f", 5, OLD), table(DEL_TABLE, 1),
+    table(NEW_TABLE, 2), chain(NEW_CHAIN, "f", 90, policy=ACCEPT), rule(NEW_RULE, "f", 5, NEW),
+)  # fmt: skip
+EMPTIED = rule(DEL_RULE, "f", 5, OLD), rule(NEW_RULE, "f", 6, NEW)
+AGAIN = rule(DEL_RULE, "f", 6, NEW), rule(NEW_RULE, "f", 7, OLD)
+STRICT = (chain(NEW_CHAIN, "f", 90, policy=0),)
+# What was told while it was listed, the rules that it had then, its handle; and a rule that it has after that.
+UNLISTED = {
+    "made anew": ([ANEW], [(5, NEW)], 2, 5),
+    "listed before it was made anew": ([ANEW], [(5, OLD)], 1, 5),
+    "emptied": ([EMPTIED], [(6, NEW)], 1, 6),
+    "listed before it was emptied": ([EMPTIED], [(5, OLD)], 1, 6),
+    "emptied twice": ([EMPTIED, AGAIN], [(6, NEW)], 1, 7),
+    "listed as it never was": ([EMPTIED], [(5, OLD), (6, NEW)], 1, None),
+    "its policy changed before, or after": ([STRICT], [(5, OLD)], 1, None),
+}
+
+
+@pytest.mark.parametrize("case", UNLISTED)
+def test_what_a_torn_table_came_to_be(case):
+    """It was listed at one moment of those that the kernel told of: where one alone fits, the rest follows."""
+    told, listed, handle, expected = UNLISTED[case]
+    recording = NftHandMade().commit(6, 60, *OURS)
+    for generation, messages in enumerate(told, 7):
+        recording.commit(generation, 80, *messages)
+    last = 6 + len(told)
+    recording.listed({"f": listed}, 100, generation=last, since=6, handle=handle)
+    packet = udp(b"x")
+    met = event(packet, 9, "f", expected or 5, verdict=ACCEPT, dumps=True)
+    recording.traced(110, number(last), met)
+    (one,) = Packets(recording)
+    assert one.steps[0].rule == (expected and 1)
+
+
+def test_a_table_that_is_made_anew_is_known_before_it_is_listed():
+    """The kernel tells all that is in it."""
+    again = rule(DEL_RULE, "f", 5, NEW), table(DEL_TABLE, 2), table(NEW_TABLE, 3), *ANEW[3:]
+    recording = NftHandMade().commit(6, 50, *ANEW).commit(7, 60, *OURS)
+    recording.traced(65, number(7), *passing(1)).commit(8, 80, *again)
+    recording.traced(90, number(8), *passing(2))
+    recording.listed({"f": [(5, NEW)]}, 100, generation=8, handle=3).traced(110, *passing(3))
+    assert [one.steps[0].rule for one in Packets(recording)] == [1, 1, 1]
+    assert known(recording) == [NEW] * 3
+
+
 def test_the_first_ruleset_of_a_table_that_was_not_known_in_the_beginning():
     """It is not told as if somebody had loaded the table later on."""
     recording = NftHandMade().commit(6, 60, *OURS).commit(7, 80, *OTHERS)
@@ -217,7 +263,7 @@ def test_the_first_ruleset_of_a_table_that_was_not_known_in_the_beginning():
     recording.commit(8, 200, rule(NEW_RULE, "f", 6, NEW, after=5))
     recording.listed({"f": [(5, OLD), (6, NEW)]}, 400, generation=8)
     (first,) = {len(one.tables["inet fw"]["f"].rules) for one in rulesets(recording, 0, 1).values()}
-    assert first == 2
+    assert first == 1
 
 
 def test_a_chain_that_is_attached_beside_rules_that_nobody_knows():
