@@ -26,6 +26,7 @@ from iptrec.packets.outcome import HOLES, TORN
 from iptrec.packets.pairs import Side, pair
 from iptrec.packets.ruleset_choice import reading
 from iptrec.packets.turns import Block, merged
+from iptrec.packets.unknown_rules import UnknownRules
 from iptrec.packets.walk import Walker
 from iptrec.rulesets.resolver import Resolved
 
@@ -164,16 +165,24 @@ class Joiner:
             for (mine, its, doubtful), members in _alike(parts, pairs)
             for some, whole in self._by_marks(parts, pairs, outcomes(mine, its), members)
         )
+        unknown = UnknownRules(self._book)
+        earliest_ns = np.concatenate([part.earliest_ns for part in parts])
+        received_ns = np.concatenate([part.events.received_ns for part in parts])
         for doubtful, members, whole in ways:
             outcome = whole.outcome
             if doubtful:
                 outcome = replace(outcome, doubt=outcome.doubt or EQUAL)
-            steps = [place_of[one] for one in _steps(parts, pairs, whole, members)]
-            copied = copy_of[members]
-            copies[steps[0]] = np.where(copied >= 0, place_of[copied], -1)
-            rows.append(np.stack(steps, axis=1).reshape(-1))
-            counts.append(np.full(len(members), len(steps)))
-            option.append(np.full(len(members), found.setdefault(outcome, len(found))))
+            at = np.stack(_steps(parts, pairs, whole, members), axis=1)
+            steps, copied = place_of[at], copy_of[members]
+            copies[steps[:, 0]] = np.where(copied >= 0, place_of[copied], -1)
+            rows.append(steps.reshape(-1))
+            counts.append(np.full(len(members), steps.shape[1]))
+            which = np.zeros(len(members), np.int64)
+            for some, judged in unknown.judged(
+                outcome, earliest_ns[at].min(axis=1), received_ns[at].max(axis=1)
+            ):
+                which[some] = found.setdefault(judged, len(found))
+            option.append(which)
         row, first, count, outcome_of = in_order(
             rows=np.concatenate(rows), count=np.concatenate(counts), option=np.concatenate(option)
         )

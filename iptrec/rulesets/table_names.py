@@ -32,6 +32,11 @@ def plain(name: str) -> str:
     return table if backend in BACKENDS and table in OF_IPTABLES else name
 
 
+def backend_of(name: str) -> str:
+    """Whose a table is in a recording of both."""
+    return name.partition(" ")[0] if plain(name) != name else "nft"
+
+
 def tell_backends(names: Iterable[str]) -> bool:
     """Whether these are the tables of a recording of both."""
     return any(plain(one) != one for one in names)

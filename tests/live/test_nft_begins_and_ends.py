@@ -116,6 +116,55 @@ def test_the_first_packets_are_not_told_by_later_rules(lab, tmp_path, loaded):
         told_rightly(path, arrived, least=0)
 
 
+CHAIN = (
+    "table inet t { chain in { type filter hook input priority 5;"
+    " udp dport 9 drop; udp dport {number} accept; }; }"
+)
+DROPPED = {
+    "made anew": "table inet t\ndelete table inet t\n",
+    "emptied": "flush table inet t\n",
+    "a chain made anew": "flush chain inet t in\ndelete chain inet t in\n",
+}
+SEND = """
+import socket, time
+out = socket.socket(2, 2)
+for number in range(60000):
+    out.sendto(bytes(number), ("127.0.0.1", 9))
+    time.sleep(0.003)
+"""
+
+
+@pytest.mark.parametrize("backends", ["nft", "both"])
+@pytest.mark.parametrize("case", DROPPED)
+def test_what_nft_drops_is_not_told_as_accepted(lab, tmp_path, case, backends):
+    """Nor in pieces: beside legacy iptables, which accepts it, while the first listing falls into a change."""
+    if backends == "both":
+        lab.restore(
+            None, "ipv4", "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n"
+        )
+    text = DROPPED[case].replace("{", "{{") + CHAIN.replace("{", "{{").replace("}", "}}").replace(
+        "{{number}}", "{}"
+    )
+    lab.run(["nft", "-f", "-"], stdin=CHAIN.replace("{number}", "1"))
+    paths = [tmp_path / f"{number}.db" for number in range(3)]
+    with changing(lab, ["nft", "-f", "-"], text, pause_s=0.002):
+        sender = lab.popen([sys.executable, "-c", SEND])
+        for path in paths:
+            child = recorder.start(lab, "udp dst port 9", "-o", path, notes=True)
+            time.sleep(1)  # so long it is recorded
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=60)
+            assert child.returncode == 0
+        sender.kill()
+    for path in paths:
+        arrived = [one for one in recorder.packets(path) if one.in_ == "lo"]
+        sure = [one for one in arrived if one.complete and not one.ambiguous]
+        assert {one.verdict for one in sure} <= {"DROP"}
+        assert len(sure) > len(arrived) / 2 > 20
+        # While nobody knows the rules, a chain that goes and the one that comes may tell of one packet apart.
+        assert len(arrived) - len({one.header["length"] for one in arrived}) <= 0.03 * len(arrived)
+
+
 def told_rightly(path, arrived, *, least=0.9):
     """Each packet that is told as sure met the rule with the mark that it arrived with."""
     marks = dict(tuple(map(int, line.split())) for line in arrived.splitlines()[:-1])
@@ -124,7 +173,14 @@ def told_rightly(path, arrived, *, least=0.9):
         for one in recorder.packets(path)
         if one.in_ == "lo" and (number := one.header["length"] - 28) in marks
     ]
-    sure = [(one, mark) for one, mark in received if one.complete and not one.ambiguous]
+    # Of rules that came and went before the first listing nobody read the texts.
+    sure = [
+        (one, mark)
+        for one, mark in received
+        if one.complete
+        and not one.ambiguous
+        and all(step.spec for step in one.steps if step.type == "rule")
+    ]
     assert len(received) > 50
     assert len(sure) >= least * len(received)
     assert not [
