@@ -123,14 +123,15 @@ def up_to(first: Look, commits: Mapping[int, Commit]) -> Span:
 
 
 def foreign_before(first: Look, commits: Mapping[int, Commit]) -> list[Commit]:
-    """The commits of others before the first listing, while packets were traced: behind our first one."""
+    """The commits of others before the first listing: packets may have been traced by then.
+
+    Legacy iptables may trace them before the first of our rules here is in place.
+    """
     if first.listing is None or first.generation is None:
         return []
     ours = set(_our_rules(first.listing))
     before = [one for number, one in sorted(commits.items()) if number <= first.generation]
-    own = [any(map(partial(_is_ours, ours), one.edits)) for one in before]
-    begun = own.index(True) if True in own else 0
-    return [one for one, is_own in zip(before[begun:], own[begun:], strict=True) if not is_own]
+    return [one for one in before if not any(map(partial(_is_ours, ours), one.edits))]
 
 
 def _our_rules(listing: Listing) -> Iterator[tuple[TableName, int | None]]:
