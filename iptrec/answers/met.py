@@ -7,9 +7,11 @@ What rules have changed since then is reckoned. Each event of legacy iptables te
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.answers.before import changed
+from iptrec.decode.conntrack import STATES
+from iptrec.decode.rulesets.nft_matches import TEMPLATE
 from iptrec.matching import after, changes
 from iptrec.matching.rewrites import ANYTHING, MARK
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from iptrec.answers.before import Before
     from iptrec.decode.rulesets.types import Rule
     from iptrec.matching.facts import Facts
+
+_OF_TEMPLATES: Final = frozenset(["ct", TEMPLATE])
 
 
 class Met(NamedTuple):
@@ -43,12 +47,21 @@ def met(steps: Iterable[tuple[Before, Facts]]) -> Iterator[Met]:
             begin = _carried(told, near if same else None)
         else:
             begin = _before_dump(step, told, None if near is None else near.mark)
+            begin = replace(begin, written=begin.written | _untold(told, near))
         one = _walked(step, begin)
         yield one
         after_ = _after(step, one.facts)
-        state = replace(told, ct_mark=after_.ct_mark) if step.dumps else after_
+        dumped = replace(told, ct_mark=after_.ct_mark, written=_untold(told, after_))
+        state = dumped if step.dumps else after_
         state = replace(state, mark=step.mark_after)
         last = step
+
+
+def _untold(told: Facts, state: Facts | None) -> frozenset[str]:
+    """What rules made of a packet that has no connection: a trace does not tell whether it has a template."""
+    if state is None or not told.ct_state & STATES["invalid"]:
+        return frozenset()
+    return state.written & _OF_TEMPLATES
 
 
 def _walked(step: Before, begin: Facts) -> Met:

@@ -53,7 +53,10 @@ def both(first: str, second: str, *, utc: bool = False) -> tuple[Operand, Operan
     printed = {_printed(one) for one in files if one.strip()}
     if len(printed) > 1:
         commands = " and ".join(sorted(printed))
-        raise UsageError(f"cannot compare what {commands} print: use the same command for both")
+        raise UsageError(
+            f"cannot compare what {commands} print: use the same command for both"
+            " (a recording is compared with either)"
+        )
     words = next(iter(printed), None)
     old, new = (
         _recorded(one, words, utc=utc)

@@ -26,25 +26,41 @@ _THURSDAY: Final = 4
 DAYS: Final = {
     "Sunday": 0, "Monday": 1, "Tuesday": 2, "Wednesday": 3, "Thursday": 4, "Friday": 5, "Saturday": 6,
 }  # fmt: skip
+# Conditions of whole seconds read the clock of the last tick (ktime_get_real_seconds), at HZ=100 10 ms ago;
+# nft's time is that of the very moment (ktime_get_real_ns).
+TICK_NS: Final = 10_000_000
 # A packet whose time is known no better may have been there at any.
 _LONGEST_S: Final = 60
 NO_TIMEZONE: Final = "the timezone was not recorded"
 
 
-def seconds(facts: Facts) -> range:
-    """All seconds since 1970 in which it may have been; none where that is not known, or they are many."""
-    first, last = (one // SECOND_NS for one in facts.time_ns)
+def seconds(facts: Facts, behind_ns: int = TICK_NS) -> range:
+    """All seconds since 1970 in which it may have been; none where that is not known, or they are many.
+
+    ``behind_ns``: how far the clock that is looked at may be behind.
+    """
+    first_ns, last_ns = facts.time_ns
+    first, last = max(first_ns - behind_ns, 0) // SECOND_NS, last_ns // SECOND_NS
     return range(first, last + 1) if first and last - first <= _LONGEST_S else range(0)
 
 
-def unknown(facts: Facts) -> str:
+def unknown(facts: Facts, behind_ns: int = TICK_NS) -> str:
     """Why it is not known when a packet was there; "" where it is."""
-    return "" if len(seconds(facts)) == 1 else "when it was there is not known to the second"
+    return (
+        ""
+        if len(seconds(facts, behind_ns)) == 1
+        else "when it was there is not known to the second"
+    )
 
 
 def unjudged(facts: Facts) -> str:
     """Why it is not known whether a condition of nft about time holds."""
     return NO_TIMEZONE if facts.timezone is None else unknown(facts)
+
+
+def unjudged_time(facts: Facts) -> str:
+    """Likewise, about nanoseconds."""
+    return NO_TIMEZONE if facts.timezone is None else unknown(facts, behind_ns=0)
 
 
 def unjudged_day(facts: Facts) -> str:
@@ -70,7 +86,7 @@ def _days(facts: Facts) -> frozenset[int] | None:
 
 def _times(facts: Facts) -> frozenset[int] | None:
     """Nanoseconds: both ends, each second in between and what is next to it, for rules have whole seconds."""
-    whole = seconds(facts)
+    whole = seconds(facts, behind_ns=0)
     if facts.timezone is None or not whole:
         return None
     beside = (one * SECOND_NS + by for one in whole for by in (-1, 0, 1))
@@ -92,12 +108,12 @@ def _time(value: Scalar) -> int:
 
 
 def _told(read: Read, text: str) -> Callable[[Facts], str | None]:
-    """The first of them as a reader knows it, where any is known."""
+    """The last of them, in which it was logged, as a reader knows it, where any is known."""
 
     def own(facts: Facts) -> str | None:
         if not read(facts):
             return None
-        return f"{datetime.fromtimestamp(seconds(facts)[0], UTC):{text}} UTC"
+        return f"{datetime.fromtimestamp(seconds(facts)[-1], UTC):{text}} UTC"
 
     return own
 

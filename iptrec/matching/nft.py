@@ -48,7 +48,7 @@ _WIDEST: Final = 128  # bits, of what is shifted
 _REASONS: Final[dict[str, Callable[[Facts], str]]] = {
     "meta ipsec exists": of_ipsec,
     "meta hour": moments.unjudged,
-    "meta time": moments.unjudged,
+    "meta time": moments.unjudged_time,
     "meta day": moments.unjudged_day,
     **nft_ct.REASONS,
 }
@@ -344,7 +344,7 @@ def _in_named(
     return found.pop() if len(found) == 1 else None
 
 
-def _holds(own: int | str, match: Match, number: Callable[[Scalar], int | str]) -> bool:
+def _holds(own: int | str, match: Match, number: Callable[[Scalar], int | str]) -> bool | None:
     right = match.right
     assert not isinstance(right, OneOf | Named)  # noqa: S101 - looked up
     match match.op:
@@ -371,11 +371,16 @@ def _holds(own: int | str, match: Match, number: Callable[[Scalar], int | str]) 
     raise ValueError(match.op)
 
 
-def _differs(own: int | str, value: Element, number: Callable[[Scalar], int | str]) -> bool:
-    """Of ttl < 60 ttl > 40, in this order, nft 1.0.6 prints ttl != 60-40."""
+def _differs(own: int | str, value: Element, number: Callable[[Scalar], int | str]) -> bool | None:
+    """Of ttl < 60 ttl > 40, in this order, nft 1.0.6 prints ttl != 60-40.
+
+    None: ttl != 60-60 may be a range, which most are outside of, or ttl < 60 ttl > 60, which nothing is.
+    """
     wanted = nft_lookup.span(value, number)
     if isinstance(value, Range) and isinstance(own, int) and not isinstance(wanted, str):
         low, high = wanted
+        if low == high:
+            return False if own == low else None
         return not low <= own <= high if low < high else high < own < low
     return not nft_lookup.fits(own, wanted)
 

@@ -188,6 +188,30 @@ def test_a_rule_is_rewritten_in_text_and_json_alike(file, case):
         assert f"1 rule {kind}" in done.stdout, name
 
 
+def test_a_jump_follows_the_name_of_its_chain(file):
+    def listed(name):
+        rule = {"family": "inet", "table": "f", "handle": 9}
+        jump, goto = ({one: {"target": name}} for one in ("jump", "goto"))
+        return printed(
+            TABLE,
+            {"chain": {"family": "inet", "table": "f", "name": name, "handle": 1}},
+            CHAIN,
+            {"rule": rule | {"chain": name, "expr": [{"accept": None}]}},
+            {"rule": rule | {"chain": CHAIN["chain"]["name"], "expr": [jump]}},
+            {"rule": rule | {"chain": CHAIN["chain"]["name"], "expr": [goto], "comment": "old"}},
+        )
+
+    done = iptrec("diff", file("old.json", listed("old")), file("new.json", listed("new")))
+    assert done.stdout.splitlines()[-1] == "1 chain renamed"
+
+
+def test_text_and_json_are_compared_by_way_of_a_recording(file):
+    text = "table inet f {\n\tchain c {\n\t\taccept\n\t}\n}\n"
+    done = iptrec("diff", file("a.nft", text), file("b.json", printed(TABLE)))
+    assert done.returncode == 2
+    assert "a recording is compared with either" in done.stderr
+
+
 def test_stdin_is_read_once():
     """It cannot be both sides; nor has it a moment."""
     done = program("diff", "-", "-", input=SAVED)

@@ -137,6 +137,14 @@ table ip fw {
 	}
 }
 """
+TEMPLATES = """\
+*raw
+-A PREROUTING -p udp -j CT --zone 5
+-A PREROUTING -p udp -m connmark --mark 0x0
+-A PREROUTING -p udp -m connmark ! --mark 0x0
+-A PREROUTING -p udp -m conntrack --ctstate INVALID
+COMMIT
+"""
 
 
 def judged(lab, path):
@@ -190,6 +198,17 @@ def test_zones(lab, tmp_path):
     assert None not in said["ct original zone 6"]
     assert None not in said["ct reply zone 6"]
     assert said['ct helper "ftp"'] == {False: 3}
+
+
+def test_a_template_is_not_told(lab, tmp_path):
+    """Behind -j CT a packet has one, with a mark of its own, which its trace does not tell."""
+    frames.neighbour(lab)
+    lab.run(["iptables-nft-restore"], stdin=TEMPLATES)
+    path = record(lab, tmp_path, sent(lab, tmp_path, ["udp"]))
+    found = list(claims(path, ("raw", "PREROUTING")))
+    asking = [(matched, one.fits) for _, rule, matched, one in found if "CT" not in rule.spec]
+    assert [matched for matched, _ in asking] == [True, False, False]
+    assert all(fits in (None, matched) for matched, fits in asking)
 
 
 def test_zones_are_not_told_without_connections(lab, tmp_path):

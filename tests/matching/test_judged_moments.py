@@ -20,7 +20,7 @@ NOT_KNOWN = "when it was there is not known to the second"
 HOUR, DAY, TIME = (meta(one) for one in ("hour", "day", "time"))
 
 
-def there(first_s=0, last_s=0, timezone=UTC_TZ):
+def there(first_s=0.5, last_s=0.5, timezone=UTC_TZ):
     """A packet some seconds after noon."""
     times = (NOON + int(one * SECOND_NS) for one in (first_s, last_s))
     return replace(FACTS, time_ns=tuple(times), timezone=timezone)
@@ -38,6 +38,24 @@ NATIVE = [
     (match(HOUR, "12:00", ">="), there(timezone=None), None, f'meta hour >= "12:00" ({NO_TIMEZONE})'),
     (match(HOUR, "12:00", ">="), there(timezone=UNKNOWN), True, None),
     (match(HOUR, "noon"), there(), None, 'meta hour "noon"'),
+    # The kernel's second is that of its last tick; its nanoseconds are those of the moment.
+    (match(HOUR, "12:00"), there(0.005, 0.005), None, f'meta hour "12:00" ({NOT_KNOWN})'),
+    (match(HOUR, "11:00"), there(0.005, 0.005), False, 'meta hour "11:00" (it is 12:00:00 UTC)'),
+    (match(DAY, "Saturday"), there(-43199.995, -43199.995), None, f'meta day "Saturday" ({NOT_KNOWN})'),
+    (match(TIME, "2026-11-28 12:00:00", "<"), there(0.005, 0.005), False,
+     'meta time < "2026-11-28 12:00:00" (it is 2026-11-28 12:00:00 UTC)'),
+    # Told is the second in which it was logged, as in the packet's line.
+    (match(HOUR, "11:00"), there(0.5, 1.5), False, 'meta hour "11:00" (it is 12:00:01 UTC)'),
+    # Either a range, which it is outside of, or hour < "11:00" hour > "11:00", which nothing is.
+    (match(HOUR, {"range": ["11:00", "11:00"]}, "!="), there(), None, 'meta hour != "11:00"-"11:00"'),
+    (match(HOUR, {"range": ["12:00", "12:00"]}, "!="), there(), False,
+     'meta hour != "12:00"-"12:00" (it is 12:00:00 UTC)'),
+    (match(HOUR, {"range": ["12:00", "12:00"]}), there(), True, None),
+    (match(HOUR, {"range": ["11:00", "11:00"]}), there(), False,
+     'meta hour "11:00"-"11:00" (it is 12:00:00 UTC)'),
+    (match(DAY, {"range": ["Friday", "Friday"]}, "!="), there(), None, 'meta day != "Friday"-"Friday"'),
+    (match(TIME, {"range": ["2026-01-01 00:00:00", "2026-01-01 00:00:00"]}, "!="), there(), None,
+     'meta time != "2026-01-01 00:00:00"-"2026-01-01 00:00:00"'),
     (match(DAY, "Saturday"), there(), True, None),
     (match(DAY, "Saturday"), there(timezone=WEST), False, 'meta day "Saturday" (it is Friday)'),
     (match(DAY, "Saturday"), there(timezone=UNKNOWN), None, f'meta day "Saturday" ({NO_TIMEZONE})'),
@@ -62,6 +80,8 @@ IPTABLES = [
     ("-m time --weekdays Sat --kerneltz", there(timezone=None), None),
     ("-m time --datestop 2026-11-28T00:00:00 --kerneltz", there(timezone=WEST), True),
     ("-m time --timestart 12:00:03 --timestop 12:00:05", there(0, 9), None),
+    ("-m time --timestart 12:00:00", there(0.005, 0.005), None),
+    ("-m time --timestart 11:59:59", there(0.005, 0.005), True),
 ]
 
 

@@ -56,10 +56,13 @@ CASES = [
     (match(payload("tcp", "dport"), 53), False, "tcp dport 53 (it is udp)"),
     (match(DPORT, {"range": [40, 60]}, "!="), False, "udp dport != 40-60 (it is 53)"),
     (match(DPORT, {"range": [54, 60]}, "!="), True, None),
+    # udp dport != 54-54 or udp dport < 54 udp dport > 54
+    (match(DPORT, {"range": [54, 54]}, "!="), None, "udp dport != 54-54"),
+    (match(DPORT, {"range": [53, 53]}, "!="), False, "udp dport != 53-53 (it is 53)"),
     # So nft 1.0.6 prints udp dport < 60 udp dport > 40
     (match(DPORT, {"range": [60, 40]}, "!="), True, None),
     (match(DPORT, {"range": [53, 40]}, "!="), False, "udp dport != 53-40 (it is 53)"),
-    (match(DPORT, {"range": [9, 9]}, "!="), False, "udp dport != 9-9 (it is 53)"),
+    (match(DPORT, {"range": [9, 9]}, "!="), None, "udp dport != 9-9"),
     (match(payload("tcp", "dport"), 53, "!="), False, "tcp dport != 53 (it is udp)"),
     (match(payload("ip6", "saddr"), "::1", "!="), False, "ip6 saddr != ::1 (it is 10.0.1.2)"),
     (match(meta("oifname"), "v*"), False, 'oifname "v*" (it is none)'),

@@ -11,16 +11,21 @@ if TYPE_CHECKING:
 
     from iptrec.decode.rulesets.types import Rule, Syntax
 
-# In quotes are comments and names of interfaces.
+# In quotes are comments and names of interfaces; within those of JSON each quote is behind a backslash.
 _JUMPS: Final[dict[Syntax, re.Pattern[str]]] = {
-    "iptables": re.compile(r'"(?:\\.|[^"\\])*"|(?<!\S)(?P<how>-[jg]) (?P<chain>\S+)'),
-    "nft": re.compile(r'"[^"]*"|(?<!\S)(?P<how>jump|goto) (?P<chain>[^\s,}]+)'),
+    "iptables": re.compile(r'"(?:\\.|[^"\\])*"|(?<!\S)(?P<how>-[jg] )(?P<chain>\S+)'),
+    "nft": re.compile(r'"[^"]*"|(?<!\S)(?P<how>(?:jump|goto) )(?P<chain>[^\s,}]+)'),
 }
+_JSON_JUMPS: Final = re.compile(r'(?P<how>"(?:jump|goto)":\s*\{"target":\s*")(?P<chain>[^"\\]+)')
 
 
 def chains(rule: Rule) -> set[str]:
     """The names that follow a jump or goto in its text."""
-    return {found["chain"] for found in _JUMPS[rule.syntax].finditer(rule.spec) if found["chain"]}
+    return {
+        found["chain"]
+        for found in _jumps(rule.spec, rule.syntax).finditer(rule.spec)
+        if found["chain"]
+    }
 
 
 def in_new_names(rule: Rule, names: Mapping[str, str]) -> Rule:
@@ -32,10 +37,15 @@ def in_new_names(rule: Rule, names: Mapping[str, str]) -> Rule:
     return replace(rule, spec=_renamed(rule.spec, rule.syntax, names), native=native, target=target)
 
 
+def _jumps(text: str, syntax: Syntax) -> re.Pattern[str]:
+    """What finds them; ``nft -j`` prints a list of statements."""
+    return _JSON_JUMPS if syntax == "nft" and text.startswith("[") else _JUMPS[syntax]
+
+
 def _renamed(text: str, syntax: Syntax, names: Mapping[str, str]) -> str:
-    return _JUMPS[syntax].sub(
+    return _jumps(text, syntax).sub(
         lambda found: (
-            f"{found['how']} {names[found['chain']]}" if found["chain"] in names else found[0]
+            f"{found['how']}{names[found['chain']]}" if found["chain"] in names else found[0]
         ),
         text,
     )
