@@ -89,7 +89,7 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
 
 
 def last_tables(book: Book) -> Iterator[tuple[str, str, dict[str, Chain]]]:
-    """The family, the name and the chains of each table as it last was, but for those of our own."""
+    """The family, the name and the chains of each table as it was last seen, but for those of our own."""
     loaded = {
         (family_of(table, family), table): timeline
         for family in FAMILIES
@@ -97,7 +97,8 @@ def last_tables(book: Book) -> Iterator[tuple[str, str, dict[str, Chain]]]:
     }
     for (family, table), timeline in loaded.items():
         if not is_our_table(table, book.our_comment):
-            yield family, table, timeline.states[-1].chains or {}
+            seen = [state.chains for state in timeline.states if state.chains is not None]
+            yield family, table, seen[-1] if seen else {}
 
 
 def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Iterator[TableCount]:

@@ -28,7 +28,8 @@ NEW_ELEMENTS, DELETE_ELEMENTS = 0x0A0C, 0x0A0E
 NEW_GENERATION: Final = 0x0A0F
 _TOLD: Final = {NEW_TABLE, DELETE_TABLE, NEW_CHAIN, DELETE_CHAIN, NEW_RULE, DELETE_RULE}
 _SETS: Final = {NEW_SET, NEW_ELEMENTS}
-_OF_COMMITS: Final = _TOLD | _SETS | {DELETE_SET, DELETE_ELEMENTS}
+_OF_SETS: Final = _SETS | {DELETE_SET, DELETE_ELEMENTS}
+_OF_COMMITS: Final = _TOLD | _OF_SETS
 REPLACE, APPEND = 0x100, 0x800  # NLM_F_
 FAMILY_HEADER: Final = 4  # struct nfgenmsg
 
@@ -77,11 +78,15 @@ class Edit:
 
 @dataclass(slots=True)
 class Commit:
-    """A transaction; ``received_ns``: when its first and its last message were received."""
+    """A transaction; ``received_ns``: when its first and its last message were received.
+
+    ``of_sets``: whether it did something to sets or their elements, which are no edits.
+    """
 
     generation: int
     received_ns: tuple[int, int]
     edits: list[Edit] = field(default_factory=list)
+    of_sets: bool = False
 
 
 def commits(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[Commit]:
@@ -89,16 +94,17 @@ def commits(datagrams: Iterable[tuple[int, bytes]]) -> Iterator[Commit]:
     edits: list[Edit] = []
     sets: dict[tuple[TableName, bytes], list[object]] = {}
     begun: int | None = None
+    of_sets = False
     for received, datagram in datagrams:
         for kind, flags, start, end in headers(datagram):
             if begun is None and kind in _OF_COMMITS:
                 begun = received
+            of_sets = of_sets or kind in _OF_SETS
             if kind not in _TOLD | _SETS or end - start < FAMILY_HEADER:
                 if kind == NEW_GENERATION:
-                    yield Commit(
-                        _generation(datagram[start:end]), (begun or received, received), edits
-                    )
-                    edits, begun = [], None
+                    number, told = _generation(datagram[start:end]), (begun or received, received)
+                    yield Commit(number, told, edits, of_sets)
+                    edits, begun, of_sets = [], None, False
                 continue
             body = memoryview(datagram)[start:end]
             if kind in _SETS:

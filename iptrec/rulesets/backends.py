@@ -114,7 +114,7 @@ def history(recording: Recording, backend: RulesetBackend, namespace: int) -> Ti
 def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[Family, Ruleset]:
     """What was in force at a time (epoch), as far as it had been seen; None: in the end.
 
-    A table whose rules nobody saw then is left out; one that nobody had seen before is as it was seen first.
+    A table whose rules nobody saw then is as it was last seen; one that nobody had seen before as it was first.
     """
     found: dict[Family, Ruleset] = {}
     known = timelines(recording, namespace)
@@ -123,15 +123,13 @@ def rulesets(recording: Recording, time_ns: int | None, namespace: int) -> dict[
         for name, one in (
             (name, one) for each in known for name, one in each.loaded(family).items()
         ):
-            states = [
-                state
-                for state, since in zip(one.states, one.time_ns, strict=True)
-                if time_ns is None or since <= time_ns
-            ]
-            if states and all(state.chains is None for state in states):
-                states = [state for state in one.states if state.chains is not None][:1]
-            if states and states[-1].chains is not None:
-                tables[name] = states[-1].chains
+            came = zip(one.states, one.time_ns, strict=True)
+            until = [state for state, since in came if time_ns is None or since <= time_ns]
+            seen = [state.chains for state in until if state.chains is not None]
+            if until and not seen:
+                seen = [state.chains for state in one.states if state.chains is not None][:1]
+            if seen:
+                tables[name] = seen[-1]
         if tables:
             found[family] = Ruleset(tables)
     return found

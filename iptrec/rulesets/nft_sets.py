@@ -123,7 +123,7 @@ class NftSets:
                 torn_ns = one.time_ns
             if one.kind not in (LISTING, UNKNOWN):
                 continue
-            if span is not None and one.time_ns < span[1].end_ns:
+            if span is not None and one.time_ns < (span[1].end_ns or EVER):
                 continue  # one of those that were told
             number = len(self._lists)
             content = one.content if one.kind == LISTING and one.time_ns != torn_ns else None
@@ -133,13 +133,17 @@ class NftSets:
             else:
                 self._add_listed(one, number, followed.get(one.time_ns))
             then = followed.get(one.time_ns) if content is not None else None
-            span = None if then is None else (number, then)
+            span = None
+            if then is not None and then.end_ns is not None:
+                span = number, then
+            elif then is not None:
+                self._add_unknown(then)
 
     def _add_listed(self, one: Snapshot, number: int, then: Followed | None) -> None:
         generations = (BEFORE_ALL, LAST_OF_ALL if then is None else then.generation)
         if not number:
             since = EVER, EVER, generations
-            if then is not None and then.since[0] > EVER:
+            if then is not None and then.since[1] > EVER:
                 self._add(None, EVER, EVER, FROM_THE_FIRST)
                 since = then.since
             self._add(number, *since)
@@ -148,6 +152,11 @@ class NftSets:
         # By how many changes it came to be nobody knows, nor what it was meanwhile.
         self._add(None, after, after, ANY_TIME)
         self._add(number, after, one.time_ns, generations)
+
+    def _add_unknown(self, then: Followed) -> None:
+        """What came after a listing, from the first transaction that did something to sets: nobody knows."""
+        for after_ns, by_ns, generation in then.moments.tolist():
+            self._add(None, after_ns, by_ns, (generation - 1, generation))
 
     def _add(self, listing: int | None, after_ns: int, by_ns: int, generations: Came) -> None:
         self._parts.append(_Part(len(self._times), listing))

@@ -161,8 +161,7 @@ def _last_of(looks: Sequence[Look], commits: dict[int, Commit]) -> list[Commit] 
     first = looks[0].generation
     if first is None or any(one.listing is not None for one in looks[1:]):
         return None
-    told = [one for one in commits.values() if one.received_ns[0] <= looks[-1].time_ns]
-    newest = max((one.generation for one in told), default=first)
+    newest = max(commits, default=first)
     if not 0 <= newest - first <= len(commits):
         return None
     found = [commits[one] for one in range(first + 1, newest + 1) if one in commits]

@@ -57,8 +57,10 @@ class State(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """What the kernel told between two listings, at their times: all of it.
+    """What the kernel told after a listing, up to the next one, at their times.
 
+    ``end_ns``: None where nobody listed what it came to, or something is missing; ``moments`` then has only the
+    first transaction that did something to sets, or may have.
     ``generation``: of the first listing. ``moments``: of each transaction the time after which it was, the one
     not after which (epoch, ns), and its generation; shape (n, 3). ``received_ns``: from when
     to when they were told (epoch). ``since``: the times and generations after which the first listing's sets
@@ -66,7 +68,7 @@ class Followed(NamedTuple):
     """
 
     begin_ns: int
-    end_ns: int
+    end_ns: int | None
     generation: int
     moments: I64
     received_ns: tuple[int, int]
@@ -85,6 +87,8 @@ class States:
         commits = commits_of(changes)
         looks = [one.of_one_moment(commits) for one in looks]
         self._first = looks[:1]
+        self._commits = commits
+        self._lossless = changes is not None and changes.lost_ns is None
         listings = [one.listing for one in looks if one.listing is not None]
         self._words = Words(listings)
         looks = [*looks, *_after_all(looks, changes)]
@@ -120,27 +124,49 @@ class States:
                 yield state
 
     def followed(self) -> Iterator[Followed]:
-        """The listings between which the kernel told all changes."""
+        """All listings of which the numbers are known, with what the kernel told after them."""
         for span in self._spans:
-            if span.commits is None or span.begin.generation is None or span.end.listing is None:
-                continue
-            received = [one.received_ns for one in span.commits] or [(0, -1)]
-            yield Followed(
-                span.begin.time_ns,
-                span.end.time_ns,
-                span.begin.generation,
-                self._moments_of(span, span.commits),
-                (received[0][0], received[-1][1]),
-                self._since(span),
-            )
+            if span.commits is None or span.end.listing is None:
+                yield from self._open(span.begin, span.looks)
+            elif span.begin.generation is not None:
+                yield self._told(span.begin, span.end.time_ns, span.commits, span.looks)
+        for last in [self._spans[-1].end] if self._spans else self._first:
+            yield from self._open(last, [last])
 
-    def _since(self, span: Span) -> tuple[int, int, Came]:
-        if not self._foreign or span.begin is not self._first[0]:
+    def _open(self, begin: Look, looks: Sequence[Look]) -> Iterator[Followed]:
+        """A listing after which nobody knows all, up to the next transaction that did something to sets."""
+        if begin.listing is None or begin.generation is None:
+            return
+        number, told_ns = begin.generation + 1, begin.time_ns
+        while (next_one := self._commits.get(number)) is not None and not next_one.of_sets:
+            number, told_ns = number + 1, next_one.received_ns[1]
+        told = self._told(begin, None, [] if next_one is None else [next_one], looks)
+        newest = max([self._looks.newest, *self._commits])
+        if next_one is None and not (self._lossless and newest < number):  # it is missing
+            told = told._replace(moments=np.array([[told_ns, NEVER, number]], np.int64))
+        yield told
+
+    def _told(
+        self, begin: Look, end_ns: int | None, commits: Sequence[Commit], looks: Sequence[Look]
+    ) -> Followed:
+        received = [one.received_ns for one in commits] or [(0, -1)]
+        return Followed(
+            begin.time_ns,
+            end_ns,
+            begin.generation or 0,
+            self._moments_of(looks, commits),
+            (received[0][0], received[-1][1]),
+            self._since(begin),
+        )
+
+    def _since(self, begin: Look) -> tuple[int, int, Came]:
+        foreign = [one for one in self._foreign if one.of_sets]
+        if not foreign or begin is not self._first[0]:
             return _FROM_THE_FIRST
-        return self._moment(self._foreign[-1], self._first)
+        return self._moment(foreign[-1], self._first)
 
-    def _moments_of(self, span: Span, commits: Sequence[Commit]) -> I64:
-        each = (self._moment(one, span.looks) for one in commits)
+    def _moments_of(self, looks: Sequence[Look], commits: Sequence[Commit]) -> I64:
+        each = (self._moment(one, looks) for one in commits)
         numbers = (number for after, by, came in each for number in (max(after, EVER), by, came[1]))
         return np.fromiter(numbers, np.int64, 3 * len(commits)).reshape(-1, 3)
 
@@ -236,7 +262,7 @@ class States:
         for number, step in zip(edits, steps, strict=True):
             yield self._made(table, step, commits[number], span)
         last, time_ns = commits[-1].generation, span.end.time_ns
-        if time_ns < NEVER:
+        if time_ns < NEVER and not (self._lossless and self._looks.newest <= last):
             yield False, State(None, time_ns, time_ns, (last, LAST_OF_ALL))
         elif self._looks.newest > last:
             yield False, State(None, commits[-1].received_ns[1], NEVER, (last, LAST_OF_ALL))

@@ -16,6 +16,12 @@ import time
 import pytest
 import recorder
 
+from iptrec.answers.packets import Packets
+from iptrec.answers.selection import Selection
+from iptrec.answers.why import explain
+from iptrec.recording.reader import Reader
+from iptrec.rulesets.backends import rulesets
+
 pytestmark = pytest.mark.live
 
 NFT = """\
@@ -193,3 +199,54 @@ def told_rightly(path, arrived, *, least=0.9):
         )
         != [mark]
     ]
+
+
+SETS = """\
+table inet t {
+    set h { type inet_service; }
+    chain in {
+        type filter hook input priority 0;
+        udp dport @h counter meta mark set 1
+        udp dport @h ip ttl 99 drop
+        udp dport @h counter meta mark set 2
+    }
+}
+"""
+ELEMENTS = """
+for number in $(seq 2000); do
+    nft add element inet t h { 9 }; sleep 0.06; nft flush set inet t h; sleep 0.06
+done
+"""
+
+
+def test_members_and_rules_where_a_recording_begins_and_ends_while_elements_change(lab, tmp_path):
+    """No rule is passed over by a set that equal rules around it matched; and no table is unloaded."""
+    lab.run(["nft", "-f", "-"], stdin=SETS)
+    paths = [tmp_path / f"{number}.db" for number in range(5)]
+    changer = lab.popen(["sh", "-c", ELEMENTS], None)
+    sender = lab.popen([sys.executable, "-c", TRAFFIC], None, stdout=-3)
+    try:
+        for path in paths:
+            child = recorder.start(lab, "udp dst port 9", "--backend", "nft", "-o", path)
+            time.sleep(0.3)  # so long it is recorded
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=60)
+            assert child.returncode == 0
+    finally:
+        for one in (changer, sender):
+            one.kill()
+            one.wait()
+    judged = 0
+    for path in paths:
+        with Reader(path) as reader:
+            for name in ("start", "end"):
+                time_ns = 0 if name == "start" else None
+                assert "inet t" in rulesets(reader, time_ns, 1)["ipv4"].tables
+            for one in explain(reader, Packets(reader, Selection())):
+                matched = {step.step.rule for step in one.steps if step.step.type == "rule"}
+                for passed in (each for step in one.steps for each in step.passed):
+                    if passed.number == 2 and passed.judgement.fits is False:
+                        because = passed.judgement.because or ""
+                        judged += 1
+                        assert not ({1, 3} <= matched and "dport" in because), because
+    assert judged

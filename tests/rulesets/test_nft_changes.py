@@ -19,6 +19,7 @@ from nft_handmade import (
     REPLACE,
     NftHandMade,
     chain,
+    element,
     event,
     message,
     rule,
@@ -118,17 +119,25 @@ def test_what_nobody_listed_has_no_words():
 
 
 def test_where_nothing_is_listed_in_the_end_the_kernel_tells():
-    """What it told of each change, up to the last time that the recorder looked."""
+    """What it told of each change: of those after the recorder's last look as well, as its own undoing."""
     recording = NftHandMade().listed({"f": [(5, "drop"), (6, "accept")]}, 100, generation=7)
     recording.commit(8, 110, rule(DEL_RULE, "f", 5, "drop")).unseen(112, 100)
     recording.commit(9, 120, rule(NEW_RULE, "f", 7, "drop")).unseen(130, 112)
-    recording.commit(10, 140, rule(DEL_RULE, "f", 7, "drop"))  # as the recorder's own undoing
+    recording.commit(10, 140, rule(DEL_RULE, "f", 7, "drop"))
     assert states(recording) == [
         (["drop", "accept"], EVER, EVER),
         (["accept"], 94, 110),
         (["accept", "drop"], 94, 120),
-        (None, 130, 130),
+        (["accept"], 94, 140),
     ]
+
+
+def test_elements_that_changed_last_leave_the_rules_known():
+    """No rule came or went, though nobody listed the ruleset any more; what was lost may be one."""
+    recording = NftHandMade().listed(ONE, 100, generation=7)
+    recording.commit(8, 110, element(NEW_ELEMENTS, "s", b"x")).unseen(130, 112)
+    assert texts(recording) == [["drop"]]
+    assert texts(recording.lost(120)) == [["drop"], None]
 
 
 def test_what_cannot_be_followed_in_the_end_is_not_known():

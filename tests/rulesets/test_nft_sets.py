@@ -12,6 +12,7 @@ from nft_handmade import (
     DEL_SET,
     DEL_TABLE,
     NEW_ELEMENTS,
+    NEW_GENERATION,
     NEW_RULE,
     NEW_TABLE,
     NftHandMade,
@@ -21,6 +22,7 @@ from nft_handmade import (
     rule,
     table,
     text,
+    u32,
 )
 
 from iptrec.decode.rulesets.nft_sets import NftSet
@@ -31,6 +33,7 @@ from iptrec.rulesets.nft import NFT, followed
 from iptrec.rulesets.nft_sets import NftSets, When
 
 ONE = {"f": [(5, "drop")]}
+OURS = table(NEW_TABLE, 9, "iptrec-1"), rule(NEW_RULE, "o", 1, "mine", in_table="iptrec-1")
 INTERVAL = 4  # NFT_SET_INTERVAL
 MS = 10**6
 
@@ -313,3 +316,39 @@ def test_messages_of_strangers(data):
     messages[at] = bytes(damaged)
     recording = recorded(of(3), of(3), messages, [deleted(9)])
     assert has(recording, 3, (8, 8)) in (True, False, None)
+
+
+BEFORE = {
+    "others did": ([(6, OURS), (7, [added(1)])], [None, True]),
+    "others did, to rules alone": ([(6, OURS), (7, [rule(NEW_RULE, "f", 6, "x")])], [True, True]),
+    "nobody but we": ([(6, [added(1)]), (7, OURS)], [True, True]),
+}
+
+
+@pytest.mark.parametrize("end", ["listed", "unseen"])
+@pytest.mark.parametrize("case", BEFORE)
+def test_members_before_the_first_listing(case, end):
+    """Known as far back as nobody changed a set, also where no event was received before the change."""
+    told, expected = BEFORE[case]
+    recording = NftHandMade()
+    for generation, messages in told:
+        recording.commit(generation, generation * 10, *messages)
+    recording.traced(75, message(NEW_GENERATION, (1, u32(7)))).listed(
+        ONE, 100, generation=7, sets=[of(1)]
+    )
+    recording = recording.unseen(900, 800) if end == "unseen" else recording.listed(
+        ONE, 900, generation=7, sets=[of(1)]
+    )  # fmt: skip
+    found = [has(recording, 1, (6, 6), (40, 65)), has(recording, 1, (7, 7), (110, 120))]
+    assert found == expected
+
+
+def test_members_after_a_listing_that_no_other_one_follows():
+    """Until somebody changes a set, or may have; a recorder tells late that it cannot list."""
+    for end in (lambda one: one.unseen(900, 800), lambda one: one):
+        recording = NftHandMade().listed(ONE, 100, generation=7, sets=[of(1)])
+        recording.traced(180).commit(8, 200, rule(NEW_RULE, "f", 6, "x"))
+        recording = end(recording.commit(9, 300, deleted(1)))
+        found = [has(recording, 1, (at, at), (time, time + 5)) for at, time in ((7, 150), (8, 250))]
+        assert found == [True, True]
+        assert has(recording, 1, (9, 9), (400, 405)) is None
