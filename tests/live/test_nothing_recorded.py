@@ -143,7 +143,7 @@ def test_a_disk_that_is_full(lab, backend, size):
     assert lab.run(["nft", "list", "ruleset"]).stdout == before
     assert "TRACE" not in lab.run(["iptables-legacy-save", "-t", "raw"]).stdout
     if left := lab.run(["ls", "/run/small"]).stdout.split():
-        assert line.endswith("; what was committed before is kept in it")
+        assert "; what was committed before is kept in it and, if there is one, in " in line
         assert lab.run([*IPTREC, "show", "--brief", "/run/small/t.db"]).stdout.count("icmp") > 0, (
             left
         )

@@ -414,7 +414,7 @@ def test_full_disk_keeps_what_was_committed(tmp_path, small_disk):
     first, second = done.stdout.splitlines()
     assert first == (
         f"cannot write {tmp_path}/t.db: database or disk is full;"
-        " what was committed before is kept in it"
+        " what was committed before is kept in it and, if there is one, in t.db-wal"
     )
     assert second == "True False True"
 
@@ -554,7 +554,9 @@ def test_limit_of_file_size_is_told_as_it_is(tmp_path, stays):
     told, found = done.stdout.splitlines()
     assert re.fullmatch(rf"cannot write {tmp_path}/t\.db: [^;]*; .*", told)
     if stays == "kept":
-        assert told.endswith("; what was committed before is kept in it")
+        assert told.endswith(
+            "; what was committed before is kept in it and, if there is one, in t.db-wal"
+        )
         kept, stored = map(int, found.split())
         assert kept == stored > 0
     else:
@@ -591,7 +593,9 @@ def test_what_cannot_be_written_leaves_no_file_without_events(tmp_path, events):
     assert done.stderr == ""
     told, left = done.stdout.splitlines()
     if events == "seen":
-        assert told.endswith("; what was committed before is kept in it")
+        assert told.endswith(
+            "; what was committed before is kept in it and, if there is one, in t.db-wal"
+        )
         assert "t.db" in left
     else:
         assert told.endswith("; no file is left")
