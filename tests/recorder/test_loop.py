@@ -24,6 +24,7 @@ from iptrec.recorder.guarded import Guarded
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.ring import Ring
 from iptrec.recorder.session import record
+from iptrec.recording.pace import Pace
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_viewer_that_ended(trigger):
 
 def test_a_copy_on_request(stage, monkeypatch):
     """SIGUSR1 writes what there is into a file of its own, once, and recording goes on."""
-    monkeypatch.setattr(Writer, "waits", True)  # ten looks at the clock a second
+    monkeypatch.setattr(Pace, "due_in_ns", 10**12)  # ten looks at the clock a second
     outcome = record(options(duration_s=0.5), begun=signalled(signal.SIGUSR1))
     assert outcome.reason == "duration"
     ((name, reason),) = stage.writer.copies
@@ -244,7 +245,7 @@ def guarded():
 
 def test_the_loop_keeps_a_guardian(stage, monkeypatch):
     """It is killed when recording has begun."""
-    monkeypatch.setattr(Writer, "waits", True)
+    monkeypatch.setattr(Pace, "due_in_ns", 10**12)
 
     def begun(_):
         stage.guardian.deaths = 1
