@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PERHAPS: Final = ", perhaps this one"  # of what is told of some packets, and not of which
 _PREROUTING: Final = HOOKS.index("PREROUTING")
 _FILTERING: Final = tuple(map(HOOKS.index, ("INPUT", "FORWARD", "OUTPUT")))
+NOT_KNOWN: Final = "the rules of table {} at that time are not known"
 HOLES: Final = "events are missing in the middle"
 TORN: Final = "the rules changed while it was under way: it met old and new ones"
 NOT_SEEN, NOTHING_TELLS = "not seen after", "nothing tells what became of it after"
@@ -199,7 +200,7 @@ def _accepted_by(book: Book, path: tuple[int, ...]) -> int | None:
 def _why_broken(book: Book, walk: Walk, branch: Branch, *, ended: bool) -> str | None:
     """Why it was not seen as a whole, but for its end."""
     if unseen := unseen_table(book, branch.path):
-        return f"the rules of table {unseen} at that time are not known"
+        return NOT_KNOWN.format(unseen)
     if len(branch.path) == MOST_STEPS and not ended:
         return f"cut after {MOST_STEPS:,} steps: no more are put together"
     if walk.headless:

@@ -7,10 +7,11 @@ whole of it, though it may look so: the table's chains may have dropped it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iptrec.packets.outcome import NOT_KNOWN
 from iptrec.rulesets.table_names import backend_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from iptrec.packets.outcome import Outcome
     from iptrec.rulesets.resolver import Book
     from iptrec.rulesets.timeline import Timeline
-
-_NOT_KNOWN: Final = "the rules of table {} at that time are not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class UnknownRules:
             for name, gaps in self._gaps(self._book.families[outcome.path[0]]).items():
                 here = left & gaps.may_be(earliest_ns, latest_ns)
                 if name not in met and here.any():
-                    reason = _NOT_KNOWN.format(name)
+                    reason = NOT_KNOWN.format(name)
                     yield here, replace(outcome, complete=False, finished=False, reason=reason)
                     left &= ~here
         if left.any():

@@ -349,8 +349,8 @@ class Writer:
             ours = not isinstance(error, sqlite3.OperationalError)
             self._failed = not ours and is_changeable(self.path)
             log = f"{self.path.name}-wal"  # goes in the end, where there is room for what it has
-            kept = f"what was committed before is kept in it and, if there is one, in {log}"
-            kept = kept if self._stays else "no file is left"
+            stays = f"what was committed before is kept in it and, if there is one, in {log}"
+            kept = stays if self._stays else "no file is left"
             told = described(error, self.path)
             raise RecordingError(f"cannot write {self.path}: {told}; {kept}") from None
 

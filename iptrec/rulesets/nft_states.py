@@ -103,11 +103,10 @@ class States:
         edited = dict.fromkeys(table for span in self._spans for table in span.edits)
         self.tables = list(dict.fromkeys(name for one in listings for name in one.chains))
         self.tables += [one for one in {**self._before, **edited} if one not in self.tables]
-        told = {name: self._early if name in self._before else [] for name in self.tables}
         self._edited = {
             name: Edited(
                 name,
-                [*told[name], *self._spans],
+                [*(self._early if name in self._before else ()), *self._spans],
                 listings,
                 self._words,
                 (missed or {}).get(name, {}),
@@ -191,7 +190,7 @@ class States:
     ) -> Iterator[tuple[bool, State]]:
         """What the kernel told up to the first listing, if it comes to that; else that alone."""
         edits, commits = early.edits.get(table, {}), early.commits or ()
-        steps = list(nft_replay.replayed(nft_replay.UNKNOWN, edits.values()))
+        steps = _steps(table, early)
         known = table_at(look, table)
         if known == nft_replay.UNKNOWN or (steps and steps[-1] == known):
             for number, step in zip(edits, steps, strict=True):
@@ -272,8 +271,7 @@ class States:
         begin = table_at(span.begin, table)
         if table not in span.begin.torn or begin != nft_replay.UNKNOWN:
             return begin
-        told = [edits for one in self._early for edits in one.edits.get(table, {}).values()]
-        return [nft_replay.UNKNOWN, *nft_replay.replayed(nft_replay.UNKNOWN, told)][-1]
+        return [begin, *(step for one in self._early for step in _steps(table, one))][-1]
 
     def _made(
         self, table: TableName, step: Table, commit: Commit, span: Span
@@ -318,6 +316,11 @@ def _came(before: Look, look: Look) -> Came:
         after if before.generation is None else before.generation,
         until if look.generation is None else look.generation,
     )
+
+
+def _steps(table: TableName, early: Span) -> list[Table]:
+    """A table after each of its commits before the first listing, by these alone."""
+    return list(nft_replay.replayed(nft_replay.UNKNOWN, early.edits.get(table, {}).values()))
 
 
 def _alike(table: TableName, before: Listing | None, after: Listing | None) -> bool:

@@ -75,6 +75,17 @@ def changing(lab, command, text, *, pause_s=0):
         changes.join()
 
 
+def record(lab, paths, seconds, *options):
+    """One recording after the other; a note says that both backends have rules."""
+    for path in paths:
+        notes = "--backend" not in options
+        child = recorder.start(lab, "udp dst port 9", *options, "-o", path, notes=notes)
+        time.sleep(seconds)  # so long it is recorded
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=60)
+        assert child.returncode == 0
+
+
 @pytest.mark.parametrize("loaded", LOADED)
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
 def test_the_end_comes_soon_and_the_last_packets_are_known(lab, tmp_path, loaded, again):
@@ -110,12 +121,7 @@ def test_the_first_packets_are_not_told_by_later_rules(lab, tmp_path, loaded):
     paths = [tmp_path / f"{number}.db" for number in range(3)]
     with changing(lab, command, text, pause_s=0.02):
         sender = lab.popen([sys.executable, "-c", TRAFFIC], None, stdout=-1)
-        for path in paths:
-            child = recorder.start(lab, "udp dst port 9", "--backend", "nft", "-o", path)
-            time.sleep(0.5)  # so long it is recorded
-            child.send_signal(signal.SIGINT)
-            child.communicate(timeout=60)
-            assert child.returncode == 0
+        record(lab, paths, 0.5, "--backend", "nft")
         sender.kill()
         arrived, _ = sender.communicate()
     for path in paths:
@@ -123,8 +129,8 @@ def test_the_first_packets_are_not_told_by_later_rules(lab, tmp_path, loaded):
 
 
 CHAIN = (
-    "table inet t { chain in { type filter hook input priority 5;"
-    " udp dport 9 drop; udp dport {number} accept; }; }"
+    "table inet t {{ chain in {{ type filter hook input priority 5;"
+    " udp dport 9 drop; udp dport {} accept; }}; }}"
 )
 DROPPED = {
     "made anew": "table inet t\ndelete table inet t\n",
@@ -148,19 +154,11 @@ def test_what_nft_drops_is_not_told_as_accepted(lab, tmp_path, case, backends):
         lab.restore(
             None, "ipv4", "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n"
         )
-    text = DROPPED[case].replace("{", "{{") + CHAIN.replace("{", "{{").replace("}", "}}").replace(
-        "{{number}}", "{}"
-    )
-    lab.run(["nft", "-f", "-"], stdin=CHAIN.replace("{number}", "1"))
+    lab.run(["nft", "-f", "-"], stdin=CHAIN.format(1))
     paths = [tmp_path / f"{number}.db" for number in range(3)]
-    with changing(lab, ["nft", "-f", "-"], text, pause_s=0.002):
+    with changing(lab, ["nft", "-f", "-"], DROPPED[case] + CHAIN, pause_s=0.002):
         sender = lab.popen([sys.executable, "-c", SEND])
-        for path in paths:
-            child = recorder.start(lab, "udp dst port 9", "-o", path, notes=True)
-            time.sleep(1)  # so long it is recorded
-            child.send_signal(signal.SIGINT)
-            child.communicate(timeout=60)
-            assert child.returncode == 0
+        record(lab, paths, 1)
         sender.kill()
     for path in paths:
         arrived = [one for one in recorder.packets(path) if one.in_ == "lo"]
@@ -226,12 +224,7 @@ def test_members_and_rules_where_a_recording_begins_and_ends_while_elements_chan
     changer = lab.popen(["sh", "-c", ELEMENTS], None)
     sender = lab.popen([sys.executable, "-c", TRAFFIC], None, stdout=-3)
     try:
-        for path in paths:
-            child = recorder.start(lab, "udp dst port 9", "--backend", "nft", "-o", path)
-            time.sleep(0.3)  # so long it is recorded
-            child.send_signal(signal.SIGINT)
-            child.communicate(timeout=60)
-            assert child.returncode == 0
+        record(lab, paths, 0.3, "--backend", "nft")
     finally:
         for one in (changer, sender):
             one.kill()
