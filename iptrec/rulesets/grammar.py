@@ -154,13 +154,19 @@ class Grammar:
             if frames is not None:
                 return self._after(place, frames)
         if state.status in ("passed", "queued", "open") and place.builtin:
-            # NF_REPEAT from userspace: the table is passed once more (net/netfilter/nf_queue.c). So is a chain
-            # that is not in force beside the one that is.
-            again = state.status == "queued" or place.beside or state.verdict == _BESIDE
-            again = again and place.pass_ == state.pass_
+            again = self._again(state, place) and place.pass_ == state.pass_
             reached = (again or self._next(state, place)) and self._reachable_from(place, 0)
             return self._after(place, ((place.chain, place.index),)) if reached else None
         return None
+
+    def _again(self, state: State, place: Place) -> bool:
+        """Whether a base chain may be passed once more.
+
+        By NF_REPEAT from userspace (net/netfilter/nf_queue.c), and where one that is not in force has the name
+        of one that is, as may be where nobody saw the rules.
+        """
+        two = place.beside or state.verdict == _BESIDE or (place.unseen and place.base is not None)
+        return state.status == "queued" or two
 
     def may_end(self, state: State) -> bool:
         """Whether the kernel can have logged nothing more of the packet after this state."""

@@ -56,6 +56,7 @@ class Place:
     ``beside``: in a chain that was not in force, see `timeline.Attached`. ``late``: in a chain of our own that
     packets pass last, and which tells nothing but that. ``apart``: in a table of our own, which no reader is
     told of. ``by_match``: a match of the rule dropped a packet that it could not read; it is no hit.
+    ``unseen``: nobody saw the rules of its table.
     """
 
     hook: int
@@ -79,6 +80,7 @@ class Place:
     late: bool = False
     apart: bool = False
     by_match: bool = False
+    unseen: bool = False
 
     @property
     def pass_(self) -> Pass:

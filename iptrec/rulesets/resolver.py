@@ -294,6 +294,7 @@ class Resolver(Book):
         number = -1 if state is None else state.number
         if state is not None and state.chains is None:
             self.unseen.add(number)
+            place = replace(place, unseen=True)
         key = (seen.family, seen.not_ip, number, place)
         if key not in self._interned:
             self._interned[key] = self.add(place, grammar, seen.family, number, self.backend)

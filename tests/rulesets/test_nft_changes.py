@@ -264,6 +264,18 @@ def changing(*events):
     return recording.listed({"f": [(5, "accept")]}, 200, generation=8, handle=2)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_where_nobody_knows_the_rules_a_packet_may_pass_two_chains_of_one_name(same):
+    """The one that goes and the one that comes are attached together; the kernel's id says that it is one."""
+    recording = NftHandMade().listed(ONE, 100).unseen(120, 110)
+    second = 9 if same else 10
+    dropped = event(UDP, second, "f", 6, verdict=DROP, dumps=True)
+    recording.traced(115, event(UDP, 9, "f", policy=ACCEPT, dumps=True), dropped)
+    recording.listed({"f": [(7, "drop")]}, 200)
+    told = [(one.verdict, one.complete) for one in Packets(recording)]
+    assert told == [("DROP", False)] if same else [("ACCEPT", False), ("DROP", False)]
+
+
 @pytest.mark.parametrize(("verdict", "spec"), [(0, "drop"), (ACCEPT, "accept")])
 def test_the_verdict_tells_which_of_two_rules_with_one_handle_it_was(verdict, spec):
     """The kernel says what the rule did: the other one did not."""
