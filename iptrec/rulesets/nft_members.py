@@ -2,7 +2,7 @@
 
 The listing before tells the first of them, the one after must tell the last: else nothing is known of what was
 in between. An element with a timeout is told once, and ends in silence:
-what is left of its time is told with it.
+what is left of its time is told with it. Of an interval that is where it begins: its end goes with it.
 """
 
 from __future__ import annotations
@@ -68,22 +68,28 @@ class Commit(NamedTuple):
 
 @dataclass(slots=True)
 class _State:
-    """While the messages are read: whether the set is there, and how many were read."""
+    """While the messages are read: whether the set is there, and how many were read.
+
+    ``begun``: when the interval ends whose end must be told next, in a set of those that may end in silence.
+    """
 
     exists: bool
     read: int = 0
+    begun: Until | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class History:
     """A set after each of some transactions; the 0th is what was listed before them.
 
-    ``begin``: its members in the listing, ``changed``: what became of some of them, each after so many
-    messages. ``cleared``: after which messages it was empty; ``read``: how many each transaction ends with.
+    ``expiring``: members may end in silence. ``begin``: those of the listing, ``changed``: what became of
+    some of them, each after so many messages. ``cleared``: after which messages it was empty; ``read``: how
+    many each transaction ends with.
     """
 
     types: tuple[str, ...]
     interval: bool
+    expiring: bool
     begin: Mapping[Key, Until]
     changed: dict[Key, list[tuple[int, Until]]] = field(default_factory=dict)
     cleared: list[int] = field(default_factory=list)
@@ -112,9 +118,9 @@ class History:
         if not types or not nft_keys.SIZES.keys() >= {*types}:
             raise CannotFollowError
         points = interval and len(types) == 1
-        if points and (expiring or nft_keys.is_name(types[0])):  # ends of intervals end in silence
+        if points and nft_keys.is_name(types[0]):
             raise CannotFollowError
-        found = cls(types, points, _better(listed(begin), carried))
+        found = cls(types, points, expiring, _better(listed(begin), carried))
         found._replay(commits, exists=begin is not None, whole=interval)
         found._index()
         found._check(end)
@@ -157,6 +163,8 @@ class History:
                 self._take(told, commit, state, whole=whole)
                 state.read += 1
             self.read.append(state.read)
+            if state.begun is not None:
+                raise CannotFollowError
 
     def _take(self, told: Told, commit: Commit, state: _State, *, whole: bool) -> None:
         """``whole``: the set is one of intervals, of whatever kind."""
@@ -187,6 +195,8 @@ class History:
             if self._latest(key).there((commit.after_ns, commit.by_ns)) is None:
                 # It ended just then: whether it was kept or came anew, or ended all the same.
                 until = until._replace(after_ns=_GONE.after_ns)
+            if self.expiring and isinstance(key, Bound):
+                until = _paired(key, until, state)
         self.changed.setdefault(key, []).append((state.read, until))
 
     def _latest(self, key: Key) -> Until:
@@ -256,8 +266,9 @@ class History:
         at = bisect.bisect_right(self.bounds, own)
         for bound in reversed(self.bounds[max(at - _MOST_BOUNDS, 0) : at]):
             for begins in (True, False):
-                if self._until(Bound(bound, begins), state).there(time_ns):
-                    return begins
+                there = self._until(Bound(bound, begins), state).there(time_ns)
+                if there is not False:
+                    return begins if there else None
         return None if at > _MOST_BOUNDS else False
 
     def _reaching(self, own: Sequence[Part | None]) -> Iterator[Key]:
@@ -337,6 +348,19 @@ def _until(one: Element, commit: Commit) -> Until:
         return _FOR_EVER
     left = one.expires_ms * _MS_NS
     return Until(commit.after_ns + left - _TICK_NS, commit.by_ns + left + _TICK_NS)
+
+
+def _paired(key: Bound, until: Until, state: _State) -> Until:
+    """When a bound goes that was told: the end of an interval with the interval, which is told just before it.
+
+    Raises `CannotFollowError` where only one of the two is told: nobody knows which one it belongs to.
+    """
+    if key.at == 0 and not key.begins:
+        return until
+    if key.begins != (state.begun is None):
+        raise CannotFollowError
+    begun, state.begun = state.begun, until if key.begins else None
+    return begun or until
 
 
 def _tells_nothing(key: Key, among: Mapping[Key, Until]) -> bool:

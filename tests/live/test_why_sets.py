@@ -23,6 +23,9 @@ table inet fw {
 	set marks { type mark; }
 	set links { type ifname; }
 	set timed { type inet_service; flags timeout; }
+	set couples { type ipv4_addr . inet_service; flags timeout; }
+	set blocks { type ipv4_addr . inet_service; flags interval, timeout; }
+	set banned { type inet_service; flags interval, timeout; }
 	set grown { type inet_service; flags dynamic; }
 	map verdicts { type inet_service : verdict; }
 	map values { type inet_service : mark; }
@@ -39,6 +42,9 @@ table inet fw {
 		meta l4proto . ip daddr . udp dport @triples counter
 		oifname @links counter
 		udp dport @timed counter
+		ip daddr . udp dport @couples counter
+		ip daddr . udp dport @blocks counter
+		udp dport @banned counter
 		udp dport @grown counter
 		udp dport 1005 add @grown { udp dport }
 		meta mark set udp dport map @values counter
@@ -56,12 +62,15 @@ table, anew, some = sys.argv[1], sys.argv[2] == "anew", random.Random(sys.argv[3
 port = lambda: some.randrange(1000, 1010)
 host = lambda: f"127.0.0.{some.randrange(1, 5)}"
 span = lambda: f"{(low := port())}-{low + some.randrange(1, 4)}"
+timeout = lambda: f"timeout {some.choice(('100ms', '300ms', '1s', '1h'))}"
 ELEMENTS = {
     "ports": port, "spans": span, "hosts": lambda: some.choice((host(), "127.0.0.2/31", "127.0.0.1-127.0.0.3")),
     "pairs": lambda: f"127.0.0.{some.choice((0, 2, 4))}/31 . {span()}",
     "triples": lambda: f"udp . {host()} . {port()}", "marks": lambda: some.randrange(3),
     "links": lambda: some.choice(("lo", "eth0")),
-    "timed": lambda: f"{port()} timeout {some.choice(('100ms', '300ms', '1s', '1h'))}",
+    "timed": lambda: f"{port()} {timeout()}", "couples": lambda: f"{host()} . {port()} {timeout()}",
+    "blocks": lambda: f"127.0.0.{some.choice((0, 2, 4))}/31 . {span()} {timeout()}",
+    "banned": lambda: f"{span()} {timeout()}",
     "verdicts": lambda: f"{port()} : jump back", "values": lambda: f"{port()} : {some.randrange(3)}",
 }
 def change():
@@ -69,7 +78,7 @@ def change():
         yield f"delete table inet fw\\n{table}"
         names = ELEMENTS
     else:
-        names = some.sample(sorted(ELEMENTS), 3)
+        names = some.sample(sorted(ELEMENTS), 4)
     for name in names:
         element = ELEMENTS[name]()
         if some.random() < 0.4:

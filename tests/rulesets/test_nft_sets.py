@@ -208,6 +208,31 @@ def test_elements_that_end():
     assert found == [True, True, None, False]
 
 
+def test_intervals_that_end():
+    """Their ends go with them, and are not those of an interval that comes later."""
+    timed = {"flags": ["interval", "timeout"]}
+    nothing = added(0, ends=True)
+    recording = recorded(
+        of(**timed), of({"range": [13, 20]}, **timed),
+        [nothing, added(10, expires_ms=80), added(15, ends=True)],
+        [added(13), added(21, ends=True)],
+    )  # fmt: skip
+    found = [has(recording, 12, (8, 8), (at, at)) for at in (210, 270, 299)]
+    assert found == [True, None, False]
+    assert [has(recording, one, (9, 9), (350, 350)) for one in (12, 13, 17, 21)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "first", [added(10, expires_ms=50), added(15, ends=True)], ids=["begins", "ends"]
+)
+def test_half_an_interval(first):
+    """Of which one bound was there before: nobody knows what becomes of it."""
+    timed = {"flags": ["interval", "timeout"]}
+    assert has(recorded(of(**timed), of(**timed), [first], []), 12, (8, 8)) is None
+
+
 @pytest.mark.parametrize(("first_ms", "expected"), [(50, True), (100, None), (500, True)])
 def test_an_element_that_is_added_when_it_ends(first_ms, expected):
     """It may have been there still, or come anew, and kernels differ in what becomes of it."""
