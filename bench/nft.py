@@ -64,13 +64,16 @@ def lost_by_monitor(lab: Lab, seconds: float, rate: int) -> float:
     """The share of the events that nft does not print, counted by its own lines of "packet:" in raw OUTPUT."""
     for chain in ("PREROUTING", "OUTPUT"):
         lab.run(["iptables-nft-restore", "--noflush"], stdin=TRACE.format(chain))
-    script = "nft monitor trace | grep -c 'raw OUTPUT packet'"
-    counting = lab.popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
-    time.sleep(0.5)
-    sent = send(lab, seconds, rate)
-    time.sleep(2)
-    lab.run(["pkill", "-x", "nft"], check=False)
-    counted, _ = counting.communicate(timeout=120)
+    watching = lab.popen(["nft", "monitor", "trace"], stdout=subprocess.PIPE)
+    lines = ["grep", "-c", "raw OUTPUT packet"]
+    with subprocess.Popen(lines, stdin=watching.stdout, stdout=subprocess.PIPE) as counting:
+        watching.stdout.close()
+        time.sleep(0.5)
+        sent = send(lab, seconds, rate)
+        time.sleep(2)
+        watching.kill()  # a job in the background may ignore other signals
+        watching.wait()
+        counted, _ = counting.communicate(timeout=120)
     for chain in ("PREROUTING", "OUTPUT"):
         lab.run(["iptables-nft", "-t", "raw", "-F", chain])
     return 1 - int(counted or 0) / sent

@@ -23,6 +23,7 @@ BENCHMARKS = (
     ("Recording, against tcpdump", ("tcpdump.py",)),
     ("Recording nf_tables, against nft monitor", ("nft.py",)),
     ("Waiting", ("idle.py",)),
+    ("Packets that are told while they are recorded", ("live.py",)),
     ("Asking the kernel about packets that vanish", ("asked.py",)),
     ("What the host feels", ("forward.py",)),
     ("Drops", ("drops.py",)),

@@ -348,7 +348,7 @@ class Recording:
         """The time (ns since 1970), again and again, until the recording is closed or its recorder is gone."""
         while self.running is not False:
             yield time.time_ns()
-            time.sleep(_POLL_S)
+            self._reader.wait(_POLL_S)
 
     def _selection(self, words: str | None, conditions: Select) -> Selection:
         self.require_open()

@@ -7,9 +7,10 @@ import ipv6
 import kubernetes
 import loopback
 import nftables
+import tapped
 
 if __name__ == "__main__":
-    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables, ipsets, both):
+    for sample in (docker_hairpin, kubernetes, ipv6, loopback, nftables, ipsets, both, tapped):
         sample.main()
         print(f"recorded samples/{sample.__name__}.db")
     docker_hairpin.main("nft")

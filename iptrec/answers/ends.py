@@ -91,7 +91,7 @@ class Ends:
         self._losses = [
             (one.first_ns - _SLACK_NS, one.last_ns + _SLACK_NS)
             for one in recording.losses
-            if one.stream in streams
+            if one.stream in streams and one.of_events
         ]
         self._known: dict[tuple[Arrived, World], list[Fate]] = {}
 

@@ -42,7 +42,7 @@ class Columns:
         self._size = events.payload_length[rows].tolist()
         self.moment_ns: list[int] = window.moment_ns[rows].tolist()
         self.stamp_ns: list[int] = events.stamp_ns[rows].tolist()
-        self.received_ns: list[int] = events.received_ns[rows].tolist()
+        self.sent_ns: list[int] = events.sent_ns[rows].tolist()
         self.mark: list[int] = events.mark[rows].tolist()
         self.indev: list[int] = events.indev[rows].tolist()
         self.outdev: list[int] = events.outdev[rows].tolist()
@@ -53,7 +53,7 @@ class Columns:
 
     def time_ns(self, at: int) -> int:
         """When the packet was there."""
-        return self.stamp_ns[at] or self.received_ns[at]
+        return self.stamp_ns[at] or self.sent_ns[at]
 
     def packet(self, at: int) -> bytes:
         """The packet, as far as it was captured: nf_tables dumps headers, legacy iptables may tell the rest."""

@@ -145,7 +145,7 @@ class _ShownEvents:
         self._rows = rows
         self._moment_ns = window.moment_ns[rows]
         self._time_ns = np.where(
-            events.stamp_ns[rows] != 0, events.stamp_ns[rows], events.received_ns[rows]
+            events.stamp_ns[rows] != 0, events.stamp_ns[rows], events.sent_ns[rows]
         )
         self.mark = events.mark[rows]
         self._ct_id = events.conntrack[rows]

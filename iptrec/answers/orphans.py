@@ -47,7 +47,7 @@ def _event(window: Window, row: int) -> Orphan:
     site = events.sites[number] if number >= 0 else None
     hook = int(events.hook[row])
     return Orphan(
-        time_ns=int(events.stamp_ns[row] or events.received_ns[row]),
+        time_ns=int(events.stamp_ns[row] or events.sent_ns[row]),
         hook=HOOKS[hook] if hook < len(HOOKS) else None,
         prefix=site.decode("utf-8", "backslashreplace") if isinstance(site, bytes) else None,
         mark=int(events.mark[row]),

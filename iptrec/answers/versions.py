@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from iptrec.answers import paths
+
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64
@@ -15,8 +17,9 @@ if TYPE_CHECKING:
 class Stages(NamedTuple):
     """Stages of packets, in order; all columns have shape (n,).
 
-    ``position``: of the traversal in the window's assembly. ``begun``: the event that showed it first,
-    ``row``: the first one that showed most of it. ``until``: how many of the traversal's events there are up to
+    ``position``: of the traversal in the window's assembly. ``begun``: the event that showed it first; of a
+    traversal's first stage its first step that is shown, whose time is the packet's. ``row``: the first one
+    that showed most of it. ``until``: how many of the traversal's events there are up to
     the stage's end.
     """
 
@@ -29,12 +32,11 @@ class Stages(NamedTuple):
 def first_stages(window: Window, positions: I64) -> Stages:
     """Each traversal once, as it first was, with all of its events."""
     assembly, traced = window.assembly, window.events.trace >= 0
-    begun = assembly.rows[assembly.first[positions]]
-    rows = begun.copy()
+    rows = assembly.rows[assembly.first[positions]]
     if not traced.all():
         for at in np.flatnonzero(traced[rows]).tolist():
             rows[at] = _stages(window, int(positions[at]))[0].row
-    return Stages(positions, begun, rows, assembly.count[positions])
+    return Stages(positions, _begun(window, positions), rows, assembly.count[positions])
 
 
 def all_stages(window: Window, positions: I64) -> Stages:
@@ -42,8 +44,19 @@ def all_stages(window: Window, positions: I64) -> Stages:
     found = [
         (position, *one) for position in positions.tolist() for one in _stages(window, position)
     ]
-    columns = np.array(found, np.int64).reshape(-1, 4).T
-    return Stages(*columns)
+    stages = Stages(*np.array(found, np.int64).reshape(-1, 4).T)
+    first = np.diff(stages.position, prepend=-1) != 0
+    stages.begun[first] = _begun(window, stages.position[first])
+    return stages
+
+
+def _begun(window: Window, positions: I64) -> I64:
+    """The event of the first step of each traversal that is shown: our own rules are not."""
+    assembly, places = window.assembly, window.resolver.places
+    shown = [paths.shown([places[one] for one in outcome.path]) for outcome in assembly.outcomes]
+    before = np.array([min(one, default=0) for one in shown], np.int64)
+    begun: I64 = assembly.rows[assembly.first[positions] + before[assembly.outcome[positions]]]
+    return begun
 
 
 class _Stage(NamedTuple):

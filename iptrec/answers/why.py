@@ -277,8 +277,8 @@ def _generations(window: Window, rows: list[int], row: int) -> tuple[int, int]:
         return BEFORE_ALL, LAST_OF_ALL
     earlier = [one for one in rows[: rows.index(row)] if events.trace[one] >= 0]
     last = int(events.datagram[earlier[-1]]) if earlier else None
-    received_ns = int(events.received_ns[row])
-    return events.generations.looked_up(last, int(events.datagram[row]), received_ns)
+    sent_ns = int(events.sent_ns[row])
+    return events.generations.looked_up(last, int(events.datagram[row]), sent_ns)
 
 
 def _known(value: int) -> int | None:

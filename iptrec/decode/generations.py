@@ -26,14 +26,14 @@ _NOTHING: Final = np.zeros(0, np.int64)
 class Generations:
     """Numbers of rulesets that were told among datagrams, in order; all have shape (n,).
 
-    ``datagram``: the index of the one that told it. ``received_ns``: when it was received (epoch).
+    ``datagram``: the index of the one that told it. ``sent_ns``: when it was sent (epoch), as events have it.
     ``finished``: the last one up to there of which the kernel told unasked, as it does when a commit is done;
     `BEFORE_ALL` if none was.
     """
 
     number: I64
     datagram: I64
-    received_ns: I64
+    sent_ns: I64
     finished: I64
 
     def __len__(self) -> int:
@@ -45,18 +45,18 @@ class Generations:
         return Generations(
             np.concatenate([self.number, other.number]),
             np.concatenate([self.datagram, other.datagram + datagrams]),
-            np.concatenate([self.received_ns, other.received_ns]),
+            np.concatenate([self.sent_ns, other.sent_ns]),
             np.maximum.accumulate(np.concatenate([self.finished, other.finished])),
         )
 
-    def bounds(self, head: I64, received_ns: I64) -> tuple[I64, I64]:
+    def bounds(self, head: I64, sent_ns: I64) -> tuple[I64, I64]:
         """The oldest and the newest that each event can have met; all of shape (n,), see `TraceEvents`.
 
         A packet reads which one is in force when it enters a base chain. So the newest one is told by the first
         event there, and the oldest one shortly before it: see `told_before` for who knows the packet.
         """
         follows = np.searchsorted(self.datagram, head)
-        long_since = np.searchsorted(self.received_ns, received_ns - _UNDER_WAY_NS)
+        long_since = np.searchsorted(self.sent_ns, sent_ns - _UNDER_WAY_NS)
         number = np.concatenate([[BEFORE_ALL], self.number, [LAST_OF_ALL]])
         return number[np.minimum(follows, long_since)], number[follows + 1]
 
@@ -68,7 +68,7 @@ class Generations:
         """The last one of which the kernel told unasked before a datagram: what it deleted is detached."""
         return self._before(self.finished, datagram)
 
-    def looked_up(self, before: int | None, datagram: int, received_ns: int) -> tuple[int, int]:
+    def looked_up(self, before: int | None, datagram: int, sent_ns: int) -> tuple[int, int]:
         """The oldest and the newest of which elements of sets can have been found before an event.
 
         Some sets get the elements of a commit while it is under way, after its rules are in force
@@ -79,7 +79,7 @@ class Generations:
         newest = int(self.number[follows]) if follows < len(self) else LAST_OF_ALL
         if before is not None:
             return self.finished_before(before), newest
-        long_since = int(np.searchsorted(self.received_ns, received_ns - _UNDER_WAY_NS))
+        long_since = int(np.searchsorted(self.sent_ns, sent_ns - _UNDER_WAY_NS))
         follows = min(follows, long_since)
         return int(self.finished[follows - 1]) if follows else BEFORE_ALL, newest
 

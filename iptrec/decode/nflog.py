@@ -77,6 +77,7 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         buffer=buffer,
         head=columns["datagram"],
         received_ns=received_ns[columns["datagram"]],
+        sent_ns=received_ns[columns["datagram"]],
         sites=list(prefixes),
         generations=generations.NONE,
         undecoded=np.flatnonzero(undecoded),

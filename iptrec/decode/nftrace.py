@@ -129,6 +129,7 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         datagram=datagram,
         head=datagram[columns.pop("head")],
         received_ns=received_ns[datagram],
+        sent_ns=received_ns[datagram],
         generations=generations,
         undecoded=np.flatnonzero(undecoded),
         **columns,

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,6 +28,7 @@ RECEIVE_BUFFER: Final = 512 << 20
 PROMPT_NS: Final = 10_000_000
 
 LARGEST_BATCH: Final = 16 * SLOTS
+_IOV_MAX: Final = 1024  # of one call (limits.h)
 _MSG_TRUNC: Final = 0x20
 _MMSGHDR: Final = np.dtype(
     {
@@ -38,6 +39,15 @@ _MMSGHDR: Final = np.dtype(
     }
 )
 
+# What a tap notes of a datagram: when the kernel sent it (epoch, ns), on which processor, and a bit of the
+# ruleset of nf_tables that was in force (`NO_RULESET`: not noted).
+NO_RULESET: Final = 2
+NOTE: Final = np.dtype([("time", "<i8"), ("cpu", "<u2"), ("ruleset", "u1")])
+_NOTHING_NOTED: Final = np.array((0, 0xFFFF, NO_RULESET), NOTE)
+
+if TYPE_CHECKING:
+    Notes = npt.NDArray[np.void]
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -45,6 +55,8 @@ class Batch:
 
     ``beside``: how many of them tell of no packet. ``there``: so many, counted from the first, are known to
     have been there already at an earlier time (epoch); both ascend. ``emptied``: whether nothing was left.
+    ``notes``: what a tap noted of each one (`NOTE`), if there is a tap; nothing of those that came
+    ``overflowing`` it. No batch has both ``there`` and ``notes``: a socket has one filter.
     """
 
     received_ns: int
@@ -53,6 +65,8 @@ class Batch:
     lost: int  # events missing before or among these, by their sequence numbers
     truncated: int  # datagrams longer than a slot
     beside: int = 0
+    overflowing: int = 0
+    notes: Notes | None = None
     there: Sequence[tuple[int, int]] = ()
     emptied: bool = False
 
@@ -88,16 +102,15 @@ class Slots:
         self._messages = np.zeros(SLOTS, _MMSGHDR)
         self._messages["iov"] = vectors.ctypes.data + np.arange(SLOTS) * 16
         self._messages["iovlen"] = 1
-        self._pieces = vectors.copy()  # the same slots, as long as what is in them
-        self._gathered = os.memfd_create("iptrec-datagrams")
+        self._gathering = Gathering(self._buffer)
         self._untold = False  # an overrun after datagrams
 
     def close(self) -> None:
         """Give the memory back."""
-        os.close(self._gathered)
+        self._gathering.close()
 
-    def receive(self, descriptor: int) -> Batch | None:
-        """What is there now; None if nothing is. Raises `Overrun`.
+    def receive(self, descriptor: int, most: int = SLOTS) -> Batch | None:
+        """What is there now, the first ones of it; None if nothing is. Raises `Overrun`.
 
         Less than `SLOTS` datagrams say that nothing more was there at most `PROMPT_NS` before
         ``received_ns``: a call after which the process had to wait for its processor is followed by another
@@ -106,9 +119,9 @@ class Slots:
         untold, self._untold = self._untold, False
         if untold:
             raise Overrun
-        batch, prompt, overrun = self._call(descriptor)
-        while not prompt and not overrun and len(batch.lengths) < LARGEST_BATCH:
-            more, prompt, overrun = self._call(descriptor)
+        batch, prompt, overrun = self._call(descriptor, min(most, SLOTS))
+        while not prompt and not overrun and len(batch.lengths) < LARGEST_BATCH and most >= SLOTS:
+            more, prompt, overrun = self._call(descriptor, SLOTS)
             batch = joined([batch, more])
         if overrun and len(batch.lengths):
             self._untold = overrun
@@ -120,13 +133,13 @@ class Slots:
         """Let the next call raise the `Overrun` that this one has raised."""
         self._untold = True
 
-    def _call(self, descriptor: int) -> tuple[Batch, bool, bool]:
+    def _call(self, descriptor: int, most: int) -> tuple[Batch, bool, bool]:
         """One call, which may bring nothing; whether the clock was read at once, and events were dropped."""
         begun = time.time_ns()
         count = libc.recvmmsg(
             descriptor,
             ctypes.c_void_p(self._messages.ctypes.data),
-            SLOTS,
+            most,
             socket.MSG_DONTWAIT,
             None,
         )
@@ -136,24 +149,46 @@ class Slots:
             raise HostError(f"cannot read {self._what}: {os.strerror(number)}")
         lengths = self._messages["len"][: max(count, 0)].copy()
         truncated = int(np.count_nonzero(self._messages["flags"][: len(lengths)] & _MSG_TRUNC))
-        emptied = len(lengths) < SLOTS
-        batch = Batch(now, lengths, self._gather(lengths), 0, truncated, emptied=emptied)
+        data = self._gathering.gather(0, self._size, lengths)
+        batch = Batch(now, lengths, data, 0, truncated, emptied=len(lengths) < most)
         return batch, now - begun < PROMPT_NS, number == errno.ENOBUFS
 
-    def _gather(self, lengths: npt.NDArray[np.uint32]) -> bytes:
-        """The first slots' datagrams back to back.
 
-        The kernel does it in one call, in a fifth of the time that joining slices takes, unless
+class Gathering:
+    """Puts pieces of one array of bytes back to back."""
+
+    def __init__(self, pieces: npt.NDArray[np.uint8]) -> None:
+        self._pieces = pieces
+        self._gathered = os.memfd_create("iptrec-datagrams")
+
+    def close(self) -> None:
+        """Give the memory back."""
+        os.close(self._gathered)
+
+    def gather(self, start: int, stride: int, lengths: npt.NDArray[np.uint32]) -> bytes:
+        """Those of some lengths, each so many bytes behind the beginning of the one before.
+
+        The kernel does it in a few calls, in a fifth of the time that joining slices takes, unless
         the limit of a file's size (RLIMIT_FSIZE, which counts for files in memory too) forbids it.
         """
-        count, size = len(lengths), int(lengths.sum())
-        self._pieces[:count, 1] = lengths
-        pieces = ctypes.c_void_p(self._pieces.ctypes.data)
-        if libc.pwritev(self._gathered, pieces, count, ctypes.c_long(0)) == size:
+        starts = start + stride * np.arange(len(lengths))
+        vectors = np.empty((len(lengths), 2), "u8")
+        vectors[:, 0] = self._pieces.ctypes.data + starts
+        vectors[:, 1] = lengths
+        written, size = 0, int(lengths.sum())
+        for some in range(0, len(vectors), _IOV_MAX):
+            part = vectors[some : some + _IOV_MAX]
+            where = ctypes.c_void_p(part.ctypes.data), len(part), ctypes.c_long(written)
+            done = libc.pwritev(self._gathered, *where)
+            if done != int(part[:, 1].sum()):
+                break
+            written += done
+        if written == size:
             return os.pread(self._gathered, size, 0)
-        starts = (np.arange(count) * self._size).tolist()
-        view = memoryview(self._buffer.data)
-        return b"".join([view[at : at + n] for at, n in zip(starts, lengths.tolist(), strict=True)])
+        view = memoryview(self._pieces.data)
+        return b"".join(
+            [view[at : at + n] for at, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+        )
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -165,5 +200,29 @@ def joined(batches: Sequence[Batch]) -> Batch:
         sum(one.lost for one in batches),
         sum(one.truncated for one in batches),
         sum(one.beside for one in batches),
+        sum(one.overflowing for one in batches),
+        _joined([(one.notes, len(one.lengths)) for one in batches]),
         emptied=batches[-1].emptied,
+    )
+
+
+def parted(batch: Batch, count: int) -> tuple[Batch, Batch]:
+    """The first datagrams of a batch without notes, and the others."""
+    size = int(batch.lengths[:count].sum())
+    return (
+        replace(batch, lengths=batch.lengths[:count], data=batch.data[:size]),
+        replace(batch, lengths=batch.lengths[count:], data=batch.data[size:], truncated=0),
+    )
+
+
+def nothing_noted(count: int) -> Notes:
+    """Notes of datagrams of which nothing is known."""
+    return np.full(count, _NOTHING_NOTED)
+
+
+def _joined(parts: Sequence[tuple[Notes | None, int]]) -> Notes | None:
+    if all(notes is None for notes, _ in parts):
+        return None
+    return np.concatenate(
+        [nothing_noted(count) if notes is None else notes for notes, count in parts]
     )

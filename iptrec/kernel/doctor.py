@@ -186,13 +186,14 @@ def _traces() -> Iterator[Finding]:
     """Listen to nf_tables' traces for a moment, as recording does."""
     try:
         with nftrace.NftraceSocket() as source:
-            room = source.receive_buffer
+            room, tap = source.receive_buffer, _tap(source.untapped)
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
         yield Finding("failure", "nf_tables traces", fact, fix)
         return
     yield Finding("ok", "nf_tables traces", "can be listened to")
     yield _room(room)
+    yield tap
 
 
 def _group() -> Iterator[Finding]:
@@ -203,12 +204,14 @@ def _group() -> Iterator[Finding]:
     try:
         with nflog.NflogSocket(snaplen=64) as source:
             room, conntrack = source.receive_buffer, source.conntrack
+            tap = _tap(source.untapped)
     except HostError as error:
         fact, _, fix = str(error).partition("; ")
         yield Finding("failure", "nflog group 0", fact, fix)
         return
     yield Finding("ok", "nflog group 0", "free")
     yield _room(room)
+    yield tap
     if not conntrack:
         yield Finding("note", "conntrack ids", "this kernel does not put them into events")
 
@@ -229,6 +232,14 @@ def _room(size: int) -> Finding:
         fix = "bursts may be lost: raise the host's net.core.rmem_max, or record as its root"
         return Finding("warning", "receive buffer", f"{size:,} bytes are granted", fix)
     return Finding("ok", "receive buffer", f"{size:,} bytes")
+
+
+def _tap(untapped: str) -> Finding:
+    """Whether the tap works that was just tried."""
+    if not untapped:
+        return Finding("ok", "tap", "events come with the time at which the kernel sent them")
+    fact, _, fix = untapped.partition("; ")
+    return Finding("note", "tap", f"events have the time of their receipt: {fact}", fix)
 
 
 def _drops() -> Finding:

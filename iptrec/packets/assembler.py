@@ -75,7 +75,7 @@ class Read:
 
 
 class _Waiting(NamedTuple):
-    """Datagrams that lie back to back in ``data``, and what their receive times tell."""
+    """Datagrams that lie back to back in ``data``, and what their times tell."""
 
     data: bytes
     lengths: U32
@@ -118,7 +118,7 @@ class Assembler:
         self._numbers: list[I64] = []  # of the datagrams, among all of the stream
         self._origins: list[_Origin] = []  # of the chunks that they are of
         self.start = Start(0, 0, _NO_TIMES, (begun_ns,))
-        self._waiting = _Waiting(b"", _NO_LENGTHS, _NO_TIMES, clock.Receipt(_NO_TIMES, _NO_TIMES))
+        self._waiting = _Waiting(b"", _NO_LENGTHS, _NO_TIMES, clock.NOTHING)
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
@@ -127,10 +127,17 @@ class Assembler:
         self._origins.append(_Origin(self._last, self._seen, self._floor))
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
-        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots, self._listed_ns)
-        if count:  # a call's datagrams are all in one chunk
-            floor = int(receipt.floor[-1])
-            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots, self._listed_ns)
+        if chunk.notes is not None:
+            under_way_ns = self._resolver.backend.under_way_ns
+            receipt = clock.noted(chunk.received_ns, chunk.notes.sent_ns, self._floor, under_way_ns)
+            self._floor = int(receipt.floor[-1])
+        else:
+            receipt = clock.receipt(chunk.received_ns, self._floor, self._slots, self._listed_ns)
+            if count:  # a call's datagrams are all in one chunk
+                floor = int(receipt.floor[-1])
+                self._floor = clock.floor_after(
+                    chunk.received_ns, floor, self._slots, self._listed_ns
+                )
         self._chunks.append(chunk)
         self._receipts.append(receipt)
         self.events += count
@@ -150,14 +157,18 @@ class Assembler:
         """Put together what waits."""
         self._gather()
         data, lengths, received, receipt = self._waiting
-        located = self._resolver.locate(data, lengths, received)
+        located = self._resolver.locate(data, lengths, receipt.sent)
         events = located.events
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
-        events = replace(events, hook=self._resolver.hooks(events, resolved))
+        events = replace(
+            events,
+            hook=self._resolver.hooks(events, resolved),
+            received_ns=received[events.datagram],
+        )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, whole)
         assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
@@ -190,7 +201,7 @@ class Assembler:
         """
         if self.stream.detail.get("sequence") is False:  # an imported capture
             return np.zeros(len(received_ns), np.bool_)
-        losses = [one for one in self._losses() if one.stream == self.stream.id]
+        losses = [one for one in self._losses() if one.stream == self.stream.id and one.of_events]
         begun = np.sort(np.array([one.first_ns for one in losses], np.int64))
         ended = np.sort(np.array([one.last_ns for one in losses], np.int64))
         before = np.searchsorted(begun, received_ns, side="right")
@@ -204,10 +215,7 @@ class Assembler:
             b"".join(chunk.data for chunk in self._chunks),
             np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)]),
             np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)]),
-            clock.Receipt(
-                np.concatenate([_NO_TIMES, *(one.floor for one in self._receipts)]),
-                np.concatenate([_NO_TIMES, *(one.guess for one in self._receipts)]),
-            ),
+            clock.Receipt(*map(np.concatenate, zip(clock.NOTHING, *self._receipts, strict=True))),
         )
 
     def _keep(self, datagrams: I64) -> None:

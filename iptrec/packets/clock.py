@@ -1,10 +1,11 @@
 """When an event was logged, as far as that can be known.
 
-The kernel stamps packets in PREROUTING, INPUT and FORWARD with their arrival, at most; what is received
-was logged before, under load seconds before. But events come in the order in which they were logged:
-an event was logged after the stamps of those before it, and after the last time that the socket was
-found empty before. The recorder's loop is one thread: a call that came back after the first lists of the
-network were kept began after that, too.
+A recorder with a tap notes when the kernel sent each datagram. Of others receive times tell: the kernel
+stamps packets in PREROUTING, INPUT and FORWARD with their arrival, at most; what is received was logged
+before, under load seconds before. But events come in the order in which they were logged: an event was
+logged after the stamps of those before it, and after the last time that the socket was found empty before. The
+recorder's loop is one thread: a call that came back after the first lists of the network were kept began after
+that, too.
 """
 
 from __future__ import annotations
@@ -23,18 +24,40 @@ if TYPE_CHECKING:
 _SLACK_NS: Final = 20_000_000
 
 
-class Receipt(NamedTuple):
-    """What the receive times of datagrams alone tell; shape (n,) each, epoch, ns.
+_NEVER: Final = int(np.iinfo(np.int64).max)
 
-    ``floor``: the datagram was logged after this time. ``guess``: when it was logged, most likely.
+
+class Receipt(NamedTuple):
+    """What the times of datagrams alone tell; shape (n,) each, epoch, ns.
+
+    ``floor``: the datagram was logged after this time. ``guess``: when it was logged, most likely. ``sent``:
+    not after this.
     """
 
     floor: I64
     guess: I64
+    sent: I64
 
     def take(self, index: I64) -> Receipt:
         """Those of some datagrams."""
-        return Receipt(self.floor[index], self.guess[index])
+        return Receipt(self.floor[index], self.guess[index], self.sent[index])
+
+
+NOTHING: Final = Receipt(*[np.zeros(0, np.int64)] * 3)
+
+
+def noted(received_ns: I64, sent_ns: I64, before_ns: int, under_way_ns: int) -> Receipt:
+    """Judge datagrams by when the kernel sent them, as a tap noted it; 0: it did not.
+
+    They are in the order in which they were sent: what came through the socket, as the ring was full,
+    was sent before what follows. ``before_ns``: the floor of the datagram before the first one.
+    ``under_way_ns``: see `RulesetBackend`.
+    """
+    known = sent_ns > 0
+    before = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
+    floor = np.minimum(sent_ns, received_ns)[before] - under_way_ns
+    latest = _sent(received_ns, sent_ns)
+    return Receipt(np.where(before < 0, before_ns, floor), latest, latest)
 
 
 def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> Receipt:
@@ -45,7 +68,7 @@ def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) ->
     ``listed_ns``: when the recorder's loop kept the first lists of the network; 0: not known.
     """
     if not len(received_ns):
-        return Receipt(received_ns, received_ns)
+        return NOTHING
     starts = np.flatnonzero(np.diff(received_ns, prepend=received_ns[0] - 1))
     sizes = np.diff(starts, append=len(received_ns))
     emptied = np.concatenate([[True], sizes[:-1] < slots])
@@ -54,7 +77,7 @@ def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) ->
     after = np.where(sizes < slots, begun, before_ns)
     floor = np.maximum.accumulate(np.concatenate([[before_ns], after[:-1]]))
     guess = np.where(emptied, times, floor)
-    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes))
+    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns)
 
 
 def floor_after(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> int:
@@ -71,14 +94,14 @@ def bounds(events: TraceEvents, receipt: Receipt) -> tuple[I64, I64]:
     ``receipt``: of the events' datagrams.
     """
     earliest = np.maximum(_stamps_before(events), receipt.floor)
-    return np.minimum(earliest, events.received_ns), events.received_ns
+    return np.minimum(earliest, events.sent_ns), events.sent_ns
 
 
 def moments(events: TraceEvents, receipt: Receipt) -> I64:
     """When each event was logged, as well as one can tell (epoch, ns), shape (n,)."""
     guess = np.maximum(_stamps_before(events), receipt.guess)
-    stamped = (events.stamp_ns > 0) & (events.stamp_ns <= events.received_ns)
-    return np.where(stamped, events.stamp_ns, np.minimum(guess, events.received_ns))
+    stamped = (events.stamp_ns > 0) & (events.stamp_ns <= events.sent_ns)
+    return np.where(stamped, events.stamp_ns, np.minimum(guess, events.sent_ns))
 
 
 def latest_stamp(events: TraceEvents) -> int:
@@ -88,5 +111,19 @@ def latest_stamp(events: TraceEvents) -> int:
 
 def _stamps_before(events: TraceEvents) -> I64:
     """The latest stamp up to each event."""
-    stamped = np.where(events.stamp_ns <= events.received_ns, events.stamp_ns, 0)
+    stamped = np.where(events.stamp_ns <= events.sent_ns, events.stamp_ns, 0)
     return np.maximum.accumulate(stamped) if len(stamped) else stamped
+
+
+def _sent(received_ns: I64, sent_ns: I64) -> I64:
+    """When datagrams were sent, at the latest; see `noted`."""
+    known = sent_ns > 0
+    noted = np.minimum(sent_ns, received_ns)
+    if known.all() or not known.any():
+        return noted if len(known) and known[0] else received_ns
+    rows = np.arange(len(known))
+    following = np.minimum.accumulate(np.where(known, rows, len(rows))[::-1])[::-1]
+    before = np.maximum.accumulate(np.where(known, rows, -1))
+    latest = np.append(noted, _NEVER)[following]
+    earliest = np.where(before < 0, 0, noted[before])  # where the clock was set back
+    return np.where(known, noted, np.minimum(received_ns, np.maximum(latest, earliest)))

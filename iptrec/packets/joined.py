@@ -79,10 +79,11 @@ class Joiner:
         self._known: dict[tuple[tuple[_Told | None, ...], Proven], _Whole | None] = {}
 
     def join(self, parts: Sequence[Read]) -> Read:
-        """Both as one, their events in order of receipt."""
+        """Both as one, their events in the order in which they were sent, or at least received."""
         one, other = parts
-        received = np.concatenate([part.events.received_ns for part in parts])
-        order = np.argsort(received, kind="stable")
+        # Each in its own order, where two processors noted their times the other way round.
+        sent = [np.maximum.accumulate(part.events.sent_ns) for part in parts]
+        order = np.argsort(np.concatenate(sent), kind="stable")
         events = side_by_side(one.events, other.events, len(one.lengths)).take(order)
         assembly = self._assembly(parts, events, order)
         stamp_ns = _stamps(events, assembly)

@@ -71,6 +71,7 @@ class LegacyBackend:
                 snaplen=options.snaplen,
                 receive_buffer=options.receive_buffer,
                 modprobe=options.modprobe,
+                ring_bytes=options.tap_bytes,
                 replacements=self._replacements,
             )
         )

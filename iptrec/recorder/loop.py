@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from iptrec.recorder.signals import Wake
     from iptrec.recording.writer import Writer
 
-_TICK_NS: Final = 100_000_000  # of the loop while something waits to be committed in time
+_TICK_NS: Final = 100_000_000  # of the loop, at most, while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
+_TOGETHER_S: Final = 0.007
 _TOLD: Final = 1 << 16  # bytes of a pipe
 _GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 
@@ -102,9 +103,9 @@ class Loop:
                 backend.caught_up()
             if self._asking is not None:
                 self._asking.work()
-            if 0 < fetched < batches.SLOTS:
-                time.sleep(min(one.gather_s for one in self._backends))
-            if self._writer.due:
+            if fetched or ready.keys() & streams.event_sockets:
+                self._gather(fetched)
+            if self._writer.pace.due:
                 self._writer.commit()
             now = time.monotonic_ns()
             self._guarded.keep(now)
@@ -118,6 +119,23 @@ class Loop:
         self._report.tell()
         if progress.reason in ("command", "packets"):
             streams.settle()
+
+    def _gather(self, fetched: int) -> None:
+        """Let events come together, so that each look brings many; ``fetched``: by the last one.
+
+        Into a tap they may come for longer, as long as its ring has room: they have times of their own, and
+        their sockets are looked at meanwhile for what tells that nothing has changed.
+        """
+        pause_s = min(one.gather_s for one in self._backends)
+        if not self._streams.tapped:
+            if fetched < batches.SLOTS:
+                time.sleep(pause_s)
+            return
+        begun = time.monotonic()
+        while time.monotonic() - begun < _TOGETHER_S and not self._streams.pressing:
+            time.sleep(pause_s)
+            for backend in self._backends:
+                backend.caught_up()
 
     def _take_the_rest(self, ready: Collection[int]) -> None:
         """What is ready beside the events."""
@@ -158,7 +176,8 @@ class Loop:
 
     def _timeout_ms(self) -> int:
         """Until the next look at the clock, or the end."""
-        wait = _TICK_NS if self._writer.waits else _IDLE_NS
+        due = self._writer.pace.due_in_ns
+        wait = _IDLE_NS if due is None else min(due, _TICK_NS)
         for end in self._ends:
             wait = min(wait, end - time.monotonic_ns())
         return max(0, wait) // 1_000_000 + 1

@@ -70,9 +70,12 @@ class NftBackend:
 
     def open(self, opened: ExitStack) -> tuple[Sequence[Side], Events]:
         """Listen to changes of the ruleset and to traces."""
+        options = self._setting.options
         self._changes = opened.enter_context(nftrace.ChangeSocket())
         self._events = opened.enter_context(
-            nftrace.NftraceSocket(receive_buffer=self._setting.options.receive_buffer)
+            nftrace.NftraceSocket(
+                receive_buffer=options.receive_buffer, ring_bytes=options.tap_bytes
+            )
         )
         changes = Side(
             self._changes, "nftables", {"group": nftrace.CHANGES}, received=self._clock.changed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import EXIT_DONE, UsageError
 from iptrec.kernel.batches import RECEIVE_BUFFER
+from iptrec.kernel.bpf.tap import RING_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ class Options:
     by the host's drop monitor.
     ``inside``: the command runs in ``netns``, not where the recorder was started.
     ``command_stdout``: as `subprocess.Popen` takes it; None: the command's stdout is ours.
+    ``tap_bytes``: of the ring of each tap.
     ``matches``: gives a filter in the words of nft, for where iptables-nft is missing.
     ``packets`` counts traversals by what they log in the raw table beside our own rule: exact while that
     table has no other rules that match; otherwise the recording stops early rather than late. So it does where
@@ -79,12 +81,18 @@ class Options:
     command_stdout: int | None = None
     argv: Sequence[str] = ()
     receive_buffer: int = RECEIVE_BUFFER
+    tap_bytes: int = RING_BYTES
 
     def check_interfaces(self, there: Sequence[str]) -> None:
         """Raise `UsageError` for an interface that is not there and is not the beginning of names."""
         for interface in self.interfaces:
             if not _WILDCARD.fullmatch(interface) and interface not in there:
                 raise UsageError(f"no interface {interface!r} here; there are: {', '.join(there)}")
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody looks at the recording while it grows, and waits for what comes."""
+        return self.trigger is not None or self.viewer is not None
 
     @property
     def rotates(self) -> bool:

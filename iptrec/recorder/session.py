@@ -28,8 +28,8 @@ from iptrec.kernel import (
     stamps,
     sysctls,
 )
+from iptrec.kernel.bpf.btf import Btf
 from iptrec.kernel.child import Forked
-from iptrec.kernel.drops.btf import Btf
 from iptrec.kernel.undo.flushed import of_table
 from iptrec.kernel.undo.guardian import Guardian
 from iptrec.recorder import drops, senders
@@ -174,6 +174,7 @@ class _Session:
                         Writer.create(options.output, self._facts(), force=options.force)
                     )
                     writer.keeps = False  # no file where nothing was recorded
+                    writer.pace.followed = options.followed
                     self._evidence = self._create(writer, sides, events)
                     self._trace(child, since_ns, begun)
                     writer = self._evidence.writer

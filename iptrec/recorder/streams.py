@@ -13,6 +13,7 @@ import numpy as np
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches
 from iptrec.recording.kinds import no_room
+from iptrec.recording.packing import Notes
 from iptrec.recording.rows import Loss
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _SIDE_DATAGRAMS: Final = 1000  # at a time; the events come first
 _LAST_ROUNDS: Final = 16  # at most: of that, all answers of the kernel's may wait
+_OVERFLOWS_NS: Final = 1_000_000_000  # the least time between two rows that tell of them
 _QUIET_MS: Final = 50  # the last packets' events are in the socket within microseconds
 _SETTLE_NS: Final = 500_000_000  # at most, where other packets never let it be quiet
 
@@ -37,6 +39,14 @@ class EventSocket(Protocol):
     @property
     def receive_buffer(self) -> int:
         """What the kernel granted, bytes."""
+
+    @property
+    def untapped(self) -> str:
+        """Why no tap notes when each event was sent; "" where one does."""
+
+    @property
+    def pressing(self) -> bool:
+        """Whether so many events wait in a tap that they are to be received now."""
 
     def fileno(self) -> int:
         """For poll."""
@@ -92,20 +102,28 @@ class Side:
 
 @dataclass(slots=True)
 class _Source:
-    """A stream of events in the file, and when its socket was last read."""
+    """A stream of events in the file, and when its socket was last read.
+
+    ``emptied``: whether the last look left nothing in it. ``overflowed``: how many events came beside the ring
+    of a tap that no row tells of yet; since ``since_ns``.
+    """
 
     socket: EventSocket
     stream: int
     last_ns: int
     gone: Callable[[batches.Batch], Iterator[Question]]
+    emptied: bool = False
+    overflowed: int = 0
+    since_ns: int = 0
 
 
 class Streams:
     """All streams of a recording; ``ids``: their numbers in the file, by their kinds.
 
-    ``traversals``: how many packets events of the last of ``events`` tell of, for --packets. ``dropped``,
-    ``senders``: what is written beside the events of the packets that the kernel drops, and of who sends them.
-    ``asking``: is given all events. ``since_ns``: what comes next was logged after it (epoch).
+    ``tapped``: whether all events come through taps. ``traversals``: how many packets events of the last of
+    ``events`` tell of, for --packets. ``dropped``, ``senders``: what is written beside the events of the
+    packets that the kernel drops, and of who sends them. ``asking``: is given all events. ``since_ns``:
+    what comes next was logged after it (epoch).
     """
 
     def __init__(
@@ -139,22 +157,27 @@ class Streams:
         for one in events:
             self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns(), one.gone))
             report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
+            why = one.socket.untapped
+            report.detail(f"{one.kind}: {f'no tap: {why}' if why else 'through the tap'}")
         self.event_sockets = frozenset(one.socket.fileno() for one in events)
         for two in self._beside:
             self.event_sockets |= two.descriptors
+        self.tapped = not any(one.socket.untapped for one in events)
         self.side_sockets = frozenset(one.socket.fileno() for one in sides)
 
     def write_to(self, writer: Writer, namespace: int) -> None:
         """Write into this file from now on: its streams are added, and what is there already."""
+        for source in self._sources:
+            self._tell_overflow(source, source.last_ns)
         self._writer = writer
         for side in self._sides:
             stream = self.ids[side.kind] = writer.add_stream(namespace, side.kind, {**side.detail})
             for datagram in side.there():
                 self._append(stream, datagram)
         for one in self._events:
-            room = one.socket.receive_buffer
-            detail = {"receive_buffer": room, "slots": batches.SLOTS, **self._options.ring}
-            self.ids[one.kind] = writer.add_stream(namespace, one.kind, {**one.detail, **detail})
+            detail = {"receive_buffer": one.socket.receive_buffer, **_way(one.socket)}
+            detail |= {**one.detail, **self._options.ring}
+            self.ids[one.kind] = writer.add_stream(namespace, one.kind, detail)
         for one, source in zip(self._events, self._sources, strict=False):  # none yet at first
             source.stream = self.ids[one.kind]
         for two in self._beside:
@@ -174,9 +197,14 @@ class Streams:
     def _fetch_events(self) -> int:
         now = time.time_ns()
         fetched = max([self._fetch(source) for source in self._sources])
-        if fetched < batches.SLOTS:  # the sockets are empty
+        if all(source.emptied for source in self._sources):
             self.since_ns = now
         return fetched
+
+    @property
+    def pressing(self) -> bool:
+        """Whether a tap has so many events that they are to be fetched now."""
+        return any(source.socket.pressing for source in self._sources)
 
     def tell_again(self) -> None:
         """Let it be told again who sends: what was told before is in another file, or gone."""
@@ -184,6 +212,7 @@ class Streams:
             self._senders.tell_again()
 
     def _fetch(self, source: _Source) -> int:
+        source.emptied = False
         try:
             batch = source.socket.receive()
         except batches.Overrun as overrun:
@@ -193,10 +222,12 @@ class Streams:
                 Loss(source.stream, source.last_ns, now, overrun.events, "enobufs")
             )
             return batches.SLOTS
+        source.emptied = batch is None or batch.emptied or len(batch.lengths) < batches.SLOTS
         if batch is None:
             return 0
+        notes = None if batch.notes is None else Notes(batch.notes["time"], batch.notes["cpu"])
         for time_ns, lengths, data in batch.parts():
-            self._writer.append(source.stream, time_ns, lengths, data)
+            self._writer.append(source.stream, time_ns, lengths, data, notes)
         self._progress.events += len(batch.lengths) - batch.beside
         if self._asking is not None:
             self._asking.take(source.gone, batch)
@@ -208,8 +239,23 @@ class Streams:
             self._writer.add_loss(Loss(*between, batch.lost, "sequence"))
         if batch.truncated:  # not missing, so not counted
             self._writer.add_loss(Loss(*between, None, "truncated"))
+        self._note_overflow(source, batch)
         source.last_ns = batch.received_ns
         return len(batch.lengths)
+
+    def _note_overflow(self, source: _Source, batch: batches.Batch) -> None:
+        """Note once in a while how many events came beside the ring: of these the times are not known."""
+        if batch.overflowing and not source.overflowed:
+            source.since_ns = source.last_ns
+        source.overflowed += batch.overflowing
+        if source.overflowed and batch.received_ns - source.since_ns > _OVERFLOWS_NS:
+            self._tell_overflow(source, batch.received_ns)
+
+    def _tell_overflow(self, source: _Source, until_ns: int) -> None:
+        if source.overflowed:
+            told = Loss(source.stream, source.since_ns, until_ns, source.overflowed, "overflow")
+            self._writer.add_loss(told)
+            source.overflowed = 0
 
     def take_sides(self) -> bool:
         """Move what is there beside the events into the file; whether there may be more."""
@@ -266,6 +312,7 @@ class Streams:
         source.socket.stop()
         while self._fetch(source):
             pass
+        self._tell_overflow(source, source.last_ns)
         if unseen := source.socket.unseen():
             self._progress.lost += unseen
             now = time.time_ns()
@@ -280,3 +327,9 @@ class Streams:
     def _append(self, stream: int, datagram: bytes) -> None:
         lengths = np.array([len(datagram)], np.uint32)
         self._writer.append(stream, time.time_ns(), lengths, datagram)
+
+
+def _way(events: EventSocket) -> dict[str, Any]:
+    """How the events of a socket come, for who reads their times."""
+    why = events.untapped
+    return {"slots": batches.SLOTS, "untapped": why} if why else {"tap": True}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import zstandard
 
-from iptrec.recording.packing import pack
+from iptrec.recording.packing import Notes, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,7 @@ class Chunk(NamedTuple):
     first_ns: int
     last_ns: int
     datagrams: int
+    noted: bool
     encoding: str
     size: int
     data: bytes
@@ -55,12 +56,15 @@ class Waiting:
         received_ns: int,
         lengths: npt.NDArray[np.uint32],
         data: bytes | bytearray | memoryview,
+        notes: Notes | None = None,
     ) -> None:
         """Add datagrams; see `Writer.append`."""
         batches = self._streams.setdefault(stream, _Batches())
         batches.received_ns.append(received_ns)
         batches.lengths.append(lengths.copy())
         batches.data.append(bytes(data))  # the very same object if it is bytes already
+        if notes is not None:
+            batches.notes.append(notes)
         self.bytes += len(data)
 
     def chunks(self) -> Iterator[Chunk]:
@@ -69,13 +73,10 @@ class Waiting:
         What is told beside events has a later stream: it comes behind them, and a ring lets go of them first.
         """
         for stream, batches in sorted(self._streams.items()):
-            received_ns = np.repeat(
-                np.array(batches.received_ns, np.int64), [len(one) for one in batches.lengths]
-            )
-            raw = pack(received_ns, np.concatenate(batches.lengths), batches.data)
+            received_ns, raw = batches.packed()
             yield Chunk(
                 stream, int(received_ns[0]), int(received_ns[-1]), len(received_ns),
-                "zstd", len(raw), self._compressor.compress(raw),
+                bool(batches.notes), "zstd", len(raw), self._compressor.compress(raw),
             )  # fmt: skip
 
     def clear(self) -> None:
@@ -91,3 +92,12 @@ class _Batches:
     received_ns: list[int] = field(default_factory=list)
     lengths: list[npt.NDArray[np.uint32]] = field(default_factory=list)
     data: list[bytes] = field(default_factory=list)
+    notes: list[Notes] = field(default_factory=list)
+
+    def packed(self) -> tuple[npt.NDArray[np.int64], bytes]:
+        """The receive time of each, and all in one piece."""
+        times = np.array(self.received_ns, np.int64)
+        received_ns = np.repeat(times, [len(one) for one in self.lengths])
+        parts = zip(*self.notes, strict=True)
+        notes = Notes(*map(np.concatenate, parts)) if self.notes else None
+        return received_ns, pack(received_ns, np.concatenate(self.lengths), self.data, notes)

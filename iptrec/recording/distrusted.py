@@ -81,6 +81,15 @@ class Distrusted:
             at_work.is_recording(self._given) if self._held is None else at_work.is_held(self._held)
         )
 
+    @property
+    def commits(self) -> int | None:
+        """A number that every commit of its writer changes; None where each look is a connection of its own."""
+        if self._connection is None:
+            return None
+        with self.translating():
+            (number,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return int(number)
+
     @contextlib.contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
         """A connection, for one look."""

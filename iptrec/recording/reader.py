@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -27,6 +28,7 @@ _MAX_BLOBS: Final = 4 << 30  # bytes unpacked, all snapshots, one after the othe
 _REMEMBERED_BLOBS: Final = 16 << 20  # bytes
 _MAX_TEXT: Final = 64 << 20  # characters of all rows of a small table
 _MAX_ROWS: Final = 100_000  # of a small table
+_LOOK_S: Final = 0.01  # between two looks whether there is something new: each takes microseconds
 
 
 class Reader:
@@ -44,6 +46,7 @@ class Reader:
     def __init__(self, path: str | Path, held: int | None = None) -> None:
         self.path = Path(path)
         self._file = Distrusted(self.path, held)
+        self._commits = self._file.commits  # up to which was waited
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +89,15 @@ class Reader:
     def running(self) -> bool | None:
         """Whether it is still recorded; None where that cannot be told."""
         return not self.facts.closed and self._file.at_work
+
+    def wait(self, at_most_s: float) -> None:
+        """Until its recorder commits what has not been waited for, where that can be seen; at most so long."""
+        end = time.monotonic() + at_most_s
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, at_most_s if self._file.commits is None else _LOOK_S))
+            if self._file.commits != self._commits:
+                break
+        self._commits = self._file.commits
 
     @property
     def size(self) -> int:
@@ -186,12 +198,13 @@ class Reader:
         name = f"chunk {row['id']}"
         raw = self._unpacked(name, row, MAX_VALUE)
         try:
-            received_ns, lengths, data = unpack(raw, row["datagrams"], row["first_ns"])
+            unpacked = unpack(raw, row["datagrams"], row["first_ns"], noted=bool(row["noted"]))
         except ValueError as error:
             raise self._file.damaged(f"{name}: {error}") from None
+        received_ns, lengths, data, notes = unpacked
         if (received_ns[0], received_ns[-1]) != (row["first_ns"], row["last_ns"]):
             raise self._file.damaged(f"{name} has other receive times than it says")
-        return Chunk(row["id"], row["stream"], received_ns, lengths, data)
+        return Chunk(row["id"], row["stream"], received_ns, lengths, data, notes)
 
     def _blob(self, digest: str, room: int) -> bytes:
         name = f"blob {digest[:12]}"

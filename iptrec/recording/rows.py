@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from iptrec.recording.packing import Notes
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -67,7 +69,7 @@ class Chunk:
     """Many datagrams of one stream, in order of arrival.
 
     ``data`` is the datagrams back to back without padding; datagram i has ``lengths[i]`` bytes and
-    was received at ``received_ns[i]``.
+    was received at ``received_ns[i]``. ``notes``: what the recorder's tap noted of them, if it had one.
     """
 
     id: int
@@ -75,6 +77,7 @@ class Chunk:
     received_ns: npt.NDArray[np.int64]  # shape (n,)
     lengths: npt.NDArray[np.uint32]  # shape (n,), bytes
     data: bytes
+    notes: Notes | None = None
 
     def datagrams(self) -> Iterator[tuple[int, bytes]]:
         """When each was received (epoch, ns), and its bytes."""
@@ -114,7 +117,8 @@ class Loss:
     it dropped some; the gap that counts them follows, ``events`` is None), "truncated" (datagrams
     longer than the slot, cut), "rules-gone", "logger-switched" (somebody removed our TRACE rules, or
     switched the logger: nothing was traced until it was put back), "ring-full" (reasons of drops, or
-    facts about senders, that found no room: no event is missing).
+    facts about senders, that found no room: no event is missing), "overflow" (events that found no room in the
+    tap's ring and came through the socket: none is missing, but when each was sent is not known).
     """
 
     stream: int
@@ -125,8 +129,8 @@ class Loss:
 
     @property
     def of_events(self) -> bool:
-        """Whether events are missing, not reasons of drops; of a stream of events, see `lost_events`."""
-        return self.how != "ring-full"
+        """Whether events are missing, not reasons of drops or times."""
+        return self.how not in ("ring-full", "overflow")
 
 
 class Recording(Protocol):

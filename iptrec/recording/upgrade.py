@@ -24,7 +24,12 @@ def _with_media(table: str, row: Row) -> Row:
     return row | {"media": "json" if row["kind"] in _JSON_IN_1 else "text"}
 
 
-STEPS: Final[Mapping[int, Step]] = {1: _with_media}
+def _not_noted(table: str, row: Row) -> Row:
+    """In format 2 nobody noted when the kernel sent a datagram."""
+    return row | {"noted": 0} if table == "chunk" else row
+
+
+STEPS: Final[Mapping[int, Step]] = {1: _with_media, 2: _not_noted}
 
 
 def upgraded(version: int, table: str, row: Row, steps: Mapping[int, Step] = STEPS) -> Row:

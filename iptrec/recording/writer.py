@@ -1,7 +1,7 @@
 """Writes a recording: datagrams in compressed chunks, everything else in small rows.
 
-What was committed survives a crash of the recorder and of the host; `Writer.commit` is to be called at
-least every 250 ms (`Writer.due` says when).
+What was committed survives a crash of the recorder and of the host; `Writer.commit` is to be called when
+it is due (`Writer.pace`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from iptrec.files import Draft
 from iptrec.recording.chunks import Waiting
 from iptrec.recording.home import Home, creating, described, is_changeable, leave_log
 from iptrec.recording.kinds import SNAPSHOTS, STREAMS
+from iptrec.recording.pace import Pace
 from iptrec.recording.ring import Ring
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from iptrec.recording.packing import Notes
     from iptrec.recording.rows import Facts, Loss
 
-_COMMIT_NS: Final = 200_000_000
 _ZSTD_LEVEL: Final = 3
 _HEAD: Final = (
     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
@@ -66,6 +67,7 @@ class Writer:
     everything that was committed before. Without events it does not stay then: it would read as if no packet
     had been traced.
 
+    ``pace``: when a `commit` is due.
     ``descriptor``: of the file, to be read, as long as this is open. ``datagrams``, ``raw_bytes``: what was
     appended. ``stored_bytes``, ``snapshot_bytes``: of chunks, of snapshots in the file. ``size``: of the file,
     bytes, once it is closed.
@@ -74,6 +76,7 @@ class Writer:
     def __init__(self, home: Home) -> None:
         self.path = home.path
         self.keeps = True
+        self.pace = Pace()
         self.datagrams = 0
         self.raw_bytes = 0
         self.stored_bytes = 0
@@ -92,7 +95,6 @@ class Writer:
         for statement in ("synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
             self._connection.execute(f"PRAGMA {statement}")
         self._waiting = Waiting()
-        self._waiting_since: int | None = None  # the oldest that is not committed
 
     @classmethod
     def create(cls, path: Path, facts: Facts, *, force: bool = False) -> Self:
@@ -180,21 +182,23 @@ class Writer:
         received_ns: int,
         lengths: npt.NDArray[np.uint32],
         data: bytes | bytearray | memoryview,
+        notes: Notes | None = None,
     ) -> None:
         """Add datagrams that were received together; they are in the file after `commit`.
 
         ``lengths``: shape (n,), bytes of each; ``data``: the datagrams back to back. Both are copied.
+        ``notes``: of them; either all of a stream have some, or none.
         """
         if not len(lengths):
             return
-        if self._waiting_since is None:
-            self._waiting_since = time.monotonic_ns()
-        self._waiting.append(stream, received_ns, lengths, data)
+        if self.pace.since_ns is None:
+            self.pace.since_ns = time.monotonic_ns()
+        self._waiting.append(stream, received_ns, lengths, data, notes)
         self.datagrams += len(lengths)
         self.raw_bytes += len(data)
         if self._waiting.enough:
             self._store()
-            if self.due:
+            if self.pace.due:
                 self.commit()
 
     @property
@@ -208,28 +212,19 @@ class Writer:
         return self.stored_bytes + self.snapshot_bytes
 
     @property
-    def waits(self) -> bool:
-        """Whether something is to be committed."""
-        return self._waiting_since is not None
-
-    @property
-    def due(self) -> bool:
-        """Whether something has waited long enough for a `commit`."""
-        since = self._waiting_since
-        return since is not None and time.monotonic_ns() - since >= _COMMIT_NS
-
-    @property
     def _stays(self) -> bool:
         """Whether an error leaves the file."""
         return self.keeps and (self._holds_events or not self._failed)
 
     def commit(self) -> None:
         """Put all that was appended into the file."""
-        if self._waiting_since is None:
+        if self.pace.since_ns is None:
             return
+        begun = time.monotonic_ns()
         self._check_place()
         with self._transaction():
             self._store()
+        self.pace.took_ns = time.monotonic_ns() - begun
 
     def _store(self) -> None:
         """Make chunks of what was appended. They are committed later: each commit waits for the disk."""
@@ -335,7 +330,7 @@ class Writer:
                     self._connection.execute("ROLLBACK")
         self._holds_events = self._stores_events
         if not self._waiting:
-            self._waiting_since = None
+            self.pace.since_ns = None
 
     @contextlib.contextmanager
     def _translating(self) -> Iterator[None]:

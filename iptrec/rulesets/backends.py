@@ -47,6 +47,10 @@ class RulesetBackend(Protocol):
     def mark_after(self) -> bool:
         """Whether the mark in an event is the one after its rule, not before."""
 
+    @property
+    def under_way_ns(self) -> int:
+        """How long before the kernel tells of an event a packet may have chosen the rules that it is about."""
+
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """Decode datagrams that lie back to back in ``data``.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.names import I64
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Chunk, Recording
 
 # The recorder looks at changes after each look at events, but not at what comes meanwhile: so a change that it
 # received was not there yet the last time but one before.
@@ -86,26 +86,47 @@ class Changes:
         """When events were received, at least to the first after ``until_ns`` (epoch), and numbers of then."""
         if self._all is not None:
             return self._all
-        times, number, told = [_NOTHING], [_NOTHING], [_NOTHING]
+        looks, number, told = [(_NOTHING, _NOTHING)], [_NOTHING], [_NOTHING]
         for stream in self._events:
             for chunk in self._recording.chunks(stream):
-                times.append(np.unique(chunk.received_ns))
+                looks.append(_looks(chunk.received_ns, _sent(chunk)))
                 found = nftrace.generations(chunk.data, chunk.lengths, chunk.received_ns)
                 number.append(found.number)
-                told.append(found.received_ns)
+                told.append(found.sent_ns)  # received: they are asked for so
                 if int(chunk.received_ns[-1]) > until_ns:
                     break
-        return Looks(np.unique(np.concatenate(times)), np.concatenate(number), np.concatenate(told))
+        time_ns, first = _looks(*map(np.concatenate, zip(*looks, strict=True)))
+        later = np.minimum.accumulate(np.append(first, NEVER)[::-1])[::-1][1:]
+        before_ns = np.minimum(time_ns, later - 1)
+        return Looks(time_ns, before_ns, np.concatenate(number), np.concatenate(told))
+
+
+def _sent(chunk: Chunk) -> I64:
+    """When datagrams were sent, as a tap noted it, else received."""
+    if chunk.notes is None:
+        return chunk.received_ns
+    return np.where(chunk.notes.sent_ns > 0, chunk.notes.sent_ns, chunk.received_ns)
+
+
+def _looks(received_ns: I64, sent_ns: I64) -> tuple[I64, I64]:
+    """When datagrams were received, each time once, and when the first one was sent of those of each."""
+    time_ns, look = np.unique(received_ns, return_inverse=True)
+    first = np.full(len(time_ns), NEVER)
+    np.minimum.at(first, look, sent_ns)
+    return time_ns, first
 
 
 class Looks(NamedTuple):
     """When events were received (epoch, ns), in order, each time once; and rulesets' numbers among them.
 
-    ``number``: those numbers, in order, received at ``told_ns``. Each was the newest one after the look before
-    that.
+    ``before_ns``: not after those times, and what was received later was sent after it. With a tap more may
+    have been sent by the time that is noted: the clock is read after events were taken out of the ring, and
+    those behind one that was still being written were left there. ``number``: those numbers, in order,
+    received at ``told_ns``. Each was the newest one after the look before that.
     """
 
     time_ns: I64 = _NOTHING
+    before_ns: I64 = _NOTHING
     number: I64 = _NOTHING
     told_ns: I64 = _NOTHING
 
@@ -124,9 +145,9 @@ class Looks(NamedTuple):
         if not told:
             return None
         look = int(np.searchsorted(self.time_ns, self.told_ns[told - 1])) - 1
-        return int(self.time_ns[look]) if look >= 0 else EVER
+        return int(self.before_ns[look]) if look >= 0 else EVER
 
     def not_before(self, received_ns: int) -> int | None:
         """After which time a change was told that was received then; None where nobody looked before."""
         look = int(np.searchsorted(self.time_ns, received_ns, side="right")) - _LOOKS
-        return int(self.time_ns[look]) if look >= 0 else None
+        return int(self.before_ns[look]) if look >= 0 else None

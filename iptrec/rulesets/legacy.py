@@ -82,6 +82,9 @@ ATTACHED: Final = tuple(
 # After which packets that rules have changed are routed again.
 _REROUTED: Final = (("OUTPUT", "mangle"), ("OUTPUT", "nat"))
 _RAW: Final = "raw"  # where TRACE works, and so the first table that is traced
+# Who replaces a table waits for those that walk the old rules (net/netfilter/x_tables.c, xt_replace_table): so
+# much two times may differ that were converted from one clock to another.
+_UNDER_WAY_NS: Final = 100_000
 
 
 class Legacy:
@@ -92,6 +95,7 @@ class Legacy:
     snapshots = (*SAVES.values(), *_UNKNOWN.values())
     changes = None
     mark_after = False
+    under_way_ns = _UNDER_WAY_NS
 
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nflog.decode`."""

@@ -48,6 +48,8 @@ TOLD: Final = "nft-rules"  # by the kernel, with conditions that nft does not pr
 SAVED: Final = nft_missed.SAVED
 _DIGITS: Final = 10  # of a u32
 _NO_PASS: Final = Pass(NO_HOOK, "")
+# Nobody waits for who reads the old rules: it is microseconds, unless something interrupts it.
+_UNDER_WAY_NS: Final = 5_000_000
 
 
 class Nft:
@@ -58,6 +60,7 @@ class Nft:
     snapshots = (*SAVED, TOLD, TEXT, GENERATION, GENERATIONS, LISTING, UNKNOWN, nft_missed.KIND)
     changes = "nftables"
     mark_after = True
+    under_way_ns = _UNDER_WAY_NS
 
     def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nftrace.decode`."""

@@ -225,7 +225,7 @@ class Resolver(Book):
         }
         told = None
         if changing and len(events.generations):
-            told = events.generations.bounds(events.head, events.received_ns)
+            told = events.generations.bounds(events.head, events.sent_ns)
         for (family, name), timeline in changing.items():
             named = np.array([*(table == name for table in located.tables), False])  # -1: the last
             rows = np.flatnonzero(named[events.site] & (v6 == (family == "ipv6")))

@@ -15,6 +15,7 @@ from iptrec.decode.snapshots import WHOLE, state
 from iptrec.names import counted
 from iptrec.recording.rows import lost_events
 from iptrec.views.escape import printable
+from iptrec.views.event_times import event_times
 from iptrec.views.losses import NOT_CLOSED, as_line, beside, how_many
 from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
@@ -191,6 +192,7 @@ def as_text(
     rows += [("discards", text) for text in _discards(recording, summary)]
     rows += [("asked", text) for text in _asked(summary)]
     rows += [("ring", text) for text in _rings(recording)]
+    rows += [("times", text) for text in event_times(recording)]
     if not all(is_whole(one.content) for one in recording.snapshots("nft")):
         rows.append(("nft rules", "by nft's text alone where its JSON breaks off"))
     rows += [("order", text) for text in _unordered(summary)]

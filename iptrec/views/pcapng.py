@@ -297,7 +297,7 @@ def _heads(
 
 def _times(events: TraceEvents) -> I64:
     """When, as `show` says it (epoch, ns)."""
-    return np.where(events.stamp_ns > 0, events.stamp_ns, events.received_ns)
+    return np.where(events.stamp_ns > 0, events.stamp_ns, events.sent_ns)
 
 
 def _split_up(data: bytes, size: int) -> Iterator[bytes]:

@@ -161,7 +161,7 @@ TABLES: Final = (
         "Traversals: a packet's path from the first traced rule to its end.",
         (
             _number("packet", "number, as iptrec show has it"),
-            _number("time_ns", "arrival, or when the recorder received its first event"),
+            _number("time_ns", "arrival, or when the kernel told of its first event"),
             _text("time", "the same, ISO 8601 in UTC"),
             _NAMESPACE,
             _text("family", "ipv4 or ipv6"),

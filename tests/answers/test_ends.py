@@ -140,18 +140,23 @@ def test_what_is_told(case):
 
 
 @pytest.mark.parametrize(
-    ("first", "stream", "lossy"),
-    [(TIME, 1, True), (TIME - 20 * SECOND, 1, False), (TIME, 3, False)],
+    ("first", "stream", "how", "lossy"),
+    [
+        (TIME, 1, "sequence", True),
+        (TIME - 20 * SECOND, 1, "sequence", False),
+        (TIME, 3, "sequence", False),
+        (TIME, 1, "overflow", False),
+    ],
 )
-def test_losses(first, stream, lossy):
+def test_losses(first, stream, how, lossy):
     """That its events may have been lost is said where some of its stream were, at its time."""
     made = recording(FILTER, RAWS)
-    made.losses.append(Loss(stream, first, first + SECOND, 3, "sequence"))
+    made.losses.append(Loss(stream, first, first + SECOND, 3, how))
     (found,) = Packets(made)
     assert (found.end.sure, "the events were lost" in found.end.text) == (not lossy, lossy)
     assert found.reason == "not seen after raw PREROUTING"
     bare = recording(FILTER, RAWS, lists=0)
-    bare.losses.append(Loss(stream, first, first + SECOND, 3, "sequence"))
+    bare.losses.append(Loss(stream, first, first + SECOND, 3, how))
     (found,) = Packets(bare)
     assert found.reason.endswith("socket), or the events were lost" if lossy else "socket)")
 

@@ -19,6 +19,7 @@ from iptrec.views import pcapng
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
 HAIRPIN = ROOT / "samples" / "docker_hairpin.db"
+BOTH = ("both", "tapped")  # of legacy iptables and of nf_tables
 MODES = {
     "packets": [], "stages": ["--stages"], "raw": ["--link", "raw"], "ethernet": ["--link", "ethernet"],
 }  # fmt: skip
@@ -149,7 +150,7 @@ def test_events_are_read_by_their_dissector(sample, export):
     found = tshark(path, "frame.protocols", "nflog.prefix", "frame.interface_name")
     events = json.loads(iptrec("info", "--json", sample).stdout)["events"]
     assert len(found) == events
-    if sample.stem == "both":
+    if sample.stem in BOTH:
         assert {name for *_, name in found} == {"nftrace", "nflog:0"}
         for protocols, prefix, name in found:
             netlink = protocols.startswith("netlink:netlink-netfilter")
@@ -163,7 +164,7 @@ def test_events_are_read_by_their_dissector(sample, export):
     some = export(sample, "--events", "--packet", "1")
     steps = json.loads(iptrec("show", "--json", "--packet", "1", sample).stdout)["steps"]
     # Our own rule, and of nf_tables base chains that go on into others.
-    more = 5 if sample.stem == "both" or "nft" in sample.stem else 1
+    more = 5 if sample.stem in BOTH or "nft" in sample.stem else 1
     assert len(steps) <= len(tshark(some, "frame.number")) <= len(steps) + more
 
 

@@ -29,5 +29,5 @@ def test_numbers_of_datagrams_go_on():
     assert events.head.tolist() == [1, 1, 4, 4]
     assert events.generations.number.tolist() == [7, 8]
     assert events.generations.datagram.tolist() == [0, 3]
-    assert events.generations.received_ns.tolist() == [700, 800]
+    assert events.generations.sent_ns.tolist() == [700, 800]
     assert events.undecoded.tolist() == []

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf, btf, ring
-from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.bpf import bpf, btf, ring
+from iptrec.kernel.bpf.btf import Btf
 from iptrec.kernel.drops.program import LAYOUT
 from iptrec.kernel.drops.source import DropSource
 
@@ -101,36 +101,39 @@ def test_jumps():
 # ---- the ring, as the kernel writes it
 
 STRIDE, ROOM = 8 + 64 + 64 + 64, 8
-RING = STRIDE * ROOM
+RING = STRIDE * ROOM + 40  # a record lies across its end
+
+
+def numbers():
+    return memoryview(bytearray(8)).cast("Q")
 
 
 class Ring:
     """A source without a kernel."""
 
     def __init__(self):
-        self.bytes = np.zeros(2 * RING, np.uint8)
-        self.written = np.zeros(1, np.uint64)
+        self.bytes = np.zeros(RING + STRIDE, np.uint8)
+        self.written = numbers()
         self.lost = np.zeros(1, np.int64)
         self.made = DropSource.__new__(DropSource)
         records = ring.Ring.__new__(ring.Ring)
         for whose, field, value in (
             (self.made, "_snaplen", 64), (self.made, "_secret", np.uint64(0)), (self.made, "_places", {}),
             (self.made, "_told", 0), (self.made, "_lost", self.lost), (self.made, "_records", records),
-            (records, "_size", RING), (records, "_stride", STRIDE), (records, "_bytes", self.bytes),
-            (records, "_read_to", np.zeros(1, np.uint64)), (records, "_written_to", self.written),
+            (records, "_size", RING), (records, "stride", STRIDE), (records, "bytes", self.bytes),
+            (records, "_read_to", numbers()), (records, "_written_to", self.written),
         ):  # fmt: skip
             setattr(whose, field, value)
 
-    def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False):
+    def write(self, *, captured=3, place=100, symbol=b"", flags=0, busy=False, taken_back=False):
         head = np.zeros(1, LAYOUT)
         head["captured"], head["place"], head["flags"] = captured, place, flags
-        record = struct.pack("<II", busy << 31 | STRIDE - 8, 0) + head.tobytes()
+        record = struct.pack("<II", busy << 31 | taken_back << 30 | STRIDE - 8, 0) + head.tobytes()
         record += b"p" * 64 + symbol.ljust(64, b"\0")
-        at = int(self.written[0]) % RING
-        for start in (at, at + RING):  # it is mapped twice
-            piece = record[: max(0, 2 * RING - start)]
-            self.bytes[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
-        self.written += STRIDE
+        at = (self.written[0] + np.arange(STRIDE)) % RING
+        self.bytes[at] = np.frombuffer(record, np.uint8)
+        self.bytes[RING:] = self.bytes[:STRIDE]  # the first ones once more
+        self.written[0] += STRIDE
 
 
 @pytest.fixture
@@ -164,6 +167,13 @@ def test_what_is_being_written_is_waited_for(filled):
     filled.write(busy=True)
     filled.write()
     assert len(filled.made.receive().lengths) == 1
+    assert filled.made.receive() is None
+
+
+def test_what_was_taken_back_is_left_out(filled):
+    for taken_back in (True, False, True, True, False, True):
+        filled.write(taken_back=taken_back)
+    assert len(filled.made.receive().lengths) == 2
     assert filled.made.receive() is None
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from iptrec.kernel import netlink
-from iptrec.kernel.batches import Batch
+from iptrec.kernel.batches import NO_RULESET, NOTE, Batch
 from iptrec.kernel.nft import numbers, switches
 from iptrec.names import ASKED
 
 EVENT = "-"
+BITS = {"a": 0, "b": 1, "c": 0, "?": NO_RULESET}
 TRACE = 0x0A11
 
 
@@ -25,9 +26,14 @@ def message(what):
 
 
 def batch(text):
-    datagrams = [message(one) for one in text.split()]
+    words = text.split()
+    datagrams = [message(one.rstrip("".join(BITS))) for one in words]
     lengths = np.array([len(one) for one in datagrams], np.uint32)
-    return Batch(0, lengths, b"".join(datagrams), 0, 0)
+    notes = None
+    if words[0][-1] in BITS:
+        told = [(number, 0, BITS[one[-1]]) for number, one in enumerate(words, 1000)]
+        notes = np.array(told, NOTE)
+    return Batch(0, lengths, b"".join(datagrams), 0, 0, notes=notes)
 
 
 def read(found):
@@ -143,6 +149,38 @@ def test_what_is_put_ahead_is_not_told_unasked(monkeypatch):
     assert read(found) == "7 - 7 - 8 - 8"
     told = [one for one in netlink.messages(found.data) if one.kind == numbers.NEWGEN]
     assert [one.sequence == ASKED for one in told] == [True, True, True, False]
+
+
+# Events and numbers with the bit of the ruleset that a tap saw in force, "?" where it was full.
+TAPPED = {
+    "where it changed": [("-? 7a -a", 7, "7 - 7 -"), ("-a -a -b -b 8b -b", 8, "- - 7 8 - - 8 -")],
+    "at the number": [("7a -a", 7, "7 7 -"), ("-a -a 8b -b", 8, "- - 7 8 -")],
+    "before all": [("7a -a", 7, "7 7 -"), ("-b -b 8b", 8, "7 8 - - 8")],
+    "two processors": [("7a", 7, "7 7"), ("-a -b -a -b 8b", 8, "- 7 - - 8 - 8")],
+    "beside the ring": [("7a", 7, "7 7"), ("-a -? -b 8b", 8, "- 7 - 8 - 8")],
+    "all beside the ring": [("7a", 7, "7 7"), ("-? -? 8b", 8, "7 - - 8")],
+    "its number is late": [
+        ("7a", 7, "7 7"), ("-a -b", 8, "- 7 8 -"), ("-b 8b -b", 8, "- 8 -"), ("-c -c 9c", 9, "8 9 - - 9"),
+    ],
+    "in force, and nothing met it yet": [("7a", 7, "7 7"), ("-a", 8, "-"), ("-a -b 8b", 8, "- 7 8 - 8")],
+    "two numbers": [("7a", 7, "7 7"), ("-b 8b -b -c 9c", 9, "7 8 - 8 - 8 9 - 9")],
+    "of its number nothing is noted": [("7?", 7, "7 7"), ("-a -b 8b", 8, "7 - - 8")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAPPED)
+def test_numbers_where_a_tap_saw_the_ruleset_change(case, told):
+    """As above, and exactly: each event says which ruleset was in force when it was told."""
+    batches = [(text, answer) for text, answer, _ in TAPPED[case]]
+    assert told(batches, counted=False) == [written for *_, written in TAPPED[case]]
+
+
+def test_what_is_put_among_events_has_their_times():
+    """Of the one that it is put before: readers ask for the times of numbers."""
+    some = batch("-a -b")
+    times = some.notes["time"].tolist()
+    found = numbers._with(some, [(1, message("7")), (2, message("8"))])
+    assert found.notes["time"].tolist() == [times[0], times[1], times[1], times[1]]
 
 
 def noted(*places):

@@ -48,11 +48,12 @@ def told(source):
 """
 
 
-@pytest.fixture
-def inside(lab):
+@pytest.fixture(params=["tap", "no-tap"])
+def inside(lab, request):
     """Runs a script in a lab where UDP is traced; gives what it printed as JSON."""
     lab.run(["nft", "-f", "-"], stdin=TABLE)
-    return lambda script: json.loads(lab.run([sys.executable, "-c", PRELUDE + script]).stdout)
+    command = ["env", f"IPTREC_NO_TAP={int(request.param == 'no-tap')}", sys.executable, "-c"]
+    return lambda script: json.loads(lab.run([*command, PRELUDE + script]).stdout)
 
 
 def test_numbers_come_among_the_events(inside):

@@ -226,13 +226,13 @@ def test_numbers_begin_again():
 
 
 class Calls:
-    """What calls bring, one after the other; in the place of `Slots`."""
+    """What calls bring, one after the other; in the place of `Untapped` and of `Slots`."""
 
     def __init__(self, *brought):
         self._brought = list(brought)
         self.later = False
 
-    def receive(self, _):
+    def receive(self):
         one = self._brought.pop(0)
         if one is Overrun:
             raise Overrun
@@ -254,8 +254,7 @@ class Calls:
 def test_after_a_replacement_all_that_is_there_is_received(brought, size, emptied):
     """Else nobody would know what was left in the socket: readers know a call that was full by its size."""
     made = told_by([(3, 50)])
-    made._slots = Calls(*brought)
-    made.fileno = lambda: 0
+    made._source = made._slots = Calls(*brought)
     found = made._whole(batch(SLOTS))
     assert (len(found.lengths), found.emptied) == (size, emptied)
     assert made._slots.later == (brought == [Overrun])

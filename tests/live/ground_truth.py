@@ -158,7 +158,7 @@ def judge(path, counted, unjudged=("inet beside", "nft raw")):
     hits = Counter()
     truth = Truth(0, 0, 0, 0, 0, {})
     with Reader(path) as reader:
-        truth.lost = sum(loss.events or 1 for loss in reader.losses)
+        truth.lost = sum(loss.events or 1 for loss in reader.losses if loss.of_events)
         for window in windows(reader):
             assembly = window.assembly
             outcome = assembly.outcome[: window.decided]

@@ -139,7 +139,7 @@ def recorded(lab, path, script, *options):
         [*IPTREC, "record", "-q", "-o", str(path), *options, "--", sys.executable, "-c", script]
     )
     with Reader(path) as reader:
-        assert reader.losses == []
+        assert not any(one.of_events for one in reader.losses)
         return summarize(reader)
 
 
@@ -184,7 +184,9 @@ def test_nobody_who_arrives_is_lost(lab, tmp_path, backend):
         segments = {(*flow, one.header.get("seq"))} | (
             {flow} if "FIN" in one.header.get("flags", "") else set()
         )
-        if one.end is not None and not (one.end.reason == "TCP_OLD_DATA" and segments & arrived):
+        again = one.end is not None and one.end.reason == "TCP_OLD_DATA"
+        # Of two that are equal and wait at once nobody knows which one it was: both are in doubt.
+        if one.end is not None and not (again and (segments & arrived or not one.end.sure)):
             reasons.add(one.end.reason)
         elif one.in_ and one.verdict == "ACCEPT":
             arrived |= segments

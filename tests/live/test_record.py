@@ -565,9 +565,10 @@ def test_rule_hits_equal_the_kernels_counters(lab, tmp_path):
 EVENTS = {"legacy": 5, "nft": 8}  # of nf_tables one at POSTROUTING, where nobody else tells
 
 
+@pytest.mark.parametrize("tap", [True, False], ids=["tap", "no-tap"])
 @pytest.mark.parametrize("backend", EVENTS)
-def test_loss_is_counted_to_the_event(lab, tmp_path, backend):
-    """With a tiny receive buffer: recorded plus lost is what the kernel sent."""
+def test_loss_is_counted_to_the_event(lab, tmp_path, backend, tap):
+    """With a tiny receive buffer, and ring: recorded plus lost is what the kernel sent."""
     lab.restore(None, "ipv4", "*filter\n-A INPUT -p udp -j DROP\nCOMMIT\n", backend)
     sender = (
         "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
@@ -577,9 +578,11 @@ def test_loss_is_counted_to_the_event(lab, tmp_path, backend):
         "import sys, pathlib\nfrom iptrec.recorder.options import Options\n"
         "from iptrec.recorder.session import record\n"
         "record(Options(output=pathlib.Path(sys.argv[1]), bytecodes={'ipv4': None}, receive_buffer=4096,"
+        " tap_bytes=4096,"
         f" backend={backend!r}, command=[sys.executable, '-c', sys.argv[2]]))"
     )
-    lab.run([sys.executable, "-c", script, str(tmp_path / "t.db"), sender])
+    way = f"IPTREC_NO_TAP={int(not tap)}"
+    lab.run(["env", way, sys.executable, "-c", script, str(tmp_path / "t.db"), sender])
     done = iptrec("info", "--json", str(tmp_path / "t.db"))
     found = json.loads(done.stdout)
     assert found["events"] + found["lost"] == 20000 * EVENTS[backend]

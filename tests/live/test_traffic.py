@@ -77,11 +77,12 @@ class Net:
             ]
         )
         with Reader(self._path) as reader:
-            if reader.losses and os.geteuid():
+            losses = [one for one in reader.losses if one.of_events]
+            if losses and os.geteuid():
                 pytest.skip(
                     "events were lost: the kernel grants this user a small receive buffer only"
                 )
-            assert reader.losses == []
+            assert losses == []
             self.packets = list(Packets(reader))
         return [(one.in_, one.out, one.verdict, way(one)) for one in self.packets]
 

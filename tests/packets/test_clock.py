@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode import nflog
-from iptrec.packets.clock import bounds, floor_after, moments, receipt
+from iptrec.packets.clock import bounds, floor_after, moments, noted, receipt
 
 MS = 1_000_000
 SLOTS = 3
@@ -74,3 +74,35 @@ def test_a_recorder_behind_says_so():
     known = receipt(received, 5, SLOTS)
     assert known.floor.tolist() == [5] * 4
     assert known.guess.tolist() == [10**9] * SLOTS + [5]
+
+
+@given(
+    steps=st.lists(st.integers(0, 5 * MS), min_size=1, max_size=40),
+    late=st.lists(st.integers(0, 50 * MS), min_size=1, max_size=40),
+    beside=st.lists(st.booleans(), max_size=40),
+)
+def test_times_that_a_tap_noted_hold_the_truth(steps, late, beside):
+    """Also of those that came beside its ring: between their neighbours."""
+    logged = 10**9 + np.cumsum(steps)
+    delays = np.resize(late, len(logged))
+    received = np.maximum.accumulate(logged + delays)
+    unknown = np.array([*beside, *[False] * len(logged)][: len(logged)])
+    known = noted(received, np.where(unknown, 0, logged), 0, MS)
+    assert (known.sent[~unknown] == logged[~unknown]).all()
+    assert (known.floor < logged).all()
+    assert (known.sent >= logged).all()
+    assert (known.sent <= received).all()
+
+
+def test_a_clock_that_was_set_back():
+    """What came beside the ring before it is not told by what follows."""
+    received = np.array([9 * 10**9, 9 * 10**9, 5 * 10**9], np.int64)
+    known = noted(received, np.array([8 * 10**9, 0, 4 * 10**9]), 0, MS)
+    assert known.sent.tolist() == [8 * 10**9, 8 * 10**9, 4 * 10**9]
+
+
+def test_a_stranger_s_times():
+    """None is after its receipt; what is not known anywhere is that."""
+    received = np.array([10, 20, 30], np.int64)
+    assert noted(received, np.array([2**62, 0, -5]), 0, MS).sent.tolist() == [10, 20, 30]
+    assert noted(received, np.zeros(3, np.int64), 7, MS)[0].tolist() == [7, 7, 7]

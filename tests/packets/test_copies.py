@@ -201,6 +201,13 @@ def test_lost_events(name, stamped):
     assert told(recording) == [WHOLE, LOST if lossy and not stamped else COPY]
 
 
+def test_a_tap_that_was_full_has_lost_nothing():
+    """What found no room in it came through the socket."""
+    at = 2 * 10**9
+    beside = [Loss(1, at + 3000, at + 5000, 2, "overflow")]
+    assert told(recorded(passes("in", "on", "on"), losses=beside, start_ns=at)) == [WHOLE, COPY]
+
+
 def test_losses_that_could_not_be_seen():
     """Of an imported capture."""
     assert told(recorded(passes("in", "on", "on"), detail={"sequence": False})) == [WHOLE, LOST]

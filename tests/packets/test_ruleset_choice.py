@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from handmade import UUID, HandMade, udp
 
 from iptrec.answers.packets import Packets
+from iptrec.recording.packing import Notes
 
 OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
 RAW = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING {OWN}\n-A OUTPUT {OWN}\nCOMMIT\n"
@@ -61,6 +65,21 @@ def test_outside_of_the_change_times_decide():
     )
     recording.events(packet(1, SECOND), start_ns=10**9)
     assert found(recording) == [("DROP", "-p tcp -j DROP", False)]
+
+
+def test_times_that_a_tap_noted_tell_it_to_a_tenth_of_a_millisecond():
+    """Received long after the change: told of before it by the old rules, soon after it by the new ones."""
+    recording = changing([], after_ns=10**9, time_ns=10**9 + 20_000)
+    for number, sent_ns in enumerate([10**9 - 1, 10**9 + 10_000, 10**9 + 200_000]):
+        recording.events(packet(number, SECOND), start_ns=2 * 10**9)
+        chunk = recording.chunks_[-1]
+        times = np.full(len(chunk.lengths), sent_ns)
+        notes = Notes(times, np.zeros(len(times), np.uint16))
+        recording.chunks_[-1] = replace(chunk, notes=notes)
+    before, between, after = found(recording)
+    assert before == ("ACCEPT", "-p udp -j ACCEPT", False)
+    assert between[2]
+    assert after == ("DROP", "-p tcp -j DROP", False)
 
 
 def test_what_one_ruleset_alone_explains_is_certain():

@@ -20,6 +20,7 @@ from iptrec.kernel.batches import Batch, Overrun
 from iptrec.recorder import backends, session
 from iptrec.recorder.options import Options
 from iptrec.recorder.streams import Events, Side
+from iptrec.recording.pace import Pace
 
 KIND = "nflog"
 
@@ -50,12 +51,13 @@ class Writer:
 
     path = Path("t.db")
     descriptor = 0
-    waits = due = False
+    pace = Pace()
     event_bytes = state_bytes = stored_bytes = size = 0
 
     def __init__(self, stage):
         self._stage = stage
         self.streams, self.snapshots, self.losses, self.appended = [], [], [], []
+        self.notes = []
         self.trims, self.copies = [], []
         self.goes = False  # something, when the ring is trimmed
         self.phases = []  # in which each batch came
@@ -86,9 +88,10 @@ class Writer:
     def add_loss(self, loss):
         self.losses.append(loss)
 
-    def append(self, stream, received_ns, lengths, data):
+    def append(self, stream, received_ns, lengths, data, notes=None):
         self.phases += self._stage.done[-1:]
         self.appended.append((stream, lengths.tolist(), data))
+        self.notes += [] if notes is None else [notes]
         self.file_bytes += len(data)
 
     def commit(self):
@@ -136,6 +139,8 @@ class EventSocket:
     """Gives what it was told to: a number of events, a `Batch`, or an `Overrun`."""
 
     receive_buffer = 4096
+    untapped = "a fake"
+    pressing = False
 
     def __init__(self, stage, script=(), unseen=0):
         self._stage = stage

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 from fake_recorder import (
     Backend,
+    EventSocket,
     Guardian,
     Stage,
     Watch,
@@ -20,10 +22,12 @@ from fake_recorder import (
 )
 
 from iptrec.errors import HostError
+from iptrec.recorder import loop
 from iptrec.recorder.guarded import Guarded
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.ring import Ring
 from iptrec.recorder.session import record
+from iptrec.recording.pace import Pace
 
 
 @pytest.fixture
@@ -59,6 +63,19 @@ def test_duration():
     outcome = record(options(duration_s=0.2))
     assert outcome.reason == "duration"
     assert 0.2e9 <= outcome.elapsed_ns < 0.9e9
+
+
+@pytest.mark.parametrize("pressing", [True, False])
+def test_events_come_together_in_a_tap(monkeypatch, pressing):
+    """For some milliseconds, where there is room for more: they have times of their own."""
+    monkeypatch.setattr(EventSocket, "untapped", "")
+    monkeypatch.setattr(EventSocket, "pressing", pressing)
+    paused = []
+    clock = {name: getattr(time, name) for name in ("monotonic", "monotonic_ns")}
+    monkeypatch.setattr(loop, "time", SimpleNamespace(**clock, sleep=paused.append))
+    loaded(monkeypatch, 3)
+    assert record(options(packets=3)).events == 3
+    assert bool(paused) is not pressing
 
 
 def test_number_of_packets(monkeypatch):
@@ -139,7 +156,7 @@ def test_viewer_that_ended(trigger):
 
 def test_a_copy_on_request(stage, monkeypatch):
     """SIGUSR1 writes what there is into a file of its own, once, and recording goes on."""
-    monkeypatch.setattr(Writer, "waits", True)  # ten looks at the clock a second
+    monkeypatch.setattr(Pace, "due_in_ns", 10**12)  # ten looks at the clock a second
     outcome = record(options(duration_s=0.5), begun=signalled(signal.SIGUSR1))
     assert outcome.reason == "duration"
     ((name, reason),) = stage.writer.copies
@@ -244,7 +261,7 @@ def guarded():
 
 def test_the_loop_keeps_a_guardian(stage, monkeypatch):
     """It is killed when recording has begun."""
-    monkeypatch.setattr(Writer, "waits", True)
+    monkeypatch.setattr(Pace, "due_in_ns", 10**12)
 
     def begun(_):
         stage.guardian.deaths = 1

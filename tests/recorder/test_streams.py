@@ -6,13 +6,15 @@ import contextlib
 import errno
 import functools
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fake_recorder import EventSocket, Side, SideSocket, Stage, Writer, batch, options
 
 from iptrec.errors import HostError
-from iptrec.kernel.batches import SLOTS, Overrun
+from iptrec.kernel.batches import NOTE, SLOTS, Overrun
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.streams import Events, Streams
 from iptrec.recording.kinds import no_room
@@ -71,6 +73,17 @@ def test_when_what_comes_next_was_logged(streams):
     assert [after > before for before, after in itertools.pairwise(known)] == [True, False, True]
 
 
+def test_a_tap_that_was_emptied(streams):
+    """Of it a look may bring all that is there, however much that is: it says so itself."""
+    more = batch(SLOTS + 1)
+    one = streams([more, replace(more, emptied=True)])
+    known = [one.made.since_ns]
+    for _ in range(2):
+        one.made.fetch()
+        known.append(one.made.since_ns)
+    assert [after > before for before, after in itertools.pairwise(known)] == [False, True]
+
+
 def test_nothing_comes_between_events_and_what_is_beside(streams):
     """Where the recording stops, or goes on in another file: it is asked until nothing is left."""
     one = streams([1, 1, 1, 0, 1])
@@ -79,12 +92,29 @@ def test_nothing_comes_between_events_and_what_is_beside(streams):
 
 
 def test_a_stream_says_what_it_is(streams):
-    """With the receive buffer and what the user let go, which explain what is missing."""
+    """With the receive buffer and what the user let go, which explain what is missing; and whose times."""
     one = streams(ring_bytes=1000)
-    assert one.writer.streams == [
-        ("nflog", {"group": 0, "receive_buffer": 4096, "slots": SLOTS, "ring_bytes": 1000})
+    said = {"group": 0, "receive_buffer": 4096, "ring_bytes": 1000}
+    assert one.writer.streams == [("nflog", said | {"slots": SLOTS, "untapped": "a fake"})]
+    assert one.progress.details == ["receive buffer: 4,096 bytes", "nflog: no tap: a fake"]
+
+
+def test_a_stream_with_a_tap(streams, monkeypatch):
+    """Its calls tell nothing of time: each event has its own. What came beside the ring is told, not lost."""
+    monkeypatch.setattr(EventSocket, "untapped", "")
+    some = np.array([(1000, 1, 2), (0, 0xFFFF, 2)], NOTE)
+    beside = replace(batch(2, received_ns=3_000_000_000), notes=some, overflowing=1)
+    one = streams([beside, replace(beside, received_ns=3_500_000_000, overflowing=0)])
+    assert one.made.tapped
+    assert one.writer.streams == [("nflog", {"group": 0, "receive_buffer": 4096, "tap": True})]
+    one.made.end_events()
+    assert [(loss.events, loss.how, loss.of_events) for loss in one.writer.losses] == [
+        (1, "overflow", False)
     ]
-    assert one.progress.details == ["receive buffer: 4,096 bytes"]
+    assert one.progress.lost == 0
+    assert [[time.tolist() for time in noted] for noted in one.writer.notes] == [
+        [[1000, 0], [1, 0xFFFF]]
+    ] * 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ class ToySocket:
     """Whatever somebody sends to the other end is an event."""
 
     receive_buffer = 1 << 16
+    untapped = "a toy"
 
     def __init__(self, source):
         self._source = source

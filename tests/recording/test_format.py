@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iptrec.recording.packing import pack, unpack
+from iptrec.recording.packing import Notes, pack, unpack
 from iptrec.recording.reader import Reader
 from iptrec.recording.schema import FORMAT, SCHEMA, SCHEMAS
 from iptrec.recording.upgrade import STEPS, upgraded
@@ -87,6 +87,36 @@ def test_unpack_undoes_pack(datagrams):
     assert found[0].tolist() == received.tolist()
     assert found[1].tolist() == lengths.tolist()
     assert found[2] == b"".join(data for _, data in datagrams)
+
+
+def test_packed_notes():
+    """Behind them i64 steps of the times when the kernel sent them, from the first receipt; u16 processors."""
+    notes = Notes(np.array([990, 0]), np.array([1, 65535], np.uint16))
+    raw = pack(np.array([1000, 1258]), np.array([1, 2], np.uint32), [b"a", b"bc"], notes)
+    steps = "f6ffffffffffffff 22fcffffffffffff 0100 ffff"
+    packed = "01000000 02000000 0000000000000000 0201000000000000" + steps + "616263"
+    assert raw == bytes.fromhex(packed)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**62), st.integers(0, 2**62), st.integers(0, 65535)), min_size=1
+    )
+)
+def test_unpack_undoes_pack_with_notes(datagrams):
+    received, sent, cpu = (np.array(one) for one in zip(*datagrams, strict=True))
+    lengths = np.ones(len(received), np.uint32)
+    notes = Notes(sent.astype(np.int64), cpu.astype(np.uint16))
+    raw = pack(received.astype(np.int64), lengths, [b"x" * len(received)], notes)
+    found = unpack(raw, len(received), int(received[0]), noted=True)
+    assert found[0].tolist() == received.tolist()
+    assert found[2] == b"x" * len(received)
+    assert [one.tolist() for one in found[3]] == [sent.tolist(), cpu.tolist()]
+
+
+def test_rows_of_format_2_have_no_notes():
+    assert upgraded(2, "chunk", {"id": 7}) == {"id": 7, "noted": 0}
+    assert upgraded(2, "loss", {"id": 7}) == {"id": 7}
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 3, 2**62])

@@ -65,7 +65,7 @@ def frame(size, **options):
 
 def go_back(path):
     """A tree whose second leaf begins with chunk 1 again: asked for what follows 1, it would for ever."""
-    columns = "stream, first_ns, last_ns, datagrams, encoding, size, data"
+    columns = "stream, first_ns, last_ns, datagrams, noted, encoding, size, data"
     copies = "WITH RECURSIVE n(i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 120)"
     edit(f"INSERT INTO chunk {copies} SELECT i, {columns} FROM n, chunk WHERE id = 1")(path)
     # https://www.sqlite.org/fileformat2.html#b_tree_pages; all numbers here are varints of one byte
@@ -89,8 +89,8 @@ def go_back(path):
 HOSTILE = {
     "other_application": (edit("PRAGMA application_id = 1"), "is not an iptrec recording$"),
     "newer_format": (
-        edit("PRAGMA user_version = 3"),
-        r"recorded by a newer iptrec \(format 3, this one reads up to 2\): update iptrec$",
+        edit("PRAGMA user_version = 4"),
+        r"recorded by a newer iptrec \(format 4, this one reads up to 3\): update iptrec$",
     ),
     "format_zero": (edit("PRAGMA user_version = 0"), "there is no format 0"),
     "view": (edit("DROP TABLE loss", "CREATE VIEW loss AS SELECT 1"), "a view loss that no"),
@@ -143,6 +143,7 @@ HOSTILE = {
     "negative_count": (edit("UPDATE chunk SET datagrams = -3"), "cannot hold -3 datagrams"),
     "huge_count": (edit("UPDATE chunk SET datagrams = 1 << 60"), "cannot hold"),
     "wrong_count": (edit("UPDATE chunk SET datagrams = 2"), "do not add up"),
+    "no_notes": (edit("UPDATE chunk SET noted = 1"), "do not add up|cannot hold"),
     "wrong_times": (edit("UPDATE chunk SET last_ns = 21"), "other receive times"),
     "orphan_chunk": (edit("UPDATE chunk SET stream = 9"), "chunk 1 belongs to a stream 9"),
     "orphan_loss": (edit("UPDATE loss SET stream = 9"), "loss 1 belongs to a stream 9"),

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rights import ROOT
 
 from iptrec.errors import RecordingError, UsageError
 from iptrec.files import Place
+from iptrec.recording.packing import Notes
 from iptrec.recording.reader import Reader
 from iptrec.recording.rows import Loss
 from iptrec.recording.writer import Writer
@@ -143,6 +145,23 @@ def test_buffers_may_be_reused(tmp_path, facts):
         assert datagrams(reader) == [(7, b"a"), (7, b"bc")]
 
 
+def test_notes_come_back(tmp_path, facts):
+    """When the kernel sent each datagram, and where; none of a stream without a tap."""
+    notes = Notes(np.array([5, 0], np.int64), np.array([1, 65535], np.uint16))
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        namespace = writer.add_namespace(None, 1)
+        streams = [writer.add_stream(namespace, "nflog", {}) for _ in range(2)]
+        lengths = np.array([1, 2], np.uint32)
+        for time_ns in (7, 8):
+            writer.append(streams[0], time_ns, lengths, b"abc", notes)
+        writer.append(streams[1], 7, lengths, b"abc")
+        writer.close(1, "x")
+    with Reader(tmp_path / "t.db") as reader:
+        tapped, other = reader.chunks()
+    assert [one.tolist() for one in tapped.notes] == [[5, 0, 5, 0], [1, 65535, 1, 65535]]
+    assert other.notes is None
+
+
 def test_streams_are_kept_apart(tmp_path, facts):
     """Chunks of one stream only, and those after a chunk already seen."""
     with Writer.create(tmp_path / "t.db", facts) as writer:
@@ -190,15 +209,44 @@ def test_much_data_commits_itself(tmp_path, facts):
     with Writer.create(tmp_path / "t.db", facts) as writer:
         stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
         writer.append(stream, 1, *one(b"a"))
-        assert (writer.stored_bytes, writer.due) == (0, False)
-        writer._waiting_since -= 200_000_000
-        assert writer.due
+        assert (writer.stored_bytes, writer.pace.due) == (0, False)
+        writer.pace.since_ns -= 200_000_000
+        assert writer.pace.due
         writer.append(stream, 2, *one(bytes(1 << 20)))
         assert writer.stored_bytes > 0
-        assert not writer.due
+        assert not writer.pace.due
         writer.append(stream, 2, *one(bytes(1 << 20)))
         with Reader(writer.path) as reader:
             assert [len(chunk.lengths) for chunk in reader.chunks()] == [2]
+
+
+def test_who_follows_sees_it_soon(tmp_path, facts):
+    """After 20 ms; but commits, which wait for the disk, take a tenth of the time at most, until 200 ms."""
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        writer.pace.followed = True
+        stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
+        for took, due_in in ((0, 20_000_000), (5_000_000, 50_000_000), (10**9, 200_000_000)):
+            writer.append(stream, 1, *one(b"a"))
+            writer.pace.took_ns = took
+            writer.pace.since_ns = time.monotonic_ns() - due_in + 10**9
+            assert not writer.pace.due
+            writer.pace.since_ns -= 10**9
+            assert writer.pace.due
+            writer.commit()
+            assert writer.pace.due_in_ns is None
+
+
+def test_waiting_ends_with_what_comes(tmp_path, facts):
+    """Each commit ends one wait, also one that came before it; where nothing comes it ends by itself."""
+    with Writer.create(tmp_path / "t.db", facts) as writer:
+        stream = writer.add_stream(writer.add_namespace(None, 1), "nflog", {})
+        with Reader(writer.path, held=writer.descriptor) as reader:
+            for number in range(2):
+                writer.append(stream, number, *one(b"a"))
+                writer.commit()
+                reader.wait(3600)
+                assert len(list(reader.chunks())) == number + 1
+            reader.wait(0.01)
 
 
 def test_bytes_that_are_no_text(tmp_path, facts):

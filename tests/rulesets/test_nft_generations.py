@@ -31,6 +31,7 @@ from iptrec.answers.summary import summarize
 from iptrec.decode import nftrace
 from iptrec.names import ASKED
 from iptrec.packets import window
+from iptrec.recording.packing import Notes
 from iptrec.recording.rows import Stream
 from iptrec.rulesets.backends import rulesets
 
@@ -116,6 +117,19 @@ def test_the_rules_of_its_generation(case, backends):
     """Equal handles in a new table of the same name: only the order tells, and where it does not, we say so."""
     traced, expected = CASES[case]
     assert found(backends(changing(*traced))) == expected
+
+
+@BACKENDS
+def test_what_a_look_did_not_see_may_have_been_sent_before_it(backends):
+    """A tap notes when each was sent; the recorder reads its clock a while after it has emptied the ring."""
+    recording = changing(
+        (280, SEVEN, passing(1)), (299, passing(2)), (300, passing(3), SEVEN, EIGHT, passing(4))
+    )
+    for index, sent_ms in enumerate([[270, 270], [285], [286, 286, 287, 287]]):
+        sent_ns = np.array(sent_ms) * 10**6
+        notes = Notes(sent_ns, np.zeros(len(sent_ns), np.uint16))
+        recording.chunks_[index] = replace(recording.chunks_[index], notes=notes)
+    assert found(backends(recording)) == [OLD, OLD, OLD, NEW]
 
 
 def test_a_packet_under_way_when_the_rules_changed():

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.bpf import BYTE, HALF, LONG, WORD, load, move, store, store_value
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.bpf import BYTE, HALF, LONG, WORD, load, move, store, store_value
 
 if TYPE_CHECKING:
-    from iptrec.kernel.drops.btf import Btf
+    from iptrec.kernel.bpf.btf import Btf
 
 TYPEDEF: Final = "btf_trace_kfree_skb"
 LICENCE: Final = (

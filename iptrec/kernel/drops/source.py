@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iptrec.kernel.drops import bpf, program
-from iptrec.kernel.drops.btf import VMLINUX
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.btf import VMLINUX, Btf
+from iptrec.kernel.bpf.programs import Programs
+from iptrec.kernel.bpf.ring import Ring, since_the_epoch
+from iptrec.kernel.drops import program
 from iptrec.kernel.drops.program import HEAD, LAYOUT, NEW_PLACE, SYMBOL
-from iptrec.kernel.drops.programs import Programs
-from iptrec.kernel.drops.ring import Ring, since_the_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
 
-    from iptrec.kernel.drops.btf import Btf
     from iptrec.names import I64, U32
 
-_RING_BYTES: Final = 8 << 20  # its pages are there at once, and mapped twice
+_RING_BYTES: Final = 4 << 20  # its pages are there at once
 MOST_SNAPLEN: Final = 128
 _PLACES: Final = 1024
 _ENUMS: Final = ("skb_drop_reason", "skb_drop_reason_subsys")
@@ -70,7 +70,8 @@ class DropSource(Programs):
         self._told = 0  # of what was lost
         super().__init__(_ADVICE)
 
-    def _make(self, types: Btf) -> None:
+    def _make(self) -> None:
+        types = Btf.of_kernel()
         program.require_reasons(types)
         self.names = {name: types.enum(name) for name in _ENUMS}
         kept = self._kept

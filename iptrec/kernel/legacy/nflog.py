@@ -8,6 +8,7 @@ events come too, and with our own threshold of 1 they are a datagram each as wel
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -19,15 +20,18 @@ from typing import TYPE_CHECKING, Final, Self
 from iptrec.errors import HostError
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, joined
+from iptrec.kernel.bpf.tap import RING_BYTES, Tap, Untapped
 
 if TYPE_CHECKING:
     from iptrec.kernel.batches import Batch
     from iptrec.kernel.legacy.replacements import Replacements
 
 GROUP: Final = 0
-_ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet
+_ATTRIBUTES_ROOM: Final = 1024  # what a message holds beside the packet, at most
+# And but for rare ones, with the names of long chains; conntrack's part is more where it is told.
+_TAPPED_ROOM, _CONNTRACK_ROOM = 256, 320
 
-_NFULNL_MSG_CONFIG: Final = 4 << 8 | 1
+_NFULNL_MSG_PACKET, _NFULNL_MSG_CONFIG = 4 << 8, 4 << 8 | 1
 _CFG_CMD, _CFG_MODE, _CFG_QTHRESH, _CFG_FLAGS = 1, 2, 5, 6
 _CMD_BIND, _CMD_UNBIND = 1, 2
 _COPY_PACKET: Final = 2
@@ -42,9 +46,10 @@ class NflogSocket:
     """Bound to group 0 of the current network namespace; a context manager.
 
     ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
-    for); ``conntrack``: whether events carry NFULA_CT. ``replacements``: of tables; they tell which events
-    were there when one began. Raises `HostError`: the group is taken (by whom), no rights, no nfnetlink_log
-    (``modprobe``: after trying to load it).
+    for); ``conntrack``: whether events carry NFULA_CT; ``untapped``: why there is no tap (`bpf.tap`), "" where
+    there is one. ``ring_bytes``: of the tap. ``replacements``: of tables; where there is no tap, which tells
+    when each event was sent, they tell which ones were there when one began. Raises `HostError`: the group is
+    taken (by whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
     """
 
     def __init__(
@@ -53,39 +58,50 @@ class NflogSocket:
         snaplen: int,
         receive_buffer: int = RECEIVE_BUFFER,
         modprobe: bool = False,
+        ring_bytes: int = RING_BYTES,
         replacements: Replacements | None = None,
     ) -> None:
         self._expected = 0  # the next event's sequence number
         self._gaps = 0
         self._last_ns = 0
         self._marks: list[tuple[int, int]] = []
-        self._replacements = replacements
-        self._socket = netlink.connected()
-        try:
-            if replacements is not None:
-                replacements.count(self._socket)
+        with contextlib.ExitStack() as opened:
+            self._socket = opened.enter_context(netlink.connected())
             self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
-            self.conntrack = self._configure(snaplen, modprobe=modprobe)
-            self._drops_before = netlink.drops(self._socket)
             self._slots = batches.Slots(snaplen + _ATTRIBUTES_ROOM, f"nflog group {GROUP}")
-        except BaseException:
-            self._socket.close()
-            raise
+            opened.callback(self._slots.close)
+            self.conntrack = self._tells_conntrack(modprobe=modprobe)
+            self._source = self._tapped(opened, snaplen, ring_bytes)  # before anything comes
+            self._replacements = replacements if self._source.untapped else None
+            if self._replacements is not None:
+                self._replacements.count(self._socket)
+            self._configure(snaplen)
+            self._drops_before = netlink.drops(self._socket)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._slots.close()
+        self._opened.close()
+
+    @property
+    def untapped(self) -> str:
+        """See the class."""
+        return self._source.untapped
+
+    @property
+    def pressing(self) -> bool:
+        """Whether so many events wait in a tap that they are to be received now."""
+        return self._source.pressing
 
     def fileno(self) -> int:
         """For poll."""
-        return self._socket.fileno()
+        return self._source.fileno()
 
     def receive(self) -> Batch | None:
         """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""
-        batch = self._whole(self._slots.receive(self.fileno()))
+        batch = self._whole(self._source.receive())
         if batch is None:
             return None
         last = _sequence(memoryview(batch.data)[-int(batch.lengths[-1]) :])
@@ -127,7 +143,7 @@ class NflogSocket:
             if len(batch.lengths) >= batches.LARGEST_BATCH:
                 break
             try:
-                more = self._slots.receive(self.fileno())
+                more = self._source.receive()
             except batches.Overrun:
                 self._slots.put_off()
                 break
@@ -142,17 +158,39 @@ class NflogSocket:
         """Events that were dropped and that no gap has shown: nothing was received after them."""
         return max(0, (netlink.drops(self._socket) - self._drops_before) % 2**32 - self._gaps)
 
-    def _configure(self, snaplen: int, *, modprobe: bool) -> bool:
-        """Bind and set everything in one message; whether conntrack's part is granted.
+    def _tapped(
+        self, opened: contextlib.ExitStack, snaplen: int, ring_bytes: int
+    ) -> Tap | Untapped:
+        largest = snaplen + _TAPPED_ROOM + (_CONNTRACK_ROOM if self.conntrack else 0)
+        kinds = (_NFULNL_MSG_PACKET,)
+        try:
+            tap = Tap(
+                self._socket, self._slots, kinds, largest=largest, others=True, sequence=_sequence,
+                ring_bytes=ring_bytes,
+            )  # fmt: skip
+            return opened.enter_context(tap)
+        except HostError as error:
+            return Untapped(self._socket, self._slots, str(error))
 
-        The kernel looks at the flags first: refused ones leave the group unbound.
-        """
-        code = self._bind(snaplen, _F_SEQ | _F_CONNTRACK)
+    def _tells_conntrack(self, *, modprobe: bool) -> bool:
+        """Whether conntrack's part may be asked for: the kernel looks at flags first, and binds nothing."""
+        flags = [(_CFG_FLAGS, struct.pack("!H", _F_CONNTRACK))]
+        code = self._asked(flags)
         if code == errno.EINVAL and modprobe and host.modprobe("nfnetlink_log"):
-            code = self._bind(snaplen, _F_SEQ | _F_CONNTRACK)  # EINVAL: nobody knew the message
-        conntrack = code != errno.EOPNOTSUPP
-        if not conntrack:
-            code = self._bind(snaplen, _F_SEQ)
+            code = self._asked(flags)  # EINVAL: nobody knew the message
+        return code != errno.EOPNOTSUPP
+
+    def _configure(self, snaplen: int) -> None:
+        """Bind and set everything in one message."""
+        flags = _F_SEQ | (_F_CONNTRACK if self.conntrack else 0)
+        code = self._asked(
+            [
+                (_CFG_CMD, struct.pack("=B", _CMD_BIND)),
+                (_CFG_MODE, struct.pack("!IBx", snaplen, _COPY_PACKET)),
+                (_CFG_QTHRESH, struct.pack("!I", 1)),
+                (_CFG_FLAGS, struct.pack("!H", flags)),
+            ]
+        )
         if code in (errno.EPERM, errno.EBUSY) and (by := holder()):
             raise HostError(
                 f"nflog group {GROUP}, which TRACE uses, is taken by {by}: stop that program first"
@@ -164,19 +202,10 @@ class NflogSocket:
                 f"cannot bind nflog group {GROUP}: {os.strerror(code)}; if the kernel lacks it, on the"
                 " host, run: modprobe nfnetlink_log"
             )
-        return conntrack
 
-    def _bind(self, snaplen: int, flags: int) -> int:
-        """Ask for the group; the errno of the answer."""
-        self._send(
-            [
-                (_CFG_CMD, struct.pack("=B", _CMD_BIND)),
-                (_CFG_MODE, struct.pack("!IBx", snaplen, _COPY_PACKET)),
-                (_CFG_QTHRESH, struct.pack("!I", 1)),
-                (_CFG_FLAGS, struct.pack("!H", flags)),
-            ],
-            flags=netlink.REQUEST | netlink.ACK,
-        )
+    def _asked(self, attributes: list[tuple[int, bytes]]) -> int:
+        """Ask for something; the errno of the answer."""
+        self._send(attributes, flags=netlink.REQUEST | netlink.ACK)
         self._socket.settimeout(_ANSWER_S)
         while True:
             try:

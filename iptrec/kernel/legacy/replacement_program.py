@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.bpf import HALF, LONG, WORD, load, move, number, store, store_value
-from iptrec.kernel.drops.btf import FUNCTION
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.bpf import HALF, LONG, WORD, load, move, number, store, store_value
+from iptrec.kernel.bpf.btf import FUNCTION
 
 if TYPE_CHECKING:
-    from iptrec.kernel.drops.btf import Btf
+    from iptrec.kernel.bpf.btf import Btf
 
 LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
 TAKEN, GIVEN_BACK = "btf_trace_percpu_alloc_percpu", "btf_trace_percpu_free_percpu"

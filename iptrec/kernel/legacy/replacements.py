@@ -14,9 +14,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.programs import Programs
-from iptrec.kernel.drops.ring import Ring, since_the_epoch
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.btf import Btf
+from iptrec.kernel.bpf.programs import Programs
+from iptrec.kernel.bpf.ring import Ring, since_the_epoch
 from iptrec.kernel.legacy import replacement_program as program
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from iptrec.kernel.drops.btf import Btf
     from iptrec.names import Family
 
 _RING_BYTES: Final = 1 << 18
@@ -141,7 +141,8 @@ class Replacements(Programs):
         self._timing = threading.Lock()
         super().__init__(_ADVICE)
 
-    def _make(self, types: Btf) -> None:
+    def _make(self) -> None:
+        types = Btf.of_kernel()
         program.require_way(types)
         kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))
@@ -149,7 +150,7 @@ class Replacements(Programs):
         self._records = Ring(self._ring, _RING_BYTES, program.RECORD)
         maps = program.Maps(self._ring, notes)
         name, licence = b"iptrec_replaced", program.LICENCE
-        self._filter = kept(bpf.socket_filter(program.counting(maps), licence))
+        self._filter = kept(bpf.socket_filter(program.counting(maps), licence, b"iptrec_counted"))
         for code, typedef in (
             (program.given_back(types, maps, self._netns), program.GIVEN_BACK),
             (program.taken(types, maps, self._netns), program.TAKEN),

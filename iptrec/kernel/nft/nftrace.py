@@ -11,22 +11,26 @@ Two sockets do not tell what came first. So the traces' own is told the number o
 
 from __future__ import annotations
 
+import contextlib
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
+from iptrec.kernel.bpf.tap import NOTED_AT, RING_BYTES, Tap, Untapped
 from iptrec.kernel.netlink import Listener
-from iptrec.kernel.nft import switches
+from iptrec.kernel.nft import cursor, switches
 from iptrec.kernel.nft.numbers import NEWGEN, Numbers, number
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from iptrec.kernel.batches import Batch
+    from iptrec.kernel.batches import Batch, Slots
+    from iptrec.kernel.bpf import bpf
 
 GROUP: Final = 9  # NFNLGRP_NFTRACE
 CHANGES: Final = 7  # NFNLGRP_NFTABLES
@@ -42,6 +46,7 @@ _TRACES_AND_NUMBERS: Final = (
     (0x06, 0, 0, 0),
 )
 _LARGEST: Final = 1088  # a message with three names of 255 bytes
+_LARGEST_TAPPED: Final = 448  # and with names as they are, and all headers
 _LARGEST_CHANGE: Final = 1 << 17
 _CHANGES_BUFFER: Final = 64 << 20  # a large ruleset that is loaded at once
 
@@ -49,43 +54,61 @@ _CHANGES_BUFFER: Final = 64 << 20  # a large ruleset that is loaded at once
 class NftraceSocket:
     """Listens to the traces of the current network namespace, and to the numbers of its rulesets.
 
-    A context manager. ``receive_buffer``: what the kernel granted. Raises `HostError` without rights or
+    A context manager. ``receive_buffer``: what the kernel granted. ``untapped``: why there is no tap
+    (`bpf.tap`), "" where there is one. ``ring_bytes``: of the tap. Raises `HostError` without rights or
     nf_tables.
     """
 
-    def __init__(self, *, receive_buffer: int = RECEIVE_BUFFER) -> None:
-        self._numbers = Numbers()
-        self._leaving = False
-        try:
-            self._socket = _listening(GROUP, CHANGES, attach=self._attach)
-        except BaseException:
-            self._numbers.close()
-            raise
-        try:
+    def __init__(
+        self, *, receive_buffer: int = RECEIVE_BUFFER, ring_bytes: int = RING_BYTES
+    ) -> None:
+        with contextlib.ExitStack() as opened:
+            self._leaving = False
+            self._numbers = Numbers()
+            opened.callback(self._numbers.close)
+            slots = batches.Slots(_LARGEST, "nf_tables' traces")
+            opened.callback(slots.close)
+            # Before anything comes in: all of it is counted.
+            attach = partial(self._attach, opened, slots, ring_bytes)
+            self._socket = opened.enter_context(_listening(GROUP, CHANGES, attach=attach))
             self.receive_buffer = netlink.ask_for_room(self._socket, receive_buffer)
-            self._slots = batches.Slots(_LARGEST, "nf_tables' traces")
-        except BaseException:
-            self._socket.close()
-            self._numbers.close()
-            raise
-        self._told = netlink.drops(self._socket)
+            self._told = netlink.drops(self._socket)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
-        self._numbers.close()
-        self._slots.close()
+        self._opened.close()
+
+    @property
+    def untapped(self) -> str:
+        """See the class."""
+        return self._source.untapped
+
+    @property
+    def pressing(self) -> bool:
+        """Whether so many events wait in a tap that they are to be received now."""
+        return self._source.pressing
 
     def fileno(self) -> int:
         """For poll."""
-        return self._socket.fileno()
+        return self._source.fileno()
 
-    def _attach(self, opened: socket.socket) -> None:
-        """Before anything comes in: all of it is counted."""
-        netlink.attach(opened, _TRACES_AND_NUMBERS)
-        self._numbers.switches = switches.attached(opened, _TRACE, NEWGEN)
+    def _attach(
+        self, closing: contextlib.ExitStack, slots: Slots, ring_bytes: int, opened: socket.socket
+    ) -> None:
+        self._source: Tap | Untapped
+        try:
+            tap = Tap(
+                opened, slots, (_TRACE, NEWGEN), largest=_LARGEST_TAPPED, others=False,
+                ruleset=_ruleset, ring_bytes=ring_bytes,
+            )  # fmt: skip
+            self._source = closing.enter_context(tap)
+        except HostError as error:
+            self._source = Untapped(opened, slots, str(error))
+            netlink.attach(opened, _TRACES_AND_NUMBERS)
+            self._numbers.switches = switches.attached(opened, _TRACE, NEWGEN)
 
     def receive(self) -> Batch | None:
         """What is there now; None if nothing is. Raises `Overrun` with the number of events dropped.
@@ -94,13 +117,13 @@ class NftraceSocket:
         rulesets are put among them (`Numbers`).
         """
         try:
-            batch = self._slots.receive(self.fileno())
+            batch = self._source.receive()
         except Overrun:
             self._numbers.switches = None  # what was lost was counted
             raise Overrun(self.unseen()) from None
         if batch is None and self._leaving:
             self._leaving = False
-            return self._numbers.in_the_end()
+            return self._numbers.in_the_end(noted=not self.untapped)
         return None if batch is None else self._numbers.among(batch)
 
     def forget(self) -> None:
@@ -148,6 +171,11 @@ class ChangeSocket(Listener):
             elif kind == NEWGEN:
                 self.generation = number(datagram)
         return datagram
+
+
+def _ruleset() -> bpf.Code:
+    """What lets a tap note which ruleset is in force. Raises `HostError` and LookupError."""
+    return [*cursor.read(cursor.where(), NOTED_AT)]
 
 
 def listener() -> str | None:

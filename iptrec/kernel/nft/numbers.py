@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.kernel import netlink
-from iptrec.kernel.batches import Batch
+from iptrec.kernel.batches import NO_RULESET, Batch, nothing_noted
 from iptrec.kernel.nft import transactions
 from iptrec.names import ASKED
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from iptrec.kernel.nft.switches import Switches
+    from iptrec.names import U8
 
 NEWGEN: Final = transactions.SUBSYSTEM | transactions.NEW_GENERATION
 _GETGEN: Final = transactions.SUBSYSTEM | transactions.GET_GENERATION
@@ -38,7 +39,8 @@ class Numbers:
     """Puts numbers among the traces of a socket.
 
     While the kernel answers the number that was told of last, all that was received met that ruleset or an
-    older one. ``switches``: of the socket; without them that answer is put before all that came behind it.
+    older one. ``switches``: of the socket, where no tap notes the rulesets (`batches.NOTE`); without either
+    that answer is put before all that came behind it.
     """
 
     def __init__(self) -> None:
@@ -50,6 +52,7 @@ class Numbers:
         self._ahead = False  # it was answered, and is not told yet
         self._due = True
         self._received = self._told = 0  # datagrams, and numbers among them
+        self._bit = NO_RULESET  # of the ruleset that was told of last
 
     def close(self) -> None:
         """Close its socket."""
@@ -62,39 +65,49 @@ class Numbers:
     def among(self, batch: Batch) -> Batch:
         """The batch with numbers put in."""
         told, size = _numbers(batch), len(batch.lengths)
+        bits = None if batch.notes is None else batch.notes["ruleset"]
         answer = self._ask()
         put = [(0, self._answer)] if self._due else []
         self._due = False
         start = 0
         for index, datagram in told:
             if number(datagram) != self._number:
-                first, last = self._between(start, index)
+                first, last = self._between(start, index, bits)
                 put += [(first, self._answer)] if first > start or not start else []
                 put += [(last, datagram)] if last < index else []
             self._number, self._answer, self._ahead = number(datagram), datagram, False
             self._told, start = self._told + 1, index + 1
+            self._bit = NO_RULESET if bits is None else int(bits[index])
         if number(answer) == self._number:
             self._answer = answer
         else:
-            put += self._untold(start, size, answer)
+            put += self._untold(start, size, answer, bits)
         self._received += size
         put = [(index, _as_asked(one)) for index, one in dict.fromkeys(put) if one]
         return replace(_with(batch, put), beside=len(told) + len(put)) if told or put else batch
 
-    def in_the_end(self) -> Batch | None:
-        """The number that holds when nothing comes any more: no event before it met a newer one."""
+    def in_the_end(self, *, noted: bool) -> Batch | None:
+        """The number that holds when nothing comes any more: no event before it met a newer one.
+
+        ``noted``: whether what came before it has notes.
+        """
         answer = self._ask()
         if not answer:
             return None
         lengths = np.array([len(answer)], np.uint32)
-        return Batch(time.time_ns(), lengths, answer, lost=0, truncated=0, beside=1)
+        now, notes = time.time_ns(), nothing_noted(1) if noted else None
+        if notes is not None:
+            notes["time"] = now
+        return Batch(now, lengths, answer, lost=0, truncated=0, beside=1, notes=notes)
 
-    def _untold(self, start: int, end: int, answer: bytes) -> list[tuple[int, bytes]]:
+    def _untold(
+        self, start: int, end: int, answer: bytes, bits: U8 | None
+    ) -> list[tuple[int, bytes]]:
         """What is put from a datagram on where the kernel answers another number than it told.
 
         Nothing as long as no datagram was told under that ruleset.
         """
-        first, last = self._between(start, end)
+        first, last = self._between(start, end, bits)
         if first == end:
             return []
         put = [(first, self._answer)]
@@ -102,10 +115,20 @@ class Numbers:
         if last < end and number(answer) == self._number + 1:
             put.append((last, answer))
             self._number, self._answer, self._ahead = number(answer), answer, True
+            self._bit = self._bit if self._bit == NO_RULESET else 1 - self._bit
         return put
 
-    def _between(self, start: int, end: int) -> tuple[int, int]:
-        """Between which datagrams of a batch the next ruleset came into force; ``end``: not before."""
+    def _between(self, start: int, end: int, bits: U8 | None) -> tuple[int, int]:
+        """Between which datagrams of a batch the next ruleset came into force; ``end``: not before.
+
+        ``bits``: of the rulesets that a tap noted.
+        """
+        if bits is not None and self._bit != NO_RULESET:
+            some = bits[start:end]
+            after, before = np.flatnonzero(some != self._bit), np.flatnonzero(some != 1 - self._bit)
+            if not len(after):
+                return end, end
+            return start + int(after[0]), start + int(before[-1]) + 1 if len(before) else start
         if self.switches is None or self._ahead:
             return start, end
         found = self.switches.after(self._told)
@@ -161,4 +184,8 @@ def _with(batch: Batch, put: Sequence[tuple[int, bytes]]) -> Batch:
     lengths = np.insert(
         batch.lengths, [index for index, _ in put], [len(one) for _, one in put]
     ).astype(np.uint32)
-    return replace(batch, lengths=lengths, data=data)
+    notes = batch.notes
+    if notes is not None:  # as of the one that it is put before
+        neighbours = [notes[min(index, len(notes) - 1)] for index, _ in put]
+        notes = np.insert(notes, [index for index, _ in put], neighbours)
+    return replace(batch, lengths=lengths, data=data, notes=notes)

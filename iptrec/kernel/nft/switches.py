@@ -17,13 +17,13 @@ import socket
 from typing import Final
 
 from iptrec.errors import HostError
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.bpf import BYTE, HALF, LONG, load, move, number, store, store_value
-from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.bpf import BYTE, HALF, LONG, load, move, number, store
+from iptrec.kernel.nft import cursor
+from iptrec.kernel.nft.cursor import Where, read
 
 _LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
 _KIND_AT: Final = 4  # struct nlmsghdr
-_SOCKET_AT: Final = 168  # struct __sk_buff, sk
 # What the program writes: how many messages and numbers there were, the bit of the ruleset that was seen last,
 # how many changes of it, and of each how many numbers and messages came before it.
 _MESSAGES, _NUMBERS, _CURSOR, _CHANGES, _PLACES = 0, 8, 16, 24, 32
@@ -71,13 +71,11 @@ def attached(opened: socket.socket, trace: int, number_: int) -> Switches | None
         with contextlib.ExitStack() as closing:
             notes = bpf.new_map(bpf.ARRAY, key=4, value=_SIZE, entries=1, flags=bpf.MMAPABLE)
             closing.callback(os.close, notes)
-            types = Btf.of_kernel()  # which takes a while: it is needed where the map is allowed
-            net = types.field("sock_common", "skc_net").byte
-            cursor = types.field("net", "nft").byte
-            cursor += types.field("netns_nftables", "gencursor").byte
+            place = cursor.where()  # which takes a while: it is needed where the map is allowed
             written = memoryview(mmap.mmap(notes, mmap.PAGESIZE)).cast("Q")
             written[_CURSOR // 8] = _NEITHER  # so that the first message is noted
-            program = bpf.socket_filter(_code(notes, (trace, number_), net, cursor), _LICENCE)
+            code = _code(notes, (trace, number_), place)
+            program = bpf.socket_filter(code, _LICENCE, b"iptrec_numbers")
             closing.callback(os.close, program)
             bpf.filtered(opened, program)
     except (HostError, OSError, LookupError, ValueError):
@@ -85,8 +83,8 @@ def attached(opened: socket.socket, trace: int, number_: int) -> Switches | None
     return Switches(written)
 
 
-def _code(notes: int, kinds: tuple[int, int], net: int, cursor: int) -> bytes:
-    """The program. ``notes``: the map that it writes; then the kinds, and offsets of fields."""
+def _code(notes: int, kinds: tuple[int, int], place: Where) -> bytes:
+    """The program. ``notes``: the map that it writes; then the kinds of messages, and where the bit is."""
     trace, number_ = map(socket.htons, kinds)
     return bpf.assembled(
         [
@@ -99,12 +97,7 @@ def _code(notes: int, kinds: tuple[int, int], net: int, cursor: int) -> bytes:
             bpf.EXIT,
             "in",
             bpf.map_value(_NOTES, notes),
-            load(LONG, _R3, _CTX, _SOCKET_AT),
-            *_read(net + 8, _POINTER - net),
-            load(LONG, _R3, _STACK, _POINTER),
-            bpf.add(_R3, cursor),
-            store_value(LONG, _STACK, _POINTER, 0),
-            *_read(1, _POINTER),
+            *read(place, _POINTER),
             number(_COUNT, 1),
             bpf.count_in_memory(_NOTES, _COUNT),
             load(BYTE, _R1, _STACK, _POINTER),
@@ -139,14 +132,4 @@ def _note() -> list[bytes]:
         store(LONG, _R3, _PLACES, _R1),
         bpf.add(_R2, 1),
         store(LONG, _NOTES, _CHANGES, _R2),
-    ]
-
-
-def _read(size: int, at: int) -> list[bytes]:
-    """Read what register 3 points to into the stack."""
-    return [
-        move(_R1, _STACK),
-        bpf.add(_R1, at),
-        number(_R2, size),
-        bpf.call(bpf.PROBE_READ_KERNEL),
     ]

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.programs import Programs
-from iptrec.kernel.drops.ring import Ring, since_the_epoch
+from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf.btf import Btf
+from iptrec.kernel.bpf.programs import Programs
+from iptrec.kernel.bpf.ring import Ring, since_the_epoch
 from iptrec.kernel.senders import program
 from iptrec.kernel.senders.program import LAYOUT, RECORD
 from iptrec.names import AF_INET, AF_INET6, HOOKS
 
 if TYPE_CHECKING:
-    from iptrec.kernel.drops.btf import Btf
     from iptrec.names import U32, U64
 
 _RING_BYTES: Final = 1 << 20
@@ -60,7 +60,8 @@ class SenderSource(Programs):
         self._told = 0  # of what was lost
         super().__init__(_ADVICE)
 
-    def _make(self, types: Btf) -> None:
+    def _make(self) -> None:
+        types = Btf.of_kernel()
         program.require_programs(types)
         kept = self._kept
         self._ring = kept(bpf.new_map(bpf.RINGBUF, entries=_RING_BYTES))

@@ -140,7 +140,7 @@ def _told(truth, path):
     """Number of a packet -> verdict of each of its traversals, in order, and whether it is sure."""
     told = defaultdict(list)
     with Reader(path) as reader:
-        truth.lost = sum(loss.events or 1 for loss in reader.losses)
+        truth.lost = sum(loss.events or 1 for loss in reader.losses if loss.of_events)
         for window in windows(reader):
             outcomes = [
                 window.assembly.outcomes[at]

@@ -8,8 +8,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from iptrec.errors import HostError, strerror
-from iptrec.kernel.drops import bpf
-from iptrec.kernel.drops.btf import Btf
+from iptrec.kernel.bpf import bpf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +23,8 @@ class Programs:
     def __init__(self, advice: Mapping[int, str]) -> None:
         self._open = contextlib.ExitStack()
         try:
-            types = Btf.of_kernel()
             with contextlib.ExitStack() as self._making:
-                self._make(types)
+                self._make()
                 self._open = self._making.pop_all()
         except (LookupError, ValueError) as error:  # kinds of types that are not known yet
             raise HostError(f"the kernel's types cannot be read: {error}") from None
@@ -36,7 +34,7 @@ class Programs:
                 f"the kernel refuses the program: {strerror(error)}{f'; {told}' if told else ''}"
             ) from None
 
-    def _make(self, types: Btf) -> None:
+    def _make(self) -> None:
         """Make and attach them; each descriptor is to be `_kept`."""
         raise NotImplementedError
 

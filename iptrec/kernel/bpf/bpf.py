@@ -31,17 +31,8 @@ _STATISTICS: Final = ("processed ", "verification time", "stack depth")
 
 # Sizes of loads and stores, and helpers (enum bpf_func_id).
 BYTE, HALF, WORD, LONG = 0x10, 0x08, 0x00, 0x18
-LOOKUP, UPDATE, KTIME, CPU, PROBE_READ_KERNEL, RESERVE, SUBMIT, SNPRINTF = (
-    1,
-    2,
-    5,
-    8,
-    113,
-    131,
-    132,
-    165,
-)
-OUTPUT, CURRENT_TASK = 130, 158
+LOOKUP, UPDATE, KTIME, CPU, LOAD_BYTES, PROBE_READ_KERNEL = 1, 2, 5, 8, 26, 113
+OUTPUT, RESERVE, SUBMIT, DISCARD, CURRENT_TASK, SNPRINTF = 130, 131, 132, 133, 158, 165
 PROBE_READ_USER, TASK_REGISTERS = 112, 175
 # Jumps: of 64 bits, and one of 32.
 ALWAYS, EQUAL, ABOVE, BITS, NOT_EQUAL, BELOW = 0x05, 0x15, 0x25, 0x45, 0x55, 0xA5
@@ -187,9 +178,9 @@ def tracing(code: bytes, licence: bytes, typedef: int, name: bytes) -> int:
     return _loaded(_TRACING, code, licence, name, where)
 
 
-def socket_filter(code: bytes, licence: bytes) -> int:
+def socket_filter(code: bytes, licence: bytes, name: bytes) -> int:
     """Load a filter of a socket; its descriptor. Raises OSError as `tracing` does."""
-    return _loaded(_SOCKET_FILTER, code, licence, b"iptrec_numbers")
+    return _loaded(_SOCKET_FILTER, code, licence, name)
 
 
 def filtered(opened: socket.socket, program: int) -> None:
