@@ -8,13 +8,15 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
+from iptrec.errors import HostError
 from iptrec.kernel import netlink
+from iptrec.kernel.bpf import bpf, sent
 from iptrec.kernel.dumps import LIMIT, dump
 from iptrec.kernel.netlink import Listener
 from iptrec.names import AF_BRIDGE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 _LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR = 1, 5, 7, 8, 9  # RTNLGRP_...
 _IPV6_ROUTE, _IPV6_RULE, _NEXTHOP = 11, 19, 32
@@ -36,6 +38,18 @@ _LINKS_AND_LOCAL: Final = (
     (0x06, 0, 0, 0xFFFFFFFF),  # return
     (0x06, 0, 0, 0),
 )
+_R0: Final = 0
+# The same for a program of `sent`.
+_WANTED: Final[bpf.Code] = [
+    bpf.load_packet(bpf.BYTE, _TYPE),
+    (bpf.EQUAL, _R0, 24, "route"),
+    (bpf.NOT_EQUAL, _R0, 25, sent.IN),
+    "route",
+    bpf.load_packet(bpf.BYTE, _TABLE),
+    (bpf.EQUAL, _R0, 255, sent.IN),
+    bpf.number(_R0, 0),
+    bpf.EXIT,
+]
 # Kind of snapshot -> type of the request, and the struct behind its header, all of whose rest is zero: every
 # family, every table, every interface (include/uapi/linux/rtnetlink.h).
 _DUMPS: Final = {
@@ -52,15 +66,44 @@ class LinkSocket(Listener):
     """Tells of interfaces and local routes that come, change and go, in raw datagrams.
 
     man 7 rtnetlink. Opened before `dumps` is called it misses nothing. A context manager.
+
+    ``sent_ns``: gives when the datagram was sent that was received last (epoch), 0 where that is not known;
+    None where it never is: without a tap.
     """
 
     def __init__(self) -> None:
-        opened = netlink.connected(netlink.ROUTE)
-        # Tables of routes may change a hundred times a second; what addresses the host has is in one.
-        netlink.attach(opened, _LINKS_AND_LOCAL)
-        for group in _GROUPS:
-            netlink.join(opened, group)
+        with contextlib.ExitStack() as opening:
+            opened = opening.enter_context(netlink.connected(netlink.ROUTE))
+            # Tables of routes may change a hundred times a second; what addresses the host has is in one.
+            self.sent_ns: Callable[[], int] | None = None
+            try:
+                self._times = opening.enter_context(sent.SentTimes(opened, _WANTED))
+                self.sent_ns = self._last_sent
+            except HostError:
+                netlink.attach(opened, _LINKS_AND_LOCAL)
+            self._lost = False
+            for group in _GROUPS:
+                netlink.join(opened, group)
+            self._opening = opening.pop_all()
         super().__init__(opened, netlink.LARGEST)
+
+    def __exit__(self, *_: object) -> None:
+        self._opening.close()
+
+    def receive(self) -> bytes | None:
+        """See `Listener`."""
+        try:
+            datagram = super().receive()
+        except OSError:
+            self._lost = True  # it was counted: which note is of which one is not known any more
+            raise
+        self._sent_ns = 0
+        if datagram is not None and self.sent_ns is not None and not self._lost:
+            self._sent_ns = self._times.of_next()
+        return datagram
+
+    def _last_sent(self) -> int:
+        return self._sent_ns
 
 
 class WaySocket(Listener):

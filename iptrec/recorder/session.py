@@ -190,12 +190,14 @@ class _Session:
     def _open(self, opened: contextlib.ExitStack) -> tuple[list[Side], list[Events]]:
         """All sockets; those of the first backend are the last."""
         self._ways = opened.enter_context(links.WaySocket())
+        changes = opened.enter_context(links.LinkSocket())
         sides: list[Side] = [
             Side(
-                opened.enter_context(links.LinkSocket()),
+                changes,
                 "rtnetlink",
                 {"groups": ["link", "route"], "looked_at": list(links.WAYS)},
                 missed=self._look_at_links,
+                sent_ns=changes.sent_ns,
             )
         ]
         if gone := sockets.closed():

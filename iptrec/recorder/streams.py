@@ -89,7 +89,8 @@ class Side:
     """A stream beside the events.
 
     ``there``: gives the datagrams for what is there already. ``received`` is called with the time (epoch ns) of
-    each datagram, ``missed`` where the kernel dropped some.
+    each datagram, ``missed`` where the kernel dropped some. ``sent_ns``: gives when the one was sent that was
+    received last (epoch; 0: not known), where such times are noted.
     """
 
     socket: SideSocket
@@ -98,6 +99,7 @@ class Side:
     there: Callable[[], Iterable[bytes]] = tuple
     received: Callable[[int], None] = lambda _: None
     missed: Callable[[], None] = lambda: None
+    sent_ns: Callable[[], int] | None = None
 
 
 @dataclass(slots=True)
@@ -173,7 +175,7 @@ class Streams:
         for side in self._sides:
             stream = self.ids[side.kind] = writer.add_stream(namespace, side.kind, {**side.detail})
             for datagram in side.there():
-                self._append(stream, datagram)
+                self._append(stream, datagram, None if side.sent_ns is None else 0)
         for one in self._events:
             detail = {"receive_buffer": one.socket.receive_buffer, **_way(one.socket)}
             detail |= {**one.detail, **self._options.ring}
@@ -265,7 +267,8 @@ class Streams:
                 for _ in range(_SIDE_DATAGRAMS):
                     if (datagram := side.socket.receive()) is None:
                         break
-                    self._append(self.ids[side.kind], datagram)
+                    sent_ns = None if side.sent_ns is None else side.sent_ns()
+                    self._append(self.ids[side.kind], datagram, sent_ns)
                     side.received(time.time_ns())
                 else:
                     more = True
@@ -324,9 +327,10 @@ class Streams:
                 " that this user may request: raise the host's net.core.rmem_max, or record as its root"
             )
 
-    def _append(self, stream: int, datagram: bytes) -> None:
+    def _append(self, stream: int, datagram: bytes, sent_ns: int | None) -> None:
         lengths = np.array([len(datagram)], np.uint32)
-        self._writer.append(stream, time.time_ns(), lengths, datagram)
+        notes = None if sent_ns is None else Notes.of_one(sent_ns)
+        self._writer.append(stream, time.time_ns(), lengths, datagram, notes)
 
 
 def _way(events: EventSocket) -> dict[str, Any]:

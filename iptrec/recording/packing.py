@@ -9,7 +9,7 @@ bytes an event and doubled the cost. Times of their own are 1.7 bytes an event.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _COLUMNS, _NOTES = 12, 10  # bytes a datagram
+_NO_CPU: Final = 0xFFFF
 
 
 class Notes(NamedTuple):
@@ -26,6 +27,18 @@ class Notes(NamedTuple):
 
     sent_ns: npt.NDArray[np.int64]  # shape (n,)
     cpu: npt.NDArray[np.uint16]  # shape (n,)
+
+    @classmethod
+    def of_one(cls, sent_ns: int) -> Notes:
+        """Of a single datagram."""
+        return cls(np.array([sent_ns], np.int64), np.array([_NO_CPU], np.uint16))
+
+    def times(self, received_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """When each was sent, in their order, else received, which is the latest; shape (n,)."""
+        known = (self.sent_ns > 0) & (self.sent_ns < received_ns)
+        times: npt.NDArray[np.int64] = np.where(known, self.sent_ns, received_ns)
+        # None was sent after the one behind it.
+        return np.minimum.accumulate(times[::-1])[::-1]
 
 
 def pack(

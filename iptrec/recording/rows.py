@@ -80,9 +80,10 @@ class Chunk:
     notes: Notes | None = None
 
     def datagrams(self) -> Iterator[tuple[int, bytes]]:
-        """When each was received (epoch, ns), and its bytes."""
-        start = 0
-        for size, time_ns in zip(self.lengths.tolist(), self.received_ns.tolist(), strict=True):
+        """When each was sent, where that was noted, else received (epoch, ns), and its bytes."""
+        start, notes, received_ns = 0, self.notes, self.received_ns
+        times = received_ns if notes is None else notes.times(received_ns)
+        for size, time_ns in zip(self.lengths.tolist(), times.tolist(), strict=True):
             yield time_ns, self.data[start : start + size]
             start += size
 

@@ -188,6 +188,8 @@ def batch(count, *, lost=0, truncated=0, received_ns=2000):
 class SideSocket:
     """Gives datagrams, and raises errors."""
 
+    sent_ns = None
+
     def __init__(self, script=()):
         self._reading, self._writing = socket.socketpair()
         self._script = list(script)

@@ -187,6 +187,18 @@ def test_what_is_there_comes_first(streams, side):
     assert (one.progress.events, one.progress.lost) == (0, 0)  # these are no events
 
 
+def test_times_of_datagrams_beside_the_events(streams, side):
+    """When the kernel sent them, where their socket has that noted; not of those that were there before."""
+    times = iter([3000, 0])
+    noted = Side(
+        side(b"new", b"gone"), "rtnetlink", {}, there=lambda: [b"old"], sent_ns=lambda: next(times)
+    )
+    one = streams(sides=[noted, Side(side(b"x"), "conntrack", {})])
+    one.made.take_sides()
+    assert len(one.writer.appended) == 4
+    assert [notes.sent_ns.tolist() for notes in one.writer.notes] == [[0], [3000], [0]]
+
+
 def test_datagrams_that_were_missed_beside_the_events(streams, side):
     """A loss of unknown size; whoever can looks again."""
     missed = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from iptrec.recording.packing import Notes, pack, unpack
 from iptrec.recording.reader import Reader
+from iptrec.recording.rows import Chunk
 from iptrec.recording.schema import FORMAT, SCHEMA, SCHEMAS
 from iptrec.recording.upgrade import STEPS, upgraded
 
@@ -125,3 +127,22 @@ def test_wrong_count_is_refused(count):
     raw = pack(np.array([5, 6]), np.array([1, 2], np.uint32), [b"abc"])
     with pytest.raises(ValueError, match=r"cannot hold|do not add up"):
         unpack(raw, count, 5)
+
+
+@pytest.mark.parametrize(
+    ("sent", "times"),
+    [
+        ([150, 250, 350], [150, 250, 350]),
+        ([150, 0, 350], [150, 300, 350]),  # received
+        ([150, 0, 290], [150, 290, 290]),  # not after the one behind it was sent
+        ([150, 999, 350], [150, 300, 350]),  # nothing is received before it is sent
+        ([-5, 0, 0], [200, 300, 400]),
+    ],
+)
+def test_times_of_datagrams(sent, times):
+    """When each was sent, as far as that was noted."""
+    received = np.array([200, 300, 400])
+    notes = Notes(np.array(sent, np.int64), np.full(3, 0, np.uint16))
+    chunk = Chunk(1, 1, received, np.array([1, 1, 1], np.uint32), b"abc", notes)
+    assert list(chunk.datagrams()) == list(zip(times, (b"a", b"b", b"c"), strict=True))
+    assert [time for time, _ in replace(chunk, notes=None).datagrams()] == [200, 300, 400]

@@ -46,7 +46,7 @@ MOST: Final = 16 * SLOTS  # records at a time: a quarter of the ring
 _PRESSING: Final = 0.25  # of the ring
 OFF: Final = "IPTREC_NO_TAP"  # in the environment
 
-_LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
+LICENCE: Final = b"Dual MIT/GPL"  # the kernel asks for it of what reads its memory
 _KIND_AT: Final = 4  # struct nlmsghdr
 # What is before the message in a record.
 _HEAD: Final = np.dtype(
@@ -67,6 +67,12 @@ _ADVICE: Final = {
     errno.EPERM: "it needs CAP_BPF of the host itself, not of a container",
     errno.EINVAL: "it needs Linux 5.12",
 }
+
+
+def require_on() -> None:
+    """Raise `HostError` where somebody switched taps off."""
+    if os.environ.get(OFF, "0") not in ("", "0"):
+        raise HostError(f"switched off by {OFF}")
 
 
 class Tap(Programs):
@@ -94,8 +100,7 @@ class Tap(Programs):
         ruleset: Callable[[], bpf.Code] | None = None,
         ring_bytes: int = RING_BYTES,
     ) -> None:
-        if os.environ.get(OFF, "0") not in ("", "0"):
-            raise HostError(f"switched off by {OFF}")
+        require_on()
         self._socket, self._slots = opened, slots
         self._next = 0  # so many messages were received, or given up
         self._dropped = netlink.drops(opened)
@@ -126,8 +131,8 @@ class Tap(Programs):
         """The program, with what notes the ruleset if that can be had."""
         if self._ruleset is not None:
             with contextlib.suppress(HostError, LookupError, ValueError, OSError):
-                return bpf.socket_filter(code(self._ruleset()), _LICENCE, b"iptrec_tap")
-        return bpf.socket_filter(code([]), _LICENCE, b"iptrec_tap")
+                return bpf.socket_filter(code(self._ruleset()), LICENCE, b"iptrec_tap")
+        return bpf.socket_filter(code([]), LICENCE, b"iptrec_tap")
 
     def fileno(self) -> int:
         """For poll: ready where a message is in the ring or beside it."""
