@@ -18,7 +18,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from iptrec.cli import app
+from iptrec.cli.commands import Commands
 from iptrec.kernel import process
 
 ROOT = Path(__file__).parents[1]
@@ -118,12 +118,10 @@ def of_kind(wanted):
 
 def commands():
     """Each command of iptrec as it is typed, with the text of its help."""
-    for one in app.registered_commands:
-        yield one.name or one.callback.__name__, inspect.cleandoc(one.callback.__doc__)
-    for group in app.registered_groups:
-        name = group.typer_instance.info.name
-        for one in group.typer_instance.registered_commands:
-            yield f"{name} {one.callback.__name__}", inspect.cleandoc(one.callback.__doc__)
+    for name, command in Commands().items():
+        group = getattr(command, "commands", {})
+        for typed, one in [(f"{name} {sub}", of) for sub, of in group.items()] or [(name, command)]:
+            yield typed, inspect.cleandoc(one.callback.__doc__)
 
 
 def of_pages():

@@ -313,12 +313,14 @@ def test_the_audit_refuses(deed):
 
 
 def test_help_is_light():
-    """`iptrec --help` loads nothing heavy."""
+    """`iptrec --help` loads no command, and nothing heavy."""
     code = (
         "import sys\nfrom iptrec.cli import app\n"
         "app(['--help'], standalone_mode=False)\n"
-        "heavy = {'numpy', 'pyroute2', 'sqlite_utils', 'sqlite3', 'zstandard'}\n"
-        "sys.exit(str(heavy & set(sys.modules) or ''))"
+        "heavy = {'numpy', 'pyroute2', 'sqlite_utils', 'sqlite3', 'zstandard', 'rich'} & set(sys.modules)\n"
+        "ours = {one for one in sys.modules if one.startswith('iptrec.')}\n"
+        "light = {'cli', 'cli.commands', 'cli.help_', 'errors', 'version'}\n"
+        "sys.exit(str(heavy | ours - {f'iptrec.{one}' for one in light} or ''))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""

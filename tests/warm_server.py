@@ -59,7 +59,8 @@ def load():
 def build_commands_once():
     """Typer makes all commands of their functions at each call, which is most of `iptrec --version`."""
     typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(importlib.import_module("iptrec.cli").app)
+    commands = typer.main.get_command(importlib.import_module("iptrec.cli").app).commands
+    list(commands.values())  # each is made when it is first asked for
 
 
 def fork_sibling():

@@ -8,29 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from iptrec.cli import (
-    check,
-    cleanup,
-    demo,
-    diff,
-    doctor,
-    export,
-    help_,
-    import_,
-    info,
-    paths,
-    query,
-    record,
-    rules,
-    show,
-    trace,
-    why,
-)  # fmt: skip
+from iptrec.cli import help_
+from iptrec.cli.commands import Group
 from iptrec.errors import EXIT_TROUBLE, IptrecError, located
 from iptrec.version import __version__
 
 app = typer.Typer(
     name="iptrec",
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -40,24 +25,6 @@ app = typer.Typer(
 )
 # click's UsageError; newer versions of typer bring a click of their own along.
 _WrongUse: type[Any] = typer.BadParameter.__mro__[1]
-# FILTER is words up to "--"; what comes after it is a command of its own.
-_WORDS = {"ignore_unknown_options": False, "allow_interspersed_args": True}
-app.command(cls=help_.Command, context_settings=_WORDS)(record.record)
-app.command(cls=help_.Command, context_settings=_WORDS)(trace.trace)
-app.command(cls=help_.Command)(show.show)
-app.command(cls=help_.Command)(why.why)
-app.command(cls=help_.Command)(paths.paths)
-app.command(cls=help_.Command)(rules.rules)
-app.command(cls=help_.Command)(diff.diff)
-app.command(cls=help_.Command)(check.check)
-app.command(cls=help_.Command)(info.info)
-app.add_typer(export.app)
-app.command(cls=help_.Command)(query.query)
-app.command("import", cls=help_.Command)(import_.import_)
-app.command(cls=help_.Command)(doctor.doctor)
-app.command(cls=help_.Command)(cleanup.cleanup)
-app.command(cls=help_.Command)(demo.demo)
-app.command("help", cls=help_.Command)(help_.help_)
 
 
 def _version(value: bool) -> None:

@@ -26,6 +26,9 @@ _LONGEST: Final = 200  # of a note that has words of the recording
 
 app = typer.Typer(
     name="export",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     callback=unless_commanded,
     invoke_without_command=True,
     help="Write packets for Wireshark, SQL or data frames.",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from command import iptrec
 
-from iptrec.cli import app, export
+from iptrec import cli
+from iptrec.cli.commands import SUMMARIES, Commands
 
 COMMANDS = ["show", "record", "import", "help", "export", "export pcapng"]
 
@@ -54,9 +56,23 @@ def test_wrong_use_of_a_group_is_an_error_still():
 
 def commands():
     """Each command as it is typed, with its docstring."""
-    for group, typed in (("", app), ("export ", export.app)):
-        for one in typed.registered_commands:
-            yield group + (one.name or one.callback.__name__), one.callback.__doc__
+    export = Commands()["export"].commands
+    typed = [*Commands().items(), *((f"export {name}", one) for name, one in export.items())]
+    return [(name, one.callback.__doc__) for name, one in typed if name != "export"]
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_summaries_are_what_commands_say(name):
+    """The help of all loads no command: what it says of each is the first sentence of the own help."""
+    about = Commands()[name].help.partition("\n\n")[0]
+    assert " ".join(about.split()) == SUMMARIES[name]
+
+
+def test_every_command_is_in_the_table():
+    """One that is missing there would be lost without a word; a module of one begins with its name."""
+    modules = Path(cli.__file__).parent.glob("*.py")
+    said = (re.match(r'"""``iptrec (\S+)``', one.read_text()) for one in modules)
+    assert sorted(one[1] for one in said if one) == sorted(SUMMARIES)
 
 
 @pytest.mark.parametrize("group", ["", "export"])
