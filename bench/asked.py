@@ -15,6 +15,7 @@ import sys
 import tempfile
 from typing import Final
 
+from says import until_it_says
 from tcpdump import RULES, cpu_of, finished
 
 from iptrec.demo.lab import Lab
@@ -84,8 +85,7 @@ def measured(
         lab.restore(None, "ipv4", RULES, backend)
         options = ["record", "udp", "--backend", backend, "--family", "ipv4", "-o", output]
         recorder = lab.popen([sys.executable, *program, *options], stderr=subprocess.PIPE)
-        while b"recording to" not in recorder.stderr.readline():
-            pass
+        until_it_says(b"recording to", recorder)
         before = cpu_of(recorder.pid)
         lab.run([sys.executable, "-c", SENDER, *way.split(), str(seconds), str(RATE)], "a")
         cpu = finished(recorder) - before

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from typing import Final
 
+from says import until_it_says
 from scale import run
 
 from iptrec.demo.lab import Lab
@@ -104,8 +105,7 @@ def record(output: str, events: int, ways: tuple[str, ...]) -> int:
         listener.stdout.readline()
         command = [sys.executable, "-m", "iptrec", "record", "udp or icmp", "--drops", "no"]
         recorder = lab.popen([*command, "--force", "-o", output], stderr=subprocess.PIPE)
-        while b"recording to" not in recorder.stderr.readline():
-            pass
+        until_it_says(b"recording to", recorder)
         sender = [sys.executable, "-c", SENDER, str(events // EVENTS_OF_A_PACKET), str(RATE)]
         lab.run([*sender, *ways], "a", timeout=600)
         recorder.terminate()

@@ -16,6 +16,7 @@ import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from says import until_it_says
 from tcpdump import BUFFER_KIB, TRACE
 
 from iptrec.demo.lab import Lab
@@ -107,7 +108,7 @@ def recording(lab: Lab, expression: str, directory: str, *options: str) -> Itera
     """While iptrec records; its pid."""
     command = [sys.executable, "-m", "iptrec", "record", expression, "--force", *options]
     recorder = lab.popen([*command, "-o", f"{directory}/bench.db"], stderr=subprocess.PIPE)
-    recorder.stderr.readline()
+    until_it_says(b"recording to", recorder)
     try:
         yield recorder.pid
     finally:
@@ -124,8 +125,7 @@ def capturing(lab: Lab, directory: str) -> Iterator[None]:
     lab.run(["iptables-legacy-restore", "--noflush"], stdin=TRACE.format("PREROUTING"))
     command = ["tcpdump", "-i", "nflog:0", "-B", str(BUFFER_KIB), "-s", "256"]
     capture = lab.popen([*command, "-w", f"{directory}/bench.pcap"], stderr=subprocess.PIPE)
-    while b"listening" not in capture.stderr.readline():
-        pass
+    until_it_says(b"listening", capture)
     try:
         yield
     finally:
@@ -155,10 +155,10 @@ def main() -> None:
     least = {name: min(one) for name, one in costs.items()}
     print(f"| a megabyte of a forwarded TCP stream, nobody records | {least['stream']:.0f} us | |")
     ratio = least["stream not matched"] / least["stream"]
-    print(f"| not matched by the recorder's filter | {ratio:.3f} of it | 1.02 |")
+    print(f"| a stream that the recorder's filter does not match | {ratio:.3f} of it | 1.02 |")
     print(f"| a small forwarded datagram, nobody records | {least['alone']:.2f} us | |")
     ratio = least["not matched"] / least["alone"]
-    print(f"| not matched by the recorder's filter | {ratio:.3f} of it | 1.02 |")
+    print(f"| a datagram that the recorder's filter does not match | {ratio:.3f} of it | 1.02 |")
     ratio = least["iptrec"] / least["tcpdump"]
     print(f"| matched, against tcpdump on nflog | {ratio:.2f} | 1.0 |")
 

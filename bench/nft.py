@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+from says import until_it_says
 from tcpdump import RULES, cpu_of, finished, send
 
 from iptrec.demo.lab import Lab
@@ -34,7 +35,7 @@ def iptrec(lab: Lab, output: str, seconds: float, rate: int) -> tuple[int, float
         "nft",
     ]
     recorder = lab.popen([*command, "--force", "-o", output], stderr=subprocess.PIPE)
-    recorder.stderr.readline()
+    until_it_says(b"recording to", recorder)
     time.sleep(0.5)
     before = cpu_of(recorder.pid)  # what the start takes is another figure
     sent = send(lab, seconds, rate)
@@ -92,15 +93,15 @@ def main() -> None:
             each = events / sent
             lost = lost_by_monitor(lab, seconds, rate)
             print(
-                f"| {rate:,} packets/s, {each:.1f} events each: nft monitor loses | {lost:.1%} | |"
+                f"| {rate:,} packets/s, {each:.1f} events each: lost by iptrec and by nft monitor |"
+                f" {1 - each / round(each):.2%} and {lost:.1%} | 0 where nft has 0 |"
             )
-            print(f"| iptrec loses | {1 - each / round(each):.2%} | 0 where nft has 0 |")
             own, other = ours / events, theirs / (others * each * (1 - lost))
             ratio = own / other
             print(
-                f"| CPU an event that is told: iptrec, nft | {own * 1e6:.2f}, {other * 1e6:.2f} us | |"
+                f"| {rate:,} packets/s: CPU an event that is told, iptrec and nft, against nft |"
+                f" {own * 1e6:.2f} and {other * 1e6:.2f} us, {ratio:.2f} | 0.33 |"
             )
-            print(f"| CPU an event against nft monitor | {ratio:.2f} | 0.33 |")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from says import until_it_says
+
 from iptrec.demo.lab import Lab
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def main() -> None:
         lab.restore(None, "ipv4", RULES)
         command = [sys.executable, "-m", "iptrec", "record", "udp", "--force", "-o", output]
         recorder = lab.popen(command, stderr=subprocess.PIPE)
-        recorder.stderr.readline()
+        until_it_says(b"recording to", recorder)
         lab.run([sys.executable, "-c", FLOOD, str(seconds)], timeout=seconds + 60)
         recorder.terminate()
         _, status, usage = os.wait4(recorder.pid, 0)

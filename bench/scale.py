@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from plot import Panel, draw
 from record import RULES
+from says import until_it_says
 
 from iptrec.demo.lab import Lab
 
@@ -60,7 +61,7 @@ def record(output: str, events: int) -> Cost:
         lab.restore(None, "ipv4", RULES)
         command = [sys.executable, "-m", "iptrec", "record", "udp", "--force", "-o", output]
         recorder = lab.popen(command, stderr=subprocess.PIPE)
-        recorder.stderr.readline()
+        until_it_says(b"recording to", recorder)
         packets = str(events // EVENTS_OF_A_PACKET)
         lab.run([sys.executable, "-c", FLOOD, packets], timeout=600)
         recorder.terminate()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from drops import compare
+from says import until_it_says
 from tcpdump import cpu_of
 
 from iptrec.demo.lab import Lab
@@ -54,7 +55,7 @@ def recording(lab: Lab, expression: str, directory: str, rights: str) -> Iterato
     command = [*RIGHTS[rights], sys.executable, "-m", "iptrec", "record", expression]
     options = ["--force", "--drops", "no", "-v", "-o", f"{directory}/bench.db"]
     recorder = lab.popen([*command, *options], stderr=subprocess.PIPE)
-    recorder.stderr.readline()
+    until_it_says(b"recording to", recorder)
     try:
         yield recorder.pid
     finally:

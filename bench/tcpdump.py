@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from says import until_it_says
+
 from iptrec.demo.lab import Lab
 
 BUFFER_KIB = 256 << 10  # the kernel's bookkeeping takes twice as much: 512 MiB
@@ -103,19 +105,20 @@ def main() -> None:
             events = ours.events / ours.sent
             ratio = ours.cpu_us / theirs.cpu_us
             print(
-                f"| {load} packets/s, {events:.0f} events each: lost by iptrec, by tcpdump", end=""
+                f"| {load} packets/s, {events:.0f} events each: lost by iptrec and by tcpdump",
+                end="",
             )
             print(
                 f" | {', '.join(f'{one:.2%}' for one in missing(ours, theirs))} | 0 where tcpdump has 0 |"
             )
             print(
-                f"| CPU an event: iptrec, tcpdump | {ours.cpu_us:.2f}, {theirs.cpu_us:.2f} us | |"
+                f"| {load} packets/s: CPU an event, iptrec and tcpdump, against tcpdump |"
+                f" {ours.cpu_us:.2f} and {theirs.cpu_us:.2f} us, {ratio:.2f} |"
+                f" {1.0 if 0 < rate < BUSY else 0.5} |"
             )
             print(
-                f"| CPU an event against tcpdump | {ratio:.2f} | {1.0 if 0 < rate < BUSY else 0.5} |"
-            )
-            print(
-                f"| bytes an event: iptrec, tcpdump | {ours.bytes:.0f}, {theirs.bytes:.0f} | 32 |"
+                f"| {load} packets/s: bytes an event, iptrec and tcpdump |"
+                f" {ours.bytes:.0f} and {theirs.bytes:.0f} | 32 |"
             )
 
 
@@ -129,7 +132,7 @@ def iptrec(lab: Lab, output: str, seconds: float, rate: int) -> Result:
     """Record with iptrec."""
     command = [sys.executable, "-m", "iptrec", "record", "udp", "--family", "ipv4"]
     recorder = lab.popen([*command, "--force", "-o", output], stderr=subprocess.PIPE)
-    recorder.stderr.readline()
+    until_it_says(b"recording to", recorder)
     time.sleep(0.5)
     before = cpu_of(recorder.pid)  # what the start takes is another figure
     sent = send(lab, seconds, rate)
@@ -148,8 +151,7 @@ def tcpdump(lab: Lab, output: str, seconds: float, rate: int) -> Result:
         lab.run(["iptables-legacy-restore", "--noflush"], stdin=TRACE.format(change))
     command = ["tcpdump", "-i", "nflog:0", "-B", str(BUFFER_KIB), "-s", "256", "-w", output]
     capture = lab.popen(command, stderr=subprocess.PIPE)
-    while b"listening" not in capture.stderr.readline():
-        pass
+    until_it_says(b"listening", capture)
     before = cpu_of(capture.pid)
     sent = send(lab, seconds, rate)
     cpu = finished(capture) - before
