@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from iptrec.answers.summary import passed_before
+from iptrec.answers.traced import traced
 from iptrec.context import trace_rules
-from iptrec.decode.nftrace import NFT_MSG_NEWGEN
 from iptrec.decode.rulesets import nft_json, nft_objects
 from iptrec.decode.snapshots import counters, described_links
 from iptrec.names import counted
-from iptrec.recording.kinds import STREAMS
 from iptrec.rulesets import nft
 from iptrec.rulesets.nft_places import is_our_table
 
@@ -23,10 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from iptrec.decode.rulesets.types import Base, Chain
-    from iptrec.recording.rows import Chunk, Recording
+    from iptrec.recording.rows import Recording
 
-_KIND: Final = 4  # where the kind of a netlink message is
-_NUMBER: Final = struct.pack("=H", NFT_MSG_NEWGEN)
 _IFF_UP: Final = 1
 _RAW_PRIORITY: Final = -300
 _BEGINNINGS: Final = (0, 3)  # hooks where tracing begins: prerouting, output
@@ -51,22 +45,6 @@ class Nothing:
         if self.matched:
             return f"{counted(self.matched, 'packet')} met the TRACE rules, but no event came"
         return "no packet met the TRACE rules" if self.matched == 0 else "no packet was traced"
-
-
-def traced(recording: Recording) -> bool:
-    """Whether there is any event."""
-    return any(
-        _has_events(chunk)
-        for stream in recording.streams
-        if stream.kind in STREAMS and STREAMS[stream.kind].events
-        for chunk in recording.chunks(stream.id)
-    )
-
-
-def _has_events(chunk: Chunk) -> bool:
-    """Whether more is in it than numbers of rulesets, which nf_tables tells among the traces."""
-    starts = chunk.lengths.cumsum(dtype=np.int64) - chunk.lengths
-    return any(chunk.data[at + _KIND : at + _KIND + 2] != _NUMBER for at in starts.tolist())
 
 
 def nothing(recording: Recording) -> Nothing | None:

@@ -26,7 +26,7 @@ def nothing(recording: Recording, chosen: Chosen) -> str:
 
     Nothing, where all packets of an empty recording were asked for: that says what the recording lacks.
     """
-    from iptrec.answers.nothing import traced
+    from iptrec.answers.traced import traced
     from iptrec.views.escape import printable
 
     if not (chosen.filter or chosen.of(recording) or traced(recording.rows)):

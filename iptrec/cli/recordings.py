@@ -90,6 +90,6 @@ def tell(command: str, remarks: Sequence[str]) -> None:
 
 
 def _is_empty(recording: Recording) -> bool:
-    from iptrec.answers.nothing import traced
+    from iptrec.answers.traced import traced
 
     return not traced(recording.rows)

@@ -134,7 +134,7 @@ def show(
     from iptrec.cli import recordings
     from iptrec.cli.absent import NOTHING, nothing
     from iptrec.cli.output import colours
-    from iptrec.views import json_lines, show, text  # noqa: F401 - before rights are given up
+    from iptrec.views import text
     from iptrec.views.timestamps import Clock
 
     _check(brief=brief, classic=classic, limit=limit, tail=tail, follow=follow)
@@ -249,7 +249,7 @@ def _give_up_rights(held: int | None, *, behind_others: bool) -> None:
         from iptrec.answers import behind
         from iptrec.decode import packet
         from iptrec.kernel import privileges, process
-        from iptrec.views import escape  # noqa: F401 - for errors
+        from iptrec.views import escape, json_lines, show, title  # noqa: F401 - escape: for errors
 
         packet.load()
         behind.load()

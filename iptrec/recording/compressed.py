@@ -8,7 +8,6 @@ else nothing is unpacked. What turns out longer than declared is refused there.
 
 from __future__ import annotations
 
-import gzip
 import io
 import struct
 import zipfile
@@ -85,6 +84,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         head = file.read(4)
         file.seek(0)
         if head.startswith(_GZIP):
+            import gzip  # noqa: PLC0415 - few recordings are so
+
             with gzip.open(file) as inside:
                 yield inside  # type: ignore[misc]  # all that is needed of an IO it has
         elif head.startswith(_ZSTD):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from handmade import HandMade
 
-from iptrec.answers.nothing import nothing, traced
+from iptrec.answers.nothing import nothing
+from iptrec.answers.traced import traced
 from iptrec.errors import RecordingError
 from iptrec.recording.rows import Chunk, Snapshot, Stream
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.kernel.legacy.replacements import Replaced
 from iptrec.kernel.legacy.saved import source_of
-from iptrec.kernel.legacy.states import QUIET_SHARE, SHARE, Seen, State
+from iptrec.kernel.legacy.states import SHARE, TOLD_SHARE, Seen, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ class Followed:
             known.took(time.thread_time_ns() - started)
             if known.digest not in (None, copy.digest) and not ended:
                 return False
-            known.share = SHARE if ended else min(2 * known.share, QUIET_SHARE)
+            known.share = SHARE if ended else min(2 * known.share, TOLD_SHARE)
             if copy.digest != known.digest or len(ended) > 1:
                 self._tell(family, table, known, ended, copy)
             known.digest, known.until_ns = copy.digest, seen_ns

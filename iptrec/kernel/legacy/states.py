@@ -13,6 +13,7 @@ SHARE: Final = 20  # A look may take one part in so many of the time.
 QUIET_SHARE: Final = (
     10_000  # Where nobody touches the lock it may take only this part, after some looks.
 )
+TOLD_SHARE: Final = 5 * QUIET_SHARE  # And this one where each replacement is told.
 _LONGEST_NS: Final = 30_000_000_000  # No look is longer ago.
 _CHEAP_NS: Final = 3_000_000  # A table that takes less to look at is looked at each time.
 _LESS_THAN_REPLACING_NS: Final = (
