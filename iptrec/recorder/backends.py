@@ -5,18 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from iptrec.kernel.detect import used
-from iptrec.recorder.legacy import LegacyBackend
-from iptrec.recorder.nft import NftBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from iptrec.recorder.backend import Setting, TraceBackend
 
-BACKENDS: Final[dict[str, Callable[[Setting], TraceBackend]]] = {
-    "legacy": LegacyBackend,
-    "nft": NftBackend,
-}
+
+def _legacy(setting: Setting) -> TraceBackend:
+    from iptrec.recorder.legacy import LegacyBackend  # noqa: PLC0415 - see BACKENDS
+
+    return LegacyBackend(setting)
+
+
+def _nft(setting: Setting) -> TraceBackend:
+    from iptrec.recorder.nft import NftBackend  # noqa: PLC0415 - see BACKENDS
+
+    return NftBackend(setting)
+
+
+# Each loads what it needs when it is made: a recorder has one of them, as a rule.
+BACKENDS: Final[dict[str, Callable[[Setting], TraceBackend]]] = {"legacy": _legacy, "nft": _nft}
 _BOTH: Final = ("legacy", "nft")
 
 
