@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from iptrec.answers import paths
 from iptrec.decode import packet
@@ -34,10 +33,12 @@ if TYPE_CHECKING:
     Values = I64 | Texts
 
 _FEWEST: Final = 4  # packets; to find the values of fewer costs more than to make them as objects
-_DENSE: Final = 1 << 16  # numbers below are distinguished by counting, others by sorting
+_BITS: Final = 62  # of a number that stands for several
 _ETHERNET: Final = 14  # bytes of a link header without VLAN
+_LINK: Final = 16  # bytes of it and of what follows, as two words
+_IN_LINK: Final = (1 << 8 * (_ETHERNET - 8)) - 1  # those of the second one that are its own
 _TYPE: Final = 12  # where its type begins
-_TAGGED: Final = b"\x81\x00"  # a VLAN's
+_TAGGED: Final = int.from_bytes(b"\x81\x00", "little")  # a VLAN's
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,23 +186,31 @@ class _ShownEvents:
     def links(self) -> tuple[I64, Mask]:
         """Where the link header that is shown of each traversal begins (-1: there is none); the odd ones."""
         buffer = self._events.buffer
-        start, length = self._events.link[self._every], self._events.link_length[self._every]
-        plain = (start >= 0) & (length == _ETHERNET)
-        at = np.where(plain, start, 0)
-        plain &= (buffer[at + _TYPE] != _TAGGED[0]) | (buffer[at + _TYPE + 1] != _TAGGED[1])
-        odd: Mask = np.logical_or.reduceat((start >= 0) & ~plain, self._begin)
-        place = np.where(plain, np.arange(len(start)), len(start))
-        first = np.minimum.reduceat(place, self._begin)
-        return np.append(start, -1)[first], odd
+        start = self._events.link[self._every]
+        there = np.flatnonzero(start >= 0)
+        at = start[there]
+        plain = self._events.link_length[self._every[there]] == _ETHERNET
+        types = np.ndarray((len(buffer) - 1,), "V2", buffer, strides=(1,))
+        plain &= types[at + _TYPE].view("<u2") != _TAGGED
+        first, odd = np.full(len(self._begin), -1), np.zeros(len(self._begin), np.bool_)
+        of = np.searchsorted(self._begin, there, "right") - 1  # which traversal's
+        odd[of[~plain]] = True
+        first[of[plain][::-1]] = at[plain][::-1]  # the first one is written last
+        return first, odd
 
     def link_values(self, start: I64) -> dict[str, Texts]:
         """The fields of link headers that begin there, as `decode.packet.link` gives them."""
         if start[0] < 0:
             return {}
-        memory = self._events.buffer
-        whole = sliding_window_view(memory, _ETHERNET)[start].view(f"V{_ETHERNET}")[:, 0].tolist()
+        buffer = self._events.buffer
+        frames = np.ndarray((len(buffer) - _LINK + 1,), f"V{_LINK}", buffer, strides=(1,))[start]
+        words = frames.view("<u8").reshape(-1, 2)
+        low, high = words[:, 0], words[:, 1] & np.uint64(_IN_LINK)
+        begins = np.ones(len(start), np.bool_)
+        begins[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+        whole = [one[:_ETHERNET] for one in frames[begins].tolist()]
         number = {one: at for at, one in enumerate(dict.fromkeys(whole))}
-        which = np.array([number[one] for one in whole])
+        which = np.array([number[one] for one in whole])[np.cumsum(begins) - 1]
         known = [packet.link(one) or {} for one in number]
         return {name: Texts([one[name] for one in known], which) for name in known[0]}
 
@@ -240,21 +249,23 @@ def _shown(window: Window, path: Sequence[int]) -> Mask:
 def _numbered(*columns: npt.NDArray[Any]) -> I64:
     """Equal numbers for rows that are equal in all columns of numbers from 0 on."""
     number = np.zeros(len(columns[0]), np.int64)
+    used = 0  # bits
     for column in columns:
-        other, more = _dense(column)
-        if more > 1:
-            number, _ = _dense(number * more + other)
+        values = column.astype(np.int64, copy=False)
+        bits = int(values.max()).bit_length()
+        if not bits:
+            continue
+        if used + bits > _BITS:
+            (number, used), (values, bits) = _dense(number), _dense(values)
+        number = number << bits | values
+        used += bits
     return number
 
 
-def _dense(column: npt.NDArray[Any]) -> tuple[I64, int]:
-    """The values of a column, numbered from 0 on, and how many different ones there are."""
-    values = column.astype(np.int64, copy=False)
-    if int(values.max()) < _DENSE:
-        there = np.bincount(values) > 0
-        return (np.cumsum(there) - 1)[values], int(there.sum())
-    values, number = np.unique(values, return_inverse=True)
-    return number, len(values)
+def _dense(values: I64) -> tuple[I64, int]:
+    """The values of a column, numbered from 0 on, and how many bits the numbers have."""
+    distinct, number = np.unique(values, return_inverse=True)
+    return number, (len(distinct) - 1).bit_length()
 
 
 def _alike(look: I64, first: I64, count: I64, whole: I64, plain: Mask) -> list[I64]:

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from iptrec.names import I64, U8, U64, Mask
 
 
-_WIDTH: Final = 64  # bytes of a packet that are looked at: those of the longest layout
-_KINDS: Final = 1 << 17  # protocol, type of ICMP, family
-_LONGEST_NUMBER: Final = 4  # bytes
+_WORD: Final = 8  # bytes
+# Bytes of a packet that are looked at: those of the longest layout, and of the longest one of IPv4.
+_WIDTH, _WIDTH4 = 64, 40
 _ICMP, _ICMPV6 = 1, 58
-_NEXT_HEADER: Final = 6  # of IPv6
+_NEXT_HEADER, _PROTOCOL = 6, 9  # of IPv6, of IPv4
+_FRAGMENT: Final = Field(6, 2)  # of IPv4: that it is one, and where
 _ADDRESSES4: Final = {"src": Field(12, 4), "dst": Field(16, 4)}
 _ADDRESSES6: Final = {"src": Field(8, 16), "dst": Field(24, 16)}
 _TRANSPORTS: Final = {
@@ -56,14 +57,6 @@ class Layout:
     ipv6: bool
     fields: dict[str, Field]
     size: int
-
-    @property
-    def shown(self) -> U8:
-        """255 where a byte belongs to a field, shape (64,)."""
-        shown = np.zeros(_WIDTH, np.uint8)
-        for one in self.fields.values():
-            shown[one.start : one.start + one.size] = 255
-        return shown
 
 
 def _layout(protocol: int, kind: int, *, ipv6: bool) -> Layout | None:
@@ -105,52 +98,64 @@ class Headers:
     ``ipv6``: as what each is to be read. Packet i has the layout ``layouts[which[i]]``; ``which`` is -1
     where it has none. What `decode.packet.header` says beside the fields is equal for packets of equal
     ``kind``. The buffer is padded with 64 bytes at least.
+
+    Most events of a packet bring the same bytes again: these are read once, those of the first of a run.
     """
 
     def __init__(self, buffer: U8, start: I64, length: npt.NDArray[Any], ipv6: Mask) -> None:
         present = start >= 0
+        width = _WIDTH if ipv6.any() else _WIDTH4
         # A packet's first bytes as one value: to gather such is the fastest.
-        values = np.ndarray((len(buffer) - _WIDTH + 1,), f"V{_WIDTH}", buffer, strides=(1,))
-        gathered = values[np.where(present, start, 0)]
-        self._bytes: U8 = gathered.view(np.uint8).reshape(-1, _WIDTH)
-        protocol = np.where(ipv6, self._bytes[:, 6], self._bytes[:, 9]).astype(np.int64)
+        values = np.ndarray((len(buffer) - width + 1,), f"V{width}", buffer, strides=(1,))
+        whole = values[np.where(present, start, 0)].view("<u8").reshape(-1, width // _WORD)
+        begins = np.ones(len(start), np.bool_)
+        begins[1:] = _any(whole[1:] ^ whole[:-1])
+        for column in (present, length, ipv6):
+            begins[1:] |= column[1:] != column[:-1]
+        self._first = np.flatnonzero(begins)  # of each run
+        self._run = np.cumsum(begins) - 1  # of each packet
+        self._words: list[U64] = list(whole[self._first].byteswap().T.copy())
+        self._read(present[self._first], length[self._first], ipv6[self._first])
+        self.which: I64 = self._layout[self._run]
+        self.kind: I64 = self._kind[self._run]
+
+    def _read(self, present: Mask, length: npt.NDArray[Any], ipv6: Mask) -> None:
+        """Find the layouts and kinds of the runs."""
+        protocol = np.where(ipv6, self._byte(_NEXT_HEADER), self._byte(_PROTOCOL))
         icmp = (protocol == _ICMP) | (protocol == _ICMPV6)
+        six = packet.IPV6_SIZE if ipv6.any() else packet.IPV4_SIZE
         sort, code = (
-            np.where(
-                icmp,
-                np.where(
-                    ipv6, self._bytes[:, packet.IPV6_SIZE + i], self._bytes[:, packet.IPV4_SIZE + i]
-                ),
-                0,
-            )
+            np.where(icmp, np.where(ipv6, self._byte(six + i), self._byte(packet.IPV4_SIZE + i)), 0)
             for i in range(2)
         )
         kind = (protocol << 8 | sort) << 1 | ipv6
-        number = np.full(_KINDS, -1)
-        size = np.zeros(_KINDS, np.int64)
+        there = np.flatnonzero(np.bincount(kind)).tolist()
+        number = np.full(there[-1] + 1 if there else 0, -1)
+        size = np.zeros(len(number), np.int64)
         self.layouts: list[Layout] = []
-        for one in np.flatnonzero(np.bincount(kind, minlength=_KINDS)).tolist():
+        for one in there:
             layout = _layout(one >> 9, one >> 1 & 0xFF, ipv6=bool(one & 1))
             if layout is not None:
                 number[one], size[one] = len(self.layouts), layout.size
                 self.layouts.append(layout)
-        first = self._bytes[:, 0]
+        first = self._byte(0)
+        fragment = self._number(_FRAGMENT, np.arange(len(kind)))
         plain = np.where(
             ipv6,
             first >> 4 == 6,  # noqa: PLR2004 - the version
-            # version 4, five words, no fragment
-            (first == 0x45) & (self._bytes[:, 6] & 0x3F == 0) & (self._bytes[:, 7] == 0),  # noqa: PLR2004
+            (first == 0x45) & (fragment & 0x3FFF == 0),  # noqa: PLR2004 - version 4, five words
         )
         plain &= present & (length >= size[kind])
-        self.which: I64 = np.where(plain, number[kind], -1)
-        self.kind: I64 = np.where(self.which >= 0, kind << 8 | code, -1)
+        self._layout = np.where(plain, number[kind], -1)
+        self._kind = np.where(self._layout >= 0, kind << 8 | code, -1)
 
     def values(self, name: str, rows: I64) -> I64 | Texts:
         """A field of some packets of one layout, as `decode.packet.header` gives it."""
-        layout = self.layouts[self.which[rows[0]]]
+        runs = self._run[rows]
+        field = self.layouts[self._layout[runs[0]]].fields[name]
         if name in ("src", "dst"):
-            return _addresses(self._field(layout.fields[name], rows))
-        values = self._number(layout.fields[name], rows)
+            return _addresses(self._parts(field, runs), field.size)
+        values = self._number(field, runs)
         if name != "flags":
             return values
         present, which = np.unique(values, return_inverse=True)
@@ -162,41 +167,64 @@ class Headers:
         Bit j stands for the layout's j-th field. -1 where either has no layout, or they are of different
         kinds, and for the first packet.
         """
-        found = np.full(len(self.kind), -1)
-        if not len(found) or not self.layouts:
+        found = np.where(self.kind >= 0, 0, -1)
+        if not len(found):
             return found
-        width = (max(one.size for one in self.layouts) + 7) // 8
-        words: U64 = self._bytes.view("<u8")[:, :width]
-        differ = words[1:] ^ words[:-1]
-        masks = np.array([one.shown for one in self.layouts]).view("<u8")[:, :width]
-        differ &= masks[0] if len(masks) == 1 else masks[self.which[1:]]
-        alike = (self.kind[1:] == self.kind[:-1]) & (self.kind[1:] >= 0)
-        found[1:][alike] = 0
-        changed = np.flatnonzero(alike & (np.bitwise_or.reduce(differ, axis=1) != 0)) + 1
-        for number, layout in enumerate(self.layouts):
-            rows = changed[self.which[changed] == number]
-            for bit, field in enumerate(layout.fields.values()):
-                if field.size <= _LONGEST_NUMBER:
-                    other = self._number(field, rows) != self._number(field, rows - 1)
-                else:
-                    other = (self._field(field, rows) != self._field(field, rows - 1)).any(axis=1)
-                found[rows] |= other.astype(np.int64) << bit
+        found[self._first] = -1
+        kind, layout = self._kind, self._layout
+        alike = np.flatnonzero((kind[1:] == kind[:-1]) & (kind[1:] >= 0)) + 1
+        bits = np.zeros(len(kind), np.int64)
+        for number, one in enumerate(self.layouts):
+            runs = alike if len(self.layouts) == 1 else alike[layout[alike] == number]
+            for bit, field in enumerate(one.fields.values()):
+                for now, before in zip(
+                    self._parts(field, runs), self._parts(field, runs - 1), strict=True
+                ):
+                    differ = now ^ before
+                    if field.size < _WORD:
+                        differ = differ >> np.uint64(field.shift) & np.uint64(field.mask)
+                    bits[runs] |= (differ != 0).astype(np.int64) << bit
+        found[self._first[alike]] = bits[alike]
         return found
 
-    def _field(self, field: Field, rows: I64) -> U8:
-        """Its bytes, shape (n, size)."""
-        return self._bytes[rows, field.start : field.start + field.size]
+    def _byte(self, place: int) -> I64:
+        """One byte of each run."""
+        shift = np.uint64(8 * (_WORD - 1 - place % _WORD))
+        return (self._words[place // _WORD] >> shift & np.uint64(0xFF)).astype(np.int64)
 
-    def _number(self, field: Field, rows: I64) -> I64:
-        value = np.zeros(len(rows), np.int64)
-        for column in self._field(field, rows).T:
-            value = value << 8 | column
-        return (value >> field.shift & field.mask) + field.plus
+    def _parts(self, field: Field, runs: I64) -> list[U64]:
+        """A field of some runs, as numbers of at most eight bytes: most are one."""
+        found = []
+        at, end = field.start, field.start + field.size
+        while at < end:
+            until = min(end, at // _WORD * _WORD + _WORD)
+            shift = np.uint64(8 * (-until % _WORD))
+            mask = np.uint64((1 << 8 * (until - at)) - 1)
+            found.append(self._words[at // _WORD][runs] >> shift & mask)
+            at = until
+        return found
+
+    def _number(self, field: Field, runs: I64) -> I64:
+        (value,) = self._parts(field, runs)
+        return (value.astype(np.int64) >> field.shift & field.mask) + field.plus
 
 
-def _addresses(packed: U8) -> Texts:
+def _any(words: U64) -> Mask:
+    """Which rows have a bit, shape (n,)."""
+    found: Mask = words[:, 0] != 0
+    for column in words.T[1:]:
+        found |= column != 0
+    return found
+
+
+def _addresses(parts: list[U64], size: int) -> Texts:
     """As text, each distinct one made once."""
-    whole = np.ascontiguousarray(packed).view(f"V{packed.shape[1]}")[:, 0].tolist()
+    changes = np.logical_or.reduce([one[1:] != one[:-1] for one in parts])
+    begins = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    width = size // len(parts)
+    packed = np.stack([one[begins] for one in parts], axis=1).astype(f">u{width}")
+    whole = packed.view(f"V{size}")[:, 0].tolist()
     number = {one: at for at, one in enumerate(dict.fromkeys(whole))}
     which = np.fromiter(map(number.__getitem__, whole), np.int64, len(whole))
-    return Texts([packet.address(one) for one in number], which)
+    sizes = np.diff(begins, append=len(parts[0]))
+    return Texts([packet.address(one) for one in number], np.repeat(which, sizes))

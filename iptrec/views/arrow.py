@@ -8,6 +8,7 @@ import numpy as np
 
 from iptrec.decode.headers import Texts
 from iptrec.errors import UsageError
+from iptrec.views.cells import Times
 from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ def _texts(field: Any, count: int, placed: Iterable[tuple[I64, _Value]]) -> Any:
         return np.array([known[one] for one in values], np.int64)
 
     for at, value in placed:
-        if isinstance(value, Template):
-            written.append((at, _strings(value.cut(slice(0, len(at))))))
+        if isinstance(value, (Template, Times)):
+            each = Template(["", ""], [value]) if isinstance(value, Times) else value
+            written.append((at, _strings(each.cut(slice(0, len(at))))))
         elif isinstance(value, Texts):
             code[at] = coded(value.distinct)[value.which]
         else:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.decode.headers import Texts
 from iptrec.views import packet_json as as_json
+from iptrec.views.cells import Times
 from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from iptrec.names import I64
     from iptrec.views.templates import Place, Values
 
-_AT_ONCE: Final = 4096  # lines: some megabytes
+_AT_ONCE: Final = 2048  # lines: some megabytes
 _MOST_SHAPES: Final = 16  # of a batch: those with so few packets of it are not worth numpy's calls
-_SECOND: Final = 1_000_000_000
 
 
 def text(batch: Batch) -> Iterator[str]:
@@ -97,7 +96,7 @@ def _columns(shape: Shape) -> Iterator[tuple[Place, Values]]:
     """Where a line has what differs between the packets of a shape, and what that is."""
     before = shape.steps[0].time_ns
     yield ("packet",), shape.number
-    yield ("time",), times(before)
+    yield ("time",), Times(before)
     yield ("time_ns",), before
     for name, values in shape.link.items():
         yield ("link", name), values
@@ -117,18 +116,3 @@ def _columns(shape: Shape) -> Iterator[tuple[Place, Values]]:
         for name, (old, new) in step.changed.items():
             yield ("steps", number, "changed", name, 0), old
             yield ("steps", number, "changed", name, 1), new
-
-
-def times(time_ns: I64) -> Texts:
-    """Times as `json.iso_time`; packets that were received together have the same."""
-    starts = np.flatnonzero(np.diff(time_ns, prepend=time_ns[0] - 1))
-    sizes = np.diff(starts, append=len(time_ns))
-    iso = []
-    second, prefix = -1, ""
-    for one in time_ns[starts].tolist():
-        if one // _SECOND != second or not prefix:
-            second = one // _SECOND
-            prefix, point, _ = as_json.iso_time(second * _SECOND).partition(".")
-            prefix += point
-        iso.append(f"{prefix}{one % _SECOND:09d}Z" if prefix else as_json.iso_time(one))
-    return Texts(iso, np.repeat(np.arange(len(starts)), sizes))

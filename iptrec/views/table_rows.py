@@ -16,8 +16,8 @@ from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of
 from iptrec.rulesets.targets import is_ours
 from iptrec.rulesets.untraced import untraced
+from iptrec.views.cells import Times
 from iptrec.views.filed import Alike, Filed
-from iptrec.views.json_lines import times
 from iptrec.views.packet_json import as_connection, as_ct, iso_time
 from iptrec.views.tables import BY_NAME, OF_PACKETS
 from iptrec.views.templates import Template
@@ -123,7 +123,7 @@ def _changes(step: StepColumns) -> Iterator[tuple[Place, Values]]:
 
 def _packets_vary(shape: Shape, header: Template) -> dict[str, Values]:
     """What differs between the rows of a shape's packets."""
-    iso = times(shape.steps[0].time_ns)
+    iso = Times(shape.steps[0].time_ns)
     varying: dict[str, Values] = {
         name: values for name, values in shape.header.items() if name in _PACKETS.places
     }

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from iptrec.decode.headers import Texts
+from iptrec.views.cells import Cells, Times, cells_of, spans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -21,23 +22,12 @@ if TYPE_CHECKING:
 
     from iptrec.names import I64, U8
 
-    Values: TypeAlias = "I64 | list[Any] | Texts | Template"
+    Values: TypeAlias = "I64 | list[Any] | Texts | Times | Template"
     Place = tuple[str | int, ...]  # keys into the JSON object
 
 # U+E000 is nobody's: an object in whose text it stands for itself has no template.
 _MARK: Final = "\ue000"
 _MARKED: Final = re.compile(r'"\\ue000([0-9]+)\\ue000"')
-_QUAD: Final = 10_000
-_QUADS: Final = np.array([f"{number:04d}".encode() for number in range(_QUAD)]).view("<u4")
-_POWERS: Final = 10 ** np.arange(1, 19)
-
-
-class _Cells(NamedTuple):
-    """Bytes of each line, side by side: ``size[i]`` of them from column ``start[i]`` on."""
-
-    bytes: U8
-    start: I64
-    size: I64
 
 
 def listed(values: Values) -> list[Any]:
@@ -46,7 +36,7 @@ def listed(values: Values) -> list[Any]:
         return values
     if isinstance(values, Template):
         return list(values.texts())
-    return values.listed() if isinstance(values, Texts) else values.tolist()
+    return values.listed() if isinstance(values, (Texts, Times)) else values.tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,86 +81,61 @@ class Template:
         return map(form.__mod__, zip(*map(listed, self.columns), strict=True))
 
     def cut(self, rows: slice) -> Lines:
-        """Some of the lines, to be written."""
-        known: dict[int, _Cells] = {}  # columns may stand in several places
-        for column in self.columns:
+        """Some of the lines, at least one, to be written."""
+        known: dict[int, Cells | bytes] = {}  # columns may stand in several places
+        lines = Lines(rows.stop - rows.start)
+        for piece, column in zip(self.pieces, self.columns, strict=False):
+            lines.add(piece.encode())
             if id(column) not in known:
-                known[id(column)] = _cells(column, rows)
-        return Lines(
-            [piece.encode() for piece in self.pieces], [known[id(one)] for one in self.columns]
-        )
+                values = listed(column) if isinstance(column, Template) else column
+                known[id(column)] = cells_of(values, rows)
+            lines.add(known[id(column)])
+        lines.add(self.pieces[-1].encode())
+        return lines
 
 
-@dataclass(frozen=True, slots=True)
 class Lines:
-    """Lines of which each has the pieces, and its own cells between them."""
+    """Lines that are alike, some bytes and some cells after the other.
 
-    pieces: list[bytes]
-    cells: list[_Cells]
+    What comes between cells of different sizes is as long in all lines, a stretch: it is copied as a whole, and
+    then the cells in it, which all have one size.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._stretches: list[tuple[bytearray, list[tuple[int, Cells]]]] = [(bytearray(), [])]
+        self._between: list[Cells] = []
+
+    def add(self, one: Cells | bytes) -> None:
+        """Go on with these."""
+        constant, cells = self._stretches[-1]
+        if isinstance(one, bytes):
+            constant += one
+        elif one.fixed is None:
+            self._between.append(one)
+            self._stretches.append((bytearray(), []))
+        elif one.fixed:
+            cells.append((len(constant), one))
+            constant += bytes(one.fixed)
 
     @property
     def sizes(self) -> I64:
         """Bytes of each."""
-        found: I64 = np.add.reduce([one.size for one in self.cells])
-        return found + sum(map(len, self.pieces))
+        found = np.full(self._count, sum(len(constant) for constant, _ in self._stretches))
+        for one in self._between:
+            found += one.size
+        return found
 
     def write(self, buffer: U8, starts: I64) -> None:
         """Put each where it begins."""
         at = starts
-        for piece, cells in zip(self.pieces, [*self.cells, None], strict=True):
-            if piece:
-                _spans(buffer, len(piece))[at] = np.frombuffer(piece, f"V{len(piece)}")
-            at = at + len(piece)
-            if cells is not None:
-                _put(buffer, at, cells)
-                at = at + cells.size
-
-
-def _put(buffer: U8, at: I64, cells: _Cells) -> None:
-    width = cells.bytes.shape[1]
-    source = cells.bytes.reshape(-1)
-    begin = np.arange(len(at)) * width + cells.start
-    low, high = int(cells.size.min()), int(cells.size.max())
-    if low == high:
-        _spans(buffer, low)[at] = _spans(source, low)[begin]
-        return
-    for size in range(max(low, 1), high + 1):
-        rows = np.flatnonzero(cells.size == size)
-        if len(rows):
-            _spans(buffer, size)[at[rows]] = _spans(source, size)[begin[rows]]
-
-
-def _spans(buffer: U8, size: int) -> Any:  # noqa: ANN401 - of void
-    """Each place of a buffer as the bytes that follow: to copy such is the fastest."""
-    return np.ndarray((len(buffer) - size + 1,), f"V{size}", buffer, strides=(1,))
-
-
-def _cells(values: Values, rows: slice) -> _Cells:
-    if isinstance(values, np.ndarray):
-        numbers = values[rows]
-        if not len(numbers) or int(numbers.min()) >= 0:
-            return _digits(numbers)
-        values, rows = numbers.tolist(), slice(None)
-    if isinstance(values, Texts):
-        distinct, which = values.distinct, values.which[rows]
-    else:
-        distinct = [str(one) for one in listed(values)[rows]]
-        which = np.arange(len(distinct))
-    encoded = [one.encode() for one in distinct]
-    width = max(1, *map(len, encoded))
-    whole = np.array(encoded, f"S{width}").view(np.uint8).reshape(-1, width)
-    size = np.array([len(one) for one in encoded])[which]
-    return _Cells(whole[which], np.zeros(len(which), np.int64), size)
-
-
-def _digits(numbers: I64) -> _Cells:
-    """Numbers from 0 on, in decimal."""
-    size = np.searchsorted(_POWERS, numbers, "right") + 1
-    quads = (int(size.max(initial=1)) + 3) // 4
-    found = np.empty((len(numbers), quads), "<u4")
-    left = numbers
-    for place in range(quads - 1, -1, -1):
-        rest = left // _QUAD
-        found[:, place] = _QUADS[left - rest * _QUAD]
-        left = rest
-    return _Cells(found.view(np.uint8), quads * 4 - size, size)
+        for (constant, cells), between in zip(self._stretches, [*self._between, None], strict=True):
+            size = len(constant)
+            if size:
+                spans(buffer, size)[at] = np.frombuffer(constant, f"V{size}")
+            for offset, one in cells:
+                one.put(buffer, at + offset)
+            if between is not None:
+                at = at + size
+                between.put(buffer, at)
+                at = at + between.size
