@@ -104,7 +104,6 @@ class Packets:
         # The decoder pads its buffer: a word may begin at any byte of a packet.
         self._words: U64 = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
         self._transport: tuple[I64, I64, I64] | None = None
-        self._begun: U64 | None = None
         self._frames: tuple[I64, U64] | None = None  # those that are not IP, and their keys
 
     @classmethod
@@ -248,7 +247,7 @@ class Packets:
 
     def lengths(self) -> I64:
         """IPv4: total length; IPv6: payload length and the header."""
-        fixed = self._fixed()
+        fixed = self._word(self._start)
         four = swapped16(fixed >> np.uint64(16)).astype(np.int64)
         if not self._ipv6.any():
             return four
@@ -256,7 +255,7 @@ class Packets:
 
     def _datagram(self) -> tuple[list[U64], Mask]:
         """Source and destination, protocol and id of IPv4; and whether it is a fragment."""
-        fixed = self._fixed()
+        fixed = self._word(self._start)
         place = swapped16(fixed >> np.uint64(48))  # more fragments, and the offset
         fragment: Mask = (place & np.uint64(0x3FFF)) != 0
         number = (fixed >> np.uint64(32)) & np.uint64(0xFFFF)
@@ -294,7 +293,7 @@ class Packets:
         """Where the transport header is, which protocol, and the fragment's offset."""
         if self._transport is not None:
             return self._transport
-        fixed = self._fixed()
+        fixed = self._word(self._start)
         header = ((fixed & np.uint64(0x0F)) << np.uint64(2)).astype(np.int64)
         fragment = (swapped16(fixed >> np.uint64(48)) & np.uint64(0x1FFF)).astype(np.int64)
         found = self._start + header, self._byte(self._start + 9), fragment
@@ -304,16 +303,15 @@ class Packets:
     def _invariants(self) -> list[U64]:
         """Return what no rule rewrites, as columns of shape (n,), uint64."""
         v6 = self._ipv6
-        fixed = self._fixed()  # the first 8 bytes of the IP header, little endian
+        fixed = self._word(self._start)  # the first 8 bytes of the IP header, little endian
         # IPv4: id, flags and offset; IPv6: flow label, next header
         identity = np.where(
             v6, fixed & np.uint64(0x00FF0000FFFF0F00), fixed & np.uint64(0xFFFFFFFF00000000)
         )
         layer4, protocol, fragment = self._layer4()
         first = self._word(layer4)
+        second = self._word(layer4 + 8)
         tcp = (protocol == _TCP) & (fragment == 0)
-        # TCP alone has something there; gathering is what costs.
-        second = self._word(layer4 + 8) if tcp.any() else np.zeros_like(first)
         udp = ((protocol == _UDP) | (protocol == _UDPLITE)) & (fragment == 0)
         icmp = ((protocol == _ICMP) | (protocol == _ICMPV6)) & (fragment == 0)
         sctp = (protocol == _SCTP) & (fragment == 0)
@@ -379,12 +377,6 @@ class Packets:
             layer4 = np.where(inside, layer4 + step, layer4)
             v6 = v6 & ~(piece & (fragment != 0))  # a later fragment has no transport header
         return layer4, protocol, fragment
-
-    def _fixed(self) -> U64:
-        """The first eight bytes of each packet, as `_word`: gathered once, and never written to."""
-        if self._begun is None:
-            self._begun = self._word(self._start)
-        return self._begun
 
     def _word(self, at: I64) -> U64:
         """Eight bytes at each offset, little endian; zero beyond the packet's captured end."""
