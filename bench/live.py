@@ -7,6 +7,7 @@ A packet at a time, each dropped by a rule; once through the tap and once withou
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def told_after(backend: str, packets: int, *, tap: bool) -> list[float]:
         found = []
         for _ in range(FIRST + packets):
             sent_ns = int(lab.run([sys.executable, "-c", SEND]).stdout)
-            viewer.stdout.readline()
+            while json.loads(viewer.stdout.readline())["verdict"] != "DROP":
+                pass  # it was sent, and then comes in
             found.append((time.time_ns() - sent_ns) / 1e6)
             time.sleep(PAUSE_S)
         viewer.terminate()

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _TICK_NS: Final = 100_000_000  # of the loop, at most, while something waits to be committed in time
 _IDLE_NS: Final = 1_000_000_000  # while nothing does
 _PROGRESS_NS: Final = 250_000_000
-_TOGETHER_S: Final = 0.007
+# How long events come together in a tap; where somebody waits for what is told, not so long.
+_TOGETHER_S, _FOLLOWED_S = 0.015, 0.007
 _TOLD: Final = 1 << 16  # bytes of a pipe
 _GIVE_BACK_NS: Final = 60_000_000_000  # it takes a third of a millisecond
 
@@ -66,7 +67,8 @@ class Loop:
         self._command = command
         self._guarded = guarded
         self._ring = Ring(options, report, evidence)
-        self._poll = self._polled()
+        self._poll = self._polled(self._streams.event_sockets)
+        self._beside = self._polled()
         self._started = self._reported_ns = time.monotonic_ns()
         self._told = 0  # lines from the trigger
         self._stop_ns: int | None = None  # where the trigger was pulled
@@ -79,10 +81,10 @@ class Loop:
     def _writer(self) -> Writer:
         return self._evidence.writer
 
-    def _polled(self) -> select.poll:
-        """All that is waited for."""
+    def _polled(self, sockets: Collection[int] = ()) -> select.poll:
+        """All that is waited for, and these sockets."""
         poll = select.poll()
-        for descriptor in self._streams.event_sockets | self._streams.side_sockets:
+        for descriptor in self._streams.side_sockets.union(sockets):
             poll.register(descriptor, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         poll.register(self._findings, select.POLLIN)
@@ -123,19 +125,22 @@ class Loop:
     def _gather(self, fetched: int) -> None:
         """Let events come together, so that each look brings many; ``fetched``: by the last one.
 
-        Into a tap they may come for longer, as long as its ring has room: they have times of their own, and
-        their sockets are looked at meanwhile for what tells that nothing has changed.
+        Into a tap they may come for longer, as long as its ring has room, and nothing comes beside them: they
+        have times of their own, and it is noted meanwhile that nothing has changed.
         """
         pause_s = min(one.gather_s for one in self._backends)
         if not self._streams.tapped:
             if fetched < batches.SLOTS:
                 time.sleep(pause_s)
             return
-        begun = time.monotonic()
-        while time.monotonic() - begun < _TOGETHER_S and not self._streams.pressing:
+        end = time.monotonic() + (_FOLLOWED_S if self._options.followed else _TOGETHER_S)
+        if not self._streams.pressing:
             time.sleep(pause_s)
+        while time.monotonic() < end and not self._streams.pressing:
             for backend in self._backends:
                 backend.caught_up()
+            if self._beside.poll(pause_s * 1000):
+                break
 
     def _take_the_rest(self, ready: Collection[int]) -> None:
         """What is ready beside the events."""
@@ -154,7 +159,8 @@ class Loop:
         enough = self._told >= (self._options.trigger_packets or 1)
         if told and not enough:
             return
-        self._poll.unregister(trigger)
+        for poll in (self._poll, self._beside):
+            poll.unregister(trigger)
         if enough:
             self._stop_ns = time.monotonic_ns() + int(self._options.after_s * 1e9)
             self._ends.append(self._stop_ns)

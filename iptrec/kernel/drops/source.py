@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.names import I64, U32
+    from iptrec.names import U32
 
 _RING_BYTES: Final = 4 << 20  # its pages are there at once
 MOST_SNAPLEN: Final = 128
@@ -121,9 +121,10 @@ class DropSource(Programs):
             number = self._number(int(head["place"][row]))
             found[number] = symbol(rows[row, -SYMBOL:].tobytes())
         head["flags"] &= ~np.uint32(NEW_PLACE)
-        places, inverse = np.unique(head["place"], return_inverse=True)
-        numbers: I64 = np.array([self._number(one) for one in places.tolist()], np.int64)
-        head["place"] = numbers[inverse]
+        places = head["place"].tolist()
+        for place in dict.fromkeys(places):  # there are few
+            self._number(place)
+        head["place"] = list(map(self._places.__getitem__, places))
         return found
 
     def _number(self, place: int) -> int:
