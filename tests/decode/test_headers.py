@@ -75,6 +75,7 @@ def test_fields_are_those_of_the_packet(packets):
 
 @given(ipv4(), st.lists(st.tuples(st.integers(0, 60), BYTE), max_size=8), st.sampled_from([2, 10]))
 @example(bytes([0x45]) + bytes(40), [(8, 1), (40, 9)], 2)
+@example(bytes([0x60]) + bytes(5) + bytes([17]) + bytes(41), [(8, 0x80), (16, 0x40), (31, 1)], 10)
 def test_changes_are_those_of_the_packet(data, edits, family):
     """A change is seen where, and only where, the reading of both packets differs."""
     packets = [data]
