@@ -7,10 +7,12 @@ import os
 import sys
 
 import pytest
+from rights import since
 
 pytestmark = [
     pytest.mark.live,
     pytest.mark.skipif(os.geteuid() != 0, reason="the kernel takes programs of root alone"),
+    since(5, 12, "the tap"),
 ]
 
 PRELUDE = """

@@ -10,10 +10,12 @@ import os
 import sys
 
 import pytest
+from rights import since
 
 pytestmark = [
     pytest.mark.live,
     pytest.mark.skipif(os.geteuid() != 0, reason="the kernel takes programs of root alone"),
+    since(5, 12, "the tap"),
 ]
 
 RULES = {
@@ -187,7 +189,7 @@ with opened(ring_bytes={ring}) as source:
 def test_what_is_too_long_comes_through_the_socket(inside):
     """Whole, at its place."""
     count, overflowing, ordered = inside("""
-nflog._TAPPED_ROOM, nftrace._LARGEST_TAPPED = -96, 128
+nflog._TAPPED_ROOM, nftrace._LARGEST_TAPPED = -128, 128
 with opened() as source:
     send(*range(50))
     batches, _ = received(source)
