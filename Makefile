@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help system system-tests demo test lint coverage golden samples bench soak kernels clean
+.PHONY: help system system-tests demo test lint coverage golden samples bench hosts soak kernels clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,10 @@ bench: $(VENV)/installed | system-tests ## figures: recording and analysis
 kernels: $(VENV)/installed | system-tests ## a choice of the live tests on Debian's kernels, in QEMU
 	@tools/system-packages kernels
 	$(BIN)/python bench/kernels/run.py
+
+hosts: $(VENV)/installed | system-tests ## real firewalls' rules under 100,000 packets each; installs docker, podman, ...
+	@tools/system-packages hosts
+	$(BIN)/python bench/hosts.py
 
 soak: $(VENV)/installed | system ## an hour of recording, minute by minute: memory, descriptors, disk
 	$(BIN)/python bench/soak.py
