@@ -38,8 +38,8 @@ class Way:
             self._step(table, chain, "policy", None, None, policy)
         return self
 
-    def explanation(self, decided=-1, verdict="DROP", **more):
-        """``decided``: by which step; None: that was not seen."""
+    def explanation(self, decided=-1, verdict="DROP", origin=None, **more):
+        """``decided``: by which step; None: that was not seen. ``origin``: of its rule."""
         place = None
         if decided is not None:
             step = self.steps[decided].step
@@ -50,7 +50,7 @@ class Way:
             "ambiguous": False, "reason": None, "steps": tuple(one.step for one in self.steps),
         }  # fmt: skip
         packet = Traversal(**(values | {"verdict": verdict, "decided_by": place} | more))
-        return Explanation(packet, tuple(self.steps))
+        return Explanation(packet, tuple(self.steps), origin)
 
     def _rules(self, table, chain, rules):
         for number, one in enumerate(rules, 1):

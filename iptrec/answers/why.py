@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from iptrec.answers.before import before_steps
 from iptrec.answers.last_seen import near
 from iptrec.answers.met import met
+from iptrec.answers.origins import origin_of
 from iptrec.context.devices import Devices
 from iptrec.context.ipsets import IpSets
 from iptrec.context.policies import over_time
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from iptrec.answers.before import Before
     from iptrec.answers.met import Met
+    from iptrec.answers.origins import Origin
     from iptrec.answers.packets import Packets
     from iptrec.context.interfaces import Interfaces
     from iptrec.context.policies import Policies
@@ -90,10 +92,14 @@ class ExplainedStep:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A packet, and why each of its steps came next."""
+    """A packet, and why each of its steps came next.
+
+    ``origin``: of the rule, or the policy, that decided; None where nobody knows whose it is.
+    """
 
     packet: Traversal
     steps: tuple[ExplainedStep, ...]
+    origin: Origin | None = None
 
 
 def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
@@ -105,7 +111,16 @@ def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
             known[stream.id] = Known(recording, stream.namespace, batch.interfaces)
         for position in batch.positions.tolist():
             packet = batch.traversal(position)
-            yield Explanation(packet, _steps(known[stream.id], packet, batch.window, position))
+            steps = _steps(known[stream.id], packet, batch.window, position)
+            yield Explanation(packet, steps, _origin(packet, batch.window, position))
+
+
+def _origin(packet: Traversal, window: Window, position: int) -> Origin | None:
+    """Of the rule that the packet's verdict names."""
+    if packet.decided_by is None:
+        return None
+    assembly = window.assembly
+    return origin_of(window.resolver, assembly.outcomes[assembly.outcome[position]])
 
 
 def _steps(

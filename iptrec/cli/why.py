@@ -67,6 +67,8 @@ def why(
     The kernel reports only rules that match. What a rule wants is compared with the packet; where that
     depends on what only the kernel knew (connection tracking, limits, sets), it says so. Rules that did not
     match for the same reason share a line, as do chains that let the packet go on: a packet fits on the screen.
+    Below the rule that decided stands who made it (Docker, kube-proxy, firewalld, ufw, ...), what it is for and
+    which documented switch changes it, where that is known.
 
     Examples:
 

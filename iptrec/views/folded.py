@@ -14,7 +14,7 @@ from iptrec.views.reasons import numbered, ranges, together
 from iptrec.views.style import styled, wrapped
 from iptrec.views.text import NO_CHAIN, end_lines, mark
 from iptrec.views.title import title
-from iptrec.views.why import met, passed_over
+from iptrec.views.why import met, origin_lines, passed_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -57,11 +57,12 @@ _DETAILS: Final = (
 def as_text(explanation: Explanation, layout: Layout, width: int | None = None) -> Iterator[str]:
     """Lines without their newlines. ``width``: of the terminal, see `style.wrapped`."""
     yield title(explanation.packet, layout)
+    origin = list(origin_lines(explanation, width))
     lines: list[_Line] = [] if explanation.steps else [_Line("", f"  {NO_CHAIN}")]
     for each, effects, callers, most in _DETAILS if explanation.steps else ():
         parts = fold(explanation, effects=effects, callers=callers, most=most)
         lines = list(_parts(parts, each=each))
-        if len(lines) <= SCREEN:
+        if len(lines) + len(origin) <= SCREEN:
             break
     lost = explanation.packet.verdict in LOST
     for line in lines:
@@ -69,6 +70,7 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
         text = styled(text, _FAINT if line.faint else "", colour=layout.colour)
         yield mark(layout) + text[_MARGIN:] if lost and line.decided else text
     yield from end_lines(explanation.packet, layout, "  ")
+    yield from origin
 
 
 class _Line(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.packets.ends import DISCARDED
@@ -16,6 +17,7 @@ from iptrec.views.title import title
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from iptrec.answers.origins import Origin
     from iptrec.answers.why import ExplainedStep, Explanation, Passed
     from iptrec.packets.model import Traversal
     from iptrec.views.text import Layout
@@ -33,10 +35,33 @@ def as_json(explanation: Explanation) -> str:
     packet = as_object(explanation.packet)
     for step, explained in zip(packet["steps"], explanation.steps, strict=True):
         step["passed"] = [_passed(one) for one in explained.passed]
+    origin = {} if explanation.origin is None else {"origin": as_origin(explanation.origin)}
     return json.dumps(
-        {"format": FORMAT, "decision": decision(explanation.packet), "packet": packet},
+        {"format": FORMAT, "decision": decision(explanation.packet), **origin, "packet": packet},
         separators=(",", ":"),
     )
+
+
+def as_origin(origin: Origin) -> dict[str, str]:
+    """Whose the deciding rule is, as values of JSON: what is known."""
+    return {name: one for name, one in asdict(origin).items() if one is not None}
+
+
+def origin_lines(explanation: Explanation, width: int | None) -> Iterator[str]:
+    """Whose the deciding rule is, and what changes it; none where nobody knows.
+
+    All of it is our own text, see `answers.origins.Origin`.
+    """
+    origin = explanation.origin
+    if origin is None:
+        return
+    source = f"({origin.source})"
+    told = f"{origin.owner}; {origin.what}"
+    if origin.switch is None:
+        yield wrapped("  origin: ", f"{told} {source}", width)
+        return
+    yield wrapped("  origin: ", told, width)
+    yield wrapped("  switch: ", f"{origin.switch} {source}", width)
 
 
 def as_text(explanation: Explanation, layout: Layout, width: int | None = None) -> Iterator[str]:
@@ -58,6 +83,7 @@ def as_text(explanation: Explanation, layout: Layout, width: int | None = None) 
             yield styled(row(*passed_over(one), width), _FAINT, colour=layout.colour)
         yield row(*met(explained), width)
     yield from end_lines(explanation.packet, layout, "  ")
+    yield from origin_lines(explanation, width)
 
 
 def row(number: str, text: str, width: int | None, columns: int = 5) -> str:
