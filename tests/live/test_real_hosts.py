@@ -8,6 +8,8 @@ import pytest
 from real_hosts import hosts, truth
 from rights import IS_ROOT
 
+import iptrec
+
 pytestmark = pytest.mark.live
 
 PACKETS = int(os.environ.get("IPTREC_HOST_PACKETS", "300"))  # bench/hosts.py has more of everything
@@ -28,3 +30,14 @@ def test_hits_are_the_kernels_and_what_is_told_is_so(lab, tmp_path, name):
     assert found.packets >= PACKETS
     assert found.hit > found.rules / 4
     assert len(found.verdicts) > 1
+    assert _nobody_s(tmp_path / "t.db") == set()
+
+
+def _nobody_s(path):
+    """Rules that dropped a packet, and of which `why` does not say whose they are: all are of one program."""
+    with iptrec.open(path) as recording:
+        return {
+            (at.table, at.chain, at.rule)
+            for one in recording.explain(verdict=["DROP", "REJECT"])
+            if (at := one.packet.decided_by) is not None and one.origin is None
+        }
