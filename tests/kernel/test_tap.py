@@ -236,6 +236,6 @@ def test_without_rights(lab):
     caps = ["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin"]
     done = lab.run([*caps, sys.executable, "-c", script])
     assert done.stdout == (
-        "the kernel refuses the program: Operation not permitted; it needs CAP_BPF of the host itself,"
-        " not of a container\n"
+        "the kernel refuses the program: Operation not permitted; it needs Linux 5.12, and CAP_BPF of the"
+        " host itself, not of a container\n"
     )

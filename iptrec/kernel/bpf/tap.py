@@ -64,7 +64,8 @@ _LATE_S, _LOOK_S = (
     0.0001,
 )  # how long a message is waited for that is counted and not queued yet
 _ADVICE: Final = {
-    errno.EPERM: "it needs CAP_BPF of the host itself, not of a container",
+    # Before 5.11 the limit of locked memory refuses it to root, too.
+    errno.EPERM: "it needs Linux 5.12, and CAP_BPF of the host itself, not of a container",
     errno.EINVAL: "it needs Linux 5.12",
 }
 
