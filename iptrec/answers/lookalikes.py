@@ -15,7 +15,7 @@ import numpy as np
 
 from iptrec.answers import paths
 from iptrec.decode import packet
-from iptrec.decode.headers import Headers, Texts
+from iptrec.decode.headers import Headers, Texts, spans
 from iptrec.packets.identity import MIX, ODD
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ class _ShownEvents:
         there = np.flatnonzero(start >= 0)
         at = start[there]
         plain = self._events.link_length[self._every[there]] == _ETHERNET
-        types = np.ndarray((len(buffer) - 1,), "V2", buffer, strides=(1,))
-        plain &= types[at + _TYPE].view("<u2") != _TAGGED
+        plain &= spans(buffer, 2)[at + _TYPE].view("<u2") != _TAGGED
         first, odd = np.full(len(self._begin), -1), np.zeros(len(self._begin), np.bool_)
         of = np.searchsorted(self._begin, there, "right") - 1  # which traversal's
         odd[of[~plain]] = True
@@ -202,8 +201,7 @@ class _ShownEvents:
         """The fields of link headers that begin there, as `decode.packet.link` gives them."""
         if start[0] < 0:
             return {}
-        buffer = self._events.buffer
-        frames = np.ndarray((len(buffer) - _LINK + 1,), f"V{_LINK}", buffer, strides=(1,))[start]
+        frames = spans(self._events.buffer, _LINK)[start]
         words = frames.view("<u8").reshape(-1, 2)
         low, high = words[:, 0], words[:, 1] & np.uint64(_IN_LINK)
         begins = np.ones(len(start), np.bool_)

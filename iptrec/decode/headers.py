@@ -105,9 +105,8 @@ class Headers:
     def __init__(self, buffer: U8, start: I64, length: npt.NDArray[Any], ipv6: Mask) -> None:
         present = start >= 0
         width = _WIDTH if ipv6.any() else _WIDTH4
-        # A packet's first bytes as one value: to gather such is the fastest.
-        values = np.ndarray((len(buffer) - width + 1,), f"V{width}", buffer, strides=(1,))
-        whole = values[np.where(present, start, 0)].view("<u8").reshape(-1, width // _WORD)
+        whole = spans(buffer, width)[np.where(present, start, 0)].view("<u8")
+        whole = whole.reshape(-1, width // _WORD)
         begins = np.ones(len(start), np.bool_)
         begins[1:] = _any(whole[1:] ^ whole[:-1])
         for column in (present, length, ipv6):
@@ -207,6 +206,11 @@ class Headers:
     def _number(self, field: Field, runs: I64) -> I64:
         (value,) = self._parts(field, runs)
         return (value.astype(np.int64) >> field.shift & field.mask) + field.plus
+
+
+def spans(buffer: U8, size: int) -> Any:  # noqa: ANN401 - of void
+    """So many bytes from each place of a buffer on as one value: to gather and to copy such is the fastest."""
+    return np.ndarray((len(buffer) - size + 1,), f"V{size}", buffer, strides=(1,))
 
 
 def _any(words: U64) -> Mask:

@@ -244,10 +244,8 @@ def _named(book: Book, table: str) -> str:
 
 def unseen_table(book: Book, path: tuple[int, ...]) -> str | None:
     """A table that was passed when nobody knew its rules."""
-    return next(
-        (book.places[one].table for one in path if book.states[one] in book.unseen),
-        None,
-    )
+    places = (book.places[one] for one in path)
+    return next((one.table for one in places if one.unseen), None)
 
 
 def _disbelief(book: Book) -> str | None:

@@ -210,9 +210,8 @@ class _Streams:
             [
                 one.doubt is not None
                 or any(
-                    self._book.places[place].wordless
-                    or self._book.states[place] in self._book.unseen
-                    for place in one.path
+                    place.wordless or place.unseen
+                    for place in map(self._book.places.__getitem__, one.path)
                 )
                 for one in assembly.outcomes
             ],

@@ -93,11 +93,12 @@ class Reader:
     def wait(self, at_most_s: float) -> None:
         """Until its recorder commits what has not been waited for, where that can be seen; at most so long."""
         end = time.monotonic() + at_most_s
+        look_s = at_most_s if self._file.commits is None else _LOOK_S
         while (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, at_most_s if self._file.commits is None else _LOOK_S))
-            if self._file.commits != self._commits:
+            time.sleep(min(left, look_s))
+            before, self._commits = self._commits, self._file.commits
+            if self._commits != before:
                 break
-        self._commits = self._file.commits
 
     @property
     def size(self) -> int:

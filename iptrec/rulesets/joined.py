@@ -60,8 +60,6 @@ class Joined(Book):
             place, family, state = book.places[number], book.families[number], book.states[number]
             grammar = self._grammar(book.grammars[number], family)
             self._numbers[key] = self.add(place, grammar, family, state, book.backend)
-            if state in book.unseen:
-                self.unseen.add(state)
             if state in book.attached:
                 self.attached[state] = book.attached[state]
         return self._numbers[key]

@@ -60,10 +60,9 @@ class Book:
     ``places[i]`` is judged by ``grammars[i]``; it belongs to ``families[i]``, and to the state of its
     table with the number ``states[i]``. Where several states may have held, the number stands for
     ``choices[i]``, the newest first, and ``places[i]`` is the first of them; else ``choices[i]`` is
-    (i,). ``unseen`` are the numbers of states whose rules nobody saw, ``attached`` has those of chains that
-    were not in force. ``backends[i]``: whose rules they are. ``our_comment``: of the recorder's rules.
-    ``disbelieved``: how many ACKs SYNPROXY dropped, None where nobody counted; ``meanwhile``: what routing
-    counted, in words.
+    (i,). ``attached``: by the numbers of their states, chains that were not in force. ``backends[i]``: whose
+    rules they are. ``our_comment``: of the recorder's rules. ``disbelieved``: how many ACKs
+    SYNPROXY dropped, None where nobody counted; ``meanwhile``: what routing counted, in words.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class Book:
         self.states: list[int] = []
         self.choices: list[tuple[int, ...]] = []
         self.backends: list[RulesetBackend] = []
-        self.unseen: set[int] = set()
         self.attached: dict[int, Attached] = {}
         self._moved: dict[Family, frozenset[str]] = {}
         self._chains: dict[
@@ -268,11 +266,7 @@ class Resolver(Book):
             return -1
         # A state that does not have the rule cannot have been the one; one that nobody saw can.
         fitting = (
-            tuple(
-                one
-                for one in numbers
-                if self.places[one].explained or self.states[one] in self.unseen
-            )
+            tuple(one for one in numbers if self.places[one].explained or self.places[one].unseen)
             or numbers[:1]
         )
         if len(fitting) == 1:
@@ -293,7 +287,6 @@ class Resolver(Book):
             place = replace(place, beside=True)
         number = -1 if state is None else state.number
         if state is not None and state.chains is None:
-            self.unseen.add(number)
             place = replace(place, unseen=True)
         key = (seen.family, seen.not_ip, number, place)
         if key not in self._interned:

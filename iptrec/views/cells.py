@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from iptrec.decode.headers import Texts
+from iptrec.decode.headers import Texts, spans
 from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
@@ -68,11 +68,6 @@ class Cells(NamedTuple):
             rows = np.flatnonzero(self.size == size)
             if len(rows):
                 spans(buffer, size)[at[rows]] = spans(source, size)[begin[rows]]
-
-
-def spans(buffer: U8, size: int) -> Any:  # noqa: ANN401 - of void
-    """Each place of a buffer as the bytes that follow: to copy such is the fastest."""
-    return np.ndarray((len(buffer) - size + 1,), f"V{size}", buffer, strides=(1,))
 
 
 def cells_of(values: I64 | Texts | Times | list[Any], rows: slice) -> Cells | bytes:

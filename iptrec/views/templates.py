@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from iptrec.decode.headers import Texts
-from iptrec.views.cells import Cells, Times, cells_of, spans
+from iptrec.decode.headers import Texts, spans
+from iptrec.views.cells import Cells, Times, cells_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -5,7 +5,6 @@ A filter of the socket does it (see `tap`), which lets messages in as they are: 
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Final
 
 from iptrec.kernel.bpf import bpf, tap
@@ -21,7 +20,6 @@ _NOTES: Final = 256  # of the last messages; a power of two
 _SIZE: Final = 8 * (1 + _NOTES)  # so many there were, and when
 _WHOLE: Final = -1
 _R0, _R1, _CTX, _PLACE, _NUMBER = 0, 1, 6, 7, 8
-_ADVICE: Final = {errno.EPERM: "it needs CAP_BPF of the host itself, not of a container"}
 
 
 class SentTimes(Programs):
@@ -35,7 +33,7 @@ class SentTimes(Programs):
         tap.require_on()
         self._socket, self._wanted = opened, wanted
         self._received = 0
-        super().__init__(_ADVICE)
+        super().__init__(tap.ADVICE)
 
     def _make(self) -> None:
         noted, self._noted_ns = self._noted(_SIZE)

@@ -21,7 +21,7 @@ import socket
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -63,7 +63,7 @@ _LATE_S, _LOOK_S = (
     0.002,
     0.0001,
 )  # how long a message is waited for that is counted and not queued yet
-_ADVICE: Final = {
+ADVICE: Final = {
     # Before 5.11 the limit of locked memory refuses it to root, too.
     errno.EPERM: "it needs Linux 5.12, and CAP_BPF of the host itself, not of a container",
     errno.EINVAL: "it needs Linux 5.12",
@@ -113,7 +113,7 @@ class Tap(Programs):
         self._ring_bytes = ring_bytes
         self._code = partial(_code, kinds=kinds, others=others)
         self._ruleset = ruleset
-        super().__init__(_ADVICE)
+        super().__init__(ADVICE)
 
     def _make(self) -> None:
         kept, record = self._kept, _HEAD.itemsize + self._room
@@ -281,6 +281,36 @@ class Untapped:
     def receive(self) -> Batch | None:
         """See `Slots`."""
         return self._slots.receive(self._socket.fileno())
+
+
+class Tapped:
+    """A socket whose messages come through a tap where that is allowed; a context manager.
+
+    ``untapped``: why there is none, "" where there is one.
+    """
+
+    _source: Tap | Untapped
+    _opened: contextlib.ExitStack  # closed in the end
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    @property
+    def untapped(self) -> str:
+        """See the class."""
+        return self._source.untapped
+
+    @property
+    def pressing(self) -> bool:
+        """Whether so many events wait in a tap that they are to be received now."""
+        return self._source.pressing
+
+    def fileno(self) -> int:
+        """For poll."""
+        return self._source.fileno()
 
 
 def _code(

@@ -15,12 +15,12 @@ import socket
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, joined
-from iptrec.kernel.bpf.tap import RING_BYTES, Tap, Untapped
+from iptrec.kernel.bpf.tap import RING_BYTES, Tap, Tapped, Untapped
 
 if TYPE_CHECKING:
     from iptrec.kernel.batches import Batch
@@ -42,13 +42,13 @@ _ANSWER_S: Final = 5.0
 _HALF: Final = 1 << 31  # of sequence numbers
 
 
-class NflogSocket:
+class NflogSocket(Tapped):
     """Bound to group 0 of the current network namespace; a context manager.
 
     ``receive_buffer``: what the kernel granted, in its own bookkeeping's bytes (twice what is asked
-    for); ``conntrack``: whether events carry NFULA_CT; ``untapped``: why there is no tap (`bpf.tap`), "" where
-    there is one. ``ring_bytes``: of the tap. ``replacements``: of tables; where there is no tap, which tells
-    when each event was sent, they tell which ones were there when one began. Raises `HostError`: the group is
+    for); ``conntrack``: whether events carry NFULA_CT. ``ring_bytes``: of the tap. ``replacements``: of
+    tables; where there is no tap, which tells when each event was sent, they tell which ones were there when
+    one began. Raises `HostError`: the group is
     taken (by whom), no rights, no nfnetlink_log (``modprobe``: after trying to load it).
     """
 
@@ -78,26 +78,6 @@ class NflogSocket:
             self._configure(snaplen)
             self._drops_before = netlink.drops(self._socket)
             self._opened = opened.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
-
-    @property
-    def untapped(self) -> str:
-        """See the class."""
-        return self._source.untapped
-
-    @property
-    def pressing(self) -> bool:
-        """Whether so many events wait in a tap that they are to be received now."""
-        return self._source.pressing
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._source.fileno()
 
     def receive(self) -> Batch | None:
         """What is there now, at most `SLOTS` datagrams; None if nothing is. Raises `Overrun`."""

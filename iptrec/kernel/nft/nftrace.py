@@ -15,12 +15,12 @@ import contextlib
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import batches, host, netlink
 from iptrec.kernel.batches import RECEIVE_BUFFER, Overrun
-from iptrec.kernel.bpf.tap import NOTED_AT, RING_BYTES, Tap, Untapped
+from iptrec.kernel.bpf.tap import NOTED_AT, RING_BYTES, Tap, Tapped, Untapped
 from iptrec.kernel.netlink import Listener
 from iptrec.kernel.nft import cursor, switches
 from iptrec.kernel.nft.numbers import NEWGEN, Numbers, number
@@ -51,12 +51,11 @@ _LARGEST_CHANGE: Final = 1 << 17
 _CHANGES_BUFFER: Final = 64 << 20  # a large ruleset that is loaded at once
 
 
-class NftraceSocket:
+class NftraceSocket(Tapped):
     """Listens to the traces of the current network namespace, and to the numbers of its rulesets.
 
-    A context manager. ``receive_buffer``: what the kernel granted. ``untapped``: why there is no tap
-    (`bpf.tap`), "" where there is one. ``ring_bytes``: of the tap. Raises `HostError` without rights or
-    nf_tables.
+    ``receive_buffer``: what the kernel granted. ``ring_bytes``: of the tap. Raises `HostError` without
+    rights or nf_tables.
     """
 
     def __init__(
@@ -75,30 +74,9 @@ class NftraceSocket:
             self._told = netlink.drops(self._socket)
             self._opened = opened.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
-
-    @property
-    def untapped(self) -> str:
-        """See the class."""
-        return self._source.untapped
-
-    @property
-    def pressing(self) -> bool:
-        """Whether so many events wait in a tap that they are to be received now."""
-        return self._source.pressing
-
-    def fileno(self) -> int:
-        """For poll."""
-        return self._source.fileno()
-
     def _attach(
         self, closing: contextlib.ExitStack, slots: Slots, ring_bytes: int, opened: socket.socket
     ) -> None:
-        self._source: Tap | Untapped
         try:
             tap = Tap(
                 opened, slots, (_TRACE, NEWGEN), largest=_LARGEST_TAPPED, others=False,
