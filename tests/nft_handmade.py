@@ -39,13 +39,13 @@ def table(kind, handle, name="fw", flags=0):
     return message(kind, (1, text(name)), (2, u32(flags)), (4, u64(handle)))
 
 
-def chain(kind, name, handle, *, of="fw", policy=None):
-    """A chain came or went; with a policy it is attached to the hook forward."""
-    hook = ()
+def chain(kind, name, handle, *, of="fw", policy=None, hook=FORWARD):
+    """A chain came or went; with a policy it is attached to a hook."""
+    base = ()
     if policy is not None:
-        place = attribute(1, u32(FORWARD)) + attribute(2, u32(0))
-        hook = ((4, place), (5, u32(policy)), (7, text("filter")), (10, u32(1)))
-    return message(kind, (1, text(of)), (2, u64(handle)), (3, text(name)), *hook)
+        place = attribute(1, u32(hook)) + attribute(2, u32(0))
+        base = ((4, place), (5, u32(policy)), (7, text("filter")), (10, u32(1)))
+    return message(kind, (1, text(of)), (2, u64(handle)), (3, text(name)), *base)
 
 
 def expressions(what, hits=0):
@@ -79,17 +79,17 @@ def element(kind, of, key, *, upto=None, ends=False, expires_ms=None):
     return message(kind, (1, text("fw")), (2, text(of)), (3, attribute(1, parts)))
 
 
-def listing(chains, *, handle=1, name="fw", sets=()):
+def listing(chains, *, handle=1, name="fw", sets=(), **base):
     """What nft prints, as JSON and as text: chain -> (handle, words) of its rules; the first one has a hook.
 
-    ``sets``: what nft's JSON has of each, but for its table.
+    ``sets``: what nft's JSON has of each, but for its table. ``base``: the same of the hook.
     """
     objects = [{"table": {"family": "inet", "name": name, "handle": handle}}]
     objects += [{"set": {"family": "inet", "table": name, "handle": 80, **one}} for one in sets]
     lines = [f"table inet {name} {{ # handle {handle}"]
     for number, (one, rules) in enumerate(chains.items()):
         head = {"family": "inet", "table": name, "name": one, "handle": 90 + number}
-        hook = {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}
+        hook = {"type": "filter", "hook": "forward", "prio": 0, "policy": "accept"} | base
         objects.append({"chain": head | ({} if number else hook)})
         lines.append(f"\tchain {one} {{ # handle {90 + number}")
         for rule_handle, words in rules:

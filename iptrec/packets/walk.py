@@ -78,7 +78,9 @@ class Walker:
             Branch((*branch.path, one), state, self._resolver.meeting(branch.met, one))
             for branch in short_of_the_limit(walk)
             for one in self._resolver.choices[place]
-            if (state := self._follow(branch, one)) is not None and not self._again(branch, one)
+            if (state := self._follow(branch, one)) is not None
+            and not self._again(branch, one)
+            and not self._too_early(branch, one)
         )
         return self._narrowed(walk, branches) if branches else None
 
@@ -181,14 +183,46 @@ class Walker:
             return False
         if here.pass_ == there.pass_ and resolver.states[last] == resolver.states[place]:
             return True
-        ahead = here.beside and here.base in resolver.attached[resolver.states[last]].ahead
-        behind = self._is_behind(place)
         if here.pass_ != there.pass_:
-            return not (ahead or behind)
+            return self._between(last, place)
         passed = state.status == "passed"
+        ahead, behind = self._is_ahead(last), self._is_behind(place)
         return passed and (
             (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
         )
+
+    def _between(self, last: int, place: int) -> bool:
+        """Whether chains of two names can be passed in turn, though one of them was not in force.
+
+        It may be parted from its namesake by chains whose priority lies between.
+        """
+        ahead, behind = self._is_ahead(last), self._is_behind(place)
+        if not (ahead or behind):
+            return True
+        resolver = self._resolver
+        here, there = resolver.base(last), resolver.base(place)
+        if here is None or there is None or here.hook != there.hook:
+            return False
+        return (not ahead or there.priority <= self._namesake(last)) and (
+            not behind or self._namesake(place) <= here.priority
+        )
+
+    def _too_early(self, branch: Branch, place: int) -> bool:
+        """Whether a chain that was not in force is passed after its namesake, and that one was not passed."""
+        return self._is_behind(place) and not any(
+            self.pass_(one) == self.pass_(place) and self._beside(place, one) for one in branch.path
+        )
+
+    def _namesake(self, attached: int) -> int:
+        """The priority of the chain in force with the name of one that was not."""
+        there, among = self._resolver.places[attached], self._resolver.attached
+        one = among[self._resolver.states[attached]]
+        return (one.ahead | one.behind)[there.base or ""]
+
+    def _is_ahead(self, place: int) -> bool:
+        """Whether a place is in a chain that was not in force and is passed before its namesake."""
+        resolver, there = self._resolver, self._resolver.places[place]
+        return there.beside and there.base in resolver.attached[resolver.states[place]].ahead
 
     def _is_behind(self, place: int) -> bool:
         """Whether a place is in a chain that was not in force and is passed after its namesake."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -107,6 +108,12 @@ class Book:
             return met
         self._chains[family, table, state] = self.grammars[number].ruleset.tables.get(table, {})
         return tuple(sorted({**dict(met), table: state}.items()))
+
+    def base(self, number: int) -> Base | None:
+        """Where the base chain that a place is passed in is attached; None where nobody knows."""
+        place = self.places[number]
+        chain = self.grammars[number].chain(place.table, place.base or "")
+        return None if chain is None else chain.base
 
     def judging(self, number: int, met: Met) -> Grammar:
         """The grammar of a place of a packet that ``met`` other tables in these states.
@@ -250,11 +257,19 @@ class Resolver(Book):
         if seen.table is None:
             return -1
         timeline = self.timelines.table(seen.family, seen.table)
-        states: list[TableState | None] = [None]
-        if timeline is not None:
-            states = [*reversed(timeline.states[first : last + 1][-_MOST_CANDIDATES:])]
-        found = [self._intern(seen, seen.table, state) for state in states]
-        if timeline is not None:
+        if timeline is None:
+            found = [self._intern(seen, seen.table, None)]
+        else:
+            held = range(last, max(first, last + 1 - _MOST_CANDIDATES) - 1, -1)
+            found = [
+                self._intern(
+                    seen,
+                    seen.table,
+                    timeline.states[one],
+                    timeline.policies_before(one) if one > since else {},
+                )
+                for one in held
+            ]
             soon = min(soon, first + _MOST_CANDIDATES)
             attached = self.timelines.attached(
                 seen.family, seen.table, (first, last), since=since, soon=soon
@@ -277,12 +292,22 @@ class Resolver(Book):
         return self._chosen[fitting]
 
     def _intern(
-        self, seen: _Seen, table: str, state: TableState | None, *, beside: bool = False
+        self,
+        seen: _Seen,
+        table: str,
+        state: TableState | None,
+        before: Mapping[str, str | None] = MappingProxyType({}),
+        *,
+        beside: bool = False,
     ) -> int:
+        """The number of a place in a state; ``before``: the policies that its chains may still have had."""
         grammar = self._grammar(seen, table, state)
         place = self.backend.place(seen.site, table, seen.passed, grammar)
         if place is None or (beside and not place.explained):
             return -1
+        if place.contradicted and place.end and place.builtin:
+            policy = before.get(place.chain)
+            place = replace(place, contradicted=policy is None or policy != place.target)
         if beside:
             place = replace(place, beside=True)
         number = -1 if state is None else state.number

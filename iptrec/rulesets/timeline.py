@@ -54,16 +54,16 @@ class Attached:
     had, though the new ones are in force (nf_tables_commit_chain_prepare leaves out a chain that goes).
 
     ``state``: they alone, and the chains that they jump to. ``beside``: the number of the state that is in
-    force. ``ahead``, ``behind``: those that are passed right before and right after their namesakes of that
-    state, at the same hook. ``phase``: of the table; that of its i-th state is 4 i. ``generation``: of the
-    commit, or a later one; ``going``: whether the commit deleted them; ``fresh``: what base chains it made, as
-    long as they are attached together.
+    force. ``ahead``, ``behind``: those that are passed before and after their namesakes of that state, at the
+    same hook, each with its namesake's priority: other chains may be passed between the two. ``phase``: of the
+    table; that of its i-th state is 4 i. ``generation``: of the commit, or a later one; ``going``: whether the
+    commit deleted them; ``fresh``: what base chains it made, as long as they are attached together.
     """
 
     state: TableState
     beside: int
-    ahead: frozenset[str]
-    behind: frozenset[str]
+    ahead: dict[str, int]
+    behind: dict[str, int]
     phase: int
     generation: int
     going: bool
@@ -85,18 +85,23 @@ class Attached:
         # What nobody saw may have had the same chains.
         before = _bases(old if old.chains is not None else new)
         now = _bases(new if new.chains is not None else old)
+        in_force = now if going else before
         namesakes = {
-            name for name in before.keys() & now.keys() if before[name].hook == now[name].hook
+            name: in_force[name].priority
+            for name in before.keys() & now.keys()
+            if before[name].hook == now[name].hook
         }
         # Of equal priorities the one that came last is the first.
         ahead = {
-            name for name in namesakes if (now[name].priority <= before[name].priority) != going
+            name: priority
+            for name, priority in namesakes.items()
+            if (now[name].priority <= before[name].priority) != going
         }
         return cls(
             TableState(number, _going(old, new, names) if going else _prepared(new, names)),
             new.number if going else old.number,
-            frozenset(ahead),
-            frozenset(namesakes - ahead),
+            ahead,
+            {name: one for name, one in namesakes.items() if name not in ahead},
             4 * after - 1 if going else 4 * after - 3,
             generation,
             going,
@@ -168,6 +173,22 @@ class Timeline:
     def candidates(self, earliest_ns: I64, latest_ns: I64) -> tuple[I64, I64]:
         """First and last index of the states that may have held somewhere between two times."""
         return _within(np.array(self.after_ns), np.array(self.time_ns), earliest_ns, latest_ns)
+
+    def policies_before(self, index: int) -> dict[str, str | None]:
+        """The policies that base chains of nf_tables still have when the rules of a state come into force.
+
+        A commit sets them after that, one by one (net/netfilter/nf_tables_api.c, nf_tables_commit); of a chain
+        that it makes it is ACCEPT until then (nft_chain_commit_drop_policy).
+        """
+        old, new = self.states[index - 1 : index + 1]
+        if old.chains is None or new.chains is None:
+            return {}
+        fresh = _made_anew(new, old)
+        kept = {_identity(old.chains[name]): old.chains[name].policy for name in _bases(old)}
+        return {
+            name: "ACCEPT" if name in fresh else kept[_identity(new.chains[name])]
+            for name in _bases(new)
+        }
 
     def first_of(self, generation: int) -> int:
         """The index of the first state that may have held in a generation, or later."""

@@ -63,6 +63,24 @@ table inet aside {{
     }}
 }}
 """
+# Two tables come and go in one commit, each time with other priorities at one hook.
+MOVED = f"""\
+table inet fw {{}}
+delete table inet fw
+table inet beside {{}}
+delete table inet beside
+table inet fw {{
+    chain refused {{ drop; }}
+    {_BASE.replace("priority filter", "priority PRIORITY").format("forward")}
+}}
+table inet beside {{
+    chain judged {{
+        type filter hook forward priority OTHER; policy accept
+        udp dport 5000 counter; udp dport 5002 accept
+    }}
+}}
+"""
+_PRIORITIES = (-10, 0, 20), (-5, 5, 10, -200)
 _RESTORE = """\
 *filter
 :INPUT ACCEPT [0:0]
@@ -118,6 +136,14 @@ class Told:
 def rules(number):
     """Those of a native ruleset with a mark of its own."""
     return _RULES.format(1000 + number)
+
+
+def moved(number):
+    """Two tables whose chains keep their names, and have other priorities each time."""
+    text = MOVED.replace("RULES", rules(number))
+    for word, priorities in zip(("PRIORITY", "OTHER"), _PRIORITIES, strict=True):
+        text = text.replace(word, str(priorities[number % len(priorities)]))
+    return text
 
 
 def static(rules=""):

@@ -12,6 +12,7 @@ from nft_handmade import (
     ACCEPT,
     DEL_RULE,
     DEL_TABLE,
+    DROP,
     NEW_CHAIN,
     NEW_GENERATION,
     NEW_RULE,
@@ -29,7 +30,7 @@ from iptrec.answers.orphans import orphans
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
 from iptrec.decode import nftrace
-from iptrec.names import ASKED
+from iptrec.names import ASKED, HOOKS
 from iptrec.packets import window
 from iptrec.recording.packing import Notes
 from iptrec.recording.rows import Stream
@@ -144,6 +145,27 @@ def test_a_packet_under_way_when_the_rules_changed():
     (one,) = Packets(recording)
     assert [(step.type, step.spec) for step in one.steps] == [("rule", OLD), ("policy", None)]
     assert not one.ambiguous
+
+
+@pytest.mark.parametrize("anew", [True, False], ids=["made anew", "changed"])
+def test_a_policy_is_set_when_the_new_rules_are_in_force_already(anew):
+    """For a moment a chain that drops accepts what its rules leave over; the kernel says so."""
+    output = HOOKS.index("OUTPUT")
+    recording = NftHandMade().listed({"f": [(5, OLD)]}, 100, generation=7, hook="output")
+    for time, generation, policy in ((300, 7, ACCEPT), (310, 8, DROP)):
+        packet = udp(b"x", sport=time)
+        way = event(packet, time, "f", 6, dumps=True), event(packet, time, "f")
+        policies = event(packet, time, "f", policy=policy)
+        recording.traced(time, number(generation), *way, policies)
+    gone = rule(DEL_RULE, "f", 5, OLD)
+    remade = (gone, table(DEL_TABLE, 1), table(NEW_TABLE, 2)) if anew else (gone,)
+    strict = chain(NEW_CHAIN, "f", 90, policy=DROP, hook=output)
+    recording.commit(8, 301, *remade, strict, rule(NEW_RULE, "f", 6, "log"))
+    recording.listed(
+        {"f": [(6, "log")]}, 400, generation=8, handle=1 + anew, hook="output", policy="drop"
+    )
+    told = [(one.verdict, one.complete, one.ambiguous) for one in Packets(recording)]
+    assert told == [("ACCEPT", True, False), ("DROP", True, False)]
 
 
 @BACKENDS
