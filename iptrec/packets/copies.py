@@ -131,7 +131,8 @@ class Origins:
     def copied(self, event: Packet, place: int, follows: Packet | None) -> Packet | None:
         """The packet that the event begins a copy of, if any. ``follows``: one that it may be of itself.
 
-        Where it may be of several, the copy, or the packet that it follows, is ambiguous.
+        Where it may be of several, the copy, or the packet that it follows, is ambiguous; not by one of other
+        addresses or ports, if that packet has the event's.
         """
         if follows is None:
             return self._from_nowhere(event, place)
@@ -144,6 +145,8 @@ class Origins:
         looped = _out_of_bridge(event) and follows.hook == _PREROUTING and not follows.framed
         if nearer := [one for one in others if looped or one.same_arrival(event)]:
             return nearer[-1].packet
+        if follows.addresses == event.addresses:
+            others = _of_addresses(event, others)
         follows.ambiguous |= any(one.copied for one in others)
         return None
 
@@ -171,7 +174,9 @@ class Origins:
         if sure and not _out_of_bridge(event):
             return None
         able = self._able(event, place)
-        able = [one for one in able if one.same_arrival(event)] or able
+        able = (
+            [one for one in able if one.same_arrival(event)] or _of_addresses(event, able) or able
+        )
         if not able or (sure and len(able) > 1):
             return None
         event.ambiguous = len(able) > 1
@@ -198,6 +203,11 @@ class Origins:
 
     def _received(self, event: Packet) -> int:
         return int(self._logged.received_ns[event.rows[0]])
+
+
+def _of_addresses(event: Packet, origins: list[_Origin]) -> list[_Origin]:
+    """Those with the event's addresses and ports, which NAT may have changed."""
+    return [one for one in origins if one.packet.addresses == event.addresses]
 
 
 def _out_of_bridge(event: Packet) -> bool:

@@ -114,6 +114,10 @@ CASES = {
     "the same bytes while there are copies": (
         passes("in", "on", "on", "in", "on"), [WHOLE, COPY, ("ACCEPT", "ambiguous")],
     ),
+    "the same from another port while there are copies": (
+        passes("in", "on", "on") + passes("in", "on", "on", packet=udp(b"to all", ident=0, sport=9)),
+        [WHOLE, COPY, WHOLE, (*WHOLE, 3)],
+    ),
     "other bytes": (passes("in", "on", ("on", {"packet": udp(b"others", ident=0)})), [WHOLE, LOST]),
     "dropped untold": (  # by rules of nf_tables
         passes("in", ("halfway", {"physout": 3}), ("on", {"physout": 4}), ("on", {"physout": 5})),
