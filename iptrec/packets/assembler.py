@@ -130,6 +130,7 @@ class Assembler:
         if chunk.notes is not None:
             under_way_ns = self._resolver.backend.under_way_ns
             receipt = clock.noted(chunk.received_ns, chunk.notes.sent_ns, self._floor, under_way_ns)
+            receipt = receipt._replace(cpu=chunk.notes.processors())
             self._floor = int(receipt.floor[-1])
         else:
             receipt = clock.receipt(chunk.received_ns, self._floor, self._slots, self._listed_ns)
@@ -170,7 +171,7 @@ class Assembler:
             received_ns=received[events.datagram],
         )
         whole = partial(self._whole, earliest, events.received_ns)
-        logged = Logged(earliest, events.received_ns, whole)
+        logged = Logged(earliest, events.received_ns, of_events.cpu, whole)
         assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
         return Read(
             lengths=lengths,

@@ -31,19 +31,20 @@ class Receipt(NamedTuple):
     """What the times of datagrams alone tell; shape (n,) each, epoch, ns.
 
     ``floor``: the datagram was logged after this time. ``guess``: when it was logged, most likely. ``sent``:
-    not after this.
+    not after this. ``cpu``: the processor that it was logged on, -1 where nobody noted it.
     """
 
     floor: I64
     guess: I64
     sent: I64
+    cpu: I64
 
     def take(self, index: I64) -> Receipt:
         """Those of some datagrams."""
-        return Receipt(self.floor[index], self.guess[index], self.sent[index])
+        return Receipt(*(one[index] for one in self))
 
 
-NOTHING: Final = Receipt(*[np.zeros(0, np.int64)] * 3)
+NOTHING: Final = Receipt(*[np.zeros(0, np.int64)] * 4)
 
 
 def noted(received_ns: I64, sent_ns: I64, before_ns: int, under_way_ns: int) -> Receipt:
@@ -57,7 +58,8 @@ def noted(received_ns: I64, sent_ns: I64, before_ns: int, under_way_ns: int) -> 
     before = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
     floor = np.minimum(sent_ns, received_ns)[before] - under_way_ns
     latest = _sent(received_ns, sent_ns)
-    return Receipt(np.where(before < 0, before_ns, floor), latest, latest)
+    nowhere = np.full(len(known), -1)
+    return Receipt(np.where(before < 0, before_ns, floor), latest, latest, nowhere)
 
 
 def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> Receipt:
@@ -77,7 +79,8 @@ def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) ->
     after = np.where(sizes < slots, begun, before_ns)
     floor = np.maximum.accumulate(np.concatenate([[before_ns], after[:-1]]))
     guess = np.where(emptied, times, floor)
-    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns)
+    nowhere = np.full(len(received_ns), -1)
+    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns, nowhere)
 
 
 def floor_after(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> int:

@@ -71,13 +71,14 @@ class _Origin:
 
 @dataclass(frozen=True)
 class Logged:
-    """Between which times each event was logged, and whether none was lost shortly before; shape (events,).
+    """Between which times each event was logged, and on which processor (-1: not known); shape (events,).
 
-    ``look``: finds that out, in the file: only where copies may begin.
+    ``look``: finds out, in the file, whether none was lost shortly before: only where copies may begin.
     """
 
     earliest_ns: I64
     received_ns: I64
+    cpu: I64
     look: Callable[[], Mask]
 
     @cached_property

@@ -25,11 +25,12 @@ class Packet:
     ``addresses``: with ports. ``conntrack``, ``direction``: the connection's id, and the packet's direction in
     it (an answer may equal its question); -1 if the kernel did not tell. ``trace``: nf_tables' id of it in
     this base chain (``pass_``), -1 in legacy iptables; ``bridged``: that is one of a bridge. ``framed``: it has
-    a link header. ``port``: of a bridge that it goes out of, 0 if the kernel did not tell. ``stamp``: 0 if it
-    has none; ``arrival``: it is that of the packet's arrival, for events of two hooks have it. ``nested``: TEE
-    of an equal packet sent it, and that one waits until it is through. ``copy_of``: the kernel made it of that
-    one in the midst of its way; ``kept``: beside what goes on, as for the listeners here. ``over``: the
-    next copy was made, which the kernel does when it is through with the one before.
+    a link header. ``port``: of a bridge that it goes out of, 0 if the kernel did not tell. ``cpu``: the
+    processor that it was on, -1 if nobody noted it; ``received``: it came in, and no process sent it.
+    ``stamp``: 0 if it has none; ``arrival``: it is that of its arrival, for events of two hooks have it.
+    ``nested``: TEE of an equal packet sent it, and that one waits until it is through. ``copy_of``: the kernel
+    made it of that one in the midst of its way; ``kept``: beside what goes on, as for the listeners here.
+    ``over``: the next copy was made, which the kernel does when it is through with the one before.
     """
 
     rows: list[int]
@@ -47,6 +48,8 @@ class Packet:
     framed: bool = True
     ipv6: bool = False
     port: int = 0
+    cpu: int = -1
+    received: bool = False
     arrival: bool = False
     nested: bool = False
     ambiguous: bool = False
@@ -99,6 +102,7 @@ class Packet:
         self.hook, self.stamp = event.hook, event.stamp or self.stamp
         self.trace, self.pass_, self.bridged = event.trace, event.pass_, event.bridged
         self.port = event.port or self.port
+        self.cpu = event.cpu
 
     def outcomes(self, walker: Walker) -> tuple[Outcome, ...]:
         """What may have become of it."""

@@ -2,8 +2,8 @@
 
 Each event goes to a packet that it can follow by the grammar. Where several would do, it goes to the one
 that it resembles most (arrival stamp, addresses, interfaces), and not to one that nothing was told of for
-longer than a packet is under way. Where they resemble it equally, it goes to the one that has waited longest,
-and both are called ambiguous.
+longer than a packet is under way. Where they resemble it equally, it goes to the one that its processor had
+last; where nobody noted that, to the one that has waited longest, and both are called ambiguous.
 
 nf_tables' id of a packet is made of its buffer's address. One that begins with the id of another one has the
 buffer that this one had: so that one is gone, whether rules told it or not.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from iptrec.names import HOOKS
 from iptrec.packets.copies import Origins
 from iptrec.packets.in_flight import UNDER_WAY_NS, Packet
 from iptrec.packets.walk import along
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _UNDER_WAY: Final = (
     64  # equal packets in flight that are kept apart; more are cut off as incomplete
 )
+_PREROUTING: Final = HOOKS.index("PREROUTING")
 
 
 def deal(
@@ -49,6 +51,7 @@ def deal(
     dealer = _Dealer(dict(zip(rows, path, strict=True)), origins, logged, walker)
     for row, place in zip(rows, path, strict=True):
         event = _alone(events, stamps, row, place, walker)
+        event.cpu = int(logged.cpu[row])
         dealer.take(event, place, changing=bool(changing[row]))
     return dealer.packets
 
@@ -149,6 +152,7 @@ def _alone(events: TraceEvents, stamps: I64, row: int, place: int, walker: Walke
         framed=bool(events.link_length[row]),
         ipv6=_is_ipv6(packet),
         port=int(events.physoutdev[row]),
+        received=int(events.hook[row]) == _PREROUTING,
     )
 
 
@@ -176,10 +180,23 @@ def _followed(
     best = [fit for fit in best if not _is_over(fit[0], event, logged)] or best
     if len(best) > 1 and best[-1][0].nested:
         return best[-1]
+    best = _on_its_processor(best, event)
     if len(best) > 1:
         for packet, _ in best:
             packet.ambiguous = True
     return best[0]
+
+
+def _on_its_processor(fits: list[tuple[Packet, Walk]], event: Packet) -> list[tuple[Packet, Walk]]:
+    """The one of several that the event's processor had last, if that tells which it is.
+
+    A processor is through with a packet that came in before it takes the next one (net/core/dev.c,
+    net_rx_action), but where userspace has it meanwhile. A process that sends one may be preempted, and go on
+    with it on another processor.
+    """
+    told = all(one.received and one.cpu >= 0 and not one.waits for one, _ in fits)
+    here = [fit for fit in fits if fit[0].cpu == event.cpu]
+    return [max(here, key=lambda fit: fit[0].rows[-1])] if told and here else fits
 
 
 def _is_over(packet: Packet, event: Packet, logged: Logged) -> bool:

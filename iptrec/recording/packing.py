@@ -33,6 +33,11 @@ class Notes(NamedTuple):
         """Of a single datagram."""
         return cls(np.array([sent_ns], np.int64), np.array([_NO_CPU], np.uint16))
 
+    def processors(self) -> npt.NDArray[np.int64]:
+        """The processor of each; -1: not known."""
+        cpu = self.cpu.astype(np.int64)
+        return np.where(cpu == _NO_CPU, -1, cpu)
+
     def times(self, received_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """When each was sent, in their order, else received, which is the latest; shape (n,)."""
         known = (self.sent_ns > 0) & (self.sent_ns < received_ns)
