@@ -93,10 +93,10 @@ def shapes(
     odd |= relations.reassembled()[positions] | shown.none
     odd |= np.logical_or.reduceat((changes < 0) | (headers.kind < 0), shown.first)
     related = {kind: numbers[positions] for kind, numbers in relations.columns().items()}
-    look = _numbered(
+    look = numbered(
         headers.kind + 1, changes + 1, shown.mark, *shown.ct(), *shown.interfaces(interfaces)
     )
-    path = _numbered(
+    path = numbered(
         shown.outcome,
         link >= 0,
         fates.numbers(window, positions),
@@ -244,7 +244,7 @@ def _shown(window: Window, path: Sequence[int]) -> Mask:
     return mask
 
 
-def _numbered(*columns: npt.NDArray[Any]) -> I64:
+def numbered(*columns: npt.NDArray[Any]) -> I64:
     """Equal numbers for rows that are equal in all columns of numbers from 0 on."""
     number = np.zeros(len(columns[0]), np.int64)
     used = 0  # bits

@@ -13,7 +13,7 @@ from iptrec.decode.headers import Texts, spans
 from iptrec.views.packet_json import iso_time
 
 if TYPE_CHECKING:
-    from iptrec.names import I64, U8
+    from iptrec.names import I32, I64, U8
 
 _QUAD: Final = 10_000
 _QUADS: Final = np.array([f"{number:04d}".encode() for number in range(_QUAD)]).view("<u4")
@@ -61,13 +61,20 @@ class Cells(NamedTuple):
             if self.fixed:
                 spans(buffer, self.fixed)[at] = self.whole.view(f"V{self.fixed}")[:, 0]
             return
-        width = self.bytes.shape[1]
-        source = self.bytes.reshape(-1)
-        begin = np.arange(len(at)) * width + self.start
-        for size in range(max(int(self.size.min()), 1), int(self.size.max()) + 1):
-            rows = np.flatnonzero(self.size == size)
-            if len(rows):
-                spans(buffer, size)[at[rows]] = spans(source, size)[begin[rows]]
+        begin = np.arange(len(at)) * self.bytes.shape[1] + self.start
+        copy(buffer, at, self.bytes.reshape(-1), begin, self.size)
+
+
+def copy(buffer: U8, at: I64, source: U8, start: I64, size: I32 | I64) -> None:
+    """Copy bytes: ``size[i]`` of the source from ``start[i]`` on to the buffer from ``at[i]`` on."""
+    counts = np.bincount(size)
+    sizes = np.flatnonzero(counts)
+    order = np.argsort(size, kind="stable") if len(sizes) > 1 else np.arange(len(size))
+    ends = np.cumsum(counts[sizes]).tolist()
+    for one, begin, end in zip(sizes.tolist(), [0, *ends], ends, strict=False):
+        if one:
+            rows = order[begin:end]
+            spans(buffer, one)[at[rows]] = spans(source, one)[start[rows]]
 
 
 def cells_of(values: I64 | Texts | Times | list[Any], rows: slice) -> Cells | bytes:

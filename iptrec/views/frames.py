@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.decode import ethernet
+from iptrec.decode.headers import spans
 from iptrec.packets.identity import lengths
+from iptrec.views.cells import copy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64, Mask
+    from iptrec.names import I64, U8, Mask
 
-_NO_ADDRESSES: Final = bytes(12)
 _DUMPED: Final = 40  # bytes that nf_tables dumps of what it does not know
 _IPV4, _IPV6, _RESERVED = 0x0800, 0x86DD, 0xFFFF
 
@@ -41,22 +40,18 @@ def wire_lengths(events: TraceEvents, sizes: I64) -> I64:
     return np.where(cut, captured + 1, np.maximum(lengths(events) + sizes, captured))
 
 
-def frames(events: TraceEvents, sizes: I64) -> Iterator[bytes]:
-    """The packets; ``sizes``: as `header_sizes` gives them."""
-    memory = events.buffer.data
-    types = np.where(events.ip, np.where(events.ipv6, _IPV6, _IPV4), events.protocol)
-    types[types == 0] = _RESERVED
-    for start, size, link, header, recorded, kind in zip(
-        events.payload.tolist(), events.payload_length.tolist(), events.link.tolist(),
-        sizes.tolist(), _recorded(events).tolist(), types.tolist(), strict=True,
-    ):  # fmt: skip
-        packet = bytes(memory[start : start + size]) if size else b""
-        if not header:
-            yield packet
-        elif recorded:
-            yield bytes(memory[link : link + header]) + packet
-        else:
-            yield _NO_ADDRESSES + kind.to_bytes(2, "big") + packet
+def write(events: TraceEvents, sizes: I64, buffer: U8, at: I64) -> None:
+    """Put the packets into zeros, each where it begins; ``sizes``: as `header_sizes` gives them."""
+    recorded = _recorded(events)
+    here = np.flatnonzero(recorded & (sizes > 0))
+    copy(buffer, at[here], events.buffer, events.link[here], sizes[here])
+    here = np.flatnonzero(~recorded & (sizes > 0))
+    if len(here):
+        types = np.where(events.ip, np.where(events.ipv6, _IPV6, _IPV4), events.protocol)[here]
+        types[types == 0] = _RESERVED
+        kinds = types.astype(">u2").view("V2")
+        spans(buffer, kinds.itemsize)[at[here] + ethernet.TYPE] = kinds
+    copy(buffer, at + sizes, events.buffer, events.payload, events.payload_length)
 
 
 def _recorded(events: TraceEvents) -> Mask:

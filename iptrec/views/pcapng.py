@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
+from iptrec.answers.lookalikes import numbered
 from iptrec.answers.paths import shown
 from iptrec.answers.versions import all_stages, events_of, first_stages
 from iptrec.context.addresses import addresses
+from iptrec.decode.headers import spans
 from iptrec.names import counted
 from iptrec.recording.rows import lost_events
 from iptrec.version import __version__
+from iptrec.views import frames
+from iptrec.views.cells import copy
 from iptrec.views.escape import printable
-from iptrec.views.frames import frames, header_sizes, wire_lengths
+from iptrec.views.frames import header_sizes, wire_lengths
 from iptrec.views.losses import how_many
 from iptrec.views.packet_json import iso_time
 from iptrec.views.paths import end_line, ending
@@ -27,8 +31,6 @@ from iptrec.views.text import end_words
 if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Collection, Iterable, Iterator, Sequence
-
-    import numpy.typing as npt
 
     from iptrec.answers.packets import Batch, Packets
     from iptrec.answers.paths import Path, PathStep
@@ -65,7 +67,6 @@ _HEAD: Final = np.dtype(
 )
 _TAIL: Final = 4
 _ID: Final = np.dtype([("code", "<u2"), ("size", "<u2"), ("number", "<u8")])
-_ZEROS: Final = bytes(3)
 _NETLINK_HEADER: Final = 16
 # tcpdump.org/linktypes/LINKTYPE_NETLINK.html: sent to us, ARPHRD_NETLINK, NETLINK_NETFILTER
 _COOKED: Final = struct.pack(">HH10xH", 0, 824, 12)
@@ -124,6 +125,8 @@ class Capture:
 
     def packets(self, batch: Batch, stages: Stages, paths: Sequence[Path]) -> bytes:
         """Stages of a batch's packets; it has the numbers of their ``paths``, from 1."""
+        if not len(stages.row):
+            return b""
         window = batch.window
         events = window.events.take(stages.row)
         outbound = (events.hook == _OUTPUT) | (events.hook == _POSTROUTING)
@@ -132,54 +135,43 @@ class Capture:
         headers = header_sizes(events, self._link)
         found: list[bytes] = []
         interface = self._interfaces(names, which, headers > 0, batch.netns, found)
-        times = _times(window.events.take(stages.begun))
+        times = _times(window.events, stages.begun)
         self._count(interface, times)
         options, of = _packet_options(batch, stages, outbound, paths)
         captured = events.payload_length + headers
-        length = wire_lengths(events, headers)
-        sizes = np.array([len(one) for one in options], np.int64)[of]
-        total = _HEAD.itemsize + (captured + 3 & ~3) + _ID.itemsize + sizes + _TAIL
-        heads = _heads(total, interface, times, captured, length)
-        identities = np.zeros(len(events), _ID)
+        blocks = Blocks(captured, np.array([len(one) for one in options])[of] + _ID.itemsize)
+        blocks.write_heads(interface, times, wire_lengths(events, headers))
+        frames.write(events, headers, blocks.buffer, blocks.frame)
+        identities = np.empty(len(of), _ID)
         identities["code"], identities["size"] = _PACKET_ID, 8
         identities["number"] = window.number + stages.position
-        tails = total.astype("<u4").tobytes()
-        for number, (head, frame, identity, option) in enumerate(
-            zip(
-                _split_up(heads.tobytes(), _HEAD.itemsize),
-                frames(events, headers),
-                _split_up(identities.tobytes(), _ID.itemsize),
-                of.tolist(),
-                strict=True,
-            )
-        ):
-            tail = tails[number * _TAIL : (number + 1) * _TAIL]
-            found += (head, frame, _ZEROS[: -len(frame) % 4], identity, options[option], tail)
-        return b"".join(found)
+        spans(blocks.buffer, _ID.itemsize)[blocks.options] = identities.view(f"V{_ID.itemsize}")
+        for number, option in enumerate(options):
+            at = blocks.options[of == number] + _ID.itemsize
+            spans(blocks.buffer, len(option))[at] = np.frombuffer(option, f"V{len(option)}")
+        return b"".join([*found, blocks.buffer.data])
 
     def events(self, events: TraceEvents, kind: str) -> bytes:
         """Events as the kernel sent them, for Wireshark's dissectors; ``kind``: of their stream."""
         found: list[bytes] = []
-        interface = self._interface(_SOURCES[kind], found)
+        number = np.full(len(events), self._interface(_SOURCES[kind], found))
+        if not len(events):
+            return b"".join(found)
         cooked, skipped = (_COOKED, 0) if kind == "nftrace" else (b"", _NETLINK_HEADER)
-        times = _times(events)
-        number = np.full(len(events), interface)
+        times = _times(events, slice(None))
         self._count(number, times)
-        size = events.buffer.view("<u4").take(events.message >> 2).astype(np.int64)
-        captured = size - skipped + len(cooked)
-        total = _HEAD.itemsize + (captured + 3 & ~3) + _TAIL
-        heads = _heads(total, number, times, captured, captured)
-        tails = total.astype("<u4").tobytes()
-        memory = events.buffer.data
-        starts, ends = events.message + skipped, events.message + size
-        spans = zip(starts.tolist(), ends.tolist(), strict=True)
-        for at, (head, (start, end)) in enumerate(
-            zip(_split_up(heads.tobytes(), _HEAD.itemsize), spans, strict=True)
-        ):
-            frame = cooked + bytes(memory[start:end])
-            tail = tails[at * _TAIL : (at + 1) * _TAIL]
-            found += (head, frame, _ZEROS[: -len(frame) % 4], tail)
-        return b"".join(found)
+        size = events.buffer.view("<u4").take(events.message >> 2).astype(np.int64) - skipped
+        captured = size + len(cooked)
+        blocks = Blocks(captured, np.zeros(len(size), np.int64))
+        blocks.write_heads(number, times, captured)
+        if cooked:
+            spans(blocks.buffer, len(cooked))[blocks.frame] = np.frombuffer(
+                cooked, f"V{len(cooked)}"
+            )
+        copy(
+            blocks.buffer, blocks.frame + len(cooked), events.buffer, events.message + skipped, size
+        )
+        return b"".join([*found, blocks.buffer.data])
 
     def end(self, losses: Sequence[Loss]) -> bytes:
         """The interfaces' statistics. What was lost has an interface of its own: its packets are not known."""
@@ -256,23 +248,23 @@ def _packet_options(
     last = np.append(stages.position[1:] != stages.position[:-1], np.ones(1, np.bool_))
     outcome = window.assembly.outcome[stages.position]
     said = _odd_ends(batch)[stages.position]
-    key = np.stack([outcome, stages.until, last[: len(outcome)], outbound, said], axis=1)
-    distinct, first, of = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    key = numbered(outcome, stages.until, last, outbound, said)
+    _, first, of = np.unique(key, return_index=True, return_inverse=True)
     found = []
-    for (number, until, end, out, _), at in zip(distinct.tolist(), first.tolist(), strict=True):
-        one = window.assembly.outcomes[number]
+    for at in first.tolist():
+        one, until = window.assembly.outcomes[int(outcome[at])], int(stages.until[at])
         position = int(stages.position[at])
         path, told = paths[batch.paths[position] - 1], batch.ended(position)
         places = [window.resolver.places[place] for place in one.path]
-        steps = sum(at < until for at in shown(places))
+        steps = sum(step < until for step in shown(places))
         found.append(
             _options(
-                (_FLAGS, struct.pack("<I", _OUTBOUND if out else _INBOUND)),
+                (_FLAGS, struct.pack("<I", _OUTBOUND if outbound[at] else _INBOUND)),
                 (_VERDICT, _VERDICT_OPAQUE + printable(path.verdict).encode()),
-                (_COMMENT, comment(path, told, steps, last=bool(end))),
+                (_COMMENT, comment(path, told, steps, last=bool(last[at]))),
             )
         )
-    return found, of.reshape(-1)
+    return found, of
 
 
 def _odd_ends(batch: Batch) -> I64:
@@ -285,23 +277,38 @@ def _odd_ends(batch: Batch) -> I64:
     return found
 
 
-def _heads(
-    total: I64, interface: I64, times: I64, captured: I64, length: I64
-) -> npt.NDArray[np.void]:
-    heads = np.zeros(len(total), _HEAD)
-    heads["type"], heads["total"], heads["interface"] = _PACKET, total, interface
-    heads["high"], heads["low"] = times >> 32, times & 0xFFFFFFFF
-    heads["captured"], heads["length"] = captured, length
-    return heads
+class Blocks:
+    """Enhanced packet blocks, one behind the other, of zeros until they are filled.
+
+    ``frame``, ``options``: where these begin, shape (n,).
+    """
+
+    def __init__(self, captured: I64, options: I64) -> None:
+        """``captured``, ``options``: bytes of each."""
+        self._captured = captured
+        padded = captured + 3 & ~3
+        self._total = _HEAD.itemsize + padded + options + _TAIL
+        self._end = np.cumsum(self._total)
+        self._begin = self._end - self._total
+        self.buffer = np.zeros(int(self._end[-1]), np.uint8)
+        self.frame = self._begin + _HEAD.itemsize
+        self.options = self.frame + padded
+
+    def write_heads(self, interface: I64, times: I64, length: I64) -> None:
+        """Fill in what is before the frames, and the ends. ``length``: of the frames on the wire, bytes."""
+        heads = np.empty(len(self._total), _HEAD)
+        heads["type"], heads["total"], heads["interface"] = _PACKET, self._total, interface
+        heads["high"], heads["low"] = times >> 32, times & 0xFFFFFFFF
+        heads["captured"], heads["length"] = self._captured, length
+        spans(self.buffer, _HEAD.itemsize)[self._begin] = heads.view(f"V{_HEAD.itemsize}")
+        tails = self._total.astype("<u4").view(f"V{_TAIL}")
+        spans(self.buffer, _TAIL)[self._end - _TAIL] = tails
 
 
-def _times(events: TraceEvents) -> I64:
+def _times(events: TraceEvents, rows: I64 | slice) -> I64:
     """When, as `show` says it (epoch, ns)."""
-    return np.where(events.stamp_ns > 0, events.stamp_ns, events.sent_ns)
-
-
-def _split_up(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[start : start + size] for start in range(0, len(data), size))
+    stamp = events.stamp_ns[rows]
+    return np.where(stamp > 0, stamp, events.sent_ns[rows])
 
 
 def section(
