@@ -46,6 +46,7 @@ class Drops:
     """
 
     data: npt.NDArray[np.uint8]
+    datagram: I64  # which of the chunk's it was
     start: I64
     size: I64
     time_ns: I64  # epoch
@@ -96,6 +97,7 @@ def decode(data: bytes, lengths: U32) -> Drops:
     uid = head["uid"].astype(np.int64)
     return Drops(
         data=padded,
+        datagram=whole,
         start=start + HEAD,
         size=np.minimum(head["captured"], lengths[whole] - HEAD).astype(np.int64),
         uid=np.where(uid == _NOBODY, -1, uid),

@@ -20,6 +20,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy.typing as npt
 
     from iptrec.names import I32, I64, U8, U32, Mask
@@ -51,28 +53,44 @@ _MOST_ATTRIBUTES: Final = 64
 _MOST_MESSAGES: Final = 256
 
 
-def aligned(data: bytes, lengths: U32, received_ns: I64) -> tuple[U8, I64, I64]:
+def padded(parts: Iterable[bytes]) -> U8:
+    """Bytes one behind the other, and `PADDING` behind them, read-only. They are copied once."""
+    pieces = [*parts, PADDING]
+    whole = np.empty(sum(map(len, pieces)), np.uint8)
+    at = 0
+    for one in pieces:
+        whole[at : at + len(one)] = np.frombuffer(one, np.uint8)
+        at += len(one)
+    whole.flags.writeable = False
+    return whole
+
+
+def aligned(data: bytes | U8, lengths: U32, received_ns: I64) -> tuple[U8, I64, I64]:
     """The datagrams that lie back to back in ``data``, each at a multiple of 4, as the kernel's own all are.
 
-    Returns a read-only buffer with `PADDING` behind them, and the first word and the length (bytes) of
-    each. Raises `RecordingError` when ``lengths`` and ``received_ns`` do not describe the data.
+    ``data``: bytes, or what `padded` made of them. Returns a read-only buffer with `PADDING` behind them, and
+    the first word and the length (bytes) of each. Raises `RecordingError` when ``lengths`` and
+    ``received_ns`` do not describe the data.
     """
+    buffer = padded([data]) if isinstance(data, bytes) else data
     length = lengths.astype(np.int64)
-    if len(length) != len(received_ns) or int(length.sum()) != len(data):
+    size = len(buffer) - len(PADDING)
+    if len(length) != len(received_ns) or int(length.sum()) != size:
         raise RecordingError(
             f"chunk of datagrams: {len(length)} lengths, {len(received_ns)} receive times and "
-            f"{len(data)} bytes do not belong together; the recording is damaged, record again"
+            f"{size} bytes do not belong together; the recording is damaged, record again"
         )
     if (length & 3).any():
         ends = np.cumsum(length).tolist()
         starts = [0, *ends[:-1]]
-        data = b"".join(
-            data[start:end] + bytes(start - end & 3)
+        whole = buffer.tobytes()
+        buffer = padded(
+            whole[start:end] + bytes(start - end & 3)
             for start, end in zip(starts, ends, strict=True)
         )
     start_word = np.zeros(len(length), np.int64)
     np.cumsum((length[:-1] + 3) >> 2, out=start_word[1:])
-    return np.frombuffer(data + PADDING, np.uint8), start_word, length
+    return buffer, start_word, length
 
 
 def messages(words: U32, start: I64, length: I64, kind: int) -> tuple[I64, I64, I64, Mask]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from iptrec.names import I32, I64, U32, U64, Mask
+    from iptrec.names import I32, I64, U8, U32, U64, Mask
 
 NFULNL_MSG_PACKET: Final = 0x0400
 
@@ -51,7 +51,7 @@ _PREFIX_LONGEST: Final = ATTRIBUTE_HEADER + 128
 _BLOCK: Final = 6144  # messages; what they and their columns take stays in the processor's cache
 
 
-def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
+def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
     """Decode datagrams that lie back to back in ``data``.
 
     ``lengths`` (bytes) and ``received_ns`` have shape (n_datagrams,). Raises RecordingError when

@@ -97,7 +97,7 @@ class NftSite(NamedTuple):
     target: str | None
 
 
-def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
+def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
     """Decode datagrams that lie back to back in ``data``, as `nflog.decode` does.
 
     ``hook`` is 255 throughout, there is no ``stamp_ns`` and no ``seq``. An event whose packet was not
@@ -136,7 +136,7 @@ def decode(data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
     )
 
 
-def generations(data: bytes, lengths: U32, received_ns: I64) -> Generations:
+def generations(data: bytes | U8, lengths: U32, received_ns: I64) -> Generations:
     """The numbers of rulesets alone, as `decode` finds them."""
     buffer, start, length = netlink.aligned(data, lengths, received_ns)
     return _generations(buffer.view("<u4"), start, length, received_ns)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from iptrec.packets.fragments import put_together, reassemble
-from iptrec.packets.identity import MIX, ODD, packet_keys
+from iptrec.packets.identity import MIX, ODD
 from iptrec.packets.interleaved import deal
 from iptrec.packets.ruleset_choice import settle
+from iptrec.packets.runs import by_keys
 from iptrec.packets.userspace import rejoin
 
 if TYPE_CHECKING:
@@ -105,14 +106,12 @@ def assemble(
     """
     place = resolved.place
     known = np.flatnonzero(place >= 0)
-    keys = packet_keys(events)[known]
-    order = np.argsort(keys, kind="stable")
-    rows, keys = known[order], keys[order]
-    path = place[rows]
-    if len(rows) == 0:
+    if len(known) == 0:
         nothing = np.zeros(0, np.int64)
         return Assembly(nothing, nothing, nothing, nothing, [], {}, nothing)
 
+    rows, keys = by_keys(events, known)
+    path = place[rows]
     new_key = np.concatenate([[True], keys[1:] != keys[:-1]])
     first = np.flatnonzero(new_key | _begins(path, resolver))
     count = np.diff(first, append=len(rows))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.decode.netlink import padded
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
 from iptrec.packets.copies import FLOOD_NS, Logged
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.generations import Generations
-    from iptrec.names import I64, U32, Mask
+    from iptrec.names import I64, U8, U32, Mask
     from iptrec.recording.rows import Loss, Stream
     from iptrec.rulesets.resolver import Resolved, Resolver
 
@@ -75,9 +76,9 @@ class Read:
 
 
 class _Waiting(NamedTuple):
-    """Datagrams that lie back to back in ``data``, and what their times tell."""
+    """Datagrams that lie back to back in ``data`` (see `padded`), and what their times tell."""
 
-    data: bytes
+    data: U8
     lengths: U32
     received_ns: I64
     receipt: clock.Receipt
@@ -118,7 +119,7 @@ class Assembler:
         self._numbers: list[I64] = []  # of the datagrams, among all of the stream
         self._origins: list[_Origin] = []  # of the chunks that they are of
         self.start = Start(0, 0, _NO_TIMES, (begun_ns,))
-        self._waiting = _Waiting(b"", _NO_LENGTHS, _NO_TIMES, clock.NOTHING)
+        self._waiting = _Waiting(padded([]), _NO_LENGTHS, _NO_TIMES, clock.NOTHING)
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk of the stream; chunks come in order."""
@@ -213,7 +214,7 @@ class Assembler:
     def _gather(self) -> None:
         """Take all datagrams that wait together."""
         self._waiting = _Waiting(
-            b"".join(chunk.data for chunk in self._chunks),
+            padded(chunk.data for chunk in self._chunks),
             np.concatenate([_NO_LENGTHS, *(chunk.lengths for chunk in self._chunks)]),
             np.concatenate([_NO_TIMES, *(chunk.received_ns for chunk in self._chunks)]),
             clock.Receipt(*map(np.concatenate, zip(clock.NOTHING, *self._receipts, strict=True))),
@@ -221,12 +222,13 @@ class Assembler:
 
     def _keep(self, datagrams: I64) -> None:
         data, lengths, received, receipt = self._waiting
-        if len(datagrams) == len(lengths):
-            again = data
-        else:
-            ends = np.cumsum(lengths, dtype=np.int64)
-            spans = zip((ends - lengths)[datagrams].tolist(), ends[datagrams].tolist(), strict=True)
-            again = b"".join([data[start:end] for start, end in spans])
+        ends = np.cumsum(lengths, dtype=np.int64)
+        begin = (ends - lengths)[
+            datagrams[np.diff(datagrams, prepend=-2) != 1]
+        ]  # of those in a row
+        end = ends[datagrams[np.diff(datagrams, append=-1) != 1]]
+        spans = zip(begin.tolist(), end.tolist(), strict=True)
+        again = b"".join([data[one:other].data for one, other in spans])
         self._chunks, self._receipts = [], []
         self.events = self.bytes = 0
         if again:

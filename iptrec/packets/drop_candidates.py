@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from iptrec.names import HOOKS
 from iptrec.packets.drop_groups import NONE, Found, by_count, preferred, who_is_alone
-from iptrec.packets.drop_records import Cause, Flags, Records, exact_keys, keys
+from iptrec.packets.drop_records import Cause, Flags, Records, keys
 from iptrec.packets.identity import combined
 from iptrec.packets.udp_sums import UNKNOWN, Summed
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I64, U64, Mask
     from iptrec.packets.assemble import Assembly
+    from iptrec.packets.drop_ahead import Ahead
     from iptrec.packets.drop_copies import Copies
 
 BY_RULES: Final = ("DROP", "REJECT")
@@ -32,8 +33,21 @@ _AT_ONCE_NS: Final = 20_000_000
 _SENDING_NS: Final = 100_000_000
 _QUEUED_NS: Final = 2_000_000_000
 LATE_NS: Final = 5_000_000_000
+_EVER: Final = int(np.iinfo(np.int64).max)
 _MOST_EQUAL: Final = 16  # of which each is looked at
 _MOST_PAIRS: Final = 1 << 20  # of the records and traversals of one group
+
+
+class _Equals(NamedTuple):
+    """Pairs of records and traversals with equal keys, and the places of crowds in both.
+
+    ``exact``: of each traversal, see `keys`.
+    """
+
+    record: I64
+    traversal: I64
+    exact: U64
+    many: list[tuple[I64, I64]]
 
 
 class Candidates:
@@ -56,6 +70,8 @@ class Candidates:
         self.since_ns = earliest_ns[last] - SLACK_NS
         self.until_ns = events.received_ns[last] + np.where(queued, _QUEUED_NS, patience)
         self.late_ns = events.received_ns[last] + LATE_NS
+        self._read_ns = events.received_ns[last].max()
+        self._keys: dict[int, tuple[U64, U64]] = {}
         self._came_in: Mask = events.hook[last] == _INPUT
         beyond = np.isin(events.hook[last], _BEYOND)
         self._onward: Mask = beyond & ~self._came_in
@@ -73,9 +89,19 @@ class Candidates:
         passed = np.array([one.verdict in _PASSED for one in outcomes])
         self._passed: Mask = passed[assembly.outcome]
 
-    def found(self, records: Records, causes: Sequence[Cause]) -> Found:
-        """Find whose they are."""
-        flags = self._flags = Flags.of(causes, records)
+    def looked_at(self, ahead: Ahead, causes: Sequence[Cause]) -> Records:
+        """The records of the time of the traversals; and later ones, where they count as many."""
+        near = ahead.until(max(int(self.until_ns.max()), int(self._read_ns) + _SENDING_NS))
+        self._flags = Flags.of(causes, near)
+        if len(near.time_ns) == len(ahead) or not any(one.many for one in self._equals(near)):
+            return near
+        every = ahead.until(_EVER)
+        self._flags = Flags.of(causes, every)
+        return every
+
+    def found(self, records: Records) -> Found:
+        """Find whose they are; ``records``: those that `looked_at` gave."""
+        flags = self._flags
         record, traversal, exact, crowds = self._alike(records)
         fits = self._there(records, record, traversal)
         fits &= (self._by_rules | self._passed)[traversal]
@@ -202,19 +228,11 @@ class Candidates:
         """
         pairs: list[tuple[I64, I64, Mask]] = [(NONE, NONE, np.zeros(0, np.bool_))]
         crowds: list[tuple[I64, ...]] = []
-        # Those of which it is not known whether they are of packets that were sent here.
-        either = ~records.sent & (self._flags.leaving | self._flags.netfilter)
-        for cut, open_ in sorted({*zip(records.cut.tolist(), either.tolist(), strict=True)}):
-            record = np.flatnonzero((records.cut == cut) & (either == open_))
-            key, exact = keys(self._packets, cut), exact_keys(self._packets, cut)
-            told_key = records.key[record]
-            if not open_:
-                key = _directed(key, self._sent)
-                told_key = _directed(told_key, records.sent[record])
-            one, of, many = _equal(told_key, key)
-            pairs.append((record[one], of, records.exact[record[one]] == exact[of]))
-            for some, others in many:
-                one, of, left = self._by_sums(records, record[some], others)
+        for equal in self._equals(records):
+            one, of, exact = equal.record, equal.traversal, equal.exact
+            pairs.append((one, of, records.exact[one] == exact[of]))
+            for some, others in equal.many:
+                one, of, left = self._by_sums(records, some, others)
                 pairs.append((one, of, records.exact[one] == exact[of]))
                 for crowd in left:
                     some_pairs, some_crowds = self._crowded(records, *crowd, exact)
@@ -222,6 +240,27 @@ class Candidates:
                     crowds += some_crowds
         record, of, same = (np.concatenate(some) for some in zip(*pairs, strict=True))
         return record, of, same, [one for one in crowds if len(one[0])]
+
+    def _equals(self, records: Records) -> list[_Equals]:
+        """Which have equal keys, of records that were captured alike."""
+        # Those of which it is not known whether they are of packets that were sent here.
+        flags = self._flags
+        either = ~records.sent & (flags.leaving | flags.netfilter)
+        kind = records.cut << 1 | either
+        found = []
+        for number in np.unique(kind).tolist():
+            record = np.flatnonzero(kind == number)
+            if number not in self._keys:
+                key, exact = keys(self._packets, number >> 1)
+                self._keys[number] = (key if number & 1 else _directed(key, self._sent)), exact
+            key, exact = self._keys[number]
+            told = records.key[record]
+            if not number & 1:
+                told = _directed(told, records.sent[record])
+            one, of, many = _equal(told, key)
+            crowds = [(record[some], others) for some, others in many]
+            found.append(_Equals(record[one], of, exact, crowds))
+        return found
 
     def _by_sums(
         self, records: Records, some: I64, others: I64

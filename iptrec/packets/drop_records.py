@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from iptrec.decode.drops import Drops
     from iptrec.names import I64, U64, Mask
     from iptrec.packets.identity import Packets
-    from iptrec.recording.rows import Recording, Stream
+    from iptrec.recording.rows import Chunk, Recording, Stream
 
 
 class Cause(NamedTuple):
@@ -99,7 +99,7 @@ def one_of(causes: Iterable[Cause], reason: str) -> Death:
 class Records(NamedTuple):
     """Some records; shape (n,) each.
 
-    ``key``, ``exact``: of packets, see `keys` and `exact_keys`. ``cut``: how many bytes of each were captured,
+    ``key``, ``exact``: of packets, see `keys`. ``cut``: how many bytes of each were captured,
     `DUMPED` where keys need no more. ``nat_sum``: see `udp_sums`. ``end``: key of the destination, with its
     port. ``cause``: number of a `Cause`. ``device``: the index of the interface that it was at, 0 where that is
     not known. ``sent``: whether it came in by none. ``to``: the destination of IPv4, -1 of IPv6; ``group``:
@@ -175,7 +175,7 @@ class Flags(NamedTuple):
 _MOST_PARTS: Final = 64  # of one crowd of equal packets
 # Of a stream: the kernel tells of none, or the drop monitor of those that have had a link header.
 _NOT_ALL: Final = {"not_recorded", "source"}
-_MOST: Final = 1 << 18  # records that are kept in mind: more are read later
+_TOGETHER: Final = 1 << 13  # records that are decoded at once
 # Bytes of IPv6, of IPv4: its header, and what follows tells packets apart; fewer of a shorter one.
 _LEAST: Final = (48, 28)
 _HEADERS: Final = (40, 20)
@@ -183,17 +183,16 @@ _DESTINATION: Final = 4  # of the columns that `Packets.ends` gives
 _GROUP4, _GROUP6 = np.uint64(0xE0), np.uint64(0xFF)  # first bytes of addresses
 
 
-def keys(packets: Packets, cut: int = DUMPED) -> U64:
-    """What tells packets apart by ``cut`` bytes of each: what no rule rewrites."""
-    return packets.dumped(cut).keys()
+def keys(packets: Packets, cut: int = DUMPED) -> tuple[U64, U64]:
+    """What tells packets apart by ``cut`` bytes of each: what no rule rewrites, and what NAT does.
 
-
-def exact_keys(packets: Packets, cut: int = DUMPED) -> U64:
-    """The same with what NAT rewrites: where several packets have a key, this tells them apart, mostly."""
+    Where several packets are equal in the first, the second tells them apart, mostly.
+    """
     packets = packets.dumped(cut)
     first, later, missing = packets.transports()
     known = np.where(later | missing, np.uint64(0), first)
-    return combined([packets.flow_keys(), known, packets.flags().astype(np.uint64)])
+    exact = combined([packets.flow_keys(), known, packets.flags().astype(np.uint64)])
+    return packets.keys(), exact
 
 
 def told_all(recording: Recording, namespace: int) -> bool:
@@ -220,12 +219,11 @@ class DropRecords:
         self._inode = next(inodes, 0)
         self._seen: dict[int, int] = {}
         self._read_to = 0  # epoch, ns
-        self._chunks: Iterator[Records] = iter(())
+        self._chunks: Iterator[Chunk] = iter(())
         self._numbers: dict[Cause, int] = {}
         self._reasons: dict[int, str] = {}
         self._places: dict[int, str] = {}
         self.causes: list[Cause] = []
-        self._ahead = Records.none()
 
     @property
     def there(self) -> bool:
@@ -237,36 +235,54 @@ class DropRecords:
         """Whether all drops of a recording that has ended are there."""
         return self._recording.facts.closed and told_all(self._recording, self._namespace)
 
-    def between(self, since_ns: int, until_ns: int) -> Records:
-        """Those of some time (epoch), about, that were not forgotten; the times that are asked for go on."""
-        parts, count = [self._ahead], len(self._ahead.time_ns)
-        while self._read_to <= until_ns and count < _MOST and (found := self._next()) is not None:
-            parts.append(found)
-            count += len(found.time_ns)
-        ahead = Records(*(np.concatenate(some) for some in zip(*parts, strict=True)))
-        self._ahead = ahead.take(ahead.time_ns >= since_ns)
-        return self._ahead
+    def read(self, until_ns: int, most: int) -> Iterator[Records]:
+        """Those of some time (epoch) that were not read yet, about, and no more once there are so many."""
+        while self._read_to <= until_ns and most > 0 and (chunks := self._next(until_ns, most)):
+            found = self._decoded(chunks)
+            most -= len(found.time_ns)
+            yield found
 
-    def forget(self, used: Mask) -> None:
-        """Some of those that `between` gave last are not needed any more."""
-        self._ahead = self._ahead.take(~used)
+    def late(self, records: Records) -> Mask:
+        """Which of them may come seconds after the last rule."""
+        late: Mask = np.array([one.late for one in self.causes], np.bool_)[records.cause]
+        return late
 
-    def _next(self) -> Records | None:
+    def _next(self, until_ns: int, most: int) -> list[Chunk]:
+        """Some chunks: many are short, and read together."""
+        found: list[Chunk] = []
+        count = 0
+        while self._read_to <= until_ns and count < min(most, _TOGETHER):
+            if (chunk := self._next_chunk()) is None:
+                break
+            found.append(chunk)
+            count += len(chunk.lengths)
+            self._read_to = int(chunk.received_ns.max(initial=0))
+        return found
+
+    def _next_chunk(self) -> Chunk | None:
         found = next(self._chunks, None)
         if found is None:  # the file may have more by now
             self._chunks = self._read()
             found = next(self._chunks, None)
         return found
 
-    def _read(self) -> Iterator[Records]:
+    def _read(self) -> Iterator[Chunk]:
         for stream in self._streams:
             for chunk in self._recording.chunks(stream, after=self._seen.get(stream, 0)):
                 self._seen[stream] = chunk.id
-                self._read_to = int(chunk.received_ns.max(initial=0))
-                found = decode.decode(chunk.data, chunk.lengths)
-                np.minimum(found.time_ns, self._read_to, out=found.time_ns)  # else kept for ever
-                ours = (found.netns == self._inode) | (found.netns == 0)
-                yield self._records(found.take(ours))
+                yield chunk
+
+    def _decoded(self, chunks: list[Chunk]) -> Records:
+        found = decode.decode(
+            b"".join(one.data for one in chunks), np.concatenate([one.lengths for one in chunks])
+        )
+        # What seems to come after it was read would be kept for ever.
+        read_ns = [
+            np.full(len(one.lengths), one.received_ns.max(initial=0), np.int64) for one in chunks
+        ]
+        np.minimum(found.time_ns, np.concatenate(read_ns)[found.datagram], out=found.time_ns)
+        ours = (found.netns == self._inode) | (found.netns == 0)
+        return self._records(found.take(ours))
 
     def _records(self, drops: Drops) -> Records:
         pair = drops.reason.astype(np.int64) << 32 | (drops.place & 0xFFFFFFFF)
@@ -286,10 +302,11 @@ class DropRecords:
         first = to & np.uint64(0xFF)
         behind = np.array([one.behind for one in self.causes], np.bool_)[cause]
         four = to.astype("<u4").byteswap().astype(np.int64)
+        key, exact = keys(packets)
         return Records(
             time_ns=drops.time_ns,
-            key=keys(packets),
-            exact=exact_keys(packets),
+            key=key,
+            exact=exact,
             cut=cut,
             nat_sum=packets.nat_sums(),
             end=packets.end_keys()[1],

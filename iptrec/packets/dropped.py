@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from iptrec.names import counted
+from iptrec.packets.drop_ahead import Ahead
 from iptrec.packets.drop_candidates import BY_RULES, LATE_NS, SLACK_NS, Candidates
 from iptrec.packets.drop_copies import Copies
 from iptrec.packets.drop_groups import NONE
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording
 
 
+_MOST: Final = 1 << 18  # records that are kept in mind: more are read later
+
+
 class Ended(NamedTuple):
     """Traversals, with the ends of those that the kernel dropped; ``time_ns``: when (epoch), 0 for the others.
 
@@ -59,6 +63,7 @@ class Dropped:
 
     def __init__(self, recording: Recording, namespace: int) -> None:
         self._records = DropRecords(recording, namespace)
+        self._ahead = Ahead()
         self._copies = Copies(recording, namespace)
 
     def end(self, events: TraceEvents, earliest_ns: I64, assembly: Assembly, decided: int) -> Ended:
@@ -71,14 +76,17 @@ class Dropped:
             return nothing
         last = assembly.lasts()
         since_ns, until_ns = earliest_ns[last].min(), events.received_ns[last].max()
-        records = self._records.between(int(since_ns) - SLACK_NS, int(until_ns) + LATE_NS)
-        if not len(records.time_ns):
+        for some in self._records.read(int(until_ns) + LATE_NS, _MOST - len(self._ahead)):
+            self._ahead.add(some, self._records.late(some))
+        self._ahead.leave_behind(int(since_ns) - SLACK_NS)
+        if not len(self._ahead):
             return nothing
         causes = self._records.causes
         candidates = Candidates(events, earliest_ns, assembly, self._copies)
-        found = candidates.found(records, causes)
+        records = candidates.looked_at(self._ahead, causes)
+        found = candidates.found(records)
         read_ns = int(earliest_ns.max())
-        self._records.forget(found.used(decided, records.time_ns, read_ns))
+        self._ahead.forget(found.used(decided, records.time_ns, read_ns))
         ended = _ended(assembly, records, causes, found, candidates, decided)
         return ended._replace(untold_ns=_untold(records, found) if known else None)
 

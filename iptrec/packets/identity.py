@@ -3,7 +3,9 @@
 Nothing in nflog says which events are one packet. Addresses, ports, checksums, TTL, TOS, marks and options
 of TCP may change from rule to rule (NAT, forwarding, mangle); the IP id, the protocol, the length (of TCP
 that of the payload), the TCP sequence numbers and the payload do not. Events with equal keys may be one
-packet; whether they are is decided by `assemble`.
+packet; whether they are is decided by `assemble`. A frame that is not IP is told by its first bytes.
+
+What a header says about itself is not believed beyond the captured bytes.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ _ETH_P_IP, _ETH_P_IPV6, _ETH_P_TEB = 0x0800, 0x86DD, 0x6558
 # RFC 8200: hop-by-hop options, routing, fragment, destination options
 _HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION = 0, 43, 44, 60
 _OPTIONS: Final = (_HOP_BY_HOP, _ROUTING, _DESTINATION)
-_EXTENSIONS: Final = (*_OPTIONS, _FRAGMENT)
-_AUTH: Final = 51  # RFC 4302: NAT changes what follows it, and not its SPI and number
+EXTENSIONS: Final = (*_OPTIONS, _FRAGMENT)
+AUTH: Final = 51  # RFC 4302: NAT changes what follows it, and not its SPI and number
 _EXTENSIONS_WALKED = 6
 _PROTOCOL_BYTES: Final = 10  # of IPv4, up to the protocol
 _NEXT_HEADER: Final = 6  # where IPv6 tells it
@@ -45,17 +47,6 @@ _FIRST_BYTES: Final = np.array([(1 << 8 * kept) - 1 for kept in range(9)], np.ui
 # Odd numbers of 64 bits without a pattern: multiplying by one spreads what differs over all bits
 ODD: Final = np.uint64(0x9E3779B97F4A7C15)
 MIX: Final = np.uint64(0xD6E8FEB86659FD93)
-
-
-def packet_keys(events: TraceEvents) -> U64:
-    """Return one key an event, shape (n,). Events without a readable packet share few keys.
-
-    A frame that is not IP is told by its first bytes.
-
-    The lengths and offsets of ``events`` are checked by the decoder; what a header says about itself
-    is not believed beyond the captured bytes.
-    """
-    return Packets.of(events).keys()
 
 
 def protocols(events: TraceEvents) -> I64:
@@ -134,13 +125,13 @@ class Packets:
         """How many bytes of each nf_tables dumps at most (nf_tables_trace.c)."""
         _, _, fragment = self._layer4()
         header = (self._byte(self._start) & 0x0F) * 4
-        extended = np.isin(self._byte(self._start + _NEXT_HEADER), _EXTENSIONS)
+        extended = np.isin(self._byte(self._start + _NEXT_HEADER), EXTENSIONS)
         header = np.where(self._ipv6, np.where(extended, _NETWORK_ROOM + 1, _NETWORK_ROOM), header)
         room = np.where(header <= _NETWORK_ROOM, header + _TRANSPORT_ROOM, _NETWORK_ROOM)
         return np.where(self._ipv6 & (fragment > 0), _TRANSPORT_ROOM, room)
 
     def keys(self) -> U64:
-        """As `packet_keys`."""
+        """One key a packet. Those without anything readable share few keys."""
         keys = combined(self._invariants())
         if self._frames is not None:
             keys[self._frames[0]] = self._frames[1]
@@ -212,7 +203,7 @@ class Packets:
     def protocols(self) -> I64:
         """Behind the extension headers of IPv6; -1 where they were not captured."""
         _, protocol, _ = self._layer4()
-        cut = (self._end <= self._start) | (self._ipv6 & np.isin(protocol, _EXTENSIONS))
+        cut = (self._end <= self._start) | (self._ipv6 & np.isin(protocol, EXTENSIONS))
         cut |= ~self._ipv6 & (self._end < self._start + _PROTOCOL_BYTES)
         return np.where(cut, -1, protocol)
 
@@ -328,7 +319,7 @@ class Packets:
         echo = icmp & np.where(v6, (kind == 128) | (kind == 129), (kind == 8) | (kind == 0))
         body[echo] = first[echo] & np.uint64(0xFFFF00000000FFFF)
 
-        signed = np.flatnonzero(v6 & (fixed >> np.uint64(48) & np.uint64(0xFF) == _AUTH))
+        signed = np.flatnonzero(v6 & (fixed >> np.uint64(48) & np.uint64(0xFF) == AUTH))
         body[signed] ^= self._word(self._start + 44)[signed]
 
         data = layer4.copy()
@@ -361,7 +352,7 @@ class Packets:
         fragment = np.where(v6, 0, fragment)
         for _ in range(_EXTENSIONS_WALKED):
             options = v6 & np.isin(protocol, _OPTIONS)
-            piece, signed = v6 & (protocol == _FRAGMENT), v6 & (protocol == _AUTH)
+            piece, signed = v6 & (protocol == _FRAGMENT), v6 & (protocol == AUTH)
             if not (options.any() or piece.any() or signed.any()):
                 break
             word = self._word(layer4)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64, U32, Backend, Family
+    from iptrec.names import I64, U8, U32, Backend, Family
     from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.grammar import Grammar
     from iptrec.rulesets.places import Locations, Pass, Place
@@ -51,8 +51,8 @@ class RulesetBackend(Protocol):
     def under_way_ns(self) -> int:
         """How long before the kernel tells of an event a packet may have chosen the rules that it is about."""
 
-    def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
-        """Decode datagrams that lie back to back in ``data``.
+    def decode(self, data: U8, lengths: U32, received_ns: I64) -> TraceEvents:
+        """Decode datagrams that lie back to back in ``data``, with zeros behind them: see `netlink.padded`.
 
         ``lengths`` (bytes) and ``received_ns`` (epoch) have shape (n_datagrams,).
         """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.prefix import Prefix
     from iptrec.decode.rulesets.types import Chain, Ruleset
-    from iptrec.names import I64, U32, Backend, Family
+    from iptrec.names import I64, U8, U32, Backend, Family
     from iptrec.recording.rows import Snapshot
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Routes
@@ -97,7 +97,7 @@ class Legacy:
     mark_after = False
     under_way_ns = _UNDER_WAY_NS
 
-    def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
+    def decode(self, data: U8, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nflog.decode`."""
         return nflog.decode(data, lengths, received_ns)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.decode.rulesets.nft_json import Listing
     from iptrec.decode.rulesets.types import TableName
-    from iptrec.names import I64, U32, Backend, Family
+    from iptrec.names import I64, U8, U32, Backend, Family
     from iptrec.recording.rows import Recording, Snapshot
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.grammar import Grammar
@@ -62,7 +62,7 @@ class Nft:
     mark_after = True
     under_way_ns = _UNDER_WAY_NS
 
-    def decode(self, data: bytes, lengths: U32, received_ns: I64) -> TraceEvents:
+    def decode(self, data: U8, lengths: U32, received_ns: I64) -> TraceEvents:
         """See `nftrace.decode`."""
         return nftrace.decode(data, lengths, received_ns)
 

@@ -176,7 +176,7 @@ class Resolver(Book):
         for known in (self._known, self._interned, self._chosen, self._grammars, self._others):
             known.clear()
 
-    def locate(self, data: bytes, lengths: U32, received_ns: I64) -> Locations:
+    def locate(self, data: U8, lengths: U32, received_ns: I64) -> Locations:
         """Decode datagrams (see `RulesetBackend.decode`), and find the passes that their events tell of."""
         events = self.backend.decode(data, lengths, received_ns)
         return self.backend.locations(events, self.timelines)

@@ -11,16 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode import nflog
-from iptrec.packets.identity import packet_keys
+from iptrec.packets.identity import Packets
 
 
 def keys(*packets):
     """The keys of the packets, as one batch."""
     events = [datagram("raw:PREROUTING:policy:2", packet, hook=0) for packet in packets]
     lengths = np.array([len(event) for event in events], np.uint32)
-    return packet_keys(
-        nflog.decode(b"".join(events), lengths, np.zeros(len(events), np.int64))
-    ).tolist()
+    decoded = nflog.decode(b"".join(events), lengths, np.zeros(len(events), np.int64))
+    return Packets.of(decoded).keys().tolist()
 
 
 def ip(protocol, body, *, ident=7, tos=0):
