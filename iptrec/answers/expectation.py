@@ -15,6 +15,7 @@ import numpy as np
 from iptrec.answers.packets import Packets
 from iptrec.answers.selection import is_among
 from iptrec.names import counted
+from iptrec.recording.rows import lost_events
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from iptrec.answers.selection import Selection
     from iptrec.names import I64
     from iptrec.packets.model import Arrival
-    from iptrec.recording.rows import Recording
+    from iptrec.recording.rows import Loss, Recording
 
 
 _CUT: Final = "the headers were not recorded whole"
@@ -52,7 +53,10 @@ class Expectation:
 class Result:
     """``failure`` is None where the expectation holds; ``unknown``: whether it does is not known.
 
-    ``unjudged``: of how many packets the filter does not know. ``packet``, ``path``: the first one that does
+    That depends on packets which the filter cannot judge, or whose events were lost.
+
+    ``unjudged``: of how many packets the filter does not know. ``lossy``: whether events of its time were
+    lost. ``packet``, ``path``: the first one that does
     not comply, where it is a packet that fails. ``seconds``: what it took.
     """
 
@@ -61,6 +65,7 @@ class Result:
     failure: str | None
     unknown: bool = False
     unjudged: int = 0
+    lossy: bool = False
     packet: Arrival | None = None
     path: Path | None = None
     seconds: float = 0.0
@@ -68,8 +73,8 @@ class Result:
 
 def check(recording: Recording, expectations: Collection[Expectation]) -> list[Result]:
     """Look at the packets that each selects, in one pass over the recording; each path is judged once."""
-    packets = Packets(recording)
-    tallies = [_Tally(one) for one in expectations]
+    packets, losses = Packets(recording), lost_events(recording)
+    tallies = [_Tally(one, losses) for one in expectations]
     ends = any(one.selection.reasons for one in expectations)
     for batch in packets.batches(objects=ends):
         window, paths = batch.window, list(packets.book.paths)
@@ -85,10 +90,11 @@ def check(recording: Recording, expectations: Collection[Expectation]) -> list[R
 
 
 class _Tally:
-    """What is known of an expectation so far."""
+    """What is known of an expectation so far. ``losses``: all of the recording."""
 
-    def __init__(self, expectation: Expectation) -> None:
+    def __init__(self, expectation: Expectation, losses: Sequence[Loss]) -> None:
         self.expectation = expectation
+        self._losses = [one for one in losses if expectation.selection.may_have_lost(one)]
         self.seconds = 0.0
         self._packets = 0
         self._unjudged = 0
@@ -124,25 +130,38 @@ class _Tally:
     def result(self) -> Result:
         """The judgement, once all packets were seen."""
         least, most, packets = self.expectation.least, self.expectation.most, self._packets
-        failure = self._failure
-        if failure is None and packets + self._unjudged < least:
+        failure, unknown = self._failure, None
+        if failure is None and packets + self._unjudged < least and not self._losses:
             failure = f"{counted(packets, 'packet')}, expected at least {least}"
         if failure is None and most is not None and packets > most:
             failure = f"{counted(packets, 'packet')}, expected at most {most}"
-        doubtful = self._doubtful() if failure is None else 0
-        if doubtful:
-            failure = f"not known: the filter cannot judge {counted(doubtful, 'packet')}: {_CUT}"
+        if failure is None and (unknown := self._unknown()):
+            failure = f"not known: {unknown}"
         packet, path = self._first or (None, None)
         return Result(
             self.expectation,
             packets,
             failure,
-            bool(doubtful),
+            unknown is not None,
             self._unjudged,
+            bool(self._losses),
             packet,
             path,
             self.seconds,
         )
+
+    def _unknown(self) -> str | None:
+        """On what it depends whether it holds that is not known; None: it holds."""
+        if doubtful := self._doubtful():
+            return f"the filter cannot judge {counted(doubtful, 'packet')}: {_CUT}"
+        asked = self.expectation
+        of_each = (asked.verdict, asked.rule, asked.chain, asked.most) != (None,) * 4
+        if not self._losses or not (of_each or self._packets < asked.least):
+            return None
+        lost = sum(one.events or 0 for one in self._losses)
+        if not lost:
+            return "events of that time were lost or not traced"
+        return f"{counted(lost, 'event')} of that time {'was' if lost == 1 else 'were'} lost"
 
     def _doubtful(self) -> int:
         """On how many packets it depends of which the filter does not know."""

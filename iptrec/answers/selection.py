@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.window import Window
     from iptrec.pcap.filter import PacketFilter
+    from iptrec.recording.rows import Loss
     from iptrec.rulesets.places import Place
 
 _FEWEST: Final = 4  # characters of an id
@@ -86,6 +87,11 @@ class Selection:
     def ended_so(self, end: End | Death | None) -> bool:
         """Whether an end, sure or not, is asked for."""
         return end is not None and end.reason.upper() in self.reasons
+
+    def may_have_lost(self, loss: Loss) -> bool:
+        """Whether packets that are asked for may have begun while events were lost."""
+        begun = self.until_ns is None or loss.first_ns < self.until_ns
+        return begun and (self.since_ns is None or loss.last_ns >= self.since_ns)
 
     def positions(self, window: Window, interfaces: Interfaces, netns: str | None) -> I64:
         """The positions of a window's decided traversals that are selected, in order."""

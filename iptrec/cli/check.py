@@ -68,7 +68,8 @@ def check(
     count = 2
 
     At most 1,000 of them in 256 kB; the recording is read once for all. Where the answer depends on packets
-    that the filter cannot judge, for their headers were not recorded whole, it is ????, not known: one fails.
+    that the filter cannot judge, for their headers were not recorded whole, or whose events were lost, it is
+    ????, not known: one fails.
 
     Example:
 

@@ -69,6 +69,7 @@ class Read:
     events: TraceEvents
     moment_ns: I64
     earliest_ns: I64
+    latest_ns: I64
     resolved: Resolved
     assembly: Assembly
     reached_ns: int
@@ -129,8 +130,8 @@ class Assembler:
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
         if chunk.notes is not None:
-            under_way_ns = self._resolver.backend.under_way_ns
-            receipt = clock.noted(chunk.received_ns, chunk.notes.sent_ns, self._floor, under_way_ns)
+            sent = chunk.notes.sent(chunk.received_ns, self._floor)
+            receipt = clock.noted(*sent, self._floor, self._resolver.backend.under_way_ns)
             receipt = receipt._replace(cpu=chunk.notes.processors())
             self._floor = int(receipt.floor[-1])
         else:
@@ -166,10 +167,13 @@ class Assembler:
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
         resolved = self._resolver.resolve(located, earliest, latest)
+        moment = clock.moments(events, of_events)
+        guessed = clock.guessed(events, of_events)
         events = replace(
             events,
             hook=self._resolver.hooks(events, resolved),
             received_ns=received[events.datagram],
+            sent_ns=np.where(guessed, moment, events.sent_ns),
         )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, of_events.cpu, whole)
@@ -178,8 +182,9 @@ class Assembler:
             lengths=lengths,
             received_ns=received,
             events=events,
-            moment_ns=clock.moments(events, of_events),
+            moment_ns=moment,
             earliest_ns=earliest,
+            latest_ns=np.where(guessed, latest, 0),
             resolved=resolved,
             assembly=assembly,
             reached_ns=_NEVER if self.ended else self._floor,

@@ -16,7 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
-    from iptrec.names import I64
+    from iptrec.names import I64, Mask
 
 
 # The clock is read after the call; in between the recorder may have been off its processor, but for half
@@ -31,35 +31,38 @@ class Receipt(NamedTuple):
     """What the times of datagrams alone tell; shape (n,) each, epoch, ns.
 
     ``floor``: the datagram was logged after this time. ``guess``: when it was logged, most likely. ``sent``:
-    not after this. ``cpu``: the processor that it was logged on, -1 where nobody noted it.
+    not after this. ``missed``: it has no time of its own, though the ones beside it have. ``cpu``: the
+    processor that it was logged on, -1 where nobody noted it.
     """
 
     floor: I64
     guess: I64
     sent: I64
+    missed: Mask
     cpu: I64
 
     def take(self, index: I64) -> Receipt:
         """Those of some datagrams."""
-        return Receipt(*(one[index] for one in self))
+        floor, guess, sent, missed, cpu = self
+        return Receipt(floor[index], guess[index], sent[index], missed[index], cpu[index])
 
 
-NOTHING: Final = Receipt(*[np.zeros(0, np.int64)] * 4)
+_NO_TIMES: Final = np.zeros(0, np.int64)
+NOTHING: Final = Receipt(_NO_TIMES, _NO_TIMES, _NO_TIMES, np.zeros(0, np.bool_), _NO_TIMES)
 
 
-def noted(received_ns: I64, sent_ns: I64, before_ns: int, under_way_ns: int) -> Receipt:
-    """Judge datagrams by when the kernel sent them, as a tap noted it; 0: it did not.
+def noted(
+    earliest_ns: I64, latest_ns: I64, known: Mask, before_ns: int, under_way_ns: int
+) -> Receipt:
+    """Judge datagrams by when the kernel sent them, as far as a tap noted it: see `packing.Sent`.
 
-    They are in the order in which they were sent: what came through the socket, as the ring was full,
-    was sent before what follows. ``before_ns``: the floor of the datagram before the first one.
-    ``under_way_ns``: see `RulesetBackend`.
+    What found no room in its ring was sent soon after the one before, as far as one can guess: the ring was
+    full already. ``before_ns``: the floor of the datagram before the first one. ``under_way_ns``: see
+    `RulesetBackend`.
     """
-    known = sent_ns > 0
-    before = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
-    floor = np.minimum(sent_ns, received_ns)[before] - under_way_ns
-    latest = _sent(received_ns, sent_ns)
-    nowhere = np.full(len(known), -1)
-    return Receipt(np.where(before < 0, before_ns, floor), latest, latest, nowhere)
+    floor = earliest_ns - under_way_ns
+    floor = np.where(known, floor, np.maximum(floor, before_ns))
+    return Receipt(floor, earliest_ns, latest_ns, ~known, np.full(len(known), -1))
 
 
 def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> Receipt:
@@ -79,8 +82,8 @@ def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) ->
     after = np.where(sizes < slots, begun, before_ns)
     floor = np.maximum.accumulate(np.concatenate([[before_ns], after[:-1]]))
     guess = np.where(emptied, times, floor)
-    nowhere = np.full(len(received_ns), -1)
-    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns, nowhere)
+    missed, cpu = np.zeros(len(received_ns), np.bool_), np.full(len(received_ns), -1)
+    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns, missed, cpu)
 
 
 def floor_after(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> int:
@@ -101,10 +104,21 @@ def bounds(events: TraceEvents, receipt: Receipt) -> tuple[I64, I64]:
 
 
 def moments(events: TraceEvents, receipt: Receipt) -> I64:
-    """When each event was logged, as well as one can tell (epoch, ns), shape (n,)."""
-    guess = np.maximum(_stamps_before(events), receipt.guess)
-    stamped = (events.stamp_ns > 0) & (events.stamp_ns <= events.sent_ns)
-    return np.where(stamped, events.stamp_ns, np.minimum(guess, events.sent_ns))
+    """When each event was logged, as well as one can tell (epoch, ns), shape (n,).
+
+    What is guessed of one is between the own times of those before it and behind it.
+    """
+    guess = np.minimum(np.maximum(_stamps_before(events), receipt.guess), events.sent_ns)
+    if receipt.missed.any():
+        before = np.maximum.accumulate(np.where(receipt.missed, 0, guess))
+        behind = np.minimum.accumulate(np.where(receipt.missed, _NEVER, guess)[::-1])[::-1]
+        guess = np.where(receipt.missed, np.minimum(np.maximum(guess, before), behind), guess)
+    return np.where(_stamped(events), events.stamp_ns, guess)
+
+
+def guessed(events: TraceEvents, receipt: Receipt) -> Mask:
+    """Of which events that is not their own time, though others have theirs; shape (n,)."""
+    return receipt.missed & ~_stamped(events)
 
 
 def latest_stamp(events: TraceEvents) -> int:
@@ -118,15 +132,5 @@ def _stamps_before(events: TraceEvents) -> I64:
     return np.maximum.accumulate(stamped) if len(stamped) else stamped
 
 
-def _sent(received_ns: I64, sent_ns: I64) -> I64:
-    """When datagrams were sent, at the latest; see `noted`."""
-    known = sent_ns > 0
-    noted = np.minimum(sent_ns, received_ns)
-    if known.all() or not known.any():
-        return noted if len(known) and known[0] else received_ns
-    rows = np.arange(len(known))
-    following = np.minimum.accumulate(np.where(known, rows, len(rows))[::-1])[::-1]
-    before = np.maximum.accumulate(np.where(known, rows, -1))
-    latest = np.append(noted, _NEVER)[following]
-    earliest = np.where(before < 0, 0, noted[before])  # where the clock was set back
-    return np.where(known, noted, np.minimum(received_ns, np.maximum(latest, earliest)))
+def _stamped(events: TraceEvents) -> Mask:
+    return (events.stamp_ns > 0) & (events.stamp_ns <= events.sent_ns)

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 _COLUMNS, _NOTES = 12, 10  # bytes a datagram
 _NO_CPU: Final = 0xFFFF
+_NEVER: Final = int(np.iinfo(np.int64).max)
+
+
+class Sent(NamedTuple):
+    """Between which times the kernel sent each datagram (epoch, ns), shape (n,); equal where that is noted.
+
+    Those of which it is not noted were sent after the ones before them, and before the ones behind them,
+    in the order of the stream, and not after they were received. Where the clock was set back meanwhile,
+    they were sent before that.
+    """
+
+    earliest: npt.NDArray[np.int64]
+    latest: npt.NDArray[np.int64]
+    noted: npt.NDArray[np.bool_]
 
 
 class Notes(NamedTuple):
@@ -33,17 +47,27 @@ class Notes(NamedTuple):
         """Of a single datagram."""
         return cls(np.array([sent_ns], np.int64), np.array([_NO_CPU], np.uint16))
 
+    def sent(self, received_ns: npt.NDArray[np.int64], before_ns: int = 0) -> Sent:
+        """When each was sent, as far as that is known. ``before_ns``: all were sent after it."""
+        noted = self.sent_ns > 0
+        own = np.minimum(self.sent_ns, received_ns)
+        if noted.all():
+            return Sent(own, own, noted)
+        earliest = np.maximum.accumulate(np.where(noted, own, before_ns))
+        behind = np.minimum.accumulate(np.where(noted, own, _NEVER)[::-1])[::-1]
+        latest = np.minimum(received_ns, np.maximum(behind, earliest))
+        earliest = np.minimum(earliest, latest)
+        return Sent(np.where(noted, own, earliest), np.where(noted, own, latest), noted)
+
     def processors(self) -> npt.NDArray[np.int64]:
         """The processor of each; -1: not known."""
         cpu = self.cpu.astype(np.int64)
         return np.where(cpu == _NO_CPU, -1, cpu)
 
     def times(self, received_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """When each was sent, in their order, else received, which is the latest; shape (n,)."""
-        known = (self.sent_ns > 0) & (self.sent_ns < received_ns)
-        times: npt.NDArray[np.int64] = np.where(known, self.sent_ns, received_ns)
+        """Not after which time each was sent, in their order; shape (n,)."""
         # None was sent after the one behind it.
-        return np.minimum.accumulate(times[::-1])[::-1]
+        return np.minimum.accumulate(self.sent(received_ns).latest[::-1])[::-1]
 
 
 def pack(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.names import I64
-    from iptrec.recording.rows import Chunk, Recording
+    from iptrec.recording.rows import Recording
 
 # The recorder looks at changes after each look at events, but not at what comes meanwhile: so a change that it
 # received was not there yet the last time but one before.
@@ -88,8 +88,13 @@ class Changes:
             return self._all
         looks, number, told = [(_NOTHING, _NOTHING)], [_NOTHING], [_NOTHING]
         for stream in self._events:
+            last_ns = 0
             for chunk in self._recording.chunks(stream):
-                looks.append(_looks(chunk.received_ns, _sent(chunk)))
+                sent_ns = chunk.received_ns
+                if chunk.notes is not None:
+                    sent_ns = chunk.notes.sent(chunk.received_ns, last_ns).earliest
+                    last_ns = int(sent_ns[-1])
+                looks.append(_looks(chunk.received_ns, sent_ns))
                 found = nftrace.generations(chunk.data, chunk.lengths, chunk.received_ns)
                 number.append(found.number)
                 told.append(found.sent_ns)  # received: they are asked for so
@@ -101,15 +106,8 @@ class Changes:
         return Looks(time_ns, before_ns, np.concatenate(number), np.concatenate(told))
 
 
-def _sent(chunk: Chunk) -> I64:
-    """When datagrams were sent, as a tap noted it, else received."""
-    if chunk.notes is None:
-        return chunk.received_ns
-    return np.where(chunk.notes.sent_ns > 0, chunk.notes.sent_ns, chunk.received_ns)
-
-
 def _looks(received_ns: I64, sent_ns: I64) -> tuple[I64, I64]:
-    """When datagrams were received, each time once, and when the first one was sent of those of each."""
+    """When datagrams were received, each time once, and after which time the first one was sent of each's."""
     time_ns, look = np.unique(received_ns, return_inverse=True)
     first = np.full(len(time_ns), NEVER)
     np.minimum.at(first, look, sent_ns)

@@ -46,6 +46,7 @@ def as_json(result: Result) -> str:
             "ok": result.failure is None,
             "result": _word(result),
             "unjudged": result.unjudged,
+            "lossy": result.lossy,
             "packet": None if result.packet is None else result.packet.number,
             "failure": result.failure,
         },

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iptrec.decode import nflog
-from iptrec.packets.clock import bounds, floor_after, moments, noted, receipt
+from iptrec.packets import clock
+from iptrec.packets.clock import bounds, floor_after, moments, receipt
+from iptrec.recording.packing import Notes
 
 MS = 1_000_000
 SLOTS = 3
@@ -23,6 +25,12 @@ def receive(logged, pauses):
         received += [now] * len(call)
         at += len(call)
     return np.array(received, np.int64)
+
+
+def noted(received, sent_ns, before_ns, under_way_ns):
+    """What is known of datagrams through a tap; 0: it did not note when it was sent."""
+    notes = Notes(np.asarray(sent_ns, np.int64), np.zeros(len(sent_ns), np.uint16))
+    return clock.noted(*notes.sent(received, before_ns), before_ns, under_way_ns)
 
 
 @given(
@@ -106,3 +114,35 @@ def test_a_stranger_s_times():
     received = np.array([10, 20, 30], np.int64)
     assert noted(received, np.array([2**62, 0, -5]), 0, MS).sent.tolist() == [10, 20, 30]
     assert noted(received, np.zeros(3, np.int64), 7, MS)[0].tolist() == [7, 7, 7]
+
+
+def test_times_at_the_seams_of_ring_and_socket():
+    """What found no room in the ring has a time between its neighbours', wherever chunks end."""
+    sent_ns = np.array([100, 110, 0, 0, 0, 0, 300, 310, 0, 0]) * MS
+    received = np.full(len(sent_ns), 5000 * MS)
+    data = [datagram("raw:x", udp(), hook=4) for _ in sent_ns]
+    lengths = np.array([len(one) for one in data], np.uint32)
+    for cut in range(1, len(sent_ns)):
+        parts, floor = [], 7 * MS
+        for part in (slice(0, cut), slice(cut, None)):
+            parts.append(noted(received[part], sent_ns[part], floor, 5 * MS))
+            floor = int(parts[-1].floor[-1])
+        known = clock.Receipt(*map(np.concatenate, zip(*parts, strict=True)))
+        events = nflog.decode(b"".join(data), lengths, known.sent)
+        found = moments(events, known)
+        assert (np.diff(found) >= 0).all()
+        assert (found[sent_ns > 0] == sent_ns[sent_ns > 0]).all()
+        assert (found[2:6] < 300 * MS).all()
+        assert (known.sent[2:6] >= 300 * MS).all()
+        assert clock.guessed(events, known).tolist() == (sent_ns == 0).tolist()
+
+
+def test_a_stamp_is_better_than_a_guess():
+    """An event after one that has its packet's arrival was logged soon after it, however late it was read."""
+    stamps = [0, 200 * MS, 0, 300 * MS, 0]
+    data = [datagram("raw:x", udp(), hook=4, stamp_ns=stamp) for stamp in stamps]
+    lengths = np.array([len(one) for one in data], np.uint32)
+    known = noted(np.full(5, 5000 * MS), [100 * MS, 0, 0, 0, 0], 0, MS)
+    events = nflog.decode(b"".join(data), lengths, known.sent)
+    assert moments(events, known).tolist() == [one * MS for one in (100, 200, 200, 300, 300)]
+    assert clock.guessed(events, known).tolist() == [False, False, True, False, True]
