@@ -130,15 +130,16 @@ class _ShownEvents:
         assembly, events = window.assembly, window.events
         count = assembly.count[positions]
         self._begin = np.cumsum(count) - count
-        step = np.arange(int(count.sum())) - np.repeat(self._begin, count)
-        every = assembly.rows[np.repeat(assembly.first[positions], count) + step]
+        self._of = np.repeat(np.arange(len(count)), count)
+        step = np.arange(len(self._of)) - self._begin[self._of]
+        every = assembly.rows[assembly.first[positions][self._of] + step]
         self._every = every
         self.outcome = assembly.outcome[positions]
         shown = [_shown(window, one.path) for one in assembly.outcomes]
         self.none: Mask = np.array([not one.any() for one in shown])[self.outcome]
         shown = [one if one.any() else ~one for one in shown]
         offset = np.cumsum([0, *(len(one) for one in shown)])
-        here = np.concatenate(shown)[np.repeat(offset[self.outcome], count) + step]
+        here = np.concatenate(shown)[offset[self.outcome][self._of] + step]
         rows = every[here]
         self.count: I64 = np.array([int(one.sum()) for one in shown], np.int64)[self.outcome]
         self.first: I64 = np.cumsum(self.count) - self.count
@@ -192,7 +193,7 @@ class _ShownEvents:
         plain = self._events.link_length[self._every[there]] == _ETHERNET
         plain &= spans(buffer, 2)[at + _TYPE].view("<u2") != _TAGGED
         first, odd = np.full(len(self._begin), -1), np.zeros(len(self._begin), np.bool_)
-        of = np.searchsorted(self._begin, there, "right") - 1  # which traversal's
+        of = self._of[there]  # which traversal's
         odd[of[~plain]] = True
         first[of[plain][::-1]] = at[plain][::-1]  # the first one is written last
         return first, odd
@@ -245,14 +246,20 @@ def _shown(window: Window, path: Sequence[int]) -> Mask:
 
 
 def numbered(*columns: npt.NDArray[Any]) -> I64:
-    """Equal numbers for rows that are equal in all columns of numbers from 0 on."""
+    """Equal numbers for rows, at least one, that are equal in all columns of integers."""
     number = np.zeros(len(columns[0]), np.int64)
     used = 0  # bits
     for column in columns:
-        values = column.astype(np.int64, copy=False)
-        bits = int(values.max()).bit_length()
+        low, high = column.min(), column.max()
+        bits = (int(high) - int(low)).bit_length()
         if not bits:
             continue
+        if bits > _BITS:
+            values, bits = _dense(column)
+        elif column.dtype == np.uint64:
+            values = (column - low).astype(np.int64)
+        else:
+            values = column.astype(np.int64, copy=False) - int(low)
         if used + bits > _BITS:
             (number, used), (values, bits) = _dense(number), _dense(values)
         number = number << bits | values
@@ -260,7 +267,7 @@ def numbered(*columns: npt.NDArray[Any]) -> I64:
     return number
 
 
-def _dense(values: I64) -> tuple[I64, int]:
+def _dense(values: npt.NDArray[Any]) -> tuple[I64, int]:
     """The values of a column, numbered from 0 on, and how many bits the numbers have."""
     distinct, number = np.unique(values, return_inverse=True)
     return number, (len(distinct) - 1).bit_length()

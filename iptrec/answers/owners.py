@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.answers.diverting import Diverting
+from iptrec.answers.lookalikes import numbered
 from iptrec.context.owners import Local, SocketOwners, When
 from iptrec.names import AF_BRIDGE, HOOKS
 from iptrec.packets.identity import Packets, swapped16
@@ -104,8 +105,8 @@ class Owners:
         latest = np.maximum.reduceat(events.received_ns[assembly.rows], assembly.first)[at]
         times = np.stack([window.earliest_ns[begin], window.moment_ns[begin], latest], axis=1)
         user = self._users()[at]
-        alike = np.column_stack([flow, user, self._between(flow, locals_, times)])
-        _, example, which = np.unique(alike, axis=0, return_index=True, return_inverse=True)
+        alike = numbered(flow, user, *self._between(flow, locals_, times).T)
+        _, example, which = np.unique(alike, return_index=True, return_inverse=True)
         found, after = np.zeros(len(example), np.int64), np.zeros(len(example), np.int64)
         for one in np.argsort(example).tolist():  # who sent first is noted
             row = int(example[one])
@@ -115,7 +116,6 @@ class Owners:
             owner, after[one] = self._owner(local, int(begin[row]), When(*times[row].tolist()))
             if owner and int(user[row]) in (-1, owner.uid):  # the kernel may tell another one
                 found[one] = self._number(owner)
-        which = which.reshape(-1)
         sure = (found[which] > 0) & (begin > after[which])
         numbers[at[sure]] = found[which][sure]
 
@@ -175,14 +175,15 @@ class Owners:
         if sent:
             kept &= ~packets.resets()  # the kernel's or a rule's
         begins = (flags & _BEGIN) == _SYN
-        device = (events.outdev if sent else events.indev)[rows].astype(np.uint64)
-        six = events.ipv6[rows].astype(np.uint64)
-        own = [port.astype(np.uint64), begins.astype(np.uint64), device, six]
-        table = np.stack([*columns, *own], axis=1)[kept]
-        _, example, flow = np.unique(table, axis=0, return_index=True, return_inverse=True)
+        device = (events.outdev if sent else events.indev)[rows]
+        six = events.ipv6[rows].view(np.uint8)
+        if not kept.any():
+            return kept, np.zeros(0, np.int64), []
+        key = numbered(*(one[kept] for one in (*columns, port, begins.view(np.uint8), device, six)))
+        _, example, flow = np.unique(key, return_index=True, return_inverse=True)
         rows, port, begins = rows[kept][example], port[kept][example], begins[kept][example]
         each = zip(rows.tolist(), port.tolist(), begins.tolist(), strict=True)
-        return kept, flow.reshape(-1), [self._local(*one, sent=sent) for one in each]
+        return kept, flow, [self._local(*one, sent=sent) for one in each]
 
     def _local(self, row: int, port: int, begins: bool, *, sent: bool) -> Local | None:
         events = self._window.events

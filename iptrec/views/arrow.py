@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from iptrec.decode.headers import Texts
 from iptrec.errors import UsageError
-from iptrec.views.cells import Times
 from iptrec.views.templates import Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from iptrec.names import I64
+    import numpy.typing as npt
+
+    from iptrec.names import I32, I64, Mask
     from iptrec.views.filed import Filed
     from iptrec.views.tables import Column, Table
     from iptrec.views.templates import Lines, Values
 
     _Value = Values | str | int | None
 
+T = TypeVar("T", bound=np.generic)
+
 # Columns of texts that are each packet's own, as a rule; templates are for these alone.
-_OWN: Final = frozenset({"header", "connection", "changed"})
+_OWN: Final = frozenset({"time", "header", "connection", "changed"})
 
 
 def require(what: str) -> None:
@@ -56,17 +59,32 @@ def schema(table: Table, *, coded: bool = False) -> Any:  # noqa: ANN401 - pyarr
     )
 
 
+def coded(columns: Any) -> list[str]:  # noqa: ANN401
+    """The names of the columns of such a schema that have a dictionary."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return [one.name for one in columns if pa.types.is_dictionary(one.type)]
+
+
 def batch(columns: Any, filed: Filed) -> Any:  # noqa: ANN401
     """Rows of a table as a pyarrow.RecordBatch; ``columns``: its `schema`."""
     import pyarrow as pa  # noqa: PLC0415
 
     count, placed = _placed(filed)
-    arrays = [
-        (_numbers if field.type == pa.int64() else _texts)(
-            field, count, [(at, one[number]) for at, one in placed]
-        )
-        for number, field in enumerate(columns)
-    ]
+    which = np.zeros(count, np.int32)  # of the places each row is in
+    for number, (at, _) in enumerate(placed):
+        which[at] = number
+    arrays = []
+    for number, field in enumerate(columns):
+        column = _Column(which, [(at, one[number]) for at, one in placed])
+        if field.type == pa.int64():
+            arrays.append(column.numbers())
+        elif pa.types.is_dictionary(field.type):
+            arrays.append(column.coded())
+        elif field.name in _OWN:
+            arrays.append(column.texts())
+        else:
+            arrays.append(column.coded().dictionary_decode())
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
@@ -103,59 +121,104 @@ def _placed(filed: Filed) -> tuple[int, list[tuple[I64, list[_Value]]]]:
     return int(counts.sum()), placed
 
 
-def _numbers(_: Any, count: int, placed: Iterable[tuple[I64, _Value]]) -> Any:  # noqa: ANN401
-    import pyarrow as pa  # noqa: PLC0415
+class _Column:
+    """One column of a batch: values of some rows each, of all of them or one a row.
 
-    found, missing = np.zeros(count, np.int64), np.zeros(count, np.bool_)
-    for at, value in placed:
-        if value is None:
-            missing[at] = True
-        elif isinstance(value, list):
+    ``which``: of each row the number of its values.
+    """
+
+    def __init__(self, which: I32, placed: list[tuple[I64, _Value]]) -> None:
+        self._which = which
+        self._placed = placed
+
+    def numbers(self) -> Any:  # noqa: ANN401 - pyarrow is optional
+        """As a pyarrow.Int64Array."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        values = [value for _, value in self._placed]
+        common = [one if isinstance(one, int) else 0 for one in values]
+        found = self._spread(np.array(common, np.int64))
+        missing = self._missing()
+        for at, value in self._placed:
+            if isinstance(value, list):
+                found[at] = [one or 0 for one in value]
+            elif isinstance(value, np.ndarray):
+                found[at] = value
+        return pa.array(found, mask=missing)
+
+    def coded(self) -> Any:  # noqa: ANN401
+        """As a pyarrow.DictionaryArray."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        known: dict[str, int] = {}
+        common = np.zeros(len(self._placed), np.int32)
+        each = []
+        for number, (at, value) in enumerate(self._placed):
+            if isinstance(value, Texts):
+                codes = [known.setdefault(one, len(known)) for one in value.distinct]
+                each.append((at, np.array(codes, np.int32)[value.which]))
+            elif isinstance(value, list):
+                codes = [0 if one is None else known.setdefault(one, len(known)) for one in value]
+                each.append((at, np.array(codes, np.int32)))
+            elif isinstance(value, str):
+                common[number] = known.setdefault(value, len(known))
+        code = self._spread(common)
+        for at, numbers in each:
+            code[at] = numbers
+        distinct = pa.array(known, pa.string())
+        return pa.DictionaryArray.from_arrays(pa.array(code, mask=self._missing()), distinct)
+
+    def texts(self) -> Any:  # noqa: ANN401
+        """As a pyarrow.StringArray; of texts that differ this is faster."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        sizes = np.zeros(len(self._which), np.int64)
+        written: list[tuple[I64, Lines]] = []
+        single: list[tuple[int, bytes]] = []
+        for at, value in self._placed:
+            if isinstance(value, list):
+                some = [(one or "").encode() for one in value]
+                sizes[at] = list(map(len, some))
+                single += zip(at.tolist(), some, strict=True)
+            elif value is not None:
+                lines = _lines(value).cut(slice(0, len(at)))
+                sizes[at] = lines.sizes
+                written.append((at, lines))
+        ends = np.cumsum(sizes)
+        starts = ends - sizes
+        buffer = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+        for at, lines in written:
+            lines.write(buffer, starts[at])
+        memory = buffer.data
+        for row, text in single:
+            memory[int(starts[row]) : int(ends[row])] = text
+        missing = self._missing()
+        valid = None if missing is None else pa.array(~missing).buffers()[1]
+        offsets = np.append(0, ends).astype(np.int32)
+        buffers = pa.py_buffer(offsets), pa.py_buffer(buffer), valid
+        return pa.StringArray.from_buffers(len(ends), *buffers)
+
+    def _spread(self, common: npt.NDArray[T]) -> npt.NDArray[T]:
+        """Values that all rows of a place have, for each row."""
+        if len(common) and (common == common[0]).all():
+            return np.full(len(self._which), common[0])
+        return common[self._which]
+
+    def _missing(self) -> Mask | None:
+        """Which rows have no value; None: all have one."""
+        common = np.array([value is None for _, value in self._placed], np.bool_)
+        single = [(at, value) for at, value in self._placed if isinstance(value, list)]
+        if not (common.any() or single):
+            return None
+        missing = self._spread(common)
+        for at, value in single:
             missing[at] = [one is None for one in value]
-            found[at] = [one or 0 for one in value]
-        elif isinstance(value, (int, np.ndarray)):
-            found[at] = value
-    return pa.array(found, mask=missing if missing.any() else None)
+        return missing
 
 
-def _texts(field: Any, count: int, placed: Iterable[tuple[I64, _Value]]) -> Any:  # noqa: ANN401
-    import pyarrow as pa  # noqa: PLC0415
-
-    code = np.full(count, -1, np.int32)
-    texts: list[str | None] = []
-    known: dict[str | None, int] = {None: -1}
-    written = []  # of templates
-
-    def coded(values: Iterable[Any]) -> I64:
-        for one in values:
-            if one not in known:
-                known[one] = len(texts)
-                texts.append(one)
-        return np.array([known[one] for one in values], np.int64)
-
-    for at, value in placed:
-        if isinstance(value, (Template, Times)):
-            each = Template(["", ""], [value]) if isinstance(value, Times) else value
-            written.append((at, _strings(each.cut(slice(0, len(at))))))
-        elif isinstance(value, Texts):
-            code[at] = coded(value.distinct)[value.which]
-        else:
-            code[at] = coded(value if isinstance(value, list) else [value])
-    values = pa.array(texts, pa.string())
-    for at, strings in written:
-        code[at] = np.arange(len(values), len(values) + len(at))
-        values = pa.concat_arrays([values, strings])
-    numbers = pa.array(code, mask=code < 0)
-    if pa.types.is_dictionary(field.type):
-        return pa.DictionaryArray.from_arrays(numbers, values)
-    return values.take(numbers)
-
-
-def _strings(lines: Lines) -> Any:  # noqa: ANN401
-    """Lines as a pyarrow.StringArray."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    ends = np.append(0, np.cumsum(lines.sizes)).astype(np.int32)
-    buffer = np.empty(int(ends[-1]), np.uint8)
-    lines.write(buffer, ends[:-1].astype(np.int64))
-    return pa.StringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(buffer))
+def _lines(value: Values | str | int) -> Template:
+    if isinstance(value, Template):
+        return value
+    if isinstance(value, (str, int)):
+        return Template([str(value)], [])
+    return Template(["", ""], [value])

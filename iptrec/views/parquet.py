@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from iptrec.views.tables import Table
 
 _MOST_OPEN: Final = 32  # files; a day each, as a rule there is one or two
+_AT_ONCE: Final = 1 << 16  # rows: by the 1024 of the library it takes a quarter longer
 _DAY_NS: Final = 24 * 3600 * 10**9
 
 
@@ -77,6 +78,9 @@ class Files:
         packet = batch.column("packet").to_numpy()
         if name == "packets":
             self._packet, self._day = packet, batch.column("time_ns").to_numpy() // _DAY_NS
+        if self._day.min() == self._day.max():
+            yield _date(int(self._day[0]) * _DAY_NS), batch
+            return
         day = self._day[np.searchsorted(self._packet, packet)]
         for one in np.unique(day).tolist():
             yield _date(one * _DAY_NS), batch.take(np.flatnonzero(day == one))
@@ -93,7 +97,14 @@ class Files:
             path = folder / f"{self._name}-{self._parts}.parquet"
             with self._directory.acting():
                 folder.mkdir(parents=True, exist_ok=True)
-                writer = pq.ParquetWriter(path, rows.schema, compression="zstd", store_schema=False)
+                writer = pq.ParquetWriter(
+                    path,
+                    rows.schema,
+                    compression="zstd",
+                    store_schema=False,
+                    use_dictionary=arrow.coded(rows.schema),
+                    write_batch_size=_AT_ONCE,
+                )
             # Whoever reads it sees plain texts; that some were written by number is not a fact of theirs.
             plain = arrow.schema(table)
             told = base64.b64encode(plain.serialize())
