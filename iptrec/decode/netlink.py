@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
+from iptrec.decode.headers import spans
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ _BYTES_BELOW: Final = (
 # Powers of an odd number: a polynomial hash over pairs of words.
 _HASH_FACTORS: Final = np.cumprod(np.full(LONGEST_TEXT // 8 + 1, 0x9E3779B97F4A7C15, np.uint64))
 
+_SLOT_BITS: Final = 14  # of a hash: rows have few different texts
+
 # The kernel sends about 12 attributes a message, and traces one message a datagram.
-_MOST_ATTRIBUTES: Final = 64
+MOST_ATTRIBUTES: Final = 64
 _MOST_MESSAGES: Final = 256
 
 
@@ -141,7 +143,7 @@ def attributes(words: U32, word: I64, left: I64, least: I64) -> tuple[I64, Mask]
     at = np.full(len(least) * n, absent(words))
     sound = np.ones(n, np.bool_)
     row = np.arange(n)
-    for _ in range(_MOST_ATTRIBUTES):
+    for _ in range(MOST_ATTRIBUTES):
         more = left > 0
         if not more.all():
             row, word, left = row[more], word[more], left[more]
@@ -162,23 +164,74 @@ def attributes(words: U32, word: I64, left: I64, least: I64) -> tuple[I64, Mask]
     return at.reshape(len(least), n), sound
 
 
-class Fields:
-    """What sound messages hold: ``at`` as `attributes` gives it."""
+class Attributes:
+    """Where the attributes of n messages lie, by their types: the words of their headers, shape (n,) each.
 
-    def __init__(self, buffer: U8, at: I64) -> None:
+    ``at``: of each type that any message has; `absent` where a message has none.
+    """
+
+    def __init__(self, nowhere: int, count: int, at: dict[int, I64]) -> None:
+        self._nowhere = nowhere
+        self._count = count
+        self._at = at
+
+    @classmethod
+    def of(cls, words: U32, at: I64) -> Attributes:
+        """Those that `netlink.attributes` found."""
+        nowhere = absent(words)
+        there = np.flatnonzero((at != nowhere).any(axis=1)).tolist()
+        return cls(nowhere, at.shape[1], {kind: at[kind] for kind in there})
+
+    def __len__(self) -> int:
+        return self._count
+
+    def has(self, kind: int) -> bool:
+        """Whether any message has an attribute of a type."""
+        return kind in self._at
+
+    def __getitem__(self, kind: int) -> I64:
+        return self._at[kind] if kind in self._at else np.full(self._count, self._nowhere)
+
+    def there(self, kind: int) -> Mask:
+        """Which messages have one."""
+        there: Mask = self[kind] != self._nowhere
+        return there
+
+    def put(self, kind: int, rows: I64, at: I64) -> None:
+        """Say of some messages where an attribute lies."""
+        self._at[kind][rows] = at
+
+    def take(self, chosen: Mask) -> Attributes:
+        """Those of some messages."""
+        at = {kind: one[chosen] for kind, one in self._at.items()}
+        return Attributes(self._nowhere, int(chosen.sum()), at)
+
+
+class Fields:
+    """What sound messages hold."""
+
+    def __init__(self, buffer: U8, at: Attributes) -> None:
         self._words: U32 = buffer.view("<u4")
         self._big_endian: U32 = buffer.view(">u4")
         self._at = at
-        self.there = at != absent(self._words)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def there(self, kind: int) -> Mask:
+        """Which messages have an attribute."""
+        return self._at.there(kind)
 
     def number(self, kind: int, word: int = 1) -> U32:
         """The big-endian number that many words behind an attribute's header; 0 without it."""
+        if not self._at.has(kind):
+            return np.zeros(len(self), np.uint32)
         value: U32 = self._big_endian.take(self._at[kind] + word).astype(np.uint32)
         return value
 
     def or_none(self, kind: int, value: npt.NDArray[np.generic]) -> I64:
         """The value where the attribute is there, else -1."""
-        return np.where(self.there[kind], value.astype(np.int64), np.int64(-1))
+        return np.where(self.there(kind), value.astype(np.int64), np.int64(-1))
 
     def offset(self, kind: int) -> I64:
         """Where in the buffer an attribute's content is, in bytes; -1 without it."""
@@ -186,13 +239,17 @@ class Fields:
 
     def length(self, kind: int) -> I32:
         """How many bytes it has."""
+        if not self._at.has(kind):
+            return np.zeros(len(self), np.int32)
         size: I32 = (self._words.take(self._at[kind]) & LENGTH_MASK).astype(np.int32)
-        return np.where(self.there[kind], size - np.int32(ATTRIBUTE_HEADER), np.int32(0))
+        return np.where(self.there(kind), size - np.int32(ATTRIBUTE_HEADER), np.int32(0))
 
     def texts(self, kind: int, buffer: U8, known: dict[bytes, int]) -> I32:
         """An attribute's text as its number in ``known``; -1 without it."""
-        found = np.full(self._at.shape[1], -1, np.int32)
-        there = self.there[kind]
+        there = self.there(kind)
+        if there.all():
+            return intern(buffer, self.offset(kind), self.length(kind), known)
+        found = np.full(len(self), -1, np.int32)
         found[there] = intern(buffer, self.offset(kind)[there], self.length(kind)[there], known)
         return found
 
@@ -211,19 +268,19 @@ def intern(buffer: U8, offset: I64, length: I32, texts: dict[bytes, int]) -> I32
     if not len(offset):
         return np.empty(0, np.int32)
     length = length - (buffer.take(offset + length - 1) == 0) * (length > 0)
-    width = (int(length.max()) + 3) >> 2
+    width = max(1, (int(length.max()) + 3) >> 2)
     rows = np.zeros((len(offset), (width | 1) + 1), "<u4")  # the bytes, then the length
     np.bitwise_and(
-        sliding_window_view(buffer.view("<u4"), width)[offset >> 2],
+        spans(buffer, 4 * width)[offset].view("<u4").reshape(-1, width),
         _BYTES_BELOW[:, :width].take(length, axis=0),
         out=rows[:, :width],
     )
     rows[:, -1] = length
     example, number = distinct(rows)
-    spans = zip(offset[example].tolist(), length[example].tolist(), strict=True)
+    places = zip(offset[example].tolist(), length[example].tolist(), strict=True)
     numbers = [
         texts.setdefault(buffer[start : start + size].tobytes(), len(texts))
-        for start, size in spans
+        for start, size in places
     ]
     return np.array(numbers, np.int32)[number]
 
@@ -234,12 +291,17 @@ def distinct(rows: U32) -> tuple[I64, I64]:
     Hashes propose which are equal, all bytes decide: what a hash wrongly put beside another row is sorted
     out once more.
     """
-    hashes = rows.view(np.uint64) @ _HASH_FACTORS[: rows.shape[1] // 2]
-    found, number = np.unique(hashes, return_inverse=True)
-    example = np.empty(len(found), np.int64)
-    example[number] = np.arange(len(rows))
-    whole = rows.view(f"V{rows.itemsize * rows.shape[1]}")[:, 0]
-    wrong = np.flatnonzero(whole != whole[example[number]])
+    pairs = rows.view(np.uint64)
+    hashes = pairs @ _HASH_FACTORS[: pairs.shape[1]]
+    slot = (hashes >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)
+    example_of = np.full(1 << _SLOT_BITS, -1)
+    example_of[slot] = np.arange(len(rows))
+    wrong = np.flatnonzero((pairs != pairs.take(example_of[slot], axis=0)).any(axis=1))
+    used = np.flatnonzero(example_of >= 0)
+    example = example_of[used]
+    number_of = np.zeros(len(example_of), np.int64)
+    number_of[used] = np.arange(len(used))
+    number = number_of[slot]
     if len(wrong):
         _, more, among = np.unique(rows[wrong], axis=0, return_index=True, return_inverse=True)
         number[wrong] = len(example) + among.reshape(-1)

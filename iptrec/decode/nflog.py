@@ -14,11 +14,13 @@ import numpy as np
 
 from iptrec.decode import generations, netlink
 from iptrec.decode.events import TraceEvents
+from iptrec.decode.layouts import Layouts
 from iptrec.decode.netlink import (
     ATTRIBUTE_HEADER,
     FAMILY_HEADER,
     LENGTH_MASK,
     MESSAGE_HEADER,
+    Attributes,
     Fields,
     absent,
     attributes,
@@ -48,7 +50,8 @@ _LEAST_CT[_CTA_ID] = 8
 
 # NF_LOG_PREFIXLEN (include/net/netfilter/nf_log.h), the NUL included
 _PREFIX_LONGEST: Final = ATTRIBUTE_HEADER + 128
-_BLOCK: Final = 6144  # messages; what they and their columns take stays in the processor's cache
+_TOLD_BY: Final = (1, 2)  # protocol and hook; the length of the prefix
+_BLOCK: Final = 8192  # messages; what they and their columns take stays in the processor's cache
 
 
 def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
@@ -61,14 +64,15 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
     words: U32 = buffer.view("<u4")
     datagram, message, size, undecoded = netlink.messages(words, start, length, NFULNL_MSG_PACKET)
     prefixes: dict[bytes, int] = {}
+    layouts = Layouts(_LEAST, _TOLD_BY)
     blocks = []
     for first in range(0, max(len(message), 1), _BLOCK):
         block = slice(first, first + _BLOCK)
-        at, sound = _packets(words, message[block], size[block])
+        at, sound = _packets(words, message[block], size[block], layouts)
         source, start_word = datagram[block], message[block]
         if not sound.all():
             undecoded[source[~sound]] = True
-            at, source, start_word = at[:, sound], source[sound], start_word[sound]
+            at, source, start_word = at.take(sound), source[sound], start_word[sound]
         columns = _columns(buffer, start_word, at, prefixes)
         blocks.append({"datagram": source, **columns})
 
@@ -85,25 +89,25 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
     )
 
 
-def _packets(words: U32, message: I64, size: I64) -> tuple[I64, Mask]:
-    """Find the attributes of packet messages, shape (types, n), and say which messages are sound.
+def _packets(words: U32, message: I64, size: I64, layouts: Layouts) -> tuple[Attributes, Mask]:
+    """Find the attributes of packet messages, and say which messages are sound.
 
-    An attribute is given by the word of its header; the row of CTA_ID stands in for its NFULA_CT.
+    An attribute is given by the word of its header; that of CTA_ID stands in for its NFULA_CT.
     """
-    at, sound = attributes(words, message + FAMILY_HEADER // 4, size - FAMILY_HEADER, _LEAST)
+    at, sound = layouts.walk(words, message + FAMILY_HEADER // 4, size - FAMILY_HEADER)
     sound &= (words.take(at[_PREFIX]) & LENGTH_MASK) <= _PREFIX_LONGEST
-    nested = np.flatnonzero(at[_CT] != absent(words))
-    if len(nested):
-        outer = at[_CT, nested]
+    if at.has(_CT):
+        nested = np.flatnonzero(at[_CT] != absent(words))
+        outer = at[_CT][nested]
         inside = (words.take(outer) & LENGTH_MASK).astype(np.int64) - ATTRIBUTE_HEADER
         inner, inner_sound = attributes(words, outer + 1, inside, _LEAST_CT)
-        at[_CT, nested] = inner[_CTA_ID]
+        at.put(_CT, nested, inner[_CTA_ID])
         sound[nested] &= inner_sound
     return at, sound
 
 
 def _columns(
-    buffer: npt.NDArray[np.uint8], message: I64, at: I64, prefixes: dict[bytes, int]
+    buffer: npt.NDArray[np.uint8], message: I64, at: Attributes, prefixes: dict[bytes, int]
 ) -> dict[str, npt.NDArray[Any]]:
     """Read the fields of sound messages; new prefixes get the next numbers in ``prefixes``."""
     of = Fields(buffer, at)
@@ -114,7 +118,7 @@ def _columns(
         "stamp_ns": _nanoseconds(*(of.number(_TIMESTAMP, word) for word in (1, 2, 3, 4))),
         "seq": of.or_none(_SEQ, of.number(_SEQ)),
         "family": buffer.take((message << 2) + MESSAGE_HEADER),
-        "hook": np.where(of.there[_PACKET_HDR], header >> 8, 255).astype(np.uint8),
+        "hook": np.where(of.there(_PACKET_HDR), header >> 8, 255).astype(np.uint8),
         "protocol": (header >> 16).astype(np.uint16),
         "site": of.texts(_PREFIX, buffer, prefixes),
         "mark": of.number(_MARK),

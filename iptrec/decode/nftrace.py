@@ -28,7 +28,14 @@ import numpy as np
 from iptrec.decode import ethernet, netlink
 from iptrec.decode.events import TraceEvents
 from iptrec.decode.generations import BEFORE_ALL, Generations
-from iptrec.decode.netlink import ATTRIBUTE_HEADER, FAMILY_HEADER, LENGTH_MASK, MESSAGE_HEADER
+from iptrec.decode.layouts import Layouts
+from iptrec.decode.netlink import (
+    ATTRIBUTE_HEADER,
+    FAMILY_HEADER,
+    LENGTH_MASK,
+    MESSAGE_HEADER,
+    Attributes,
+)
 from iptrec.decode.packet import EXTENSIONS
 from iptrec.names import AF_INET, AF_INET6, ASKED, NFT_FAMILIES
 
@@ -54,6 +61,7 @@ _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop
 _TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
 _IIF, _IIFTYPE, _OIF, _OIFTYPE, _MARK, _NFPROTO, _POLICY = range(10, 17)
 _CT_ID, _CT_DIRECTION, _CT_STATUS, _CT_STATE = range(18, 22)  # from Linux 6.16 on
+_DUMPS: Final = (_NETWORK, _TRANSPORT, _IIF, _OIF)
 _CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
 _LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
 _LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATUS, _CT_STATE]] = 8
@@ -61,6 +69,7 @@ _LEAST[_CT_DIRECTION] = 5
 _LEAST[[_IIFTYPE, _OIFTYPE]] = 6
 _LEAST[_HANDLE] = 12
 _LEAST[[_TABLE, _CHAIN]] = 5
+_TOLD_BY: Final = (3, 6)  # the type; the length of the chain's name
 _LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
 _LEAST_VERDICT[_CODE] = 8
 _LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLEN is 256
@@ -106,24 +115,22 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
     buffer, start, length = netlink.aligned(data, lengths, received_ns)
     words: U32 = buffer.view("<u4")
     datagram, message, size, undecoded = netlink.messages(words, start, length, NFT_MSG_TRACE)
-    at, sound = netlink.attributes(
-        words, message + FAMILY_HEADER // 4, size - FAMILY_HEADER, _LEAST
-    )
+    layouts = Layouts(_LEAST, _TOLD_BY, by_size=True)
+    at, sound = layouts.walk(words, message + FAMILY_HEADER // 4, size - FAMILY_HEADER)
     verdict, verdict_sound = _nested(words, at[_VERDICT])
     sound &= verdict_sound
-    there = at != netlink.absent(words)
-    sound &= there[_TABLE] & there[_CHAIN] & there[_ID] & (there[_POLICY] | there[_VERDICT])
+    nowhere = netlink.absent(words)
+    for needed in (_TABLE, _CHAIN, _ID):
+        sound &= at[needed] != nowhere
+    sound &= (at[_POLICY] != nowhere) | (at[_VERDICT] != nowhere)
     for names in (at[_TABLE], at[_CHAIN], verdict[_TARGET]):
         sound &= (words.take(names) & LENGTH_MASK) <= _LONGEST_NAME
     undecoded[datagram[~sound]] = True
     generations = _generations(words, start, length, received_ns)
     undecoded[generations.datagram] = False
-    datagram, message, at, verdict = (
-        datagram[sound],
-        message[sound],
-        at[:, sound],
-        verdict[:, sound],
-    )
+    if not sound.all():
+        datagram, message = datagram[sound], message[sound]
+        at, verdict = at.take(sound), verdict.take(sound)
     columns = _columns(buffer, message, at, verdict)
     return TraceEvents(
         datagram=datagram,
@@ -153,24 +160,28 @@ def _generations(words: U32, start: I64, length: I64, received_ns: I64) -> Gener
     return Generations(number, told, received_ns[told], finished)
 
 
-def _nested(words: U32, outer: I64) -> tuple[I64, Mask]:
+def _nested(words: U32, outer: I64) -> tuple[Attributes, Mask]:
     """The attributes inside of NFTA_TRACE_VERDICT; none where that is absent."""
     there = outer != netlink.absent(words)
     left = (words.take(outer) & LENGTH_MASK).astype(np.int64) - ATTRIBUTE_HEADER
-    return netlink.attributes(words, outer + 1, np.where(there, left, 0), _LEAST_VERDICT)
+    at, sound = netlink.attributes(words, outer + 1, np.where(there, left, 0), _LEAST_VERDICT)
+    return Attributes.of(words, at), sound
 
 
-def _columns(buffer: U8, message: I64, at: I64, verdict: I64) -> dict[str, Any]:
+def _columns(buffer: U8, message: I64, at: Attributes, verdict: Attributes) -> dict[str, Any]:
     """All fields of sound messages but those of their datagrams."""
     of = netlink.Fields(buffer, at)
     n = len(message)
     family = buffer.take((message << 2) + MESSAGE_HEADER)
-    packet_family = np.where(of.there[_NFPROTO], of.number(_NFPROTO), family)
+    packet_family = np.where(of.there(_NFPROTO), of.number(_NFPROTO), family)
     site, sites, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
     stolen = np.array([one.verdict == STOLEN for one in sites], np.bool_)[site]
     told, source = _dumped(
-        trace, table, stolen, of.there[[_NETWORK, _TRANSPORT, _IIF, _OIF]].any(axis=0)
+        trace,
+        table,
+        stolen,
+        np.logical_or.reduce([of.there(one) for one in (_NETWORK, _TRANSPORT, _IIF, _OIF)]),
     )
     framed = _framed(of)
     protocol = _protocol(buffer, packet_family, of, framed)
@@ -234,10 +245,10 @@ def _sites(
             table.astype(np.uint32),
             of.texts(_CHAIN, buffer, names).astype(np.uint32),
             policy.astype(np.uint32),
-            np.where(of.there[_HANDLE], np.uint32(1), np.uint32(0)),
+            np.where(of.there(_HANDLE), np.uint32(1), np.uint32(0)),
             of.number(_HANDLE, 1),
             of.number(_HANDLE, 2),
-            np.where(policy | verdict.there[_CODE], code, np.uint32(2**32 + CONTINUE)),
+            np.where(policy | verdict.there(_CODE), code, np.uint32(2**32 + CONTINUE)),
             verdict.texts(_TARGET, buffer, names).astype(np.uint32),
             np.zeros(len(family), np.uint32),
         ],
@@ -293,8 +304,8 @@ def _dumped(trace: I64, table: I64, stolen: Mask, dumps: Mask) -> tuple[I64, I64
 
 def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     """A buffer with packets made of both headers behind the messages; offset and length of each."""
-    there = np.flatnonzero(of.there[_NETWORK] | of.there[_TRANSPORT])
-    later = ~of.there[_NETWORK][there]  # fragments
+    there = np.flatnonzero(of.there(_NETWORK) | of.there(_TRANSPORT))
+    later = ~of.there(_NETWORK)[there]  # fragments
     begin = np.where(later, of.offset(_TRANSPORT)[there], of.offset(_NETWORK)[there])
     first = np.minimum(of.length(_TRANSPORT)[there], _TRANSPORT_ROOM)
     network = np.where(later, first, np.minimum(of.length(_NETWORK)[there], _NETWORK_ROOM))
@@ -310,9 +321,9 @@ def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
         rows = network == size
         packets[rows, :size] = headers[rows, :size]
         packets[rows, size : size + _TRANSPORT_ROOM] = bodies[rows, :_TRANSPORT_ROOM]
-    offset = np.full(of.there.shape[1], -1, np.int64)
+    offset = np.full(len(of), -1, np.int64)
     offset[there] = len(buffer) - len(netlink.PADDING) + np.arange(len(there)) * _PACKET_ROOM
-    length = np.zeros(of.there.shape[1], np.int32)
+    length = np.zeros(len(of), np.int32)
     length[there] = network + transport
     pieces = [buffer[: -len(netlink.PADDING)], packets.reshape(-1)]
     whole = np.concatenate([*pieces, np.frombuffer(netlink.PADDING, np.uint8)])
@@ -371,9 +382,9 @@ def knows_more(events: TraceEvents, rows: I64) -> Mask:
 
 def _framed(of: netlink.Fields) -> Mask:
     """Whether the link header is one of Ethernet, by the type of the device that the packet came in by."""
-    kind = np.where(of.there[_IIFTYPE], of.number(_IIFTYPE), of.number(_OIFTYPE)) >> 16
-    untold = ~(of.there[_IIFTYPE] | of.there[_OIFTYPE])
-    framed: Mask = of.there[_LINK] & (untold | np.isin(kind, _ETHERNET_TYPES))
+    kind = np.where(of.there(_IIFTYPE), of.number(_IIFTYPE), of.number(_OIFTYPE)) >> 16
+    untold = ~(of.there(_IIFTYPE) | of.there(_OIFTYPE))
+    framed: Mask = of.there(_LINK) & (untold | np.isin(kind, _ETHERNET_TYPES))
     return framed & (of.length(_LINK) >= ethernet.HEADER)
 
 
@@ -395,8 +406,8 @@ def _protocol(
     )
     type_ = np.where(tagged, ethernet.short(buffer, at + ethernet.TAG), type_)
     type_[framed & (type_ < ethernet.LEAST_TYPE)] = 0
-    first = np.where(of.there[_NETWORK], of.offset(_NETWORK), of.offset(_TRANSPORT))
-    parsed = of.there[_TRANSPORT] | (of.length(_NETWORK) < _NETWORK_ROOM)
+    first = np.where(of.there(_NETWORK), of.offset(_NETWORK), of.offset(_TRANSPORT))
+    parsed = of.there(_TRANSPORT) | (of.length(_NETWORK) < _NETWORK_ROOM)
     version = np.where(parsed & (first >= 0), buffer.take(np.maximum(first, 0)) >> 4, 0)
     by_version = np.where(version == 4, _ETH_P_IP, np.where(version == 6, _ETH_P_IPV6, 0))  # noqa: PLR2004
     told = np.where(framed, type_, by_version)

@@ -10,7 +10,7 @@ the packets that are under way. Where the ruleset changed meanwhile, `settle` ha
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # enum nf_inet_hooks; hooks after FORWARD have no arrival stamp
 _PREROUTING, _INPUT, _FORWARD, _OUTPUT, _POSTROUTING = range(5)
+_MOST_PLACES: Final = 1024  # of which a table of all pairs is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,25 @@ def _without_ours(
 def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     """Where a trace begins: in a chain where it can, unless the event before leads on to it there."""
     starts = np.array([place.starts for place in resolver.places])
+    count = len(starts)
+    here, before = path[1:], path[:-1]
+    if count > _MOST_PLACES:
+        leads_on = _leads_on(before, here, resolver)
+    else:  # events have few different places: each pair of them is judged once
+        pair = before * np.int32(count) + here
+        known = np.zeros(count * count, np.bool_)
+        known[pair] = True
+        pairs = np.flatnonzero(known)
+        known[pairs] = _leads_on(*divmod(pairs, count), resolver)
+        leads_on = known[pair]
+    begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
+    return begins
+
+
+def _leads_on(
+    before: npt.NDArray[np.integer], here: npt.NDArray[np.integer], resolver: Resolver
+) -> Mask:
+    """Whether a trace goes on from each place ``before`` to that ``here``."""
     builtin = np.array([place.builtin for place in resolver.places])
     hook = np.array([place.hook for place in resolver.places])
     bridged = np.array([place.bridged for place in resolver.places])
@@ -190,10 +210,9 @@ def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     index = np.array([-1 if place.index is None else place.index for place in resolver.places])
     numbers: dict[Pass, int] = {}
     passed = np.array([numbers.setdefault(one.pass_, len(numbers)) for one in resolver.places])
-    here, before = path[1:], path[:-1]
     ahead = (passed[before] != passed[here]) | ~builtin[before] | (index[before] < index[here])
     ahead &= rank[before] == rank[here]
-    leads_on = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
+    leads_on: Mask = (hook[before] == hook[here]) & ((rank[before] < rank[here]) | ahead)
     # IP hands what it sends over to the bridge; what it forwards, too.
     sends = (hook[before] == _OUTPUT) | (hook[before] == _FORWARD) | (hook[before] == _POSTROUTING)
     leads_on |= bridged[here] & (hook[here] == _OUTPUT) & ~bridged[before] & sends
@@ -204,8 +223,7 @@ def _begins(path: npt.NDArray[np.int32], resolver: Resolver) -> Mask:
     leads_on |= (
         bridged[before] & (hook[before] == _INPUT) & ~bridged[here] & (hook[here] == _PREROUTING)
     )
-    begins: Mask = np.concatenate([[True], starts[here] & ~leads_on])
-    return begins
+    return leads_on
 
 
 def _judge(
