@@ -186,13 +186,13 @@ class _Holes:
         return lost_events(self._recording.rows)
 
     def until(self, time_ns: int | None) -> list[Loss]:
-        """Those that ended before a packet; None: all."""
+        """Those that began before a packet; None: all."""
         if self._grows and time.monotonic() > self._looked + _POLL_S:
             self._looked = time.monotonic()
             self._losses = self._lost()
         ended = list(
             itertools.takewhile(
-                lambda loss: time_ns is None or loss.last_ns <= time_ns, self._losses[self._shown :]
+                lambda loss: time_ns is None or loss.first_ns < time_ns, self._losses[self._shown :]
             )
         )
         self._shown += len(ended)

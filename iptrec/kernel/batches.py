@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,8 @@ RECEIVE_BUFFER: Final = 512 << 20
 PROMPT_NS: Final = 10_000_000
 
 LARGEST_BATCH: Final = 16 * SLOTS
+# struct sk_buff, struct skb_shared_info, and what kmalloc rounds up of small ones.
+_BOOKKEEPING: Final = 1536
 _IOV_MAX: Final = 1024  # of one call (limits.h)
 _MSG_TRUNC: Final = 0x20
 _MMSGHDR: Final = np.dtype(
@@ -49,6 +51,17 @@ if TYPE_CHECKING:
     Notes = npt.NDArray[np.void]
 
 
+class Gap(NamedTuple):
+    """Where in a batch events are missing: before which datagrams for the first and for the last time.
+
+    ``after_ns``: they were sent after this time (epoch), as far as what came before them tells; 0: it does not.
+    """
+
+    first: int
+    last: int
+    after_ns: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Datagrams of one call, back to back: received together at ``received_ns`` (epoch).
@@ -57,6 +70,7 @@ class Batch:
     have been there already at an earlier time (epoch); both ascend. ``emptied``: whether nothing was left.
     ``notes``: what a tap noted of each one (`NOTE`), if there is a tap; nothing of those that came
     ``overflowing`` it. No batch has both ``there`` and ``notes``: a socket has one filter.
+    ``gap``: where those are missing that were ``lost``, if that is known.
     """
 
     received_ns: int
@@ -69,6 +83,7 @@ class Batch:
     notes: Notes | None = None
     there: Sequence[tuple[int, int]] = ()
     emptied: bool = False
+    gap: Gap | None = None
 
     def parts(self) -> Iterator[tuple[int, npt.NDArray[np.uint32], bytes]]:
         """The datagrams by the times at which they were there: times, lengths, and data."""
@@ -89,7 +104,10 @@ class Overrun(Exception):  # noqa: N818 - not an error: a fact about the stream
 
 
 class Slots:
-    """`SLOTS` slots of ``size`` bytes, for the datagrams of one socket; ``what``: its name for errors."""
+    """`SLOTS` slots of ``size`` bytes, for the datagrams of one socket; ``what``: its name for errors.
+
+    ``overran``: whether the kernel dropped some since it was opened.
+    """
 
     def __init__(self, size: int, what: str) -> None:
         self._what = what
@@ -103,6 +121,8 @@ class Slots:
         self._messages["iov"] = vectors.ctypes.data + np.arange(SLOTS) * 16
         self._messages["iovlen"] = 1
         self._gathering = Gathering(self._buffer)
+        self.overran = False
+        self._overrun = False  # behind what is still in the socket
         self._untold = False  # an overrun after datagrams
 
     def close(self) -> None:
@@ -110,24 +130,47 @@ class Slots:
         self._gathering.close()
 
     def receive(self, descriptor: int, most: int = SLOTS) -> Batch | None:
-        """What is there now, the first ones of it; None if nothing is. Raises `Overrun`.
+        """What is there now, the first ones of it; None if nothing is. Raises `Overrun`, where it was.
+
+        The kernel tells of it before what is in the socket, and queues nothing more until all of that was
+        received (NETLINK_S_CONGESTED in net/netlink/af_netlink.c): what it dropped was sent after that.
 
         Less than `SLOTS` datagrams say that nothing more was there at most `PROMPT_NS` before
         ``received_ns``: a call after which the process had to wait for its processor is followed by another
         one, and what both bring is one batch.
         """
-        untold, self._untold = self._untold, False
-        if untold:
-            raise Overrun
-        batch, prompt, overrun = self._call(descriptor, min(most, SLOTS))
+        self.tell()
+        most = min(most, SLOTS)
+        batch, prompt, overrun = self._call(descriptor, most)
+        if overrun:
+            self.overran = self._overrun = True
+            batch, prompt, overrun = self._call(descriptor, most)
         while not prompt and not overrun and len(batch.lengths) < LARGEST_BATCH and most >= SLOTS:
             more, prompt, overrun = self._call(descriptor, SLOTS)
             batch = joined([batch, more])
-        if overrun and len(batch.lengths):
-            self._untold = overrun
-        elif overrun:
-            raise Overrun
+        self.overran |= overrun
+        self._overrun |= overrun
+        if self._overrun and batch.emptied:
+            self._overrun = False
+            if not len(batch.lengths):
+                raise Overrun
+            self._untold = True
         return batch if len(batch.lengths) else None
+
+    @property
+    def most_memory(self) -> int:
+        """What a datagram that has room takes at most while it waits, in the kernel's bookkeeping."""
+        return 2 * self._size + _BOOKKEEPING
+
+    def end_of_queue(self) -> None:
+        """All that was in the socket when the kernel dropped some was received: the next call says so."""
+        self._untold, self._overrun = self._untold or self._overrun, False
+
+    def tell(self) -> None:
+        """Raise an `Overrun` that is not told yet, behind what was received last."""
+        untold, self._untold = self._untold, False
+        if untold:
+            raise Overrun
 
     def put_off(self) -> None:
         """Let the next call raise the `Overrun` that this one has raised."""
@@ -150,8 +193,10 @@ class Slots:
         lengths = self._messages["len"][: max(count, 0)].copy()
         truncated = int(np.count_nonzero(self._messages["flags"][: len(lengths)] & _MSG_TRUNC))
         data = self._gathering.gather(0, self._size, lengths)
-        batch = Batch(now, lengths, data, 0, truncated, emptied=len(lengths) < most)
-        return batch, now - begun < PROMPT_NS, number == errno.ENOBUFS
+        overrun = number == errno.ENOBUFS  # nothing was received then
+        emptied = len(lengths) < most and not overrun
+        batch = Batch(now, lengths, data, 0, truncated, emptied=emptied)
+        return batch, now - begun < PROMPT_NS, overrun
 
 
 class Gathering:

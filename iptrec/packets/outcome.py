@@ -284,5 +284,4 @@ def _may_be_lost(book: Book, path: tuple[int, ...]) -> bool:
 def _where(place: Place) -> str:
     if place.apart:
         return "iptrec's own table"
-    number = "its end" if place.end else f"rule {place.number}"
-    return f"{place.table}/{place.chain} {number}"
+    return f"{place.table}/{place.chain} {place.what}"

@@ -240,4 +240,4 @@ def reading(place: Place) -> tuple[str | None, str | None]:
 def _shown(place: Place) -> str:
     if place.end:
         return f"the chain's end ({place.target})"
-    return "what nobody saw" if place.rule is None else f"rule {place.number}: {place.rule.spec}"
+    return "what nobody saw" if place.rule is None else f"{place.what}: {place.rule.spec}"

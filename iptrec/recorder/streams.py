@@ -106,8 +106,10 @@ class Side:
 class _Source:
     """A stream of events in the file, and when its socket was last read.
 
-    ``emptied``: whether the last look left nothing in it. ``overflowed``: how many events came beside the ring
-    of a tap that no row tells of yet; since ``since_ns``.
+    ``emptied``: whether the last look left nothing in it. ``sent_ns``: the latest time that a tap noted of an
+    event (epoch). ``empty_ns``: when it was found empty for the last time but one, and for the last time.
+    ``overrun``: between which times events were dropped that are not counted yet. ``overflowed``: how many came
+    beside the ring of a tap that no row tells of yet; since ``since_ns``.
     """
 
     socket: EventSocket
@@ -115,8 +117,37 @@ class _Source:
     last_ns: int
     gone: Callable[[batches.Batch], Iterator[Question]]
     emptied: bool = False
+    sent_ns: int = 0
+    empty_ns: tuple[int, int] = (0, 0)
+    overrun: tuple[int, int] | None = None
     overflowed: int = 0
     since_ns: int = 0
+
+    @property
+    def after_ns(self) -> int:
+        """What is lost was sent after it (epoch).
+
+        Perhaps before the socket was found empty for the last time: what it had no room for is told after that.
+        """
+        return max(self.sent_ns, self.empty_ns[0])
+
+    def looked(self, begun_ns: int, batch: batches.Batch | None) -> None:
+        """Note what a look that began at a time says of what comes next."""
+        self.emptied = batch is None or batch.emptied
+        if self.emptied:
+            self.empty_ns = self.empty_ns[1], begun_ns
+        if batch is not None:
+            self.last_ns = batch.received_ns
+            self.sent_ns = max(self.sent_ns, _noted(batch, 0, len(batch.lengths))[1])
+
+    def lost_in(self, batch: batches.Batch) -> tuple[int, int]:
+        """Between which times (epoch) the events were sent that a batch lacks, as far as that is sure."""
+        gap = batch.gap or batches.Gap(0, 0)
+        after, until = self.overrun or (self.after_ns, batch.received_ns)
+        _, before = _noted(batch, 0, gap.first)
+        behind, _ = _noted(batch, gap.last, len(batch.lengths))
+        after = max(after, gap.after_ns, before)
+        return after, max(after, min(until, behind or until))
 
 
 class Streams:
@@ -157,7 +188,9 @@ class Streams:
         self.since_ns = time.time_ns()
         self.write_to(writer, namespace)
         for one in events:
-            self._sources.append(_Source(one.socket, self.ids[one.kind], time.time_ns(), one.gone))
+            now = time.time_ns()
+            source = _Source(one.socket, self.ids[one.kind], now, one.gone, empty_ns=(now, now))
+            self._sources.append(source)
             report.detail(f"receive buffer: {one.socket.receive_buffer:,} bytes")
             why = one.socket.untapped
             report.detail(f"{one.kind}: {f'no tap: {why}' if why else 'through the tap'}")
@@ -171,6 +204,7 @@ class Streams:
         """Write into this file from now on: its streams are added, and what is there already."""
         for source in self._sources:
             self._tell_overflow(source, source.last_ns)
+            self._tell_overrun(source)
         self._writer = writer
         for side in self._sides:
             stream = self.ids[side.kind] = writer.add_stream(namespace, side.kind, {**side.detail})
@@ -215,17 +249,14 @@ class Streams:
 
     def _fetch(self, source: _Source) -> int:
         source.emptied = False
+        begun = time.time_ns()
         try:
             batch = source.socket.receive()
         except batches.Overrun as overrun:
-            now = time.time_ns()
-            self._progress.lost += overrun.events or 0
-            self._writer.add_loss(
-                Loss(source.stream, source.last_ns, now, overrun.events, "enobufs")
-            )
+            self._note_overrun(source, overrun.events)
             return batches.SLOTS
-        source.emptied = batch is None or batch.emptied or len(batch.lengths) < batches.SLOTS
         if batch is None:
+            source.looked(begun, batch)
             return 0
         notes = None if batch.notes is None else Notes(batch.notes["time"], batch.notes["cpu"])
         for time_ns, lengths, data in batch.parts():
@@ -235,20 +266,40 @@ class Streams:
             self._asking.take(source.gone, batch)
         if self._traversals is not None and source is self._sources[-1]:
             self._progress.packets += self._traversals(batch.data)
-        between = source.stream, source.last_ns, batch.received_ns
         if batch.lost:
             self._progress.lost += batch.lost
-            self._writer.add_loss(Loss(*between, batch.lost, "sequence"))
+            lost = source.lost_in(batch)
+            self._writer.add_loss(Loss(source.stream, *lost, batch.lost, "sequence"))
+            source.overrun = None
+        self._tell_overrun(source)
         if batch.truncated:  # not missing, so not counted
-            self._writer.add_loss(Loss(*between, None, "truncated"))
+            between = source.last_ns, batch.received_ns
+            self._writer.add_loss(Loss(source.stream, *between, None, "truncated"))
         self._note_overflow(source, batch)
-        source.last_ns = batch.received_ns
+        source.looked(begun, batch)
         return len(batch.lengths)
+
+    def _note_overrun(self, source: _Source, events: int | None) -> None:
+        """Note that events were dropped, until now at the latest; not counted: what comes next counts them."""
+        after, now = source.overrun or (source.after_ns, 0), time.time_ns()
+        between = after[0], now
+        if events is None:
+            source.overrun = between
+            return
+        source.overrun = None
+        self._progress.lost += events
+        self._writer.add_loss(Loss(source.stream, *between, events, "enobufs"))
+
+    def _tell_overrun(self, source: _Source) -> None:
+        """Tell of dropped events that nobody counts."""
+        if source.overrun is not None:
+            self._writer.add_loss(Loss(source.stream, *source.overrun, None, "enobufs"))
+            source.overrun = None
 
     def _note_overflow(self, source: _Source, batch: batches.Batch) -> None:
         """Note once in a while how many events came beside the ring: of these the times are not known."""
         if batch.overflowing and not source.overflowed:
-            source.since_ns = source.last_ns
+            source.since_ns = source.after_ns or source.last_ns
         source.overflowed += batch.overflowing
         if source.overflowed and batch.received_ns - source.since_ns > _OVERFLOWS_NS:
             self._tell_overflow(source, batch.received_ns)
@@ -317,9 +368,8 @@ class Streams:
             pass
         self._tell_overflow(source, source.last_ns)
         if unseen := source.socket.unseen():
-            self._progress.lost += unseen
-            now = time.time_ns()
-            self._writer.add_loss(Loss(source.stream, source.last_ns, now, unseen, "enobufs"))
+            self._note_overrun(source, unseen)
+        self._tell_overrun(source)
         granted = source.socket.receive_buffer
         if self._progress.lost and granted < self._options.receive_buffer:
             self._report.note(
@@ -331,6 +381,13 @@ class Streams:
         lengths = np.array([len(datagram)], np.uint32)
         notes = None if sent_ns is None else Notes.of_one(sent_ns)
         self._writer.append(stream, time.time_ns(), lengths, datagram, notes)
+
+
+def _noted(batch: batches.Batch, first: int, end: int) -> tuple[int, int]:
+    """The first and the latest time that a tap noted of some datagrams of a batch (epoch, ns); 0: none."""
+    times = np.zeros(0, np.int64) if batch.notes is None else batch.notes["time"][first:end]
+    known = times[times > 0]
+    return (int(known[0]), int(known.max())) if len(known) else (0, 0)
 
 
 def _way(events: EventSocket) -> dict[str, Any]:

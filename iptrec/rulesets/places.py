@@ -106,6 +106,19 @@ class Place:
         return not self.end and not self.ours and self.number is None
 
     @property
+    def what(self) -> str:
+        """What it is of its chain, in words."""
+        if self.end:
+            return "its end"
+        if self.ours:
+            return "iptrec's own rule"
+        return (
+            f"rule {self.number}"
+            if self.number is not None
+            else "rule (not in the recorded ruleset)"
+        )
+
+    @property
     def wordless(self) -> bool:
         """Whether it is a rule of which nobody saw the text."""
         return not self.end and not self.ours and self.rule is None

@@ -11,6 +11,7 @@ import numpy as np
 from iptrec.decode import snapshots
 from iptrec.decode.owners import NOBODY, Owner
 from iptrec.names import FAMILIES
+from iptrec.recording.rows import lost_events
 from iptrec.rulesets.backends import timelines
 from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of
@@ -172,8 +173,10 @@ def _snapshots(recording: Recording) -> Iterator[Row]:
 
 
 def _losses(recording: Recording) -> Iterator[Row]:
+    of_events = set(lost_events(recording))
     for number, one in enumerate(recording.losses, 1):
-        yield number, one.stream, one.first_ns, one.last_ns, one.events, one.how
+        lost = (one.events or 0) if one in of_events else 0
+        yield number, one.stream, one.first_ns, one.last_ns, one.events, one.how, lost
 
 
 _SMALL: Final = {

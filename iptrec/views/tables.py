@@ -121,14 +121,19 @@ TABLES: Final = (
     ),
     Table(
         "losses",
-        "Events that the kernel sent and that are not in the recording, and times without tracing.",
+        "What the kernel sent and is not in the recording, and times without tracing.",
         (
             _number("id", "number"),
             _number("stream", "which stream", "streams(id)"),
-            _number("first_ns", "it happened between this time"),
+            _number("first_ns", "it was sent between this time, of the kernel where that is known"),
             _number("last_ns", "and this one"),
-            _maybe(_number("events", "how many; NULL: not known")),
-            _text("how", "sequence, enobufs, truncated, rules-gone, logger-switched"),
+            _maybe(_number("events", "how many it is about; NULL: not known")),
+            _text(
+                "how",
+                "sequence, enobufs, truncated, rules-gone, logger-switched; ring-full: reasons of drops, facts"
+                " about senders are missing; overflow: events came beside the ring of the tap",
+            ),
+            _number("lost", "events of packets that are missing, as far as they are counted: to be summed up"),
         ),
         ("id",),
     ),

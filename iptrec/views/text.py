@@ -103,11 +103,15 @@ def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list
         if loss.how in HOLES:
             first, last = when(loss.first_ns), when(loss.last_ns)
             lines.append(f"-- not traced from {first} to {last}: {HOLES[loss.how]} --\n")
-    lost = [loss for loss in losses if loss.events]
+    lost = [one for one in losses if one.events or one.how == "enobufs"]
     if lost:
-        count = sum(loss.events or 0 for loss in lost)
-        first, last = when(lost[0].first_ns), when(lost[-1].last_ns)
-        lines.append(f"-- {counted(count, 'event')} lost from {first} to {last} --\n")
+        count = sum(one.events or 0 for one in lost)
+        what = f"{counted(count, 'event')} lost" if count else "events lost, not known how many,"
+        first, last = (
+            when(min(one.first_ns for one in lost)),
+            when(max(one.last_ns for one in lost)),
+        )
+        lines.append(f"-- {what} from {first} to {last} --\n")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import sqlite3
 import struct
@@ -116,3 +117,34 @@ def test_what_is_missing_beside_the_events(recording, capsys):
         assert "not known how many" not in said.out + said.err
     assert run(path, "show") == 0
     assert "no room for all of the stream sockets" in capsys.readouterr().err
+
+
+def test_sums_in_sql(recording, capsys):
+    """Count what is missing of packets: not what came beside the ring, nor what is missing beside them."""
+    path = recording([(1, 2, 5, "sequence"), (3, 4, 7, "overflow"), (5, 6, None, "enobufs")])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("INSERT INTO stream VALUES (9, 1, 'drops', '{}')")
+        database.execute("INSERT INTO loss VALUES (9, 9, 1, 2, 11, 'ring-full')")
+        database.commit()
+    asked = "SELECT sum(lost), sum(events) FROM losses"
+    app(["query", str(path), asked, "--csv"], standalone_mode=False)
+    assert capsys.readouterr().out.split() == ["sum(lost),sum(events)", "5,23"]
+
+
+def test_a_loss_is_told_where_it_began(tmp_path, capsys):
+    """Before what may lack something, however long it took; also where nobody knows how many events it was."""
+    path = Path(shutil.copy(ROOT / "samples" / "loopback.db", tmp_path / "t.db"))
+    app(["show", str(path), "--json"], standalone_mode=False)
+    times = [json.loads(line)["time_ns"] for line in capsys.readouterr().out.splitlines()]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "INSERT INTO loss (stream, first_ns, last_ns, events, how)"
+            " SELECT id, ?, ?, NULL, 'enobufs' FROM stream WHERE kind = 'nflog'",
+            (times[8], times[-1] + 1),
+        )
+        database.commit()
+    app(["show", str(path), "--brief"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = (number for number, one in enumerate(lines) if "events lost, not known how many" in one)
+    assert "#10 " in lines[at - 1]
+    assert "#11 " in lines[at + 1]

@@ -7,11 +7,13 @@ import pytest
 
 from iptrec.kernel import netlink
 from iptrec.kernel.batches import Batch, Overrun
+from iptrec.kernel.bpf import noted
 from iptrec.kernel.bpf import tap as tap_module
 from iptrec.kernel.bpf.ring import Ring
 from iptrec.kernel.bpf.tap import Tap
 
 HEAD, MESSAGE, ROOM = 24, 8, 6
+EPOCH = 10**18
 STRIDE = 8 + HEAD + MESSAGE
 SIZE = STRIDE * ROOM + 16  # a record lies across its end
 
@@ -24,6 +26,7 @@ class Sent:
 
     def __init__(self, monkeypatch, *, numbered):
         self.meanwhile, self.queued, self.drops, self.count = [], [], 0, 0
+        self.ends, self.times = [], []
         self.bytes, self.written = (
             np.zeros(SIZE + STRIDE, np.uint8),
             memoryview(bytearray(8)).cast("Q"),
@@ -33,12 +36,31 @@ class Sent:
         ring._read_to, ring._written_to = memoryview(bytearray(8)).cast("Q"), self.written
         self.tap = Tap.__new__(Tap)
         for field, value in {
-            "_ring": ring, "_next": 0, "_dropped": 0, "_caught_up": False, "_overrun": None, "_later": None,
+            "_ring": ring, "_next": 0, "_dropped": 0, "_dropped_before": 0, "_noted_by": -1,
+            "_counted": self, "_caught_up": False, "_overrun": None, "_later": None,
             "_sequence": (lambda message: int.from_bytes(message[:4], "little")) if numbered else None,
             "_socket": self, "_slots": self, "_gathering": tap_module.Gathering(self.bytes),
         }.items():  # fmt: skip
             setattr(self.tap, field, value)
         monkeypatch.setattr(netlink, "drops", lambda _: self.drops)
+        monkeypatch.setattr(netlink, "queued", lambda _: 1000 * len(self.queued))
+        monkeypatch.setattr(
+            noted, "times", lambda _, first, count: np.arange(first, first + count) + 1
+        )
+        monkeypatch.setattr(tap_module, "since_the_epoch", lambda: EPOCH)
+
+    most_memory = 1000  # of a message that is queued
+
+    def end_of_queue(self):
+        """All that was queued when some were dropped was received."""
+        self.ends.append(self.count)
+
+    def tell(self):
+        """It was told."""
+
+    def __getitem__(self, _):
+        """How many there were, as the program counts them."""
+        return self.count
 
     def fileno(self):
         return -1
@@ -49,7 +71,7 @@ class Sent:
             self.meanwhile.pop(0)()
         some, self.queued = self.queued[:most], self.queued[most:]
         lengths = np.full(len(some), MESSAGE, np.uint32)
-        return Batch(1, lengths, b"".join(some), 0, 0) if some else None
+        return Batch(2 * EPOCH, lengths, b"".join(some), 0, 0) if some else None
 
     def message(self):
         self.count += 1
@@ -78,6 +100,7 @@ class Sent:
             numbers = np.frombuffer(batch.data, "<u8")
             assert len(numbers) == len(batch.lengths) == len(batch.notes)
             found += numbers.tolist()
+            self.times += batch.notes["time"].tolist()
         return found
 
 
@@ -132,6 +155,72 @@ def test_what_neither_has_room_for(monkeypatch):
     sent.to_ring()
     sent.to_socket()
     assert sent.received() == [0, 1, 4, 5]
+
+
+def test_what_neither_has_room_for_is_before_what_is_queued_later(sent):
+    """Nothing is queued until the socket was emptied: what the ring has then was sent before."""
+    sent.to_ring()
+    sent.to_socket()
+    sent.to_socket()
+    sent.lost()
+    sent.lost()
+    sent.to_ring()
+    sent.to_ring()
+    emptied = sent.end_of_queue
+
+    def goes_on():
+        emptied()
+        sent.end_of_queue = emptied
+        sent.to_socket()
+        sent.to_socket()
+        sent.to_ring()
+
+    sent.end_of_queue = goes_on
+    assert sent.received() == [0, 1, 2, 5, 6, 7, 8, 9]
+    assert len(sent.ends) == 1
+
+
+def test_what_comes_beside_the_ring_has_its_own_time(sent):
+    """By its number; those that were dropped have one, too."""
+    sent.to_ring()
+    for _ in range(4):
+        sent.to_socket()
+    sent.lost()
+    sent.to_ring()
+    assert sent.received() == [0, 1, 2, 3, 4, 6]
+    assert sent.times[1:5] == [EPOCH + 1 + number for number in (1, 2, 3, 4)]
+
+
+def test_where_it_is_not_sure_which_were_dropped_no_time_is_told(sent):
+    """Behind the end of the queue, as long as nothing in the ring tells what was before it."""
+    sent.to_socket()
+    sent.lost()
+    assert sent.received() == [0]
+    sent.to_socket()
+    assert sent.received() == [2]
+    assert sent.times == [EPOCH + 1, 0]
+    sent.to_ring()
+    sent.to_socket()
+    assert sent.received() == [3, 4]
+    assert sent.times[-1] == EPOCH + 5
+
+
+def test_an_overrun_is_told_before_what_the_ring_has_from_behind_it(sent, monkeypatch):
+    """When all that was queued was received: the ring goes on later, as its numbers say."""
+    sent.to_socket()
+    sent.lost()
+    sent.to_ring()
+
+    def tell():
+        if sent.ends:
+            sent.ends.clear()
+            raise Overrun
+
+    monkeypatch.setattr(sent, "tell", tell, raising=False)
+    assert sent.tap.receive().data == (0).to_bytes(MESSAGE, "little")
+    with pytest.raises(Overrun):
+        sent.tap.receive()
+    assert sent.tap.receive().data == (2).to_bytes(MESSAGE, "little")
 
 
 def test_an_overrun_is_told_after_what_came_before_it(sent, monkeypatch):

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from iptrec.errors import HostError
-from iptrec.kernel.batches import Batch, Overrun
+from iptrec.kernel.batches import SLOTS, Batch, Overrun
 from iptrec.recorder import backends, session
 from iptrec.recorder.options import Options
 from iptrec.recorder.streams import Events, Side
@@ -182,7 +182,8 @@ class EventSocket:
 
 def batch(count, *, lost=0, truncated=0, received_ns=2000):
     """So many events of two bytes."""
-    return Batch(received_ns, np.full(count, 2, np.uint32), b"ev" * count, lost, truncated)
+    lengths = np.full(count, 2, np.uint32)
+    return Batch(received_ns, lengths, b"ev" * count, lost, truncated, emptied=count < SLOTS)
 
 
 class SideSocket:

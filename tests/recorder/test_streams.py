@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import itertools
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import pytest
 from fake_recorder import EventSocket, Side, SideSocket, Stage, Writer, batch, options
 
 from iptrec.errors import HostError
-from iptrec.kernel.batches import NOTE, SLOTS, Overrun
+from iptrec.kernel.batches import NOTE, SLOTS, Gap, Overrun
 from iptrec.recorder.options import Progress, Report
 from iptrec.recorder.streams import Events, Streams
 from iptrec.recording.kinds import no_room
@@ -124,7 +125,7 @@ def test_a_stream_with_a_tap(streams, monkeypatch):
         (batch(2, truncated=1), 0, [(1, None, "truncated")]),  # cut, not missing
         (batch(2, lost=1, truncated=1), 1, [(1, 1, "sequence"), (1, None, "truncated")]),
         (Overrun(5), 5, [(1, 5, "enobufs")]),
-        (Overrun(), 0, [(1, None, "enobufs")]),  # a later batch will say how many
+        (Overrun(), 0, []),  # a later batch will say how many
     ],
     ids=["gap", "truncated", "both", "overrun", "overrun-uncounted"],
 )
@@ -138,13 +139,85 @@ def test_losses_are_counted(come, lost, expected, streams):
     assert fetched == (SLOTS if isinstance(come, Overrun) else 2)
 
 
-def test_a_loss_is_between_two_readings(streams):
-    """Since the socket was last read, until what came after it."""
-    one = streams([2, batch(2, lost=3, received_ns=3000)])
+@pytest.mark.parametrize(
+    ("come", "expected"),
+    [
+        ([Overrun(), batch(2, lost=3)], [(1, 3, "sequence")]),
+        ([Overrun(), batch(2)], [(1, None, "enobufs")]),
+        ([Overrun()], [(1, None, "enobufs")]),
+        ([batch(2), Overrun(), batch(2, lost=3), batch(2)], [(1, 3, "sequence")]),
+    ],
+    ids=["counted", "not counted", "nothing follows", "between others"],
+)
+def test_an_overrun_that_a_later_batch_counts(streams, come, expected):
+    """Is one loss, not two."""
+    one = streams(come)
+    one.made.end_events()
+    assert losses(one) == expected
+
+
+def noted(*times_ns, received_ns, **more):
+    """A batch through a tap; 0: not noted."""
+    notes = np.array([(one, 0, 2) for one in times_ns], NOTE)
+    return replace(batch(len(times_ns)), received_ns=received_ns, notes=notes, **more)
+
+
+def spans(one):
+    return [(loss.first_ns, loss.last_ns) for loss in one.writer.losses]
+
+
+@pytest.fixture
+def at_zero(monkeypatch):
+    """Nothing is known of the time of a look: the clock stands still."""
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"),
+    [
+        (Gap(0, 0), (30, 510)),
+        (Gap(1, 1), (510, 520)),
+        (Gap(1, 3), (510, 540)),
+        (Gap(4, 4), (540, 9000)),  # no time is noted behind it
+        (Gap(4, 4, after_ns=545), (545, 9000)),  # but what was before it has its packet's arrival
+        (None, (30, 510)),
+    ],
+)
+@pytest.mark.usefixtures("at_zero")
+def test_a_loss_is_between_the_events_beside_it(streams, gap, expected):
+    """By their own times: not when somebody noticed that they were missing."""
+    lossy = noted(510, 520, 0, 540, 0, received_ns=9000, lost=3, gap=gap)
+    one = streams([noted(10, 30, 20, received_ns=5000), lossy])
     one.made.fetch()
     one.made.fetch()
-    (loss,) = one.writer.losses
-    assert (loss.first_ns, loss.last_ns) == (2000, 3000)
+    assert spans(one) == [expected]
+
+
+def test_a_loss_without_times(streams, monkeypatch):
+    """Since the socket was found empty for the last time but one, until its end was reached.
+
+    What came before that time may have been dropped after some that were there then.
+    """
+    clock = itertools.count(1000, 1000)
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock))
+    one = streams([batch(2), batch(2), Overrun(7)])
+    one.made.fetch()
+    (looked,) = (source.empty_ns[1] for source in one.made._sources)
+    one.made.fetch()
+    one.made.fetch()
+    ((first, last),) = spans(one)
+    assert (first, last) == (looked, next(clock) - 1000)
+
+
+def test_an_overrun_has_the_latest_own_time_before_it(streams):
+    """And the present behind it: until the socket was empty the kernel went on to drop."""
+    one = streams([noted(10, 30, received_ns=5000, emptied=False), Overrun(4)])
+    one.made._sources[0].empty_ns = (7, 8)
+    one.made.fetch()
+    one.made.fetch()
+    ((first, last),) = spans(one)
+    assert first == 30
+    assert last > 10**18
 
 
 def test_the_end_of_the_stream(streams):

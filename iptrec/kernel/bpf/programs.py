@@ -43,7 +43,10 @@ class Programs:
         return descriptor
 
     def _noted(self, size: int, prot: int = mmap.PROT_READ) -> tuple[int, memoryview]:
-        """A map of so many bytes that programs write, and the numbers of 64 bits in it, as they are now."""
+        """A map of so many bytes that programs write, and the numbers of 64 bits in it, as they are now.
+
+        Those of its first page: what is mapped counts as memory of this process, used or not.
+        """
         flags = bpf.MMAPABLE
         notes = self._kept(bpf.new_map(bpf.ARRAY, key=4, value=size, entries=1, flags=flags))
         return notes, memoryview(mmap.mmap(notes, mmap.PAGESIZE, prot=prot)).cast("q")

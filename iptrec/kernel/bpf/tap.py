@@ -4,7 +4,12 @@ The kernel runs a socket's filter before it queues a message (netlink_unicast an
 net/netlink/af_netlink.c). This one copies the message, and when and where it was sent, into a ring, and refuses
 it: nobody is woken for it, and nobody has to receive it. What finds no room in the ring, or is too long for a
 record, goes to the socket whole, as without a tap; the messages are counted, so it is known between which ones
-it was.
+it was. When it was sent is noted beside the ring, in a table of the last messages (`noted`): so it has its own
+time, too, unless more than that were sent before it is received.
+
+Where the socket has no room either, the kernel drops messages, and goes on to do so until the socket was
+emptied (NETLINK_S_CONGESTED): what is queued was sent before the first one that was dropped. So no more is
+received at a time, then, than is sure to be in the queue.
 
 A record is reserved before the clock is read: in the order of the ring no time is later than that of one
 behind it but for what another processor does between the two.
@@ -28,7 +33,7 @@ import numpy as np
 from iptrec.errors import HostError
 from iptrec.kernel import batches, netlink
 from iptrec.kernel.batches import NO_RULESET, NOTE, SLOTS, Batch, Gathering, Overrun
-from iptrec.kernel.bpf import bpf
+from iptrec.kernel.bpf import bpf, noted
 from iptrec.kernel.bpf.bpf import HALF, LONG, WORD, load, move, number, store, store_value
 from iptrec.kernel.bpf.programs import Programs
 from iptrec.kernel.bpf.ring import Ring, before_first, since_the_epoch
@@ -104,7 +109,8 @@ class Tap(Programs):
         require_on()
         self._socket, self._slots = opened, slots
         self._next = 0  # so many messages were received, or given up
-        self._dropped = netlink.drops(opened)
+        self._dropped = netlink.drops(opened)  # which of them were found missing
+        self._dropped_before = self._dropped  # the socket was emptied for the last time
         self._caught_up = False  # with all that was in the ring
         self._overrun: Overrun | None = None  # untold, after messages
         self._sequence = sequence
@@ -118,14 +124,14 @@ class Tap(Programs):
     def _make(self) -> None:
         kept, record = self._kept, _HEAD.itemsize + self._room
         ring = kept(bpf.new_map(bpf.RINGBUF, entries=self._ring_bytes))
-        counted = kept(bpf.new_map(bpf.ARRAY, key=4, value=8, entries=1))
+        self._noted_by, self._counted = self._noted(noted.SIZE)
         self._ring = Ring(ring, self._ring_bytes, record)
         self._gathering = Gathering(self._ring.bytes)
         self._making.callback(self._gathering.close)
         self._ready = self._making.enter_context(select.epoll())
         for descriptor in (ring, self._socket.fileno()):
             self._ready.register(descriptor, select.EPOLLIN)
-        program = kept(self._loaded(partial(self._code, ring, counted, self._room)))
+        program = kept(self._loaded(partial(self._code, ring, self._noted_by, self._room)))
         bpf.filtered(self._socket, program)
 
     def _loaded(self, code: Callable[[bpf.Code], bytes]) -> int:
@@ -145,10 +151,7 @@ class Tap(Programs):
         return self._ring.filled > _PRESSING
 
     def receive(self) -> Batch | None:
-        """What is there now, in the order in which it was sent; None if nothing is. Raises `Overrun`.
-
-        Less than `SLOTS` messages say that nothing more was there.
-        """
+        """What is there now, in the order in which it was sent; None if nothing is. Raises `Overrun`."""
         untold, self._overrun = self._overrun, None
         if untold is not None:
             raise untold
@@ -168,6 +171,7 @@ class Tap(Programs):
 
     def _part(self) -> Batch | None:
         """Messages that follow each other in the ring, or beside it."""
+        self._slots.tell()  # before what the ring has from behind it
         end = time.monotonic() + _LATE_S
         while True:
             head = self._heads(_FEW)
@@ -176,11 +180,18 @@ class Tap(Programs):
                 head = self._heads(MOST)
                 return self._out_of_ring(head, before_first(self._missing(head["number"]) > 0))
             wanted = int(missing[0]) if len(head) else SLOTS
+            if len(head) and (gone := min(self._gone_before, wanted)):
+                self._dropped = (self._dropped + gone) % _ALL_NUMBERS
+                self._next += gone
+                continue
+            sure = not self._gone_before  # else some may be missing before these
             batch = self._beside(wanted)
             if batch is not None and len(batch.lengths):
                 count = len(batch.lengths)
+                notes = self._notes_beside(batch) if sure else batches.nothing_noted(count)
                 self._next += count
-                return replace(batch, overflowing=count, notes=batches.nothing_noted(count))
+                emptied = self._counted[0] <= self._next
+                return replace(batch, overflowing=count, notes=notes, emptied=emptied)
             if not len(head):
                 if batch is None:
                     return None
@@ -198,13 +209,43 @@ class Tap(Programs):
         """Messages of the socket that were sent before the first one in the ring; None if it has none."""
         batch, self._later = self._later, None
         if batch is None:
-            batch = self._slots.receive(self._socket.fileno(), min(most, SLOTS))
+            batch = self._queued(min(most, SLOTS))
         records = self._ring.records(1)  # one may have come since they were looked at
         if batch is None or not len(records):
             return batch
         batch, later = batches.parted(batch, self._before(batch, records[0]))
         self._later = later if len(later.lengths) else None
         return batch
+
+    def _queued(self, most: int) -> Batch | None:
+        """Messages of the socket, the first ones; None if it has none. Raises `Overrun` behind the last one."""
+        dropping = netlink.drops(self._socket) != self._dropped_before
+        if dropping:  # until it was emptied: what comes then is to be told apart from what is there
+            surely = netlink.queued(self._socket) // self._slots.most_memory
+            most = min(most, max(1, surely))
+        try:
+            batch = self._slots.receive(self._socket.fileno(), most)
+        except Overrun:
+            self._dropped_before = netlink.drops(self._socket)
+            raise
+        if dropping and not netlink.queued(self._socket):
+            self._dropped_before = netlink.drops(self._socket)
+            self._slots.end_of_queue()
+        return batch
+
+    @property
+    def _gone_before(self) -> int:
+        """How many were dropped, before the socket was emptied, that were not found missing yet."""
+        return (self._dropped_before - self._dropped) % _ALL_NUMBERS
+
+    def _notes_beside(self, batch: Batch) -> batches.Notes:
+        """When messages of the socket were sent, which come next, as far as that is noted."""
+        count = len(batch.lengths)
+        notes = batches.nothing_noted(count)
+        times = noted.times(self._noted_by, self._next, count)
+        own = np.minimum(times + since_the_epoch(), batch.received_ns)
+        notes["time"] = np.where(times > 0, own, 0)
+        return notes
 
     def _before(self, batch: Batch, record: npt.NDArray[np.uint8]) -> int:
         """How many messages of the socket were sent before one in the ring.
@@ -259,10 +300,11 @@ class Tap(Programs):
         self._ring.free(count)
         self._next += count
         self._caught_up = all_of_them and self._ring.first > first
+        emptied = self._caught_up and self._counted[0] <= self._next
         notes = np.empty(len(head), NOTE)
         notes["time"] = np.minimum(head["time"] + since_the_epoch(), now)
         notes["cpu"], notes["ruleset"] = head["cpu"], head["ruleset"]
-        return Batch(now, lengths, data, 0, 0, notes=notes, emptied=self._caught_up)
+        return Batch(now, lengths, data, 0, 0, notes=notes, emptied=emptied)
 
 
 class Untapped:
@@ -314,9 +356,9 @@ class Tapped:
 
 
 def _code(
-    ring: int, counted: int, room: int, ruleset: bpf.Code, *, kinds: Collection[int], others: bool
+    ring: int, table: int, room: int, ruleset: bpf.Code, *, kinds: Collection[int], others: bool
 ) -> bytes:
-    """The program. ``ring``, ``counted``: maps.
+    """The program. ``ring``, ``table``: maps.
 
     Verifiers differ: two plain comparisons of 64 bits are understood by all.
     """
@@ -332,7 +374,7 @@ def _code(
             store_value(LONG, _STACK, NOTED_AT, NO_RULESET),
             *ruleset,
             number(_NUMBER, 1),
-            bpf.map_value(_R1, counted),
+            bpf.map_value(_R1, table),
             bpf.count_in_memory(_R1, _NUMBER),
             load(WORD, _LENGTH, _CTX),  # struct __sk_buff, len
             (bpf.ABOVE, _LENGTH, room, "whole"),
@@ -367,6 +409,12 @@ def _code(
             "taken back",
             bpf.call(bpf.DISCARD),
             "whole",
+            bpf.call(bpf.KTIME),
+            bpf.map_value(_R1, table),
+            bpf.and_(_NUMBER, noted.NOTES - 1),
+            bpf.shift(_NUMBER, 3),
+            bpf.add_register(_R1, _NUMBER),
+            store(LONG, _R1, 8, _R0),
             number(_R0, _WHOLE),
             bpf.EXIT,
         ]

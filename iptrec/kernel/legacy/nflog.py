@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError
 from iptrec.kernel import batches, host, netlink
-from iptrec.kernel.batches import RECEIVE_BUFFER, joined
+from iptrec.kernel.batches import RECEIVE_BUFFER, Gap, joined
 from iptrec.kernel.bpf.tap import RING_BYTES, Tap, Tapped, Untapped
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ _CFG_CMD, _CFG_MODE, _CFG_QTHRESH, _CFG_FLAGS = 1, 2, 5, 6
 _CMD_BIND, _CMD_UNBIND = 1, 2
 _COPY_PACKET: Final = 2
 _F_SEQ, _F_CONNTRACK = 1, 4
-_NFULA_SEQ: Final = 12
+_NFULA_TIMESTAMP, _NFULA_SEQ = 3, 12
+_TIMESTAMP: Final = struct.Struct("!QQ")  # seconds, microseconds
 _U32: Final = 4  # bytes
 _ANSWER_S: Final = 5.0
 _HALF: Final = 1 << 31  # of sequence numbers
@@ -63,7 +64,7 @@ class NflogSocket(Tapped):
     ) -> None:
         self._expected = 0  # the next event's sequence number
         self._gaps = 0
-        self._last_ns = 0
+        self._last_ns = self._stamp_ns = 0  # of the last datagram
         self._marks: list[tuple[int, int]] = []
         with contextlib.ExitStack() as opened:
             self._socket = opened.enter_context(netlink.connected())
@@ -84,15 +85,18 @@ class NflogSocket(Tapped):
         batch = self._whole(self._source.receive())
         if batch is None:
             return None
-        last = _sequence(memoryview(batch.data)[-int(batch.lengths[-1]) :])
+        tail = memoryview(batch.data)[-int(batch.lengths[-1]) :]
+        last = _sequence(tail)
         if last is None:
             return batch
         lost = (last + 1 - self._expected - len(batch.lengths)) % 2**32
+        gap = gap_in(batch, self._expected, self._stamp_ns) if lost else None
+        self._stamp_ns = _stamp(tail)
         self._expected = (last + 1) % 2**32
         self._gaps += lost
         there = self._there(last + 1, batch)
         self._last_ns = batch.received_ns
-        return replace(batch, lost=lost, there=there)
+        return replace(batch, lost=lost, there=there, gap=gap)
 
     def _there(self, until: int, batch: Batch) -> list[tuple[int, int]]:
         """Which of the datagrams up to a sequence number were there when a table began to be replaced.
@@ -214,6 +218,31 @@ def _sequence(message: memoryview) -> int | None:
     """NFULA_SEQ of a message, which counts the events that the instance built; None if it has none."""
     value = netlink.attribute(message, _NFULA_SEQ)
     return int.from_bytes(value, "big") if value is not None and len(value) == _U32 else None
+
+
+def _stamp(message: memoryview) -> int:
+    """NFULA_TIMESTAMP of a message (epoch, ns): it was not sent before that; 0: it has none."""
+    value = netlink.attribute(message, _NFULA_TIMESTAMP)
+    if value is None or len(value) != _TIMESTAMP.size:
+        return 0
+    seconds, microseconds = _TIMESTAMP.unpack(value)
+    return int(seconds * 1_000_000_000 + microseconds * 1000)
+
+
+def gap_in(batch: Batch, expected: int, stamp_ns: int) -> Gap:
+    """Where in a batch numbers are missing, of which ``expected`` is the first one; ``stamp_ns``: before it."""
+    data, at = memoryview(batch.data), 0
+    missing, after_ns = [], stamp_ns
+    for index, length in enumerate(batch.lengths.tolist()):
+        message = data[at : at + length]
+        at += length
+        number = _sequence(message)
+        if number is not None and number != expected:
+            missing.append(index)
+        expected = ((expected if number is None else number) + 1) % 2**32
+        if not missing:
+            after_ns = max(after_ns, min(_stamp(message), batch.received_ns))
+    return Gap(missing[0], missing[-1], after_ns) if missing else Gap(0, 0, stamp_ns)
 
 
 def _ahead(number: int, of: int) -> int:

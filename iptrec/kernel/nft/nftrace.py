@@ -65,7 +65,7 @@ class NftraceSocket(Tapped):
             self._leaving = False
             self._numbers = Numbers()
             opened.callback(self._numbers.close)
-            slots = batches.Slots(_LARGEST, "nf_tables' traces")
+            self._slots = slots = batches.Slots(_LARGEST, "nf_tables' traces")
             opened.callback(slots.close)
             # Before anything comes in: all of it is counted.
             attach = partial(self._attach, opened, slots, ring_bytes)
@@ -97,8 +97,10 @@ class NftraceSocket(Tapped):
         try:
             batch = self._source.receive()
         except Overrun:
-            self._numbers.switches = None  # what was lost was counted
             raise Overrun(self.unseen()) from None
+        finally:
+            if self._slots.overran:
+                self._numbers.switches = None  # what was lost was counted
         if batch is None and self._leaving:
             self._leaving = False
             return self._numbers.in_the_end(noted=not self.untapped)
