@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from iptrec.answers.nft_numbers import numeric
 from iptrec.decode.rulesets.jumps import in_new_names
 from iptrec.decode.rulesets.types import OF_IPTABLES
-from iptrec.rulesets.table_names import called, family_of, tell_backends
+from iptrec.rulesets.table_names import called, family_of, plain, tell_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +58,7 @@ class Difference:
 def compare(old: Mapping[Family, Ruleset], new: Mapping[Family, Ruleset]) -> Iterator[Difference]:
     """All differences, by family, table and chain."""
     for family, table, before, after in _pairs(old, new):
-        if (before is None or after is None) and _used(before or after or {}):
+        if (before is None or after is None) and _used(table, before or after or {}):
             kind: Kind = "table loaded" if before is None else "table unloaded"
             yield Difference(kind, family, table, "")
         yield from _tables(family, table, before or {}, after or {})
@@ -104,11 +104,17 @@ def _called_alike(*sides: Mapping[str, _Chains]) -> list[Mapping[str, _Chains]]:
     ]
 
 
-def _used(chains: Mapping[str, Chain]) -> bool:
+def _used(table: str, chains: Mapping[str, Chain]) -> bool:
     """Whether a table has anything that could matter: an empty one is as good as none."""
     return any(
-        chain.policy != "ACCEPT" or not all(map(_own, chain.rules)) for chain in chains.values()
+        _is_made(table, chain) or chain.policy != "ACCEPT" or not all(map(_own, chain.rules))
+        for chain in chains.values()
     )
+
+
+def _is_made(table: str, chain: Chain) -> bool:
+    """Whether somebody made the chain: the base chains of iptables' tables come with these."""
+    return chain.policy is None or (" " in table and plain(table) == table)
 
 
 def _tables(
@@ -122,11 +128,11 @@ def _tables(
     for name in dict.fromkeys([*old, *(name for name in new if name not in renamed.values())]):
         before, after = old.get(name), new.get(renamed.get(name, name))
         if before is None and after is not None:
-            if after.policy is None:
+            if _is_made(table, after):
                 yield Difference("chain created", family, table, name)
             before = replace(after, rules=(), policy=after.policy and "ACCEPT")
         elif after is None and before is not None:
-            if before.policy is None:
+            if _is_made(table, before):
                 yield Difference("chain deleted", family, table, name)
             after = replace(before, rules=(), policy=before.policy and "ACCEPT")
         assert before is not None  # noqa: S101 - one of the two was there

@@ -31,7 +31,7 @@ from iptrec.matching.field import (
     require_ethernet,
 )
 from iptrec.matching.link_layer import BROADCAST, HOST, MULTICAST, OTHER_HOST, packet_type
-from iptrec.names import PROTOCOL_NUMBERS
+from iptrec.names import HOOKS, PROTOCOL_NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from iptrec.matching.nft_payload import Header
 
 _IPV4, _IPV6 = 4, 6
+_PREROUTING, _POSTROUTING = HOOKS.index("PREROUTING"), HOOKS.index("POSTROUTING")
 _TRANSPORTED: Final = ("th", "ih")
 
 
@@ -106,17 +107,29 @@ def _of_version(version: int, facts: Facts) -> None:
         raise AbsentError(f"IPv{own}")
 
 
-def _of_ethernet(facts: Facts) -> None:
-    """Where not all packets are frames nft compiles in that they came in by Ethernet."""
-    if not facts.frames:
+def _of_ethernet(facts: Facts) -> bool:
+    """Whether that is known: where not all packets are frames nft compiles in that they came in by Ethernet."""
+    if not facts.frames and not _may_have_another_device(facts):
         require_ethernet(facts)
+    return facts.frames or not _may_have_another_device(facts)
 
 
 def _device_type(facts: Facts) -> int | None:
     """nft_meta.c matches nothing where there is no device."""
+    if _may_have_another_device(facts):
+        return None
     if facts.in_type == 0:
         raise AbsentError("none")
     return facts.in_type
+
+
+def _may_have_another_device(facts: Facts) -> bool:
+    """Whether a packet may be the one of another interface than that by which it came in.
+
+    `meta iiftype` was about the latter; newer kernels ask for the former (NFT_META_IFTYPE in nft_meta.c): where
+    it goes out (ip_output), or a bridge hands it on.
+    """
+    return facts.hook == _POSTROUTING or (facts.frames and facts.hook != _PREROUTING)
 
 
 def _of_ip(version: int, name: str) -> Callable[[Facts], int | None]:
@@ -202,8 +215,8 @@ def _of_header(header: Header, key: str) -> Callable[[Facts], int | None]:
     def read(facts: Facts) -> int | None:
         if header.version is not None:
             _of_version(header.version, facts)
-        if header.base == "ll":
-            _of_ethernet(facts)
+        if header.base == "ll" and not _of_ethernet(facts):
+            return None
         if header.base == "th" and not _transported(facts, header.protocols):
             return None
         if types and (own := facts.header.get("type")) not in types:
@@ -293,7 +306,8 @@ def _link_address(key: str) -> Field:
     raw = _raw(key)
 
     def read(facts: Facts) -> int | None:
-        _of_ethernet(facts)
+        if not _of_ethernet(facts):
+            return None
         found = raw(facts)
         if found is None and key == "ether saddr" and facts.in_ and facts.source_mac:
             return _mac(facts.source_mac)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.packets import rewritten, userspace
 from iptrec.packets.fragments import put_together, reassemble
 from iptrec.packets.identity import MIX, ODD
 from iptrec.packets.interleaved import deal
 from iptrec.packets.ruleset_choice import settle
 from iptrec.packets.runs import by_keys
-from iptrec.packets.userspace import rejoin
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -142,7 +142,8 @@ def assemble(
         option=np.concatenate([option[clear], found]),
     )
     starts = np.array([one.starts for one in resolver.places])
-    spans = rejoin(events, place, spans, options.seen, walker, starts)
+    spans = userspace.rejoin(events, place, spans, options.seen, walker, starts)
+    spans = rewritten.rejoin(events, place, spans, options.seen, walker, starts, resolver.places)
     spans, ours = _without_ours(events, place, spans, resolver)
     outcome, outcomes, possible = settle(events, resolved, resolver, *spans, list(options.seen))
     rows, first, count, _ = spans

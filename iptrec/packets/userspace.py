@@ -35,13 +35,31 @@ def rejoin(
     ``place``: of each event; ``starts``: of each place, whether a trace can begin there. ``options`` takes what
     may have become of the joined. A copy begins in the middle, too, and goes on from no queue.
     """
-    rows, first, count, option = spans
-    queued = np.array([all(one.queued for one in some) for some in options], np.bool_)
-    headless = ~starts[place[rows[first]]] if len(rows) else np.zeros(0, np.bool_)
-    headless &= ~np.array([some[0].copied for some in options], np.bool_)[option]
-    if not headless.any() or not queued[option].any():
+    queued = np.array([all(one.queued for one in some) for some in options], np.bool_)[spans[3]]
+    tails = headless(place, spans, options, starts)
+    if not tails.any() or not queued.any():
         return spans
-    pairs = _pairs(events, spans, queued[option], headless)
+    return joined(_pairs(events, spans, queued, tails), place, spans, options, walker)
+
+
+def headless(
+    place: I32, spans: Spans, options: dict[tuple[Outcome, ...], int], starts: Mask
+) -> Mask:
+    """Which traversals begin where no trace can begin, and are no copies; see `rejoin`."""
+    rows, first, _, option = spans
+    found: Mask = ~starts[place[rows[first]]] if len(rows) else np.zeros(0, np.bool_)
+    return found & ~np.array([some[0].copied for some in options], np.bool_)[option]
+
+
+def joined(
+    pairs: list[tuple[int, int]],
+    place: I32,
+    spans: Spans,
+    options: dict[tuple[Outcome, ...], int],
+    walker: Walker,
+) -> Spans:
+    """The traversals with each of the second ones behind the first one of its pair, where that can be."""
+    rows, first, count, option = spans
     owner, option = np.arange(len(first)), option.copy()
 
     def path(one: int) -> tuple[int, ...]:

@@ -257,3 +257,19 @@ def test_a_renamed_chain_of_nft():
         return {"ipv4": Ruleset({"inet fw": {one.name: one for one in chains}})}
 
     assert [one.kind for one in compare(native("a"), native("b"))] == ["chain renamed"]
+
+
+@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
+@pytest.mark.parametrize("table", ["inet fw", "filter", "nft filter"])
+def test_a_base_chain_of_nft_without_rules(table, policy):
+    """It was made, also in a table that has nothing else; those of iptables come with their tables."""
+    empty, made = (
+        {"ipv4": Ruleset({table: {one.name: one for one in chains}})}
+        for chains in ((), (Chain("INPUT", policy, ()),))
+    )
+    strict = ["policy"] * (policy == "DROP")
+    native = table == "inet fw"
+    assert [one.kind for one in compare(empty, made)] == ["chain created"] * native + strict
+    assert [one.kind for one in compare(made, empty)] == ["chain deleted"] * native + strict
+    kinds = [one.kind for one in compare({"ipv4": Ruleset({})}, made)]
+    assert kinds[:1] == ["table loaded"] * (native or policy == "DROP")

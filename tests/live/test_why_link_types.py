@@ -70,7 +70,8 @@ def _told(host, path, way, chain, *backend):
 
 
 @pytest.mark.parametrize(
-    ("way", "hook"), [(way, "input") for way in WAYS] + [("loopback", "output")]
+    ("way", "hook"),
+    [(way, "input") for way in WAYS] + [("loopback", "output"), ("loopback", "postrouting")],
 )
 def test_rules_of_nft(host, tmp_path, way, hook):
     """They ask that the packet came in by an Ethernet device: nft compiles that in, and does not print it."""
@@ -87,9 +88,12 @@ def test_rules_of_nft(host, tmp_path, way, hook):
         if "rule" in one
     ]
     assert [bool(one) for one in counted] == [matched for _, matched, _ in told]
-    assert [(spec, bool(found.fits)) for spec, _, found in told] == [
-        (spec, matched) for spec, matched, _ in told
+    judged = [
+        (spec, matched, found.fits) for spec, matched, found in told if found.fits is not None
     ]
+    assert all(fits is matched for _, matched, fits in judged), judged
+    # Kernels differ in whose type it is where a packet goes out.
+    assert len(judged) == len(told) or hook == "postrouting"
 
 
 @pytest.mark.parametrize("way", WAYS)
