@@ -73,8 +73,11 @@ class _Dealer:
         """Give an event to the packet that it follows, or let it begin one."""
         where = self._under_way, event, place, self._walker
         followed = _followed(*where, self._logged)
-        if followed is None and event.walk.headless and changing:
-            followed = _resumed(*where) or _torn(*where)
+        if followed is None and event.walk.headless:
+            if changing:
+                followed = _resumed(*where)
+            if changing or self._walker.changes(place):
+                followed = followed or _torn(*where, self._logged)
         event.copy_of = self._origins.copied(event, place, followed and followed[0])
         if event.copy_of is not None:
             self._begin(event)
@@ -222,7 +225,7 @@ def _resumed(
 
 
 def _torn(
-    under_way: list[Packet], event: Packet, place: int, walker: Walker
+    under_way: list[Packet], event: Packet, place: int, walker: Walker, logged: Logged
 ) -> tuple[Packet, Walk] | None:
     """The packet that the event is of by the kernel's word, though no ruleset explains it.
 
@@ -230,7 +233,8 @@ def _torn(
     (net/netfilter/nf_tables_api.c, nf_tables_commit).
     """
     for packet in reversed(under_way):
-        if packet.has_buffer_of(event) and (walk := walker.tear(packet.walk, place)):
+        mine = packet.has_buffer_of(event) and not _is_over(packet, event, logged)
+        if mine and (walk := walker.leap(packet.walk, place) or walker.tear(packet.walk, place)):
             return packet, walk
     return None
 

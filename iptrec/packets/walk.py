@@ -17,7 +17,7 @@ from iptrec.packets.outcome import outcome, unseen_table
 if TYPE_CHECKING:
     from iptrec.names import Family
     from iptrec.packets.outcome import Outcome
-    from iptrec.rulesets.grammar import State
+    from iptrec.rulesets.grammar import Grammar, State
     from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Book, Met
 
@@ -124,6 +124,12 @@ class Walker:
         """The pass that a place belongs to."""
         return self._resolver.places[place].pass_
 
+    def changes(self, place: int) -> bool:
+        """Whether a place is in a table that changed while it was recorded."""
+        there, book = self._resolver.places[place], self._resolver
+        timeline = book.timelines.table(book.families[place], there.table)
+        return timeline is not None and len(timeline.states) > 1
+
     def of_bridge(self, place: int) -> bool:
         """Whether a place is in a chain of the bridge family."""
         return self._resolver.places[place].bridged
@@ -160,11 +166,26 @@ class Walker:
             if len(self._steps) > _REMEMBERED:
                 self._steps.clear()
             self._steps[key] = (
-                resolver.judging(place, branch.met).advance(branch.state, resolver.places[place])
-                if self._together(branch.state, last, place)
-                else None
+                self._stepped(branch, place) if self._together(branch.state, last, place) else None
             )
         return self._steps[key]
+
+    def _stepped(self, branch: Branch, place: int) -> State | None:
+        grammar, there = self._resolver.judging(place, branch.met), self._resolver.places[place]
+        found = grammar.advance(branch.state, there)
+        if found is None and there.builtin and self._next_by_priority(branch, place, grammar):
+            found = grammar.begin(there)
+        return found
+
+    def _next_by_priority(self, branch: Branch, place: int, grammar: Grammar) -> bool:
+        """Whether a chain comes behind one that its own rules have at another hook, or do not have."""
+        state, resolver = branch.state, self._resolver
+        if state.status != "passed" or any(state.pass_ in one for one in grammar.routes):
+            return False
+        here, there = resolver.base(branch.path[-1]), resolver.base(place)
+        if here is None or there is None:
+            return False
+        return here.hook == there.hook and here.priority <= there.priority
 
     def _again(self, branch: Branch, place: int) -> bool:
         """Whether a path comes back to a base chain of a bridge: each step may be one of another route."""
