@@ -112,8 +112,11 @@ def messages(words: U32, start: I64, length: I64, kind: int) -> tuple[I64, I64, 
         whole = (size >= MESSAGE_HEADER) & (size <= left)
         wanted = whole & (type_ == kind) & (size >= FAMILY_HEADER)
         done = type_ == NLMSG_DONE
-        broken[datagram[~(wanted | (whole & (done | (type_ == NLMSG_NOOP))))]] = True
-        found.append((datagram[wanted], word[wanted], size[wanted]))
+        if wanted.all():  # as they are mostly
+            found.append((datagram, word, size))
+        else:
+            broken[datagram[~(wanted | (whole & (done | (type_ == NLMSG_NOOP))))]] = True
+            found.append((datagram[wanted], word[wanted], size[wanted]))
 
         more = whole & ~done & (left > (size + 3 & ~3))
         step = (size[more] + 3) >> 2
