@@ -1,9 +1,9 @@
-"""How cost grows: 10^4 to 10^7 events recorded, then shown, against time and memory.
+"""How cost grows: 10^4 to 10^7 events recorded, shown, counted, exported and queried: time and memory.
 
 usage: python bench/scale.py [OUTPUT.svg] [MOST]
 
 Prints a row for each size and draws them: straight lines with a slope of one are what is hoped for, and
-memory that stays level.
+memory that stays level. With a MOST of 100000000 there are the events of 10^7 again and again (`repeated`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from plot import Panel, draw
 from record import RULES
+from repeated import repeat
 from says import until_it_says
 
 from iptrec.demo.lab import Lab
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
     import resource
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+REPEATED = 10  # times the longest one
+WAYS = {  # {}: the recording and a directory
+    "show --json": ("show", "--json", "{}"),
+    "paths": ("paths", "{}"),
+    "export parquet": ("export", "parquet", "{}", "--force", "-o", "{}/parquet"),
+    "query": ("query", "{}", "SELECT verdict, count(*) FROM packets GROUP BY verdict"),
+}
 LONG = 1_000_000
 EVENTS_OF_A_PACKET = 14  # out and in again
 FLOOD = """\
@@ -97,32 +105,41 @@ def look(recording: str, events: int) -> None:
         )
 
 
+def measure(found: dict[str, list[tuple[int, Cost]]], recording: str, directory: str) -> None:
+    """What a recording costs each way."""
+    info = [sys.executable, "-m", "iptrec", "info", "--json", recording]
+    done = subprocess.run(info, capture_output=True, check=True)
+    events = json.loads(done.stdout)["events"]
+    for name, words in WAYS.items():
+        filled = [one.replace("{}/", f"{directory}/").replace("{}", recording) for one in words]
+        told(found, name, events, run(*filled))
+
+
+def told(found: dict[str, list[tuple[int, Cost]]], name: str, events: int, one: Cost) -> None:
+    """Keep and print a cost."""
+    found[name].append((events, one))
+    print(
+        f"| {name}, {events:,} events | {one.seconds:.2f} s of CPU, {one.memory / 1e6:.0f} MB | |",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Measure and draw."""
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "scale.svg"
     most = int(sys.argv[2]) if len(sys.argv) > 2 else SIZES[-1]  # noqa: PLR2004
-    found: dict[str, list[tuple[int, Cost]]] = {"record": [], "show --json": []}
-    for size in SIZES:
-        if size > most:
-            break
-        with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
-            recording = f"{directory}/scale.db"
-            recorded = record(recording, size)
-            info = subprocess.run(
-                [sys.executable, "-m", "iptrec", "info", "--json", recording],
-                capture_output=True, check=True,
-            )  # fmt: skip
-            events = json.loads(info.stdout)["events"]
-            os.environ["XDG_CACHE_HOME"] = directory
-            shown = run("show", "--json", recording)
+    found: dict[str, list[tuple[int, Cost]]] = {name: [] for name in ("record", *WAYS)}
+    with tempfile.TemporaryDirectory(prefix="iptrec-bench-") as directory:
+        os.environ["XDG_CACHE_HOME"] = directory
+        recording = f"{directory}/scale.db"
+        for size in [one for one in SIZES if one <= most]:
+            told(found, "record", size, record(recording, size))
+            measure(found, recording, directory)
             if size >= LONG:
-                look(recording, events)
-        for name, one in (("record", recorded), ("show --json", shown)):
-            found[name].append((events, one))
-            print(
-                f"| {name}, {events:,} events | {one.seconds:.2f} s of CPU,"
-                f" {one.memory / 1e6:.0f} MB | |"
-            )
+                look(recording, size)
+        if most >= REPEATED * SIZES[-1]:
+            repeat(recording, f"{directory}/repeated.db", REPEATED)
+            measure(found, f"{directory}/repeated.db", directory)
     output.write_text(
         draw(
             Panel("CPU time (s)", {

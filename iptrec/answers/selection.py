@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from iptrec.decode import headers, nftrace
+from iptrec.decode import headers, nft_packets
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -121,12 +121,12 @@ class Selection:
         might = events.ip[rows] & headers.are_cut(
             events.buffer, events.payload[rows], events.payload_length[rows], events.ipv6[rows]
         )
-        known = np.flatnonzero(might & nftrace.knows_more(events, rows))
+        known = np.flatnonzero(might & nft_packets.knows_more(events, rows))
         if len(known):
             might[known] = np.logical_or.reduce(
                 [
                     self.packet_filter.match_many(*one)
-                    for one in nftrace.possible(events, rows[known])
+                    for one in nft_packets.possible(events, rows[known])
                 ]
             )
         return might

@@ -20,7 +20,7 @@ from iptrec.context.ipsets import IpSets
 from iptrec.context.policies import over_time
 from iptrec.context.routes import Routes
 from iptrec.context.worlds import around
-from iptrec.decode import nftrace
+from iptrec.decode import nft_packets
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.decode.snapshots import minutes_west
 from iptrec.matching import judge
@@ -241,7 +241,9 @@ class Known:
             ct_status=_known(int(events.ct_status[row])),
             ct_direction=_known(int(events.ct_direction[row])),
             connection=packet.connection,
-            bits=Bits(events.packet(row), events.frame(row), traced, nftrace.behind(events, row)),
+            bits=Bits(
+                events.packet(row), events.frame(row), traced, nft_packets.behind(events, row)
+            ),
             nft_sets=lambda name: self._nft_sets.at(
                 When(time_ns, _generations(window, rows, row)), family, table, name
             ),

@@ -20,7 +20,7 @@ from iptrec.decode.headers import spans
 from iptrec.errors import RecordingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -112,8 +112,11 @@ def messages(words: U32, start: I64, length: I64, kind: int) -> tuple[I64, I64, 
         whole = (size >= MESSAGE_HEADER) & (size <= left)
         wanted = whole & (type_ == kind) & (size >= FAMILY_HEADER)
         done = type_ == NLMSG_DONE
-        broken[datagram[~(wanted | (whole & (done | (type_ == NLMSG_NOOP))))]] = True
-        found.append((datagram[wanted], word[wanted], size[wanted]))
+        if wanted.all():  # as they are mostly
+            found.append((datagram, word, size))
+        else:
+            broken[datagram[~(wanted | (whole & (done | (type_ == NLMSG_NOOP))))]] = True
+            found.append((datagram[wanted], word[wanted], size[wanted]))
 
         more = whole & ~done & (left > (size + 3 & ~3))
         step = (size[more] + 3) >> 2
@@ -201,10 +204,10 @@ class Attributes:
         """Say of some messages where an attribute lies."""
         self._at[kind][rows] = at
 
-    def take(self, chosen: Mask) -> Attributes:
+    def take(self, rows: I64) -> Attributes:
         """Those of some messages."""
-        at = {kind: one[chosen] for kind, one in self._at.items()}
-        return Attributes(self._nowhere, int(chosen.sum()), at)
+        at = {kind: one[rows] for kind, one in self._at.items()}
+        return Attributes(self._nowhere, len(rows), at)
 
 
 class Fields:
@@ -268,14 +271,7 @@ def intern(buffer: U8, offset: I64, length: I32, texts: dict[bytes, int]) -> I32
     if not len(offset):
         return np.empty(0, np.int32)
     length = length - (buffer.take(offset + length - 1) == 0) * (length > 0)
-    width = max(1, (int(length.max()) + 3) >> 2)
-    rows = np.zeros((len(offset), (width | 1) + 1), "<u4")  # the bytes, then the length
-    np.bitwise_and(
-        spans(buffer, 4 * width)[offset].view("<u4").reshape(-1, width),
-        _BYTES_BELOW[:, :width].take(length, axis=0),
-        out=rows[:, :width],
-    )
-    rows[:, -1] = length
+    rows = bytes_of(buffer, offset, length)
     example, number = distinct(rows)
     places = zip(offset[example].tolist(), length[example].tolist(), strict=True)
     numbers = [
@@ -283,6 +279,26 @@ def intern(buffer: U8, offset: I64, length: I32, texts: dict[bytes, int]) -> I32
         for start, size in places
     ]
     return np.array(numbers, np.int32)[number]
+
+
+def bytes_of(
+    buffer: U8, offset: I64, length: npt.NDArray[np.integer], beside: Sequence[npt.ArrayLike] = ()
+) -> U32:
+    """The bytes at each offset as a row of words, for `distinct`: zeros behind them, and their length.
+
+    They are at most `LONGEST_TEXT`. ``beside``: further words of each row.
+    """
+    width = max(1, (int(length.max(initial=0)) + 3) >> 2)
+    used = width + 1 + len(beside)
+    rows = np.zeros((len(offset), used + used % 2), "<u4")
+    np.bitwise_and(
+        spans(buffer, 4 * width)[offset].view("<u4").reshape(-1, width),
+        _BYTES_BELOW[:, :width].take(length, axis=0),
+        out=rows[:, :width],
+    )
+    for at, column in enumerate([length, *beside], width):
+        rows[:, at] = column
+    return rows
 
 
 def distinct(rows: U32) -> tuple[I64, I64]:

@@ -72,7 +72,8 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
         source, start_word = datagram[block], message[block]
         if not sound.all():
             undecoded[source[~sound]] = True
-            at, source, start_word = at.take(sound), source[sound], start_word[sound]
+            rows = np.flatnonzero(sound)
+            at, source, start_word = at.take(rows), source[rows], start_word[rows]
         columns = _columns(buffer, start_word, at, prefixes)
         blocks.append({"datagram": source, **columns})
 

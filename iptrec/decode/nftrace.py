@@ -36,11 +36,10 @@ from iptrec.decode.netlink import (
     MESSAGE_HEADER,
     Attributes,
 )
-from iptrec.decode.packet import EXTENSIONS
+from iptrec.decode.nft_packets import NETWORK, NETWORK_ROOM, TRANSPORT, packets
 from iptrec.names import AF_INET, AF_INET6, ASKED, NFT_FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     import numpy.typing as npt
@@ -58,10 +57,11 @@ CONTINUE, BREAK, JUMP, GOTO, RETURN = -1, -2, -3, -4, -5
 _NEGATIVE: Final = 2**32 - 16
 _VERDICT_MASK: Final = 0xFFFF  # the rest: a queue's number, the errno of a drop (linux/netfilter.h)
 
-_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK, _NETWORK, _TRANSPORT = range(1, 10)
+_TABLE, _CHAIN, _HANDLE, _TYPE, _VERDICT, _ID, _LINK = range(1, 8)
 _IIF, _IIFTYPE, _OIF, _OIFTYPE, _MARK, _NFPROTO, _POLICY = range(10, 17)
 _CT_ID, _CT_DIRECTION, _CT_STATUS, _CT_STATE = range(18, 22)  # from Linux 6.16 on
-_DUMPS: Final = (_NETWORK, _TRANSPORT, _IIF, _OIF)
+_SITE: Final = (_TABLE, _CHAIN, _HANDLE, _VERDICT, _POLICY)
+_DUMPS: Final = (NETWORK, TRANSPORT, _IIF, _OIF)
 _CODE, _TARGET = 1, 2  # of enum nft_verdict_attributes
 _LEAST: Final = np.full(23, ATTRIBUTE_HEADER)
 _LEAST[[_TYPE, _ID, _IIF, _OIF, _MARK, _NFPROTO, _POLICY, _CT_ID, _CT_STATUS, _CT_STATE]] = 8
@@ -74,13 +74,6 @@ _LEAST_VERDICT: Final = np.full(4, ATTRIBUTE_HEADER)
 _LEAST_VERDICT[_CODE] = 8
 _LONGEST_NAME: Final = ATTRIBUTE_HEADER + netlink.LONGEST_TEXT  # NFT_NAME_MAXLEN is 256
 
-_NETWORK_ROOM, _TRANSPORT_ROOM = 40, 20  # nf_tables_trace.c
-_PACKET_ROOM: Final = 64
-_DUMPED: Final = 63  # its byte that tells how much of a transport header is behind a gap
-# Those that a filter knows: TCP, UDP, ICMPv6, SCTP, ESP, AH, IGMP, PIM
-_TRANSPORTS: Final = (6, 17, 58, 132, 50, 51, 2, 103)
-_AUTH: Final = 51  # nf_tables takes it for the transport (IP6_FH_F_AUTH, nf_tables_ipv6.h)
-_EXTENSIONS: Final = [*EXTENSIONS.keys() - {_AUTH}, 135]  # and mobility, which nobody walks
 _ETHERNET_TYPES: Final = [1, 772]  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 _ETH_P_IP, _ETH_P_ARP, _ETH_P_IPV6 = 0x0800, 0x0806, 0x86DD
 _NFPROTO_ARP: Final = NFT_FAMILIES["arp"]
@@ -117,21 +110,24 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
     datagram, message, size, undecoded = netlink.messages(words, start, length, NFT_MSG_TRACE)
     layouts = Layouts(_LEAST, _TOLD_BY, by_size=True)
     at, sound = layouts.walk(words, message + FAMILY_HEADER // 4, size - FAMILY_HEADER)
-    verdict, verdict_sound = _nested(words, at[_VERDICT])
-    sound &= verdict_sound
     nowhere = netlink.absent(words)
     for needed in (_TABLE, _CHAIN, _ID):
         sound &= at[needed] != nowhere
     sound &= (at[_POLICY] != nowhere) | (at[_VERDICT] != nowhere)
-    for names in (at[_TABLE], at[_CHAIN], verdict[_TARGET]):
-        sound &= (words.take(names) & LENGTH_MASK) <= _LONGEST_NAME
+    rows = np.flatnonzero(sound)
+    example, alike = _alike(buffer, message[rows], at.take(rows))
+    verdict, whole = _nested(words, at[_VERDICT][rows[example]])
+    for names in (at[_TABLE][rows[example]], at[_CHAIN][rows[example]], verdict[_TARGET]):
+        whole &= (words.take(names) & LENGTH_MASK) <= _LONGEST_NAME
+    sound[rows] = whole[alike]
     undecoded[datagram[~sound]] = True
     generations = _generations(words, start, length, received_ns)
     undecoded[generations.datagram] = False
     if not sound.all():
-        datagram, message = datagram[sound], message[sound]
-        at, verdict = at.take(sound), verdict.take(sound)
-    columns = _columns(buffer, message, at, verdict)
+        rows = np.flatnonzero(sound)
+        datagram, message, at = datagram[rows], message[rows], at.take(rows)
+        example, alike = _alike(buffer, message, at)
+    columns = _columns(buffer, message, at, example, alike)
     return TraceEvents(
         datagram=datagram,
         head=datagram[columns.pop("head")],
@@ -160,6 +156,36 @@ def _generations(words: U32, start: I64, length: I64, received_ns: I64) -> Gener
     return Generations(number, told, received_ns[told], finished)
 
 
+def _alike(buffer: U8, message: I64, at: Attributes) -> tuple[I64, I64]:
+    """Messages that tell of the same site: one of each, and for every message the number of its equal.
+
+    The bytes from the first to the last of the attributes that tell it are equal. What is too long to compare
+    is alike to nothing.
+    """
+    words: U32 = buffer.view("<u4")
+    first = np.minimum(at[_TABLE], at[_CHAIN])
+    end = np.zeros(len(message), np.int64)
+    for kind in _SITE:
+        if at.has(kind):
+            size = (words.take(at[kind]) & LENGTH_MASK).astype(np.int64)
+            end = np.maximum(end, np.where(at.there(kind), at[kind] + ((size + 3) >> 2), 0))
+            first = np.minimum(first, at[kind])
+    length = (end - first) << 2
+    family = buffer.take((message << 2) + MESSAGE_HEADER)
+    kinds = netlink.Fields(buffer, at).number(_TYPE)
+    short = np.flatnonzero(length <= netlink.LONGEST_TEXT)
+    beside = (family[short], kinds[short])
+    rows = netlink.bytes_of(buffer, first[short] << 2, length[short], beside)
+    example, number = netlink.distinct(rows)
+    if len(short) == len(message):
+        return example, number
+    alike = np.empty(len(message), np.int64)
+    alike[short] = number
+    long = np.flatnonzero(length > netlink.LONGEST_TEXT)
+    alike[long] = len(example) + np.arange(len(long))
+    return np.concatenate([short[example], long]), alike
+
+
 def _nested(words: U32, outer: I64) -> tuple[Attributes, Mask]:
     """The attributes inside of NFTA_TRACE_VERDICT; none where that is absent."""
     there = outer != netlink.absent(words)
@@ -168,24 +194,25 @@ def _nested(words: U32, outer: I64) -> tuple[Attributes, Mask]:
     return Attributes.of(words, at), sound
 
 
-def _columns(buffer: U8, message: I64, at: Attributes, verdict: Attributes) -> dict[str, Any]:
-    """All fields of sound messages but those of their datagrams."""
+def _columns(buffer: U8, message: I64, at: Attributes, example: I64, alike: I64) -> dict[str, Any]:
+    """All fields of sound messages but those of their datagrams; ``example``, ``alike``: see `_alike`."""
     of = netlink.Fields(buffer, at)
     n = len(message)
     family = buffer.take((message << 2) + MESSAGE_HEADER)
     packet_family = np.where(of.there(_NFPROTO), of.number(_NFPROTO), family)
-    site, sites, table = _sites(buffer, of, netlink.Fields(buffer, verdict), family)
+    of_sites, sites, tables = _sites(buffer, at.take(example), family[example])
+    site, table = of_sites[alike], tables[alike]
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
     stolen = np.array([one.verdict == STOLEN for one in sites], np.bool_)[site]
     told, source = _dumped(
         trace,
         table,
         stolen,
-        np.logical_or.reduce([of.there(one) for one in (_NETWORK, _TRANSPORT, _IIF, _OIF)]),
+        np.logical_or.reduce([of.there(one) for one in (NETWORK, TRANSPORT, _IIF, _OIF)]),
     )
     framed = _framed(of)
     protocol = _protocol(buffer, packet_family, of, framed)
-    buffer, payload, payload_length = _packets(buffer, of)
+    buffer, payload, payload_length = packets(buffer, of)
 
     def carried(column: npt.NDArray[Any], without: int) -> npt.NDArray[Any]:
         return np.where(source >= 0, column[source], np.asarray(without, column.dtype))
@@ -231,10 +258,10 @@ def _direction(of: netlink.Fields) -> npt.NDArray[np.int8]:
     return np.where(direction <= 1, direction, -1).astype(np.int8)
 
 
-def _sites(
-    buffer: U8, of: netlink.Fields, verdict: netlink.Fields, family: U8
-) -> tuple[I32, list[NftSite], I64]:
+def _sites(buffer: U8, at: Attributes, family: U8) -> tuple[I32, list[NftSite], I64]:
     """The number of each event's site, the sites, and a number for each event's table."""
+    of = netlink.Fields(buffer, at)
+    verdict = netlink.Fields(buffer, _nested(buffer.view("<u4"), at[_VERDICT])[0])
     names: dict[bytes, int] = {}
     table = of.texts(_TABLE, buffer, names).astype(np.int64)
     policy = of.number(_TYPE) == POLICY
@@ -302,84 +329,6 @@ def _dumped(trace: I64, table: I64, stolen: Mask, dumps: Mask) -> tuple[I64, I64
     return told, source
 
 
-def _packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
-    """A buffer with packets made of both headers behind the messages; offset and length of each."""
-    there = np.flatnonzero(of.there(_NETWORK) | of.there(_TRANSPORT))
-    later = ~of.there(_NETWORK)[there]  # fragments
-    begin = np.where(later, of.offset(_TRANSPORT)[there], of.offset(_NETWORK)[there])
-    first = np.minimum(of.length(_TRANSPORT)[there], _TRANSPORT_ROOM)
-    network = np.where(later, first, np.minimum(of.length(_NETWORK)[there], _NETWORK_ROOM))
-    transport = np.where(later, 0, first)
-    packets = np.zeros((len(there), _PACKET_ROOM), np.uint8)
-    wide = np.lib.stride_tricks.sliding_window_view(buffer, _NETWORK_ROOM)
-    headers = wide[begin]
-    bodies = wide[np.maximum(of.offset(_TRANSPORT)[there], 0)]
-    joined = _whole(headers, network)
-    packets[:, _DUMPED] = np.where(joined, 0, transport)
-    transport = np.where(joined, transport, 0)
-    for size in np.unique(network).tolist():
-        rows = network == size
-        packets[rows, :size] = headers[rows, :size]
-        packets[rows, size : size + _TRANSPORT_ROOM] = bodies[rows, :_TRANSPORT_ROOM]
-    offset = np.full(len(of), -1, np.int64)
-    offset[there] = len(buffer) - len(netlink.PADDING) + np.arange(len(there)) * _PACKET_ROOM
-    length = np.zeros(len(of), np.int32)
-    length[there] = network + transport
-    pieces = [buffer[: -len(netlink.PADDING)], packets.reshape(-1)]
-    whole = np.concatenate([*pieces, np.frombuffer(netlink.PADDING, np.uint8)])
-    whole.flags.writeable = False
-    return whole, offset, length
-
-
-def _whole(headers: U8, length: npt.NDArray[Any]) -> Mask:
-    """Whether a network header of this length was dumped to its end; ``headers``: (n, 40)."""
-    options = (headers[:, 0] & 0x0F) * 4 == length
-    extensions = np.isin(headers[:, 6], _EXTENSIONS)
-    whole: Mask = np.where(headers[:, 0] >> 4 == 6, ~extensions, options)  # noqa: PLR2004 - the version
-    return whole
-
-
-def possible(events: TraceEvents, rows: I64) -> Iterator[tuple[U8, I64, I32]]:
-    """Packets that end before a transport header which was dumped: with it, as of each protocol in turn.
-
-    A buffer, and offset and length of each packet in it, shape (n,), in bytes. ``rows``: see `knows_more`.
-    """
-    wide = np.lib.stride_tricks.sliding_window_view(events.buffer, _PACKET_ROOM)
-    packets = wide[events.payload[rows]].copy()
-    ipv6 = packets[:, 0] >> 4 == 6  # noqa: PLR2004 - the version
-    packets[~ipv6, 0] = 0x40 + _NETWORK_ROOM // 4
-    offset = np.arange(len(rows)) * _PACKET_ROOM
-    length = np.full(len(rows), _NETWORK_ROOM + _TRANSPORT_ROOM, np.int32)
-    for protocol in _TRANSPORTS:
-        packets[ipv6, 6] = protocol
-        yield packets.reshape(-1), offset, length
-
-
-def behind(events: TraceEvents, row: int) -> bytes:
-    """The beginning of what nf_tables takes for the transport header behind IPv6's extensions.
-
-    Empty where none was dumped, or the packet has it at its place.
-    """
-    start, length = int(events.payload[row]), int(events.payload_length[row])
-    if knows_more(events, np.array([row])).all():
-        length = _NETWORK_ROOM + int(events.buffer[start + _DUMPED])
-    elif events.trace[row] < 0 or length <= _NETWORK_ROOM or not _is_signed(events.buffer[start:]):
-        return b""
-    return events.buffer[start + _NETWORK_ROOM : start + length].tobytes()
-
-
-def _is_signed(packet: U8) -> bool:
-    """Whether an authentication header follows that of IPv6 at once."""
-    return bool(packet[0] >> 4 == 6 and packet[6] == _AUTH)  # noqa: PLR2004 - the version
-
-
-def knows_more(events: TraceEvents, rows: I64) -> Mask:
-    """Of which events a transport header was dumped, if not what protocol it is of; shape (n,)."""
-    traced = (events.trace[rows] >= 0) & (events.payload[rows] >= 0)
-    told: Mask = events.buffer[np.maximum(events.payload[rows], 0) + _DUMPED] > 0
-    return traced & told
-
-
 def _framed(of: netlink.Fields) -> Mask:
     """Whether the link header is one of Ethernet, by the type of the device that the packet came in by."""
     kind = np.where(of.there(_IIFTYPE), of.number(_IIFTYPE), of.number(_OIFTYPE)) >> 16
@@ -406,8 +355,8 @@ def _protocol(
     )
     type_ = np.where(tagged, ethernet.short(buffer, at + ethernet.TAG), type_)
     type_[framed & (type_ < ethernet.LEAST_TYPE)] = 0
-    first = np.where(of.there(_NETWORK), of.offset(_NETWORK), of.offset(_TRANSPORT))
-    parsed = of.there(_TRANSPORT) | (of.length(_NETWORK) < _NETWORK_ROOM)
+    first = np.where(of.there(NETWORK), of.offset(NETWORK), of.offset(TRANSPORT))
+    parsed = of.there(TRANSPORT) | (of.length(NETWORK) < NETWORK_ROOM)
     version = np.where(parsed & (first >= 0), buffer.take(np.maximum(first, 0)) >> 4, 0)
     by_version = np.where(version == 4, _ETH_P_IP, np.where(version == 6, _ETH_P_IPV6, 0))  # noqa: PLR2004
     told = np.where(framed, type_, by_version)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _MOST_CANDIDATES: Final = 16  # rulesets tried for one event; of more only the latest
+_MOST_CODES: Final = 1 << 20  # that are counted, not sorted
 _PREPARING_NS: Final = 5_000_000_000  # a commit, at most
 
 
@@ -191,7 +192,7 @@ class Resolver(Book):
         if soon.any():
             states = int(soon.max()) + 1
             code = (((code * states + since) * states + first) * states + last) * states + soon
-        _, example, inverse = np.unique(code, return_index=True, return_inverse=True)
+        example, inverse = _distinct(code)
         numbers = np.array(
             [
                 self._number(
@@ -352,6 +353,19 @@ class Resolver(Book):
             family, ruleset, late, self.our_comment, single=self.timelines.single
         )
         return found.without_ip() if not_ip else found
+
+
+def _distinct(code: I64) -> tuple[I64, I64]:
+    """The first of each of some numbers, in their order, and for every number that of its equal."""
+    if not len(code) or code.max() >= _MOST_CODES:
+        _, example, inverse = np.unique(code, return_index=True, return_inverse=True)
+        return example, inverse
+    first = np.full(int(code.max()) + 1, -1)
+    first[code[::-1]] = np.arange(len(code))[::-1]  # the last one that is written stays
+    used = np.flatnonzero(first >= 0)
+    number = np.zeros(len(first), np.int64)
+    number[used] = np.arange(len(used))
+    return first[used], number[code]
 
 
 def _both(one: Range, other: Range) -> Range:

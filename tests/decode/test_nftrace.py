@@ -175,3 +175,50 @@ def test_link_headers(more, expected):
     events = decoded(message(link("0800"), *dumped(), *more))
     assert events.link_length.tolist() == [expected]
     assert (events.link[0] >= 0) == bool(expected)
+
+
+def changed(told, kind, value):
+    """A message with another verdict, handle or type, all else equal."""
+    size = len(attribute(kind, value))
+    at = next(
+        place
+        for place in range(20, len(told), 4)
+        if told[place : place + 4] == struct.pack("=HH", size, kind)
+    )
+    return told[:at] + attribute(kind, value) + told[at + size :]
+
+
+def test_sites_that_differ_in_one_attribute_are_told_apart():
+    """Names, handle, verdict, family and type: what tells a site is compared as a whole."""
+    told = [
+        message(), message(chain=b"d"), message(table=b"u"), message(family=2),
+        changed(message(), HANDLE, struct.pack("!Q", 5)),
+        changed(message(), VERDICT, attribute(1, struct.pack("!i", -2))),
+        changed(message(), TYPE, number(2)),
+    ]  # fmt: skip
+    events = decoded(*told, *told)
+    assert events.site[:7].tolist() == events.site[7:].tolist()
+    handles = [events.sites[one].handle for one in events.site[:7]]
+    assert handles == [4, 4, 4, 4, 5, 4, 4]
+    assert [events.sites[one].verdict for one in events.site[:7]] == [-1, -1, -1, -1, -1, -2, -1]
+    assert len({events.sites[one] for one in events.site}) == 6  # both types are of a rule
+
+
+def test_names_that_are_too_long_to_compare_at_once():
+    """Up to 255 bytes each: such events have sites as the others have."""
+    chain, table = b"c" * 200, b"t" * 100
+    told = [message(chain=chain, table=table), message(), message(chain=chain[:-1], table=table)]
+    events = decoded(*told, *told)
+    names = [(events.sites[one].chain, events.sites[one].table) for one in events.site]
+    assert names == [("c" * 200, "t" * 100), ("c", "t"), ("c" * 199, "t" * 100)] * 2
+    assert len(set(events.sites)) == len(events.sites)
+
+
+def test_a_verdict_that_lies_costs_the_events_that_have_it():
+    """Those of the same site alone; the others keep theirs."""
+    lying = changed(message(), VERDICT, struct.pack("=HH", 99, 1) + CONTINUE)
+    messages = [message(), lying, message(chain=b"d"), lying]
+    lengths = np.array([len(one) for one in messages], np.uint32)
+    events = nftrace.decode(b"".join(messages), lengths, np.arange(4))
+    assert events.undecoded.tolist() == [1, 3]
+    assert [events.sites[one].chain for one in events.site] == ["c", "d"]
