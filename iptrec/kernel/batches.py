@@ -143,6 +143,8 @@ class Slots:
         if overrun:
             self.overran = self._overrun = True
             batch, prompt, overrun = self._call(descriptor, most)
+            if overrun:  # again: nothing was left in it, and it was full at once
+                raise Overrun
         while not prompt and not overrun and len(batch.lengths) < LARGEST_BATCH and most >= SLOTS:
             more, prompt, overrun = self._call(descriptor, SLOTS)
             batch = joined([batch, more])

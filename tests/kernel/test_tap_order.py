@@ -201,6 +201,19 @@ def test_a_socket_that_is_filled_again_as_soon_as_it_is_empty(sent, monkeypatch)
     assert sent.times[-2:] == [EPOCH + 7, EPOCH + 8]
 
 
+def test_one_loss_after_the_other(sent):
+    """Also where more are dropped before anybody looks at the socket again."""
+    more = [lambda: (sent.lost(), sent.to_ring(), sent.to_socket())] * 3
+    sent.end_of_queue = lambda: more.pop()() if more else None
+    sent.to_ring()
+    sent.to_socket()
+    sent.lost()
+    found = sent.received()
+    assert not sent.queued
+    assert len(found) + sent.drops == sent.count
+    assert sorted(found) == found or sent.tap._sequence is None  # then nobody knows
+
+
 def test_what_comes_beside_the_ring_has_its_own_time(sent):
     """By its number; those that were dropped have one, too."""
     sent.to_ring()

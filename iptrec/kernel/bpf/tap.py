@@ -183,7 +183,8 @@ class Tap(Programs):
                 head = self._heads(MOST)
                 return self._out_of_ring(head, before_first(self._missing(head["number"]) > 0))
             wanted = int(missing[0]) if len(head) else SLOTS
-            if len(head) and (gone := min(self._gone_before, wanted)):
+            # Where the kernel numbers them it is seen which are missing: a small socket is full again soon.
+            if len(head) and not self._sequence and (gone := min(self._gone_before, wanted)):
                 self._dropped = (self._dropped + gone) % _ALL_NUMBERS
                 self._next += gone
                 continue
@@ -239,7 +240,7 @@ class Tap(Programs):
         if self._left is not None:
             self._left -= count
             if not self._left:
-                self._dropped_before = netlink.drops(self._socket)
+                self._dropped_before, self._left = netlink.drops(self._socket), None
                 self._slots.end_of_queue()
         return batch
 
