@@ -28,8 +28,6 @@ RECEIVE_BUFFER: Final = 512 << 20
 PROMPT_NS: Final = 10_000_000
 
 LARGEST_BATCH: Final = 16 * SLOTS
-# struct sk_buff, struct skb_shared_info, and what kmalloc rounds up of small ones.
-_BOOKKEEPING: Final = 1536
 _IOV_MAX: Final = 1024  # of one call (limits.h)
 _MSG_TRUNC: Final = 0x20
 _MMSGHDR: Final = np.dtype(
@@ -145,6 +143,8 @@ class Slots:
         if overrun:
             self.overran = self._overrun = True
             batch, prompt, overrun = self._call(descriptor, most)
+            if overrun:  # again: nothing was left in it, and it was full at once
+                raise Overrun
         while not prompt and not overrun and len(batch.lengths) < LARGEST_BATCH and most >= SLOTS:
             more, prompt, overrun = self._call(descriptor, SLOTS)
             batch = joined([batch, more])
@@ -156,11 +156,6 @@ class Slots:
                 raise Overrun
             self._untold = True
         return batch if len(batch.lengths) else None
-
-    @property
-    def most_memory(self) -> int:
-        """What a datagram that has room takes at most while it waits, in the kernel's bookkeeping."""
-        return 2 * self._size + _BOOKKEEPING
 
     def end_of_queue(self) -> None:
         """All that was in the socket when the kernel dropped some was received: the next call says so."""

@@ -97,16 +97,8 @@ def short_errors(opened: socket.socket) -> None:
 
 def drops(opened: socket.socket) -> int:
     """How many datagrams found no room in a socket since it was opened, modulo 2^32."""
-    return _memory(opened)[8]
-
-
-def queued(opened: socket.socket) -> int:
-    """How much memory the datagrams take that wait in a socket, in the kernel's bookkeeping."""
-    return _memory(opened)[0]
-
-
-def _memory(opened: socket.socket) -> tuple[int, ...]:
-    return struct.unpack("=9I", opened.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))
+    values = opened.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    return int(struct.unpack("=9I", values)[8])
 
 
 class Listener:

@@ -69,7 +69,6 @@ class Read:
     events: TraceEvents
     moment_ns: I64
     earliest_ns: I64
-    latest_ns: I64
     resolved: Resolved
     assembly: Assembly
     reached_ns: int
@@ -184,7 +183,6 @@ class Assembler:
             events=events,
             moment_ns=moment,
             earliest_ns=earliest,
-            latest_ns=np.where(guessed, latest, 0),
             resolved=resolved,
             assembly=assembly,
             reached_ns=_NEVER if self.ended else self._floor,

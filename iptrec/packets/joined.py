@@ -94,7 +94,6 @@ class Joiner:
             events=replace(events, stamp_ns=stamp_ns),
             moment_ns=np.where(stamp_ns != events.stamp_ns, stamp_ns, moment_ns),
             earliest_ns=np.concatenate([part.earliest_ns for part in parts])[order],
-            latest_ns=np.concatenate([part.latest_ns for part in parts])[order],
             resolved=Resolved(
                 *(
                     np.concatenate([getattr(part.resolved, name) for part in parts])[order]

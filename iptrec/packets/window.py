@@ -78,8 +78,7 @@ class Window:
     The first ``decided`` traversals of the assembly are final and numbered from ``number``; the
     others come again, with more events, in the next window. ``stream``: the first one, ``starts``: of each.
     ``moment_ns``: when each event was logged, as well as one can tell (epoch); ``earliest_ns``: it was not
-    before; ``latest_ns``: not after, where that is not its own time, though others have theirs (0: it is).
-    ``unplaced``: events that name no rule; ``unread``: receive times (epoch, ns) of datagrams that
+    before. ``unplaced``: events that name no rule; ``unread``: receive times (epoch, ns) of datagrams that
     hold something else than events. Both are of this window alone. ``ended_ns``: when the kernel dropped each
     traversal that no rule did (epoch), 0 for the others; ``disagree``: of how many the rules tell one end and
     the kernel another one.
@@ -91,7 +90,6 @@ class Window:
     events: TraceEvents
     moment_ns: I64
     earliest_ns: I64
-    latest_ns: I64
     resolved: Resolved
     assembly: Assembly
     decided: int
@@ -196,7 +194,6 @@ class _Streams:
             events=events,
             moment_ns=read.moment_ns,
             earliest_ns=read.earliest_ns,
-            latest_ns=read.latest_ns,
             resolved=read.resolved,
             assembly=assembly,
             ended_ns=ended.time_ns,

@@ -109,7 +109,8 @@ class _Source:
     ``emptied``: whether the last look left nothing in it. ``sent_ns``: the latest time that a tap noted of an
     event (epoch). ``empty_ns``: when it was found empty for the last time but one, and for the last time.
     ``overrun``: between which times events were dropped that are not counted yet. ``overflowed``: how many came
-    beside the ring of a tap that no row tells of yet; since ``since_ns``.
+    beside the ring of a tap, without their times, that no row tells of yet: sent since ``since_ns``, received
+    since ``begun_ns``.
     """
 
     socket: EventSocket
@@ -122,6 +123,7 @@ class _Source:
     overrun: tuple[int, int] | None = None
     overflowed: int = 0
     since_ns: int = 0
+    begun_ns: int = 0
 
     @property
     def after_ns(self) -> int:
@@ -297,17 +299,20 @@ class Streams:
             source.overrun = None
 
     def _note_overflow(self, source: _Source, batch: batches.Batch) -> None:
-        """Note once in a while how many events came beside the ring: of these the times are not known."""
-        if batch.overflowing and not source.overflowed:
-            source.since_ns = source.after_ns or source.last_ns
-        source.overflowed += batch.overflowing
-        if source.overflowed and batch.received_ns - source.since_ns > _OVERFLOWS_NS:
+        """Note once in a while how many events came beside the ring whose times are not known."""
+        untimed = 0
+        if batch.overflowing and batch.notes is not None:
+            untimed = min(batch.overflowing, int(np.count_nonzero(batch.notes["time"] <= 0)))
+        if untimed and not source.overflowed:
+            source.since_ns, source.begun_ns = source.after_ns, source.last_ns
+        source.overflowed += untimed
+        if source.overflowed and batch.received_ns - source.begun_ns > _OVERFLOWS_NS:
             self._tell_overflow(source, batch.received_ns)
 
     def _tell_overflow(self, source: _Source, until_ns: int) -> None:
         if source.overflowed:
-            told = Loss(source.stream, source.since_ns, until_ns, source.overflowed, "overflow")
-            self._writer.add_loss(told)
+            between = min(source.since_ns, until_ns), until_ns
+            self._writer.add_loss(Loss(source.stream, *between, source.overflowed, "overflow"))
             source.overflowed = 0
 
     def take_sides(self) -> bool:

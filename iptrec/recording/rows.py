@@ -119,7 +119,9 @@ class Loss:
     longer than the slot, cut), "rules-gone", "logger-switched" (somebody removed our TRACE rules, or
     switched the logger: nothing was traced until it was put back), "ring-full" (reasons of drops, or
     facts about senders, that found no room: no event is missing), "overflow" (events that found no room in the
-    tap's ring and came through the socket: none is missing, but when each was sent is not known).
+    tap's ring and came through the socket, so many that when each was sent is not known; none is missing).
+    It is between the last event that was sent before it and the first one after it, by the kernel's times where
+    those are known; else between what the recorder knows for sure.
     """
 
     stream: int

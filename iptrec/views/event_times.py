@@ -25,5 +25,5 @@ def event_times(recording: Recording) -> Iterator[str]:
             for loss in recording.losses
             if (loss.stream, loss.how) == (one.id, "overflow")
         )
-        but = f", but for {counted(beside, 'event')} that found no room in the tap"
+        but = f", but for {counted(beside, 'event')} that found no room in the tap, and have none"
         yield f"{whose}as the kernel sent them{but if beside else ''}"

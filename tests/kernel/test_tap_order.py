@@ -36,20 +36,18 @@ class Sent:
         ring._read_to, ring._written_to = memoryview(bytearray(8)).cast("Q"), self.written
         self.tap = Tap.__new__(Tap)
         for field, value in {
-            "_ring": ring, "_next": 0, "_dropped": 0, "_dropped_before": 0, "_noted_by": -1,
+            "_ring": ring, "_next": 0, "_dropped": 0, "_dropped_before": 0,
+            "_dropped_at_first": 0, "_received": 0, "_left": None, "_noted_by": -1,
             "_counted": self, "_caught_up": False, "_overrun": None, "_later": None,
             "_sequence": (lambda message: int.from_bytes(message[:4], "little")) if numbered else None,
             "_socket": self, "_slots": self, "_gathering": tap_module.Gathering(self.bytes),
         }.items():  # fmt: skip
             setattr(self.tap, field, value)
         monkeypatch.setattr(netlink, "drops", lambda _: self.drops)
-        monkeypatch.setattr(netlink, "queued", lambda _: 1000 * len(self.queued))
         monkeypatch.setattr(
             noted, "times", lambda _, first, count: np.arange(first, first + count) + 1
         )
         monkeypatch.setattr(tap_module, "since_the_epoch", lambda: EPOCH)
-
-    most_memory = 1000  # of a message that is queued
 
     def end_of_queue(self):
         """All that was queued when some were dropped was received."""
@@ -178,6 +176,42 @@ def test_what_neither_has_room_for_is_before_what_is_queued_later(sent):
     sent.end_of_queue = goes_on
     assert sent.received() == [0, 1, 2, 5, 6, 7, 8, 9]
     assert len(sent.ends) == 1
+
+
+def test_a_socket_that_is_filled_again_as_soon_as_it_is_empty(sent, monkeypatch):
+    """How many were queued before some were dropped is counted: nobody sees it empty."""
+    receive = sent.receive
+
+    def at_once(*words):
+        found = receive(*words)
+        if sent.count == 6 and not sent.queued:
+            sent.to_socket()
+            sent.to_socket()
+        return found
+
+    monkeypatch.setattr(sent, "receive", at_once)
+    sent.to_ring()
+    sent.to_socket()
+    sent.to_socket()
+    sent.lost()
+    sent.lost()
+    sent.to_ring()
+    assert sent.received() == [0, 1, 2, 5, 6, 7]
+    assert sent.times[1:3] == [EPOCH + 2, EPOCH + 3]
+    assert sent.times[-2:] == [EPOCH + 7, EPOCH + 8]
+
+
+def test_one_loss_after_the_other(sent):
+    """Also where more are dropped before anybody looks at the socket again."""
+    more = [lambda: (sent.lost(), sent.to_ring(), sent.to_socket())] * 3
+    sent.end_of_queue = lambda: more.pop()() if more else None
+    sent.to_ring()
+    sent.to_socket()
+    sent.lost()
+    found = sent.received()
+    assert not sent.queued
+    assert len(found) + sent.drops == sent.count
+    assert sorted(found) == found or sent.tap._sequence is None  # then nobody knows
 
 
 def test_what_comes_beside_the_ring_has_its_own_time(sent):

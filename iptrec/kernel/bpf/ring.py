@@ -53,6 +53,11 @@ class Ring:
         return (self._written_to[0] - self._read_to[0]) / self._size
 
     @property
+    def written(self) -> int:
+        """How many records the kernel has begun to write so far."""
+        return self._written_to[0] // self.stride
+
+    @property
     def first(self) -> int:
         """Where in ``bytes`` the first one of `records` begins."""
         return self._read_to[0] % self._size + _HEADER

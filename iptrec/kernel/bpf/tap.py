@@ -110,7 +110,10 @@ class Tap(Programs):
         self._socket, self._slots = opened, slots
         self._next = 0  # so many messages were received, or given up
         self._dropped = netlink.drops(opened)  # which of them were found missing
-        self._dropped_before = self._dropped  # the socket was emptied for the last time
+        # Those before the socket was emptied for the last time, and before anything was sent.
+        self._dropped_before = self._dropped_at_first = self._dropped
+        self._received = 0  # from the socket
+        self._left: int | None = None  # in the socket, before those that were dropped
         self._caught_up = False  # with all that was in the ring
         self._overrun: Overrun | None = None  # untold, after messages
         self._sequence = sequence
@@ -180,7 +183,8 @@ class Tap(Programs):
                 head = self._heads(MOST)
                 return self._out_of_ring(head, before_first(self._missing(head["number"]) > 0))
             wanted = int(missing[0]) if len(head) else SLOTS
-            if len(head) and (gone := min(self._gone_before, wanted)):
+            # Where the kernel numbers them it is seen which are missing: a small socket is full again soon.
+            if len(head) and not self._sequence and (gone := min(self._gone_before, wanted)):
                 self._dropped = (self._dropped + gone) % _ALL_NUMBERS
                 self._next += gone
                 continue
@@ -219,19 +223,31 @@ class Tap(Programs):
 
     def _queued(self, most: int) -> Batch | None:
         """Messages of the socket, the first ones; None if it has none. Raises `Overrun` behind the last one."""
-        dropping = netlink.drops(self._socket) != self._dropped_before
-        if dropping:  # until it was emptied: what comes then is to be told apart from what is there
-            surely = netlink.queued(self._socket) // self._slots.most_memory
-            most = min(most, max(1, surely))
+        dropped = netlink.drops(self._socket)
+        if dropped == self._dropped_before:
+            self._left = None
+        elif self._left is None:  # what comes later is to be told apart from what is there
+            self._left = max(1, self._waiting(dropped))
         try:
-            batch = self._slots.receive(self._socket.fileno(), most)
+            batch = self._slots.receive(
+                self._socket.fileno(), most if self._left is None else min(most, self._left)
+            )
         except Overrun:
-            self._dropped_before = netlink.drops(self._socket)
+            self._dropped_before, self._left = netlink.drops(self._socket), None
             raise
-        if dropping and not netlink.queued(self._socket):
-            self._dropped_before = netlink.drops(self._socket)
-            self._slots.end_of_queue()
+        count = 0 if batch is None else len(batch.lengths)
+        self._received += count
+        if self._left is not None:
+            self._left -= count
+            if not self._left:
+                self._dropped_before, self._left = netlink.drops(self._socket), None
+                self._slots.end_of_queue()
         return batch
+
+    def _waiting(self, dropped: int) -> int:
+        """How many messages are in the socket: those that were counted and are nowhere else."""
+        elsewhere = self._ring.written + (dropped - self._dropped_at_first) % _ALL_NUMBERS
+        return self._counted[0] - elsewhere - self._received
 
     @property
     def _gone_before(self) -> int:
