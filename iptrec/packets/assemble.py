@@ -122,6 +122,7 @@ def assemble(
     group = np.cumsum(new_key[first]) - 1
     doubtful = _impossible_or_cut(group, option, options) | _mixed(group, stamp[rows], first)
     doubtful |= _of_several(group, events.trace[rows], path, first, resolver)
+    doubtful |= _in_one_buffer(group, events.trace[rows], path, first, resolver)
     doubtful |= _out_of_bridge(group, path[first], resolver)
 
     clear = ~doubtful
@@ -301,6 +302,21 @@ def _of_several(
     changes[first] = 0
     several: Mask = (np.bincount(group, np.add.reduceat(changes, first)) > 0)[group]
     return several
+
+
+def _in_one_buffer(
+    group: I64, trace: I64, path: npt.NDArray[np.int32], first: I64, resolver: Resolver
+) -> Mask:
+    """The same for candidates that begin at the hook where the one before ended, with the kernel's id of it.
+
+    While rules change, chains before those that trace come and go, and so does which of them is the first.
+    """
+    hooks = np.array([place.hook for place in resolver.places])[path]
+    begun = first[1:]
+    same = (trace[begun] == trace[begun - 1]) & (trace[begun] >= 0)
+    same &= (hooks[begun] == hooks[begun - 1]) & (group[1:] == group[:-1])
+    torn: Mask = (np.bincount(group, np.append([False], same)) > 0)[group]
+    return torn
 
 
 def _out_of_bridge(group: I64, begun: npt.NDArray[np.int32], resolver: Resolver) -> Mask:

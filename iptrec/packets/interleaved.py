@@ -73,11 +73,10 @@ class _Dealer:
         """Give an event to the packet that it follows, or let it begin one."""
         where = self._under_way, event, place, self._walker
         followed = _followed(*where, self._logged)
-        if followed is None and event.walk.headless:
-            if changing:
-                followed = _resumed(*where)
-            if changing or self._walker.changes(place):
-                followed = followed or _torn(*where, self._logged)
+        if followed is None and event.walk.headless and changing:
+            followed = _resumed(*where)
+        if followed is None:
+            followed = _torn(*where, self._logged, changing=changing)
         event.copy_of = self._origins.copied(event, place, followed and followed[0])
         if event.copy_of is not None:
             self._begin(event)
@@ -225,7 +224,13 @@ def _resumed(
 
 
 def _torn(
-    under_way: list[Packet], event: Packet, place: int, walker: Walker, logged: Logged
+    under_way: list[Packet],
+    event: Packet,
+    place: int,
+    walker: Walker,
+    logged: Logged,
+    *,
+    changing: bool,
 ) -> tuple[Packet, Walk] | None:
     """The packet that the event is of by the kernel's word, though no ruleset explains it.
 
@@ -234,6 +239,11 @@ def _torn(
     """
     for packet in reversed(under_way):
         mine = packet.has_buffer_of(event) and not _is_over(packet, event, logged)
+        mine &= (
+            changing or walker.changes(place) or walker.changes(packet.walk.branches[0].path[-1])
+        )
+        if not event.walk.headless:  # it may be the next one that has the buffer
+            mine &= walker.may_come_behind(packet.walk, place)
         if mine and (walk := walker.leap(packet.walk, place) or walker.tear(packet.walk, place)):
             return packet, walk
     return None

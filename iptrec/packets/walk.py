@@ -124,6 +124,12 @@ class Walker:
         """The pass that a place belongs to."""
         return self._resolver.places[place].pass_
 
+    def may_come_behind(self, walk: Walk, place: int) -> bool:
+        """Whether a packet has passed chains before those of a place where traces begin, and nothing else."""
+        there = self.pass_(place)
+        passed = [self.pass_(one) for one in walk.branches[0].path]
+        return all(one.hook == there.hook and one != there for one in passed)
+
     def changes(self, place: int) -> bool:
         """Whether a place is in a table that changed while it was recorded."""
         there, book = self._resolver.places[place], self._resolver
