@@ -205,4 +205,9 @@ def _tell(output: str, made: Redacted, checked: str) -> None:
     if removals := made.maps.removals:
         listed = "; ".join(f"{what} ({many:,})" for what, many in sorted(removals.items()))
         remarks.append(f"taken out, for it is not understood or may tell: {listed}")
+    if made.maps.ends_stay:
+        remarks.append(
+            "addresses that stay as they are, for ranges over several /8 (IPv6: /16) end with them: of"
+            f" {counted(made.maps.ends_stay, 'range')}"
+        )
     print(f"iptrec redact: {'; '.join(filter(None, remarks))}", file=sys.stderr)

@@ -66,6 +66,11 @@ class Addresses:
             for one in as_they_are:
                 tree.stays_as_is(*_ends(one))
 
+    @property
+    def ends_stay(self) -> int:
+        """How many ranges are there whose ends stay as they are: over several /8, of IPv6 /16."""
+        return self._v4.ends_stay + self._v6.ends_stay
+
     def keep(self, low: bytes, high: bytes) -> bool:
         """Have a range be one afterwards; False where that cannot be. Before anything is mapped."""
         first, last = int.from_bytes(low, "big"), int.from_bytes(high, "big")

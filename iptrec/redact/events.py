@@ -57,6 +57,11 @@ class Events:
             if packet:
                 self.packets.learn(packet)
 
+    def learn_dropped(self, record: bytes) -> None:
+        """The same of a record of a drop."""
+        if len(record) > _DROP_HEAD:
+            self.packets.learn(record[_DROP_HEAD:])
+
     def _of_nflog(self, kind: int, body: bytes) -> bytes | None:
         if kind != _NFLOG:
             self._maps.removed(f"messages of the stream nflog of the type {kind}")
@@ -151,7 +156,7 @@ class Events:
             self._maps.removed("facts about senders of another length")
             return b""
         (family,) = struct.unpack_from("<H", fact, 26)
-        size = {2: 4, 10: 16}.get(family)
+        size = {4: 4, 6: 16}.get(family)
         if size is None:
             ends = bytes(32)
         else:

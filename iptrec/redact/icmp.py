@@ -38,6 +38,11 @@ class Icmp:
         self._maps = maps
         self._inside = inside
 
+    @staticmethod
+    def quotes(body: bytes) -> bool:
+        """Whether a message of ICMP is an error that quotes a packet."""
+        return bool(body) and body[0] in _ERRORS
+
     def ipv4(self, body: bytes) -> bytes:
         """A message of ICMP."""
         head, rest = body[:_HEAD], body[_HEAD:]

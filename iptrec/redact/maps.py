@@ -114,6 +114,7 @@ class Redaction:
         self._addresses = addresses
         self._names = Names(key, kept="names" in self._keeps, always=always)
         self.removals: Counter[str] = Counter()
+        self.ends_stay = addresses.ends_stay
 
     def address(self, packed: bytes) -> bytes:
         """See `Maps`."""

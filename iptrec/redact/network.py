@@ -5,12 +5,14 @@ Of each message what the analysis reads, and no more: `decode.rtnetlink` has the
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from typing import TYPE_CHECKING, Final
 
 from iptrec.decode.attributes import first
 from iptrec.redact.netlink import attributes, each, keep, messages, nested, walk
 from iptrec.redact.values import Values
+from iptrec.redact.words import length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +47,7 @@ class Network:
         self._maps = maps
         value = Values(maps)
         self._value = value
+        self._masks: dict[bytes, int] = {}  # of sets, by their names
         self._link: Layout = {
             1: value.hardware, 2: value.hardware, 3: value.name, 20: value.prose, 18: self._info,
             52: each(value.name),
@@ -177,21 +180,37 @@ class Network:
             self._maps.removed(f"messages of ipset of the type {kind}")
             return None
         options = dict.fromkeys((4, 5, 6, 7, 8, 10, 11, 17, 18, 19, 20, 21, 23, 24, 25, 26), keep)
+        told = first(body[4:])
+        name, header = told.get(2, b""), first(told.get(7, b""))
+        mask = self._mask(header)
+        if mask is not None:
+            self._masks[name] = mask
+        masked = self._masks.get(name)
         layout = {
             2: self._value.name, 3: keep, 4: keep, 5: keep, 1: keep,
             7: lambda value: self._member(value, options),
-            8: each(lambda value: self._member(value, {})),
+            8: each(lambda value: self._member(value, {}, masked)),
         }  # fmt: skip
         return body[:4] + attributes(body[4:], layout)
 
-    def _member(self, value: bytes, more: Layout) -> bytes:
+    def _mask(self, header: dict[int, bytes]) -> int | None:
+        """How many bits of members count, where a set says so. Raises `UntrueError`."""
+        if 20 in header:  # noqa: PLR2004 - IPSET_ATTR_NETMASK
+            return header[20][0]
+        _, mask = next(walk(header.get(12, b"")), (0, b""))
+        return length_of(str(ipaddress.ip_address(mask)), 8 * len(mask)) if mask else None
+
+    def _member(self, value: bytes, more: Layout, masked: int | None = None) -> bytes:
         told = first(value)
+        if masked is not None and 3 not in told:  # noqa: PLR2004 - IPSET_ATTR_CIDR
+            told = {**told, 3: bytes([masked])}
         layout: dict[int, Callable[[bytes], bytes | None]] = {
             **dict.fromkeys((4, 5, 6, 7, 8, 9, 10, 11, 24, 25, 27, 28, 29), keep),
             17: self._value.hardware, 18: self._value.name, 19: self._value.name,
             23: self._value.name, 26: self._value.prose, 3: keep, 21: keep, **more,
         }  # fmt: skip
-        for start, end, length in ((1, 2, 3), (20, 22, 21)):
+        # The header of a set has other numbers there: netmask, bucketsize.
+        for start, end, length in ((1, 2, 3),) if more else ((1, 2, 3), (20, 22, 21)):
             if start in told:
                 ends = self._ends_of(told, start, end, length)
                 layout[start] = lambda _, found=ends: found[0]  # type: ignore[misc]

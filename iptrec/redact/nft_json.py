@@ -153,7 +153,7 @@ class NftJson:
             case dict() if _COMBINED & set(left) and "addr" in json.dumps(left):
                 raise UntrueError("a comparison of a part of an address")
         if op in _ORDERED and isinstance(right, str) and _size(right):
-            return {"left": mapped, "right": self._border(right, op)}
+            return {"left": mapped, "right": self._border(right)}
         return {"left": mapped, "right": self._value(right, self._kind(left))}
 
     def _kind(self, left: Any) -> str:  # noqa: ANN401
@@ -177,18 +177,11 @@ class NftJson:
                 raise UntrueError("a comparison of a part of an address")
         return self._value(right)
 
-    def _border(self, address: str, op: str) -> str:
-        """An end of a range that reaches to the first or the last address."""
+    def _border(self, address: str) -> str:
+        """An end of two ranges, to the first and to the last address: others stay on their side."""
         packed = ipaddress.ip_address(address).packed
-        number, most = int.from_bytes(packed, "big"), (1 << 8 * len(packed)) - 1
-        below, low, high = op in ("<", ">="), 0, number
-        if below:  # the border is behind the number before it
-            high = max(number - 1, 0)
-        made = self._maps.range(
-            low.to_bytes(len(packed), "big"), high.to_bytes(len(packed), "big")
-        )[1]
-        found = int.from_bytes(made, "big") + (1 if below and number else 0)
-        return str(ipaddress.ip_address(min(found, most).to_bytes(len(packed), "big")))
+        self._maps.range(bytes(len(packed)), packed)
+        return str(ipaddress.ip_address(self._maps.range(packed, b"\xff" * len(packed))[0]))
 
     def _network(self, address: str, length: int) -> str:
         packed = ipaddress.ip_address(address).packed

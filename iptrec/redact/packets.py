@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.redact import sums
 from iptrec.redact.icmp import DUMPED, Icmp, filled
-from iptrec.redact.quoted import HEADER, Quoted
+from iptrec.redact.quoted import CUT, HEADER, Quoted
 
 if TYPE_CHECKING:
     from iptrec.redact.maps import Maps
@@ -38,10 +38,10 @@ class Packets:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self._known: dict[bytes, bytes] = {}
-        self._icmp = Icmp(maps, self._inside)
+        self._icmp = Icmp(maps, self._quote)
         self._quoted = Quoted(maps)
         self._begins: dict[tuple[bytes, bytes], bytes] = {}
-        self._depth = 0
+        self._depth = self._quotes = 0
 
     def learn(self, packet: bytes) -> None:
         """Have the beginning of a transport header be mapped as that of this packet, which is known whole."""
@@ -94,6 +94,14 @@ class Packets:
             return self._maps.filler(packet)
         finally:
             self._depth -= 1
+
+    def _quote(self, packet: bytes) -> bytes:
+        """What an error quotes."""
+        self._quotes += 1
+        try:
+            return self._inside(packet)
+        finally:
+            self._quotes -= 1
 
     def _address(self, part: bytes, size: int) -> bytes:
         """An address, or as much of it as there is."""
@@ -202,7 +210,7 @@ class Packets:
             case 132:
                 return self._sctp(body, length)
             case 1:
-                return self._summed(body, self._icmp.ipv4(body), 2, (0, 0), 0)
+                return self._icmp_of_ipv4(body)
             case 2:
                 return self._summed(body, self._igmp(body), 2, (0, 0), 0)
             case 136:
@@ -218,12 +226,22 @@ class Packets:
         at = {112: 6, 103: 2}.get(protocol)
         return after if at is None else self._summed(body, after, at, (0, 0), 0)
 
+    def _icmp_of_ipv4(self, body: bytes) -> bytes:
+        after = self._icmp.ipv4(body)
+        if len(body) == CUT and after[:CUT] != body and Icmp.quotes(body):
+            # The sum of a header with its own checksum is the same for all addresses.
+            return body[:8] + after[8:]
+        return self._summed(body, after, 2, (0, 0), 0)
+
     def _summed(
         self, before: bytes, after: bytes, at: int, ends: tuple[int, int], length: int
     ) -> bytes:
         """With its checksum, which is at ``at``."""
         if len(before) < at + 2:
             return after
+        if self._quotes and ends != (0, 0):
+            # NAT maps the addresses of a quote, and leaves this sum as it is: it depends on none of them.
+            return after[:at] + self._maps.digest(before[at : at + 2])[:2] + after[at + 2 :]
         told = int.from_bytes(before[at : at + 2], "big")
         bodies = (
             before[:at] + b"\0\0" + before[at + 2 :],
@@ -233,7 +251,9 @@ class Packets:
             made = sums.adjusted(told, *map(sums.total, bodies))
         else:
             made = sums.transport(told, bodies, ends, length)
-        made = made or (0xFFFF if at == _WITH_SUM[_UDP] and ends != (0, 0) else 0)
+        of_udp = at == _WITH_SUM[_UDP] and ends != (0, 0)
+        if not made and (of_udp or told == sums.ONES):
+            made = sums.ONES  # which is 0, too
         return after[:at] + made.to_bytes(2, "big") + after[at + 2 :]
 
     def _tcp(self, body: bytes) -> bytes:
@@ -283,7 +303,7 @@ class Packets:
         size = (body[1] + 2) * 4 if len(body) > 1 else len(body)
         rest = body[size:]
         inside = self._transport(body[0], rest, ends, max(length - size, 0)) if rest else b""
-        return body[:12] + self._maps.filler(body[12:size]) + inside
+        return body[:12] + filled(self._maps, body[:size], 12) + inside
 
     def _sctp(self, body: bytes, length: int) -> bytes:
         """The headers of chunks stay; the sum is right again where it was, and all is there."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from iptrec.redact.maps import Maps
 
 HEADER: Final = 12  # bytes
+CUT: Final = 20  # bytes of an ICMP error that are dumped: its own header, and those
 _CACHED: Final = 1 << 17
 _Key = tuple[bytes, int]
 

@@ -96,8 +96,9 @@ class Redacted:
     def chunks(self) -> Iterator[Chunk]:
         """Datagrams of streams that are understood."""
         kinds = {one.id: one.kind for one in self.source.streams}
-        if {"nflog", "nftrace"} <= {*kinds.values()}:
-            self._learn([number for number, kind in kinds.items() if kind == "nflog"])
+        if "nftrace" in kinds.values():
+            events = self.changes.events
+            self._learn({"nflog": events.learn, "drops": events.learn_dropped})
         for chunk in self.source.chunks():
             change = self.changes.streams.get(kinds[chunk.stream])
             if change is None:
@@ -111,12 +112,13 @@ class Redacted:
         known = {one.id for one in self.source.streams if one.kind in self.changes.streams}
         return (one for one in self.source.losses if one.stream in known)
 
-    def _learn(self, streams: Sequence[int]) -> None:
-        """Both backends tell of the same packets, one of them of less."""
-        for stream in streams:
-            for chunk in self.source.chunks(stream):
-                for _, datagram in chunk.datagrams():
-                    self.changes.events.learn(datagram)
+    def _learn(self, looks: Mapping[str, Callable[[bytes], None]]) -> None:
+        """Several streams tell of the same packets, and nf_tables of the least of each."""
+        for stream in self.source.streams:
+            if stream.kind in looks:
+                for chunk in self.source.chunks(stream.id):
+                    for _, datagram in chunk.datagrams():
+                        looks[stream.kind](datagram)
 
     def _detail(self, detail: Any) -> Any:  # noqa: ANN401 - JSON
         """Numbers, and words of ours: addresses and names in errors are mapped."""

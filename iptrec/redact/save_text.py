@@ -28,6 +28,15 @@ _NAMES: Final = frozenset(
 _PROSE: Final = frozenset(
     ["--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--prefix"]
 )
+_ENUMERATED: Final = frozenset(
+    {"-p", "--protocol", "--icmp-type", "--icmpv6-type", "--ctstate", "--ctstatus", "--ctdir", "--ctproto",
+    "--state", "--pkt-type", "--src-type", "--dst-type", "--chunk-types", "--dccp-types", "--tcp-flags",
+    "--mode", "--reject-with", "--algo", "--hashlimit-mode", "--dir", "--pol", "--proto", "--weekdays",
+    "--mh-type", "--header", "--type", "--dscp-class", "--set-dscp-class", "--ctevents", "--expevents",
+    "--espspi", "--timestart", "--timestop", "--datestart", "--datestop", "--monthdays", "--ports",
+    "--dports", "--sports", "--helper", "--tos", "--set-tos"}
+)  # fmt: skip
+_WORDS_OF_LISTS: Final = re.compile(r"[A-Za-z0-9_,:/.+-]*")
 _PUBLIC: Final = frozenset(
     ["-m", "--match", "-t", "--genre", "--algo", "--dst-cc", "--src-cc", "--source-country"]
 )
@@ -38,11 +47,13 @@ _TAKEN_OUT: Final = frozenset(
 _ESCAPED: Final = re.compile(r"\\(.)")
 _SPECIAL: Final = re.compile(r"""["'\\]""")
 _U32, _BYTECODE = "--u32", "--bytecode"
+_PAYLOAD: Final = b"any payload"
 _U32_TEST: Final = re.compile(r"(\d+|0x[0-9a-fA-F]+)(?:&\w+|>>\w+|<<\w+)*=[\w:,]+")
 _SMALL: Final = 0xFFFF  # no address is in numbers up to this
 _V4_ADDRESSES: Final = range(9, 20)  # where a number of four bytes has some of them
 _V6_ADDRESSES: Final = range(5, 40)
 _GONE: Final = "redacted"
+_NOT_JUDGED: Final = "--redacted"  # an option that nobody knows
 _MODE, _ABSOLUTE = 0xE0, 0x20  # BPF_MODE, BPF_ABS
 
 
@@ -52,6 +63,10 @@ class SaveText:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self.words = Words(maps)
+
+    @property
+    def _keeps_payload(self) -> bool:
+        return self._maps.filler(_PAYLOAD) == _PAYLOAD
 
     def __call__(self, text: str, *, ipv6: bool = False) -> str:
         """All lines. Raises `UsageError` with a rule whose addresses cannot be mapped so that it stays true."""
@@ -81,19 +96,23 @@ class SaveText:
             ) from None
 
     def _mapped(self, text: str, *, ipv6: bool) -> Iterator[str]:
-        at, option, second = 0, "", ""
+        at, option, second, before = 0, "", "", ""
         for found in _WORD.finditer(text):
             yield text[at : found.start()]
             at = found.end()
             word = found[0]
             if word.startswith("-") and not _looks_like_value(word):
+                if word in _TAKEN_OUT and before == "!" and not self._keeps_payload:
+                    yield _NOT_JUDGED  # else what is not found any more would be said to have matched
+                else:
+                    yield word
                 option, second = word, ""
-                yield word
             elif word == "!" or (word.startswith("[") and not option):
                 yield word
             else:
                 yield self._value(option, second, word, ipv6=ipv6)
                 second = second or word
+            before = word
         yield text[at:]
 
     def _value(self, option: str, before: str, word: str, *, ipv6: bool) -> str:
@@ -103,12 +122,15 @@ class SaveText:
         return f'"{mapped}"' if quoted or " " in mapped else mapped
 
     def _of(self, option: str, before: str, word: str, *, ipv6: bool) -> str:
-        if option in _PUBLIC:
+        public = option in _ENUMERATED and _WORDS_OF_LISTS.fullmatch(word)
+        if option in _PUBLIC or (public and not self.words.has_address(word)):
             return word
         if option in _PROSE:
             return self._prose(word)
         if option in _NAMES and not (option == "--match-set" and before):
             return self._maps.name(word)
+        if option in _TAKEN_OUT and self._keeps_payload:
+            return word
         if option in _TAKEN_OUT:
             self._maps.removed(f"what iptables's {option} looks for")
             return "".join(self._maps.digest(word.encode()).hex())[: max(len(word), 1)]
@@ -149,7 +171,7 @@ def _is_plain_u32(test: str, *, ipv6: bool) -> bool:
 
 def _is_plain_bytecode(code: str, *, ipv6: bool) -> bool:
     """Whether a program of BPF compares small numbers, and loads nothing of an address by its place."""
-    addresses = range(8, 40) if ipv6 else range(12, 20)
+    addresses = range(8, 40) if ipv6 else range(10, 20)  # and the checksum
     for line in code.split(",")[1:]:
         words = line.split()
         if len(words) != 4 or not all(one.isdecimal() for one in words):  # noqa: PLR2004

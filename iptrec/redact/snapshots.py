@@ -7,6 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from iptrec.decode.snapshots import NETLINK
+from iptrec.errors import UsageError
+from iptrec.redact.maps import UntrueError
 from iptrec.redact.network import Network
 from iptrec.redact.nft_json import NftJson
 from iptrec.redact.nft_messages import NftMessages
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from iptrec.redact.nft_messages import SetName
 
 _INTERFACE_SETTING: Final = re.compile(r"(net/ipv[46]/(?:conf|neigh)/)([^/]+)(/.*)")
+_NUMBERS: Final = re.compile(r"[\d\s,\[\]-]*")
 _SAVED: Final = ("iptables-save", "ip6tables-save", "iptables-nft-save", "ip6tables-nft-save")
 _ALL: Final = frozenset({"all", "default"})
 # Settings that are texts of their users'.
@@ -100,6 +103,10 @@ class Snapshots:
             return None
         try:
             return change(snapshot)
+        except UntrueError as error:
+            raise UsageError(
+                f"cannot redact the {snapshot.kind} of the recording: {error} would not stay true"
+            ) from None
         except (
             ArithmeticError,
             AttributeError,
@@ -127,7 +134,10 @@ class Snapshots:
         return self._text(snapshot.content, self._maps.name)
 
     def _nft_rules(self, snapshot: Snapshot) -> bytes:
-        told = bytes.fromhex(json.loads(snapshot.content)["messages"])
+        return self._rules_told(snapshot.content)
+
+    def _rules_told(self, content: bytes) -> bytes:
+        told = bytes.fromhex(json.loads(content)["messages"])
         return json.dumps({"messages": self._nft_messages(told).hex()}).encode()
 
     def _nft_missed(self, snapshot: Snapshot) -> bytes:
@@ -136,6 +146,10 @@ class Snapshots:
         for key, value in told.items():
             if key == "messages":
                 made[key] = self._nft_messages(bytes.fromhex(value)).hex()
+            elif key == "nft-rules":
+                made[key] = self._rules_told(value.encode()).decode()
+            elif key in ("nft-generation", "nft-generations") and _NUMBERS.fullmatch(value):
+                made[key] = value
             elif key == "nft":
                 made[key] = self._nft_json(value.encode("utf-8", "surrogateescape")).decode()
             elif key == "nft-text":
@@ -277,7 +291,7 @@ class Snapshots:
 
 
 def _numbers(snapshot: Snapshot) -> bytes:
-    if not re.fullmatch(rb"[\d\s,\[\]-]*", snapshot.content):
+    if not _NUMBERS.fullmatch(snapshot.content.decode("ascii")):
         raise ValueError(snapshot.kind)
     return snapshot.content
 

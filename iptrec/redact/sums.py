@@ -31,7 +31,8 @@ def transport(told: int, bodies: tuple[bytes, bytes], ends: tuple[int, int], len
     before, after = ends
     for more in (0, length):
         if told % ONES == (before + more) % ONES:
-            return (after + more) % ONES or ONES
+            made = (after + more) % ONES
+            return made or (ONES if told else 0)
     return adjusted(told, total(bodies[0]) + before, total(bodies[1]) + after)
 
 

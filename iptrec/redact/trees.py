@@ -35,6 +35,7 @@ class Tree:
         self._kept: set[tuple[int, int]] = (
             set()
         )  # nodes: how many bits are behind them, and those before
+        self.ends_stay = 0  # of ranges over several heads: both are known then
         self._same: list[tuple[int, int]] = []  # ranges whose numbers stay
         self._flips: dict[tuple[int, int], bytes] = {}
         self._known: dict[int, int] = {}
@@ -49,6 +50,7 @@ class Tree:
                 self._ranges.append((first, last))
             return
         if first < last:
+            self.ends_stay += 1
             self._ranges += [(first, first), (last, last)]
             if first + 1 < last:
                 self._ranges.append((first + 1, last - 1))
