@@ -50,17 +50,19 @@ class Events:
         """An event of nfnetlink_log."""
         return messages(data, self._of_nflog)
 
-    def learn(self, data: bytes) -> None:
+    def learn(self, data: bytes) -> bytes:
         """Look at a packet of nflog before the same one comes from nf_tables, which has less of it."""
         for _, _, start, end in headers(data):
             packet = first(data[start + 4 : end]).get(_PAYLOAD)
             if packet:
                 self.packets.learn(packet)
+        return data
 
-    def learn_dropped(self, record: bytes) -> None:
+    def learn_dropped(self, record: bytes) -> bytes:
         """The same of a record of a drop."""
         if len(record) > _DROP_HEAD:
             self.packets.learn(record[_DROP_HEAD:])
+        return record
 
     def _of_nflog(self, kind: int, body: bytes) -> bytes | None:
         if kind != _NFLOG:

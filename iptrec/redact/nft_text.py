@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iptrec.redact.maps import Maps
 
 _WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"\*?|[^\s"]+')
-_MASKED: Final = re.compile(r"& (\S+) (==|!=) ([0-9a-fA-F.:]+)(?=\s|$)")
+_MASKED: Final = re.compile(r"& (\S*[.:]\S*) (==|!=) ([0-9a-fA-F]*[.:][0-9a-fA-F.:]*)(?=\s|$)")
 _FAMILIES: Final = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
 _HEADS: Final = frozenset(
     {"chain", "set", "map", "flowtable", "counter", "quota", "limit", "helper", "timeout", "expectation",

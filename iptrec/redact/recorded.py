@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from iptrec.errors import UsageError
 from iptrec.redact.events import Events
 from iptrec.redact.filters import filter_words
-from iptrec.redact.maps import Redaction, surveyed
+from iptrec.redact.maps import Redaction, UntrueError, surveyed
 from iptrec.redact.snapshots import Snapshots
 from iptrec.redact.words import Words
 
@@ -103,7 +105,10 @@ class Redacted:
             change = self.changes.streams.get(kinds[chunk.stream])
             if change is None:
                 continue
-            datagrams = [change(one) for _, one in chunk.datagrams()]
+            datagrams = [
+                _changed(self.maps, kinds[chunk.stream], change, one)
+                for _, one in chunk.datagrams()
+            ]
             lengths = np.fromiter(map(len, datagrams), np.uint32, len(datagrams))
             yield replace(chunk, lengths=lengths, data=b"".join(datagrams))
 
@@ -112,13 +117,13 @@ class Redacted:
         known = {one.id for one in self.source.streams if one.kind in self.changes.streams}
         return (one for one in self.source.losses if one.stream in known)
 
-    def _learn(self, looks: Mapping[str, Callable[[bytes], None]]) -> None:
+    def _learn(self, looks: Mapping[str, Callable[[bytes], bytes | None]]) -> None:
         """Several streams tell of the same packets, and nf_tables of the least of each."""
         for stream in self.source.streams:
             if stream.kind in looks:
                 for chunk in self.source.chunks(stream.id):
                     for _, datagram in chunk.datagrams():
-                        looks[stream.kind](datagram)
+                        _changed(self.maps, stream.kind, looks[stream.kind], datagram)
 
     def _detail(self, detail: Any) -> Any:  # noqa: ANN401 - JSON
         """Numbers, and words of ours: addresses and names in errors are mapped."""
@@ -132,6 +137,19 @@ class Redacted:
 
     def _word(self, text: str) -> str:
         return text if _WORD.fullmatch(text) and not Words(self.maps).has_address(text) else NOBODY
+
+
+def _changed(
+    maps: Maps, kind: str, change: Callable[[bytes], bytes | None], datagram: bytes
+) -> bytes:
+    """A datagram of a stranger's may be anything: nothing is left of what cannot be read."""
+    try:
+        return change(datagram) or b""
+    except UntrueError as error:
+        raise UsageError(f"cannot redact the stream {kind}: {error} would not stay true") from None
+    except (ArithmeticError, LookupError, struct.error, ValueError, RecursionError):
+        maps.removed(f"messages of the stream {kind} that cannot be read")
+        return b""
 
 
 def redacted(source: Recording, key: Key, keeps: Collection[str]) -> Redacted:
@@ -149,7 +167,7 @@ def redacted(source: Recording, key: Key, keeps: Collection[str]) -> Redacted:
         if stream.kind in _LEARNED:
             for chunk in source.chunks(stream.id):
                 for _, datagram in chunk.datagrams():
-                    learned.streams[stream.kind](datagram)
+                    _changed(survey, stream.kind, learned.streams[stream.kind], datagram)
     maps = Redaction(key, addresses, keeps, always=_always(source))
     return Redacted(source, maps, _Changes(maps, types))
 

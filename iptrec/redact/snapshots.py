@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from iptrec.decode import containers
 from iptrec.decode.snapshots import NETLINK
 from iptrec.errors import UsageError
 from iptrec.redact.maps import UntrueError
@@ -248,7 +249,17 @@ class Snapshots:
         return "".join(lines)
 
     def _path(self, path: str) -> str:
-        """A path of control groups; ids and names in it are mapped."""
+        """A path of control groups; the name of a container or a pod is mapped as it is shown by itself."""
+        for found in (containers.container(path), containers.pod(path)):
+            for name in (found, found and found.replace("-", "_")):
+                if name and name in path:
+                    before, _, behind = path.partition(name)
+                    made = self._maps.name(str(found))
+                    return (
+                        self._path(before)
+                        + (made if name == found else made.replace("-", "_"))
+                        + self._path(behind)
+                    )
         return "/".join(self._maps.name(one) for one in path.split("/"))
 
     def _cgroups(self, snapshot: Snapshot) -> bytes:

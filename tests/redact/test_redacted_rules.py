@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from iptrec.decode import containers
 from iptrec.errors import UsageError
+from iptrec.redact.filters import filter_words
 from iptrec.redact.key import Key
 from iptrec.redact.maps import Redaction, surveyed
 from iptrec.redact.nft_json import NftJson
 from iptrec.redact.nft_text import NftText
 from iptrec.redact.save_text import SaveText
+from iptrec.redact.snapshots import Snapshots
 
 
 def mapped(change, *values, keeps=()):
@@ -198,3 +202,30 @@ def test_a_payload_that_is_kept_is_looked_for():
     """With --keep payload."""
     rule = '-A INPUT -m string --string "secret" --algo bm -j DROP'
     assert mapped(SaveText, rule, keeps=["payload"])[0] == [rule]
+
+
+def test_a_container_is_shown_by_the_name_in_its_path():
+    """As its id by itself is mapped."""
+    one = "0123456789abcdef" * 4
+    _, made = mapped(SaveText)
+    snapshots = Snapshots(made, {})
+    content = json.dumps({"7": f"/system.slice/docker-{one}.scope"}).encode()
+    snapshot = SimpleNamespace(kind="sender-cgroups", content=content, media="json")
+    path = json.loads(snapshots(snapshot))["7"]
+    assert containers.container(path) == made.name(one) != one
+
+
+def test_a_filter_keeps_its_words():
+    """And its addresses are those of the packets."""
+    _, made = mapped(SaveText)
+    text = filter_words(
+        made,
+        "tcp port 443 and (host 8.8.4.4 or net 8.8.4.0/24) and not ether host 52:54:00:12:34:56",
+    )
+    assert text.startswith("tcp port 443 and (host ")
+    assert "8.8.4" not in text
+    assert "12:34:56" not in text
+    assert (
+        filter_words(made, "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0")
+        == "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0"
+    )
