@@ -1,0 +1,213 @@
+"""``iptrec redact``."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from iptrec.cli.output import Mode
+from iptrec.cli.record_options import Force
+from iptrec.errors import EXIT_DONE, EXIT_NO, RecordingError, UsageError, strerror
+from iptrec.names import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from iptrec.api import Recording
+    from iptrec.recording.rewrite import Rewrite
+    from iptrec.redact.key import Key
+    from iptrec.redact.recorded import Redacted
+
+_MOST_KEY: Final = 1 << 16  # bytes
+_SHOWN: Final = 5  # differences
+
+
+def redact(
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="The redacted one; - is stdout."),
+    ],
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="Map with this secret, which is made if it is not there: recordings that are mapped with the"
+            " same one, and whose rules have the same ranges, agree. Do not share it.",
+        ),
+    ] = "",
+    keep: Annotated[
+        str,
+        typer.Option(
+            "--keep",
+            metavar="WHAT,...",
+            help="What stays: names (of interfaces, chains, sets, and comments), macs, oui (the vendor's"
+            " half of MAC addresses), payload.",
+        ),
+    ] = "",
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Compare all answers of both recordings; where one differs, say which, leave no file, and"
+            " exit with 1.",
+        ),
+    ] = False,
+    force: Force = False,
+    mode: Mode = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No word on stderr.")] = False,
+) -> int:
+    """Take addresses, names and payloads out, to share it.
+
+    Each address becomes another one, with a random key that is thrown away. Prefixes stay: packets of a network
+    of the rules are so afterwards, and iptrec show and why answer the same. Private networks stay private ones;
+    loopback, multicast, documentation and the like are not mapped. Names keep their parts that everybody has
+    (DOCKER, KUBE-SEP-, eth0); the host's name and the command line go. Payloads become random bytes of their
+    length. Ports, times, lengths, TTLs, sequence numbers, numbers of users stay. What iptrec does not
+    understand it takes out, and says so. See docs/redact.md.
+
+    Rules whose addresses cannot be mapped so that they stay true are refused, with their text.
+
+    Examples:
+
+      iptrec redact trace.db -o shared.db --check
+
+      iptrec redact trace.db -o shared.db --keep names
+    """
+    from iptrec.cli import recordings
+    from iptrec.cli.output import built
+    from iptrec.recording.rewrite import Rewrite
+    from iptrec.redact.recorded import redacted
+
+    keeps, packets = _kept(keep), None
+    with recordings.opened(recording) as source:
+        secret = _key(key)
+        made = redacted(source.rows, secret, keeps)
+        with built(output, recording, force=force, mode=mode) as draft:
+            with Rewrite(draft) as rewrite:
+                _write(made, rewrite)
+            if check and (packets := _check(source, draft.path, made)) is None:
+                raise typer.Exit(EXIT_NO)
+    if not quiet:
+        checked = f"{counted(packets, 'packet')} with equal answers" if packets is not None else ""
+        _tell(output, made, checked)
+    return EXIT_DONE
+
+
+def _kept(text: str) -> Collection[str]:
+    from iptrec.redact.maps import KEEPS
+
+    words = [one.strip() for one in text.split(",") if one.strip()]
+    for one in words:
+        if one not in KEEPS:
+            raise UsageError(f"--keep {one!r}: must be one of {', '.join(KEEPS)}")
+    return words
+
+
+def _key(path: str) -> Key:
+    """Of a file, which is made where there is none; or a random one."""
+    from iptrec.redact.key import LEAST, Key
+
+    if not path:
+        return Key.random()
+    try:
+        with Path(path).open("rb") as file:
+            secret = file.read(_MOST_KEY)
+    except FileNotFoundError:
+        return Key(_made(Path(path)))
+    except OSError as error:
+        raise UsageError(f"--key {path}: {strerror(error)}") from None
+    if len(secret) < LEAST:
+        raise UsageError(
+            f"--key {path}: has {len(secret)} bytes; a secret has {LEAST} at least (head -c 32 /dev/urandom)"
+        )
+    return Key(secret)
+
+
+def _made(path: Path) -> bytes:
+    """A new secret in a file that nobody else can read."""
+    import secrets
+
+    from iptrec.files import Draft
+
+    secret = secrets.token_hex(32).encode() + b"\n"
+    try:
+        with Draft(path) as draft:
+            with draft.stream() as file:
+                file.write(secret)
+            draft.publish(replace=False)
+    except OSError as error:
+        raise RecordingError(f"cannot write {path}: {strerror(error)}") from None
+    return secret
+
+
+def _write(made: Redacted, rewrite: Rewrite) -> None:
+    """All rows."""
+    rewrite.facts(made.facts)
+    for namespace in made.namespaces():
+        rewrite.namespace(namespace)
+    for stream in made.streams():
+        rewrite.stream(stream)
+    for snapshot in made.snapshots():
+        rewrite.snapshot(snapshot)
+    for chunk in made.chunks():
+        rewrite.chunk(chunk)
+    for loss in made.losses():
+        rewrite.loss(loss)
+    rewrite.close()
+
+
+def _check(source: Recording, path: Path, made: Redacted) -> int | None:
+    """How many packets have equal answers; None where one differs, which is told on stderr."""
+    from iptrec.api import Recording
+    from iptrec.recording.reader import Reader
+    from iptrec.redact.compare import Comparison
+
+    comparison = Comparison(made.maps)
+    count, different, shown = 0, 0, 0
+    with Reader(path) as reader:
+        pairs = itertools.zip_longest(_answers(source), _answers(Recording(reader)))
+        for count, (before, after) in enumerate(pairs, 1):
+            where = [".".join(one) for one in comparison.differences(before, after)]
+            different += bool(where)
+            if where and shown < _SHOWN:
+                shown += 1
+                print(
+                    f"iptrec redact: packet {count} differs: {', '.join(where[:5])}",
+                    file=sys.stderr,
+                )
+    if different:
+        print(
+            f"iptrec redact: {counted(different, 'packet')} of {count:,} would have other answers; no file is"
+            " left; without --check it is written",
+            file=sys.stderr,
+        )
+        return None
+    return count
+
+
+def _answers(recording: Recording) -> Iterator[object]:
+    """What is told of each packet: its steps, its verdict, and why."""
+    from iptrec.views.why import as_json
+
+    return (json.loads(as_json(one)) for one in recording.explain())
+
+
+def _tell(output: str, made: Redacted, checked: str) -> None:
+    """On stderr: what was done, and what was taken out."""
+    remarks = [f"redacted: {output}", checked]
+    if removals := made.maps.removals:
+        listed = "; ".join(f"{what} ({many:,})" for what, many in sorted(removals.items()))
+        remarks.append(f"taken out, for it is not understood or may tell: {listed}")
+    if made.maps.ends_stay:
+        remarks.append(
+            "addresses that stay as they are, for ranges over several /8 (IPv6: /16) end with them: of"
+            f" {counted(made.maps.ends_stay, 'range')}"
+        )
+    print(f"iptrec redact: {'; '.join(filter(None, remarks))}", file=sys.stderr)

@@ -1,0 +1,117 @@
+"""A recording made of another one's rows, under the same numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import zstandard
+
+from iptrec.errors import RecordingError
+from iptrec.recording.home import described
+from iptrec.recording.packing import pack
+from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.files import Draft
+    from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
+
+_HEAD: Final = (
+    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
+)
+_LEVEL: Final = 3
+
+
+class Rewrite:
+    """A new recording in a draft; a context manager. It is whole once `close` was called."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._path = draft.place.path
+        with self._translating():
+            self._made = draft.connect()
+            for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
+                self._made.execute(f"PRAGMA {statement}")
+            self._made.executescript(_HEAD)
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._made.close()
+
+    def facts(self, facts: Facts) -> None:
+        """The row about the recording."""
+        row: dict[str, Any] = asdict(facts)
+        for name in ("command", "families", "interfaces"):
+            row[name] = json.dumps(row[name])
+        self._insert("recording", {"id": 1, **row})
+
+    def namespace(self, one: Namespace) -> None:
+        """A namespace."""
+        self._insert("namespace", asdict(one))
+
+    def stream(self, one: Stream) -> None:
+        """A stream, of any kind."""
+        self._insert("stream", asdict(one) | {"detail": json.dumps(one.detail)})
+
+    def snapshot(self, one: Snapshot) -> None:
+        """A snapshot, of any kind."""
+        row = asdict(one)
+        content = row.pop("content")
+        digest = hashlib.sha256(content).hexdigest()
+        with self._translating():
+            known = self._made.execute("SELECT 1 FROM blob WHERE sha256 = ?", [digest]).fetchone()
+        if not known:
+            data = self._compressor.compress(content)
+            self._insert(
+                "blob", {"sha256": digest, "encoding": "zstd", "size": len(content), "data": data}
+            )
+        self._insert("snapshot", row | {"blob": digest})
+
+    def chunk(self, one: Chunk) -> None:
+        """Datagrams of a stream."""
+        raw = pack(one.received_ns, one.lengths, [one.data], one.notes)
+        self._insert(
+            "chunk",
+            {
+                "id": one.id, "stream": one.stream, "first_ns": int(one.received_ns[0]),
+                "last_ns": int(one.received_ns[-1]), "datagrams": len(one.lengths),
+                "noted": one.notes is not None, "encoding": "zstd", "size": len(raw),
+                "data": self._compressor.compress(raw),
+            },
+        )  # fmt: skip
+
+    def loss(self, one: Loss) -> None:
+        """A loss."""
+        self._insert("loss", asdict(one))
+
+    def close(self) -> None:
+        """All of it is there."""
+        with self._translating():
+            self._made.execute("COMMIT")
+
+    def _insert(self, table: str, row: dict[str, Any]) -> None:
+        values = [
+            one.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            if isinstance(one, str)
+            else one
+            for one in row.values()
+        ]
+        words = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608
+        with self._translating():
+            self._made.execute(words, values)
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            told = described(error, self._path)
+            raise RecordingError(f"cannot write {self._path}: {told}; no file is left") from None

@@ -1,0 +1,225 @@
+"""What nft prints as JSON: each value by what it is compared with, or else by how it looks."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from iptrec.errors import UsageError
+from iptrec.redact import raw_payload
+from iptrec.redact.maps import UntrueError
+from iptrec.redact.names import public
+from iptrec.redact.words import Words, length_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from iptrec.redact.maps import Maps
+    from iptrec.redact.nft_messages import SetName
+
+_OBJECTS: Final = frozenset(
+    {"table", "chain", "rule", "set", "map", "element", "flowtable", "counter", "quota", "limit", "ct helper",
+     "ct timeout", "ct expectation", "secmark", "synproxy", "meter"}
+)  # fmt: skip
+_NAMES: Final = frozenset({"name", "table", "chain", "dev", "flowtable", "target", "newname"})
+_PROSE: Final = frozenset({"comment", "prefix"})
+_AS_IT_IS: Final = frozenset(
+    {"metainfo", "family", "handle", "type", "hook", "prio", "policy", "flags", "timeout", "size",
+    "gc-interval", "op", "val_unit", "protocol", "field", "base", "offset", "len", "key", "mode", "flag",
+    "rate", "per", "unit", "burst", "packets", "bytes", "index", "expires", "rate_unit"}
+)  # fmt: skip
+_INTERFACES: Final = frozenset(
+    {"iifname", "oifname", "ibrname", "obrname", "sdifname", "iif", "oif", "sdif"}
+)
+_REFERENCES: Final = frozenset({"counter", "quota", "limit", "ct helper", "synproxy"})  # to objects
+_COMBINED: Final = frozenset({"&", "|", "^", "<<", ">>"})
+_ORDERED: Final = frozenset({"<", ">", "<=", ">="})
+_NAME, _PLAIN = "name", ""
+
+
+class NftJson:
+    """Changes a listing; ``types``: gets the types of the keys of named sets."""
+
+    def __init__(self, maps: Maps, types: dict[SetName, Sequence[str]]) -> None:
+        self._maps = maps
+        self._types = types
+        self._words = Words(maps)
+        self._kinds: dict[SetName, bool] = {}  # whether a set is of interfaces' names
+
+    def __call__(self, content: bytes) -> bytes:
+        """Raises `UsageError` with a rule that would not stay true, ValueError for what is not JSON."""
+        listing = json.loads(content)
+        objects = [self._object(one) for one in listing["nftables"]]
+        return json.dumps({"nftables": objects}).encode()
+
+    def _object(self, told: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {kind: self._of(kind, value) for kind, value in told.items()}
+        except UntrueError as error:
+            raise UsageError(
+                f"cannot redact {json.dumps(told)}: {error} would not stay true; take that rule out of what"
+                " you share"
+            ) from None
+
+    def _of(self, kind: str, value: Any) -> Any:  # noqa: ANN401 - JSON
+        if kind == "metainfo" or not isinstance(value, dict):
+            return value
+        if kind in ("set", "map") and "name" in value:
+            types = value.get("type")
+            listed = [types] if isinstance(types, str) else types
+            if isinstance(listed, list) and all(isinstance(one, str) for one in listed):
+                self._types[value["family"], value["table"], value["name"]] = listed
+        of_names = kind in ("set", "map") and value.get("type") == "ifname"
+        return {
+            key: self._member(key, one, _NAME if key == "elem" and of_names else _PLAIN)
+            for key, one in value.items()
+        }
+
+    def _member(self, key: str, value: Any, kind: str = _PLAIN) -> Any:  # noqa: ANN401
+        if key in _AS_IT_IS and not isinstance(value, dict):
+            return value
+        if key in _NAMES and isinstance(value, (str, list)):
+            return self._each(value, self._maps.name)
+        if key in _PROSE and isinstance(value, str):
+            return self._words.prose(value)
+        return self._value(value, kind)
+
+    def _each(self, value: Any, change: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, str):
+            return change(value)
+        return [self._each(one, change) for one in value] if isinstance(value, list) else value
+
+    def _value(self, value: Any, kind: str = _PLAIN) -> Any:  # noqa: ANN401, C901 - a table
+        match value:
+            case str():
+                return self._word(value, kind)
+            case list():
+                return [self._value(one, kind) for one in value]
+            case {"prefix": {"addr": str(address), "len": int(length)}}:
+                return {"prefix": {"addr": self._network(address, length), "len": length}}
+            case {"range": [str(low), str(high)]}:
+                return {"range": self._range(low, high)}
+            case {"match": {"left": left, "right": right, **rest}}:
+                op = str(rest.get("op"))
+                return {"match": {**rest, **self._match(left, right, op)}}
+            case {"vmap": {"key": key, "data": data}} | {"map": {"key": key, "data": data}}:
+                (name,) = value
+                return {name: {"key": self._value(key), "data": self._looked_up(key, data)}}
+            case {"set": {"op": op, "elem": elem, "set": str(name), **rest}}:
+                more = {one: self._value(some) for one, some in rest.items()}
+                return {
+                    "set": {
+                        "op": op,
+                        "elem": self._value(elem),
+                        "set": self._word(name, kind),
+                        **more,
+                    }
+                }
+            case dict() if (
+                len(value) == 1
+                and isinstance(one := next(iter(value.values())), str)
+                and ((of := next(iter(value))) in _REFERENCES)
+            ):
+                return {of: self._maps.name(one)}
+            case {"xt": dict(told)}:
+                return {"xt": told if set(told) <= {"type", "name"} else {}}
+            case dict():
+                return {key: self._member(key, one, kind) for key, one in value.items()}
+        return value
+
+    def _looked_up(self, key: Any, data: Any) -> Any:  # noqa: ANN401
+        """Pairs, or a named map."""
+        if not isinstance(data, dict) or "set" not in data:
+            return self._value(data)
+        kind = self._kind(key)
+        return {
+            "set": [
+                [self._value(pair[0], kind), self._value(pair[1])]
+                if isinstance(pair, list) and len(pair) == 2  # noqa: PLR2004
+                else self._value(pair, kind)
+                for pair in data["set"]
+            ]
+        }
+
+    def _match(self, left: Any, right: Any, op: str) -> dict[str, Any]:  # noqa: ANN401
+        mapped = self._value(left)
+        match left:
+            case {"payload": {"base": str(base), "offset": int(offset), "len": int(length)}}:
+                return {"left": mapped, "right": self._raw(base, offset, length, right)}
+            case {"&": [of, str(mask)]} if _is_address(of) and isinstance(right, str):
+                network = self._network(right, length_of(mask, 8 * _size(right)))
+                return {"left": mapped, "right": network}
+            case dict() if _COMBINED & set(left) and "addr" in json.dumps(left):
+                raise UntrueError("a comparison of a part of an address")
+        if op in _ORDERED and isinstance(right, str) and _size(right):
+            return {"left": mapped, "right": self._border(right)}
+        return {"left": mapped, "right": self._value(right, self._kind(left))}
+
+    def _kind(self, left: Any) -> str:  # noqa: ANN401
+        match left:
+            case {"meta": {"key": str(key)}} if key in _INTERFACES:
+                return _NAME
+        return _PLAIN
+
+    def _raw(self, base: str, offset: int, length: int, right: Any) -> Any:  # noqa: ANN401
+        match right:
+            case int():
+                return raw_payload.mapped(self._maps, base, offset, length, right)
+            case list():
+                return [self._raw(base, offset, length, one) for one in right]
+            case {"set": list(some)}:
+                return {"set": [self._raw(base, offset, length, one) for one in some]}
+            case {"range": _} | {"prefix": _} if length > raw_payload.SMALL and base in (
+                "ll",
+                "nh",
+            ):
+                raise UntrueError("a comparison of a part of an address")
+        return self._value(right)
+
+    def _border(self, address: str) -> str:
+        """An end of two ranges, to the first and to the last address: others stay on their side."""
+        packed = ipaddress.ip_address(address).packed
+        self._maps.range(bytes(len(packed)), packed)
+        return str(ipaddress.ip_address(self._maps.range(packed, b"\xff" * len(packed))[0]))
+
+    def _network(self, address: str, length: int) -> str:
+        packed = ipaddress.ip_address(address).packed
+        return str(ipaddress.ip_address(self._maps.network(packed, length)))
+
+    def _range(self, low: str, high: str) -> list[str]:
+        if not (_size(low) and _size(high)):
+            if low.count(":") == high.count(":") == 5:  # noqa: PLR2004 - MAC addresses
+                ends = (bytes.fromhex(one.replace(":", "")) for one in (low, high))
+                return [one.hex(":") for one in self._maps.range(*ends)]
+            return [self._word(one, _PLAIN) for one in (low, high)]
+        ends = (ipaddress.ip_address(one).packed for one in (low, high))
+        return [str(ipaddress.ip_address(one)) for one in self._maps.range(*ends)]
+
+    def _word(self, word: str, kind: str) -> str:
+        if word.startswith("@"):
+            return "@" + self._maps.name(word[1:])
+        if kind == _NAME:
+            return self._maps.name(word)
+        if word in public().nft or word == "*":
+            return word
+        return self._words.value(word)
+
+
+def _size(address: str) -> int:
+    """Bytes of an address; 0 of what is not one."""
+    try:
+        return len(ipaddress.ip_address(address).packed)
+    except ValueError:
+        return 0
+
+
+def _is_address(left: Any) -> bool:  # noqa: ANN401
+    match left:
+        case (
+            {"payload": {"field": "saddr" | "daddr"}}
+            | {"ct": {"key": str()}}
+            | {"payload": {"base": _}}
+        ):
+            return True
+    return False

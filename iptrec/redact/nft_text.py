@@ -1,0 +1,130 @@
+"""What nft prints as text: each word by the one before it, or else by how it looks."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from iptrec.errors import UsageError
+from iptrec.redact import raw_payload
+from iptrec.redact.maps import UntrueError
+from iptrec.redact.names import public
+from iptrec.redact.words import Words, length_of
+
+if TYPE_CHECKING:
+    from iptrec.redact.maps import Maps
+
+_WORD: Final = re.compile(r'"(?:\\.|[^"\\])*"\*?|[^\s"]+')
+_MASKED: Final = re.compile(r"& (\S*[.:]\S*) (==|!=) ([0-9a-fA-F]*[.:][0-9a-fA-F.:]*)(?=\s|$)")
+_FAMILIES: Final = frozenset({"ip", "ip6", "inet", "arp", "bridge", "netdev"})
+_HEADS: Final = frozenset(
+    {"chain", "set", "map", "flowtable", "counter", "quota", "limit", "helper", "timeout", "expectation",
+     "secmark", "synproxy", "meter", "element"}
+)  # fmt: skip
+_NAMED: Final = frozenset(
+    {
+        "jump",
+        "goto",
+        "iifname",
+        "oifname",
+        "ibrname",
+        "obrname",
+        "sdifname",
+        "iif",
+        "oif",
+        "sdif",
+        "device",
+        "name",
+    }
+)
+_PROSE: Final = frozenset({"comment", "prefix"})
+_PUNCTUATION: Final = "{}();,="
+
+
+class NftText:
+    """Changes a listing, or a rule."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self._words = Words(maps)
+
+    def __call__(self, text: str) -> str:
+        """All lines. Raises `UsageError` with a rule that would not stay true."""
+        return "".join(map(self._line, text.splitlines(keepends=True)))
+
+    def _line(self, line: str) -> str:
+        try:
+            return self.rule(line)
+        except UntrueError as error:
+            raise UsageError(
+                f"cannot redact {line.strip()!r}: {error} would not stay true; take that rule out of what you"
+                " share"
+            ) from None
+
+    def rule(self, line: str) -> str:
+        """One line."""
+        known: dict[int, str] = {}
+        for found in _MASKED.finditer(line):
+            known[found.start(3)] = self._masked(found)
+        head = line.lstrip("\t").endswith("{\n") and "=" not in line
+        made, at, before, raw = [], 0, ["", "", ""], None
+        for found in _WORD.finditer(line):
+            made.append(line[at : found.start()])
+            at = found.end()
+            word = found[0]
+            if found.start() in known:
+                made.append(known[found.start()])
+            elif raw is not None and (number := _number(word)) is not None:
+                made.append(self._raw(raw, number, word))
+            else:
+                made.append(self._word(word, before, head=head))
+            if given := raw_payload.NAMED.fullmatch(word):
+                raw = given[1], int(given[2]), int(given[3])
+            elif word not in ("==", "!=", "{"):
+                raw = None
+            before = [*before[1:], word]
+        return "".join(made) + line[at:]
+
+    def _masked(self, found: re.Match[str]) -> str:
+        size = 128 if ":" in found[3] else 32
+        length = length_of(found[1], size)
+        return self._words.addresses(f"{found[3]}/{length}").partition("/")[0]
+
+    def _raw(self, place: tuple[str, int, int], number: int, word: str) -> str:
+        made = raw_payload.mapped(self._maps, *place, number)
+        text = hex(made) if word.startswith("0x") else str(made)
+        return text + word[len(word.rstrip(_PUNCTUATION)) :]
+
+    def _word(self, word: str, before: list[str], *, head: bool) -> str:
+        core = word.strip(_PUNCTUATION)
+        if not core:
+            return word
+        start, end = word[: word.index(core[0])], word[word.index(core[0]) + len(core) :]
+        return start + self._core(core, before, head=head) + end
+
+    def _core(self, word: str, before: list[str], *, head: bool) -> str:
+        last = before[-1]
+        if word.startswith('"'):
+            inner = word[1:].rstrip("*").removesuffix('"')
+            change = self._words.prose if last in _PROSE else self._maps.name
+            return f'"{change(inner)}"{"*" * word.endswith("*")}'
+        if raw_payload.NAMED.fullmatch(word):
+            return word
+        if word.startswith("@"):
+            return "@" + self._maps.name(word[1:])
+        of_table = before[-2:-1] == ["table"] and last in _FAMILIES
+        if of_table or (head and last in _HEADS) or last in _NAMED:
+            return self._maps.name(word)
+        if word in public().nft or not word.strip("!<>=&|^-+.*#:/"):
+            return word
+        if all(one in public().nft for one in word.split(",")):
+            return word
+        return self._words.value(word)
+
+
+def _number(word: str) -> int | None:
+    core = word.strip(_PUNCTUATION)
+    try:
+        return int(core, 0)
+    except ValueError:
+        return None

@@ -1,0 +1,110 @@
+"""``iptrec redact``: options, refusals, and a check that can fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import iptrec
+
+from iptrec.redact import packets
+from iptrec.redact.maps import Redaction
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+SAMPLE = SAMPLES / "docker_hairpin.db"
+
+
+def sources(recording):
+    return [
+        json.loads(line)["header"]["src"]
+        for line in iptrec("show", recording, "--json").stdout.splitlines()
+    ]
+
+
+def test_a_random_key_maps_each_time_to_something_else(tmp_path):
+    """And the key is nowhere."""
+    made = [tmp_path / f"{number}.db" for number in (1, 2)]
+    for one in made:
+        assert iptrec("redact", SAMPLE, "-o", one, "-q").returncode == 0
+    assert sources(made[0]) != sources(made[1]) != sources(SAMPLE)
+
+
+def test_a_key_is_made_once_and_maps_alike(tmp_path):
+    """Readable by its user alone."""
+    key, made = tmp_path / "key", [tmp_path / f"{number}.db" for number in (1, 2)]
+    for one in made:
+        assert iptrec("redact", SAMPLE, "-o", one, "--key", key).returncode == 0
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert sources(made[0]) == sources(made[1])
+    assert key.read_bytes().strip() not in made[0].read_bytes()
+
+
+def test_a_short_key_is_refused(tmp_path):
+    """It could be guessed."""
+    (tmp_path / "key").write_bytes(b"short")
+    done = iptrec("redact", SAMPLE, "-o", tmp_path / "x.db", "--key", tmp_path / "key")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "5 bytes" in done.stderr
+
+
+@pytest.mark.parametrize("words", ["nope", "names,ports"])
+def test_what_cannot_be_kept_is_refused(words, tmp_path):
+    """One line with what can."""
+    done = iptrec("redact", SAMPLE, "-o", tmp_path / "x.db", "--keep", words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "names, macs, oui, payload" in done.stderr
+
+
+def test_what_is_kept_stays(tmp_path):
+    """Names and MAC addresses; addresses do not."""
+    made = tmp_path / "x.db"
+    done = iptrec("redact", SAMPLE, "-o", made, "--keep", "names,macs,payload", "--check")
+    assert done.returncode == 0, done.stderr
+    before, after = (json.loads(iptrec("show", one, "--json").stdout) for one in (SAMPLE, made))
+    assert before["link"] == after["link"]
+    assert [one["chain"] for one in before["steps"]] == [one["chain"] for one in after["steps"]]
+    assert before["header"]["src"] != after["header"]["src"]
+
+
+def test_the_recording_is_not_replaced(tmp_path):
+    """Not with --force."""
+    copy = tmp_path / "trace.db"
+    copy.write_bytes(SAMPLE.read_bytes())
+    done = iptrec("redact", copy, "-o", copy, "--force")
+    assert done.returncode == 2
+    assert copy.read_bytes() == SAMPLE.read_bytes()
+
+
+def test_what_is_there_is_replaced_with_force_alone(tmp_path):
+    """As by every command."""
+    made = tmp_path / "x.db"
+    made.write_text("mine")
+    assert iptrec("redact", SAMPLE, "-o", made).returncode == 2
+    assert made.read_text() == "mine"
+    assert iptrec("redact", SAMPLE, "-o", made, "--force").returncode == 0
+
+
+def test_a_redacted_recording_can_be_redacted(tmp_path):
+    """It is a recording."""
+    once, twice = tmp_path / "1.db", tmp_path / "2.db"
+    assert iptrec("redact", SAMPLES / "both.db", "-o", once, "--check").returncode == 0
+    done = iptrec("redact", once, "-o", twice, "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_check_finds_an_answer_that_differs(tmp_path, monkeypatch):
+    """A map that is not the same in packets and in rules: no file is left, and exit status 1."""
+    monkeypatch.setattr(packets.Packets, "_address", lambda _, part, __: bytes(len(part)))
+    made = tmp_path / "x.db"
+    done = iptrec("redact", SAMPLE, "-o", made, "--check")
+    assert done.returncode == 1
+    assert "packet 1 differs: " in done.stderr
+    assert not made.exists()
+
+
+def test_the_check_finds_a_rule_that_matches_no_more(tmp_path, monkeypatch):
+    """Networks of rules that are mapped elsewhere: what the packet was, `why` alone tells."""
+    monkeypatch.setattr(Redaction, "network", lambda _, packed, __: b"\x01" * len(packed))
+    done = iptrec("redact", SAMPLES / "kubernetes.db", "-o", tmp_path / "x.db", "--check")
+    assert done.returncode == 1

@@ -1,0 +1,231 @@
+"""Rules as text and JSON: what is mapped, what stays, what is taken out, what is refused."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from iptrec.decode import containers
+from iptrec.errors import UsageError
+from iptrec.redact.filters import filter_words
+from iptrec.redact.key import Key
+from iptrec.redact.maps import Redaction, surveyed
+from iptrec.redact.nft_json import NftJson
+from iptrec.redact.nft_text import NftText
+from iptrec.redact.save_text import SaveText
+from iptrec.redact.snapshots import Snapshots
+
+
+def mapped(change, *values, keeps=()):
+    """What becomes of values, once all of them were looked at."""
+    key = Key(b"any")
+    addresses, survey = surveyed(key, keeps)
+    looks = change(survey)
+    for one in values:
+        looks(one)
+    made = Redaction(key, addresses, keeps, ())
+    return [change(made)(one) for one in values], made
+
+
+def nft_json(maps):
+    return NftJson(maps, {})
+
+
+STAY = [
+    "-A INPUT -p tcp -m tcp --dport 22 -m conntrack --ctstate NEW,ESTABLISHED -m limit --limit 3/min -j ACCEPT",
+    "-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j REJECT --reject-with tcp-reset",
+    "-A INPUT -m time --datestart 2037-01-01T00:00:00 --weekdays Mon,Tue -j DROP",
+    "-A INPUT -m statistic --mode random --probability 0.50000000000 -j DOCKER-USER",
+    "-A INPUT -s 127.0.0.0/8 ! -d 224.0.0.0/4 -i lo -j KUBE-SERVICES",
+    "-A INPUT -m mark --mark 0x4000/0x4000 -j MARK --set-xmark 0x1/0xffffffff",
+    '-A INPUT -m bpf --bytecode "4,48 0 0 9,21 0 1 17,6 0 0 1,6 0 0 0" -j TRACE',
+    '-A INPUT -m u32 --u32 "0x6&0xff=0x11" -j DROP',
+    "-A INPUT -m addrtype --dst-type LOCAL -m pkttype --pkt-type broadcast -j RETURN",
+]
+
+
+@pytest.mark.parametrize("rule", STAY)
+def test_what_is_nobodys_stays(rule):
+    """Numbers, words of iptables, public chains."""
+    assert mapped(SaveText, rule)[0] == [rule]
+
+
+GOES = {
+    "-A acme-in -j beta": ["acme", "beta"],
+    "-A INPUT -s 8.8.4.0/24 -i customer0 -j DROP": ["8.8.4", "customer"],
+    '-A INPUT -m comment --comment "of Acme in 8.8.4.4" -j DROP': ["Acme", "8.8.4.4"],
+    '-A INPUT -j LOG --log-prefix "acme: "': ["acme"],
+    '-A INPUT -m string --string "secret" --algo bm -j DROP': ["secret"],
+    '-A INPUT -m u32 --u32 "0xc=0x08080404" -j DROP': ["0x0808"],
+    '-A INPUT -m bpf --bytecode "3,32 0 0 12,21 0 1 134744072,6 0 0 1" -j DROP': ["134744072"],
+    "-A INPUT -m set --match-set acme src -j DROP": ["acme"],
+    "-A INPUT -m mac --mac-source 52:54:00:12:34:56 -j DROP": ["52:54:00", "12:34:56"],
+    "-A INPUT -m recent --set --name acme --mask 255.255.255.255 --rsource": ["acme"],
+    "-A INPUT -m newmatch --newoption acme -j DROP": ["acme"],
+}
+
+
+@pytest.mark.parametrize("rule", GOES)
+def test_what_is_somebodys_goes(rule):
+    """And the rule has as many words as before."""
+    [made], _ = mapped(SaveText, rule)
+    assert not [one for one in GOES[rule] if one in made]
+    assert made.split()[:2][0] == "-A"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-A INPUT -s 10.0.0.5/255.0.0.255 -j DROP",
+        "-A INPUT -d fe80::1200/120 -j DROP",
+        "-A INPUT -m mac --mac-source 52:54:00:12:34:56/ff:00:ff:00:00:00 -j DROP",
+    ],
+)
+def test_a_rule_that_would_not_stay_true_is_refused(rule):
+    """With its text."""
+    with pytest.raises(UsageError, match="would not stay true") as refused:
+        mapped(SaveText, rule)
+    assert rule in str(refused.value)
+
+
+def test_networks_hold_their_addresses():
+    """Of rules and of other rules, and ends of ranges."""
+    made, _ = mapped(
+        SaveText,
+        "-A INPUT -s 8.8.4.0/24 -d 8.8.4.77/32 -j DROP",
+        "-A INPUT -m iprange --src-range 9.1.2.3-9.1.4.5 -d 9.1.2.3 -s 9.1.4.5 -j DROP",
+    )
+    network, address = made[0].split()[3], made[0].split()[5]
+    assert network.rpartition(".")[0] == address.rpartition(".")[0]
+    low, high = made[1].split()[5].split("-")
+    assert made[1].split()[7] == low
+    assert made[1].split()[9] == high
+
+
+RULES = [
+    ({"payload": {"protocol": "ip", "field": "saddr"}}, "8.8.4.4", "ip saddr 8.8.4.4"),
+    (
+        {"payload": {"protocol": "ip", "field": "saddr"}},
+        {"prefix": {"addr": "8.8.4.0", "len": 24}},
+        "ip saddr 8.8.4.0/24",
+    ),
+    (
+        {"payload": {"protocol": "ip6", "field": "daddr"}},
+        {"range": ["fd01::1", "fd01::9"]},
+        "ip6 daddr fd01::1-fd01::9",
+    ),
+    (
+        {"&": [{"payload": {"protocol": "ip", "field": "saddr"}}, "255.255.255.0"]},
+        "8.8.4.0",
+        "ip saddr & 255.255.255.0 == 8.8.4.0",
+    ),
+    ({"meta": {"key": "iifname"}}, "customer0", 'iifname "customer0"'),
+    (
+        {"payload": {"protocol": "ether", "field": "saddr"}},
+        "52:54:00:12:34:56",
+        "ether saddr 52:54:00:12:34:56",
+    ),
+    ({"payload": {"protocol": "tcp", "field": "dport"}}, 443, "tcp dport 443"),
+    ({"ct": {"key": "state"}}, ["established", "related"], "ct state established,related"),
+]
+
+
+@pytest.mark.parametrize(("left", "right", "text"), RULES, ids=[one[2] for one in RULES])
+def test_nfts_text_and_json_are_mapped_alike(left, right, text):
+    """The same words in both."""
+    rule = {"match": {"op": "==", "left": left, "right": right}}
+    content = json.dumps(
+        {
+            "nftables": [
+                {
+                    "rule": {
+                        "family": "inet",
+                        "table": "fw",
+                        "chain": "acme",
+                        "handle": 1,
+                        "expr": [rule],
+                    }
+                }
+            ]
+        }
+    ).encode()
+    [found], _ = mapped(nft_json, content)
+    [made], _ = mapped(NftText, f"\t\t{text} # handle 1\n")
+    match = json.loads(found)["nftables"][0]["rule"]["expr"][0]["match"]["right"]
+    words = next(iter(match.values())) if isinstance(match, dict) else match
+    for word in (
+        [*words.values()]
+        if isinstance(words, dict)
+        else words
+        if isinstance(words, list)
+        else [words]
+    ):
+        assert str(word) in made
+    assert ("8.8.4" in made) is ("customer" in made) is ("12:34:56" in made) is False
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        {
+            "left": {"&": [{"payload": {"protocol": "ip", "field": "saddr"}}, "255.0.255.0"]},
+            "right": "10.0.1.0",
+        },
+        {"left": {"payload": {"base": "nh", "offset": 104, "len": 24}}, "right": 5},
+        {"left": {"payload": {"base": "ll", "offset": 0, "len": 24}}, "right": 5},
+    ],
+)
+def test_a_rule_of_nft_that_would_not_stay_true_is_refused(match):
+    """With its JSON."""
+    rule = {
+        "rule": {
+            "family": "ip",
+            "table": "t",
+            "chain": "c",
+            "handle": 1,
+            "expr": [{"match": {"op": "==", **match}}],
+        }
+    }
+    with pytest.raises(UsageError, match="would not stay true"):
+        mapped(nft_json, json.dumps({"nftables": [rule]}).encode())
+
+
+def test_what_is_taken_out_is_counted():
+    """By what it was."""
+    _, made = mapped(SaveText, '-A INPUT -m string --string "secret" --algo bm -j DROP')
+    assert made.removals == {"what iptables's --string looks for": 1}
+
+
+def test_a_payload_that_is_kept_is_looked_for():
+    """With --keep payload."""
+    rule = '-A INPUT -m string --string "secret" --algo bm -j DROP'
+    assert mapped(SaveText, rule, keeps=["payload"])[0] == [rule]
+
+
+def test_a_container_is_shown_by_the_name_in_its_path():
+    """As its id by itself is mapped."""
+    one = "0123456789abcdef" * 4
+    _, made = mapped(SaveText)
+    snapshots = Snapshots(made, {})
+    content = json.dumps({"7": f"/system.slice/docker-{one}.scope"}).encode()
+    snapshot = SimpleNamespace(kind="sender-cgroups", content=content, media="json")
+    path = json.loads(snapshots(snapshot))["7"]
+    assert containers.container(path) == made.name(one) != one
+
+
+def test_a_filter_keeps_its_words():
+    """And its addresses are those of the packets."""
+    _, made = mapped(SaveText)
+    text = filter_words(
+        made,
+        "tcp port 443 and (host 8.8.4.4 or net 8.8.4.0/24) and not ether host 52:54:00:12:34:56",
+    )
+    assert text.startswith("tcp port 443 and (host ")
+    assert "8.8.4" not in text
+    assert "12:34:56" not in text
+    assert (
+        filter_words(made, "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0")
+        == "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0"
+    )
