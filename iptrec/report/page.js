@@ -125,7 +125,7 @@
   const ROW = 22, HEAD = 24, BOX = 212, WIDTH = 1100;
   const COLUMNS = { PREROUTING: 92, FORWARD: 424, POSTROUTING: 784, INPUT: 262, OUTPUT: 612 };
   const TOP = ["PREROUTING", "FORWARD", "POSTROUTING"], BELOW = ["INPUT", "OUTPUT"];
-  const ENDS = { in: [0, 64, "network"], out: [1030, 70, "network"], here: [494, 98, "this host"] };
+  const ENDS = { in: [0, 64, "interface"], out: [1030, 70, "interface"], here: [494, 98, "this host"] };
   const LANES = { ip: "", bridge: "bridge", other: "" };
   const ROUTES = [["in", "PREROUTING"], ["PREROUTING", "FORWARD"], ["PREROUTING", "INPUT"], ["FORWARD", "POSTROUTING"],
     ["INPUT", "here"], ["sent", "OUTPUT"], ["OUTPUT", "POSTROUTING"], ["POSTROUTING", "out"]];
@@ -203,6 +203,7 @@
   const draw = (label) => {
     const drawn = svg("svg", { viewBox: `0 0 ${WIDTH} ${placed.height}`, role: "img", "aria-label": label });
     const parts = { ways: new Map(), stations: [], boxes: new Map() };
+    const busiest = Math.max(1, ...data.map.ways.map((one) => one[2]));
     const counts = new Map(data.map.ways.map(([from, to, packets]) => [`${from} ${to}`, packets]));
     const lines = svg("g");
     drawn.append(lines);
@@ -210,6 +211,7 @@
       const [path, x, y, anchor] = geometry;
       const node = svg("g", { class: `way${packets ? " used" : ""}${strange ? " odd" : ""}` },
         svg("path", { class: "line", d: path }), strange ? null : svg("path", { class: "head", d: arrow(path) }));
+      if (packets) node.firstChild.style.strokeWidth = 1.5 + 3 * (Math.log1p(packets) / Math.log1p(busiest));
       lines.append(node);
       parts.ways.set(key, node);
       if (packets) drawn.append(svg("text", { x, y, class: "small", "text-anchor": anchor || "middle" }, number(packets)));
@@ -405,6 +407,13 @@
         ...path.steps.map((one) => `${one.table}/${one.chain} ${one.text}`)].join("\n").toLowerCase());
       return row;
     });
+    const holes = data.losses.filter((one) => one.first_ns !== undefined);
+    for (const loss of holes.slice(0, 100)) {
+      const next = data.packets.find((one) => one.time_ns >= loss.first_ns);
+      const gap = el("tr", { class: "gap" }, el("td", { colspan: 7 }, `Lost about here: ${loss.text}`));
+      if (next) rows.splice(rows.indexOf(packetRows.get(next.number)), 0, gap);
+      else rows.push(gap);
+    }
     const words = el("input", { type: "search", id: "words", autocomplete: "off", spellcheck: "false" });
     const verdict = el("select", { id: "verdict" }, el("option", { value: "" }, "all"),
       [...new Set(data.packets.map((one) => one.verdict))].sort().map((one) => el("option", {}, one)));
@@ -487,7 +496,7 @@
     }
     into("rules", el("h3", {}, "What changed while it was recorded"));
     if (!data.changes.length) {
-      into("rules", el("p", {}, "Nothing: the rules in the end are those of the beginning."));
+      into("rules", el("p", {}, data.chains.length ? "The rules in the end are those of the beginning." : "That is not known."));
       return;
     }
     const kinds = { "+": "plus", "-": "minus", "~": "tilde", "@": "at" };
@@ -496,6 +505,8 @@
 
   /* Losses and ambiguity */
   const losses = () => {
+    const complete = new Map(data.facts).get("complete");
+    into("losses", el("p", {}, `Complete: ${complete}.`));
     if (!data.losses.length) into("losses", el("p", {}, "No event was lost, as far as that can be known."));
     else into("losses", el("h3", {}, "Lost"), el("ul", {}, data.losses.map((one) => el("li", {}, one.text))));
     if (data.untraced.length) {

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from iptrec.answers.why import Explainer, Explanation
     from iptrec.packets.model import Step, Traversal
 
-_OF_A_PATH: Final = 64  # packets, where there is room
+_OF_A_PATH: Final = 250  # packets, where there is room
 _MOST: Final = 2_000  # packets
 _BYTES: Final = 2_400_000  # of all of them
 # Rules that are compared with packets, some microseconds each. Then only lost packets, the first of their path.
-_RULES: Final = 200_000
+_RULES: Final = 100_000
 _WHY: Final = 60  # lines
 
 
@@ -52,6 +52,7 @@ class Chosen:
         self._texts: dict[int, str] = {}
         self._next = 0
         self._used: dict[int, int] = {}  # how many packets have a line
+        self._through: list[int] = []  # the paths of those that got through
         self._count = 0
         self._rules = 0
         self._bytes = 0
@@ -66,13 +67,11 @@ class Chosen:
                 self._add(batch, position, number)
 
     def _add(self, batch: Batch, position: int, number: int) -> None:
-        found = self._of.get(number, [])
-        outcome = batch.window.assembly.outcomes[batch.window.assembly.outcome[position]]
-        if len(found) >= self._each or (
-            self._full and not self._make_room(lost=outcome.verdict in LOST)
-        ):
+        found = len(self._of.get(number, ()))
+        assembly = batch.window.assembly
+        lost = assembly.outcomes[assembly.outcome[position]].verdict in LOST
+        if found >= self._each or (self._full and not self._make_room(lost=lost)):
             return
-        lost = outcome.verdict in LOST
         if self._rules > _RULES * (2 if lost and not found else 1):
             return
         told = self._explainer.explain(batch, position)
@@ -80,6 +79,8 @@ class Chosen:
         made = self._made(told, number)
         size = len(json.dumps(made))
         self._of.setdefault(number, []).append((made, size))
+        if not lost and not found:
+            self._through.append(number)
         self._count += 1
         self._bytes += size
         while self._each > 1 and self._full:
@@ -90,14 +91,10 @@ class Chosen:
         return self._count >= _MOST or self._bytes >= _BYTES
 
     def _make_room(self, *, lost: bool) -> bool:
-        """For the first packet of a path: of those that got through the last one goes."""
-        through = (
-            number for number in reversed(self._of) if self._of[number][0][0]["verdict"] not in LOST
-        )
-        victim = next(through, None) if lost else None
-        if victim is None:
+        """For the first packet of a path that was lost: of those that got through the last one goes."""
+        if not (lost and self._through):
             return False
-        for one, size in self._of.pop(victim):
+        for one, size in self._of.pop(self._through.pop()):
             self._drop(one, size)
         return not self._full
 
@@ -125,6 +122,7 @@ class Chosen:
             {
                 "number": packet.number,
                 "time": layout.clock.time(packet.time_ns),
+                "time_ns": packet.time_ns,
                 "path": path,
                 "verdict": packet.verdict,
                 "flow": flow(packet),

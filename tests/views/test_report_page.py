@@ -159,6 +159,19 @@ def test_it_can_be_printed(browser, tmp_path):
     assert page.ask("Page.printToPDF", printBackground=True)["data"].startswith("JVBERi0")
 
 
+def test_losses_stand_where_they_are(browser, tmp_path):
+    """Behind the bars, and between the packets; below they are told once more."""
+    page = opened(browser, hostile_recording(tmp_path, "plain"), tmp_path)
+    assert page.run("document.querySelector('#times .hole title').textContent").startswith(
+        "3 between"
+    )
+    rows = page.run(
+        "[...document.querySelectorAll('#packets tbody tr')].map((one) => one.className)"
+    )
+    assert rows == ["gap", "choice"]
+    assert "3 between" in page.run("document.querySelector('#losses li').textContent")
+
+
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_recordings(browser, tmp_path, text):
     """They run nothing, ask for nothing, and lead nowhere; they can be read."""
