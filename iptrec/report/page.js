@@ -295,15 +295,17 @@
   };
 
   const stepsOf = (path, packet) => el("ol", { class: "steps" }, path.steps.map((step, at) => {
+    const gap = path.gap && at === path.gap[0] ? el("li", {}, el("span"), el("span", { class: "note" },
+      `${many(path.gap[1], "step")} left out`)) : "";
     const decided = at === path.decider;
     const text = step.type === "rule" || step.type === "match" || step.type === "unknown" ? `${step.what}  ${step.text}` : step.type;
     const changed = packet && packet.changed[at];
-    return el("li", { class: decided ? "decided" : null },
+    return [gap, el("li", { class: decided ? "decided" : null },
       el("span", { class: `arrow${path.lost ? "" : " through"}` }, decided ? "-->" : ""),
       el("span", { class: "mono" }, `${step.table}/${step.chain}`),
       el("span", { class: "mono" }, text, step.target ? ` => ${step.target}` : "",
         decided ? el("span", { class: "note" }, "  (decided)") : "",
-        changed ? el("span", { class: "changed" }, changed) : ""));
+        changed ? el("span", { class: "changed" }, changed) : ""))];
   }));
 
   let main = null;

@@ -25,7 +25,7 @@ from iptrec.views.losses import as_line, beside
 from iptrec.views.paths import end_line, ending
 from iptrec.views.report_map import Map, rulesets, way
 from iptrec.views.report_packets import Chosen
-from iptrec.views.report_text import fitting, packed, safe
+from iptrec.views.report_text import FIRST, between, ends, fitting, packed, place, safe
 from iptrec.views.report_times import Times
 from iptrec.views.text import NOT_RECORDED, Layout
 from iptrec.views.timestamps import LOCAL, Clock
@@ -226,6 +226,7 @@ def _path(
     decider = decided_at(path.decided_by, path.steps)
     where = gathered.ways[one.number].steps
     how = ending(path)
+    left = between(path.steps)
     return safe(
         {
             "number": one.number,
@@ -242,10 +243,11 @@ def _path(
             "end": " ".join(end_line(one.end, how)),
             "complete": path.complete,
             "ambiguous": path.ambiguous,
-            "decider": decider,
+            "decider": None if decider is None else place(decider, path.steps),
+            "gap": [FIRST, left] if left else None,
             "steps": [
                 {**_step(step), "station": drawn.numbers[at]}
-                for step, at in zip(path.steps, where, strict=True)
+                for step, at in zip(ends(path.steps), ends(where), strict=True)
             ],
         }
     )

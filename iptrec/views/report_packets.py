@@ -12,7 +12,7 @@ import numpy as np
 
 from iptrec.packets.model import LOST
 from iptrec.views import folded
-from iptrec.views.report_text import safe
+from iptrec.views.report_text import ends, safe
 from iptrec.views.text import (
     Layout,
     changes,
@@ -132,7 +132,7 @@ class Chosen:
                 "notes": remarks(packet, layout, layout.clock.time),
                 "decision": decision(packet),
                 "header": list(_header(packet)),
-                "changed": [" ".join(_changed(step)) for step in packet.steps],
+                "changed": [" ".join(_changed(step)) for step in ends(packet.steps)],
                 "why": [self._line(safe(line)) for line in why[:_WHY]],
             }
         )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from iptrec.views.escape import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
+FIRST: Final = 120  # of `ends`
+_LAST: Final = 80
 _LONGEST: Final = 4_000  # characters of one text
 _SHORTER: Final = 3_950  # of one that is cut, which says so
 
@@ -31,6 +33,24 @@ def _safe(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, list | tuple):
         return [_safe(one) for one in value]
     return value
+
+
+def ends(values: Sequence[T]) -> list[T]:
+    """The first and the last of many, see `between`."""
+    return [*values[:FIRST], *values[FIRST:][-_LAST:]]
+
+
+def between(values: Sequence[Any]) -> int:
+    """How many `ends` leaves out."""
+    return max(0, len(values) - FIRST - _LAST)
+
+
+def place(number: int, values: Sequence[Any]) -> int | None:
+    """Where one of many is among their `ends`; None where it is left out."""
+    if number < FIRST:
+        return number
+    number -= between(values)
+    return number if number >= FIRST else None
 
 
 def packed(value: Any) -> str:  # noqa: ANN401 - JSON

@@ -10,16 +10,23 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from command import iptrec
 from handmade import HandMade, udp, written
 from hostile_names import HOSTILE, RAW, hostile_recording
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iptrec.packets.model import LOST
 from iptrec.views import report_packets
 from iptrec.views.escape import printable
-from iptrec.views.report_text import packed, safe
+from iptrec.views.report_map import station
+from iptrec.views.report_text import between, ends, packed, place, safe
+from iptrec.views.report_times import Times
+from iptrec.views.timestamps import Clock
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted((ROOT / "samples").glob("*.db"))
@@ -76,8 +83,8 @@ def test_it_is_alone(sample):
     _, text, _ = sample
     assert len(text.encode()) < MOST
     page = Parsed(text)
-    for tag, given in page.tags:
-        for name, value in given.items():
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
             assert name not in ("src", "srcset", "action", "style", "data") or value is None, (
                 tag,
                 name,
@@ -193,16 +200,16 @@ def test_the_map_has_all_packets(sample):
     passed = [0] * len(data["map"]["stations"])
     lost = list(passed)
     for path in data["paths"]:
-        for station in {step["station"] for step in path["steps"]}:
-            passed[station] += path["packets"]
+        for number in {step["station"] for step in path["steps"]}:
+            passed[number] += path["packets"]
         if path["verdict"] in LOST and path["steps"]:
             lost[path["steps"][-1]["station"]] += path["packets"]
     assert [one["packets"] for one in data["map"]["stations"]] == passed
     assert [one["lost"] for one in data["map"]["stations"]] == lost
     for one in data["paths"]:
         for step in one["steps"]:
-            station = data["map"]["stations"][step["station"]]
-            assert station["table"] == step["table"]
+            where = data["map"]["stations"][step["station"]]
+            assert where["table"] == step["table"]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -299,3 +306,97 @@ def test_it_stays_small(tmp_path, monkeypatch, count, ways):
     assert {one["path"] for one in data["packets"]} <= numbers
     if ways == 3:
         assert {one["path"] for one in data["packets"]} == numbers
+
+
+STATIONS = {
+    (0, "raw", "PREROUTING"): ("ip", "PREROUTING"),
+    (2, "legacy filter", "FORWARD"): ("ip", "FORWARD"),
+    (4, "inet fw", "out"): ("ip", "POSTROUTING"),
+    (2, "bridge br", "between"): ("bridge", "FORWARD"),
+    (0, "netdev guard", "in"): ("other", "INGRESS"),
+    (1, "netdev guard", "out"): ("other", "EGRESS"),
+    (5, "inet fw", "in"): ("other", "INGRESS"),
+    (1, "arp fw", "out"): ("other", "ARP OUT"),
+    (7, "netdev guard", "new"): ("other", "netdev 7"),
+    (255, "filter", "A"): ("other", "hook not known"),
+}
+
+
+@pytest.mark.parametrize("place", STATIONS)
+def test_places_on_the_map(place):
+    """A hook's number means what it means in the family of the table."""
+    assert station(*place)[:2] == STATIONS[place]
+
+
+@given(
+    st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.booleans()), min_size=1, max_size=50)
+)
+def test_any_times(found):
+    """However far apart they are: at most a hundred bars, in order, which have all packets."""
+    times = Times()
+    for time_ns, dropped in found:
+        times.add(batch([time_ns], ["DROP" if dropped else "ACCEPT"]))
+    told = times.as_object(Clock(utc=True))
+    bars = told["bars"]
+    assert bars[0][0] == 0
+    assert [one[0] for one in bars] == sorted({one[0] for one in bars})
+    assert bars[-1][0] < 100
+    assert sum(sum(counts.values()) for _, _, counts in bars) == len(found)
+    last = told["first_ns"] + (bars[-1][0] + 1) * told["length_ns"]
+    assert told["first_ns"] <= min(found)[0] <= max(found)[0] < last
+
+
+def batch(times, verdicts):
+    """As much of one as `Times` looks at: packets of one event each."""
+    kinds = sorted(set(verdicts))
+    assembly = SimpleNamespace(
+        rows=np.arange(len(times)),
+        first=np.arange(len(times)),
+        outcome=np.array([kinds.index(one) for one in verdicts]),
+        outcomes=[SimpleNamespace(verdict=one) for one in kinds],
+    )
+    window = SimpleNamespace(assembly=assembly, moment_ns=np.array(times, np.int64))
+    return SimpleNamespace(window=window, positions=np.arange(len(times)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 119, 120, 199, 200, 201, 4_096])
+def test_ends_of_many(count):
+    """Short ways are whole; of long ones each step is where it is told to be."""
+    values = list(range(count))
+    kept = ends(values)
+    assert len(kept) + between(values) == count
+    assert (between(values) > 0) == (count > 200)
+    for one in values:
+        where = place(one, values)
+        assert (one in kept) == (where is not None)
+        assert where is None or kept[where] == one
+
+
+def test_what_was_dropped_makes_room(tmp_path, monkeypatch):
+    """Where there is none for a packet of each path, those that got through go."""
+    monkeypatch.setattr(report_packets, "_MOST", 10)
+    made = many(40, 20)
+    made.snapshots_.clear()
+    rules = [
+        f"-A INPUT -p udp -m udp --dport {at} -j {'ACCEPT' if at < 10 else 'DROP'}"
+        for at in range(20)
+    ]
+    made.ruleset(RAW + "*filter\n:INPUT ACCEPT [0:0]\n" + "\n".join(rules) + "\nCOMMIT\n")
+    _, data = reported(written(tmp_path / "t.db", made), tmp_path)
+    assert len(data["paths"]) == 20
+    assert {one["verdict"] for one in data["packets"]} == {"DROP"}
+    assert data["left_out"]["packets"] == 40 - len(data["packets"])
+
+
+def test_long_ways(tmp_path):
+    """A packet that never ends: its first and its last steps, and how many are between."""
+    made = HandMade().ruleset(
+        RAW + "*filter\n:INPUT ACCEPT [0:0]\n:A - [0:0]\n-A INPUT -j A\n-A A -j A\nCOMMIT\n"
+    )
+    packet = udp()
+    begin = [("raw:PREROUTING:policy:2", packet, {}), ("filter:INPUT:rule:1", packet, {})]
+    made.events(begin + [("filter:A:rule:1", packet, {"hook": 1})] * 1_000)
+    _, data = reported(written(tmp_path / "t.db", made), tmp_path, "-q")
+    (path,) = data["paths"]
+    assert path["gap"] == [120, 1_002 - 200]
+    assert len(path["steps"]) == len(data["packets"][0]["changed"]) == 200
