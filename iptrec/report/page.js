@@ -294,6 +294,7 @@
     if (last) last.classList.add("last", ...(path.lost ? ["bad"] : []));
   };
 
+  const says = (step) => step.text.toLowerCase().endsWith(` ${step.target.toLowerCase()}`) || step.text.toLowerCase() === step.target.toLowerCase();
   const stepsOf = (path, packet) => el("ol", { class: "steps" }, path.steps.map((step, at) => {
     const gap = path.gap && at === path.gap[0] ? el("li", {}, el("span"), el("span", { class: "note" },
       `${many(path.gap[1], "step")} left out`)) : "";
@@ -303,7 +304,7 @@
     return [gap, el("li", { class: decided ? "decided" : null },
       el("span", { class: `arrow${path.lost ? "" : " through"}` }, decided ? "-->" : ""),
       el("span", { class: "mono" }, `${step.table}/${step.chain}`),
-      el("span", { class: "mono" }, text, step.target ? ` => ${step.target}` : "",
+      el("span", { class: "mono" }, text, step.target && !says(step) ? ` => ${step.target}` : "",
         decided ? el("span", { class: "note" }, "  (decided)") : "",
         changed ? el("span", { class: "changed" }, changed) : ""))];
   }));
@@ -459,7 +460,8 @@
     const most = Math.max(1, ...data.chains.flatMap((one) => [one.end.packets, ...one.rules.map((rule) => rule.packets)]));
     const heat = (packets, text) => {
       const fill = el("span", { class: "fill" });
-      if (packets) fill.style.width = `${Math.max(4, (Math.log1p(packets) / Math.log1p(most)) * 100)}%`;
+      const share = Math.log1p(packets) / Math.log1p(most);
+      if (packets) Object.assign(fill.style, { width: `${Math.max(4, share * 100)}%`, opacity: 0.35 + 0.65 * share });
       return el("td", { class: "heat" }, fill, el("span", { class: "told" }, text));
     };
     if (!data.chains.length) into("rules", el("p", { class: "note" }, "No rules are known."));
