@@ -90,10 +90,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("command", ["show", "info", "export"])
+@pytest.mark.parametrize("command", ["show", "info", "export", "report"])
 @pytest.mark.parametrize("case", CASES)
 def test_memory_is_bounded(made, case, command):
     options = ["pcapng", made(case), "-o", "-"] if command == "export" else [made(case)]
+    options += ["-o", "-"] if command == "report" else []
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, command, *options],
         capture_output=True, check=False,
@@ -106,6 +107,8 @@ def test_memory_is_bounded(made, case, command):
     if done.returncode:
         assert done.returncode == 2
         assert expected in errors[-1]
+    elif command == "report":
+        assert 30_000 < len(done.stdout) < 5_000_000
     elif command == "show":
         assert expected in done.stdout.decode()
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from iptrec.answers.before import Before
     from iptrec.answers.met import Met
     from iptrec.answers.origins import Origin
-    from iptrec.answers.packets import Packets
+    from iptrec.answers.packets import Batch, Packets
     from iptrec.context.interfaces import Interfaces
     from iptrec.context.policies import Policies
     from iptrec.decode.events import TraceEvents
@@ -104,15 +104,27 @@ class Explanation:
 
 def explain(recording: Recording, packets: Packets) -> Iterator[Explanation]:
     """Explain the selected packets."""
-    known: dict[int, Known] = {}
+    explainer = Explainer(recording)
     for batch in packets.batches():
-        stream = batch.window.stream
-        if stream.id not in known:
-            known[stream.id] = Known(recording, stream.namespace, batch.interfaces)
         for position in batch.positions.tolist():
-            packet = batch.traversal(position)
-            steps = _steps(known[stream.id], packet, batch.window, position)
-            yield Explanation(packet, steps, _origin(packet, batch.window, position))
+            yield explainer.explain(batch, position)
+
+
+class Explainer:
+    """Explains packets of batches, which come in order and with objects."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._known: dict[int, Known] = {}
+
+    def explain(self, batch: Batch, position: int) -> Explanation:
+        """One of a batch's packets."""
+        window, stream = batch.window, batch.window.stream
+        if stream.id not in self._known:
+            self._known[stream.id] = Known(self._recording, stream.namespace, batch.interfaces)
+        packet = batch.traversal(position)
+        steps = _steps(self._known[stream.id], packet, window, position)
+        return Explanation(packet, steps, _origin(packet, window, position))
 
 
 def _origin(packet: Traversal, window: Window, position: int) -> Origin | None:

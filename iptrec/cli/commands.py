@@ -26,6 +26,7 @@ SUMMARIES: Final = {
     "why": "Explain which rule decided, and why no earlier one did.",
     "paths": "Group packets by the path that they took.",
     "rules": "Print the rules, with the packets that hit them.",
+    "report": "Write a page of HTML that shows it all in any browser.",
     "diff": "Compare rulesets, the fate of packets, or two packets.",
     "check": "Check a recording against expectations.",
     "info": "Tell what is in a recording, and how complete it is.",

@@ -200,10 +200,11 @@ def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
             time_ns = FIRST_NS
         elif when not in ("", "end"):
             time_ns = moment(recording, f"{path}@", when, utc=utc)
-        return _at(recording, time_ns, words)
+        return at(recording, time_ns, words)
 
 
-def _at(recording: Recording, time_ns: int | None, words: Printed | None) -> Operand:
+def at(recording: Recording, time_ns: int | None, words: Printed | None = None) -> Operand:
+    """A recording's rules at a moment, ns since 1970, None: in the end; see `_recorded`."""
     from iptrec.decode.rulesets import nft_json, nft_objects
     from iptrec.rulesets import nft
 

@@ -13,13 +13,14 @@ from iptrec.names import FAMILIES, HOOKS
 from iptrec.rulesets.nft_places import is_our_table
 from iptrec.rulesets.table_names import family_of, plain
 from iptrec.rulesets.targets import PASSING, is_ours
+from iptrec.rulesets.timeline import EVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from iptrec.decode.rulesets.types import Base, Chain, Rule
     from iptrec.names import Family
-    from iptrec.rulesets.timeline import Timelines
+    from iptrec.rulesets.timeline import Timeline, Timelines
 
 # "before": packets pass it before they are traced. "beside": frames pass it that may never be. "above":
 # somebody put rules before ours there, which take packets.
@@ -62,13 +63,17 @@ def untraced(timelines: Timelines, our_comment: str | None) -> Untraced:
             continue
         calls: dict[int, list[str]] = {}
         for table, timeline in timelines.loaded(family).items():
+            old = _attached_before(timeline)
             for state in timeline.states if not is_our_table(table, our_comment) else ():
                 chains = {
                     name: one
                     for name, one in (state.chains or {}).items()
                     if (table, name) not in starts.chains
                 }
-                for name, why in _of_table(chains, starts, calls):
+                later = {
+                    one.name for one in chains.values() if (state.handle, one.handle) not in old
+                }
+                for name, why in _of_table(chains, starts, calls, later):
                     found[family_of(table, family), table, name] = why
     return found
 
@@ -116,17 +121,24 @@ def _place(base: Base) -> _Place:
     return base.family if base.family in ("netdev", "bridge") else "ip", base.hook
 
 
+def _attached_before(timeline: Timeline) -> set[tuple[int | None, int | None]]:
+    """The chains that are older than ours, by the handles of their tables and their own."""
+    first = timeline.states[0]
+    known = first.chains if timeline.time_ns[0] == EVER else None
+    return {(first.handle, one.handle) for one in (known or {}).values()}
+
+
 def _of_table(
-    chains: _Chains, starts: _Starts, calls: dict[int, list[str]]
+    chains: _Chains, starts: _Starts, calls: dict[int, list[str]], later: Container[str]
 ) -> Iterator[tuple[str, Why]]:
     """The base chains that packets may pass untraced, and all that these call.
 
-    ``calls``: what is known of chains already, by their objects.
+    ``calls``: what is known of chains already, by their objects. ``later``: those that came after ours.
     """
     waiting = [
         (chain.name, why)
         for chain in chains.values()
-        if chain.base and (why := _why(chain.base, starts)) is not None
+        if chain.base and (why := _why(chain.base, starts, later=chain.name in later)) is not None
     ]
     found: dict[tuple[str, Why], None] = {}
     while waiting:
@@ -143,7 +155,7 @@ def _of_table(
     return iter(found)
 
 
-def _why(base: Base, starts: _Starts) -> Why | None:
+def _why(base: Base, starts: _Starts, *, later: bool) -> Why | None:
     match base.family:
         case "arp":
             return "beside"
@@ -159,7 +171,7 @@ def _why(base: Base, starts: _Starts) -> Why | None:
         return None
     # Of equal priorities the newest chain is passed first.
     priority, older = start
-    return "before" if base.priority < priority + older else None
+    return "before" if base.priority < priority + (older or later) else None
 
 
 def _called(chain: Chain) -> Iterator[str]:

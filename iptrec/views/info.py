@@ -138,7 +138,21 @@ def as_text(
     size: int = 0,
     width: int | None = None,
 ) -> str:
-    """A line for each fact, with its newline; on a terminal of a ``width`` a few.
+    """A line for each fact, with its newline; on a terminal of a ``width`` a few. See `fact_rows`."""
+    told = fact_rows(recording, summary, clock, none=none, running=running, size=size)
+    return "".join(_row(name, value, width) for name, value in told)
+
+
+def fact_rows(
+    recording: Recording,
+    summary: Summary,
+    clock: Clock = LOCAL,
+    *,
+    none: Nothing | None = None,
+    running: bool | None = False,
+    size: int = 0,
+) -> list[tuple[str, str]]:
+    """Each fact, what it is called first; not made printable.
 
     ``none``: why there may be no event. ``running``, ``size``: see `as_json`.
     """
@@ -202,7 +216,7 @@ def as_text(
         more = counted(len(losses) - _LOSSES, "more time")
         rows.append(("lost", f"and {more}; --json has all"))
     rows += [("lost beside", text) for text in beside(recording, clock)]
-    return "".join(_row(name, value, width) for name, value in rows)
+    return rows
 
 
 def _chosen(recording: Recording) -> str:

@@ -27,6 +27,7 @@ COMMANDS = {
     "rules": ["rules", "{db}"],
     "info": ["info", "{db}"],
     "info --json": ["info", "{db}", "--json"],
+    "report": ["report", "{db}", "-o", "{out}"],
     "query": ["query", "{db}", "SELECT * FROM losses", "--json"],
     "export ndjson": ["export", "ndjson", "{db}", "-o", "{out}"],
     "export pcapng": ["export", "pcapng", "{db}", "-o", "{out}"],

@@ -65,6 +65,17 @@ def test_an_older_raw_chain_is_passed_after_newer_ones_of_equal_priority():
     assert untraced(known, OURS) == {("inet", "inet fw", "c"): "before"}
 
 
+@pytest.mark.parametrize("priority", [-300, -299])
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_chain_of_equal_priority_that_comes_later_is_passed_before_ours(anew, priority):
+    """The table is made anew, or a rule of it alone is."""
+    known = recorded(("inet fw", [base("inet", 0, priority)]))
+    chain = Chain("c", "ACCEPT", (DROP, DROP), Base("inet", 0, priority, "filter"))
+    known.add("ipv4", "inet fw", {"c": chain}, 1, 2, handle=2 if anew else None)
+    before = anew and priority == -300
+    assert untraced(known, OURS) == ({("inet", "inet fw", "c"): "before"} if before else {})
+
+
 def test_where_nothing_is_traced_nothing_is_known():
     """Legacy iptables, or a recording of somebody else."""
     known = recorded(("inet fw", [base("inet", 0, -450)]), ours=(DROP,))

@@ -1,0 +1,103 @@
+"""``iptrec report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from iptrec.cli import selection as which
+from iptrec.cli.output import Mode
+from iptrec.errors import EXIT_DONE, EXIT_NO
+
+if TYPE_CHECKING:
+    from iptrec.api import Recording
+    from iptrec.views.report import Answers
+
+
+@which.selection(without=("packet", "path"))
+def report(
+    recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE", help="The page to be made; - is stdout."),
+    ],
+    chosen: which.Chosen = which.NOTHING_TYPED,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    mode: Mode = "",
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")
+    ] = False,
+) -> int:
+    """Write a page of HTML that shows it all in any browser.
+
+    One file that loads nothing: how complete the recording is, verdicts over time, the flow of packets through
+    hooks and tables, paths, packets with their steps and why they ended so, rules with what hit them, changes
+    of the rules, losses. It stays under 5 MB; what it leaves out of a long recording it says.
+    Exit status 1 when nothing fits the selection.
+
+    Examples:
+
+      iptrec report trace.db -o report.html
+
+      iptrec report trace.db -o drops.html --verdict DROP
+    """
+    from iptrec.cli import recordings
+    from iptrec.cli.absent import nothing
+    from iptrec.cli.output import exported
+    from iptrec.views.report import page
+
+    with recordings.opened(recording, bar=not quiet) as source:
+        with exported(output, recording, force=force, mode=mode) as stream:
+            answers = _answers(source, recording, chosen)
+            stream.write(page(answers).encode())
+        none = "" if answers.packets.count or not answers.selected else nothing(source, chosen)
+        if not quiet:
+            recordings.tell_flaws("report", source, answers.packets.unjudged, none)
+    return EXIT_NO if none else EXIT_DONE
+
+
+def _answers(source: Recording, recording: str, chosen: which.Chosen) -> Answers:
+    from iptrec.answers.diff import compare
+    from iptrec.answers.diff_objects import compare_objects
+    from iptrec.answers.hits import packets_that_hit
+    from iptrec.answers.nothing import nothing
+    from iptrec.cli.operands import FIRST_NS, at
+    from iptrec.views.report import Answers
+    from iptrec.views.timestamps import Clock
+
+    conditions = chosen.of(source)
+    before, after = at(source, FIRST_NS), at(source, None)
+    differences = list(compare(before.rulesets, after.rulesets))
+    if before.objects is not None and after.objects is not None:
+        differences += compare_objects(before.objects, after.objects)
+    return Answers(
+        name="stdin" if recording == "-" else Path(recording).name,
+        recording=source.rows,
+        summary=source.summary(chosen.filter, **conditions),
+        rules=source.rules(chosen.filter, **conditions),
+        packets=source.packets(chosen.filter, **conditions).columns(),
+        before=before.rulesets,
+        after=after.rulesets,
+        differences=differences,
+        hits=packets_that_hit(source.rows, differences) if differences else {},
+        selected=_in_words(chosen),
+        none=nothing(source.rows),
+        running=source.running,
+        size=source.size,
+        clock=Clock(utc=chosen.utc),
+    )
+
+
+def _in_words(chosen: which.Chosen) -> str:
+    """The options of a selection as they were typed, "" for none."""
+    typed = {
+        "chain": chosen.chain, "rule": chosen.rule, "iface": chosen.iface, "verdict": chosen.verdict,
+        "reason": chosen.reason, "netns": chosen.netns, "mark": chosen.mark, "uid": chosen.uid,
+        "comm": chosen.comm, "container": chosen.container, "since": chosen.since, "until": chosen.until,
+    }  # fmt: skip
+    words = [f"--{name} {value}" for name, value in typed.items() if value]
+    if chosen.complete is not None:
+        words.append("--complete" if chosen.complete else "--incomplete")
+    return " ".join([*words, *filter(None, [chosen.filter])])
