@@ -28,6 +28,7 @@ NOBODY: Final = "redacted"
 # Those of which something has to be known before anything is mapped.
 _LEARNED: Final = ("nftables", "rtnetlink")
 _FIRST: Final = ("nft", "nft-missed")
+_REASON: Final = re.compile(r"[A-Za-z0-9-]{1,20}")
 _WORD: Final = re.compile(r"[A-Za-z0-9_ .:/-]*")
 
 
@@ -70,10 +71,15 @@ class Redacted:
         return replace(
             facts,
             host=NOBODY,
+            stop_reason=facts.stop_reason and self._reason(facts.stop_reason),
             command=("iptrec", NOBODY),
             filter=None if facts.filter is None else filter_words(self.maps, facts.filter),
             interfaces=tuple(map(self.maps.name, facts.interfaces)),
         )
+
+    def _reason(self, text: str) -> str:
+        """A word of ours."""
+        return text if _REASON.fullmatch(text) else NOBODY
 
     def namespaces(self) -> Iterator[Namespace]:
         """Without the names that users gave."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _INTERFACE_SETTING: Final = re.compile(r"(net/ipv[46]/(?:conf|neigh)/)([^/]+)(/.*)")
 _NUMBERS: Final = re.compile(r"[\d\s,\[\]-]*")
 _SAVED: Final = ("iptables-save", "ip6tables-save", "iptables-nft-save", "ip6tables-nft-save")
+_COUNTERS: Final = frozenset({"snmp", "netstat", "snmp6", "dev", "xfrm_stat"})
 _ALL: Final = frozenset({"all", "default"})
 # Settings that are texts of their users'.
 _SECRETS: Final = re.compile(
@@ -296,8 +297,10 @@ class Snapshots:
                 head, rest = text.split("\n")[:2], text.split("\n")[2:]
                 mapped = _COUNTED.sub(self._device, "\n".join(rest))
                 made[path] = "\n".join([*head, mapped] if rest else head)
-            else:
+            elif path in _COUNTERS or path.startswith("stat/"):
                 made[path] = text
+            else:
+                self._maps.removed("files of /proc/net that are not known")
         return json.dumps(made).encode()
 
 

@@ -229,3 +229,14 @@ def test_a_filter_keeps_its_words():
         filter_words(made, "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0")
         == "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0"
     )
+
+
+def test_files_of_proc_that_are_not_known_go():
+    """Of a later version, or a stranger's; names of interfaces are mapped."""
+    _, made = mapped(SaveText)
+    dev = "Inter-|   Receive\n face |bytes\n customer0: 1 2 3\n"
+    content = json.dumps({"snmp": "Ip: A\nIp: 1", "secret": "acme", "dev": dev}).encode()
+    snapshot = SimpleNamespace(kind="counters", content=content, media="json")
+    found = json.loads(Snapshots(made, {})(snapshot))
+    assert set(found) == {"snmp", "dev"}
+    assert f" {made.name('customer0')}: 1 2 3" in found["dev"]
