@@ -17,7 +17,7 @@ import pytest
 from command import iptrec
 from handmade import HandMade, udp, written
 from hostile_names import HOSTILE, RAW, hostile_recording
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from iptrec.packets.model import LOST
@@ -335,6 +335,9 @@ def test_places_on_the_map(place):
 @given(
     st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.booleans()), min_size=1, max_size=50)
 )
+@example([(-1_000_000, True), (99_000_000, True)])  # a hundred bars, and one begun before
+@example([(-1_000_000, True), (999_000_000 - 1, True)])
+@example([(-(2**63), True), (2**63 - 1, False)])
 def test_any_times(found):
     """However far apart they are: at most a hundred bars, in order, which have all packets."""
     times = Times()
