@@ -59,6 +59,7 @@
       left.packets && `${many(left.packets, "packet")} (of each path the first ones are shown)`,
       left.paths && `${many(left.paths, "path")} with the fewest packets`,
       left.rules && many(left.rules, "rule"),
+      left.chains && many(left.chains, "chain"),
     ].filter(Boolean);
     into("recorded", el("p", { class: "note", id: "left" }, missing.length
       ? `All counts are of the whole recording. To stay small this page does not list ${missing.join(", ")};`

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 # Of a section, in bytes; together with the packets (`report_packets`) and the page less than 5 MB.
-_FACTS, _PATHS, _RULES, _CHANGES, _LOSSES, _DOUBTS, _MAP = (
-    60_000, 700_000, 900_000, 150_000, 60_000, 60_000, 200_000,
+_FACTS, _PATHS, _RULES, _CHAINS, _CHANGES, _LOSSES, _DOUBTS, _UNTRACED, _MAP = (
+    60_000, 700_000, 800_000, 300_000, 150_000, 60_000, 60_000, 60_000, 200_000,
 )  # fmt: skip
 _REASONS: Final = 200
 
@@ -146,13 +146,11 @@ def as_object(answers: Answers) -> dict[str, Any]:
             "changes": _changes(answers),
             "losses": _losses(answers),
             "doubts": gathered.doubtful(),
-            "untraced": [
-                f"{one.table}/{one.chain}: {UNTRACED[one.why]}" for one in answers.summary.untraced
-            ][:_REASONS],
+            "untraced": fitting(map(safe, _untraced(answers.summary)), _UNTRACED),
             "left_out": {
                 "paths": len(counts) - len(paths),
                 "packets": answers.packets.count - len(packets),
-                "rules": rules_left,
+                **rules_left,
             },
             "all": {"paths": len(counts), "packets": answers.packets.count},
         }
@@ -281,7 +279,7 @@ def _drawn(drawn: Map) -> dict[str, Any]:
     return {**found, "stations": fitting(safe(found["stations"]), _MAP)}
 
 
-def _rules(tables: Sequence[TableCount]) -> tuple[list[dict[str, Any]], int]:
+def _rules(tables: Sequence[TableCount]) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The chains with their rules; where there is no room for all, those that were hit come first."""
     every = [
         (at, order, one)
@@ -293,23 +291,38 @@ def _rules(tables: Sequence[TableCount]) -> tuple[list[dict[str, Any]], int]:
     of: dict[int, list[dict[str, Any]]] = {}
     for one in kept:
         of.setdefault(one["at"], []).append(one)
-    found: list[dict[str, Any]] = []
-    for at, (table, name, (policy, rules)) in enumerate(_chains(tables)):
-        mine = sorted(of.get(at, ()), key=lambda one: one["order"])
-        found.append(
-            {
-                "family": table.family,
-                "table": table.table,
-                "chain": name,
-                "policy": policy,
-                "end": _counts(table.policies[name]),
-                "unsure": table.unsure[name].packets if name in table.unsure else 0,
-                "untraced": UNTRACED[table.untraced[name]] if name in table.untraced else "",
-                "rules": mine,
-                "left_out": len(rules) - len(mine),
-            }
-        )
-    return found, len(every) - len(kept)
+    heads = [_head(at, *told) for at, told in enumerate(_chains(tables))]
+    heads.sort(key=lambda one: (one["at"] not in of, not one["end"]["packets"], one["at"]))
+    found = sorted(fitting(heads, _CHAINS), key=lambda one: int(one["at"]))
+    for one in found:
+        one["rules"] = sorted(of.get(one["at"], ()), key=lambda rule: rule["order"])
+        one["left_out"] -= len(one["rules"])
+    left = len(every) - sum(len(one["rules"]) for one in found)
+    return found, {"rules": left, "chains": len(heads) - len(found)}
+
+
+def _head(
+    at: int, table: TableCount, name: str, told: tuple[str | None, list[RuleCount]]
+) -> dict[str, Any]:
+    """A chain without its rules, all of which are left out as yet."""
+    policy, rules = told
+    return safe(
+        {
+            "at": at,
+            "family": table.family,
+            "table": table.table,
+            "chain": name,
+            "policy": policy,
+            "end": _counts(table.policies[name]),
+            "unsure": table.unsure[name].packets if name in table.unsure else 0,
+            "untraced": UNTRACED[table.untraced[name]] if name in table.untraced else "",
+            "left_out": len(rules),
+        }
+    )
+
+
+def _untraced(summary: Summary) -> Iterator[str]:
+    return (f"{one.table}/{one.chain}: {UNTRACED[one.why]}" for one in summary.untraced)
 
 
 def _chains(

@@ -5,14 +5,13 @@ What packets of a path have in common stands once: lines are numbered, and a pac
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from iptrec.packets.model import LOST
 from iptrec.views import folded
-from iptrec.views.report_text import ends, safe
+from iptrec.views.report_text import ends, safe, size
 from iptrec.views.text import (
     Layout,
     changes,
@@ -34,9 +33,10 @@ if TYPE_CHECKING:
 
 _OF_A_PATH: Final = 250  # packets, where there is room
 _MOST: Final = 2_000  # packets
-_BYTES: Final = 2_400_000  # of all of them
+_BYTES: Final = 2_300_000  # of all of them
 # Rules that are compared with packets, some microseconds each. Then only lost packets, the first of their path.
 _RULES: Final = 100_000
+_KEY: Final = 8  # bytes of a line's number
 _WHY: Final = 60  # lines
 
 
@@ -77,12 +77,12 @@ class Chosen:
         told = self._explainer.explain(batch, position)
         self._rules += sum(len(step.passed) for step in told.steps)
         made = self._made(told, number)
-        size = len(json.dumps(made))
-        self._of.setdefault(number, []).append((made, size))
+        taken = size(made)
+        self._of.setdefault(number, []).append((made, taken))
         if not lost and not found:
             self._through.append(number)
         self._count += 1
-        self._bytes += size
+        self._bytes += taken
         while self._each > 1 and self._full:
             self._thin()
 
@@ -94,25 +94,25 @@ class Chosen:
         """For the first packet of a path that was lost: of those that got through the last one goes."""
         if not (lost and self._through):
             return False
-        for one, size in self._of.pop(self._through.pop()):
-            self._drop(one, size)
+        for one, taken in self._of.pop(self._through.pop()):
+            self._drop(one, taken)
         return not self._full
 
     def _thin(self) -> None:
         self._each //= 2
         for packets in self._of.values():
-            for one, size in packets[self._each :]:
-                self._drop(one, size)
+            for one, taken in packets[self._each :]:
+                self._drop(one, taken)
             del packets[self._each :]
 
-    def _drop(self, one: dict[str, Any], size: int) -> None:
+    def _drop(self, one: dict[str, Any], taken: int) -> None:
         self._count -= 1
-        self._bytes -= size
+        self._bytes -= taken
         for line in one["why"]:
             self._used[line] -= 1
             if not self._used[line]:
                 text = self._texts.pop(line)
-                self._bytes -= len(text)
+                self._bytes -= size(text) + _KEY
                 del self._lines[text], self._used[line]
 
     def _made(self, told: Explanation, path: int) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Chosen:
             number = self._lines[text] = self._next
             self._next += 1
             self._texts[number] = text
-            self._bytes += len(text)
+            self._bytes += size(text) + _KEY
         self._used[number] = self._used.get(number, 0) + 1
         return number
 

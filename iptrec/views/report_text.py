@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 T = TypeVar("T")
+_MISSED: Final = 100  # values without room; after them there is none for others
 FIRST: Final = 120  # of `ends`
 _LAST: Final = 80
 _LONGEST: Final = 4_000  # characters of one text
@@ -61,12 +62,21 @@ def packed(value: Any) -> str:  # noqa: ANN401 - JSON
     return text
 
 
+def size(value: Any) -> int:  # noqa: ANN401 - JSON
+    """How many bytes of a page it takes, with a comma."""
+    return len(packed(value)) + 1
+
+
 def fitting(values: Iterable[T], most_bytes: int) -> list[T]:
-    """The first of some values of JSON, as many as have room."""
+    """The first of some values of JSON, as many as have room; what is too large is passed over."""
     found = []
+    missed = 0
     for one in values:
-        most_bytes -= len(json.dumps(one)) + 1
-        if most_bytes < 0:
-            break
+        if (needed := size(one)) > most_bytes:
+            missed += 1
+            if missed == _MISSED:
+                break
+            continue
+        most_bytes -= needed
         found.append(one)
     return found

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _MOST: Final = 100  # intervals
 _SHORTEST_NS: Final = 1_000_000
-_FACTORS: Final = (1, 2, 5)
+_FACTORS: Final = (1, 2, 5, 10, 20)
 
 
 class Times:
@@ -53,8 +53,8 @@ class Times:
         """As values of JSON; ``bars`` are [number from the first one, its time, {verdict: packets}]."""
         if not self._counts:
             return {"first_ns": 0, "length_ns": 0, "bars": []}
-        span = max(self._counts) - min(self._counts) + 1
-        factor = next((one for one in _FACTORS if span <= _MOST * one), 10)
+        low, high = min(self._counts), max(self._counts)
+        factor = next(one for one in _FACTORS if high // one - low // one < _MOST)
         counts, length = _merged(self._counts, factor), self._length * factor
         first = min(counts)
         return {

@@ -17,7 +17,7 @@ import pytest
 from command import iptrec
 from handmade import HandMade, udp, written
 from hostile_names import HOSTILE, RAW, hostile_recording
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from iptrec.packets.model import LOST
@@ -149,7 +149,7 @@ def test_it_says_what_show_and_why_say(sample):
     told = {one["packet"]["packet"]: one for one in lines("why", path)}
     found = {one["number"]: one for one in data["packets"]}
     assert found.keys() == told.keys()
-    assert data["left_out"] == {"paths": 0, "packets": 0, "rules": 0}
+    assert data["left_out"] == {"paths": 0, "packets": 0, "rules": 0, "chains": 0}
     for number, one in told.items():
         page = found[number]
         assert page["decision"] == one["decision"]
@@ -271,12 +271,16 @@ def test_stdout_is_the_same(tmp_path):
     assert iptrec("report", both, "-o", "-").stdout == text
 
 
-def many(count, ways):
+def many(count, ways, words="long " * 30, chains=0):
     """So many packets on so many paths, each of which a rule with a long text ends."""
-    rules = [f'-A INPUT -p udp -m comment --comment "{at:05} {"long " * 30}" -m udp --dport {at} -j DROP'
+    rules = [f'-A INPUT -p udp -m comment --comment "{at:05} {words}" -m udp --dport {at} -j DROP'
              for at in range(ways)]  # fmt: skip
     made = HandMade().ruleset(
-        RAW + "*filter\n:INPUT ACCEPT [0:0]\n" + "\n".join(rules) + "\nCOMMIT\n"
+        RAW
+        + "*filter\n:INPUT ACCEPT [0:0]\n"
+        + "".join(f":C{at:0200} - [0:0]\n" for at in range(chains))
+        + "\n".join(rules)
+        + "\nCOMMIT\n"
     )
     events = []
     for number in range(count):
@@ -331,6 +335,9 @@ def test_places_on_the_map(place):
 @given(
     st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.booleans()), min_size=1, max_size=50)
 )
+@example([(-1_000_000, True), (99_000_000, True)])  # a hundred bars, and one begun before
+@example([(-1_000_000, True), (999_000_000 - 1, True)])
+@example([(-(2**63), True), (2**63 - 1, False)])
 def test_any_times(found):
     """However far apart they are: at most a hundred bars, in order, which have all packets."""
     times = Times()
@@ -370,6 +377,17 @@ def test_ends_of_many(count):
         where = place(one, values)
         assert (one in kept) == (where is not None)
         assert where is None or kept[where] == one
+
+
+def test_it_stays_small_whatever_is_escaped(tmp_path):
+    """Of characters that take six bytes in a page, too; and with chains without end."""
+    path = written(tmp_path / "many.db", many(2_000, 400, "<" * 900, 20_000))
+    page, data = reported(path, tmp_path)
+    assert 2_000_000 < len(page.encode()) < MOST
+    assert data["all"] == {"paths": 400, "packets": 2_000}
+    assert data["left_out"]["chains"] == 20_002 - len(data["chains"]) > 0
+    rules = sum(len(one["rules"]) for one in data["chains"])
+    assert data["left_out"]["rules"] == 400 - rules > 0
 
 
 def test_what_was_dropped_makes_room(tmp_path, monkeypatch):
