@@ -113,8 +113,9 @@ def _used(table: str, chains: Mapping[str, Chain]) -> bool:
 
 
 def _is_made(table: str, chain: Chain) -> bool:
-    """Whether somebody made the chain: the base chains of iptables' tables come with these."""
-    return chain.policy is None or (" " in table and plain(table) == table)
+    """Whether a user made the chain: the base chains of iptables' tables come with these."""
+    ours = bool(chain.rules) and all(map(_own, chain.rules))
+    return chain.policy is None or (" " in table and plain(table) == table and not ours)
 
 
 def _tables(

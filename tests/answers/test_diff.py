@@ -273,3 +273,11 @@ def test_a_base_chain_of_nft_without_rules(table, policy):
     assert [one.kind for one in compare(made, empty)] == ["chain deleted"] * native + strict
     kinds = [one.kind for one in compare({"ipv4": Ruleset({})}, made)]
     assert kinds[:1] == ["table loaded"] * (native or policy == "DROP")
+
+
+def test_our_chains_are_not_made():
+    """A recorder's own, with its rules alone."""
+    rule = Rule("accept", "ACCEPT", None, False, "iptrec:1", False, syntax="nft")
+    chain = Chain("input", "ACCEPT", (rule,))
+    known = {"ipv4": Ruleset({"ip iptrec-1": {"input": chain}})}
+    assert list(compare({"ipv4": Ruleset({})}, known)) == []
