@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from iptrec.views.text import Layout
 
 MANY: Final = 40  # packets: on a terminal more than these get a line each
+_SOMEWHERE: Final = ("rules-gone", "logger-switched")  # in the time that is told
 _POLL_S: Final = 0.1
 
 CHOSE_BRIEF: Final = f"more than {MANY} packets get a line each; --no-brief prints every step"
@@ -183,20 +184,26 @@ class _Holes:
     def _lost(self) -> list[Loss]:
         from iptrec.recording.rows import lost_events
 
-        return lost_events(self._recording.rows)
+        return sorted(lost_events(self._recording.rows), key=_place_ns)
 
     def until(self, time_ns: int | None) -> list[Loss]:
-        """Those that began before a packet; None: all."""
+        """Those whose place is before a packet; None: all."""
         if self._grows and time.monotonic() > self._looked + _POLL_S:
             self._looked = time.monotonic()
             self._losses = self._lost()
         ended = list(
             itertools.takewhile(
-                lambda loss: time_ns is None or loss.first_ns < time_ns, self._losses[self._shown :]
+                lambda loss: time_ns is None or _place_ns(loss) < time_ns,
+                self._losses[self._shown :],
             )
         )
         self._shown += len(ended)
         return ended
+
+
+def _place_ns(loss: Loss) -> int:
+    """Where it is told: events were lost from then on; our rules may have been in place for most of a time."""
+    return loss.last_ns if loss.how in _SOMEWHERE else loss.first_ns
 
 
 def limit_steps(traversal: Traversal, places: Collection[tuple[str, str]]) -> Traversal:
