@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from iptrec.views.text import Layout
 
 MANY: Final = 40  # packets: on a terminal more than these get a line each
-_SOMEWHERE: Final = ("rules-gone", "logger-switched")  # in the time that is told
 _POLL_S: Final = 0.1
 
 CHOSE_BRIEF: Final = f"more than {MANY} packets get a line each; --no-brief prints every step"
@@ -203,7 +202,9 @@ class _Holes:
 
 def _place_ns(loss: Loss) -> int:
     """Where it is told: events were lost from then on; our rules may have been in place for most of a time."""
-    return loss.last_ns if loss.how in _SOMEWHERE else loss.first_ns
+    from iptrec.views.losses import HOLES
+
+    return loss.last_ns if loss.how in HOLES else loss.first_ns
 
 
 def limit_steps(traversal: Traversal, places: Collection[tuple[str, str]]) -> Traversal:

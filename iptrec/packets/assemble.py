@@ -311,10 +311,12 @@ def _in_one_buffer(
 
     While rules change, chains before those that trace come and go, and so does which of them is the first.
     """
-    hooks = np.array([place.hook for place in resolver.places])[path]
     begun = first[1:]
-    same = (trace[begun] == trace[begun - 1]) & (trace[begun] >= 0)
-    same &= (hooks[begun] == hooks[begun - 1]) & (group[1:] == group[:-1])
+    same = (trace[begun] == trace[begun - 1]) & (trace[begun] >= 0) & (group[1:] == group[:-1])
+    if not same.any():  # as always in legacy iptables
+        return np.zeros(len(first), np.bool_)
+    hooks = np.array([place.hook for place in resolver.places])
+    same &= hooks[path[begun]] == hooks[path[begun - 1]]
     torn: Mask = (np.bincount(group, np.append([False], same)) > 0)[group]
     return torn
 

@@ -51,12 +51,13 @@ def rejoin(
     tails = headless(place, spans, options, starts) & (events.trace[begun] >= 0)
     if not tails.any():
         return spans
-    wrote = np.array([_rewrites(one) for one in places])
+    here, which = np.unique(place[rows], return_inverse=True)
+    wrote = np.array([_rewrites(places[one]) for one in here.tolist()])[which]
     if not wrote.any():
         return spans
     over = np.array([any(one.finished for one in some) for some in options], np.bool_)[option]
     heads = ~over & (events.trace[ended] >= 0)
-    wrote = np.logical_or.reduceat(wrote[place[rows]], first)
+    wrote = np.logical_or.reduceat(wrote, first)
     pairs = _pairs(events, (begun, ended), np.flatnonzero(heads), np.flatnonzero(tails), wrote)
     return joined(pairs, place, spans, options, walker)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from iptrec.rulesets.grammar import Grammar, State
     from iptrec.rulesets.places import Pass
     from iptrec.rulesets.resolver import Book, Met
+    from iptrec.rulesets.timeline import Attached
 
 _REMEMBERED: Final = 100_000
 _MOST_BRANCHES: Final = 64
@@ -65,7 +66,7 @@ class Walker:
         resolver = self._resolver
         if place not in self._begun:
             choices = resolver.choices[place]
-            begun = [one for one in choices if not self._is_behind(one)] or choices
+            begun = [one for one in choices if self._behind(one) is None] or choices
             self._begun[place] = Walk(
                 tuple(_begun_at(resolver, one) for one in begun),
                 headless=not resolver.places[place].starts,
@@ -213,7 +214,7 @@ class Walker:
         if here.pass_ != there.pass_:
             return self._between(last, place)
         passed = state.status == "passed"
-        ahead, behind = self._is_ahead(last), self._is_behind(place)
+        ahead, behind = self._ahead(last) is not None, self._behind(place) is not None
         return passed and (
             (ahead and self._beside(last, place)) or (behind and self._beside(place, last))
         )
@@ -223,38 +224,36 @@ class Walker:
 
         It may be parted from its namesake by chains whose priority lies between.
         """
-        ahead, behind = self._is_ahead(last), self._is_behind(place)
-        if not (ahead or behind):
+        ahead, behind = self._ahead(last), self._behind(place)
+        if ahead is None and behind is None:
             return True
-        resolver = self._resolver
-        here, there = resolver.base(last), resolver.base(place)
+        here, there = self._resolver.base(last), self._resolver.base(place)
         if here is None or there is None or here.hook != there.hook:
             return False
-        return (not ahead or there.priority <= self._namesake(last)) and (
-            not behind or self._namesake(place) <= here.priority
+        return (ahead is None or there.priority <= ahead) and (
+            behind is None or behind <= here.priority
         )
 
     def _too_early(self, branch: Branch, place: int) -> bool:
         """Whether a chain that was not in force is passed after its namesake, and that one was not passed."""
-        return self._is_behind(place) and not any(
+        return self._behind(place) is not None and not any(
             self.pass_(one) == self.pass_(place) and self._beside(place, one) for one in branch.path
         )
 
-    def _namesake(self, attached: int) -> int:
-        """The priority of the chain in force with the name of one that was not."""
-        there, among = self._resolver.places[attached], self._resolver.attached
-        one = among[self._resolver.states[attached]]
-        return (one.ahead | one.behind)[there.base or ""]
+    def _ahead(self, place: int) -> int | None:
+        """The priority of its namesake, for a chain that was not in force and is passed before that one."""
+        attached = self._attached(place)
+        return None if attached is None else attached.ahead.get(self.pass_(place).base or "")
 
-    def _is_ahead(self, place: int) -> bool:
-        """Whether a place is in a chain that was not in force and is passed before its namesake."""
-        resolver, there = self._resolver, self._resolver.places[place]
-        return there.beside and there.base in resolver.attached[resolver.states[place]].ahead
+    def _behind(self, place: int) -> int | None:
+        """The same for one that is passed after its namesake."""
+        attached = self._attached(place)
+        return None if attached is None else attached.behind.get(self.pass_(place).base or "")
 
-    def _is_behind(self, place: int) -> bool:
-        """Whether a place is in a chain that was not in force and is passed after its namesake."""
-        resolver, there = self._resolver, self._resolver.places[place]
-        return there.beside and there.base in resolver.attached[resolver.states[place]].behind
+    def _attached(self, place: int) -> Attached | None:
+        """What a place is in, if that was not in force."""
+        resolver = self._resolver
+        return resolver.attached[resolver.states[place]] if resolver.places[place].beside else None
 
     def _beside(self, attached: int, other: int) -> bool:
         """Whether a place is in a chain that was not in force beside the rules of the other place."""

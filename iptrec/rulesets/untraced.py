@@ -36,6 +36,7 @@ _ANY: Final = ""  # the name of no chain
 _RAW: Final = "raw"  # where our rules are, but for a table of our own
 _Chains = dict[str, "Chain"]
 _Place = tuple[str, int]  # of what, at which hook
+_Handles = tuple["int | None", "int | None"]  # of a table, and of a chain
 
 
 class _Starts(NamedTuple):
@@ -70,10 +71,7 @@ def untraced(timelines: Timelines, our_comment: str | None) -> Untraced:
                     for name, one in (state.chains or {}).items()
                     if (table, name) not in starts.chains
                 }
-                later = {
-                    one.name for one in chains.values() if (state.handle, one.handle) not in old
-                }
-                for name, why in _of_table(chains, starts, calls, later):
+                for name, why in _of_table(chains, starts, calls, state.handle, old):
                     found[family_of(table, family), table, name] = why
     return found
 
@@ -121,24 +119,30 @@ def _place(base: Base) -> _Place:
     return base.family if base.family in ("netdev", "bridge") else "ip", base.hook
 
 
-def _attached_before(timeline: Timeline) -> set[tuple[int | None, int | None]]:
+def _attached_before(timeline: Timeline) -> set[_Handles]:
     """The chains that are older than ours, by the handles of their tables and their own."""
     first = timeline.states[0]
     known = first.chains if timeline.time_ns[0] == EVER else None
-    return {(first.handle, one.handle) for one in (known or {}).values()}
+    return {(first.handle, one.handle) for one in (known or {}).values() if one.base}
 
 
 def _of_table(
-    chains: _Chains, starts: _Starts, calls: dict[int, list[str]], later: Container[str]
+    chains: _Chains,
+    starts: _Starts,
+    calls: dict[int, list[str]],
+    handle: int | None,
+    old: Container[_Handles],
 ) -> Iterator[tuple[str, Why]]:
     """The base chains that packets may pass untraced, and all that these call.
 
-    ``calls``: what is known of chains already, by their objects. ``later``: those that came after ours.
+    ``calls``: what is known of chains already, by their objects. ``handle``: of the table; ``old``: see
+    `_attached_before`.
     """
     waiting = [
         (chain.name, why)
         for chain in chains.values()
-        if chain.base and (why := _why(chain.base, starts, later=chain.name in later)) is not None
+        if chain.base
+        and (why := _why(chain.base, starts, later=(handle, chain.handle) not in old)) is not None
     ]
     found: dict[tuple[str, Why], None] = {}
     while waiting:
