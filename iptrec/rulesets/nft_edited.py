@@ -123,11 +123,12 @@ class Edited:
                 for one in (shape.rules if self._several else ())
                 if (table.handle, one) in self._several
             )
-            key = table.handle, name, shape, tuple(names.items()), own
+            base = None if table.dormant else shape.base
+            key = table.handle, name, shape, base, tuple(names.items()), own
             if key not in self._known:
                 versions = (_version(table, one, span) for one in shape.rules)
                 rules = tuple(self._rule(one, names) for one in versions)
-                self._known[key] = Chain(name, shape.policy, rules, shape.base, shape.handle)
+                self._known[key] = Chain(name, shape.policy, rules, base, shape.handle)
             found[name] = self._known[key]
         return found
 

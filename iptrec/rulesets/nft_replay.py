@@ -51,12 +51,14 @@ class Shape(NamedTuple):
 class Table:
     """A table's chains; ``handle``: its own, None where nobody knows it. One that is gone has no chains.
 
-    ``replaced``: how often rules were replaced since the listing, by their handles.
+    ``replaced``: how often rules were replaced since the listing, by their handles. ``dormant``: no packet
+    meets its chains, wherever they are attached.
     """
 
     handle: int | None
     chains: dict[str, Shape]
     replaced: dict[int, int] = field(default_factory=dict, compare=False)
+    dormant: bool = False
 
 
 GONE: Final = Table(0, {})
@@ -71,11 +73,17 @@ def of_listing(listing: Listing, table: TableName) -> Table:
     """A table as it was listed."""
     if table not in listing.chains:
         return GONE
+    bases = listing.dormant.get(table, {})
     shapes = {
-        name: Shape(one.policy, one.base, tuple(rule.handle for rule in one.rules), one.handle)
+        name: Shape(
+            one.policy,
+            bases.get(name, one.base),
+            tuple(rule.handle for rule in one.rules),
+            one.handle,
+        )
         for name, one in listing.chains[table].items()
     }
-    return Table(listing.handles.get(table), shapes)
+    return Table(listing.handles.get(table), shapes, dormant=table in listing.dormant)
 
 
 def fits(table: Table, before: Iterable[Edit], after: Iterable[Edit]) -> bool:
@@ -129,6 +137,7 @@ class _Changing:
         self._handles = {name: one.handle for name, one in table.chains.items()}
         self._rules: dict[int | None, _Rules] = {}
         self._replaced = table.replaced
+        self._dormant = table.dormant
         if None in self._chains or len(self._chains) < len(self._handles):
             raise CannotFollowError
 
@@ -136,9 +145,9 @@ class _Changing:
         """Take over what a message tells."""
         match edit.kind:
             case nft_changes.NEW_TABLE:
-                if edit.flags & _DORMANT or (self._chains and edit.handle != self._handle):
+                if edit.flags < 0 or (self._chains and edit.handle != self._handle):
                     raise CannotFollowError
-                self._handle = edit.handle
+                self._handle, self._dormant = edit.handle, bool(edit.flags & _DORMANT)
             case nft_changes.NEW_CHAIN:
                 self._came(edit)
             case nft_changes.DELETE_CHAIN:
@@ -174,7 +183,7 @@ class _Changing:
         for handle, rules in self._rules.items():
             name, shape = self._chains[handle]
             self._chains[handle] = name, shape._replace(rules=rules.whole())
-        return Table(self._handle, dict(self._chains.values()), self._replaced)
+        return Table(self._handle, dict(self._chains.values()), self._replaced, self._dormant)
 
 
 class _Rules:

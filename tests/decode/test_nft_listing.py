@@ -288,8 +288,20 @@ def test_a_dormant_table(flags):
     text = f"table inet fw {{ # handle 1\n\t{flags}\n\n\tchain c {{ # handle 1\n\t}}\n}}\n"
     printed = listing([{"drop": None}], policy="drop")
     assert nft_json.parse(printed).chains["inet", "fw"]["c"].base
-    chain = nft_json.parse(printed, text.encode()).chains["inet", "fw"]["c"]
+    found = nft_json.parse(printed, text.encode())
+    chain = found.chains["inet", "fw"]["c"]
     assert (chain.policy, chain.base, len(chain.rules)) == ("DROP", None, 1)
+    awake = nft_json.parse(printed).chains["inet", "fw"]["c"].base
+    assert found.dormant == {("inet", "fw"): {"c": awake}}
+
+
+def test_handles_by_the_text():
+    """Those of tables, chains and rules, also where the JSON broke off."""
+    text = b"table ip x { { # handle 7\n\tflags owner\n\tchain c { # handle 9\n\t\tdrop # handle 12\n\t}\n}\n"
+    found = nft_json.parse(b"", text)
+    chain = found.chains["ip", "x {"]["c"]
+    assert (found.handles, chain.handle) == ({("ip", "x {"): 7}, 9)
+    assert [one.handle for one in chain.rules] == [12]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ FORWARD, PREROUTING = (
     for hook in ("forward", "prerouting")
 )
 REFILL = f"flush table inet fw\ntable inet fw {{\n{_CHAINS}}}\n"
+SLEEP, WAKE = "add table inet fw { flags dormant; }\n", "add table inet fw\n"
 # A base chain is made anew, and what it jumps to is kept.
 REBASE = f"flush table inet fw\ndelete chain inet fw forwarded\ntable inet fw {{\n{_CHAINS}}}\n"
 # The kernel tells of all its rules before it detaches the chains of the tables behind it.

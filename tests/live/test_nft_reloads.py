@@ -59,6 +59,11 @@ def in_turn(lab, *texts):
     return lambda number: loads[number % len(texts)](number), 0.2
 
 
+def asleep(lab):
+    """No packet meets the chains of a table while it is dormant."""
+    return in_turn(lab, changing.RELOAD, changing.SLEEP, changing.WAKE)[0], 0.04
+
+
 def refill(lab):
     return native(lab, changing.REFILL)
 
@@ -104,7 +109,7 @@ def most_unsure_of_legacy():
 
 @pytest.mark.parametrize("variants", [2, 1_000_000], ids=["two", "new"])
 @pytest.mark.parametrize(
-    "case", [reload, rehook, rejump, refill, elements, going, restore, two_tables]
+    "case", [reload, rehook, rejump, asleep, refill, elements, going, restore, two_tables]
 )
 def test_each_packet_is_told_once(lab, tmp_path, case, variants, monkeypatch):
     """By a rule that it met, and hardly ever in two ways.

@@ -59,12 +59,14 @@ class Listing:
 
     ``iptables``: the chains of those tables that iptables knows as well, each rule in its words where they
     say all that nft says. ``whole``: nft's JSON was read, not its text alone. ``handles``: the tables' own.
+    ``dormant``: where the chains of tables that no packet meets now will be attached when these wake.
     """
 
     chains: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
     iptables: dict[TableName, dict[str, Chain]] = field(default_factory=dict)
     whole: bool = True
     handles: dict[TableName, int] = field(default_factory=dict)
+    dormant: dict[TableName, dict[str, Base]] = field(default_factory=dict)
 
     def without(self, tables: Collection[TableName]) -> Listing:
         """All but some of its tables."""
@@ -73,6 +75,7 @@ class Listing:
             {name: one for name, one in self.iptables.items() if name not in tables},
             self.whole,
             {name: one for name, one in self.handles.items() if name not in tables},
+            {name: one for name, one in self.dormant.items() if name not in tables},
         )
 
 
@@ -123,14 +126,17 @@ def parse(
         if not objects:
             raise RecordingError(f"the nft ruleset is damaged: {_fact(error)}") from None
         bases, rules = _read(objects, texts, compiled or {})
-    for key in bases.keys() & dormant:
-        bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
     _add_devices(bases, text)
+    asleep = {}
+    for key in bases.keys() & dormant:
+        asleep[key] = {name: base for name, (_, base) in bases[key].items() if base is not None}
+        bases[key] = {name: (policy, None) for name, (policy, _) in bases[key].items()}
     own = _chain_handles(objects)
     found = Listing(
         {key: _chains(key, chains, rules, own, known) for key, chains in bases.items()},
         whole=whole,
         handles=_handles(objects),
+        dormant=asleep,
     )
     for key, chains in found.chains.items():
         family, table = key

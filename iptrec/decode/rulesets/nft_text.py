@@ -20,8 +20,8 @@ _PRIORITIES: Final = {
 }  # fmt: skip
 _BRIDGE_PRIORITIES: Final = {"": 0, "dstnat": -300, "filter": -200, "out": 100, "srcnat": 300}
 _TRACE: Final = {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
-_TABLE_LINE: Final = re.compile(r"^table (\S+) (.+) \{(?: # handle \d+)?$")
-_CHAIN_LINE: Final = re.compile(r"^\tchain (.+) \{(?: # handle \d+)?$")
+_TABLE_LINE: Final = re.compile(r"^table (\S+) (.+?) \{(?: # handle (\d{1,19}))?$")
+_CHAIN_LINE: Final = re.compile(r"^\tchain (.+?) \{(?: # handle (\d{1,19}))?$")
 _HOOK_LINE: Final = re.compile(
     r"^\t\ttype (?P<type>\S+) hook (?P<hook>\S+) (?:.* )?priority (?P<name>[a-z]+|(?=-?\d))"
     r"(?: ?(?P<offset>[+-]? ?\d{1,10}))?;(?: policy (?P<policy>\w+);)?"
@@ -48,13 +48,15 @@ class _Told(NamedTuple):
     """What nft's text tells: with a handle a rule and its text, else a line about a table or a chain.
 
     ``chain``: None where it is about the table, or where a rule's handle is in what may be a comment alone.
-    ``text``: None where it cannot be separated from what is around it.
+    ``text``: None where it cannot be separated from what is around it. ``own``: in the first line of a table
+    or a chain the handle of that.
     """
 
     table: TableName
     chain: str | None
     handle: int | None
     text: str | None
+    own: int | None = None
 
 
 def texts(text: bytes) -> tuple[dict[tuple[str, str, int], str], set[TableName]]:
@@ -76,7 +78,7 @@ def texts(text: bytes) -> tuple[dict[tuple[str, str, int], str], set[TableName]]
 def devices(text: bytes) -> dict[tuple[str, str, str], frozenset[str]]:
     """Of chains at ingress and egress: those devices whose packets they see; nft's JSON may leave them out."""
     found = {}
-    for (family, table), chain, handle, line in _lines(text):
+    for (family, table), chain, handle, line, _ in _lines(text):
         hook = _HOOK_LINE.match(line or "") if chain is not None and handle is None else None
         if chain is not None and hook and (told := _DEVICES.search(hook[0])):
             names = re.findall(r'"([^"]*)"|([^\s,"]+)', told[1])
@@ -86,14 +88,15 @@ def devices(text: bytes) -> dict[tuple[str, str, str], frozenset[str]]:
 
 def objects(text: bytes, specs: Mapping[tuple[str, str, int], str]) -> Iterator[dict[str, Any]]:
     """The ruleset as nft's JSON would tell it, as far as the text does."""
-    for (family, table), chain, handle, line in _lines(text):
+    for (family, table), chain, handle, line, own in _lines(text):
         here = {"family": family, "table": table}
+        named = {} if own is None else {"handle": own}
         if chain is None and handle is None:
-            yield {"table": {"family": family, "name": table}}
+            yield {"table": {"family": family, "name": table, **named}}
         elif chain is not None and handle is None:
             hook = _HOOK_LINE.match(line or "")
             base = _attached(family, hook) if hook else {}
-            yield {"chain": {**here, "name": chain, **base}}
+            yield {"chain": {**here, "name": chain, **named, **base}}
         elif chain is not None and handle is not None:
             spec = specs.get((family, table, handle), "")
             rule = {"handle": handle, "expr": _expr(line or "", spec)}
@@ -184,13 +187,18 @@ def _lines(text: bytes) -> Iterator[_Told]:
             begun = []
         elif found := _TABLE_LINE.match(line):
             table, chain = (found[1], found[2]), None
-            yield _Told(table, None, None, None)
+            yield _Told(table, None, None, None, _number(found[3]))
         elif table is not None:
             found = _CHAIN_LINE.match(line)
             chain = found[1] if found else None
             hookless = found is not None
             if found or line.startswith("\tflags "):
-                yield _Told(table, chain, None, line)
+                own = _number(found[2]) if found else None
+                yield _Told(table, chain, None, line, own)
+
+
+def _number(digits: str | None) -> int | None:
+    return None if digits is None else int(digits)
 
 
 def _joined(begun: list[str]) -> str:
