@@ -145,11 +145,11 @@ class Packets:
 
 
 class Counted(list[T]):
-    """An answer about the selected packets; ``unjudged``: as of `Packets`."""
+    """An answer about the selected packets; ``unjudged``: as of `Packets`; ``untold``: as of `Untold`."""
 
-    def __init__(self, found: Iterable[T], unjudged: int) -> None:
+    def __init__(self, found: Iterable[T], unjudged: int, untold: int = 0) -> None:
         super().__init__(found)
-        self.unjudged = unjudged
+        self.unjudged, self.untold = unjudged, untold
 
 
 class Batch:

@@ -9,6 +9,7 @@ import numpy as np
 
 from iptrec.answers.packets import Counted, Packets
 from iptrec.answers.path_counts import Count
+from iptrec.answers.untold import Untold
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
 from iptrec.rulesets.nft_places import is_our_table
@@ -80,12 +81,13 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
     books: dict[int, Book] = {}
-    packets = Packets(recording, selection)
+    packets, untold = Packets(recording, selection), Untold(recording)
     for batch in packets.batches(objects=False):
         books[batch.window.stream.id] = batch.window.resolver
         _count_window(batch.window, batch.positions, hits, rules)
+        untold.add(batch.window)
     found = (table for book in books.values() for table in _tables(book, hits, rules))
-    return Counted(found, packets.unjudged)
+    return Counted(found, packets.unjudged, untold.count)
 
 
 def last_tables(book: Book) -> Iterator[tuple[str, str, dict[str, Chain]]]:

@@ -78,9 +78,15 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     return found
 
 
-def tell_flaws(command: str, recording: Recording, unjudged: int = 0, none: str = "") -> None:
-    """The same on stderr, so that nobody takes an answer for more than it is; ``none``: why it is empty."""
-    tell(command, [none, *flaws(recording, unjudged)])
+def tell_flaws(
+    command: str, recording: Recording, unjudged: int = 0, none: str = "", untold: int = 0
+) -> None:
+    """The same on stderr, so that nobody takes an answer for more than it is.
+
+    ``none``: why it is empty. ``untold``: how many packets that rules met are in no trace.
+    """
+    missing = f"nf_tables told nothing of {counted(untold, 'packet')}" if untold else ""
+    tell(command, [none, missing, *flaws(recording, unjudged)])
 
 
 def tell(command: str, remarks: Sequence[str]) -> None:

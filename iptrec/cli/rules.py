@@ -85,7 +85,7 @@ def rules(
             stream.writelines(line + "\n" for line in lines)
         if not shown:
             print(f"iptrec rules: no rule fits{_missing(wanted, counted)}", file=sys.stderr)
-        recordings.tell_flaws("rules", source, counted.unjudged)
+        recordings.tell_flaws("rules", source, counted.unjudged, untold=counted.untold)
     return EXIT_DONE if shown else EXIT_NO
 
 

@@ -9,7 +9,7 @@ from iptrec.recording.kinds import no_room
 from iptrec.recording.rows import lost_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.recording.rows import Loss, Recording
     from iptrec.views.timestamps import Clock
@@ -34,9 +34,17 @@ def how_many(losses: Sequence[Loss]) -> str:
     if len(losses) > len(holes) and not lost:
         words.append("events lost, not known how many")
     if holes:
-        seconds = sum(loss.last_ns - loss.first_ns for loss in holes) / 1e9
-        words.append(f"not traced for {seconds:.1f} s")
+        words.append(f"not traced for {_within_ns(holes) / 1e9:.1f} s")
     return ", ".join(words)
+
+
+def _within_ns(holes: Iterable[Loss]) -> int:
+    """How long there was any hole: several families may have one at a time."""
+    found, until = 0, 0
+    for first, last in sorted((one.first_ns, one.last_ns) for one in holes):
+        found += max(0, last - max(first, until))
+        until = max(until, last)
+    return found
 
 
 def beside(recording: Recording, clock: Clock) -> Iterator[str]:

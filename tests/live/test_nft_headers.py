@@ -228,3 +228,5 @@ def test_what_nf_tables_tells_nothing_of(lab, tmp_path, untold):
     assert not (untold and info["complete"])
     text = lab.run([*IPTREC, "info", path]).stdout.splitlines()[0]
     assert ("nf_tables told nothing of 5 packets" in text) == bool(untold)
+    said = lab.run([*IPTREC, "rules", path]).stderr
+    assert said == ("iptrec rules: nf_tables told nothing of 5 packets\n" if untold else "")
