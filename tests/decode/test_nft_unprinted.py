@@ -20,8 +20,8 @@ def expression(name, *values):
     return attribute(1, attribute(1, text(name)) + attribute(2, data))
 
 
-def meta(key, register=1):
-    return expression("meta", (1, u32(register)), (2, u32(key)))
+def meta(key, register=1, kind="meta"):
+    return expression(kind, (1, u32(register)), (2, u32(key)))
 
 
 def compared(value, op=0, register=1):
@@ -43,6 +43,9 @@ def told(*expressions):
         ((meta(15), compared(b"\x0a")), Match("meta nfproto", "==", "ipv6")),
         ((meta(16), compared(b"\x3a")), Match("meta l4proto", "==", "ipv6-icmp")),
         ((meta(16), compared(b"\xfd")), Match("meta l4proto", "==", 253)),
+        ((meta(7, kind="ct"), compared(b"\x02")), Match("ct l3proto", "==", "ipv4")),
+        ((meta(15, kind="ct"), compared(b"\x02")), None),
+        ((meta(7), compared(b"\x02")), None),
         ((meta(16), compared(b"\x06", op=3)), None),  # less than
         ((meta(16, 1), compared(b"\x06", register=2)), None),
         ((meta(16), expression("bitwise", (1, u32(1))), compared(b"\x06")), None),

@@ -26,6 +26,7 @@ WRITTEN = [
     ("inet fw", "meta mark 5", None),
     ("inet fw", "meta iiftype 772 th dport 5000", "meta iiftype loopback (it is ether)"),
     ("inet fw", "meta l4proto udp @th,16,16 5000", None),
+    ("inet fw", "ct l3proto ipv4 udp dport 5000", "ct l3proto ipv4 (it is ipv6"),
     ("ip6 fw", "meta protocol ip ip6 saddr fd00:1::/64", "meta protocol ip (it is ip6"),
     ("ip6 fw", "meta protocol ip6 ip6 saddr fd00:1::/64", None),
     ("ip6 fw", "meta l4proto tcp @th,16,16 5000", "tcp dport 5000 (it is udp)"),

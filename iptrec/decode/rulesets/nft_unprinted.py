@@ -26,16 +26,18 @@ Known = dict[bytes, tuple[Match, ...]]
 
 _HANDLE, _EXPRESSIONS = 3, 4  # NFTA_RULE_
 _NAME, _DATA = 1, 2  # NFTA_EXPR_
-_REGISTER, _KEY = 1, 2  # NFTA_META_DREG, NFTA_META_KEY
+_REGISTER, _KEY = 1, 2  # NFTA_META_DREG, NFTA_META_KEY, and the same of NFTA_CT_
 _COMPARED, _OP, _WITH, _VALUE = 1, 2, 3, 1  # NFTA_CMP_, NFTA_DATA_VALUE
 _OPS: Final = {0: "==", 1: "!="}  # NFT_CMP_
 _ETHERTYPES: Final = {0x0800: "ip", 0x86DD: "ip6", 0x0806: "arp", 0x8100: "vlan"}
-# NFT_META_: the key as nft has it, the order of the bytes, and what nft calls the values.
-_KEYS: Final[dict[int, tuple[str, bool, dict[int, str]]]] = {
-    1: ("meta protocol", True, _ETHERTYPES),
-    8: ("meta iiftype", False, {1: "ether"}),
-    15: ("meta nfproto", True, {AF_INET: "ipv4", AF_INET6: "ipv6"}),
-    16: ("meta l4proto", True, PROTOCOLS | {58: "ipv6-icmp"}),
+_FAMILIES: Final = {AF_INET: "ipv4", AF_INET6: "ipv6"}
+# NFT_META_ and NFT_CT_: the key as nft has it, the order of the bytes, and what nft calls the values.
+_KEYS: Final[dict[tuple[bytes | None, int], tuple[str, bool, dict[int, str]]]] = {
+    (b"meta\0", 1): ("meta protocol", True, _ETHERTYPES),
+    (b"meta\0", 8): ("meta iiftype", False, {1: "ether"}),
+    (b"meta\0", 15): ("meta nfproto", True, _FAMILIES),
+    (b"meta\0", 16): ("meta l4proto", True, PROTOCOLS | {58: "ipv6-icmp"}),
+    (b"ct\0", 7): ("ct l3proto", True, _FAMILIES),
 }
 
 
@@ -66,12 +68,15 @@ def _matches(expressions: bytes) -> Iterator[Match]:
     """What is loaded and compared at once."""
     parts = [first(one) for _, one in attributes(expressions)]
     for load, comparison in pairwise(parts):
-        if load.get(_NAME) == b"meta\0" and comparison.get(_NAME) == b"cmp\0":
-            yield from _match(first(load.get(_DATA, b"")), first(comparison.get(_DATA, b"")))
+        if comparison.get(_NAME) == b"cmp\0":
+            data = first(load.get(_DATA, b"")), first(comparison.get(_DATA, b""))
+            yield from _match(load.get(_NAME), *data)
 
 
-def _match(load: dict[int, bytes], comparison: dict[int, bytes]) -> Iterator[Match]:
-    key = _KEYS.get(int.from_bytes(load.get(_KEY, b""), "big"))
+def _match(
+    kind: bytes | None, load: dict[int, bytes], comparison: dict[int, bytes]
+) -> Iterator[Match]:
+    key = _KEYS.get((kind, int.from_bytes(load.get(_KEY, b""), "big")))
     op = _OPS.get(int.from_bytes(comparison.get(_OP, b"\xff"), "big"))
     value = first(comparison.get(_WITH, b"")).get(_VALUE, b"")
     same = _REGISTER in load and load[_REGISTER] == comparison.get(_COMPARED)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 KIND: Final = "nft-rules"
 _NEW_RULE: Final = transactions.SUBSYSTEM | transactions.NEW_RULE
-_META: Final = b"meta\0"
+_LOADING: Final = (b"meta\0", b"ct\0")
 _NAMED: Final = (nft_rule.TABLE, nft_rule.HANDLE)
 
 
 def told() -> bytes:
-    """Those that look at what nft calls meta, as JSON: the messages, back to back; b"" where there are none."""
+    """Those that look at what nft calls meta or ct, as JSON: the messages, back to back; b"" without any."""
     try:
         messages = b"".join(_messages())
     except HostError:
@@ -37,7 +37,7 @@ def _messages() -> Iterator[bytes]:
     for number in NFT_FAMILIES.values():
         for found in transactions.dumped(transactions.GET_RULE, number, []) or ():
             expressions = found.get(nft_rule.EXPRESSIONS, b"")
-            if _META in expressions:
+            if any(one in expressions for one in _LOADING):
                 named = [(one, found[one]) for one in _NAMED]
                 body = [*named, (nft_rule.EXPRESSIONS, nft_rule.uncounted(expressions))]
                 yield netlink.message(_NEW_RULE, 0, netlink.netfilter_body(number, body))
