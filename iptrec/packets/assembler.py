@@ -60,8 +60,8 @@ class Read:
     """All datagrams that wait, and the packets that were put together of them.
 
     ``lengths`` (bytes) and ``received_ns`` (epoch): of the datagrams; the rest as `Window` has it.
-    ``reached_ns``: all events that were logged before are among these. ``waits``: traversals of which another
-    stream may tell more, shape (n,).
+    ``own``: of which events the kernel's time was noted. ``reached_ns``: all events that were logged before are
+    among these. ``waits``: traversals of which another stream may tell more, shape (n,).
     """
 
     lengths: U32
@@ -69,6 +69,7 @@ class Read:
     events: TraceEvents
     moment_ns: I64
     earliest_ns: I64
+    own: Mask
     resolved: Resolved
     assembly: Assembly
     reached_ns: int
@@ -183,6 +184,7 @@ class Assembler:
             events=events,
             moment_ns=moment,
             earliest_ns=earliest,
+            own=of_events.own,
             resolved=resolved,
             assembly=assembly,
             reached_ns=_NEVER if self.ended else self._floor,

@@ -32,7 +32,7 @@ class Receipt(NamedTuple):
 
     ``floor``: the datagram was logged after this time. ``guess``: when it was logged, most likely. ``sent``:
     not after this. ``missed``: it has no time of its own, though the ones beside it have. ``cpu``: the
-    processor that it was logged on, -1 where nobody noted it.
+    processor that it was logged on, -1 where nobody noted it. ``own``: ``sent`` is its own time.
     """
 
     floor: I64
@@ -40,15 +40,19 @@ class Receipt(NamedTuple):
     sent: I64
     missed: Mask
     cpu: I64
+    own: Mask
 
     def take(self, index: I64) -> Receipt:
         """Those of some datagrams."""
-        floor, guess, sent, missed, cpu = self
-        return Receipt(floor[index], guess[index], sent[index], missed[index], cpu[index])
+        floor, guess, sent, missed, cpu, own = self
+        return Receipt(
+            floor[index], guess[index], sent[index], missed[index], cpu[index], own[index]
+        )
 
 
 _NO_TIMES: Final = np.zeros(0, np.int64)
-NOTHING: Final = Receipt(_NO_TIMES, _NO_TIMES, _NO_TIMES, np.zeros(0, np.bool_), _NO_TIMES)
+_NONE: Final = np.zeros(0, np.bool_)
+NOTHING: Final = Receipt(_NO_TIMES, _NO_TIMES, _NO_TIMES, _NONE, _NO_TIMES, _NONE)
 
 
 def noted(
@@ -62,7 +66,7 @@ def noted(
     """
     floor = earliest_ns - under_way_ns
     floor = np.where(known, floor, np.maximum(floor, before_ns))
-    return Receipt(floor, earliest_ns, latest_ns, ~known, np.full(len(known), -1))
+    return Receipt(floor, earliest_ns, latest_ns, ~known, np.full(len(known), -1), known)
 
 
 def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> Receipt:
@@ -82,8 +86,8 @@ def receipt(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) ->
     after = np.where(sizes < slots, begun, before_ns)
     floor = np.maximum.accumulate(np.concatenate([[before_ns], after[:-1]]))
     guess = np.where(emptied, times, floor)
-    missed, cpu = np.zeros(len(received_ns), np.bool_), np.full(len(received_ns), -1)
-    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns, missed, cpu)
+    no, cpu = np.zeros(len(received_ns), np.bool_), np.full(len(received_ns), -1)
+    return Receipt(np.repeat(floor, sizes), np.repeat(guess, sizes), received_ns, no, cpu, no)
 
 
 def floor_after(received_ns: I64, before_ns: int, slots: int, listed_ns: int = 0) -> int:

@@ -21,9 +21,10 @@ from iptrec.packets.assembler import Read
 from iptrec.packets.fragments import reassemble
 from iptrec.packets.identity import Packets, combined
 from iptrec.packets.in_flight import EQUAL
-from iptrec.packets.marked_order import proven
 from iptrec.packets.outcome import HOLES, TORN
 from iptrec.packets.pairs import Side, pair
+from iptrec.packets.proven_order import Told as ToldAlong
+from iptrec.packets.proven_order import proven
 from iptrec.packets.ruleset_choice import reading
 from iptrec.packets.turns import Block, merged
 from iptrec.packets.unknown_rules import UnknownRules
@@ -94,6 +95,7 @@ class Joiner:
             events=replace(events, stamp_ns=stamp_ns),
             moment_ns=np.where(stamp_ns != events.stamp_ns, stamp_ns, moment_ns),
             earliest_ns=np.concatenate([part.earliest_ns for part in parts])[order],
+            own=np.concatenate([part.own for part in parts])[order],
             resolved=Resolved(
                 *(
                     np.concatenate([getattr(part.resolved, name) for part in parts])[order]
@@ -164,7 +166,7 @@ class Joiner:
         ways = (
             (doubtful, some, whole)
             for (mine, its, doubtful), members in _alike(parts, pairs)
-            for some, whole in self._by_marks(parts, pairs, outcomes(mine, its), members)
+            for some, whole in self._in_order(parts, pairs, outcomes(mine, its), members)
         )
         unknown = UnknownRules(self._book)
         earliest_ns = np.concatenate([part.earliest_ns for part in parts])
@@ -190,22 +192,21 @@ class Joiner:
         fates = reassemble(events, row[first], outcome_of, list(found))
         return Assembly(row, first, count, *fates, {}, copies[row[first]], ours)
 
-    def _by_marks(
+    def _in_order(
         self,
         parts: Sequence[Read],
         pairs: Pairs,
         outcomes: tuple[_Told | None, ...],
         members: I64,
     ) -> Iterator[tuple[I64, _Whole]]:
-        """Pairs that were seen alike, by the order in which their marks tell that chains were passed."""
+        """Pairs that were seen alike, by the order in which they passed chains, where it is proven."""
         whole = self._whole(outcomes)
         assert whole is not None  # noqa: S101 - they are no pair otherwise
-        asked = [one for one in whole.outcome.unordered if len(one.chains) == len(parts)]
+        asked = whole.outcome.unordered
         if not asked:
             yield members, whole
             return
-        marks = np.concatenate([part.events.mark for part in parts]).astype(np.int64)
-        told = marks[np.stack(_steps(parts, pairs, whole, members))]
+        told = _told_along(parts, np.stack(_steps(parts, pairs, whole, members)))
         places = [self._book.places[one] for one in whole.outcome.path]
         of = [at for at, _ in whole.steps]
         found = np.stack([proven(places, of, told, one) for one in asked])
@@ -373,6 +374,16 @@ def _steps(parts: Sequence[Read], pairs: Pairs, whole: _Whole, members: I64) -> 
     """The events of some pairs, step by step; events as `_rows` numbers them."""
     which = pairs.one[members], pairs.other[members]
     return [_rows(parts, at, which[at], step) for at, step in whole.steps]
+
+
+def _told_along(parts: Sequence[Read], steps: I64) -> ToldAlong:
+    """What the events of some packets tell, step by step; ``steps``: events as `_rows` numbers them."""
+    one, other = parts
+    return ToldAlong(
+        np.concatenate([one.events.mark, other.events.mark]).astype(np.int64)[steps],
+        np.concatenate([one.events.sent_ns, other.events.sent_ns])[steps],
+        np.concatenate([one.own, other.own])[steps],
+    )
 
 
 def _copies(parts: Sequence[Read], pairs: Pairs) -> I64:

@@ -1,9 +1,9 @@
 """In which order a packet passed the chains of both backends: by hook and priority.
 
 Of equal priorities the one that was attached later is the first (net/netfilter/core.c, nf_hook_entries_grow),
-which nobody recorded. It is known where one of them ended the packet or began to trace it, or where the
-packet's marks tell (`marked_order`); else legacy iptables is put first, and the chains are told as `Unordered`,
-unless no rule of theirs matched.
+which nobody recorded. It is known where one of them ended the packet or began to trace it, or where the times
+of its events or its marks tell (`proven_order`); else legacy iptables is put first, and the chains are told as
+`Unordered`, unless no rule of theirs matched.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Turn(NamedTuple):
     block: Block
 
 
-# Chains whose order is known by other evidence, and the part that was first.
+# Chains whose order is known by other evidence, and how many of nf_tables come before that of legacy iptables.
 Proven = frozenset[tuple[Unordered, int]]
 
 
@@ -71,13 +71,13 @@ def merged(
             last = part in ended and number == len(some) - 1
             turns.append(_Turn(turn, last, one.traced, part, number, one))
     turns.sort()
-    first, ordered, unordered = dict(proven), [], []
+    known, ordered, unordered = dict(proven), [], []
     for turn, group in groupby(turns, key=itemgetter(0)):
         here = list(group)
-        told = _unordered(here, route, first=turn == turns[0].turn)
-        if told in first:
-            before = first[told]
-            here.sort(key=lambda one: one.part != before)
+        tied = [one for one in here if route[one.block.pass_] == turn and not one.last]
+        told = _unordered(tied, first=turn == turns[0].turn)
+        if told in known:
+            here = _in_order(here, tied, known[told])
         elif told is not None:
             unordered.append(told)
         ordered += here
@@ -86,22 +86,26 @@ def merged(
     )
 
 
-def _unordered(
-    turns: Sequence[_Turn], route: Mapping[Pass, int], *, first: bool
-) -> Unordered | None:
+def _in_order(turns: Sequence[_Turn], tied: Sequence[_Turn], before: int) -> list[_Turn]:
+    """Turns with some of them in their own order: so many of nf_tables come before legacy iptables."""
+    legacy, others = ([one for one in tied if (one.part == 0) is of] for of in (True, False))
+    order = iter([*others[:before], *legacy, *others[before:]])
+    return [next(order) if one in tied else one for one in turns]
+
+
+def _unordered(tied: Sequence[_Turn], *, first: bool) -> Unordered | None:
     """The chains of one turn, unless their order is known or nobody can ask for it."""
-    some = [one for one in turns if route[one.block.pass_] == one.turn and not one.last]
-    if len({one.part for one in some}) < 2 or _begun_here(some, first=first):  # noqa: PLR2004
+    if len({one.part for one in tied}) < 2 or _begun_here(tied, first=first):  # noqa: PLR2004
         return None
-    if not any(one.block.rules for one in some):
+    if not any(one.block.rules for one in tied):
         return None
-    hook = HOOKS[some[0].block.pass_.hook]
-    return Unordered(hook, tuple(chain_name(one.block.pass_) for one in some))
+    hook = HOOKS[tied[0].block.pass_.hook]
+    return Unordered(hook, tuple(chain_name(one.block.pass_) for one in tied))
 
 
-def _begun_here(some: Sequence[_Turn], *, first: bool) -> bool:
+def _begun_here(tied: Sequence[_Turn], *, first: bool) -> bool:
     """Whether one of these chains began to trace, and that tells their order."""
-    return first and (len(some) == 2 or not any(one.traced for one in some))  # noqa: PLR2004
+    return first and (len(tied) == 2 or not any(one.traced for one in tied))  # noqa: PLR2004
 
 
 def chain_name(one: Pass) -> str:

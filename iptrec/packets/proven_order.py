@@ -1,4 +1,7 @@
-"""Which of two chains of equal priority a packet passed first, where its marks tell.
+"""In which order a packet passed chains of equal priority of both backends, where its times or marks tell.
+
+A tap notes when the kernel sent each event, of both backends by one clock: of chains whose events do not
+overlap the order is known.
 
 Legacy iptables tells the mark before each rule, nf_tables the one after it. So it is known with which mark the
 packet left each chain, with which it came into one of legacy iptables, and mostly with which it came into
@@ -22,9 +25,23 @@ if TYPE_CHECKING:
     from iptrec.packets.outcome import Unordered
     from iptrec.rulesets.places import Pass, Place
 
+# How many of nf_tables' chains came before the one of legacy iptables.
 LEGACY_FIRST, NFT_FIRST, UNPROVEN = 0, 1, -1
 _LEGACY: Final = 0  # the part
 _MARKS_NOTHING: Final = frozenset(["ACCEPT", "DROP", "RETURN"])
+# By which times may differ that were converted from one clock to another at two moments; an event takes longer.
+_CLOCKS_NS: Final = 300
+
+
+class Told(NamedTuple):
+    """What the events of packets of one way told; shape (steps, packets) each.
+
+    ``sent_ns``: the kernel sent them then, if that is their ``own`` time.
+    """
+
+    mark: I64
+    sent_ns: I64
+    own: Mask
 
 
 class _Chain(NamedTuple):
@@ -42,19 +59,41 @@ class _Marks(NamedTuple):
     after: I64 | None
 
 
-def proven(places: Sequence[Place], parts: Sequence[int], marks: I64, chains: Unordered) -> I64:
-    """For packets of one way the order of two chains: one of the constants, shape (packets,).
+def proven(places: Sequence[Place], parts: Sequence[int], told: Told, chains: Unordered) -> I64:
+    """For packets of one way the order of some chains: see `LEGACY_FIRST`, shape (packets,).
 
-    ``places``, ``parts``: of each step, legacy iptables first. ``marks``: what the events told, shape (steps,
-    packets).
+    ``places``, ``parts``: of each step, legacy iptables first.
     """
+    unknown = np.full(told.mark.shape[1], UNPROVEN)
     way = _chains(places, parts)
-    unknown = np.full(marks.shape[1], UNPROVEN)
     names = [(HOOKS[one.pass_.hook], chain_name(one.pass_)) for one in way]
-    wanted = [(chains.hook, name) for name in chains.chains]
-    at = next((i for i in range(len(way)) if names[i : i + 2] == wanted), None)
-    if at is None:
+    wanted, count = [(chains.hook, name) for name in chains.chains], len(chains.chains)
+    others = [1 - _LEGACY] * (count - 1)
+    at = next((i for i in range(len(way)) if names[i : i + count] == wanted), None)
+    if at is None or [one.part for one in way[at : at + count]] != [_LEGACY, *others]:
         return unknown
+    found = _by_times(told, way[at : at + count])
+    if count == 2:  # noqa: PLR2004 - the mark of one is the mark that the other one sees
+        found = np.where(found == UNPROVEN, _by_marks(places, told.mark, way, at), found)
+    return found
+
+
+def _by_times(told: Told, chains: Sequence[_Chain]) -> I64:
+    """The order in which events were sent, where it is one of the chains as wholes, and of all steps."""
+    begin, end = chains[0].steps.start, chains[-1].steps.stop
+    legacy, *others = (told.sent_ns[one.steps.start : one.steps.stop] for one in chains)
+    before = np.stack([one.max(axis=0) + _CLOCKS_NS < legacy.min(axis=0) for one in others])
+    behind = np.stack([legacy.max(axis=0) + _CLOCKS_NS < one.min(axis=0) for one in others])
+    known = (before | behind).all(axis=0) & (before[:-1] >= before[1:]).all(axis=0)
+    known &= told.own[begin:end].all(axis=0)
+    here = told.sent_ns[begin:end]
+    known &= (told.sent_ns[:begin] <= here.min(axis=0) + _CLOCKS_NS).all(axis=0)
+    known &= (told.sent_ns[end:] >= here.max(axis=0) - _CLOCKS_NS).all(axis=0)
+    return np.where(known, before.sum(axis=0), UNPROVEN)
+
+
+def _by_marks(places: Sequence[Place], marks: I64, way: Sequence[_Chain], at: int) -> I64:
+    """The order of the two chains from this one on."""
     legacy, nft = (_marks(places, one, marks) for one in way[at : at + 2])
     around = [
         _marks(places, way[i], marks)
@@ -66,7 +105,7 @@ def proven(places: Sequence[Place], parts: Sequence[int], marks: I64, chains: Un
         _fits(around[0], one) & _fits(one, other) & _fits(other, around[1])
         for one, other in ((legacy, nft), (nft, legacy))
     )
-    found = np.where(as_shown & ~otherwise, LEGACY_FIRST, unknown)
+    found = np.where(as_shown & ~otherwise, LEGACY_FIRST, np.full(marks.shape[1], UNPROVEN))
     return np.where(otherwise & ~as_shown, NFT_FIRST, found)
 
 
