@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 RECORDING: Final = ".db"
+PART: Final = ".part.db"  # of a recording that is to be compressed in the end
 _PIECE: Final = 1 << 20
 _WINDOW: Final = 128 << 20  # bytes of memory that a zstd frame may ask for
 _LARGEST: Final = 16 << 30  # bytes unpacked
