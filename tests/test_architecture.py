@@ -63,6 +63,14 @@ MAY_IMPORT = {
         "recording.kinds",
         "files",
     },
+    "pack": {
+        "pack",
+        "answers",
+        "packets",
+        "rulesets.backends",
+        "recording.rows",
+        "recording.packing",
+    },
     "child_recorder": {"arguments", "recorder", "kernel", "pcap"},
     "api": {
         "answers",
@@ -82,6 +90,7 @@ MAY_IMPORT = {
         "recorder",
         "recording",
         "redact",
+        "pack",
         "decode",
         "pcap",
         "rulesets",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -118,5 +119,14 @@ def _what(one: Leftover) -> str:
             for family, before in one.changes.loggers.items()
         ]
         things += ["the host's drop monitor"] if one.changes.monitor is not None else []
-        things.append(f"recording {one.changes.output}")
+        things.append(f"recording {one.changes.output}{_not_compressed(one.changes.output)}")
     return printable(f"{where}: {one.comment} ({', '.join(things)})")
+
+
+def _not_compressed(output: str) -> str:
+    """That a recording was to be compressed, if it was, and is there."""
+    from iptrec.recording.compressed import PART
+
+    if not (output.endswith(PART) and Path(output).is_file()):
+        return ""
+    return f", which was to become {Path(output).name.removesuffix(PART)}.db.gz; every command reads it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as to_json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,6 +13,12 @@ from iptrec.cli.record import one_netns
 from iptrec.cli.record_options import Netns
 from iptrec.errors import EXIT_DONE, EXIT_NO
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from iptrec.kernel.doctor import Finding
+
+_MOST: Final = 10  # recordings
 _STYLES = {"ok": "32", "note": "2", "warning": "33", "failure": "31"}
 
 
@@ -43,7 +49,7 @@ def doctor(
     name = one_netns(netns)
     fails = False
     with entered(None if name is None else resolve(name)):
-        for one in inspect(Path.cwd()):
+        for one in (*inspect(Path.cwd()), *_not_compressed(Path.cwd())):
             fails = fails or one.level == "failure"
             if json:
                 print(to_json.dumps({"format": 1, **asdict(one)}))
@@ -54,3 +60,20 @@ def doctor(
             fix = f"; {one.fix}" if one.fix else ""
             print(f"{level} {one.what}: {printable(one.fact + fix)}")
     return EXIT_NO if fails else EXIT_DONE
+
+
+def _not_compressed(directory: Path) -> Iterator[Finding]:
+    """Recordings here that a killed recorder was to compress."""
+    from iptrec.kernel.doctor import Finding
+    from iptrec.recording.at_work import is_recording
+    from iptrec.recording.compressed import PART
+
+    for one in sorted(directory.glob(f"*{PART}"))[:_MOST]:
+        if is_recording(one) is False:
+            fact = f"{one.name}: a recording that was to be compressed, whose recorder was killed"
+            yield Finding(
+                "warning",
+                "left behind",
+                fact,
+                f"every command reads it; iptrec pack {one.name} compresses it",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from iptrec.cli import record_options as typed
+from iptrec.cli.gzipped import Gzipped, is_gzipped
 from iptrec.cli.live import Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
 from iptrec.errors import UsageError
@@ -52,7 +54,8 @@ def record(
             "-w",
             metavar="FILE",
             rich_help_panel=OUTPUT,
-            help="The recording; %Y, %m, %d, %H, %M, %S and the others of date(1) are the local time.",
+            help="The recording; %Y, %m, %d, %H, %M, %S and the others of date(1) are the local time. One named"
+            " .gz is compressed in the end, and .part.db until then.",
         ),
     ] = Path(f"trace{DATED}.db"),
     force: typed.Force = False,
@@ -82,6 +85,10 @@ def record(
       iptrec record --rotate 1h --keep 24 -o 'fr-%Y%m%d-%H%M%S.db'
     """
     level = levels(log_level, verbose=verbose, quiet=quiet)
+    if rotate and is_gzipped(output):
+        raise UsageError(
+            "--rotate goes on in another file at once: name files that need no compressing"
+        )
     pattern = rotating(output) if rotate else str(output)
     options = make_options(
         words, output=dated(pattern), pattern=pattern, rotate=rotate, keep=keep, family=family,
@@ -91,8 +98,16 @@ def record(
         ring=ring, snaplen=snaplen, force=force,
     )  # fmt: skip
     output = options.output
-    live = Live("record", level, f"recording to {output}", line=True)
-    outcome = run(options, live, stop_on, after)
+    with contextlib.ExitStack() as stack:
+        made = None
+        if is_gzipped(output):
+            made = stack.enter_context(Gzipped(output, force=force))
+            options = replace(options, output=made.part, pattern=str(made.part), force=False)
+        then = f", which becomes {output.name} in the end" if made else ""
+        live = Live("record", level, f"recording to {options.output}{then}", line=True)
+        outcome = run(options, live, stop_on, after, made.begun if made else ignored)
+        if made is not None:
+            outcome = replace(outcome, file_bytes=made.finish(), written_to=str(output))
     live.report(outcome)
     output = Path(outcome.written_to or output)
     live.tell_nothing(outcome, output)
@@ -109,12 +124,16 @@ def stopped_by(outcome: Progress, output: Path | None, *, renumbers: bool = Fals
     return stop_on.stopped_by(outcome.stopped_by, output, renumbers=renumbers)
 
 
+def ignored(_: int) -> None:
+    """Nobody waits for the beginning."""
+
+
 def run(
     options: Options,
     live: Live,
     stop_on: str | None,
     after: str | None,
-    begun: Callable[[int], None] = lambda _: None,
+    begun: Callable[[int], None] = ignored,
 ) -> Progress:
     """Record. A process beside it looks for --stop-on, or counts for --packets.
 

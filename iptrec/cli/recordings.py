@@ -62,7 +62,7 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
     """
     from iptrec.recording.kinds import no_room
     from iptrec.recording.rows import lost_beside, lost_events
-    from iptrec.views.losses import NOT_CLOSED, how_many
+    from iptrec.views.losses import NOT_CLOSED, how_many, not_packed
 
     found = []
     if unjudged:
@@ -72,6 +72,7 @@ def flaws(recording: Recording, unjudged: int = 0, *, trace: bool = False) -> li
         found.append("no packet was recorded; see iptrec info")
     if lost := how_many(lost_events(recording.rows)):
         found.append(f"{lost}; see iptrec info")
+    found += [f"left out {text}" for text in not_packed(recording.rows)]
     found += dict.fromkeys(no_room(stream.kind) for stream, _ in lost_beside(recording.rows))
     if not recording.facts.closed:
         found.append(NOT_CLOSED[recording.running])

@@ -26,6 +26,25 @@ if TYPE_CHECKING:
 _MOST_KEY: Final = 1 << 16  # bytes
 _SHOWN: Final = 5  # differences
 
+KeyFile = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Map with this secret, which is made if it is not there: recordings that are mapped with the"
+        " same one, and whose rules have the same ranges, agree. Do not share it.",
+    ),
+]
+Keep = Annotated[
+    str,
+    typer.Option(
+        "--keep",
+        metavar="WHAT,...",
+        help="What stays: names (of interfaces, chains, sets, and comments), macs, oui (the vendor's"
+        " half of MAC addresses), payload.",
+    ),
+]
+
 
 def redact(
     recording: Annotated[str, typer.Argument(metavar="TRACE.db", help="The recording.")],
@@ -33,24 +52,8 @@ def redact(
         str,
         typer.Option("--output", "-o", metavar="FILE", help="The redacted one; - is stdout."),
     ],
-    key: Annotated[
-        str,
-        typer.Option(
-            "--key",
-            metavar="FILE",
-            help="Map with this secret, which is made if it is not there: recordings that are mapped with the"
-            " same one, and whose rules have the same ranges, agree. Do not share it.",
-        ),
-    ] = "",
-    keep: Annotated[
-        str,
-        typer.Option(
-            "--keep",
-            metavar="WHAT,...",
-            help="What stays: names (of interfaces, chains, sets, and comments), macs, oui (the vendor's"
-            " half of MAC addresses), payload.",
-        ),
-    ] = "",
+    key: KeyFile = "",
+    keep: Keep = "",
     check: Annotated[
         bool,
         typer.Option(
@@ -85,13 +88,13 @@ def redact(
     from iptrec.recording.rewrite import Rewrite
     from iptrec.redact.recorded import redacted
 
-    keeps, packets = _kept(keep), None
+    keeps, packets = kept_words(keep), None
     with recordings.opened(recording) as source:
-        secret = _key(key)
+        secret = key_of(key)
         made = redacted(source.rows, secret, keeps)
         with built(output, recording, force=force, mode=mode) as draft:
             with Rewrite(draft) as rewrite:
-                _write(made, rewrite)
+                write(made, rewrite)
             if check and (packets := _check(source, draft.path, made)) is None:
                 raise typer.Exit(EXIT_NO)
     if not quiet:
@@ -100,7 +103,8 @@ def redact(
     return EXIT_DONE
 
 
-def _kept(text: str) -> Collection[str]:
+def kept_words(text: str) -> Collection[str]:
+    """The words of --keep. Raises `UsageError` for others."""
     from iptrec.redact.maps import KEEPS
 
     words = [one.strip() for one in text.split(",") if one.strip()]
@@ -110,7 +114,7 @@ def _kept(text: str) -> Collection[str]:
     return words
 
 
-def _key(path: str) -> Key:
+def key_of(path: str) -> Key:
     """Of a file, which is made where there is none; or a random one."""
     from iptrec.redact.key import LEAST, Key
 
@@ -147,8 +151,8 @@ def _made(path: Path) -> bytes:
     return secret
 
 
-def _write(made: Redacted, rewrite: Rewrite) -> None:
-    """All rows."""
+def write(made: Redacted, rewrite: Rewrite) -> None:
+    """All rows of a redacted recording."""
     rewrite.facts(made.facts)
     for namespace in made.namespaces():
         rewrite.namespace(namespace)
@@ -201,13 +205,17 @@ def _answers(recording: Recording) -> Iterator[object]:
 
 def _tell(output: str, made: Redacted, checked: str) -> None:
     """On stderr: what was done, and what was taken out."""
-    remarks = [f"redacted: {output}", checked]
+    remarks = [f"redacted: {output}", checked, *taken_out(made)]
+    print(f"iptrec redact: {'; '.join(filter(None, remarks))}", file=sys.stderr)
+
+
+def taken_out(made: Redacted) -> Iterator[str]:
+    """What else is to be known of a redacted recording."""
     if removals := made.maps.removals:
         listed = "; ".join(f"{what} ({many:,})" for what, many in sorted(removals.items()))
-        remarks.append(f"taken out, for it is not understood or may tell: {listed}")
+        yield f"taken out, for it is not understood or may tell: {listed}"
     if made.maps.ends_stay:
-        remarks.append(
+        yield (
             "addresses that stay as they are, for ranges over several /8 (IPv6: /16) end with them: of"
             f" {counted(made.maps.ends_stay, 'range')}"
         )
-    print(f"iptrec redact: {'; '.join(filter(None, remarks))}", file=sys.stderr)

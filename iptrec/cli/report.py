@@ -50,7 +50,8 @@ def report(
 
     with recordings.opened(recording, bar=not quiet) as source:
         with exported(output, recording, force=force, mode=mode) as stream:
-            answers = _answers(source, recording, chosen)
+            name = "stdin" if recording == "-" else Path(recording).name
+            answers = answers_of(source, name, chosen)
             stream.write(page(answers).encode())
         none = "" if answers.packets.count or not answers.selected else nothing(source, chosen)
         if not quiet:
@@ -58,7 +59,8 @@ def report(
     return EXIT_NO if none else EXIT_DONE
 
 
-def _answers(source: Recording, recording: str, chosen: which.Chosen) -> Answers:
+def answers_of(source: Recording, name: str, chosen: which.Chosen) -> Answers:
+    """All that the page of a recording tells; ``name``: of its file."""
     from iptrec.answers.diff import compare
     from iptrec.answers.diff_objects import compare_objects
     from iptrec.answers.hits import packets_that_hit
@@ -73,7 +75,7 @@ def _answers(source: Recording, recording: str, chosen: which.Chosen) -> Answers
     if before.objects is not None and after.objects is not None:
         differences += compare_objects(before.objects, after.objects)
     return Answers(
-        name="stdin" if recording == "-" else Path(recording).name,
+        name=name,
         recording=source.rows,
         summary=source.summary(chosen.filter, **conditions),
         rules=source.rules(chosen.filter, **conditions),
@@ -82,22 +84,9 @@ def _answers(source: Recording, recording: str, chosen: which.Chosen) -> Answers
         after=after.rulesets,
         differences=differences,
         hits=packets_that_hit(source.rows, differences) if differences else {},
-        selected=_in_words(chosen),
+        selected=which.in_words(chosen),
         none=nothing(source.rows),
         running=source.running,
         size=source.size,
         clock=Clock(utc=chosen.utc),
     )
-
-
-def _in_words(chosen: which.Chosen) -> str:
-    """The options of a selection as they were typed, "" for none."""
-    typed = {
-        "chain": chosen.chain, "rule": chosen.rule, "iface": chosen.iface, "verdict": chosen.verdict,
-        "reason": chosen.reason, "netns": chosen.netns, "mark": chosen.mark, "uid": chosen.uid,
-        "comm": chosen.comm, "container": chosen.container, "since": chosen.since, "until": chosen.until,
-    }  # fmt: skip
-    words = [f"--{name} {value}" for name, value in typed.items() if value]
-    if chosen.complete is not None:
-        words.append("--complete" if chosen.complete else "--incomplete")
-    return " ".join([*words, *filter(None, [chosen.filter])])

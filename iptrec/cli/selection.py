@@ -299,6 +299,19 @@ class Chosen:
 NOTHING_TYPED: Final = Chosen()
 
 
+def in_words(chosen: Chosen) -> str:
+    """The options of a selection as they were typed, "" for none."""
+    typed = {
+        "chain": chosen.chain, "rule": chosen.rule, "iface": chosen.iface, "verdict": chosen.verdict,
+        "reason": chosen.reason, "netns": chosen.netns, "mark": chosen.mark, "uid": chosen.uid,
+        "comm": chosen.comm, "container": chosen.container, "since": chosen.since, "until": chosen.until,
+    }  # fmt: skip
+    words = [f"--{name} {value}" for name, value in typed.items() if value]
+    if chosen.complete is not None:
+        words.append("--complete" if chosen.complete else "--incomplete")
+    return " ".join([*words, *filter(None, [chosen.filter])])
+
+
 def selection(
     *,
     without: Collection[str] = (),

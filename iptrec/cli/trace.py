@@ -17,9 +17,10 @@ from iptrec.cli import record_options as option
 from iptrec.cli import selection as which
 from iptrec.cli import show as showing
 from iptrec.cli.follower import Follower
+from iptrec.cli.gzipped import is_gzipped
 from iptrec.cli.live import INFO, Live, levels
 from iptrec.cli.output import GROUP as OUTPUT
-from iptrec.errors import EXIT_TROUBLE
+from iptrec.errors import EXIT_TROUBLE, UsageError
 
 
 def trace(
@@ -94,6 +95,8 @@ def trace(
             path = place / "trace.db"
         else:
             path = output = recording.dated(str(output))
+            if is_gzipped(output):
+                raise UsageError(f"--output {output}: iptrec record compresses, trace does not")
         options = recording.make_options(
             words, output=path, family=family, interfaces=interfaces,
             forwarded=not no_forwarded, netns=name, inside=inside,

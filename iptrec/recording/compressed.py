@@ -1,9 +1,10 @@
 """Recordings as they come out of a bug tracker: .gz, .zst, .zip with one recording inside.
 
-They are recognised by their first bytes, not by their names. What is unpacked has to be a recording from its
-first page on. The size that this page declares is a stranger's word: it must be possible for what was
-packed by so little (`_most`), and half of what is free in the directory for temporary files must hold it;
-else nothing is unpacked. What turns out longer than declared is refused there.
+A zip of `iptrec pack` has other files beside it: of these the recording alone is named .db. They are
+recognised by their first bytes, not by their names. What is unpacked has to be a recording from its first
+page on. The size that this page declares is a stranger's word: it must be possible for what was packed by so
+little (`_most`), and half of what is free in the directory for temporary files must hold it; else nothing is
+unpacked. What turns out longer than declared is refused there.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+RECORDING: Final = ".db"
+PART: Final = ".part.db"  # of a recording that is to be compressed in the end
 _PIECE: Final = 1 << 20
 _WINDOW: Final = 128 << 20  # bytes of memory that a zstd frame may ask for
 _LARGEST: Final = 16 << 30  # bytes unpacked
@@ -99,19 +102,26 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _member(path: Path, file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The only file of a zip."""
+    """The only file of a zip, or the only recording; no name in it is used for anything else."""
     with zipfile.ZipFile(file) as archive:
         # is_dir() fails for a member without a name.
         members = [one for one in archive.infolist() if not one.filename.endswith("/")]
         if len(members) != 1:
-            raise RecordingError(
-                f"{path} holds {len(members)} files: unpack it and give the recording"
-            )
+            members = _recordings(path, members)
         if members[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # lzma takes 4 GB if the header says so.
             raise NotImplementedError("a rare method of compression")
         with archive.open(members[0]) as inside:
             yield inside
+
+
+def _recordings(path: Path, members: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """The one recording among several files."""
+    found = [one for one in members if one.filename.endswith(RECORDING)]
+    if len(found) == 1:
+        return found
+    what = f"{len(found)} recordings" if found else f"{len(members)} files"
+    raise RecordingError(f"{path} holds {what}: unpack it and give the recording")
 
 
 def _copy(path: Path, source: IO[bytes], file: BinaryIO) -> None:

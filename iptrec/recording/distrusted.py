@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from iptrec.errors import AbandonedError, RecordingError, strerror
 from iptrec.recording import at_work, private
-from iptrec.recording.compressed import is_compressed, unpacked
+from iptrec.recording.compressed import PART, is_compressed, unpacked
 from iptrec.recording.schema import APPLICATION_ID, FORMAT, SCHEMAS
 from iptrec.recording.spooled import is_pipe, spooled
 from iptrec.recording.upgrade import Row, upgraded
@@ -135,7 +135,9 @@ class Distrusted:
         try:
             mode = self.path.stat().st_mode
         except OSError as error:
-            raise RecordingError(f"cannot open {self.path}: {strerror(error)}") from None
+            raise RecordingError(
+                f"cannot open {self.path}: {strerror(error)}{self._hint()}"
+            ) from None
         if stat.S_ISDIR(mode):
             raise RecordingError(f"cannot open {self.path}: {os.strerror(errno.EISDIR)}")
         if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
@@ -145,6 +147,12 @@ class Distrusted:
             raise RecordingError(
                 f"cannot open {self.path}: {os.strerror(errno.EACCES)}; ask its owner"
             )
+
+    def _hint(self) -> str:
+        """Where what is looked for may be: a recorder that was killed has not compressed it."""
+        name = self.path.name.removesuffix(".gz")
+        part = self.path.with_name(name.removesuffix(".db") + PART)
+        return f"; {part} is there, not compressed yet" if part.is_file() else ""
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""

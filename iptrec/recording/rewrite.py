@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from iptrec.files import Draft
-    from iptrec.recording.rows import Chunk, Facts, Loss, Namespace, Snapshot, Stream
+    from iptrec.recording.rows import (
+        Chunk,
+        Facts,
+        Loss,
+        Namespace,
+        Recording,
+        Snapshot,
+        Stream,
+    )
 
 _HEAD: Final = (
     f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {SCHEMA}"
@@ -31,20 +39,36 @@ _LEVEL: Final = 3
 class Rewrite:
     """A new recording in a draft; a context manager. It is whole once `close` was called."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, level: int = _LEVEL) -> None:
+        """``level``: of zstd, for chunks and contents."""
         self._path = draft.place.path
         with self._translating():
             self._made = draft.connect()
             for statement in ("journal_mode = OFF", "locking_mode = EXCLUSIVE"):
                 self._made.execute(f"PRAGMA {statement}")
             self._made.executescript(_HEAD)
-        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
+        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._made.close()
+
+    def copy(self, recording: Recording) -> None:
+        """All rows of a recording."""
+        self.facts(recording.facts)
+        for namespace in recording.namespaces:
+            self.namespace(namespace)
+        for stream in recording.streams:
+            self.stream(stream)
+        for snapshot in recording.snapshots():
+            self.snapshot(snapshot)
+        for chunk in recording.chunks():
+            self.chunk(chunk)
+        for loss in recording.losses:
+            self.loss(loss)
+        self.close()
 
     def facts(self, facts: Facts) -> None:
         """The row about the recording."""

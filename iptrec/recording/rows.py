@@ -6,7 +6,7 @@ Times are nanoseconds since the epoch (CLOCK_REALTIME) unless a name says otherw
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from iptrec.recording.kinds import STREAMS
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from iptrec.recording.packing import Notes
+
+
+_MOST_LEFT: Final = 1 << 62  # packets, or events
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,30 @@ class Recording(Protocol):
 
     def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
         """The chunks (of a stream), in order, whose id is greater than ``after``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What `iptrec pack` left out of a recording because it was not chosen."""
+
+    packets: int
+    events: int
+
+
+LEFT_OUT: Final = "left_out"  # in the detail of streams
+
+
+def left_out(recording: Recording) -> LeftOut | None:
+    """The same as the streams say it, which anybody may have written; None where nothing was left out."""
+    found = [one.detail[LEFT_OUT] for one in recording.streams if LEFT_OUT in one.detail]
+    if not found:
+        return None
+    return LeftOut(*(sum(_count(one, name) for one in found) for name in ("packets", "events")))
+
+
+def _count(detail: object, name: str) -> int:
+    value = detail.get(name) if isinstance(detail, dict) else None
+    return value if isinstance(value, int) and 0 <= value < _MOST_LEFT else 0
 
 
 def lost_events(recording: Recording) -> list[Loss]:

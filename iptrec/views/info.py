@@ -16,7 +16,7 @@ from iptrec.names import counted
 from iptrec.recording.rows import lost_events
 from iptrec.views.escape import printable
 from iptrec.views.event_times import event_times
-from iptrec.views.losses import NOT_CLOSED, as_line, beside, how_many
+from iptrec.views.losses import NOT_CLOSED, as_line, beside, how_many, not_packed
 from iptrec.views.style import wrapped
 from iptrec.views.timestamps import LOCAL, Clock
 
@@ -215,6 +215,7 @@ def fact_rows(
     if len(losses) > _LOSSES:
         more = counted(len(losses) - _LOSSES, "more time")
         rows.append(("lost", f"and {more}; --json has all"))
+    rows += [("left out", text) for text in not_packed(recording)]
     rows += [("lost beside", text) for text in beside(recording, clock)]
     return rows
 

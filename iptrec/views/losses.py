@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.names import counted
 from iptrec.recording.kinds import no_room
-from iptrec.recording.rows import lost_beside
+from iptrec.recording.rows import left_out, lost_beside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -56,6 +56,13 @@ def beside(recording: Recording, clock: Clock) -> Iterator[str]:
         first, last = losses[0].first_ns, losses[-1].last_ns
         times = f"between {clock.full(first)} and {clock.full(last)}"
         yield f"{no_room(kind)}: {counted(len(losses), 'time')} {times}"
+
+
+def not_packed(recording: Recording) -> Iterator[str]:
+    """What `iptrec pack` left out, if it did."""
+    if left := left_out(recording):
+        packets, events = counted(left.packets, "packet"), counted(left.events, "event")
+        yield f"by iptrec pack: {packets} that nobody chose, {events}; all counts are of what is left"
 
 
 def as_line(loss: Loss, clock: Clock) -> str:

@@ -21,7 +21,7 @@ from iptrec.packets.model import LOST, decided_at
 from iptrec.version import __version__
 from iptrec.views.diff import as_text as differences_as_text
 from iptrec.views.info import UNTRACED, fact_rows
-from iptrec.views.losses import as_line, beside
+from iptrec.views.losses import as_line, beside, not_packed
 from iptrec.views.paths import end_line, ending
 from iptrec.views.report_map import Map, rulesets, way
 from iptrec.views.report_packets import Chosen
@@ -370,4 +370,5 @@ def _losses(answers: Answers) -> list[dict[str, Any]]:
         for one in answers.recording.losses
     ]
     found += [{"text": text} for text in beside(answers.recording, answers.clock)]
+    found += [{"text": f"Left out {text}"} for text in not_packed(answers.recording)]
     return fitting(safe(found), _LOSSES)

@@ -59,6 +59,15 @@ def test_read_as_if_it_were_not_compressed(how, tmp_path, monkeypatch):
         assert reader.facts.closed
 
 
+def test_a_recording_among_other_files(tmp_path):
+    """As `iptrec pack` makes it, whatever their names say and whatever they are: nothing else is unpacked."""
+    path = tmp_path / "pack.zip"
+    others = (("report.html", bytes(1 << 24)), ("../../etc/passwd", b"x"), ("/etc/shadow", b"x"))
+    path.write_bytes(zipped(*others, ("../../recording.db", SAMPLE.read_bytes())))
+    assert content(path) == content(SAMPLE)
+    assert {one.name for one in tmp_path.iterdir()} == {"pack.zip"}
+
+
 def header(**changes):
     data = bytearray(SAMPLE.read_bytes()[:4096])
     for at, (code, value) in changes.values():
@@ -72,6 +81,8 @@ REFUSED = {
     "zeros": (gzip.compress(bytes(1 << 20)), "holds no iptrec recording"),
     "cut": (gzip.compress(SAMPLE.read_bytes())[:-2000], "cannot be unpacked"),
     "two": (zipped(("a", b"1"), ("b", b"2")), "holds 2 files"),
+    "two recordings": (zipped(("a.db", b"1"), ("b.db", b"2")), "holds 2 recordings"),
+    "a pack without": (zipped(("why.md", b""), ("x.db", b"no")), "holds no iptrec recording"),
     "none": (zipped(("a/", b"")), "holds 0 files"),
     "no zip": (b"PK\x03\x04" + bytes(100), "cannot be unpacked"),
     "no zstd": (b"\x28\xb5\x2f\xfd" + b"\xff" * 100, "cannot be unpacked"),
@@ -237,6 +248,13 @@ def no_text(data):
     return bytes(changed)
 
 
+def encrypted(data):
+    """Said to be; nobody has a password."""
+    changed = bytearray(data)
+    changed[data.rindex(b"PK\1\2") + 8] |= 1
+    return bytes(changed)
+
+
 def no_name(data):
     """What was its one letter is something extra."""
     central = data.rindex(b"PK\1\2")
@@ -254,6 +272,7 @@ ZIPS = {
     "a list of 4 GB": (lambda: said_size(packed_zip(), (1 << 32) - 2), "cannot be unpacked"),
     "lzma": (lambda: method(packed_zip(), 14), "rare method"),
     "unknown method": (lambda: method(packed_zip(), 77), "rare method"),
+    "encrypted": (lambda: encrypted(packed_zip()), "password required"),
     "cut": (lambda: packed_zip()[:-30], "cannot be unpacked"),
     "no name": (lambda: no_name(zipped(("a", b"1"))), "cannot be unpacked"),
     "a name that is no text": (lambda: no_text(packed_zip()), "cannot be unpacked"),

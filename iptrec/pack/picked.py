@@ -1,0 +1,238 @@
+"""A recording of some packets: their events, and everything that is beside events.
+
+Which datagram of a stream brought an event is counted from the stream's beginning. What is not an event of a
+packet, such as the numbers of nf_tables' rulesets among the traces, stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from iptrec.packets.window import windows
+from iptrec.recording.packing import Notes
+from iptrec.recording.rows import LEFT_OUT, Chunk, Stream
+from iptrec.rulesets.backends import BACKENDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from iptrec.names import I64, Mask
+    from iptrec.pack.chosen import Choice
+    from iptrec.packets.assembler import Start
+    from iptrec.packets.window import Window
+    from iptrec.recording.rows import Facts, Loss, Namespace, Recording, Snapshot
+
+_TIME: Final = 8  # bytes: a record of a drop begins with its time
+_DROPS: Final = "drops"
+
+
+@dataclass(slots=True)
+class _Datagrams:
+    """Of one stream of events: which of them are of packets, and which of packets that are packed.
+
+    ``ends``: how many there are up to each chunk of ``chunks``.
+    """
+
+    chunks: I64
+    ends: I64
+    of_packets: Mask
+    packed: Mask
+
+    @classmethod
+    def of(cls, recording: Recording, stream: int) -> _Datagrams:
+        some = [(one.id, len(one.lengths)) for one in recording.chunks(stream)]
+        ids, counts = np.array(some, np.int64).reshape(-1, 2).T
+        total = int(counts.sum())
+        none = np.zeros(total, np.bool_)
+        return cls(ids, np.cumsum(counts), none, none.copy())
+
+    def upto(self, chunk: int) -> int:
+        """How many there are up to a chunk, with it."""
+        at = int(np.searchsorted(self.chunks, chunk, side="right"))
+        return int(self.ends[at - 1]) if at else 0
+
+    def read(self, start: Start, following: Start | None) -> I64:
+        """The numbers of those that a window has; ``following``: how the next one begins."""
+        until = len(self.packed) if following is None else self.upto(following.through)
+        return np.concatenate(
+            [self.upto(start.after) + start.kept, np.arange(self.upto(start.through), until)]
+        )
+
+    @property
+    def kept(self) -> Mask:
+        """Which of them are in the new recording."""
+        kept: Mask = self.packed | ~self.of_packets
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Of a window: whether each event that is of a packet (or of none) is packed."""
+
+    starts: tuple[Start, ...]
+    streams: tuple[int, ...]
+    datagram: I64
+    packed: Mask
+
+
+@dataclass(slots=True)
+class _Dropped:
+    """Times (epoch, ns) at which packets were dropped that are packed, and those that are not."""
+
+    packed: set[int] = field(default_factory=set)
+    others: set[int] = field(default_factory=set)
+
+
+def picked(recording: Recording, choice: Choice) -> Picked:
+    """The recording of the packets that were chosen."""
+    streams = [one for one in recording.streams if one.kind in BACKENDS]
+    datagrams = {one.id: _Datagrams.of(recording, one.id) for one in streams}
+    dropped = _Dropped()
+    before: _Seen | None = None
+    for window in windows(recording):
+        now = _seen(window, streams, choice, dropped)
+        if before is not None:
+            _mark(before, now if now.streams == before.streams else None, datagrams)
+        before = now
+    if before is not None:
+        _mark(before, None, datagrams)
+    kept = {stream: one.kept for stream, one in datagrams.items()}
+    return Picked(recording, choice, kept, dropped.others - dropped.packed)
+
+
+def _seen(window: Window, streams: Sequence[Stream], choice: Choice, dropped: _Dropped) -> _Seen:
+    assembly, decided = window.assembly, window.decided
+    packed = choice.numbers[window.number : window.number + decided]
+    ended = window.ended_ns[:decided]
+    dropped.packed.update(ended[packed & (ended > 0)].tolist())
+    dropped.others.update(ended[~packed & (ended > 0)].tolist())
+    rows = np.concatenate([window.rows(), window.unplaced])
+    every = np.repeat(packed, assembly.count[:decided])
+    return _Seen(
+        window.starts,
+        _streams(window, streams),
+        window.events.datagram[rows],
+        np.concatenate([every, np.zeros(len(window.unplaced), np.bool_)]),
+    )
+
+
+def _streams(window: Window, streams: Sequence[Stream]) -> tuple[int, ...]:
+    """Of those of a window, in the order of its starts."""
+    first = window.stream
+    others = [
+        one.id for one in streams if one.namespace == first.namespace and one.kind != first.kind
+    ]
+    return (first.id, *others)[: len(window.starts)]
+
+
+def _mark(seen: _Seen, following: _Seen | None, datagrams: dict[int, _Datagrams]) -> None:
+    """Note the datagrams of a window, once it is known how many chunks it has."""
+    first = 0
+    for at, (stream, start) in enumerate(zip(seen.streams, seen.starts, strict=True)):
+        of = datagrams[stream]
+        numbers = of.read(start, None if following is None else following.starts[at])
+        here = (seen.datagram >= first) & (seen.datagram < first + len(numbers))
+        mine = numbers[seen.datagram[here] - first]
+        of.of_packets[mine] = True
+        of.packed[mine[seen.packed[here]]] = True
+        first += len(numbers)
+
+
+class Picked:
+    """A recording in the place of another one, which is read as this is; see `picked`.
+
+    ``kept``: which datagrams of a stream. ``gone_ns``: when packets were dropped that are not packed.
+    """
+
+    def __init__(
+        self, source: Recording, choice: Choice, kept: dict[int, Mask], gone_ns: set[int]
+    ) -> None:
+        self._source = source
+        self._choice = choice
+        self._kept = kept
+        self._gone_ns = gone_ns
+
+    @property
+    def events(self) -> int:
+        """How many events of packets are left out."""
+        return sum(int((~one).sum()) for one in self._kept.values())
+
+    @property
+    def facts(self) -> Facts:
+        """The recording itself."""
+        return self._source.facts
+
+    @property
+    def namespaces(self) -> Sequence[Namespace]:
+        """All namespaces."""
+        return self._source.namespaces
+
+    @property
+    def streams(self) -> Sequence[Stream]:
+        """All streams; those of events say what was left out of them."""
+        left = self._choice.packets - int(self._choice.numbers.sum())
+        found = []
+        for one in self._source.streams:
+            detail = dict(one.detail)
+            if one.id in self._kept:
+                detail[LEFT_OUT] = {"packets": left, "events": int((~self._kept[one.id]).sum())}
+                left = 0
+            found.append(replace(one, detail=detail))
+        return found
+
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """All losses."""
+        return self._source.losses
+
+    def snapshots(self, *kinds: str) -> Iterable[Snapshot]:
+        """All snapshots."""
+        return self._source.snapshots(*kinds)
+
+    def newest_snapshot(self) -> int:
+        """See `rows.Recording`."""
+        return self._source.newest_snapshot()
+
+    def chunks(self, stream: int | None = None, after: int = 0) -> Iterator[Chunk]:
+        """The chunks (of a stream) with what is packed of them; from the first one on."""
+        kinds = {one.id: one.kind for one in self._source.streams}
+        seen = dict.fromkeys(self._kept, 0)
+        for chunk in self._source.chunks(stream):
+            mask = self._mask(chunk, kinds[chunk.stream], seen)
+            if chunk.id > after and (mask is None or mask.any()):
+                yield chunk if mask is None or mask.all() else _part(chunk, mask)
+
+    def _mask(self, chunk: Chunk, kind: str, seen: dict[int, int]) -> Mask | None:
+        """Which datagrams of a chunk are packed; None: all."""
+        if chunk.stream in self._kept:
+            first = seen[chunk.stream]
+            seen[chunk.stream] += len(chunk.lengths)
+            return self._kept[chunk.stream][first : first + len(chunk.lengths)]
+        if kind == _DROPS and self._gone_ns:
+            return np.array(
+                [
+                    int.from_bytes(one[:_TIME], "little") not in self._gone_ns
+                    for _, one in chunk.datagrams()
+                ]
+            )
+        return None
+
+
+def _part(chunk: Chunk, mask: Mask) -> Chunk:
+    """Some datagrams of a chunk."""
+    ends = np.cumsum(chunk.lengths, dtype=np.int64)
+    spans = zip((ends - chunk.lengths)[mask].tolist(), ends[mask].tolist(), strict=True)
+    notes = chunk.notes
+    if notes is not None:
+        notes = Notes(notes.sent_ns[mask], notes.cpu[mask])
+    return Chunk(
+        chunk.id,
+        chunk.stream,
+        chunk.received_ns[mask],
+        chunk.lengths[mask],
+        b"".join(chunk.data[one:other] for one, other in spans),
+        notes,
+    )
