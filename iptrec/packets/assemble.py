@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from iptrec.packets import rewritten, userspace
+from iptrec.packets.dealt_alike import Dealer, Keys
 from iptrec.packets.fragments import put_together, reassemble
 from iptrec.packets.identity import MIX, ODD
-from iptrec.packets.interleaved import deal
 from iptrec.packets.ruleset_choice import settle
 from iptrec.packets.runs import by_keys
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from iptrec.decode.events import TraceEvents
     from iptrec.names import I32, I64, Mask
     from iptrec.packets.copies import Logged
-    from iptrec.packets.in_flight import Packet
     from iptrec.packets.outcome import Outcome
     from iptrec.packets.userspace import Spans
     from iptrec.packets.walk import Walker
@@ -127,20 +126,14 @@ def assemble(
 
     clear = ~doubtful
     event_clear = np.repeat(clear, count)
-    changing = resolved.last > resolved.first
-    dealt: list[Packet] = []
-    for start, stop in _runs(doubtful, group):
-        span = slice(first[start], first[stop - 1] + count[stop - 1])
-        span_rows, span_path = rows[span].tolist(), path[span].tolist()
-        dealt += deal(events, stamp, changing, logged, span_rows, span_path, walker)
-
-    found = np.array([options.number(packet.outcomes(walker)) for packet in dealt], np.int64)
+    dealer = Dealer(events, stamp, resolved.last > resolved.first, logged, walker, options.number)
+    dealt = dealer.deal(
+        Keys(rows[~event_clear], path[~event_clear], _sizes(count, doubtful, group))
+    )
     spans = in_order(
-        rows=np.concatenate(
-            [rows[event_clear], np.array([row for p in dealt for row in p.rows], np.int64)]
-        ),
-        count=np.concatenate([count[clear], np.array([len(p.rows) for p in dealt], np.int64)]),
-        option=np.concatenate([option[clear], found]),
+        rows=np.concatenate([rows[event_clear], dealt.rows]),
+        count=np.concatenate([count[clear], dealt.counts]),
+        option=np.concatenate([option[clear], dealt.option]),
     )
     starts = np.array([one.starts for one in resolver.places])
     spans = userspace.rejoin(events, place, spans, options.seen, walker, starts)
@@ -149,17 +142,10 @@ def assemble(
     outcome, outcomes, possible = settle(events, resolved, resolver, *spans, list(options.seen))
     rows, first, count, _ = spans
     fates = reassemble(events, rows[first], outcome, outcomes)
-    copy_of = _copied_from(dealt, len(events))[rows[first]]
+    copied_from = np.full(len(events), -1)
+    copied_from[dealt.copies] = dealt.origins
+    copy_of = copied_from[rows[first]]
     return Assembly(rows, first, count, *fates, possible, copy_of, ours)
-
-
-def _copied_from(packets: list[Packet], events: int) -> I64:
-    """For a copy's first event the first one of what it was copied from, else -1; shape (events,)."""
-    found = np.full(events, -1)
-    for packet in packets:
-        if packet.copy_of is not None:
-            found[packet.rows[0]] = packet.copy_of.rows[0]
-    return found
 
 
 def _without_ours(
@@ -329,15 +315,10 @@ def _out_of_bridge(group: I64, begun: npt.NDArray[np.int32], resolver: Resolver)
     return copies
 
 
-def _runs(doubtful: Mask, group: I64) -> list[tuple[int, int]]:
-    """The doubtful candidates as (start, stop), one pair a key."""
-    chosen = np.flatnonzero(doubtful)
-    if len(chosen) == 0:
-        return []
-    edges = np.flatnonzero(np.diff(group[chosen])) + 1
-    starts = chosen[np.concatenate([[0], edges])]
-    stops = chosen[np.concatenate([edges - 1, [len(chosen) - 1]])] + 1
-    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+def _sizes(count: I64, doubtful: Mask, group: I64) -> I64:
+    """How many events each key with doubtful candidates has: all of a key's are doubtful, or none."""
+    sizes = np.bincount(group, count * doubtful).astype(np.int64)
+    return sizes[sizes > 0]
 
 
 def in_order(*, rows: I64, count: I64, option: I64) -> tuple[I64, I64, I64, I64]:
