@@ -295,14 +295,19 @@ def _in_one_buffer(
 ) -> Mask:
     """The same for candidates that begin at the hook where the one before ended, with the kernel's id of it.
 
-    While rules change, chains before those that trace come and go, and so does which of them is the first.
+    While rules change, chains before those that trace come and go, and so does which of them is the first; a
+    chain that moves may be at either hook.
     """
     begun = first[1:]
     same = (trace[begun] == trace[begun - 1]) & (trace[begun] >= 0) & (group[1:] == group[:-1])
     if not same.any():  # as always in legacy iptables
         return np.zeros(len(first), np.bool_)
-    hooks = np.array([place.hook for place in resolver.places])
-    same &= hooks[path[begun]] == hooks[path[begun - 1]]
+    hooks = np.zeros(len(resolver.places), np.int64)
+    for at, choices in enumerate(resolver.choices):
+        hooks[at] = np.bitwise_or.reduce(
+            [1 << min(resolver.places[one].hook, 62) for one in choices]
+        )
+    same &= (hooks[path[begun]] & hooks[path[begun - 1]]) != 0
     torn: Mask = (np.bincount(group, np.append([False], same)) > 0)[group]
     return torn
 

@@ -128,8 +128,10 @@ class Walker:
     def may_come_behind(self, walk: Walk, place: int) -> bool:
         """Whether a packet has passed chains before those of a place where traces begin, and nothing else."""
         there = self.pass_(place)
-        passed = [self.pass_(one) for one in walk.branches[0].path]
-        return all(one.hook == there.hook and one != there for one in passed)
+        return any(
+            all(one.hook == there.hook and one != there for one in map(self.pass_, branch.path))
+            for branch in walk.branches
+        )
 
     def changes(self, place: int) -> bool:
         """Whether a place is in a table that changed while it was recorded."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import recorder
 import sides
+from command import IPTREC
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
@@ -82,6 +83,23 @@ table inet beside {{
 }}
 """
 _PRIORITIES = (-10, 0, 20), (-5, 5, 10, -200)
+# Chains before those that trace, and beside them, which keep their names at other hooks.
+EARLY = f"""\
+table inet early {{}}
+delete table inet early
+table inet early {{
+    {_BASE.replace("judged", "one").format("HOOK").replace("priority filter", "priority PRIORITY")}
+    chain two {{ type filter hook NEXT priority OTHER; udp dport 5000 counter; }}
+    chain refused {{ drop; }}
+}}
+"""
+_HOOKS = (
+    ("prerouting", -400),
+    ("forward", -300),
+    ("prerouting", -310),
+    ("postrouting", -300),
+    ("prerouting", -300),
+)
 _RESTORE = """\
 *filter
 :INPUT ACCEPT [0:0]
@@ -147,6 +165,14 @@ def moved(number):
     return text
 
 
+def early(number):
+    """Two chains, each at another hook and priority each time."""
+    text = EARLY.replace("RULES", rules(number))
+    (hook, priority), (after, other) = (_HOOKS[(number + at) % len(_HOOKS)] for at in (0, 2))
+    text = text.replace("HOOK", hook).replace("NEXT", after)
+    return text.replace("PRIORITY", str(priority)).replace("OTHER", str(other))
+
+
 def static(rules=""):
     """All tables of the native rulesets."""
     chains = _CHAINS.replace("RULES", rules)
@@ -170,12 +196,20 @@ def router(lab):
     lab.settle()
 
 
-def run(lab, path, change, *, count, every_s, backend="nft"):
+def run(lab, path, change, *, count, every_s, backend="nft", before=IPTREC):
     """Record ``count`` packets while ``change(number)`` changes the rules again and again."""
     router(lab)
     change(0)
     child = recorder.start(
-        lab, "udp and src 10.0.1.2", "--backend", backend, "--force", "-o", path, notes=True
+        lab,
+        "udp and src 10.0.1.2",
+        "--backend",
+        backend,
+        "--force",
+        "-o",
+        path,
+        notes=True,
+        before=before,
     )
     command = [sys.executable, "-c", SENDER, str(FIRST), str(count), str(RATE)]
     sender = lab.popen(command, "a")
