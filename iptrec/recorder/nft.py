@@ -163,10 +163,9 @@ class NftBackend:
 
     def baseline(self, evidence: Evidence) -> None:
         """The ruleset as it is now; the changes up to here are our own."""
-        parts = self.watch.baseline()
-        now = time.time_ns()
-        for part in parts:
-            evidence.snapshot(part.kind, part.source, part.content, time_ns=now)
+        state = self.watch.baseline()
+        for part in state.parts:
+            evidence.snapshot(part.kind, part.source, part.content, time_ns=state.time_ns)
         evidence.streams.take_sides()
         self._clock.forget()
         if self._setting.options.flush:

@@ -167,7 +167,7 @@ def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     monkeypatch.setattr(listing, "ruleset", lambda **_: parts)
     found = Queue()
     watch = NftWatch(found.put)
-    assert watch.baseline() == parts
+    assert watch.baseline().parts == parts
     assert "nft's text alone" in str(found.get_nowait())
     watch.start()
     changes.tell()

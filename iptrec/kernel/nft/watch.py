@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 from iptrec.errors import HostError, IptrecError
 from iptrec.kernel import netlink
 from iptrec.kernel.deadline import Deadline
-from iptrec.kernel.nft import listing, retold, transactions
+from iptrec.kernel.nft import at_once, listing, retold, transactions
 from iptrec.kernel.nft.nftrace import ChangeSocket
 from iptrec.kernel.watch import Together, WatchThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from iptrec.kernel.nft.at_once import AtOnce
     from iptrec.kernel.nft.keeper import NftKeeper
     from iptrec.kernel.nft.listing import Part
     from iptrec.kernel.nft.missed import Gone, Missed
@@ -99,13 +100,28 @@ class NftWatch:
         locks = [self._thread.working]
         return Together(*locks if self._keeper is None else (*locks, self._keeper.working))
 
-    def baseline(self) -> list[Part]:
+    def baseline(self) -> NftState:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
+        told = None
+        self._until = time.time_ns()
         if self._missed is not None:
             self._missed.begin()
-        self._until = time.time_ns()
-        return self._checked(listing.ruleset(counters=True, failed=self._found))
+            told = self._at_once()
+        seen = time.time_ns()
+        parts = listing.ruleset(
+            counters=True, failed=self._found, tries=transactions.TRIES if told is None else 1
+        )
+        if told is None or self._missed is None or listing.of_one_moment(parts):
+            now = time.time_ns()
+            return NftState(now, now, self._checked(parts))
+        self._missing += self._missed.there(told.messages)
+        return NftState(seen, seen, told.parts)
+
+    def _at_once(self) -> AtOnce | None:
+        with contextlib.suppress(HostError):
+            return at_once.ruleset()
+        return None
 
     def start(self) -> None:
         """Begin to watch."""
