@@ -149,6 +149,12 @@ def message(kind: int, flags: int, body: bytes, *, sequence: int = 0) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
+def whole(told: Message) -> bytes:
+    """A message as it came, and what aligns the next one."""
+    found = message(told.kind, told.flags, told.body)
+    return found + bytes(-len(found) % 4)
+
+
 def netfilter_body(
     family: int, attributes: Iterable[tuple[int, bytes]] = (), *, resource: int = 0
 ) -> bytes:

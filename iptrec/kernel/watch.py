@@ -16,11 +16,42 @@ if TYPE_CHECKING:
     from iptrec.names import Family
 
 
+class Working(Protocol):
+    """A lock, or several as one."""
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take it, unless somebody has it and it is not to block."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class Together:
+    """Several locks as one."""
+
+    def __init__(self, *locks: threading.Lock) -> None:
+        self._locks = locks
+
+    def acquire(self, *, blocking: bool = True) -> bool:
+        """Take all of them, or none."""
+        for number, one in enumerate(self._locks):
+            if not one.acquire(blocking=blocking):
+                for taken in self._locks[:number]:
+                    taken.release()
+                return False
+        return True
+
+    def release(self) -> None:
+        """Give them back."""
+        for one in self._locks:
+            one.release()
+
+
 class Watch(Protocol):
     """Looks, in a thread of its own, at what may change while packets are traced."""
 
     @property
-    def working(self) -> threading.Lock:
+    def working(self) -> Working:
         """Held except while it waits: whoever holds it may fork."""
 
     def start(self) -> None:

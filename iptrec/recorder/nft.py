@@ -14,6 +14,7 @@ from iptrec.kernel import arrivals, iptables
 from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.nft import bases, counters, nftrace, raw, retold
 from iptrec.kernel.nft import table as nft_table
+from iptrec.kernel.nft.keeper import NftKeeper
 from iptrec.kernel.nft.late import none_yet
 from iptrec.kernel.nft.listing import iptables_speaks
 from iptrec.kernel.nft.missed import Missed
@@ -112,9 +113,15 @@ class NftBackend:
         self._later = [arrivals.named(*one) for one in _behind(known, self._setting.comment)]
         # What a ring has let go of by then is not to be referred to.
         missed = Missed(again=bool(self._setting.options.ring))
-        self.watch = NftWatch(
-            self._rules, self._found, self._setting.guardian, self._own, last, missed
+        keeper = NftKeeper(
+            self._setting.comment,
+            self._rules,
+            self._found,
+            self._setting.guardian,
+            self._own,
+            last,
         )
+        self.watch = NftWatch(self._found, missed, keeper)
         undo.callback(self.watch.stop)
 
     def _insert_late(self, known: Sequence[Base], undo: Undo) -> Late:
@@ -156,10 +163,9 @@ class NftBackend:
 
     def baseline(self, evidence: Evidence) -> None:
         """The ruleset as it is now; the changes up to here are our own."""
-        parts = self.watch.baseline()
-        now = time.time_ns()
-        for part in parts:
-            evidence.snapshot(part.kind, part.source, part.content, time_ns=now)
+        state = self.watch.baseline()
+        for part in state.parts:
+            evidence.snapshot(part.kind, part.source, part.content, time_ns=state.time_ns)
         evidence.streams.take_sides()
         self._clock.forget()
         if self._setting.options.flush:

@@ -90,7 +90,12 @@ SNAPSHOTS: Final = {
             "nft-generations",
             "the first and the last number of rulesets while it was listed, where it changed meanwhile",
         ),
-        SnapshotKind("nft", "nft -a -j list ruleset; the last one of its moment", "json"),
+        SnapshotKind(
+            "nft",
+            "nft -a -j list ruleset; where it changes all the time in the beginning, what the kernel tells,"
+            " without the rules' texts; the last one of its moment",
+            "json",
+        ),
         SnapshotKind("nft-unknown", "the ruleset changed to what was gone before it was read"),
         SnapshotKind(
             "nft-missed",

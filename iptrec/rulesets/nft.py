@@ -18,7 +18,7 @@ from iptrec.decode.rulesets import iptables_save, nft_json, nft_unprinted
 from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
-from iptrec.rulesets import nft_missed, nft_places
+from iptrec.rulesets import nft_missed, nft_places, nft_told
 from iptrec.rulesets.nft_spans import Look
 from iptrec.rulesets.nft_states import States
 from iptrec.rulesets.places import NO_HOOK, Locations, Pass
@@ -137,7 +137,15 @@ def followed(snapshots: Iterable[Snapshot], changes: Changes) -> Iterator[Follow
 def _states(snapshots: Iterable[Snapshot], changes: Changes | None) -> States:
     missed: list[bytes] = []
     looks = _looks(_without(nft_missed.KIND, snapshots, missed))
-    return States(looks, changes, nft_missed.contents(missed))
+    contents = nft_missed.contents(missed)
+    looks = [_with_texts(one, contents) if one.told else one for one in looks]
+    return States(looks, changes, contents)
+
+
+def _with_texts(look: Look, contents: nft_missed.Contents) -> Look:
+    if look.listing is None:
+        return look
+    return look._replace(listing=nft_told.with_texts(look.listing, look.told, contents))
 
 
 def _without(kind: str, snapshots: Iterable[Snapshot], found: list[bytes]) -> Iterator[Snapshot]:
@@ -157,9 +165,14 @@ def printed(recording: Recording, kind: str, time_ns: int | None, namespace: int
         if one.namespace != namespace:
             continue
         if first or time_ns is None or one.time_ns <= time_ns:
-            found = one.content if one.kind == kind else None
+            found = one.content if one.kind == kind and not by_kernel(one) else None
         first = False
     return found
+
+
+def by_kernel(snapshot: Snapshot) -> bool:
+    """Whether a listing is what the kernel told, without texts and sets, as nft could not list it in time."""
+    return snapshot.source.startswith("NFT_MSG_")
 
 
 def _as_one(states: list[State]) -> list[State]:
@@ -257,7 +270,9 @@ def _all_looks(snapshots: Iterable[Snapshot]) -> Iterator[Look]:
             after = one.time_ns if one.after_ns is None else one.after_ns
             since, _, number = parts.get(GENERATIONS, b"").partition(b" ")
             numbers = _number(parts.get(GENERATION, number)), _number(since)
-            yield Look(listing, after, one.time_ns, *numbers)
+            untold = listing is not None and nft_told.is_told(listing)
+            told = nft_told.read(parts.get(TOLD, b"")) if untold else {}
+            yield Look(listing, after, one.time_ns, *numbers, told=told)
 
 
 def _number(text: bytes) -> int | None:

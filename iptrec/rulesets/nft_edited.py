@@ -150,7 +150,8 @@ def _listed(listing: Listing, name: TableName, words: Words) -> Iterator[tuple[_
     if (table := listing.handles.get(name)) is not None:
         chains = {one.name: one.handle for one in listing.chains[name].values()}
         for handle, rule in words.rules(listing, name):
-            yield (table, handle), Said(rule, chains)
+            if rule.listed:
+                yield (table, handle), Said(rule, chains)
 
 
 def _contents(name: TableName, spans: Iterable[Span]) -> Iterator[tuple[_Version, object, Names]]:

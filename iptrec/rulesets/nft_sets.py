@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from iptrec.decode import nft_elements
 from iptrec.decode.generations import BEFORE_ALL, LAST_OF_ALL
 from iptrec.decode.rulesets import nft_sets
-from iptrec.rulesets.nft import GENERATIONS, LISTING, UNKNOWN, table_name
+from iptrec.rulesets.nft import GENERATIONS, LISTING, UNKNOWN, by_kernel, table_name
 from iptrec.rulesets.nft_members import CannotFollowError, Commit, History, Replayed
 from iptrec.rulesets.timeline import ANY_TIME, EVER, FROM_THE_FIRST
 
@@ -126,7 +126,8 @@ class NftSets:
             if span is not None and one.time_ns < (span[1].end_ns or EVER):
                 continue  # one of those that were told
             number = len(self._lists)
-            content = one.content if one.kind == LISTING and one.time_ns != torn_ns else None
+            whole = one.kind == LISTING and one.time_ns != torn_ns and not by_kernel(one)
+            content = one.content if whole else None
             self._lists.append(_Listed(one.time_ns, content))
             if span is not None:
                 self._follow(_Span(span[0], number, span[1]))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from iptrec.decode.rulesets.types import TableName
     from iptrec.rulesets.changes import Changes
     from iptrec.rulesets.nft_replay import Table
+    from iptrec.rulesets.nft_told import Told
 
 
 _BEFORE: Final = -1  # the number of what came before all listings
@@ -31,7 +32,7 @@ class Look(NamedTuple):
 
     ``generation``: the number of the ruleset that is listed, None where it was not recorded. ``since``: that of
     the one when listing began, where it changed meanwhile. ``torn``: the tables that changed then: not listed,
-    but with what they came to be, as far as that is known.
+    but with what they came to be, as far as that is known. ``told``: what rules without texts are made of.
     """
 
     listing: Listing | None
@@ -40,6 +41,7 @@ class Look(NamedTuple):
     generation: int | None = None
     since: int | None = None
     torn: Mapping[TableName, Table] = MappingProxyType({})
+    told: Told = MappingProxyType({})
 
     def of_one_moment(self, commits: Mapping[int, Commit]) -> Look:
         """It with the tables alone that did not change while they were listed."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from iptrec.kernel import netlink, sysctls
-from iptrec.kernel.nft.bases import Base, may_change
+from iptrec.kernel import sysctls
+from iptrec.kernel.nft.bases import Base
 from iptrec.kernel.nft.late import Late, none_yet
 from iptrec.names import HOOKS
 
@@ -67,33 +67,21 @@ def test_each_family_by_itself_and_what_is_there_stays():
     assert one.hooks == {"ipv4": (), "ipv6": ("input",)}
     both = one.beside([base("postrouting"), base("input", family="ip6")])
     assert both.hooks == {"ipv4": ("input",), "ipv6": ("input",)}
-    assert none_yet(COMMENT, ["ipv4"]).beside([base("input"), base("forward")]).text() == ""
+    assert none_yet(COMMENT, ["ipv4"]).beside([base("input"), base("forward")]).requests == []
 
 
-def test_in_place():
-    """All of them, in our own tables alone."""
+def test_which_are_missing():
+    """Those that our own tables do not have."""
     late = Late(COMMENT, {"ipv4": ("input", "postrouting"), "ipv6": ("input",)})
-    assert late.text().count("priority 2147483647; policy accept;") == 3
     ours = [
         Base(family, f"iptrec-{UUID}", "c", HOOKS.index(hook), 2**31 - 1)
         for family, hook in (("ip", "INPUT"), ("ip", "POSTROUTING"), ("ip6", "INPUT"))
     ]
-    assert late.in_place([base("input"), *ours])
-    for one in ours:
-        assert not late.in_place({*ours} - {one} | {one._replace(table="fw")})
-    assert none_yet(COMMENT, ["ipv4"]).in_place([])
+    assert not late.missing([base("input"), *ours]).needed
+    assert late.missing([]) == late
+    missing = late.missing([ours[0], ours[1]._replace(table="fw"), ours[2]])
+    assert missing.hooks == {"ipv4": ("postrouting",), "ipv6": ()}
+    assert {one.holder for one in missing.requests} == {"ipv4"}
+    assert not none_yet(COMMENT, ["ipv4"]).missing([]).needed
     # Whose it is matters: another recorder's go with it.
     assert none_yet("iptrec:x", ["ipv4"]).beside(ours).hooks["ipv4"][0] == "input"
-
-
-@pytest.mark.parametrize(
-    ("kind", "hook", "changes"),
-    [
-        (0x0A00, False, True), (0x0A02, False, True),  # tables
-        (0x0A03, False, False), (0x0A03, True, True), (0x0A05, False, True),  # chains
-        (0x0A06, True, False), (0x0A0F, False, False),  # rules, generations
-    ],
-)  # fmt: skip
-def test_which_messages_may_change_what_is_needed(kind, hook, changes):
-    body = netlink.packed([(1, b"fw\0"), (3, b"c\0"), *([(4, b"")] if hook else [])])
-    assert may_change(kind, body) == changes

@@ -68,18 +68,6 @@ def test_at_ingress_are_the_devices_that_are_there():
     assert 'hook ingress devices = { "lo" } priority' in own(LO).text()
 
 
-def test_in_place():
-    """All of our rules, copies included, in our tables alone."""
-    made = own(IP, LO, interfaces=("a", "b"), frames=True)
-    rule = f'  meta nftrace set 1 comment "{COMMENT}"\n'
-    text = made.text() + "table ip raw {\n" + rule * 99 + "}\n"
-    assert not made.in_place(text.encode())
-    head = f"table inet iptrec-{UUID} {{\n"
-    wanted = 2 * 2 * 2  # copies; chains, families, interfaces
-    assert made.in_place(text.replace(head, head + rule * wanted).encode())
-    assert not made.in_place(text.replace(head, head + rule * (wanted - 1)).encode())
-
-
 def test_frames_that_no_chain_of_ip_sees():
     """Those of every interface that is recorded; of those that are sent, IP as well: packet sockets'."""
     text = own(*BRIDGES, interfaces=("a", "b"), frames=True).text()

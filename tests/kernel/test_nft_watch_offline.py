@@ -68,7 +68,7 @@ def test_a_change_that_could_not_be_listed_is_listed_later(changes, monkeypatch,
 
     monkeypatch.setattr(listing, "ruleset", ruleset)
     found = Queue()
-    watch = NftWatch({}, found.put, None)
+    watch = NftWatch(found.put)
     watch.start()
     began = watch._until
     changes.tell()
@@ -97,7 +97,7 @@ def test_what_cannot_be_listed_in_the_end_is_unknown(changes, monkeypatch, fails
     monkeypatch.setattr(listing, "ruleset", ruleset)
     monkeypatch.setattr(retold, "told", counted)
     found = Queue()
-    watch = NftWatch({}, found.put, None, missed=Missing())
+    watch = NftWatch(found.put, missed=Missing())
     changes.tell()
     os.write(watch._thread._stopping, b"x")
     watch._thread._run()
@@ -115,7 +115,7 @@ def test_a_ruleset_that_did_not_change_is_not_listed_in_the_end(monkeypatch):
     """Nobody waits for what is known."""
     monkeypatch.setattr(listing, "ruleset", lambda **_: pytest.fail("listed"))
     found = Queue()
-    watch = NftWatch({}, found.put, None)
+    watch = NftWatch(found.put)
     watch.start()
     watch.stop()
     watch.conclude()
@@ -140,7 +140,7 @@ def test_who_stops_it_does_not_wait_for_programs(changes, monkeypatch, what):
     monkeypatch.setattr(listing, "ruleset", ruleset)
     monkeypatch.setattr(retold, "told", lambda _, *, until: runs(until))
     found = Queue()
-    watch = NftWatch({}, found.put, None, missed=Missing())
+    watch = NftWatch(found.put, missed=Missing())
     watch.start()
     changes.tell()
     assert begun.wait(10)
@@ -166,8 +166,8 @@ def test_a_listing_that_breaks_off_is_told(changes, monkeypatch):
     parts = [GENERATION, text, listing.Part("nft", "nft", b'{"flags": \n')]
     monkeypatch.setattr(listing, "ruleset", lambda **_: parts)
     found = Queue()
-    watch = NftWatch({}, found.put, None)
-    assert watch.baseline() == parts
+    watch = NftWatch(found.put)
+    assert watch.baseline().parts == parts
     assert "nft's text alone" in str(found.get_nowait())
     watch.start()
     changes.tell()
@@ -189,7 +189,7 @@ def test_what_changed_under_every_listing_is_listed_later(changes, monkeypatch):
 
     monkeypatch.setattr(listing, "ruleset", ruleset)
     found = Queue()
-    watch = NftWatch({}, found.put, None)
+    watch = NftWatch(found.put)
     changes.tell()
     watch.look()
     watch.look()
@@ -229,7 +229,7 @@ def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
     monkeypatch.setattr(listing, "ruleset", lambda **_: [])
     monkeypatch.setattr(retold, "told", lambda *_, **__: given(answers.pop(0)))
     found = Queue()
-    watch = NftWatch({}, found.put, None, missed=Missing())
+    watch = NftWatch(found.put, missed=Missing())
     for _ in range(4):
         changes.tell()
         watch.look()
@@ -251,7 +251,7 @@ def test_what_was_listed_while_it_changed(changes, monkeypatch, again):
     monkeypatch.setattr(retold, "told", lambda *_, **__: b"")
     missing, found = Missing(), Queue()
     missing.again = again
-    watch = NftWatch({}, found.put, None, missed=missing)
+    watch = NftWatch(found.put, missed=missing)
     changes.tell()
     watch.look()
     watch.stop()

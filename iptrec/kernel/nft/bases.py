@@ -11,20 +11,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.kernel.netlink import attributes
 from iptrec.kernel.nft import transactions
+from iptrec.kernel.nft.rule import number
 from iptrec.names import HOOKS, NFT_FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_TABLE, _NAME, _HOOK, _TYPE = 1, 3, 4, 7  # NFTA_CHAIN_
+_TABLE, _HANDLE, _NAME, _HOOK, _TYPE = 1, 2, 3, 4, 7  # NFTA_CHAIN_
 _TABLE_NAME, _TABLE_FLAGS, _TABLE_HANDLE = 1, 2, 4  # NFTA_TABLE_
 _DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
-# Of a chain that goes the kernel does not tell whether it had a hook.
-_RELEVANT: Final = (
-    transactions.NEW_TABLE,
-    transactions.DELETE_TABLE,
-    transactions.DELETE_CHAIN,
-)
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE, _HOOK_DEVICES = 1, 2, 3, 4  # NFTA_HOOK_
 _INGRESS: Final = {"netdev": 0, "inet": 5}  # NF_NETDEV_INGRESS, NF_INET_INGRESS
 _FIRST: Final = frozenset(HOOKS.index(one) for one in ("PREROUTING", "OUTPUT"))
@@ -80,37 +75,46 @@ def others(known: Iterable[Base]) -> list[Base]:
 def tables(families: Iterable[str] = tuple(NFT_FAMILIES)) -> list[Table]:
     """All tables that there are. Raises `HostError` where nf_tables cannot be asked."""
     return [
-        Table(
-            family,
-            text(one[_TABLE_NAME]),
-            int.from_bytes(one.get(_TABLE_HANDLE, b""), "big"),
-            bool(int.from_bytes(one.get(_TABLE_FLAGS, b""), "big") & _DORMANT),
-        )
+        table(family, one)
         for family in families
         for one in transactions.dumped(transactions.GET_TABLE, NFT_FAMILIES[family], []) or ()
     ]
 
 
+def table(family: str, told: dict[int, bytes]) -> Table:
+    """A table of which the kernel tells."""
+    return Table(
+        family,
+        text(told[_TABLE_NAME]),
+        number(told.get(_TABLE_HANDLE, b"")),
+        bool(number(told.get(_TABLE_FLAGS, b"")) & _DORMANT),
+    )
+
+
 def every() -> list[Base]:
     """All that packets meet. Raises `HostError` where nf_tables cannot be asked."""
+    dormant = {(one.family, one.name) for one in tables() if one.dormant}
+    return [one for _, one in with_handles() if (one.family, one.table) not in dormant]
+
+
+def with_handles() -> list[tuple[int, Base]]:
+    """All of them and their handles, whether packets meet them or not. Raises `HostError`."""
     return [
-        found
-        for family, number in NFT_FAMILIES.items()
-        for dormant in [{one.name for one in tables([family]) if one.dormant}]
-        for chain in transactions.dumped(transactions.GET_CHAIN, number, []) or ()
-        if (found := read(family, chain)) is not None and found.table not in dormant
+        (handle(chain), found)
+        for family, number_ in NFT_FAMILIES.items()
+        for chain in transactions.dumped(transactions.GET_CHAIN, number_, []) or ()
+        if (found := read(family, chain)) is not None
     ]
 
 
-def may_change(kind: int, body: bytes) -> bool:
-    """Whether base chains may have come or gone, or a table slept or woke, by what the kernel tells.
+def handle(chain: dict[int, bytes]) -> int:
+    """That of a chain of which the kernel tells."""
+    return number(chain.get(_HANDLE, b""))
 
-    ``kind``: of the message; ``body``: its attributes.
-    """
-    told = kind - transactions.SUBSYSTEM
-    return told in _RELEVANT or (
-        told == transactions.NEW_CHAIN and any(number == _HOOK for number, _ in attributes(body))
-    )
+
+def holder(chain: dict[int, bytes]) -> str:
+    """The table of a chain of which the kernel tells."""
+    return text(chain.get(_TABLE, b""))
 
 
 def passed_before(known: Iterable[Base], priority: int) -> list[Base]:

@@ -28,7 +28,7 @@ from iptrec.kernel.nft.transactions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SET_NAME, ELEMENTS_SET = 2, 2  # NFTA_, the first one of an object as well
 # What the kernel takes of what it gives: not a number, a handle, or what it counts.
@@ -41,7 +41,7 @@ _CHAIN: Final = b"__chain"  # an anonymous one, which nft lists with the rule
 _HEAD: Final = 4  # struct nfgenmsg
 _OF_RULE: Final = (nft_rule.EXPRESSIONS, nft_rule.USERDATA)
 _MOST_WAITING: Final = 20_000  # messages between two listings
-_MOST_TOLD: Final = 5_000  # rules, in all
+MOST_TOLD: Final = 5_000  # rules, in all
 
 _Table = tuple[int, bytes]  # NFPROTO_, and its name
 Attributes = list[tuple[int, bytes]]
@@ -110,6 +110,12 @@ class Missed:
             if len(self._waiting) > _MOST_WAITING:
                 self._waiting.clear()
 
+    def there(self, messages: Iterable[netlink.Message]) -> list[Gone]:
+        """The rules that are there, which nobody could list; behind `begin`."""
+        for one in messages:
+            self._message(one)
+        return self.untold()
+
     def listed(self) -> None:
         """The ruleset was listed as all that was taken has made it."""
         if self._commits <= 1 and not self._fresh:  # nothing can have come and gone
@@ -154,7 +160,7 @@ class Missed:
         elif kind == NEW_ELEMENTS:
             if (some := self._sets.get((table, found.get(ELEMENTS_SET, b"")))) is not None:
                 some.elements.append([*found.items()])
-                some.message += _whole(message)
+                some.message += netlink.whole(message)
         elif kind == NEW_RULE:
             self._came(table, found, message)
         elif (rule := self._fresh.pop((table, found.get(nft_rule.HANDLE, b"")), None)) is not None:
@@ -173,7 +179,7 @@ class Missed:
         if not ANONYMOUS.fullmatch(name):
             self._named[table, kind, name] = attributes
         elif message is not None:
-            self._sets[table, name] = _Set(attributes, _whole(message))
+            self._sets[table, name] = _Set(attributes, netlink.whole(message))
 
     def _came(self, table: _Table, found: dict[int, bytes], message: netlink.Message) -> None:
         """Keep a rule, unless a part of it was not told."""
@@ -188,7 +194,7 @@ class Missed:
             named=list(self._referred(table, expressions)),
             sets=[(one.attributes, one.elements) for one in sets],
             rule=[one for one in found.items() if one[0] in _OF_RULE],
-            messages=b"".join(one.message for one in sets) + _whole(message),
+            messages=b"".join(one.message for one in sets) + netlink.whole(message),
         )
 
     def _referred(self, table: _Table, expressions: bytes) -> Iterator[tuple[int, Attributes]]:
@@ -202,7 +208,7 @@ class Missed:
     def _went(self, gone: Gone) -> None:
         """A rule is gone that no listing had."""
         identity = _identity(gone)
-        if identity not in self._known and len(self._known) + len(self._gone) < _MOST_TOLD:
+        if identity not in self._known and len(self._known) + len(self._gone) < MOST_TOLD:
             self._gone.setdefault(identity, gone)
 
 
@@ -218,9 +224,3 @@ def _of_sets(gone: Gone) -> Iterator[Attributes]:
     for attributes, elements in gone.sets:
         yield attributes
         yield from elements
-
-
-def _whole(message: netlink.Message) -> bytes:
-    """As it came, and what aligns the next one."""
-    told = netlink.message(message.kind, message.flags, message.body)
-    return told + bytes(-len(told) % 4)

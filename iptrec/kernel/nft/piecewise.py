@@ -19,13 +19,14 @@ from iptrec.names import HOOKS, NFT_FAMILIES
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from iptrec.kernel.deadline import Deadline
 
 _CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _POLICY = 1, 2, 3, 5  # NFTA_CHAIN_
 _DROPS: Final = 0  # NF_DROP
 _DEVICE_HOOKS: Final = ("ingress", "egress")
+_ANONYMOUS: Final = "__chain"  # which nft lists with the rule that has it
 _LOST: Final = "its rules are recorded by their numbers, without their texts"
 
 
@@ -47,7 +48,7 @@ def listed(
             found = [_printed([*one, *wanted], until) for one in commands]
         except _UnlistableError as error:
             failed(HostError(f"nft cannot {' '.join(wanted)} ({error}): {_LOST}"))
-            found = [_told(table) if "-j" in one else _text(table) for one in commands]
+            found = [_told(table) if "-j" in one else text(table) for one in commands]
         for pieces, one in zip(printed, found, strict=True):
             pieces.append(one)
     for command, pieces in zip(commands, printed, strict=True):
@@ -87,30 +88,39 @@ def _objects(listing: bytes) -> list[Any]:
         ) from None
 
 
-def _text(table: bases.Table) -> bytes:
+def text(table: bases.Table) -> bytes:
     """Of the flags nft's text alone is believed (`decode.rulesets.nft_json`)."""
     flags = "\tflags dormant\n" if table.dormant else ""
     return f"table {table.family} {table.name} {{\n{flags}}}\n".encode()
 
 
 def _told(table: bases.Table) -> bytes:
-    """A table, its chains and rules as nft's JSON has them; the rules without what they say."""
+    """A table as the kernel tells it."""
     number = NFT_FAMILIES[table.family]
+    chains = transactions.dumped(transactions.GET_CHAIN, number, [])
+    rules = transactions.dumped(transactions.GET_RULE, number, [(nft_rule.TABLE, table.name)])
+    return json.dumps({"nftables": list(objects(table, chains or (), rules or ()))}).encode()
+
+
+def objects(
+    table: bases.Table, chains: Iterable[dict[int, bytes]], rules: Iterable[dict[int, bytes]]
+) -> Iterator[dict[str, Any]]:
+    """A table, its chains and rules as nft's JSON has them; the rules without what they say.
+
+    ``chains``, ``rules``: those of its family.
+    """
     here = {"family": table.family, "table": table.name}
-    found: list[dict[str, Any]] = [
-        {"table": {"family": table.family, "name": table.name, "handle": table.handle}}
-    ]
-    for one in transactions.dumped(transactions.GET_CHAIN, number, []) or ():
-        if bases.text(one[_CHAIN_TABLE]) == table.name:
-            name, handle = bases.text(one[_CHAIN_NAME]), nft_rule.number(one[_CHAIN_HANDLE])
-            chain = here | {"name": name, "handle": handle} | _attached(table, one)
-            found.append({"chain": chain})
-    asked: transactions.Values = [(nft_rule.TABLE, table.name)]
-    for one in transactions.dumped(transactions.GET_RULE, number, asked) or ():
-        if bases.text(one[nft_rule.TABLE]) == table.name:
-            name, handle = bases.text(one[nft_rule.CHAIN]), nft_rule.number(one[nft_rule.HANDLE])
-            found.append({"rule": here | {"chain": name, "handle": handle}})
-    return json.dumps({"nftables": found}).encode()
+    yield {"table": {"family": table.family, "name": table.name, "handle": table.handle}}
+    for one in chains:
+        name = bases.text(one[_CHAIN_NAME])
+        if bases.text(one[_CHAIN_TABLE]) == table.name and not name.startswith(_ANONYMOUS):
+            handle = nft_rule.number(one[_CHAIN_HANDLE])
+            yield {"chain": here | {"name": name, "handle": handle} | _attached(table, one)}
+    for one in rules:
+        name = bases.text(one[nft_rule.CHAIN])
+        if bases.text(one[nft_rule.TABLE]) == table.name and not name.startswith(_ANONYMOUS):
+            handle = nft_rule.number(one[nft_rule.HANDLE])
+            yield {"rule": here | {"chain": name, "handle": handle}}
 
 
 def _attached(table: bases.Table, chain: dict[int, bytes]) -> dict[str, Any]:

@@ -176,6 +176,12 @@ def expressions(told: Iterable[tuple[str, list[tuple[int, bytes]]]]) -> bytes:
     return packed((_ELEMENT, _expression(name, values)) for name, values in told)
 
 
+def commented(comment: str) -> bytes:
+    """The userdata of a rule that has a comment (NFTNL_UDATA_RULE_COMMENT)."""
+    told = comment.encode() + b"\0"
+    return bytes([0, len(told)]) + told
+
+
 def _expression(name: str, values: Iterable[tuple[int, bytes]]) -> bytes:
     """One of them, what `_part` takes apart."""
     return packed([(_NAME, name.encode() + b"\0"), (_DATA, packed(values))])

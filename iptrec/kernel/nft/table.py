@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import struct
 from dataclasses import dataclass, field, replace
@@ -57,7 +56,8 @@ _PRIORITY: Final = -300  # NF_IP_PRI_RAW
 # After NF_IP_PRI_FIRST, where br_netfilter spares IP a frame that it has passed already (ip_sabotage_in).
 _FIRST_PRIORITY: Final = -(2**31) + 1
 # The families of tables that trace, and of those whose chains are passed last (see `late`)
-TRACING, LATE = ("inet", "bridge"), ("ip", "ip6")
+TRACING: Final[tuple[Holder, ...]] = ("inet", "bridge")
+LATE: Final = ("ip", "ip6")
 
 # Of a copy: which of our rules in the raw table, and what a packet's family is told by.
 _COPIED: Final[dict[str, tuple[Holder, str]]] = {
@@ -167,16 +167,6 @@ class Own:
         remove(self.comment, TRACING)
         self.insert()
 
-    def in_place(self, listed: bytes) -> bool:
-        """Whether all rules are there in what nft lists."""
-        ours = re.compile(
-            rb"^table (?:inet|bridge) %s .*?^}" % name(self.comment).encode(),
-            re.DOTALL | re.MULTILINE,
-        )
-        found: list[bytes] = ours.findall(listed)
-        there = sum(one.count(b'comment "%s"' % self.comment.encode()) for one in found)
-        return there >= self._rules
-
     def held(self) -> bool:
         """Whether the kernel holds all of it, as far as it can be asked while the ruleset changes."""
         if not self.needed:
@@ -265,10 +255,9 @@ class Own:
     def _copy_of(self, rule: Rule, holder: Holder, family: Family) -> list[tuple[int, bytes]]:
         """A rule with the condition that its table's family makes."""
         key, values = _IS[holder]
-        told = self.comment.encode() + b"\0"
         copy = rule._replace(
             expressions=_is(key, values[family]) + rule.expressions,
-            userdata=bytes([0, len(told)]) + told,  # NFTNL_UDATA_RULE_COMMENT
+            userdata=nft_rule.commented(self.comment),
         )
         return copy.new(transactions.FAMILIES[family])
 

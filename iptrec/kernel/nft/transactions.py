@@ -5,10 +5,12 @@ include/uapi/linux/netfilter/nf_tables.h; batches as in net/netfilter/nfnetlink.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+import threading
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from iptrec.errors import HostError, strerror
 from iptrec.kernel import netlink
@@ -16,16 +18,15 @@ from iptrec.names import NFT_FAMILIES
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from iptrec.kernel.netlink import Message
-    from iptrec.names import Family
 
 SUBSYSTEM: Final = 10 << 8  # NFNL_SUBSYS_NFTABLES, the upper byte of a message's kind
 NEW_TABLE, GET_TABLE, DELETE_TABLE = 0, 1, 2  # NFT_MSG_
 NEW_CHAIN, GET_CHAIN, DELETE_CHAIN = 3, 4, 5
 NEW_RULE, GET_RULE, DELETE_RULE = 6, 7, 8
-NEW_SET, GET_SET, NEW_ELEMENTS = 9, 10, 12
+NEW_SET, GET_SET, NEW_ELEMENTS, GET_ELEMENTS = 9, 10, 12, 13
 NEW_GENERATION, GET_GENERATION = 15, 16
 NEW_OBJECT, GET_OBJECT = 18, 19
 Holder = Literal["ipv4", "ipv6", "inet", "bridge"]  # of a table
@@ -50,11 +51,15 @@ Values = list[tuple[int, str | bytes]]
 
 
 class Request(NamedTuple):
-    """One message of a batch: NFT_MSG_ and NLM_F_ of it, and its attributes; texts are names."""
+    """One message of a batch: NFT_MSG_ and NLM_F_ of it, and its attributes; texts are names.
+
+    ``holder``: the family of its table, None: that of the batch.
+    """
 
     kind: int
     flags: int
     values: Values
+    holder: Holder | None = None
 
 
 class ChangedError(Exception):
@@ -79,7 +84,7 @@ def generation() -> int:
     raise HostError("nf_tables does not tell the generation of its ruleset; Linux 4.6 does")
 
 
-def there(kind: int, family: Family, names: Values) -> bool:
+def there(kind: int, family: Holder, names: Values) -> bool:
     """Whether an object exists. Raises `HostError`."""
     try:
         _ask(kind, FAMILIES[family], names)
@@ -93,6 +98,12 @@ def dumped(kind: int, family: int, values: Values) -> list[dict[int, bytes]] | N
 
     Raises `HostError` where nf_tables cannot be asked.
     """
+    found = answers(kind, family, values)
+    return None if found is None else [dict(netlink.attributes(one.body[4:])) for one in found]
+
+
+def answers(kind: int, family: int, values: Values) -> list[Message] | None:
+    """The messages of a dump; see `dumped`."""
     request = _message(kind, family, netlink.REQUEST | netlink.DUMP, values)
     for _ in range(TRIES):
         if (found := _dumped(request)) is not None:
@@ -100,20 +111,21 @@ def dumped(kind: int, family: int, values: Values) -> list[dict[int, bytes]] | N
     return None
 
 
-def _dumped(request: bytes) -> list[dict[int, bytes]] | None:
+def _dumped(request: bytes) -> list[Message] | None:
     """The answers to one dump; None where something changed meanwhile."""
-    found: list[dict[int, bytes]] = []
+    found: list[Message] = []
     with _opened() as asking:
         asking.send(request)
         while True:
             for one in netlink.messages(_received(asking)):
                 if one.flags & netlink.INTERRUPTED:
+                    asking.close()  # with the rest of the answer
                     return None
                 if one.kind == netlink.DONE or one.code == errno.ENOENT:  # no such table
                     return found
                 if one.code:
                     raise _refused(one.code)
-                found.append(dict(netlink.attributes(one.body[4:])))
+                found.append(one)
 
 
 def _ask(kind: int, family: int, values: Values | tuple[()] = ()) -> bytes:
@@ -146,10 +158,10 @@ def batch(
     if generation is not None:
         checked.append((_BATCH_GENERATION, struct.pack("!I", generation)))
     text = _end(_BATCH_BEGIN, checked)
-    for number, (kind, flags, values) in enumerate(requests, 1):
+    for number, (kind, flags, values, holder) in enumerate(requests, 1):
         # Answered are the last one, and before it those that are refused.
         asked = flags | netlink.REQUEST | (netlink.ACK if number == len(requests) else 0)
-        text += _message(kind, FAMILIES[family], asked, values, sequence=number)
+        text += _message(kind, FAMILIES[holder or family], asked, values, sequence=number)
     if not dry:
         text += _end(_BATCH_END, ())
     with _opened() as asking:
@@ -179,10 +191,55 @@ def _refused(code: int) -> HostError:
     return HostError(f"nf_tables does not answer: {os.strerror(code)}; it needs root")
 
 
-def _opened() -> socket.socket:
+class Line:
+    """A socket to ask by, again and again: within ``with`` the thread asks by no other one.
+
+    To close one takes until all is cleared away that a commit has left (nft_rcv_nl_event, which waits for RCU).
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        _held.line = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _held.line = None
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[socket.socket]:
+        """It, for one question; another one next time where not all of the answer was taken."""
+        opened, self._socket = self._socket or _new(), None
+        try:
+            yield opened
+        except BaseException:
+            opened.close()
+            raise
+        if opened.fileno() >= 0:
+            self._socket = opened
+
+    def close(self) -> None:
+        """Close it."""
+        if self._socket is not None:
+            self._socket.close()
+
+
+class _Held(threading.local):
+    line: Line | None = None
+
+
+_held: Final = _Held()
+
+
+def _new() -> socket.socket:
     opened = netlink.connected()
     opened.settimeout(_ANSWER_S)
     return opened
+
+
+def _opened() -> contextlib.AbstractContextManager[socket.socket]:
+    return _new() if _held.line is None else _held.line.used()
 
 
 def _sent(asking: socket.socket, text: bytes) -> None:

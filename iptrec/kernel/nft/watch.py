@@ -1,4 +1,4 @@
-"""Watches nf_tables' ruleset while it is recorded: each state that it is in, and that our rules stay in place.
+"""Watches nf_tables' ruleset while it is recorded: each state that it is in. `keeper` keeps our rules in place.
 
 The kernel tells each change (NFNLGRP_NFTABLES); what the ruleset is then is listed a moment later, when it is
 quiet. The watch is a thread of its own, as `legacy.watch` is.
@@ -14,27 +14,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import iptables, netlink
+from iptrec.kernel import netlink
 from iptrec.kernel.deadline import Deadline
-from iptrec.kernel.links import SETTINGS, WaySocket
-from iptrec.kernel.nft import bases, listing, raw, retold, transactions
+from iptrec.kernel.nft import at_once, listing, retold, transactions
 from iptrec.kernel.nft.nftrace import ChangeSocket
-from iptrec.kernel.watch import Hole, WatchThread
+from iptrec.kernel.watch import Together, WatchThread
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
-    from iptrec.kernel.iptables import TraceRule
-    from iptrec.kernel.nft.late import Late
+    from iptrec.kernel.nft.at_once import AtOnce
+    from iptrec.kernel.nft.keeper import NftKeeper
     from iptrec.kernel.nft.listing import Part
     from iptrec.kernel.nft.missed import Gone, Missed
-    from iptrec.kernel.nft.table import Own
-    from iptrec.kernel.undo.guardian import Guardian
-    from iptrec.names import Family
+    from iptrec.kernel.watch import Working
 
 _NEW_GENERATION: Final = transactions.SUBSYSTEM | transactions.NEW_GENERATION
-_HEAD: Final = 4  # struct nfgenmsg
 _POLL_MS: Final = 500  # the kernel tells at once; who receives events knows the moment better
 _QUIET_MS: Final = 20  # a script makes many changes in a row
 _TRIES: Final = 5
@@ -69,40 +64,30 @@ class Retold:
 class NftWatch:
     """Started by `start`, ended by `stop`; `conclude` takes a last look.
 
-    ``rules``: ours, to be put back where they are gone. ``found`` is called for each `NftState`, `Retold` and
-    `Hole`, and for an `IptrecError` where looking fails: in the watch's own thread. ``working`` is held but
-    while it waits. ``own``, ``late``: the tables of our own, if there may be any. ``missed``: finds rules that
-    come and go between two listings.
+    ``found`` is called for each `NftState` and `Retold`, and for an `IptrecError` where looking fails: in the
+    watch's own thread. ``missed``: finds rules that come and go between two listings. ``keeper``: is started
+    and stopped with it.
     """
 
     def __init__(
         self,
-        rules: Mapping[Family, Sequence[TraceRule]],
-        found: Callable[[NftState | Retold | Hole | IptrecError], None],
-        guardian: Guardian,
-        own: Own | None = None,
-        late: Late | None = None,
+        found: Callable[[NftState | Retold | IptrecError], None],
         missed: Missed | None = None,
+        keeper: NftKeeper | None = None,
     ) -> None:
-        self._rules = rules
         self._found = found
-        self._guardian = guardian
-        self._own = own
-        self._late = late
         self._missed = missed
-        self._attached = False  # base chains came or went, or it is forwarded now
+        self._keeper = keeper
         self._changes = ChangeSocket()
-        self._forwarding = WaySocket(SETTINGS)
         self._until = time.time_ns()
         self._next = 0
         self._untold = False  # a change that could not be listed
         self._missing: list[Gone] = []  # rules that no listing has, to be told
         self._ending = False
         self._patience = Deadline(_WITHIN_S)  # with what lists the ruleset just now
-        self._in_place = dict.fromkeys(rules, self._until)
         self._before = self._until  # the last wait
         self._thread = WatchThread(
-            [self._changes.fileno(), self._forwarding.fileno()],
+            [self._changes.fileno()],
             self._wait_ms,
             self._work,
             self._fail,
@@ -110,20 +95,38 @@ class NftWatch:
         )
 
     @property
-    def working(self) -> threading.Lock:
-        """Held except while it waits."""
-        return self._thread.working
+    def working(self) -> Working:
+        """Held except while it waits, and the keeper does."""
+        locks = [self._thread.working]
+        return Together(*locks if self._keeper is None else (*locks, self._keeper.working))
 
-    def baseline(self) -> list[Part]:
+    def baseline(self) -> NftState:
         """The ruleset as it is when recording begins; changes from now on are told."""
         self._drain()
+        told = None
+        self._until = time.time_ns()
         if self._missed is not None:
             self._missed.begin()
-        self._until = time.time_ns()
-        return self._checked(listing.ruleset(counters=True, failed=self._found))
+            told = self._at_once()
+        seen = time.time_ns()
+        parts = listing.ruleset(
+            counters=True, failed=self._found, tries=transactions.TRIES if told is None else 1
+        )
+        if told is None or self._missed is None or listing.of_one_moment(parts):
+            now = time.time_ns()
+            return NftState(now, now, self._checked(parts))
+        self._missing += self._missed.there(told.messages)
+        return NftState(seen, seen, told.parts)
+
+    def _at_once(self) -> AtOnce | None:
+        with contextlib.suppress(HostError):
+            return at_once.ruleset()
+        return None
 
     def start(self) -> None:
         """Begin to watch."""
+        if self._keeper is not None:
+            self._keeper.start()
         self._thread.start()
 
     def look(self) -> None:
@@ -134,9 +137,10 @@ class NftWatch:
         """End, whatever is listed just then; what has changed by now is left to `conclude`. Again: nothing."""
         self._ending = True
         self._patience.end()
+        if self._keeper is not None:
+            self._keeper.stop()
         if self._thread.stop():
             self._changes.__exit__()
-            self._forwarding.__exit__()
 
     def conclude(self) -> None:
         """Tell what became of the ruleset since it was listed, in little time.
@@ -173,13 +177,10 @@ class NftWatch:
         changed = self._drain() or self._untold
         if last:
             self._untold = changed
-            if changed:
-                self._check_rules(own=self._own is None or self._own.held(), last=True)
         elif changed:
             self._look()
         else:
             self._until = self._before
-            self._check_late()
 
     def _fail(self, error: IptrecError) -> None:
         """What the ruleset is now nobody knows, until it can be listed."""
@@ -194,7 +195,6 @@ class NftWatch:
     def _look(self) -> None:
         """List the ruleset that came to be just now."""
         seen = time.time_ns()
-        self._check_late()  # at once: of packets that come before nobody will know whether they arrived
         while self._thread.ready(_QUIET_MS) or time.monotonic_ns() < self._next:
             if self._drain():
                 seen = time.time_ns()
@@ -224,8 +224,6 @@ class NftWatch:
             with self._costly():
                 self._tell_missing(self._until, self._waiting())
         self._until = listed
-        self._check_late()
-        self._check_rules(own=self._own_in_place(parts), last=False)
 
     def _list(self) -> list[Part]:
         """The ruleset."""
@@ -277,55 +275,8 @@ class NftWatch:
             )
         return parts
 
-    def _check_rules(self, *, own: bool, last: bool) -> None:
-        """Put our rules back where they are gone; not in the end. ``own``: our own tables are whole."""
-        gone = [family for family, rules in self._rules.items() if not self._in_raw(family, rules)]
-        for family in gone if not last else ():
-            self._insert_again(family, self._rules[family])
-        if self._own and not (own or last):
-            self._own.insert_again()  # with copies of what is in the raw tables
-        for family in self._rules:
-            if own and family not in gone:
-                self._in_place[family] = self._until
-            else:
-                self._found(Hole(family, "rules-gone", self._in_place[family], time.time_ns()))
-                self._in_place[family] = time.time_ns()
-
-    def _check_late(self) -> None:
-        """Put the chains that packets pass last where they are missing, as other base chains may be gone."""
-        if self._late is None or not self._attached:
-            return
-        self._attached = False
-        known = bases.every()
-        self._late = self._late.beside(known)
-        if self._late.in_place(known):
-            return
-        self._guardian.expect_table()
-        try:
-            self._late.insert_again()
-        except HostError as error:
-            self._late = None
-            self._found(error)
-
-    def _in_raw(self, family: Family, rules: Sequence[TraceRule]) -> bool:
-        """Whether our rules are in the raw table, if they are to be there."""
-        alone = self._own is not None and self._own.alone
-        return alone or raw.ours(family).count(rules[0].comment) >= len(rules)
-
-    def _insert_again(self, family: Family, rules: Sequence[TraceRule]) -> None:
-        self._guardian.expect_again("nft", family)
-        raw.remove(family, rules[0].comment, [], [])  # where some of them are left
-        iptables.insert(rules)
-
-    def _own_in_place(self, parts: list[Part]) -> bool:
-        """Whether our own tables are there, as far as there are any."""
-        if self._own is None or not self._own.needed:
-            return True
-        return self._own.in_place(next(one.content for one in parts if one.kind == listing.TEXT))
-
     def _drain(self) -> bool:
         """Take what was told; whether the ruleset changed."""
-        self._attached = self._forwarding.changed() or self._attached
         changed = False
         while True:
             try:
@@ -333,13 +284,12 @@ class NftWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                changed = self._attached = True
+                changed = True
                 continue
             if datagram is None:
                 return changed
             for one in netlink.messages(datagram):
                 changed = changed or one.kind == _NEW_GENERATION
-                self._attached = self._attached or bases.may_change(one.kind, one.body[_HEAD:])
                 if self._missed is not None:
                     self._missed.take(one)
 
