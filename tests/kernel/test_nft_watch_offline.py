@@ -243,6 +243,21 @@ def test_rules_that_no_listing_has_are_told(changes, monkeypatch):
     )
 
 
+@pytest.mark.usefixtures("changes")
+def test_where_time_runs_out_some_are_told(monkeypatch):
+    """Those that were told before."""
+    answers = [b"text", HostError("not in time")]
+    monkeypatch.setattr(retold, "told", lambda *_, **__: given(answers.pop(0)))
+    missing, found = Missing(), Queue()
+    missing.untold = lambda: [*range(3 * nft_watch._TOLD_AT_ONCE)]
+    watch = NftWatch(found.put, missed=missing)
+    watch.stop()
+    watch.conclude()
+    told, error = (found.get_nowait() for _ in range(2))
+    assert (told.content, isinstance(error, HostError)) == (b"text", True)
+    assert (found.empty(), answers) == (True, [])
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["file", "ring"])
 def test_what_was_listed_while_it_changed(changes, monkeypatch, again):
     """It was never in force: a ring alone keeps it, where what told of the changes does not stay."""
@@ -265,7 +280,7 @@ def test_rules_that_take_too_long_to_be_told(monkeypatch):
     with pytest.raises(HostError) as raised:
         retold.told([], until=Deadline(0.1))
     assert str(raised.value) == (
-        "nft did not list 0 such rules in time; record while the host is less busy, or change the"
+        "nft did not list all such rules in time; record while the host is less busy, or change the"
         " rules in fewer steps (one nft -f for many)"
     )
 

@@ -20,7 +20,6 @@ from iptrec.kernel.nft import rule as nft_rule
 from iptrec.kernel.nft.missed import ANONYMOUS, ELEMENTS_SET, SET_NAME, Gone
 from iptrec.kernel.nft.rule import Rule
 from iptrec.kernel.nft.transactions import FAMILIES, Request
-from iptrec.names import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +54,7 @@ def told(rules: list[Gone], *, until: Deadline) -> bytes:
             until=until,
         )
     except process.UnendedError:
-        raise HostError(
-            f"nft did not list {counted(len(rules), 'such rule')} in time; {_SLOW}"
-        ) from None
+        raise HostError(f"nft did not list all such rules in time; {_SLOW}") from None
     if done.returncode:
         fact = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise HostError(fact or f"{KIND}: status {done.returncode}")
