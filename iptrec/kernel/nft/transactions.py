@@ -102,16 +102,18 @@ def dumped(kind: int, family: int, values: Values) -> list[dict[int, bytes]] | N
     return None if found is None else [dict(netlink.attributes(one.body[4:])) for one in found]
 
 
-def answers(kind: int, family: int, values: Values) -> list[Message] | None:
-    """The messages of a dump; see `dumped`."""
+def answers(
+    kind: int, family: int, values: Values, most: int | None = None
+) -> list[Message] | None:
+    """The messages of a dump, see `dumped`; no more than ``most``."""
     request = _message(kind, family, netlink.REQUEST | netlink.DUMP, values)
     for _ in range(TRIES):
-        if (found := _dumped(request)) is not None:
+        if (found := _dumped(request, most)) is not None:
             return found
     return None
 
 
-def _dumped(request: bytes) -> list[Message] | None:
+def _dumped(request: bytes, most: int | None) -> list[Message] | None:
     """The answers to one dump; None where something changed meanwhile."""
     found: list[Message] = []
     with _opened() as asking:
@@ -125,6 +127,9 @@ def _dumped(request: bytes) -> list[Message] | None:
                     return found
                 if one.code:
                     raise _refused(one.code)
+                if len(found) == most:
+                    asking.close()
+                    return found
                 found.append(one)
 
 
