@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -41,7 +39,7 @@ Keep = Annotated[
         "--keep",
         metavar="WHAT,...",
         help="What stays: names (of interfaces, chains, sets, and comments), macs, oui (the vendor's"
-        " half of MAC addresses), payload.",
+        " half of MAC addresses), payload. Ports always stay, so the word ports changes nothing.",
     ),
 ]
 
@@ -88,17 +86,19 @@ def redact(
     from iptrec.recording.rewrite import Rewrite
     from iptrec.redact.recorded import redacted
 
-    keeps, packets = kept_words(keep), None
+    keeps, checked = kept_words(keep), ""
     with recordings.opened(recording) as source:
         secret = key_of(key)
         made = redacted(source.rows, secret, keeps)
         with built(output, recording, force=force, mode=mode) as draft:
             with Rewrite(draft) as rewrite:
                 write(made, rewrite)
-            if check and (packets := _check(source, draft.path, made)) is None:
-                raise typer.Exit(EXIT_NO)
+            if check:
+                found = _check(source, draft.path, made)
+                if found is None:
+                    raise typer.Exit(EXIT_NO)
+                checked = found
     if not quiet:
-        checked = f"{counted(packets, 'packet')} with equal answers" if packets is not None else ""
         _tell(output, made, checked)
     return EXIT_DONE
 
@@ -167,40 +167,26 @@ def write(made: Redacted, rewrite: Rewrite) -> None:
     rewrite.close()
 
 
-def _check(source: Recording, path: Path, made: Redacted) -> int | None:
-    """How many packets have equal answers; None where one differs, which is told on stderr."""
+def _check(source: Recording, path: Path, made: Redacted) -> str | None:
+    """What was compared, and found equal; None where something differs, which is told on stderr."""
     from iptrec.api import Recording
+    from iptrec.cli.redact_check import check
     from iptrec.recording.reader import Reader
     from iptrec.redact.compare import Comparison
 
-    comparison = Comparison(made.maps)
-    count, different, shown = 0, 0, 0
     with Reader(path) as reader:
-        pairs = itertools.zip_longest(_answers(source), _answers(Recording(reader)))
-        for count, (before, after) in enumerate(pairs, 1):
-            where = [".".join(one) for one in comparison.differences(before, after)]
-            different += bool(where)
-            if where and shown < _SHOWN:
-                shown += 1
-                print(
-                    f"iptrec redact: packet {count} differs: {', '.join(where[:5])}",
-                    file=sys.stderr,
-                )
-    if different:
-        print(
-            f"iptrec redact: {counted(different, 'packet')} of {count:,} would have other answers; no file is"
-            " left; without --check it is written",
-            file=sys.stderr,
-        )
-        return None
-    return count
-
-
-def _answers(recording: Recording) -> Iterator[object]:
-    """What is told of each packet: its steps, its verdict, and why."""
-    from iptrec.views.why import as_json
-
-    return (json.loads(as_json(one)) for one in recording.explain())
+        found = check(source, Recording(reader), Comparison(made.maps), _SHOWN)
+    if not found.different:
+        return found.in_words
+    for one in found.first:
+        where = ", ".join(one.where[:_SHOWN])
+        print(f"iptrec redact: packet {one.packet} differs: {where}", file=sys.stderr)
+    print(
+        f"iptrec redact: {counted(len(found.different), 'packet')} of {found.packets:,} would have other"
+        " answers; no file is left; without --check it is written",
+        file=sys.stderr,
+    )
+    return None
 
 
 def _tell(output: str, made: Redacted, checked: str) -> None:

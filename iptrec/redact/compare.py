@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _TOKENS: Final = re.compile(r"[^\s\"',;()\[\]{}=<>]+|[\s\"',;()\[\]{}=<>]+")
 _IT_IS: Final = re.compile(r" \(it is (?:0x[0-9a-f]+|\d+)\)$")
+_MAC: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}")
 _SUMS: Final = frozenset({"csum", "checksum"})
 _Path = tuple[str, ...]
 
@@ -34,6 +35,8 @@ class Comparison:
 
     def differences(self, before: Any, after: Any, path: _Path = ()) -> Iterator[_Path]:  # noqa: ANN401
         """Where they differ."""
+        if before == after:
+            return
         if isinstance(before, dict) and isinstance(after, dict):
             yield from self._of_objects(before, after, path)
         elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
@@ -88,6 +91,8 @@ class Comparison:
     def _words_alike(self, before: str, after: str) -> bool:
         if before == after or self._maps.name(before) == after or self._word(before) == after:
             return True
+        if _MAC.fullmatch(before) and self._word(before.lower()) == after.lower():
+            return True  # iptables has them in capital letters
         if before.startswith("0x") and after.startswith("0x") and self._number(before) == after:
             return True
         # filter/INPUT, fw/chain:3, to-a., 10.0.0.1:80

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from iptrec.redact.key import Key
 
-KEEPS: Final = ("names", "macs", "oui", "payload")
+# Ports always stay: see docs/redact.md.
+KEEPS: Final = ("names", "macs", "oui", "payload", "ports")
 
 
 class UntrueError(Exception):

@@ -92,7 +92,7 @@ class Words:
                 last = int.from_bytes(packed, "big") | (1 << behind) - 1
                 made = self._maps.range(packed, last.to_bytes(6, "big"))[0]
         text = made.hex(":")
-        text = text.upper() if mac.upper() == mac else text
+        text = text.upper() if mac != mac.lower() else text
         return text if mask is None else f"{text}/{mask}"
 
     def _network(self, address: str, mask: str | None) -> str:

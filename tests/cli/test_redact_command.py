@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from command import iptrec
 
+from iptrec.cli import redact_check
 from iptrec.redact import packets
 from iptrec.redact.maps import Redaction
 
@@ -48,12 +50,28 @@ def test_a_short_key_is_refused(tmp_path):
     assert "5 bytes" in done.stderr
 
 
-@pytest.mark.parametrize("words", ["nope", "names,ports"])
+@pytest.mark.parametrize("words", ["nope", "names,addresses"])
 def test_what_cannot_be_kept_is_refused(words, tmp_path):
     """One line with what can."""
     done = iptrec("redact", SAMPLE, "-o", tmp_path / "x.db", "--keep", words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "names, macs, oui, payload" in done.stderr
+    assert "names, macs, oui, payload, ports" in done.stderr
+
+
+def test_ports_stay(tmp_path):
+    """With the word and without it: see docs/redact.md."""
+    before = ports(SAMPLE)
+    for number, words in enumerate(([], ["--keep", "ports"])):
+        made = tmp_path / f"{number}.db"
+        assert iptrec("redact", SAMPLE, "-o", made, *words).returncode == 0
+        assert ports(made) == before
+
+
+def ports(recording):
+    return [
+        (one["header"]["sport"], one["header"]["dport"])
+        for one in map(json.loads, iptrec("show", recording, "--json").stdout.splitlines())
+    ]
 
 
 def test_what_is_kept_stays(tmp_path):
@@ -108,3 +126,45 @@ def test_the_check_finds_a_rule_that_matches_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(Redaction, "network", lambda _, packed, __: b"\x01" * len(packed))
     done = iptrec("redact", SAMPLES / "kubernetes.db", "-o", tmp_path / "x.db", "--check")
     assert done.returncode == 1
+
+
+def test_the_check_of_a_long_one_asks_why_once_a_kind(tmp_path, monkeypatch):
+    """It compares what is told of each packet, and says of how many why was asked."""
+    monkeypatch.setattr(redact_check, "_ALL", 0)
+    path = SAMPLES / "kubernetes.db"
+    packets = len(sources(path))
+    done = iptrec("redact", path, "-o", tmp_path / "x.db", "--check")
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"{packets} packets with equal verdicts, steps and headers; why was asked of" in done.stderr
+    )
+    assert "one of each kind: equal" in done.stderr
+
+
+def test_the_check_of_a_long_one_finds_what_differs(tmp_path, monkeypatch):
+    """In a packet whose kind was known already; and in what only why tells."""
+    monkeypatch.setattr(redact_check, "_ALL", 0)
+    lines, reasons = redact_check._lines, redact_check._explained
+    seen = []
+
+    def spoilt(recording):
+        seen.append(recording)
+        of_the_second = recording is not seen[0]
+        for line in lines(recording):
+            yield re.sub(r'("time_ns":\d+)', r"\g<1>7", line) if of_the_second else line
+
+    monkeypatch.setattr(redact_check, "_lines", spoilt)
+    done = iptrec("redact", SAMPLES / "ipv6.db", "-o", tmp_path / "x.db", "--check")
+    assert (done.returncode, "14 packets of 14 would have" in done.stderr) == (1, True), done.stderr
+    monkeypatch.setattr(redact_check, "_lines", lines)
+    asked = []
+
+    def otherwise(recording, numbers):
+        asked.append(recording)
+        mine = len(asked)
+        return ({**one, "verdict": mine} for one in reasons(recording, numbers))
+
+    monkeypatch.setattr(redact_check, "_explained", otherwise)
+    done = iptrec("redact", SAMPLES / "ipv6.db", "-o", tmp_path / "x.db", "--check")
+    assert done.returncode == 1
+    assert not (tmp_path / "x.db").exists()

@@ -162,7 +162,7 @@ def test_rules_of_iptables(router, backend, ruleset, tmp_path):
     packets = iptrec("show", path, "--json").stdout.count("\n")
     assert packets > 10
     said = holds(path, tmp_path)
-    assert f"{packets} packets with equal answers" in said
+    assert f"{packets} packets with equal verdicts" in said
     if ruleset == "hard" and backend == "legacy":
         assert "--string looks for" in said
 

@@ -1,0 +1,114 @@
+"""``redact --check``: whether a redacted recording answers as the one that it was made of.
+
+What `iptrec show --json` tells is compared of every packet. Packets whose lines differ in times and numbers of
+their own alone (`_OWN`) are of a kind: these numbers have to be equal, and what the rest stands for is looked
+up once. `iptrec why` is asked about every packet of a recording that is not long, and else about one of each
+kind, ports of clients (`_PORT`) apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from iptrec.api import Recording
+    from iptrec.redact.compare import Comparison
+
+_ALL: Final = 10_000  # packets of a recording of which why is asked about each: twice a millisecond
+_MOST: Final = 10_000  # kinds
+_SUM: Final = re.compile(
+    r'"(?:csum|checksum)":(?:\d+|\[[\d,]*\])'
+)  # depends on addresses and payloads
+_OWN: Final = re.compile(r'"(?:time_ns|time|packet|id|seq|ack|window|length)":("[^"\\]*"|\d+|null)')
+_PORT: Final = re.compile(r'"sport":\d+')
+
+
+class Difference(NamedTuple):
+    """Which packet differs, in which of its fields."""
+
+    packet: int
+    where: Sequence[str]
+
+
+class Checked:
+    """What a check found. ``packets``, ``kinds``: compared; ``explained``: packets of which why was asked."""
+
+    def __init__(self) -> None:
+        self.packets = self.kinds = self.explained = 0
+        self.different: set[int] = set()
+        self.first: list[Difference] = []
+
+    def add(self, packet: int, where: list[tuple[str, ...]], shown: int) -> None:
+        """Note where a packet differs, if it does; ``shown``: of so many the fields are kept."""
+        if where and packet not in self.different:
+            self.different.add(packet)
+            if len(self.first) < shown:
+                self.first.append(Difference(packet, [".".join(one) for one in where]))
+
+    @property
+    def in_words(self) -> str:
+        """What was compared."""
+        told = f"{self.packets:,} packets with equal verdicts, steps and headers"
+        if self.explained == self.packets:
+            return f"{told}, and equal answers of why"
+        of = "one of each kind" if self.explained == self.kinds else f"of {self.kinds:,} kinds"
+        return f"{told}; why was asked of {self.explained:,} of them, {of}: equal"
+
+
+def check(before: Recording, after: Recording, comparison: Comparison, shown: int) -> Checked:
+    """Compare all that is told of packets; ``shown``: see `Checked.add`."""
+    found = Checked()
+    alike: set[tuple[str, str]] = set()
+    kinds: dict[str, int] = {}
+    pairs = itertools.zip_longest(_lines(before), _lines(after), fillvalue="null")
+    for number, (old, new) in enumerate(pairs, 1):
+        found.packets = number
+        kind = _bare(old), _bare(new)
+        kinds.setdefault(_PORT.sub("", kind[0]), number)
+        if kind in alike and _OWN.findall(old) == _OWN.findall(new):
+            continue
+        where = list(comparison.differences(json.loads(old), json.loads(new)))
+        found.add(number, where, shown)
+        if not where:
+            alike.add(kind)
+    found.kinds = len(kinds)
+    every = found.packets <= _ALL
+    asked = list(range(1, found.packets + 1)) if every else sorted(kinds.values())[:_MOST]
+    found.explained = len(asked)
+    both = itertools.zip_longest(_explained(before, asked), _explained(after, asked))
+    for number, (was, now) in zip(asked, both, strict=False):
+        found.add(number, list(comparison.differences(was, now)), shown)
+    return found
+
+
+def _bare(line: str) -> str:
+    """A packet's line without what is its own."""
+    return _OWN.sub("", _SUM.sub("", line))
+
+
+def _lines(recording: Recording) -> Iterator[str]:
+    """What is told of each packet, as JSON."""
+    from iptrec.views.json_lines import text
+
+    for batch in recording.packets().columns().batches():
+        for some in text(batch):
+            yield from some.splitlines()
+
+
+def _explained(recording: Recording, numbers: list[int]) -> Iterator[Any]:
+    """What is told of why some packets, in order, ended as they did."""
+    from iptrec.answers.why import Explainer
+    from iptrec.views.why import as_json
+
+    explainer, left = Explainer(recording.rows), iter(numbers)
+    number = next(left, None)
+    for batch in recording.packets().columns().batches():
+        window = batch.window
+        while number is not None and number < window.number + window.decided:
+            yield json.loads(as_json(explainer.explain(batch, number - window.number)))
+            number = next(left, None)
