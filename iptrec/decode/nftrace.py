@@ -167,13 +167,7 @@ def _alike(buffer: U8, message: I64, at: Attributes) -> tuple[I64, I64]:
     is alike to nothing.
     """
     words: U32 = buffer.view("<u4")
-    first = np.minimum(at[_TABLE], at[_CHAIN])
-    end = np.zeros(len(message), np.int64)
-    for kind in _SITE:
-        if at.has(kind):
-            size = (words.take(at[kind]) & LENGTH_MASK).astype(np.int64)
-            end = np.maximum(end, np.where(at.there(kind), at[kind] + ((size + 3) >> 2), 0))
-            first = np.minimum(first, at[kind])
+    first, end = at.span(words, _SITE)
     length = (end - first) << 2
     family = buffer.take((message << 2) + MESSAGE_HEADER)
     kinds = netlink.Fields(buffer, at).number(_TYPE)
