@@ -216,8 +216,8 @@ class _Placed(Attributes):
         self._tables = tables
         used = np.flatnonzero(np.bincount(layout + 1, minlength=tables.offsets.shape[1])) - 1
         there = tables.offsets[:, used] >= 0
-        self._there: list[bool] = [*there.any(axis=1)]
-        self._everywhere: list[bool] = [*there.all(axis=1)]
+        self._there: list[bool] = [bool(one.any()) for one in there]
+        self._everywhere: list[bool] = [bool(one.all()) for one in there]
         self._changed: set[int] = set()
 
     def has(self, kind: int) -> bool:
