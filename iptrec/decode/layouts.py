@@ -42,8 +42,8 @@ class _Tables(NamedTuple):
     """Of all layouts, the last one stands for none.
 
     ``positions``, ``headers``: of all attributes but the last, shape (attributes, layouts); those of which a
-    layout has none repeat its first one. ``last``, ``kind``, ``least``: of the last one. ``offsets``: shape
-    (types, layouts).
+    layout has none repeat its first one. ``last``, ``kind``, ``least``: of the last one. ``offsets``, ``ends``:
+    where each attribute begins and ends, shape (types, layouts); the last one's end is not known, -1.
     """
 
     positions: I64
@@ -52,6 +52,7 @@ class _Tables(NamedTuple):
     kind: U32
     least: I64
     offsets: I64
+    ends: I64
 
 
 class _Layout(NamedTuple):
@@ -89,31 +90,18 @@ class Layouts:
             layout[block], unknown = self._layouts(words, word[block], left[block])
             rest.append(unknown + begin)
         rows = np.concatenate(rest)
-        rest_at, rest_sound = attributes(words, word[rows], left[rows], self._least)
         sound = np.ones(len(word), np.bool_)
+        placed = _Placed(absent(words), word, layout, self._tables)
+        if not len(rows):
+            return placed, sound
+        rest_at, rest_sound = attributes(words, word[rows], left[rows], self._least)
         sound[rows] = rest_sound
-        found = self._placed(absent(words), word, layout)
+        found = {}
         for kind, one in enumerate(rest_at):
-            if kind in found:
-                found[kind][rows] = one
-            elif (one != absent(words)).any():
-                found[kind] = np.full(len(word), absent(words))
+            if placed.has(kind) or (one != absent(words)).any():
+                found[kind] = placed[kind]
                 found[kind][rows] = one
         return Attributes(absent(words), len(word), found), sound
-
-    def _placed(self, nowhere: int, word: I64, layout: I64) -> dict[int, I64]:
-        """Where the attributes of messages of known layouts lie."""
-        offsets = self._tables.offsets
-        used = np.flatnonzero(np.bincount(layout + 1, minlength=offsets.shape[1])) - 1
-        found = {}
-        for kind, offset in enumerate(offsets):
-            there = offset[used] >= 0
-            if there.any():
-                step = offset.take(layout)
-                found[kind] = word + step
-                if not there.all():
-                    found[kind][step < 0] = nowhere
-        return found
 
     def _layouts(self, words: U32, word: I64, left: I64) -> tuple[I64, I64]:
         """The layout of each message, and the messages of which it is not known."""
@@ -204,12 +192,78 @@ class Layouts:
         last = np.full(count, 1 << 40)
         kind, least = np.zeros(count, np.uint32), np.zeros(count, np.int64)
         offsets = np.full((len(self._least), count), -1)
+        ends = np.full((len(self._least), count), -1)
         for number, (own, told) in enumerate(self._known):
             for at, header in zip(own, told, strict=True):
-                offsets[min(header >> 16 & TYPE_MASK, highest), number] = at
+                of = min(header >> 16 & TYPE_MASK, highest), number
+                offsets[of], ends[of] = at, at + ((header & LENGTH_MASK) + 3 >> 2)
+            ends[of] = -1
             rows = len(own) - 1
             headers[:, number] = told[0]
             positions[:rows, number], headers[:rows, number] = own[:-1], told[:-1]
             last[number], kind[number] = own[-1], told[-1] >> 16
             least[number] = self._least[min(told[-1] >> 16 & TYPE_MASK, highest)]
-        return _Tables(positions, headers, last, kind, least, offsets)
+        return _Tables(positions, headers, last, kind, least, offsets, ends)
+
+
+class _Placed(Attributes):
+    """Those of messages of known layouts: each is placed when it is asked for."""
+
+    def __init__(self, nowhere: int, word: I64, layout: I64, tables: _Tables) -> None:
+        super().__init__(nowhere, len(word), {})
+        self._word = word
+        self._layout = layout
+        self._tables = tables
+        used = np.flatnonzero(np.bincount(layout + 1, minlength=tables.offsets.shape[1])) - 1
+        there = tables.offsets[:, used] >= 0
+        self._there: list[bool] = [bool(one.any()) for one in there]
+        self._everywhere: list[bool] = [bool(one.all()) for one in there]
+        self._changed: set[int] = set()
+
+    def has(self, kind: int) -> bool:
+        """See `Attributes`."""
+        return bool(self._there[kind])
+
+    def __getitem__(self, kind: int) -> I64:
+        if not self._there[kind]:
+            return super().__getitem__(kind)
+        if kind not in self._at:
+            step = self._tables.offsets[kind].take(self._layout)
+            at = self._word + step
+            if not self._everywhere[kind]:
+                at[step < 0] = self._nowhere
+            self._at[kind] = at
+        return self._at[kind]
+
+    def there(self, kind: int) -> Mask:
+        """See `Attributes`."""
+        if self._there[kind] == self._everywhere[kind]:
+            return np.full(len(self), self._there[kind])
+        return super().there(kind)
+
+    def put(self, kind: int, rows: I64, at: I64) -> None:
+        """See `Attributes`."""
+        self[kind][rows] = at
+        self._changed.add(kind)
+        self._everywhere[kind] = False
+
+    def take(self, rows: I64) -> Attributes:
+        """See `Attributes`."""
+        taken = _Placed(self._nowhere, self._word[rows], self._layout[rows], self._tables)
+        taken._at = {kind: one[rows] for kind, one in self._at.items()}
+        for kind in self._changed:
+            taken._changed.add(kind)
+            taken._everywhere[kind] = False
+        return taken
+
+    def span(self, words: U32, kinds: Sequence[int]) -> tuple[I64, I64]:
+        """See `Attributes`."""
+        of = self._tables
+        offsets, ends = of.offsets[list(kinds)], of.ends[list(kinds)]
+        first = np.where(offsets < 0, self._nowhere, offsets).min(axis=0).take(self._layout)
+        end = self._word + ends.max(axis=0).take(self._layout)
+        by_last = ((offsets >= 0) & (ends < 0)).any(axis=0)
+        rows = np.flatnonzero(by_last.take(self._layout))
+        at = self._word[rows] + of.last.take(self._layout[rows])
+        end[rows] = at + ((words.take(at) & LENGTH_MASK).astype(np.int64) + 3 >> 2)
+        return self._word + first, end

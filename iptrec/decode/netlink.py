@@ -209,6 +209,17 @@ class Attributes:
         at = {kind: one[rows] for kind, one in self._at.items()}
         return Attributes(self._nowhere, len(rows), at)
 
+    def span(self, words: U32, kinds: Sequence[int]) -> tuple[I64, I64]:
+        """Where the first of some attributes begins, and where the last of them ends; in words."""
+        first = np.full(self._count, self._nowhere)
+        end = np.zeros(self._count, np.int64)
+        for kind in kinds:
+            if self.has(kind):
+                size = (words.take(self[kind]) & LENGTH_MASK).astype(np.int64)
+                end = np.maximum(end, np.where(self.there(kind), self[kind] + ((size + 3) >> 2), 0))
+                first = np.minimum(first, self[kind])
+        return first, end
+
 
 class Fields:
     """What sound messages hold."""

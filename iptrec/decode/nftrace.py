@@ -37,6 +37,7 @@ from iptrec.decode.netlink import (
     Attributes,
 )
 from iptrec.decode.nft_packets import NETWORK, NETWORK_ROOM, TRANSPORT, packets
+from iptrec.decode.traces import Traces
 from iptrec.names import AF_INET, AF_INET6, ASKED, NFT_FAMILIES
 
 if TYPE_CHECKING:
@@ -115,7 +116,10 @@ def decode(data: bytes | U8, lengths: U32, received_ns: I64) -> TraceEvents:
         sound &= at[needed] != nowhere
     sound &= (at[_POLICY] != nowhere) | (at[_VERDICT] != nowhere)
     rows = np.flatnonzero(sound)
-    example, alike = _alike(buffer, message[rows], at.take(rows))
+    if len(rows) < len(sound):
+        example, alike = _alike(buffer, message[rows], at.take(rows))
+    else:
+        example, alike = _alike(buffer, message, at)
     verdict, whole = _nested(words, at[_VERDICT][rows[example]])
     for names in (at[_TABLE][rows[example]], at[_CHAIN][rows[example]], verdict[_TARGET]):
         whole &= (words.take(names) & LENGTH_MASK) <= _LONGEST_NAME
@@ -163,13 +167,7 @@ def _alike(buffer: U8, message: I64, at: Attributes) -> tuple[I64, I64]:
     is alike to nothing.
     """
     words: U32 = buffer.view("<u4")
-    first = np.minimum(at[_TABLE], at[_CHAIN])
-    end = np.zeros(len(message), np.int64)
-    for kind in _SITE:
-        if at.has(kind):
-            size = (words.take(at[kind]) & LENGTH_MASK).astype(np.int64)
-            end = np.maximum(end, np.where(at.there(kind), at[kind] + ((size + 3) >> 2), 0))
-            first = np.minimum(first, at[kind])
+    first, end = at.span(words, _SITE)
     length = (end - first) << 2
     family = buffer.take((message << 2) + MESSAGE_HEADER)
     kinds = netlink.Fields(buffer, at).number(_TYPE)
@@ -204,18 +202,21 @@ def _columns(buffer: U8, message: I64, at: Attributes, example: I64, alike: I64)
     site, table = of_sites[alike], tables[alike]
     trace = buffer.view("<u4").take(at[_ID] + 1).astype(np.int64)  # in the host's byte order
     stolen = np.array([one.verdict == STOLEN for one in sites], np.bool_)[site]
-    told, source = _dumped(
-        trace,
-        table,
-        stolen,
-        np.logical_or.reduce([of.there(one) for one in (NETWORK, TRANSPORT, _IIF, _OIF)]),
-    )
+    dumps = np.logical_or.reduce([of.there(one) for one in _DUMPS])
+    told, source = _dumped(trace, table, stolen, dumps)
+    mark = of.number(_MARK)
+    brought = np.flatnonzero(dumps)
+    of = netlink.Fields(buffer, at.take(brought))
     framed = _framed(of)
-    protocol = _protocol(buffer, packet_family, of, framed)
+    protocol = _protocol(buffer, packet_family[brought], of, framed)
     buffer, payload, payload_length = packets(buffer, of)
+    # Which of those brought the packet of each event; the last one stands for none.
+    which = np.full(n + 1, len(brought))
+    which[brought] = np.arange(len(brought))
+    carrier = which.take(source)
 
     def carried(column: npt.NDArray[Any], without: int) -> npt.NDArray[Any]:
-        return np.where(source >= 0, column[source], np.asarray(without, column.dtype))
+        return np.append(column, np.array([without], column.dtype)).take(carrier)
 
     nothing = np.zeros(n, np.int64)
     none = np.full(n, -1, np.int64)
@@ -231,7 +232,7 @@ def _columns(buffer: U8, message: I64, at: Attributes, example: I64, alike: I64)
         "protocol": carried(protocol, 0),
         "site": site,
         "sites": sites,
-        "mark": of.number(_MARK)[told],
+        "mark": mark[told],
         "indev": carried(of.number(_IIF), 0),
         "intype": carried((of.number(_IIFTYPE) >> 16).astype(np.uint16), 0),
         "outdev": carried(of.number(_OIF), 0),
@@ -311,22 +312,13 @@ def _dumped(trace: I64, table: I64, stolen: Mask, dumps: Mask) -> tuple[I64, I64
     same as it was before. Of a packet that a rule took away (``stolen``) the kernel tells neither
     (nf_tables_trace.c): it is the one that was told of last.
     """
-    order = np.argsort(trace, kind="stable")
-    position = np.arange(len(order))
-    new = np.ones(len(order), np.bool_)
-    new[1:] = trace[order][1:] != trace[order][:-1]
-    first = np.maximum.accumulate(np.where(new, position, 0))
-
-    def latest(those: Mask, without: I64) -> I64:
-        at = np.maximum.accumulate(np.where(those[order], position, -1))
-        found = without.copy()
-        found[order] = np.where(at >= first, order[at], without[order])
-        return found
-
-    source = latest(dumps, np.full(len(order), -1, np.int64))
+    traces = Traces(trace)
+    source = traces.latest(dumps)
     source[(source >= 0) & (table[source] != table) & ~stolen] = -1
-    told = latest(~stolen, position) if stolen.any() else position
-    return told, source
+    if not stolen.any():
+        return np.arange(len(trace)), source
+    told = traces.latest(~stolen)
+    return np.where(told >= 0, told, np.arange(len(trace))), source
 
 
 def _framed(of: netlink.Fields) -> Mask:

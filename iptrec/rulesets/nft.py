@@ -16,6 +16,7 @@ from iptrec.decode import nftrace
 from iptrec.decode.nftrace import NftSite
 from iptrec.decode.rulesets import iptables_save, nft_json, nft_unprinted
 from iptrec.decode.rulesets.types import OF_IPTABLES, Ruleset
+from iptrec.decode.traces import Traces
 from iptrec.errors import RecordingError
 from iptrec.names import FAMILIES, OF_NFT
 from iptrec.rulesets import nft_missed, nft_places, nft_told
@@ -235,15 +236,8 @@ def _in_force(passed: Pass, grammar: Grammar) -> Pass:
 
 def _latest_of_id(base: I64, trace: I64) -> I64:
     """For each event the last base chain that was named under its id up to it; 0: none."""
-    order = np.argsort(trace, kind="stable")
-    begins = np.ones(len(order), np.bool_)
-    begins[1:] = np.diff(trace[order]) != 0
-    position = np.arange(len(order))
-    last = np.maximum.accumulate(np.where(base[order] > 0, position, -1))
-    first = np.maximum.accumulate(np.where(begins, position, 0))
-    found = np.zeros(len(order), np.int64)
-    found[order] = np.where(last >= first, base[order][last], 0)
-    return found
+    last = Traces(trace).latest(base > 0)
+    return np.where(last >= 0, base[last], 0)
 
 
 def _looks(snapshots: Iterable[Snapshot]) -> list[Look]:
