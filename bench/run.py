@@ -37,6 +37,7 @@ BENCHMARKS = (
     ("Who sends", ("senders.py",)),
     ("Analysis", ("analyze.py", "{}")),
     ("Ways out", ("views.py", "{}")),
+    ("Sharing", ("share.py", "{}")),
     ("Against tshark", ("export.py", "{}")),
     ("How cost grows", ("scale.py",)),
     ("Exactness", ("exact.py",)),

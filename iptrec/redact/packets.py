@@ -1,6 +1,6 @@
 """Packets: addresses mapped, payloads in the place of others, headers and lengths as they are.
 
-Headers inside are mapped, too: what ICMP errors quote, what tunnels carry (IP in IP, GRE). So is ARP.
+Headers inside are mapped, too: what ICMP errors quote, what tunnels carry (IP in IP, GRE, VXLAN). So is ARP.
 A packet may be cut anywhere.
 """
 
@@ -29,6 +29,10 @@ _ARP: Final = b"\0\x01\x08\0\x06\x04"
 _END, _NOOP, _TIMESTAMPS = 0, 1, 8  # options of TCP
 _PLAIN_OPTIONS: Final = frozenset({2, 3, 4, 5})  # MSS, scale, SACK
 _ROUTER_ALERT: Final = 148
+_IP: Final = (b"\x08\0", b"\x86\xdd")  # ethertypes
+_BRIDGED: Final = b"\x65\x58"  # of GRE: frames (RFC 7637)
+_VXLAN: Final = (4789, 8472)  # as `packets.identity` knows it
+_VXLAN_FRAME, _ETHERNET = 16, 14  # bytes of both headers, of UDP and VXLAN (RFC 7348); of a frame's
 _MOST_INSIDE: Final = 4  # packets in packets
 
 
@@ -273,7 +277,16 @@ class Packets:
         return found
 
     def _udp(self, body: bytes) -> bytes:
+        if int.from_bytes(body[2:4], "big") in _VXLAN and len(body) >= _VXLAN_FRAME + _ETHERNET:
+            return body[:_VXLAN_FRAME] + self._framed(body[_VXLAN_FRAME:])
         return body[:_UDP_HEADER] + filled(self._maps, body, _UDP_HEADER)
+
+    def _framed(self, frame: bytes) -> bytes:
+        """A frame of Ethernet that a tunnel carries, and the packet in it."""
+        inside = frame[12:_ETHERNET] in _IP
+        rest = frame[_ETHERNET:]
+        mapped = self._inside(rest) if inside else self._maps.filler(rest)
+        return self.frame(frame[:_ETHERNET]) + mapped
 
     def _udplite(self, body: bytes, ends: tuple[int, int], length: int) -> bytes:
         """Its sum covers as many bytes as its header says, 0 being all (RFC 3828)."""
@@ -295,8 +308,10 @@ class Packets:
         if len(body) < 4:  # noqa: PLR2004
             return body
         size = 4 + sum(4 for bit in (0x80, 0x20, 0x10) if body[0] & bit)
-        inside = body[2:4] in (b"\x08\0", b"\x86\xdd") and not body[1] & 7
+        inside = body[2:4] in _IP and not body[1] & 7
         rest = body[size:]
+        if body[2:4] == _BRIDGED and len(rest) >= _ETHERNET:
+            return body[:size] + self._framed(rest)
         return body[:size] + (self._inside(rest) if inside else self._maps.filler(rest))
 
     def _auth(self, body: bytes, ends: tuple[int, int], length: int) -> bytes:

@@ -114,6 +114,22 @@ def test_what_a_tunnel_carries_is_mapped():
     assert made(ipv4(47, b"\0\0\x08\0" + packet))[24:] == after
 
 
+@pytest.mark.parametrize("port", [4789, 8472])
+def test_what_vxlan_carries_is_mapped(port):
+    """Frames, of which the packet inside is told apart by its headers; the checksum outside is right again."""
+    made = Packets(known := maps())
+    packet = ipv4(17, udp(b"any payload at all"))
+    macs = bytes.fromhex("525400123456"), bytes.fromhex("52540065432a")
+    frame = b"".join(macs) + b"\x08\0" + packet
+    outside = udp(b"\x08\0\0\0\0\0\x2a\0" + frame)
+    outside.dport = port
+    after = made(ipv4(17, outside))
+    assert after[36:48] == b"".join(map(known.mac, macs))
+    assert after[50:] == made(packet)
+    assert wrong_in(after) is None
+    assert made(ipv4(47, b"\0\0\x65\x58" + frame))[24:] == after[36:]
+
+
 def test_payloads_go():
     """Equal ones stay equal; --keep payload has them."""
     made = Packets(maps())
