@@ -67,6 +67,7 @@ MAY_IMPORT = {
         "pack",
         "answers",
         "packets",
+        "decode.drops",
         "rulesets.backends",
         "recording.rows",
         "recording.packing",

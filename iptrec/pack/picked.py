@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.decode.drops import HEAD
 from iptrec.packets.window import windows
 from iptrec.recording.packing import Notes
 from iptrec.recording.rows import LEFT_OUT, Chunk, Stream
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Facts, Loss, Namespace, Recording, Snapshot
 
 _TIME: Final = 8  # bytes: a record of a drop begins with its time
+_LEAST: Final = 20  # of IPv4
+_NO_MARK: Final = b""
 _DROPS: Final = "drops"
 
 
@@ -80,35 +83,64 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Dropped:
-    """Times (epoch, ns) at which packets were dropped that are packed, and those that are not."""
+    """Which records of drops may be of packets that are packed.
+
+    ``packed``, ``others``: times (epoch, ns) at which packets were dropped that are, and those that are not.
+    ``marks``: what stays in each packet that is, see `_mark_of`.
+    """
 
     packed: set[int] = field(default_factory=set)
     others: set[int] = field(default_factory=set)
+    marks: set[bytes] = field(default_factory=lambda: {_NO_MARK})
+
+    def keeps(self, record: bytes) -> bool:
+        """Whether a record is packed."""
+        time_ns = int.from_bytes(record[:_TIME], "little")
+        if time_ns in self.others and time_ns not in self.packed:
+            return False
+        return _mark_of(record[HEAD:]) in self.marks
+
+
+def _mark_of(packet: bytes) -> bytes:
+    """The id and protocol of IPv4, which no rule, NAT or fragmentation changes; `_NO_MARK` of others."""
+    if len(packet) < _LEAST or packet[0] >> 4 != 4:  # noqa: PLR2004 - a version
+        return _NO_MARK
+    return packet[4:6] + packet[9:10]
 
 
 def picked(recording: Recording, choice: Choice) -> Picked:
     """The recording of the packets that were chosen."""
     streams = [one for one in recording.streams if one.kind in BACKENDS]
     datagrams = {one.id: _Datagrams.of(recording, one.id) for one in streams}
-    dropped = _Dropped()
+    dropped, with_drops = _Dropped(), any(one.kind == _DROPS for one in recording.streams)
     before: _Seen | None = None
     for window in windows(recording):
-        now = _seen(window, streams, choice, dropped)
+        now = _seen(window, streams, choice)
+        if with_drops:
+            _note(window, choice, dropped)
         if before is not None:
             _mark(before, now if now.streams == before.streams else None, datagrams)
         before = now
     if before is not None:
         _mark(before, None, datagrams)
     kept = {stream: one.kept for stream, one in datagrams.items()}
-    return Picked(recording, choice, kept, dropped.others - dropped.packed)
+    return Picked(recording, choice, kept, dropped)
 
 
-def _seen(window: Window, streams: Sequence[Stream], choice: Choice, dropped: _Dropped) -> _Seen:
+def _note(window: Window, choice: Choice, dropped: _Dropped) -> None:
+    """When packets of a window were dropped, and what is known of those that are packed."""
     assembly, decided = window.assembly, window.decided
     packed = choice.numbers[window.number : window.number + decided]
     ended = window.ended_ns[:decided]
     dropped.packed.update(ended[packed & (ended > 0)].tolist())
     dropped.others.update(ended[~packed & (ended > 0)].tolist())
+    first = assembly.rows[assembly.first[:decided][packed]]
+    dropped.marks.update(_mark_of(window.events.packet(row)) for row in first.tolist())
+
+
+def _seen(window: Window, streams: Sequence[Stream], choice: Choice) -> _Seen:
+    assembly, decided = window.assembly, window.decided
+    packed = choice.numbers[window.number : window.number + decided]
     rows = np.concatenate([window.rows(), window.unplaced])
     every = np.repeat(packed, assembly.count[:decided])
     return _Seen(
@@ -144,16 +176,16 @@ def _mark(seen: _Seen, following: _Seen | None, datagrams: dict[int, _Datagrams]
 class Picked:
     """A recording in the place of another one, which is read as this is; see `picked`.
 
-    ``kept``: which datagrams of a stream. ``gone_ns``: when packets were dropped that are not packed.
+    ``kept``: which datagrams of a stream. ``dropped``: which records of drops.
     """
 
     def __init__(
-        self, source: Recording, choice: Choice, kept: dict[int, Mask], gone_ns: set[int]
+        self, source: Recording, choice: Choice, kept: dict[int, Mask], dropped: _Dropped
     ) -> None:
         self._source = source
         self._choice = choice
         self._kept = kept
-        self._gone_ns = gone_ns
+        self._dropped = dropped
 
     @property
     def events(self) -> int:
@@ -211,13 +243,8 @@ class Picked:
             first = seen[chunk.stream]
             seen[chunk.stream] += len(chunk.lengths)
             return self._kept[chunk.stream][first : first + len(chunk.lengths)]
-        if kind == _DROPS and self._gone_ns:
-            return np.array(
-                [
-                    int.from_bytes(one[:_TIME], "little") not in self._gone_ns
-                    for _, one in chunk.datagrams()
-                ]
-            )
+        if kind == _DROPS:
+            return np.array([self._dropped.keeps(one) for _, one in chunk.datagrams()], np.bool_)
         return None
 
 
