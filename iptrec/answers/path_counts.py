@@ -81,7 +81,7 @@ class PathCounter:
         rows = assembly.rows[assembly.first[positions]]
         times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
         chosen = batch.paths[positions]
-        for number in np.unique(chosen).tolist():
+        for number in np.flatnonzero(np.bincount(chosen)).tolist():
             here = np.flatnonzero(chosen == number)
             if number not in self._firsts:
                 first = int(positions[here[0]])

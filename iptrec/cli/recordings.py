@@ -36,7 +36,7 @@ def opened(
 
     path = named(path)
     with _told_by_recorder(), Reader(path, held) as reader, contextlib.ExitStack() as stack:
-        if jobs > 1 and Path(path).is_file() and reader.facts.closed:
+        if jobs > 1 and _can_be_opened_again(path) and reader.facts.closed:
             from iptrec.packets.several import windows
 
             reopen = partial(Reader, path)
@@ -47,6 +47,11 @@ def opened(
         index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
+
+
+def _can_be_opened_again(path: str) -> bool:
+    """Whether another process that opens it reads it from the beginning, too."""
+    return Path(path).is_file() and not path.startswith(("/dev/", "/proc/"))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from command import iptrec
+from command import iptrec, program
 
 from iptrec.packets import several, window
 from iptrec.recording.packing import pack, unpack
@@ -224,6 +224,14 @@ def test_both_backends_are_read_by_one(monkeypatch):
     assert done.returncode == 0
 
 
+def test_stdin(one_recording):
+    """What one process has read no other one can read again."""
+    with one_recording.open("rb") as file:
+        done = program("paths", "-", *TWO, stdin=file)
+    assert (done.returncode, done.stdout) == (0, iptrec("paths", one_recording).stdout)
+
+
 def test_no_processes():
+    """One at least."""
     done = iptrec("paths", SAMPLES / "both.db", "--jobs", "0")
     assert done.returncode == 2
