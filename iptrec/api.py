@@ -160,9 +160,14 @@ class Recording:
     """
 
     def __init__(
-        self, reader: Reader, rows: recorded.Recording | None = None, index: Index | None = None
+        self,
+        reader: Reader,
+        rows: recorded.Recording | None = None,
+        index: Index | None = None,
+        read: answers.Read | None = None,
     ) -> None:
         self._reader = reader
+        self._read = read
         self.rows: recorded.Recording = reader if rows is None else rows
         self._index = index
 
@@ -264,7 +269,7 @@ class Recording:
         """The paths that the selected packets took, the most taken first."""
         from iptrec.answers.path_counts import count_paths  # noqa: PLC0415
 
-        return count_paths(self.rows, self._selection(filter, conditions), self._index)
+        return count_paths(self.rows, self._selection(filter, conditions), self._index, self._read)
 
     def rules(
         self,
@@ -342,7 +347,7 @@ class Recording:
     def columns(self, selection: Selection) -> answers.Packets:
         """The packets of a selection as columns; see `Packets.columns`."""
         self.require_open()
-        return answers.Packets(self.rows, selection, self._index, Packet)
+        return answers.Packets(self.rows, selection, self._index, Packet, self._read)
 
     def ticks(self) -> Iterator[int]:
         """The time (ns since 1970), again and again, until the recording is closed or its recorder is gone."""

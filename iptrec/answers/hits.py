@@ -34,7 +34,7 @@ def packets_that_hit(
     found: dict[int, list[int]] = {}
     for window in windows(recording) if wanted else ():
         outcome = window.assembly.outcome[: window.decided]
-        for number in np.unique(outcome).tolist():
+        for number in np.flatnonzero(np.bincount(outcome)).tolist():
             hit = _hit(window, window.assembly.outcomes[number].path, wanted)
             packets = (np.flatnonzero(outcome == number) + window.number).tolist() if hit else []
             for difference in hit:

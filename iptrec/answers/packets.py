@@ -26,7 +26,7 @@ from iptrec.packets.window import Window, follow, windows
 from iptrec.rulesets.backends import is_single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from iptrec.answers.lookalikes import Shape
     from iptrec.names import I64, Backend
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from iptrec.recording.rows import Recording, Stream
     from iptrec.rulesets.places import Place
 
+    Read = Callable[[Recording], Iterator[Window]]
 
 T = TypeVar("T")
 
@@ -42,11 +43,10 @@ T = TypeVar("T")
 class Packets:
     """The packets of a recording that are selected.
 
-    ``book``: the paths that were met so far; ``count``: how many packets the windows so far have;
-    ``unjudged``: of how many more the filter does not know, see `Selection.unjudged`. ``index``:
-    where one is known, only what the selection needs is read, and paths are numbered from there; where not, it
-    is made. Not for recordings with connections: these are known from the beginning. ``make``: the class of a
-    packet.
+    ``book``: the paths met so far; ``count``: how many packets the windows so far have; ``unjudged``: of how
+    many more the filter does not know, see `Selection.unjudged`. ``index``: where one is known, only what the
+    selection needs is read, and paths are numbered from there; where not, it is made. Not for recordings with
+    connections: these are known from the beginning. ``make``: a packet's class. ``read``: gives all windows.
     """
 
     def __init__(
@@ -55,8 +55,9 @@ class Packets:
         selection: Selection | None = None,
         index: Index | None = None,
         make: type[Traversal] = Traversal,
+        read: Read | None = None,
     ) -> None:
-        self._recording = recording
+        self._recording, self._read = recording, read or windows
         self._selection = selection or Selection()
         self._make = make
         self.book = PathBook()
@@ -95,8 +96,9 @@ class Packets:
         ``paths``: tell those of packets by their ends, too, as `PathBook` has them.
         """
         paths = paths or self._selection.path is not None
-        source = islice(windows(self._recording, self._span.since), self._span.windows)
-        return self._batches(source, objects=objects, paths=paths)
+        since, most = self._span
+        source = self._read(self._recording) if since is None else windows(self._recording, since)
+        return self._batches(islice(source, most), objects=objects, paths=paths)
 
     def interfaces_of(self, namespace: int) -> Interfaces:
         """The names of a namespace's interfaces."""

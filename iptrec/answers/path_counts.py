@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from iptrec.answers.index import Index
-    from iptrec.answers.packets import Batch
+    from iptrec.answers.packets import Batch, Read
     from iptrec.answers.paths import Path, PathBook
     from iptrec.answers.selection import Selection
     from iptrec.packets.ends import End
@@ -81,7 +81,7 @@ class PathCounter:
         rows = assembly.rows[assembly.first[positions]]
         times, sizes = window.moment_ns[rows], lengths(window.events.take(rows))
         chosen = batch.paths[positions]
-        for number in np.unique(chosen).tolist():
+        for number in np.flatnonzero(np.bincount(chosen)).tolist():
             here = np.flatnonzero(chosen == number)
             if number not in self._firsts:
                 first = int(positions[here[0]])
@@ -105,13 +105,13 @@ class PathCounter:
 
 
 def count_paths(
-    recording: Recording, selection: Selection, index: Index | None = None
+    recording: Recording, selection: Selection, index: Index | None = None, read: Read | None = None
 ) -> Counted[PathCount]:
-    """The paths of the selected packets, the most taken first.
+    """The paths of the selected packets, the most taken first; ``read``: as `Packets` has it.
 
     An ``index`` is made if all packets are selected: paths are numbered from the first packet on.
     """
-    packets = Packets(recording, selection, index if selection.everything else None)
+    packets = Packets(recording, selection, index if selection.everything else None, read=read)
     counter = PathCounter()
     for batch in packets.batches(objects=False, paths=True):
         counter.add(batch)

@@ -154,7 +154,7 @@ def _count_window(
     assembly, events = window.assembly, window.events
     outcome = assembly.outcome[chosen]
     sizes, times = lengths(events), window.moment_ns
-    for number in np.unique(outcome).tolist():
+    for number in np.flatnonzero(np.bincount(outcome)).tolist():
         path, unsure = assembly.outcomes[number].path, assembly.outcomes[number].unsure
         here = chosen[outcome == number]
         starts = assembly.first[here]

@@ -39,6 +39,10 @@ Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="The file to be made; - is stdout.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes that read a long recording."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
 
 
@@ -50,6 +54,7 @@ def ndjson(
     chosen: which.Chosen = which.NOTHING_TYPED,
     force: Force = False,
     mode: Mode = "",
+    jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> int:
     """Write one JSON object a packet and line.
@@ -64,7 +69,7 @@ def ndjson(
     from iptrec.cli.output import exported
     from iptrec.views import json_lines
 
-    with _chosen(recording, chosen, index=True, quiet=quiet) as asked:
+    with _chosen(recording, chosen, index=True, jobs=jobs, quiet=quiet) as asked:
         with exported(output, recording, force=force, mode=mode) as stream:
             for batch in asked.packets.batches():
                 stream.writelines(json_lines.lines(batch))
@@ -95,6 +100,7 @@ def pcapng(
     ] = "auto",
     force: Force = False,
     mode: Mode = "",
+    jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> int:
     """Write packets for Wireshark, with their paths as comments.
@@ -117,7 +123,7 @@ def pcapng(
     if stages and events:
         raise UsageError("--stages and --events are two different files; ask for one")
     # Among the events may be some that belong to no packet, anywhere.
-    with _chosen(recording, chosen, index=not events, quiet=quiet) as asked:
+    with _chosen(recording, chosen, index=not events, jobs=jobs, quiet=quiet) as asked:
         rows = asked.recording.rows
         with exported(output, recording, force=force, mode=mode) as stream:
             capture = Capture(rows.facts, link, {one.kind for one in rows.streams})
@@ -148,6 +154,7 @@ def sqlite(
     chosen: which.Chosen = which.NOTHING_TYPED,
     force: Force = False,
     mode: Mode = "",
+    jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> int:
     """Write a SQLite database: packets, steps, rules, losses.
@@ -164,7 +171,7 @@ def sqlite(
     from iptrec.cli.output import built
     from iptrec.views.sqlite import database, fill
 
-    with _chosen(recording, chosen, quiet=quiet) as asked:
+    with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:
         with built(output, recording, force=force, mode=mode) as made, database(made) as tables:
             fill(tables, asked.rows())
         return asked.ending(asked.packets.count)
@@ -178,6 +185,7 @@ def parquet(
     chosen: which.Chosen = which.NOTHING_TYPED,
     force: Force = False,
     mode: Mode = "",
+    jobs: Jobs = 1,
     quiet: Quiet = False,
 ) -> int:
     """Write a directory of Parquet files with the same tables.
@@ -198,7 +206,7 @@ def parquet(
     require("export parquet")
     if output == "-":
         raise UsageError("--output -: export parquet makes a directory; name one")
-    with _chosen(recording, chosen, quiet=quiet) as asked:
+    with _chosen(recording, chosen, jobs=jobs, quiet=quiet) as asked:
         with (
             directory(output, recording, force=force, mode=mode) as made,
             Files(made, asked.recording.facts) as files,
@@ -238,11 +246,11 @@ class _Chosen:
 
 @contextlib.contextmanager
 def _chosen(
-    path: str, chosen: which.Chosen, *, index: bool = False, quiet: bool
+    path: str, chosen: which.Chosen, *, index: bool = False, jobs: int, quiet: bool
 ) -> Iterator[_Chosen]:
     from iptrec.cli import recordings
 
-    with recordings.opened(path, index=index, bar=not quiet) as recording:
+    with recordings.opened(path, index=index, bar=not quiet, jobs=jobs) as recording:
         conditions = chosen.of(recording)
         packets = recording.packets(chosen.filter, **conditions).columns()
         yield _Chosen(recording, packets, chosen, not (chosen.filter or conditions), quiet)

@@ -29,6 +29,12 @@ def paths(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
     ] = "-",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", "-j", metavar="N", min=1, help="Processes that read a long recording."
+        ),
+    ] = 1,
 ) -> int:
     """Group packets by the path that they took.
 
@@ -55,7 +61,10 @@ def paths(
     if order not in ORDERS:
         raise UsageError(f"--sort {order!r}: must be one of {', '.join(ORDERS)}")
     clock, columns = Clock(utc=chosen.utc), width(output)
-    with recordings.opened(recording, index=True) as source, opened(output, recording) as stream:
+    with (
+        recordings.opened(recording, index=True, jobs=jobs) as source,
+        opened(output, recording) as stream,
+    ):
         found = source.paths(chosen.filter, **chosen.of(source))
         for one in sorted(found, key=ORDERS[order]):
             stream.write(as_json(one) + "\n" if json else as_text(one, clock, columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def opened(
-    path: str, *, held: int | None = None, index: bool = False, bar: bool = False
+    path: str, *, held: int | None = None, index: bool = False, bar: bool = False, jobs: int = 1
 ) -> Iterator[Recording]:
     """The recording; "-" is stdin.
 
     ``held``: a descriptor of it, beside a recorder (`follower`). ``index``: long ones are read from the middle
-    on where that will do, see `index`. ``bar``: on stderr, while it is read.
+    on where that will do, see `index`. ``bar``: on stderr, while it is read. ``jobs``: so many processes
+    read it, without a bar and an index.
     """
     from iptrec.api import Recording
     from iptrec.cli.index import remembered
@@ -34,10 +36,22 @@ def opened(
 
     path = named(path)
     with _told_by_recorder(), Reader(path, held) as reader, contextlib.ExitStack() as stack:
+        if jobs > 1 and _can_be_opened_again(path) and reader.facts.closed:
+            from iptrec.packets.several import windows
+
+            reopen = partial(Reader, path)
+            read = partial(windows, jobs=jobs, reopen=reopen, sizes=reader.chunk_sizes)
+            yield Recording(reader, read=read)
+            return
         rows = stack.enter_context(watched(reader, "packets")) if bar else reader
         index = index and Path(path).is_file()
         known = stack.enter_context(remembered(reader)) if index else None
         yield Recording(reader, rows, known)
+
+
+def _can_be_opened_again(path: str) -> bool:
+    """Whether another process that opens it reads it from the beginning, too."""
+    return Path(path).is_file() and not path.startswith(("/dev/", "/proc/"))
 
 
 @contextlib.contextmanager

@@ -161,7 +161,8 @@ class SocketOwners:
     def ports(self) -> I64:
         """Protocol and port of all that is known, as one number each."""
         listed = [protocol << 16 | port for protocol, port in self.sockets]
-        return np.union1d(self.senders.ports, np.array(listed, np.int64))
+        known = np.concatenate([self.senders.ports, np.array(listed, np.int64)])
+        return np.unique(known, return_index=True)[0]  # asked so, it loads nothing more
 
     def moments(self, protocol: int, port: int) -> I64:
         """The times (epoch, ns), in order, at which something that is known of a port begins or ends.
@@ -172,7 +173,7 @@ class SocketOwners:
         times = [time for one in listed for time in (one.since_ns, one.until_ns, one.gone_ns)]
         times += self.senders.moments(protocol, port)
         # No packet has a time beyond 64 bits.
-        return np.unique(np.array([int(one) for one in times if abs(one) < _NEVER], np.int64))
+        return np.array(sorted({int(one) for one in times if abs(one) < _NEVER}), np.int64)
 
     def of(self, packet: Local, when: When) -> Owner | None:
         """Who sent it, or is to get it; None where that is not sure."""

@@ -43,7 +43,7 @@ def packets(buffer: U8, of: netlink.Fields) -> tuple[U8, I64, I32]:
     joined = _whole(headers, network)
     made[:, _DUMPED] = np.where(joined, 0, transport)
     transport = np.where(joined, transport, 0)
-    for size in np.unique(network).tolist():
+    for size in np.flatnonzero(np.bincount(network)).tolist():
         rows = network == size
         if rows.all():
             rows = slice(None)  # which is faster

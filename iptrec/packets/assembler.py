@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from iptrec.decode import nftrace
 from iptrec.decode.netlink import padded
 from iptrec.packets import clock
 from iptrec.packets.assemble import Assembly, assemble
@@ -45,6 +47,14 @@ class Start(NamedTuple):
     through: int
     kept: I64
     floors_ns: tuple[int, ...]
+
+
+class Seam(NamedTuple):
+    """What a window takes over: the last chunk, the floor, and a digest of all that waits."""
+
+    through: int
+    floor_ns: int
+    waiting: bytes
 
 
 class _Origin(NamedTuple):
@@ -90,7 +100,7 @@ class Assembler:
 
     ``start``: of the window that is being read; ``events``, ``bytes``: how many datagrams came for it, and
     their size. ``empty``: no event waits for one. ``ended``: no more chunks come. ``losses``: gives all of the
-    recording. ``listed_ns``: see `clock.receipt`.
+    recording. ``listed_ns``: see `clock.receipt`. ``resolver``: of its events' places.
     """
 
     def __init__(
@@ -106,7 +116,7 @@ class Assembler:
         self._listed_ns = listed_ns
         self.ended = False
         self.empty = True
-        self._resolver = resolver
+        self.resolver = resolver
         self._slots = _number(stream.detail.get("slots"), 0)
         self._arrival_ns = None
         if "stamps_ns" in stream.detail:
@@ -129,25 +139,69 @@ class Assembler:
         self._origins.append(_Origin(self._last, self._seen, self._floor))
         self._numbers.append(np.arange(self._seen, self._seen + count))
         self._last, self._seen = chunk.id, self._seen + count
-        if chunk.notes is not None:
-            sent = chunk.notes.sent(chunk.received_ns, self._floor)
-            receipt = clock.noted(*sent, self._floor, self._resolver.backend.under_way_ns)
-            receipt = receipt._replace(cpu=chunk.notes.processors())
-            self._floor = int(receipt.floor[-1])
-        else:
-            receipt = clock.receipt(chunk.received_ns, self._floor, self._slots, self._listed_ns)
-            if count:  # a call's datagrams are all in one chunk
-                floor = int(receipt.floor[-1])
-                self._floor = clock.floor_after(
-                    chunk.received_ns, floor, self._slots, self._listed_ns
-                )
+        self._receipts.append(self._receipt(chunk))
         self._chunks.append(chunk)
-        self._receipts.append(receipt)
         self.events += count
         self.bytes += len(chunk.data)
 
+    def _receipt(self, chunk: Chunk) -> clock.Receipt:
+        """What its times tell, and those of the chunks before."""
+        if chunk.notes is not None:
+            sent = chunk.notes.sent(chunk.received_ns, self._floor)
+            receipt = clock.noted(*sent, self._floor, self.resolver.backend.under_way_ns)
+            receipt = receipt._replace(cpu=chunk.notes.processors())
+            self._floor = int(receipt.floor[-1])
+            return receipt
+        receipt = clock.receipt(chunk.received_ns, self._floor, self._slots, self._listed_ns)
+        if len(chunk.lengths):  # a call's datagrams are all in one chunk
+            floor = int(receipt.floor[-1])
+            self._floor = clock.floor_after(chunk.received_ns, floor, self._slots, self._listed_ns)
+        return receipt
+
+    def leave(self) -> None:
+        """Let go of all that waits but for the last number of a ruleset.
+
+        What `start` says is not true any more.
+        """
+        waiting = [*zip(self._chunks, self._receipts, strict=True)]
+        self._forget()
+        for chunk, receipt in waiting:
+            self._number_alone(chunk, receipt)
+
+    def skip(self, chunk: Chunk) -> None:
+        """Take the same of a chunk, which nobody reads."""
+        self._last = chunk.id
+        self._number_alone(chunk, self._receipt(chunk))
+
+    def _number_alone(self, chunk: Chunk, receipt: clock.Receipt) -> None:
+        if self.resolver.backend.changes is None:
+            return
+        told = nftrace.generations(chunk.data, chunk.lengths, chunk.received_ns).datagram[-1:]
+        if len(told):
+            end = int(chunk.lengths[: told[0] + 1].sum())
+            data = chunk.data[end - int(chunk.lengths[told[0]]) : end]
+            one = Chunk(0, chunk.stream, chunk.received_ns[told], chunk.lengths[told], data)
+            self._chunks, self._receipts = [one], [receipt.take(told)]
+            self._numbers, self._seen = [np.zeros(1, np.int64)], 1
+            self._origins = [_Origin(0, 0, self._floor)]
+
+    def _forget(self) -> None:
+        self._chunks, self._receipts, self._numbers, self._origins = [], [], [], []
+        self._seen = self.events = self.bytes = 0
+
+    @property
+    def seam(self) -> Seam:
+        """All that the next window takes over, as `start` describes it; none of its chunks was added yet."""
+        digest = blake2b()
+        for chunk, receipt in zip(self._chunks, self._receipts, strict=True):
+            digest.update(chunk.data)
+            for column in (chunk.lengths, chunk.received_ns, *receipt):
+                digest.update(np.ascontiguousarray(column).data)
+        return Seam(self._last, self._floor, digest.digest())
+
     def resume(self, start: Start, chunks: Iterable[Chunk]) -> None:
         """Stand where a window begins, without the windows before. ``chunks``: as `Start` says."""
+        self._forget()
         self._last = start.after
         for floor, chunk in zip(start.floors_ns, chunks, strict=False):
             self._floor = floor
@@ -160,24 +214,24 @@ class Assembler:
         """Put together what waits."""
         self._gather()
         data, lengths, received, receipt = self._waiting
-        located = self._resolver.locate(data, lengths, receipt.sent)
+        located = self.resolver.locate(data, lengths, receipt.sent)
         events = located.events
         of_events = receipt.take(events.datagram)
         earliest, latest = clock.bounds(events, of_events)
         # What comes in the next window was logged after what is stamped in this one.
         self._floor = max(self._floor, clock.latest_stamp(events))
-        resolved = self._resolver.resolve(located, earliest, latest)
+        resolved = self.resolver.resolve(located, earliest, latest)
         moment = clock.moments(events, of_events)
         guessed = clock.guessed(events, of_events)
         events = replace(
             events,
-            hook=self._resolver.hooks(events, resolved),
+            hook=self.resolver.hooks(events, resolved),
             received_ns=received[events.datagram],
             sent_ns=np.where(guessed, moment, events.sent_ns),
         )
         whole = partial(self._whole, earliest, events.received_ns)
         logged = Logged(earliest, events.received_ns, of_events.cpu, whole)
-        assembly = assemble(events, resolved, self._resolver, self.walker, self._arrival_ns, logged)
+        assembly = assemble(events, resolved, self.resolver, self.walker, self._arrival_ns, logged)
         return Read(
             lengths=lengths,
             received_ns=received,

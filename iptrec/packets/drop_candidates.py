@@ -248,7 +248,7 @@ class Candidates:
         either = ~records.sent & (flags.leaving | flags.netfilter)
         kind = records.cut << 1 | either
         found = []
-        for number in np.unique(kind).tolist():
+        for number in np.flatnonzero(np.bincount(kind)).tolist():
             record = np.flatnonzero(kind == number)
             if number not in self._keys:
                 key, exact = keys(self._packets, number >> 1)
@@ -311,7 +311,7 @@ def _equal(wanted: I64 | U64, own: I64 | U64) -> tuple[I64, I64, list[tuple[I64,
     count = np.searchsorted(own[order], wanted, side="right") - first
     many = count > _MOST_EQUAL
     crowds = []
-    for start in np.unique(first[many]).tolist():
+    for start in np.flatnonzero(np.bincount(first[many])).tolist():
         some = np.flatnonzero(many & (first == start))
         crowds.append((some, order[start : start + int(count[some[0]])]))
     found, first, count = np.flatnonzero(~many), first[~many], count[~many]

@@ -50,6 +50,8 @@ def reassemble(
     keys, fragment = Packets.of(events, begun).datagram_keys()
     pieces = fragment & broken & (hook == _PREROUTING)
     headless = broken & (hook == _INPUT)
+    if not pieces.any():
+        return outcome, outcomes
     wholes = ~fragment & (headless | (hook == _PREROUTING))
     both = np.intersect1d(keys[pieces], keys[wholes])
     if not len(both):

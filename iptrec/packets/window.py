@@ -106,7 +106,21 @@ class Window:
         return assembly.rows[:end]
 
 
-class _Streams:
+class Decided(NamedTuple):
+    """What a `Window` has by its events alone: what the kernel dropped is not looked at yet."""
+
+    starts: tuple[Start, ...]
+    events: TraceEvents
+    moment_ns: I64
+    earliest_ns: I64
+    resolved: Resolved
+    assembly: Assembly
+    decided: int
+    unplaced: I64
+    unread: I64
+
+
+class Streams:
     """One stream of events, or those of both backends in one namespace: they tell of the same packets."""
 
     def __init__(
@@ -119,7 +133,7 @@ class _Streams:
         rules: Rules,
     ) -> None:
         self.assemblers = assemblers
-        self._book = book
+        self.book = book
         self._rules = rules
         self._joiner = joiner
         self._dropped = dropped
@@ -159,12 +173,19 @@ class _Streams:
     def renew(self) -> None:
         """Read the rules again if there are more of them."""
         if self._rules.renewed():
-            self._book.renew()
+            self.book.renew()
 
     def close(self, until_ns: int | None, number: int, *, live: bool = False) -> Window:
         """Decide all packets that cannot go on after ``until_ns`` (epoch; None: nothing goes on).
 
         ``number``: of the first of them. ``live``: it is the time now; no packet waits for ever.
+        """
+        return self.finish(self.decide(until_ns, live=live), number)
+
+    def decide(self, until_ns: int | None, *, live: bool = False, torn: bool = False) -> Decided:
+        """The same by the events alone; see `close`.
+
+        ``torn``: it begins in the midst of packets; what is of the first half of it is not waited for.
         """
         starts = tuple(one.start for one in self.assemblers)
         parts = [one.read() for one in self.assemblers]
@@ -174,7 +195,9 @@ class _Streams:
         events, assembly = read.events, read.assembly
         decided = len(assembly)
         if until_ns is not None:
-            decided = _first_under_way(read, until_ns, _MOST_BEHIND_NS if live else _NEVER)
+            behind_ns = _MOST_BEHIND_NS if live else _NEVER
+            over = len(events) // 2 if torn else 0
+            decided = _first_under_way(read, until_ns, behind_ns, over)
         again = _again(events, assembly, decided, len(read.lengths))
         if read.lengths[again].sum() > _MOST_WAITING_BYTES:
             decided, again = len(assembly), np.zeros(len(read.lengths), np.bool_)
@@ -183,25 +206,32 @@ class _Streams:
             self.assemblers, parts, np.split(again, sizes[:-1]), strict=True
         ):
             one.keep(some, part.events.generations)
-        ended = self._dropped.end(events, read.earliest_ns, assembly, decided)
-        assembly = self._refused.doubted(
-            events, read.earliest_ns, ended.assembly, ended.untold_ns, _raced_ns(read, starts)
-        )
-        return Window(
-            stream=self.first,
+        return Decided(
             starts=starts,
-            resolver=self._book,
             events=events,
             moment_ns=read.moment_ns,
             earliest_ns=read.earliest_ns,
             resolved=read.resolved,
             assembly=assembly,
-            ended_ns=ended.time_ns,
-            disagree=ended.disagree,
             decided=decided,
-            number=number,
             unplaced=np.flatnonzero((read.resolved.place < 0) & ~again[events.datagram]),
             unread=read.received_ns[events.undecoded[~again[events.undecoded]]],
+        )
+
+    def finish(self, some: Decided, number: int) -> Window:
+        """A window, with what the kernel dropped; ``number``: of its first packet."""
+        events, earliest_ns = some.events, some.earliest_ns
+        ended = self._dropped.end(events, earliest_ns, some.assembly, some.decided)
+        assembly = self._refused.doubted(
+            events, earliest_ns, ended.assembly, ended.untold_ns, _raced_ns(some)
+        )
+        return Window(
+            stream=self.first,
+            resolver=self.book,
+            number=number,
+            ended_ns=ended.time_ns,
+            disagree=ended.disagree,
+            **some._replace(assembly=assembly)._asdict(),
         )
 
     def _untold(self, assembly: Assembly) -> Mask:
@@ -211,7 +241,7 @@ class _Streams:
                 one.doubt is not None
                 or any(
                     place.wordless or place.unseen
-                    for place in map(self._book.places.__getitem__, one.path)
+                    for place in map(self.book.places.__getitem__, one.path)
                 )
                 for one in assembly.outcomes
             ],
@@ -223,7 +253,7 @@ class _Streams:
 def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window]:
     """All of a recording, or from a bookmark on."""
     number = 1
-    for streams in _streams(reader, {}):
+    for streams in opened(reader, {}):
         after = [0] * len(streams.assemblers)
         if since is not None:
             if streams.first.id != since.stream:
@@ -233,13 +263,19 @@ def windows(reader: Recording, since: Bookmark | None = None) -> Iterator[Window
                 one.resume(start, _chunks(reader, one.stream, start))
             after, number = [one.through for one in since.starts], since.number
             since = None
-        for one, chunk, until_ns in _in_turn(reader, streams, after):
-            one.add(chunk)
-            if streams.full:
-                yield (window := streams.close(until_ns, number))
-                number += window.decided
-        yield (window := streams.close(None, number))
-        number += window.decided
+        for window in rest(reader, streams, after, number):
+            yield window
+            number += window.decided
+
+
+def rest(reader: Recording, streams: Streams, after: list[int], number: int) -> Iterator[Window]:
+    """Those of some streams, of which so many chunks were read; ``number``: of the first packet."""
+    for one, chunk, until_ns in _in_turn(reader, streams, after):
+        one.add(chunk)
+        if streams.full:
+            yield (window := streams.close(until_ns, number))
+            number += window.decided
+    yield streams.close(None, number)
 
 
 def _chunks(reader: Recording, stream: Stream, start: Start) -> Iterator[Chunk]:
@@ -251,7 +287,7 @@ def _chunks(reader: Recording, stream: Stream, start: Start) -> Iterator[Chunk]:
 
 
 def _in_turn(
-    reader: Recording, streams: _Streams, after: list[int]
+    reader: Recording, streams: Streams, after: list[int]
 ) -> Iterator[tuple[Assembler, Chunk, int]]:
     """The chunks of some streams in the order of their first datagrams, and whose each is.
 
@@ -285,11 +321,11 @@ def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
 
     Ends, with all that is left, when the ticks end.
     """
-    known: dict[int, _Streams] = {}
+    known: dict[int, Streams] = {}
     seen: dict[int, int] = {}
     number = 1
     for now_ns in chain(ticks, [None]):
-        for streams in _streams(reader, known):
+        for streams in opened(reader, known):
             for one in streams.assemblers:
                 for chunk in reader.chunks(one.stream.id, after=seen.get(one.stream.id, 0)):
                     seen[one.stream.id] = chunk.id
@@ -300,14 +336,14 @@ def follow(reader: Recording, ticks: Iterable[int]) -> Iterator[Window]:
                 number += window.decided
 
 
-def _streams(reader: Recording, known: dict[int, _Streams]) -> Iterator[_Streams]:
+def opened(reader: Recording, known: dict[int, Streams]) -> Iterator[Streams]:
     """All streams of events, those of the same packets together; ``known``: by the first one's id.
 
     The rulesets are read once a first chunk is there.
     """
     for some in _of_same_packets(reader.streams):
         if some[0].id not in known:
-            known[some[0].id] = _opened(reader, some)
+            known[some[0].id] = _made(reader, some)
         yield known[some[0].id]
 
 
@@ -325,7 +361,7 @@ def _of_same_packets(streams: Iterable[Stream]) -> Iterator[list[Stream]]:
         yield sorted([one, *others], key=lambda each: (*JOINED, each.kind).index(each.kind))
 
 
-def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
+def _made(reader: Recording, streams: list[Stream]) -> Streams:
     """``streams``: one, or those of both backends."""
     rules = Rules(reader, streams)
     counts = Counts(reader, streams[0].namespace)
@@ -347,10 +383,10 @@ def _opened(reader: Recording, streams: list[Stream]) -> _Streams:
     ]
     dropped = Dropped(reader, streams[0].namespace)
     if len(streams) == 1:
-        return _Streams(assemblers, resolvers[0], None, dropped, refusals(counts), rules)
+        return Streams(assemblers, resolvers[0], None, dropped, refusals(counts), rules)
     book = Joined(resolvers)
     joiner = Joiner(book, [one.walker for one in assemblers])
-    return _Streams(assemblers, book, joiner, dropped, refusals(counts), rules)
+    return Streams(assemblers, book, joiner, dropped, refusals(counts), rules)
 
 
 def _listed_ns(reader: Recording, namespace: int) -> int:
@@ -359,17 +395,18 @@ def _listed_ns(reader: Recording, namespace: int) -> int:
     return next((one.time_ns for one in lists), 0)
 
 
-def _raced_ns(read: Read, starts: Iterable[Start]) -> int:
+def _raced_ns(some: Decided) -> int:
     """Before which time packets began that may have raced with those of the window before (epoch); 0: none."""
-    if not any(one.through for one in starts) or not len(read.earliest_ns):
+    if not any(one.through for one in some.starts) or not len(some.earliest_ns):
         return 0
-    return int(read.earliest_ns.min()) + RACE_NS
+    return int(some.earliest_ns.min()) + RACE_NS
 
 
-def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
+def _first_under_way(read: Read, now_ns: int, behind_ns: int, over: int) -> int:
     """The number of traversals, from the first, none of which can go on.
 
-    ``behind_ns``: how long one waits at most for what another stream may tell of it.
+    ``behind_ns``: how long one waits at most for what another stream may tell of it. ``over``: what began
+    before this event has ended in any case.
     """
     assembly = read.assembly
     if not len(assembly):
@@ -384,6 +421,7 @@ def _first_under_way(read: Read, now_ns: int, behind_ns: int) -> int:
     waiting = (patience > 0) & (last_ns + patience > now_ns)
     waiting |= read.waits & (now_ns - last_ns < behind_ns)
     waiting |= _floods(read) & (last_ns + FLOOD_NS > now_ns)
+    waiting &= assembly.rows[assembly.first] >= over
     first = int(np.argmax(waiting)) if waiting.any() else len(assembly)
     origins = assembly.origins()
     while len(parted := origins[first:][(origins[first:] >= 0) & (origins[first:] < first)]):

@@ -146,6 +146,14 @@ class Reader:
         self._file.let_go()
         return int(found)
 
+    def chunk_sizes(self, stream: int) -> list[tuple[int, int]]:
+        """The chunks of a stream, in order: their ids, and how many datagrams they say that they hold."""
+        query = "SELECT id, datagrams FROM chunk WHERE stream = ? AND id > 0 ORDER BY id"
+        with self._file.connected() as connection:
+            found = [(int(one), int(count)) for one, count in connection.execute(query, (stream,))]
+        self._file.let_go()
+        return found
+
     def snapshots(self, *kinds: str) -> Iterator[Snapshot]:
         """The snapshots (of some kinds), in order of time; the namespace of each exists."""
         known = {one.id for one in self.namespaces}

@@ -153,7 +153,10 @@ class Book:
 
 
 class Resolver(Book):
-    """Resolves events to `Place` numbers; equal places get the same number, over all batches."""
+    """Resolves events to `Place` numbers; equal places get the same number, over all batches.
+
+    ``numbered``: the numbers by all that was known of places, in the order in which they were met.
+    """
 
     def __init__(
         self,
@@ -165,7 +168,7 @@ class Resolver(Book):
     ) -> None:
         super().__init__(timelines, our_comment, disbelieved, meanwhile)
         self.backend = backend
-        self._known: dict[tuple[_Seen, int, int, int, int], int] = {}
+        self.numbered: dict[tuple[_Seen, int, int, int, int], int] = {}
         self._interned: dict[tuple[Family, bool, int, Place], int] = {}
         self._chosen: dict[tuple[int, ...], int] = {}
         self._grammars: dict[tuple[Family, bool, str, int], Grammar] = {}
@@ -174,7 +177,7 @@ class Resolver(Book):
     def renew(self) -> None:
         """See `Book`."""
         super().renew()
-        for known in (self._known, self._interned, self._chosen, self._grammars, self._others):
+        for known in (self.numbered, self._interned, self._chosen, self._grammars, self._others):
             known.clear()
 
     def locate(self, data: U8, lengths: U32, received_ns: I64) -> Locations:
@@ -195,7 +198,7 @@ class Resolver(Book):
         example, inverse = _distinct(code)
         numbers = np.array(
             [
-                self._number(
+                self.number(
                     _seen(located, int(row)),
                     *(int(one[row]) for one in (since, first, last, soon)),
                 )
@@ -248,11 +251,12 @@ class Resolver(Book):
         # One commit comes after the other.
         return np.clip(since, first - 1, first), first, last, np.clip(soon, last, last + 1)
 
-    def _number(self, seen: _Seen, since: int, first: int, last: int, soon: int) -> int:
+    def number(self, seen: _Seen, since: int, first: int, last: int, soon: int) -> int:
+        """The number of a place, -1 if there is none; see `_candidates`."""
         key = (seen, since, first, last, soon)
-        if key not in self._known:
-            self._known[key] = self._choice(*key)
-        return self._known[key]
+        if key not in self.numbered:
+            self.numbered[key] = self._choice(*key)
+        return self.numbered[key]
 
     def _choice(self, seen: _Seen, since: int, first: int, last: int, soon: int) -> int:
         if seen.table is None:
