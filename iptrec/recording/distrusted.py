@@ -152,7 +152,10 @@ class Distrusted:
         """Where what is looked for may be: a recorder that was killed has not compressed it."""
         name = self.path.name.removesuffix(".gz")
         part = self.path.with_name(name.removesuffix(".db") + PART)
-        return f"; {part} is there, not compressed yet" if part.is_file() else ""
+        with contextlib.suppress(OSError):  # a directory that nobody lets us look into
+            if part.is_file():
+                return f"; {part} is there, not compressed yet"
+        return ""
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file in the way that its neighbours on the disk allow, and leave these as they are."""
