@@ -92,7 +92,7 @@ def record(
     """
     told = arguments.function("progress", progress or (lambda _: None))
     order = _Order(
-        output=arguments.file("output", output),
+        output=_uncompressed(arguments.file("output", output)),
         filter=None if filter is None else arguments.text("filter", filter),
         duration_s=None if duration is None else arguments.seconds("duration", duration),
         packets=None if packets is None else arguments.count("packets", packets),
@@ -112,6 +112,13 @@ def record(
         exit_status=outcome["exit_status"] if outcome["reason"] == "command" else None,
         notes=tuple(outcome["notes"]),
     )
+
+
+def _uncompressed(output: str) -> str:
+    """The file. Raises `UsageError` for one that would not be what its name says."""
+    if output.endswith(".gz"):
+        raise UsageError(f"output={output!r}: iptrec record compresses, this does not; name a .db")
+    return output
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ NOT_RECORDED = {
     "no output": ({"output": ""}, "output='': expected the name of a file"),
     "output with NUL": ({"output": "a\0b"}, r"output='a\\x00b': holds a NUL byte"),
     "filter as number": ({"filter": 5}, "filter=5: expected a text"),
+    "output compressed": ({"output": "t.db.gz"}, "output='t.db.gz': iptrec record compresses"),
     "filter half a character": ({"filter": "\ud800"}, "filter=.*: holds half a surrogate pair"),
     "filter as list": ({"filter": ["tcp"]}, r"filter=\['tcp'\]: expected a text"),
     "duration as text": ({"duration": "30s"}, f"duration='30s': {SECONDS}"),

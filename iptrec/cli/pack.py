@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from iptrec.redact.recorded import Redacted
 
 RECORDING: Final = "recording.db"
-# zstd: what is not long is packed as small as it can be, of which a MB takes half a second; what is long
-# takes a hundredth of that and is 4 % larger.
+# zstd: what is not long is packed as small as it can be, half a second for a million bytes of messages, which
+# are 80,000 in a recording; what is long takes a thirtieth of that and is 4 % larger.
 _BEST, _FAST = 19, 15
-_LONG: Final = 16 << 20  # bytes in the file
+_LONG: Final = 2 << 20  # bytes in the file
 _LIMIT: Final = 25 << 20  # bytes that GitHub takes of a file; GitLab's and Jira's defaults are more
 
 
@@ -106,7 +106,8 @@ def pack(
             from iptrec.redact.recorded import redacted
 
             made = redacted(rows, secret, keeps)
-        with _rewritten(source, rows, made) as draft:
+        level = _BEST if _share(choice) * source.size < _LONG else _FAST
+        with _rewritten(rows, made, level) as draft:
             name = Path(recording).name if made is None and recording != "-" else RECORDING
             with Archive(stream) as archive:
                 told = _fill(archive, draft, name, utc=chosen.utc or redact)
@@ -138,15 +139,21 @@ def _chosen(source: Recording, chosen: which.Chosen) -> tuple[rows.Recording, Ch
     return picked(source.rows, found), found
 
 
+def _share(choice: Choice | None) -> float:
+    """How much of all packets is packed."""
+    if choice is None:
+        return 1.0
+    return (choice.selected + choice.related) / max(choice.packets, 1)
+
+
 @contextlib.contextmanager
-def _rewritten(source: Recording, found: rows.Recording, made: Redacted | None) -> Iterator[Draft]:
+def _rewritten(found: rows.Recording, made: Redacted | None, level: int) -> Iterator[Draft]:
     """The recording that is packed, in a file that is gone afterwards."""
     from iptrec.cli.redact import write
     from iptrec.files import Draft
     from iptrec.recording import private
     from iptrec.recording.rewrite import Rewrite
 
-    level = _BEST if source.size < _LONG else _FAST
     with private.directory() as place, Draft(place / RECORDING, named=True) as draft:
         with Rewrite(draft, level) as rewrite:
             if made is None:
