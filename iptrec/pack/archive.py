@@ -47,6 +47,8 @@ class Archive:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._zip.close()
+        else:
+            self._zip.fp = None  # else it ends the zip when it is deleted, in a file that is closed
 
     def add(self, name: str, what: str, source: BinaryIO) -> None:
         """Put a file into it."""

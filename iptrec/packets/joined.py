@@ -274,11 +274,14 @@ class Joiner:
     ) -> list[_Whole]:
         """What can be along these paths of the parts, one for each order of the steps."""
         torn = any(one.doubt == TORN for one in there.values())
+        cut = len(there) > 1 and any(one.reason == HOLES for one in there.values())
         copied = any(one.copied for one in there.values())
         found: list[_Whole] = []
         for steps, unordered in self._orders(there, paths, known):
             path = tuple(paths[part][at] for part, at in steps)
             outcome = self._walker.across_holes(path, torn=torn, copied=copied)
+            if outcome is None and cut:  # what broke off there met old and new chains
+                outcome = self._walker.across_holes(path, torn=True, copied=copied)
             if outcome is not None:
                 outcome = replace(outcome, unordered=unordered)
                 found.append(_Whole(self._with_doubts(outcome, there, steps), steps))
@@ -293,13 +296,17 @@ class Joiner:
     def _orders(
         self, there: dict[int, Outcome], paths: dict[int, tuple[int, ...]], known: Proven
     ) -> Iterator[Order]:
-        """The steps of all parts, in each order that they can have."""
+        """The steps of all parts, in each order that they can have.
+
+        While rules change, a packet may pass chains that no ruleset has together.
+        """
         blocks = {at: self._blocks(at, path) for at, path in paths.items()}
         grammar = self._grammar(chain.from_iterable(paths.values()))
         passes = {one.pass_ for some in blocks.values() for one in some}
         seen: list[Order] = []
+        fewest = min(len(passes - route.keys()) for route in grammar.routes)
         for route in grammar.routes:
-            if not passes <= route.keys():
+            if len(passes - route.keys()) > fewest or (fewest and len(there) == 1):
                 continue
             ended = {at for at, one in there.items() if one.verdict in _ENDS}
             order = merged(blocks, route, ended, known)

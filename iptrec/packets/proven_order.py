@@ -62,7 +62,7 @@ class _Marks(NamedTuple):
 def proven(places: Sequence[Place], parts: Sequence[int], told: Told, chains: Unordered) -> I64:
     """For packets of one way the order of some chains: see `LEGACY_FIRST`, shape (packets,).
 
-    ``places``, ``parts``: of each step, legacy iptables first.
+    ``places``, ``parts``: of each step.
     """
     unknown = np.full(told.mark.shape[1], UNPROVEN)
     way = _chains(places, parts)
@@ -70,10 +70,10 @@ def proven(places: Sequence[Place], parts: Sequence[int], told: Told, chains: Un
     wanted, count = [(chains.hook, name) for name in chains.chains], len(chains.chains)
     others = [1 - _LEGACY] * (count - 1)
     at = next((i for i in range(len(way)) if names[i : i + count] == wanted), None)
-    if at is None or [one.part for one in way[at : at + count]] != [_LEGACY, *others]:
+    if at is None or sorted(one.part for one in way[at : at + count]) != [_LEGACY, *others]:
         return unknown
     found = _by_times(told, way[at : at + count])
-    if count == 2:  # noqa: PLR2004 - the mark of one is the mark that the other one sees
+    if count == 2 and way[at].part == _LEGACY:  # noqa: PLR2004 - one's mark is what the other one sees
         found = np.where(found == UNPROVEN, _by_marks(places, told.mark, way, at), found)
     return found
 
@@ -81,7 +81,8 @@ def proven(places: Sequence[Place], parts: Sequence[int], told: Told, chains: Un
 def _by_times(told: Told, chains: Sequence[_Chain]) -> I64:
     """The order in which events were sent, where it is one of the chains as wholes, and of all steps."""
     begin, end = chains[0].steps.start, chains[-1].steps.stop
-    legacy, *others = (told.sent_ns[one.steps.start : one.steps.stop] for one in chains)
+    ordered = sorted(chains, key=lambda one: one.part != _LEGACY)
+    legacy, *others = (told.sent_ns[one.steps.start : one.steps.stop] for one in ordered)
     before = np.stack([one.max(axis=0) + _CLOCKS_NS < legacy.min(axis=0) for one in others])
     behind = np.stack([legacy.max(axis=0) + _CLOCKS_NS < one.min(axis=0) for one in others])
     known = (before | behind).all(axis=0) & (before[:-1] >= before[1:]).all(axis=0)

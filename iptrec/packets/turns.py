@@ -62,19 +62,22 @@ def merged(
     ended: set[int],
     proven: Proven = frozenset(),
 ) -> Order:
-    """The steps of all blocks in the order of a route; ``ended``: the parts that end the packet."""
+    """The steps of all blocks in the order of a route; ``ended``: the parts that end the packet.
+
+    A chain that the route does not have stays behind the one before it of its part.
+    """
     turns = []
     for part, some in blocks.items():
         turn = -1
         for number, one in enumerate(some):
-            turn = max(turn, route[one.pass_])  # a part's own order stays
+            turn = max(turn, route.get(one.pass_, turn))  # a part's own order stays
             last = part in ended and number == len(some) - 1
             turns.append(_Turn(turn, last, one.traced, part, number, one))
     turns.sort()
     known, ordered, unordered = dict(proven), [], []
     for turn, group in groupby(turns, key=itemgetter(0)):
         here = list(group)
-        tied = [one for one in here if route[one.block.pass_] == turn and not one.last]
+        tied = [one for one in here if route.get(one.block.pass_) == turn and not one.last]
         told = _unordered(tied, first=turn == turns[0].turn)
         if told in known:
             here = _in_order(here, tied, known[told])

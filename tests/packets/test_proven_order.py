@@ -82,6 +82,9 @@ def test_each_packet_has_its_own_marks():
 SECOND = place("aside", "also")
 ALL = Unordered("INPUT", ("filter/INPUT", "fw/in", "aside/also"))
 TWO = [MANGLE, LEGACY_MARK, LEGACY_END, NFT_RULE, NFT_END, BEHIND], [0, 0, 0, 1, 1, 0]
+# Tracing may begin in one of nf_tables, which is shown first.
+TURNED = [MANGLE, NFT_RULE, NFT_END, LEGACY_MARK, LEGACY_END, BEHIND], [0, 1, 1, 0, 0, 0]
+OTHER = Unordered("INPUT", ("fw/in", "filter/INPUT"))
 THREE = [LEGACY_END, NFT_RULE, NFT_END, SECOND], [0, 1, 1, 1]
 
 
@@ -90,6 +93,8 @@ THREE = [LEGACY_END, NFT_RULE, NFT_END, SECOND], [0, 1, 1, 1]
     [
         (TWO, BOTH, [0, 1000, 2000, 3000, 4000, 5000], LEGACY_FIRST),
         (TWO, BOTH, [0, 3000, 4000, 1000, 2000, 5000], NFT_FIRST),
+        (TURNED, OTHER, [0, 1000, 2000, 3000, 4000, 5000], NFT_FIRST),
+        (TURNED, OTHER, [0, 3000, 4000, 1000, 2000, 5000], LEGACY_FIRST),
         # Both overlap, or are so near that the clocks may have told it wrongly.
         (TWO, BOTH, [0, 1000, 3000, 2000, 4000, 5000], UNPROVEN),
         (TWO, BOTH, [0, 1000, 2000, 2200, 4000, 5000], UNPROVEN),
