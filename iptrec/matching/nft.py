@@ -25,7 +25,7 @@ from iptrec.decode.rulesets.nft_matches import (
 )
 from iptrec.decode.rulesets.nft_others import Other
 from iptrec.matching import moments, nft_ct, nft_lookup, nft_words
-from iptrec.matching.facts import Judgement
+from iptrec.matching.facts import Clause, Judgement
 from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
 from iptrec.matching.iptables_host import of_ipsec
 from iptrec.matching.nft_fields import depends, field
@@ -54,6 +54,7 @@ _REASONS: Final[dict[str, Callable[[Facts], str]]] = {
 }
 _PRESENT: Final = frozenset(["has", "read"])
 _LOOKUPS: Final = frozenset(["map", "vmap"])
+_UNREAD: Final = Judgement(None, Clause("its text"), "not recorded")
 
 
 class _Values(NamedTuple):
@@ -106,7 +107,7 @@ def _writes(statements: Iterable[Condition]) -> Iterator[Writes]:
 
 def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
     """What can be said of a rule, and what it leaves of a packet that it does not match."""
-    unknown: Judgement | None = None
+    unknown: Judgement | None = None if rule.listed else _UNREAD
     lacks = _lacks(rule, facts)
     for at, condition in enumerate(rule.matches):
         match condition:

@@ -6,6 +6,7 @@ import pytest
 from nft_handmade import DEL_RULE, NEW_GENERATION, NEW_RULE, message, rule, u32
 
 from iptrec.kernel import netlink
+from iptrec.kernel.nft import missed as missed_rules
 from iptrec.kernel.nft import transactions
 from iptrec.kernel.nft.missed import Missed
 
@@ -54,6 +55,23 @@ def test_what_nobody_listed_is_told_once():
     tell(missed, went(20))
     missed.listed()
     assert missed.gone() == []
+
+
+@pytest.mark.parametrize("limit", ["MOST_EVER", "MOST_TOLD"])
+def test_there_may_be_too_many(monkeypatch, limit):
+    """In all, or at once: no more are told, and it is known that there were more."""
+    monkeypatch.setattr(missed_rules, limit, 2)
+    missed = Missed()
+    for handle, what in ((5, "one"), (6, "two"), (7, "one")):
+        tell(missed, came(handle, what))
+        tell(missed, went(handle))
+    missed.listed()
+    assert not missed.full
+    tell(missed, came(8, "six"))
+    tell(missed, went(8))
+    missed.listed()
+    assert [one.messages for one in missed.gone()] == [came(5, "one"), came(6, "two")]
+    assert missed.full
 
 
 def test_a_ring_is_told_again():

@@ -208,7 +208,7 @@ def counted(rules, *, until):
 class Missing:
     """Each look misses one rule."""
 
-    again = False
+    again = full = False
 
     def take(self, message):
         assert message.kind == 0x0A0F

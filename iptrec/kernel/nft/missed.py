@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from iptrec.kernel import netlink
@@ -41,7 +42,9 @@ _CHAIN: Final = b"__chain"  # an anonymous one, which nft lists with the rule
 _HEAD: Final = 4  # struct nfgenmsg
 _OF_RULE: Final = (nft_rule.EXPRESSIONS, nft_rule.USERDATA)
 _MOST_WAITING: Final = 20_000  # messages between two listings
-MOST_TOLD: Final = 5_000  # rules, in all
+MOST_TOLD: Final = 5_000  # rules, at once
+MOST_EVER: Final = 50_000  # rules, in all: 5 MB of memory, and up to 100 MB of the recording
+_DIGEST: Final = 16  # bytes
 
 _Table = tuple[int, bytes]  # NFPROTO_, and its name
 Attributes = list[tuple[int, bytes]]
@@ -75,6 +78,7 @@ class Missed:
     """Finds these rules in what the kernel tells; to be told when the ruleset was listed.
 
     ``again``: a rule is told again when an equal one was missed later on, as what was told may be gone by then.
+    ``full``: there are more of them than are told.
     """
 
     def __init__(self, *, again: bool = False) -> None:
@@ -82,11 +86,12 @@ class Missed:
         self._forget()
 
     def _forget(self) -> None:
-        self._known: set[object] = set()
+        self.full = False
+        self._known: set[bytes] = set()
         self._waiting: list[netlink.Message] = []
         self._commits = 0
         self._fresh: dict[tuple[_Table, bytes], Gone] = {}  # by their handles: those that are there
-        self._gone: dict[object, Gone] = {}
+        self._gone: dict[bytes, Gone] = {}
         self._named: dict[tuple[_Table, int, bytes], Attributes] = {}
         self._sets: dict[tuple[_Table, bytes], _Set] = {}
 
@@ -208,16 +213,23 @@ class Missed:
     def _went(self, gone: Gone) -> None:
         """A rule is gone that no listing had."""
         identity = _identity(gone)
-        if identity not in self._known and len(self._known) + len(self._gone) < MOST_TOLD:
-            self._gone.setdefault(identity, gone)
+        if identity in self._known or identity in self._gone:
+            return
+        if len(self._gone) < MOST_TOLD and len(self._known) + len(self._gone) < MOST_EVER:
+            self._gone[identity] = gone
+        else:
+            self.full = True
 
 
-def _identity(gone: Gone) -> object:
+def _identity(gone: Gone) -> bytes:
     """Equal for rules of equal text in tables of one name."""
     found = dict(gone.rule)
     rule = Rule("", b"", found.get(nft_rule.EXPRESSIONS, b""), found.get(nft_rule.USERDATA, b""))
     of_sets = [[value for kind, value in one if kind != SET_NAME] for one in _of_sets(gone) if one]
-    return gone.family, gone.table, ANONYMOUS.sub(b"", repr((rule.identity, of_sets)).encode())
+    said = repr((gone.family, gone.table, rule.identity, of_sets)).encode(
+        "utf-8", "surrogateescape"
+    )
+    return blake2b(ANONYMOUS.sub(b"", said), digest_size=_DIGEST).digest()
 
 
 def _of_sets(gone: Gone) -> Iterator[Attributes]:

@@ -86,6 +86,7 @@ class NftWatch:
         self._next = 0
         self._untold = False  # a change that could not be listed
         self._missing: list[Gone] = []  # rules that no listing has, to be told
+        self._full = False  # it is said that there are too many of them
         self._ending = False
         self._patience = Deadline(_WITHIN_S)  # with what lists the ruleset just now
         self._before = self._until  # the last wait
@@ -224,6 +225,9 @@ class NftWatch:
         self._found(NftState(self._until, seen, parts if told else [listing.NOT_SEEN]))
         if self._missed is not None:
             self._missing += self._missed.gone() if told else self._missed.untold()
+            if self._missed.full and not self._full:
+                self._full = True
+                self._found(HostError(f"{_WITHOUT_TEXT}: too many rules came and went"))
             with self._costly():
                 self._tell_missing(self._until, self._waiting())
         self._until = listed
