@@ -151,3 +151,35 @@ def test_flags_that_nft_spoils():
     assert nft_objects.of_json(json.dumps(listing).encode()) == {
         ("ip6", "t6"): [Object("table", "", "flags dormant")]
     }
+
+
+COMMENTED = """\
+table inet fw {
+	chain in {
+		comment "my
+		chain { counter packets 1 bytes 2"
+		type filter hook input priority filter; policy accept;
+		tcp dport 1 counter packets 5 bytes 7 drop comment "counter packets 5 bytes 7"
+	}
+}
+"""
+
+
+def test_a_comment_of_a_chain_is_no_rule():
+    """Nor is what stands in a comment a count."""
+    listing = nft_json.parse(b"", nft_objects.numbered(COMMENTED.encode()))
+    (chain,) = listing.chains["inet", "fw"].values()
+    assert chain.policy == "ACCEPT"
+    assert [one.spec for one in chain.rules] == [
+        'tcp dport 1 counter drop comment "counter packets 5 bytes 7"'
+    ]
+
+
+def test_what_a_quota_has_used():
+    """It is no part of a rule, by nft's JSON as little as by its text."""
+    quota = {"val": 10, "val_unit": "mbytes"}
+    used, fresh = (
+        json.dumps({"rule": {"expr": [{"quota": quota | more}]}}).encode()
+        for more in ({"used": 5, "used_unit": "kbytes"}, {})
+    )
+    assert nft_objects.stateless(used) == fresh

@@ -24,9 +24,10 @@ _BLOCK: Final = re.compile(r"\t((?:ct )?\S+) (\S+) \{(?: # handle \d+)?")
 _HOOK: Final = re.compile(r"\t\t(type \S+ hook .*?;)(?: policy \w+;)?")
 _ELEMENT: Final = re.compile(r'(?:"[^"]*"|[^,"])+')
 _STATE: Final = re.compile(
-    r" expires \S+|(?<=counter) packets \d+ bytes \d+|(?<=bytes) used \d+ \w+"
+    r'"[^"]*"| expires \S+|(?<=counter) packets \d+ bytes \d+|(?<=bytes) used \d+ \w+'
 )
 _JSON_COUNTER: Final = re.compile(rb'"counter": ?\{"packets": ?\d+, ?"bytes": ?\d+\}')
+_JSON_USED: Final = re.compile(rb', ?"used": ?\d+, ?"used_unit": ?"\w+"')
 _COUNTER: Final = re.compile(rb"counter packets \d+ bytes \d+")
 _COUNTS: Final = re.compile(r"packets \d+ bytes \d+")
 _HANDLED: Final = re.compile(r"^\t.* # handle \d+$", re.MULTILINE)
@@ -89,7 +90,12 @@ def _block(kind: str, name: str, lines: list[str]) -> Iterator[Object]:
     definition = "; ".join(line.strip() for line in (head + rest).split("\n") if line.strip())
     if kind == "counter":
         definition = _COUNTS.sub("", definition).strip("; ")
-    yield Object(kind, name, _STATE.sub("", definition), tuple(_elements(found)))
+    yield Object(kind, name, _lasting_words(definition), tuple(_elements(found)))
+
+
+def _lasting_words(text: str) -> str:
+    """Without what counts or runs out; what is quoted stays."""
+    return _STATE.sub(lambda found: found[0] if found[0].startswith('"') else "", text)
 
 
 def _cut(body: str) -> tuple[str, str, str]:
@@ -107,13 +113,13 @@ def _cut(body: str) -> tuple[str, str, str]:
 
 def _elements(inner: str) -> Iterator[str]:
     for one in _ELEMENT.findall(inner):
-        if element := " ".join(_STATE.sub("", one).split()):
+        if element := " ".join(_lasting_words(one).split()):
             yield element
 
 
 def numbered(text: bytes) -> bytes:
     """A listing with handles where it was printed without (nft -a), and without what its rules have counted."""
-    printed = _STATE.sub("", text.decode("utf-8", "surrogateescape"))
+    printed = _lasting_words(text.decode("utf-8", "surrogateescape"))
     if not _HANDLED.search(printed):
         printed = "\n".join(_numbered(printed.split("\n")))
     return printed.encode("utf-8", "surrogateescape")
@@ -121,24 +127,29 @@ def numbered(text: bytes) -> bytes:
 
 def _numbered(lines: list[str]) -> Iterator[str]:
     """The last line of each rule with a handle: their number in the listing."""
-    in_chain = anonymous = quoted = False
+    in_chain = anonymous = quoted = of_chain = False
     for number, line in enumerate(lines, 1):
-        if not line.startswith("\t\t"):
+        if not (line.startswith("\t\t") or of_chain):
             in_chain, anonymous, quoted = line.startswith("\tchain "), False, False
+        of_chain = of_chain or (not quoted and line.startswith('\t\tcomment "'))
         quoted ^= line.count('"') % 2 == 1
         if line.startswith("\t\t") and not line.startswith("\t\t\t") and line.endswith("{"):
             anonymous = True
         elif anonymous and line == "\t\t}":
             anonymous = False
         is_rule = (
-            in_chain and line.startswith("\t\t") and not (anonymous or quoted or _HOOK.match(line))
+            in_chain
+            and line.startswith("\t\t")
+            and not (anonymous or quoted or of_chain or _HOOK.match(line))
         )
+        of_chain = of_chain and quoted
         yield f"{line} # handle {number}" if is_rule else line
 
 
 def stateless(listing: bytes) -> bytes:
     """What ``nft -j`` printed, without what rules have counted (nft -s)."""
-    return _COUNTER.sub(b"counter", _JSON_COUNTER.sub(b'"counter": null', listing))
+    counted = _JSON_USED.sub(b"", _JSON_COUNTER.sub(b'"counter": null', listing))
+    return _COUNTER.sub(b"counter", counted)
 
 
 def of_json(listing: bytes) -> dict[TableName, list[Object]]:
