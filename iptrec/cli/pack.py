@@ -180,7 +180,7 @@ def _fill(archive: Archive, draft: Draft, name: str, *, utc: bool) -> dict[str, 
         summary = answers.summary
         report = page(answers)
         packets = recording.packets().columns()
-        why = why_page.page(recording.rows, packets, layout, name, running=recording.running)
+        why = why_page.page(recording.rows, packets, layout, RECORDING, running=recording.running)
         facts = recording.facts
     archive.add("report.html", "iptrec report: open it in any browser", io.BytesIO(report.encode()))
     archive.add("why.md", "why packets did not get through", io.BytesIO(why.encode()))
