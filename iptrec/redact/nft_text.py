@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -21,22 +22,15 @@ _HEADS: Final = frozenset(
     {"chain", "set", "map", "flowtable", "counter", "quota", "limit", "helper", "timeout", "expectation",
      "secmark", "synproxy", "meter", "element"}
 )  # fmt: skip
-_NAMED: Final = frozenset(
-    {
-        "jump",
-        "goto",
-        "iifname",
-        "oifname",
-        "ibrname",
-        "obrname",
-        "sdifname",
-        "iif",
-        "oif",
-        "sdif",
-        "device",
-        "name",
-    }
+# Before a name that is not quoted; those of interfaces always are.
+_NAMED: Final = frozenset({"jump", "goto", "device", "name"})
+# What nft quotes of times (src/meta.c), and what it counts times and rates by
+_MOMENT: Final = re.compile(
+    r"(?:Sun|Mon|Tues|Wednes|Thurs|Fri|Satur)day|(?:\d{4}-\d\d-\d\d )?\d\d:\d\d(?::\d\d)?"
 )
+_TIME: Final = r"(?:\d+(?:ms|[dhms]))+"
+_SPAN: Final = re.compile(f"{_TIME}(?:-{_TIME})?")
+_UNITS: Final = frozenset(["bytes", "kbytes", "mbytes", "second", "minute", "hour", "day", "week"])
 _PROSE: Final = frozenset({"comment", "prefix"})
 _PUNCTUATION: Final = "{}();,="
 
@@ -50,7 +44,7 @@ class NftText:
 
     def __call__(self, text: str) -> str:
         """All lines. Raises `UsageError` with a rule that would not stay true."""
-        return "".join(map(self._line, text.splitlines(keepends=True)))
+        return "".join(map(self._line, io.StringIO(text)))
 
     def _line(self, line: str) -> str:
         try:
@@ -106,6 +100,8 @@ class NftText:
         last = before[-1]
         if word.startswith('"'):
             inner = word[1:].rstrip("*").removesuffix('"')
+            if last not in _PROSE and _MOMENT.fullmatch(inner):
+                return word
             change = self._words.prose if last in _PROSE else self._maps.name
             return f'"{change(inner)}"{"*" * word.endswith("*")}'
         if raw_payload.NAMED.fullmatch(word):
@@ -118,6 +114,8 @@ class NftText:
         if word in public().nft or not word.strip("!<>=&|^-+.*#:/"):
             return word
         if all(one in public().nft for one in word.split(",")):
+            return word
+        if _SPAN.fullmatch(word) or _UNITS.issuperset(word.split("/")):
             return word
         return self._words.value(word)
 

@@ -6,6 +6,7 @@ of its text.
 
 from __future__ import annotations
 
+import io
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -70,7 +71,7 @@ class SaveText:
 
     def __call__(self, text: str, *, ipv6: bool = False) -> str:
         """All lines. Raises `UsageError` with a rule whose addresses cannot be mapped so that it stays true."""
-        return "".join(self._line(line, ipv6=ipv6) for line in text.splitlines(keepends=True))
+        return "".join(self._line(line, ipv6=ipv6) for line in io.StringIO(text))
 
     def _line(self, line: str, *, ipv6: bool) -> str:
         body = line.rstrip("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -244,7 +245,7 @@ class Snapshots:
 
     def _group_lines(self, text: str) -> str:
         lines = []
-        for line in text.splitlines(keepends=True):
+        for line in io.StringIO(text):
             number, controllers, path = [*line.split(":", 2), "", ""][:3]
             lines.append(f"{number}:{controllers}:{self._path(path)}")
         return "".join(lines)

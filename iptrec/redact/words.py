@@ -25,7 +25,7 @@ _NUMBER: Final = re.compile(
     r"!?(?:0x[0-9A-Fa-f]+|\d+)(?:[-:,/&|]!?(?:0x[0-9A-Fa-f]+|\d+))*[%:-]?|\d+\.\d+|\d{4}-\d\d-\d\dT[\d:]+"
 )
 _RATE: Final = re.compile(
-    r"\d+[kmg]?b?/(?:s|sec|second|m|min|minute|h|hour|d|day|w|week)\w?|\d+(?:[kmg]?b|ms|[smhd])",
+    r"\d+[kmg]?b?/(?:s|sec|second|m|min|minute|h|hour|d|day|w|week)\w?|\d+(?:\.\d+)?(?:[kmg]?b(?:it|ps)?|[mu]s|[smhd])",
     re.IGNORECASE,
 )
 _PART: Final = re.compile(r"[A-Za-z][\w-]*")

@@ -52,6 +52,38 @@ def test_what_is_nobodys_stays(rule):
     assert mapped(SaveText, rule)[0] == [rule]
 
 
+NFT_STAYS = [
+    "meta nfproto ipv4 fib saddr . mark . iif oif missing counter drop",
+    "fib daddr . iif type != { local, broadcast } drop",
+    "fib saddr oif exists counter",
+    "fib saddr . iif check missing drop",
+    'meta hour "10:00"-"23:30" meta day "Sunday" counter',
+    'meta time < "2027-01-01 00:00:00" counter drop',
+    "ct expiration 20s-1m30s counter drop",
+    "limit rate over 1 mbytes/second burst 2 mbytes drop",
+    "limit rate 5/minute counter",
+    "meta sdif 0 meta oiftype ether counter",
+]
+
+
+@pytest.mark.parametrize("rule", NFT_STAYS)
+def test_what_nft_says_stays(rule):
+    """Its words, times and rates; what it quotes of interfaces goes."""
+    line = f"\t\t{rule} # handle 1\n"
+    [made], _ = mapped(NftText, line)
+    assert made == line
+
+
+def test_a_line_ends_where_a_program_ends_it():
+    """Other characters that end lines elsewhere may be in a comment."""
+    for end in "\x0b\x0c\x1c\x85\u2028\u2029":
+        rule = f'-A INPUT -m comment --comment "a{end}b" -j DROP\n'
+        [made], _ = mapped(SaveText, rule)
+        assert made.startswith('-A INPUT -m comment --comment "'), made
+        assert made.endswith('" -j DROP\n'), made
+        assert made.count('"') == 2
+
+
 GOES = {
     "-A acme-in -j beta": ["acme", "beta"],
     "-A INPUT -s 8.8.4.0/24 -i customer0 -j DROP": ["8.8.4", "customer"],
