@@ -337,10 +337,11 @@ class Packets:
 
 
 def _transport_of(packet: bytes) -> tuple[int, bytes]:
-    """Where the transport header is, and between which addresses."""
+    """Where the transport header is; of which protocol it is, and between which addresses."""
     if packet[:1] and packet[0] >> 4 == 4:  # noqa: PLR2004
-        return (packet[0] & 15) * 4, packet[12:20]
-    return transport_at(packet), packet[8:_IPV6]
+        return (packet[0] & 15) * 4, packet[9:10] + packet[12:20]
+    at = transport_at(packet)
+    return at, packet[6:7] + packet[8:at]
 
 
 def transport_at(packet: bytes) -> int:

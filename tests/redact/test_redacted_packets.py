@@ -140,6 +140,19 @@ def test_payloads_go():
     assert Packets(maps(["payload"]))(ipv4(17, udp(secret)))[28:] == secret
 
 
+@pytest.mark.parametrize("made", [ipv4, ipv6])
+def test_what_is_dumped_is_of_one_protocol(made):
+    """nf_tables dumps the beginning of what is behind a header, which may equal that of another protocol."""
+    inner = ipv4(17, b"ports" * 8)
+    packets = Packets(maps())
+    whole = [made(protocol, inner) for protocol in (4, 94)]
+    for packet in whole:
+        packets.learn(packet)
+    for packet in whole:
+        dumped = packet[: len(packet) - len(inner) + 20]
+        assert packets.begin(dumped) == packets(packet)[: len(dumped)]
+
+
 def test_neighbours_are_mapped_as_their_addresses():
     """Target and link-layer address of a solicitation."""
     made = maps()
