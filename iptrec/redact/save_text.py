@@ -35,7 +35,7 @@ _ENUMERATED: Final = frozenset(
     "--mode", "--reject-with", "--algo", "--hashlimit-mode", "--dir", "--pol", "--proto", "--weekdays",
     "--mh-type", "--header", "--type", "--dscp-class", "--set-dscp-class", "--ctevents", "--expevents",
     "--espspi", "--timestart", "--timestop", "--datestart", "--datestop", "--monthdays", "--ports",
-    "--dports", "--sports", "--helper", "--tos", "--set-tos"}
+    "--dports", "--sports", "--tos", "--set-tos"}
 )  # fmt: skip
 _WORDS_OF_LISTS: Final = re.compile(r"[A-Za-z0-9_,:/.+-]*")
 _PUBLIC: Final = frozenset(

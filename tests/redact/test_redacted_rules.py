@@ -42,6 +42,7 @@ STAY = [
     "-A INPUT -m mark --mark 0x4000/0x4000 -j MARK --set-xmark 0x1/0xffffffff",
     '-A INPUT -m bpf --bytecode "4,48 0 0 9,21 0 1 17,6 0 0 1,6 0 0 0" -j TRACE',
     '-A INPUT -m u32 --u32 "0x6&0xff=0x11" -j DROP',
+    "-A PREROUTING -m helper --helper ftp -j ACCEPT",
     "-A INPUT -m addrtype --dst-type LOCAL -m pkttype --pkt-type broadcast -j RETURN",
 ]
 
@@ -89,6 +90,7 @@ GOES = {
     "-A INPUT -s 8.8.4.0/24 -i customer0 -j DROP": ["8.8.4", "customer"],
     '-A INPUT -m comment --comment "of Acme in 8.8.4.4" -j DROP': ["Acme", "8.8.4.4"],
     '-A INPUT -j LOG --log-prefix "acme: "': ["acme"],
+    "-A PREROUTING -m helper --helper helpAcme -j ACCEPT": ["Acme"],
     '-A INPUT -m string --string "secret" --algo bm -j DROP': ["secret"],
     '-A INPUT -m u32 --u32 "0xc=0x08080404" -j DROP': ["0x0808"],
     '-A INPUT -m bpf --bytecode "3,32 0 0 12,21 0 1 134744072,6 0 0 1" -j DROP': ["134744072"],
