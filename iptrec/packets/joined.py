@@ -274,13 +274,13 @@ class Joiner:
     ) -> list[_Whole]:
         """What can be along these paths of the parts, one for each order of the steps."""
         torn = any(one.doubt == TORN for one in there.values())
-        cut = len(there) > 1 and any(one.reason == HOLES for one in there.values())
         copied = any(one.copied for one in there.values())
         found: list[_Whole] = []
         for steps, unordered in self._orders(there, paths, known):
             path = tuple(paths[part][at] for part, at in steps)
             outcome = self._walker.across_holes(path, torn=torn, copied=copied)
-            if outcome is None and cut:  # what broke off there met old and new chains
+            if outcome is None and len(there) > 1 and any(map(self._walker.changes, path)):
+                # By itself each part fits, and a commit explains that together they do not.
                 outcome = self._walker.across_holes(path, torn=True, copied=copied)
             if outcome is not None:
                 outcome = replace(outcome, unordered=unordered)
