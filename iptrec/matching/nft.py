@@ -23,7 +23,7 @@ from iptrec.decode.rulesets.nft_matches import (
     Writes,
     keys,
 )
-from iptrec.decode.rulesets.nft_others import Other
+from iptrec.decode.rulesets.nft_others import UNREAD, Other
 from iptrec.matching import moments, nft_ct, nft_lookup, nft_words
 from iptrec.matching.facts import Clause, Judgement
 from iptrec.matching.field import AbsentError, IfThere, dumped_of_tcp
@@ -54,7 +54,7 @@ _REASONS: Final[dict[str, Callable[[Facts], str]]] = {
 }
 _PRESENT: Final = frozenset(["has", "read"])
 _LOOKUPS: Final = frozenset(["map", "vmap"])
-_UNREAD: Final = Judgement(None, Clause("its text"), "not recorded")
+_UNREAD: Final = Judgement(None, Clause(UNREAD))
 
 
 class _Values(NamedTuple):
@@ -107,7 +107,7 @@ def _writes(statements: Iterable[Condition]) -> Iterator[Writes]:
 
 def _evaluated(rule: Rule, facts: Facts) -> tuple[Judgement, Facts]:
     """What can be said of a rule, and what it leaves of a packet that it does not match."""
-    unknown: Judgement | None = None if rule.listed else _UNREAD
+    unknown: Judgement | None = None if rule.listed or rule.matches else _UNREAD
     lacks = _lacks(rule, facts)
     for at, condition in enumerate(rule.matches):
         match condition:

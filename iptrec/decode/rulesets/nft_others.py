@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final, NamedTuple
 
+UNREAD: Final = "its text, which was not recorded"
 TEXT: Final = "text"  # in the place of a statement's name: of what nft's text alone tells
 _LONGEST: Final = 60  # characters
 
@@ -27,7 +28,7 @@ def other(name: str, value: Any) -> Other:  # noqa: ANN401 - JSON
 def _words(name: str, value: Any) -> str:  # noqa: ANN401 - JSON
     match name, value:
         case "", None:
-            return "its text, which was not recorded"
+            return UNREAD
         case "", str():
             return str(value)
         case "", _:
