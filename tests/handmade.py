@@ -18,6 +18,14 @@ REASONS = {
     7: "SOCKET_RCVBUFF", 53: "QDISC_DROP",
 }  # fmt: skip
 UUID = "00000000-0000-4000-8000-000000000001"
+OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'  # the recorder's rule
+RAW = f"""*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A PREROUTING {OWN}
+-A OUTPUT {OWN}
+COMMIT
+"""
 
 
 def udp(payload=b"x", *, src="10.0.0.1", dst="10.0.0.2", sport=1000, dport=53, ident=7, ttl=64):

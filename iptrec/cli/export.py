@@ -11,7 +11,7 @@ import typer
 
 from iptrec.cli import selection as which
 from iptrec.cli.help_ import Command, unless_commanded
-from iptrec.cli.output import Mode
+from iptrec.cli.output import Jobs, Mode
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ Output = Annotated[
     str, typer.Option("--output", "-o", metavar="OUT", help="The file to be made; - is stdout.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Jobs = Annotated[
-    int,
-    typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes that read a long recording."),
-]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no remarks.")]
 
 

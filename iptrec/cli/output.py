@@ -34,6 +34,11 @@ Mode = Annotated[
     ),
 ]
 
+Jobs = Annotated[
+    int,
+    typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes that read a long recording."),
+]
+
 
 @contextlib.contextmanager
 def opened(output: str, recording: str, mode: str = "", *, grows: bool = False) -> Iterator[TextIO]:

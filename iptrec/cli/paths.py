@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from iptrec.cli import selection as which
+from iptrec.cli.output import Jobs
 from iptrec.errors import EXIT_DONE, EXIT_NO, UsageError
 
 
@@ -29,12 +30,7 @@ def paths(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="A file; - is stdout.")
     ] = "-",
-    jobs: Annotated[
-        int,
-        typer.Option(
-            "--jobs", "-j", metavar="N", min=1, help="Processes that read a long recording."
-        ),
-    ] = 1,
+    jobs: Jobs = 1,
 ) -> int:
     """Group packets by the path that they took.
 

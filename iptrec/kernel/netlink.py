@@ -21,6 +21,7 @@ REQUEST, ACK, DUMP = 1, 4, 0x300  # NLM_F_
 NONREC, CREATE, APPEND = 0x100, 0x400, 0x800
 INTERRUPTED: Final = 0x10  # NLM_F_DUMP_INTR
 ERROR, DONE = 2, 3  # NLMSG_; an error whose errno is 0 acknowledges
+_NETFILTER_HEAD: Final = 4  # struct nfgenmsg
 NETFILTER_HEAD: Final = 20  # struct nlmsghdr and struct nfgenmsg
 LARGEST: Final = 65536  # an answer; dumps come in pieces of at most 32 KiB
 
@@ -160,6 +161,11 @@ def netfilter_body(
 ) -> bytes:
     """The body of a message of nfnetlink: struct nfgenmsg, and attributes."""
     return struct.pack("!BBH", family, 0, resource) + packed(attributes)
+
+
+def netfilter_attributes(told: Message) -> dict[int, bytes]:
+    """What a message of nfnetlink says, behind struct nfgenmsg."""
+    return dict(attributes(told.body[_NETFILTER_HEAD:]))
 
 
 def messages(datagram: bytes) -> Iterator[Message]:

@@ -159,6 +159,7 @@ class Joiner:
             for (mine, its, _), members in _alike(parts, pairs):
                 impossible[members] = self._whole(outcomes(mine, its)) is None
             pairs = pairs.without(impossible)
+        told = _told_of(parts)
         copy_of = _copies(parts, pairs)
         copies = np.full(len(order), -1)
         found: dict[Outcome, int] = {}
@@ -166,7 +167,7 @@ class Joiner:
         ways = (
             (doubtful, some, whole)
             for (mine, its, doubtful), members in _alike(parts, pairs)
-            for some, whole in self._in_order(parts, pairs, outcomes(mine, its), members)
+            for some, whole in self._in_order(parts, pairs, told, outcomes(mine, its), members)
         )
         unknown = UnknownRules(self._book)
         earliest_ns = np.concatenate([part.earliest_ns for part in parts])
@@ -196,20 +197,24 @@ class Joiner:
         self,
         parts: Sequence[Read],
         pairs: Pairs,
+        told: ToldAlong,
         outcomes: tuple[_Told | None, ...],
         members: I64,
     ) -> Iterator[tuple[I64, _Whole]]:
-        """Pairs that were seen alike, by the order in which they passed chains, where it is proven."""
+        """Pairs that were seen alike, by the order in which they passed chains, where it is proven.
+
+        ``told``: by all events.
+        """
         whole = self._whole(outcomes)
         assert whole is not None  # noqa: S101 - they are no pair otherwise
         asked = whole.outcome.unordered
         if not asked:
             yield members, whole
             return
-        told = _told_along(parts, np.stack(_steps(parts, pairs, whole, members)))
+        along = told.take(np.stack(_steps(parts, pairs, whole, members)))
         places = [self._book.places[one] for one in whole.outcome.path]
         of = [at for at, _ in whole.steps]
-        found = np.stack([proven(places, of, told, one) for one in asked])
+        found = np.stack([proven(places, of, along, one) for one in asked])
         orders, which = np.unique(found, axis=1, return_inverse=True)
         for number, order in enumerate(orders.T.tolist()):
             known = frozenset((one, at) for one, at in zip(asked, order, strict=True) if at >= 0)
@@ -274,14 +279,15 @@ class Joiner:
     ) -> list[_Whole]:
         """What can be along these paths of the parts, one for each order of the steps."""
         torn = any(one.doubt == TORN for one in there.values())
+        if (
+            len(there) > 1
+        ):  # by itself each part may fit, and a commit explains that together they do not
+            torn = torn or any(map(self._walker.changes, chain.from_iterable(paths.values())))
         copied = any(one.copied for one in there.values())
         found: list[_Whole] = []
         for steps, unordered in self._orders(there, paths, known):
             path = tuple(paths[part][at] for part, at in steps)
             outcome = self._walker.across_holes(path, torn=torn, copied=copied)
-            if outcome is None and len(there) > 1 and any(map(self._walker.changes, path)):
-                # By itself each part fits, and a commit explains that together they do not.
-                outcome = self._walker.across_holes(path, torn=True, copied=copied)
             if outcome is not None:
                 outcome = replace(outcome, unordered=unordered)
                 found.append(_Whole(self._with_doubts(outcome, there, steps), steps))
@@ -383,13 +389,12 @@ def _steps(parts: Sequence[Read], pairs: Pairs, whole: _Whole, members: I64) -> 
     return [_rows(parts, at, which[at], step) for at, step in whole.steps]
 
 
-def _told_along(parts: Sequence[Read], steps: I64) -> ToldAlong:
-    """What the events of some packets tell, step by step; ``steps``: events as `_rows` numbers them."""
-    one, other = parts
+def _told_of(parts: Sequence[Read]) -> ToldAlong:
+    """What the events tell of the order of chains; events as `_rows` numbers them."""
     return ToldAlong(
-        np.concatenate([one.events.mark, other.events.mark]).astype(np.int64)[steps],
-        np.concatenate([one.events.sent_ns, other.events.sent_ns])[steps],
-        np.concatenate([one.own, other.own])[steps],
+        np.concatenate([one.events.mark for one in parts]).astype(np.int64),
+        np.concatenate([one.events.sent_ns for one in parts]),
+        np.concatenate([one.own for one in parts]),
     )
 
 

@@ -34,7 +34,7 @@ _CLOCKS_NS: Final = 300
 
 
 class Told(NamedTuple):
-    """What the events of packets of one way told; shape (steps, packets) each.
+    """What events told; of packets of one way in the shape (steps, packets).
 
     ``sent_ns``: the kernel sent them then, if that is their ``own`` time.
     """
@@ -42,6 +42,11 @@ class Told(NamedTuple):
     mark: I64
     sent_ns: I64
     own: Mask
+
+    def take(self, index: I64) -> Told:
+        """That of some events."""
+        mark, sent_ns, own = self
+        return Told(mark[index], sent_ns[index], own[index])
 
 
 class _Chain(NamedTuple):
@@ -106,7 +111,7 @@ def _by_marks(places: Sequence[Place], marks: I64, way: Sequence[_Chain], at: in
         _fits(around[0], one) & _fits(one, other) & _fits(other, around[1])
         for one, other in ((legacy, nft), (nft, legacy))
     )
-    found = np.where(as_shown & ~otherwise, LEGACY_FIRST, np.full(marks.shape[1], UNPROVEN))
+    found = np.where(as_shown & ~otherwise, LEGACY_FIRST, UNPROVEN)
     return np.where(otherwise & ~as_shown, NFT_FIRST, found)
 
 

@@ -35,10 +35,16 @@ def excerpt(packet: Traversal, lines: Sequence[str]) -> Iterator[str]:
 
 
 def origin(recording: Recording, name: str, *, running: bool | None) -> Iterator[str]:
-    """Where it comes from: versions, what was lost, and how to get the recording.
+    """Where it comes from, and how to get the recording; ``name``: of the file. See `made_by`."""
+    yield from made_by(recording, running=running)
+    yield (
+        f"- recording: {code(name)}; ask for it, or attach it if what it has may be public: the first"
+        f" {counted(recording.facts.snaplen, 'byte')} of each packet, rules, addresses, routes"
+    )
 
-    ``name``: of the file. ``running``: see `views.info.as_json`.
-    """
+
+def made_by(recording: Recording, *, running: bool | None) -> Iterator[str]:
+    """Versions, and what was lost; ``running``: see `views.info.as_json`."""
     facts = recording.facts
     found = (program(one.content) for one in recording.snapshots())
     programs = list(dict.fromkeys(one for one in found if one is not None))
@@ -50,10 +56,6 @@ def origin(recording: Recording, name: str, *, running: bool | None) -> Iterator
     yield f"- rules: {', '.join(map(code, programs)) or 'not recorded'}"
     yield f"- recorded with: {code(shlex.join(_own(facts.command)))}"
     yield f"- events lost: {lost}"
-    yield (
-        f"- recording: {code(name)}; ask for it, or attach it if what it has may be public: the first"
-        f" {counted(facts.snaplen, 'byte')} of each packet, rules, addresses, routes"
-    )
 
 
 def code(text: str) -> str:

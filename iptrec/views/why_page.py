@@ -31,8 +31,8 @@ def page(
     for batch in packets.batches(paths=True):
         found.add(batch)
     lines = ["# Why packets did not get through", "", *found.lines()]
-    *origin, _ = issue.origin(recording, name, running=running)  # who reads this has the recording
-    lines += [*origin, f"- recording: {issue.code(name)}, beside this page"]
+    lines += issue.made_by(recording, running=running)
+    lines.append(f"- recording: {issue.code(name)}, beside this page")
     return "\n".join(lines) + "\n"
 
 

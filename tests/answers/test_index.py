@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from handmade import UUID, HandMade, udp
+from handmade import RAW, HandMade, udp
 
 from iptrec.answers.index import Index
 from iptrec.answers.packets import Packets
@@ -16,14 +16,7 @@ from iptrec.recording.reader import Reader
 from iptrec.views import packet_json as as_json
 
 SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.db"))
-OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
-RULES = f"""*raw
-:PREROUTING ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
--A PREROUTING {OWN}
--A OUTPUT {OWN}
-COMMIT
-*filter
+RULES = f"""{RAW}*filter
 :INPUT DROP [0:0]
 :FORWARD ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from handmade import UUID, HandMade, udp, udp6
+from handmade import OWN, RAW, HandMade, udp, udp6
 
 from iptrec.answers.packets import Packets
 from iptrec.answers.summary import summarize
@@ -13,14 +13,7 @@ from iptrec.packets.assembler import Assembler
 from iptrec.packets.copies import FLOOD_NS
 from iptrec.recording.rows import Loss, Stream
 
-OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
-RULES = f"""*raw
-:PREROUTING ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
--A PREROUTING {OWN}
--A OUTPUT {OWN}
-COMMIT
-*filter
+RULES = f"""{RAW}*filter
 :INPUT ACCEPT [0:0]
 :FORWARD ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]

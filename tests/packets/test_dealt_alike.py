@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade import HOOK, UUID, HandMade, datagram, udp, udp6
+from handmade import HOOK, RAW, HandMade, datagram, udp, udp6
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,14 +15,7 @@ from iptrec.packets.dealt_alike import Dealer
 from iptrec.recording.packing import Notes
 from iptrec.recording.rows import Loss, Stream
 
-OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
-RULES = f"""*raw
-:PREROUTING ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
--A PREROUTING {OWN}
--A OUTPUT {OWN}
-COMMIT
-*mangle
+RULES = f"""{RAW}*mangle
 :PREROUTING ACCEPT [0:0]
 :INPUT ACCEPT [0:0]
 :FORWARD ACCEPT [0:0]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from handmade import UUID, HandMade, udp
+from handmade import RAW, HandMade, udp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,14 +14,7 @@ from iptrec.answers.packets import Packets
 from iptrec.recording.packing import Notes
 from iptrec.recording.rows import Stream
 
-OWN = f'-m comment --comment "iptrec:{UUID}" -j TRACE'
-RULES = f"""*raw
-:PREROUTING ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
--A PREROUTING {OWN}
--A OUTPUT {OWN}
-COMMIT
-*mangle
+RULES = f"""{RAW}*mangle
 :PREROUTING ACCEPT [0:0]
 :INPUT ACCEPT [0:0]
 :FORWARD ACCEPT [0:0]

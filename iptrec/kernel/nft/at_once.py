@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from iptrec.kernel.netlink import Message
 
 _SET_TABLE, _ELEMENTS_TABLE, _ELEMENTS_SET = 1, 1, 2  # NFTA_
-_HEAD: Final = 4  # struct nfgenmsg
 _GET: Final = (transactions.GET_TABLE, transactions.GET_CHAIN, transactions.GET_RULE)
 
 
@@ -60,8 +59,8 @@ def _told() -> AtOnce | None:
             raise ChangedError
         if max(len(tables), len(chains), len(rules) + len(messages)) >= most:
             return None
-        read = [list(map(_attributes, some)) for some in (chains, rules)]
-        for one in map(_attributes, tables):
+        read = [list(map(netlink.netfilter_attributes, some)) for some in (chains, rules)]
+        for one in map(netlink.netfilter_attributes, tables):
             table = bases.table(family, one)
             texts.append(piecewise.text(table))
             objects += piecewise.objects(table, *read)
@@ -83,7 +82,7 @@ def _told() -> AtOnce | None:
 def _unnamed(family: int) -> Iterator[Message]:
     """The sets without a name of a family, each with its elements."""
     for one in transactions.answers(transactions.GET_SET, family, []) or ():
-        found = _attributes(one)
+        found = netlink.netfilter_attributes(one)
         if ANONYMOUS.fullmatch(found.get(SET_NAME, b"")):
             asked: transactions.Values = [
                 (_ELEMENTS_TABLE, found[_SET_TABLE]),
@@ -91,7 +90,3 @@ def _unnamed(family: int) -> Iterator[Message]:
             ]
             yield one
             yield from transactions.answers(transactions.GET_ELEMENTS, family, asked) or ()
-
-
-def _attributes(message: Message) -> dict[int, bytes]:
-    return dict(netlink.attributes(message.body[_HEAD:]))

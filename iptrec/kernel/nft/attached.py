@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from iptrec.kernel.netlink import attributes
+from iptrec.kernel.netlink import netfilter_attributes
 from iptrec.kernel.nft import bases, transactions
 from iptrec.names import NFT_FAMILIES
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from iptrec.kernel.netlink import Message
     from iptrec.kernel.nft.bases import Base
 
-_HEAD: Final = 4  # struct nfgenmsg
 _FAMILIES: Final = {number: name for name, number in NFT_FAMILIES.items()}
 _OF_TABLES: Final = (transactions.NEW_TABLE, transactions.DELETE_TABLE)
 _OF_CHAINS: Final = (transactions.NEW_CHAIN, transactions.DELETE_CHAIN)
@@ -42,7 +41,7 @@ class Attached:
         kind = message.kind - transactions.SUBSYSTEM
         if kind not in (*_OF_TABLES, *_OF_CHAINS) or message.body[0] not in _FAMILIES:
             return
-        family, found = _FAMILIES[message.body[0]], dict(attributes(message.body[_HEAD:]))
+        family, found = _FAMILIES[message.body[0]], netfilter_attributes(message)
         if kind in _OF_TABLES:
             self._table(bases.table(family, found), gone=kind == transactions.DELETE_TABLE)
             return

@@ -7,18 +7,17 @@ without. It asks for nothing unless the kernel tells that something of ours went
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import iptables, netlink
+from iptrec.kernel import iptables
 from iptrec.kernel.links import SETTINGS, WaySocket
 from iptrec.kernel.nft import raw, table, transactions
 from iptrec.kernel.nft.attached import Attached
 from iptrec.kernel.nft.copies import Copy
 from iptrec.kernel.nft.late import none_yet
-from iptrec.kernel.nft.nftrace import ChangeSocket
+from iptrec.kernel.nft.nftrace import ChangeSocket, waiting
 from iptrec.kernel.watch import Hole, WatchThread
 
 if TYPE_CHECKING:
@@ -205,20 +204,13 @@ class NftKeeper:
         """Take what was told."""
         if self._forwarding.changed():
             self._settled()
-        while True:
-            try:
-                datagram = self._changes.receive()
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for one in waiting(self._changes):
+            if one is None:
                 self._attached.begin()
                 self._settled()
                 self._gone = True
-                continue
-            if datagram is None:
-                return
-            self._changing_ns = time.monotonic_ns()
-            for one in netlink.messages(datagram):
+            else:
+                self._changing_ns = time.monotonic_ns()
                 self._take(one)
 
     def _take(self, message: Message) -> None:

@@ -38,8 +38,6 @@ _TAKEN: Final = {
     NEW_OBJECT: (1, 2, 3, 4, 8),
 }
 ANONYMOUS: Final = re.compile(rb"__(set|map|objmap)\d+\0")
-_CHAIN: Final = b"__chain"  # an anonymous one, which nft lists with the rule
-_HEAD: Final = 4  # struct nfgenmsg
 _OF_RULE: Final = (nft_rule.EXPRESSIONS, nft_rule.USERDATA)
 _MOST_WAITING: Final = 20_000  # messages between two listings
 MOST_TOLD: Final = 5_000  # rules, at once
@@ -156,7 +154,7 @@ class Missed:
 
     def _message(self, message: netlink.Message) -> None:
         kind, family = message.kind - SUBSYSTEM, message.body[0]
-        found = dict(netlink.attributes(message.body[_HEAD:]))
+        found = netlink.netfilter_attributes(message)
         if family not in FAMILIES.values() or nft_rule.TABLE not in found:
             return
         table = family, found[nft_rule.TABLE]
@@ -191,7 +189,7 @@ class Missed:
         expressions = found.get(nft_rule.EXPRESSIONS, b"")
         names = [one.group() for one in ANONYMOUS.finditer(expressions)]
         sets = [self._sets.pop((table, one)) for one in names if (table, one) in self._sets]
-        if len(sets) < len(names) or _CHAIN in expressions:
+        if len(sets) < len(names) or nft_rule.ANONYMOUS_CHAIN.encode() in expressions:
             return
         self._fresh[table, found[nft_rule.HANDLE]] = Gone(
             family=table[0],

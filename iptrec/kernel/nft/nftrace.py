@@ -12,6 +12,7 @@ Two sockets do not tell what came first. So the traces' own is told the number o
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from iptrec.kernel.nft.numbers import NEWGEN, Numbers, number
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from iptrec.kernel.batches import Batch, Slots
     from iptrec.kernel.bpf import bpf
@@ -151,6 +152,21 @@ class ChangeSocket(Listener):
             elif kind == NEWGEN:
                 self.generation = number(datagram)
         return datagram
+
+
+def waiting(changes: ChangeSocket) -> Iterator[netlink.Message | None]:
+    """All messages that wait; None in the place of those for which there was no room. Raises OSError."""
+    while True:
+        try:
+            datagram = changes.receive()
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield None
+            continue
+        if datagram is None:
+            return
+        yield from netlink.messages(datagram)
 
 
 def _ruleset() -> bpf.Code:

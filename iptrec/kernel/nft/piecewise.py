@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _CHAIN_TABLE, _CHAIN_HANDLE, _CHAIN_NAME, _POLICY = 1, 2, 3, 5  # NFTA_CHAIN_
 _DROPS: Final = 0  # NF_DROP
 _DEVICE_HOOKS: Final = ("ingress", "egress")
-_ANONYMOUS: Final = "__chain"  # which nft lists with the rule that has it
 _LOST: Final = "its rules are recorded by their numbers, without their texts"
 
 
@@ -113,12 +112,16 @@ def objects(
     yield {"table": {"family": table.family, "name": table.name, "handle": table.handle}}
     for one in chains:
         name = bases.text(one[_CHAIN_NAME])
-        if bases.text(one[_CHAIN_TABLE]) == table.name and not name.startswith(_ANONYMOUS):
+        if bases.text(one[_CHAIN_TABLE]) == table.name and not name.startswith(
+            nft_rule.ANONYMOUS_CHAIN
+        ):
             handle = nft_rule.number(one[_CHAIN_HANDLE])
             yield {"chain": here | {"name": name, "handle": handle} | _attached(table, one)}
     for one in rules:
         name = bases.text(one[nft_rule.CHAIN])
-        if bases.text(one[nft_rule.TABLE]) == table.name and not name.startswith(_ANONYMOUS):
+        if bases.text(one[nft_rule.TABLE]) == table.name and not name.startswith(
+            nft_rule.ANONYMOUS_CHAIN
+        ):
             handle = nft_rule.number(one[nft_rule.HANDLE])
             yield {"rule": here | {"chain": name, "handle": handle}}
 

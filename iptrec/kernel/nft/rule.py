@@ -27,6 +27,9 @@ _COUNTED_PACKETS: Final = 2  # NFTA_COUNTER_PACKETS
 _COUNTS: Final = {"counter": (1, 2), "quota": (4,), "last": (1, 2)}  # their attributes that change
 # Attributes that are refused where they are 0: NFTA_DYNSET_TIMEOUT, NFTA_EXTHDR_FLAGS, NFTA_OSF_FLAGS.
 _ZEROS: Final = {"dynset": 6, "exthdr": 5, "osf": 3}
+ANONYMOUS_CHAIN: Final = (
+    "__chain"  # how the name of one begins; nft lists it with the rule that has it
+)
 _ANONYMOUS: Final = re.compile(rb"__(set|map|chain)\d+\0")
 _EQUAL, _NOT_EQUAL = 0, 1  # NFT_CMP_
 # Expressions that load the number of the protocol: attribute -> its value, and which is the register's.

@@ -99,7 +99,7 @@ def dumped(kind: int, family: int, values: Values) -> list[dict[int, bytes]] | N
     Raises `HostError` where nf_tables cannot be asked.
     """
     found = answers(kind, family, values)
-    return None if found is None else [dict(netlink.attributes(one.body[4:])) for one in found]
+    return None if found is None else list(map(netlink.netfilter_attributes, found))
 
 
 def answers(

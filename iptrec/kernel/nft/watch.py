@@ -7,17 +7,15 @@ quiet. The watch is a thread of its own, as `legacy.watch` is.
 from __future__ import annotations
 
 import contextlib
-import errno
 import resource
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from iptrec.errors import HostError, IptrecError
-from iptrec.kernel import netlink
 from iptrec.kernel.deadline import Deadline
 from iptrec.kernel.nft import at_once, listing, retold, transactions
-from iptrec.kernel.nft.nftrace import ChangeSocket
+from iptrec.kernel.nft.nftrace import ChangeSocket, waiting
 from iptrec.kernel.watch import Together, WatchThread
 
 if TYPE_CHECKING:
@@ -285,20 +283,11 @@ class NftWatch:
     def _drain(self) -> bool:
         """Take what was told; whether the ruleset changed."""
         changed = False
-        while True:
-            try:
-                datagram = self._changes.receive()
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                changed = True
-                continue
-            if datagram is None:
-                return changed
-            for one in netlink.messages(datagram):
-                changed = changed or one.kind == _NEW_GENERATION
-                if self._missed is not None:
-                    self._missed.take(one)
+        for one in waiting(self._changes):
+            changed = changed or one is None or one.kind == _NEW_GENERATION
+            if one is not None and self._missed is not None:
+                self._missed.take(one)
+        return changed
 
 
 def _spent_ns() -> int:
