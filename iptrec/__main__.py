@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import FrameType
+from iptrec import interrupts
 
-_EXIT_INTERRUPTED: Final = 128 + signal.SIGINT  # as a shell tells it
-_EXIT_TERMINATED: Final = 128 + signal.SIGTERM
-_A_MOMENT_S: Final = 0.005
 # What says how many threads numpy's linear algebra starts when it is loaded. Nothing here uses them; they spin
 # for a while (a third of the processor time of a short command), and keep the rights that they start with.
 _THREADS: Final = (
@@ -32,7 +26,7 @@ def main() -> None:
     ends = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         ends.append(signal.SIGINT)  # under nohup or in the background it is ignored
-    _on(ends, signal.SIG_DFL)
+    interrupts.on(ends, signal.SIG_DFL)
     _open_standard_streams()
     signal.signal(signal.SIGUSR1, lambda *_: None)
     for name in _THREADS:
@@ -42,58 +36,10 @@ def main() -> None:
     from iptrec.cli import main as run  # noqa: PLC0415 - takes a tenth of a second
 
     try:
-        with _unwinding(ends):
+        with interrupts.unwinding(ends):
             run()
     except KeyboardInterrupt:
-        sys.exit(_EXIT_INTERRUPTED)
-
-
-@contextlib.contextmanager
-def _unwinding(numbers: list[signal.Signals]) -> Iterator[None]:
-    """Have these signals raise, from here to the end of the block."""
-    astray = sys.unraisablehook
-    try:
-        sys.unraisablehook = _catch
-        _on(numbers, _unwind)
-        yield
-    finally:
-        _on(numbers, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = astray
-
-
-def _on(numbers: list[signal.Signals], handler: Callable[..., None] | signal.Handlers) -> None:
-    for number in numbers:
-        signal.signal(number, handler)
-
-
-def _unwind(number: int, frame: FrameType | None) -> None:
-    """Raise what a signal means; if a module is half loaded, a moment later.
-
-    There the exception would come out as an ImportError, or go astray in a callback of the import system.
-    """
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return _again(number)
-        frame = frame.f_back
-    if number == signal.SIGTERM:
-        sys.exit(_EXIT_TERMINATED)
-    raise KeyboardInterrupt
-
-
-def _again(number: int) -> None:
-    """Have the signal come once more. Who answers it then may be another one."""
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-    signal.setitimer(signal.ITIMER_REAL, _A_MOMENT_S)
-
-
-def _catch(lost: sys.UnraisableHookArgs) -> None:
-    """Have a signal come once more whose exception went astray, in a destructor."""
-    number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
-    if number is None:
-        sys.__unraisablehook__(lost)
-    else:
-        _again(number)
+        sys.exit(interrupts.EXIT_INTERRUPTED)
 
 
 def _open_standard_streams() -> None:

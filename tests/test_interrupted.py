@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from command import ANSWERING
 
-from iptrec.__main__ import _unwinding
+from iptrec import interrupts
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "docker_hairpin.db"
 QUIET = {signal.SIGINT: {0, 130, -signal.SIGINT}, signal.SIGTERM: {0, 143, -signal.SIGTERM}}
@@ -45,7 +45,7 @@ class Destroyed:
 def unwinding():
     """As within `main`; afterwards signals are what they were."""
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGALRM)}
-    yield _unwinding([signal.SIGINT])
+    yield interrupts.unwinding([signal.SIGINT])
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -84,6 +84,36 @@ def test_others_are_told(unwinding, capsys):
     assert "ValueError: broken" in capsys.readouterr().err
 
 
+# A signal as soon as the file has its name.
+PUBLISHED = """
+import signal, sys
+import iptrec.__main__ as started
+from iptrec import files
+number = int(sys.argv.pop())
+for draft in (files.Draft, files.DraftDirectory):
+    def published(self, *, replace, publish=draft.publish):
+        publish(self, replace=replace)
+        signal.raise_signal(number)
+    draft.publish = published
+started.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "words",
+    [("pack",), ("report",), ("redact",), ("export", "sqlite"), ("export", "parquet")],
+    ids=lambda words: words[-1],
+)
+def test_what_has_its_name_is_done(words, number, tmp_path):
+    """Status 130 would say that there is nothing."""
+    output = tmp_path / "made"
+    command = [sys.executable, "-c", PUBLISHED, *words, SAMPLE, "-q", "-o", output, int(number)]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [*tmp_path.iterdir()] == [output]
+
+
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 40), (signal.SIGTERM, 20)])
 def test_at_any_moment(number, times, tmp_path):
     """While modules are loaded, while it answers, while it ends."""
@@ -92,5 +122,5 @@ def test_at_any_moment(number, times, tmp_path):
         output = tmp_path / f"{moment}.db"
         status, said = ended(number, moment, "export", "sqlite", SAMPLE, "-o", output)
         assert (status in QUIET[number], said.strip()) == (True, ""), (moment, status, said)
-        assert {*tmp_path.iterdir()} <= {output}, moment
+        assert {*tmp_path.iterdir()} <= ({output} if status == 0 else set()), moment
         output.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final, TextIO
 
 import typer
 
+from iptrec import interrupts
 from iptrec.errors import RecordingError, UsageError, strerror
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def exported(
             with draft.stream() as file:
                 yield file
             if not grows:
+                interrupts.come_too_late()
                 draft.publish(replace=force)
 
 
@@ -101,6 +103,7 @@ def built(output: str, recording: str, *, force: bool, mode: str = "") -> Iterat
                 private.place()  # SQLite sorts there
                 draft = stack.enter_context(Draft(target, named=True, mode=_mode(mode)))
                 yield draft
+                interrupts.come_too_late()
                 draft.publish(replace=force)
                 return
         if stream is None:
@@ -126,6 +129,7 @@ def directory(
             _check_export(target)
         with DraftDirectory(target, mode=_mode(mode)) as draft:
             yield draft
+            interrupts.come_too_late()
             draft.publish(replace=force)
 
 
