@@ -245,18 +245,28 @@ def at_work(pid):
     found = set()
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
         for one in map(int, listed.read_text().split()):
-            stat = Path(f"/proc/{one}/stat").read_text()
-            if stat.rpartition(")")[2].split()[0] != "Z":
+            if proc(one, "stat").rpartition(")")[2].split()[:1] not in ([], ["Z"]):
                 found.add(one)
     return found
 
 
+def stopped_alone(child, guardian):
+    """Whether the recorder is stopped while nobody works for it.
+
+    An iptables that it has just started would put rules in place after it, and may wait for what it writes.
+    """
+    child.send_signal(signal.SIGSTOP)
+    until(lambda: proc(child.pid, "stat").rpartition(")")[2].split()[0] == "T")
+    alone = at_work(child.pid) <= {guardian}
+    if not alone:
+        child.send_signal(signal.SIGCONT)
+    return alone
+
+
 def kill_both(lab, child):
     """The recorder and its guardian, which it would start again."""
-    child.send_signal(signal.SIGSTOP)
     (guardian,) = guardians(lab)
-    # An iptables that the recorder has just started would put rules in place after it.
-    until(lambda: at_work(child.pid) <= {guardian}, lambda: at_work(child.pid))
+    until(lambda: stopped_alone(child, guardian), lambda: at_work(child.pid))
     os.kill(guardian, signal.SIGKILL)
     child.kill()
     child.communicate()
