@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from iptrec import interrupts
 from iptrec.cli import record_options as typed
 from iptrec.cli.gzipped import Gzipped, is_gzipped
 from iptrec.cli.live import Live, levels
@@ -106,7 +107,9 @@ def record(
         then = f", which becomes {output.name} in the end" if made else ""
         live = Live("record", level, f"recording to {options.output}{then}", line=True)
         outcome = run(options, live, stop_on, after, made.begun if made else ignored)
-        if made is not None:
+        if made is None:
+            interrupts.come_too_late()  # it is recorded; there is but to tell of it
+        else:
             outcome = replace(outcome, file_bytes=made.finish(), written_to=str(output))
     live.report(outcome)
     output = Path(outcome.written_to or output)

@@ -107,7 +107,8 @@ def test_the_end_comes_soon_and_the_last_packets_are_known(lab, tmp_path, loaded
         sender.kill()
         arrived, _ = sender.communicate()
     # One that comes when all is done ends the process as it does any other.
-    assert child.returncode in {0, -signal.SIGINT if again else 0}, said
+    interrupted = {-signal.SIGINT, 128 + signal.SIGINT} if again else set()
+    assert child.returncode in {0} | interrupted, said
     assert "none lost" in said
     assert lasted < 6, said  # 3 seconds, and twice that where the machine has more to do
     told_rightly(path, arrived)
