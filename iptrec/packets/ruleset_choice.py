@@ -139,13 +139,15 @@ class _Evidence:
             self._ranges[of] = row, newest, oldest
 
     def possible(self, rows: list[int], outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-        """The outcomes that the evidence leaves."""
-        possible = (
+        """The outcomes that the evidence leaves; of these the complete ones, if there are any."""
+        possible = [
             one
             for one in outcomes
             if one.cut or any(self._possible(rows, path) for path in one.paths)
-        )
-        return tuple(possible) or outcomes
+        ] or outcomes
+        if any(one.complete for one in possible):
+            possible = [one for one in possible if not one.endless]
+        return tuple(possible)
 
     def judge(self, possible: tuple[Outcome, ...]) -> Outcome:
         """The outcome; the first, with the doubt said, of several."""

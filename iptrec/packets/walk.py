@@ -150,8 +150,8 @@ class Walker:
     def judge(self, walk: Walk) -> tuple[Outcome, ...]:
         """What became of a packet that went so and was not seen again: all that a reader could tell.
 
-        Paths that read the same are one; where one is complete, those that break off are left out, unless
-        that is because nobody saw the rules.
+        Paths that read the same are one. Where one is complete, those that break off are left out, unless that
+        is because nobody saw the rules; those that break off only as nothing tells their end come last.
         """
         read: dict[tuple[object, ...], list[Branch]] = {}
         for branch in walk.branches:
@@ -162,11 +162,12 @@ class Walker:
         )
         if not any(one.complete for one in found):
             return found
-        return tuple(
+        left = (
             one
             for one in found
-            if one.complete or unseen_table(self._resolver, one.path) is not None
+            if one.complete or one.endless or unseen_table(self._resolver, one.path) is not None
         )
+        return tuple(sorted(left, key=lambda one: one.endless))
 
     def _follow(self, branch: Branch, place: int) -> State | None:
         resolver, last = self._resolver, branch.path[-1]

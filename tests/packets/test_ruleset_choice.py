@@ -256,3 +256,15 @@ def test_what_may_have_been_is_kept_however_many_ways_there_are():
     assert (one.verdict, one.complete, one.ambiguous) == ("ACCEPT", True, True)
     for number in (1, 2, 3):
         assert f"--comment {number} -j ACCEPT" in one.reason
+
+
+def test_a_way_that_only_lacks_its_end_is_weighed_as_well():
+    """By the old rule all of the packet was seen; but the new one held already, and nothing came after it."""
+    old = table("PREROUTING -p udp -j DROP", name="mangle")
+    new = table("PREROUTING -p udp -j ACCEPT", "PREROUTING -j LOG", name="mangle")
+    shows = packet(1, "mangle:PREROUTING:rule:2", "mangle:PREROUTING:policy:3")
+    events = [*shows, *packet(2, "mangle:PREROUTING:rule:1")]
+    recording = changing(events, after_ns=0, time_ns=10**9, old=old, new=new)
+    assert found(recording)[1] == ("UNKNOWN", "-p udp -j ACCEPT", False)
+    alone = changing(events[-2:], after_ns=0, time_ns=10**9, old=old, new=new)
+    assert found(alone) == [("DROP", "-p udp -j DROP", False)]
