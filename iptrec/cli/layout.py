@@ -81,7 +81,8 @@ class Printer:
     """Prints packets as text, with what is missing between them, and the date where it changes.
 
     ``places``: the chains whose steps are printed, see `answers.selection.is_among`; all of them if there are
-    none. ``grows``: the recording may have more losses by and by.
+    none. ``alone``: it is one packet that somebody named, and nothing is missing beside it. ``grows``: the
+    recording may have more losses by and by.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Printer:
         form: Form,
         places: Collection[tuple[str, str]] = (),
         *,
+        alone: bool = False,
         grows: bool = False,
     ) -> None:
         from iptrec.views.timestamps import Days
@@ -100,6 +102,7 @@ class Printer:
         self._layout = layout
         self._form = form
         self._places = places
+        self._alone = alone
         self._holes = _Holes(recording, grows=grows)
         self._days = Days(layout.clock)
         self._grows = grows
@@ -164,7 +167,7 @@ class Printer:
     def _write_holes(self, time_ns: int | None) -> None:
         from iptrec.views import text
 
-        if ended := self._holes.until(time_ns):
+        if not self._alone and (ended := self._holes.until(time_ns)):
             classic = self._form == "classic"
             lines = text.holes(ended) if classic else text.holes(ended, self._layout.clock.full)
             self._stream.writelines(lines)

@@ -163,7 +163,10 @@ def show(
                     raise UsageError(f"--orphans shows {_ORPHANS}; leave the rest out")
                 return _show_orphans(source, stream, layout.clock, json=json)
             places = select.places(source.rows, which.chains(chosen.chain))
-            printer = printing.Printer(source, stream, layout, form, places, grows=follow)
+            alone = chosen.packet is not None
+            printer = printing.Printer(
+                source, stream, layout, form, places, alone=alone, grows=follow
+            )
             taken = packets.columns()
             growing = packets.follow() if follow else taken
             if json and not (follow or places or limit or tail):

@@ -96,13 +96,15 @@ def render(traversal: Traversal, layout: Layout) -> str:
 def holes(losses: Sequence[Loss], when: Callable[[int], str] = iso_time) -> list[str]:
     """Lines between packets for what is missing there: times without tracing, and lost events together.
 
-    ``when`` prints a time, ns since 1970.
+    ``when`` prints a time, ns since 1970. A time of both families is one line.
     """
-    lines = []
-    for loss in losses:
-        if loss.how in HOLES:
-            first, last = when(loss.first_ns), when(loss.last_ns)
-            lines.append(f"-- not traced from {first} to {last}: {HOLES[loss.how]} --\n")
+    untraced = dict.fromkeys(
+        (one.first_ns, one.last_ns, HOLES[one.how]) for one in losses if one.how in HOLES
+    )
+    lines = [
+        f"-- not traced from {when(first)} to {when(last)}: {how} --\n"
+        for first, last, how in untraced
+    ]
     lost = [one for one in losses if one.events or one.how == "enobufs"]
     if lost:
         count = sum(one.events or 0 for one in lost)

@@ -206,6 +206,7 @@ def test_our_rules_are_put_back(lab, recording, family):
     assert packets[3].time_ns < hole.last_ns < packets[4].time_ns
     shown = iptrec("show", str(recording.path))
     assert shown.stdout.count("-- not traced from ") == 1
+    assert "not traced" not in iptrec("show", str(recording.path), "--packet", "5").stdout
     assert (
         shown.stdout.index("\n#5 ")
         > shown.stdout.index("-- not traced")

@@ -6,6 +6,7 @@ import pytest
 
 from iptrec.recording.rows import Loss
 from iptrec.views.losses import how_many
+from iptrec.views.text import holes
 
 S = 1_000_000_000
 
@@ -23,3 +24,13 @@ S = 1_000_000_000
 def test_seconds(holes, said):
     losses = [Loss(1, first * S, last * S, None, "rules-gone") for first, last in holes]
     assert how_many(losses) == f"not traced for {said}"
+
+
+def test_a_time_of_both_families_is_one_line():
+    """Two lines that read the same would say that there were two."""
+    gone = [Loss(stream, S, 2 * S, None, "rules-gone") for stream in (1, 2)]
+    said = holes([*gone, Loss(1, 5 * S, 6 * S, None, "rules-gone")], str)
+    assert [line.split(":")[0] for line in said] == [
+        f"-- not traced from {S} to {2 * S}",
+        f"-- not traced from {5 * S} to {6 * S}",
+    ]
