@@ -34,6 +34,7 @@ Kind = Literal[
 ]  # fmt: skip
 _ALIKE: Final = 0.5  # words that a changed rule has in common with what it was
 _GAP: Final = 2_000  # rules between anchors that are compared one by one
+_BUILT_IN: Final = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Difference:
     """One change. ``old_rule`` and ``new_rule`` count from 1; ``old``, ``new``: texts, policies, names.
 
     ``family``: "ipv4", "ipv6", or of a table of nf_tables that both pass its own ("inet"). ``object``: what
-    else is in such a table ("set blocked"); what a base chain is attached to is its ``chain``'s.
+    else is in such a table ("set blocked"); what nft prints of a chain before its rules, its comment and what
+    it is attached to, is its ``chain``'s.
     """
 
     kind: Kind
@@ -115,7 +117,8 @@ def _used(table: str, chains: Mapping[str, Chain]) -> bool:
 def _is_made(table: str, chain: Chain) -> bool:
     """Whether a user made the chain: the base chains of iptables' tables come with these."""
     ours = bool(chain.rules) and all(map(_own, chain.rules))
-    return chain.policy is None or (" " in table and plain(table) == table and not ours)
+    of_iptables = chain.name in _BUILT_IN and (" " not in table or plain(table) != table)
+    return chain.policy is None or not (of_iptables or ours)
 
 
 def _tables(

@@ -14,7 +14,7 @@ from iptrec.answers.nft_names import TYPES, reader, reject_reader
 from iptrec.decode.rulesets.nft_matches import key
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from iptrec.answers.nft_names import Number
 
@@ -24,11 +24,18 @@ _BITWISE: Final = frozenset(["&", "|", "^", "<<", ">>"])
 _TYPE: Final = re.compile(r"(?:^|; )type (\[[^\]]*\]|[^;]+)")
 
 
-def numeric_json(text: str, of: str = "") -> str:
-    """A rule, or with the definition ``of`` its set an element, in numbers; as it is where it is too deep."""
+def numeric_json(text: str, words: Callable[[str], str], of: str = "") -> str:
+    """A rule, or with the definition ``of`` its set an element, in numbers; as it is where it is too deep.
+
+    ``words``: what does it with a statement that nft prints as plain text.
+    """
     try:
         value = json.loads(text)
-        return json.dumps(_value(value, _of_set(of)) if of else _rule(value))
+        if of:
+            return json.dumps(_value(value, _of_set(of)))
+        if isinstance(value, list):
+            value = [words(one) if isinstance(one, str) else one for one in value]
+        return json.dumps(_rule(value))
     except (RecursionError, ValueError):
         return text
 
@@ -52,7 +59,10 @@ def _rule(printed: Any) -> Any:  # noqa: ANN401 - JSON
         case {"type": str(kind), "expr": value}:
             return {"type": kind, "expr": _value(value, [reject_reader(kind)])}
         case dict():
-            return {name: _rule(one) for name, one in printed.items()}
+            return {
+                name: _value(one, [reader("th dport")]) if name == "port" else _rule(one)
+                for name, one in printed.items()
+            }
         case list():
             return [_rule(one) for one in printed]
     return printed

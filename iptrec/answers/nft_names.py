@@ -43,6 +43,9 @@ _SERVICES: Final = {
     "openvpn": 1194, "nfs": 2049, "mysql": 3306, "ms-wbt-server": 3389, "ipsec-nat-t": 4500, "sip": 5060,
     "mdns": 5353, "postgresql": 5432, "http-alt": 8080,
 }  # fmt: skip
+_ARP_OPERATIONS: Final = {
+    "request": 1, "reply": 2, "rrequest": 3, "rreply": 4, "inrequest": 8, "inreply": 9, "nak": 10,
+}  # fmt: skip
 _ETHERTYPES: Final = frozenset({"ether type", "meta protocol", "vlan type"})
 
 
@@ -52,6 +55,8 @@ def reader(key: str) -> Number | None:
         return _protocol
     if key in _ETHERTYPES:
         return _ethertype
+    if key == "arp operation":
+        return lambda word: _of_either_order(_named(_ARP_OPERATIONS)(word))
     if key.endswith((" sport", " dport")):
         return _named(_SERVICES)
     if (names := _NAMES.get(key.replace("oiftype", "iiftype"))) is not None:
@@ -89,10 +94,14 @@ def _protocol(word: Scalar) -> int:
 
 
 def _ethertype(word: Scalar) -> int:
-    """The lower one of both orders of its bytes: where little endian, nft -j -n prints 8 for 0x0800."""
+    """By its name or number, in either order of its bytes."""
     with contextlib.suppress(ValueError):
         word = int(word, 0) if isinstance(word, str) else word
     known = field("ether type")
     assert known is not None  # noqa: S101 - it is one
-    number = int(known.number(word))
+    return _of_either_order(int(known.number(word)))
+
+
+def _of_either_order(number: int) -> int:
+    """The lower one of both orders of two bytes: where little endian, nft -j -n prints 8 for 0x0800."""
     return min(number, (number & 0xFF) << 8 | number >> 8)

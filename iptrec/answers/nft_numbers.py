@@ -30,7 +30,7 @@ _IS_THERE: Final = re.compile(
     r"((?:exthdr|option|fib(?: \w+ \.)* \w+) \S+ (?:!?= )?)(exists|missing)\b"
 )
 _TIME: Final = re.compile(
-    r"(?<=timeout )(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?"
+    r"(?:(?<=timeout )|(?<=gc-interval ))(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+)s)?(?:(\d+)ms)?"
 )
 _SECONDS: Final = (86_400_000, 3_600_000, 60_000, 1000, 1)
 # include/mnl.h and src/rule.c of nft
@@ -47,7 +47,7 @@ def numeric(text: str, family: str = "", of: str = "") -> str:
     ``family``: the table's, on which priorities depend. ``of``: the definition of the set whose element it is.
     """
     if text.startswith(("[", "{")):
-        return numeric_json(text, of)
+        return numeric_json(text, numeric, of)
     text = _PRIORITY.sub(lambda found: _priority(found, family), _TIME.sub(_time, text))
     text = _IS_THERE.sub(lambda found: f"{found[1]}{'01'[found[2] == 'exists']}", text)
     return "".join(_parts(_REJECT.sub(_reject, text), list(_of_set(of))))

@@ -80,8 +80,9 @@ def diff(
     """Compare rulesets, the fate of packets, or two packets.
 
     Rulesets are compared by what their rules say; of nf_tables also sets with their elements, maps,
-    flowtables, objects, hooks and priorities. Counters, times to expiry, comments of iptables-save, the order
-    of tables and chains do not count. Exit status 0: the same, 1: different.
+    flowtables, objects, hooks, priorities, flags and comments, as far as nft prints them: its JSON leaves some
+    out. Counters, times to expiry, comments of iptables-save, the order of tables and chains do not count. Exit
+    status 0: the same, 1: different.
 
     With --traces: flows whose fate changed, and by which rule, the most packets first; then paths that one
     recording has alone. A flow has a protocol, two addresses and the port that is served, all before NAT;
@@ -158,8 +159,7 @@ def _stream(output: str, recording: str, *, paged: bool) -> Iterator[TextIO]:
 
 
 def _rulesets(operands: list[str], form: _Form) -> _Answer:
-    from iptrec.answers.diff import compare
-    from iptrec.answers.diff_objects import compare_objects
+    from iptrec.answers.diff_objects import compare_all
     from iptrec.cli.operands import both
     from iptrec.views.diff import as_json, as_text
 
@@ -171,9 +171,7 @@ def _rulesets(operands: list[str], form: _Form) -> _Answer:
             raise UsageError(f"{alone} is not a recording: say what to compare it with")
         operands = [f"{alone}@start", f"{alone}@end"]
     old, new = both(*operands, utc=form.utc)
-    differences = list(compare(old.rulesets, new.rulesets))
-    if old.objects is not None and new.objects is not None:
-        differences += compare_objects(old.objects, new.objects)
+    differences = compare_all(old, new)
     hits = _hits(operands, differences)
     if form.json:
         return _Answer([as_json(differences, hits)], bool(differences))

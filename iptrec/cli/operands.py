@@ -181,10 +181,18 @@ def _of_nft(text: bytes, words: Printed) -> Operand:
         raise nft_json.too_large()
     if words == "nft":
         listing = nft_json.parse(b"", nft_objects.numbered(text))
-        return Operand(of_listing(listing), nft_objects.of_text(text))
+        return Operand(_of_both(of_listing(listing)), nft_objects.of_text(text))
     nft_listing.check(nft_listing.objects(text))
     text = nft_objects.stateless(text)
-    return Operand(of_listing(nft_json.parse(text)), nft_objects.of_json(text))
+    return Operand(_of_both(of_listing(nft_json.parse(text))), nft_objects.of_json(text))
+
+
+def _of_both(rulesets: Rulesets) -> Rulesets:
+    """Those of nf_tables, which tells of both families: one that it tells no table of has none."""
+    from iptrec.decode.rulesets.types import Ruleset
+    from iptrec.names import FAMILIES
+
+    return {family: rulesets.get(family, Ruleset()) for family in FAMILIES}
 
 
 def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
@@ -207,6 +215,7 @@ def at(recording: Recording, time_ns: int | None, words: Printed | None = None) 
     """A recording's rules at a moment, ns since 1970, None: in the end; see `_recorded`."""
     from iptrec.decode.rulesets import nft_json, nft_objects
     from iptrec.rulesets import nft
+    from iptrec.rulesets.backends import is_single
 
     namespace = next(iter(recording.namespaces), None)
     of_nft = namespace and any(one.kind == nft.NFT.stream for one in recording.rows.streams)
@@ -219,11 +228,14 @@ def at(recording: Recording, time_ns: int | None, words: Printed | None = None) 
         return Operand(recording.rulesets(time_ns))
     if words == "nft -j":
         listing = nft_objects.stateless(listing)
-        return Operand(nft.of_listing(nft_json.parse(listing)), nft_objects.of_json(listing))
+        rules = _of_both(nft.of_listing(nft_json.parse(listing)))
+        return Operand(rules, nft_objects.of_json(listing))
     objects = nft_objects.of_text(text)
     if words == "nft":
-        return Operand(nft.of_listing(nft_json.parse(listing, text)), objects)
-    return Operand(recording.rulesets(time_ns), objects)
+        return Operand(_of_both(nft.of_listing(nft_json.parse(listing, text))), objects)
+    rulesets = recording.rulesets(time_ns)
+    every = words is None and is_single(recording.rows)
+    return Operand(_of_both(rulesets) if every else rulesets, objects)
 
 
 def _like_each_other(old: Operand, new: Operand) -> tuple[Operand, Operand]:

@@ -61,8 +61,7 @@ def report(
 
 def answers_of(source: Recording, name: str, chosen: which.Chosen) -> Answers:
     """All that the page of a recording tells; ``name``: of its file."""
-    from iptrec.answers.diff import compare
-    from iptrec.answers.diff_objects import compare_objects
+    from iptrec.answers.diff_objects import compare_all
     from iptrec.answers.hits import packets_that_hit
     from iptrec.answers.nothing import nothing
     from iptrec.cli.operands import FIRST_NS, at
@@ -71,9 +70,7 @@ def answers_of(source: Recording, name: str, chosen: which.Chosen) -> Answers:
 
     conditions = chosen.of(source)
     before, after = at(source, FIRST_NS), at(source, None)
-    differences = list(compare(before.rulesets, after.rulesets))
-    if before.objects is not None and after.objects is not None:
-        differences += compare_objects(before.objects, after.objects)
+    differences = compare_all(before, after)
     return Answers(
         name=name,
         recording=source.rows,

@@ -7,6 +7,7 @@ family and name, "inet fw".
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, get_args
 
 from iptrec.decode.rulesets.types import OF_IPTABLES
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from iptrec.names import Family
 
 _OF_BOTH: Final = frozenset({"inet", "bridge", "netdev", "arp"})
+_OF_A_RECORDER: Final = re.compile(r"(?:ip6?|inet|bridge) iptrec-[0-9a-f-]{36}")
 BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
 
 
@@ -40,6 +42,11 @@ def backend_of(name: str) -> str:
 def tell_backends(names: Iterable[str]) -> bool:
     """Whether these are the tables of a recording of both."""
     return any(plain(one) != one for one in names)
+
+
+def is_of_a_recorder(name: str) -> bool:
+    """Whether it is called as those tables of nf_tables are that recorders make."""
+    return _OF_A_RECORDER.fullmatch(name) is not None
 
 
 def family_of(table: str, family: Family) -> str:

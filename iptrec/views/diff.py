@@ -95,9 +95,9 @@ def _lines(one: Difference) -> Iterator[tuple[str, str, str]]:
             yield f"-{_BELOW[1:]}", f"policy {old or '-'}", _RED
             yield f"+{_BELOW[1:]}", f"policy {new or '-'}", _GREEN
         case "chain created" | "table loaded":
-            yield f"+{_BELOW[1:]}", one.kind, _GREEN
+            yield f"+{_BELOW[1:]}", f"{one.kind}: {new}" if new else one.kind, _GREEN
         case "chain deleted" | "table unloaded":
-            yield f"-{_BELOW[1:]}", one.kind, _RED
+            yield f"-{_BELOW[1:]}", f"{one.kind}: {old}" if old else one.kind, _RED
         case _:
             for (sign, text, style), rule in ((gone, one.old_rule), (come, one.new_rule)):
                 if text:

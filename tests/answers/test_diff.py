@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iptrec.answers.diff import Difference, Kind, compare
+from iptrec.answers.diff_objects import compare_all
+from iptrec.cli.operands import Operand
 from iptrec.decode.rulesets import iptables_save
+from iptrec.decode.rulesets.nft_objects import Object
 from iptrec.decode.rulesets.types import Chain, Rule, Ruleset
 from iptrec.views.diff import as_text, summary
 
@@ -257,6 +260,28 @@ def test_a_renamed_chain_of_nft():
         return {"ipv4": Ruleset({"inet fw": {one.name: one for one in chains}})}
 
     assert [one.kind for one in compare(native("a"), native("b"))] == ["chain renamed"]
+
+
+@pytest.mark.parametrize(
+    ("jump", "of"), [("22 : jump {}", "text"), ('[22,{{"jump":{{"target":"{}"}}}}]', "JSON")]
+)
+def test_a_renamed_chain_changes_no_map(jump, of):
+    """Nor is it another one; its comment may be another one, which is told under the new name."""
+
+    def side(name, comment):
+        rule = Rule("counter accept", "ACCEPT", None, False, None, False, syntax="nft")
+        objects = [
+            Object("chain", name, f'comment "{comment}"'),
+            Object("map", "m", "type inet_service : verdict", (jump.format(name),)),
+        ]
+        rules = Ruleset({"inet fw": {name: Chain(name, None, (rule,))}})
+        return Operand({"ipv4": rules}, {("inet", "fw"): objects})
+
+    def kinds(*comments):
+        return [(one.kind, one.chain) for one in compare_all(side("a", "x"), side("b", *comments))]
+
+    assert kinds("x") == [("chain renamed", "a")], of
+    assert kinds("y") == [("chain renamed", "a"), ("object changed", "b")], of
 
 
 @pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])

@@ -73,6 +73,7 @@ OBJECTS = [
     Object("set", "dyn", "type ipv4_addr . inet_service; size 1000; flags dynamic,timeout; counter",
            ("1.2.3.4 . 80 counter timeout 10m",)),
     Object("map", "services", "type inet_service : verdict", ("22 : accept", "23 : jump other", "80 : drop")),
+    Object("chain", "other", ""),
     Object("chain", "input", "type filter hook input priority filter;"),
     Object("table", "", 'comment "my table"; flags dormant'),
 ]  # fmt: skip
@@ -112,7 +113,8 @@ JSON = {
             {"elem": {"val": "10.2.0.1", "timeout": 60, "expires": 7, "counter": {"packets": 1, "bytes": 2}}},
         ]}),
         Object("set", "s", 'type ipv4_addr; flags ["timeout"]', (
-            "10.0.0.1", '{"prefix":{"addr":"10.1.0.0","len":16}}', '{"elem":{"val":"10.2.0.1","timeout":60}}',
+            "10.0.0.1", '{"prefix":{"addr":"10.1.0.0","len":16}}',
+            '{"elem":{"val":"10.2.0.1","timeout":60,"counter":null}}',
         )),
     ),
     "map": (
@@ -144,9 +146,10 @@ def test_what_is_not_json_of_nft(listing):
 
 
 def test_flags_that_nft_spoils():
-    """1.0.6 prints the table's name as its flags."""
+    """1.0.6 prints, in the place of one flag, what it has freed before: often the table's name."""
     listing = {"nftables": [{"table": {"family": "ip6", "name": "t6", "flags": "t6"}}]}
-    assert nft_objects.of_json(json.dumps(listing).encode()) == {("ip6", "t6"): []}
+    unnamed = [Object("table", "", nft_objects.UNNAMED_FLAG)]
+    assert nft_objects.of_json(json.dumps(listing).encode()) == {("ip6", "t6"): unnamed}
     listing = {"nftables": [{"table": {"family": "ip6", "name": "t6", "flags": ["dormant"]}}]}
     assert nft_objects.of_json(json.dumps(listing).encode()) == {
         ("ip6", "t6"): [Object("table", "", "flags dormant")]
@@ -163,6 +166,30 @@ table inet fw {
 	}
 }
 """
+
+
+BEHIND_COMMENTS = """\
+table inet fw {
+	chain in {
+		tcp dport 1 accept comment "of two
+lines"
+		tcp dport 2 jump {
+			tcp dport 3 accept comment "}
+		}"
+			counter packets 1 bytes 2
+		} comment "behind"
+		tcp dport 4 accept
+	}
+}
+"""
+
+
+def test_rules_behind_comments_of_several_lines():
+    """And behind an anonymous chain that has a comment: each of them is there once."""
+    listing = nft_json.parse(b"", nft_objects.numbered(BEHIND_COMMENTS.encode()))
+    (chain,) = listing.chains["inet", "fw"].values()
+    ports = [rule.spec[:11] for rule in chain.rules]
+    assert ports == ["tcp dport 1", "tcp dport 2", "tcp dport 4"]
 
 
 def test_a_comment_of_a_chain_is_no_rule():

@@ -37,9 +37,14 @@ def in_new_names(rule: Rule, names: Mapping[str, str]) -> Rule:
     return replace(rule, spec=_renamed(rule.spec, rule.syntax, names), native=native, target=target)
 
 
+def text_in_new_names(text: str, names: Mapping[str, str]) -> str:
+    """The same of what nft prints of an element of a verdict map."""
+    return _renamed(text, "nft", names) if names else text
+
+
 def _jumps(text: str, syntax: Syntax) -> re.Pattern[str]:
     """What finds them; ``nft -j`` prints a list of statements."""
-    return _JSON_JUMPS if syntax == "nft" and text.startswith("[") else _JUMPS[syntax]
+    return _JSON_JUMPS if syntax == "nft" and text.startswith(("[", "{")) else _JUMPS[syntax]
 
 
 def _renamed(text: str, syntax: Syntax, names: Mapping[str, str]) -> str:

@@ -306,7 +306,7 @@ def _rule(
     target, statement, goto = _target(statements)
     uncertain = [one for one in statements if not _certain(*one, table[0])]
     whole = Rule(
-        spec=json.dumps(printed, separators=(",", ":")) if text is None else text,
+        spec=json.dumps(_said(printed, comment), separators=(",", ":")) if text is None else text,
         target=target,
         target_args=None if statement is None or text is None else _arguments(text, statement),
         goto=goto,
@@ -318,6 +318,13 @@ def _rule(
     )
     open_ = (one for one in statements if one in uncertain or one[0] == "notrack")
     return _Read(whole, statements, tuple(open_))
+
+
+def _said(printed: Any, comment: Any) -> Any:  # noqa: ANN401 - JSON
+    """What a rule says, with the comment that somebody gave it, as in nft's text."""
+    if isinstance(printed, list) and isinstance(comment, str) and comment != TAG:
+        return [*printed, {"comment": comment}]
+    return printed
 
 
 def _traces(statements: tuple[Statement, ...]) -> bool:

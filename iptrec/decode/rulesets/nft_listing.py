@@ -31,6 +31,11 @@ def objects(listing: bytes) -> list[Any]:
     try:
         printed = json.loads(listing)
     except json.JSONDecodeError as error:
+        if listing.startswith(b'{"nftables"') and listing.rstrip().endswith(b'"flags":'):
+            raise ValueError(
+                "it ends at the flags of a table, as nft 1.0.6 may print those that are dormant"
+                " (print them without -j)"
+            ) from None
         raise ValueError(f"it is not JSON (line {error.lineno}, column {error.colno})") from None
     except ValueError:  # not UTF-8, or a number of thousands of digits
         raise ValueError("it is not JSON") from None
