@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from iptrec.answers.chain_names import ChainNames
 from iptrec.answers.packets import Counted, Packets
 from iptrec.answers.path_counts import Count
 from iptrec.answers.untold import Untold
+from iptrec.decode.rulesets.jumps import in_new_names
 from iptrec.names import FAMILIES
 from iptrec.packets.identity import lengths
 from iptrec.rulesets.nft_places import is_our_table
@@ -18,7 +20,7 @@ from iptrec.rulesets.targets import always_matches, ends_chain, is_ours
 from iptrec.rulesets.untraced import untraced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from iptrec.answers.selection import Selection
     from iptrec.decode.rulesets.types import Chain, Rule
@@ -54,7 +56,8 @@ class TableCount:
     Rules that are gone follow those that are there, in the order of their first hits. ``unsure``: what hit
     rules of a chain, or its end, while the rules changed or were not known: nobody can tell which.
     ``untraced``: the chains that packets may pass untraced, and why (`rulesets.untraced`): what hit them is
-    not all known.
+    not all known. ``renamed``: the names that chains had before, by their newest one, under which all is that
+    hit them.
     """
 
     family: str
@@ -63,6 +66,7 @@ class TableCount:
     policies: dict[str, Count] = field(default_factory=dict)
     unsure: dict[str, Count] = field(default_factory=dict)
     untraced: dict[str, Why] = field(default_factory=dict)
+    renamed: dict[str, list[str]] = field(default_factory=dict)
 
     def unused(self, rule: RuleCount) -> bool:
         """Whether no packet hit a rule, as far as packets can be seen there at all."""
@@ -81,12 +85,17 @@ def count_rules(recording: Recording, selection: Selection) -> Counted[TableCoun
     hits: dict[_Key, Count] = {}
     rules: dict[_Key, Rule] = {}
     books: dict[int, Book] = {}
+    names: dict[int, ChainNames] = {}
     packets, untold = Packets(recording, selection), Untold(recording)
     for batch in packets.batches(objects=False):
-        books[batch.window.stream.id] = batch.window.resolver
-        _count_window(batch.window, batch.positions, hits, rules)
+        book = books[batch.window.stream.id] = batch.window.resolver
+        if batch.window.stream.id not in names:
+            names[batch.window.stream.id] = ChainNames(book.timelines)
+        _count_window(batch.window, batch.positions, names[batch.window.stream.id], hits, rules)
         untold.add(batch.window)
-    found = (table for book in books.values() for table in _tables(book, hits, rules))
+    found = (
+        table for one, book in books.items() for table in _tables(book, names[one], hits, rules)
+    )
     return Counted(found, packets.unjudged, untold.count)
 
 
@@ -103,7 +112,9 @@ def last_tables(book: Book) -> Iterator[tuple[str, str, dict[str, Chain]]]:
             yield family, table, seen[-1] if seen else {}
 
 
-def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Iterator[TableCount]:
+def _tables(
+    book: Book, names: ChainNames, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+) -> Iterator[TableCount]:
     blind = untraced(book.timelines, book.our_comment)
     for family, table, chains in last_tables(book):
         found = _table(family, table, chains, hits, book.our_comment)
@@ -112,6 +123,8 @@ def _tables(book: Book, hits: dict[_Key, Count], rules: dict[_Key, Rule]) -> Ite
         }
         _add_gone(found, hits, rules)
         _add_unsure(found, hits)
+        before = names.before(family, table)
+        found.renamed = {chain: before[chain] for chain in found.chains if chain in before}
         yield found
 
 
@@ -148,7 +161,11 @@ def _add_unsure(table: TableCount, hits: dict[_Key, Count]) -> None:
 
 
 def _count_window(
-    window: Window, chosen: I64, hits: dict[_Key, Count], rules: dict[_Key, Rule]
+    window: Window,
+    chosen: I64,
+    names: ChainNames,
+    hits: dict[_Key, Count],
+    rules: dict[_Key, Rule],
 ) -> None:
     """Add the hits of the selected packets, place by place."""
     assembly, events = window.assembly, window.events
@@ -164,9 +181,12 @@ def _count_window(
                 continue
             rows = assembly.rows[starts + at]
             sure = at not in unsure
-            key = _key(window, one, place, sure=sure)
+            newest = names.newest(
+                window.resolver.families[one], place.table, window.resolver.grammars[one]
+            )
+            key = _key(window, one, place, newest, sure=sure)
             if sure and place.rule is not None:
-                rules.setdefault(key, place.rule)
+                rules.setdefault(key, in_new_names(place.rule, newest))
             hits.setdefault(key, Count()).add(
                 len(rows),
                 int(sizes[rows].sum()),
@@ -176,21 +196,26 @@ def _count_window(
             )
 
 
-def _key(window: Window, number: int, place: Place, *, sure: bool) -> _Key:
-    """What stays of a rule when others come and go: its text, and which of equal ones it is."""
+def _key(
+    window: Window, number: int, place: Place, newest: Mapping[str, str], *, sure: bool
+) -> _Key:
+    """What stays of a rule when others come and go: its text, and which of equal ones it is.
+
+    ``newest``: the names that chains have by the end, by those that they had.
+    """
     family = family_of(place.table, window.resolver.families[number])
+    name = newest.get(place.chain, place.chain)
     if place.wordless and sure and (handle := _handle(window.resolver.grammars[number], place)):
-        return family, place.table, place.chain, _NO_TEXT, handle
+        return family, place.table, name, _NO_TEXT, handle
     if place.wordless or not sure:
-        return family, place.table, place.chain, None, _UNSURE
+        return family, place.table, name, None, _UNSURE
     if place.rule is None:
-        return family, place.table, place.chain, None, _END
+        return family, place.table, name, None, _END
     chain = window.resolver.grammars[number].ruleset.tables[place.table][place.chain]
     before = chain.rules[: (place.index or 1) - 1]
-    return (
-        family, place.table, place.chain, place.rule.spec,
-        sum(rule.spec == place.rule.spec for rule in before),
-    )  # fmt: skip
+    spec = in_new_names(place.rule, newest).spec
+    same = sum(rule.spec == place.rule.spec for rule in before)
+    return family, place.table, name, spec, same
 
 
 def _handle(grammar: Grammar, place: Place) -> int | None:

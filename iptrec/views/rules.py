@@ -39,6 +39,7 @@ def as_json(table: TableCount) -> Iterator[str]:
                 "end": _count(table.policies[chain]),
                 "unsure": _count(table.unsure.get(chain, Count())),
                 "untraced": table.untraced.get(chain),
+                "renamed_from": table.renamed.get(chain, []),
                 "rules": [_rule(one) for one in rules],
             },
             separators=(",", ":"),
@@ -78,7 +79,9 @@ def _lines(table: TableCount, when: Callable[[int], str]) -> Iterator[tuple[Sequ
     yield (), f"*{_name(table)}"
     for chain, (policy, rules) in table.chains.items():
         end = table.policies[chain]
-        yield (), f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]"
+        before = ", ".join(map(printable, table.renamed.get(chain, ())))
+        renamed = f"  (renamed, was {before})" if before else ""
+        yield (), f":{printable(chain)} {policy or '-'} [{end.packets}:{end.bytes}]{renamed}"
         untraced = table.untraced.get(chain)
         for one in rules:
             none = "-" if untraced is None else "?"
