@@ -31,6 +31,13 @@ _COMMENTS_ONLY: Final = re.compile(
     r'(?:-m comment --comment (?:"(?:\\.|[^"\\])*"|[^"\s]\S*)(?: |$))*(?:-[jg] |$)'
 )
 _QUOTED: Final = re.compile(r'"[^"]*"')
+_ANONYMOUS: Final = re.compile(r"(?<!\S)jump \{ (?P<rules>.*); \}(?: comment \"\")?$")
+_SETTLES: Final = re.compile(
+    r'(?:counter(?: packets \d+ bytes \d+)? )?(?:accept|drop)(?: comment "")?'
+)
+_LEAVES: Final = re.compile(
+    r"\b(?:return|goto|vmap)\b"
+)  # the anonymous chain, for the one that led there
 _UNTRACE: Final = re.compile(r"\bmeta nftrace set 0\b")
 _UNTRACE_EVERY: Final = re.compile(r"(?:counter (?:packets \d+ bytes \d+ )?)?meta nftrace set 0\b")
 
@@ -117,4 +124,17 @@ def switches_off_every(rule: Rule) -> bool:
 
 def ends_chain(rule: Rule) -> bool:
     """Whether a packet that a rule matches meets no later rule of its chain."""
-    return rule.goto or rule.target in _ACCEPT | _QUEUE | set(_ENDS) | {"RETURN"}
+    if rule.goto or rule.target in _ACCEPT | _QUEUE | set(_ENDS) | {"RETURN"}:
+        return True
+    return rule.syntax == "nft" and rule.target is None and _never_returns(rule.spec)
+
+
+def _never_returns(spec: str) -> bool:
+    """Whether a rule jumps to an anonymous chain that ends the way of every packet, as nft's text tells."""
+    found = _ANONYMOUS.search(_QUOTED.sub('""', spec))
+    for one in found["rules"].split("; ") if found else ():
+        if _SETTLES.fullmatch(one):
+            return True
+        if _LEAVES.search(one):
+            return False
+    return False

@@ -24,6 +24,7 @@ TEXT = (DATA / "statements.txt").read_bytes()
 ALWAYS, PERHAPS = False, True  # `Rule.conditional`
 COUNTER = {"counter": None}
 DPORT = {"payload": {"protocol": "udp", "field": "dport"}}
+DPORT_53 = {"match": {"op": "==", "left": DPORT, "right": 53}}
 
 
 def listing(*rules, family="inet", table="fw", chain="c", **more):
@@ -50,7 +51,8 @@ def rules(*some, text=b"", **where):
     [
         ([COUNTER, {"accept": None}], "ACCEPT", ALWAYS),
         ([{"jump": {"target": "x"}}], "x", ALWAYS),
-        ([COUNTER, "jump {\n\t\t\tcounter\n\t\t}"], None, PERHAPS),
+        ([COUNTER, "jump {\n\t\t\tcounter\n\t\t}"], None, ALWAYS),
+        ([DPORT_53, "jump {\n\t\t\tcounter\n\t\t}"], None, PERHAPS),
         (["jump { counter; }", {"accept": None}], "ACCEPT", PERHAPS),
         ([{"log": None}, "what is this"], None, PERHAPS),
         ([{"unheard of": 5}, {"drop": None}], "DROP", PERHAPS),

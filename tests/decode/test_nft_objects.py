@@ -174,8 +174,7 @@ table inet fw {
 		tcp dport 1 accept comment "of two
 lines"
 		tcp dport 2 jump {
-			tcp dport 3 accept comment "}
-		}"
+			tcp dport 3 accept comment "} {"
 			counter packets 1 bytes 2
 		} comment "behind"
 		tcp dport 4 accept

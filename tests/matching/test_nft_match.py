@@ -90,7 +90,7 @@ def test_judgements(statement, fits, because):
 
 
 OF_MAP = {"map": {"key": DPORT, "data": "@servers"}}
-LONG = "jump {\n\t\t\t" + "tcp dport 3 accept\n" * 9 + "\t\t}"
+LONG = "unheard {\n\t\t\t" + "tcp dport 3 accept\n" * 9 + "\t\t}"
 UNREAD = [  # as nft 1.0.6 prints them
     ({"limit": {"rate": 5, "burst": 5, "per": "second"}}, "limit rate 5/second"),
     ({"limit": {"rate": 10, "burst": 2, "per": "second", "inv": True, "rate_unit": "kbytes",
@@ -113,11 +113,18 @@ UNREAD = [  # as nft 1.0.6 prints them
     (match({"numgen": {"mode": "inc", "mod": 2}}, 0), "numgen"),
     ({"mangle": {"key": meta("mark"), "value": {"numgen": {}}}}, "meta mark set"),
     ({"vmap": {"key": {"numgen": {}}, "data": {"set": []}}}, "vmap"),
-    ("jump {\n\t\t\ttcp dport 3 accept\n\t\t}", "jump { tcp dport 3 accept }"),
+    ("last used 3s", "last used 3s"),
     (LONG, f"{' '.join(LONG.split())[:57]}..."),
     (7, "a statement that is not understood"),
     ({"\ud800": None}, "\\ud800"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["jump", "goto"])
+def test_an_anonymous_chain_is_no_condition(how):
+    """Every packet that fits the rest goes there, as nft 1.0.6 prints it."""
+    rule = native(match(DPORT, 53), f"{how} {{\n\t\t\ttcp dport 3 accept\n\t\t}}", text="")
+    assert judge(rule, FACTS).fits is True
 
 
 @pytest.mark.parametrize(("statement", "because"), UNREAD)

@@ -6,7 +6,7 @@ import pytest
 
 from iptrec.decode.rulesets.nft_others import Other
 from iptrec.decode.rulesets.types import Rule
-from iptrec.rulesets.targets import drops_by_match_alone
+from iptrec.rulesets.targets import drops_by_match_alone, ends_chain
 
 RULES = [  # of iptables, and of nft's text
     ("iptables", "-p tcp -m tcpmss --mss 1 -j ACCEPT", "ACCEPT", True),
@@ -38,3 +38,24 @@ def test_what_drops_by_itself_of_a_rule_without_text(words, alone):
         '[{"counter":null}]', None, None, False, None, True, syntax="nft", matches=(Other(words),)
     )
     assert drops_by_match_alone(rule, ()) is alone
+
+
+@pytest.mark.parametrize(
+    ("spec", "ends"),
+    [
+        ("jump { udp dport 7 drop; accept; }", True),
+        ("counter jump { counter packets 3 bytes 4 drop; udp dport 7 return; }", True),
+        ('jump { drop comment "return; or not"; } comment "a } b"', True),
+        ("jump { udp dport 7 drop; tcp dport 7 accept; }", False),
+        ("jump { udp dport 7 return; drop; }", False),
+        ("jump { udp dport vmap { 7 : goto x }; drop; }", False),
+        ("jump { goto x; drop; }", False),
+        ('jump { counter comment "; drop; "; }', False),
+        ("jump x", False),
+        ("counter", False),
+    ],
+)
+def test_anonymous_chains_that_end_the_way(spec, ends):
+    """By nft's text: nobody returns from one in which every packet meets a verdict."""
+    rule = Rule(spec, None, None, goto=False, comment=None, conditional=False, syntax="nft")
+    assert ends_chain(rule) is ends

@@ -16,6 +16,7 @@ statement that is not understood.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +47,8 @@ _PLAIN: Final = frozenset({*_VERDICTS, "counter", "jump", "goto", "log", "reject
 _EVERY: Final = {"ip": "icmp", "ip6": "icmpv6", "inet": "icmpx", "bridge": "icmpx"}
 # The comment of a recorder's TRACE rule, of which nft does not print the rest: it is one of x_tables.
 TAG: Final = "iptrec:"
+# An anonymous chain, which nft prints as text: every packet goes there.
+_ANONYMOUS: Final = re.compile(r"(jump|goto) \{\n")
 _UNKNOWN: Final = ""  # in the place of a statement's name: it is none that is understood
 _MOST_RULES: Final = 1_000_000
 _MOST_TOLD: Final = 200_000  # by the text alone
@@ -353,6 +356,8 @@ def _statement(printed: Any) -> Statement:  # noqa: ANN401 - JSON
             understood = value is None or name not in ("accept", "drop", "return")
         if understood:
             return name, value
+    if isinstance(printed, str) and (anonymous := _ANONYMOUS.match(printed)):
+        return anonymous[1], printed
     return _UNKNOWN, printed
 
 
@@ -384,6 +389,8 @@ def _target(statements: tuple[Statement, ...]) -> tuple[str | None, str | None, 
         match name, value:
             case "jump" | "goto", {"target": target}:
                 return shown(target), None, name == "goto"
+            case "jump" | "goto", str():  # to a chain whose name is told by packets alone
+                return None, None, name == "goto"
             case "xt", {"type": "target", "name": str(target)}:
                 found, statement = shown(target), None
             case "mangle", {"key": {"meta": {"key": "nftrace"}}, "value": 1}:
