@@ -31,13 +31,12 @@ _COMMENTS_ONLY: Final = re.compile(
     r'(?:-m comment --comment (?:"(?:\\.|[^"\\])*"|[^"\s]\S*)(?: |$))*(?:-[jg] |$)'
 )
 _QUOTED: Final = re.compile(r'"[^"]*"')
-_ANONYMOUS: Final = re.compile(r"(?<!\S)jump \{ (?P<rules>.*); \}(?: comment \"\")?$")
 _SETTLES: Final = re.compile(
     r'(?:counter(?: packets \d+ bytes \d+)? )?(?:accept|drop)(?: comment "")?'
 )
-_LEAVES: Final = re.compile(
-    r"\b(?:return|goto|vmap)\b"
-)  # the anonymous chain, for the one that led there
+_LAST: Final = "; }"
+# The anonymous chain, for the one that led there
+_LEAVES: Final = re.compile(r"\b(?:return|goto|vmap)\b")
 _UNTRACE: Final = re.compile(r"\bmeta nftrace set 0\b")
 _UNTRACE_EVERY: Final = re.compile(r"(?:counter (?:packets \d+ bytes \d+ )?)?meta nftrace set 0\b")
 
@@ -131,8 +130,9 @@ def ends_chain(rule: Rule) -> bool:
 
 def _never_returns(spec: str) -> bool:
     """Whether a rule jumps to an anonymous chain that ends the way of every packet, as nft's text tells."""
-    found = _ANONYMOUS.search(_QUOTED.sub('""', spec))
-    for one in found["rules"].split("; ") if found else ():
+    plain = _QUOTED.sub('""', spec).removesuffix(' comment ""')
+    _, jump, rules = f" {plain}".partition(" jump { ")
+    for one in rules[: -len(_LAST)].split("; ") if jump and rules.endswith(_LAST) else ():
         if _SETTLES.fullmatch(one):
             return True
         if _LEAVES.search(one):

@@ -254,3 +254,59 @@ def test_each_word_of_the_text(where, table, lines):
                 if told != change:
                     wrong.append((line, instead, answer))
     assert wrong == []
+
+
+# --- what came and went whole -----------------------------------------------------------------------------
+
+NETDEV = "type filter hook ingress devices = { d1, lo } priority filter - 5;"
+CAME = {  # what is in a table, as text and as JSON, and what an answer says of it
+    "base": (
+        "inet", "type filter hook input priority filter + 7; policy drop;",
+        {"type": "filter", "hook": "input", "prio": 7, "policy": "drop"},
+        [
+            "%s      chain %s: type filter hook input priority filter + 7;",
+            "%s      chain %s: type filter; hook input; prio 7",
+        ],
+    ),
+    "devices": (
+        "netdev", f"{NETDEV} policy accept;",
+        {"type": "filter", "hook": "ingress", "prio": -5, "policy": "accept", "dev": ["d1", "lo"]},
+        [
+            f"%s      chain %s: {NETDEV}",
+            '%s      chain %s: type filter; hook ingress; prio -5; dev ["d1","lo"]',
+        ],
+    ),
+    "comment": (
+        "inet", 'comment "why"', {"comment": "why"},
+        ['%s      chain %s: comment "why"', "%s      chain %s: comment why"],
+    ),
+    "plain": ("inet", "counter", {}, ["%s      chain %s", "%s      chain %s"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CAME)
+def test_a_chain_that_came_or_went(case):
+    """With what it is, or was, attached to."""
+    family, line, printed, expected = CAME[case]
+    table = {"table": {"family": family, "name": "t", "handle": 1}}
+    chain = {"family": family, "table": "t", "name": "c", "handle": 2, **printed}
+    text = f"table {family} t {{\n\tchain c {{\n\t\t{line}\n\t}}\n}}\n"
+    sides = (
+        (f"table {family} t {{\n}}\n", text),
+        (json.dumps({"nftables": [table]}), json.dumps({"nftables": [table, {"chain": chain}]})),
+    )
+    for (old, new), words in zip(sides, expected, strict=True):
+        assert words % ("+", "created") in told(old, new)
+        assert words % ("-", "deleted") in told(new, old)
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6", "inet", "bridge", "netdev", "arp"])
+def test_an_empty_table_that_came_or_went(family):
+    """Also the first one of its family; the one that a recorder made is none."""
+    full = "table inet other {\n}\n"
+    for old in ("table ip t {\n}\n", full):
+        new = f"{old}table {family} t2 {{\n}}\n"
+        assert told(old, new)[1:] == ["+      table loaded", "1 table loaded"]
+        assert told(new, old)[1:] == ["-      table unloaded", "1 table unloaded"]
+    ours = f"{full}table ip iptrec-00000000-0000-4000-8000-000000000001 {{\n}}\n"
+    assert told(full, ours) == ["no difference"]
