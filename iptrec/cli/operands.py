@@ -208,7 +208,12 @@ def _recorded(operand: str, words: Printed | None, *, utc: bool) -> Operand:
             time_ns = FIRST_NS
         elif when not in ("", "end"):
             time_ns = moment(recording, f"{path}@", when, utc=utc)
-        return at(recording, time_ns, words)
+        try:
+            return at(recording, time_ns, words)
+        except RecordingError as error:
+            if words != "nft -j":
+                raise
+            raise UsageError(f"{path}: {error}") from None
 
 
 def at(recording: Recording, time_ns: int | None, words: Printed | None = None) -> Operand:

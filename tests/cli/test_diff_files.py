@@ -254,6 +254,17 @@ def test_a_listing_of_nft_that_is_too_large_is_refused(file, text):
     assert "of more than 33,554,432 bytes is not read" in done.stderr
 
 
+def test_json_that_nft_breaks_off(file):
+    """At the flags of a dormant table (1.0.6): what to do instead is said."""
+    path = file(
+        "j", '{"nftables": [{"metainfo": {}}, {"table": {"family": "ip", "name": "t", "flags": \n'
+    )
+    done = iptrec("diff", path, path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{path}: it ends at the flags of a table" in done.stderr
+    assert "print them without -j" in done.stderr
+
+
 @pytest.mark.parametrize("printed", ["numeric", "services"])
 def test_numbers_are_names(tmp_path, printed):
     """What nft 1.0.6 printed of one ruleset with -n, or -S, is what it printed without."""
