@@ -22,13 +22,16 @@ sys.path += [str(Path(__file__).parents[1] / one) for one in ("tests", "tests/li
 from real_hosts import hosts, truth
 
 from iptrec.demo.lab import Lab
+from iptrec.packets.ends import DISCARDED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEAD = (
     "host", "sent", "traversals", "rules", "hit", "hits equal", "different", "not countable",
-    "dropped, but arrived", "accepted, not seen", "unsure", "incomplete", "mixed", "lost",
+    "dropped, but arrived", "accepted, not seen", "mixed", "lost", "not traced",
+    "discarded", "unsure", "incomplete",
+    "without drops: unsure", "incomplete", "of these end surely told", "perhaps", "falsely", "not judged",
 )  # fmt: skip
 SHOWN = 20
 
@@ -69,26 +72,38 @@ def _directory(keep: Path | None, name: str) -> Iterator[Path]:
 
 
 def _row(found: Any) -> Iterator[str]:  # noqa: ANN401 - the tests have no types
-    for count in (found.sent, found.packets, found.rules, found.hit, found.equal):
-        yield f"{count:,}"
-    for count in (len(found.differing), found.uncountable, len(found.wrong), len(found.vanished)):
-        yield f"{count:,}"
-    for count in (found.unsure, found.incomplete):
-        yield f"{count / max(1, found.packets):.3%}"
-    yield from (f"{found.mixed:,}", f"{found.lost:,}")
+    seen, blind = found.seen, found.blind
+    yield from _counts(found.sent, seen.packets, found.rules, found.hit, found.equal)
+    yield from _counts(len(found.differing), found.uncountable)
+    yield from _counts(len(found.wrong), len(found.vanished), seen.mixed, found.lost)
+    yield from _counts(len(found.untraced), seen.verdicts[DISCARDED])
+    for told in (seen, blind):
+        yield from _shares(told.packets, told.unsure, told.incomplete)
+    yield from _counts(found.ends, found.perhaps, len(found.false_ends), found.unjudged)
+
+
+def _counts(*some: int) -> Iterator[str]:
+    yield from (f"{one:,}" for one in some)
+
+
+def _shares(whole: int, *some: int) -> Iterator[str]:
+    yield from (f"{one / max(1, whole):.3%}" for one in some)
 
 
 def _flaws(found: Any) -> Iterator[str]:  # noqa: ANN401
     """Everything that is not as it should be, or needs a reason."""
-    yield f"{dict(found.verdicts)}; refused: {found.refused}; not traced: {len(found.untraced):,}"
+    yield f"{dict(found.seen.verdicts)}; refused: {found.refused}; not traced: {len(found.untraced):,}"
     for kind in ("differing", "noise"):
         for place, counts in list(getattr(found, kind).items())[:SHOWN]:
             yield f"{kind}: {place} {counts}"
-    for kind in ("wrong", "vanished", "unknown", "untraced"):
-        for line in getattr(found, kind)[:SHOWN]:
+    for kind in ("wrong", "vanished", "untraced"):
+        for line in list(getattr(found, kind).values())[:SHOWN]:
             yield f"{kind}: {line}"
-    for why, times in found.reasons.most_common(SHOWN):
-        yield f"{times:,} x {why}"
+    yield from (f"false end: {line}" for line in found.false_ends[:SHOWN])
+    for name, told in (("", found.seen), ("without drops: ", found.blind)):
+        yield from (f"{name}unknown: {line}" for line in told.unknown[:SHOWN])
+        for why, times in told.reasons.most_common(SHOWN):
+            yield f"{name}{times:,} x {why}"
 
 
 if __name__ == "__main__":

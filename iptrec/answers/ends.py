@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 from iptrec.answers.answered import RST
 from iptrec.answers.last_seen import last_seen
-from iptrec.context.arrival import fates
+from iptrec.context.arrival import fates, wherever
+from iptrec.context.counters import Counts
+from iptrec.context.world import UNKNOWN
 from iptrec.context.worlds import Worlds
+from iptrec.decode.counters import Counter
 from iptrec.names import HOOKS
 from iptrec.packets.ends import End
 from iptrec.packets.outcome import NOT_SEEN, NOTHING_TELLS
@@ -72,6 +75,9 @@ _BEHIND: Final = {  # the rules: at INPUT, and on its way out
 }
 # What may have been otherwise for a moment between two lists.
 _FLEETING: Final = frozenset(["NOT_JOINED"])
+# Counted by ip_error of what is not forwarded, and by nf_conntrack_in of what it has no room for.
+_NOT_FORWARDED: Final = Counter("IpInAddrErrors")
+_NOT_TRACKED: Final = Counter("drop", "conntrack")
 
 
 class Ends:
@@ -145,6 +151,8 @@ class Ends:
         """What routing made of the packet there, by what was recorded of it; None where nobody knows."""
         seen = last_seen(window, position, packet)
         piece = bool(packet.header.get("mf") or packet.header.get("frag"))
+        if seen is not None and seen.translated:
+            return self._wherever(seen) if vanished == "surely" else None
         return None if seen is None else self._routed(seen, vanished, piece=piece)
 
     def _routed(self, seen: LastSeen, vanished: Vanished, *, piece: bool) -> End | None:
@@ -162,6 +170,22 @@ class Ends:
         alone = len(drops) == len(found)
         end = _dropped(drops)
         return replace(end, sure=sure and alone and end.sure)
+
+    def _wherever(self, seen: LastSeen) -> End | None:
+        """Of what would have been seen again if it had been for this host, and is not forwarded."""
+        worlds, sure = self._worlds.at(seen.time_ns)
+        found = dict.fromkeys(wherever(one, seen.packet) for one in worlds)
+        counted, untracked = self._counted_drops
+        if not found or UNKNOWN in found or counted == 0:
+            return None
+        end = _dropped([*found])
+        return replace(end, sure=sure and end.sure and bool(counted) and untracked == 0)
+
+    @functools.cached_property
+    def _counted_drops(self) -> tuple[int | None, int | None]:
+        """How many packets were not forwarded, and how many connection tracking dropped; None: not known."""
+        counts = Counts(self._recording, self._namespace)
+        return counts.rise(_NOT_FORWARDED), counts.rise(_NOT_TRACKED)
 
     def _fates(self, packet: Arrived, worlds: list[World]) -> list[Fate]:
         """Of all moments that it may have been; packets of a flow share theirs."""

@@ -45,10 +45,14 @@ _OFFSET: Final = 0x1FFF  # IP_OFFSET
 
 
 class LastSeen(NamedTuple):
-    """The packet, and between which times (epoch) it was there."""
+    """The packet, and between which times (epoch) it was there.
+
+    ``translated``: NAT may have given it another destination, which nobody tells.
+    """
 
     packet: Arrived
     time_ns: tuple[int, int]
+    translated: bool = False
 
 
 def near(window: Window, row: int) -> tuple[int, int]:
@@ -76,14 +80,15 @@ def last_seen(window: Window, position: int, packet: Traversal) -> LastSeen | No
     bits = facts.bits.captured
     grammar = window.resolver.grammars[path[-1]]
     dst, dport = _destination(last)
+    translated = False
     if dst is None and _rewritten_unseen(grammar, places):
         status = int(events.ct_status[row])
         if packet.connection is not None:
             dst, dport = _translated(packet.connection, packet)
             if dst is None:
                 return None
-        elif status < 0 or status & (STATUS["snat"] | STATUS["dnat"]):
-            return None
+        else:
+            translated = status < 0 or bool(status & (STATUS["snat"] | STATUS["dnat"]))
     found = _arrived(facts, bits, int(events.indev[row]), packet.in_ or "")
     if found is None:
         return None
@@ -92,7 +97,7 @@ def last_seen(window: Window, position: int, packet: Traversal) -> LastSeen | No
         flow = found.flow._replace(dst=to, dport=found.flow.dport if dport is None else dport)
         found = found._replace(flow=flow)
     (first, _), (after, last_ns) = near(window, rows[0]), near(window, row)
-    return LastSeen(found, (max(first, after), last_ns))
+    return LastSeen(found, (max(first, after), last_ns), translated)
 
 
 def _facts(window: Window, rows: list[int], places: list[Place], *, late: bool) -> Facts | None:

@@ -64,6 +64,28 @@ def fates(world: World, packet: Arrived) -> list[Fate]:
     return list(dict.fromkeys(found))
 
 
+def wherever(world: World, packet: Arrived) -> Fate:
+    """What becomes of it wherever NAT sends it, if that is not to this host; unknown where that depends.
+
+    Of IPv4, whose forwarding is asked for before the route (ip_route_input_slow). What NAT gives it was the
+    source of a packet that was routed here, or the destination of one.
+    """
+    flow = packet.flow
+    device = world.devices.get(flow.iif)
+    ends = (flow.src, flow.dst)
+    plain = device is not None and not device.vrf and not packet.source_route
+    if not plain or any(one.version == _SIX or one.is_multicast or one.is_loopback for one in ends):
+        return UNKNOWN
+    path = f"net/ipv4/conf/{flow.in_}/forwarding"
+    if world.setting(path) != 0 or flow.src.is_unspecified or world.tables.custom(4):
+        return UNKNOWN
+    here = Fate("local")
+    if any(one != here for one in _checked(world, flow, flow.dst, 0, here)):
+        return UNKNOWN  # what is for this host may be dropped for its source
+    why = f"whatever NAT made of its destination, it was not for this host, and {dotted(path)} is 0"
+    return dropped("IP_INADDRERRORS", why)
+
+
 def _with_source_route(world: World, flow: Flow, found: Fate) -> Fate:
     """ip_rcv_options, which comes behind the look-up, but before what that finds is carried out."""
     if found.reason in _BEFORE_OPTIONS:

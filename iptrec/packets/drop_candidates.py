@@ -75,6 +75,7 @@ class Candidates:
         self._came_in: Mask = events.hook[last] == _INPUT
         beyond = np.isin(events.hook[last], _BEYOND)
         self._onward: Mask = beyond & ~self._came_in
+        self._routed_to: Mask = beyond  # NAT changes its source alone from there on
         self._going: Mask = np.isin(events.hook[last], _GOING)
         port, device = events.physoutdev[last], events.outdev[last]
         self._out = np.where(port > 0, port, device).astype(np.int64)
@@ -113,9 +114,9 @@ class Candidates:
             fits = preferred(record, fits, likely)
         # The last rule may have seen it before NAT, or not.
         fits = preferred(record, fits, exact)
-        # What goes on is sent to where rules saw it go: only its source may be another one by then.
+        # It goes to where rules saw it go behind its routing: only its source may be another one by then.
         to_it = records.end[record] == self._end[traversal]
-        fits = preferred(record, fits, to_it | ~self._onward[traversal])
+        fits = preferred(record, fits, to_it | ~self._routed_to[traversal])
         found = who_is_alone(record[fits], traversal[fits])
         parted = [
             (part, self._left(ways, found, records, part))
@@ -133,7 +134,11 @@ class Candidates:
         elsewhere = told & (~below | (several & ~records.alone[record]))
         passing = ~self._sent[traversal] & ~told
         single = ~self._sent[traversal] & ~self._forked[traversal]
-        copied: Mask = elsewhere | self._copies.among(records, self._flags, record, passing, single)
+        _, port, _ = self._in
+        among = self._copies.among(
+            records, self._flags, record, passing, single, port[traversal] > 0
+        )
+        copied: Mask = elsewhere | among
         return copied | (records.any_packet[record] & self._copies.several(self._out[traversal]))
 
     def single(self, records: Records, some: I64, of: I64) -> bool:
@@ -285,7 +290,7 @@ class Candidates:
         pairs: list[tuple[I64, I64, Mask]] = []
         crowds: list[tuple[I64, ...]] = []
         ways = [(records.exact, exact)]
-        if self._onward[others].all():
+        if self._routed_to[others].all():
             ways.append((records.end, self._end))
         for told, own in ways:
             one, of, many = _equal(told[some], own[others])

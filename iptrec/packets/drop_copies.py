@@ -8,17 +8,20 @@ traced as it is. What was never cloned has none; tcpdump's are clones, too.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from iptrec.context.routes import broadcasts
 from iptrec.context.stacked import Stacked
+from iptrec.decode import snapshots
 
 if TYPE_CHECKING:
     from iptrec.names import I64, Mask
     from iptrec.packets.drop_records import Flags, Records
     from iptrec.recording.rows import Recording
+
+_MULTICAST_ROUTING: Final = tuple(f"net/{one}/conf/all/mc_forwarding" for one in ("ipv4", "ipv6"))
 
 
 class Copies:
@@ -28,16 +31,19 @@ class Copies:
         self._recording = recording
         self._namespace = namespace
 
-    def among(self, records: Records, flags: Flags, some: I64, passing: Mask, single: Mask) -> Mask:
+    def among(
+        self, records: Records, flags: Flags, some: I64, passing: Mask, single: Mask, bridged: Mask
+    ) -> Mask:
         """Which of ``some`` records may be of one of several copies.
 
         ``passing``: of packets that came in and of which no rule told by what interface they leave. ``single``:
-        of such that came in and of which no copy is told.
+        of such that came in and of which no copy is told. ``bridged``: of such that a bridge had in hand.
         """
         alone, cloned, group = records.alone[some], records.cloned[some], records.group[some]
         many = flags.of_socket[some] & ~alone
         many &= group | self._broadcast(np.where(many, records.to[some], -1))
-        taken = flags.receiving[some] & group & cloned & single  # others were forwarded
+        taken = flags.receiving[some] & group & cloned & single
+        taken &= bridged | self._routes_groups  # else no other one can have been forwarded
         # What is forwarded gets bytes of its own, so it was cloned afterwards; so may each copy of a multicast.
         leaving = flags.leaving[some]
         flooded = leaving & cloned & passing & ~flags.waiting[some]
@@ -63,6 +69,16 @@ class Copies:
     @functools.cached_property
     def _stacked(self) -> Stacked:
         return Stacked(self._recording, self._namespace)
+
+    @functools.cached_property
+    def _routes_groups(self) -> bool:
+        """Whether IP may forward multicasts: only where a program asks for it (ip_mroute_setsockopt)."""
+        known = [
+            snapshots.counters(one.content)
+            for one in self._recording.snapshots("sysctls")
+            if one.namespace == self._namespace
+        ]
+        return not known or any(one.get(key) != "0" for one in known for key in _MULTICAST_ROUTING)
 
     @functools.cached_property
     def _broadcasts(self) -> I64:

@@ -82,7 +82,9 @@ def links():
     return b"".join(link_message(16, index, (3, name), mtu) for index, name in names.items()) + DONE
 
 
-def recording(tables, *prefixes, src="10.1.0.9", dst="10.9.9.9", lists=2, after=(), **packet):
+def recording(
+    tables, *prefixes, src="10.1.0.9", dst="10.9.9.9", lists=2, settings=KNOWN, after=(), **packet
+):
     """A packet by eth0, which passed these; ``lists``: before and after it, ``after``: with other settings."""
     made = HandMade().ruleset(RAW + tables)
     made.facts = replace(made.facts, closed=True)
@@ -92,12 +94,12 @@ def recording(tables, *prefixes, src="10.1.0.9", dst="10.9.9.9", lists=2, after=
             2, 1, "rtnetlink", {"groups": ["link", "route"], "looked_at": ["routes", "ip-rules"]}
         )
     )
-    for time, settings in ((1, KNOWN), (1000 * SECOND, KNOWN | dict(after)))[:lists]:
+    for time, now in ((1, settings), (1000 * SECOND, settings | dict(after)))[:lists]:
         for kind, content in (
             ("links", links()),
             ("routes", routes()),
             ("ip-rules", rules()),
-            ("sysctls", json.dumps(settings).encode()),
+            ("sysctls", json.dumps(now).encode()),
         ):
             made.snapshot(kind, content, time)
     payload = udp(src=src, dst=dst, dport=packet.pop("dport", 53), **packet)

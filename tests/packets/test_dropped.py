@@ -48,6 +48,12 @@ def forwarded(packet, at_ns=0, end="policy:2", out=3):
     return [*arrived(packet, at_ns), (f"filter:FORWARD:{end}", packet, event)]
 
 
+def delivered(packet, at_ns=0):
+    """One that came to INPUT."""
+    event = {"indev": 2, "stamp_ns": BEGIN + at_ns}
+    return [*arrived(packet, at_ns), ("filter:INPUT:policy:1", packet, event)]
+
+
 REWRITTEN = udp(ident=1, dst="10.0.9.9")
 
 
@@ -234,6 +240,14 @@ CASES = {  # events, drops; of each packet its verdict and whether its end is su
         [*arrived(ONE), *arrived(ONE), *arrived(ONE, 2 * SECOND), *arrived(ONE, 2 * SECOND)],
         [dropped(ONE), dropped(ONE, 2 * SECOND + 1000), dropped(ONE, 2 * SECOND + 2000)],
         [PERHAPS, PERHAPS, LOST, LOST],
+    ),
+    "of two for this host, by where they go": (
+        [*delivered(udp(dport=53)), *delivered(udp(dport=54))],
+        [
+            dropped(udp(src="10.7.0.1", dport=53), reason=FULL, place=9, flags=ALONE),
+            dropped(udp(src="10.7.0.1", dport=54), reason=NO_SOCKET, place=9),
+        ],
+        [LOST, LOST],
     ),
     "IPv6": (arrived(udp6()), [dropped(udp6())], [LOST]),
 }  # fmt: skip
@@ -462,6 +476,32 @@ def test_broadcasts_are_those_of_routes(to, sure, flags):
     made.snapshots_.append(Snapshot(99, 1, "routes", 0, "routes", listed, media=NETLINK))
     (found,) = Packets(made)
     assert found.end.sure == sure
+
+
+@pytest.mark.parametrize(
+    ("more", "event", "sure"),
+    [
+        ({}, {}, True),
+        ({"net/ipv4/conf/all/mc_forwarding": "1"}, {}, False),
+        ({"net/ipv4/conf/all/mc_forwarding": None}, {}, False),
+        (None, {}, False),
+        ({}, {"physin": 4}, False),
+    ],
+    ids=["nobody routes them", "routed", "not known whether", "no settings", "by a bridge"],
+)
+def test_a_group_that_is_not_routed_has_no_copy_elsewhere(more, event, sure):
+    """Whoever listened got a copy of it, as of any packet; where it may have been forwarded one lives on."""
+    made = HandMade().ruleset(RULES)
+    given = {"indev": 2, "stamp_ns": BEGIN} | event
+    made.events([("raw:PREROUTING:policy:2", GROUP, given)], start_ns=BEGIN + 1000, step_ns=0)
+    made.drops([dropped(GROUP, reason=NO_SOCKET, place=9, flags=CLONED)], PLACES)
+    if more is not None:
+        off = {f"net/{one}/conf/all/mc_forwarding": "0" for one in ("ipv4", "ipv6")}
+        told = {key: value for key, value in (off | more).items() if value is not None}
+        made.snapshot("sysctls", json.dumps(told).encode(), 1)
+    (found,) = Packets(made)
+    assert found.end.sure == sure
+    assert found.verdict == ("DISCARDED" if sure else "UNKNOWN")
 
 
 def broadcast_route(to):

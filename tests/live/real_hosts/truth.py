@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ import numpy as np
 import recorder
 from command import iptrec
 
+import iptrec as api
+from iptrec.names import HOOKS
+from iptrec.packets.ends import DISCARDED
 from iptrec.packets.window import windows
 from iptrec.recording.reader import Reader
 from real_hosts import network
@@ -25,6 +29,30 @@ _LISTINGS = {
     "nft": (("nft", "list", "ruleset"),),
 }
 _NOBODY = 1 << 40  # above all numbers
+_INPUT = HOOKS.index("INPUT")
+_NO_DROPS = """
+DELETE FROM chunk WHERE stream IN (SELECT id FROM stream WHERE kind = 'drops');
+DELETE FROM loss WHERE stream IN (SELECT id FROM stream WHERE kind = 'drops');
+DELETE FROM stream WHERE kind = 'drops';
+DELETE FROM snapshot WHERE kind IN ('drop-reasons', 'drop-places');
+"""
+
+
+@dataclass
+class Told:
+    """Traversals, of what was sent and of what was answered, and what is told of them."""
+
+    packets: int = 0
+    unsure: int = 0
+    incomplete: int = 0
+    mixed: int = 0  # with the events of two packets
+    unknown: list[str] = field(default_factory=list)  # of those sent, what is not sure
+    verdicts: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    unended: set[int] = field(default_factory=set)  # numbers of those that are UNKNOWN
+    words: dict[int, str] = field(
+        default_factory=dict
+    )  # of those that are DISCARDED, the kernel's reasons
 
 
 @dataclass
@@ -32,7 +60,8 @@ class Truth:
     """What was found: how many, or which.
 
     Places are (family, table, chain, number); ``differing`` and ``noise`` have what the kernel counted and
-    what the recording says, or what it counted later.
+    what the recording says, or what it counted later. ``blind``, ``ends``, ``perhaps``, ``false_ends``: of the
+    same recording without the kernel's words on what it dropped, which are the truth then.
     """
 
     sent: int
@@ -43,17 +72,24 @@ class Truth:
     equal: int = 0  # rules, and policies where they are counted
     uncountable: int = 0
     differing: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
-    packets: int = 0  # traversals: of what was sent, and of what was answered
-    unsure: int = 0
-    incomplete: int = 0
-    mixed: int = 0  # traversals with the events of two packets
     lost: int = 0
-    wrong: list[str] = field(default_factory=list)  # told as surely dropped, and arrived
-    vanished: list[str] = field(default_factory=list)  # told as surely accepted, and seen by nobody
-    unknown: list[str] = field(default_factory=list)  # of those sent, what is not sure
-    untraced: list[str] = field(default_factory=list)
-    verdicts: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
+    seen: Told = field(default_factory=Told)
+    blind: Told = field(default_factory=Told)
+    ends: int = (
+        0  # traversals that are UNKNOWN, and surely ended as is told, by routes and settings
+    )
+    perhaps: int = 0
+    unjudged: int = (
+        0  # sure ones of which the kernel's word may be another packet's, which reads the same
+    )
+    false_ends: list[str] = field(
+        default_factory=list
+    )  # told as sure, and the kernel says otherwise
+    wrong: dict[int, str] = field(default_factory=dict)  # told as surely dropped, and arrived
+    vanished: dict[int, str] = field(
+        default_factory=dict
+    )  # told as surely accepted, and seen by nobody
+    untraced: dict[int, str] = field(default_factory=dict)
 
 
 def run(lab, host, directory, count):
@@ -76,7 +112,11 @@ def run(lab, host, directory, count):
         truth = Truth(count, refused, _later(after, counters.read()))
         arrived = receivers.stop()
     _count(truth, path, {place: _between(before[place], after.get(place)) for place in before})
-    _compare(truth, _told(truth, path), plan.described, arrived)
+    blind = _without_drops(path)
+    for one, told in ((path, truth.seen), (blind, truth.blind)):
+        _compare(truth, told, _traversals(truth, told, one), plan.described, arrived)
+    assert truth.seen.packets == truth.blind.packets
+    _compare_ends(truth, blind)
     return truth
 
 
@@ -97,7 +137,8 @@ def _recorder(lab, backend, path, counters):
     """What was counted before, and a recorder that has missed nothing since."""
     for _ in range(10):
         before = _still(counters)
-        child = recorder.start(lab, "--force", "--backend", backend, "-o", path, notes=True)
+        asked = "--force", "--backend", backend, "--drops", "auto", "-o", path
+        child = recorder.start(lab, *asked, notes=True)
         now = counters.read()
         if all(now.get(place) == count for place, count in before.items()):
             return before, child
@@ -136,55 +177,95 @@ def _count(truth, path, kernel):
     truth.equal = len(known) - len(truth.differing)
 
 
-def _told(truth, path):
+def _traversals(truth, told, path):
     """Number of a packet -> verdict of each of its traversals, in order, and whether it is sure."""
-    told = defaultdict(list)
+    found = defaultdict(list)
     with Reader(path) as reader:
         truth.lost = sum(loss.events or 1 for loss in reader.losses if loss.of_events)
         for window in windows(reader):
-            outcomes = [
-                window.assembly.outcomes[at]
-                for at in window.assembly.outcome[: window.decided].tolist()
-            ]
-            for outcome, number in zip(outcomes, _of_traversals(truth, window), strict=True):
-                _judge(truth, outcome)
+            assembly, decided = window.assembly, window.decided
+            outcomes = [assembly.outcomes[at] for at in assembly.outcome[:decided].tolist()]
+            hooks = window.events.hook[assembly.lasts()[:decided]].tolist()
+            of = _of_traversals(told, window)
+            for outcome, hook, number in zip(outcomes, hooks, of, strict=True):
+                _judge(told, outcome)
                 sure = outcome.complete and outcome.doubt is None
                 if number != _NOBODY:
-                    told[number].append((outcome.verdict, sure))
-    return told
+                    found[number].append((_verdict(outcome, hook), sure))
+    return found
 
 
-def _of_traversals(truth, window):
+def _verdict(outcome, hook):
+    """What is to be compared with arrival: what no socket took has arrived, our receiver saw it before."""
+    delivered = outcome.verdict == DISCARDED and hook == _INPUT
+    return "ACCEPT" if delivered else outcome.verdict
+
+
+def _of_traversals(told, window):
     """The number in each decided traversal."""
     first = window.assembly.first[: window.decided]
     if not len(first):
         return []
     found = numbers(window.events, window.rows())
     lowest = np.minimum.reduceat(np.where(found < 0, _NOBODY, found), first)
-    truth.mixed += int((np.maximum.reduceat(found, first) > lowest).sum())
+    told.mixed += int((np.maximum.reduceat(found, first) > lowest).sum())
     return lowest.tolist()
 
 
-def _judge(truth, outcome):
-    truth.packets += 1
-    truth.verdicts[outcome.verdict] += 1
-    truth.unsure += outcome.doubt is not None
-    truth.incomplete += not outcome.complete
+def _judge(told, outcome):
+    told.packets += 1
+    if outcome.verdict == "UNKNOWN":
+        told.unended.add(told.packets)
+    if outcome.death is not None:
+        told.words[told.packets] = outcome.death.reason, outcome.death.sure
+    told.verdicts[outcome.verdict] += 1
+    told.unsure += outcome.doubt is not None
+    told.incomplete += not outcome.complete
     if why := outcome.doubt or outcome.reason:
-        truth.reasons[why] += 1
+        told.reasons[why] += 1
 
 
-def _compare(truth, told, described, arrived):
-    """What was told of each packet against whether it arrived."""
+def _compare(truth, told, found, described, arrived):
+    """What was told of each packet against whether it arrived; what is wrong twice is there once."""
     for number, what in described.items():
-        said = told.get(number, [])
+        said = found.get(number, [])
         verdicts = [verdict for verdict, _ in said]
         line = f"#{number} {what}: told {verdicts}, {'' if number in arrived else 'not '}seen to arrive"
         if not said:
-            truth.untraced.append(line)
+            truth.untraced[number] = line
         elif not all(sure for _, sure in said):
-            truth.unknown.append(line)
+            told.unknown.append(line)
         elif set(verdicts) != {"ACCEPT"} and number in arrived:
-            truth.wrong.append(line)
+            truth.wrong[number] = line
         elif set(verdicts) == {"ACCEPT"} and number not in arrived:
-            truth.vanished.append(line)
+            truth.vanished[number] = line
+
+
+def _without_drops(path):
+    """The recording as one has it who may not ask why the kernel drops."""
+    less = path.with_name("without-drops.db")
+    less.unlink(missing_ok=True)
+    with sqlite3.connect(path) as before, sqlite3.connect(less) as after:
+        before.backup(after)
+        after.executescript(_NO_DROPS)
+    return less
+
+
+def _compare_ends(truth, blind):
+    """The ends that routes and settings tell, against the kernel's word."""
+    if not truth.blind.unended:
+        return
+    with api.open(blind) as recording:
+        unended = {one.number: one.end for one in recording.packets(verdict="UNKNOWN")}
+    assert unended.keys() == truth.blind.unended
+    for number, end in unended.items():
+        word, sure = truth.seen.words.get(number, (None, True))
+        truth.ends += end is not None and end.sure
+        truth.perhaps += end is not None and not end.sure
+        if end is None or not end.sure:
+            continue
+        truth.unjudged += not sure
+        if word != end.reason:
+            truth.false_ends.append(
+                f"packet {number}: {end.text}; the kernel said {word or 'nothing'}"
+            )
